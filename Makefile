@@ -1,0 +1,27 @@
+# Needs Python 3.11+, pip and make. The first call makes .venv from the lock; later ones are instant.
+PYTHON ?= python3
+BIN := .venv/bin
+
+serve: .venv/ready
+	@exec $(BIN)/everthread serve $(ARGS)
+
+test: .venv/ready
+	@$(BIN)/pytest $(ARGS)
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/ready: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# requirements.lock is what the service runs on; requirements-dev.lock adds the tools of development. Needs uv.
+lock:
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+.PHONY: serve test check lock

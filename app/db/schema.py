@@ -1,0 +1,61 @@
+"""All tables together, and the way a database is brought up to them."""
+
+import asyncio
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from app.db.base import Base
+from app.db.engine import async_url
+from app.projects import tables as projects
+from app.threads import tables as threads
+from app.turns import tables as turns
+
+TABLES = (projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call)
+
+metadata = Base.metadata
+
+
+def alembic_config() -> Config:
+    return Config(Path(__file__).parents[2] / "alembic.ini")
+
+
+def newest_revision() -> str | None:
+    """The revision that this release of the service needs."""
+    return ScriptDirectory.from_config(alembic_config()).get_current_head()
+
+
+def current_revision(connection: Connection) -> str | None:
+    """The revision that the database is at; None for an empty one."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+async def migrate(url: str, revision: str = "head") -> None:
+    """Bring a database to `revision`. Two at once wait for each other."""
+    engine = create_async_engine(async_url(url), poolclass=NullPool)
+    try:
+        async with engine.connect() as guard:
+            # A session lock, on a connection of its own: it outlives the migrations' commits.
+            await guard.exec_driver_sql("SELECT pg_advisory_lock(hashtext('everthread migrate'))")
+            await guard.commit()
+            async with engine.connect() as connection:
+                await connection.run_sync(_run, revision)
+    finally:
+        await engine.dispose()
+
+
+def _run(connection: Connection, revision: str) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    down = revision == "base" or revision.startswith("-")
+    (command.downgrade if down else command.upgrade)(config, revision)
+
+
+def migrate_now(url: str) -> None:
+    asyncio.run(migrate(url))

@@ -1,0 +1,129 @@
+"""What the emulated model says: a pure function of the whole context that it saw."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+Item = dict[str, Any]
+
+_NAME = re.compile(r"[Mm]y name is ((?:[A-Z][\w'-]*)(?: [A-Z][\w'-]*)*|[^\s.,;:!?。，！？]+)")
+
+_SENTENCES = (
+    "Here is a calm and complete answer.",
+    "It follows from everything said so far.",
+    "The first point is the most important one.",
+    "Two details deserve a closer look.",
+    "An example makes this easier to see.",
+    "In practice, small steps work best.",
+    "There are exceptions, but they are rare.",
+    "That is the whole story in short.",
+)
+
+
+def message_text(item: Item) -> str:
+    """A message's words, its images as `[image]`."""
+    content = item.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(
+        str(part.get("text", "")) if "text" in part.get("type", "") else "[image]"
+        for part in parts
+        if isinstance(part, dict)
+    )
+
+
+def tokens(text: str) -> int:
+    """A stable stand-in for a tokenizer: four bytes of UTF-8 are a token."""
+    return (len(text.encode("utf-8", "replace")) + 3) // 4
+
+
+def item_tokens(item: Item) -> int:
+    if item["type"] == "message":
+        return 4 + tokens(message_text(item))
+    return 4 + tokens(json.dumps(item, ensure_ascii=False, sort_keys=True))
+
+
+def text(context: Sequence[Item], instructions: str | None) -> str:
+    """The model's words after `context`.
+
+    Args:
+        context: every item that the model sees, oldest first.
+        instructions: the request's own, seen by the model as a system message.
+    """
+    messages = [item for item in context if item["type"] == "message"]
+    if instructions:
+        messages.insert(0, {"type": "message", "role": "system", "content": instructions})
+    last = context[-1] if context else {"type": "message", "role": "user", "content": ""}
+    if last["type"] == "function_call_output":
+        output = last["output"]
+        return f"The tool answered: {output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)}"
+    asked = next((message_text(m) for m in reversed(messages) if m["role"] == "user"), "")
+    if "Recite the conversation" in asked:
+        return "\n".join(f"{m['role']}: {' '.join(message_text(m).split())}" for m in messages)
+    if "What is my name?" in asked:
+        return _name(messages) or "I do not know your name."
+    if "Echo: " in asked:
+        return asked.split("Echo: ", 1)[1]
+    if "remember my name" in asked:
+        name = _name(messages)
+        return f"Yes, {name}! I remember your name. How can I assist you today?" if name else "I do not know your name."
+    return _paragraph(context, instructions)
+
+
+def function_to_call(context: Sequence[Item], tools: Sequence[Item], choice: Any) -> Item | None:
+    """The function tool that the model calls next, if any."""
+    functions = [tool for tool in tools if tool.get("type") == "function"]
+    if not functions or choice == "none" or (context and context[-1]["type"] == "function_call_output"):
+        return None
+    if choice == "required":
+        return functions[0]
+    asked = next((message_text(i) for i in reversed(context) if i["type"] == "message" and i["role"] == "user"), "")
+    return next((tool for tool in functions if tool["name"] in asked), None)
+
+
+def arguments(tool: Item, context: Sequence[Item]) -> str:
+    """Arguments that fit the tool's JSON schema; strings are the user's words."""
+    asked = next((message_text(i) for i in reversed(context) if i["type"] == "message" and i["role"] == "user"), "")
+    schema = tool.get("parameters") or {}
+    values = {
+        name: _value(spec if isinstance(spec, dict) else {}, asked)
+        for name, spec in (schema.get("properties") or {}).items()
+    }
+    return json.dumps(values, ensure_ascii=False)
+
+
+def digest(context: Sequence[Item], instructions: str | None) -> str:
+    seen = json.dumps([instructions, list(context)], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(seen.encode("utf-8", "replace")).hexdigest()
+
+
+def _name(messages: Sequence[Item]) -> str | None:
+    for message in reversed(messages):
+        if message["role"] != "assistant" and (found := _NAME.findall(message_text(message))):
+            return str(found[-1])
+    return None
+
+
+def _paragraph(context: Sequence[Item], instructions: str | None) -> str:
+    seen = digest(context, instructions)
+    picks = [int(seen[i : i + 2], 16) % len(_SENTENCES) for i in range(0, 10, 2)]
+    return " ".join(_SENTENCES[pick] for pick in picks) + f" [{seen[:8]}]"
+
+
+def _value(spec: dict[str, Any], asked: str) -> Any:
+    if spec.get("enum"):
+        return spec["enum"][0]
+    match spec.get("type"):
+        case "integer" | "number":
+            return 1
+        case "boolean":
+            return True
+        case "array":
+            return []
+        case "object":
+            return {}
+        case _:
+            return asked

@@ -1,0 +1,349 @@
+"""The emulator's HTTP surface: the Responses API under both of the provider's paths, and its controls."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+
+from app.emulator import answers, model, validate
+from app.emulator.errors import ProviderError, invalid_parameter, not_found
+from app.emulator.state import Conversation, State, Stored, chain, new_id
+from app.settings import EmulatorSettings
+
+CURRENT_PATH = "/compatible-mode/v1"
+OLDER_PATH = "/api/v2/apps/protocols/compatible-mode/v1"
+FAULTS = ("status", "rate_limit_200", "stall", "cut", "malformed", "slow", "failed", "incomplete")
+
+Handler = Callable[[Request, State, str], Awaitable[Response]]
+
+
+def create_app(settings: EmulatorSettings | None = None) -> Starlette:
+    """A provider with an empty memory."""
+    state = State(settings or EmulatorSettings())
+
+    def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def call(request: Request) -> Response:
+            return await handler(request, state, _account(request))
+
+        return call
+
+    def control(handler: Callable[[Request, State], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def call(request: Request) -> Response:
+            return await handler(request, state)
+
+        return call
+
+    provider = [
+        Route("/responses", endpoint(_create), methods=["POST"]),
+        Route("/responses/{id}", endpoint(_retrieve), methods=["GET"]),
+        Route("/responses/{id}", endpoint(_delete), methods=["DELETE"]),
+        Route("/responses/{id}/input_items", endpoint(_input_items), methods=["GET"]),
+        Route("/conversations", endpoint(_create_conversation), methods=["POST"]),
+        Route("/conversations/{id}", endpoint(_retrieve_conversation), methods=["GET"]),
+        Route("/conversations/{id}", endpoint(_delete_conversation), methods=["DELETE"]),
+        Route("/conversations/{id}/items", endpoint(_conversation_items), methods=["GET"]),
+    ]
+    return Starlette(
+        routes=[
+            Mount(CURRENT_PATH, routes=provider),
+            Mount(OLDER_PATH, routes=provider),
+            Route("/_emulator/clock", control(_clock), methods=["POST"]),
+            Route("/_emulator/forget", control(_forget), methods=["POST"]),
+            Route("/_emulator/faults", control(_faults), methods=["POST"]),
+            Route("/_emulator/calls", control(_calls), methods=["GET"]),
+            Route("/_emulator/reset", control(_reset), methods=["POST"]),
+        ],
+        exception_handlers={ProviderError: _refuse, HTTPException: _refuse_http},
+    )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProviderError)
+    headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:g}"}
+    return JSONResponse(error.flat(), error.status, headers=headers)
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    # The provider's gateway writes these codes as phrases with spaces (probe).
+    phrase = {404: "Not Found", 405: "Method Not Allowed"}.get(error.status_code, error.detail)
+    return JSONResponse(ProviderError(error.status_code, phrase, phrase).flat(), error.status_code)
+
+
+def _account(request: Request) -> str:
+    """The bearer key, which is the account."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key or key == "sk-invalid":
+        raise ProviderError(401, "InvalidApiKey", "Invalid API-key provided.")
+    return key
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    try:
+        body = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise invalid_parameter(f"The request body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise invalid_parameter("The request body must be a JSON object.")
+    return body
+
+
+async def _create(request: Request, state: State, key: str) -> Response:
+    body = await _body(request)
+    stream = body.get("stream") is True
+    call = {
+        "account": hashlib.sha256(key.encode()).hexdigest()[:12],
+        "path": request.url.path,
+        "headers": {k: v for k, v in request.headers.items() if k.startswith("x-")},
+        "body": body,
+        "received_at": state.now(),
+        "status": 200,
+        "answer": None,
+    }
+    state.log(call)
+    fault = state.take_fault(stream)
+    try:
+        if fault is not None and fault["kind"] == "status":
+            raise _status_fault(fault)
+        stored = _respond(request, state, key, body)
+    except ProviderError as error:
+        # A fault stands for the gateway, which answers before a stream begins.
+        plain = not stream or fault is not None or error.status == 401
+        call |= {"status": error.status if plain else 200, "answer": error.flat()}
+        if plain:
+            raise
+        return _sse(_failed_events(body, error.code, error.message, error.status))
+    if fault is not None and fault["kind"] == "rate_limit_200":
+        message = "The service is busy: rate limit exceeded, please try again later."
+        failed = _failed_response(body, "server_error", message)
+        call["answer"] = failed
+        return _sse(_one(failed)) if stream else JSONResponse(failed)
+    if fault is not None and fault["kind"] in ("failed", "incomplete") and not stream:
+        stored.response |= {"status": fault["kind"], "output": [], **_outcome(fault)}
+    call["answer"] = stored.response
+    if not stream:
+        return await _plain(stored, fault)
+    return _sse(_stream(state, stored, body, fault))
+
+
+def _status_fault(fault: dict[str, Any]) -> ProviderError:
+    status = int(fault.get("status", 500))
+    code = fault.get("code") or {429: "Throttling.RateQuota", 503: "ServiceUnavailable"}.get(status, "InternalError")
+    message = fault.get("message") or f"A fault was asked for: HTTP {status}."
+    retry_after = fault.get("retry_after")
+    return ProviderError(status, code, message, None if retry_after is None else float(retry_after))
+
+
+def _outcome(fault: dict[str, Any]) -> dict[str, Any]:
+    if fault["kind"] == "failed":
+        code, message = fault.get("code", "server_error"), fault.get("message", "The model failed.")
+        return {"error": {"code": code, "message": message}}
+    return {"incomplete_details": {"reason": fault.get("reason", "max_output_tokens")}}
+
+
+def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> Stored:
+    """Check the request, let the model answer, and remember the response."""
+    validate.request(body)
+    items = validate.input_items(body.get("input"))
+    previous_id, conversation_id = body.get("previous_response_id"), body.get("conversation")
+    previous = state.previous(key, previous_id) if previous_id else None
+    if isinstance(conversation_id, dict):
+        conversation_id = conversation_id.get("id")
+    conversation = state.conversation(key, conversation_id) if conversation_id else None
+    before = chain(previous) if conversation is None else list(conversation.items)
+    context = before + items
+    validate.tool_outputs(context)
+    seen = model.cut(context, state.settings.window_tokens)
+    cached = sum(answers.item_tokens(item) for item in before)
+    session_cache = request.headers.get("x-dashscope-session-cache") == "enable"
+    answer = model.answer(body, seen, cached=cached, session_cache=session_cache)
+    older = request.url.path.startswith(OLDER_PATH)
+    response_id = new_id() if older else new_id("resp_")
+    status = "incomplete" if answer.incomplete else "completed"
+    now = float(int(state.now()))
+    created_at = now if body.get("stream") is True else int(now)
+    shown = model.response_object(response_id, created_at, body, status, answer, full=not older)
+    stored = Stored(shown, items, previous, now, body.get("store") is not False)
+    state.accounts[key].responses[response_id] = stored
+    if conversation is not None:
+        conversation.items += items + answer.output
+    return stored
+
+
+async def _plain(stored: Stored, fault: dict[str, Any] | None) -> Response:
+    body = orjson.dumps(stored.response)
+    match fault:
+        case {"kind": "stall" | "slow"}:
+            await asyncio.sleep(float(fault.get("seconds", 3600 if fault["kind"] == "stall" else 1)))
+        case {"kind": "malformed"}:
+            body = body[: len(body) // 2]
+        case {"kind": "cut"}:
+            return StreamingResponse(_broken(body), headers={"Content-Type": "application/json"})
+    return Response(body, media_type="application/json")
+
+
+async def _broken(body: bytes) -> AsyncIterator[bytes]:
+    yield body[: len(body) // 2]
+    raise ConnectionAbortedError("a cut was asked for")
+
+
+async def _stream(
+    state: State, stored: Stored, body: dict[str, Any], fault: dict[str, Any] | None
+) -> AsyncIterator[bytes]:
+    """The answer's events as the provider writes them, and the fault where it was asked for."""
+    kind = fault["kind"] if fault else None
+    after = int(fault.get("after_events", 5)) if fault else 0
+    pause = state.settings.delta_milliseconds / 1000
+    if fault is not None and kind == "slow":
+        pause = float(fault.get("seconds_per_event", fault.get("seconds", 0.05)))
+    shown = stored.response
+    answer = model.Answer(shown["output"], shown["usage"], shown["status"] == "incomplete")
+    number = 0
+    for number, event in enumerate(model.events(shown["id"], stored.created_at, body, answer)):
+        if fault is not None and number >= after and kind in ("stall", "cut", "malformed", "failed", "incomplete"):
+            break
+        if pause and (kind == "slow" or event["type"].endswith(".delta")):
+            await asyncio.sleep(pause)
+        yield encode({**event, "sequence_number": number})
+    else:
+        return
+    assert fault is not None
+    match kind:
+        case "stall":
+            await asyncio.sleep(float(fault.get("seconds", 3600)))
+        case "cut":
+            raise ConnectionAbortedError("a cut was asked for")
+        case "malformed":
+            yield b'id:%d\nevent:response.output_text.delta\n:HTTP_STATUS/200\ndata:{"delta":\n\n' % number
+        case _:
+            last = model.response_object(shown["id"], stored.created_at, body, str(kind), None, full=True)
+            event = {"type": f"response.{kind}", "response": last | _outcome(fault), "sequence_number": number}
+            yield encode(event)
+
+
+def encode(event: dict[str, Any], status: int = 200) -> bytes:
+    """One event as the provider writes it: no space after the colons, the HTTP status as a comment (probe)."""
+    head = f"id:{event['sequence_number']}\nevent:{event['type']}\n:HTTP_STATUS/{status}\n"
+    return head.encode() + b"data:" + orjson.dumps(event) + b"\n\n"
+
+
+def _failed_response(body: dict[str, Any], code: str, message: str) -> dict[str, Any]:
+    failed = model.response_object(new_id("resp_"), 0, body, "failed", None, full=True)
+    return failed | {"error": {"code": code, "message": message}}
+
+
+async def _one(response: dict[str, Any], status: int = 200) -> AsyncIterator[bytes]:
+    yield encode({"type": "response.failed", "response": response, "sequence_number": 0}, status)
+
+
+def _failed_events(body: dict[str, Any], code: str, message: str, status: int) -> AsyncIterator[bytes]:
+    """An error in a stream: HTTP 200 and one `response.failed` event (probe)."""
+    return _one(_failed_response(body, code, message), status)
+
+
+def _sse(events: AsyncIterator[bytes]) -> Response:
+    return StreamingResponse(events, headers={"Content-Type": "text/event-stream;charset=UTF-8"})
+
+
+def _found(state: State, key: str, response_id: str) -> Stored | Response:
+    return state.find(key, response_id) or JSONResponse(not_found(response_id), 404)
+
+
+async def _retrieve(request: Request, state: State, key: str) -> Response:
+    found = _found(state, key, request.path_params["id"])
+    # Metadata is echoed on creation and not kept (probe).
+    return found if isinstance(found, Response) else JSONResponse(found.response | {"metadata": {}})
+
+
+async def _delete(request: Request, state: State, key: str) -> Response:
+    found = _found(state, key, request.path_params["id"])
+    if isinstance(found, Response):
+        return found
+    del state.accounts[key].responses[found.response["id"]]
+    return JSONResponse({"id": found.response["id"], "deleted": True})
+
+
+async def _input_items(request: Request, state: State, key: str) -> Response:
+    found = _found(state, key, request.path_params["id"])
+    if isinstance(found, Response):
+        return found
+    # The whole chain's messages, their created_at in milliseconds (reference page).
+    messages = [item for item in chain(found.previous) + found.input if item["type"] == "message"]
+    created_at = int(found.created_at * 1000)
+    data = [{"id": new_id("msg_"), **message, "created_at": created_at} for message in messages]
+    return JSONResponse({"object": "list", "data": data, "has_more": False})
+
+
+async def _create_conversation(request: Request, state: State, key: str) -> Response:
+    body = await _body(request)
+    items = validate.input_items(body["items"]) if body.get("items") else []
+    made = Conversation(new_id("conv_"), int(state.now()), body.get("metadata") or {}, items)
+    state.accounts[key].conversations[made.id] = made
+    return JSONResponse(_conversation_object(made))
+
+
+def _conversation_object(found: Conversation) -> dict[str, Any]:
+    shown = {"id": found.id, "object": "conversation", "created_at": found.created_at}
+    return shown | {"metadata": found.metadata}
+
+
+async def _retrieve_conversation(request: Request, state: State, key: str) -> Response:
+    return JSONResponse(_conversation_object(state.conversation(key, request.path_params["id"])))
+
+
+async def _delete_conversation(request: Request, state: State, key: str) -> Response:
+    found = state.conversation(key, request.path_params["id"])
+    del state.accounts[key].conversations[found.id]
+    return JSONResponse({"id": found.id, "object": "conversation.deleted", "deleted": True})
+
+
+async def _conversation_items(request: Request, state: State, key: str) -> Response:
+    found = state.conversation(key, request.path_params["id"])
+    return JSONResponse({"object": "list", "data": found.items, "has_more": False})
+
+
+async def _clock(request: Request, state: State) -> Response:
+    body = await _body(request)
+    seconds = body.get("advance_seconds")
+    if not isinstance(seconds, int | float):
+        raise invalid_parameter("advance_seconds must be a number of seconds.")
+    state.advanced += seconds
+    return JSONResponse({"now": state.now(), "advanced_seconds": state.advanced})
+
+
+async def _forget(request: Request, state: State) -> Response:
+    body = await _body(request)
+    if body.get("all") is True:
+        return JSONResponse({"forgotten": state.forget(None)})
+    if not isinstance(body.get("response_id"), str):
+        raise invalid_parameter("Send a response_id, or all: true.")
+    return JSONResponse({"forgotten": state.forget(body["response_id"])})
+
+
+async def _faults(request: Request, state: State) -> Response:
+    try:
+        faults = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise invalid_parameter(f"The request body is not JSON: {error}") from error
+    faults = faults if isinstance(faults, list) else [faults]
+    for fault in faults:
+        if not isinstance(fault, dict) or fault.get("kind") not in FAULTS:
+            raise invalid_parameter(f"Each fault needs a kind: one of {', '.join(FAULTS)}.")
+    state.faults = [{"times": 1, **fault} for fault in faults]
+    return JSONResponse({"faults": state.faults})
+
+
+async def _calls(request: Request, state: State) -> Response:
+    return Response(orjson.dumps({"object": "list", "data": state.calls}), media_type="application/json")
+
+
+async def _reset(request: Request, state: State) -> Response:
+    state.reset()
+    return JSONResponse({"reset": True})

@@ -1,0 +1,245 @@
+"""One answer of the emulated model: its output items, its usage, and the events of its stream."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.emulator import answers
+from app.emulator.state import new_id
+
+Item = dict[str, Any]
+Event = dict[str, Any]
+
+WINDOW_SHARE = 0.8
+"""Input beyond this share of the window is silently cut (reference page)."""
+
+CACHE_MINIMUM = 1024
+"""The session cache starts at this many tokens (reference page)."""
+
+# What a response echoes of its request. Only some of these are processed; all of them come back.
+ECHOED = (
+    "instructions", "metadata", "temperature", "top_p", "background", "max_output_tokens", "max_tool_calls",
+    "prompt", "prompt_cache_key", "reasoning", "safety_identifier", "service_tier", "text", "top_logprobs",
+    "truncation", "user", "previous_response_id", "conversation",
+)  # fmt: skip
+NULLS = ("error", "incomplete_details", "completed_at", "prompt_cache_retention", "usage", *ECHOED)
+
+
+@dataclass(slots=True)
+class Answer:
+    output: list[Item]
+    usage: dict[str, Any]
+    incomplete: bool
+
+
+def cut(context: list[Item], window: int) -> list[Item]:
+    """The context as the model sees it: the oldest items go, without a word, when it is too long."""
+    budget = int(window * WINDOW_SHARE)
+    sizes = [answers.item_tokens(item) for item in context]
+    total, first = sum(sizes), 0
+    while total > budget and first < len(context) - 1:
+        total -= sizes[first]
+        first += 1
+    return context[first:]
+
+
+def answer(body: dict[str, Any], context: list[Item], *, cached: int, session_cache: bool) -> Answer:
+    """What the model answers.
+
+    Args:
+        body: the create request.
+        context: the items that the model sees, the new input included.
+        cached: tokens of the context that an earlier call had already sent.
+        session_cache: whether `x-dashscope-session-cache: enable` was sent.
+    """
+    tools: list[Item] = body.get("tools") or []
+    choice = body.get("tool_choice", "auto")
+    instructions = body.get("instructions") if isinstance(body.get("instructions"), str) else None
+    thinking = _thinks(body)
+    output: list[Item] = []
+    if thinking:
+        output.append(_reasoning("The user asked something. I look at the whole conversation before I answer."))
+    counts: dict[str, int] = {}
+    tool = answers.function_to_call(context, tools, choice)
+    if tool is not None:
+        output.append(
+            {
+                "type": "function_call",
+                "id": new_id("fc_"),
+                "call_id": new_id("call_"),
+                "name": tool["name"],
+                "arguments": answers.arguments(tool, context),
+                "status": "completed",
+            }
+        )
+    else:
+        asked = answers.message_text(context[-1]) if context and context[-1]["type"] == "message" else ""
+        for built_in in tools if choice != "none" else []:
+            if (item := _built_in(built_in, asked)) is not None:
+                output.append(item)
+                counts[built_in["type"]] = counts.get(built_in["type"], 0) + 1
+                if thinking and item["type"] == "web_search_call":
+                    output.append(_reasoning("The search results show where to look."))
+    incomplete = False
+    if tool is None:
+        words = answers.text(context, instructions)
+        limit = body.get("max_output_tokens")
+        if isinstance(limit, int) and answers.tokens(words) > limit:
+            words, incomplete = words.encode()[: limit * 4].decode(errors="ignore"), True
+        output.append(_message(words, "incomplete" if incomplete else "completed"))
+    seen = sum(answers.item_tokens(item) for item in context) + answers.tokens(instructions or "")
+    cached_tokens = cached if session_cache and cached >= CACHE_MINIMUM else 0
+    return Answer(output, _usage(seen, output, cached_tokens, counts), incomplete)
+
+
+def response_object(
+    response_id: str, created_at: float, body: dict[str, Any], status: str, answer: Answer | None, *, full: bool
+) -> dict[str, Any]:
+    """A response as the provider shows it.
+
+    Args:
+        full: every field with its null, as streams and the current path have it; else the seed's short form.
+    """
+    done = answer if status in ("completed", "incomplete") else None
+    shown: dict[str, Any] = {
+        "id": response_id,
+        "created_at": created_at,
+        "model": body.get("model", ""),
+        "object": "response",
+        "output": done.output if done else [],
+        "parallel_tool_calls": body.get("parallel_tool_calls", False),
+        "status": status,
+        "tool_choice": body.get("tool_choice", "auto"),
+        "tools": body.get("tools", []),
+    }
+    if full:
+        shown |= dict.fromkeys(NULLS)
+        shown |= {field: body[field] for field in ECHOED if field in body}
+    if done:
+        shown["usage"] = done.usage
+        if done.incomplete:
+            shown["incomplete_details"] = {"reason": "max_output_tokens"}
+    return shown
+
+
+def events(response_id: str, created_at: float, body: dict[str, Any], answer: Answer) -> Iterator[Event]:
+    """The stream of one answer, in the provider's order, without its sequence numbers."""
+    for status, kind in (("queued", "created"), ("in_progress", "in_progress")):
+        opening = response_object(response_id, created_at, {**body, "model": ""}, status, None, full=True)
+        yield {"type": f"response.{kind}", "response": opening}
+    for index, item in enumerate(answer.output):
+        where = {"output_index": index, "item_id": item["id"]}
+        yield {"type": "response.output_item.added", "output_index": index, "item": _opening(item)}
+        match item["type"]:
+            case "message":
+                yield from _text_events(where, item["content"][0])
+            case "reasoning":
+                words = item["summary"][0]["text"]
+                for delta in chunks(words):
+                    yield {"type": "response.reasoning_text.delta", "content_index": 0, "delta": delta, **where}
+                yield {"type": "response.reasoning_text.done", "content_index": 0, "text": words, **where}
+            case "function_call":
+                for delta in chunks(item["arguments"]):
+                    yield {"type": "response.function_call_arguments.delta", "delta": delta, **where}
+                yield {
+                    "type": "response.function_call_arguments.done",
+                    "arguments": item["arguments"],
+                    "name": item["name"],
+                    **where,
+                }
+            case "web_search_call" | "file_search_call":
+                for step in ("in_progress", "searching", "completed"):
+                    yield {"type": f"response.{item['type']}.{step}", **where}
+            case "code_interpreter_call":
+                for step in ("in_progress", "interpreting", "completed"):
+                    yield {"type": f"response.code_interpreter_call.{step}", **where}
+            case "mcp_call":
+                for step in ("in_progress", "completed"):
+                    yield {"type": f"response.mcp_call.{step}", **where}
+        yield {"type": "response.output_item.done", "output_index": index, "item": item}
+    status = "incomplete" if answer.incomplete else "completed"
+    last = response_object(response_id, created_at, body, status, answer, full=True)
+    yield {"type": f"response.{status}", "response": last}
+
+
+def chunks(words: str) -> Iterator[str]:
+    """Deltas of a few words each, as the provider cuts them."""
+    pieces = re.findall(r"\s*\S+", words) or [words]
+    if tail := words[len("".join(pieces)) :]:
+        pieces.append(tail)
+    return ("".join(pieces[i : i + 2]) for i in range(0, len(pieces), 2))
+
+
+def _thinks(body: dict[str, Any]) -> bool:
+    """`reasoning.effort` wins over `enable_thinking` (reference page)."""
+    reasoning = body.get("reasoning")
+    if isinstance(reasoning, dict) and reasoning.get("effort") is not None:
+        return bool(reasoning["effort"] != "none")
+    return body.get("enable_thinking") is True
+
+
+def _reasoning(words: str) -> Item:
+    return {"type": "reasoning", "id": new_id("msg_"), "summary": [{"type": "summary_text", "text": words}]}
+
+
+def _message(words: str, status: str) -> Item:
+    part = {"type": "output_text", "text": words, "annotations": [], "logprobs": None}
+    return {"type": "message", "id": new_id("msg_"), "role": "assistant", "status": status, "content": [part]}
+
+
+def _built_in(tool: Item, asked: str) -> Item | None:
+    """The item that a built-in tool leaves in the output; None for a tool type that is ignored."""
+    done = {"id": new_id("msg_"), "status": "completed"}
+    match tool.get("type"):
+        case "web_search":
+            sources = [{"type": "url", "url": "https://www.example.com/"}]
+            return {"type": "web_search_call", "action": {"type": "search", "query": asked, "sources": sources}, **done}
+        case "web_extractor":
+            found = {"goal": asked, "output": "The page says hello.", "urls": ["https://www.example.com/"]}
+            return {"type": "web_extractor_call", **found, **done}
+        case "code_interpreter":
+            outputs = [{"type": "logs", "logs": "42\n"}]
+            run = {"code": "print(6 * 7)", "outputs": outputs, "container_id": new_id("cntr_")}
+            return {"type": "code_interpreter_call", **run, **done}
+        case "web_search_image" | "image_search" as kind:
+            found = {"name": kind, "arguments": "{}", "output": '[{"url": "https://www.example.com/a.png"}]'}
+            return {"type": f"{kind}_call", **found, **done}
+        case "mcp":
+            call = {"server_label": tool.get("server_label", "mcp"), "name": "lookup", "arguments": "{}"}
+            return {"type": "mcp_call", **call, "output": "found", **done}
+        case "file_search":
+            return {"type": "file_search_call", "queries": [asked], "results": [{"text": "a passage"}], **done}
+        case _:
+            return None
+
+
+def _usage(seen: int, output: list[Item], cached: int, counts: dict[str, int]) -> dict[str, Any]:
+    spoken = sum(answers.item_tokens(item) for item in output)
+    reasoned = sum(answers.item_tokens(item) for item in output if item["type"] == "reasoning")
+    totals = {"input_tokens": seen, "output_tokens": spoken, "total_tokens": seen + spoken}
+    usage = {
+        **totals,
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens_details": {"reasoning_tokens": reasoned},
+        "x_details": [{**totals, "x_billing_type": "response_api"}],
+    }
+    if counts:
+        usage["x_tools"] = {name: {"count": count} for name, count in counts.items()}
+    return usage
+
+
+def _opening(item: Item) -> Item:
+    """An item as `output_item.added` shows it: begun, and still empty."""
+    empty = {"message": {"content": []}, "reasoning": {"summary": []}, "function_call": {"arguments": ""}}
+    opening = {**item, **empty.get(item["type"], {})}
+    return opening | {"status": "in_progress"} if "status" in item else opening
+
+
+def _text_events(where: dict[str, Any], part: Item) -> Iterator[Event]:
+    at = {"content_index": 0, **where}
+    yield {"type": "response.content_part.added", "part": {**part, "text": ""}, **at}
+    for delta in chunks(part["text"]):
+        yield {"type": "response.output_text.delta", "delta": delta, "logprobs": [], **at}
+    yield {"type": "response.output_text.done", "text": part["text"], "logprobs": [], **at}
+    yield {"type": "response.content_part.done", "part": part, **at}

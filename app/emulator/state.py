@@ -1,0 +1,123 @@
+"""What the provider keeps: responses and conversations by account, a clock, faults, a log of calls."""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from app.emulator.errors import ProviderError, invalid_parameter
+from app.settings import EmulatorSettings
+
+Item = dict[str, Any]
+
+CALLS_KEPT = 100_000
+
+
+@dataclass(slots=True)
+class Stored:
+    """One response as the provider keeps it. The context before it is reached through `previous`."""
+
+    response: dict[str, Any]
+    input: list[Item]
+    previous: "Stored | None"
+    created_at: float
+    store: bool
+
+
+@dataclass(slots=True)
+class Conversation:
+    id: str
+    created_at: float
+    metadata: dict[str, str]
+    items: list[Item]
+
+
+@dataclass
+class Account:
+    """Everything of one bearer key. Ids of one account mean nothing in another."""
+
+    responses: dict[str, Stored] = field(default_factory=dict)
+    conversations: dict[str, Conversation] = field(default_factory=dict)
+
+
+class State:
+    """The emulator's whole memory. It is lost when the process ends."""
+
+    def __init__(self, settings: EmulatorSettings) -> None:
+        self.settings = settings
+        self.reset()
+
+    def reset(self) -> None:
+        self.accounts: defaultdict[str, Account] = defaultdict(Account)
+        self.advanced = 0.0
+        self.faults: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
+
+    def now(self) -> float:
+        """Unix seconds on the emulator's own clock."""
+        return time.time() + self.advanced
+
+    def find(self, key: str, response_id: str) -> Stored | None:
+        """A response that can still be retrieved and chained on, or None."""
+        stored = self.accounts[key].responses.get(response_id)
+        if stored is None or not stored.store:
+            return None
+        if self.now() >= stored.created_at + self.settings.response_ttl_seconds:
+            return None
+        return stored
+
+    def previous(self, key: str, response_id: str) -> Stored:
+        """The response to chain on.
+
+        Raises:
+            ProviderError: in the words that a probe of the provider recorded.
+        """
+        stored = self.find(key, response_id)
+        if stored is None:
+            raise invalid_parameter(f"Not found previous_response_id: {response_id}")
+        return stored
+
+    def conversation(self, key: str, conversation_id: str) -> Conversation:
+        found = self.accounts[key].conversations.get(conversation_id)
+        if found is None:
+            raise ProviderError(404, "InvalidParameter", f"Conversation with id '{conversation_id}' not found.")
+        return found
+
+    def forget(self, response_id: str | None) -> int:
+        """Drop one response from every account, or all of them. Returns how many were dropped."""
+        dropped = 0
+        for account in self.accounts.values():
+            ids = list(account.responses) if response_id is None else [response_id]
+            dropped += sum(account.responses.pop(id_, None) is not None for id_ in ids)
+        return dropped
+
+    def take_fault(self, stream: bool) -> dict[str, Any] | None:
+        """The fault that the next call meets; each counts down its `times`."""
+        for fault in self.faults:
+            if fault["times"] > 0 and fault.get("stream", stream) == stream:
+                fault["times"] -= 1
+                return fault
+        return None
+
+    def log(self, call: dict[str, Any]) -> None:
+        self.calls.append(call)
+        if len(self.calls) > CALLS_KEPT:
+            del self.calls[: CALLS_KEPT // 10]
+
+
+def chain(stored: Stored | None) -> list[Item]:
+    """Every item that a response and those before it hold, oldest first."""
+    links: list[Stored] = []
+    while stored is not None:
+        links.append(stored)
+        stored = stored.previous
+    items: list[Item] = []
+    for link in reversed(links):
+        items += link.input
+        items += link.response["output"]
+    return items
+
+
+def new_id(prefix: str = "") -> str:
+    return f"{prefix}{uuid4()}"

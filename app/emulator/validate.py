@@ -1,0 +1,150 @@
+"""What the provider takes as input, and what it refuses.
+
+Stricter than the provider where it is silent about a field: an item with a read-only `id` or
+`status`, or half of a tool call, is refused, so that a wrong rebuild fails a test instead of
+passing unseen.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.emulator.errors import ProviderError, invalid_parameter
+
+Item = dict[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant")
+USER_PARTS = ("text", "image_url", "input_text", "input_image")
+ASSISTANT_PARTS = ("text", "output_text")
+MESSAGE_FIELDS = {"type", "role", "content"}
+REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def request(body: dict[str, Any]) -> None:
+    """Check the documented fields of a create request; every other field is ignored.
+
+    Raises:
+        ProviderError: in the provider's words.
+    """
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise invalid_parameter("Required parameter(model) missing or invalid, please check the request parameters.")
+    if not model.startswith(("qwen", "deepseek", "kimi", "glm")):
+        raise ProviderError(404, "ModelNotFound", f"Model '{model}' not found.")
+    if body.get("previous_response_id") and body.get("conversation"):
+        raise invalid_parameter(
+            "Mutually exclusive parameters: Ensure you are only providing one of: "
+            "'previous_response_id' or 'conversation'."
+        )
+    _number(body, "temperature", lambda n: 0 <= n < 2, "[0.0, 2.0)")
+    _number(body, "top_p", lambda n: 0 < n <= 1, "(0.0, 1.0]")
+    _number(body, "max_output_tokens", lambda n: n >= 16, "[16, ...]")
+    reasoning = body.get("reasoning")
+    if isinstance(reasoning, dict) and reasoning.get("effort") not in (None, *REASONING_EFFORTS):
+        raise invalid_parameter(f"reasoning.effort must be one of {', '.join(REASONING_EFFORTS)}.")
+    _tools(body)
+
+
+def input_items(value: Any) -> list[Item]:
+    """The request's `input` as items.
+
+    Raises:
+        ProviderError: 400 for an item that the provider does not take.
+    """
+    if isinstance(value, str):
+        if not value:
+            raise invalid_parameter("input must not be empty.")
+        return [{"type": "message", "role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise invalid_parameter("Required parameter(input) missing or invalid, please check the request parameters.")
+    items = [_item(item, f"input[{index}]") for index, item in enumerate(value)]
+    answered = {item["call_id"] for item in items if item["type"] == "function_call_output"}
+    for index, item in enumerate(items):
+        if item["type"] == "function_call" and item["call_id"] not in answered:
+            raise invalid_parameter(f"input[{index}]: No tool output found for function call {item['call_id']}.")
+    return items
+
+
+def tool_outputs(context: Sequence[Item]) -> None:
+    """Refuse an output that stands before, or without, the call it answers."""
+    called: set[str] = set()
+    for item in context:
+        if item["type"] == "function_call":
+            called.add(item["call_id"])
+        elif item["type"] == "function_call_output" and item["call_id"] not in called:
+            raise invalid_parameter(f"No tool call found for function call output with call_id {item['call_id']}.")
+
+
+def _number(body: dict[str, Any], field: str, fits: Any, range_: str) -> None:
+    value = body.get(field)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
+        raise invalid_parameter(f"<400> InternalError.Algo.InvalidParameter: Range of {field} should be {range_}")
+
+
+def _tools(body: dict[str, Any]) -> None:
+    tools = body.get("tools") or []
+    if not isinstance(tools, list):
+        raise invalid_parameter("tools must be a list.")
+    types = [tool.get("type") for tool in tools if isinstance(tool, dict)]
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            raise invalid_parameter(f"tools[{index}] must be an object.")
+        if tool.get("type") == "function" and not isinstance(tool.get("name"), str):
+            raise invalid_parameter(f"tools[{index}]: Missing required parameter: 'name'.")
+    if "web_extractor" in types and "web_search" not in types:
+        raise invalid_parameter("The web_extractor tool needs the web_search tool.")
+    choice = body.get("tool_choice")
+    if choice == "required" and len(tools) != 1:
+        raise invalid_parameter("tool_choice 'required' is supported with one tool only.")
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        raise invalid_parameter("tool_choice must be auto, none, required or an object of type allowed_tools.")
+
+
+def _item(item: Any, where: str) -> Item:
+    if not isinstance(item, dict):
+        raise invalid_parameter(f"{where} must be an object.")
+    kind = item.get("type", "message")
+    if kind == "message":
+        return _message(item, where)
+    if kind == "function_call":
+        _fields(item, where, required=("name", "arguments", "call_id"))
+        return item
+    if kind == "function_call_output":
+        _fields(item, where, required=("call_id", "output"))
+        return item
+    if kind == "reasoning":
+        if not isinstance(item.get("summary"), list):
+            raise invalid_parameter(f"{where}.summary is required.")
+        return item
+    if kind == "web_search_call":
+        for field in ("id", "status", "action"):
+            if not item.get(field):
+                raise invalid_parameter(f"{where}.{field} is required.")
+        return item
+    raise invalid_parameter(f"{where}.type '{kind}' is not supported as input.")
+
+
+def _fields(item: Item, where: str, *, required: Sequence[str]) -> None:
+    for field in required:
+        if not isinstance(item.get(field), str) and not (field == "output" and isinstance(item.get(field), list)):
+            raise invalid_parameter(f"{where}.{field} is required and must be a string.")
+    if extra := set(item) - {"type", *required}:
+        raise invalid_parameter(f"{where} has read-only or unknown fields: {', '.join(sorted(extra))}.")
+
+
+def _message(item: Item, where: str) -> Item:
+    role = item.get("role")
+    if role not in ROLES:
+        raise invalid_parameter(f"{where}.role must be one of {', '.join(ROLES)}.")
+    if extra := set(item) - MESSAGE_FIELDS:
+        raise invalid_parameter(f"{where} has read-only or unknown fields: {', '.join(sorted(extra))}.")
+    content = item.get("content")
+    if isinstance(content, list) and content:
+        allowed = ASSISTANT_PARTS if role == "assistant" else USER_PARTS
+        for index, part in enumerate(content):
+            if not isinstance(part, dict) or part.get("type") not in allowed:
+                raise invalid_parameter(f"{where}.content[{index}].type must be one of {', '.join(allowed)}.")
+    elif not isinstance(content, str):
+        raise invalid_parameter(f"{where}.content must be a string or a list of parts.")
+    return {"type": "message", **item}

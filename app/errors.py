@@ -1,0 +1,78 @@
+"""Everything that can go wrong for a client, in OpenAI's error shape. Mapped to HTTP once, in main."""
+
+from typing import Any
+
+
+class APIError(Exception):
+    """An answer other than 2xx.
+
+    Args:
+        message: tells the reader what to do next.
+        param: the field at fault, if one is.
+    """
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or self.code
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class BadRequest(APIError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_value"
+
+
+class Unauthorized(APIError):
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class NotFound(APIError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class Conflict(APIError):
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class BodyTooLarge(APIError):
+    status = 413
+    type = "invalid_request_error"
+    code = "request_too_large"
+
+
+class DatabaseUnavailable(APIError):
+    status = 503
+    code = "database_unavailable"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The database cannot be reached at the moment. Nothing was changed; send the request again.",
+            headers={"Retry-After": "1"},
+        )
+
+
+class ProviderFailure(APIError):
+    """The model did not answer. The status says whose fault it was; the turn is kept as `failed`."""
+
+    def __init__(self, status: int, type_: str, message: str, *, code: str, headers: dict[str, str]) -> None:
+        super().__init__(message, code=code, headers=headers)
+        self.status = status
+        self.type = type_

@@ -1,0 +1,93 @@
+"""Every variable the service reads, with its meaning. Nothing else reads the environment."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Region = Literal["singapore", "beijing", "virginia"]
+
+# The current paths of the Responses API (reference pages, September 2026). The older
+# /api/v2/apps/protocols/compatible-mode/v1 still answers, but is out of maintenance.
+REGION_BASE_URLS: dict[Region, str] = {
+    "singapore": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
+    "beijing": "https://dashscope.aliyuncs.com/compatible-mode/v1",
+    "virginia": "https://dashscope-us.aliyuncs.com/compatible-mode/v1",
+}
+
+SEVEN_DAYS = 7 * 24 * 3600
+
+
+class Settings(BaseSettings):
+    """The service's settings. `EVERTHREAD_` goes before each name that has no alias."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERTHREAD_", populate_by_name=True, extra="ignore")
+
+    database_url: str | None = Field(None, validation_alias="DATABASE_URL")
+    """Postgres, as postgresql://user:password@host/database. Without it: the embedded server."""
+    redis_url: str | None = Field(None, validation_alias="REDIS_URL")
+    """Redis, as redis://host:6379/0. Without it: the embedded server."""
+
+    dashscope_api_key: SecretStr | None = Field(None, validation_alias="DASHSCOPE_API_KEY")
+    """The provider account. Without it and without a base URL: the emulator."""
+    dashscope_base_url: str | None = Field(None, validation_alias="DASHSCOPE_BASE_URL")
+    """Any endpoint that speaks the Responses API; wins over the region."""
+    dashscope_region: Region = Field("singapore", validation_alias="DASHSCOPE_REGION")
+    """Where the key was made; a key of one region is refused in the others."""
+    default_model: str = "qwen3.5-plus"
+    """The model of turns that name none."""
+
+    bootstrap_key: SecretStr | None = None
+    """The first API key. Without it one is made and printed once."""
+    data_dir: Path = Path("everthread-data")
+    """Where the embedded servers keep their data."""
+
+    database_pool_size: Annotated[int, Field(ge=1, le=500)] = 10
+    """Connections to Postgres per worker."""
+    database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How long a statement, or the wait for a free connection, may take."""
+    redis_timeout_seconds: Annotated[float, Field(gt=0)] = 0.5
+    """How long a Redis command may take before the turn goes on without it."""
+
+    response_id_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
+    """How long the provider keeps a response id (DashScope: 7 days)."""
+    response_id_margin_seconds: Annotated[int, Field(ge=0)] = 600
+    """An id this close to its end is no longer chained on: the call must still arrive in time."""
+
+    provider_attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Attempts per turn at a provider that throttles, fails or cannot be reached."""
+    provider_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
+    provider_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """How long a plain call may take in all, and a stream to its first event."""
+    provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """How long a running stream may be silent."""
+
+    lease_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """A worker that has not renewed its turns' leases for this long is taken for dead."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """After SIGTERM, how long running turns may take to finish."""
+
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """The largest request body. Images travel inside it, as data URLs."""
+    max_json_depth: Annotated[int, Field(ge=8, le=500)] = 64
+    """The deepest nesting of a request body."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def provider_base_url(self) -> str:
+        """The endpoint that turns are sent to, with no slash at its end."""
+        return (self.dashscope_base_url or REGION_BASE_URLS[self.dashscope_region]).rstrip("/")
+
+
+class EmulatorSettings(BaseSettings):
+    """The emulator's settings: `EVERTHREAD_EMULATOR_…`."""
+
+    model_config = SettingsConfigDict(env_prefix="EVERTHREAD_EMULATOR_", extra="ignore")
+
+    window_tokens: Annotated[int, Field(ge=64)] = 262_144
+    """The context window of every model. Input beyond 80% of it is silently cut."""
+    response_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
+    delta_milliseconds: Annotated[float, Field(ge=0)] = 0.0
+    """A pause before each streamed delta, to watch a stream by eye."""

@@ -1,0 +1,135 @@
+"""Turns, their items, and the calls that were made for them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    ForeignKeyConstraint,
+    Index,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base
+
+
+class Turn(Base):
+    """One request to the model with its answer. Documents are `json`, so that they come back as they came."""
+
+    __tablename__ = "turns"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    thread_id: Mapped[UUID]
+    parent_id: Mapped[UUID | None]
+    status: Mapped[str] = mapped_column(Text)
+    continuation: Mapped[str | None] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(Text)
+    params: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The request as the client sent it, without its input and metadata."""
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, server_default=text("'{}'"))
+    ignored: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    """What was asked for and the provider passes over."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    completed_at: Mapped[datetime | None]
+    worker_id: Mapped[UUID | None]
+    lease_expires_at: Mapped[datetime | None]
+
+    response: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    """The provider's response object without its output and usage."""
+    usage: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    binding: Mapped[str | None] = mapped_column(Text)
+    response_id: Mapped[str | None] = mapped_column(Text)
+    response_created_at: Mapped[datetime | None]
+    response_expires_at: Mapped[datetime | None]
+    """None where the provider did not store the response."""
+    response_unknown_at: Mapped[datetime | None]
+    """When the provider said that it does not know the id."""
+
+    __table_args__ = (
+        UniqueConstraint("project_id", "thread_id", "id"),
+        ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(
+            ["project_id", "thread_id", "parent_id"],
+            ["turns.project_id", "turns.thread_id", "turns.id"],
+            name="turns_parent_fkey",
+        ),
+        CheckConstraint("status IN ('in_progress', 'completed', 'incomplete', 'failed', 'cancelled')", name="status"),
+        CheckConstraint("continuation IN ('new', 'chained', 'rebuilt')", name="continuation"),
+        CheckConstraint("parent_id <> id", name="parent"),
+        CheckConstraint("(status = 'in_progress') = (completed_at IS NULL)", name="completed_at"),
+        CheckConstraint("(status = 'in_progress') = (lease_expires_at IS NOT NULL)", name="lease"),
+        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
+        CheckConstraint("status <> 'incomplete' OR incomplete_details IS NOT NULL", name="incomplete_details"),
+        CheckConstraint("status <> 'completed' OR response_id IS NOT NULL", name="response_id"),
+        CheckConstraint("response_id IS NOT NULL OR response_expires_at IS NULL", name="response_expires_at"),
+        Index(
+            "turns_one_active_per_thread",
+            "project_id",
+            "thread_id",
+            unique=True,
+            postgresql_where=text("status = 'in_progress'"),
+        ),
+        Index("turns_parent_idx", "project_id", "thread_id", "parent_id"),
+        Index("turns_lease_idx", "lease_expires_at", postgresql_where=text("status = 'in_progress'")),
+    )
+
+
+class Item(Base):
+    """One element of a turn's input or output, in the Responses API's own types."""
+
+    __tablename__ = "items"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    turn_id: Mapped[UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True)
+    """From 0: first the input's items, then the output's."""
+    origin: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(Text)
+    item_id: Mapped[str] = mapped_column(Text)
+    """The id on the wire: the provider's for its output, ours where it gave none."""
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
+        CheckConstraint("origin IN ('input', 'output')", name="origin"),
+        CheckConstraint("position >= 0", name="position"),
+    )
+
+
+class Call(Base):
+    """One HTTP attempt towards the provider."""
+
+    __tablename__ = "calls"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    turn_id: Mapped[UUID] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    continuation: Mapped[str] = mapped_column(Text)
+    url: Mapped[str] = mapped_column(Text)
+    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """The exact text that was sent."""
+    dropped_items: Mapped[int] = mapped_column(server_default=text("0"))
+    """How many of the oldest items a rebuilt history left out to fit the model's window."""
+    status: Mapped[int | None]
+    """The HTTP status; None where no answer came."""
+    response_id: Mapped[str | None] = mapped_column(Text)
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
+        CheckConstraint("continuation IN ('new', 'chained', 'rebuilt')", name="continuation"),
+        CheckConstraint("attempt >= 1", name="attempt"),
+    )
