@@ -22,7 +22,9 @@ SEVEN_DAYS = 7 * 24 * 3600
 class Settings(BaseSettings):
     """The service's settings. `EVERTHREAD_` goes before each name that has no alias."""
 
-    model_config = SettingsConfigDict(env_prefix="EVERTHREAD_", populate_by_name=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="EVERTHREAD_", env_ignore_empty=True, populate_by_name=True, extra="ignore"
+    )
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
     """Postgres, as postgresql://user:password@host/database. Without it: the embedded server."""
@@ -62,6 +64,9 @@ class Settings(BaseSettings):
     """How long a plain call may take in all, and a stream to its first event."""
     provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long a running stream may be silent."""
+
+    context_window_tokens: Annotated[int | None, Field(ge=64)] = None
+    """The context window of every model. Without it: what is known of the model."""
 
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A worker that has not renewed its turns' leases for this long is taken for dead."""

@@ -1,6 +1,7 @@
 """The declarative base of every table, with names for constraints that migrations can rely on."""
 
 from datetime import datetime
+from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import TIMESTAMP, MetaData, Uuid
@@ -17,4 +18,4 @@ class Base(DeclarativeBase):
             "pk": "%(table_name)s_pkey",
         }
     )
-    type_annotation_map = {datetime: TIMESTAMP(timezone=True), UUID: Uuid()}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True), UUID: Uuid()}

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import orjson
 from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
@@ -53,6 +54,7 @@ class Database:
             async_url(url),
             pool_size=pool_size,
             max_overflow=0,
+            json_deserializer=orjson.loads,
             pool_timeout=timeout_seconds,
             connect_args={"command_timeout": timeout_seconds, "timeout": timeout_seconds},
         )

@@ -179,6 +179,8 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
 
 async def _plain(stored: Stored, fault: dict[str, Any] | None) -> Response:
     body = orjson.dumps(stored.response)
+    if fault is None:
+        return Response(body, media_type="application/json")
     match fault:
         case {"kind": "stall" | "slow"}:
             await asyncio.sleep(float(fault.get("seconds", 3600 if fault["kind"] == "stall" else 1)))

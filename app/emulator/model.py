@@ -1,7 +1,7 @@
 """One answer of the emulated model: its output items, its usage, and the events of its stream."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +184,7 @@ def _reasoning(words: str) -> Item:
 
 
 def _message(words: str, status: str) -> Item:
-    part = {"type": "output_text", "text": words, "annotations": [], "logprobs": None}
+    part: Item = {"type": "output_text", "text": words, "annotations": [], "logprobs": None}
     return {"type": "message", "id": new_id("msg_"), "role": "assistant", "status": status, "content": [part]}
 
 
@@ -231,7 +231,11 @@ def _usage(seen: int, output: list[Item], cached: int, counts: dict[str, int]) -
 
 def _opening(item: Item) -> Item:
     """An item as `output_item.added` shows it: begun, and still empty."""
-    empty = {"message": {"content": []}, "reasoning": {"summary": []}, "function_call": {"arguments": ""}}
+    empty: dict[str, Item] = {
+        "message": {"content": []},
+        "reasoning": {"summary": []},
+        "function_call": {"arguments": ""},
+    }
     opening = {**item, **empty.get(item["type"], {})}
     return opening | {"status": "in_progress"} if "status" in item else opening
 

@@ -44,6 +44,7 @@ class Thread(Base):
             text("name text_pattern_ops"),
             postgresql_where=text("name IS NOT NULL"),
         ),
+        Index("threads_updated_idx", "project_id", "updated_at"),
         Index("threads_user_idx", "project_id", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
         Index(
             "threads_metadata_idx",

@@ -1,0 +1,55 @@
+"""/healthz, /readyz and /metrics: the routes that need no key, and say nothing of any project."""
+
+import os
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import schema
+from app.errors import DatabaseUnavailable
+from app.wire import json_response
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """The process answers."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> Response:
+    """Turns can be taken: Postgres is there and migrated. Redis may be away, and is reported."""
+    state = request.app.state
+    checks = {"postgres": "ok", "redis": "ok", "migrations": "ok"}
+    try:
+        async with state.database.session() as session:
+            connection = await session.connection()
+            current = await connection.run_sync(schema.current_revision)
+        newest = schema.newest_revision()
+        if current != newest:
+            checks["migrations"] = f"at {current}, not {newest}: run 'everthread migrate'"
+    except (DatabaseUnavailable, SQLAlchemyError):
+        checks["postgres"] = "unreachable"
+        checks["migrations"] = "unknown"
+    try:
+        await state.redis.ping()
+    except (RedisError, OSError):
+        checks["redis"] = "unreachable"
+    ready = checks["postgres"] == "ok" and checks["migrations"] == "ok"
+    return json_response({"status": "ready" if ready else "not ready", **checks}, status=200 if ready else 503)
+
+
+@router.get("/metrics")
+async def metrics() -> Response:
+    """Prometheus's text form; of all workers together where there are several."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,139 @@
+"""Builds the service. Reads like a table of contents: what there is, and what it is made of."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import redis.asyncio
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from starlette.exceptions import HTTPException
+
+from app import health
+from app.chain.live_ids import LiveIds
+from app.db.engine import Database
+from app.db.ids import new_uuid
+from app.errors import APIError, BadRequest, NotFound
+from app.logs import configure
+from app.projects.auth import KeyRing
+from app.provider.client import EMULATOR_KEY, Provider
+from app.settings import Settings
+from app.threads import routes as threads_routes
+from app.threads.service import Threads
+from app.turns import routes as turns_routes
+from app.turns.runner import Runner
+from app.turns.service import Turns
+from app.turns.store import TurnStore
+from app.wire import json_response
+
+
+def create_app() -> FastAPI:
+    """The service for the environment's settings: what uvicorn's workers are given."""
+    settings = Settings()
+    configure(settings.log_level)
+    return build(settings)
+
+
+def build(settings: Settings) -> FastAPI:
+    app = FastAPI(
+        title="Everthread",
+        summary="Named threads over the Responses API, whose conversations do not expire.",
+        lifespan=_lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    app.state.settings = settings
+    app.include_router(health.router)
+    app.include_router(threads_routes.router, prefix="/v1")
+    app.include_router(turns_routes.router, prefix="/v1")
+    app.add_exception_handler(APIError, _refuse)
+    app.add_exception_handler(ValidationError, _refuse_fields)
+    app.add_exception_handler(RequestValidationError, _refuse_fields)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(Exception, _refuse_unexpected)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    settings: Settings = app.state.settings
+    assert settings.database_url is not None
+    assert settings.redis_url is not None
+    database = Database(
+        settings.database_url, pool_size=settings.database_pool_size, timeout_seconds=settings.database_timeout_seconds
+    )
+    cache = connect_redis(settings)
+    provider = connect_provider(settings)
+    live_ids = LiveIds(cache, margin_seconds=settings.response_id_margin_seconds)
+    store = TurnStore(database, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
+    runner = Runner(store, provider, live_ids, settings)
+    app.state.database = database
+    app.state.redis = cache
+    app.state.keys = KeyRing(database)
+    app.state.threads = Threads(database, live_ids)
+    app.state.turns = Turns(store, runner, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds)
+    try:
+        yield
+    finally:
+        await runner.drain(settings.drain_seconds)
+        await provider.close()
+        await cache.aclose()
+        await database.close()
+
+
+def connect_redis(settings: Settings) -> "redis.asyncio.Redis":
+    assert settings.redis_url is not None
+    timeout = settings.redis_timeout_seconds
+    return redis.asyncio.Redis.from_url(
+        settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 1)
+    )
+
+
+def connect_provider(settings: Settings) -> Provider:
+    key = settings.dashscope_api_key
+    return Provider(
+        settings.provider_base_url,
+        EMULATOR_KEY if key is None else key.get_secret_value(),
+        connect_timeout_seconds=settings.provider_connect_timeout_seconds,
+        timeout_seconds=settings.provider_timeout_seconds,
+        stall_seconds=settings.provider_stall_seconds,
+    )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, APIError)
+    return json_response(error.body(), status=error.status, headers=error.headers)
+
+
+async def _refuse_fields(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError | RequestValidationError)
+    first = error.errors()[0]
+    # In a query, the field comes after the word `query`.
+    where = [part for part in first["loc"] if part not in ("query", "path", "[key]")]
+    param = ".".join(str(part) for part in where) or None
+    code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
+    message = str(first["msg"]).removeprefix("Value error, ")
+    said = "This field is not known here." if code == "unknown_parameter" else f"{message}."
+    return await _refuse(request, BadRequest(f"'{param}': {said}", param=param, code=code))
+
+
+async def _refuse_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return await _refuse(
+            request, NotFound(f"There is nothing at {request.method} {request.url.path}.", code="unknown_url")
+        )
+    refused = BadRequest(f"{error.detail}: {request.method} {request.url.path}.", code="method_not_allowed")
+    refused.status = error.status_code
+    refused.headers = dict(error.headers or {})
+    return await _refuse(request, refused)
+
+
+async def _refuse_unexpected(request: Request, error: Exception) -> Response:
+    return await _refuse(
+        request, APIError("The service failed on this request. Its log says why.", code="internal_error")
+    )

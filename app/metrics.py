@@ -1,0 +1,20 @@
+"""What /metrics shows."""
+
+from prometheus_client import Counter, Histogram
+
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+TURNS = Counter("everthread_turns", "Turns closed.", ["continuation", "status"])
+PROVIDER_CALLS = Counter("everthread_provider_calls", "Calls to the provider, by what came of them.", ["outcome"])
+PROVIDER_SECONDS = Histogram(
+    "everthread_provider_seconds", "Time of a provider call, to its end.", ["stream"], buckets=SECONDS
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "everthread_first_token_seconds", "Time from the request to the first streamed token.", buckets=SECONDS
+)
+LIVE_ID_LOOKUPS = Counter("everthread_live_id_lookups", "Lookups of live ids in Redis.", ["result"])
+REBUILT_ITEMS = Histogram(
+    "everthread_rebuilt_items", "Items of a rebuilt history.", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
+)
+DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
+REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")

@@ -1,0 +1,72 @@
+"""Who is calling: the bearer key, and the project that it opens. No route is reached without one."""
+
+import time
+from dataclasses import dataclass
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Request
+
+from app.db.engine import Database
+from app.errors import Unauthorized
+from app.projects.keys import PROJECT_OF_KEY, hash_key
+
+CACHE_SECONDS = 10.0
+"""How long a revoked key may still be taken by a worker that has seen it."""
+
+CACHE_SIZE = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    project_id: UUID
+    key_id: UUID
+
+
+class KeyRing:
+    """Keys that were good a moment ago, so that a turn needs no statement for its key."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: dict[bytes, tuple[float, Caller]] = {}
+
+    async def caller(self, key: str) -> Caller | None:
+        hashed = hash_key(key)
+        now = time.monotonic()
+        known = self._known.get(hashed)
+        if known is not None and known[0] > now:
+            return known[1]
+        row = await self._database.fetchrow(PROJECT_OF_KEY, hashed)
+        if row is None:
+            self._known.pop(hashed, None)
+            return None
+        if len(self._known) >= CACHE_SIZE:
+            self._known.clear()
+        caller = Caller(row["project_id"], row["id"])
+        self._known[hashed] = (now + CACHE_SECONDS, caller)
+        return caller
+
+
+async def authenticate(request: Request) -> Caller:
+    """The caller of a request.
+
+    Raises:
+        Unauthorized: no key, or one that is unknown or revoked.
+    """
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthorized(
+            "No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers={"WWW-Authenticate": "Bearer"}
+        )
+    keys: KeyRing = request.app.state.keys
+    caller = await keys.caller(key)
+    if caller is None:
+        raise Unauthorized(
+            "This API key is unknown or revoked. Make one with 'everthread keys create'.",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return caller
+
+
+Authenticated = Annotated[Caller, Depends(authenticate)]

@@ -1,0 +1,116 @@
+"""The provider over HTTP, through the official `openai` client and its aiohttp transport.
+
+Requests and answers pass as bytes: the body that is sent is the body that the call's record keeps,
+and no answer is made into the client's models (0.65 ms of CPU a call, against 1.4).
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient
+
+from app.provider import failure
+from app.provider.failure import Failure
+
+EMULATOR_KEY = "sk-emulator"
+PATH = "/responses"
+
+
+class ProviderError(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Provider:
+    """One endpoint with one account."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        connect_timeout_seconds: float,
+        timeout_seconds: float,
+        stall_seconds: float,
+    ) -> None:
+        self.url = base_url + PATH
+        # The key itself is stored nowhere: its hash tells accounts apart.
+        self.binding = f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
+        self._timeout_seconds = timeout_seconds
+        self._plain = httpx2.Timeout(timeout_seconds, connect=connect_timeout_seconds)
+        self._streamed = httpx2.Timeout(timeout_seconds, connect=connect_timeout_seconds, read=stall_seconds)
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30)
+        self._client = AsyncOpenAI(
+            api_key=api_key,
+            base_url=base_url,
+            max_retries=0,  # Retries are a turn's own: it keeps a record of each call.
+            http_client=DefaultAioHttpClient(limits=limits, timeout=self._plain),
+        )
+
+    async def respond(self, body: bytes, headers: dict[str, str]) -> bytes:
+        """Ask for a whole answer.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        try:
+            response = await self._client.post(
+                PATH, cast_to=httpx2.Response, content=body, options=self._options(headers, self._plain)
+            )
+            return await response.aread()
+        except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
+            raise ProviderError(self._failure(error)) from error
+
+    @asynccontextmanager
+    async def stream(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Ask for a stream, and read its bytes as they come.
+
+        Raises:
+            ProviderError: there is none, or it broke off, or it was silent for `stall_seconds`.
+        """
+        try:
+            response = await self._client.post(
+                PATH,
+                cast_to=httpx2.Response,
+                content=body,
+                options=self._options(headers, self._streamed),
+                stream=True,
+                stream_cls=AsyncStream[Any],
+            )
+            raw: httpx2.Response = response  # type: ignore[assignment]
+            try:
+                yield raw.aiter_raw()
+            finally:
+                await raw.aclose()
+        except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
+            raise ProviderError(self._failure(error)) from error
+
+    async def check_key(self) -> Failure | None:
+        """What the provider says of the key. Looks up a response that is nobody's, which costs nothing."""
+        try:
+            await self._client.get(
+                f"{PATH}/resp_00000000-0000-0000-0000-000000000000", cast_to=httpx2.Response, options={"timeout": 10.0}
+            )
+        except (APIStatusError, APIConnectionError) as error:
+            return self._failure(error)
+        return None
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _options(self, headers: dict[str, str], timeout: httpx2.Timeout) -> Any:
+        return {"headers": {"Content-Type": "application/json", **headers}, "timeout": timeout}
+
+    def _failure(self, error: APIStatusError | APIConnectionError | httpx2.HTTPError) -> Failure:
+        if isinstance(error, APIStatusError):
+            response = error.response
+            return failure.from_http(response.status_code, response.content, response.headers.get("retry-after"))
+        if isinstance(error, APITimeoutError | httpx2.TimeoutException):
+            return failure.timed_out(self._timeout_seconds)
+        cause = error.__cause__ or error
+        reason = str(cause) or type(cause).__name__
+        return failure.no_connection(reason) if isinstance(cause, httpx2.ConnectError) else failure.broken(reason)

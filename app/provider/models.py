@@ -1,0 +1,47 @@
+"""What is known of the provider's models and of the fields it passes over."""
+
+from typing import Any
+
+WINDOWS = (
+    ("qwen3.5-plus", 1_000_000),
+    ("qwen3.5-flash", 1_000_000),
+    ("qwen3.5-", 262_144),
+    ("qwen3-max", 262_144),
+)
+"""Context windows in tokens by the beginning of the model's name (the provider's model list)."""
+
+OTHER_WINDOW = 131_072
+"""For a model that is not listed: the smallest window of the models that the provider names for this API."""
+
+WINDOW_SHARE = 0.8
+"""Input beyond this share of the window is silently cut by the provider (its reference page)."""
+
+IGNORED = (
+    "background", "include", "max_tool_calls", "parallel_tool_calls", "prompt", "prompt_cache_key", "safety_identifier",
+    "service_tier", "top_logprobs", "truncation",
+)  # fmt: skip
+"""OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
+
+
+def token_budget(model: str, window_tokens: int | None) -> int:
+    """How many tokens a model reads before the provider cuts.
+
+    Args:
+        window_tokens: the window as configured; None to look the model up.
+    """
+    window = window_tokens or next((size for name, size in WINDOWS if model.startswith(name)), OTHER_WINDOW)
+    return int(window * WINDOW_SHARE)
+
+
+def ignored(params: dict[str, Any]) -> list[str]:
+    """The fields of a request that the provider will pass over, by their names on the wire."""
+    found = [field for field in IGNORED if params.get(field) not in (None, False)]
+    if params.get("parallel_tool_calls") is False:
+        found.append("parallel_tool_calls")
+    text = params.get("text")
+    if isinstance(text, dict) and isinstance(form := text.get("format"), dict) and form.get("type") != "text":
+        found.append("text.format")
+    reasoning = params.get("reasoning")
+    if isinstance(reasoning, dict) and reasoning.get("summary") is not None:
+        found.append("reasoning.summary")
+    return sorted(found)

@@ -1,0 +1,264 @@
+"""`everthread serve`: everything that has to be up before the first request, and down after the last."""
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import redis
+import uvicorn
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+from uvicorn.supervisors import Multiprocess
+
+from app.db import schema
+from app.db.engine import UNAVAILABLE, Database, async_url
+from app.embedded import data_dir
+from app.embedded import postgres as embedded_postgres
+from app.embedded import redis as embedded_redis
+from app.errors import DatabaseUnavailable
+from app.main import connect_provider
+from app.projects.keys import ensure_first_key
+from app.provider.failure import Kind
+from app.settings import Settings
+
+EMULATOR_SECONDS = 20.0
+EMULATOR_PATH = "/compatible-mode/v1"
+
+
+class CannotServe(Exception):
+    """Says in one sentence what to do about it."""
+
+
+def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_port: int) -> None:
+    """Run until SIGTERM or Ctrl-C.
+
+    Raises:
+        CannotServe: something that is needed is not there.
+    """
+    # uvicorn hands a signal on to this process once it has shut down: it then has to unwind, not to die.
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, _exit)
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(host, port))
+        port = listener.getsockname()[1]
+        settings = _with_servers(stack, settings)
+        key = asyncio.run(_prepare_database(settings))
+        settings = _with_provider(stack, settings, host, emulator_port)
+        if workers > 1:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+        _export(settings)
+        config = uvicorn.Config(
+            "app.main:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            loop="uvloop",
+            http="httptools",
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=int(settings.drain_seconds) + 5,
+            backlog=2048,
+        )
+        server = uvicorn.Server(config)
+        url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+        ready = threading.Thread(target=_announce, args=(url, key, settings), daemon=True)
+        ready.start()
+        if workers > 1:
+            Multiprocess(config, sockets=[listener]).run()
+        else:
+            server.run(sockets=[listener])
+
+
+def _exit(number: int, frame: object) -> NoReturn:
+    raise SystemExit(0)
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """The port, taken before anything else is started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise CannotServe(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or stop what uses it."
+            ) from error
+        listener.set_inheritable(True)
+        yield listener
+
+
+def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
+    """Postgres and Redis: those that are given, else embedded ones under the data directory."""
+    given: dict[str, str] = {}
+    if settings.database_url is None or settings.redis_url is None:
+        try:
+            directory = stack.enter_context(data_dir.owned(settings.data_dir))
+        except data_dir.DataDirInUse as error:
+            raise CannotServe(str(error)) from error
+        except OSError as error:
+            raise CannotServe(f"Cannot use the data directory {settings.data_dir}: {error.strerror}.") from error
+        if settings.database_url is None:
+            say(f"Postgres and its data: {directory / 'postgres'}")
+            url = stack.enter_context(embedded_postgres.running(directory / "postgres"))
+            asyncio.run(schema.migrate(url))
+            given["database_url"] = url
+        if settings.redis_url is None:
+            given["redis_url"] = stack.enter_context(embedded_redis.running(directory / "redis"))
+    if settings.redis_url is not None:
+        _check_redis(settings.redis_url)
+    return settings.model_copy(update=given)
+
+
+def _check_redis(url: str) -> None:
+    try:
+        client = redis.Redis.from_url(url, socket_connect_timeout=5)
+        client.ping()
+        client.close()
+    except (RedisError, OSError, ValueError) as error:
+        raise CannotServe(f"Cannot reach Redis at REDIS_URL: {error}. Check that it is up.") from error
+
+
+async def _prepare_database(settings: Settings) -> str | None:
+    """Check that the database is there and migrated, and make the first key.
+
+    Returns:
+        The first key, if it was made now.
+    """
+    assert settings.database_url is not None
+    await check_database(settings.database_url)
+    database = Database(settings.database_url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
+    bootstrap = settings.bootstrap_key
+    try:
+        return await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
+    finally:
+        await database.close()
+
+
+async def check_database(url: str) -> None:
+    """Raises `CannotServe` if the database cannot be reached, or is behind (or ahead of) this release."""
+    engine = create_async_engine(async_url(url), poolclass=NullPool, connect_args={"timeout": 10})
+    try:
+        async with engine.connect() as connection:
+            current = await connection.run_sync(schema.current_revision)
+    except (*UNAVAILABLE, SQLAlchemyError, DatabaseUnavailable) as error:
+        raise CannotServe(
+            f"Cannot reach Postgres at DATABASE_URL: {error.__cause__ or error}. Is it up, and is the URL right?"
+        ) from error
+    finally:
+        await engine.dispose()
+    newest = schema.newest_revision()
+    if current != newest:
+        raise CannotServe(
+            f"The database is at migration {current or 'none'}, and this release needs {newest}. "
+            "Run 'everthread migrate' first."
+        )
+
+
+def _with_provider(stack: ExitStack, settings: Settings, host: str, emulator_port: int) -> Settings:
+    """The configured provider, its key tried once; or the emulator."""
+    if settings.dashscope_api_key is None and settings.dashscope_base_url is None:
+        stack.enter_context(_emulator(host, emulator_port))
+        address = f"http://127.0.0.1:{emulator_port}"
+        say(f"No DASHSCOPE_API_KEY: answers come from the provider emulator at {address}, not from a model.")
+        return settings.model_copy(update={"dashscope_base_url": address + EMULATOR_PATH})
+    found = asyncio.run(_try_key(settings))
+    say(f"Provider: {settings.provider_base_url}{found}")
+    return settings
+
+
+async def _try_key(settings: Settings) -> str:
+    provider = connect_provider(settings)
+    try:
+        found = await provider.check_key()
+    finally:
+        await provider.close()
+    if found is not None and found.kind is Kind.CREDENTIALS:
+        raise CannotServe(
+            f"The provider at {settings.provider_base_url} refuses DASHSCOPE_API_KEY ({found.message.rstrip('.')}). "
+            "A key works in the region it was made in: check DASHSCOPE_REGION too."
+        )
+    if found is not None and found.kind in (Kind.UNAVAILABLE, Kind.TIMEOUT):
+        return " (it does not answer at the moment; turns will fail until it does)"
+    return ""
+
+
+@contextmanager
+def _emulator(host: str, port: int) -> Iterator[None]:
+    """The emulator as a process of its own, that ends with this one however this one ends."""
+    command = [sys.executable, "-m", "app.cli", "emulator", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + EMULATOR_SECONDS
+        while not _is_up(f"http://127.0.0.1:{port}/_emulator/calls"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise CannotServe(
+                    f"The emulator could not start on port {port}. Choose another --emulator-port, "
+                    "or set DASHSCOPE_API_KEY to use the provider."
+                )
+            time.sleep(0.02)
+        if process.poll() is not None:
+            raise CannotServe(f"Port {port} is used by something else. Choose another --emulator-port.")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=10)
+
+
+def _announce(url: str, key: str | None, settings: Settings) -> None:
+    """Say that the service is up, once it is."""
+    while not _is_up(f"{url}/readyz"):
+        time.sleep(0.02)
+    say(f"Everthread is ready at {url}")
+    shown = "$EVERTHREAD_BOOTSTRAP_KEY" if settings.bootstrap_key is not None else "YOUR_KEY"
+    if key is not None:
+        say(f"API key: {key}")
+        say("It is shown this once. 'everthread keys create' makes more.")
+        shown = key
+    body = shlex.quote('{"input": "Hello!"}')
+    say("Try it:")
+    say(f'  curl -X PUT {url}/v1/threads/by-name/first -H "Authorization: Bearer {shown}"')
+    say(
+        f'  curl {url}/v1/threads/by-name/first/turns -H "Authorization: Bearer {shown}" '
+        f"-H 'Content-Type: application/json' -d {body}"
+    )
+
+
+def _is_up(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _export(settings: Settings) -> None:
+    """Workers are processes of their own, and read their settings from the environment."""
+    assert settings.database_url is not None
+    assert settings.redis_url is not None
+    os.environ["DATABASE_URL"] = settings.database_url
+    os.environ["REDIS_URL"] = settings.redis_url
+    if settings.dashscope_base_url is not None:
+        os.environ["DASHSCOPE_BASE_URL"] = settings.dashscope_base_url
+    os.environ["EVERTHREAD_DATA_DIR"] = str(Path(settings.data_dir).resolve())
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

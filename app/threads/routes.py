@@ -1,0 +1,93 @@
+"""/v1/threads: named threads."""
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from app.db.pagination import Paged
+from app.errors import BadRequest
+from app.projects.auth import Authenticated
+from app.threads.address import BY_ID, BY_NAME, Addressed
+from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut
+from app.threads.service import Threads
+from app.threads.store import Filters
+from app.wire import json_object, json_response, optional_json_object
+
+router = APIRouter(tags=["threads"])
+
+
+def _threads(request: Request) -> Threads:
+    threads: Threads = request.app.state.threads
+    return threads
+
+
+Service = Annotated[Threads, Depends(_threads)]
+Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Unix seconds.")]
+
+_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+
+
+def _filters(
+    request: Request,
+    user: Annotated[str | None, Query()] = None,
+    name: Annotated[str | None, Query(description="The beginning of the name.")] = None,
+    archived: Annotated[bool | None, Query()] = None,
+    created_after: Seconds = None,
+    created_before: Seconds = None,
+    updated_after: Seconds = None,
+    updated_before: Seconds = None,
+) -> Filters:
+    metadata: dict[str, str] = {}
+    for key, value in request.query_params.multi_items():
+        if "\0" in value:
+            raise BadRequest(f"'{key}' contains a NUL character.", param=key, code="invalid_character")
+        if found := _METADATA.fullmatch(key):
+            metadata[found[1]] = value
+    times = (created_after, created_before, updated_after, updated_before)
+    moments = [None if seconds is None else datetime.fromtimestamp(seconds, UTC) for seconds in times]
+    return Filters(user, name, metadata, archived, *moments)
+
+
+@router.post("/threads", status_code=201)
+async def create(request: Request, caller: Authenticated, threads: Service) -> Response:
+    sent = ThreadCreate.model_validate(await optional_json_object(request))
+    return json_response(await threads.create(caller, sent), status=201)
+
+
+@router.get("/threads")
+async def list_threads(
+    caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
+) -> Response:
+    return json_response(await threads.list_page(caller, filters, page))
+
+
+@router.put(BY_NAME)
+async def get_or_create(request: Request, caller: Authenticated, threads: Service, name: str) -> Response:
+    ThreadCreate.model_validate({"name": name})
+    if "\0" in name:
+        raise BadRequest("'name' contains a NUL character. Remove it.", param="name", code="invalid_character")
+    sent = ThreadPut.model_validate(await optional_json_object(request))
+    thread, made = await threads.get_or_create(caller, name, sent)
+    return json_response(thread, status=201 if made else 200)
+
+
+@router.get(BY_NAME)
+@router.get(BY_ID)
+async def get(caller: Authenticated, threads: Service, address: Addressed) -> Response:
+    return json_response(await threads.get(caller, address))
+
+
+@router.patch(BY_NAME)
+@router.patch(BY_ID)
+async def patch(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
+    sent = ThreadPatch.model_validate(await json_object(request))
+    return json_response(await threads.patch(caller, address, sent))
+
+
+@router.delete(BY_NAME)
+@router.delete(BY_ID)
+async def delete(caller: Authenticated, threads: Service, address: Addressed) -> Response:
+    return json_response(await threads.delete(caller, address))

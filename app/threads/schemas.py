@@ -1,0 +1,76 @@
+"""What a client may send about a thread, and how a thread is shown."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.db import ids
+from app.threads.tables import Thread
+
+
+def _addressable(name: str) -> str:
+    if "/" in name or name in (".", ".."):
+        raise ValueError("must not contain '/', nor be '.' or '..': it is a part of the address")
+    return name
+
+
+Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_addressable)]
+Title = Annotated[str, Field(max_length=1000)]
+User = Annotated[str, Field(min_length=1, max_length=256)]
+
+# OpenAI's limits: 16 pairs, keys of 64 and values of 512 characters.
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+
+
+class ThreadCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name | None = None
+    title: Title | None = None
+    user: User | None = None
+    metadata: Metadata | None = None
+
+
+class ThreadPut(BaseModel):
+    """What a thread that is made by name begins with. One that is there already stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: Title | None = None
+    user: User | None = None
+    metadata: Metadata | None = None
+
+
+class ThreadPatch(BaseModel):
+    """Fields left out stay as they are; null clears one. `metadata` is replaced as a whole."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name | None = None
+    title: Title | None = None
+    user: User | None = None
+    metadata: Metadata | None = None
+    archived: bool = False
+
+
+def thread_object(thread: Thread) -> dict[str, Any]:
+    return {
+        "id": ids.thread_id(thread.id),
+        "object": "thread",
+        "name": thread.name,
+        "title": thread.title,
+        "user": thread.user_id,
+        "metadata": thread.metadata_,
+        "head_id": optional_turn_id(thread.head_turn_id),
+        "turn_count": thread.turn_count,
+        "archived": thread.archived_at is not None,
+        "created_at": int(thread.created_at.timestamp()),
+        "updated_at": int(thread.updated_at.timestamp()),
+    }
+
+
+def optional_turn_id(id_: UUID | None) -> str | None:
+    return None if id_ is None else ids.turn_id(id_)

@@ -1,0 +1,71 @@
+"""What can be done with a thread."""
+
+from typing import Any
+
+from sqlalchemy.sql import func
+
+from app.chain.live_ids import LiveIds
+from app.db.engine import Database
+from app.db.pagination import Page, list_object
+from app.projects.auth import Caller
+from app.threads import store
+from app.threads.address import Address
+from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut, thread_object
+from app.threads.store import Filters
+
+
+class Threads:
+    def __init__(self, database: Database, live_ids: LiveIds) -> None:
+        self._database = database
+        self._live_ids = live_ids
+
+    async def create(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
+        async with self._database.session() as session:
+            return thread_object(await store.add(session, caller.project_id, _values(sent)))
+
+    async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[dict[str, Any], bool]:
+        """The thread of this name, and whether it was made now."""
+        values = {"name": name, **_values(sent)}
+        async with self._database.session() as session:
+            thread, made = await store.get_or_add(session, caller.project_id, values)
+            return thread_object(thread), made
+
+    async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
+        async with self._database.session() as session:
+            rows, has_more = await store.list_page(session, caller.project_id, filters, page)
+        return list_object(rows, thread_object, has_more=has_more)
+
+    async def get(self, caller: Caller, address: Address) -> dict[str, Any]:
+        async with self._database.session() as session:
+            thread = await store.get(session, caller.project_id, address)
+        if thread is None:
+            raise address.unknown()
+        return thread_object(thread)
+
+    async def patch(self, caller: Caller, address: Address, sent: ThreadPatch) -> dict[str, Any]:
+        values = _values(sent)
+        if "archived" in sent.model_fields_set:
+            values["archived_at"] = func.now() if sent.archived else None
+        async with self._database.session() as session:
+            thread = await store.change(session, caller.project_id, address, values)
+            if thread is None:
+                raise address.unknown()
+            return thread_object(thread)
+
+    async def delete(self, caller: Caller, address: Address) -> dict[str, Any]:
+        async with self._database.session() as session:
+            removed = await store.remove(session, caller.project_id, address)
+        if removed is None:
+            raise address.unknown()
+        await self._live_ids.forget(caller.project_id, removed)
+        return {"id": f"thread_{removed.hex}", "object": "thread.deleted", "deleted": True}
+
+
+def _values(sent: ThreadCreate | ThreadPut | ThreadPatch) -> dict[str, Any]:
+    """The columns that a request sets. Metadata set to null is empty metadata."""
+    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived"})
+    if "user" in given:
+        given["user_id"] = given.pop("user")
+    if "metadata" in given:
+        given["metadata_"] = given.pop("metadata") or {}
+    return given

@@ -1,0 +1,146 @@
+"""Threads in Postgres. Every statement names the project."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import func
+
+from app.db import ids
+from app.db.pagination import Page
+from app.errors import Conflict
+from app.threads.address import Address
+from app.threads.tables import Thread
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    user: str | None = None
+    name: str | None = None
+    """The beginning of the name."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    archived: bool | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+    updated_after: datetime | None = None
+    updated_before: datetime | None = None
+
+
+async def add(session: AsyncSession, project_id: UUID, values: dict[str, Any]) -> Thread:
+    """Insert a thread.
+
+    Raises:
+        Conflict: the project has a thread of this name.
+    """
+    statement = insert(Thread).values(project_id=project_id, id=ids.new_uuid(), **values).returning(Thread)
+    try:
+        return (await session.execute(statement)).scalar_one()
+    except IntegrityError as error:
+        raise _name_taken(error, values.get("name")) from error
+
+
+async def get_or_add(session: AsyncSession, project_id: UUID, values: dict[str, Any]) -> tuple[Thread, bool]:
+    """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
+    statement = (
+        insert(Thread)
+        .values(project_id=project_id, id=ids.new_uuid(), **values)
+        .on_conflict_do_nothing(index_elements=["project_id", "name"], index_where=Thread.name.is_not(None))
+        .returning(Thread)
+    )
+    address = Address(name=values["name"])
+    while True:
+        # Looked up first: an insert that conflicts burns a dead row each time.
+        found = await get(session, project_id, address)
+        if found is not None:
+            return found, False
+        made = (await session.execute(statement)).scalar_one_or_none()
+        if made is not None:
+            return made, True
+
+
+async def get(session: AsyncSession, project_id: UUID, address: Address) -> Thread | None:
+    return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
+
+
+async def change(session: AsyncSession, project_id: UUID, address: Address, values: dict[str, Any]) -> Thread | None:
+    """Change a thread in one statement, so that two changes of different fields both hold.
+
+    Raises:
+        Conflict: the new name belongs to another thread.
+    """
+    statement = (
+        update(Thread)
+        .where(*_at(project_id, address))
+        .values(**values, updated_at=func.now())
+        .returning(Thread)
+        .execution_options(synchronize_session=False)
+    )
+    try:
+        return (await session.execute(statement)).scalar_one_or_none()
+    except IntegrityError as error:
+        raise _name_taken(error, values.get("name")) from error
+
+
+async def remove(session: AsyncSession, project_id: UUID, address: Address) -> UUID | None:
+    """Delete a thread with its turns, items and calls. Returns its id, or None if there is none."""
+    statement = delete(Thread).where(*_at(project_id, address)).returning(Thread.id)
+    return (await session.execute(statement.execution_options(synchronize_session=False))).scalar_one_or_none()
+
+
+async def list_page(
+    session: AsyncSession, project_id: UUID, filters: Filters, page: Page
+) -> tuple[Sequence[Thread], bool]:
+    """One page, and whether more rows follow it."""
+    after, before = page.bounds(ids.THREAD_PREFIXES)
+    # A page before a cursor is read backwards from it and turned round.
+    descending = (page.order == "desc") != (before is not None)
+    where = [Thread.project_id == project_id, *_filters(filters)]
+    cursor = before if before is not None else after
+    if cursor is not None:
+        where.append(Thread.id < cursor if descending else Thread.id > cursor)
+    by_id = Thread.id.desc() if descending else Thread.id.asc()
+    rows = (await session.scalars(select(Thread).where(*where).order_by(by_id).limit(page.limit + 1))).all()
+    found = rows[: page.limit]
+    return (found[::-1] if before is not None else found), len(rows) > page.limit
+
+
+def _at(project_id: UUID, address: Address) -> tuple[ColumnElement[bool], ...]:
+    same = Thread.id == address.id if address.id is not None else Thread.name == address.name
+    return Thread.project_id == project_id, same
+
+
+def _filters(filters: Filters) -> list[ColumnElement[bool]]:
+    where: list[ColumnElement[bool]] = []
+    if filters.user is not None:
+        where.append(Thread.user_id == filters.user)
+    if filters.name is not None:
+        where.append(Thread.name.startswith(filters.name, autoescape=True))
+    if filters.metadata:
+        where.append(Thread.metadata_.contains(filters.metadata))
+    if filters.archived is not None:
+        where.append(Thread.archived_at.is_not(None) if filters.archived else Thread.archived_at.is_(None))
+    for bound, condition in (
+        (filters.created_after, Thread.created_at > filters.created_after),
+        (filters.created_before, Thread.created_at < filters.created_before),
+        (filters.updated_after, Thread.updated_at > filters.updated_after),
+        (filters.updated_before, Thread.updated_at < filters.updated_before),
+    ):
+        if bound is not None:
+            where.append(condition)
+    return where
+
+
+def _name_taken(error: IntegrityError, name: Any) -> Exception:
+    if "threads_name_key" not in str(error.orig):
+        return error
+    return Conflict(
+        f"There is a thread named {name!r} already. Use it with PUT /v1/threads/by-name/NAME, or choose another name.",
+        param="name",
+        code="name_taken",
+    )

@@ -1,0 +1,406 @@
+"""A turn from its opening to its closing. It belongs to the worker, not to the connection that asked for it.
+
+The way of a turn: `open` → `_continue` → `_ask` (again if the provider forgot the chain, or was busy) → `_close`.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+
+from app import metrics
+from app.chain import continuation, items
+from app.chain.continuation import Continuation, Target
+from app.chain.live_ids import LiveId, LiveIds
+from app.chain.rebuild import rebuild
+from app.db import ids
+from app.errors import APIError, DatabaseUnavailable, ProviderFailure
+from app.provider import failure, models
+from app.provider.client import Provider, ProviderError
+from app.provider.events import RawEvent, Splitter, encode
+from app.provider.failure import RETRIED, Failure, Kind
+from app.settings import Settings
+from app.threads.address import Address
+from app.turns import answer as answers
+from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Answer, Heard
+from app.turns.events import Events
+from app.turns.schemas import TurnRequest
+from app.turns.show import response_object
+from app.turns.store import CallRecord, Closing, Opened, TurnStore
+
+log = structlog.get_logger()
+
+FIRST_BACKOFF_SECONDS = 0.5
+LONGEST_BACKOFF_SECONDS = 20.0
+"""A provider that asks for a longer pause is not waited for: the client is told instead."""
+
+LONGEST_CLOSE_PAUSE_SECONDS = 2.0
+
+
+@dataclass(eq=False, slots=True)
+class Running:
+    """A turn in progress, and then what came of it."""
+
+    turn: Opened
+    headers: dict[str, str]
+    """Passed on to the provider."""
+    answerable: asyncio.Future[None]
+    """Done when the client can be answered: the turn is closed, or its stream has begun."""
+    began_at: float = field(default_factory=time.monotonic)
+    events: Events = field(default_factory=Events)
+    calls: list[CallRecord] = field(default_factory=list)
+    continuation: Continuation = Continuation.NEW
+    dropped_items: int = 0
+    response: dict[str, Any] | None = None
+    error: APIError | None = None
+    first_token: bool = False
+    closed: bool = False
+    task: asyncio.Task[None] | None = None
+
+    def release(self) -> None:
+        if not self.answerable.done():
+            self.answerable.set_result(None)
+
+
+class Runner:
+    def __init__(self, store: TurnStore, provider: Provider, live_ids: LiveIds, settings: Settings) -> None:
+        self._store = store
+        self._provider = provider
+        self._live_ids = live_ids
+        self._settings = settings
+        self._running: dict[UUID, Running] = {}
+
+    async def start(self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str]) -> Running:
+        """Open a turn and let it run.
+
+        Returns:
+            The turn, once the client can be answered: see `Running.answerable`.
+        """
+        turn = await self._store.open(project_id, address, request)
+        running = Running(turn, headers, asyncio.get_running_loop().create_future())
+        self._running[turn.id] = running
+        running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
+        running.task.add_done_callback(lambda task: self._ended(running, task))
+        # Shielded: a client that goes away does not stop its turn.
+        await asyncio.shield(running.answerable)
+        return running
+
+    async def drain(self, seconds: float) -> None:
+        """Let the running turns finish; those that have not after `seconds` are closed with what they have said."""
+        tasks = [running.task for running in self._running.values() if running.task is not None]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=seconds)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    async def _run(self, running: Running) -> None:
+        heard = Heard()
+        try:
+            target = self._target(running.turn)
+            body = await self._continue(running, target)
+            answer = await self._ask(running, body, heard)
+            await self._complete(running, answer)
+        except ProviderError as error:
+            await self._fail(running, error.failure, heard)
+        except asyncio.CancelledError:
+            await self._fail(running, failure.broken("the service was stopped"), heard)
+            raise
+        finally:
+            if not running.closed:
+                log.error("a turn ended in an unexpected way", turn=ids.turn_id(running.turn.id))
+                internal = {"code": "internal_error", "message": "The service failed on this turn."}
+                await self._close(running, Closing("failed", None, running.calls, error=internal))
+
+    def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
+        del self._running[running.turn.id]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a turn failed in the service", turn=ids.turn_id(running.turn.id), exc_info=error)
+        if running.response is None and running.error is None:
+            running.error = APIError("The service failed on this turn. It is kept as failed.", code="internal_error")
+        running.events.finish()
+        running.release()
+
+    def _target(self, turn: Opened) -> Target:
+        budget = models.token_budget(turn.request.model, self._settings.context_window_tokens)
+        return Target(self._provider.binding, turn.request.model, budget)
+
+    async def _continue(self, running: Running, target: Target) -> bytes:
+        """Decide how the turn reaches the model, and write the body that it is sent."""
+        turn = running.turn
+        live = None if turn.parent_id is None else await self._live(turn, turn.parent_id)
+        running.continuation = continuation.decide(
+            turn.parent_id,
+            live,
+            target,
+            new_tokens=sum(map(items.tokens, turn.request.items)),
+            now=time.time(),
+            margin_seconds=self._settings.response_id_margin_seconds,
+        )
+        if running.continuation is Continuation.CHAINED:
+            assert live is not None
+            sent = [items.sendable(item) for item in turn.request.items]
+            return _body(turn, sent, live.response_id)
+        return await self._rebuild(running, target)
+
+    async def _live(self, turn: Opened, parent_id: UUID) -> LiveId | None:
+        """The parent's response id: from Redis, else from Postgres."""
+        cached = await self._live_ids.get(turn.project_id, turn.thread_id)
+        if cached is not None and cached.turn_id == parent_id:
+            metrics.LIVE_ID_LOOKUPS.labels("hit").inc()
+            return cached
+        metrics.LIVE_ID_LOOKUPS.labels("miss").inc()
+        row = await self._store.parent(turn.project_id, parent_id)
+        return None if row is None else LiveId(parent_id, **row)
+
+    async def _rebuild(self, running: Running, target: Target) -> bytes:
+        turn = running.turn
+        history = [] if turn.parent_id is None else await self._store.history(turn.project_id, turn.parent_id)
+        rebuilt = rebuild(history, turn.request.items, target.token_budget)
+        running.dropped_items = rebuilt.dropped_items
+        if turn.parent_id is not None:
+            running.continuation = Continuation.REBUILT
+            metrics.REBUILT_ITEMS.observe(len(rebuilt.input))
+            metrics.DROPPED_ITEMS.inc(rebuilt.dropped_items)
+        return _body(turn, rebuilt.input, None)
+
+    async def _ask(self, running: Running, body: bytes, heard: Heard) -> Answer:
+        """Call the provider until it has answered, or the attempts are used up.
+
+        Raises:
+            ProviderError: the last attempt's.
+        """
+        attempts = self._settings.provider_attempts
+        while True:
+            try:
+                return await self._call(running, body, heard)
+            except ProviderError as error:
+                found = error.failure
+                if running.answerable.done():
+                    raise  # A part of the answer is with the client.
+                if found.kind is Kind.UNKNOWN_PREVIOUS and running.continuation is Continuation.CHAINED:
+                    body = await self._forget(running)
+                    continue
+                attempts -= 1
+                pause = _pause(found, self._settings.provider_attempts - attempts)
+                if found.kind not in RETRIED or attempts == 0 or pause > LONGEST_BACKOFF_SECONDS:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _forget(self, running: Running) -> bytes:
+        """The provider does not know the id that we chained on: remember that, and rebuild."""
+        turn = running.turn
+        assert turn.parent_id is not None
+        log.info("the provider does not know a live id; rebuilding", turn=ids.turn_id(turn.id))
+        await self._live_ids.forget(turn.project_id, turn.thread_id)
+        await self._store.forget_response(turn.project_id, turn.parent_id)
+        return await self._rebuild(running, self._target(turn))
+
+    async def _call(self, running: Running, body: bytes, heard: Heard) -> Answer:
+        """One attempt, with its record."""
+        started_at, began = datetime.now(UTC), time.monotonic()
+        stream = running.turn.request.stream
+        status: int | None = 200
+        error: dict[str, Any] | None = None
+        response_id: str | None = None
+        try:
+            if stream:
+                answer = await self._relay(running, body, heard)
+            else:
+                answer = answers.from_body(await self._provider.respond(body, running.headers))
+            response_id = answer.response["id"]
+            metrics.PROVIDER_CALLS.labels("answered").inc()
+            return answer
+        except ProviderError as refused:
+            status, error = refused.failure.status, refused.failure.as_error()
+            response_id = heard.opening.get("id")
+            metrics.PROVIDER_CALLS.labels(refused.failure.kind.value).inc()
+            raise
+        finally:
+            metrics.PROVIDER_SECONDS.labels(str(stream).lower()).observe(time.monotonic() - began)
+            running.calls.append(
+                CallRecord(
+                    running.continuation.value,
+                    self._provider.url,
+                    body,
+                    running.dropped_items,
+                    status,
+                    response_id,
+                    error,
+                    started_at,
+                    datetime.now(UTC),
+                )
+            )
+
+    async def _relay(self, running: Running, body: bytes, heard: Heard) -> Answer:
+        """Pass a stream's events on, all but the last: that one waits until the turn is closed."""
+        splitter = Splitter()
+        number = 0
+        async with self._provider.stream(body, running.headers) as chunks:
+            async for chunk in chunks:
+                frames: list[bytes] = []
+                for event in splitter.feed(chunk):
+                    if event.type in TERMINAL:
+                        self._publish(running, frames)
+                        return answers.from_terminal(event.data, number)
+                    if event.type in SHOWS_RESPONSE:
+                        event = self._ours(running, event, heard)
+                    else:
+                        if event.data[-1:] != b"}":
+                            raise ProviderError(failure.broken("an event is not JSON"))
+                        heard.hear(event)
+                        if event.type == b"response.output_text.delta" and not running.first_token:
+                            running.first_token = True
+                            metrics.FIRST_TOKEN_SECONDS.observe(time.monotonic() - running.began_at)
+                    frames.append(event.frame(number))
+                    number += 1
+                self._publish(running, frames)
+        raise ProviderError(failure.broken("the stream ended before its last event"))
+
+    def _ours(self, running: Running, event: RawEvent, heard: Heard) -> RawEvent:
+        """An event that shows the response, under our id."""
+        read = answers.payload(event.data)
+        if not isinstance(read.get("response"), dict):
+            return event
+        heard.opening = read["response"]
+        read["response"] = response_object(running.turn, read["response"])
+        return RawEvent(event.type, orjson.dumps(read))
+
+    def _publish(self, running: Running, frames: list[bytes]) -> None:
+        if frames:
+            running.events.publish(frames)
+            running.release()
+
+    async def _complete(self, running: Running, answer: Answer) -> None:
+        turn, request = running.turn, running.turn.request
+        response = dict(answer.response)
+        called_at = running.calls[-1].started_at
+        ends = continuation.expires_at(
+            response.get("created_at"),
+            called_at=called_at.timestamp(),
+            ttl_seconds=self._settings.response_id_ttl_seconds,
+        )
+        stored = request.params.get("store") is not False
+        shown = response_object(turn, response)
+        usage = response.get("usage")
+        closing = Closing(
+            status=answer.status,
+            continuation=running.continuation.value,
+            calls=running.calls,
+            output=answer.output,
+            response={k: v for k, v in response.items() if k not in ("output", "usage", "error", "incomplete_details")},
+            usage=usage,
+            incomplete_details=response.get("incomplete_details") if answer.status == "incomplete" else None,
+            binding=self._provider.binding,
+            response_id=response["id"],
+            response_created_at=_moment(response.get("created_at")),
+            response_expires_at=datetime.fromtimestamp(ends, UTC) if stored else None,
+        )
+        await self._close(running, closing)
+        running.response = shown
+        self._say_last(running, f"response.{answer.status}", shown, answer.events)
+        if stored:
+            total = usage.get("total_tokens") if isinstance(usage, dict) else None
+            live = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, int(total or 0))
+            await self._live_ids.put(turn.project_id, turn.thread_id, live)
+
+    async def _fail(self, running: Running, found: Failure, heard: Heard) -> None:
+        """Close a turn that has no answer, or only the beginning of one."""
+        output = heard.output()
+        begun = running.answerable.done()
+        if begun and output:
+            details = {"reason": INTERRUPTED}
+            status, error = "incomplete", None
+        else:
+            details, status, error = None, "failed", found.as_error()
+        closing = Closing(
+            status,
+            running.continuation.value,
+            running.calls,
+            output=output,
+            response={k: v for k, v in heard.opening.items() if k not in ("output", "usage", "status")},
+            error=error,
+            incomplete_details=details,
+            binding=self._provider.binding,
+        )
+        await self._close(running, closing)
+        running.error = _client_error(found)
+        last = {**heard.opening, "status": status, "output": output, "error": error, "incomplete_details": details}
+        shown = response_object(running.turn, last)
+        self._say_last(running, f"response.{status}", shown, len(running.events))
+
+    def _say_last(self, running: Running, type_: str, shown: dict[str, Any], number: int) -> None:
+        """Tell the listeners of the end. The turn is in Postgres by now."""
+        if running.turn.request.stream and (running.answerable.done() or running.error is None):
+            running.events.publish([encode(type_, {"response": shown}, number).frame(number)])
+        running.events.finish()
+        running.release()
+
+    async def _close(self, running: Running, closing: Closing) -> None:
+        """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again."""
+        pause = 0.05
+        while True:
+            try:
+                await self._store.close(running.turn, closing)
+                break
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(running.turn.id))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
+        running.closed = True
+        metrics.TURNS.labels(running.continuation.value, closing.status).inc()
+
+
+def _body(turn: Opened, input_: Iterable[dict[str, Any]], previous_response_id: str | None) -> bytes:
+    """The request as it is sent. Instructions, tools and sampling go with every turn: a chain carries items only."""
+    request = turn.request
+    body: dict[str, Any] = {"model": request.model, "input": list(input_), **request.params}
+    if previous_response_id is not None:
+        body["previous_response_id"] = previous_response_id
+    if request.stream:
+        body["stream"] = True
+    return orjson.dumps(body)
+
+
+def _pause(found: Failure, attempt: int) -> float:
+    """Seconds to wait before the next attempt: what the provider asks for, else twice as long each time."""
+    if found.retry_after is not None:
+        return found.retry_after
+    return float(FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def _moment(value: object) -> datetime | None:
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and 0 < value < 1e11 else None
+
+
+def _client_error(found: Failure) -> ProviderFailure:
+    """A failure as the client is told it: its status says whose fault it was."""
+    headers: dict[str, str] = {}
+    match found.kind:
+        case Kind.THROTTLED:
+            if found.retry_after is not None:
+                headers["Retry-After"] = f"{found.retry_after:g}"
+            status, type_, code = 429, "rate_limit_error", "rate_limit_exceeded"
+            message = f"The provider is throttling: {found.message} Send this again later."
+        case Kind.REFUSED:
+            status = found.status if found.status is not None and 400 <= found.status < 500 else 400
+            type_, code, message = "invalid_request_error", found.code, found.message
+        case Kind.CREDENTIALS:
+            status, type_, code = 502, "server_error", "provider_credentials"
+            message = f"The provider refuses the service's own credentials (check DASHSCOPE_API_KEY): {found.message}"
+        case Kind.TIMEOUT:
+            status, type_, code, message = 504, "server_error", found.code, found.message
+        case Kind.UNAVAILABLE:
+            status, type_, code = 502, "server_error", "provider_unavailable"
+            message = f"The provider is unavailable: {found.message} Send this again later."
+        case _:
+            status, type_, code, message = 502, "server_error", found.code, found.message
+    return ProviderFailure(status, type_, message, code=code, headers=headers)

@@ -1,0 +1,91 @@
+"""What a client may send to open a turn."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.db import ids
+from app.errors import BadRequest
+from app.provider import models
+from app.threads.schemas import Metadata
+from app.turns.input import Item, items_of
+
+OURS = ("input", "metadata", "parent_id", "if_busy", "stream", "model", "background")
+"""Fields that are not passed on as they are."""
+
+REPLACED = ("previous_response_id", "conversation")
+"""The provider's own state: a thread's turns are continued by Everthread."""
+
+
+class TurnCreate(BaseModel):
+    """The Responses API's create parameters. Fields that are not named here pass through."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    input: Any = None
+    model: str | None = Field(None, min_length=1, max_length=256)
+    instructions: str | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    store: bool | None = None
+    metadata: Metadata | None = None
+    tools: list[dict[str, Any]] | None = None
+    max_output_tokens: int | None = Field(None, ge=16)
+    temperature: float | None = Field(None, ge=0, lt=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    parent_id: str | None = None
+    if_busy: Literal["reject"] = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class TurnRequest:
+    """A turn that is about to be opened."""
+
+    items: list[Item]
+    model: str
+    params: dict[str, Any]
+    """What is sent to the provider besides input and model."""
+    metadata: dict[str, str]
+    stream: bool
+    parent_id: UUID | None
+    ignored: list[str]
+
+
+def turn_request(body: dict[str, Any], default_model: str) -> TurnRequest:
+    """Check a request to `threads/{id}/turns`.
+
+    Raises:
+        BadRequest, pydantic.ValidationError: naming the field at fault.
+    """
+    for field in REPLACED:
+        if body.get(field) is not None:
+            raise BadRequest(
+                f"'{field}' is not taken here: the thread continues by itself. "
+                "To continue an earlier turn, send its id as 'parent_id'.",
+                param=field,
+            )
+    sent = TurnCreate.model_validate(body)
+    if sent.input is None:
+        raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
+    return TurnRequest(
+        items=items_of(sent.input),
+        model=sent.model or default_model,
+        params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
+        metadata=sent.metadata or {},
+        stream=bool(sent.stream),
+        parent_id=parse_parent(sent.parent_id),
+        ignored=models.ignored(body),
+    )
+
+
+def parse_parent(value: str | None) -> UUID | None:
+    if value is None:
+        return None
+    found = ids.parse(value, ids.TURN_PREFIXES)
+    if found is None:
+        raise BadRequest(
+            f"'parent_id' must be the id of a turn, turn_ and 32 hex digits, not {value[:80]!r}.", param="parent_id"
+        )
+    return found

@@ -1,0 +1,94 @@
+"""What can be asked of a thread's turns."""
+
+import time
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from app.db import ids
+from app.db.pagination import Page, list_object
+from app.errors import NotFound
+from app.projects.auth import Caller
+from app.threads.address import Address
+from app.threads.schemas import optional_turn_id
+from app.turns.runner import Runner, Running
+from app.turns.schemas import TurnRequest
+from app.turns.show import stored_turn
+from app.turns.store import TurnStore
+
+
+class Turns:
+    def __init__(self, store: TurnStore, runner: Runner, *, binding: str, margin_seconds: float) -> None:
+        self._store = store
+        self._runner = runner
+        self._binding = binding
+        self._margin_seconds = margin_seconds
+
+    async def create(self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]) -> Running:
+        return await self._runner.start(caller.project_id, address, request, headers)
+
+    async def list_page(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
+        thread = await self._store.thread(caller.project_id, address)
+        rows, has_more = await self._store.list_page(caller.project_id, thread["id"], page)
+        items = await self._store.items(caller.project_id, [row["id"] for row in rows])
+        return list_object(rows, lambda row: stored_turn(row, items[row["id"]]), has_more=has_more)
+
+    async def get(self, caller: Caller, address: Address, turn_id: str) -> dict[str, Any]:
+        thread = await self._store.thread(caller.project_id, address)
+        row = await self._turn(caller, thread["id"], turn_id)
+        items = await self._store.items(caller.project_id, [row["id"]])
+        return stored_turn(row, items[row["id"]])
+
+    async def messages(
+        self, caller: Caller, address: Address, until: str | None
+    ) -> tuple[asyncpg.Record, list[asyncpg.Record]]:
+        """The items of a thread's branch, up to its head or to another turn."""
+        thread, last = await self._branch(caller, address, until)
+        return thread, [] if last is None else await self._store.messages(caller.project_id, last)
+
+    async def chain(self, caller: Caller, address: Address, until: str | None) -> dict[str, Any]:
+        """How each turn of a branch reached the model, and whether it can be chained on."""
+        _, last = await self._branch(caller, address, until)
+        rows = [] if last is None else await self._store.chain(caller.project_id, last)
+        return list_object(rows, self._link, has_more=False)
+
+    def _link(self, row: asyncpg.Record) -> dict[str, Any]:
+        expires_at = row["response_expires_at"]
+        return {
+            "id": ids.turn_id(row["id"]),
+            "object": "chain.link",
+            "parent_id": optional_turn_id(row["parent_id"]),
+            "status": row["status"],
+            "continuation": row["continuation"],
+            "model": row["model"],
+            "provider": None if row["binding"] is None else row["binding"].partition("#")[0],
+            "response_id": row["response_id"],
+            "response_created_at": _seconds(row["response_created_at"]),
+            "response_expires_at": _seconds(expires_at),
+            "live": (
+                row["status"] in ("completed", "incomplete")
+                and expires_at is not None
+                and row["response_unknown_at"] is None
+                and row["binding"] == self._binding
+                and time.time() < expires_at.timestamp() - self._margin_seconds
+            ),
+        }
+
+    async def _branch(self, caller: Caller, address: Address, until: str | None) -> tuple[asyncpg.Record, UUID | None]:
+        thread = await self._store.thread(caller.project_id, address)
+        if until is None:
+            return thread, thread["head_turn_id"]
+        row = await self._turn(caller, thread["id"], until)
+        return thread, row["id"]
+
+    async def _turn(self, caller: Caller, thread_id: UUID, turn_id: str) -> asyncpg.Record:
+        found = ids.parse(turn_id, ids.TURN_PREFIXES)
+        row = None if found is None else await self._store.get(caller.project_id, thread_id, found)
+        if row is None:
+            raise NotFound(f"There is no turn {turn_id[:80]!r} in this thread.", param="turn_id", code="turn_not_found")
+        return row
+
+
+def _seconds(moment: Any) -> int | None:
+    return None if moment is None else int(moment.timestamp())

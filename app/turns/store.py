@@ -1,0 +1,357 @@
+"""Turns in Postgres. The hot path is two statements: OPEN_TURN and CLOSE_TURN, a transaction each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import Page
+from app.errors import Conflict, NotFound
+from app.threads.address import Address
+from app.turns.schemas import TurnRequest
+
+Item = dict[str, Any]
+
+# The thread's row is locked, so that the head which is read here is the one that the last turn left:
+# its closing either has committed, or turns_one_active_per_thread refuses this turn.
+_OPEN_TURN = """
+WITH thread AS (
+    SELECT id, head_turn_id FROM threads WHERE project_id = $1 AND {by} = $2 FOR NO KEY UPDATE
+), turn AS (
+    INSERT INTO turns (
+        project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at
+    )
+    SELECT $1, $3, thread.id, coalesce($4, thread.head_turn_id), 'in_progress', $5, $6::text::json, $7::text::jsonb,
+        $8::text[], $9, now() + $10::float8 * interval '1 second'
+    FROM thread
+    WHERE $4::uuid IS NULL
+        OR EXISTS (SELECT FROM turns p WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4)
+    RETURNING parent_id, created_at
+), item AS (
+    INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
+    SELECT $1, $3, i.position - 1, 'input', i.type, i.item_id, i.data::json
+    FROM turn, unnest($11::text[], $12::text[], $13::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
+)
+SELECT thread.id AS thread_id, turn.parent_id, turn.created_at
+FROM thread LEFT JOIN turn ON true
+"""
+OPEN_TURN = _OPEN_TURN.format(by="id")
+OPEN_TURN_BY_NAME = _OPEN_TURN.format(by="name")
+
+# Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
+# else has closed stays as it is, and no row comes back.
+CLOSE_TURN = """
+WITH turn AS (
+    UPDATE turns SET
+        status = $3, continuation = $4, response = $5::text::json, usage = $6::text::json, error = $7::text::json,
+        incomplete_details = $8::text::json, binding = $9, response_id = $10, response_created_at = $11,
+        response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL
+    WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
+    RETURNING thread_id, completed_at
+), item AS (
+    INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
+    SELECT $1, $2, $13 + i.position - 1, 'output', i.type, i.item_id, i.data::json
+    FROM turn, unnest($14::text[], $15::text[], $16::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
+), call AS (
+    INSERT INTO calls (
+        project_id, turn_id, attempt, continuation, url, body, dropped_items, status, response_id, error,
+        started_at, finished_at
+    )
+    SELECT $1, $2, c.attempt, c.continuation, c.url, c.body::json, c.dropped_items, c.status, c.response_id,
+        c.error::json, c.started_at, c.finished_at
+    FROM turn, unnest(
+        $17::text[], $18::text[], $19::text[], $20::int[], $21::int[], $22::text[], $23::text[],
+        $24::timestamptz[], $25::timestamptz[]
+    ) WITH ORDINALITY AS c (
+        continuation, url, body, dropped_items, status, response_id, error, started_at, finished_at, attempt
+    )
+), thread AS (
+    UPDATE threads SET
+        head_turn_id = CASE WHEN $3 = 'failed' THEN head_turn_id ELSE $2 END,
+        turn_count = turn_count + 1, updated_at = now()
+    FROM turn WHERE threads.project_id = $1 AND threads.id = turn.thread_id
+)
+SELECT completed_at FROM turn
+"""
+
+PARENT = """
+SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
+    coalesce((usage->>'total_tokens')::int, 0) AS context_tokens
+FROM turns
+WHERE project_id = $1 AND id = $2 AND status IN ('completed', 'incomplete')
+    AND response_expires_at IS NOT NULL AND response_unknown_at IS NULL
+"""
+
+FORGET_RESPONSE = """
+UPDATE turns SET response_unknown_at = now() WHERE project_id = $1 AND id = $2 AND response_unknown_at IS NULL
+RETURNING id
+"""
+
+_BRANCH = """
+WITH RECURSIVE branch AS (
+    SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = $1 AND id = $2
+    UNION ALL
+    SELECT t.id, t.parent_id, branch.depth + 1
+    FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.parent_id
+)
+"""
+
+HISTORY = (
+    _BRANCH
+    + """
+SELECT items.data FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+ORDER BY branch.depth DESC, items.position
+"""
+)
+
+MESSAGES = (
+    _BRANCH
+    + """
+SELECT items.turn_id, items.position, items.origin, items.item_id, items.data, turns.created_at
+FROM branch
+JOIN turns ON turns.project_id = $1 AND turns.id = branch.id
+JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+ORDER BY branch.depth DESC, items.position
+"""
+)
+
+_TURN_COLUMNS = """
+    t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
+    t.completed_at, t.response, t.usage, t.error, t.incomplete_details
+"""
+
+CHAIN = (
+    _BRANCH
+    + """
+SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
+    t.response_expires_at, t.response_unknown_at
+FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.id
+ORDER BY branch.depth DESC
+"""
+)
+
+GET_TURN = f"SELECT {_TURN_COLUMNS} FROM turns t WHERE t.project_id = $1 AND t.thread_id = $2 AND t.id = $3"  # noqa: S608
+
+ITEMS = """
+SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
+ORDER BY turn_id, position
+"""
+
+ACTIVE_TURN = "SELECT id FROM turns WHERE project_id = $1 AND thread_id = $2 AND status = 'in_progress'"
+
+FIND_THREAD = "SELECT id, head_turn_id, coalesce(title, name) AS title FROM threads WHERE project_id = $1 AND {by} = $2"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A turn that is in progress in Postgres."""
+
+    project_id: UUID
+    id: UUID
+    thread_id: UUID
+    parent_id: UUID | None
+    created_at: datetime
+    request: TurnRequest
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    continuation: str
+    url: str
+    body: bytes
+    dropped_items: int
+    status: int | None
+    response_id: str | None
+    error: dict[str, Any] | None
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What a turn is closed with."""
+
+    status: str
+    continuation: str | None
+    calls: Sequence[CallRecord]
+    output: Sequence[Item] = ()
+    response: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    incomplete_details: dict[str, Any] | None = None
+    binding: str | None = None
+    response_id: str | None = None
+    response_created_at: datetime | None = None
+    response_expires_at: datetime | None = None
+
+
+class TurnStore:
+    def __init__(self, database: Database, *, worker_id: UUID, lease_seconds: float) -> None:
+        self._database = database
+        self._worker_id = worker_id
+        self._lease_seconds = lease_seconds
+
+    async def open(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
+        """Write a turn and its input, in progress.
+
+        Raises:
+            NotFound: no such thread, or no such parent in it.
+            Conflict: another turn of the thread is in progress (`thread_busy`).
+        """
+        turn_id = ids.new_uuid()
+        types, item_ids, data = _columns(request.items)
+        try:
+            row = await self._database.fetchrow(
+                OPEN_TURN if address.id is not None else OPEN_TURN_BY_NAME,
+                project_id,
+                address.id if address.id is not None else address.name,
+                turn_id,
+                request.parent_id,
+                request.model,
+                orjson.dumps(request.params).decode(),
+                orjson.dumps(request.metadata).decode(),
+                request.ignored,
+                self._worker_id,
+                self._lease_seconds,
+                types,
+                item_ids,
+                data,
+            )
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "turns_one_active_per_thread":
+                raise
+            raise await self._busy(project_id, address) from error
+        if row is None:
+            raise address.unknown()
+        if row["created_at"] is None:
+            assert request.parent_id is not None
+            raise NotFound(
+                f"There is no turn {ids.turn_id(request.parent_id)} in this thread. "
+                "'parent_id' must be a turn of the same thread.",
+                param="parent_id",
+                code="turn_not_found",
+            )
+        return Opened(project_id, turn_id, row["thread_id"], row["parent_id"], row["created_at"], request)
+
+    async def close(self, turn: Opened, closing: Closing) -> bool:
+        """Close a turn with all that it leaves. False if it was closed or deleted meanwhile."""
+        calls = closing.calls
+        row = await self._database.fetchrow(
+            CLOSE_TURN,
+            turn.project_id,
+            turn.id,
+            closing.status,
+            closing.continuation,
+            _json(closing.response),
+            _json(closing.usage),
+            _json(closing.error),
+            _json(closing.incomplete_details),
+            closing.binding,
+            closing.response_id,
+            closing.response_created_at,
+            closing.response_expires_at,
+            len(turn.request.items),
+            *_columns(closing.output),
+            [call.continuation for call in calls],
+            [call.url for call in calls],
+            [call.body.decode() for call in calls],
+            [call.dropped_items for call in calls],
+            [call.status for call in calls],
+            [call.response_id for call in calls],
+            [_json(call.error) for call in calls],
+            [call.started_at for call in calls],
+            [call.finished_at for call in calls],
+        )
+        return row is not None
+
+    async def parent(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
+        """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
+        return await self._database.fetchrow(PARENT, project_id, turn_id)
+
+    async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
+        """Remember that the provider does not know a turn's response id."""
+        await self._database.fetchrow(FORGET_RESPONSE, project_id, turn_id)
+
+    async def history(self, project_id: UUID, turn_id: UUID) -> list[Item]:
+        """Every item of a branch, from its first turn to `turn_id`."""
+        rows = await self._database.fetch(HISTORY, project_id, turn_id)
+        return [row["data"] for row in rows]
+
+    async def messages(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
+        return await self._database.fetch(MESSAGES, project_id, turn_id)
+
+    async def chain(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
+        return await self._database.fetch(CHAIN, project_id, turn_id)
+
+    async def get(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
+        return await self._database.fetchrow(GET_TURN, project_id, thread_id, turn_id)
+
+    async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[asyncpg.Record]]:
+        """The items of turns, by turn."""
+        found: dict[UUID, list[asyncpg.Record]] = {turn_id: [] for turn_id in turn_ids}
+        for row in await self._database.fetch(ITEMS, project_id, list(turn_ids)):
+            found[row["turn_id"]].append(row)
+        return found
+
+    async def thread(self, project_id: UUID, address: Address) -> asyncpg.Record:
+        """A thread's id and head.
+
+        Raises:
+            NotFound: there is none at this address.
+        """
+        by, value = ("id", address.id) if address.id is not None else ("name", address.name)
+        row = await self._database.fetchrow(FIND_THREAD.format(by=by), project_id, value)
+        if row is None:
+            raise address.unknown()
+        return row
+
+    async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[list[asyncpg.Record], bool]:
+        """One page of a thread's turns, and whether more rows follow it."""
+        after, before = page.bounds(ids.TURN_PREFIXES)
+        descending = (page.order == "desc") != (before is not None)
+        cursor = before if before is not None else after
+        statement = f"""
+            SELECT {_TURN_COLUMNS} FROM turns t
+            WHERE t.project_id = $1 AND t.thread_id = $2 AND ($3::uuid IS NULL OR t.id {"<" if descending else ">"} $3)
+            ORDER BY t.id {"DESC" if descending else "ASC"} LIMIT $4
+        """  # noqa: S608
+        rows = await self._database.fetch(statement, project_id, thread_id, cursor, page.limit + 1)
+        found = rows[: page.limit]
+        return (found[::-1] if before is not None else found), len(rows) > page.limit
+
+    async def _busy(self, project_id: UUID, address: Address) -> Conflict:
+        thread = await self.thread(project_id, address)
+        running = await self._database.fetchrow(ACTIVE_TURN, project_id, thread["id"])
+        named = f"its turn {ids.turn_id(running['id'])} is" if running else "a turn of it was"
+        return Conflict(
+            f"The thread is busy: {named} in progress. Wait for its end, then send this again.",
+            code="thread_busy",
+            headers={"Everthread-Running-Turn": ids.turn_id(running["id"])} if running else None,
+        )
+
+
+def _columns(items: Sequence[Item]) -> tuple[list[str], list[str], list[str]]:
+    """Items as the arrays (types, ids, data) that an insert unnests."""
+    types = [str(item.get("type") or "message") for item in items]
+    return types, [_item_id(item) for item in items], [orjson.dumps(item).decode() for item in items]
+
+
+ID_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
+
+
+def _item_id(item: Item) -> str:
+    """The item's own id, or a new one of ours."""
+    given = item.get("id")
+    if isinstance(given, str) and given:
+        return given
+    return f"{ID_PREFIXES.get(str(item.get('type') or 'message'), 'item')}_{ids.new_uuid().hex}"
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

@@ -1,0 +1,109 @@
+"""Bytes in, bytes out: request bodies checked before anything else sees them, answers as JSON."""
+
+import re
+from typing import Any
+
+import orjson
+from fastapi import Request
+from fastapi.responses import Response
+
+from app.errors import BadRequest, BodyTooLarge
+from app.settings import Settings
+
+JSON_TYPE = "application/json"
+
+
+def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, headers, JSON_TYPE)
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The request's body.
+
+    Raises:
+        BodyTooLarge: over `max_body_bytes`, whether or not Content-Length said so.
+        BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
+    """
+    settings: Settings = request.app.state.settings
+    raw = await _read(request, settings.max_body_bytes)
+    if not raw:
+        raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
+    if raw.count(b"{") + raw.count(b"[") > settings.max_json_depth:
+        _check_depth(raw, settings.max_json_depth)
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"The request body is not valid JSON in UTF-8: {error}.", code="invalid_json") from error
+    if not isinstance(body, dict):
+        raise BadRequest("The request body must be a JSON object.", code="invalid_json")
+    if b"\\u0000" in raw and (where := _find_nul(body)) is not None:
+        raise BadRequest(
+            f"'{where}' contains a NUL character (\\u0000), which cannot be stored. Remove it.",
+            param=where,
+            code="invalid_character",
+        )
+    return body
+
+
+async def optional_json_object(request: Request) -> dict[str, Any]:
+    """The request's body, or an empty object where none was sent."""
+    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
+        return {}
+    return await json_object(request)
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"The request body is larger than {limit} bytes. Send less, or raise EVERTHREAD_MAX_BODY_BYTES."
+    )
+
+
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+
+
+def _check_depth(raw: bytes, limit: int) -> None:
+    """Refuse deep nesting before it is parsed into as many objects."""
+    depth = 0
+    for token in _STRUCTURE.finditer(raw):
+        first = raw[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > limit:
+                raise BadRequest(
+                    f"The request body is nested more than {limit} levels deep. Flatten it.", code="nesting_too_deep"
+                )
+        elif first in b"]}":
+            depth -= 1
+
+
+def _find_nul(value: Any) -> str | None:
+    """The path of the first string (or key) that holds a NUL character."""
+    stack: list[tuple[str, Any]] = [("", value)]
+    while stack:
+        where, found = stack.pop()
+        if isinstance(found, str):
+            if "\0" in found:
+                return where
+        elif isinstance(found, list):
+            stack.extend((f"{where}[{index}]", element) for index, element in enumerate(found))
+        elif isinstance(found, dict):
+            for key, element in found.items():
+                inner = f"{where}.{key}" if where else key
+                if "\0" in key:
+                    return inner.replace("\0", "\\u0000")
+                stack.append((inner, element))
+    return None
