@@ -7,7 +7,8 @@ A pure function of the branch's items, the new input and a token budget. The rul
 - Reasoning and web searches are left out: the model's own answer holds what came of them.
 - What the other server-side tools found goes along as a short assistant message, since the provider
   takes none of their items as input.
-- Over the budget, the oldest exchanges are dropped, a call together with its output.
+- Over the budget, the oldest items are dropped, a call together with its output; the call that the new
+  input answers stays.
 """
 
 from collections.abc import Sequence
@@ -41,7 +42,8 @@ def rebuild(history: Sequence[Item], new: Sequence[Item], token_budget: int) -> 
     for item in history:
         kept.extend(_carried(item, paired))
     fresh = [sendable(item) for item in new]
-    dropped = _too_much(kept, token_budget - sum(map(tokens, fresh)))
+    wanted = {item["call_id"] for item in fresh if "call_id" in item}
+    dropped = _too_much(kept, token_budget - sum(map(tokens, fresh)), wanted)
     return Rebuilt([item for index, item in enumerate(kept) if index not in dropped] + fresh, len(dropped))
 
 
@@ -84,8 +86,8 @@ def _note(about: str, found: Any) -> list[Item]:
     return [{"type": "message", "role": "assistant", "content": f"[{about}: {str(found)[:NOTE_LENGTH]}]"}]
 
 
-def _too_much(items: Sequence[Item], budget: int) -> set[int]:
-    """The positions to drop, oldest first, until the rest is within `budget` tokens."""
+def _too_much(items: Sequence[Item], budget: int, wanted: set[str]) -> set[int]:
+    """The positions to drop, oldest first, until the rest is within `budget` tokens. Calls in `wanted` stay."""
     sizes = [tokens(item) for item in items]
     over = sum(sizes) - budget
     dropped: set[int] = set()
@@ -98,7 +100,7 @@ def _too_much(items: Sequence[Item], budget: int) -> set[int]:
     for index, item in enumerate(items):
         if over <= 0:
             break
-        if index in dropped or item.get("role") in ("system", "developer"):
+        if index in dropped or item.get("role") in ("system", "developer") or item.get("call_id") in wanted:
             continue
         for position in partners.get(item.get("call_id", ""), [index]):
             dropped.add(position)

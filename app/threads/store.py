@@ -125,14 +125,14 @@ def _filters(filters: Filters) -> list[ColumnElement[bool]]:
         where.append(Thread.metadata_.contains(filters.metadata))
     if filters.archived is not None:
         where.append(Thread.archived_at.is_not(None) if filters.archived else Thread.archived_at.is_(None))
-    for bound, condition in (
-        (filters.created_after, Thread.created_at > filters.created_after),
-        (filters.created_before, Thread.created_at < filters.created_before),
-        (filters.updated_after, Thread.updated_at > filters.updated_after),
-        (filters.updated_before, Thread.updated_at < filters.updated_before),
-    ):
-        if bound is not None:
-            where.append(condition)
+    if filters.created_after is not None:
+        where.append(Thread.created_at > filters.created_after)
+    if filters.created_before is not None:
+        where.append(Thread.created_at < filters.created_before)
+    if filters.updated_after is not None:
+        where.append(Thread.updated_at > filters.updated_after)
+    if filters.updated_before is not None:
+        where.append(Thread.updated_at < filters.updated_before)
     return where
 
 

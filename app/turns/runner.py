@@ -243,30 +243,30 @@ class Runner:
     async def _relay(self, running: Running, body: bytes, heard: Heard) -> Answer:
         """Pass a stream's events on, all but the last: that one waits until the turn is closed."""
         splitter = Splitter()
-        number = 0
         async with self._provider.stream(body, running.headers) as chunks:
             async for chunk in chunks:
                 frames: list[bytes] = []
-                for event in splitter.feed(chunk):
-                    if event.type in TERMINAL:
-                        self._publish(running, frames)
-                        return answers.from_terminal(event.data, number)
-                    if event.type in SHOWS_RESPONSE:
-                        event = self._ours(running, event, heard)
-                    else:
-                        if event.data[-1:] != b"}":
-                            raise ProviderError(failure.broken("an event is not JSON"))
-                        heard.hear(event)
-                        if event.type == b"response.output_text.delta" and not running.first_token:
-                            running.first_token = True
-                            metrics.FIRST_TOKEN_SECONDS.observe(time.monotonic() - running.began_at)
-                    frames.append(event.frame(number))
-                    number += 1
-                self._publish(running, frames)
+                try:
+                    for event in splitter.feed(chunk):
+                        number = len(running.events) + len(frames)
+                        if event.type in TERMINAL:
+                            return answers.from_terminal(event.data, number)
+                        frames.append(self._heard(running, event, heard).frame(number))
+                finally:
+                    # What came before an event that ends or breaks the stream has been said.
+                    self._publish(running, frames)
         raise ProviderError(failure.broken("the stream ended before its last event"))
 
-    def _ours(self, running: Running, event: RawEvent, heard: Heard) -> RawEvent:
-        """An event that shows the response, under our id."""
+    def _heard(self, running: Running, event: RawEvent, heard: Heard) -> RawEvent:
+        """The event as it is passed on: unparsed, but for those that show the response, which go under our id."""
+        if event.type not in SHOWS_RESPONSE:
+            if event.data[-1:] != b"}":
+                raise ProviderError(failure.broken("an event is not JSON"))
+            heard.hear(event)
+            if event.type == b"response.output_text.delta" and not running.first_token:
+                running.first_token = True
+                metrics.FIRST_TOKEN_SECONDS.observe(time.monotonic() - running.began_at)
+            return event
         read = answers.payload(event.data)
         if not isinstance(read.get("response"), dict):
             return event

@@ -1,0 +1,95 @@
+"""One Postgres, one Redis, one emulator and one service for the whole run: all real, over real sockets."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url
+
+from app.db import schema
+from tests.servers import servers
+from tests.service import Emulator, Service
+
+
+@pytest.fixture(scope="session")
+def server_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    with servers(tmp_path_factory.mktemp("servers")) as urls:
+        yield urls
+
+
+def new_database(server_url: str) -> str:
+    """The URL of an empty database on the server."""
+    name = f"everthread_{uuid4().hex}"
+
+    async def create() -> None:
+        connection = await asyncpg.connect(server_url)
+        await connection.execute(f"CREATE DATABASE {name}")
+        await connection.close()
+
+    asyncio.run(create())
+    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def database_url(server_urls: tuple[str, str]) -> str:
+    """A migrated database."""
+    url = new_database(server_urls[0])
+    schema.migrate_now(url)
+    return url
+
+
+@pytest.fixture
+def empty_database_url(server_urls: tuple[str, str]) -> str:
+    return new_database(server_urls[0])
+
+
+@pytest.fixture(scope="session")
+def redis_url(server_urls: tuple[str, str]) -> str:
+    return server_urls[1]
+
+
+@pytest.fixture(scope="session")
+def running_emulator() -> Iterator[Emulator]:
+    emulator = Emulator()
+    yield emulator
+    emulator.stop()
+
+
+@pytest.fixture
+def emulator(running_emulator: Emulator) -> Emulator:
+    """The provider, with an empty memory and its clock right."""
+    running_emulator.reset()
+    return running_emulator
+
+
+@pytest.fixture(scope="session")
+def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -> dict[str, str]:
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "DASHSCOPE_API_KEY": "sk-tests",
+        "DASHSCOPE_BASE_URL": running_emulator.base_url,
+        "EVERTHREAD_PROVIDER_STALL_SECONDS": "2",
+        "EVERTHREAD_MAX_BODY_BYTES": "1000000",
+    }
+
+
+@pytest.fixture(scope="session")
+def running_service(service_env: dict[str, str]) -> Iterator[Service]:
+    service = Service(env=service_env)
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def service(running_service: Service, emulator: Emulator) -> Service:
+    """The service, on a provider with an empty memory."""
+    return running_service
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"

@@ -1,0 +1,176 @@
+"""Everthread and its emulator as processes, and a client for each."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from openai import AsyncOpenAI
+
+COMMAND = [sys.executable, "-m", "app.cli"]
+START_SECONDS = 60.0
+KEY = "et_the_key_of_the_tests_0123456789"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A command of ours, and every line that it has printed."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVERTHREAD_", "DASHSCOPE_", "DATABASE_URL"))}
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**clean, **(env or {})},
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def wait_for(self, words: str) -> str:
+        """The first line with these words in it."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            ended = self.process.poll() is not None
+            for line in list(self.lines):
+                if words in line:
+                    return line
+            if ended and not self._reader.is_alive():
+                break
+            time.sleep(0.02)
+        raise AssertionError(f"{words!r} was not printed:\n" + "\n".join(self.lines))
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended by itself."""
+        code = self.process.wait(timeout=30)
+        self._reader.join(timeout=5)
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+
+class Emulator:
+    """A provider to run against, and the hand that plays with it."""
+
+    def __init__(self, env: dict[str, str] | None = None) -> None:
+        self.port = free_port()
+        self.process = Process("emulator", "--port", str(self.port), env=env)
+        self.process.wait_for("ready")
+        self.base_url = f"http://127.0.0.1:{self.port}/compatible-mode/v1"
+        self._http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}")
+
+    def control(self, what: str, body: Any) -> Any:
+        answer = self._http.post(f"/_emulator/{what}", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def advance(self, *, days: float) -> None:
+        self.control("clock", {"advance_seconds": days * 86400})
+
+    def forget(self, response_id: str | None = None) -> None:
+        self.control("forget", {"all": True} if response_id is None else {"response_id": response_id})
+
+    def fault(self, kind: str, **how: Any) -> None:
+        self.control("faults", [{"kind": kind, **how}])
+
+    def calls(self) -> list[dict[str, Any]]:
+        calls: list[dict[str, Any]] = self._http.get("/_emulator/calls").json()["data"]
+        return calls
+
+    def reset(self) -> None:
+        self.control("reset", {})
+
+    def stop(self) -> None:
+        self._http.close()
+        self.process.stop()
+
+
+class Service:
+    """`everthread serve` with one project's key, spoken to over HTTP."""
+
+    def __init__(self, *arguments: str, env: dict[str, str] | None = None, key: str | None = KEY) -> None:
+        env = {**(env or {})}
+        if key is not None:
+            env["EVERTHREAD_BOOTSTRAP_KEY"] = key
+        self.port = free_port()
+        self.process = Process("serve", "--port", str(self.port), *arguments, env=env)
+        self.url = self.process.wait_for("Everthread is ready at ").rpartition(" ")[2]
+        self.key = key or self.process.wait_for("API key: ").rpartition(" ")[2]
+        self.http = httpx2.Client(
+            base_url=f"{self.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60.0
+        )
+        self.openai = AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key, max_retries=0)
+
+    def thread(self, **fields: Any) -> str:
+        """A new thread's id."""
+        answer = self.http.post("/threads", json=fields)
+        assert answer.status_code == 201, answer.text
+        thread_id: str = answer.json()["id"]
+        return thread_id
+
+    def turn(self, thread: str, input_: Any, **fields: Any) -> dict[str, Any]:
+        """A turn that is answered."""
+        answer = self.http.post(f"/threads/{thread}/turns", json={"input": input_, **fields})
+        assert answer.status_code == 200, answer.text
+        turn: dict[str, Any] = answer.json()
+        return turn
+
+    def stream(self, thread: str, input_: Any, **fields: Any) -> list[dict[str, Any]]:
+        """The events of a streamed turn, read as server-sent events are."""
+        body = {"input": input_, "stream": True, **fields}
+        with self.http.stream("POST", f"/threads/{thread}/turns", json=body) as answer:
+            assert answer.status_code == 200, answer.read()
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            return read_events(answer.iter_lines())
+
+    def chain(self, thread: str) -> list[dict[str, Any]]:
+        links: list[dict[str, Any]] = self.http.get(f"/threads/{thread}/chain").json()["data"]
+        return links
+
+    def stop(self) -> int:
+        self.http.close()
+        return self.process.stop()
+
+
+def read_events(lines: Any) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            event = json.loads(fields["data"])
+            assert event["type"] == fields["event"]
+            assert str(event["sequence_number"]) == fields["id"]
+            events.append(event)
+            fields = {}
+    return events
+
+
+def said(events: list[dict[str, Any]]) -> str:
+    return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")

@@ -1,0 +1,108 @@
+"""The schema: made by migrations, agreeing with the models, and with a way back."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from alembic import command
+
+from app.db import schema
+
+TABLES = {"alembic_version", "api_keys", "calls", "items", "projects", "threads", "turns"}
+
+
+def query(url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def run() -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetch(statement, *arguments)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+def table_names(url: str) -> set[str]:
+    return {row["tablename"] for row in query(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")}
+
+
+def shape(url: str) -> list[tuple[str, ...]]:
+    """Everything about the schema that the catalog tells."""
+    columns = query(
+        url,
+        """SELECT table_name, column_name, data_type, is_nullable, coalesce(column_default, '') AS d
+        FROM information_schema.columns WHERE table_schema = 'public'""",
+    )
+    indexes = query(url, "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+    constraints = query(
+        url,
+        """SELECT conname, pg_get_constraintdef(oid) AS d FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace""",
+    )
+    return sorted(tuple(map(str, row.values())) for row in [*columns, *indexes, *constraints])
+
+
+def test_every_migration_goes_up_down_and_up_again(empty_database_url: str) -> None:
+    schema.migrate_now(empty_database_url)
+    made = shape(empty_database_url)
+    assert table_names(empty_database_url) == TABLES
+    asyncio.run(schema.migrate(empty_database_url, "base"))
+    assert table_names(empty_database_url) == {"alembic_version"}
+    schema.migrate_now(empty_database_url)
+    assert shape(empty_database_url) == made
+
+
+def test_models_and_migrations_agree(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema.migrate_now(empty_database_url)
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    command.check(schema.alembic_config())
+
+
+def test_two_who_migrate_at_once_do_it_once(empty_database_url: str) -> None:
+    async def both() -> None:
+        await asyncio.gather(schema.migrate(empty_database_url), schema.migrate(empty_database_url))
+
+    asyncio.run(both())
+    assert table_names(empty_database_url) == TABLES
+
+
+def test_every_key_and_reference_begins_with_the_project(database_url: str) -> None:
+    keys = query(
+        database_url,
+        """SELECT conrelid::regclass::text AS name, contype, (
+            SELECT attname FROM pg_attribute WHERE attrelid = conrelid AND attnum = conkey[1]
+        ) AS first
+        FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f')""",
+    )
+    others = {(key["name"], key["first"]) for key in keys} - {(key["name"], "project_id") for key in keys}
+    assert others == {("alembic_version", "version_num")}
+
+
+@pytest.mark.parametrize(
+    ("statement", "constraint"),
+    [
+        ("UPDATE turns SET status = 'in_progress' WHERE id = $2", "turns_completed_at_check"),
+        ("UPDATE turns SET status = 'resting' WHERE id = $2", "turns_status_check"),
+        ("UPDATE turns SET status = 'failed' WHERE id = $2", "turns_error_check"),
+        ("UPDATE turns SET response_id = NULL, response_expires_at = NULL WHERE id = $2", "turns_response_id_check"),
+        ("UPDATE turns SET parent_id = gen_random_uuid() WHERE id = $2", "turns_parent_fkey"),
+        ("UPDATE threads SET head_turn_id = gen_random_uuid() WHERE head_turn_id = $2", "threads_head_turn_fkey"),
+        ("UPDATE threads SET name = 'a/b' WHERE head_turn_id = $2", "threads_name_check"),
+        (
+            """INSERT INTO turns (project_id, id, thread_id, status, model, params, lease_expires_at)
+            SELECT project_id, gen_random_uuid(), thread_id, 'in_progress', 'm', '{}', now()
+            FROM turns, generate_series(1, 2) WHERE id = $2""",
+            "turns_one_active_per_thread",
+        ),
+    ],
+)
+def test_the_database_refuses_what_must_not_be(
+    service: Any, database_url: str, statement: str, constraint: str
+) -> None:
+    turn = UUID(service.turn(service.thread(), "Hello")["id"].removeprefix("turn_"))
+    statement = statement.replace("$2", "$1")
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        query(database_url, statement, turn)
+    assert refused.value.constraint_name == constraint
