@@ -2,13 +2,11 @@
 
 import asyncio
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -18,11 +16,12 @@ from app.db import schema
 from app.db.engine import UNAVAILABLE, Database
 from app.db.ids import parse
 from app.embedded import postgres as embedded_postgres
-from app.emulator.app import create_app as create_emulator
+from app.emulator.server import emulator_server
 from app.errors import DatabaseUnavailable
+from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
-from app.serve import CannotServe, say
+from app.serve import say
 from app.settings import Settings
 
 cli = typer.Typer(
@@ -41,7 +40,9 @@ def _settings(**given: object) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
-        _stop(f"The setting {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}.")
+        name = str(first["loc"][0])
+        variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
+        _stop(f"The setting {variable} is wrong: {first['msg']}.")
 
 
 def _stop(sentence: str) -> NoReturn:
@@ -76,26 +77,15 @@ def serve(
 def emulator(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8090,
-    until_eof: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
     """Run a faithful stand-in for the provider, to develop and test against without an account."""
-    config = uvicorn.Config(
-        create_emulator(), host=host, port=port, log_level="warning", access_log=False, loop="uvloop", http="httptools"
-    )
-    server = uvicorn.Server(config)
+    server = emulator_server(host, port)
     try:
-        with service.listening(host, port) as listener:
-            if until_eof:
-                threading.Thread(target=_stop_at_eof, args=(server,), daemon=True).start()
+        with listening(host, port) as listener:
             say(f"The emulator is ready at http://{host}:{listener.getsockname()[1]}/compatible-mode/v1")
             server.run(sockets=[listener])
     except CannotServe as error:
         _stop(str(error))
-
-
-def _stop_at_eof(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
-    server.should_exit = True
 
 
 @cli.command()

