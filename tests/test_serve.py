@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import httpx2
+import psutil
 import pytest
 
 from tests.service import Emulator, Process, Service, free_port, said
@@ -92,6 +93,7 @@ def test_a_killed_service_leaves_a_directory_that_the_next_one_takes_over(data_d
     again.http.headers["Authorization"] = f"Bearer {service.key}"
     assert again.turn(thread, "What is my name?")["output_text"] == "Ada"
     assert again.stop() == 0
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(data_dir) in " ".join(p.info["cmdline"] or [])]
 
 
 def test_a_port_in_use_an_unreachable_server_and_a_wrong_key_are_one_sentence_each(

@@ -21,6 +21,8 @@ def running(directory: Path) -> Iterator[str]:
     Yields:
         Its URL.
     """
+    # The list of its users, which a killed one is still on: the server would then never be stopped.
+    (directory / ".handle_pids.json").unlink(missing_ok=True)
     server = get_server(directory, cleanup_mode="stop")
     try:
         yield make_url(server.get_uri()).render_as_string(hide_password=False)

@@ -41,7 +41,8 @@ class Thread(Base):
         Index(
             "threads_name_prefix_idx",
             "project_id",
-            text("name text_pattern_ops"),
+            "name",
+            postgresql_ops={"name": "text_pattern_ops"},
             postgresql_where=text("name IS NOT NULL"),
         ),
         Index("threads_updated_idx", "project_id", "updated_at"),

@@ -73,8 +73,9 @@ def upgrade() -> None:
     op.create_index(
         "threads_name_prefix_idx",
         "threads",
-        ["project_id", sa.literal_column("name text_pattern_ops")],
+        ["project_id", "name"],
         unique=False,
+        postgresql_ops={"name": "text_pattern_ops"},
         postgresql_where=sa.text("name IS NOT NULL"),
     )
     op.create_index(
