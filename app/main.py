@@ -18,6 +18,8 @@ from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.errors import APIError, BadRequest, NotFound
 from app.logs import configure
+from app.openai_api import chat, conversations, responses
+from app.openai_api.service import OpenAI
 from app.projects.auth import KeyRing
 from app.provider.client import EMULATOR_KEY, Provider
 from app.settings import Settings
@@ -28,6 +30,9 @@ from app.turns.runner import Runner
 from app.turns.service import Turns
 from app.turns.store import TurnStore
 from app.wire import json_response
+
+PROVIDER_PATHS = ("/compatible-mode/v1", "/api/v2/apps/protocols/compatible-mode/v1")
+"""The provider's own paths: a client of it changes its host and key, and nothing else."""
 
 
 def create_app() -> FastAPI:
@@ -50,6 +55,10 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
+    for prefix in ("/v1", *PROVIDER_PATHS):
+        app.include_router(responses.router, prefix=prefix)
+        app.include_router(conversations.router, prefix=prefix)
+        app.include_router(chat.router, prefix=prefix)
     app.add_exception_handler(APIError, _refuse)
     app.add_exception_handler(ValidationError, _refuse_fields)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
@@ -74,6 +83,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.database = database
     app.state.redis = cache
     app.state.keys = KeyRing(database)
+    app.state.provider = provider
+    app.state.openai = OpenAI(database, store, runner, live_ids)
     app.state.threads = Threads(database, live_ids)
     app.state.turns = Turns(store, runner, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds)
     try:

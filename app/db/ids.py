@@ -21,6 +21,11 @@ def thread_id(id_: UUID) -> str:
     return f"thread_{id_.hex}"
 
 
+def conversation_id(id_: UUID) -> str:
+    """A thread's id on the OpenAI surface."""
+    return f"conv_{id_.hex}"
+
+
 def turn_id(id_: UUID) -> str:
     return f"turn_{id_.hex}"
 

@@ -54,6 +54,9 @@ def text(context: Sequence[Item], instructions: str | None) -> str:
         instructions: the request's own, seen by the model as a system message.
     """
     messages = [item for item in context if item["type"] == "message"]
+    if (schema := _wanted_schema(instructions)) is not None:
+        asked = next((message_text(m) for m in reversed(messages) if m["role"] == "user"), "")
+        return json.dumps(_value(schema, asked), ensure_ascii=False)
     if instructions:
         messages.insert(0, {"type": "message", "role": "system", "content": instructions})
     last = context[-1] if context else {"type": "message", "role": "user", "content": ""}
@@ -88,16 +91,24 @@ def arguments(tool: Item, context: Sequence[Item]) -> str:
     """Arguments that fit the tool's JSON schema; strings are the user's words."""
     asked = next((message_text(i) for i in reversed(context) if i["type"] == "message" and i["role"] == "user"), "")
     schema = tool.get("parameters") or {}
-    values = {
-        name: _value(spec if isinstance(spec, dict) else {}, asked)
-        for name, spec in (schema.get("properties") or {}).items()
-    }
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(_value({"type": "object", **schema}, asked), ensure_ascii=False)
 
 
 def digest(context: Sequence[Item], instructions: str | None) -> str:
     seen = json.dumps([instructions, list(context)], ensure_ascii=False, sort_keys=True)
     return hashlib.sha256(seen.encode("utf-8", "replace")).hexdigest()
+
+
+def _wanted_schema(instructions: str | None) -> Item | None:
+    """The JSON Schema that the instructions end with, if they ask for an answer that fits one."""
+    _, asked, schema = (instructions or "").rpartition("JSON Schema:\n")
+    if not asked:
+        return None
+    try:
+        found = json.loads(schema)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _name(messages: Sequence[Item]) -> str | None:
@@ -124,6 +135,7 @@ def _value(spec: dict[str, Any], asked: str) -> Any:
         case "array":
             return []
         case "object":
-            return {}
+            properties = spec.get("properties") or {}
+            return {name: _value(inner if isinstance(inner, dict) else {}, asked) for name, inner in properties.items()}
         case _:
             return asked

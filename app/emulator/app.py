@@ -45,6 +45,7 @@ def create_app(settings: EmulatorSettings | None = None) -> Starlette:
         Route("/responses/{id}", endpoint(_retrieve), methods=["GET"]),
         Route("/responses/{id}", endpoint(_delete), methods=["DELETE"]),
         Route("/responses/{id}/input_items", endpoint(_input_items), methods=["GET"]),
+        Route("/chat/completions", endpoint(_chat), methods=["POST"]),
         Route("/conversations", endpoint(_create_conversation), methods=["POST"]),
         Route("/conversations/{id}", endpoint(_retrieve_conversation), methods=["GET"]),
         Route("/conversations/{id}", endpoint(_delete_conversation), methods=["DELETE"]),
@@ -234,6 +235,33 @@ def encode(event: dict[str, Any], status: int = 200) -> bytes:
     """One event as the provider writes it: no space after the colons, the HTTP status as a comment (probe)."""
     head = f"id:{event['sequence_number']}\nevent:{event['type']}\n:HTTP_STATUS/{status}\n"
     return head.encode() + b"data:" + orjson.dumps(event) + b"\n\n"
+
+
+async def _chat(request: Request, state: State, key: str) -> Response:
+    """Chat Completions, plain or streamed: for code that has not moved to the Responses API."""
+    body = await _body(request)
+    validate.request(body)
+    context = validate.chat_messages(body.get("messages"))
+    words = answers.text(context, None)
+    head = {"id": new_id("chatcmpl-"), "created": int(state.now()), "model": body["model"]}
+    if body.get("stream") is True:
+        return _sse(_chat_chunks(head, words))
+    seen, spoken = sum(map(answers.item_tokens, context)), answers.tokens(words)
+    usage = {"prompt_tokens": seen, "completion_tokens": spoken, "total_tokens": seen + spoken}
+    message = {"role": "assistant", "content": words}
+    choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": message}
+    return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+async def _chat_chunks(head: dict[str, Any], words: str) -> AsyncIterator[bytes]:
+    for delta, finish in [
+        *(({"role": "assistant", "content": part}, None) for part in model.chunks(words)),
+        ({}, "stop"),
+    ]:
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+        yield b"data: " + orjson.dumps(chunk) + b"\n\n"
+    yield b"data: [DONE]\n\n"
 
 
 def _failed_response(body: dict[str, Any], code: str, message: str) -> dict[str, Any]:

@@ -64,6 +64,13 @@ def input_items(value: Any) -> list[Item]:
     return items
 
 
+def chat_messages(value: Any) -> list[Item]:
+    """A Chat Completions request's `messages` as items."""
+    if not isinstance(value, list) or not value:
+        raise invalid_parameter("Required parameter(messages) missing or invalid, please check the request parameters.")
+    return [_message(item, f"messages[{index}]") for index, item in enumerate(value) if isinstance(item, dict)]
+
+
 def tool_outputs(context: Sequence[Item]) -> None:
     """Refuse an output that stands before, or without, the call it answers."""
     called: set[str] = set()

@@ -6,7 +6,7 @@ and no answer is made into the client's models (0.65 ms of CPU a call, against 1
 
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -17,6 +17,7 @@ from app.provider.failure import Failure
 
 EMULATOR_KEY = "sk-emulator"
 PATH = "/responses"
+CHAT_PATH = "/chat/completions"
 
 
 class ProviderError(Exception):
@@ -57,24 +58,30 @@ class Provider:
         Raises:
             ProviderError: there is none.
         """
+        return await self._post(PATH, body, headers)
+
+    async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         try:
             response = await self._client.post(
-                PATH, cast_to=httpx2.Response, content=body, options=self._options(headers, self._plain)
+                path, cast_to=httpx2.Response, content=body, options=self._options(headers, self._plain)
             )
             return await response.aread()
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
             raise ProviderError(self._failure(error)) from error
 
-    @asynccontextmanager
-    async def stream(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
+    def stream(self, body: bytes, headers: dict[str, str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Ask for a stream, and read its bytes as they come.
 
         Raises:
             ProviderError: there is none, or it broke off, or it was silent for `stall_seconds`.
         """
+        return self._streaming(PATH, body, headers)
+
+    @asynccontextmanager
+    async def _streaming(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
             response = await self._client.post(
-                PATH,
+                path,
                 cast_to=httpx2.Response,
                 content=body,
                 options=self._options(headers, self._streamed),
@@ -88,6 +95,32 @@ class Provider:
                 await raw.aclose()
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
             raise ProviderError(self._failure(error)) from error
+
+    async def chat(self, body: bytes, headers: dict[str, str]) -> bytes:
+        """A Chat Completions request, passed on.
+
+        Raises:
+            ProviderError: it was refused, or there is no answer.
+        """
+        return await self._post(CHAT_PATH, body, headers)
+
+    async def open_chat_stream(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[bytes]:
+        """A streamed Chat Completions request, passed on. What is returned has begun.
+
+        Raises:
+            ProviderError: it was refused, or there is no answer.
+        """
+        opened = self._streaming(CHAT_PATH, body, headers)
+        chunks = await opened.__aenter__()
+
+        async def passed_on() -> AsyncIterator[bytes]:
+            try:
+                async for chunk in chunks:
+                    yield chunk
+            finally:
+                await opened.__aexit__(None, None, None)
+
+        return passed_on()
 
     async def check_key(self) -> Failure | None:
         """What the provider says of the key. Looks up a response that is nobody's, which costs nothing."""

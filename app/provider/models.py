@@ -17,7 +17,7 @@ WINDOW_SHARE = 0.8
 """Input beyond this share of the window is silently cut by the provider (its reference page)."""
 
 IGNORED = (
-    "background", "include", "max_tool_calls", "parallel_tool_calls", "prompt", "prompt_cache_key", "safety_identifier",
+    "include", "max_tool_calls", "parallel_tool_calls", "prompt", "prompt_cache_key", "safety_identifier",
     "service_tier", "top_logprobs", "truncation",
 )  # fmt: skip
 """OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
@@ -38,9 +38,6 @@ def ignored(params: dict[str, Any]) -> list[str]:
     found = [field for field in IGNORED if params.get(field) not in (None, False)]
     if params.get("parallel_tool_calls") is False:
         found.append("parallel_tool_calls")
-    text = params.get("text")
-    if isinstance(text, dict) and isinstance(form := text.get("format"), dict) and form.get("type") != "text":
-        found.append("text.format")
     reasoning = params.get("reasoning")
     if isinstance(reasoning, dict) and reasoning.get("summary") is not None:
         found.append("reasoning.summary")

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.db import ids
-from app.errors import NotFound
+from app.errors import APIError, BadRequest, NotFound
 
 BY_ID = "/threads/{thread_id}"
 BY_NAME = "/threads/by-name/{name}"
@@ -15,12 +15,22 @@ BY_NAME = "/threads/by-name/{name}"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Either the id or the name is given."""
+    """One of these is given."""
 
     id: UUID | None = None
     name: str | None = None
+    turn: UUID | None = None
+    """A turn of the thread."""
+    new: UUID | None = None
+    """The id of a thread that its first turn makes."""
 
-    def unknown(self) -> NotFound:
+    def unknown(self) -> APIError:
+        if self.turn is not None:
+            return BadRequest(
+                f"Previous response with id '{ids.response_id(self.turn)}' not found.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
         said = ids.thread_id(self.id) if self.id is not None else f"named {self.name!r}"
         return NotFound(
             f"There is no thread {said} in this project.",

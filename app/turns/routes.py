@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from app.db import ids
 from app.db.pagination import Paged
 from app.projects.auth import Authenticated
+from app.provider.structured import asked_format
 from app.settings import Settings
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.turns import messages
@@ -15,7 +16,7 @@ from app.turns.events import EventStream
 from app.turns.runner import Running
 from app.turns.schemas import turn_request
 from app.turns.service import Turns
-from app.turns.show import turn_object
+from app.turns.show import response_object, turn_object
 from app.wire import json_object, json_response
 
 router = APIRouter(tags=["turns"])
@@ -47,6 +48,8 @@ def turn_headers(running: Running) -> dict[str, str]:
     }
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
+    if asked_format(turn.request.params) is not None:
+        headers["Everthread-Prompted"] = "text.format"
     if running.dropped_items:
         headers["Everthread-Dropped-Items"] = str(running.dropped_items)
     return headers
@@ -62,18 +65,19 @@ def answer(running: Running, show: Any) -> Response:
         APIError: the turn failed before anything of it was sent.
     """
     headers = turn_headers(running)
-    if running.turn.request.stream and len(running.events):
+    request = running.turn.request
+    if request.stream and len(running.events):
         return EventStream(running.events.follow(), headers)
-    if running.error is not None:
+    if running.error is not None and not request.background:
         running.error.headers |= headers
         raise running.error
-    assert running.response is not None
-    return json_response(show(running), headers=headers)
+    # A background turn is answered at once, as it was opened.
+    response = running.response or response_object(running.turn, {"status": "in_progress"})
+    return json_response(show(running, response), headers=headers)
 
 
-def _show(running: Running) -> dict[str, Any]:
-    assert running.response is not None
-    return turn_object(running.response, running.turn, running.continuation.value)
+def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
+    return turn_object(response, running.turn, running.continuation.value)
 
 
 @router.post(f"{BY_NAME}/turns")

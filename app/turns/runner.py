@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -21,8 +21,8 @@ from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import rebuild
 from app.db import ids
-from app.errors import APIError, DatabaseUnavailable, ProviderFailure
-from app.provider import failure, models
+from app.errors import APIError, DatabaseUnavailable
+from app.provider import failure, models, structured
 from app.provider.client import Provider, ProviderError
 from app.provider.events import RawEvent, Splitter, encode
 from app.provider.failure import RETRIED, Failure, Kind
@@ -31,6 +31,7 @@ from app.threads.address import Address
 from app.turns import answer as answers
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Answer, Heard
 from app.turns.events import Events
+from app.turns.failures import client_error
 from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.store import CallRecord, Closing, Opened, TurnStore
@@ -60,6 +61,7 @@ class Running:
     dropped_items: int = 0
     response: dict[str, Any] | None = None
     error: APIError | None = None
+    cancelled: bool = False
     first_token: bool = False
     closed: bool = False
     task: asyncio.Task[None] | None = None
@@ -83,14 +85,39 @@ class Runner:
         Returns:
             The turn, once the client can be answered: see `Running.answerable`.
         """
-        turn = await self._store.open(project_id, address, request)
+        turn = await self._open(project_id, address, request)
         running = Running(turn, headers, asyncio.get_running_loop().create_future())
         self._running[turn.id] = running
         running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
         running.task.add_done_callback(lambda task: self._ended(running, task))
-        # Shielded: a client that goes away does not stop its turn.
-        await asyncio.shield(running.answerable)
+        if not request.background or request.stream:
+            # Shielded: a client that goes away does not stop its turn.
+            await asyncio.shield(running.answerable)
         return running
+
+    async def _open(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
+        if request.keep:
+            return await self._store.open(project_id, address, request)
+        thread_id = address.new
+        if thread_id is None:
+            thread = await self._store.thread(project_id, address)
+            thread_id = thread["id"]
+            request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
+        return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request)
+
+    def find(self, turn_id: UUID) -> Running | None:
+        """A turn that is running in this worker."""
+        return self._running.get(turn_id)
+
+    async def cancel(self, turn_id: UUID) -> bool:
+        """Stop a turn that is running in this worker; what it has said is kept. False if it is not running here."""
+        running = self._running.get(turn_id)
+        if running is None or running.task is None:
+            return False
+        running.cancelled = True
+        running.task.cancel()
+        await asyncio.wait([running.task])
+        return True
 
     async def drain(self, seconds: float) -> None:
         """Let the running turns finish; those that have not after `seconds` are closed with what they have said."""
@@ -113,7 +140,8 @@ class Runner:
             await self._fail(running, error.failure, heard)
         except asyncio.CancelledError:
             await self._fail(running, failure.broken("the service was stopped"), heard)
-            raise
+            if not running.cancelled:
+                raise
         finally:
             if not running.closed:
                 log.error("a turn ended in an unexpected way", turn=ids.turn_id(running.turn.id))
@@ -207,7 +235,7 @@ class Runner:
     async def _call(self, running: Running, body: bytes, heard: Heard) -> Answer:
         """One attempt, with its record."""
         started_at, began = datetime.now(UTC), time.monotonic()
-        stream = running.turn.request.stream
+        stream = running.turn.request.streamed
         status: int | None = 200
         error: dict[str, Any] | None = None
         response_id: str | None = None
@@ -289,6 +317,7 @@ class Runner:
             ttl_seconds=self._settings.response_id_ttl_seconds,
         )
         stored = request.params.get("store") is not False
+        response["completed_at"] = response.get("completed_at") or int(time.time())
         shown = response_object(turn, response)
         usage = response.get("usage")
         closing = Closing(
@@ -307,7 +336,7 @@ class Runner:
         await self._close(running, closing)
         running.response = shown
         self._say_last(running, f"response.{answer.status}", shown, answer.events)
-        if stored:
+        if stored and request.keep:
             total = usage.get("total_tokens") if isinstance(usage, dict) else None
             live = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, int(total or 0))
             await self._live_ids.put(turn.project_id, turn.thread_id, live)
@@ -316,7 +345,10 @@ class Runner:
         """Close a turn that has no answer, or only the beginning of one."""
         output = heard.output()
         begun = running.answerable.done()
-        if begun and output:
+        details: dict[str, Any] | None
+        if running.cancelled:
+            details, status, error = None, "cancelled", None
+        elif begun and output:
             details = {"reason": INTERRUPTED}
             status, error = "incomplete", None
         else:
@@ -332,14 +364,19 @@ class Runner:
             binding=self._provider.binding,
         )
         await self._close(running, closing)
-        running.error = _client_error(found)
+        if not running.cancelled:
+            running.error = client_error(found)
         last = {**heard.opening, "status": status, "output": output, "error": error, "incomplete_details": details}
         shown = response_object(running.turn, last)
-        self._say_last(running, f"response.{status}", shown, len(running.events))
+        if running.cancelled:
+            running.response = shown
+        # The specification has no event of its own for a cancelled response.
+        said = "incomplete" if running.cancelled else status
+        self._say_last(running, f"response.{said}", shown, len(running.events))
 
     def _say_last(self, running: Running, type_: str, shown: dict[str, Any], number: int) -> None:
         """Tell the listeners of the end. The turn is in Postgres by now."""
-        if running.turn.request.stream and (running.answerable.done() or running.error is None):
+        if running.turn.request.streamed and (running.answerable.done() or running.error is None):
             running.events.publish([encode(type_, {"response": shown}, number).frame(number)])
         running.events.finish()
         running.release()
@@ -347,7 +384,7 @@ class Runner:
     async def _close(self, running: Running, closing: Closing) -> None:
         """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again."""
         pause = 0.05
-        while True:
+        while running.turn.request.keep:
             try:
                 await self._store.close(running.turn, closing)
                 break
@@ -362,10 +399,12 @@ class Runner:
 def _body(turn: Opened, input_: Iterable[dict[str, Any]], previous_response_id: str | None) -> bytes:
     """The request as it is sent. Instructions, tools and sampling go with every turn: a chain carries items only."""
     request = turn.request
-    body: dict[str, Any] = {"model": request.model, "input": list(input_), **request.params}
+    params = structured.with_format_in_words(request.params)
+    body: dict[str, Any] = {"model": request.model, "input": list(input_), **params}
     if previous_response_id is not None:
         body["previous_response_id"] = previous_response_id
-    if request.stream:
+    body.pop("background", None)  # The provider has none.
+    if request.streamed:
         body["stream"] = True
     return orjson.dumps(body)
 
@@ -379,28 +418,3 @@ def _pause(found: Failure, attempt: int) -> float:
 
 def _moment(value: object) -> datetime | None:
     return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and 0 < value < 1e11 else None
-
-
-def _client_error(found: Failure) -> ProviderFailure:
-    """A failure as the client is told it: its status says whose fault it was."""
-    headers: dict[str, str] = {}
-    match found.kind:
-        case Kind.THROTTLED:
-            if found.retry_after is not None:
-                headers["Retry-After"] = f"{found.retry_after:g}"
-            status, type_, code = 429, "rate_limit_error", "rate_limit_exceeded"
-            message = f"The provider is throttling: {found.message} Send this again later."
-        case Kind.REFUSED:
-            status = found.status if found.status is not None and 400 <= found.status < 500 else 400
-            type_, code, message = "invalid_request_error", found.code, found.message
-        case Kind.CREDENTIALS:
-            status, type_, code = 502, "server_error", "provider_credentials"
-            message = f"The provider refuses the service's own credentials (check DASHSCOPE_API_KEY): {found.message}"
-        case Kind.TIMEOUT:
-            status, type_, code, message = 504, "server_error", found.code, found.message
-        case Kind.UNAVAILABLE:
-            status, type_, code = 502, "server_error", "provider_unavailable"
-            message = f"The provider is unavailable: {found.message} Send this again later."
-        case _:
-            status, type_, code, message = 502, "server_error", found.code, found.message
-    return ProviderFailure(status, type_, message, code=code, headers=headers)

@@ -12,7 +12,7 @@ from app.provider import models
 from app.threads.schemas import Metadata
 from app.turns.input import Item, items_of
 
-OURS = ("input", "metadata", "parent_id", "if_busy", "stream", "model", "background")
+OURS = ("input", "metadata", "parent_id", "if_busy", "stream", "model")
 """Fields that are not passed on as they are."""
 
 REPLACED = ("previous_response_id", "conversation")
@@ -49,8 +49,17 @@ class TurnRequest:
     """What is sent to the provider besides input and model."""
     metadata: dict[str, str]
     stream: bool
+    """Whether the client is answered with events."""
     parent_id: UUID | None
     ignored: list[str]
+    background: bool = False
+    keep: bool = True
+    """False: nothing of the turn is written down."""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the provider is asked for events: a background turn can be followed later."""
+        return self.stream or self.background
 
 
 def turn_request(body: dict[str, Any], default_model: str) -> TurnRequest:
@@ -66,6 +75,17 @@ def turn_request(body: dict[str, Any], default_model: str) -> TurnRequest:
                 "To continue an earlier turn, send its id as 'parent_id'.",
                 param=field,
             )
+    return new_turn(body, default_model)
+
+
+def new_turn(
+    body: dict[str, Any], default_model: str, *, parent_id: UUID | None = None, keep: bool = True
+) -> TurnRequest:
+    """Check the create parameters that both surfaces share.
+
+    Args:
+        parent_id: the turn to continue, where the body itself names none.
+    """
     sent = TurnCreate.model_validate(body)
     if sent.input is None:
         raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
@@ -75,8 +95,10 @@ def turn_request(body: dict[str, Any], default_model: str) -> TurnRequest:
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},
         stream=bool(sent.stream),
-        parent_id=parse_parent(sent.parent_id),
+        parent_id=parent_id or parse_parent(sent.parent_id),
         ignored=models.ignored(body),
+        background=bool(sent.background),
+        keep=keep,
     )
 
 

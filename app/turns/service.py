@@ -84,8 +84,8 @@ class Turns:
 
     async def _turn(self, caller: Caller, thread_id: UUID, turn_id: str) -> asyncpg.Record:
         found = ids.parse(turn_id, ids.TURN_PREFIXES)
-        row = None if found is None else await self._store.get(caller.project_id, thread_id, found)
-        if row is None:
+        row = None if found is None else await self._store.get(caller.project_id, found)
+        if row is None or row["thread_id"] != thread_id:
             raise NotFound(f"There is no turn {turn_id[:80]!r} in this thread.", param="turn_id", code="turn_not_found")
         return row
 

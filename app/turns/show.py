@@ -1,7 +1,13 @@
-"""A turn as clients see it: as a Responses API `response`, and as a `turn`, which is one with a little more."""
+"""A turn as clients see it: as a `response`, and as a `turn`, which is one with a little more.
+
+A response carries every field that the Open Responses specification requires, with the values that were
+used; what the provider adds stays as extra fields.
+"""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -12,37 +18,73 @@ from app.turns.store import Opened
 
 Item = dict[str, Any]
 
-ECHOED = (
-    "instructions", "max_output_tokens", "max_tool_calls", "prompt", "prompt_cache_key", "reasoning",
-    "safety_identifier", "service_tier", "temperature", "text", "top_logprobs", "top_p", "truncation", "user",
-)  # fmt: skip
+DEFAULTS: dict[str, Any] = {
+    "background": False,
+    "completed_at": None,
+    "error": None,
+    "frequency_penalty": 0.0,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "output": [],
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "prompt_cache_key": None,
+    "reasoning": None,
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "usage": None,
+}
+"""What a field is where neither the client nor the provider said anything of it."""
 
 
 def response_object(turn: Opened, provider: dict[str, Any]) -> dict[str, Any]:
     """The provider's Response under our ids, with what we keep and it does not."""
     request = turn.request
-    shown = {
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
-        "parallel_tool_calls": True,
-        "tool_choice": "auto",
-        "tools": [],
-        "temperature": None,
-        "top_p": None,
-        "output": [],
-        **provider,
-        "id": ids.response_id(turn.id),
-        "object": "response",
-        "metadata": request.metadata,
-        "previous_response_id": None if turn.parent_id is None else ids.response_id(turn.parent_id),
-        "conversation": {"id": f"conv_{turn.thread_id.hex}"},
-        "created_at": int(turn.created_at.timestamp()),
-        "model": provider.get("model") or request.model,
-    }
-    for field in ECHOED:
-        if shown.get(field) is None and request.params.get(field) is not None:
-            shown[field] = request.params[field]
+    return _response(
+        provider,
+        request.params,
+        turn.id,
+        turn.thread_id,
+        turn.parent_id,
+        turn.created_at,
+        request.metadata,
+        request.model,
+    )
+
+
+def _response(
+    provider: dict[str, Any],
+    params: dict[str, Any],
+    id_: UUID,
+    thread_id: UUID,
+    parent_id: UUID | None,
+    created_at: datetime,
+    metadata: dict[str, str],
+    model: str,
+) -> dict[str, Any]:
+    shown = {**DEFAULTS, **provider}
+    for field, default in DEFAULTS.items():
+        if shown[field] is None and default is not None:
+            shown[field] = default
+        if field in params and params[field] is not None:
+            shown[field] = params[field]
+    shown["id"] = ids.response_id(id_)
+    shown["object"] = "response"
+    shown["created_at"] = int(created_at.timestamp())
+    shown["metadata"] = metadata
+    shown["previous_response_id"] = None if parent_id is None else ids.response_id(parent_id)
+    shown["conversation"] = {"id": ids.conversation_id(thread_id)}
+    shown["model"] = provider.get("model") or model
     return shown
 
 
@@ -64,41 +106,41 @@ def output_text(output: Sequence[Item]) -> str:
     return "".join(text_of(item) for item in output if item.get("type") == "message")
 
 
+def stored_response(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dict[str, Any]:
+    """A response read back from Postgres."""
+    provider = {**(row["response"] or {}), "usage": row["usage"]}
+    shown = _response(
+        provider,
+        row["params"],
+        row["id"],
+        row["thread_id"],
+        row["parent_id"],
+        row["created_at"],
+        row["metadata"],
+        row["model"],
+    )
+    shown["status"] = row["status"]
+    shown["completed_at"] = int(row["completed_at"].timestamp()) if row["completed_at"] else None
+    shown["output"] = [item["data"] for item in items if item["origin"] == "output"]
+    shown["error"] = row["error"]
+    shown["incomplete_details"] = row["incomplete_details"]
+    return shown
+
+
 def stored_turn(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dict[str, Any]:
     """A turn read back from Postgres, with its input."""
-    response: dict[str, Any] = row["response"] or {}
-    params: dict[str, Any] = row["params"]
-    shown = {
-        **{field: params[field] for field in ECHOED if field in params},
-        "error": None,
-        "incomplete_details": None,
-        "parallel_tool_calls": True,
-        "tool_choice": params.get("tool_choice", "auto"),
-        "tools": params.get("tools") or [],
-        **response,
+    shown = stored_response(row, items)
+    return {
+        **shown,
         "id": ids.turn_id(row["id"]),
         "object": "turn",
         "thread_id": ids.thread_id(row["thread_id"]),
         "parent_id": optional_turn_id(row["parent_id"]),
-        "previous_response_id": None if row["parent_id"] is None else ids.response_id(row["parent_id"]),
-        "conversation": {"id": f"conv_{row['thread_id'].hex}"},
-        "status": row["status"],
         "continuation": row["continuation"],
-        "model": response.get("model") or row["model"],
-        "metadata": row["metadata"],
         "ignored": row["ignored"],
-        "created_at": int(row["created_at"].timestamp()),
-        "completed_at": int(row["completed_at"].timestamp()) if row["completed_at"] else None,
         "input": [item_object(item["item_id"], item["data"]) for item in items if item["origin"] == "input"],
-        "output": [item["data"] for item in items if item["origin"] == "output"],
-        "usage": row["usage"],
+        "output_text": output_text(shown["output"]),
     }
-    if row["error"]:
-        shown["error"] = row["error"]
-    if row["incomplete_details"]:
-        shown["incomplete_details"] = row["incomplete_details"]
-    shown["output_text"] = output_text(shown["output"])
-    return shown
 
 
 def item_object(item_id: str, data: Item) -> Item:

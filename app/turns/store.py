@@ -22,7 +22,7 @@ Item = dict[str, Any]
 # its closing either has committed, or turns_one_active_per_thread refuses this turn.
 _OPEN_TURN = """
 WITH thread AS (
-    SELECT id, head_turn_id FROM threads WHERE project_id = $1 AND {by} = $2 FOR NO KEY UPDATE
+    {thread}
 ), turn AS (
     INSERT INTO turns (
         project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at
@@ -30,8 +30,10 @@ WITH thread AS (
     SELECT $1, $3, thread.id, coalesce($4, thread.head_turn_id), 'in_progress', $5, $6::text::json, $7::text::jsonb,
         $8::text[], $9, now() + $10::float8 * interval '1 second'
     FROM thread
-    WHERE $4::uuid IS NULL
-        OR EXISTS (SELECT FROM turns p WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4)
+    WHERE $4::uuid IS NULL OR EXISTS (
+        SELECT FROM turns p
+        WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
+    )
     RETURNING parent_id, created_at
 ), item AS (
     INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
@@ -41,8 +43,15 @@ WITH thread AS (
 SELECT thread.id AS thread_id, turn.parent_id, turn.created_at
 FROM thread LEFT JOIN turn ON true
 """
-OPEN_TURN = _OPEN_TURN.format(by="id")
-OPEN_TURN_BY_NAME = _OPEN_TURN.format(by="name")
+_LOCKED = "SELECT id, head_turn_id FROM threads WHERE project_id = $1 AND {by} FOR NO KEY UPDATE"
+_THREAD_OF_TURN = "(SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL)"
+
+OPEN_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by="id = $2"))
+OPEN_TURN_BY_NAME = _OPEN_TURN.format(thread=_LOCKED.format(by="name = $2"))
+OPEN_TURN_AFTER_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by=f"id = {_THREAD_OF_TURN}"))
+OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
+    thread="INSERT INTO threads (project_id, id) VALUES ($1, $2) RETURNING id, head_turn_id"
+)
 
 # Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
 # else has closed stays as it is, and no row comes back.
@@ -93,7 +102,7 @@ UPDATE turns SET response_unknown_at = now() WHERE project_id = $1 AND id = $2 A
 RETURNING id
 """
 
-_BRANCH = """
+BRANCH = """
 WITH RECURSIVE branch AS (
     SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = $1 AND id = $2
     UNION ALL
@@ -103,7 +112,7 @@ WITH RECURSIVE branch AS (
 """
 
 HISTORY = (
-    _BRANCH
+    BRANCH
     + """
 SELECT items.data FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
 ORDER BY branch.depth DESC, items.position
@@ -111,7 +120,7 @@ ORDER BY branch.depth DESC, items.position
 )
 
 MESSAGES = (
-    _BRANCH
+    BRANCH
     + """
 SELECT items.turn_id, items.position, items.origin, items.item_id, items.data, turns.created_at
 FROM branch
@@ -127,7 +136,7 @@ _TURN_COLUMNS = """
 """
 
 CHAIN = (
-    _BRANCH
+    BRANCH
     + """
 SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
     t.response_expires_at, t.response_unknown_at
@@ -136,16 +145,18 @@ ORDER BY branch.depth DESC
 """
 )
 
-GET_TURN = f"SELECT {_TURN_COLUMNS} FROM turns t WHERE t.project_id = $1 AND t.thread_id = $2 AND t.id = $3"  # noqa: S608
+GET_TURN = f"SELECT {_TURN_COLUMNS} FROM turns t WHERE t.project_id = $1 AND t.id = $2 AND t.deleted_at IS NULL"  # noqa: S608
 
 ITEMS = """
 SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
 ORDER BY turn_id, position
 """
 
+THREAD_OF_TURN = "SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL"
+
 ACTIVE_TURN = "SELECT id FROM turns WHERE project_id = $1 AND thread_id = $2 AND status = 'in_progress'"
 
-FIND_THREAD = "SELECT id, head_turn_id, coalesce(title, name) AS title FROM threads WHERE project_id = $1 AND {by} = $2"
+FIND_THREAD = "SELECT id, head_turn_id, coalesce(title, name) AS title FROM threads WHERE project_id = $1 AND {by}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +216,13 @@ class TurnStore:
             Conflict: another turn of the thread is in progress (`thread_busy`).
         """
         turn_id = ids.new_uuid()
-        types, item_ids, data = _columns(request.items)
+        types, item_ids, data = columns(request.items)
+        statement, value = _opening(address)
         try:
             row = await self._database.fetchrow(
-                OPEN_TURN if address.id is not None else OPEN_TURN_BY_NAME,
+                statement,
                 project_id,
-                address.id if address.id is not None else address.name,
+                value,
                 turn_id,
                 request.parent_id,
                 request.model,
@@ -257,7 +269,7 @@ class TurnStore:
             closing.response_created_at,
             closing.response_expires_at,
             len(turn.request.items),
-            *_columns(closing.output),
+            *columns(closing.output),
             [call.continuation for call in calls],
             [call.url for call in calls],
             [call.body.decode() for call in calls],
@@ -289,8 +301,8 @@ class TurnStore:
     async def chain(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
         return await self._database.fetch(CHAIN, project_id, turn_id)
 
-    async def get(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
-        return await self._database.fetchrow(GET_TURN, project_id, thread_id, turn_id)
+    async def get(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
+        return await self._database.fetchrow(GET_TURN, project_id, turn_id)
 
     async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[asyncpg.Record]]:
         """The items of turns, by turn."""
@@ -305,7 +317,9 @@ class TurnStore:
         Raises:
             NotFound: there is none at this address.
         """
-        by, value = ("id", address.id) if address.id is not None else ("name", address.name)
+        by, value = ("id = $2", address.id) if address.id is not None else ("name = $2", address.name)
+        if address.turn is not None:
+            by, value = f"id = {_THREAD_OF_TURN}", address.turn
         row = await self._database.fetchrow(FIND_THREAD.format(by=by), project_id, value)
         if row is None:
             raise address.unknown()
@@ -318,12 +332,18 @@ class TurnStore:
         cursor = before if before is not None else after
         statement = f"""
             SELECT {_TURN_COLUMNS} FROM turns t
-            WHERE t.project_id = $1 AND t.thread_id = $2 AND ($3::uuid IS NULL OR t.id {"<" if descending else ">"} $3)
+            WHERE t.project_id = $1 AND t.thread_id = $2 AND t.deleted_at IS NULL
+                AND ($3::uuid IS NULL OR t.id {"<" if descending else ">"} $3)
             ORDER BY t.id {"DESC" if descending else "ASC"} LIMIT $4
         """  # noqa: S608
         rows = await self._database.fetch(statement, project_id, thread_id, cursor, page.limit + 1)
         found = rows[: page.limit]
         return (found[::-1] if before is not None else found), len(rows) > page.limit
+
+    async def thread_of(self, project_id: UUID, turn_id: UUID) -> UUID | None:
+        """The thread of a turn that is not deleted."""
+        row = await self._database.fetchrow(THREAD_OF_TURN, project_id, turn_id)
+        return None if row is None else row["thread_id"]
 
     async def _busy(self, project_id: UUID, address: Address) -> Conflict:
         thread = await self.thread(project_id, address)
@@ -336,7 +356,19 @@ class TurnStore:
         )
 
 
-def _columns(items: Sequence[Item]) -> tuple[list[str], list[str], list[str]]:
+def _opening(address: Address) -> tuple[str, UUID | str]:
+    """The statement that opens a turn at an address, and the address's value in it."""
+    if address.turn is not None:
+        return OPEN_TURN_AFTER_TURN, address.turn
+    if address.new is not None:
+        return OPEN_TURN_IN_NEW_THREAD, address.new
+    if address.id is not None:
+        return OPEN_TURN, address.id
+    assert address.name is not None
+    return OPEN_TURN_BY_NAME, address.name
+
+
+def columns(items: Sequence[Item]) -> tuple[list[str], list[str], list[str]]:
     """Items as the arrays (types, ids, data) that an insert unnests."""
     types = [str(item.get("type") or "message") for item in items]
     return types, [_item_id(item) for item in items], [orjson.dumps(item).decode() for item in items]

@@ -31,6 +31,7 @@ class Turn(Base):
     parent_id: Mapped[UUID | None]
     status: Mapped[str] = mapped_column(Text)
     continuation: Mapped[str | None] = mapped_column(Text)
+    """None until the turn is closed, and for items that were added outside any call to the model."""
     model: Mapped[str] = mapped_column(Text)
     params: Mapped[dict[str, Any]] = mapped_column(JSON)
     """The request as the client sent it, without its input and metadata."""
@@ -53,8 +54,10 @@ class Turn(Base):
     response_created_at: Mapped[datetime | None]
     response_expires_at: Mapped[datetime | None]
     """None where the provider did not store the response."""
+    deleted_at: Mapped[datetime | None]
+    """When its content was deleted. The row stays: later turns continue it."""
     response_unknown_at: Mapped[datetime | None]
-    """When the provider said that it does not know the id."""
+    """Since when the id is of no use: the provider does not know it, or the history that it stands for was changed."""
 
     __table_args__ = (
         UniqueConstraint("project_id", "thread_id", "id"),
@@ -71,7 +74,7 @@ class Turn(Base):
         CheckConstraint("(status = 'in_progress') = (lease_expires_at IS NOT NULL)", name="lease"),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
         CheckConstraint("status <> 'incomplete' OR incomplete_details IS NOT NULL", name="incomplete_details"),
-        CheckConstraint("status <> 'completed' OR response_id IS NOT NULL", name="response_id"),
+        CheckConstraint("status <> 'completed' OR continuation IS NULL OR response_id IS NOT NULL", name="response_id"),
         CheckConstraint("response_id IS NOT NULL OR response_expires_at IS NULL", name="response_expires_at"),
         Index(
             "turns_one_active_per_thread",

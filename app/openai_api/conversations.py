@@ -1,0 +1,70 @@
+"""/conversations, as OpenAI's clients know it."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.openai_api.responses import ItemPaged, Service
+from app.openai_api.schemas import (
+    ConversationCreate,
+    ConversationUpdate,
+    ItemsCreate,
+    conversation_uuid,
+    items_to_add,
+    unknown_conversation,
+)
+from app.projects.auth import Authenticated
+from app.threads.address import Address
+from app.wire import json_object, json_response, optional_json_object
+
+router = APIRouter(tags=["conversations"])
+
+
+@router.post("/conversations")
+async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
+    sent = ConversationCreate.model_validate(await optional_json_object(request))
+    items = items_to_add(sent.items or [])
+    return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
+
+
+@router.get("/conversations/{conversation_id}")
+async def retrieve(caller: Authenticated, openai: Service, conversation_id: str) -> Response:
+    return json_response(await openai.conversation(caller, conversation_uuid(conversation_id)))
+
+
+@router.post("/conversations/{conversation_id}")
+async def update(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
+    sent = ConversationUpdate.model_validate(await json_object(request))
+    id_ = conversation_uuid(conversation_id)
+    return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
+
+
+@router.delete("/conversations/{conversation_id}")
+async def delete(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
+    id_ = conversation_uuid(conversation_id)
+    await openai.conversation(caller, id_)
+    deleted = await request.app.state.threads.delete(caller, Address(id=id_))
+    if not deleted["deleted"]:
+        raise unknown_conversation(conversation_id)
+    return json_response({"id": f"conv_{id_.hex}", "object": "conversation.deleted", "deleted": True})
+
+
+@router.post("/conversations/{conversation_id}/items")
+async def add_items(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
+    sent = ItemsCreate.model_validate(await json_object(request))
+    id_ = conversation_uuid(conversation_id)
+    return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
+
+
+@router.get("/conversations/{conversation_id}/items")
+async def list_items(caller: Authenticated, openai: Service, conversation_id: str, page: ItemPaged) -> Response:
+    return json_response(await openai.items(caller, conversation_uuid(conversation_id), page))
+
+
+@router.get("/conversations/{conversation_id}/items/{item_id}")
+async def retrieve_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
+    return json_response(await openai.item(caller, conversation_uuid(conversation_id), item_id))
+
+
+@router.delete("/conversations/{conversation_id}/items/{item_id}")
+async def delete_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
+    return json_response(await openai.delete_item(caller, conversation_uuid(conversation_id), item_id))

@@ -1,0 +1,79 @@
+"""/responses, as OpenAI's and DashScope's clients know it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+
+from app.errors import BadRequest
+from app.openai_api.replay import ended_frames
+from app.openai_api.schemas import response_request, response_uuid
+from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
+from app.projects.auth import Authenticated
+from app.settings import Settings
+from app.turns.events import EventStream
+from app.turns.routes import answer, provider_headers, turn_headers
+from app.wire import json_object, json_response
+
+router = APIRouter(tags=["responses"])
+
+
+def openai_service(request: Request) -> OpenAI:
+    service: OpenAI = request.app.state.openai
+    return service
+
+
+Service = Annotated[OpenAI, Depends(openai_service)]
+
+
+def item_page(
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    order: Annotated[Order, Query()] = "desc",
+    after: Annotated[str | None, Query()] = None,
+) -> ItemPage:
+    return ItemPage(limit, order, after)
+
+
+ItemPaged = Annotated[ItemPage, Depends(item_page)]
+
+
+@router.post("/responses")
+async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
+    settings: Settings = request.app.state.settings
+    address, sent = response_request(await json_object(request), settings.default_model)
+    return answer(await openai.respond(caller, address, sent, provider_headers(request)), shown_response)
+
+
+@router.get("/responses/{response_id}")
+async def retrieve(
+    caller: Authenticated,
+    openai: Service,
+    response_id: str,
+    stream: Annotated[bool, Query()] = False,
+    starting_after: Annotated[int | None, Query(ge=-1)] = None,
+) -> Response:
+    id_ = response_uuid(response_id)
+    if not stream:
+        if starting_after is not None:
+            raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
+        return json_response(await openai.response(caller, id_))
+    start = 0 if starting_after is None else starting_after + 1
+    running = await openai.running(caller, id_)
+    if running is not None and running.turn.request.streamed:
+        return EventStream(running.events.follow(start), turn_headers(running))
+    return EventStream(ended_frames(await openai.response(caller, id_), start), {})
+
+
+@router.delete("/responses/{response_id}")
+async def delete(caller: Authenticated, openai: Service, response_id: str) -> Response:
+    return json_response(await openai.delete_response(caller, response_uuid(response_id)))
+
+
+@router.post("/responses/{response_id}/cancel")
+async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Response:
+    return json_response(await openai.cancel(caller, response_uuid(response_id)))
+
+
+@router.get("/responses/{response_id}/input_items")
+async def input_items(caller: Authenticated, openai: Service, response_id: str, page: ItemPaged) -> Response:
+    return json_response(await openai.input_items(caller, response_uuid(response_id), page))

@@ -1,0 +1,106 @@
+"""What OpenAI's clients send, made into what Everthread's own surface takes."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.db import ids
+from app.errors import BadRequest, NotFound
+from app.threads.address import Address
+from app.threads.schemas import Metadata
+from app.turns.input import items_of
+from app.turns.schemas import TurnRequest, new_turn
+
+MUTUALLY_EXCLUSIVE = (
+    "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
+)
+
+
+def response_request(body: dict[str, Any], default_model: str) -> tuple[Address, TurnRequest]:
+    """Where a `POST /responses` goes, and the turn that it asks for.
+
+    Raises:
+        APIError, pydantic.ValidationError: naming the field at fault.
+    """
+    previous, conversation = body.get("previous_response_id"), body.get("conversation")
+    if previous is not None and conversation is not None:
+        raise BadRequest(MUTUALLY_EXCLUSIVE, param="previous_response_id", code="mutually_exclusive_parameters")
+    body = {name: value for name, value in body.items() if name not in ("previous_response_id", "conversation")}
+    parent_id: UUID | None = None
+    if previous is not None:
+        parent_id = _previous(previous)
+        address = Address(turn=parent_id)
+    elif conversation is not None:
+        address = Address(id=_conversation(conversation))
+    else:
+        address = Address(new=ids.new_uuid())
+    return address, new_turn(body, default_model, parent_id=parent_id, keep=body.get("store") is not False)
+
+
+def response_uuid(value: str) -> UUID:
+    """The turn behind a response id in a path."""
+    found = ids.parse(value, ids.TURN_PREFIXES)
+    if found is None:
+        raise unknown_response(value)
+    return found
+
+
+def unknown_response(value: str) -> NotFound:
+    return NotFound(f"Response with id '{value[:80]}' not found.", code="response_not_found")
+
+
+def conversation_uuid(value: str) -> UUID:
+    found = ids.parse(value, ids.THREAD_PREFIXES)
+    if found is None:
+        raise unknown_conversation(value)
+    return found
+
+
+def unknown_conversation(value: str) -> NotFound:
+    return NotFound(f"Conversation with id '{value[:80]}' not found.", code="conversation_not_found")
+
+
+def _previous(value: Any) -> UUID:
+    if not isinstance(value, str):
+        raise BadRequest("'previous_response_id' must be a string.", param="previous_response_id", code="invalid_type")
+    found = ids.parse(value, ids.TURN_PREFIXES)
+    if found is None:
+        raise BadRequest(
+            f"Previous response with id '{value[:80]}' not found.",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return found
+
+
+def _conversation(value: Any) -> UUID:
+    id_ = value.get("id") if isinstance(value, dict) else value
+    if not isinstance(id_, str):
+        raise BadRequest(
+            "'conversation' must be an id, or an object with an 'id'.", param="conversation", code="invalid_type"
+        )
+    return conversation_uuid(id_)
+
+
+class ConversationCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[list[Any], Field(max_length=100_000)] | None = None
+    metadata: Metadata | None = None
+
+
+class ConversationUpdate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    metadata: Metadata | None = None
+
+
+class ItemsCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    items: Annotated[list[Any], Field(min_length=1, max_length=100_000)]
+
+
+def items_to_add(values: list[Any]) -> list[dict[str, Any]]:
+    return items_of(values, "items") if values else []

@@ -1,0 +1,195 @@
+"""Responses and conversations over turns and threads: a response is a turn, a conversation is a thread."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+from uuid import UUID
+
+import asyncpg
+
+from app.chain.live_ids import LiveIds
+from app.db import ids
+from app.db.engine import Database
+from app.errors import APIError, BadRequest, NotFound
+from app.openai_api.schemas import unknown_conversation, unknown_response
+from app.projects.auth import Caller
+from app.threads import store as threads
+from app.threads.address import Address
+from app.threads.tables import Thread
+from app.turns.history import History, append
+from app.turns.runner import Runner, Running
+from app.turns.schemas import TurnRequest
+from app.turns.show import item_object, response_object, stored_response
+from app.turns.store import TurnStore
+
+Order = Literal["asc", "desc"]
+
+
+class OpenAI:
+    def __init__(self, database: Database, store: TurnStore, runner: Runner, live_ids: LiveIds) -> None:
+        self._database = database
+        self._store = store
+        self._runner = runner
+        self._history = History(database, live_ids)
+
+    async def respond(self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]) -> Running:
+        return await self._runner.start(caller.project_id, address, request, headers)
+
+    async def response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+        row = await self._response(caller, id_)
+        items = await self._store.items(caller.project_id, [id_])
+        return stored_response(row, items[id_])
+
+    async def running(self, caller: Caller, id_: UUID) -> Running | None:
+        """The response, if it is being made in this worker."""
+        running = self._runner.find(id_)
+        return running if running is not None and running.turn.project_id == caller.project_id else None
+
+    async def delete_response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+        await self._response(caller, id_)
+        await self._history.delete_turn(caller.project_id, id_)
+        return {"id": ids.response_id(id_), "object": "response", "deleted": True}
+
+    async def cancel(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+        """Stop a response that is being made. One that has ended stays as it is."""
+        row = await self._response(caller, id_)
+        if row["status"] == "in_progress":
+            await self._runner.cancel(id_)
+        return await self.response(caller, id_)
+
+    async def input_items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
+        await self._response(caller, id_)
+        items = (await self._store.items(caller.project_id, [id_]))[id_]
+        return page.cut([item for item in items if item["origin"] == "input"])
+
+    async def create_conversation(
+        self, caller: Caller, items: Sequence[dict[str, Any]], metadata: dict[str, str]
+    ) -> dict[str, Any]:
+        async with self._database.session() as session:
+            thread = await threads.add(session, caller.project_id, {"metadata_": metadata})
+            if items:
+                await append(session, thread, items)
+            return conversation_object(thread)
+
+    async def conversation(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+        async with self._database.session() as session:
+            thread = await threads.get(session, caller.project_id, Address(id=id_))
+        return conversation_object(_known(thread, id_))
+
+    async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> dict[str, Any]:
+        async with self._database.session() as session:
+            values = {"metadata_": metadata}
+            thread = await threads.change(session, caller.project_id, Address(id=id_), values)
+            return conversation_object(_known(thread, id_))
+
+    async def add_items(self, caller: Caller, id_: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        try:
+            added = await self._history.add_items(caller.project_id, Address(id=id_), items)
+        except NotFound as error:
+            raise unknown_conversation(ids.conversation_id(id_)) from error
+        data = [shown_item(item_id, item) for item_id, item in zip(added, items, strict=True)]
+        return {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"],
+            "last_id": data[-1]["id"],
+            "has_more": False,
+        }
+
+    async def items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
+        return page.cut(await self._items(caller, id_))
+
+    async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
+        for row in await self._items(caller, id_):
+            if row["item_id"] == item_id:
+                return shown_item(item_id, row["data"])
+        raise _unknown_item(item_id)
+
+    async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
+        conversation = await self.conversation(caller, id_)
+        if not await self._history.delete_item(caller.project_id, Address(id=id_), item_id):
+            raise _unknown_item(item_id)
+        return conversation
+
+    async def _items(self, caller: Caller, id_: UUID) -> list[asyncpg.Record]:
+        try:
+            thread = await self._store.thread(caller.project_id, Address(id=id_))
+        except NotFound as error:
+            raise unknown_conversation(ids.conversation_id(id_)) from error
+        return await self._history.items(caller.project_id, thread["head_turn_id"])
+
+    async def _response(self, caller: Caller, id_: UUID) -> asyncpg.Record:
+        row = await self._store.get(caller.project_id, id_)
+        if row is None or (row["continuation"] is None and row["status"] == "completed"):
+            raise unknown_response(ids.response_id(id_))
+        return row
+
+
+class ItemPage:
+    """A page of items, by the id of an item."""
+
+    def __init__(self, limit: int, order: Order, after: str | None) -> None:
+        self.limit = limit
+        self.order = order
+        self.after = after
+
+    def cut(self, rows: Sequence[asyncpg.Record]) -> dict[str, Any]:
+        """The page as a list object.
+
+        Args:
+            rows: all items, oldest first.
+        """
+        ordered = rows if self.order == "asc" else rows[::-1]
+        start = 0
+        if self.after is not None:
+            places = [place for place, row in enumerate(ordered) if row["item_id"] == self.after]
+            if not places:
+                raise BadRequest(
+                    f"'after' must be the id of an item of this list, not '{self.after[:80]}'.",
+                    param="after",
+                    code="invalid_cursor",
+                )
+            start = places[0] + 1
+        data = [shown_item(row["item_id"], row["data"]) for row in ordered[start : start + self.limit]]
+        return {
+            "object": "list",
+            "data": data,
+            "first_id": data[0]["id"] if data else None,
+            "last_id": data[-1]["id"] if data else None,
+            "has_more": start + self.limit < len(ordered),
+        }
+
+
+def shown_item(item_id: str, data: dict[str, Any]) -> dict[str, Any]:
+    """An item as OpenAI's clients expect it: complete, its message's content as parts."""
+    item = item_object(item_id, data)
+    if item.get("type") != "message":
+        return item
+    content = item.get("content")
+    if isinstance(content, str):
+        kind = "output_text" if item["role"] == "assistant" else "input_text"
+        part: dict[str, Any] = {"type": kind, "text": content}
+        item["content"] = [{**part, "annotations": []} if kind == "output_text" else part]
+    return {"status": "completed", **item}
+
+
+def conversation_object(thread: Thread) -> dict[str, Any]:
+    return {
+        "id": ids.conversation_id(thread.id),
+        "object": "conversation",
+        "created_at": int(thread.created_at.timestamp()),
+        "metadata": thread.metadata_,
+    }
+
+
+def shown_response(running: Running, response: dict[str, Any]) -> dict[str, Any]:
+    return response or response_object(running.turn, {"status": "in_progress"})
+
+
+def _known(thread: Thread | None, id_: UUID) -> Thread:
+    if thread is None:
+        raise unknown_conversation(ids.conversation_id(id_))
+    return thread
+
+
+def _unknown_item(item_id: str) -> APIError:
+    return NotFound(f"Item with id '{item_id[:80]}' not found.", code="item_not_found")

@@ -1,0 +1,29 @@
+"""What a client is told when the provider did not answer."""
+
+from app.errors import ProviderFailure
+from app.provider.failure import Failure, Kind
+
+
+def client_error(found: Failure) -> ProviderFailure:
+    """A failure as the client is told it: its status says whose fault it was."""
+    headers: dict[str, str] = {}
+    match found.kind:
+        case Kind.THROTTLED:
+            if found.retry_after is not None:
+                headers["Retry-After"] = f"{found.retry_after:g}"
+            status, type_, code = 429, "rate_limit_error", "rate_limit_exceeded"
+            message = f"The provider is throttling: {found.message} Send this again later."
+        case Kind.REFUSED:
+            status = found.status if found.status is not None and 400 <= found.status < 500 else 400
+            type_, code, message = "invalid_request_error", found.code, found.message
+        case Kind.CREDENTIALS:
+            status, type_, code = 502, "server_error", "provider_credentials"
+            message = f"The provider refuses the service's own credentials (check DASHSCOPE_API_KEY): {found.message}"
+        case Kind.TIMEOUT:
+            status, type_, code, message = 504, "server_error", found.code, found.message
+        case Kind.UNAVAILABLE:
+            status, type_, code = 502, "server_error", "provider_unavailable"
+            message = f"The provider is unavailable: {found.message} Send this again later."
+        case _:
+            status, type_, code, message = 502, "server_error", found.code, found.message
+    return ProviderFailure(status, type_, message, code=code, headers=headers)

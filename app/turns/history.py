@@ -1,0 +1,168 @@
+"""Changes to a thread's history from outside a turn: items added or deleted, turns deleted.
+
+Each takes the thread's row first and refuses a busy thread, so that no turn that is under way goes on
+from a history that has changed. A changed history cannot be chained on: its response ids are given up.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.chain.live_ids import LiveIds
+from app.db import ids
+from app.db.engine import Database
+from app.errors import Conflict
+from app.threads.address import Address
+from app.threads.tables import Thread
+from app.turns.store import BRANCH, columns
+from app.turns.tables import Call, Item, Turn
+
+BRANCH_ITEMS = (
+    BRANCH
+    + """
+SELECT items.turn_id, items.position, items.item_id, items.data
+FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+ORDER BY branch.depth DESC, items.position
+"""
+)
+
+
+class History:
+    def __init__(self, database: Database, live_ids: LiveIds) -> None:
+        self._database = database
+        self._live_ids = live_ids
+
+    async def items(self, project_id: UUID, head_id: UUID | None) -> list[asyncpg.Record]:
+        """Every item of a branch, oldest first."""
+        return [] if head_id is None else await self._database.fetch(BRANCH_ITEMS, project_id, head_id)
+
+    async def add_items(self, project_id: UUID, address: Address, items: Sequence[dict[str, Any]]) -> list[str]:
+        """Append items outside any call to the model: a turn that holds nothing else. Returns their ids."""
+        async with self._database.session() as session:
+            thread = await _idle_thread(session, project_id, address)
+            added = await append(session, thread, items)
+        await self._live_ids.forget(project_id, thread.id)
+        return added
+
+    async def delete_item(self, project_id: UUID, address: Address, item_id: str) -> bool:
+        async with self._database.session() as session:
+            thread = await _idle_thread(session, project_id, address)
+            turns = select(Turn.id).where(Turn.project_id == project_id, Turn.thread_id == thread.id)
+            gone = await session.execute(
+                delete(Item)
+                .where(Item.project_id == project_id, Item.turn_id.in_(turns), Item.item_id == item_id)
+                .returning(Item.position)
+                .execution_options(synchronize_session=False)
+            )
+            deleted = bool(gone.all())
+            if deleted:
+                await _give_up_chain(session, project_id, thread.id)
+        await self._live_ids.forget(project_id, thread.id)
+        return deleted
+
+    async def delete_turn(self, project_id: UUID, turn_id: UUID) -> None:
+        """Delete what a turn holds. Its row stays without content, for the turns that continue it."""
+        async with self._database.session() as session:
+            thread = await _idle_thread(session, project_id, Address(turn=turn_id))
+            mine = (Turn.project_id == project_id, Turn.id == turn_id)
+            for table in (Item, Call):
+                await session.execute(
+                    delete(table)
+                    .where(table.project_id == project_id, table.turn_id == turn_id)
+                    .execution_options(synchronize_session=False)
+                )
+            await session.execute(
+                update(Turn)
+                .where(*mine)
+                .values(deleted_at=func.now(), params={}, metadata_={}, response=text("NULL"))
+                .execution_options(synchronize_session=False)
+            )
+            if thread.head_turn_id == turn_id:
+                thread.head_turn_id = await session.scalar(select(Turn.parent_id).where(*mine))
+            await _give_up_chain(session, project_id, thread.id)
+        await self._live_ids.forget(project_id, thread.id)
+
+
+async def append(session: AsyncSession, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
+    """A turn with these items as the thread's new head. Returns the items' ids."""
+    turn_id = ids.new_uuid()
+    types, item_ids, _ = columns(items)
+    turn: dict[str, Any] = {
+        "project_id": thread.project_id,
+        "id": turn_id,
+        "thread_id": thread.id,
+        "parent_id": thread.head_turn_id,
+        "status": "completed",
+        "model": "",
+        "params": {},
+        "completed_at": func.now(),
+    }
+    await session.execute(insert(Turn).values(**turn))
+    await session.execute(
+        insert(Item),
+        [
+            {
+                "project_id": thread.project_id,
+                "turn_id": turn_id,
+                "position": position,
+                "origin": "input",
+                "type": types[position],
+                "item_id": item_ids[position],
+                "data": item,
+            }
+            for position, item in enumerate(items)
+        ],
+    )
+    thread.head_turn_id = turn_id
+    thread.turn_count += 1
+    thread.updated_at = func.now()
+    return item_ids
+
+
+async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address) -> Thread:
+    """The thread, its row locked and no turn of it in progress.
+
+    Raises:
+        APIError: it is unknown, or busy.
+    """
+    if address.turn is not None:
+        same = (
+            Thread.id
+            == select(Turn.thread_id)
+            .where(Turn.project_id == project_id, Turn.id == address.turn, Turn.deleted_at.is_(None))
+            .scalar_subquery()
+        )
+    else:
+        same = Thread.id == address.id
+    locked = select(Thread).where(Thread.project_id == project_id, same).with_for_update(key_share=True)
+    thread = (await session.execute(locked)).scalar_one_or_none()
+    if thread is None:
+        raise address.unknown()
+    active = select(Turn.id).where(
+        Turn.project_id == project_id, Turn.thread_id == thread.id, Turn.status == "in_progress"
+    )
+    running = await session.scalar(active)
+    if running is not None:
+        raise Conflict(
+            f"The thread is busy: its turn {ids.turn_id(running)} is in progress. Wait for its end, or cancel it.",
+            code="thread_busy",
+        )
+    return thread
+
+
+async def _give_up_chain(session: AsyncSession, project_id: UUID, thread_id: UUID) -> None:
+    await session.execute(
+        update(Turn)
+        .where(
+            Turn.project_id == project_id,
+            Turn.thread_id == thread_id,
+            Turn.response_expires_at > func.now(),
+            Turn.response_unknown_at.is_(None),
+        )
+        .values(response_unknown_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
