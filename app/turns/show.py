@@ -85,7 +85,22 @@ def _response(
     shown["previous_response_id"] = None if parent_id is None else ids.response_id(parent_id)
     shown["conversation"] = {"id": ids.conversation_id(thread_id)}
     shown["model"] = provider.get("model") or model
+    if isinstance(shown["usage"], dict):
+        shown["usage"] = _usage(shown["usage"])
     return shown
+
+
+def _usage(provider: dict[str, Any]) -> dict[str, Any]:
+    """The provider's usage, with the counts that clients require and it leaves out."""
+    return {
+        **provider,
+        "input_tokens_details": {
+            "cached_tokens": 0,
+            "cache_write_tokens": 0,
+            **(provider.get("input_tokens_details") or {}),
+        },
+        "output_tokens_details": {"reasoning_tokens": 0, **(provider.get("output_tokens_details") or {})},
+    }
 
 
 def turn_object(response: dict[str, Any], turn: Opened, continuation: str | None) -> dict[str, Any]:

@@ -1,0 +1,8 @@
+curl -X POST https://dashscope-intl.aliyuncs.com/api/v2/apps/protocols/compatible-mode/v1/responses \
+-H "Authorization: Bearer $DASHSCOPE_API_KEY" \
+-H "Content-Type: application/json" \
+-d '{
+    "model": "qwen3.5-plus",
+    "input": "Please briefly introduce artificial intelligence.",
+    "stream": true
+}'

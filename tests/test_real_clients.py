@@ -1,0 +1,91 @@
+"""The frameworks that people build on, unchanged but for base URL and key."""
+
+from typing import Any
+
+import pytest
+from agents import (
+    Agent,
+    ModelSettings,
+    OpenAIConversationsSession,
+    OpenAIResponsesModel,
+    Runner,
+    function_tool,
+    set_tracing_disabled,
+)
+from langchain_openai import ChatOpenAI
+from openai import AsyncOpenAI
+from pydantic import SecretStr
+
+from tests.service import Emulator, Service
+
+set_tracing_disabled(True)
+
+
+@pytest.fixture
+def client(service: Service) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.key)
+
+
+def agent(client: AsyncOpenAI, **fields: Any) -> "Agent[None]":
+    model = OpenAIResponsesModel(model="qwen3.5-plus", openai_client=client)
+    return Agent(name="Assistant", instructions="Be kind.", model=model, **fields)
+
+
+async def test_agents_sdk_with_previous_response_id(client: AsyncOpenAI, emulator: Emulator) -> None:
+    first = await Runner.run(agent(client), "My name is Ada.")
+    emulator.forget()
+    second = await Runner.run(agent(client), "What is my name?", previous_response_id=first.last_response_id)
+    assert second.final_output == "Ada"
+
+
+async def test_agents_sdk_with_conversation_id(client: AsyncOpenAI, emulator: Emulator) -> None:
+    conversation = await client.conversations.create()
+    await Runner.run(agent(client), "My name is Ada.", conversation_id=conversation.id)
+    emulator.forget()
+    second = await Runner.run(agent(client), "What is my name?", conversation_id=conversation.id)
+    assert second.final_output == "Ada"
+
+
+async def test_agents_sdk_with_its_conversations_session(client: AsyncOpenAI) -> None:
+    session = OpenAIConversationsSession(openai_client=client)
+    await Runner.run(agent(client), "My name is Ada.", session=session)
+    second = await Runner.run(agent(client), "What is my name?", session=session)
+    assert second.final_output == "Ada"
+    assert len(await session.get_items()) == 4
+    popped = await session.pop_item()
+    assert popped is not None
+    await session.clear_session()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_agents_sdk_runs_a_tool_and_goes_on(client: AsyncOpenAI, streamed: bool) -> None:
+    @function_tool
+    def weather(city: str) -> str:
+        """The weather in a city."""
+        return f"18 degrees in {city}"
+
+    helper = agent(client, tools=[weather], model_settings=ModelSettings(tool_choice="required"))
+    if streamed:
+        result = Runner.run_streamed(helper, "Paris")
+        deltas = [event async for event in result.stream_events()]
+        assert deltas
+        assert result.final_output == "The tool answered: 18 degrees in Paris"
+    else:
+        assert (await Runner.run(helper, "Paris")).final_output == "The tool answered: 18 degrees in Paris"
+
+
+async def test_langchain_with_the_responses_api(service: Service, emulator: Emulator) -> None:
+    model = ChatOpenAI(
+        model="qwen3.5-plus",
+        base_url=f"{service.url}/v1",
+        api_key=SecretStr(service.key),
+        use_responses_api=True,
+    )
+    first = await model.ainvoke("My name is Ada.")
+    emulator.forget()
+    second = await model.ainvoke("What is my name?", previous_response_id=first.response_metadata["id"])
+    assert second.text == "Ada"
+    chunks = [chunk async for chunk in model.astream("Echo: one two three four")]
+    assert "".join(chunk.text for chunk in chunks) == "one two three four"
+    listed = await model.ainvoke([("system", "Be kind."), ("human", "Recite the conversation")])
+    assert listed.text == "system: Be kind.\nuser: Recite the conversation"
