@@ -4,8 +4,9 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TypeVar
 
+import httpx2
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -23,6 +24,9 @@ from app.logs import configure
 from app.projects import keys as api_keys
 from app.serve import say
 from app.settings import Settings
+from app.transfer import client
+
+T = TypeVar("T")
 
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Conversations that do not expire."
@@ -99,6 +103,42 @@ def migrate(
     except UNAVAILABLE as error:
         _stop(f"Cannot reach Postgres at DATABASE_URL: {error}. Check that it is up and the URL is right.")
     say(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
+
+
+Url = Annotated[str, typer.Option(envvar="EVERTHREAD_URL", help="Where the service is.")]
+Key = Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")]
+
+
+@cli.command("import")
+def import_threads(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON or JSONL.")],
+    key: Key,
+    url: Url = "http://127.0.0.1:8080",
+) -> None:
+    """Take in message arrays (Chat or Responses form) or exported threads. Run it again to resume."""
+    counted = _transferred(lambda: client.import_file(file, url, key))
+    say(f"{counted.done} threads imported, {counted.present} were there already.")
+
+
+@cli.command("export")
+def export_threads(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="Written as JSONL, a thread a line.")],
+    key: Key,
+    url: Url = "http://127.0.0.1:8080",
+) -> None:
+    """Write every thread of a project to a file that `import` takes back."""
+    with file.open("wb") as target:
+        count = _transferred(lambda: client.export_file(target, url, key))
+    say(f"{count} threads exported to {file}.")
+
+
+def _transferred(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except client.CannotTransfer as error:
+        _stop(str(error))
+    except httpx2.TransportError as error:
+        _stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
 
 
 @keys_cli.command("create")

@@ -25,6 +25,8 @@ from app.provider.client import EMULATOR_KEY, Provider
 from app.settings import Settings
 from app.threads import routes as threads_routes
 from app.threads.service import Threads
+from app.transfer import routes as transfer_routes
+from app.transfer.service import Transfer
 from app.turns import routes as turns_routes
 from app.turns.runner import Runner
 from app.turns.service import Turns
@@ -55,6 +57,7 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
+    app.include_router(transfer_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
         app.include_router(responses.router, prefix=prefix)
         app.include_router(conversations.router, prefix=prefix)
@@ -84,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.redis = cache
     app.state.keys = KeyRing(database)
     app.state.provider = provider
+    app.state.transfer = Transfer(database)
     app.state.openai = OpenAI(database, store, runner, live_ids)
     app.state.threads = Threads(database, live_ids)
     app.state.turns = Turns(store, runner, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds)

@@ -318,8 +318,8 @@ async def test_wrong_requests_get_openais_errors(client: AsyncOpenAI) -> None:
         await client.responses.retrieve("resp_" + "0" * 32)
     with pytest.raises(NotFoundError):
         await client.conversations.retrieve("conv_x")
+    wrong: Any = [{"role": "nobody", "content": "x"}]
     with pytest.raises(BadRequestError) as refused:
-        wrong: Any = [{"role": "nobody", "content": "x"}]
         await client.responses.create(model=MODEL, input=wrong)
     assert refused.value.param == "input[0].role"
 

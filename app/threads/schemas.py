@@ -32,6 +32,8 @@ class ThreadCreate(BaseModel):
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
+    messages: list[Any] | None = None
+    """A conversation to go on from: Chat messages or Responses items."""
 
 
 class ThreadPut(BaseModel):

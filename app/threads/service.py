@@ -12,6 +12,8 @@ from app.threads import store
 from app.threads.address import Address
 from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut, thread_object
 from app.threads.store import Filters
+from app.turns.history import append
+from app.turns.input import items_of
 
 
 class Threads:
@@ -20,8 +22,14 @@ class Threads:
         self._live_ids = live_ids
 
     async def create(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
+        items = items_of(sent.messages, "messages") if sent.messages else []
         async with self._database.session() as session:
-            return thread_object(await store.add(session, caller.project_id, _values(sent)))
+            thread = await store.add(session, caller.project_id, _values(sent))
+            if items:
+                await append(session, thread, items)
+                await session.flush()
+                await session.refresh(thread)
+            return thread_object(thread)
 
     async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[dict[str, Any], bool]:
         """The thread of this name, and whether it was made now."""
@@ -63,7 +71,7 @@ class Threads:
 
 def _values(sent: ThreadCreate | ThreadPut | ThreadPatch) -> dict[str, Any]:
     """The columns that a request sets. Metadata set to null is empty metadata."""
-    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived"})
+    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages"})
     if "user" in given:
         given["user_id"] = given.pop("user")
     if "metadata" in given:

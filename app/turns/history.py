@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain.live_ids import LiveIds
@@ -78,7 +78,7 @@ class History:
             await session.execute(
                 update(Turn)
                 .where(*mine)
-                .values(deleted_at=func.now(), params={}, metadata_={}, response=text("NULL"))
+                .values(deleted_at=func.now(), params={}, metadata_={}, response=None)
                 .execution_options(synchronize_session=False)
             )
             if thread.head_turn_id == turn_id:

@@ -19,9 +19,12 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 
+DOCUMENT = JSON(none_as_null=True)
+"""As it came, key order and all; `json` and not `jsonb`."""
+
 
 class Turn(Base):
-    """One request to the model with its answer. Documents are `json`, so that they come back as they came."""
+    """One request to the model with its answer."""
 
     __tablename__ = "turns"
 
@@ -33,7 +36,7 @@ class Turn(Base):
     continuation: Mapped[str | None] = mapped_column(Text)
     """None until the turn is closed, and for items that were added outside any call to the model."""
     model: Mapped[str] = mapped_column(Text)
-    params: Mapped[dict[str, Any]] = mapped_column(JSON)
+    params: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
     """The request as the client sent it, without its input and metadata."""
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, server_default=text("'{}'"))
     ignored: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
@@ -43,11 +46,11 @@ class Turn(Base):
     worker_id: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
 
-    response: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    response: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     """The provider's response object without its output and usage."""
-    usage: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    usage: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    error: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
 
     binding: Mapped[str | None] = mapped_column(Text)
     response_id: Mapped[str | None] = mapped_column(Text)
@@ -101,7 +104,7 @@ class Item(Base):
     type: Mapped[str] = mapped_column(Text)
     item_id: Mapped[str] = mapped_column(Text)
     """The id on the wire: the provider's for its output, ours where it gave none."""
-    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+    data: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
@@ -120,14 +123,14 @@ class Call(Base):
     attempt: Mapped[int] = mapped_column(primary_key=True)
     continuation: Mapped[str] = mapped_column(Text)
     url: Mapped[str] = mapped_column(Text)
-    body: Mapped[dict[str, Any]] = mapped_column(JSON)
+    body: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
     """The exact text that was sent."""
     dropped_items: Mapped[int] = mapped_column(server_default=text("0"))
     """How many of the oldest items a rebuilt history left out to fit the model's window."""
     status: Mapped[int | None]
     """The HTTP status; None where no answer came."""
     response_id: Mapped[str | None] = mapped_column(Text)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime]
 

@@ -1,0 +1,35 @@
+"""Whole threads, out and in."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from app.projects.auth import Authenticated
+from app.threads.address import BY_ID, BY_NAME, Addressed
+from app.transfer.schemas import ThreadRecord
+from app.transfer.service import Transfer
+from app.wire import json_object, json_response
+
+router = APIRouter(tags=["transfer"])
+
+
+def _transfer(request: Request) -> Transfer:
+    transfer: Transfer = request.app.state.transfer
+    return transfer
+
+
+Service = Annotated[Transfer, Depends(_transfer)]
+
+
+@router.get(f"{BY_NAME}/export")
+@router.get(f"{BY_ID}/export")
+async def export(caller: Authenticated, transfer: Service, address: Addressed) -> Response:
+    return json_response(await transfer.export(caller, address))
+
+
+@router.post("/threads/import")
+async def take(request: Request, caller: Authenticated, transfer: Service) -> Response:
+    record = ThreadRecord.model_validate(await json_object(request))
+    thread, written = await transfer.take(caller, record)
+    return json_response(thread, status=201 if written else 200)

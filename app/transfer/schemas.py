@@ -1,0 +1,82 @@
+"""A whole thread as it is exported and imported: everything but what only its own database can mean."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.db import ids
+from app.threads.schemas import Metadata, Name, Title, User
+
+FORMAT: Literal["everthread.thread.v1"] = "everthread.thread.v1"
+
+
+def _id_of(prefixes: tuple[str, ...]) -> AfterValidator:
+    def check(value: str) -> str:
+        if ids.parse(value, prefixes) is None:
+            raise ValueError(f"must be an id: {prefixes[0]}_ and 32 hex digits")
+        return value
+
+    return AfterValidator(check)
+
+
+ThreadId = Annotated[str, _id_of(ids.THREAD_PREFIXES)]
+TurnId = Annotated[str, _id_of(ids.TURN_PREFIXES)]
+Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
+
+
+class ItemRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    origin: Literal["input", "output"]
+    item_id: str = Field(min_length=1)
+    data: dict[str, Any]
+
+
+class TurnRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    id: TurnId
+    parent_id: TurnId | None
+    status: Literal["completed", "incomplete", "failed", "cancelled"]
+    continuation: Literal["new", "chained", "rebuilt"] | None
+    model: str
+    params: dict[str, Any]
+    metadata: Metadata
+    ignored: list[str]
+    created_at: Seconds
+    completed_at: Seconds
+    response: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    response_id: str | None
+    items: list[ItemRecord]
+
+
+class ThreadRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["everthread.thread.v1"]
+    id: ThreadId
+    name: Name | None
+    title: Title | None
+    user: User | None
+    metadata: Metadata
+    archived: bool
+    created_at: Seconds
+    updated_at: Seconds
+    head_id: TurnId | None
+    turns: list[TurnRecord]
+
+
+def thread_uuid(value: str) -> UUID:
+    found = ids.parse(value, ids.THREAD_PREFIXES)
+    assert found is not None
+    return found
+
+
+def turn_uuid(value: str) -> UUID:
+    found = ids.parse(value, ids.TURN_PREFIXES)
+    assert found is not None
+    return found

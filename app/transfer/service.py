@@ -1,0 +1,179 @@
+"""Threads out of and into a project, whole: every turn of every branch, under the ids that they have."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import ids
+from app.db.engine import Database
+from app.errors import BadRequest
+from app.projects.auth import Caller
+from app.threads import store as threads
+from app.threads.address import Address
+from app.threads.schemas import optional_turn_id, thread_object
+from app.threads.tables import Thread
+from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord, thread_uuid, turn_uuid
+from app.turns.tables import Item, Turn
+
+
+class Transfer:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def export(self, caller: Caller, address: Address) -> dict[str, Any]:
+        """A thread with all of its turns that have ended."""
+        async with self._database.session() as session:
+            thread = await threads.get(session, caller.project_id, address)
+            if thread is None:
+                raise address.unknown()
+            mine = (Turn.project_id == caller.project_id, Turn.thread_id == thread.id)
+            ended = (*mine, Turn.status != "in_progress")
+            turns = (await session.scalars(select(Turn).where(*ended).order_by(Turn.id))).all()
+            of_turns = Item.turn_id.in_(select(Turn.id).where(*ended))
+            items: dict[UUID, list[dict[str, Any]]] = {turn.id: [] for turn in turns}
+            for item in await session.scalars(
+                select(Item).where(Item.project_id == caller.project_id, of_turns).order_by(Item.turn_id, Item.position)
+            ):
+                items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
+        return {
+            "format": FORMAT,
+            "id": ids.thread_id(thread.id),
+            "name": thread.name,
+            "title": thread.title,
+            "user": thread.user_id,
+            "metadata": thread.metadata_,
+            "archived": thread.archived_at is not None,
+            "created_at": thread.created_at.timestamp(),
+            "updated_at": thread.updated_at.timestamp(),
+            "head_id": optional_turn_id(thread.head_turn_id),
+            "turns": [_exported(turn, items[turn.id]) for turn in turns],
+        }
+
+    async def take(self, caller: Caller, record: ThreadRecord) -> tuple[dict[str, Any], bool]:
+        """Write an exported thread. One that is there already, by its id or its name, stays as it is.
+
+        Returns:
+            The thread, and whether it was written now.
+        """
+        _check_references(record)
+        id_ = thread_uuid(record.id)
+        places = [Address(id=id_)] + ([Address(name=record.name)] if record.name is not None else [])
+        try:
+            async with self._database.session() as session:
+                for place in places:
+                    if (found := await threads.get(session, caller.project_id, place)) is not None:
+                        return thread_object(found), False
+                return thread_object(await _write(session, caller.project_id, id_, record)), True
+        except IntegrityError as error:
+            if "turns_pkey" not in str(error.orig):
+                raise
+            raise BadRequest(
+                "A turn of this thread has the id of a turn of another thread in this project.",
+                param="turns",
+                code="id_taken",
+            ) from error
+
+
+async def _write(session: AsyncSession, project_id: UUID, id_: UUID, record: ThreadRecord) -> Thread:
+    thread = Thread(
+        project_id=project_id,
+        id=id_,
+        name=record.name,
+        title=record.title,
+        user_id=record.user,
+        metadata_=record.metadata,
+        turn_count=len(record.turns),
+        archived_at=_moment(record.updated_at) if record.archived else None,
+        created_at=_moment(record.created_at),
+        updated_at=_moment(record.updated_at),
+    )
+    session.add(thread)
+    await session.flush()
+    if record.turns:
+        await session.execute(insert(Turn), [_turn_row(project_id, id_, turn) for turn in record.turns])
+        items = [row for turn in record.turns for row in _item_rows(project_id, turn)]
+        if items:
+            await session.execute(insert(Item), items)
+        thread.head_turn_id = None if record.head_id is None else turn_uuid(record.head_id)
+        await session.flush()
+    return thread
+
+
+def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
+    assert turn.completed_at is not None
+    return {
+        "id": ids.turn_id(turn.id),
+        "parent_id": optional_turn_id(turn.parent_id),
+        "status": turn.status,
+        "continuation": turn.continuation,
+        "model": turn.model,
+        "params": turn.params,
+        "metadata": turn.metadata_,
+        "ignored": turn.ignored,
+        "created_at": turn.created_at.timestamp(),
+        "completed_at": turn.completed_at.timestamp(),
+        "response": turn.response,
+        "usage": turn.usage,
+        "error": turn.error,
+        "incomplete_details": turn.incomplete_details,
+        "response_id": turn.response_id,
+        "items": items,
+    }
+
+
+def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord) -> dict[str, Any]:
+    """A turn's row. Its response id is kept to be seen; with no expiry it is not live, and is never chained on."""
+    return {
+        "project_id": project_id,
+        "id": turn_uuid(turn.id),
+        "thread_id": thread_id,
+        "parent_id": None if turn.parent_id is None else turn_uuid(turn.parent_id),
+        "created_at": _moment(turn.created_at),
+        "completed_at": _moment(turn.completed_at),
+        "metadata_": turn.metadata,
+        **turn.model_dump(
+            include={
+                "status", "continuation", "model", "params", "ignored", "response", "usage", "error",
+                "incomplete_details", "response_id",
+            }
+        ),
+    }  # fmt: skip
+
+
+def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
+    return [
+        {
+            "project_id": project_id,
+            "turn_id": turn_uuid(turn.id),
+            "position": position,
+            "origin": item.origin,
+            "type": str(item.data.get("type") or "message"),
+            "item_id": item.item_id,
+            "data": item.data,
+        }
+        for position, item in enumerate(turn.items)
+    ]
+
+
+def _check_references(record: ThreadRecord) -> None:
+    """A parent comes before its children, so that the tree has a root and no ring."""
+    seen: set[UUID] = set()
+    for index, turn in enumerate(record.turns):
+        if turn.parent_id is not None and turn_uuid(turn.parent_id) not in seen:
+            raise BadRequest(
+                f"'turns[{index}].parent_id' must be the id of a turn that stands before it.",
+                param=f"turns[{index}].parent_id",
+            )
+        if turn_uuid(turn.id) in seen:
+            raise BadRequest(f"'turns[{index}].id' stands there twice.", param=f"turns[{index}].id")
+        seen.add(turn_uuid(turn.id))
+    if record.head_id is not None and turn_uuid(record.head_id) not in seen:
+        raise BadRequest("'head_id' must be the id of one of the turns.", param="head_id")
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

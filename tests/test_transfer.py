@@ -1,0 +1,157 @@
+"""Conversations that exist already come in, and everything goes out again."""
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.service import Emulator, Process, Service
+
+CHAT: list[dict[str, Any]] = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "My name is Ada."},
+    {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "call_1", "type": "function", "function": {"name": "note", "arguments": "{}"}}
+    ]},
+    {"role": "tool", "tool_call_id": "call_1", "content": "noted"},
+    {"role": "assistant", "content": "Hello Ada!"},
+]  # fmt: skip
+
+
+def command(service: Service, *arguments: str, key: str | None = None) -> Process:
+    return Process(*arguments, "--url", service.url, env={"EVERTHREAD_KEY": key or service.key})
+
+
+def new_project(service_env: dict[str, str]) -> str:
+    made = Process("keys", "create", "--project", uuid4().hex, env=service_env).wait_for("API key: ")
+    return made.rpartition(" ")[2]
+
+
+@pytest.mark.parametrize("form", ["chat", "responses"])
+def test_a_thread_goes_on_from_messages_that_it_is_made_with(service: Service, form: str) -> None:
+    messages = CHAT
+    if form == "responses":
+        source = service.thread(messages=CHAT)
+        messages = service.http.get(f"/threads/{source}/messages").json()["data"]
+        for message in messages:
+            del message["turn_id"]
+    thread = service.thread(messages=messages)
+    assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
+    recited = service.turn(thread, "Recite the conversation")["output_text"].splitlines()
+    assert recited[:3] == [
+        "system: You are a helpful assistant.", "user: My name is Ada.", "assistant: Hello Ada!",
+    ]  # fmt: skip
+    wrong = service.http.post("/threads", json={"messages": [{"role": "robot"}]})
+    assert wrong.json()["error"]["param"] == "messages[0].role"
+
+
+@pytest.mark.parametrize("form", ["one array", "json", "jsonl"])
+def test_files_of_message_arrays_are_imported_once(
+    service: Service, service_env: dict[str, str], tmp_path: Path, form: str
+) -> None:
+    key = new_project(service_env)
+    named = {"name": "ada", "user": "7", "messages": CHAT}
+    other = [{"role": "user", "content": "Hello"}]
+    file = tmp_path / "threads"
+    match form:
+        case "one array":
+            file.write_text(json.dumps(CHAT))
+            count = 1
+        case "json":
+            file.write_text(json.dumps([named, other]))
+            count = 2
+        case _:
+            file.write_text("\n".join(json.dumps(entry) for entry in (named, other, CHAT)) + "\n")
+            count = 3
+    first = command(service, "import", str(file), key=key)
+    first.wait_for(f"{count} threads imported, 0 were there already.")
+    again = command(service, "import", str(file), key=key)
+    again.wait_for(f"0 threads imported, {count} were there already.")
+    assert (first.ended(), again.ended()) == (0, 0)
+    headers = {"Authorization": f"Bearer {key}"}
+    assert len(service.http.get("/threads", headers=headers).json()["data"]) == count
+    if form != "one array":
+        answer = service.http.post("/threads/by-name/ada/turns", json={"input": "What is my name?"}, headers=headers)
+        assert answer.json()["output_text"] == "Ada"
+
+
+def test_thousands_of_threads_are_imported_and_an_interrupted_import_is_resumed(
+    service: Service, service_env: dict[str, str], tmp_path: Path
+) -> None:
+    key = new_project(service_env)
+    lines = [json.dumps({"name": f"t{n}", "messages": CHAT}) for n in range(1000)]
+    file = tmp_path / "threads.jsonl"
+    file.write_text("\n".join([*lines[:400], "{broken", *lines[400:]]))
+    broken = command(service, "import", str(file), key=key)
+    broken.wait_for("Line 401 is not JSON")
+    assert broken.ended() == 1
+    file.write_text("\n".join(lines[:400]))
+    command(service, "import", str(file), key=key).wait_for("400 threads imported")
+    file.write_text("\n".join(lines))
+    command(service, "import", str(file), key=key).wait_for("600 threads imported, 400 were there already.")
+
+
+def test_an_export_is_imported_without_a_loss(
+    service: Service, service_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    source, target = new_project(service_env), new_project(service_env)
+    headers = {"Authorization": f"Bearer {source}"}
+
+    def call(method: str, path: str, **kwargs: Any) -> Any:
+        answer = service.http.request(method, path, headers=headers, **kwargs)
+        assert answer.status_code < 300, answer.text
+        return answer.json()
+
+    thread = call("POST", "/threads", json={"title": "All", "user": "u", "metadata": {"k": "v"}, "messages": CHAT})
+    turns = f"/threads/{thread['id']}/turns"
+    tools = [{"type": "web_search"}, {"type": "web_extractor"}]
+    first = call("POST", turns, json={"input": "Hi", "tools": tools, "enable_thinking": True, "metadata": {"a": "b"}})
+    call("POST", turns, json={"input": "Left", "parent_id": first["id"]})
+    call("POST", turns, json={"input": "Right", "parent_id": first["id"], "max_output_tokens": 16})
+    emulator.fault("status", status=400)
+    service.http.post(turns, headers=headers, json={"input": "Fails"})
+    call("POST", "/threads", json={"name": "empty"})
+    archived = call("POST", "/threads", json={"name": "old"})
+    call("PATCH", f"/threads/{archived['id']}", json={"archived": True})
+
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    command(service, "export", str(one), key=source).wait_for("3 threads exported")
+    command(service, "import", str(one), key=target).wait_for("3 threads imported, 0 were there already.")
+    command(service, "export", str(two), key=target).wait_for("3 threads exported")
+    assert two.read_text() == one.read_text()
+    command(service, "import", str(one), key=target).wait_for("0 threads imported, 3 were there already.")
+
+    # The conversation goes on in its new place, under the ids that clients hold.
+    headers = {"Authorization": f"Bearer {target}"}
+    answer = call("POST", "/responses", json={"input": "What is my name?", "previous_response_id": first["id"]})
+    assert answer["output"][-1]["content"][0]["text"] == "Ada"
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"id": "x"}, "id"),
+        ({"format": "other"}, "format"),
+        ({"head_id": "turn_" + "0" * 32}, "head_id"),
+        ({"turns": [{}]}, "turns.0.id"),
+        ({"name": "a/b"}, "name"),
+    ],
+)
+def test_a_wrong_export_is_refused_and_names_the_field(service: Service, change: dict[str, Any], param: str) -> None:
+    thread = service.thread()
+    record = service.http.get(f"/threads/{thread}/export").json()
+    service.http.delete(f"/threads/{thread}")
+    refused = service.http.post("/threads/import", json={**record, **change})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == param
+    assert service.http.get(f"/threads/{thread}").status_code == 404
+
+
+def test_the_service_away_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(CHAT))
+    process = Process("import", str(file), "--url", "http://127.0.0.1:1", "--key", "et_x")
+    process.wait_for("Cannot reach the service")
+    assert process.ended() == 1
