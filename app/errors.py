@@ -24,6 +24,10 @@ class APIError(Exception):
         self.code = code or self.code
         self.headers = headers or {}
 
+    def with_headers(self, headers: dict[str, str]) -> "APIError":
+        self.headers |= headers
+        return self
+
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 

@@ -28,8 +28,12 @@ from app.threads.service import Threads
 from app.transfer import routes as transfer_routes
 from app.transfer.service import Transfer
 from app.turns import routes as turns_routes
+from app.turns.event_log import EventLog
+from app.turns.leases import Leases
+from app.turns.replay import Replay
 from app.turns.runner import Runner
 from app.turns.service import Turns
+from app.turns.spool import Spool
 from app.turns.store import TurnStore
 from app.wire import json_response
 
@@ -82,19 +86,28 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     provider = connect_provider(settings)
     live_ids = LiveIds(cache, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
-    runner = Runner(store, provider, live_ids, settings)
+    event_log = EventLog(cache, keep_seconds=settings.event_log_seconds)
+    spool = Spool(settings.data_dir / "spool")
+    runner = Runner(store, provider, live_ids, event_log, spool, settings)
+    replay = Replay(store, runner, event_log)
+    leases = Leases(database, store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
+    app.state.replay = replay
     app.state.database = database
     app.state.redis = cache
     app.state.keys = KeyRing(database)
     app.state.provider = provider
     app.state.transfer = Transfer(database)
-    app.state.openai = OpenAI(database, store, runner, live_ids)
+    app.state.openai = OpenAI(database, store, runner, replay, live_ids)
     app.state.threads = Threads(database, live_ids)
-    app.state.turns = Turns(store, runner, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds)
+    app.state.turns = Turns(
+        store, runner, replay, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds
+    )
+    leases.start()
     try:
         yield
     finally:
         await runner.drain(settings.drain_seconds)
+        await leases.stop()
         await provider.close()
         await cache.aclose()
         await database.close()

@@ -72,6 +72,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             access_log=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 5,
             backlog=2048,
+            timeout_keep_alive=75,  # Longer than clients and load balancers keep theirs.
         )
         server = uvicorn.Server(config)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104

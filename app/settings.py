@@ -70,6 +70,15 @@ class Settings(BaseSettings):
 
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A worker that has not renewed its turns' leases for this long is taken for dead."""
+    wait_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How long a turn may wait for its thread with if_busy=wait."""
+    waiters_per_thread: Annotated[int, Field(ge=1)] = 32
+    """How many may wait for one thread."""
+    event_log_seconds: Annotated[int, Field(gt=0)] = 3600
+    """How long a stream can be taken up again after its end."""
+    event_log_flush_seconds: Annotated[float, Field(gt=0)] = 0.05
+    """How long events are gathered before they go to Redis together."""
+
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM, how long running turns may take to finish."""
 

@@ -1,5 +1,6 @@
 """Bytes in, bytes out: request bodies checked before anything else sees them, answers as JSON."""
 
+import hashlib
 import re
 from typing import Any
 
@@ -26,6 +27,7 @@ async def json_object(request: Request) -> dict[str, Any]:
     """
     settings: Settings = request.app.state.settings
     raw = await _read(request, settings.max_body_bytes)
+    request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
     if raw.count(b"{") + raw.count(b"[") > settings.max_json_depth:

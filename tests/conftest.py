@@ -81,7 +81,9 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
 def running_service(service_env: dict[str, str]) -> Iterator[Service]:
     service = Service(env=service_env)
     yield service
-    service.stop()
+    code = service.stop()
+    print("\n".join(line for line in service.process.lines if "exception" in line))  # noqa: T201
+    assert code == 0
 
 
 @pytest.fixture

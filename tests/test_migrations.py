@@ -10,7 +10,7 @@ from alembic import command
 
 from app.db import schema
 
-TABLES = {"alembic_version", "api_keys", "calls", "items", "projects", "threads", "turns"}
+TABLES = {"alembic_version", "api_keys", "calls", "items", "projects", "threads", "turns", "waiters"}
 
 
 def query(url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:

@@ -46,10 +46,16 @@ def async_url(url: str) -> URL:
     return parsed.set(query=query)
 
 
+def driver_url(url: str) -> str:
+    """The same for asyncpg itself."""
+    return async_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 class Database:
     """The pool. Every method raises `DatabaseUnavailable` (HTTP 503) when the server is away."""
 
     def __init__(self, url: str, *, pool_size: int, timeout_seconds: float) -> None:
+        self.url = url
         self.engine = create_async_engine(
             async_url(url),
             pool_size=pool_size,

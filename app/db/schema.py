@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -17,9 +17,11 @@ from app.projects import tables as projects
 from app.threads import tables as threads
 from app.turns import tables as turns
 
-TABLES = (projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call)
+TABLES = (projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter)
 
 metadata = Base.metadata
+
+LOCK_POLL_SECONDS = 0.2
 
 
 def alembic_config() -> Config:
@@ -42,7 +44,10 @@ async def migrate(url: str, revision: str = "head") -> None:
     try:
         async with engine.connect() as guard:
             # A session lock, on a connection of its own: it outlives the migrations' commits.
-            await guard.exec_driver_sql("SELECT pg_advisory_lock(hashtext('everthread migrate'))")
+            # Tried again and again instead of waited for: CREATE INDEX CONCURRENTLY waits for every running statement.
+            while not await guard.scalar(text("SELECT pg_try_advisory_lock(hashtext('everthread migrate'))")):
+                await guard.commit()
+                await asyncio.sleep(LOCK_POLL_SECONDS)
             await guard.commit()
             async with engine.connect() as connection:
                 await connection.run_sync(_run, revision)

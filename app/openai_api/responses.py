@@ -6,13 +6,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from app.errors import BadRequest
-from app.openai_api.replay import ended_frames
 from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated
 from app.settings import Settings
 from app.turns.events import EventStream
-from app.turns.routes import answer, provider_headers, turn_headers
+from app.turns.routes import answer, first_event, origin, provider_headers
+from app.turns.show import stored_response
 from app.wire import json_object, json_response
 
 router = APIRouter(tags=["responses"])
@@ -40,12 +40,15 @@ ItemPaged = Annotated[ItemPage, Depends(item_page)]
 @router.post("/responses")
 async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
     settings: Settings = request.app.state.settings
-    address, sent = response_request(await json_object(request), settings.default_model)
-    return answer(await openai.respond(caller, address, sent, provider_headers(request)), shown_response)
+    body = await json_object(request)
+    address, sent = response_request(body, settings.default_model, origin(request, caller))
+    outcome = await openai.respond(caller, address, sent, provider_headers(request))
+    return await answer(request, outcome, shown_response, stored_response)
 
 
 @router.get("/responses/{response_id}")
 async def retrieve(
+    request: Request,
     caller: Authenticated,
     openai: Service,
     response_id: str,
@@ -57,11 +60,7 @@ async def retrieve(
         if starting_after is not None:
             raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
         return json_response(await openai.response(caller, id_))
-    start = 0 if starting_after is None else starting_after + 1
-    running = await openai.running(caller, id_)
-    if running is not None and running.turn.request.streamed:
-        return EventStream(running.events.follow(start), turn_headers(running))
-    return EventStream(ended_frames(await openai.response(caller, id_), start), {})
+    return EventStream(await openai.frames(caller, id_, first_event(starting_after, request)), {})
 
 
 @router.delete("/responses/{response_id}")

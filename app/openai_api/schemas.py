@@ -10,14 +10,14 @@ from app.errors import BadRequest, NotFound
 from app.threads.address import Address
 from app.threads.schemas import Metadata
 from app.turns.input import items_of
-from app.turns.schemas import TurnRequest, new_turn
+from app.turns.schemas import Origin, TurnRequest, new_turn
 
 MUTUALLY_EXCLUSIVE = (
     "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
 )
 
 
-def response_request(body: dict[str, Any], default_model: str) -> tuple[Address, TurnRequest]:
+def response_request(body: dict[str, Any], default_model: str, origin: Origin) -> tuple[Address, TurnRequest]:
     """Where a `POST /responses` goes, and the turn that it asks for.
 
     Raises:
@@ -35,7 +35,9 @@ def response_request(body: dict[str, Any], default_model: str) -> tuple[Address,
         address = Address(id=_conversation(conversation))
     else:
         address = Address(new=ids.new_uuid())
-    return address, new_turn(body, default_model, parent_id=parent_id, keep=body.get("store") is not False)
+    keep = body.get("store") is not False
+    # OpenAI's clients know of no busy conversation: a second request waits for the first.
+    return address, new_turn(body, default_model, origin, parent_id=parent_id, keep=keep, if_busy="wait")
 
 
 def response_uuid(value: str) -> UUID:

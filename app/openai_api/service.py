@@ -1,6 +1,6 @@
 """Responses and conversations over turns and threads: a response is a turn, a conversation is a thread."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
@@ -16,22 +16,26 @@ from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.turns.history import History, append
-from app.turns.runner import Runner, Running
+from app.turns.replay import Replay
+from app.turns.runner import Joined, Runner, Running
 from app.turns.schemas import TurnRequest
-from app.turns.show import item_object, response_object, stored_response
+from app.turns.show import item_object, stored_response
 from app.turns.store import TurnStore
 
 Order = Literal["asc", "desc"]
 
 
 class OpenAI:
-    def __init__(self, database: Database, store: TurnStore, runner: Runner, live_ids: LiveIds) -> None:
+    def __init__(self, database: Database, store: TurnStore, runner: Runner, replay: Replay, live_ids: LiveIds) -> None:
+        self._replay = replay
         self._database = database
         self._store = store
         self._runner = runner
         self._history = History(database, live_ids)
 
-    async def respond(self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]) -> Running:
+    async def respond(
+        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]
+    ) -> Running | Joined:
         return await self._runner.start(caller.project_id, address, request, headers)
 
     async def response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
@@ -39,10 +43,14 @@ class OpenAI:
         items = await self._store.items(caller.project_id, [id_])
         return stored_response(row, items[id_])
 
-    async def running(self, caller: Caller, id_: UUID) -> Running | None:
-        """The response, if it is being made in this worker."""
-        running = self._runner.find(id_)
-        return running if running is not None and running.turn.project_id == caller.project_id else None
+    async def frames(self, caller: Caller, id_: UUID, start: int) -> AsyncIterator[bytes]:
+        """The response's events from number `start` on.
+
+        Raises:
+            NotFound: there is no such response.
+        """
+        await self._response(caller, id_)
+        return self._replay.frames(caller.project_id, id_, start)
 
     async def delete_response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         await self._response(caller, id_)
@@ -51,10 +59,8 @@ class OpenAI:
 
     async def cancel(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         """Stop a response that is being made. One that has ended stays as it is."""
-        row = await self._response(caller, id_)
-        if row["status"] == "in_progress":
-            await self._runner.cancel(id_)
-        return await self.response(caller, id_)
+        await self._response(caller, id_)
+        return stored_response(*await self._replay.cancelled(caller.project_id, id_))
 
     async def input_items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
         await self._response(caller, id_)
@@ -182,7 +188,7 @@ def conversation_object(thread: Thread) -> dict[str, Any]:
 
 
 def shown_response(running: Running, response: dict[str, Any]) -> dict[str, Any]:
-    return response or response_object(running.turn, {"status": "in_progress"})
+    return response
 
 
 def _known(thread: Thread | None, id_: UUID) -> Thread:

@@ -19,6 +19,9 @@ class Events:
     def __len__(self) -> int:
         return len(self._frames)
 
+    def since(self, start: int) -> list[bytes]:
+        return self._frames[start:]
+
     def publish(self, frames: list[bytes]) -> None:
         self._frames.extend(frames)
         self._wake()

@@ -1,5 +1,7 @@
 """What a client is told when the provider did not answer."""
 
+from typing import Any
+
 from app.errors import ProviderFailure
 from app.provider.failure import Failure, Kind
 
@@ -27,3 +29,10 @@ def client_error(found: Failure) -> ProviderFailure:
         case _:
             status, type_, code, message = 502, "server_error", found.code, found.message
     return ProviderFailure(status, type_, message, code=code, headers=headers)
+
+
+def failed_before(status: int | None, error: dict[str, Any]) -> ProviderFailure:
+    """The error of a turn that has failed, for a request that repeats the one it failed for."""
+    status = status or 502
+    type_ = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return ProviderFailure(status, type_, str(error["message"]), code=str(error["code"]), headers={})

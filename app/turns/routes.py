@@ -1,25 +1,41 @@
 """/v1/threads/…/turns, and the conversation read back."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
+import asyncpg
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from app.db import ids
 from app.db.pagination import Paged
-from app.projects.auth import Authenticated
+from app.errors import BadRequest
+from app.projects.auth import Authenticated, Caller
 from app.provider.structured import asked_format
 from app.settings import Settings
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.turns import messages
 from app.turns.events import EventStream
-from app.turns.runner import Running
-from app.turns.schemas import turn_request
+from app.turns.failures import failed_before
+from app.turns.replay import Replay
+from app.turns.runner import Joined, Running
+from app.turns.schemas import Origin, turn_request
 from app.turns.service import Turns
-from app.turns.show import response_object, turn_object
+from app.turns.show import response_object, stored_turn, turn_object
 from app.wire import json_object, json_response
 
 router = APIRouter(tags=["turns"])
+
+Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
+ShowKept = Callable[[asyncpg.Record, list[asyncpg.Record]], dict[str, Any]]
+
+LONGEST_KEY = 255
+LONGEST_NUMBER = 9
+CLIENT_TIMEOUT_SECONDS = 600.0
+"""The `openai` clients' time-out, where they do not say."""
+
+CLIENT_BACKOFF_SECONDS = 8.0
+"""The longest pause of the `openai` clients before a retry."""
 
 PASSED_ON = "x-dashscope-"
 """Request headers with this beginning go to the provider (the session cache has one)."""
@@ -55,25 +71,79 @@ def turn_headers(running: Running) -> dict[str, str]:
     return headers
 
 
-def answer(running: Running, show: Any) -> Response:
-    """The answer to whoever asked for the turn.
+def origin(request: Request, caller: Caller) -> Origin:
+    """Where a turn comes from, read from its request's headers.
+
+    Raises:
+        BadRequest: the Idempotency-Key is empty or too long.
+    """
+    headers = request.headers
+    key = headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise BadRequest(
+            f"'Idempotency-Key' must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key", code="invalid_value"
+        )
+    count = headers.get("x-stainless-retry-count", "0")
+    retries = int(count) if count.isdigit() and len(count) < LONGEST_NUMBER else 0
+    timeout = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout") or ""
+    within = float(timeout) if timeout.replace(".", "", 1).isdigit() else CLIENT_TIMEOUT_SECONDS
+    longest = retries * (within + CLIENT_BACKOFF_SECONDS)
+    return Origin(caller.key_id, request.state.body_hash, key, longest if retries else None)
+
+
+async def answer(request: Request, outcome: Running | Joined, show: Show, show_kept: ShowKept) -> Response:
+    """The answer to whoever asked for a turn, or repeated a request that had asked for it.
 
     Args:
         show: makes the body of a plain answer.
+        show_kept: the same, of a turn that is read back.
 
     Raises:
         APIError: the turn failed before anything of it was sent.
     """
-    headers = turn_headers(running)
-    request = running.turn.request
-    if request.stream and len(running.events):
-        return EventStream(running.events.follow(), headers)
-    if running.error is not None and not request.background:
-        running.error.headers |= headers
-        raise running.error
-    # A background turn is answered at once, as it was opened.
-    response = running.response or response_object(running.turn, {"status": "in_progress"})
-    return json_response(show(running, response), headers=headers)
+    if isinstance(outcome, Joined):
+        return await _joined(request, outcome, show_kept)
+    headers = turn_headers(outcome)
+    asked = outcome.turn.request
+    if asked.stream and len(outcome.events):
+        return EventStream(outcome.events.follow(), headers)
+    if asked.background:
+        # Answered at once, as it was opened.
+        response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})
+        return json_response(show(outcome, response), headers=headers)
+    if outcome.error is not None:
+        raise outcome.error.with_headers(headers)
+    assert outcome.response is not None
+    return json_response(show(outcome, outcome.response), headers=headers)
+
+
+async def _joined(request: Request, joined: Joined, show_kept: ShowKept) -> Response:
+    replay: Replay = request.app.state.replay
+    headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
+    row, items = await replay.kept(joined.project_id, joined.turn_id)
+    if row["params"].get("stream") is True and row["status"] != "failed":
+        return EventStream(replay.frames(joined.project_id, joined.turn_id, 0), headers)
+    if row["params"].get("background") is not True:
+        row, items = await replay.ended(joined.project_id, joined.turn_id)
+        if row["status"] == "failed":
+            raise failed_before(row["error_status"], row["error"]).with_headers(headers)
+    return json_response(show_kept(row, items), headers=headers)
+
+
+def first_event(starting_after: int | None, request: Request) -> int:
+    """The number of the first event to send: after `starting_after`, or after the Last-Event-ID header.
+
+    Raises:
+        BadRequest: the header is not the number of an event.
+    """
+    last = request.headers.get("last-event-id")
+    if starting_after is not None:
+        return starting_after + 1
+    if last is None:
+        return 0
+    if not last.isdigit() or len(last) > LONGEST_NUMBER:
+        raise BadRequest("'Last-Event-ID' must be the number of an event.", param="Last-Event-ID")
+    return int(last) + 1
 
 
 def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +154,32 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
 @router.post(f"{BY_ID}/turns")
 async def create(request: Request, caller: Authenticated, turns: Service, address: Addressed) -> Response:
     settings: Settings = request.app.state.settings
-    sent = turn_request(await json_object(request), settings.default_model)
-    return answer(await turns.create(caller, address, sent, provider_headers(request)), _show)
+    body = await json_object(request)
+    sent = turn_request(body, settings.default_model, origin(request, caller))
+    return await answer(
+        request, await turns.create(caller, address, sent, provider_headers(request)), _show, stored_turn
+    )
+
+
+@router.post(f"{BY_NAME}/turns/{{turn_id}}/cancel")
+@router.post(f"{BY_ID}/turns/{{turn_id}}/cancel")
+async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
+    return json_response(await turns.cancel(caller, address, turn_id))
+
+
+@router.get(f"{BY_NAME}/turns/{{turn_id}}/events")
+@router.get(f"{BY_ID}/turns/{{turn_id}}/events")
+async def events(
+    request: Request,
+    caller: Authenticated,
+    turns: Service,
+    address: Addressed,
+    turn_id: str,
+    starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
+) -> Response:
+    replay: Replay = request.app.state.replay
+    row = await turns.row(caller, address, turn_id)
+    return EventStream(replay.frames(caller.project_id, row["id"], first_event(starting_after, request)), {})
 
 
 @router.get(f"{BY_NAME}/turns")

@@ -4,6 +4,7 @@ The way of a turn: `open` → `_continue` → `_ask` (again if the provider forg
 """
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import rebuild
 from app.db import ids
-from app.errors import APIError, DatabaseUnavailable
+from app.errors import APIError, Conflict, DatabaseUnavailable
 from app.provider import failure, models, structured
 from app.provider.client import Provider, ProviderError
 from app.provider.events import RawEvent, Splitter, encode
@@ -30,11 +31,13 @@ from app.settings import Settings
 from app.threads.address import Address
 from app.turns import answer as answers
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Answer, Heard
+from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.failures import client_error
-from app.turns.schemas import TurnRequest
+from app.turns.schemas import Origin, TurnRequest
 from app.turns.show import response_object
-from app.turns.store import CallRecord, Closing, Opened, TurnStore
+from app.turns.spool import Spool
+from app.turns.store import Busy, CallRecord, Closing, Opened, SameKey, TurnStore
 
 log = structlog.get_logger()
 
@@ -42,7 +45,19 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 20.0
 """A provider that asks for a longer pause is not waited for: the client is told instead."""
 
+FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
+
+WAIT_POLL_SECONDS = 0.1
+"""How soon a waiting request looks again whether its thread is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A turn that an earlier request has opened, running in another worker or ended."""
+
+    project_id: UUID
+    turn_id: UUID
 
 
 @dataclass(eq=False, slots=True)
@@ -63,7 +78,15 @@ class Running:
     error: APIError | None = None
     cancelled: bool = False
     first_token: bool = False
+    closing: bool = False
     closed: bool = False
+    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    logged: int = 0
+    """How many events are in the event log, or on their way."""
+    flush: asyncio.TimerHandle | None = None
+    logging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    unlogged: bool = False
+    """The event log has a gap: it is not written on."""
     task: asyncio.Task[None] | None = None
 
     def release(self) -> None:
@@ -72,32 +95,82 @@ class Running:
 
 
 class Runner:
-    def __init__(self, store: TurnStore, provider: Provider, live_ids: LiveIds, settings: Settings) -> None:
+    def __init__(
+        self,
+        store: TurnStore,
+        provider: Provider,
+        live_ids: LiveIds,
+        event_log: EventLog,
+        spool: Spool,
+        settings: Settings,
+    ) -> None:
         self._store = store
         self._provider = provider
         self._live_ids = live_ids
         self._settings = settings
+        self._event_log = event_log
+        self._spool = spool
         self._running: dict[UUID, Running] = {}
+        self._waiting: dict[UUID, asyncio.Event] = {}
+        self._flushing: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
-    async def start(self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str]) -> Running:
-        """Open a turn and let it run.
+    async def start(
+        self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str]
+    ) -> "Running | Joined":
+        """Open a turn and let it run; or join the one that this request repeats.
 
         Returns:
             The turn, once the client can be answered: see `Running.answerable`.
         """
         turn = await self._open(project_id, address, request)
-        running = Running(turn, headers, asyncio.get_running_loop().create_future())
-        self._running[turn.id] = running
-        running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
-        running.task.add_done_callback(lambda task: self._ended(running, task))
+        if isinstance(turn, Joined):
+            running = self._running.get(turn.turn_id)
+            if running is None:
+                return turn
+        else:
+            running = Running(turn, headers, asyncio.get_running_loop().create_future())
+            self._running[turn.id] = running
+            running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
+            running.task.add_done_callback(lambda task: self._ended(running, task))
         if not request.background or request.stream:
             # Shielded: a client that goes away does not stop its turn.
             await asyncio.shield(running.answerable)
         return running
 
-    async def _open(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
-        if request.keep:
-            return await self._store.open(project_id, address, request)
+    async def _open(self, project_id: UUID, address: Address, request: TurnRequest) -> "Opened | Joined":
+        if not request.keep:
+            return await self._open_unkept(project_id, address, request)
+        origin = request.origin
+        if origin.retry_within_seconds is not None:
+            first = await self._store.first_attempt(project_id, request.parent_id, origin)
+            if first is not None:
+                return Joined(project_id, first)
+        ticket = ids.new_uuid() if request.if_busy == "wait" else None
+        deadline = time.monotonic() + self._settings.wait_seconds
+        queued_at: UUID | None = None
+        try:
+            while True:
+                try:
+                    return await self._store.open(project_id, address, request, ticket)
+                except SameKey:
+                    return await self._same_key(project_id, origin)
+                except Busy as busy:
+                    if origin.idempotency_key is not None and await self._store.same_key(project_id, origin):
+                        return await self._same_key(project_id, origin)
+                    if request.if_busy == "reject" or time.monotonic() > deadline:
+                        raise
+                    if request.if_busy == "cancel" and busy.running_id is not None:
+                        await self._store.request_cancel(project_id, busy.running_id)
+                    if ticket is not None and queued_at is None:
+                        queued_at = busy.thread_id
+                        await self._queue(project_id, busy, ticket)
+                    await self._freed(busy.thread_id)
+        finally:
+            if queued_at is not None and ticket is not None:
+                await self._store.leave_queue(project_id, queued_at, ticket)
+
+    async def _open_unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
         thread_id = address.new
         if thread_id is None:
             thread = await self._store.thread(project_id, address)
@@ -105,29 +178,66 @@ class Runner:
             request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
         return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request)
 
+    async def _same_key(self, project_id: UUID, origin: Origin) -> "Joined":
+        row = await self._store.same_key(project_id, origin)
+        if row is None:
+            raise Conflict("The turn with this Idempotency-Key has just been deleted. Send this again.")
+        if row["body_hash"] != origin.body_hash:
+            raise Conflict(
+                f"This Idempotency-Key was sent with another body, for turn {ids.turn_id(row['id'])}. "
+                "Use a new key for a new request.",
+                param="Idempotency-Key",
+                code="idempotency_key_reused",
+            )
+        return Joined(project_id, row["id"])
+
+    async def _queue(self, project_id: UUID, busy: Busy, ticket: UUID) -> None:
+        settings = self._settings
+        if not await self._store.queue(
+            project_id, busy.thread_id, ticket, seconds=settings.wait_seconds, limit=settings.waiters_per_thread
+        ):
+            busy.message = (
+                f"The thread is busy, and {settings.waiters_per_thread} requests wait already. Send this later."
+            )
+            raise busy
+
+    async def _freed(self, thread_id: UUID) -> None:
+        """Wait until a turn of the thread has ended in this worker; look again soon for those in others."""
+        freed = self._waiting.setdefault(thread_id, asyncio.Event())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(freed.wait(), WAIT_POLL_SECONDS)
+
     def find(self, turn_id: UUID) -> Running | None:
         """A turn that is running in this worker."""
         return self._running.get(turn_id)
 
-    async def cancel(self, turn_id: UUID) -> bool:
+    def stop(self, turn_id: UUID) -> bool:
         """Stop a turn that is running in this worker; what it has said is kept. False if it is not running here."""
         running = self._running.get(turn_id)
-        if running is None or running.task is None:
+        if running is None or running.task is None or running.closing:
             return False
         running.cancelled = True
         running.task.cancel()
-        await asyncio.wait([running.task])
         return True
+
+    async def cancel(self, turn_id: UUID) -> None:
+        """Stop a turn that is running in this worker, and wait until it is closed."""
+        running = self._running.get(turn_id)
+        if running is not None:
+            self.stop(turn_id)
+            await asyncio.shield(running.ended)
 
     async def drain(self, seconds: float) -> None:
         """Let the running turns finish; those that have not after `seconds` are closed with what they have said."""
         tasks = [running.task for running in self._running.values() if running.task is not None]
         if not tasks:
             return
-        _, late = await asyncio.wait(tasks, timeout=seconds)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=seconds)
+        self._stopping = True
+        for running in list(self._running.values()):
+            if running.task is not None and not running.closing:
+                running.task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, running: Running) -> None:
         heard = Heard()
@@ -138,6 +248,10 @@ class Runner:
             await self._complete(running, answer)
         except ProviderError as error:
             await self._fail(running, error.failure, heard)
+        except DatabaseUnavailable as error:
+            away = {"code": error.code, "message": error.message}
+            await self._close(running, Closing("failed", None, running.calls, error=away, error_status=error.status))
+            running.error = error
         except asyncio.CancelledError:
             await self._fail(running, failure.broken("the service was stopped"), heard)
             if not running.cancelled:
@@ -156,6 +270,11 @@ class Runner:
             running.error = APIError("The service failed on this turn. It is kept as failed.", code="internal_error")
         running.events.finish()
         running.release()
+        if not running.ended.done():
+            running.ended.set_result(None)
+        freed = self._waiting.pop(running.turn.thread_id, None)
+        if freed is not None:
+            freed.set()
 
     def _target(self, turn: Opened) -> Target:
         budget = models.token_budget(turn.request.model, self._settings.context_window_tokens)
@@ -303,9 +422,29 @@ class Runner:
         return RawEvent(event.type, orjson.dumps(read))
 
     def _publish(self, running: Running, frames: list[bytes]) -> None:
-        if frames:
-            running.events.publish(frames)
-            running.release()
+        if not frames:
+            return
+        running.events.publish(frames)
+        running.release()
+        if running.flush is None and running.turn.request.keep:
+            loop = asyncio.get_running_loop()
+            running.flush = loop.call_later(self._settings.event_log_flush_seconds, self._start_flush, running)
+
+    def _start_flush(self, running: Running) -> None:
+        running.flush = None
+        task = asyncio.create_task(self._log_events(running, last=False))
+        self._flushing.add(task)
+        task.add_done_callback(self._flushing.discard)
+
+    async def _log_events(self, running: Running, *, last: bool) -> None:
+        """Write the events that are not in the event log yet, in one batch."""
+        async with running.logging:
+            frames = running.events.since(running.logged)
+            if running.unlogged or not (frames or last):
+                return
+            first, running.logged = running.logged, running.logged + len(frames)
+            turn = running.turn
+            running.unlogged = not await self._event_log.append(turn.project_id, turn.id, first, frames, last=last)
 
     async def _complete(self, running: Running, answer: Answer) -> None:
         turn, request = running.turn, running.turn.request
@@ -333,9 +472,11 @@ class Runner:
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if stored else None,
         )
-        await self._close(running, closing)
+        if not await self._close(running, closing):
+            self._closed_elsewhere(running)
+            return
         running.response = shown
-        self._say_last(running, f"response.{answer.status}", shown, answer.events)
+        await self._say_last(running, f"response.{answer.status}", shown)
         if stored and request.keep:
             total = usage.get("total_tokens") if isinstance(usage, dict) else None
             live = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, int(total or 0))
@@ -353,6 +494,7 @@ class Runner:
             status, error = "incomplete", None
         else:
             details, status, error = None, "failed", found.as_error()
+        refused = client_error(found)
         closing = Closing(
             status,
             running.continuation.value,
@@ -362,38 +504,64 @@ class Runner:
             error=error,
             incomplete_details=details,
             binding=self._provider.binding,
+            error_status=refused.status if error is not None else None,
         )
-        await self._close(running, closing)
+        if not await self._close(running, closing):
+            self._closed_elsewhere(running)
+            return
         if not running.cancelled:
-            running.error = client_error(found)
+            running.error = refused
         last = {**heard.opening, "status": status, "output": output, "error": error, "incomplete_details": details}
         shown = response_object(running.turn, last)
         if running.cancelled:
             running.response = shown
         # The specification has no event of its own for a cancelled response.
         said = "incomplete" if running.cancelled else status
-        self._say_last(running, f"response.{said}", shown, len(running.events))
+        await self._say_last(running, f"response.{said}", shown)
 
-    def _say_last(self, running: Running, type_: str, shown: dict[str, Any], number: int) -> None:
+    def _closed_elsewhere(self, running: Running) -> None:
+        """Another worker took this one for dead and closed the turn, or somebody deleted it: that stands."""
+        log.warning("a turn was closed or deleted meanwhile", turn=ids.turn_id(running.turn.id))
+        running.error = Conflict(
+            "This turn was closed or deleted while it was running. Read it to see.", code="turn_closed"
+        )
+
+    async def _say_last(self, running: Running, type_: str, shown: dict[str, Any]) -> None:
         """Tell the listeners of the end. The turn is in Postgres by now."""
-        if running.turn.request.streamed and (running.answerable.done() or running.error is None):
+        streamed = running.turn.request.streamed
+        if streamed and (running.answerable.done() or running.error is None):
+            number = len(running.events)
             running.events.publish([encode(type_, {"response": shown}, number).frame(number)])
         running.events.finish()
         running.release()
+        if running.flush is not None:
+            running.flush.cancel()
+        if streamed and running.turn.request.keep:
+            await self._log_events(running, last=True)
 
-    async def _close(self, running: Running, closing: Closing) -> None:
-        """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again."""
-        pause = 0.05
-        while running.turn.request.keep:
+    async def _close(self, running: Running, closing: Closing) -> bool:
+        """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again.
+
+        Returns:
+            False if the turn was closed by somebody else, or deleted.
+        """
+        turn = running.turn
+        running.closing = True
+        pause, ours = FIRST_CLOSE_PAUSE_SECONDS, True
+        while turn.request.keep:
             try:
-                await self._store.close(running.turn, closing)
+                ours = await self._store.close(turn.project_id, turn.id, len(turn.request.items), closing)
                 break
             except DatabaseUnavailable:
-                log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(running.turn.id))
+                if self._stopping:
+                    self._spool.keep(turn.project_id, turn.id, len(turn.request.items), closing)
+                    break
+                log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(turn.id))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
         running.closed = True
         metrics.TURNS.labels(running.continuation.value, closing.status).inc()
+        return ours
 
 
 def _body(turn: Opened, input_: Iterable[dict[str, Any]], previous_response_id: str | None) -> bytes:

@@ -1,6 +1,6 @@
 """What a client may send to open a turn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,11 +12,15 @@ from app.provider import models
 from app.threads.schemas import Metadata
 from app.turns.input import Item, items_of
 
-OURS = ("input", "metadata", "parent_id", "if_busy", "stream", "model")
+OURS = ("input", "metadata", "parent_id", "if_busy", "model")
 """Fields that are not passed on as they are."""
 
 REPLACED = ("previous_response_id", "conversation")
 """The provider's own state: a thread's turns are continued by Everthread."""
+
+
+IfBusy = Literal["reject", "wait", "cancel"]
+"""What a turn does that finds another one in progress: give up, queue, or stop the other one."""
 
 
 class TurnCreate(BaseModel):
@@ -36,7 +40,18 @@ class TurnCreate(BaseModel):
     temperature: float | None = Field(None, ge=0, lt=2)
     top_p: float | None = Field(None, gt=0, le=1)
     parent_id: str | None = None
-    if_busy: Literal["reject"] = "reject"
+    if_busy: IfBusy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The request that a turn came with."""
+
+    api_key_id: UUID | None = None
+    body_hash: bytes | None = None
+    idempotency_key: str | None = None
+    retry_within_seconds: float | None = None
+    """Set for an automatic retry of a client: how long ago its first attempt may have been."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class TurnRequest:
     parent_id: UUID | None
     ignored: list[str]
     background: bool = False
+    if_busy: IfBusy = "reject"
+    origin: "Origin" = field(default_factory=lambda: Origin())
     keep: bool = True
     """False: nothing of the turn is written down."""
 
@@ -62,29 +79,36 @@ class TurnRequest:
         return self.stream or self.background
 
 
-def turn_request(body: dict[str, Any], default_model: str) -> TurnRequest:
+def turn_request(body: dict[str, Any], default_model: str, origin: Origin) -> TurnRequest:
     """Check a request to `threads/{id}/turns`.
 
     Raises:
         BadRequest, pydantic.ValidationError: naming the field at fault.
     """
-    for field in REPLACED:
-        if body.get(field) is not None:
+    for name in REPLACED:
+        if body.get(name) is not None:
             raise BadRequest(
-                f"'{field}' is not taken here: the thread continues by itself. "
+                f"'{name}' is not taken here: the thread continues by itself. "
                 "To continue an earlier turn, send its id as 'parent_id'.",
-                param=field,
+                param=name,
             )
-    return new_turn(body, default_model)
+    return new_turn(body, default_model, origin)
 
 
 def new_turn(
-    body: dict[str, Any], default_model: str, *, parent_id: UUID | None = None, keep: bool = True
+    body: dict[str, Any],
+    default_model: str,
+    origin: Origin,
+    *,
+    parent_id: UUID | None = None,
+    keep: bool = True,
+    if_busy: IfBusy = "reject",
 ) -> TurnRequest:
     """Check the create parameters that both surfaces share.
 
     Args:
         parent_id: the turn to continue, where the body itself names none.
+        if_busy: what to do where the body does not say.
     """
     sent = TurnCreate.model_validate(body)
     if sent.input is None:
@@ -98,6 +122,8 @@ def new_turn(
         parent_id=parent_id or parse_parent(sent.parent_id),
         ignored=models.ignored(body),
         background=bool(sent.background),
+        if_busy=sent.if_busy or if_busy,
+        origin=origin,
         keep=keep,
     )
 

@@ -12,20 +12,26 @@ from app.errors import NotFound
 from app.projects.auth import Caller
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id
-from app.turns.runner import Runner, Running
+from app.turns.replay import Replay
+from app.turns.runner import Joined, Runner, Running
 from app.turns.schemas import TurnRequest
 from app.turns.show import stored_turn
 from app.turns.store import TurnStore
 
 
 class Turns:
-    def __init__(self, store: TurnStore, runner: Runner, *, binding: str, margin_seconds: float) -> None:
+    def __init__(
+        self, store: TurnStore, runner: Runner, replay: Replay, *, binding: str, margin_seconds: float
+    ) -> None:
+        self._replay = replay
         self._store = store
         self._runner = runner
         self._binding = binding
         self._margin_seconds = margin_seconds
 
-    async def create(self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]) -> Running:
+    async def create(
+        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]
+    ) -> Running | Joined:
         return await self._runner.start(caller.project_id, address, request, headers)
 
     async def list_page(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
@@ -39,6 +45,15 @@ class Turns:
         row = await self._turn(caller, thread["id"], turn_id)
         items = await self._store.items(caller.project_id, [row["id"]])
         return stored_turn(row, items[row["id"]])
+
+    async def row(self, caller: Caller, address: Address, turn_id: str) -> asyncpg.Record:
+        thread = await self._store.thread(caller.project_id, address)
+        return await self._turn(caller, thread["id"], turn_id)
+
+    async def cancel(self, caller: Caller, address: Address, turn_id: str) -> dict[str, Any]:
+        """Stop a running turn, in whichever worker. One that has ended stays as it is."""
+        row = await self.row(caller, address, turn_id)
+        return stored_turn(*await self._replay.cancelled(caller.project_id, row["id"]))
 
     async def messages(
         self, caller: Caller, address: Address, until: str | None

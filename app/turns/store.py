@@ -14,7 +14,7 @@ from app.db.engine import Database
 from app.db.pagination import Page
 from app.errors import Conflict, NotFound
 from app.threads.address import Address
-from app.turns.schemas import TurnRequest
+from app.turns.schemas import Origin, TurnRequest
 
 Item = dict[str, Any]
 
@@ -25,22 +25,30 @@ WITH thread AS (
     {thread}
 ), turn AS (
     INSERT INTO turns (
-        project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at
+        project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at,
+        api_key_id, idempotency_key, body_hash
     )
     SELECT $1, $3, thread.id, coalesce($4, thread.head_turn_id), 'in_progress', $5, $6::text::json, $7::text::jsonb,
-        $8::text[], $9, now() + $10::float8 * interval '1 second'
+        $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16
     FROM thread
-    WHERE $4::uuid IS NULL OR EXISTS (
+    WHERE ($4::uuid IS NULL OR EXISTS (
         SELECT FROM turns p
         WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
-    )
+    )) AND ($17::uuid IS NULL OR NOT EXISTS (
+        SELECT FROM waiters w
+        WHERE w.project_id = $1 AND w.thread_id = thread.id AND w.id < $17 AND w.expires_at > now()
+    ))
     RETURNING parent_id, created_at
 ), item AS (
     INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
     SELECT $1, $3, i.position - 1, 'input', i.type, i.item_id, i.data::json
     FROM turn, unnest($11::text[], $12::text[], $13::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
 )
-SELECT thread.id AS thread_id, turn.parent_id, turn.created_at
+SELECT thread.id AS thread_id, turn.parent_id, turn.created_at,
+    $4::uuid IS NULL OR EXISTS (
+        SELECT FROM turns p
+        WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
+    ) AS parent_found
 FROM thread LEFT JOIN turn ON true
 """
 _LOCKED = "SELECT id, head_turn_id FROM threads WHERE project_id = $1 AND {by} FOR NO KEY UPDATE"
@@ -60,7 +68,7 @@ WITH turn AS (
     UPDATE turns SET
         status = $3, continuation = $4, response = $5::text::json, usage = $6::text::json, error = $7::text::json,
         incomplete_details = $8::text::json, binding = $9, response_id = $10, response_created_at = $11,
-        response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL
+        response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL, error_status = $26
     WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
     RETURNING thread_id, completed_at
 ), item AS (
@@ -132,7 +140,7 @@ ORDER BY branch.depth DESC, items.position
 
 _TURN_COLUMNS = """
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
-    t.completed_at, t.response, t.usage, t.error, t.incomplete_details
+    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details
 """
 
 CHAIN = (
@@ -153,6 +161,62 @@ ORDER BY turn_id, position
 """
 
 THREAD_OF_TURN = "SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL"
+
+CLOSED_AS = "SELECT status, response_id FROM turns WHERE project_id = $1 AND id = $2"
+
+SAME_KEY = """
+SELECT id, thread_id, parent_id, body_hash FROM turns WHERE project_id = $1 AND idempotency_key = $2
+"""
+
+FIRST_ATTEMPT = """
+SELECT id FROM turns
+WHERE project_id = $1 AND body_hash = $2 AND api_key_id = $3 AND status IN ('in_progress', 'completed', 'incomplete')
+    AND ($4::uuid IS NULL OR parent_id = $4) AND created_at > now() - $5::float8 * interval '1 second'
+    AND deleted_at IS NULL
+ORDER BY id DESC LIMIT 1
+"""
+
+CANCEL_CHANNEL = "everthread_cancel"
+
+REQUEST_CANCEL = f"""
+WITH turn AS (
+    UPDATE turns SET cancel_requested_at = now() WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
+    RETURNING id
+)
+SELECT pg_notify('{CANCEL_CHANNEL}', id::text) FROM turn
+"""  # noqa: S608
+
+RENEW_LEASES = """
+UPDATE turns SET lease_expires_at = now() + $2::float8 * interval '1 second'
+WHERE worker_id = $1 AND status = 'in_progress'
+RETURNING id, cancel_requested_at IS NOT NULL AS cancel
+"""
+
+TAKE_EXPIRED = """
+UPDATE turns t SET worker_id = $1, lease_expires_at = now() + $2::float8 * interval '1 second'
+FROM (
+    SELECT project_id, id FROM turns
+    WHERE status = 'in_progress' AND lease_expires_at < now()
+    ORDER BY lease_expires_at LIMIT 20 FOR UPDATE SKIP LOCKED
+) expired
+WHERE t.project_id = expired.project_id AND t.id = expired.id
+RETURNING t.project_id, t.id, t.thread_id, t.parent_id, t.created_at, t.model, t.params, t.metadata, t.ignored,
+    t.cancel_requested_at IS NOT NULL AS cancel,
+    (SELECT count(*) FROM items i WHERE i.project_id = t.project_id AND i.turn_id = t.id)::int AS input_items
+"""
+
+QUEUE = """
+INSERT INTO waiters (project_id, thread_id, id, expires_at)
+SELECT $1, $2, $3, now() + $4::float8 * interval '1 second'
+WHERE (
+    SELECT count(*) FROM waiters WHERE project_id = $1 AND thread_id = $2 AND expires_at > now()
+) < $5::int
+ON CONFLICT DO NOTHING RETURNING id
+"""
+
+LEAVE_QUEUE = """
+DELETE FROM waiters WHERE project_id = $1 AND thread_id = $2 AND (id = $3 OR expires_at < now()) RETURNING id
+"""
 
 ACTIVE_TURN = "SELECT id FROM turns WHERE project_id = $1 AND thread_id = $2 AND status = 'in_progress'"
 
@@ -200,6 +264,24 @@ class Closing:
     response_id: str | None = None
     response_created_at: datetime | None = None
     response_expires_at: datetime | None = None
+    error_status: int | None = None
+    """The HTTP status that the client is answered with."""
+
+
+class Busy(Conflict):
+    """Another turn of the thread is in progress."""
+
+    code = "thread_busy"
+
+    def __init__(self, message: str, thread_id: UUID, running_id: UUID | None) -> None:
+        headers = {"Everthread-Running-Turn": ids.turn_id(running_id)} if running_id else None
+        super().__init__(message, headers=headers)
+        self.thread_id = thread_id
+        self.running_id = running_id
+
+
+class SameKey(Exception):
+    """The project has a turn with this Idempotency-Key."""
 
 
 class TurnStore:
@@ -208,12 +290,18 @@ class TurnStore:
         self._worker_id = worker_id
         self._lease_seconds = lease_seconds
 
-    async def open(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
+    async def open(
+        self, project_id: UUID, address: Address, request: TurnRequest, ticket: UUID | None = None
+    ) -> Opened:
         """Write a turn and its input, in progress.
 
+        Args:
+            ticket: the request's place in the thread's queue; None for one that does not queue.
+
         Raises:
-            NotFound: no such thread, or no such parent in it.
-            Conflict: another turn of the thread is in progress (`thread_busy`).
+            APIError: no such thread, or no such parent in it.
+            Busy: another turn of the thread is in progress, or others have waited longer.
+            SameKey: a turn with this Idempotency-Key is there.
         """
         turn_id = ids.new_uuid()
         types, item_ids, data = columns(request.items)
@@ -234,13 +322,21 @@ class TurnStore:
                 types,
                 item_ids,
                 data,
+                request.origin.api_key_id,
+                request.origin.idempotency_key,
+                request.origin.body_hash,
+                ticket,
             )
         except asyncpg.UniqueViolationError as error:
+            if error.constraint_name == "turns_idempotency_key":
+                raise SameKey from error
             if error.constraint_name != "turns_one_active_per_thread":
                 raise
             raise await self._busy(project_id, address) from error
         if row is None:
             raise address.unknown()
+        if row["created_at"] is None and row["parent_found"]:
+            raise await self._busy(project_id, address)
         if row["created_at"] is None:
             assert request.parent_id is not None
             raise NotFound(
@@ -251,13 +347,17 @@ class TurnStore:
             )
         return Opened(project_id, turn_id, row["thread_id"], row["parent_id"], row["created_at"], request)
 
-    async def close(self, turn: Opened, closing: Closing) -> bool:
-        """Close a turn with all that it leaves. False if it was closed or deleted meanwhile."""
+    async def close(self, project_id: UUID, turn_id: UUID, input_items: int, closing: Closing) -> bool:
+        """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile.
+
+        Args:
+            input_items: how many items of input it has: those of the output come after them.
+        """
         calls = closing.calls
         row = await self._database.fetchrow(
             CLOSE_TURN,
-            turn.project_id,
-            turn.id,
+            project_id,
+            turn_id,
             closing.status,
             closing.continuation,
             _json(closing.response),
@@ -268,7 +368,7 @@ class TurnStore:
             closing.response_id,
             closing.response_created_at,
             closing.response_expires_at,
-            len(turn.request.items),
+            input_items,
             *columns(closing.output),
             [call.continuation for call in calls],
             [call.url for call in calls],
@@ -279,8 +379,50 @@ class TurnStore:
             [_json(call.error) for call in calls],
             [call.started_at for call in calls],
             [call.finished_at for call in calls],
+            closing.error_status,
         )
+        return row is not None or await self._closed_by_us(project_id, turn_id, closing)
+
+    async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
+        """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
+        row = await self._database.fetchrow(CLOSED_AS, project_id, turn_id)
+        return row is not None and (row["status"], row["response_id"]) == (closing.status, closing.response_id)
+
+    async def same_key(self, project_id: UUID, origin: Origin) -> asyncpg.Record | None:
+        """The turn with this Idempotency-Key."""
+        return await self._database.fetchrow(SAME_KEY, project_id, origin.idempotency_key)
+
+    async def first_attempt(self, project_id: UUID, parent_id: UUID | None, origin: Origin) -> UUID | None:
+        """The turn that a client's automatic retry repeats, if it is running or has been answered."""
+        row = await self._database.fetchrow(
+            FIRST_ATTEMPT,
+            project_id,
+            origin.body_hash,
+            origin.api_key_id,
+            parent_id,
+            origin.retry_within_seconds,
+        )
+        return None if row is None else row["id"]
+
+    async def request_cancel(self, project_id: UUID, turn_id: UUID) -> None:
+        """Ask the worker that runs a turn, whichever it is, to stop it."""
+        await self._database.fetchrow(REQUEST_CANCEL, project_id, turn_id)
+
+    async def renew_leases(self) -> list[asyncpg.Record]:
+        """Renew the leases of this worker's turns. Gives each turn's id and whether it is to be cancelled."""
+        return await self._database.fetch(RENEW_LEASES, self._worker_id, self._lease_seconds)
+
+    async def take_expired(self) -> list[asyncpg.Record]:
+        """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""
+        return await self._database.fetch(TAKE_EXPIRED, self._worker_id, self._lease_seconds)
+
+    async def queue(self, project_id: UUID, thread_id: UUID, ticket: UUID, *, seconds: float, limit: int) -> bool:
+        """Take a place in a busy thread's queue. False if it is full."""
+        row = await self._database.fetchrow(QUEUE, project_id, thread_id, ticket, seconds, limit)
         return row is not None
+
+    async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
+        await self._database.fetchrow(LEAVE_QUEUE, project_id, thread_id, ticket)
 
     async def parent(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
@@ -345,14 +487,15 @@ class TurnStore:
         row = await self._database.fetchrow(THREAD_OF_TURN, project_id, turn_id)
         return None if row is None else row["thread_id"]
 
-    async def _busy(self, project_id: UUID, address: Address) -> Conflict:
+    async def _busy(self, project_id: UUID, address: Address) -> Busy:
         thread = await self.thread(project_id, address)
         running = await self._database.fetchrow(ACTIVE_TURN, project_id, thread["id"])
         named = f"its turn {ids.turn_id(running['id'])} is" if running else "a turn of it was"
-        return Conflict(
-            f"The thread is busy: {named} in progress. Wait for its end, then send this again.",
-            code="thread_busy",
-            headers={"Everthread-Running-Turn": ids.turn_id(running["id"])} if running else None,
+        return Busy(
+            f"The thread is busy: {named} in progress. Wait for its end, then send this again; "
+            "or send if_busy=wait to queue, or if_busy=cancel to stop the running one.",
+            thread["id"],
+            running["id"] if running else None,
         )
 
 

@@ -9,6 +9,8 @@ from sqlalchemy import (
     CheckConstraint,
     ForeignKeyConstraint,
     Index,
+    LargeBinary,
+    SmallInteger,
     Text,
     UniqueConstraint,
     func,
@@ -45,6 +47,14 @@ class Turn(Base):
     completed_at: Mapped[datetime | None]
     worker_id: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
+    """Renewed by the worker. A turn whose lease has run out is closed by any other."""
+    cancel_requested_at: Mapped[datetime | None]
+    api_key_id: Mapped[UUID | None]
+    idempotency_key: Mapped[str | None] = mapped_column(Text)
+    body_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """SHA-256 of the request's body: tells a client's retry."""
+    error_status: Mapped[int | None] = mapped_column(SmallInteger)
+    """The HTTP status that a failed turn was answered with."""
 
     response: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     """The provider's response object without its output and usage."""
@@ -86,6 +96,14 @@ class Turn(Base):
             unique=True,
             postgresql_where=text("status = 'in_progress'"),
         ),
+        Index(
+            "turns_idempotency_key",
+            "project_id",
+            "idempotency_key",
+            unique=True,
+            postgresql_where=text("idempotency_key IS NOT NULL"),
+        ),
+        Index("turns_body_hash_idx", "project_id", "body_hash"),
         Index("turns_parent_idx", "project_id", "thread_id", "parent_id"),
         Index("turns_lease_idx", "lease_expires_at", postgresql_where=text("status = 'in_progress'")),
     )
@@ -138,4 +156,19 @@ class Call(Base):
         ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
         CheckConstraint("continuation IN ('new', 'chained', 'rebuilt')", name="continuation"),
         CheckConstraint("attempt >= 1", name="attempt"),
+    )
+
+
+class Waiter(Base):
+    """A request that waits for its turn in a busy thread. The oldest goes first."""
+
+    __tablename__ = "waiters"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    thread_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
     )

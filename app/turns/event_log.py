@@ -1,0 +1,110 @@
+"""A stream's events in Redis, for listeners in other workers and for those who come back.
+
+Events go there in batches: an entry holds the number of its first event, and the events as they were sent.
+"""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import redis.asyncio
+import structlog
+from redis.exceptions import RedisError
+
+from app import metrics
+
+log = structlog.get_logger()
+
+BLOCK_MILLISECONDS = 250
+BATCH = 200
+
+
+class LogBroken(Exception):
+    """The log is away, or has a gap: it cannot be read on."""
+
+
+class EventLog:
+    def __init__(self, client: "redis.asyncio.Redis", *, keep_seconds: int) -> None:
+        self._redis = client
+        self._keep_seconds = keep_seconds
+
+    async def append(self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], *, last: bool) -> bool:
+        """Write a batch in one round trip. False if Redis is away: the turn goes on without its log."""
+        key = _key(project_id, turn_id)
+        fields: dict[bytes, bytes] = {b"n": b"%d" % first, b"d": b"".join(frames)}
+        if last:
+            fields[b"end"] = b"1"
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.xadd(key, fields)  # type: ignore[arg-type]
+                pipe.expire(key, self._keep_seconds)
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            metrics.REDIS_ERRORS.inc()
+            log.warning("events are not logged: this stream cannot be resumed in another worker", error=str(error))
+            return False
+        return True
+
+    async def read(self, project_id: UUID, turn_id: UUID) -> tuple[list[bytes], bool]:
+        """All events so far, and whether the last of them is the turn's last.
+
+        Raises:
+            LogBroken: there is none, or not from the beginning on.
+        """
+        frames: list[bytes] = []
+        async for batch, ended in self.follow(project_id, turn_id, 0, wait=False):
+            frames += batch
+            if ended:
+                return frames, True
+        return frames, False
+
+    async def follow(
+        self, project_id: UUID, turn_id: UUID, start: int, *, wait: bool = True
+    ) -> AsyncIterator[tuple[list[bytes], bool]]:
+        """Batches of events from number `start` on, and whether each is the last.
+
+        Args:
+            wait: go on waiting for new ones; an empty batch is given from time to time, so that the reader
+                can look whether the turn still runs.
+
+        Raises:
+            LogBroken: Redis is away, or events are missing.
+        """
+        key, position, expected = _key(project_id, turn_id), b"0", 0
+        while True:
+            try:
+                block = BLOCK_MILLISECONDS if wait else None
+                answer = await self._redis.xread({key: position}, count=BATCH, block=block)
+            except (RedisError, OSError) as error:
+                raise LogBroken(str(error)) from error
+            entries = _entries(answer)
+            if not entries:
+                yield [], False
+                if not wait:
+                    return
+                continue
+            for entry_id, fields in entries:
+                position = entry_id
+                first = int(fields[b"n"])
+                if first != expected:
+                    raise LogBroken(f"events {expected} to {first} are missing")
+                frames = [frame + b"\n\n" for frame in fields[b"d"].split(b"\n\n") if frame]
+                expected += len(frames)
+                ended = b"end" in fields
+                yield frames[max(0, start - first) :], ended
+                if ended:
+                    return
+
+
+def _entries(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of the one stream that was read, in the protocol's older and newer form."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        (entries,) = answer.values()
+        return list(entries[0] if entries and isinstance(entries[0], list) else entries)
+    assert isinstance(answer, list)
+    return list(answer[0][1])
+
+
+def _key(project_id: UUID, turn_id: UUID) -> str:
+    return f"everthread:{project_id.hex}:events:{turn_id.hex}"

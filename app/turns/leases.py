@@ -1,0 +1,124 @@
+"""What keeps a turn from outliving its worker: leases, renewed; and cancel requests, which reach the right worker.
+
+A worker renews the leases of its turns every third of their length. One that has died does not, and
+another worker closes its turns as `incomplete`, `interrupted`, with what had reached the event log.
+"""
+
+import asyncio
+import time
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from app.db import ids
+from app.db.engine import UNAVAILABLE, Database, driver_url
+from app.errors import DatabaseUnavailable
+from app.provider.events import Splitter, encode
+from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Heard
+from app.turns.event_log import EventLog, LogBroken
+from app.turns.replay import Replay
+from app.turns.runner import Runner
+from app.turns.show import stored_response
+from app.turns.spool import Spool
+from app.turns.store import CANCEL_CHANNEL, Closing, TurnStore
+
+log = structlog.get_logger()
+
+RECONNECT_SECONDS = 0.5
+
+
+class Leases:
+    def __init__(
+        self,
+        database: Database,
+        store: TurnStore,
+        runner: Runner,
+        event_log: EventLog,
+        replay: Replay,
+        spool: Spool,
+        *,
+        lease_seconds: float,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._runner = runner
+        self._event_log = event_log
+        self._replay = replay
+        self._spool = spool
+        self._lease_seconds = lease_seconds
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._listen())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        steady_since = time.monotonic()
+        while True:
+            try:
+                await self._spool.empty(self._store)
+                for row in await self._store.renew_leases():
+                    if row["cancel"]:
+                        await self._runner.cancel(row["id"])
+                # After Postgres was away, its other users get the time to renew before anybody takes their turns.
+                if time.monotonic() - steady_since > self._lease_seconds / 2:
+                    await self._close_expired()
+            except DatabaseUnavailable:
+                steady_since = time.monotonic()
+            await asyncio.sleep(self._lease_seconds / 3)
+
+    async def _close_expired(self) -> None:
+        for row in await self._store.take_expired():
+            project_id, turn_id = row["project_id"], row["id"]
+            log.warning("a worker died; its turn is closed", turn=ids.turn_id(turn_id))
+            heard, count = await self._heard(project_id, turn_id)
+            closing = Closing(
+                status="cancelled" if row["cancel"] else "incomplete",
+                continuation=None,
+                calls=(),
+                output=heard.output(),
+                response={k: v for k, v in heard.opening.items() if k not in ("id", "output", "usage", "status")},
+                incomplete_details=None if row["cancel"] else {"reason": INTERRUPTED},
+            )
+            if await self._store.close(project_id, turn_id, row["input_items"], closing) and count:
+                shown = stored_response(*await self._replay.kept(project_id, turn_id))
+                last = encode("response.incomplete", {"response": shown}, count).frame(count)
+                await self._event_log.append(project_id, turn_id, count, [last], last=True)
+
+    async def _heard(self, project_id: UUID, turn_id: UUID) -> tuple[Heard, int]:
+        """What had reached the event log, and how many events that is."""
+        heard = Heard()
+        try:
+            frames, _ = await self._event_log.read(project_id, turn_id)
+        except LogBroken:
+            return heard, 0
+        for event in Splitter().feed(b"".join(frames)):
+            if event.type not in SHOWS_RESPONSE and event.type not in TERMINAL:
+                heard.hear(event)
+        return heard, len(frames)
+
+    async def _listen(self) -> None:
+        """Hear of cancel requests as they are made; what is missed here is seen when the leases are renewed."""
+        while True:
+            try:
+                connection = await asyncpg.connect(driver_url(self._database.url), timeout=5)
+            except UNAVAILABLE:
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            closed = asyncio.Event()
+            connection.add_termination_listener(lambda _: closed.set())  # noqa: B023
+            try:
+                await connection.add_listener(CANCEL_CHANNEL, self._cancel)
+                await closed.wait()
+            except UNAVAILABLE:
+                await asyncio.sleep(RECONNECT_SECONDS)
+            finally:
+                connection.terminate()
+
+    def _cancel(self, connection: object, pid: int, channel: str, payload: object) -> None:
+        self._runner.stop(UUID(str(payload)))

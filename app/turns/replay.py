@@ -1,0 +1,125 @@
+"""The events of a turn, from wherever they can be had: this worker, the event log, or what Postgres keeps."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from app.db import ids
+from app.errors import NotFound
+from app.provider.events import encode
+from app.turns.event_log import EventLog, LogBroken
+from app.turns.runner import Runner
+from app.turns.show import stored_response
+from app.turns.store import TurnStore
+
+Item = dict[str, Any]
+
+Kept = tuple[asyncpg.Record, list[asyncpg.Record]]
+
+POLL_SECONDS = 0.1
+
+
+class Replay:
+    def __init__(self, store: TurnStore, runner: Runner, event_log: EventLog) -> None:
+        self._store = store
+        self._runner = runner
+        self._event_log = event_log
+
+    async def frames(self, project_id: UUID, turn_id: UUID, start: int) -> AsyncIterator[bytes]:
+        """The events from number `start` on, to the turn's end. The caller knows that the turn is there."""
+        running = self._runner.find(turn_id)
+        if running is not None and running.turn.request.streamed:
+            async for chunk in running.events.follow(start):
+                yield chunk
+            return
+        sent = start
+        try:
+            async for batch, ended in self._event_log.follow(project_id, turn_id, start):
+                if batch:
+                    sent += len(batch)
+                    yield b"".join(batch)
+                if ended:
+                    return
+                if not batch and not await self._runs(project_id, turn_id):
+                    break
+        except LogBroken:
+            pass  # The end of the turn is told all the same, from Postgres.
+        response = stored_response(*await self.ended(project_id, turn_id))
+        if sent == 0:
+            for number, (kind, fields) in enumerate(_events(response)):
+                yield encode(kind, fields, number).frame(number)
+        else:
+            # Numbers of single deltas are not kept; the last event holds the whole output.
+            kind, fields = _last(response)
+            yield encode(kind, fields, sent).frame(sent)
+
+    async def ended(self, project_id: UUID, turn_id: UUID) -> Kept:
+        """The turn's row and items, once it has ended, in whichever worker."""
+        while True:
+            kept = await self.kept(project_id, turn_id)
+            if kept[0]["status"] != "in_progress":
+                return kept
+            running = self._runner.find(turn_id)
+            if running is not None:
+                await asyncio.wait([running.ended], timeout=1)
+            else:
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def cancelled(self, project_id: UUID, turn_id: UUID) -> Kept:
+        """Stop a turn, whichever worker runs it, and give it as it ended."""
+        row, _ = await self.kept(project_id, turn_id)
+        if row["status"] == "in_progress":
+            await self._store.request_cancel(project_id, turn_id)
+            await self._runner.cancel(turn_id)
+        return await self.ended(project_id, turn_id)
+
+    async def kept(self, project_id: UUID, turn_id: UUID) -> Kept:
+        """The turn's row and items as they are now.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+        row = await self._store.get(project_id, turn_id)
+        if row is None:
+            raise NotFound(f"There is no turn {ids.turn_id(turn_id)}.", param="turn_id", code="turn_not_found")
+        return row, (await self._store.items(project_id, [turn_id]))[turn_id]
+
+    async def _runs(self, project_id: UUID, turn_id: UUID) -> bool:
+        row = await self._store.get(project_id, turn_id)
+        return row is not None and row["status"] == "in_progress"
+
+
+def _last(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    status = response["status"]
+    # The specification has no event of its own for a cancelled response.
+    said = status if status in ("completed", "failed") else "incomplete"
+    return f"response.{said}", {"response": response}
+
+
+def _events(response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """An ended response as a stream, each text in one delta."""
+    opening = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
+    yield "response.created", {"response": opening}
+    yield "response.in_progress", {"response": opening}
+    for index, item in enumerate(response["output"]):
+        yield from _item_events(index, item)
+    yield _last(response)
+
+
+def _item_events(index: int, item: Item) -> Iterator[tuple[str, dict[str, Any]]]:
+    begun = {**item, "status": "in_progress"} if "status" in item else item
+    if item.get("type") == "message":
+        begun = {**begun, "content": []}
+    yield "response.output_item.added", {"output_index": index, "item": begun}
+    for place, part in enumerate(item.get("content") or [] if item.get("type") == "message" else []):
+        at = {"item_id": item.get("id", ""), "output_index": index, "content_index": place}
+        if part.get("type") != "output_text":
+            continue
+        yield "response.content_part.added", {**at, "part": {**part, "text": ""}}
+        yield "response.output_text.delta", {**at, "delta": part["text"], "logprobs": []}
+        yield "response.output_text.done", {**at, "text": part["text"], "logprobs": []}
+        yield "response.content_part.done", {**at, "part": part}
+    yield "response.output_item.done", {"output_index": index, "item": item}
