@@ -15,7 +15,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 from app.errors import DatabaseUnavailable
 
@@ -56,7 +56,7 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int, timeout_seconds: float) -> None:
         self.url = url
-        self.engine = create_async_engine(
+        self.engine: AsyncEngine = create_async_engine(
             async_url(url),
             pool_size=pool_size,
             max_overflow=0,
@@ -64,6 +64,8 @@ class Database:
             pool_timeout=timeout_seconds,
             connect_args={"command_timeout": timeout_seconds, "timeout": timeout_seconds},
         )
+        # What the dialect makes of a server that answers, and takes no connection: it is starting, or stopping.
+        self._refused: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
@@ -101,7 +103,7 @@ class Database:
     async def _connection(self) -> AsyncIterator[Any]:
         try:
             pooled = await self.engine.raw_connection()
-        except (*UNAVAILABLE, SQLAlchemyError) as error:
+        except (*UNAVAILABLE, SQLAlchemyError, self._refused) as error:
             raise DatabaseUnavailable from error
         driver: Any = pooled.driver_connection
         try:

@@ -26,7 +26,7 @@ class Spool:
         kept = asdict(closing)
         kept["calls"] = [{**asdict(call), "body": call.body.decode()} for call in closing.calls]
         content = orjson.dumps(
-            {"project_id": project_id, "turn_id": turn_id, "input_items": input_items, "closing": kept}
+            {"project_id": project_id.hex, "turn_id": turn_id.hex, "input_items": input_items, "closing": kept}
         )
         part = self._directory / f"{turn_id.hex}.part"
         with part.open("wb") as file:

