@@ -61,9 +61,9 @@ class Settings(BaseSettings):
     """Attempts per turn at a provider that throttles, fails or cannot be reached."""
     provider_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     provider_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How long a plain call may take in all, and a stream to its first event."""
+    """How long a plain call may take in all."""
     provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """How long a running stream may be silent."""
+    """How long a stream may be silent, before its first event too."""
 
     context_window_tokens: Annotated[int | None, Field(ge=64)] = None
     """The context window of every model. Without it: what is known of the model."""

@@ -253,3 +253,24 @@ def test_item_types_of_tomorrow_and_unknown_fields_are_kept_as_they_came(service
     kept = service.http.get(f"/threads/{thread}/turns/{turn['id']}").json()
     assert kept["output"] == turn["output"]
     assert "web_search_image_call" in [item["type"] for item in kept["output"]]
+
+
+def test_a_provider_that_cannot_be_reached_is_a_502_and_the_service_starts_all_the_same(
+    service_env: dict[str, str],
+) -> None:
+    service = Service(env={**service_env, "DASHSCOPE_BASE_URL": "http://127.0.0.1:1/compatible-mode/v1"})
+    assert "does not answer at the moment" in service.process.wait_for("Provider: ")
+    thread = service.thread()
+    answer = service.http.post(f"/threads/{thread}/turns", json={"input": "Hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "provider_unavailable")
+    assert service.http.get(f"/threads/{thread}/turns").json()["data"][0]["status"] == "failed"
+    assert service.stop() == 0
+
+
+def test_a_stream_without_a_first_event_is_a_504(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    emulator.fault("stall", after_events=0, seconds=10)
+    answer = service.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "stream": True})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "provider_timeout")
+    assert len(emulator.calls()) == 1
+    service.turn(thread, "Hi")

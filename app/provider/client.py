@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import aiohttp
 import httpx2
-from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, AsyncStream, DefaultAioHttpClient
 
 from app.provider import failure
 from app.provider.failure import Failure
@@ -18,6 +19,8 @@ from app.provider.failure import Failure
 EMULATOR_KEY = "sk-emulator"
 PATH = "/responses"
 CHAT_PATH = "/chat/completions"
+
+KEY_CHECK_SECONDS = 10.0
 
 
 class ProviderError(Exception):
@@ -42,6 +45,7 @@ class Provider:
         # The key itself is stored nowhere: its hash tells accounts apart.
         self.binding = f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
         self._timeout_seconds = timeout_seconds
+        self._stall_seconds = stall_seconds
         self._plain = httpx2.Timeout(timeout_seconds, connect=connect_timeout_seconds)
         self._streamed = httpx2.Timeout(timeout_seconds, connect=connect_timeout_seconds, read=stall_seconds)
         limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=30)
@@ -67,7 +71,7 @@ class Provider:
             )
             return await response.aread()
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
-            raise ProviderError(self._failure(error)) from error
+            raise ProviderError(_failure(error, self._timeout_seconds)) from error
 
     def stream(self, body: bytes, headers: dict[str, str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Ask for a stream, and read its bytes as they come.
@@ -94,7 +98,7 @@ class Provider:
             finally:
                 await raw.aclose()
         except (APIStatusError, APIConnectionError, httpx2.HTTPError) as error:
-            raise ProviderError(self._failure(error)) from error
+            raise ProviderError(_failure(error, self._stall_seconds)) from error
 
     async def chat(self, body: bytes, headers: dict[str, str]) -> bytes:
         """A Chat Completions request, passed on.
@@ -126,10 +130,12 @@ class Provider:
         """What the provider says of the key. Looks up a response that is nobody's, which costs nothing."""
         try:
             await self._client.get(
-                f"{PATH}/resp_00000000-0000-0000-0000-000000000000", cast_to=httpx2.Response, options={"timeout": 10.0}
+                f"{PATH}/resp_00000000-0000-0000-0000-000000000000",
+                cast_to=httpx2.Response,
+                options={"timeout": KEY_CHECK_SECONDS},
             )
         except (APIStatusError, APIConnectionError) as error:
-            return self._failure(error)
+            return _failure(error, KEY_CHECK_SECONDS)
         return None
 
     async def close(self) -> None:
@@ -138,12 +144,21 @@ class Provider:
     def _options(self, headers: dict[str, str], timeout: httpx2.Timeout) -> Any:
         return {"headers": {"Content-Type": "application/json", **headers}, "timeout": timeout}
 
-    def _failure(self, error: APIStatusError | APIConnectionError | httpx2.HTTPError) -> Failure:
-        if isinstance(error, APIStatusError):
-            response = error.response
-            return failure.from_http(response.status_code, response.content, response.headers.get("retry-after"))
-        if isinstance(error, APITimeoutError | httpx2.TimeoutException):
-            return failure.timed_out(self._timeout_seconds)
-        cause = error.__cause__ or error
-        reason = str(cause) or type(cause).__name__
-        return failure.no_connection(reason) if isinstance(cause, httpx2.ConnectError) else failure.broken(reason)
+
+def _failure(error: APIStatusError | APIConnectionError | httpx2.HTTPError, seconds: float) -> Failure:
+    """What an exception means.
+
+    The transport makes ConnectTimeout of whatever happens to a connection, so that its own cause is looked at:
+    whether the model can have been asked depends on it.
+    """
+    if isinstance(error, APIStatusError):
+        response = error.response
+        return failure.from_http(response.status_code, response.content, response.headers.get("retry-after"))
+    cause = error if isinstance(error, httpx2.HTTPError) else error.__cause__ or error
+    origin = cause.__cause__ or cause
+    reason = str(origin) or type(origin).__name__
+    if isinstance(origin, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | httpx2.ConnectError):
+        return failure.no_connection(reason)
+    if isinstance(origin, TimeoutError) or (origin is cause and isinstance(cause, httpx2.TimeoutException)):
+        return failure.timed_out(seconds)
+    return failure.broken(reason)
