@@ -33,7 +33,7 @@ class Page:
         return _cursor("after", self.after, prefixes), _cursor("before", self.before, prefixes)
 
 
-def page(
+async def page(
     limit: Annotated[int, Query(ge=1, le=100, description="Rows on a page.")] = 20,
     order: Annotated[Literal["asc", "desc"], Query(description="By the time of creation.")] = "desc",
     after: Annotated[str | None, Query(description="The last_id of the page before this one.")] = None,

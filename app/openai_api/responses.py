@@ -18,7 +18,7 @@ from app.wire import json_object, json_response
 router = APIRouter(tags=["responses"])
 
 
-def openai_service(request: Request) -> OpenAI:
+async def openai_service(request: Request) -> OpenAI:
     service: OpenAI = request.app.state.openai
     return service
 
@@ -26,7 +26,7 @@ def openai_service(request: Request) -> OpenAI:
 Service = Annotated[OpenAI, Depends(openai_service)]
 
 
-def item_page(
+async def item_page(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     order: Annotated[Order, Query()] = "desc",
     after: Annotated[str | None, Query()] = None,

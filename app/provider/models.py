@@ -35,7 +35,7 @@ def token_budget(model: str, window_tokens: int | None) -> int:
 
 def ignored(params: dict[str, Any]) -> list[str]:
     """The fields of a request that the provider will pass over, by their names on the wire."""
-    found = [field for field in IGNORED if params.get(field) not in (None, False)]
+    found = [field for field in IGNORED if params.get(field)]
     if params.get("parallel_tool_calls") is False:
         found.append("parallel_tool_calls")
     reasoning = params.get("reasoning")

@@ -39,7 +39,7 @@ class Address:
         )
 
 
-def address(request: Request) -> Address:
+async def address(request: Request) -> Address:
     """The address in the path.
 
     Raises:

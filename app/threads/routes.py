@@ -19,7 +19,7 @@ from app.wire import json_object, json_response, optional_json_object
 router = APIRouter(tags=["threads"])
 
 
-def _threads(request: Request) -> Threads:
+async def _threads(request: Request) -> Threads:
     threads: Threads = request.app.state.threads
     return threads
 
@@ -30,7 +30,7 @@ Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Uni
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 
-def _filters(
+async def _filters(
     request: Request,
     user: Annotated[str | None, Query()] = None,
     name: Annotated[str | None, Query(description="The beginning of the name.")] = None,

@@ -14,7 +14,7 @@ from app.wire import json_object, json_response
 router = APIRouter(tags=["transfer"])
 
 
-def _transfer(request: Request) -> Transfer:
+async def _transfer(request: Request) -> Transfer:
     transfer: Transfer = request.app.state.transfer
     return transfer
 

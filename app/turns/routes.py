@@ -41,7 +41,7 @@ PASSED_ON = "x-dashscope-"
 """Request headers with this beginning go to the provider (the session cache has one)."""
 
 
-def _turns(request: Request) -> Turns:
+async def _turns(request: Request) -> Turns:
     turns: Turns = request.app.state.turns
     return turns
 

@@ -4,7 +4,6 @@ The way of a turn: `open` → `_continue` → `_ask` (again if the provider forg
 """
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Iterable
@@ -204,8 +203,10 @@ class Runner:
     async def _freed(self, thread_id: UUID) -> None:
         """Wait until a turn of the thread has ended in this worker; look again soon for those in others."""
         freed = self._waiting.setdefault(thread_id, asyncio.Event())
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(freed.wait(), WAIT_POLL_SECONDS)
+        except TimeoutError:
+            self._waiting.pop(thread_id, None)
 
     def find(self, turn_id: UUID) -> Running | None:
         """A turn that is running in this worker."""

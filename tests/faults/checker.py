@@ -25,7 +25,7 @@ ORDER BY t.id
 
 def rows(world: World) -> list[asyncpg.Record]:
     async def read() -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(world.database_url)
+        connection = await asyncpg.connect(world.servers.database_url)
         try:
             return await connection.fetch(ROWS)
         finally:

