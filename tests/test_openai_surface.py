@@ -2,26 +2,18 @@
 
 import asyncio
 import json
-import time
 from typing import Any
 
+import openresponses_types.types as spec
 import pytest
 from openai import AsyncOpenAI, BadRequestError, ConflictError, NotFoundError, OpenAI
 from openai.types.conversations import Conversation, ConversationItem
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
-from tests.service import Emulator, Service
+from tests.service import Emulator, Service, read_events
 
 MODEL = "qwen3.5-plus"
-
-REQUIRED = {
-    "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
-    "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
-    "presence_penalty", "frequency_penalty", "top_logprobs", "temperature", "reasoning", "usage", "max_output_tokens",
-    "max_tool_calls", "store", "background", "service_tier", "metadata", "safety_identifier", "prompt_cache_key",
-}  # fmt: skip
-"""What the Open Responses specification requires of a response object."""
 
 
 @pytest.fixture
@@ -68,7 +60,6 @@ async def test_a_response_is_complete_and_reads_back_the_same(client: AsyncOpenA
         reasoning={"effort": "low"},
     )  # fmt: skip
     shown = json.loads(made.to_json(exclude_unset=True))
-    assert shown.keys() >= REQUIRED
     assert (made.metadata, made.temperature, made.max_output_tokens) == ({"k": "v"}, 0.3, 100)
     assert made.tools[0].type == "function"
     assert made.reasoning is not None
@@ -143,10 +134,8 @@ def test_the_synchronous_client_works_too(service: Service) -> None:
 
 async def test_a_background_response_is_polled_until_it_is_done(client: AsyncOpenAI, emulator: Emulator) -> None:
     emulator.fault("slow", seconds_per_event=0.05)
-    began = time.monotonic()
     made = await client.responses.create(model=MODEL, input="Echo: done", background=True)
     assert made.status in ("queued", "in_progress")
-    assert time.monotonic() - began < 0.4
     while made.status in ("queued", "in_progress"):
         await asyncio.sleep(0.05)
         made = await client.responses.retrieve(made.id)
@@ -352,3 +341,32 @@ async def test_only_the_host_changes_for_a_client_of_the_provider(service: Servi
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in chunks]) == "hi there"
         with pytest.raises(NotFoundError):
             await client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"input": "Hello"},
+        {"input": "Call f", "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}]},
+        {"input": "Think", "reasoning": {"effort": "low"}, "metadata": {"k": "v"}, "temperature": 0.5},
+        {"input": "Echo: " + "word " * 50, "max_output_tokens": 16},
+        {"input": "Search", "text": {"format": {"type": "json_object"}}, "instructions": "Be brief."},
+    ],
+)
+def test_responses_and_events_fit_the_open_responses_specification(service: Service, asked: dict[str, Any]) -> None:
+    plain = service.http.post("/responses", json=asked)
+    spec.ResponseResource.model_validate_json(plain.content, strict=True)
+    kept = service.http.get(f"/responses/{plain.json()['id']}")
+    spec.ResponseResource.model_validate_json(kept.content, strict=True)
+    with service.http.stream("POST", "/responses", json={**asked, "stream": True}) as answer:
+        events = read_events(answer.iter_lines())
+    models = {name.lower(): getattr(spec, name) for name in dir(spec) if name.endswith("StreamingEvent")}
+    checked = 0
+    for event in events:
+        model = models.get(event["type"].replace(".", "").replace("_", "") + "streamingevent")
+        # The specification has no `reasoning_text` events: the provider's own stay as they are.
+        assert model is not None or event["type"].startswith("response.reasoning_text.")
+        if model is not None:
+            model.model_validate_json(json.dumps(event), strict=True)
+            checked += 1
+    assert checked >= 6

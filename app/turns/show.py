@@ -87,7 +87,26 @@ def _response(
     shown["model"] = provider.get("model") or model
     if isinstance(shown["usage"], dict):
         shown["usage"] = _usage(shown["usage"])
+    if isinstance(shown["tools"], list):
+        shown["tools"] = [_tool(tool) for tool in shown["tools"]]
+    if isinstance(shown["reasoning"], dict):
+        shown["reasoning"] = {"effort": None, "summary": None, **shown["reasoning"]}
+    if isinstance(shown["text"], dict):
+        shown["text"] = {**shown["text"], "format": _format(shown["text"].get("format"))}
     return shown
+
+
+def _tool(tool: Any) -> Any:
+    """A function tool with what it left out. The provider holds no model to a schema, unless asked to."""
+    if not isinstance(tool, dict) or tool.get("type") != "function":
+        return tool
+    return {"description": None, "parameters": None, "strict": False, **tool}
+
+
+def _format(asked: Any) -> Any:
+    if not isinstance(asked, dict):
+        return {"type": "text"}
+    return {"description": None, "strict": False, **asked} if asked.get("type") == "json_schema" else asked
 
 
 def _usage(provider: dict[str, Any]) -> dict[str, Any]:
