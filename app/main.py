@@ -35,6 +35,7 @@ from app.turns.runner import Runner
 from app.turns.service import Turns
 from app.turns.spool import Spool
 from app.turns.store import TurnStore
+from app.usage import routes as usage_routes
 from app.wire import json_response
 
 PROVIDER_PATHS = ("/compatible-mode/v1", "/api/v2/apps/protocols/compatible-mode/v1")
@@ -62,6 +63,7 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
     app.include_router(transfer_routes.router, prefix="/v1")
+    app.include_router(usage_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
         app.include_router(responses.router, prefix=prefix)
         app.include_router(conversations.router, prefix=prefix)

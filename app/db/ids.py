@@ -4,6 +4,7 @@ A thread and a conversation are the same row under two prefixes, as are a turn a
 either form is taken wherever one is expected.
 """
 
+from datetime import datetime
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -15,6 +16,12 @@ TURN_PREFIXES = ("turn", "resp")
 def new_uuid() -> UUID:
     """A UUIDv7: sorts by the time it was made."""
     return uuid7()
+
+
+def first_uuid(moment: datetime) -> UUID:
+    """The smallest UUIDv7 of a moment: ids made before it are smaller, later ones are not."""
+    milliseconds = max(0, int(moment.timestamp() * 1000))
+    return UUID(int=milliseconds << 80)
 
 
 def thread_id(id_: UUID) -> str:

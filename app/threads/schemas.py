@@ -56,6 +56,8 @@ class ThreadPatch(BaseModel):
     user: User | None = None
     metadata: Metadata | None = None
     archived: bool = False
+    head_id: str | None = None
+    """The turn that the next one continues: one of the thread's own, and not null."""
 
 
 def thread_object(thread: Thread) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """What can be done with a thread."""
 
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy.sql import func
 
 from app.chain.live_ids import LiveIds
+from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, list_object
+from app.errors import BadRequest
 from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import Address
@@ -52,6 +55,8 @@ class Threads:
 
     async def patch(self, caller: Caller, address: Address, sent: ThreadPatch) -> dict[str, Any]:
         values = _values(sent)
+        if "head_id" in sent.model_fields_set:
+            values["head_turn_id"] = _head(sent.head_id)
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
@@ -69,9 +74,16 @@ class Threads:
         return {"id": f"thread_{removed.hex}", "object": "thread.deleted", "deleted": True}
 
 
+def _head(value: str | None) -> UUID:
+    found = None if value is None else ids.parse(value, ids.TURN_PREFIXES)
+    if found is None:
+        raise BadRequest("'head_id' must be the id of a turn of this thread.", param="head_id")
+    return found
+
+
 def _values(sent: ThreadCreate | ThreadPut | ThreadPatch) -> dict[str, Any]:
     """The columns that a request sets. Metadata set to null is empty metadata."""
-    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages"})
+    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages", "head_id"})
     if "user" in given:
         given["user_id"] = given.pop("user")
     if "metadata" in given:

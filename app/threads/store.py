@@ -14,7 +14,7 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.pagination import Page
-from app.errors import Conflict
+from app.errors import Conflict, NotFound
 from app.threads.address import Address
 from app.threads.tables import Thread
 
@@ -42,7 +42,7 @@ async def add(session: AsyncSession, project_id: UUID, values: dict[str, Any]) -
     try:
         return (await session.execute(statement)).scalar_one()
     except IntegrityError as error:
-        raise _name_taken(error, values.get("name")) from error
+        raise _meaning(error, values.get("name")) from error
 
 
 async def get_or_add(session: AsyncSession, project_id: UUID, values: dict[str, Any]) -> tuple[Thread, bool]:
@@ -72,7 +72,7 @@ async def change(session: AsyncSession, project_id: UUID, address: Address, valu
     """Change a thread in one statement, so that two changes of different fields both hold.
 
     Raises:
-        Conflict: the new name belongs to another thread.
+        APIError: the new name belongs to another thread, or the new head is no turn of this one.
     """
     statement = (
         update(Thread)
@@ -84,7 +84,7 @@ async def change(session: AsyncSession, project_id: UUID, address: Address, valu
     try:
         return (await session.execute(statement)).scalar_one_or_none()
     except IntegrityError as error:
-        raise _name_taken(error, values.get("name")) from error
+        raise _meaning(error, values.get("name")) from error
 
 
 async def remove(session: AsyncSession, project_id: UUID, address: Address) -> UUID | None:
@@ -136,7 +136,9 @@ def _filters(filters: Filters) -> list[ColumnElement[bool]]:
     return where
 
 
-def _name_taken(error: IntegrityError, name: Any) -> Exception:
+def _meaning(error: IntegrityError, name: Any) -> Exception:
+    if "threads_head_turn_fkey" in str(error.orig):
+        return NotFound("'head_id' must be the id of a turn of this thread.", param="head_id", code="turn_not_found")
     if "threads_name_key" not in str(error.orig):
         return error
     return Conflict(

@@ -15,6 +15,7 @@ from app.provider.structured import asked_format
 from app.settings import Settings
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.turns import messages
+from app.turns.calls import as_curl, call_object
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
 from app.turns.replay import Replay
@@ -192,6 +193,27 @@ async def list_turns(caller: Authenticated, turns: Service, address: Addressed, 
 @router.get(f"{BY_ID}/turns/{{turn_id}}")
 async def get(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     return json_response(await turns.get(caller, address, turn_id))
+
+
+@router.get(f"{BY_NAME}/turns/{{turn_id}}/calls")
+@router.get(f"{BY_ID}/turns/{{turn_id}}/calls")
+async def calls(
+    caller: Authenticated,
+    turns: Service,
+    address: Addressed,
+    turn_id: str,
+    format: Annotated[Literal["json", "curl"], Query()] = "json",
+) -> Response:
+    rows = await turns.calls(caller, address, turn_id)
+    if format == "curl":
+        return Response("\n\n".join(as_curl(row) for row in rows) + "\n", media_type="text/plain; charset=utf-8")
+    return json_response({"object": "list", "data": [call_object(row) for row in rows], "has_more": False})
+
+
+@router.get(f"{BY_NAME}/branches")
+@router.get(f"{BY_ID}/branches")
+async def branches(caller: Authenticated, turns: Service, address: Addressed, page: Paged) -> Response:
+    return json_response(await turns.branches(caller, address, page))
 
 
 @router.get(f"{BY_NAME}/messages")

@@ -55,6 +55,27 @@ class Turns:
         row = await self.row(caller, address, turn_id)
         return stored_turn(*await self._replay.cancelled(caller.project_id, row["id"]))
 
+    async def calls(self, caller: Caller, address: Address, turn_id: str) -> list[asyncpg.Record]:
+        row = await self.row(caller, address, turn_id)
+        return await self._store.calls(caller.project_id, row["id"])
+
+    async def branches(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
+        """The ends of a thread's branches, latest first. The head is one of them."""
+        thread = await self._store.thread(caller.project_id, address)
+        after, _ = page.bounds(ids.TURN_PREFIXES)
+        rows = await self._store.branches(caller.project_id, thread["id"], after=after, limit=page.limit + 1)
+
+        def show(row: asyncpg.Record) -> dict[str, Any]:
+            return {
+                "id": ids.turn_id(row["id"]),
+                "object": "branch",
+                "status": row["status"],
+                "head": row["id"] == thread["head_turn_id"],
+                "created_at": _seconds(row["created_at"]),
+            }
+
+        return list_object(rows[: page.limit], show, has_more=len(rows) > page.limit)
+
     async def messages(
         self, caller: Caller, address: Address, until: str | None
     ) -> tuple[asyncpg.Record, list[asyncpg.Record]]:

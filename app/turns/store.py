@@ -155,6 +155,21 @@ ORDER BY branch.depth DESC
 
 GET_TURN = f"SELECT {_TURN_COLUMNS} FROM turns t WHERE t.project_id = $1 AND t.id = $2 AND t.deleted_at IS NULL"  # noqa: S608
 
+CALLS = """
+SELECT attempt, continuation, url, body::text AS body, dropped_items, status, response_id, error, started_at,
+    finished_at
+FROM calls WHERE project_id = $1 AND turn_id = $2 ORDER BY attempt
+"""
+
+BRANCHES = """
+SELECT t.id, t.status, t.created_at FROM turns t
+WHERE t.project_id = $1 AND t.thread_id = $2 AND t.deleted_at IS NULL AND ($3::uuid IS NULL OR t.id < $3)
+    AND NOT EXISTS (
+        SELECT FROM turns c WHERE c.project_id = $1 AND c.thread_id = $2 AND c.parent_id = t.id AND c.deleted_at IS NULL
+    )
+ORDER BY t.id DESC LIMIT $4
+"""
+
 ITEMS = """
 SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
 ORDER BY turn_id, position
@@ -445,6 +460,16 @@ class TurnStore:
 
     async def get(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         return await self._database.fetchrow(GET_TURN, project_id, turn_id)
+
+    async def calls(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
+        """Every attempt at the provider, with the exact body sent."""
+        return await self._database.fetch(CALLS, project_id, turn_id)
+
+    async def branches(
+        self, project_id: UUID, thread_id: UUID, *, after: UUID | None, limit: int
+    ) -> list[asyncpg.Record]:
+        """The turns that none continues, latest first: each ends a branch."""
+        return await self._database.fetch(BRANCHES, project_id, thread_id, after, limit)
 
     async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[asyncpg.Record]]:
         """The items of turns, by turn."""

@@ -1,0 +1,76 @@
+"""/v1/usage: turns, tokens and tool calls, by day, model, user or thread."""
+
+import csv
+import io
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import asyncpg
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from app.db import ids
+from app.errors import BadRequest
+from app.projects.auth import Authenticated
+from app.usage.store import COUNTED, usage
+from app.wire import json_response
+
+router = APIRouter(tags=["usage"])
+
+Group = Literal["day", "model", "user", "thread"]
+Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Unix seconds.")]
+
+
+@router.get("/usage")
+async def get(
+    request: Request,
+    caller: Authenticated,
+    group_by: Annotated[Group, Query()] = "day",
+    since: Seconds = None,
+    until: Seconds = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=256, description="The last_id of the page before.")] = None,
+    format: Annotated[Literal["json", "csv"], Query()] = "json",
+) -> Response:
+    if since is not None and until is not None and until <= since:
+        raise BadRequest("'until' must be later than 'since'.", param="until")
+    begin = datetime.fromtimestamp(since or 0, UTC)
+    end = datetime.now(UTC).replace(year=9999) if until is None else datetime.fromtimestamp(until, UTC)
+    key = _key(group_by, after)
+    rows = await usage(request.app.state.database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
+    shown = [_row(group_by, row) for row in rows[:limit]]
+    if format == "csv":
+        return Response(_csv(group_by, shown), media_type="text/csv; charset=utf-8")
+    return json_response(
+        {
+            "object": "list",
+            "data": shown,
+            "first_id": shown[0][group_by] if shown else None,
+            "last_id": shown[-1][group_by] if shown else None,
+            "has_more": len(rows) > limit,
+        }
+    )
+
+
+def _key(group_by: Group, after: str | None) -> str | None:
+    if after is None or group_by != "thread":
+        return after
+    found = ids.parse(after, ids.THREAD_PREFIXES)
+    if found is None:
+        raise BadRequest("'after' must be the id of a thread.", param="after", code="invalid_cursor")
+    return str(found)
+
+
+def _row(group_by: Group, row: asyncpg.Record) -> dict[str, Any]:
+    key = row["key"]
+    if group_by == "thread":
+        key = f"thread_{key.replace('-', '')}"
+    return {"object": "usage", group_by: key, **{name: row[name] for name in COUNTED}}
+
+
+def _csv(group_by: Group, rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [group_by, *COUNTED], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
