@@ -17,7 +17,8 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
 ) -> None:
     proxy = CountingProxy(service_env["DATABASE_URL"])
     # The leases of a worker are renewed from time to time, and its keys looked up again: that is no turn's cost.
-    service = Service(env={**service_env, "DATABASE_URL": proxy.url, "EVERTHREAD_LEASE_SECONDS": "3600"})
+    once = {"EVERTHREAD_LEASE_SECONDS": "3600", "EVERTHREAD_EVENT_LOG_FLUSH_SECONDS": "5"}
+    service = Service(env={**service_env, "DATABASE_URL": proxy.url, **once})
     cache = redis.Redis.from_url(redis_url)
     counts: list[tuple[int, int]] = []
     try:
