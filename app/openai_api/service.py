@@ -16,8 +16,9 @@ from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.turns.history import History, append
+from app.turns.opening import Joined
 from app.turns.replay import Replay
-from app.turns.runner import Joined, Runner, Running
+from app.turns.runner import Runner, Running
 from app.turns.schemas import TurnRequest
 from app.turns.show import item_object, stored_response
 from app.turns.store import TurnStore

@@ -18,7 +18,8 @@ from app.db.engine import Database
 from app.errors import Conflict
 from app.threads.address import Address
 from app.threads.tables import Thread
-from app.turns.store import BRANCH, columns
+from app.turns.statements import BRANCH
+from app.turns.store import columns
 from app.turns.tables import Call, Item, Turn
 
 BRANCH_ITEMS = (

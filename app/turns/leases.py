@@ -21,7 +21,8 @@ from app.turns.replay import Replay
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
-from app.turns.store import CANCEL_CHANNEL, Closing, TurnStore
+from app.turns.statements import CANCEL_CHANNEL
+from app.turns.store import Closing, TurnStore
 
 log = structlog.get_logger()
 

@@ -18,8 +18,9 @@ from app.turns import messages
 from app.turns.calls import as_curl, call_object
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
+from app.turns.opening import Joined
 from app.turns.replay import Replay
-from app.turns.runner import Joined, Running
+from app.turns.runner import Running
 from app.turns.schemas import Origin, turn_request
 from app.turns.service import Turns
 from app.turns.show import response_object, stored_turn, turn_object

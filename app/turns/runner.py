@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -33,10 +33,11 @@ from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Answer, Hear
 from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.failures import client_error
-from app.turns.schemas import Origin, TurnRequest
+from app.turns.opening import Joined, Opening
+from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
-from app.turns.store import Busy, CallRecord, Closing, Opened, SameKey, TurnStore
+from app.turns.store import CallRecord, Closing, Opened, TurnStore
 
 log = structlog.get_logger()
 
@@ -46,17 +47,6 @@ LONGEST_BACKOFF_SECONDS = 20.0
 
 FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
-
-WAIT_POLL_SECONDS = 0.1
-"""How soon a waiting request looks again whether its thread is free."""
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """A turn that an earlier request has opened, running in another worker or ended."""
-
-    project_id: UUID
-    turn_id: UUID
 
 
 @dataclass(eq=False, slots=True)
@@ -110,7 +100,7 @@ class Runner:
         self._event_log = event_log
         self._spool = spool
         self._running: dict[UUID, Running] = {}
-        self._waiting: dict[UUID, asyncio.Event] = {}
+        self._opening = Opening(store, settings)
         self._flushing: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -122,7 +112,7 @@ class Runner:
         Returns:
             The turn, once the client can be answered: see `Running.answerable`.
         """
-        turn = await self._open(project_id, address, request)
+        turn = await self._opening.open(project_id, address, request)
         if isinstance(turn, Joined):
             running = self._running.get(turn.turn_id)
             if running is None:
@@ -136,77 +126,6 @@ class Runner:
             # Shielded: a client that goes away does not stop its turn.
             await asyncio.shield(running.answerable)
         return running
-
-    async def _open(self, project_id: UUID, address: Address, request: TurnRequest) -> "Opened | Joined":
-        if not request.keep:
-            return await self._open_unkept(project_id, address, request)
-        origin = request.origin
-        if origin.retry_within_seconds is not None:
-            first = await self._store.first_attempt(project_id, request.parent_id, origin)
-            if first is not None:
-                return Joined(project_id, first)
-        ticket = ids.new_uuid() if request.if_busy == "wait" else None
-        deadline = time.monotonic() + self._settings.wait_seconds
-        queued_at: UUID | None = None
-        try:
-            while True:
-                try:
-                    return await self._store.open(project_id, address, request, ticket)
-                except SameKey:
-                    return await self._same_key(project_id, origin)
-                except Busy as busy:
-                    if origin.idempotency_key is not None and await self._store.same_key(project_id, origin):
-                        return await self._same_key(project_id, origin)
-                    if request.if_busy == "reject" or time.monotonic() > deadline:
-                        raise
-                    if request.if_busy == "cancel" and busy.running_id is not None:
-                        await self._store.request_cancel(project_id, busy.running_id)
-                    if ticket is not None and queued_at is None:
-                        queued_at = busy.thread_id
-                        await self._queue(project_id, busy, ticket)
-                    await self._freed(busy.thread_id)
-        finally:
-            if queued_at is not None and ticket is not None:
-                await self._store.leave_queue(project_id, queued_at, ticket)
-
-    async def _open_unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
-        thread_id = address.new
-        if thread_id is None:
-            thread = await self._store.thread(project_id, address)
-            thread_id = thread["id"]
-            request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
-        return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request)
-
-    async def _same_key(self, project_id: UUID, origin: Origin) -> "Joined":
-        row = await self._store.same_key(project_id, origin)
-        if row is None:
-            raise Conflict("The turn with this Idempotency-Key has just been deleted. Send this again.")
-        if row["body_hash"] != origin.body_hash:
-            raise Conflict(
-                f"This Idempotency-Key was sent with another body, for turn {ids.turn_id(row['id'])}. "
-                "Use a new key for a new request.",
-                param="Idempotency-Key",
-                code="idempotency_key_reused",
-            )
-        return Joined(project_id, row["id"])
-
-    async def _queue(self, project_id: UUID, busy: Busy, ticket: UUID) -> None:
-        settings = self._settings
-        if not await self._store.queue(
-            project_id, busy.thread_id, ticket, seconds=settings.wait_seconds, limit=settings.waiters_per_thread
-        ):
-            busy.message = (
-                f"The thread is busy, and {settings.waiters_per_thread} requests wait already. Send this later."
-            )
-            raise busy
-
-    async def _freed(self, thread_id: UUID) -> None:
-        """Wait until a turn of the thread has ended in this worker; look again soon for those in others."""
-        freed = self._waiting.setdefault(thread_id, asyncio.Event())
-        try:
-            await asyncio.wait_for(freed.wait(), WAIT_POLL_SECONDS)
-        except TimeoutError:
-            self._waiting.pop(thread_id, None)
 
     def find(self, turn_id: UUID) -> Running | None:
         """A turn that is running in this worker."""
@@ -273,9 +192,7 @@ class Runner:
         running.release()
         if not running.ended.done():
             running.ended.set_result(None)
-        freed = self._waiting.pop(running.turn.thread_id, None)
-        if freed is not None:
-            freed.set()
+        self._opening.free(running.turn.thread_id)
 
     def _target(self, turn: Opened) -> Target:
         budget = models.token_budget(turn.request.model, self._settings.context_window_tokens)

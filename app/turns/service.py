@@ -12,8 +12,9 @@ from app.errors import NotFound
 from app.projects.auth import Caller
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id
+from app.turns.opening import Joined
 from app.turns.replay import Replay
-from app.turns.runner import Joined, Runner, Running
+from app.turns.runner import Runner, Running
 from app.turns.schemas import TurnRequest
 from app.turns.show import stored_turn
 from app.turns.store import TurnStore

@@ -1,0 +1,220 @@
+"""The SQL of turns, named for what it does. Each statement is a transaction of its own, and names the project."""
+
+# The thread's row is locked, so that the head which is read here is the one that the last turn left:
+# its closing either has committed, or turns_one_active_per_thread refuses this turn.
+_OPEN_TURN = """
+WITH thread AS (
+    {thread}
+), turn AS (
+    INSERT INTO turns (
+        project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at,
+        api_key_id, idempotency_key, body_hash
+    )
+    SELECT $1, $3, thread.id, coalesce($4, thread.head_turn_id), 'in_progress', $5, $6::text::json, $7::text::jsonb,
+        $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16
+    FROM thread
+    WHERE ($4::uuid IS NULL OR EXISTS (
+        SELECT FROM turns p
+        WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
+    )) AND ($17::uuid IS NULL OR NOT EXISTS (
+        SELECT FROM waiters w
+        WHERE w.project_id = $1 AND w.thread_id = thread.id AND w.id < $17 AND w.expires_at > now()
+    ))
+    RETURNING parent_id, created_at
+), item AS (
+    INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
+    SELECT $1, $3, i.position - 1, 'input', i.type, i.item_id, i.data::json
+    FROM turn, unnest($11::text[], $12::text[], $13::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
+)
+SELECT thread.id AS thread_id, turn.parent_id, turn.created_at,
+    $4::uuid IS NULL OR EXISTS (
+        SELECT FROM turns p
+        WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
+    ) AS parent_found
+FROM thread LEFT JOIN turn ON true
+"""
+_LOCKED = "SELECT id, head_turn_id FROM threads WHERE project_id = $1 AND {by} FOR NO KEY UPDATE"
+ITS_THREAD = "(SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL)"
+
+OPEN_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by="id = $2"))
+OPEN_TURN_BY_NAME = _OPEN_TURN.format(thread=_LOCKED.format(by="name = $2"))
+OPEN_TURN_AFTER_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by=f"id = {ITS_THREAD}"))
+OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
+    thread="INSERT INTO threads (project_id, id) VALUES ($1, $2) RETURNING id, head_turn_id"
+)
+
+# Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
+# else has closed stays as it is, and no row comes back.
+CLOSE_TURN = """
+WITH turn AS (
+    UPDATE turns SET
+        status = $3, continuation = $4, response = $5::text::json, usage = $6::text::json, error = $7::text::json,
+        incomplete_details = $8::text::json, binding = $9, response_id = $10, response_created_at = $11,
+        response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL, error_status = $26
+    WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
+    RETURNING thread_id, completed_at
+), item AS (
+    INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
+    SELECT $1, $2, $13 + i.position - 1, 'output', i.type, i.item_id, i.data::json
+    FROM turn, unnest($14::text[], $15::text[], $16::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
+), call AS (
+    INSERT INTO calls (
+        project_id, turn_id, attempt, continuation, url, body, dropped_items, status, response_id, error,
+        started_at, finished_at
+    )
+    SELECT $1, $2, c.attempt, c.continuation, c.url, c.body::json, c.dropped_items, c.status, c.response_id,
+        c.error::json, c.started_at, c.finished_at
+    FROM turn, unnest(
+        $17::text[], $18::text[], $19::text[], $20::int[], $21::int[], $22::text[], $23::text[],
+        $24::timestamptz[], $25::timestamptz[]
+    ) WITH ORDINALITY AS c (
+        continuation, url, body, dropped_items, status, response_id, error, started_at, finished_at, attempt
+    )
+), thread AS (
+    UPDATE threads SET
+        head_turn_id = CASE WHEN $3 = 'failed' THEN head_turn_id ELSE $2 END,
+        turn_count = turn_count + 1, updated_at = now()
+    FROM turn WHERE threads.project_id = $1 AND threads.id = turn.thread_id
+)
+SELECT completed_at FROM turn
+"""
+
+PARENT = """
+SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
+    coalesce((usage->>'total_tokens')::int, 0) AS context_tokens
+FROM turns
+WHERE project_id = $1 AND id = $2 AND status IN ('completed', 'incomplete')
+    AND response_expires_at IS NOT NULL AND response_unknown_at IS NULL
+"""
+
+FORGET_RESPONSE = """
+UPDATE turns SET response_unknown_at = now() WHERE project_id = $1 AND id = $2 AND response_unknown_at IS NULL
+RETURNING id
+"""
+
+BRANCH = """
+WITH RECURSIVE branch AS (
+    SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = $1 AND id = $2
+    UNION ALL
+    SELECT t.id, t.parent_id, branch.depth + 1
+    FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.parent_id
+)
+"""
+
+HISTORY = (
+    BRANCH
+    + """
+SELECT items.data FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+ORDER BY branch.depth DESC, items.position
+"""
+)
+
+MESSAGES = (
+    BRANCH
+    + """
+SELECT items.turn_id, items.position, items.origin, items.item_id, items.data, turns.created_at
+FROM branch
+JOIN turns ON turns.project_id = $1 AND turns.id = branch.id
+JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+ORDER BY branch.depth DESC, items.position
+"""
+)
+
+TURN_COLUMNS = """
+    t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
+    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details
+"""
+
+CHAIN = (
+    BRANCH
+    + """
+SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
+    t.response_expires_at, t.response_unknown_at
+FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.id
+ORDER BY branch.depth DESC
+"""
+)
+
+GET_TURN = f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.project_id = $1 AND t.id = $2 AND t.deleted_at IS NULL"  # noqa: S608
+
+CALLS = """
+SELECT attempt, continuation, url, body::text AS body, dropped_items, status, response_id, error, started_at,
+    finished_at
+FROM calls WHERE project_id = $1 AND turn_id = $2 ORDER BY attempt
+"""
+
+BRANCHES = """
+SELECT t.id, t.status, t.created_at FROM turns t
+WHERE t.project_id = $1 AND t.thread_id = $2 AND t.deleted_at IS NULL AND ($3::uuid IS NULL OR t.id < $3)
+    AND NOT EXISTS (
+        SELECT FROM turns c WHERE c.project_id = $1 AND c.thread_id = $2 AND c.parent_id = t.id AND c.deleted_at IS NULL
+    )
+ORDER BY t.id DESC LIMIT $4
+"""
+
+ITEMS = """
+SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
+ORDER BY turn_id, position
+"""
+
+THREAD_OF_TURN = "SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL"
+
+CLOSED_AS = "SELECT status, response_id FROM turns WHERE project_id = $1 AND id = $2"
+
+SAME_KEY = """
+SELECT id, thread_id, parent_id, body_hash FROM turns WHERE project_id = $1 AND idempotency_key = $2
+"""
+
+FIRST_ATTEMPT = """
+SELECT id FROM turns
+WHERE project_id = $1 AND body_hash = $2 AND api_key_id = $3 AND status IN ('in_progress', 'completed', 'incomplete')
+    AND ($4::uuid IS NULL OR parent_id = $4) AND created_at > now() - $5::float8 * interval '1 second'
+    AND deleted_at IS NULL
+ORDER BY id DESC LIMIT 1
+"""
+
+CANCEL_CHANNEL = "everthread_cancel"
+
+REQUEST_CANCEL = f"""
+WITH turn AS (
+    UPDATE turns SET cancel_requested_at = now() WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
+    RETURNING id
+)
+SELECT pg_notify('{CANCEL_CHANNEL}', id::text) FROM turn
+"""  # noqa: S608
+
+RENEW_LEASES = """
+UPDATE turns SET lease_expires_at = now() + $2::float8 * interval '1 second'
+WHERE worker_id = $1 AND status = 'in_progress'
+RETURNING id, cancel_requested_at IS NOT NULL AS cancel
+"""
+
+TAKE_EXPIRED = """
+UPDATE turns t SET worker_id = $1, lease_expires_at = now() + $2::float8 * interval '1 second'
+FROM (
+    SELECT project_id, id FROM turns
+    WHERE status = 'in_progress' AND lease_expires_at < now()
+    ORDER BY lease_expires_at LIMIT 20 FOR UPDATE SKIP LOCKED
+) expired
+WHERE t.project_id = expired.project_id AND t.id = expired.id
+RETURNING t.project_id, t.id, t.thread_id, t.parent_id, t.created_at, t.model, t.params, t.metadata, t.ignored,
+    t.cancel_requested_at IS NOT NULL AS cancel,
+    (SELECT count(*) FROM items i WHERE i.project_id = t.project_id AND i.turn_id = t.id)::int AS input_items
+"""
+
+QUEUE = """
+INSERT INTO waiters (project_id, thread_id, id, expires_at)
+SELECT $1, $2, $3, now() + $4::float8 * interval '1 second'
+WHERE (
+    SELECT count(*) FROM waiters WHERE project_id = $1 AND thread_id = $2 AND expires_at > now()
+) < $5::int
+ON CONFLICT DO NOTHING RETURNING id
+"""
+
+LEAVE_QUEUE = """
+DELETE FROM waiters WHERE project_id = $1 AND thread_id = $2 AND (id = $3 OR expires_at < now()) RETURNING id
+"""
+
+ACTIVE_TURN = "SELECT id FROM turns WHERE project_id = $1 AND thread_id = $2 AND status = 'in_progress'"
+
+FIND_THREAD = "SELECT id, head_turn_id, coalesce(title, name) AS title FROM threads WHERE project_id = $1 AND {by}"
