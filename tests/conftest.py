@@ -1,15 +1,11 @@
 """One Postgres, one Redis, one emulator and one service for the whole run: all real, over real sockets."""
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
-import asyncpg
 import pytest
-from sqlalchemy import make_url
 
-from app.db import schema
+from tests.databases import migrate_now, new_database
 from tests.servers import servers
 from tests.service import Emulator, Service
 
@@ -25,24 +21,11 @@ def server_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         yield urls
 
 
-def new_database(server_url: str) -> str:
-    """The URL of an empty database on the server."""
-    name = f"everthread_{uuid4().hex}"
-
-    async def create() -> None:
-        connection = await asyncpg.connect(server_url)
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
-
-    asyncio.run(create())
-    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
-
-
 @pytest.fixture(scope="session")
 def database_url(server_urls: tuple[str, str]) -> str:
     """A migrated database."""
     url = new_database(server_urls[0])
-    schema.migrate_now(url)
+    migrate_now(url)
     return url
 
 

@@ -9,6 +9,7 @@ import pytest
 from alembic import command
 
 from app.db import schema
+from tests.databases import migrate_now
 
 TABLES = {"alembic_version", "api_keys", "calls", "items", "projects", "threads", "turns", "waiters"}
 
@@ -45,17 +46,17 @@ def shape(url: str) -> list[tuple[str, ...]]:
 
 
 def test_every_migration_goes_up_down_and_up_again(empty_database_url: str) -> None:
-    schema.migrate_now(empty_database_url)
+    migrate_now(empty_database_url)
     made = shape(empty_database_url)
     assert table_names(empty_database_url) == TABLES
     asyncio.run(schema.migrate(empty_database_url, "base"))
     assert table_names(empty_database_url) == {"alembic_version"}
-    schema.migrate_now(empty_database_url)
+    migrate_now(empty_database_url)
     assert shape(empty_database_url) == made
 
 
 def test_models_and_migrations_agree(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    schema.migrate_now(empty_database_url)
+    migrate_now(empty_database_url)
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
     command.check(schema.alembic_config())
 

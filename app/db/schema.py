@@ -60,7 +60,3 @@ def _run(connection: Connection, revision: str) -> None:
     config.attributes["connection"] = connection
     down = revision == "base" or revision.startswith("-")
     (command.downgrade if down else command.upgrade)(config, revision)
-
-
-def migrate_now(url: str) -> None:
-    asyncio.run(migrate(url))

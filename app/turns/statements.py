@@ -157,8 +157,6 @@ SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_
 ORDER BY turn_id, position
 """
 
-THREAD_OF_TURN = "SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL"
-
 CLOSED_AS = "SELECT status, response_id FROM turns WHERE project_id = $1 AND id = $2"
 
 SAME_KEY = """

@@ -289,11 +289,6 @@ class TurnStore:
         found = rows[: page.limit]
         return (found[::-1] if before is not None else found), len(rows) > page.limit
 
-    async def thread_of(self, project_id: UUID, turn_id: UUID) -> UUID | None:
-        """The thread of a turn that is not deleted."""
-        row = await self._database.fetchrow(statements.THREAD_OF_TURN, project_id, turn_id)
-        return None if row is None else row["thread_id"]
-
     async def _busy(self, project_id: UUID, address: Address) -> Busy:
         thread = await self.thread(project_id, address)
         running = await self._database.fetchrow(statements.ACTIVE_TURN, project_id, thread["id"])
