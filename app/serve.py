@@ -56,7 +56,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         port = listener.getsockname()[1]
         settings = _with_servers(stack, settings)
         key = asyncio.run(_prepare_database(settings))
-        settings = _with_provider(stack, settings, host, emulator_port)
+        settings = _with_provider(stack, settings, emulator_port)
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         _export(settings)
@@ -155,10 +155,10 @@ async def check_database(url: str) -> None:
         )
 
 
-def _with_provider(stack: ExitStack, settings: Settings, host: str, emulator_port: int) -> Settings:
+def _with_provider(stack: ExitStack, settings: Settings, emulator_port: int) -> Settings:
     """The configured provider, its key tried once; or the emulator."""
     if settings.dashscope_api_key is None and settings.dashscope_base_url is None:
-        stack.enter_context(_emulator(host, emulator_port))
+        stack.enter_context(_emulator(emulator_port))
         address = f"http://127.0.0.1:{emulator_port}"
         say(f"No DASHSCOPE_API_KEY: answers come from the provider emulator at {address}, not from a model.")
         return settings.model_copy(update={"dashscope_base_url": address + EMULATOR_PATH})
@@ -184,7 +184,7 @@ async def _try_key(settings: Settings) -> str:
 
 
 @contextmanager
-def _emulator(host: str, port: int) -> Iterator[None]:
+def _emulator(port: int) -> Iterator[None]:
     """The emulator as a process of its own, that ends with this one however this one ends."""
     command = [sys.executable, "-m", "app.emulator", "127.0.0.1", str(port)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)

@@ -32,6 +32,20 @@ class Page:
         """
         return _cursor("after", self.after, prefixes), _cursor("before", self.before, prefixes)
 
+    def scan(self, prefixes: tuple[str, ...]) -> tuple[UUID | None, bool]:
+        """The cursor to read on from, and whether downwards. A page before a cursor is read backwards from it."""
+        after, before = self.bounds(prefixes)
+        return (after if before is None else before), (self.order == "desc") != (before is not None)
+
+    def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], bool]:
+        """The page in its order, and whether more rows follow it.
+
+        Args:
+            rows: as they were read in the direction of `scan`, one more than the limit if there are more.
+        """
+        found = rows[: self.limit]
+        return (found if self.before is None else found[::-1]), len(rows) > self.limit
+
 
 async def page(
     limit: Annotated[int, Query(ge=1, le=100, description="Rows on a page.")] = 20,

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.db import ids
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
     ConversationCreate,
@@ -10,7 +11,6 @@ from app.openai_api.schemas import (
     ItemsCreate,
     conversation_uuid,
     items_to_add,
-    unknown_conversation,
 )
 from app.projects.auth import Authenticated
 from app.threads.address import Address
@@ -42,10 +42,8 @@ async def update(request: Request, caller: Authenticated, openai: Service, conve
 async def delete(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
     id_ = conversation_uuid(conversation_id)
     await openai.conversation(caller, id_)
-    deleted = await request.app.state.threads.delete(caller, Address(id=id_))
-    if not deleted["deleted"]:
-        raise unknown_conversation(conversation_id)
-    return json_response({"id": f"conv_{id_.hex}", "object": "conversation.deleted", "deleted": True})
+    await request.app.state.threads.delete(caller, Address(id=id_))
+    return json_response({"id": ids.conversation_id(id_), "object": "conversation.deleted", "deleted": True})
 
 
 @router.post("/conversations/{conversation_id}/items")

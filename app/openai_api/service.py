@@ -9,6 +9,7 @@ import asyncpg
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
+from app.db.pagination import list_object
 from app.errors import APIError, BadRequest, NotFound
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
@@ -93,14 +94,8 @@ class OpenAI:
             added = await self._history.add_items(caller.project_id, Address(id=id_), items)
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
-        data = [shown_item(item_id, item) for item_id, item in zip(added, items, strict=True)]
-        return {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"],
-            "last_id": data[-1]["id"],
-            "has_more": False,
-        }
+        pairs = list(zip(added, items, strict=True))
+        return list_object(pairs, lambda pair: shown_item(*pair), has_more=False)
 
     async def items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
         return page.cut(await self._items(caller, id_))
@@ -156,14 +151,10 @@ class ItemPage:
                     code="invalid_cursor",
                 )
             start = places[0] + 1
-        data = [shown_item(row["item_id"], row["data"]) for row in ordered[start : start + self.limit]]
-        return {
-            "object": "list",
-            "data": data,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-            "has_more": start + self.limit < len(ordered),
-        }
+        end = start + self.limit
+        return list_object(
+            ordered[start:end], lambda row: shown_item(row["item_id"], row["data"]), has_more=end < len(ordered)
+        )
 
 
 def shown_item(item_id: str, data: dict[str, Any]) -> dict[str, Any]:

@@ -97,17 +97,13 @@ async def list_page(
     session: AsyncSession, project_id: UUID, filters: Filters, page: Page
 ) -> tuple[Sequence[Thread], bool]:
     """One page, and whether more rows follow it."""
-    after, before = page.bounds(ids.THREAD_PREFIXES)
-    # A page before a cursor is read backwards from it and turned round.
-    descending = (page.order == "desc") != (before is not None)
+    cursor, descending = page.scan(ids.THREAD_PREFIXES)
     where = [Thread.project_id == project_id, *_filters(filters)]
-    cursor = before if before is not None else after
     if cursor is not None:
         where.append(Thread.id < cursor if descending else Thread.id > cursor)
     by_id = Thread.id.desc() if descending else Thread.id.asc()
     rows = (await session.scalars(select(Thread).where(*where).order_by(by_id).limit(page.limit + 1))).all()
-    found = rows[: page.limit]
-    return (found[::-1] if before is not None else found), len(rows) > page.limit
+    return page.cut(rows)
 
 
 def _at(project_id: UUID, address: Address) -> tuple[ColumnElement[bool], ...]:

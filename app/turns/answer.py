@@ -22,8 +22,6 @@ class Answer:
 
     response: dict[str, Any]
     output: list[Item]
-    events: int = 0
-    """How many events were passed on before the last one."""
 
     @property
     def status(self) -> str:
@@ -40,16 +38,16 @@ def from_body(body: bytes) -> Answer:
         response = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise ProviderError(failure.broken("it is not JSON")) from error
-    return _checked(response, events=0)
+    return _checked(response)
 
 
-def from_terminal(data: bytes, events: int) -> Answer:
+def from_terminal(data: bytes) -> Answer:
     """The answer that a stream's last event holds.
 
     Raises:
         ProviderError: it is no Response, or one that failed.
     """
-    return _checked(payload(data).get("response"), events)
+    return _checked(payload(data).get("response"))
 
 
 def payload(data: bytes) -> dict[str, Any]:
@@ -62,7 +60,7 @@ def payload(data: bytes) -> dict[str, Any]:
     return read
 
 
-def _checked(response: Any, events: int) -> Answer:
+def _checked(response: Any) -> Answer:
     if not isinstance(response, dict) or not isinstance(response.get("id"), str):
         raise ProviderError(failure.broken("it is not a Response"))
     if response.get("status") == "failed":
@@ -72,7 +70,7 @@ def _checked(response: Any, events: int) -> Answer:
     if response["status"] == "incomplete" and not isinstance(response.get("incomplete_details"), dict):
         response["incomplete_details"] = {"reason": "unknown"}
     output = response.get("output")
-    return Answer(response, output if isinstance(output, list) else [], events)
+    return Answer(response, output if isinstance(output, list) else [])
 
 
 @dataclass(slots=True)

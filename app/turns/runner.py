@@ -313,9 +313,9 @@ class Runner:
                 frames: list[bytes] = []
                 try:
                     for event in splitter.feed(chunk):
-                        number = len(running.events) + len(frames)
                         if event.type in TERMINAL:
-                            return answers.from_terminal(event.data, number)
+                            return answers.from_terminal(event.data)
+                        number = len(running.events) + len(frames)
                         frames.append(self._heard(running, event, heard).frame(number))
                 finally:
                     # What came before an event that ends or breaks the stream has been said.

@@ -274,11 +274,9 @@ class TurnStore:
             raise address.unknown()
         return row
 
-    async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[list[asyncpg.Record], bool]:
+    async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[asyncpg.Record], bool]:
         """One page of a thread's turns, and whether more rows follow it."""
-        after, before = page.bounds(ids.TURN_PREFIXES)
-        descending = (page.order == "desc") != (before is not None)
-        cursor = before if before is not None else after
+        cursor, descending = page.scan(ids.TURN_PREFIXES)
         statement = f"""
             SELECT {statements.TURN_COLUMNS} FROM turns t
             WHERE t.project_id = $1 AND t.thread_id = $2 AND t.deleted_at IS NULL
@@ -286,8 +284,7 @@ class TurnStore:
             ORDER BY t.id {"DESC" if descending else "ASC"} LIMIT $4
         """  # noqa: S608
         rows = await self._database.fetch(statement, project_id, thread_id, cursor, page.limit + 1)
-        found = rows[: page.limit]
-        return (found[::-1] if before is not None else found), len(rows) > page.limit
+        return page.cut(rows)
 
     async def _busy(self, project_id: UUID, address: Address) -> Busy:
         thread = await self.thread(project_id, address)
