@@ -1,29 +1,27 @@
-"""everthread serve | emulator | migrate | keys"""
+"""everthread serve | emulator | migrate | import | export | keys | audit"""
 
 import asyncio
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn, TypeVar
+from typing import Annotated, TypeVar
 
 import httpx2
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 from app import serve as service
+from app.audit.commands import audit_cli
 from app.db import schema
 from app.db.engine import UNAVAILABLE, Database
 from app.db.ids import parse
-from app.embedded import postgres as embedded_postgres
 from app.emulator.server import emulator_server
-from app.errors import DatabaseUnavailable
 from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
 from app.serve import say
 from app.settings import Settings
+from app.terminal import read_settings, stop, with_database
 from app.transfer import client
 
 T = TypeVar("T")
@@ -33,30 +31,16 @@ cli = typer.Typer(
 )
 keys_cli = typer.Typer(no_args_is_help=True, help="API keys, made and revoked.")
 cli.add_typer(keys_cli, name="keys")
+cli.add_typer(audit_cli, name="audit")
 
 
 def main() -> None:
     cli()
 
 
-def _settings(**given: object) -> Settings:
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0])
-        variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
-        _stop(f"The setting {variable} is wrong: {first['msg']}.")
-
-
-def _stop(sentence: str) -> NoReturn:
-    sys.stderr.write(f"everthread: {sentence}\n")
-    raise typer.Exit(1)
-
-
 def _database_url(settings: Settings) -> str:
     if settings.database_url is None:
-        _stop("DATABASE_URL is not set. 'everthread serve' migrates its embedded database by itself.")
+        stop("DATABASE_URL is not set. 'everthread serve' migrates its embedded database by itself.")
     return settings.database_url
 
 
@@ -69,12 +53,12 @@ def serve(
     emulator_port: Annotated[int, typer.Option(min=1, max=65535)] = 8090,
 ) -> None:
     """Run the service, with embedded Postgres and Redis unless DATABASE_URL and REDIS_URL are set."""
-    settings = _settings(data_dir=data_dir)
+    settings = read_settings(data_dir=data_dir)
     configure(settings.log_level)
     try:
         service.serve(settings, host=host, port=port, workers=workers, emulator_port=emulator_port)
     except CannotServe as error:
-        _stop(str(error))
+        stop(str(error))
 
 
 @cli.command()
@@ -89,7 +73,7 @@ def emulator(
             say(f"The emulator is ready at http://{host}:{listener.getsockname()[1]}/compatible-mode/v1")
             server.run(sockets=[listener])
     except CannotServe as error:
-        _stop(str(error))
+        stop(str(error))
 
 
 @cli.command()
@@ -97,11 +81,11 @@ def migrate(
     revision: Annotated[str, typer.Option(help="The migration to go to, up or down.")] = "head",
 ) -> None:
     """Bring the database at DATABASE_URL up to this release."""
-    url = _database_url(_settings())
+    url = _database_url(read_settings())
     try:
         asyncio.run(schema.migrate(url, revision))
     except UNAVAILABLE as error:
-        _stop(f"Cannot reach Postgres at DATABASE_URL: {error}. Check that it is up and the URL is right.")
+        stop(f"Cannot reach Postgres at DATABASE_URL: {error}. Check that it is up and the URL is right.")
     say(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
 
 
@@ -136,9 +120,9 @@ def _transferred(work: Callable[[], T]) -> T:
     try:
         return work()
     except client.CannotTransfer as error:
-        _stop(str(error))
+        stop(str(error))
     except httpx2.TransportError as error:
-        _stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
+        stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
 
 
 @keys_cli.command("create")
@@ -152,7 +136,7 @@ def create_key(
     async def create(database: Database) -> None:
         await api_keys.add_key(database, await api_keys.ensure_project(database, project), name, key)
 
-    _with_database(create)
+    with_database(create)
     say(f"API key: {key}")
 
 
@@ -160,13 +144,9 @@ def create_key(
 def list_keys() -> None:
     """Show every key, without its secret."""
     table = Table("project", "id", "name", "key", "created", "revoked")
-
-    async def fill(database: Database) -> None:
-        for project, id_, name, hint, created_at, revoked_at in await api_keys.list_keys(database):
-            revoked = "" if revoked_at is None else f"{revoked_at:%Y-%m-%d %H:%M}"
-            table.add_row(project, f"key_{id_.hex}", name, hint, f"{created_at:%Y-%m-%d %H:%M}", revoked)
-
-    _with_database(fill)
+    for project, id_, name, hint, created_at, revoked_at in with_database(api_keys.list_keys):
+        revoked = "" if revoked_at is None else f"{revoked_at:%Y-%m-%d %H:%M}"
+        table.add_row(project, f"key_{id_.hex}", name, hint, f"{created_at:%Y-%m-%d %H:%M}", revoked)
     Console().print(table)
 
 
@@ -175,43 +155,10 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="key_… as `keys list
     """Revoke a key. Workers stop taking it within ten seconds."""
     found = parse(key_id, ("key",))
     if found is None:
-        _stop(f"{key_id} is not the id of a key: key_ and 32 hex digits, as 'everthread keys list' shows it.")
-    revoked: list[bool] = []
-
-    async def revoke(database: Database) -> None:
-        revoked.append(await api_keys.revoke_key(database, found))
-
-    _with_database(revoke)
-    if not revoked[0]:
-        _stop(f"There is no key {key_id} that is not revoked already.")
+        stop(f"{key_id} is not the id of a key: key_ and 32 hex digits, as 'everthread keys list' shows it.")
+    if not with_database(lambda database: api_keys.revoke_key(database, found)):
+        stop(f"There is no key {key_id} that is not revoked already.")
     say(f"{key_id} is revoked.")
-
-
-def _with_database(work: "Callable[[Database], object]") -> None:
-    settings = _settings()
-    url = _running_url(settings)
-
-    async def run() -> None:
-        database = Database(url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
-        try:
-            await work(database)  # type: ignore[misc]
-        finally:
-            await database.close()
-
-    try:
-        asyncio.run(run())
-    except DatabaseUnavailable:
-        _stop("Cannot reach Postgres. Start 'everthread serve', or set DATABASE_URL.")
-
-
-def _running_url(settings: Settings) -> str:
-    """The database's URL: the given one, or the embedded server that `serve` is running."""
-    if settings.database_url is not None:
-        return settings.database_url
-    url = embedded_postgres.url_of_running(settings.data_dir / "postgres")
-    if url is None:
-        _stop(f"No service is running on {settings.data_dir}, and DATABASE_URL is not set. Start 'everthread serve'.")
-    return url
 
 
 if __name__ == "__main__":

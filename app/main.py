@@ -13,6 +13,10 @@ from redis.backoff import NoBackoff
 from starlette.exceptions import HTTPException
 
 from app import health
+from app.audit import routes as audit_routes
+from app.audit.checkpoints import Checkpoints
+from app.audit.service import Audit
+from app.audit.signing import signing_key
 from app.chain.live_ids import LiveIds
 from app.db.engine import Database
 from app.db.ids import new_uuid
@@ -63,6 +67,7 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
     app.include_router(transfer_routes.router, prefix="/v1")
+    app.include_router(audit_routes.router, prefix="/v1")
     app.include_router(usage_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
         app.include_router(responses.router, prefix=prefix)
@@ -98,6 +103,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.redis = cache
     app.state.keys = KeyRing(database)
     app.state.provider = provider
+    key = signing_key(settings.audit_key, settings.data_dir)
+    checkpoints = Checkpoints(database, key, every_seconds=settings.audit_checkpoint_seconds)
+    app.state.audit = Audit(database, checkpoints)
     app.state.transfer = Transfer(database)
     app.state.openai = OpenAI(database, store, runner, replay, live_ids)
     app.state.threads = Threads(database, live_ids)
@@ -105,11 +113,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         store, runner, replay, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds
     )
     leases.start()
+    checkpoints.start()
     try:
         yield
     finally:
         await runner.drain(settings.drain_seconds)
         await leases.stop()
+        await checkpoints.stop()
         await provider.close()
         await cache.aclose()
         await database.close()

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from uvicorn.supervisors import Multiprocess
 
+from app.audit.signing import BadKey, signing_key
 from app.db import schema
 from app.db.engine import UNAVAILABLE, Database, async_url
 from app.embedded import data_dir
@@ -55,6 +56,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         listener = stack.enter_context(listening(host, port))
         port = listener.getsockname()[1]
         settings = _with_servers(stack, settings)
+        _check_audit_key(settings)
         key = asyncio.run(_prepare_database(settings))
         settings = _with_provider(stack, settings, emulator_port)
         if workers > 1:
@@ -108,6 +110,13 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
     if settings.redis_url is not None:
         _check_redis(settings.redis_url)
     return settings.model_copy(update=given)
+
+
+def _check_audit_key(settings: Settings) -> None:
+    try:
+        signing_key(settings.audit_key, settings.data_dir)
+    except (BadKey, OSError) as error:
+        raise CannotServe(f"Cannot use the key of the audit trail: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
 
 
 def _check_redis(url: str) -> None:

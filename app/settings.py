@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     event_log_flush_seconds: Annotated[float, Field(gt=0)] = 0.05
     """How long events are gathered before they go to Redis together."""
 
+    audit_key: SecretStr | None = None
+    """The private key that checkpoints of the audit trail are signed with: 64 hex digits, Ed25519.
+    Without it: the one in the data directory, made there once."""
+    audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """How often what was appended to the audit trail is signed."""
+
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM, how long running turns may take to finish."""
 

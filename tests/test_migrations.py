@@ -11,7 +11,19 @@ from alembic import command
 from app.db import schema
 from tests.databases import migrate_now
 
-TABLES = {"alembic_version", "api_keys", "calls", "items", "projects", "threads", "turns", "waiters"}
+TABLES = {
+    "alembic_version",
+    "api_keys",
+    "audit_checkpoints",
+    "audit_leaves",
+    "audit_records",
+    "calls",
+    "items",
+    "projects",
+    "threads",
+    "turns",
+    "waiters",
+}
 
 
 def query(url: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:

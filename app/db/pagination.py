@@ -6,6 +6,7 @@ while somebody is paging, and a deleted row is still a good cursor.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -15,6 +16,13 @@ from app.db import ids
 from app.errors import BadRequest
 
 Row = TypeVar("Row")
+
+Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Unix seconds.")]
+"""A moment in a query."""
+
+
+def moment(seconds: int | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
 @dataclass(frozen=True, slots=True)

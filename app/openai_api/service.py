@@ -56,7 +56,7 @@ class OpenAI:
 
     async def delete_response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         await self._response(caller, id_)
-        await self._history.delete_turn(caller.project_id, id_)
+        await self._history.delete_turn(caller.actor, caller.project_id, id_)
         return {"id": ids.response_id(id_), "object": "response", "deleted": True}
 
     async def cancel(self, caller: Caller, id_: UUID) -> dict[str, Any]:
@@ -73,9 +73,9 @@ class OpenAI:
         self, caller: Caller, items: Sequence[dict[str, Any]], metadata: dict[str, str]
     ) -> dict[str, Any]:
         async with self._database.session() as session:
-            thread = await threads.add(session, caller.project_id, {"metadata_": metadata})
+            thread = await threads.add(session, caller.actor, caller.project_id, {"metadata_": metadata})
             if items:
-                await append(session, thread, items)
+                await append(session, caller.actor, thread, items)
             return conversation_object(thread)
 
     async def conversation(self, caller: Caller, id_: UUID) -> dict[str, Any]:
@@ -86,12 +86,12 @@ class OpenAI:
     async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> dict[str, Any]:
         async with self._database.session() as session:
             values = {"metadata_": metadata}
-            thread = await threads.change(session, caller.project_id, Address(id=id_), values)
+            thread = await threads.change(session, caller.actor, caller.project_id, Address(id=id_), values)
             return conversation_object(_known(thread, id_))
 
     async def add_items(self, caller: Caller, id_: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         try:
-            added = await self._history.add_items(caller.project_id, Address(id=id_), items)
+            added = await self._history.add_items(caller.actor, caller.project_id, Address(id=id_), items)
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
         pairs = list(zip(added, items, strict=True))
@@ -108,7 +108,7 @@ class OpenAI:
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
         conversation = await self.conversation(caller, id_)
-        if not await self._history.delete_item(caller.project_id, Address(id=id_), item_id):
+        if not await self._history.delete_item(caller.actor, caller.project_id, Address(id=id_), item_id):
             raise _unknown_item(item_id)
         return conversation
 

@@ -7,9 +7,11 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
+from app.audit.records import Actor
+from app.db import ids
 from app.db.engine import Database
 from app.errors import Unauthorized
-from app.projects.keys import PROJECT_OF_KEY, hash_key
+from app.projects.keys import USE_KEY, hash_key
 
 CACHE_SECONDS = 10.0
 """How long a revoked key may still be taken by a worker that has seen it."""
@@ -21,6 +23,12 @@ CACHE_SIZE = 10_000
 class Caller:
     project_id: UUID
     key_id: UUID
+    address: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """The caller as the audit trail names it."""
+        return Actor(self.key_id, self.address)
 
 
 class KeyRing:
@@ -30,19 +38,20 @@ class KeyRing:
         self._database = database
         self._known: dict[bytes, tuple[float, Caller]] = {}
 
-    async def caller(self, key: str) -> Caller | None:
+    async def caller(self, key: str, address: str | None) -> Caller | None:
+        """The key's caller, at an address; None if the key is unknown or revoked."""
         hashed = hash_key(key)
         now = time.monotonic()
         known = self._known.get(hashed)
         if known is not None and known[0] > now:
-            return known[1]
-        row = await self._database.fetchrow(PROJECT_OF_KEY, hashed)
+            return Caller(known[1].project_id, known[1].key_id, address)
+        row = await self._database.fetchrow(USE_KEY, hashed, ids.new_uuid(), address)
         if row is None:
             self._known.pop(hashed, None)
             return None
         if len(self._known) >= CACHE_SIZE:
             self._known.clear()
-        caller = Caller(row["project_id"], row["id"])
+        caller = Caller(row["project_id"], row["id"], address)
         self._known[hashed] = (now + CACHE_SECONDS, caller)
         return caller
 
@@ -60,7 +69,7 @@ async def authenticate(request: Request) -> Caller:
             "No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers={"WWW-Authenticate": "Bearer"}
         )
     keys: KeyRing = request.app.state.keys
-    caller = await keys.caller(key)
+    caller = await keys.caller(key, None if request.client is None else request.client.host)
     if caller is None:
         raise Unauthorized(
             "This API key is unknown or revoked. Make one with 'everthread keys create'.",

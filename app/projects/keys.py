@@ -9,14 +9,28 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import func
 
+from app.audit.append import append
+from app.audit.records import SERVICE
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.tables import ApiKey, Project
 
 DEFAULT_PROJECT = "default"
 
-PROJECT_OF_KEY = """
-SELECT project_id, id FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL
+# The project that a key opens. That it is used is written down once an hour, however many workers see it.
+USE_KEY = """
+WITH key AS (
+    SELECT project_id, id, last_used_at FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL
+), used AS (
+    UPDATE api_keys k SET last_used_at = now() FROM key
+    WHERE k.project_id = key.project_id AND k.id = key.id
+        AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 hour')
+    RETURNING k.project_id, k.id, k.name
+), audit AS (
+    INSERT INTO audit_records (project_id, chain_id, id, action, key_id, address, detail)
+    SELECT project_id, project_id, $2, 'key.used', id, $3, name FROM used
+)
+SELECT project_id, id FROM key
 """
 
 
@@ -68,7 +82,10 @@ async def add_key(database: Database, project_id: UUID, name: str, key: str) -> 
     """Keep a key's hash. A key that is already there stays as it is, revoked or not."""
     values = {"project_id": project_id, "id": new_uuid(), "name": name, "key_hash": hash_key(key), "hint": hint(key)}
     async with database.session() as session:
-        await session.execute(insert(ApiKey).values(values).on_conflict_do_nothing())
+        made = insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey.id)
+        id_ = await session.scalar(made)
+        if id_ is not None:
+            await append(session, SERVICE, project_id, "key.created", detail=f"key_{id_.hex} {name}")
 
 
 async def list_keys(database: Database) -> list[tuple[str, UUID, str, str, datetime, datetime | None]]:
@@ -84,7 +101,8 @@ async def list_keys(database: Database) -> list[tuple[str, UUID, str, str, datet
 async def revoke_key(database: Database, key_id: UUID) -> bool:
     """Revoke a key. Workers that have it cached refuse it within `auth.CACHE_SECONDS`."""
     async with database.session() as session:
-        revoked = await session.execute(
-            update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
-        )
-        return bool(revoked.rowcount)  # type: ignore[attr-defined]
+        revoked = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
+        row = (await session.execute(revoked.returning(ApiKey.project_id, ApiKey.name))).one_or_none()
+        if row is not None:
+            await append(session, SERVICE, row.project_id, "key.revoked", detail=f"key_{key_id.hex} {row.name}")
+        return row is not None

@@ -30,6 +30,8 @@ class ApiKey(Base):
     """The key's first characters, to tell keys apart in a list."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    """To the hour."""
 
     # The one index that does not begin with the project: a key is what tells the project.
     __table_args__ = (UniqueConstraint("key_hash"),)

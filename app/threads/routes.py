@@ -1,13 +1,12 @@
 """/v1/threads: named threads."""
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from app.db.pagination import Paged
+from app.db.pagination import Paged, Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.threads.address import BY_ID, BY_NAME, Addressed
@@ -25,7 +24,6 @@ async def _threads(request: Request) -> Threads:
 
 
 Service = Annotated[Threads, Depends(_threads)]
-Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Unix seconds.")]
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
@@ -47,8 +45,7 @@ async def _filters(
         if found := _METADATA.fullmatch(key):
             metadata[found[1]] = value
     times = (created_after, created_before, updated_after, updated_before)
-    moments = [None if seconds is None else datetime.fromtimestamp(seconds, UTC) for seconds in times]
-    return Filters(user, name, metadata, archived, *moments)
+    return Filters(user, name, metadata, archived, *map(moment, times))
 
 
 @router.post("/threads", status_code=201)

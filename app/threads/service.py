@@ -27,9 +27,9 @@ class Threads:
     async def create(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
         items = items_of(sent.messages, "messages") if sent.messages else []
         async with self._database.session() as session:
-            thread = await store.add(session, caller.project_id, _values(sent))
+            thread = await store.add(session, caller.actor, caller.project_id, _values(sent))
             if items:
-                await append(session, thread, items)
+                await append(session, caller.actor, thread, items)
                 await session.flush()
                 await session.refresh(thread)
             return thread_object(thread)
@@ -38,7 +38,7 @@ class Threads:
         """The thread of this name, and whether it was made now."""
         values = {"name": name, **_values(sent)}
         async with self._database.session() as session:
-            thread, made = await store.get_or_add(session, caller.project_id, values)
+            thread, made = await store.get_or_add(session, caller.actor, caller.project_id, values)
             return thread_object(thread), made
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
@@ -60,14 +60,14 @@ class Threads:
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
-            thread = await store.change(session, caller.project_id, address, values)
+            thread = await store.change(session, caller.actor, caller.project_id, address, values)
             if thread is None:
                 raise address.unknown()
             return thread_object(thread)
 
     async def delete(self, caller: Caller, address: Address) -> dict[str, Any]:
         async with self._database.session() as session:
-            removed = await store.remove(session, caller.project_id, address)
+            removed = await store.remove(session, caller.actor, caller.project_id, address)
         if removed is None:
             raise address.unknown()
         await self._live_ids.forget(caller.project_id, removed)

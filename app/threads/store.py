@@ -12,11 +12,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
+from app.audit import contents
+from app.audit.append import append
+from app.audit.records import Action, Actor
 from app.db import ids
 from app.db.pagination import Page
 from app.errors import Conflict, NotFound
 from app.threads.address import Address
 from app.threads.tables import Thread
+
+CHANGED_AS = {"metadata_": "metadata", "user_id": "user", "head_turn_id": "head_id", "archived_at": "archived"}
+"""What columns are called on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +38,28 @@ class Filters:
     updated_before: datetime | None = None
 
 
-async def add(session: AsyncSession, project_id: UUID, values: dict[str, Any]) -> Thread:
+async def add(session: AsyncSession, actor: Actor, project_id: UUID, values: dict[str, Any]) -> Thread:
     """Insert a thread.
 
     Raises:
         Conflict: the project has a thread of this name.
     """
-    statement = insert(Thread).values(project_id=project_id, id=ids.new_uuid(), **values).returning(Thread)
+    made = {"project_id": project_id, "id": ids.new_uuid(), "salt": contents.new_salt(), **values}
     try:
-        return (await session.execute(statement)).scalar_one()
+        thread = (await session.execute(insert(Thread).values(**made).returning(Thread))).scalar_one()
     except IntegrityError as error:
         raise _meaning(error, values.get("name")) from error
+    await tell(session, actor, thread, "thread.created")
+    return thread
 
 
-async def get_or_add(session: AsyncSession, project_id: UUID, values: dict[str, Any]) -> tuple[Thread, bool]:
+async def get_or_add(
+    session: AsyncSession, actor: Actor, project_id: UUID, values: dict[str, Any]
+) -> tuple[Thread, bool]:
     """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
     statement = (
         insert(Thread)
-        .values(project_id=project_id, id=ids.new_uuid(), **values)
+        .values(project_id=project_id, id=ids.new_uuid(), salt=contents.new_salt(), **values)
         .on_conflict_do_nothing(index_elements=["project_id", "name"], index_where=Thread.name.is_not(None))
         .returning(Thread)
     )
@@ -61,6 +71,7 @@ async def get_or_add(session: AsyncSession, project_id: UUID, values: dict[str, 
             return found, False
         made = (await session.execute(statement)).scalar_one_or_none()
         if made is not None:
+            await tell(session, actor, made, "thread.created")
             return made, True
 
 
@@ -68,7 +79,9 @@ async def get(session: AsyncSession, project_id: UUID, address: Address) -> Thre
     return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
 
 
-async def change(session: AsyncSession, project_id: UUID, address: Address, values: dict[str, Any]) -> Thread | None:
+async def change(
+    session: AsyncSession, actor: Actor, project_id: UUID, address: Address, values: dict[str, Any]
+) -> Thread | None:
     """Change a thread in one statement, so that two changes of different fields both hold.
 
     Raises:
@@ -82,15 +95,46 @@ async def change(session: AsyncSession, project_id: UUID, address: Address, valu
         .execution_options(synchronize_session=False)
     )
     try:
-        return (await session.execute(statement)).scalar_one_or_none()
+        thread = (await session.execute(statement)).scalar_one_or_none()
     except IntegrityError as error:
         raise _meaning(error, values.get("name")) from error
+    if thread is not None:
+        fields = sorted(CHANGED_AS.get(name, name) for name in values)
+        await tell(session, actor, thread, "thread.changed", ", ".join(fields))
+    return thread
 
 
-async def remove(session: AsyncSession, project_id: UUID, address: Address) -> UUID | None:
+async def remove(session: AsyncSession, actor: Actor, project_id: UUID, address: Address) -> UUID | None:
     """Delete a thread with its turns, items and calls. Returns its id, or None if there is none."""
-    statement = delete(Thread).where(*_at(project_id, address)).returning(Thread.id)
-    return (await session.execute(statement.execution_options(synchronize_session=False))).scalar_one_or_none()
+    statement = delete(Thread).where(*_at(project_id, address)).returning(Thread.id, Thread.user_id)
+    row = (await session.execute(statement.execution_options(synchronize_session=False))).one_or_none()
+    if row is None:
+        return None
+    await append(session, actor, project_id, "thread.deleted", thread_id=row.id, user_id=row.user_id)
+    removed: UUID = row.id
+    return removed
+
+
+async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None) -> None:
+    """Append what a thread is now to the audit trail."""
+    content = contents.thread(
+        thread.salt or b"",
+        thread.name,
+        thread.title,
+        thread.user_id,
+        thread.metadata_,
+        archived=thread.archived_at is not None,
+    )
+    await append(
+        session,
+        actor,
+        thread.project_id,
+        action,
+        thread_id=thread.id,
+        user_id=thread.user_id,
+        detail=detail,
+        content=content,
+    )
 
 
 async def list_page(

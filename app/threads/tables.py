@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, Text, func, text
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, Text, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -25,6 +25,8 @@ class Thread(Base):
     archived_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of the digests in its audit records. None in threads that are older than the audit trail."""
 
     __table_args__ = (
         CheckConstraint("char_length(name) BETWEEN 1 AND 256 AND strpos(name, '/') = 0", name="name"),

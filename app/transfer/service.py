@@ -4,10 +4,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.audit import contents
+from app.audit.append import append_all, record
 from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
@@ -39,6 +42,7 @@ class Transfer:
                 select(Item).where(Item.project_id == caller.project_id, of_turns).order_by(Item.turn_id, Item.position)
             ):
                 items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
+            await threads.tell(session, caller.actor, thread, "thread.exported")
         return {
             "format": FORMAT,
             "id": ids.thread_id(thread.id),
@@ -53,21 +57,21 @@ class Transfer:
             "turns": [_exported(turn, items[turn.id]) for turn in turns],
         }
 
-    async def take(self, caller: Caller, record: ThreadRecord) -> tuple[dict[str, Any], bool]:
+    async def take(self, caller: Caller, given: ThreadRecord) -> tuple[dict[str, Any], bool]:
         """Write an exported thread. One that is there already, by its id or its name, stays as it is.
 
         Returns:
             The thread, and whether it was written now.
         """
-        _check_references(record)
-        id_ = thread_uuid(record.id)
-        places = [Address(id=id_)] + ([Address(name=record.name)] if record.name is not None else [])
+        _check_references(given)
+        id_ = thread_uuid(given.id)
+        places = [Address(id=id_)] + ([Address(name=given.name)] if given.name is not None else [])
         try:
             async with self._database.session() as session:
                 for place in places:
                     if (found := await threads.get(session, caller.project_id, place)) is not None:
                         return thread_object(found), False
-                return thread_object(await _write(session, caller.project_id, id_, record)), True
+                return thread_object(await _write(session, caller, id_, given)), True
         except IntegrityError as error:
             if "turns_pkey" not in str(error.orig):
                 raise
@@ -78,27 +82,34 @@ class Transfer:
             ) from error
 
 
-async def _write(session: AsyncSession, project_id: UUID, id_: UUID, record: ThreadRecord) -> Thread:
+async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: ThreadRecord) -> Thread:
+    project_id = caller.project_id
     thread = Thread(
         project_id=project_id,
         id=id_,
-        name=record.name,
-        title=record.title,
-        user_id=record.user,
-        metadata_=record.metadata,
-        turn_count=len(record.turns),
-        archived_at=_moment(record.updated_at) if record.archived else None,
-        created_at=_moment(record.created_at),
-        updated_at=_moment(record.updated_at),
+        name=given.name,
+        title=given.title,
+        user_id=given.user,
+        metadata_=given.metadata,
+        turn_count=len(given.turns),
+        archived_at=_moment(given.updated_at) if given.archived else None,
+        created_at=_moment(given.created_at),
+        updated_at=_moment(given.updated_at),
+        salt=contents.new_salt(),
     )
     session.add(thread)
     await session.flush()
-    if record.turns:
-        await session.execute(insert(Turn), [_turn_row(project_id, id_, turn) for turn in record.turns])
-        items = [row for turn in record.turns for row in _item_rows(project_id, turn)]
+    await threads.tell(session, caller.actor, thread, "thread.imported")
+    if given.turns:
+        rows = [_turn_row(project_id, id_, turn) for turn in given.turns]
+        await session.execute(insert(Turn), rows)
+        await append_all(
+            session, [_told(caller, thread, turn, row["salt"]) for turn, row in zip(given.turns, rows, strict=True)]
+        )
+        items = [row for turn in given.turns for row in _item_rows(project_id, turn)]
         if items:
             await session.execute(insert(Item), items)
-        thread.head_turn_id = None if record.head_id is None else turn_uuid(record.head_id)
+        thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
         await session.flush()
     return thread
 
@@ -135,6 +146,7 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord) -> dict[str, 
         "created_at": _moment(turn.created_at),
         "completed_at": _moment(turn.completed_at),
         "metadata_": turn.metadata,
+        "salt": contents.new_salt(),
         **turn.model_dump(
             include={
                 "status", "continuation", "model", "params", "ignored", "response", "usage", "error",
@@ -142,6 +154,28 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord) -> dict[str, 
             }
         ),
     }  # fmt: skip
+
+
+def _told(caller: Caller, thread: Thread, turn: TurnRecord, salt: bytes) -> dict[str, object]:
+    """The audit record of an imported turn."""
+    content = contents.imported(
+        salt,
+        (turn.model, _text(turn.params) or "", turn.metadata),
+        (turn.status, turn.continuation, *map(_text, (turn.response, turn.usage, turn.error, turn.incomplete_details))),
+        turn.response_id,
+        [item.item_id for item in turn.items],
+        [_text(item.data) or "" for item in turn.items],
+    )
+    return record(
+        caller.actor,
+        caller.project_id,
+        "turn.imported",
+        thread.id,
+        turn_uuid(turn.id),
+        user_id=thread.user_id,
+        detail=turn.status,
+        content=content,
+    )
 
 
 def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
@@ -173,6 +207,10 @@ def _check_references(record: ThreadRecord) -> None:
         seen.add(turn_uuid(turn.id))
     if record.head_id is not None and turn_uuid(record.head_id) not in seen:
         raise BadRequest("'head_id' must be the id of one of the turns.", param="head_id")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def _moment(seconds: float) -> datetime:

@@ -12,6 +12,9 @@ import asyncpg
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.audit import contents
+from app.audit.append import append as audit
+from app.audit.records import Action, Actor
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
@@ -41,31 +44,40 @@ class History:
         """Every item of a branch, oldest first."""
         return [] if head_id is None else await self._database.fetch(BRANCH_ITEMS, project_id, head_id)
 
-    async def add_items(self, project_id: UUID, address: Address, items: Sequence[dict[str, Any]]) -> list[str]:
+    async def add_items(
+        self, actor: Actor, project_id: UUID, address: Address, items: Sequence[dict[str, Any]]
+    ) -> list[str]:
         """Append items outside any call to the model: a turn that holds nothing else. Returns their ids."""
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
-            added = await append(session, thread, items)
+            added = await append(session, actor, thread, items)
         await self._live_ids.forget(project_id, thread.id)
         return added
 
-    async def delete_item(self, project_id: UUID, address: Address, item_id: str) -> bool:
+    async def delete_item(self, actor: Actor, project_id: UUID, address: Address, item_id: str) -> bool:
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
             turns = select(Turn.id).where(Turn.project_id == project_id, Turn.thread_id == thread.id)
             gone = await session.execute(
                 delete(Item)
                 .where(Item.project_id == project_id, Item.turn_id.in_(turns), Item.item_id == item_id)
-                .returning(Item.position)
+                .returning(Item.turn_id)
                 .execution_options(synchronize_session=False)
             )
-            deleted = bool(gone.all())
+            turn_ids = set(gone.scalars())
+            deleted = bool(turn_ids)
+            for turn_id in turn_ids:
+                # What is left does not fit the digests any more: the salt goes, and the record says why.
+                await session.execute(
+                    update(Turn).where(Turn.project_id == project_id, Turn.id == turn_id).values(salt=None)
+                )
+                await tell(session, actor, thread, "item.deleted", turn_id, item_id)
             if deleted:
                 await _give_up_chain(session, project_id, thread.id)
         await self._live_ids.forget(project_id, thread.id)
         return deleted
 
-    async def delete_turn(self, project_id: UUID, turn_id: UUID) -> None:
+    async def delete_turn(self, actor: Actor, project_id: UUID, turn_id: UUID) -> None:
         """Delete what a turn holds. Its row stays without content, for the turns that continue it."""
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, Address(turn=turn_id))
@@ -79,19 +91,20 @@ class History:
             await session.execute(
                 update(Turn)
                 .where(*mine)
-                .values(deleted_at=func.now(), params={}, metadata_={}, response=None)
+                .values(deleted_at=func.now(), params={}, metadata_={}, response=None, salt=None)
                 .execution_options(synchronize_session=False)
             )
             if thread.head_turn_id == turn_id:
                 thread.head_turn_id = await session.scalar(select(Turn.parent_id).where(*mine))
+            await tell(session, actor, thread, "turn.deleted", turn_id)
             await _give_up_chain(session, project_id, thread.id)
         await self._live_ids.forget(project_id, thread.id)
 
 
-async def append(session: AsyncSession, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
+async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
     """A turn with these items as the thread's new head. Returns the items' ids."""
-    turn_id = ids.new_uuid()
-    types, item_ids, _ = columns(items)
+    turn_id, salt = ids.new_uuid(), contents.new_salt()
+    types, item_ids, data = columns(items)
     turn: dict[str, Any] = {
         "project_id": thread.project_id,
         "id": turn_id,
@@ -101,6 +114,7 @@ async def append(session: AsyncSession, thread: Thread, items: Sequence[dict[str
         "model": "",
         "params": {},
         "completed_at": func.now(),
+        "salt": salt,
     }
     await session.execute(insert(Turn).values(**turn))
     await session.execute(
@@ -121,7 +135,34 @@ async def append(session: AsyncSession, thread: Thread, items: Sequence[dict[str
     thread.head_turn_id = turn_id
     thread.turn_count += 1
     thread.updated_at = func.now()
+    await session.flush()
+    content = contents.opened(salt, "", "{}", {}, item_ids, data)
+    await tell(session, actor, thread, "items.added", turn_id, content=content)
     return item_ids
+
+
+async def tell(
+    session: AsyncSession,
+    actor: Actor,
+    thread: Thread,
+    action: Action,
+    turn_id: UUID,
+    detail: str | None = None,
+    *,
+    content: bytes | None = None,
+) -> None:
+    """Append a change of a turn to the audit trail."""
+    await audit(
+        session,
+        actor,
+        thread.project_id,
+        action,
+        thread_id=thread.id,
+        turn_id=turn_id,
+        user_id=thread.user_id,
+        detail=detail,
+        content=content,
+    )
 
 
 async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address) -> Thread:

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from app.audit.records import SERVICE
 from app.db import ids
 from app.db.engine import UNAVAILABLE, Database, driver_url
 from app.errors import DatabaseUnavailable
@@ -22,7 +23,7 @@ from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
 from app.turns.statements import CANCEL_CHANNEL
-from app.turns.store import Closing, TurnStore
+from app.turns.store import Closable, Closing, TurnStore
 
 log = structlog.get_logger()
 
@@ -86,7 +87,8 @@ class Leases:
                 response={k: v for k, v in heard.opening.items() if k not in ("id", "output", "usage", "status")},
                 incomplete_details=None if row["cancel"] else {"reason": INTERRUPTED},
             )
-            if await self._store.close(project_id, turn_id, row["input_items"], closing) and count:
+            turn = Closable(project_id, turn_id, row["input_items"], row["salt"] or b"", SERVICE)
+            if await self._store.close(turn, closing) and count:
                 shown = stored_response(*await self._replay.kept(project_id, turn_id))
                 last = encode("response.incomplete", {"response": shown}, count).frame(count)
                 await self._event_log.append(project_id, turn_id, count, [last], last=True)

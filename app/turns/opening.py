@@ -80,7 +80,7 @@ class Opening:
             thread = await self._store.thread(project_id, address)
             thread_id = thread["id"]
             request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
-        return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request)
+        return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request, b"")
 
     async def _same_key(self, project_id: UUID, origin: Origin) -> "Joined":
         row = await self._store.same_key(project_id, origin)

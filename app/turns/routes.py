@@ -90,7 +90,7 @@ def origin(request: Request, caller: Caller) -> Origin:
     timeout = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout") or ""
     within = float(timeout) if timeout.replace(".", "", 1).isdigit() else CLIENT_TIMEOUT_SECONDS
     longest = retries * (within + CLIENT_BACKOFF_SECONDS)
-    return Origin(caller.key_id, request.state.body_hash, key, longest if retries else None)
+    return Origin(caller.key_id, caller.address, request.state.body_hash, key, longest if retries else None)
 
 
 async def answer(request: Request, outcome: Running | Joined, show: Show, show_kept: ShowKept) -> Response:

@@ -468,11 +468,11 @@ class Runner:
         pause, ours = FIRST_CLOSE_PAUSE_SECONDS, True
         while turn.request.keep:
             try:
-                ours = await self._store.close(turn.project_id, turn.id, len(turn.request.items), closing)
+                ours = await self._store.close(turn.closable, closing)
                 break
             except DatabaseUnavailable:
                 if self._stopping:
-                    self._spool.keep(turn.project_id, turn.id, len(turn.request.items), closing)
+                    self._spool.keep(turn.closable, closing)
                     break
                 log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(turn.id))
                 await asyncio.sleep(pause)

@@ -48,6 +48,8 @@ class Origin:
     """The request that a turn came with."""
 
     api_key_id: UUID | None = None
+    address: str | None = None
+    """Where the client is, in the network."""
     body_hash: bytes | None = None
     idempotency_key: str | None = None
     retry_within_seconds: float | None = None

@@ -10,8 +10,9 @@ from uuid import UUID
 import orjson
 import structlog
 
+from app.audit.records import Actor
 from app.db import ids
-from app.turns.store import CallRecord, Closing, TurnStore
+from app.turns.store import CallRecord, Closable, Closing, TurnStore
 
 log = structlog.get_logger()
 
@@ -20,21 +21,19 @@ class Spool:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def keep(self, project_id: UUID, turn_id: UUID, input_items: int, closing: Closing) -> None:
+    def keep(self, turn: Closable, closing: Closing) -> None:
         """Write what a turn is to be closed with. It is on the disk when this returns."""
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         kept = asdict(closing)
         kept["calls"] = [{**asdict(call), "body": call.body.decode()} for call in closing.calls]
-        content = orjson.dumps(
-            {"project_id": project_id.hex, "turn_id": turn_id.hex, "input_items": input_items, "closing": kept}
-        )
-        part = self._directory / f"{turn_id.hex}.part"
+        content = orjson.dumps({"turn": {**asdict(turn), "salt": turn.salt.hex()}, "closing": kept}, default=str)
+        part = self._directory / f"{turn.id.hex}.part"
         with part.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.rename(self._directory / f"{turn_id.hex}.json")
-        log.warning("Postgres is away; an answered turn was kept on disk", turn=ids.turn_id(turn_id))
+        part.rename(self._directory / f"{turn.id.hex}.json")
+        log.warning("Postgres is away; an answered turn was kept on disk", turn=ids.turn_id(turn.id))
 
     async def empty(self, store: TurnStore) -> None:
         """Close what was kept. Of two workers, one takes each file.
@@ -52,15 +51,19 @@ class Spool:
                 continue  # Another worker has it.
             try:
                 kept = orjson.loads(taken.read_bytes())
-                turn_id = UUID(kept["turn_id"])
-                closed = await store.close(
-                    UUID(kept["project_id"]), turn_id, kept["input_items"], _read(kept["closing"])
-                )
+                turn = _turn(kept["turn"])
+                closed = await store.close(turn, _read(kept["closing"]))
             except BaseException:
                 taken.rename(path)
                 raise
             taken.unlink()
-            log.info("a turn was closed from disk", turn=ids.turn_id(turn_id), closed=closed)
+            log.info("a turn was closed from disk", turn=ids.turn_id(turn.id), closed=closed)
+
+
+def _turn(kept: dict[str, Any]) -> Closable:
+    key_id = kept["actor"]["key_id"]
+    actor = Actor(None if key_id is None else UUID(key_id), kept["actor"]["address"])
+    return Closable(UUID(kept["project_id"]), UUID(kept["id"]), kept["input_items"], bytes.fromhex(kept["salt"]), actor)
 
 
 def _read(kept: dict[str, Any]) -> Closing:

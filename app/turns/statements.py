@@ -8,10 +8,10 @@ WITH thread AS (
 ), turn AS (
     INSERT INTO turns (
         project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at,
-        api_key_id, idempotency_key, body_hash
+        api_key_id, idempotency_key, body_hash, salt
     )
     SELECT $1, $3, thread.id, coalesce($4, thread.head_turn_id), 'in_progress', $5, $6::text::json, $7::text::jsonb,
-        $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16
+        $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16, $18
     FROM thread
     WHERE ($4::uuid IS NULL OR EXISTS (
         SELECT FROM turns p
@@ -25,6 +25,13 @@ WITH thread AS (
     INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
     SELECT $1, $3, i.position - 1, 'input', i.type, i.item_id, i.data::json
     FROM turn, unnest($11::text[], $12::text[], $13::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
+), audit AS (
+    INSERT INTO audit_records (project_id, chain_id, id, action, turn_id, key_id, user_id, address, content)
+    SELECT $1, thread.id, r.id, r.action, CASE WHEN r.action = 'turn.opened' THEN $3 END, $14, thread.user_id, $19,
+        r.content
+    FROM turn CROSS JOIN thread CROSS JOIN unnest($20::uuid[], $21::text[], $22::bytea[])
+        WITH ORDINALITY AS r (id, action, content, place)
+    ORDER BY r.place
 )
 SELECT thread.id AS thread_id, turn.parent_id, turn.created_at,
     $4::uuid IS NULL OR EXISTS (
@@ -33,14 +40,14 @@ SELECT thread.id AS thread_id, turn.parent_id, turn.created_at,
     ) AS parent_found
 FROM thread LEFT JOIN turn ON true
 """
-_LOCKED = "SELECT id, head_turn_id FROM threads WHERE project_id = $1 AND {by} FOR NO KEY UPDATE"
+_LOCKED = "SELECT id, head_turn_id, user_id FROM threads WHERE project_id = $1 AND {by} FOR NO KEY UPDATE"
 ITS_THREAD = "(SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL)"
 
 OPEN_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by="id = $2"))
 OPEN_TURN_BY_NAME = _OPEN_TURN.format(thread=_LOCKED.format(by="name = $2"))
 OPEN_TURN_AFTER_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by=f"id = {ITS_THREAD}"))
 OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
-    thread="INSERT INTO threads (project_id, id) VALUES ($1, $2) RETURNING id, head_turn_id"
+    thread="INSERT INTO threads (project_id, id, salt) VALUES ($1, $2, $18) RETURNING id, head_turn_id, user_id"
 )
 
 # Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
@@ -75,6 +82,14 @@ WITH turn AS (
         head_turn_id = CASE WHEN $3 = 'failed' THEN head_turn_id ELSE $2 END,
         turn_count = turn_count + 1, updated_at = now()
     FROM turn WHERE threads.project_id = $1 AND threads.id = turn.thread_id
+    RETURNING threads.id, threads.user_id
+), audit AS (
+    -- After the thread's row, whose lock everybody takes first.
+    INSERT INTO audit_records (project_id, chain_id, id, action, turn_id, key_id, user_id, address, detail, content)
+    SELECT $1, thread.id, r.id, r.action, $2, $27, thread.user_id, $28, r.detail, r.content
+    FROM thread CROSS JOIN unnest($29::uuid[], $30::text[], $31::text[], $32::bytea[])
+        WITH ORDINALITY AS r (id, action, detail, content, place)
+    ORDER BY r.place
 )
 SELECT completed_at FROM turn
 """
@@ -195,8 +210,7 @@ FROM (
     ORDER BY lease_expires_at LIMIT 20 FOR UPDATE SKIP LOCKED
 ) expired
 WHERE t.project_id = expired.project_id AND t.id = expired.id
-RETURNING t.project_id, t.id, t.thread_id, t.parent_id, t.created_at, t.model, t.params, t.metadata, t.ignored,
-    t.cancel_requested_at IS NOT NULL AS cancel,
+RETURNING t.project_id, t.id, t.salt, t.cancel_requested_at IS NOT NULL AS cancel,
     (SELECT count(*) FROM items i WHERE i.project_id = t.project_id AND i.turn_id = t.id)::int AS input_items
 """
 

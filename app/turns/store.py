@@ -9,6 +9,8 @@ from uuid import UUID
 import asyncpg
 import orjson
 
+from app.audit import contents
+from app.audit.records import Actor
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
@@ -30,6 +32,25 @@ class Opened:
     parent_id: UUID | None
     created_at: datetime
     request: TurnRequest
+    salt: bytes
+
+    @property
+    def closable(self) -> "Closable":
+        origin = self.request.origin
+        actor = Actor(origin.api_key_id, origin.address)
+        return Closable(self.project_id, self.id, len(self.request.items), self.salt, actor)
+
+
+@dataclass(frozen=True, slots=True)
+class Closable:
+    """What has to be known of a turn to close it."""
+
+    project_id: UUID
+    id: UUID
+    input_items: int
+    """How many items of input it has: those of the output come after them."""
+    salt: bytes
+    actor: Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +121,14 @@ class TurnStore:
             Busy: another turn of the thread is in progress, or others have waited longer.
             SameKey: a turn with this Idempotency-Key is there.
         """
-        turn_id = ids.new_uuid()
+        turn_id, salt = ids.new_uuid(), contents.new_salt()
         types, item_ids, data = columns(request.items)
+        params = _dumps(request.params)
         statement, value = _opening(address)
+        opened = contents.opened(salt, request.model, params, request.metadata, item_ids, data)
+        records: list[tuple[str, bytes | None]] = [("turn.opened", opened)]
+        if address.new is not None:
+            records.insert(0, ("thread.created", contents.thread(salt, None, None, None, {}, archived=False)))
         try:
             row = await self._database.fetchrow(
                 statement,
@@ -111,8 +137,8 @@ class TurnStore:
                 turn_id,
                 request.parent_id,
                 request.model,
-                orjson.dumps(request.params).decode(),
-                orjson.dumps(request.metadata).decode(),
+                params,
+                _dumps(request.metadata),
                 request.ignored,
                 self._worker_id,
                 self._lease_seconds,
@@ -123,6 +149,11 @@ class TurnStore:
                 request.origin.idempotency_key,
                 request.origin.body_hash,
                 ticket,
+                salt,
+                request.origin.address,
+                [ids.new_uuid() for _ in records],
+                [action for action, _ in records],
+                [content for _, content in records],
             )
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -142,31 +173,44 @@ class TurnStore:
                 param="parent_id",
                 code="turn_not_found",
             )
-        return Opened(project_id, turn_id, row["thread_id"], row["parent_id"], row["created_at"], request)
+        return Opened(project_id, turn_id, row["thread_id"], row["parent_id"], row["created_at"], request, salt)
 
-    async def close(self, project_id: UUID, turn_id: UUID, input_items: int, closing: Closing) -> bool:
-        """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile.
-
-        Args:
-            input_items: how many items of input it has: those of the output come after them.
-        """
+    async def close(self, turn: Closable, closing: Closing) -> bool:
+        """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile."""
         calls = closing.calls
+        types, item_ids, data = columns(closing.output)
+        response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
+        incomplete_details = _json(closing.incomplete_details)
+        records: list[tuple[str, str, bytes]] = []
+        for attempt, call in enumerate(calls, 1):
+            said = contents.called(
+                turn.salt, attempt, call.continuation, call.url, call.body, call.dropped_items, call.status,
+                call.response_id, _json(call.error),
+            )  # fmt: skip
+            records.append(("turn.called", f"{attempt} {call.continuation} {call.status}", said))
+        closed = contents.closed(
+            turn.salt, closing.status, closing.continuation, response, usage, error, incomplete_details,
+            closing.binding, closing.response_id, item_ids, data,
+        )  # fmt: skip
+        records.append(("turn.closed", closing.status, closed))
         row = await self._database.fetchrow(
             statements.CLOSE_TURN,
-            project_id,
-            turn_id,
+            turn.project_id,
+            turn.id,
             closing.status,
             closing.continuation,
-            _json(closing.response),
-            _json(closing.usage),
-            _json(closing.error),
-            _json(closing.incomplete_details),
+            response,
+            usage,
+            error,
+            incomplete_details,
             closing.binding,
             closing.response_id,
             closing.response_created_at,
             closing.response_expires_at,
-            input_items,
-            *columns(closing.output),
+            turn.input_items,
+            types,
+            item_ids,
+            data,
             [call.continuation for call in calls],
             [call.url for call in calls],
             [call.body.decode() for call in calls],
@@ -177,8 +221,14 @@ class TurnStore:
             [call.started_at for call in calls],
             [call.finished_at for call in calls],
             closing.error_status,
+            turn.actor.key_id,
+            turn.actor.address,
+            [ids.new_uuid() for _ in records],
+            [action for action, _, _ in records],
+            [detail for _, detail, _ in records],
+            [content for _, _, content in records],
         )
-        return row is not None or await self._closed_by_us(project_id, turn_id, closing)
+        return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
         """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
@@ -328,4 +378,8 @@ def _item_id(item: Item) -> str:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
+    return None if value is None else _dumps(value)
+
+
+def _dumps(value: Any) -> str:
+    return orjson.dumps(value).decode()

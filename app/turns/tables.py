@@ -53,6 +53,8 @@ class Turn(Base):
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     body_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     """SHA-256 of the request's body: tells a client's retry."""
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of the digests in its audit records. It goes with the content; older turns have none."""
     error_status: Mapped[int | None] = mapped_column(SmallInteger)
     """The HTTP status that a failed turn was answered with."""
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from app.db import ids
+from app.db.pagination import Seconds
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.usage.store import COUNTED, usage
@@ -18,7 +19,6 @@ from app.wire import json_response
 router = APIRouter(tags=["usage"])
 
 Group = Literal["day", "model", "user", "thread"]
-Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Unix seconds.")]
 
 
 @router.get("/usage")

@@ -7,7 +7,10 @@ from typing import Any
 import asyncpg
 import orjson
 
+from app.audit import store
+from app.audit.verify import verify_project
 from app.db import ids
+from app.db.engine import Database
 from tests.faults.load import Conversation
 from tests.faults.world import World
 
@@ -43,6 +46,18 @@ def check(world: World, talks: list[Conversation]) -> None:
     for talk in talks:
         _acknowledged_turns_are_there_once_and_in_order(talk, by_id)
     _no_call_was_doubled_and_no_context_mixed(world.emulator.calls(), turns, by_response_id)
+    asyncio.run(_the_audit_trail_verifies(world, turns))
+
+
+async def _the_audit_trail_verifies(world: World, turns: list[asyncpg.Record]) -> None:
+    database = Database(world.servers.database_url, pool_size=1, timeout_seconds=30)
+    try:
+        (project,) = await store.projects(database)
+        verdict = await verify_project(database, project["project_id"])
+    finally:
+        await database.close()
+    assert verdict.problems == []
+    assert verdict.records > 2 * len(turns)
 
 
 def _every_turn_is_closed_with_its_record(turns: list[asyncpg.Record]) -> None:

@@ -1,0 +1,138 @@
+"""Checkpoints: from time to time, the heads of all chains that have grown become leaves, and the tree is signed."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import asyncpg
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.audit import store
+from app.audit.merkle import Tree, leaf_data
+from app.audit.signing import signed_text
+from app.db import ids
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+
+log = structlog.get_logger()
+
+OVERLAP = timedelta(hours=1)
+"""How much older than the last checkpoint a record's id may be that it missed: clocks differ, commits take time."""
+
+LEAVES_AT_ONCE = 10_000
+
+# Leaves and their signature come into being together, or not at all. Of two services at once, the second finds
+# the first one's tree larger than it thought, and no row comes back.
+WRITE = """
+WITH last AS (
+    SELECT coalesce(max(size), 0) AS size FROM audit_checkpoints WHERE project_id = $1
+), leaf AS (
+    INSERT INTO audit_leaves (project_id, position, chain_id, seq, hash)
+    SELECT $1, $2 + l.place - 1, l.chain_id, l.seq, l.hash
+    FROM last, unnest($3::uuid[], $4::bigint[], $5::bytea[]) WITH ORDINALITY AS l (chain_id, seq, hash, place)
+    WHERE last.size = $2
+    RETURNING position
+)
+INSERT INTO audit_checkpoints (project_id, size, at, root, public_key, signature)
+SELECT $1, $6, $7, $8, $9, $10 FROM last WHERE last.size = $2
+RETURNING size
+"""
+
+LAST = "SELECT size, at FROM audit_checkpoints WHERE project_id = $1 ORDER BY size DESC LIMIT 1"
+
+GROWN = """
+SELECT r.chain_id, r.seq, r.hash FROM (
+    SELECT chain_id, max(seq) AS seq FROM audit_records
+    WHERE project_id = $1 AND id >= $2 AND chain_id > $3 GROUP BY chain_id ORDER BY chain_id LIMIT $4
+) head JOIN audit_records r ON r.project_id = $1 AND r.chain_id = head.chain_id AND r.seq = head.seq
+ORDER BY r.chain_id
+"""
+
+LEAVED = "SELECT chain_id, seq FROM audit_leaves WHERE project_id = $1 AND chain_id = ANY($2) AND seq = ANY($3)"
+
+
+class Checkpoints:
+    def __init__(self, database: Database, key: Ed25519PrivateKey, *, every_seconds: float) -> None:
+        self._database = database
+        self._key = key
+        self._every_seconds = every_seconds
+        self._trees: dict[UUID, Tree] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def write(self, project_id: UUID) -> int:
+        """Sign all that is in the project's chains now, if anything is new. Returns the tree's size."""
+        last = await self._database.fetchrow(LAST, project_id)
+        since = store.LOWEST if last is None else ids.first_uuid(last["at"] - OVERLAP)
+        tree = await self._tree(project_id, 0 if last is None else last["size"])
+        after = store.LOWEST
+        while True:
+            heads = await self._database.fetch(GROWN, project_id, since, after, LEAVES_AT_ONCE)
+            if not heads:
+                return tree.size
+            after = heads[-1]["chain_id"]
+            new = await self._without_leaf(project_id, heads)
+            if new and not await self._sign(project_id, tree, new):
+                return await self.write(project_id)
+
+    async def _sign(self, project_id: UUID, tree: Tree, heads: list[asyncpg.Record]) -> bool:
+        """Write leaves and their checkpoint. False if another service has written one meanwhile."""
+        size, at = tree.size, datetime.now(UTC)
+        for head in heads:
+            tree.add(leaf_data(head["chain_id"], head["seq"], head["hash"]))
+        root = tree.root()
+        signature = self._key.sign(signed_text(project_id, tree.size, at, root))
+        del self._trees[project_id]
+        try:
+            row = await self._database.fetchrow(
+                WRITE,
+                project_id,
+                size,
+                [head["chain_id"] for head in heads],
+                [head["seq"] for head in heads],
+                [head["hash"] for head in heads],
+                tree.size,
+                at,
+                root,
+                self._key.public_key().public_bytes_raw(),
+                signature,
+            )
+        except asyncpg.UniqueViolationError:
+            return False
+        if row is not None:
+            self._trees[project_id] = tree
+        return row is not None
+
+    async def _without_leaf(self, project_id: UUID, heads: list[asyncpg.Record]) -> list[asyncpg.Record]:
+        chains, numbers = [head["chain_id"] for head in heads], [head["seq"] for head in heads]
+        known = {tuple(row) for row in await self._database.fetch(LEAVED, project_id, chains, numbers)}
+        return [head for head in heads if (head["chain_id"], head["seq"]) not in known]
+
+    async def _tree(self, project_id: UUID, size: int) -> Tree:
+        """The tree as it stands, from memory if it is the one that the last checkpoint left."""
+        tree = self._trees.get(project_id)
+        if tree is None or tree.size != size:
+            tree = Tree()
+            async for rows in store.leaves(self._database, project_id):
+                for row in rows:
+                    if row["position"] < size:
+                        tree.add(leaf_data(row["chain_id"], row["seq"], row["hash"]))
+            self._trees[project_id] = tree
+        return tree
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_seconds)
+            try:
+                for project in await store.projects(self._database):
+                    await self.write(project["project_id"])
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; the next checkpoint will cover what this one should have")

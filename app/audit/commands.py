@@ -1,0 +1,151 @@
+"""everthread audit verify | export | checkpoint | public-key"""
+
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from rich.console import Console
+from rich.progress import Progress
+
+from app.audit import exported, store
+from app.audit.checkpoints import Checkpoints
+from app.audit.signing import BadKey, public_key, signing_key
+from app.audit.verify import Verdict, counted, verify_project
+from app.db import ids
+from app.db.engine import Database
+from app.serve import say
+from app.terminal import read_settings, stop, with_database
+
+audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
+
+PublicKey = Annotated[
+    str | None, typer.Option(envvar="EVERTHREAD_AUDIT_PUBLIC_KEY", help="The key that must have signed, in hex.")
+]
+
+
+@audit_cli.command()
+def verify(
+    file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="An exported trail.")] = None,
+    key: PublicKey = None,
+    thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
+) -> None:
+    """Prove that nothing was changed, removed, reordered or inserted: in the database, or in an exported file.
+
+    A file needs nothing but the public key. The first problem of each chain is named, and the exit code is 1.
+    """
+    if file is not None:
+        if key is None:
+            stop("A file is verified with --key, the public key: 'everthread audit public-key' shows it.")
+        verdicts = {file.name: _verify_file(file, _public_key(key))}
+    else:
+        trusted = _signing_key().public_key() if key is None else _public_key(key)
+        verdicts = with_database(lambda database: _verify_all(database, project, thread, trusted))
+        if not verdicts:
+            stop(f"There is no project {project!r}.")
+    for name, verdict in verdicts.items():
+        say(
+            f"{name}: {verdict.records} records in {verdict.chains} chains, {verdict.checkpoints} checkpoints; "
+            f"{verdict.unsigned} records are newer than the last checkpoint."
+        )
+        for problem in verdict.problems:
+            say(f"  {problem}")
+    if any(verdict.problems for verdict in verdicts.values()):
+        say("The audit trail does NOT verify.")
+        raise typer.Exit(1)
+    say("The audit trail verifies.")
+
+
+@audit_cli.command("export")
+def export_trail(
+    file: Annotated[Path, typer.Argument(dir_okay=False, help="Written as NDJSON.")],
+    key: Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")],
+    url: Annotated[str, typer.Option(envvar="EVERTHREAD_URL", help="Where the service is.")] = "http://127.0.0.1:8080",
+) -> None:
+    """Sign the project's trail as it is now, and write it to a file that `verify` takes, offline."""
+    headers = {"Authorization": f"Bearer {key}"}
+    try:
+        with httpx2.stream("GET", f"{url}/v1/audit/export", headers=headers, timeout=600) as answer:
+            if answer.status_code != 200:
+                stop(f"The service refuses: {answer.read().decode()}")
+            with file.open("wb") as target:
+                for chunk in answer.iter_bytes():
+                    target.write(chunk)
+    except httpx2.TransportError as error:
+        stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
+    say(f"The audit trail is in {file}.")
+
+
+@audit_cli.command()
+def checkpoint() -> None:
+    """Sign what has been appended since the last checkpoint, now."""
+
+    async def write(database: Database) -> None:
+        checkpoints = Checkpoints(database, _signing_key(), every_seconds=0)
+        for row in await store.projects(database):
+            say(f"{row['name']}: {await checkpoints.write(row['project_id'])} leaves")
+
+    with_database(write)
+
+
+@audit_cli.command("public-key")
+def show_public_key() -> None:
+    """Show the key that checkpoints are verified with. Keep it where the database's owner cannot change it."""
+    say(_signing_key().public_key().public_bytes_raw().hex())
+
+
+async def _verify_all(
+    database: Database, project: str | None, thread: str | None, trusted: Ed25519PublicKey
+) -> dict[str, Verdict]:
+    thread_id = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
+    if thread is not None and thread_id is None:
+        stop(f"{thread} is not the id of a thread: thread_ and 32 hex digits.")
+    verdicts: dict[str, Verdict] = {}
+    for row in await store.projects(database, project):
+        project_id = row["project_id"]
+        total = await counted(database, project_id, thread_id)
+        if thread_id is not None and total == 0:
+            continue
+        with _progress() as progress:
+            bar = progress.add_task(row["name"], total=total)
+            verdicts[row["name"]] = await verify_project(
+                database,
+                project_id,
+                thread_id=thread_id,
+                key=trusted,
+                advance=lambda count: progress.advance(bar, count),  # noqa: B023
+            )
+    if thread is not None and not verdicts:
+        stop(f"The audit trail knows no thread {thread}.")
+    return verdicts
+
+
+def _verify_file(file: Path, trusted: Ed25519PublicKey) -> Verdict:
+    with _progress() as progress:
+        bar = progress.add_task(file.name, total=file.stat().st_size)
+        try:
+            return exported.verify_file(file, trusted, lambda count: progress.advance(bar, count))
+        except exported.BadFile as error:
+            stop(f"{file} is not an audit trail as 'everthread audit export' writes it: {error}.")
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    return Progress(transient=True, console=console, disable=not console.is_terminal)
+
+
+def _public_key(key: str) -> Ed25519PublicKey:
+    try:
+        return public_key(key)
+    except BadKey as error:
+        stop(f"--key is wrong: {error}.")
+
+
+def _signing_key() -> Ed25519PrivateKey:
+    settings = read_settings()
+    try:
+        return signing_key(settings.audit_key, settings.data_dir)
+    except BadKey as error:
+        stop(f"EVERTHREAD_AUDIT_KEY is wrong: {error}.")

@@ -1,0 +1,226 @@
+"""Whether threads, turns and calls still hold what their audit records say of them.
+
+A content that is gone must have a record that says so: of its deletion, or of its purge.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from app.audit import contents
+from app.db import ids
+from app.db.engine import Database
+
+Found = tuple[str, str]
+
+TURNS_AT_ONCE = 1000
+
+OPENING = ("turn.opened", "items.added")
+GONE = ("turn.deleted", "turn.purged", "item.deleted")
+THREAD_GONE = ("thread.deleted", "thread.purged")
+THREAD_SAID = ("thread.created", "thread.changed", "thread.imported")
+
+TURNS = """
+SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
+    t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
+    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, i.items
+FROM turns t LEFT JOIN LATERAL (
+    SELECT array_agg(ARRAY[origin, item_id, data::text] ORDER BY position) AS items FROM items
+    WHERE project_id = t.project_id AND turn_id = t.id
+) i ON true
+WHERE t.project_id = $1 AND t.id = ANY($2::uuid[])
+"""
+
+CALLS = """
+SELECT turn_id, attempt, continuation, url, body::text AS body, dropped_items, status, response_id,
+    error::text AS error
+FROM calls WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
+"""
+
+THREADS = """
+SELECT id, salt, name, title, user_id, metadata, archived_at FROM threads WHERE project_id = $1 AND id = ANY($2::uuid[])
+"""
+
+# What was said since, of chains that change while they are looked at.
+SINCE = """
+SELECT chain_id, seq, id, action, turn_id, content, detail FROM audit_records
+WHERE project_id = $1 AND chain_id = $2 AND seq > $3 ORDER BY seq
+"""
+
+# A turn without the records that it must have was written past the service, or its records were removed.
+UNTOLD = """
+SELECT t.thread_id, t.id, o.turn_id IS NULL AS unopened FROM turns t
+LEFT JOIN audit_records o ON o.project_id = t.project_id AND o.turn_id = t.id
+    AND o.action IN ('turn.opened', 'items.added', 'turn.imported')
+LEFT JOIN audit_records c ON c.project_id = t.project_id AND c.turn_id = t.id
+    AND c.action IN ('turn.closed', 'items.added', 'turn.imported')
+WHERE t.project_id = $1 AND ($2::uuid IS NULL OR t.thread_id = $2) AND t.salt IS NOT NULL
+    AND (o.turn_id IS NULL OR (c.turn_id IS NULL AND t.status <> 'in_progress'))
+ORDER BY t.id LIMIT 10
+"""
+
+
+class Chain:
+    """What the records of one chain say, the last word for each content."""
+
+    def __init__(self, id_: UUID) -> None:
+        self.id = id_
+        self.seq = 0
+        self.said: dict[UUID, dict[str, tuple[int, bytes]]] = {}
+        """By turn and kind of content: the record's number, and the digest."""
+        self.thread: tuple[int, bytes] | None = None
+        self.gone: set[UUID] = set()
+        self.deleted = False
+
+    def hear(self, row: Any) -> None:
+        self.seq = row["seq"]
+        action, turn_id, content = row["action"], row["turn_id"], row["content"]
+        if action in THREAD_GONE:
+            self.deleted = True
+        elif action in GONE:
+            self.gone.add(turn_id)
+        elif content is not None and action in THREAD_SAID:
+            self.thread = (self.seq, content)
+            self.deleted = False
+        elif content is not None and turn_id is not None:
+            kind = "opened" if action in OPENING else action.removeprefix("turn.")
+            if kind == "called":
+                kind = f"call {row['detail'].partition(' ')[0]}"
+            self.said.setdefault(turn_id, {})[kind] = (self.seq, content)
+
+
+class Contents:
+    def __init__(self, database: Database, project_id: UUID) -> None:
+        self._database = database
+        self._project_id = project_id
+        self._chains: list[Chain] = []
+
+    async def take(self, rows: Sequence[asyncpg.Record]) -> list[Found]:
+        """Hear the next records, in chain order, and compare the chains that are complete by now."""
+        for row in rows:
+            if row["chain_id"] == self._project_id:
+                continue
+            if not self._chains or self._chains[-1].id != row["chain_id"]:
+                self._chains.append(Chain(row["chain_id"]))
+            self._chains[-1].hear(row)
+        complete, self._chains = self._chains[:-1], self._chains[-1:]
+        return await self._compare(complete)
+
+    async def end(self, thread_id: UUID | None) -> list[Found]:
+        """Compare the last chain, and look for turns that no record tells of."""
+        found = await self._compare(self._chains)
+        for row in await self._database.fetch(UNTOLD, self._project_id, thread_id):
+            said = "no record tells that it was opened" if row["unopened"] else "no record tells how it was closed"
+            found.append((f"{ids.thread_id(row['thread_id'])} {ids.turn_id(row['id'])}", f"{said}: it was removed"))
+        return found
+
+    async def _compare(self, chains: list[Chain]) -> list[Found]:
+        found: list[Found] = []
+        threads = {
+            row["id"]: row
+            for row in await self._database.fetch(THREADS, self._project_id, [chain.id for chain in chains])
+        }
+        for chain in chains:
+            wrong = self._wrong_thread(chain, threads.get(chain.id))
+            if wrong is not None and await self._moved_on(chain):
+                row = await self._database.fetchrow(THREADS, self._project_id, [chain.id])
+                wrong = self._wrong_thread(chain, row)
+            if wrong is not None:
+                found.append((ids.thread_id(chain.id), wrong))
+        for some in _portions(chains):
+            found += await self._compare_turns(some)
+        return found
+
+    def _wrong_thread(self, chain: Chain, row: asyncpg.Record | None) -> str | None:
+        if chain.thread is None:
+            return None  # Older than the audit trail.
+        if row is None:
+            return None if chain.deleted else "the thread is gone, and no record tells that it was deleted"
+        if row["salt"] is None:
+            return "the thread's salt is gone: what it says cannot be proved"
+        seq, digest = chain.thread
+        now = contents.thread(
+            row["salt"], row["name"], row["title"], row["user_id"], row["metadata"],
+            archived=row["archived_at"] is not None,
+        )  # fmt: skip
+        return None if now == digest else f"its name, title, user, metadata or archiving is not what record {seq} says"
+
+    async def _compare_turns(self, portion: list[tuple[Chain, UUID]]) -> list[Found]:
+        turn_ids = [turn_id for _, turn_id in portion]
+        turns = {row["id"]: row for row in await self._database.fetch(TURNS, self._project_id, turn_ids)}
+        calls = {
+            (row["turn_id"], f"call {row['attempt']}"): row
+            for row in await self._database.fetch(CALLS, self._project_id, turn_ids)
+        }
+        found: list[Found] = []
+        for chain, turn_id in portion:
+            for seq, wrong in self._wrong_turn(chain, turn_id, turns.get(turn_id), calls):
+                await self._moved_on(chain)
+                if turn_id not in chain.gone and not chain.deleted:
+                    found.append((f"{ids.thread_id(chain.id)} record {seq}", f"{ids.turn_id(turn_id)}: {wrong}"))
+                    break
+        return found
+
+    def _wrong_turn(
+        self, chain: Chain, turn_id: UUID, row: asyncpg.Record | None, calls: dict[tuple[UUID, str], asyncpg.Record]
+    ) -> Iterator[tuple[int, str]]:
+        if turn_id in chain.gone or chain.deleted:
+            return
+        for kind, (seq, digest) in chain.said[turn_id].items():
+            if row is None or row["salt"] is None:
+                yield seq, "its content is gone, and no record tells that it was deleted"
+                return
+            if _now(kind, row, calls) != digest:
+                yield seq, f"what it holds is not what was recorded ({kind})"
+
+    async def _moved_on(self, chain: Chain) -> bool:
+        """Hear what has happened to a chain since it was read. False if nothing has."""
+        rows = await self._database.fetch(SINCE, self._project_id, chain.id, chain.seq)
+        for row in rows:
+            chain.hear(row)
+        return bool(rows)
+
+
+def _portions(chains: list[Chain]) -> Iterator[list[tuple[Chain, UUID]]]:
+    """The turns of chains, a thousand at a time."""
+    turns = [(chain, turn_id) for chain in chains for turn_id in chain.said]
+    for start in range(0, len(turns), TURNS_AT_ONCE):
+        yield turns[start : start + TURNS_AT_ONCE]
+
+
+def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], asyncpg.Record]) -> bytes | None:
+    """The digest of what a turn holds now."""
+    salt = row["salt"]
+    items = row["items"] or []
+    sent = [item for item in items if item[0] == "input"]
+    made = [item for item in items if item[0] == "output"]
+    match kind:
+        case "opened":
+            return contents.opened(
+                salt, row["model"], row["params"], row["metadata"], [i[1] for i in sent], [i[2] for i in sent]
+            )
+        case "closed":
+            return contents.closed(
+                salt, row["status"], row["continuation"], row["response"], row["usage"], row["error"],
+                row["incomplete_details"], row["binding"], row["response_id"], [i[1] for i in made],
+                [i[2] for i in made],
+            )  # fmt: skip
+        case "imported":
+            outcome = (
+                row["status"], row["continuation"], row["response"], row["usage"], row["error"],
+                row["incomplete_details"],
+            )  # fmt: skip
+            request = (row["model"], row["params"], row["metadata"])
+            return contents.imported(
+                salt, request, outcome, row["response_id"], [i[1] for i in items], [i[2] for i in items]
+            )
+        case _:
+            call = calls.get((row["id"], kind))
+            if call is None:
+                return None
+            return contents.called(
+                salt, call["attempt"], call["continuation"], call["url"], call["body"].encode(), call["dropped_items"],
+                call["status"], call["response_id"], call["error"],
+            )  # fmt: skip

@@ -1,0 +1,170 @@
+"""A project's audit trail as a file, NDJSON: its leaves, its checkpoints, then its records, chain after chain.
+
+Such a file is verified with nothing but itself and the public key.
+"""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID
+
+import asyncpg
+import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from app.audit import store
+from app.audit.merkle import Tree
+from app.audit.records import instant, record_hash, record_object
+from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_tree, named
+from app.db import ids
+from app.db.engine import Database
+
+LINES_AT_ONCE = 1000
+"""How often the reader's progress is told."""
+
+
+class BadFile(ValueError):
+    """A line that is no part of an exported audit trail."""
+
+
+async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
+    """The file, in pieces of whole lines."""
+    # Checkpoints before leaves before records: whatever one names, the next has.
+    checkpoints = await store.checkpoints(database, project_id)
+    size = checkpoints[-1]["size"] if checkpoints else 0
+    async for rows in store.leaves(database, project_id):
+        yield _lines([leaf_object(project_id, row) for row in rows if row["position"] < size])
+    yield _lines([checkpoint_object(project_id, row) for row in checkpoints])
+    async for rows in store.in_chain_order(database, project_id):
+        yield _lines([record_object(row) for row in rows])
+
+
+def checkpoint_object(project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
+    return {
+        "object": "audit.checkpoint",
+        "id": f"checkpoint_{row['size']}",
+        "project": project_id.hex,
+        "size": row["size"],
+        "at": instant(row["at"]),
+        "root": row["root"].hex(),
+        "public_key": row["public_key"].hex(),
+        "signature": row["signature"].hex(),
+    }
+
+
+def leaf_object(project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
+    chain_id = row["chain_id"]
+    return {
+        "object": "audit.leaf",
+        "position": row["position"],
+        "thread": None if chain_id == project_id else ids.thread_id(chain_id),
+        "seq": row["seq"],
+        "hash": row["hash"].hex(),
+    }
+
+
+def verify_file(path: Path, key: Ed25519PublicKey, advance: Advance = lambda count: None) -> Verdict:
+    """Verify an exported file.
+
+    Args:
+        key: the public key that its checkpoints must have been signed with.
+        advance: told how many bytes have been read, from time to time.
+
+    Raises:
+        BadFile: it is not such a file.
+    """
+    verdict, tree = Verdict(), Tree()
+    leaves: dict[tuple[UUID, int], bytes] = {}
+    waiting: list[tuple[int, UUID, int, bytes]] = []
+    checkpoints: dict[int, Any] = {}
+    chains: Chains | None = None
+    project_id = UUID(int=0)
+    with path.open("rb") as file:
+        for number, said in _read(file, advance):
+            try:
+                match said["object"]:
+                    case "audit.leaf":
+                        waiting.append(_leaf(said))
+                    case "audit.checkpoint":
+                        project_id = UUID(said["project"])
+                        checkpoints[said["size"]] = _checkpoint(said)
+                    case "audit.record":
+                        if chains is None:
+                            project_id = UUID(said["actor"]["project"])
+                            waiting = [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in waiting]
+                            leaves = {(chain_id, seq): hash_ for _, chain_id, seq, hash_ in waiting}
+                            check_tree(project_id, waiting, checkpoints, tree, key, verdict)
+                            check_ends(tree, checkpoints, verdict)
+                            chains = Chains(verdict, partial(named, project_id))
+                        chains.take(_link(said, project_id, leaves))
+                    case other:
+                        raise BadFile(f"line {number} is a {other}, which is no part of an audit trail")
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise BadFile(f"line {number} cannot be read: {error}") from error
+    if chains is None:
+        raise BadFile("it has no records")
+    chains.end()
+    if verdict.checkpoints == 0:
+        verdict.problems.append(Problem("checkpoints", "nothing in this file is signed"))
+    lost = sorted(leaves, key=lambda leaf: (leaf[0].int, leaf[1]))[:10]
+    for chain_id, seq in lost:
+        where = f"{named(project_id, chain_id)} record {seq}"
+        verdict.problems.append(Problem(where, "a checkpoint has seen it: it was removed"))
+    return verdict
+
+
+def _read(file: BinaryIO, advance: Advance) -> Any:
+    read = 0
+    for number, line in enumerate(file, 1):
+        read += len(line)
+        if number % LINES_AT_ONCE == 0:
+            advance(read)
+            read = 0
+        try:
+            said = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise BadFile(f"line {number} is not JSON") from error
+        yield number, said
+    advance(read)
+
+
+def _leaf(said: dict[str, Any]) -> tuple[int, UUID, int, bytes]:
+    """Position, chain (zero stands for the project's own), number, hash."""
+    chain_id = UUID(int=0) if said["thread"] is None else _thread(said["thread"])
+    return said["position"], chain_id, said["seq"], bytes.fromhex(said["hash"])
+
+
+def _checkpoint(said: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "at": datetime.fromisoformat(said["at"]),
+        "root": bytes.fromhex(said["root"]),
+        "public_key": bytes.fromhex(said["public_key"]),
+        "signature": bytes.fromhex(said["signature"]),
+    }
+
+
+def _link(said: dict[str, Any], project_id: UUID, leaves: dict[tuple[UUID, int], bytes]) -> Link:
+    chain_id = project_id if said["thread"] is None else _thread(said["thread"])
+    without_hash = {name: value for name, value in said.items() if name != "hash"}
+    return Link(
+        chain_id,
+        said["seq"],
+        str(said["id"]),
+        bytes.fromhex(said["previous"]),
+        bytes.fromhex(said["hash"]),
+        record_hash(orjson.dumps(without_hash, option=orjson.OPT_SORT_KEYS)),
+        leaves.pop((chain_id, said["seq"]), None),
+    )
+
+
+def _thread(given: str) -> UUID:
+    found = ids.parse(given, ids.THREAD_PREFIXES)
+    if found is None:
+        raise ValueError(f"{given} is not the id of a thread")
+    return found
+
+
+def _lines(objects: list[dict[str, Any]]) -> bytes:
+    return b"".join(orjson.dumps(each) + b"\n" for each in objects)

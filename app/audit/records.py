@@ -1,0 +1,88 @@
+"""An audit record: what it says, as canonical JSON (RFC 8785), and the hash over that.
+
+The trigger `audit_append` (migration 0004) builds the same text when it writes a record; here it is built
+again from the columns, to show and to verify. Neither trusts the other.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+from uuid import UUID
+
+import orjson
+
+Action = Literal[
+    "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
+    "thread.purged", "turn.opened", "turn.called", "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
+    "items.added", "item.deleted", "key.created", "key.used", "key.revoked", "project.changed",
+    "user.exported", "user.purged", "audit.exported",
+]  # fmt: skip
+
+FIRST = bytes(32)
+"""What the first record of a chain has for its previous hash."""
+
+Part = str | bytes | int | None | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who does something. Without a key: the service itself, or a command on its host."""
+
+    key_id: UUID | None = None
+    address: str | None = None
+
+
+SERVICE = Actor()
+
+
+class Columns(Protocol):
+    """A record's row, from wherever it was read."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
+def content_digest(salt: bytes, *parts: Part) -> bytes:
+    """The salted SHA-256 of a content: of the salt, and the parts as a JSON array of texts, numbers and nulls."""
+    shown = [part.decode() if isinstance(part, bytes) else part for part in parts]
+    return hashlib.sha256(salt + orjson.dumps(shown)).digest()
+
+
+def canonical(row: Columns) -> bytes:
+    """The record without its hash, as canonical JSON."""
+    chain, project = row["chain_id"], row["project_id"]
+    return (
+        f'{{"action":{_text(row["action"])},"actor":{{"address":{_text(row["address"])},'
+        f'"key":{_id("key", row["key_id"])},"project":"{project.hex}","user":{_text(row["user_id"])}}},'
+        f'"at":"{instant(row["at"])}",'
+        f'"content":{_digits(row["content"])},"detail":{_text(row["detail"])},"id":{_id("audit", row["id"])},'
+        f'"object":"audit.record","previous":{_digits(row["previous"])},"seq":{row["seq"]},'
+        f'"thread":{_id("thread", None if chain == project else chain)},"turn":{_id("turn", row["turn_id"])}}}'
+    ).encode()
+
+
+def record_hash(record: bytes) -> bytes:
+    return hashlib.sha256(record).digest()
+
+
+def record_object(row: Columns) -> dict[str, Any]:
+    """The record as it is shown and exported: the hash is over all the rest of it."""
+    return {**orjson.loads(canonical(row)), "hash": row["hash"].hex()}
+
+
+def instant(moment: datetime) -> str:
+    """RFC 3339 in UTC, to the microsecond."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _text(value: str | None) -> str:
+    return "null" if value is None else orjson.dumps(value).decode()
+
+
+def _id(prefix: str, value: UUID | None) -> str:
+    return "null" if value is None else f'"{prefix}_{value.hex}"'
+
+
+def _digits(value: bytes | None) -> str:
+    return "null" if value is None else f'"{value.hex()}"'

@@ -1,0 +1,54 @@
+"""What can be asked of the audit trail."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+from app.audit import exported, store
+from app.audit.append import append
+from app.audit.checkpoints import Checkpoints
+from app.audit.records import record_object
+from app.audit.store import Filters
+from app.db.engine import Database
+from app.db.pagination import Page, list_object
+from app.projects.auth import Caller
+from app.threads import store as threads
+from app.threads.address import Address
+
+
+class Audit:
+    def __init__(self, database: Database, checkpoints: Checkpoints) -> None:
+        self._database = database
+        self._checkpoints = checkpoints
+
+    async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
+        rows, has_more = await store.list_page(self._database, caller.project_id, filters, page)
+        return list_object(rows, record_object, has_more=has_more)
+
+    async def list_of_thread(self, caller: Caller, address: Address, filters: Filters, page: Page) -> dict[str, Any]:
+        """One page of a thread's records: of a deleted one too, by its id.
+
+        Raises:
+            NotFound: there is no such thread, and there never was.
+        """
+        async with self._database.session() as session:
+            thread = await threads.get(session, caller.project_id, address)
+        chain_id = address.id if thread is None else thread.id
+        if chain_id is None:
+            raise address.unknown()
+        listed = await self.list_page(caller, replace(filters, chain_id=chain_id), page)
+        if thread is None and not await store.exists(self._database, caller.project_id, chain_id):
+            raise address.unknown()
+        return listed
+
+    async def checkpoints(self, caller: Caller) -> dict[str, Any]:
+        """Every checkpoint, latest first."""
+        rows = await store.checkpoints(self._database, caller.project_id)
+        return list_object(rows[::-1], lambda row: exported.checkpoint_object(caller.project_id, row), has_more=False)
+
+    async def export(self, caller: Caller) -> AsyncIterator[bytes]:
+        """The whole trail, signed up to now."""
+        async with self._database.session() as session:
+            await append(session, caller.actor, caller.project_id, "audit.exported")
+        await self._checkpoints.write(caller.project_id)
+        return exported.lines(self._database, caller.project_id)

@@ -1,0 +1,122 @@
+"""The audit trail in Postgres, read."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import Page
+
+BATCH = 5000
+
+COLUMNS = (
+    "r.project_id, r.chain_id, r.seq, r.id, r.at, r.action, r.turn_id, r.key_id, r.user_id, r.address, r.detail, "
+    "r.content, r.previous, r.hash"
+)
+
+IN_CHAIN_ORDER = f"""
+SELECT {COLUMNS}, l.hash AS leaf FROM audit_records r
+LEFT JOIN audit_leaves l ON l.project_id = r.project_id AND l.chain_id = r.chain_id AND l.seq = r.seq
+WHERE r.project_id = $1 AND (r.chain_id, r.seq) > ($2, $3) AND r.chain_id <= $4
+ORDER BY r.chain_id, r.seq LIMIT $5
+"""  # noqa: S608
+
+LEAVES = """
+SELECT position, chain_id, seq, hash FROM audit_leaves WHERE project_id = $1 AND position > $2
+ORDER BY position LIMIT $3
+"""
+
+CHECKPOINTS = """
+SELECT size, at, root, public_key, signature FROM audit_checkpoints WHERE project_id = $1 ORDER BY size
+"""
+
+LOWEST, HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    chain_id: UUID | None = None
+    action: str | None = None
+    key_id: UUID | None = None
+    user: str | None = None
+    turn_id: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+async def list_page(
+    database: Database, project_id: UUID, filters: Filters, page: Page
+) -> tuple[Sequence[asyncpg.Record], bool]:
+    """One page of records, in the order they were made, and whether more follow it."""
+    cursor, descending = page.scan(("audit",))
+    arguments: list[Any] = [project_id, page.limit + 1]
+    where = ["r.project_id = $1"]
+
+    def narrow(condition: str, value: object) -> None:
+        if value is not None:
+            arguments.append(value)
+            where.append(f"{condition} ${len(arguments)}")
+
+    narrow("r.chain_id =", filters.chain_id)
+    narrow("r.action =", filters.action)
+    narrow("r.key_id =", filters.key_id)
+    narrow("r.user_id =", filters.user)
+    narrow("r.turn_id =", filters.turn_id)
+    # Ids are UUIDv7: a range of time is a range of the index.
+    narrow("r.id >=", None if filters.since is None else ids.first_uuid(filters.since))
+    narrow("r.id <", None if filters.until is None else ids.first_uuid(filters.until))
+    narrow("r.id <" if descending else "r.id >", cursor)
+    order = "DESC" if descending else "ASC"
+    rows = await database.fetch(
+        f"SELECT {COLUMNS} FROM audit_records r WHERE {' AND '.join(where)} ORDER BY r.id {order} LIMIT $2",  # noqa: S608
+        *arguments,
+    )
+    return page.cut(rows)
+
+
+async def in_chain_order(
+    database: Database, project_id: UUID, chain_id: UUID | None = None
+) -> AsyncIterator[list[asyncpg.Record]]:
+    """Every record of a project, or of one chain, chain after chain, in batches; each with its leaf, if it has one."""
+    after, last = (LOWEST, HIGHEST) if chain_id is None else (UUID(int=chain_id.int - 1), chain_id)
+    seq = 2**63 - 1 if chain_id is not None else 0
+    while True:
+        rows = await database.fetch(IN_CHAIN_ORDER, project_id, after, seq, last, BATCH)
+        if not rows:
+            return
+        yield rows
+        after, seq = rows[-1]["chain_id"], rows[-1]["seq"]
+
+
+async def leaves(database: Database, project_id: UUID) -> AsyncIterator[list[asyncpg.Record]]:
+    """Every leaf, in its order, in batches."""
+    position = -1
+    while True:
+        rows = await database.fetch(LEAVES, project_id, position, BATCH)
+        if not rows:
+            return
+        yield rows
+        position = rows[-1]["position"]
+
+
+async def checkpoints(database: Database, project_id: UUID) -> list[asyncpg.Record]:
+    """Every checkpoint, oldest first."""
+    return await database.fetch(CHECKPOINTS, project_id)
+
+
+async def projects(database: Database, name: str | None = None) -> list[asyncpg.Record]:
+    """The projects, or the one of a name."""
+    return await database.fetch(
+        "SELECT project_id, name FROM projects WHERE $1::text IS NULL OR name = $1 ORDER BY project_id", name
+    )
+
+
+async def exists(database: Database, project_id: UUID, chain_id: UUID) -> bool:
+    """Whether there ever was such a chain."""
+    first = "SELECT seq FROM audit_records WHERE project_id = $1 AND chain_id = $2 LIMIT 1"
+    return await database.fetchrow(first, project_id, chain_id) is not None

@@ -1,0 +1,226 @@
+"""Proof: whether a project's audit trail is whole, and what it says of the contents is still so.
+
+Records are read chain after chain. The first problem of each chain is named; what follows from it is not.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from app.audit import store
+from app.audit.contents_check import Contents
+from app.audit.merkle import Tree, leaf_data
+from app.audit.records import FIRST, canonical, record_hash
+from app.audit.signing import fits, signed_text
+from app.db import ids
+from app.db.engine import Database
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The first thing that is wrong in a chain, or with a checkpoint."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclass(slots=True)
+class Verdict:
+    records: int = 0
+    chains: int = 0
+    checkpoints: int = 0
+    unsigned: int = 0
+    """Records that no checkpoint covers yet."""
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the chain needs of a record."""
+
+    chain_id: UUID
+    seq: int
+    shown: str
+    """The record's id, as a reader looks it up."""
+    previous: bytes
+    hash: bytes
+    computed: bytes
+    """The hash that the record should have."""
+    leaf: bytes | None
+    """The hash that a checkpoint has seen it with."""
+
+
+class Chains:
+    """Takes every record of every chain, in order, and says where one does not follow from the one before."""
+
+    def __init__(self, verdict: Verdict, named: Callable[[UUID], str]) -> None:
+        self._verdict = verdict
+        self._named = named
+        self._chain: UUID | None = None
+        self._seq = 0
+        self._hash = FIRST
+        self._broken = False
+        self._since_leaf = 0
+        self.leaves = 0
+        """How many leaves were met."""
+
+    def take(self, link: Link) -> None:
+        if link.chain_id != self._chain:
+            self.end()
+            self._chain, self._seq, self._hash, self._broken = link.chain_id, 0, FIRST, False
+            self._verdict.chains += 1
+        self._verdict.records += 1
+        self._since_leaf += 1
+        if link.leaf is not None:
+            self.leaves += 1
+            self._since_leaf = 0
+        if not self._broken and (wrong := self._wrong(link)) is not None:
+            self._broken = True
+            self._verdict.problems.append(Problem(f"{self._named(link.chain_id)} record {link.seq}", wrong))
+        self._seq, self._hash = link.seq, link.hash
+
+    def end(self) -> None:
+        self._verdict.unsigned += self._since_leaf
+        self._since_leaf = 0
+
+    def _wrong(self, link: Link) -> str | None:
+        if link.seq != self._seq + 1:
+            return f"{link.shown} follows record {self._seq}: what was between them was removed or renumbered"
+        if link.hash != link.computed:
+            return f"{link.shown} was changed: its hash does not fit what it says"
+        if link.previous != self._hash:
+            return f"{link.shown} does not follow the record before it: one was changed, inserted or put elsewhere"
+        if link.leaf is not None and link.leaf != link.hash:
+            return f"{link.shown} is not what a signed checkpoint has seen here: the chain was written anew"
+        return None
+
+
+def check_tree(
+    project_id: UUID,
+    leaves: Iterable[tuple[int, UUID, int, bytes]],
+    checkpoints: dict[int, Any],
+    tree: Tree,
+    key: Ed25519PublicKey | None,
+    verdict: Verdict,
+) -> None:
+    """Grow a tree by leaves, and compare it with the checkpoints that it passes.
+
+    Args:
+        checkpoints: by their size; those that are passed are taken out.
+        key: the key that must have signed; None to take each checkpoint's own.
+    """
+    for position, chain_id, seq, hash_ in leaves:
+        if position != tree.size and not any(p.where == "leaves" for p in verdict.problems):
+            verdict.problems.append(Problem("leaves", f"leaf {tree.size} is missing"))
+        tree.add(leaf_data(chain_id, seq, hash_))
+        checkpoint = checkpoints.pop(tree.size, None)
+        if checkpoint is not None:
+            verdict.checkpoints += 1
+            if (wrong := _wrong_checkpoint(project_id, tree, checkpoint, key)) is not None:
+                verdict.problems.append(Problem(f"checkpoint {tree.size}", wrong))
+
+
+def _wrong_checkpoint(project_id: UUID, tree: Tree, checkpoint: Any, key: Ed25519PublicKey | None) -> str | None:
+    if checkpoint["root"] != tree.root():
+        return "its root does not fit the leaves: one was changed, removed or inserted"
+    signer = key or Ed25519PublicKey.from_public_bytes(checkpoint["public_key"])
+    if signer.public_bytes_raw() != checkpoint["public_key"]:
+        return "it was signed with another key than the one that is trusted"
+    signed = signed_text(project_id, tree.size, checkpoint["at"], checkpoint["root"])
+    return None if fits(signer, checkpoint["signature"], signed) else "its signature does not fit"
+
+
+def check_ends(tree: Tree, checkpoints: dict[int, Any], verdict: Verdict) -> None:
+    """Leaves and checkpoints come in pairs: none of either may be left over."""
+    for size in sorted(checkpoints):
+        verdict.problems.append(Problem(f"checkpoint {size}", "leaves that it covers were removed"))
+
+
+async def verify_project(
+    database: Database,
+    project_id: UUID,
+    *,
+    thread_id: UUID | None = None,
+    key: Ed25519PublicKey | None = None,
+    advance: Advance = lambda count: None,
+) -> Verdict:
+    """Verify a project's trail in the database, or one thread's, and the contents that it tells of.
+
+    Args:
+        key: the public key that checkpoints must have been signed with.
+        advance: told how many records have been looked at, from time to time.
+    """
+    verdict = Verdict()
+    tree = Tree()
+    # Leaves first: whatever they name must be among the records that are read after them.
+    signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}
+    async for rows in store.leaves(database, project_id):
+        check_tree(project_id, (tuple(row) for row in rows), signed, tree, key, verdict)
+    check_ends(tree, signed, verdict)
+    chains = Chains(verdict, partial(named, project_id))
+    contents = Contents(database, project_id)
+    async for rows in store.in_chain_order(database, project_id, thread_id):
+        for row in rows:
+            chains.take(_link(row))
+        verdict.problems += [Problem(*found) for found in await contents.take(rows)]
+        advance(len(rows))
+    chains.end()
+    verdict.problems += [Problem(*found) for found in await contents.end(thread_id)]
+    if chains.leaves < tree.size:
+        verdict.problems += await _lost(database, project_id, thread_id)
+    return verdict
+
+
+LOST = """
+SELECT l.chain_id, l.seq FROM audit_leaves l
+LEFT JOIN audit_records r ON r.project_id = l.project_id AND r.chain_id = l.chain_id AND r.seq = l.seq
+WHERE l.project_id = $1 AND ($2::uuid IS NULL OR l.chain_id = $2) AND r.seq IS NULL
+ORDER BY l.chain_id, l.seq LIMIT 10
+"""
+
+
+async def _lost(database: Database, project_id: UUID, thread_id: UUID | None) -> list[Problem]:
+    rows = await database.fetch(LOST, project_id, thread_id)
+    return [
+        Problem(f"{named(project_id, row['chain_id'])} record {row['seq']}", "a checkpoint has seen it: it was removed")
+        for row in rows
+    ]
+
+
+def _link(row: asyncpg.Record) -> Link:
+    return Link(
+        row["chain_id"],
+        row["seq"],
+        f"audit_{row['id'].hex}",
+        row["previous"],
+        row["hash"],
+        record_hash(canonical(row)),
+        row["leaf"],
+    )
+
+
+def named(project_id: UUID, chain_id: UUID) -> str:
+    """A chain as a reader knows it."""
+    return "the project's own" if chain_id == project_id else ids.thread_id(chain_id)
+
+
+async def counted(database: Database, project_id: UUID, thread_id: UUID | None) -> int:
+    """How many records there are to verify."""
+    row = await database.fetchrow(
+        "SELECT count(*) AS n FROM audit_records WHERE project_id = $1 AND ($2::uuid IS NULL OR chain_id = $2)",
+        project_id,
+        thread_id,
+    )
+    assert row is not None
+    count: int = row["n"]
+    return count

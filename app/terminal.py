@@ -1,0 +1,59 @@
+"""What every command of the terminal shares: its settings, its database, and how it gives up."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn, TypeVar
+
+import typer
+from pydantic import ValidationError
+
+from app.db.engine import Database
+from app.embedded import postgres as embedded_postgres
+from app.errors import DatabaseUnavailable
+from app.settings import Settings
+
+T = TypeVar("T")
+
+
+def read_settings(**given: object) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
+        stop(f"The setting {variable} is wrong: {first['msg']}.")
+
+
+def stop(sentence: str) -> NoReturn:
+    sys.stderr.write(f"everthread: {sentence}\n")
+    raise typer.Exit(1)
+
+
+def with_database(work: Callable[[Database], Awaitable[T]]) -> T:
+    """Do something with the database that DATABASE_URL or the data directory leads to."""
+    given = read_settings()
+    url = running_url(given)
+
+    async def run() -> T:
+        database = Database(url, pool_size=1, timeout_seconds=given.database_timeout_seconds)
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(run())
+    except DatabaseUnavailable:
+        stop("Cannot reach Postgres. Start 'everthread serve', or set DATABASE_URL.")
+
+
+def running_url(given: Settings) -> str:
+    """The database's URL: the given one, or the embedded server that `serve` is running."""
+    if given.database_url is not None:
+        return given.database_url
+    url = embedded_postgres.url_of_running(given.data_dir / "postgres")
+    if url is None:
+        stop(f"No service is running on {given.data_dir}, and DATABASE_URL is not set. Start 'everthread serve'.")
+    return url

@@ -1,0 +1,440 @@
+"""Who did what: the trail, its proof, and what every tampering comes to."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx2
+import pytest
+import rfc8785
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.audit.checkpoints import Checkpoints
+from app.audit.exported import verify_file
+from app.audit.merkle import Tree
+from app.audit.signing import public_key, signing_key
+from app.audit.verify import Verdict, verify_project
+from app.db.engine import Database
+from tests.service import Emulator, Process, Service
+
+T = TypeVar("T")
+
+
+class Project:
+    """A project of a test's own, seen from its API and from below."""
+
+    def __init__(self, service: Service, env: dict[str, str], data_dir: Path) -> None:
+        self.name = uuid4().hex
+        self.env = env
+        self._data_dir = data_dir
+        made = Process("keys", "create", "--project", self.name, env=env).wait_for("API key: ")
+        self.key = made.rpartition(" ")[2]
+        self.http = httpx2.Client(
+            base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60
+        )
+
+    def call(self, method: str, path: str, **kwargs: Any) -> Any:
+        return self.http.request(method, path, **kwargs).json()
+
+    def records(self, **params: Any) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.call("GET", "/audit", params={"order": "asc", "limit": 100, **params})[
+            "data"
+        ]
+        return found
+
+    def run(self, work: Callable[[Database, UUID], Awaitable[T]]) -> T:
+        async def run() -> T:
+            database = Database(self.env["DATABASE_URL"], pool_size=1, timeout_seconds=30)
+            try:
+                row = await database.fetchrow("SELECT project_id FROM projects WHERE name = $1", self.name)
+                assert row is not None
+                return await work(database, row["project_id"])
+            finally:
+                await database.close()
+
+        return asyncio.run(run())
+
+    def verify(self) -> Verdict:
+        key = signing_key(None, self._data_dir).public_key()
+        return self.run(lambda database, project_id: verify_project(database, project_id, key=key))
+
+    def checkpoint(self) -> int:
+        key = signing_key(None, self._data_dir)
+        return self.run(lambda database, project_id: Checkpoints(database, key, every_seconds=1).write(project_id))
+
+    def sql(self, statements: str, thread: str = "") -> list[asyncpg.Record]:
+        """A superuser's statements, with every trigger off. `$1` is the project, `$2` the thread."""
+
+        async def work(database: Database, project_id: UUID) -> list[asyncpg.Record]:
+            connection = await asyncpg.connect(self.env["DATABASE_URL"])
+            try:
+                await connection.execute("SET session_replication_role = replica")
+                said = statements.replace("$1", f"'{project_id}'").replace("$2", f"'{thread.partition('_')[2]}'")
+                return [row for each in said.split(";") for row in await connection.fetch(each)]
+            finally:
+                await connection.close()
+
+        return self.run(work)
+
+
+@pytest.fixture
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("audit")
+
+
+@pytest.fixture
+def project(service: Service, service_env: dict[str, str], data_dir: Path) -> Iterator[Project]:
+    project = Project(service, service_env, data_dir)
+    yield project
+    project.http.close()
+
+
+def test_every_change_to_a_thread_leaves_a_record(project: Project, emulator: Emulator) -> None:
+    thread = project.call("POST", "/threads", json={"user": "ann", "name": f"n-{project.name}"})["id"]
+    project.call("PATCH", f"/threads/{thread}", json={"title": "A talk"})
+    turn = project.call("POST", f"/threads/{thread}/turns", json={"input": "My name is Ada."})["id"]
+    emulator.forget()
+    again = project.call("POST", f"/threads/{thread}/turns", json={"input": "What is my name?"})
+    assert again["output_text"] == "Ada"
+    conversation = thread.replace("thread_", "conv_")
+    items = [{"type": "message", "role": "user", "content": "By the way"}]
+    added = project.call("POST", f"/conversations/{conversation}/items", json={"items": items})["data"][0]["id"]
+    project.call("DELETE", f"/conversations/{conversation}/items/{added}")
+    project.call("DELETE", f"/responses/{turn.replace('turn_', 'resp_')}")
+    project.call("GET", f"/threads/{thread}/export")
+    project.call("DELETE", f"/threads/{thread}")
+    records = project.call("GET", f"/threads/{thread}/audit", params={"order": "asc", "limit": 50})["data"]
+    assert [(record["action"], record["detail"]) for record in records] == [
+        ("thread.created", None),
+        ("thread.changed", "title"),
+        ("turn.opened", None),
+        ("turn.called", "1 new 200"),
+        ("turn.closed", "completed"),
+        ("turn.opened", None),
+        ("turn.called", "1 chained 400"),
+        ("turn.called", "2 rebuilt 200"),
+        ("turn.closed", "completed"),
+        ("items.added", None),
+        ("item.deleted", added),
+        ("turn.deleted", None),
+        ("thread.exported", None),
+        ("thread.deleted", None),
+    ]
+    assert [record["seq"] for record in records] == list(range(1, 15))
+    (key,) = {record["actor"]["key"] for record in records}
+    assert key.startswith("key_")
+    assert {record["actor"]["user"] for record in records} == {"ann"}
+    assert {record["actor"]["address"] for record in records} == {"127.0.0.1"}
+    assert records[2]["turn"] == turn
+    verdict = project.verify()
+    assert (verdict.problems, verdict.records) == ([], 14 + 2)
+
+
+def test_a_record_is_the_sha_256_of_its_canonical_json_and_names_the_one_before(project: Project) -> None:
+    thread = project.call("POST", "/threads", json={"user": 'a "quoted" ünïcode 用户\u2028\x7f'})["id"]
+    project.call("POST", f"/threads/{thread}/turns", json={"input": "Hi"})
+    previous = "00" * 32
+    for record in project.records(thread=thread):
+        assert record.pop("previous") == previous
+        record["previous"] = previous
+        previous = record.pop("hash")
+        assert hashlib.sha256(rfc8785.dumps(record)).hexdigest() == previous
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(action=TEXT, detail=st.none() | TEXT, user=st.none() | TEXT, content=st.none() | st.binary())
+def test_the_database_writes_the_same_canonical_json_as_any_rfc_8785_library(
+    project: Project, action: str, detail: str | None, user: str | None, content: bytes | None
+) -> None:
+    async def work(database: Database, project_id: UUID) -> asyncpg.Record | None:
+        return await database.fetchrow(
+            """INSERT INTO audit_records (project_id, chain_id, id, action, detail, user_id, content)
+            VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING *""",
+            project_id, uuid4(), uuid4(), action, detail, user, content,
+        )  # fmt: skip
+
+    row = project.run(work)
+    assert row is not None
+    said = {
+        "object": "audit.record",
+        "id": f"audit_{row['id'].hex}",
+        "action": action,
+        "actor": {"address": None, "key": None, "project": row["project_id"].hex, "user": user},
+        "at": row["at"].strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "content": None if content is None else content.hex(),
+        "detail": detail,
+        "previous": "00" * 32,
+        "seq": 1,
+        "thread": f"thread_{row['chain_id'].hex}",
+        "turn": None,
+    }
+    assert row["hash"] == hashlib.sha256(rfc8785.dumps(said)).digest()
+    (shown,) = project.records(thread=said["thread"])
+    assert shown == {**said, "hash": row["hash"].hex()}
+
+
+@pytest.mark.parametrize("table", ["audit_records", "audit_leaves", "audit_checkpoints"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET project_id = project_id", "DELETE FROM {}", "TRUNCATE {}"])
+def test_the_trail_takes_no_update_delete_or_truncate(database_url: str, table: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(database_url)
+        try:
+            with pytest.raises(asyncpg.IntegrityConstraintViolationError, match="append-only"):
+                await connection.execute(statement.format(table))
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def talked(project: Project) -> tuple[Project, str]:
+    """A project with a conversation that a checkpoint covers, and verifies."""
+    thread = project.call("POST", "/threads", json={"user": "ann", "title": "A talk"})["id"]
+    for text in ("My name is Ada.", "What is my name?"):
+        project.call("POST", f"/threads/{thread}/turns", json={"input": text})
+    project.checkpoint()
+    verdict = project.verify()
+    assert (verdict.problems, verdict.unsigned) == ([], 0)
+    assert verdict.records == 1 + 2 * 3 + 2
+    return project, thread
+
+
+RECORD = "project_id = $1 AND chain_id = $2"
+
+CHANGES = {
+    "chain_id": "gen_random_uuid()",
+    "seq": "seq + 100",
+    "id": "gen_random_uuid()",
+    "at": "at - interval '1 microsecond'",
+    "action": "'turn.called'",
+    "turn_id": "gen_random_uuid()",
+    "key_id": "NULL",
+    "user_id": "'bob'",
+    "address": "'10.0.0.1'",
+    "detail": "'failed'",
+    "content": "sha256('x')",
+    "previous": "sha256('x')",
+    "hash": "sha256('x')",
+}
+
+
+def test_a_change_of_any_column_of_a_record_is_found(talked: tuple[Project, str], database_url: str) -> None:
+    project, thread = talked
+    columns = project.sql("SELECT column_name FROM information_schema.columns WHERE table_name = 'audit_records'")
+    assert {row["column_name"] for row in columns} == {"project_id", *CHANGES}
+    for column, value in CHANGES.items():
+        project.sql("CREATE TABLE IF NOT EXISTS kept AS SELECT * FROM audit_records WHERE project_id = $1")
+        project.sql(f"UPDATE audit_records SET {column} = {value} WHERE {RECORD} AND seq = 4", thread)
+        problems = project.verify().problems
+        assert problems, column
+        if column not in ("chain_id", "seq"):
+            assert any(p.where in (f"{thread} record 4", f"{thread} record 5") for p in problems), column
+        project.sql("DELETE FROM audit_records WHERE project_id = $1")
+        project.sql("INSERT INTO audit_records SELECT * FROM kept WHERE project_id = $1")
+        project.sql("DROP TABLE kept")
+    assert project.verify().problems == []
+
+
+@pytest.mark.parametrize(
+    "tampering",
+    [
+        "DELETE FROM audit_records WHERE project_id = $1 AND chain_id = $2 AND seq = 3",
+        "DELETE FROM audit_records WHERE project_id = $1 AND chain_id = $2 AND seq = 7",
+        "DELETE FROM audit_records WHERE project_id = $1 AND chain_id = $2",
+        # Two records change places.
+        """UPDATE audit_records r SET seq = -seq WHERE project_id = $1 AND chain_id = $2 AND seq IN (2, 3);
+        UPDATE audit_records r SET seq = 5 + seq WHERE project_id = $1 AND chain_id = $2 AND seq < 0""",
+        # One is put in between.
+        """UPDATE audit_records SET seq = -seq - 1 WHERE project_id = $1 AND chain_id = $2 AND seq >= 3;
+        INSERT INTO audit_records SELECT project_id, chain_id, 3, gen_random_uuid(), at, action, turn_id, key_id,
+            user_id, address, detail, content, previous, hash
+        FROM audit_records WHERE project_id = $1 AND chain_id = $2 AND seq = 2;
+        UPDATE audit_records SET seq = -seq WHERE project_id = $1 AND chain_id = $2 AND seq < 0""",
+        "UPDATE audit_leaves SET hash = sha256('x') WHERE project_id = $1 AND chain_id = $2",
+        "UPDATE audit_leaves SET seq = seq - 1 WHERE project_id = $1 AND chain_id = $2",
+        "DELETE FROM audit_leaves WHERE project_id = $1 AND chain_id = $2",
+        "UPDATE audit_checkpoints SET root = sha256('x') WHERE project_id = $1",
+        "UPDATE audit_checkpoints SET at = now() WHERE project_id = $1",
+        "UPDATE audit_checkpoints SET signature = sha256('x') || sha256('y') WHERE project_id = $1",
+        "UPDATE audit_checkpoints SET public_key = sha256('x') WHERE project_id = $1",
+        "UPDATE audit_checkpoints SET size = size + 1 WHERE project_id = $1",
+        # What was said, not what was recorded of it.
+        "UPDATE threads SET title = 'Another talk' WHERE project_id = $1 AND id = $2",
+        "UPDATE threads SET salt = NULL WHERE project_id = $1 AND id = $2",
+        "DELETE FROM threads WHERE project_id = $1 AND id = $2",
+        "UPDATE turns SET params = '{\"temperature\":0}' WHERE project_id = $1 AND thread_id = $2",
+        "UPDATE turns SET model = 'another' WHERE project_id = $1 AND thread_id = $2",
+        "UPDATE turns SET salt = NULL WHERE project_id = $1 AND thread_id = $2",
+        "UPDATE turns SET usage = NULL WHERE project_id = $1 AND thread_id = $2",
+        "DELETE FROM turns WHERE project_id = $1 AND thread_id = $2",
+        """UPDATE items SET data = replace(data::text, 'Ada', 'Eve')::json
+        WHERE project_id = $1 AND position = 0""",
+        "DELETE FROM items WHERE project_id = $1 AND origin = 'output'",
+        "UPDATE calls SET body = replace(body::text, 'Ada', 'Eve')::json WHERE project_id = $1",
+        "DELETE FROM calls WHERE project_id = $1",
+        """INSERT INTO turns (project_id, id, thread_id, status, model, params, completed_at, salt, response_id)
+        VALUES ($1, gen_random_uuid(), $2, 'completed', 'm', '{}', now(), '\\x00', 'r')""",
+    ],
+)  # fmt: skip
+def test_every_tampering_is_found(talked: tuple[Project, str], tampering: str) -> None:
+    project, thread = talked
+    project.sql(tampering, thread)
+    assert project.verify().problems
+
+
+def test_a_chain_that_is_written_anew_with_all_its_hashes_does_not_fit_the_signature(
+    talked: tuple[Project, str],
+) -> None:
+    project, thread = talked
+    chain = UUID(thread.removeprefix("thread_"))
+
+    async def forge(database: Database, project_id: UUID) -> None:
+        connection = await asyncpg.connect(project.env["DATABASE_URL"])
+        try:
+            async with connection.transaction():
+                rows = await connection.fetch(
+                    "SELECT * FROM audit_records WHERE project_id = $1 AND chain_id = $2 ORDER BY seq",
+                    project_id,
+                    chain,
+                )
+                await connection.execute("SET LOCAL session_replication_role = replica")
+                await connection.execute("DELETE FROM audit_records WHERE chain_id = $1", chain)
+                await connection.execute("SET LOCAL session_replication_role = origin")
+                for row in rows:
+                    values = {**row, "address": "10.0.0.1"}
+                    names = [n for n in values if n not in ("seq", "at", "previous", "hash")]
+                    marks = ", ".join(f"${i}" for i in range(1, len(names) + 1))
+                    await connection.execute(
+                        f"INSERT INTO audit_records ({', '.join(names)}) VALUES ({marks})",
+                        *[values[n] for n in names],
+                    )
+        finally:
+            await connection.close()
+
+    project.run(forge)
+    (problem,) = project.verify().problems
+    assert problem.where == f"{thread} record 7"
+    assert "written anew" in problem.what
+
+
+def test_a_deleted_thread_leaves_no_content_and_its_trail_still_verifies(talked: tuple[Project, str]) -> None:
+    project, thread = talked
+    assert project.http.delete(f"/threads/{thread}").status_code == 200
+    for table in ("items", "calls", "turns", "threads"):
+        assert project.sql(f"SELECT 1 FROM {table} WHERE project_id = $1") == [], table
+    assert project.verify().problems == []
+    records = project.call("GET", f"/threads/{thread}/audit")["data"]
+    assert records[0]["action"] == "thread.deleted"
+    assert "Ada" not in json.dumps(records)
+    unknown = project.http.get("/threads/thread_" + "0" * 32 + "/audit")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "thread_not_found")
+
+
+def test_an_exported_trail_is_verified_offline_with_the_public_key_alone(
+    service: Service, project: Project, tmp_path: Path
+) -> None:
+    thread = project.call("POST", "/threads", json={"user": "ann"})["id"]
+    project.call("POST", f"/threads/{thread}/turns", json={"input": "My name is Ada."})
+    file = tmp_path / "trail.ndjson"
+    Process("audit", "export", str(file), "--url", service.url, env={"EVERTHREAD_KEY": project.key}).wait_for("is in")
+    (checkpoint,) = project.call("GET", "/audit/checkpoints")["data"]
+    lines = file.read_text().splitlines()
+
+    def verified(lines: list[str], key: str = checkpoint["public_key"]) -> tuple[int, list[str]]:
+        file.write_text("".join(line + "\n" for line in lines))
+        process = Process("audit", "verify", str(file), "--key", key, env={"PATH": ""}, cwd=tmp_path)
+        return process.ended(), process.lines
+
+    code, said = verified(lines)
+    assert code == 0, said
+    assert said[-1] == "The audit trail verifies."
+    assert "7 records in 2 chains, 1 checkpoints; 0 records are newer" in said[0]
+    place = next(n for n, line in enumerate(lines) if '"turn.called"' in line)
+    changed = [line.replace("1 new 200", "1 new 500") for line in lines]
+    code, now = verified(changed)
+    record = json.loads(lines[place])["id"]
+    assert (code, now[1:]) == (
+        1,
+        [
+            f"  {thread} record 3: {record} was changed: its hash does not fit what it says",
+            "The audit trail does NOT verify.",
+        ],
+    )
+    for wrong in (
+        lines[:place] + lines[place + 1 :],
+        lines[:-1],
+        [*lines[: place - 1], lines[place], lines[place - 1], *lines[place + 1 :]],
+        [line for line in lines if "audit.leaf" not in line],
+        [line for line in lines if "audit.checkpoint" not in line],
+    ):
+        file.write_text("".join(line + "\n" for line in wrong))
+        assert verify_file(file, public_key(checkpoint["public_key"])).problems
+    file.write_text("".join(line + "\n" for line in lines))
+    assert verify_file(file, signing_key(None, tmp_path).public_key()).problems
+    code, said = verified(["{}"])
+    assert (code, "is not an audit trail" in said[0]) == (1, True)
+
+
+def test_records_are_found_by_time_actor_action_and_thread_on_cursor_pages(project: Project) -> None:
+    threads = [project.call("POST", "/threads", json={"user": user})["id"] for user in ("ann", "bob")]
+    for thread in threads:
+        project.call("POST", f"/threads/{thread}/turns", json={"input": "Hi"})
+    everything = project.records()
+    assert [record["action"] for record in everything[:2]] == ["key.created", "key.used"]
+    assert [r["actor"]["user"] for r in project.records(action="thread.created")] == ["ann", "bob"]
+    assert {r["thread"] for r in project.records(user="bob")} == {threads[1]}
+    assert len(project.records(thread=threads[0])) == 4
+    key = everything[1]["actor"]["key"]
+    assert project.records(key=key) == everything[1:]
+    turn = project.records(action="turn.closed")[0]["turn"]
+    assert [r["action"] for r in project.records(turn=turn)] == ["turn.opened", "turn.called", "turn.closed"]
+    assert project.records(since=4_000_000_000) == []
+    assert project.records(until=1000) == []
+    paged: list[dict[str, Any]] = []
+    after: dict[str, str] = {}
+    while True:
+        page = project.call("GET", "/audit", params={"order": "asc", "limit": 3, **after})
+        paged += page["data"]
+        if not page["has_more"]:
+            break
+        after = {"after": page["last_id"]}
+    assert paged == everything
+    for name, value in (("action", "x"), ("thread", "x"), ("key", "key_1"), ("since", -1), ("after", "x")):
+        refused = project.http.get("/audit", params={name: value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+
+
+def test_a_project_sees_no_record_of_another(service: Service, project: Project) -> None:
+    thread = service.thread()
+    assert project.http.get(f"/threads/{thread}/audit").status_code == 404
+    assert project.records(thread=thread) == []
+    assert service.http.get("/audit", headers={"Authorization": ""}).status_code == 401
+
+
+@given(st.lists(st.binary(max_size=8), max_size=40))
+def test_the_tree_has_the_root_that_rfc_6962_defines(leaves: list[bytes]) -> None:
+    def root(some: list[bytes]) -> bytes:
+        if not some:
+            return hashlib.sha256(b"").digest()
+        if len(some) == 1:
+            return hashlib.sha256(b"\0" + some[0]).digest()
+        half = 1
+        while half * 2 < len(some):
+            half *= 2
+        return hashlib.sha256(b"\1" + root(some[:half]) + root(some[half:])).digest()
+
+    tree = Tree()
+    for count, leaf in enumerate(leaves):
+        assert tree.root() == root(leaves[:count])
+        tree.add(leaf)
+    assert tree.root() == root(leaves)
