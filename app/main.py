@@ -26,6 +26,8 @@ from app.openai_api import chat, conversations, responses
 from app.openai_api.service import OpenAI
 from app.projects.auth import KeyRing
 from app.provider.client import EMULATOR_KEY, Provider
+from app.search import routes as search_routes
+from app.search.service import Search
 from app.settings import Settings
 from app.threads import routes as threads_routes
 from app.threads.service import Threads
@@ -68,6 +70,7 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(turns_routes.router, prefix="/v1")
     app.include_router(transfer_routes.router, prefix="/v1")
     app.include_router(audit_routes.router, prefix="/v1")
+    app.include_router(search_routes.router, prefix="/v1")
     app.include_router(usage_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
         app.include_router(responses.router, prefix=prefix)
@@ -106,6 +109,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, key, every_seconds=settings.audit_checkpoint_seconds)
     app.state.audit = Audit(database, checkpoints)
+    app.state.search = Search(database)
     app.state.transfer = Transfer(database)
     app.state.openai = OpenAI(database, store, runner, replay, live_ids)
     app.state.threads = Threads(database, live_ids)

@@ -20,6 +20,7 @@ TABLES = {
     "calls",
     "items",
     "projects",
+    "texts",
     "threads",
     "turns",
     "waiters",

@@ -15,12 +15,13 @@ from app.audit import tables as audit
 from app.db.base import Base
 from app.db.engine import async_url
 from app.projects import tables as projects
+from app.search import tables as search
 from app.threads import tables as threads
 from app.turns import tables as turns
 
 TABLES = (
     projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter,
-    audit.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
+    search.SearchText, audit.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
 )  # fmt: skip
 
 metadata = Base.metadata

@@ -18,6 +18,7 @@ from app.audit.records import Action, Actor
 from app.db import ids
 from app.db.pagination import Page
 from app.errors import Conflict, NotFound
+from app.search.lexemes import document
 from app.threads.address import Address
 from app.threads.tables import Thread
 
@@ -44,7 +45,7 @@ async def add(session: AsyncSession, actor: Actor, project_id: UUID, values: dic
     Raises:
         Conflict: the project has a thread of this name.
     """
-    made = {"project_id": project_id, "id": ids.new_uuid(), "salt": contents.new_salt(), **values}
+    made = {"project_id": project_id, "id": ids.new_uuid(), "salt": contents.new_salt(), **_searchable(values)}
     try:
         thread = (await session.execute(insert(Thread).values(**made).returning(Thread))).scalar_one()
     except IntegrityError as error:
@@ -59,7 +60,7 @@ async def get_or_add(
     """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
     statement = (
         insert(Thread)
-        .values(project_id=project_id, id=ids.new_uuid(), salt=contents.new_salt(), **values)
+        .values(project_id=project_id, id=ids.new_uuid(), salt=contents.new_salt(), **_searchable(values))
         .on_conflict_do_nothing(index_elements=["project_id", "name"], index_where=Thread.name.is_not(None))
         .returning(Thread)
     )
@@ -90,7 +91,7 @@ async def change(
     statement = (
         update(Thread)
         .where(*_at(project_id, address))
-        .values(**values, updated_at=func.now())
+        .values(**_searchable(values), updated_at=func.now())
         .returning(Thread)
         .execution_options(synchronize_session=False)
     )
@@ -148,6 +149,11 @@ async def list_page(
     by_id = Thread.id.desc() if descending else Thread.id.asc()
     rows = (await session.scalars(select(Thread).where(*where).order_by(by_id).limit(page.limit + 1))).all()
     return page.cut(rows)
+
+
+def _searchable(values: dict[str, Any]) -> dict[str, Any]:
+    """With the document of a title that is set."""
+    return {**values, "title_document": document(values["title"] or "")} if "title" in values else values
 
 
 def _at(project_id: UUID, address: Address) -> tuple[ColumnElement[bool], ...]:

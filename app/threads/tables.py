@@ -1,10 +1,11 @@
 """Named threads."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, Text, func, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -27,6 +28,8 @@ class Thread(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """Of the digests in its audit records. None in threads that are older than the audit trail."""
+    title_document: Mapped[Any] = mapped_column(TSVECTOR, nullable=True)
+    """The title as it is searched for."""
 
     __table_args__ = (
         CheckConstraint("char_length(name) BETWEEN 1 AND 256 AND strpos(name, '/') = 0", name="name"),
@@ -46,6 +49,12 @@ class Thread(Base):
             "name",
             postgresql_ops={"name": "text_pattern_ops"},
             postgresql_where=text("name IS NOT NULL"),
+        ),
+        Index(
+            "threads_title_document_idx",
+            "title_document",
+            postgresql_using="gin",
+            postgresql_where=text("title_document IS NOT NULL"),
         ),
         Index("threads_updated_idx", "project_id", "updated_at"),
         Index("threads_user_idx", "project_id", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),

@@ -15,6 +15,9 @@ from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
 from app.projects.auth import Caller
+from app.search.lexemes import document
+from app.search.tables import SearchText
+from app.search.texts import text_rows
 from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id, thread_object
@@ -89,6 +92,7 @@ async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: Thread
         id=id_,
         name=given.name,
         title=given.title,
+        title_document=document(given.title or ""),
         user_id=given.user,
         metadata_=given.metadata,
         turn_count=len(given.turns),
@@ -109,6 +113,13 @@ async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: Thread
         items = [row for turn in given.turns for row in _item_rows(project_id, turn)]
         if items:
             await session.execute(insert(Item), items)
+        texts = [
+            row
+            for turn in given.turns
+            for row in text_rows(project_id, turn_uuid(turn.id), [i.data for i in turn.items])
+        ]
+        if texts:
+            await session.execute(insert(SearchText), texts)
         thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
         await session.flush()
     return thread

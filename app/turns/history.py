@@ -19,6 +19,8 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
+from app.search.tables import SearchText
+from app.search.texts import text_rows
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.turns.statements import BRANCH
@@ -71,6 +73,7 @@ class History:
                 await session.execute(
                     update(Turn).where(Turn.project_id == project_id, Turn.id == turn_id).values(salt=None)
                 )
+                await _index_anew(session, project_id, turn_id)
                 await tell(session, actor, thread, "item.deleted", turn_id, item_id)
             if deleted:
                 await _give_up_chain(session, project_id, thread.id)
@@ -82,7 +85,7 @@ class History:
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, Address(turn=turn_id))
             mine = (Turn.project_id == project_id, Turn.id == turn_id)
-            for table in (Item, Call):
+            for table in (Item, Call, SearchText):
                 await session.execute(
                     delete(table)
                     .where(table.project_id == project_id, table.turn_id == turn_id)
@@ -132,6 +135,9 @@ async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Seq
             for position, item in enumerate(items)
         ],
     )
+    texts = text_rows(thread.project_id, turn_id, items)
+    if texts:
+        await session.execute(insert(SearchText), texts)
     thread.head_turn_id = turn_id
     thread.turn_count += 1
     thread.updated_at = func.now()
@@ -194,6 +200,16 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address
             code="thread_busy",
         )
     return thread
+
+
+async def _index_anew(session: AsyncSession, project_id: UUID, turn_id: UUID) -> None:
+    """Search for what is left of a turn, and nothing else."""
+    gone = delete(SearchText).where(SearchText.project_id == project_id, SearchText.turn_id == turn_id)
+    await session.execute(gone)
+    left = select(Item.data).where(Item.project_id == project_id, Item.turn_id == turn_id).order_by(Item.position)
+    texts = text_rows(project_id, turn_id, await session.scalars(left))
+    if texts:
+        await session.execute(insert(SearchText), texts)
 
 
 async def _give_up_chain(session: AsyncSession, project_id: UUID, thread_id: UUID) -> None:

@@ -25,6 +25,9 @@ WITH thread AS (
     INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
     SELECT $1, $3, i.position - 1, 'input', i.type, i.item_id, i.data::json
     FROM turn, unnest($11::text[], $12::text[], $13::text[]) WITH ORDINALITY AS i (type, item_id, data, position)
+), text AS (
+    INSERT INTO texts (project_id, turn_id, role, document)
+    SELECT $1, $3, x.role, x.document::tsvector FROM turn, unnest($23::text[], $24::text[]) AS x (role, document)
 ), audit AS (
     INSERT INTO audit_records (project_id, chain_id, id, action, turn_id, key_id, user_id, address, content)
     SELECT $1, thread.id, r.id, r.action, CASE WHEN r.action = 'turn.opened' THEN $3 END, $14, thread.user_id, $19,
@@ -77,6 +80,11 @@ WITH turn AS (
     ) WITH ORDINALITY AS c (
         continuation, url, body, dropped_items, status, response_id, error, started_at, finished_at, attempt
     )
+), text AS (
+    INSERT INTO texts (project_id, turn_id, role, document)
+    SELECT $1, $2, x.role, x.document::tsvector FROM turn, unnest($33::text[], $34::text[]) AS x (role, document)
+    -- The input may have held words of the assistant's already.
+    ON CONFLICT (project_id, turn_id, role) DO UPDATE SET document = texts.document || excluded.document
 ), thread AS (
     UPDATE threads SET
         head_turn_id = CASE WHEN $3 = 'failed' THEN head_turn_id ELSE $2 END,

@@ -15,6 +15,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
 from app.errors import Conflict, NotFound
+from app.search.texts import documents
 from app.threads.address import Address
 from app.turns import statements
 from app.turns.schemas import Origin, TurnRequest
@@ -154,6 +155,7 @@ class TurnStore:
                 [ids.new_uuid() for _ in records],
                 [action for action, _ in records],
                 [content for _, content in records],
+                *documents(request.items),
             )
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -227,6 +229,7 @@ class TurnStore:
             [action for action, _, _ in records],
             [detail for _, detail, _ in records],
             [content for _, _, content in records],
+            *documents(closing.output),
         )
         return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 

@@ -1,0 +1,43 @@
+"""/v1/search: full text over titles, and what users and the model said."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from app.db import ids
+from app.db.pagination import Seconds, moment
+from app.errors import BadRequest
+from app.projects.auth import Authenticated
+from app.search.service import Search
+from app.search.store import Filters
+from app.wire import json_response
+
+router = APIRouter(tags=["search"])
+
+Role = Literal["user", "assistant", "title"]
+
+
+@router.get("/search")
+async def search(
+    request: Request,
+    caller: Authenticated,
+    q: Annotated[str, Query(max_length=1000, description='Words; "words in a row"; -without.')],
+    role: Annotated[Role | None, Query()] = None,
+    user: Annotated[str | None, Query(max_length=256)] = None,
+    thread: Annotated[str | None, Query()] = None,
+    since: Seconds = None,
+    until: Seconds = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(max_length=400, description="The last_id of the page before.")] = None,
+) -> Response:
+    for name, value in request.query_params.multi_items():
+        if "\0" in value:
+            raise BadRequest(f"'{name}' contains a NUL character.", param=name, code="invalid_character")
+    thread_id = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
+    if thread is not None and thread_id is None:
+        raise BadRequest("'thread' must be the id of a thread.", param="thread")
+    roles = ("user", "assistant", "title") if role is None else (role,)
+    filters = Filters(roles, user, thread_id, moment(since), moment(until))
+    service: Search = request.app.state.search
+    return json_response(await service.search(caller, q, filters, after, limit))

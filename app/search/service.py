@@ -1,0 +1,77 @@
+"""Searching a project's threads."""
+
+import base64
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from app.chain.items import text_of
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import list_object
+from app.errors import BadRequest
+from app.projects.auth import Caller
+from app.search import lexemes, store
+from app.search.fragments import fragments
+from app.search.store import Cursor, Filters
+
+
+class Search:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def search(
+        self, caller: Caller, asked: str, filters: Filters, after: str | None, limit: int
+    ) -> dict[str, Any]:
+        """One page of hits, best first.
+
+        Raises:
+            BadRequest: nothing of what is asked can be searched for, or the cursor is none of ours.
+        """
+        tsquery = lexemes.query(asked)
+        if tsquery is None:
+            raise BadRequest("'q' needs a word that is to be found.", param="q")
+        cursor = None if after is None else _cursor(after)
+        bound = ids.new_uuid() if cursor is None else cursor.bound
+        rows = await store.search(self._database, caller.project_id, tsquery, filters, cursor, bound, limit + 1)
+        wanted = lexemes.asked_runs(asked)
+        return list_object(rows[:limit], lambda row: _hit(row, wanted, bound), has_more=len(rows) > limit)
+
+
+def _hit(row: asyncpg.Record, wanted: list[lexemes.Run], bound: UUID) -> dict[str, Any]:
+    titled = row["role"] == "title"
+    text = row["title"] or "" if titled else _said(row)
+    return {
+        "id": _encoded(Cursor(bound, row["rank"], row["id"], row["role"])),
+        "object": "search.result",
+        "thread_id": ids.thread_id(row["titled"]),
+        "thread_name": row["name"],
+        "thread_title": row["title"],
+        "turn_id": None if titled else ids.turn_id(row["id"]),
+        "role": row["role"],
+        "score": row["rank"],
+        "created_at": int((row["thread_created_at"] if titled else row["created_at"]).timestamp()),
+        "fragments": fragments(text, wanted),
+    }
+
+
+def _said(row: asyncpg.Record) -> str:
+    return "\n".join(text_of(item) for item in row["data"] or [] if item.get("role") == row["role"])
+
+
+def _encoded(cursor: Cursor) -> str:
+    said = orjson.dumps([cursor.bound.hex, cursor.rank, cursor.id.hex, cursor.role])
+    return "hit_" + base64.urlsafe_b64encode(said).rstrip(b"=").decode()
+
+
+def _cursor(given: str) -> Cursor:
+    try:
+        said = given.removeprefix("hit_")
+        bound, rank, id_, role = orjson.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
+        return Cursor(UUID(bound), float(rank), UUID(id_), str(role))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadRequest(
+            "'after' must be the last_id of a page of this search.", param="after", code="invalid_cursor"
+        ) from error

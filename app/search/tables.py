@@ -1,0 +1,27 @@
+"""What can be searched for: the texts of turns, as lexemes. Titles lie with their threads."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKeyConstraint, Index, Text
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base
+
+
+class SearchText(Base):
+    """What one side said in a turn. The text itself is in its items."""
+
+    __tablename__ = "texts"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    turn_id: Mapped[UUID] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(Text, primary_key=True)
+    document: Mapped[Any] = mapped_column(TSVECTOR)
+
+    __table_args__ = (
+        ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
+        CheckConstraint("role IN ('user', 'assistant')", name="role"),
+        Index("texts_document_idx", "document", postgresql_using="gin"),
+    )

@@ -1,0 +1,30 @@
+"""The documents of a turn: what each side said in it, for its transaction to write."""
+
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from app.chain.items import text_of
+from app.search.lexemes import document
+
+ROLES = ("user", "assistant")
+
+
+def documents(items: Iterable[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The roles that say something, and for each its document."""
+    said: dict[str, list[str]] = {}
+    for item in items:
+        role = item.get("role")
+        if role in ROLES and item.get("type", "message") == "message":
+            said.setdefault(role, []).append(text_of(item))
+    found = {role: document("\n".join(texts)) for role, texts in said.items()}
+    return [role for role, text in found.items() if text], [text for text in found.values() if text]
+
+
+def text_rows(project_id: UUID, turn_id: UUID, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same as rows of the table."""
+    roles, found = documents(items)
+    return [
+        {"project_id": project_id, "turn_id": turn_id, "role": role, "document": text}
+        for role, text in zip(roles, found, strict=True)
+    ]
