@@ -78,7 +78,9 @@ class Chain:
         self.seq = row["seq"]
         action, turn_id, content = row["action"], row["turn_id"], row["content"]
         if action in THREAD_GONE:
+            # What its forks have taken over of it is in their hands now, and not looked at.
             self.deleted = True
+            self.said.clear()
         elif action in GONE:
             self.gone.add(turn_id)
         elif content is not None and action in THREAD_SAID:
@@ -168,7 +170,7 @@ class Contents:
     ) -> Iterator[tuple[int, str]]:
         if turn_id in chain.gone or chain.deleted:
             return
-        for kind, (seq, digest) in chain.said[turn_id].items():
+        for kind, (seq, digest) in chain.said.get(turn_id, {}).items():
             if row is None or row["salt"] is None:
                 yield seq, "its content is gone, and no record tells that it was deleted"
                 return

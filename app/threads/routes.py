@@ -10,7 +10,7 @@ from app.db.pagination import Paged, Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.threads.address import BY_ID, BY_NAME, Addressed
-from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut
+from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut
 from app.threads.service import Threads
 from app.threads.store import Filters
 from app.wire import json_object, json_response, optional_json_object
@@ -88,3 +88,10 @@ async def patch(request: Request, caller: Authenticated, threads: Service, addre
 @router.delete(BY_ID)
 async def delete(caller: Authenticated, threads: Service, address: Addressed) -> Response:
     return json_response(await threads.delete(caller, address))
+
+
+@router.post(f"{BY_NAME}/fork")
+@router.post(f"{BY_ID}/fork")
+async def fork(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
+    sent = ThreadFork.model_validate(await optional_json_object(request))
+    return json_response(await threads.fork(caller, address, sent), status=201)

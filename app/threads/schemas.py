@@ -60,6 +60,19 @@ class ThreadPatch(BaseModel):
     """The turn that the next one continues: one of the thread's own, and not null."""
 
 
+class ThreadFork(BaseModel):
+    """What a fork has of its own: title, user and metadata are the other thread's where they are left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    turn_id: str | None = None
+    """The last turn that is shared; the head if left out."""
+    name: Name | None = None
+    title: Title | None = None
+    user: User | None = None
+    metadata: Metadata | None = None
+
+
 def thread_object(thread: Thread) -> dict[str, Any]:
     return {
         "id": ids.thread_id(thread.id),
@@ -69,6 +82,7 @@ def thread_object(thread: Thread) -> dict[str, Any]:
         "user": thread.user_id,
         "metadata": thread.metadata_,
         "head_id": optional_turn_id(thread.head_turn_id),
+        "forked_turn_id": optional_turn_id(thread.forked_turn_id),
         "turn_count": thread.turn_count,
         "archived": thread.archived_at is not None,
         "created_at": int(thread.created_at.timestamp()),

@@ -13,7 +13,8 @@ from app.errors import BadRequest
 from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import Address
-from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut, thread_object
+from app.threads.forks import fork, leave_to_forks
+from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut, thread_object
 from app.threads.store import Filters
 from app.turns.history import append
 from app.turns.input import items_of
@@ -56,7 +57,7 @@ class Threads:
     async def patch(self, caller: Caller, address: Address, sent: ThreadPatch) -> dict[str, Any]:
         values = _values(sent)
         if "head_id" in sent.model_fields_set:
-            values["head_turn_id"] = _head(sent.head_id)
+            values["head_turn_id"] = _turn("head_id", sent.head_id)
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
@@ -67,23 +68,34 @@ class Threads:
 
     async def delete(self, caller: Caller, address: Address) -> dict[str, Any]:
         async with self._database.session() as session:
-            removed = await store.remove(session, caller.actor, caller.project_id, address)
-        if removed is None:
-            raise address.unknown()
-        await self._live_ids.forget(caller.project_id, removed)
-        return {"id": f"thread_{removed.hex}", "object": "thread.deleted", "deleted": True}
+            thread = await store.locked(session, caller.project_id, address)
+            if thread is None:
+                raise address.unknown()
+            await leave_to_forks(session, thread)
+            await store.remove(session, caller.actor, thread)
+        await self._live_ids.forget(caller.project_id, thread.id)
+        return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
+
+    async def fork(self, caller: Caller, address: Address, sent: ThreadFork) -> dict[str, Any]:
+        """A new thread that shares this one's history up to a turn."""
+        turn_id = None if sent.turn_id is None else _turn("turn_id", sent.turn_id)
+        async with self._database.session() as session:
+            source = await store.locked(session, caller.project_id, address)
+            if source is None:
+                raise address.unknown()
+            return thread_object(await fork(session, caller.actor, source, turn_id, _values(sent)))
 
 
-def _head(value: str | None) -> UUID:
+def _turn(param: str, value: str | None) -> UUID:
     found = None if value is None else ids.parse(value, ids.TURN_PREFIXES)
     if found is None:
-        raise BadRequest("'head_id' must be the id of a turn of this thread.", param="head_id")
+        raise BadRequest(f"'{param}' must be the id of a turn of this thread.", param=param)
     return found
 
 
-def _values(sent: ThreadCreate | ThreadPut | ThreadPatch) -> dict[str, Any]:
+def _values(sent: ThreadCreate | ThreadPut | ThreadPatch | ThreadFork) -> dict[str, Any]:
     """The columns that a request sets. Metadata set to null is empty metadata."""
-    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages", "head_id"})
+    given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages", "head_id", "turn_id"})
     if "user" in given:
         given["user_id"] = given.pop("user")
     if "metadata" in given:

@@ -105,15 +105,18 @@ async def change(
     return thread
 
 
-async def remove(session: AsyncSession, actor: Actor, project_id: UUID, address: Address) -> UUID | None:
-    """Delete a thread with its turns, items and calls. Returns its id, or None if there is none."""
-    statement = delete(Thread).where(*_at(project_id, address)).returning(Thread.id, Thread.user_id)
-    row = (await session.execute(statement.execution_options(synchronize_session=False))).one_or_none()
-    if row is None:
-        return None
-    await append(session, actor, project_id, "thread.deleted", thread_id=row.id, user_id=row.user_id)
-    removed: UUID = row.id
-    return removed
+async def locked(session: AsyncSession, project_id: UUID, address: Address) -> Thread | None:
+    """The thread, its row locked until the transaction ends."""
+    return (
+        await session.execute(select(Thread).where(*_at(project_id, address)).with_for_update())
+    ).scalar_one_or_none()
+
+
+async def remove(session: AsyncSession, actor: Actor, thread: Thread, action: Action = "thread.deleted") -> None:
+    """Delete a thread with its turns, items, calls and texts."""
+    gone = delete(Thread).where(Thread.project_id == thread.project_id, Thread.id == thread.id)
+    await session.execute(gone.execution_options(synchronize_session=False))
+    await append(session, actor, thread.project_id, action, thread_id=thread.id, user_id=thread.user_id)
 
 
 async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None) -> None:

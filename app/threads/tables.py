@@ -22,6 +22,8 @@ class Thread(Base):
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, server_default=text("'{}'"))
     head_turn_id: Mapped[UUID | None]
     """The turn that the next one continues."""
+    forked_turn_id: Mapped[UUID | None]
+    """The last turn that it shares with the thread it was forked from; the turns before that one are shared too."""
     turn_count: Mapped[int] = mapped_column(server_default=text("0"))
     archived_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -37,9 +39,15 @@ class Thread(Base):
         CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name="user_id"),
         CheckConstraint("jsonb_typeof(metadata) = 'object'", name="metadata"),
         ForeignKeyConstraint(
-            ["project_id", "id", "head_turn_id"],
-            ["turns.project_id", "turns.thread_id", "turns.id"],
+            ["project_id", "head_turn_id"],
+            ["turns.project_id", "turns.id"],
             name="threads_head_turn_fkey",
+            use_alter=True,
+        ),
+        ForeignKeyConstraint(
+            ["project_id", "forked_turn_id"],
+            ["turns.project_id", "turns.id"],
+            name="threads_forked_turn_fkey",
             use_alter=True,
         ),
         Index("threads_name_key", "project_id", "name", unique=True, postgresql_where=text("name IS NOT NULL")),
@@ -55,6 +63,12 @@ class Thread(Base):
             "title_document",
             postgresql_using="gin",
             postgresql_where=text("title_document IS NOT NULL"),
+        ),
+        Index(
+            "threads_forked_turn_idx",
+            "project_id",
+            "forked_turn_id",
+            postgresql_where=text("forked_turn_id IS NOT NULL"),
         ),
         Index("threads_updated_idx", "project_id", "updated_at"),
         Index("threads_user_idx", "project_id", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),

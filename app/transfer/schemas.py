@@ -67,6 +67,8 @@ class ThreadRecord(BaseModel):
     created_at: Seconds
     updated_at: Seconds
     head_id: TurnId | None
+    forked_turn_id: TurnId | None = None
+    """The last turn that it shares with another thread. That turn, and those before it, are among the turns."""
     turns: list[TurnRecord]
 
 

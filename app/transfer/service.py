@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import insert, select
+from sqlalchemy import insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,8 +36,9 @@ class Transfer:
             thread = await threads.get(session, caller.project_id, address)
             if thread is None:
                 raise address.unknown()
-            mine = (Turn.project_id == caller.project_id, Turn.thread_id == thread.id)
-            ended = (*mine, Turn.status != "in_progress")
+            shared = await _shared(session, caller.project_id, thread.forked_turn_id)
+            mine = or_(Turn.thread_id == thread.id, Turn.id.in_(shared))
+            ended = (Turn.project_id == caller.project_id, mine, Turn.status != "in_progress")
             turns = (await session.scalars(select(Turn).where(*ended).order_by(Turn.id))).all()
             of_turns = Item.turn_id.in_(select(Turn.id).where(*ended))
             items: dict[UUID, list[dict[str, Any]]] = {turn.id: [] for turn in turns}
@@ -57,6 +58,7 @@ class Transfer:
             "created_at": thread.created_at.timestamp(),
             "updated_at": thread.updated_at.timestamp(),
             "head_id": optional_turn_id(thread.head_turn_id),
+            "forked_turn_id": optional_turn_id(thread.forked_turn_id),
             "turns": [_exported(turn, items[turn.id]) for turn in turns],
         }
 
@@ -85,8 +87,20 @@ class Transfer:
             ) from error
 
 
+async def _shared(session: AsyncSession, project_id: UUID, forked_turn_id: UUID | None) -> list[UUID]:
+    """The turns that a fork shares, as far as they are in this project."""
+    last = select(Turn.id, Turn.parent_id).where(Turn.project_id == project_id, Turn.id == forked_turn_id)
+    branch = last.cte(recursive=True)
+    before = select(Turn.id, Turn.parent_id).where(Turn.project_id == project_id, Turn.id == branch.c.parent_id)
+    return list(await session.scalars(select(branch.union_all(before).c.id)))
+
+
 async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: ThreadRecord) -> Thread:
     project_id = caller.project_id
+    forked_turn_id = None if given.forked_turn_id is None else turn_uuid(given.forked_turn_id)
+    # A fork comes back as a fork where the thread that it was forked from is, and whole where it is not.
+    shared = await _shared(session, project_id, forked_turn_id)
+    turns = [turn for turn in given.turns if turn_uuid(turn.id) not in shared]
     thread = Thread(
         project_id=project_id,
         id=id_,
@@ -95,7 +109,8 @@ async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: Thread
         title_document=document(given.title or ""),
         user_id=given.user,
         metadata_=given.metadata,
-        turn_count=len(given.turns),
+        forked_turn_id=forked_turn_id if shared else None,
+        turn_count=len(turns),
         archived_at=_moment(given.updated_at) if given.archived else None,
         created_at=_moment(given.created_at),
         updated_at=_moment(given.updated_at),
@@ -104,24 +119,22 @@ async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: Thread
     session.add(thread)
     await session.flush()
     await threads.tell(session, caller.actor, thread, "thread.imported")
-    if given.turns:
-        rows = [_turn_row(project_id, id_, turn) for turn in given.turns]
+    if turns:
+        rows = [_turn_row(project_id, id_, turn) for turn in turns]
         await session.execute(insert(Turn), rows)
         await append_all(
-            session, [_told(caller, thread, turn, row["salt"]) for turn, row in zip(given.turns, rows, strict=True)]
+            session, [_told(caller, thread, turn, row["salt"]) for turn, row in zip(turns, rows, strict=True)]
         )
-        items = [row for turn in given.turns for row in _item_rows(project_id, turn)]
+        items = [row for turn in turns for row in _item_rows(project_id, turn)]
         if items:
             await session.execute(insert(Item), items)
         texts = [
-            row
-            for turn in given.turns
-            for row in text_rows(project_id, turn_uuid(turn.id), [i.data for i in turn.items])
+            row for turn in turns for row in text_rows(project_id, turn_uuid(turn.id), [i.data for i in turn.items])
         ]
         if texts:
             await session.execute(insert(SearchText), texts)
-        thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
-        await session.flush()
+    thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
+    await session.flush()
     return thread
 
 
@@ -216,8 +229,9 @@ def _check_references(record: ThreadRecord) -> None:
         if turn_uuid(turn.id) in seen:
             raise BadRequest(f"'turns[{index}].id' stands there twice.", param=f"turns[{index}].id")
         seen.add(turn_uuid(turn.id))
-    if record.head_id is not None and turn_uuid(record.head_id) not in seen:
-        raise BadRequest("'head_id' must be the id of one of the turns.", param="head_id")
+    for param, value in (("head_id", record.head_id), ("forked_turn_id", record.forked_turn_id)):
+        if value is not None and turn_uuid(value) not in seen:
+            raise BadRequest(f"'{param}' must be the id of one of the turns.", param=param)
 
 
 def _text(value: Any) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.audit import contents
@@ -75,9 +75,9 @@ class History:
                 )
                 await _index_anew(session, project_id, turn_id)
                 await tell(session, actor, thread, "item.deleted", turn_id, item_id)
-            if deleted:
-                await _give_up_chain(session, project_id, thread.id)
-        await self._live_ids.forget(project_id, thread.id)
+            told = await _give_up_chains(session, project_id, thread.id) if deleted else []
+        for thread_id in told:
+            await self._live_ids.forget(project_id, thread_id)
         return deleted
 
     async def delete_turn(self, actor: Actor, project_id: UUID, turn_id: UUID) -> None:
@@ -100,8 +100,9 @@ class History:
             if thread.head_turn_id == turn_id:
                 thread.head_turn_id = await session.scalar(select(Turn.parent_id).where(*mine))
             await tell(session, actor, thread, "turn.deleted", turn_id)
-            await _give_up_chain(session, project_id, thread.id)
-        await self._live_ids.forget(project_id, thread.id)
+            told = await _give_up_chains(session, project_id, thread.id)
+        for thread_id in told:
+            await self._live_ids.forget(project_id, thread_id)
 
 
 async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
@@ -212,15 +213,24 @@ async def _index_anew(session: AsyncSession, project_id: UUID, turn_id: UUID) ->
         await session.execute(insert(SearchText), texts)
 
 
-async def _give_up_chain(session: AsyncSession, project_id: UUID, thread_id: UUID) -> None:
-    await session.execute(
-        update(Turn)
-        .where(
-            Turn.project_id == project_id,
-            Turn.thread_id == thread_id,
-            Turn.response_expires_at > func.now(),
-            Turn.response_unknown_at.is_(None),
-        )
-        .values(response_unknown_at=func.now())
-        .execution_options(synchronize_session=False)
+# A fork's chains hold what it shares.
+GIVE_UP_CHAINS = text(
+    """WITH RECURSIVE told AS (
+        SELECT CAST(:thread_id AS uuid) AS id
+        UNION
+        SELECT th.id FROM told
+        JOIN turns t ON t.project_id = :project_id AND t.thread_id = told.id
+        JOIN threads th ON th.project_id = :project_id AND th.forked_turn_id = t.id
+    ), given_up AS (
+        UPDATE turns SET response_unknown_at = now()
+        WHERE project_id = :project_id AND thread_id IN (SELECT id FROM told)
+            AND response_expires_at > now() AND response_unknown_at IS NULL
     )
+    SELECT id FROM told"""
+)
+
+
+async def _give_up_chains(session: AsyncSession, project_id: UUID, thread_id: UUID) -> list[UUID]:
+    """Rebuild what goes on from a changed history: the thread's, and that of its forks. Returns their ids."""
+    told = await session.scalars(GIVE_UP_CHAINS, {"project_id": project_id, "thread_id": thread_id})
+    return list(told)

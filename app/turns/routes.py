@@ -156,8 +156,10 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
 @router.post(f"{BY_ID}/turns")
 async def create(request: Request, caller: Authenticated, turns: Service, address: Addressed) -> Response:
     settings: Settings = request.app.state.settings
-    body = await json_object(request)
-    sent = turn_request(body, settings.default_model, origin(request, caller))
+    body, first = await json_object(request), False
+    if body.get("replaces") is not None:
+        body, first = await turns.replacing(caller, address, body)
+    sent = turn_request(body, settings.default_model, origin(request, caller), first=first)
     return await answer(
         request, await turns.create(caller, address, sent, provider_headers(request)), _show, stored_turn
     )

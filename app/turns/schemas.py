@@ -1,6 +1,6 @@
 """What a client may send to open a turn."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from app.provider import models
 from app.threads.schemas import Metadata
 from app.turns.input import Item, items_of
 
-OURS = ("input", "metadata", "parent_id", "if_busy", "model")
+OURS = ("input", "metadata", "parent_id", "replaces", "if_busy", "model")
 """Fields that are not passed on as they are."""
 
 REPLACED = ("previous_response_id", "conversation")
@@ -40,6 +40,7 @@ class TurnCreate(BaseModel):
     temperature: float | None = Field(None, ge=0, lt=2)
     top_p: float | None = Field(None, gt=0, le=1)
     parent_id: str | None = None
+    replaces: str | None = None
     if_busy: IfBusy | None = None
 
 
@@ -72,6 +73,8 @@ class TurnRequest:
     background: bool = False
     if_busy: IfBusy = "reject"
     origin: "Origin" = field(default_factory=lambda: Origin())
+    first: bool = False
+    """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     keep: bool = True
     """False: nothing of the turn is written down."""
 
@@ -81,8 +84,11 @@ class TurnRequest:
         return self.stream or self.background
 
 
-def turn_request(body: dict[str, Any], default_model: str, origin: Origin) -> TurnRequest:
+def turn_request(body: dict[str, Any], default_model: str, origin: Origin, *, first: bool = False) -> TurnRequest:
     """Check a request to `threads/{id}/turns`.
+
+    Args:
+        first: it continues nothing, though the thread may have turns.
 
     Raises:
         BadRequest, pydantic.ValidationError: naming the field at fault.
@@ -94,7 +100,7 @@ def turn_request(body: dict[str, Any], default_model: str, origin: Origin) -> Tu
                 "To continue an earlier turn, send its id as 'parent_id'.",
                 param=name,
             )
-    return new_turn(body, default_model, origin)
+    return replace(new_turn(body, default_model, origin), first=first)
 
 
 def new_turn(
@@ -113,6 +119,8 @@ def new_turn(
         if_busy: what to do where the body does not say.
     """
     sent = TurnCreate.model_validate(body)
+    if sent.replaces is not None:
+        raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None:
         raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
     return TurnRequest(

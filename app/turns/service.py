@@ -8,7 +8,7 @@ import asyncpg
 
 from app.db import ids
 from app.db.pagination import Page, list_object
-from app.errors import NotFound
+from app.errors import BadRequest, NotFound
 from app.projects.auth import Caller
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id
@@ -34,6 +34,26 @@ class Turns:
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]
     ) -> Running | Joined:
         return await self._runner.start(caller.project_id, address, request, headers)
+
+    async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+        """A request that replaces a turn, as one that continues what that turn continued.
+
+        Returns:
+            The request, with the replaced turn's input if it has none of its own; and whether it continues nothing.
+        """
+        if body.get("parent_id") is not None:
+            raise BadRequest("'replaces' and 'parent_id' exclude each other. Send one of them.", param="replaces")
+        if not isinstance(body["replaces"], str):
+            raise BadRequest("'replaces' must be the id of a turn.", param="replaces", code="invalid_type")
+        thread = await self._store.thread(caller.project_id, address)
+        row = await self._turn(caller, thread["id"], body["replaces"], "replaces")
+        again = {name: value for name, value in body.items() if name != "replaces"}
+        if again.get("input") is None:
+            items = await self._store.items(caller.project_id, [row["id"]])
+            again["input"] = [item["data"] for item in items[row["id"]] if item["origin"] == "input"]
+        if row["parent_id"] is not None:
+            again["parent_id"] = ids.turn_id(row["parent_id"])
+        return again, row["parent_id"] is None
 
     async def list_page(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
         thread = await self._store.thread(caller.project_id, address)
@@ -119,11 +139,13 @@ class Turns:
         row = await self._turn(caller, thread["id"], until)
         return thread, row["id"]
 
-    async def _turn(self, caller: Caller, thread_id: UUID, turn_id: str) -> asyncpg.Record:
+    async def _turn(self, caller: Caller, thread_id: UUID, turn_id: str, param: str = "turn_id") -> asyncpg.Record:
         found = ids.parse(turn_id, ids.TURN_PREFIXES)
         row = None if found is None else await self._store.get(caller.project_id, found)
-        if row is None or row["thread_id"] != thread_id:
-            raise NotFound(f"There is no turn {turn_id[:80]!r} in this thread.", param="turn_id", code="turn_not_found")
+        if row is None or (
+            row["thread_id"] != thread_id and not await self._store.in_history(caller.project_id, thread_id, row["id"])
+        ):
+            raise NotFound(f"There is no turn {turn_id[:80]!r} in this thread.", param=param, code="turn_not_found")
         return row
 
 

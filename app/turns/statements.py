@@ -10,12 +10,13 @@ WITH thread AS (
         project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at,
         api_key_id, idempotency_key, body_hash, salt
     )
-    SELECT $1, $3, thread.id, coalesce($4, thread.head_turn_id), 'in_progress', $5, $6::text::json, $7::text::jsonb,
-        $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16, $18
+    SELECT $1, $3, thread.id, CASE WHEN NOT $25 THEN coalesce($4, thread.head_turn_id) END, 'in_progress', $5,
+        $6::text::json, $7::text::jsonb, $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16, $18
     FROM thread
     WHERE ($4::uuid IS NULL OR EXISTS (
         SELECT FROM turns p
-        WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
+        WHERE p.project_id = $1 AND p.id = $4 AND p.deleted_at IS NULL
+            AND (p.thread_id = thread.id OR in_history($1, thread.id, p.id))
     )) AND ($17::uuid IS NULL OR NOT EXISTS (
         SELECT FROM waiters w
         WHERE w.project_id = $1 AND w.thread_id = thread.id AND w.id < $17 AND w.expires_at > now()
@@ -39,7 +40,8 @@ WITH thread AS (
 SELECT thread.id AS thread_id, turn.parent_id, turn.created_at,
     $4::uuid IS NULL OR EXISTS (
         SELECT FROM turns p
-        WHERE p.project_id = $1 AND p.thread_id = thread.id AND p.id = $4 AND p.deleted_at IS NULL
+        WHERE p.project_id = $1 AND p.id = $4 AND p.deleted_at IS NULL
+            AND (p.thread_id = thread.id OR in_history($1, thread.id, p.id))
     ) AS parent_found
 FROM thread LEFT JOIN turn ON true
 """
@@ -166,14 +168,18 @@ SELECT attempt, continuation, url, body::text AS body, dropped_items, status, re
 FROM calls WHERE project_id = $1 AND turn_id = $2 ORDER BY attempt
 """
 
+# A fork that has no turn of its own yet ends where it was forked.
 BRANCHES = """
-SELECT t.id, t.status, t.created_at FROM turns t
-WHERE t.project_id = $1 AND t.thread_id = $2 AND t.deleted_at IS NULL AND ($3::uuid IS NULL OR t.id < $3)
+SELECT t.id, t.status, t.created_at FROM turns t JOIN threads th ON th.project_id = $1 AND th.id = $2
+WHERE t.project_id = $1 AND (t.thread_id = $2 OR t.id = th.forked_turn_id)
+    AND t.deleted_at IS NULL AND ($3::uuid IS NULL OR t.id < $3)
     AND NOT EXISTS (
-        SELECT FROM turns c WHERE c.project_id = $1 AND c.thread_id = $2 AND c.parent_id = t.id AND c.deleted_at IS NULL
+        SELECT FROM turns c WHERE c.project_id = $1 AND c.parent_id = t.id AND c.thread_id = $2 AND c.deleted_at IS NULL
     )
 ORDER BY t.id DESC LIMIT $4
 """
+
+IN_HISTORY = "SELECT in_history($1, $2, $3) AS found"
 
 ITEMS = """
 SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])

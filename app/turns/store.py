@@ -156,6 +156,7 @@ class TurnStore:
                 [action for action, _ in records],
                 [content for _, content in records],
                 *documents(request.items),
+                request.first,
             )
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -295,6 +296,11 @@ class TurnStore:
 
     async def get(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         return await self._database.fetchrow(statements.GET_TURN, project_id, turn_id)
+
+    async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
+        """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
+        row = await self._database.fetchrow(statements.IN_HISTORY, project_id, thread_id, turn_id)
+        return bool(row and row["found"])
 
     async def calls(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
         """Every attempt at the provider, with the exact body sent."""

@@ -78,8 +78,8 @@ class Turn(Base):
         UniqueConstraint("project_id", "thread_id", "id"),
         ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(
-            ["project_id", "thread_id", "parent_id"],
-            ["turns.project_id", "turns.thread_id", "turns.id"],
+            ["project_id", "parent_id"],
+            ["turns.project_id", "turns.id"],
             name="turns_parent_fkey",
         ),
         CheckConstraint("status IN ('in_progress', 'completed', 'incomplete', 'failed', 'cancelled')", name="status"),
@@ -106,7 +106,7 @@ class Turn(Base):
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
         Index("turns_body_hash_idx", "project_id", "body_hash"),
-        Index("turns_parent_idx", "project_id", "thread_id", "parent_id"),
+        Index("turns_child_idx", "project_id", "parent_id"),
         Index("turns_lease_idx", "lease_expires_at", postgresql_where=text("status = 'in_progress'")),
     )
 

@@ -1,0 +1,89 @@
+"""Forks: threads that share another thread's history up to a turn, and go their own way from there."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.audit.append import append
+from app.audit.records import Actor
+from app.db import ids
+from app.errors import Conflict, NotFound
+from app.threads import store
+from app.threads.tables import Thread
+from app.turns.tables import Turn
+
+# Turns that a fork shares become its own: the thread that they were made in is about to go.
+TAKE_OVER = text(
+    """WITH RECURSIVE shared AS (
+        SELECT t.id, t.parent_id FROM turns t WHERE t.project_id = :project_id AND t.id = :forked_turn_id
+        UNION ALL
+        SELECT t.id, t.parent_id FROM shared JOIN turns t ON t.project_id = :project_id AND t.id = shared.parent_id
+    )
+    UPDATE turns SET thread_id = :fork_id
+    WHERE project_id = :project_id AND thread_id = :thread_id AND id IN (SELECT id FROM shared)"""
+)
+
+
+async def fork(
+    session: AsyncSession, actor: Actor, source: Thread, turn_id: UUID | None, values: dict[str, Any]
+) -> Thread:
+    """A new thread that goes on from a turn of another. No turn is copied.
+
+    Args:
+        source: its row is locked, so that it is not deleted meanwhile.
+        turn_id: the last turn that is shared; None for the source's head.
+
+    Raises:
+        APIError: the turn is not in the source's history, or is in progress.
+    """
+    at = turn_id or source.head_turn_id
+    if at is not None:
+        status = await session.scalar(select(Turn.status).where(Turn.project_id == source.project_id, Turn.id == at))
+        shared = await session.scalar(
+            text("SELECT in_history(:project_id, :thread_id, :turn_id)"),
+            {"project_id": source.project_id, "thread_id": source.id, "turn_id": at},
+        )
+        if not shared:
+            raise NotFound("'turn_id' must be the id of a turn of this thread.", param="turn_id", code="turn_not_found")
+        if status == "in_progress":
+            raise Conflict(
+                "This turn is still in progress. Wait for its end, or cancel it.", param="turn_id", code="thread_busy"
+            )
+    inherited = {"title": source.title, "user_id": source.user_id, "metadata_": source.metadata_}
+    made = await store.add(session, actor, source.project_id, {**inherited, **values, "forked_turn_id": at})
+    # The head after the fork's point: the check of a head looks that up.
+    made.head_turn_id = at
+    await session.flush()
+    await append(
+        session,
+        actor,
+        source.project_id,
+        "thread.forked",
+        thread_id=source.id,
+        turn_id=at,
+        user_id=source.user_id,
+        detail=ids.thread_id(made.id),
+    )
+    return made
+
+
+# Who goes on from a thread's turns: forks of it, and what was forked before some of its turns became its own.
+HEIRS = text(
+    """SELECT heir, turn_id FROM (
+        SELECT th.id AS heir, th.forked_turn_id AS turn_id FROM turns t
+        JOIN threads th ON th.project_id = t.project_id AND th.forked_turn_id = t.id
+        WHERE t.project_id = :project_id AND t.thread_id = :thread_id
+        UNION
+        SELECT c.thread_id, t.id FROM turns t JOIN turns c ON c.project_id = t.project_id AND c.parent_id = t.id
+        WHERE t.project_id = :project_id AND t.thread_id = :thread_id
+    ) AS heirs WHERE heir <> :thread_id ORDER BY heir, turn_id"""
+)
+
+
+async def leave_to_forks(session: AsyncSession, thread: Thread) -> None:
+    """Give the turns that forks share to them, the oldest fork first. The thread's row is locked."""
+    of_thread = {"project_id": thread.project_id, "thread_id": thread.id}
+    for heir, turn_id in (await session.execute(HEIRS, of_thread)).all():
+        await session.execute(TAKE_OVER, {**of_thread, "fork_id": heir, "forked_turn_id": turn_id})
