@@ -23,7 +23,7 @@ from app.search.reindex import index_missing
 from app.serve import say
 from app.settings import Settings
 from app.terminal import read_settings, stop, with_database
-from app.transfer import client
+from app.transfer import client, watch
 
 T = TypeVar("T")
 
@@ -121,6 +121,29 @@ def export_threads(
     with file.open("wb") as target:
         count = _transferred(lambda: client.export_file(target, url, key))
     say(f"{count} threads exported to {file}.")
+
+
+@cli.command("replay")
+def replay_thread(
+    thread: Annotated[str, typer.Argument(help="The thread's id, or its name.")],
+    key: Key,
+    url: Url = "http://127.0.0.1:8080",
+    speed: Annotated[float, typer.Option(min=0, max=1000, help="1: as it was; 0: at once.")] = 1,
+    until: Annotated[str | None, typer.Option(help="The last turn to show.")] = None,
+) -> None:
+    """Show a conversation in the terminal, as it happened."""
+    _transferred(lambda: watch.replay(url, key, thread, speed, until, lambda text: Console().out(text, end="")))
+
+
+@cli.command("call")
+def show_call(
+    call_id: Annotated[str, typer.Argument(help="call_… as …/turns/TURN/calls shows it.")],
+    key: Key,
+    url: Url = "http://127.0.0.1:8080",
+    curl: Annotated[bool, typer.Option("--curl", help="As a command that sends it again; the key stays out.")] = False,
+) -> None:
+    """Show a request that was sent to the provider, exactly as it was."""
+    say(_transferred(lambda: watch.call(url, key, call_id, curl=curl)))
 
 
 def _transferred(work: Callable[[], T]) -> T:

@@ -55,13 +55,13 @@ def closed(
     incomplete_details: str | None,
     binding: str | None,
     response_id: str | None,
+    pace: str | None,
     item_ids: Sequence[str],
     data: Sequence[str],
 ) -> bytes:
     """What a turn was closed with."""
-    return content_digest(
-        salt, status, continuation, response, usage, error, incomplete_details, binding, response_id, item_ids, data
-    )
+    outcome = (status, continuation, response, usage, error, incomplete_details, binding, response_id, pace)
+    return content_digest(salt, *outcome, item_ids, data)
 
 
 def imported(

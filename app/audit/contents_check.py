@@ -25,7 +25,8 @@ THREAD_SAID = ("thread.created", "thread.changed", "thread.imported")
 TURNS = """
 SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
     t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
-    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, i.items
+    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace,
+    i.items
 FROM turns t LEFT JOIN LATERAL (
     SELECT array_agg(ARRAY[origin, item_id, data::text] ORDER BY position) AS items FROM items
     WHERE project_id = t.project_id AND turn_id = t.id
@@ -206,8 +207,8 @@ def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], asyncpg.R
         case "closed":
             return contents.closed(
                 salt, row["status"], row["continuation"], row["response"], row["usage"], row["error"],
-                row["incomplete_details"], row["binding"], row["response_id"], [i[1] for i in made],
-                [i[2] for i in made],
+                row["incomplete_details"], row["binding"], row["response_id"], row["pace"],
+                [i[1] for i in made], [i[2] for i in made],
             )  # fmt: skip
         case "imported":
             outcome = (

@@ -40,7 +40,7 @@ def import_file(path: Path, url: str, key: str) -> Counted:
     """
     entries = read_entries(path)
     counted = Counted()
-    with _client(url, key) as client, _progress() as progress:
+    with connect(url, key) as client, _progress() as progress:
         for number, entry in enumerate(progress.track(entries, description="Importing"), 1):
             answer = _send(client, entry, number)
             if answer.status_code == 201:
@@ -53,7 +53,7 @@ def import_file(path: Path, url: str, key: str) -> Counted:
 def export_file(target: BinaryIO, url: str, key: str) -> int:
     """Write every thread of the key's project as a line of JSON, oldest first. Returns how many there are."""
     count = 0
-    with _client(url, key) as client, _progress() as progress:
+    with connect(url, key) as client, _progress() as progress:
         task = progress.add_task("Exporting", total=None)
         for thread_id in _thread_ids(client):
             answer = client.get(f"/threads/{thread_id}/export")
@@ -127,7 +127,7 @@ def _thread_ids(client: httpx2.Client) -> Iterator[str]:
         query["after"] = page["last_id"]
 
 
-def _client(url: str, key: str) -> httpx2.Client:
+def connect(url: str, key: str) -> httpx2.Client:
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     return httpx2.Client(base_url=f"{url.rstrip('/')}/v1", headers=headers, timeout=TIMEOUT_SECONDS)
 

@@ -2,15 +2,21 @@
 
 import shlex
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
 
+from app.db import ids
+from app.errors import NotFound
 
-def call_object(row: asyncpg.Record) -> dict[str, Any]:
+
+def call_object(turn_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
     """A call, its body as it was sent."""
     return {
+        "id": f"call_{turn_id.hex}_{row['attempt']}",
         "object": "call",
+        "turn_id": ids.turn_id(turn_id),
         "attempt": row["attempt"],
         "continuation": row["continuation"],
         "url": row["url"],
@@ -22,6 +28,23 @@ def call_object(row: asyncpg.Record) -> dict[str, Any]:
         "started_at": row["started_at"].timestamp(),
         "finished_at": row["finished_at"].timestamp(),
     }
+
+
+def parse_call(call_id: str) -> tuple[UUID, int]:
+    """A call's turn and attempt.
+
+    Raises:
+        NotFound: it is not the id of any call.
+    """
+    turn, _, attempt = call_id.removeprefix("call_").partition("_")
+    turn_id = ids.parse(f"turn_{turn}", ids.TURN_PREFIXES)
+    if turn_id is None or not attempt.isdigit() or len(attempt) > 6:
+        raise unknown_call(call_id)
+    return turn_id, int(attempt)
+
+
+def unknown_call(call_id: str) -> NotFound:
+    return NotFound(f"There is no call {call_id[:80]!r}.", param="call_id", code="call_not_found")
 
 
 def as_curl(row: asyncpg.Record) -> str:

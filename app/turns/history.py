@@ -94,7 +94,7 @@ class History:
             await session.execute(
                 update(Turn)
                 .where(*mine)
-                .values(deleted_at=func.now(), params={}, metadata_={}, response=None, salt=None)
+                .values(deleted_at=func.now(), params={}, metadata_={}, response=None, pace=None, salt=None)
                 .execution_options(synchronize_session=False)
             )
             if thread.head_turn_id == turn_id:

@@ -49,7 +49,7 @@ class Replay:
             pass  # The end of the turn is told all the same, from Postgres.
         response = stored_response(*await self.ended(project_id, turn_id))
         if sent == 0:
-            for number, (kind, fields) in enumerate(_events(response)):
+            for number, (kind, fields) in enumerate(events_of(response)):
                 yield encode(kind, fields, number).frame(number)
         else:
             # Numbers of single deltas are not kept; the last event holds the whole output.
@@ -99,7 +99,7 @@ def _last(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return f"response.{said}", {"response": response}
 
 
-def _events(response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def events_of(response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """An ended response as a stream, each text in one delta."""
     opening = {**response, "status": "in_progress", "output": [], "usage": None, "completed_at": None, "error": None}
     yield "response.created", {"response": opening}

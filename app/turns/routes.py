@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from app.db import ids
-from app.db.pagination import Paged
+from app.db.pagination import Paged, list_object
 from app.errors import BadRequest
 from app.projects.auth import Authenticated, Caller
 from app.provider.structured import asked_format
@@ -19,6 +19,7 @@ from app.turns.calls import as_curl, call_object
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
 from app.turns.opening import Joined
+from app.turns.playback import Tempo
 from app.turns.replay import Replay
 from app.turns.runner import Running
 from app.turns.schemas import Origin, turn_request
@@ -207,10 +208,36 @@ async def calls(
     turn_id: str,
     format: Annotated[Literal["json", "curl"], Query()] = "json",
 ) -> Response:
-    rows = await turns.calls(caller, address, turn_id)
+    id_, rows = await turns.calls(caller, address, turn_id)
     if format == "curl":
         return Response("\n\n".join(as_curl(row) for row in rows) + "\n", media_type="text/plain; charset=utf-8")
-    return json_response({"object": "list", "data": [call_object(row) for row in rows], "has_more": False})
+    return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
+
+
+@router.get("/calls/{call_id}")
+async def call(
+    caller: Authenticated,
+    turns: Service,
+    call_id: str,
+    format: Annotated[Literal["json", "curl"], Query()] = "json",
+) -> Response:
+    id_, row = await turns.call(caller, call_id)
+    if format == "curl":
+        return Response(as_curl(row) + "\n", media_type="text/plain; charset=utf-8")
+    return json_response(call_object(id_, row))
+
+
+@router.get(f"{BY_NAME}/replay")
+@router.get(f"{BY_ID}/replay")
+async def play(
+    caller: Authenticated,
+    turns: Service,
+    address: Addressed,
+    until: Until = None,
+    speed: Annotated[float, Query(ge=0, le=1000, description="1: as it was; 10: ten times as fast; 0: at once.")] = 1,
+    longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
+) -> Response:
+    return EventStream(await turns.play(caller, address, until, Tempo(speed, longest_pause)), {})
 
 
 @router.get(f"{BY_NAME}/branches")
@@ -221,7 +248,7 @@ async def branches(caller: Authenticated, turns: Service, address: Addressed, pa
 
 @router.get(f"{BY_NAME}/messages")
 @router.get(f"{BY_ID}/messages")
-async def replay(
+async def read_back(
     caller: Authenticated,
     turns: Service,
     address: Addressed,

@@ -34,6 +34,7 @@ from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.failures import client_error
 from app.turns.opening import Joined, Opening
+from app.turns.pace import measured
 from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
@@ -70,6 +71,8 @@ class Running:
     closing: bool = False
     closed: bool = False
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    arrivals: list[tuple[int, int]] = field(default_factory=list)
+    """How many events there were, and after how many milliseconds, each time some came."""
     logged: int = 0
     """How many events are in the event log, or on their way."""
     flush: asyncio.TimerHandle | None = None
@@ -343,6 +346,7 @@ class Runner:
         if not frames:
             return
         running.events.publish(frames)
+        running.arrivals.append((len(running.events), int((time.monotonic() - running.began_at) * 1000)))
         running.release()
         if running.flush is None and running.turn.request.keep:
             loop = asyncio.get_running_loop()
@@ -389,6 +393,7 @@ class Runner:
             response_id=response["id"],
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if stored else None,
+            pace=measured(running.events.since(0), running.arrivals),
         )
         if not await self._close(running, closing):
             self._closed_elsewhere(running)
@@ -423,6 +428,7 @@ class Runner:
             incomplete_details=details,
             binding=self._provider.binding,
             error_status=refused.status if error is not None else None,
+            pace=measured(running.events.since(0), running.arrivals),
         )
         if not await self._close(running, closing):
             self._closed_elsewhere(running)

@@ -1,6 +1,7 @@
 """What can be asked of a thread's turns."""
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,9 @@ from app.errors import BadRequest, NotFound
 from app.projects.auth import Caller
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id
+from app.turns.calls import parse_call, unknown_call
 from app.turns.opening import Joined
+from app.turns.playback import Tempo, play
 from app.turns.replay import Replay
 from app.turns.runner import Runner, Running
 from app.turns.schemas import TurnRequest
@@ -76,9 +79,22 @@ class Turns:
         row = await self.row(caller, address, turn_id)
         return stored_turn(*await self._replay.cancelled(caller.project_id, row["id"]))
 
-    async def calls(self, caller: Caller, address: Address, turn_id: str) -> list[asyncpg.Record]:
+    async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[asyncpg.Record]]:
         row = await self.row(caller, address, turn_id)
-        return await self._store.calls(caller.project_id, row["id"])
+        return row["id"], await self._store.calls(caller.project_id, row["id"])
+
+    async def call(self, caller: Caller, call_id: str) -> tuple[UUID, asyncpg.Record]:
+        """A call by its own id, with its turn's."""
+        turn_id, attempt = parse_call(call_id)
+        for row in await self._store.calls(caller.project_id, turn_id):
+            if row["attempt"] == attempt:
+                return turn_id, row
+        raise unknown_call(call_id)
+
+    async def play(self, caller: Caller, address: Address, until: str | None, tempo: Tempo) -> AsyncIterator[bytes]:
+        """The events of a branch as they happened, up to its head or to another turn."""
+        _, last = await self._branch(caller, address, until)
+        return play(self._store, caller.project_id, last, tempo)
 
     async def branches(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
         """The ends of a thread's branches, latest first. The head is one of them."""

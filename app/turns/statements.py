@@ -62,7 +62,8 @@ WITH turn AS (
     UPDATE turns SET
         status = $3, continuation = $4, response = $5::text::json, usage = $6::text::json, error = $7::text::json,
         incomplete_details = $8::text::json, binding = $9, response_id = $10, response_created_at = $11,
-        response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL, error_status = $26
+        response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL, error_status = $26,
+        pace = $35::text::json
     WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
     RETURNING thread_id, completed_at
 ), item AS (
@@ -161,6 +162,10 @@ ORDER BY branch.depth DESC
 )
 
 GET_TURN = f"SELECT {TURN_COLUMNS} FROM turns t WHERE t.project_id = $1 AND t.id = $2 AND t.deleted_at IS NULL"  # noqa: S608
+
+TURNS = f"""
+SELECT {TURN_COLUMNS}, t.pace FROM turns t WHERE t.project_id = $1 AND t.id = ANY($2::uuid[]) AND t.deleted_at IS NULL
+"""  # noqa: S608
 
 CALLS = """
 SELECT attempt, continuation, url, body::text AS body, dropped_items, status, response_id, error, started_at,

@@ -85,6 +85,7 @@ class Closing:
     response_expires_at: datetime | None = None
     error_status: int | None = None
     """The HTTP status that the client is answered with."""
+    pace: dict[str, Any] | None = None
 
 
 class Busy(Conflict):
@@ -183,7 +184,7 @@ class TurnStore:
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
-        incomplete_details = _json(closing.incomplete_details)
+        incomplete_details, pace = _json(closing.incomplete_details), _json(closing.pace)
         records: list[tuple[str, str, bytes]] = []
         for attempt, call in enumerate(calls, 1):
             said = contents.called(
@@ -193,7 +194,7 @@ class TurnStore:
             records.append(("turn.called", f"{attempt} {call.continuation} {call.status}", said))
         closed = contents.closed(
             turn.salt, closing.status, closing.continuation, response, usage, error, incomplete_details,
-            closing.binding, closing.response_id, item_ids, data,
+            closing.binding, closing.response_id, pace, item_ids, data,
         )  # fmt: skip
         records.append(("turn.closed", closing.status, closed))
         row = await self._database.fetchrow(
@@ -231,6 +232,7 @@ class TurnStore:
             [detail for _, detail, _ in records],
             [content for _, _, content in records],
             *documents(closing.output),
+            pace,
         )
         return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
@@ -301,6 +303,11 @@ class TurnStore:
         """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
         row = await self._database.fetchrow(statements.IN_HISTORY, project_id, thread_id, turn_id)
         return bool(row and row["found"])
+
+    async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+        """Turns with their pace, by id. Deleted ones are left out."""
+        rows = await self._database.fetch(statements.TURNS, project_id, list(turn_ids))
+        return {row["id"]: row for row in rows}
 
     async def calls(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
         """Every attempt at the provider, with the exact body sent."""

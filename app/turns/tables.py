@@ -63,6 +63,8 @@ class Turn(Base):
     usage: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     error: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    pace: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    """When each delta of a streamed answer came, and how long it was: see `turns/pace.py`."""
 
     binding: Mapped[str | None] = mapped_column(Text)
     response_id: Mapped[str | None] = mapped_column(Text)

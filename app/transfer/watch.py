@@ -1,0 +1,88 @@
+"""`everthread replay` and `everthread call`: shown in the terminal, through a running service's API."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import orjson
+
+from app.chain.items import text_of
+from app.db import ids
+from app.transfer.client import CannotTransfer, connect
+
+
+def replay(url: str, key: str, thread: str, speed: float, until: str | None, show: Callable[[str], None]) -> None:
+    """Show what was said in a thread as it was said.
+
+    Args:
+        thread: its id or its name.
+        show: is given each piece of text as it comes.
+
+    Raises:
+        CannotTransfer: the service refuses.
+    """
+    place = thread if ids.parse(thread, ids.THREAD_PREFIXES) else f"by-name/{quote(thread, safe='')}"
+    params = {"speed": str(speed), **({} if until is None else {"until": until})}
+    with connect(url, key) as client, client.stream("GET", f"/threads/{place}/replay", params=params) as answer:
+        _check(answer)
+        for event in _events(answer.iter_lines()):
+            match event["type"]:
+                case "thread.turn":
+                    for item in event["input"]:
+                        show(f"\n{_shown_input(item)}\n")
+                case "response.output_item.added" if event["item"].get("type") == "message":
+                    show("\nassistant: ")
+                case "response.output_text.delta":
+                    show(event["delta"])
+                case "response.output_item.done" if event["item"].get("type") == "message":
+                    show("\n")
+                case "response.output_item.done":
+                    show(f"\n[{event['item'].get('type')}] {_short(event['item'])}\n")
+                case "response.failed":
+                    show(f"\n[failed] {event['response']['error']['message']}\n")
+
+
+def call(url: str, key: str, call_id: str, *, curl: bool) -> str:
+    """A call to the provider, as JSON or as a curl command.
+
+    Raises:
+        CannotTransfer: the service refuses.
+    """
+    with connect(url, key) as client:
+        answer = client.get(f"/calls/{quote(call_id, safe='')}", params={"format": "curl" if curl else "json"})
+        _check(answer)
+        if curl:
+            return answer.text.rstrip("\n")
+        return orjson.dumps(answer.json(), option=orjson.OPT_INDENT_2).decode()
+
+
+def _check(answer: httpx2.Response) -> None:
+    if answer.status_code != 200:
+        answer.read()
+        error = answer.json().get("error", {})
+        raise CannotTransfer(str(error.get("message", answer.text)))
+
+
+def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.startswith("data: "):
+            yield orjson.loads(line[6:])
+
+
+def _shown_input(item: dict[str, Any]) -> str:
+    if item.get("type", "message") == "message":
+        return f"{item['role']}: {text_of(item)}"
+    return f"[{item['type']}] {_short(item)}"
+
+
+def _short(item: dict[str, Any]) -> str:
+    """What an item that is no message is about."""
+    match item.get("type"):
+        case "function_call":
+            return f"{item['name']}({item['arguments']})"
+        case "function_call_output":
+            return str(item["output"])
+        case "reasoning":
+            return " ".join(str(part.get("text", "")) for part in item.get("summary") or [])
+    return ""

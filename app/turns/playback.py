@@ -1,0 +1,85 @@
+"""A conversation as it happened: the events of each of its turns, at the pace they came at, or faster."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from app.db import ids
+from app.provider.events import encode
+from app.turns.pace import deltas
+from app.turns.replay import events_of
+from app.turns.show import item_object, stored_response
+from app.turns.store import TurnStore
+
+TURNS_AT_ONCE = 50
+
+Moment = tuple[float, bytes]
+"""A frame, and its time in Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    speed: float
+    """How many times as fast as it was; 0 for at once."""
+    longest_pause: float
+    """Seconds; however long people took to go on talking."""
+
+
+async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tempo) -> AsyncIterator[bytes]:
+    """The events of a branch, up to the turn `last`, as server-sent events.
+
+    Before the events of each turn stands a `thread.turn` with its input; at the end, `thread.replayed`.
+    """
+    now, number = None, 0
+    links = [] if last is None else await store.chain(project_id, last)
+    for start in range(0, len(links), TURNS_AT_ONCE):
+        turn_ids = [link["id"] for link in links[start : start + TURNS_AT_ONCE]]
+        rows = await store.turns(project_id, turn_ids)
+        items = await store.items(project_id, turn_ids)
+        ready: list[bytes] = []
+        for at, frame in _moments([(rows[id_], items[id_]) for id_ in turn_ids if id_ in rows]):
+            pause = 0.0 if now is None or tempo.speed == 0 else max(0.0, at - now) / tempo.speed
+            if pause > 0:
+                if ready:
+                    yield b"".join(ready)
+                    ready = []
+                await asyncio.sleep(min(pause, tempo.longest_pause))
+            now = at if now is None else max(at, now)
+            ready.append(b"id: %d\n" % number + frame)
+            number += 1
+        if ready:
+            yield b"".join(ready)
+    yield b'id: %d\nevent: thread.replayed\ndata: {"type":"thread.replayed","turns":%d}\n\n' % (number, len(links))
+
+
+def _moments(turns: Sequence[tuple[asyncpg.Record, list[asyncpg.Record]]]) -> Iterator[Moment]:
+    for row, items in turns:
+        began = row["created_at"].timestamp()
+        ended = row["completed_at"].timestamp() if row["completed_at"] else began
+        opening = {
+            "type": "thread.turn",
+            "turn_id": ids.turn_id(row["id"]),
+            "status": row["status"],
+            "created_at": int(began),
+            "input": [item_object(item["item_id"], item["data"]) for item in items if item["origin"] == "input"],
+        }
+        yield began, b"event: thread.turn\ndata: " + orjson.dumps(opening) + b"\n\n"
+        if row["continuation"] is None and row["status"] == "completed":
+            continue  # Items that were added outside any call.
+        at, used, number = began, 0, 0
+        for kind, fields in events_of(stored_response(row, items)):
+            pieces: list[tuple[str, int]] = [("", 0)]
+            if kind == "response.output_text.delta":
+                pieces = deltas(fields["delta"], row["pace"], used)
+                used += len(pieces)
+            for piece, milliseconds in pieces:
+                at = max(at, began + milliseconds / 1000)
+                said = {**fields, "delta": piece} if kind == "response.output_text.delta" else fields
+                event = encode(kind, said, number)
+                last = kind in ("response.completed", "response.incomplete", "response.failed")
+                yield (max(at, ended) if last else at), b"event: %b\ndata: %b\n\n" % (event.type, event.data)
+                number += 1
