@@ -26,6 +26,10 @@ from app.openai_api import chat, conversations, responses
 from app.openai_api.service import OpenAI
 from app.projects.auth import KeyRing
 from app.provider.client import EMULATOR_KEY, Provider
+from app.retention import routes as retention_routes
+from app.retention.cleaner import Cleaner
+from app.retention.purge import Purge
+from app.retention.service import Retention
 from app.search import routes as search_routes
 from app.search.service import Search
 from app.settings import Settings
@@ -70,6 +74,7 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(turns_routes.router, prefix="/v1")
     app.include_router(transfer_routes.router, prefix="/v1")
     app.include_router(audit_routes.router, prefix="/v1")
+    app.include_router(retention_routes.router, prefix="/v1")
     app.include_router(search_routes.router, prefix="/v1")
     app.include_router(usage_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
@@ -109,21 +114,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, key, every_seconds=settings.audit_checkpoint_seconds)
     app.state.audit = Audit(database, checkpoints)
-    app.state.search = Search(database)
     app.state.transfer = Transfer(database)
-    app.state.openai = OpenAI(database, store, runner, replay, live_ids)
-    app.state.threads = Threads(database, live_ids)
+    purge = Purge(database, live_ids, event_log)
+    cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
+    app.state.retention = Retention(database, purge, cleaner, app.state.transfer)
+    app.state.search = Search(database)
+    app.state.openai = OpenAI(database, store, runner, replay, live_ids, event_log)
+    app.state.threads = Threads(database, live_ids, event_log)
     app.state.turns = Turns(
         store, runner, replay, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds
     )
     leases.start()
     checkpoints.start()
+    cleaner.start()
     try:
         yield
     finally:
         await runner.drain(settings.drain_seconds)
         await leases.stop()
         await checkpoints.stop()
+        await cleaner.stop()
         await provider.close()
         await cache.aclose()
         await database.close()

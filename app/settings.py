@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """How often what was appended to the audit trail is signed."""
 
+    cleaning_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often each worker looks for content to purge, and for copies to delete at the provider."""
+
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM, how long running turns may take to finish."""
 

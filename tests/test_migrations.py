@@ -20,9 +20,11 @@ TABLES = {
     "calls",
     "items",
     "projects",
+    "provider_deletions",
     "texts",
     "threads",
     "turns",
+    "user_purges",
     "waiters",
 }
 

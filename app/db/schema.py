@@ -15,6 +15,7 @@ from app.audit import tables as audit
 from app.db.base import Base
 from app.db.engine import async_url
 from app.projects import tables as projects
+from app.retention import tables as retention
 from app.search import tables as search
 from app.threads import tables as threads
 from app.turns import tables as turns
@@ -22,6 +23,7 @@ from app.turns import tables as turns
 TABLES = (
     projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter,
     search.SearchText, audit.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
+    retention.ProviderDeletion, retention.UserPurge,
 )  # fmt: skip
 
 metadata = Base.metadata

@@ -16,6 +16,7 @@ from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
+from app.turns.event_log import EventLog
 from app.turns.history import History, append
 from app.turns.opening import Joined
 from app.turns.replay import Replay
@@ -28,12 +29,20 @@ Order = Literal["asc", "desc"]
 
 
 class OpenAI:
-    def __init__(self, database: Database, store: TurnStore, runner: Runner, replay: Replay, live_ids: LiveIds) -> None:
+    def __init__(
+        self,
+        database: Database,
+        store: TurnStore,
+        runner: Runner,
+        replay: Replay,
+        live_ids: LiveIds,
+        event_log: EventLog,
+    ) -> None:
         self._replay = replay
         self._database = database
         self._store = store
         self._runner = runner
-        self._history = History(database, live_ids)
+        self._history = History(database, live_ids, event_log)
 
     async def respond(
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, LargeBinary, Text, UniqueConstraint, func
+from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -15,8 +15,15 @@ class Project(Base):
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    retention_days: Mapped[int | None]
+    """After so many days the content of a turn is purged. None: it is kept."""
+    purged_until: Mapped[UUID | None]
+    """Turns up to this id have been purged."""
 
-    __table_args__ = (UniqueConstraint("name"),)
+    __table_args__ = (
+        UniqueConstraint("name"),
+        CheckConstraint("retention_days BETWEEN 1 AND 36500", name="retention_days"),
+    )
 
 
 class ApiKey(Base):

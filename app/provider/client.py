@@ -126,6 +126,19 @@ class Provider:
 
         return passed_on()
 
+    async def delete(self, response_id: str) -> bool:
+        """Delete the provider's copy of a response. False if it has to be tried again later."""
+        try:
+            await self._client.delete(
+                f"{PATH}/{response_id}", cast_to=httpx2.Response, options={"timeout": KEY_CHECK_SECONDS}
+            )
+        except APIStatusError as error:
+            # What it does not know is gone.
+            return error.response.status_code in (400, 404)
+        except (APIConnectionError, httpx2.HTTPError):
+            return False
+        return True
+
     async def check_key(self) -> Failure | None:
         """What the provider says of the key. Looks up a response that is nobody's, which costs nothing."""
         try:

@@ -22,7 +22,8 @@ TAKE_OVER = text(
         SELECT t.id, t.parent_id FROM shared JOIN turns t ON t.project_id = :project_id AND t.id = shared.parent_id
     )
     UPDATE turns SET thread_id = :fork_id
-    WHERE project_id = :project_id AND thread_id = :thread_id AND id IN (SELECT id FROM shared)"""
+    WHERE project_id = :project_id AND thread_id = :thread_id AND id IN (SELECT id FROM shared)
+    RETURNING id"""
 )
 
 
@@ -82,8 +83,15 @@ HEIRS = text(
 )
 
 
-async def leave_to_forks(session: AsyncSession, thread: Thread) -> None:
-    """Give the turns that forks share to them, the oldest fork first. The thread's row is locked."""
+async def leave_to_forks(session: AsyncSession, thread: Thread) -> dict[UUID, list[UUID]]:
+    """Give the turns that forks share to them, the oldest fork first. The thread's row is locked.
+
+    Returns:
+        The turns that each fork got.
+    """
+    inherited: dict[UUID, list[UUID]] = {}
     of_thread = {"project_id": thread.project_id, "thread_id": thread.id}
     for heir, turn_id in (await session.execute(HEIRS, of_thread)).all():
-        await session.execute(TAKE_OVER, {**of_thread, "fork_id": heir, "forked_turn_id": turn_id})
+        taken = await session.scalars(TAKE_OVER, {**of_thread, "fork_id": heir, "forked_turn_id": turn_id})
+        inherited.setdefault(heir, []).extend(taken)
+    return inherited

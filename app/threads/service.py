@@ -13,16 +13,19 @@ from app.errors import BadRequest
 from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import Address
-from app.threads.forks import fork, leave_to_forks
+from app.threads.erase import erase
+from app.threads.forks import fork
 from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut, thread_object
 from app.threads.store import Filters
+from app.turns.event_log import EventLog
 from app.turns.history import append
 from app.turns.input import items_of
 
 
 class Threads:
-    def __init__(self, database: Database, live_ids: LiveIds) -> None:
+    def __init__(self, database: Database, live_ids: LiveIds, event_log: EventLog) -> None:
         self._database = database
+        self._event_log = event_log
         self._live_ids = live_ids
 
     async def create(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
@@ -71,9 +74,8 @@ class Threads:
             thread = await store.locked(session, caller.project_id, address)
             if thread is None:
                 raise address.unknown()
-            await leave_to_forks(session, thread)
-            await store.remove(session, caller.actor, thread)
-        await self._live_ids.forget(caller.project_id, thread.id)
+            erased = await erase(session, caller.actor, thread)
+        await erased.forget(self._live_ids, self._event_log)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
 
     async def fork(self, caller: Caller, address: Address, sent: ThreadFork) -> dict[str, Any]:

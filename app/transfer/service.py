@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import insert, or_, select
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,6 +15,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
 from app.projects.auth import Caller
+from app.projects.tables import Project
 from app.search.lexemes import document
 from app.search.tables import SearchText
 from app.search.texts import text_rows
@@ -133,6 +134,12 @@ async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: Thread
         ]
         if texts:
             await session.execute(insert(SearchText), texts)
+    # Its turns may be older than what has been looked at.
+    await session.execute(
+        update(Project)
+        .where(Project.project_id == project_id, Project.purged_until.is_not(None))
+        .values(purged_until=None)
+    )
     thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
     await session.flush()
     return thread

@@ -3,7 +3,7 @@
 Events go there in batches: an entry holds the number of its first event, and the events as they were sent.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 import redis.asyncio
@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 BLOCK_MILLISECONDS = 250
 BATCH = 200
+FORGOTTEN_AT_ONCE = 1000
 
 
 class LogBroken(Exception):
@@ -43,6 +44,16 @@ class EventLog:
             log.warning("events are not logged: this stream cannot be resumed in another worker", error=str(error))
             return False
         return True
+
+    async def forget(self, project_id: UUID, turn_ids: Sequence[UUID]) -> None:
+        """Delete the events of turns. Without Redis they go by themselves, when their time is over."""
+        try:
+            for start in range(0, len(turn_ids), FORGOTTEN_AT_ONCE):
+                keys = [_key(project_id, turn_id) for turn_id in turn_ids[start : start + FORGOTTEN_AT_ONCE]]
+                await self._redis.unlink(*keys)
+        except (RedisError, OSError) as error:
+            metrics.REDIS_ERRORS.inc()
+            log.warning("Redis does not answer; events of deleted turns stay until they expire", error=str(error))
 
     async def read(self, project_id: UUID, turn_id: UUID) -> tuple[list[bytes], bool]:
         """All events so far, and whether the last of them is the turn's last.

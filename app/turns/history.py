@@ -19,10 +19,12 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
+from app.retention import copies
 from app.search.tables import SearchText
 from app.search.texts import text_rows
 from app.threads.address import Address
 from app.threads.tables import Thread
+from app.turns.event_log import EventLog
 from app.turns.statements import BRANCH
 from app.turns.store import columns
 from app.turns.tables import Call, Item, Turn
@@ -38,8 +40,9 @@ ORDER BY branch.depth DESC, items.position
 
 
 class History:
-    def __init__(self, database: Database, live_ids: LiveIds) -> None:
+    def __init__(self, database: Database, live_ids: LiveIds, event_log: EventLog) -> None:
         self._database = database
+        self._event_log = event_log
         self._live_ids = live_ids
 
     async def items(self, project_id: UUID, head_id: UUID | None) -> list[asyncpg.Record]:
@@ -84,25 +87,51 @@ class History:
         """Delete what a turn holds. Its row stays without content, for the turns that continue it."""
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, Address(turn=turn_id))
-            mine = (Turn.project_id == project_id, Turn.id == turn_id)
-            for table in (Item, Call, SearchText):
-                await session.execute(
-                    delete(table)
-                    .where(table.project_id == project_id, table.turn_id == turn_id)
-                    .execution_options(synchronize_session=False)
-                )
-            await session.execute(
-                update(Turn)
-                .where(*mine)
-                .values(deleted_at=func.now(), params={}, metadata_={}, response=None, pace=None, salt=None)
-                .execution_options(synchronize_session=False)
-            )
             if thread.head_turn_id == turn_id:
-                thread.head_turn_id = await session.scalar(select(Turn.parent_id).where(*mine))
-            await tell(session, actor, thread, "turn.deleted", turn_id)
-            told = await _give_up_chains(session, project_id, thread.id)
+                parent = select(Turn.parent_id).where(Turn.project_id == project_id, Turn.id == turn_id)
+                thread.head_turn_id = await session.scalar(parent)
+            told = await erase_turns(session, actor, thread, [turn_id], "turn.deleted")
         for thread_id in told:
             await self._live_ids.forget(project_id, thread_id)
+        await self._event_log.forget(project_id, [turn_id])
+
+
+async def erase_turns(
+    session: AsyncSession, actor: Actor, thread: Thread, turn_ids: Sequence[UUID], action: Action
+) -> set[UUID]:
+    """Delete what turns of a thread hold. Their rows stay without content, for the turns that continue them.
+
+    Returns:
+        The threads whose live ids are to be forgotten: their history has changed.
+    """
+    project_id = thread.project_id
+    await copies.queue(session, project_id, turn_ids)
+    for table in (Item, Call, SearchText):
+        await session.execute(
+            delete(table)
+            .where(table.project_id == project_id, table.turn_id.in_(turn_ids))
+            .execution_options(synchronize_session=False)
+        )
+    emptied: dict[str, Any] = {
+        "deleted_at": func.now(), "params": {}, "metadata_": {}, "response": None, "pace": None, "salt": None,
+        "body_hash": None, "idempotency_key": None,
+    }  # fmt: skip
+    await session.execute(
+        update(Turn)
+        .where(Turn.project_id == project_id, Turn.id.in_(turn_ids))
+        .values(emptied)
+        .execution_options(synchronize_session=False)
+    )
+    # The provider's message may quote what was sent.
+    await session.execute(
+        update(Turn)
+        .where(Turn.project_id == project_id, Turn.id.in_(turn_ids), Turn.status == "failed")
+        .values(error={"code": "deleted", "message": "The content of this turn was deleted."})
+        .execution_options(synchronize_session=False)
+    )
+    for turn_id in turn_ids:
+        await tell(session, actor, thread, action, turn_id)
+    return set(await _give_up_chains(session, project_id, thread.id))
 
 
 async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:

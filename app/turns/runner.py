@@ -396,7 +396,7 @@ class Runner:
             pace=measured(running.events.since(0), running.arrivals),
         )
         if not await self._close(running, closing):
-            self._closed_elsewhere(running)
+            await self._closed_elsewhere(running)
             return
         running.response = shown
         await self._say_last(running, f"response.{answer.status}", shown)
@@ -431,7 +431,7 @@ class Runner:
             pace=measured(running.events.since(0), running.arrivals),
         )
         if not await self._close(running, closing):
-            self._closed_elsewhere(running)
+            await self._closed_elsewhere(running)
             return
         if not running.cancelled:
             running.error = refused
@@ -443,12 +443,18 @@ class Runner:
         said = "incomplete" if running.cancelled else status
         await self._say_last(running, f"response.{said}", shown)
 
-    def _closed_elsewhere(self, running: Running) -> None:
+    async def _closed_elsewhere(self, running: Running) -> None:
         """Another worker took this one for dead and closed the turn, or somebody deleted it: that stands."""
         log.warning("a turn was closed or deleted meanwhile", turn=ids.turn_id(running.turn.id))
         running.error = Conflict(
             "This turn was closed or deleted while it was running. Read it to see.", code="turn_closed"
         )
+        if running.flush is not None:
+            running.flush.cancel()
+        running.unlogged = True
+        async with running.logging:
+            if not await self._store.exists(running.turn.project_id, running.turn.id):
+                await self._event_log.forget(running.turn.project_id, [running.turn.id])
 
     async def _say_last(self, running: Running, type_: str, shown: dict[str, Any]) -> None:
         """Tell the listeners of the end. The turn is in Postgres by now."""

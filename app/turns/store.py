@@ -299,6 +299,9 @@ class TurnStore:
     async def get(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         return await self._database.fetchrow(statements.GET_TURN, project_id, turn_id)
 
+    async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
+        return await self._database.fetchrow(statements.CLOSED_AS, project_id, turn_id) is not None
+
     async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
         """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
         row = await self._database.fetchrow(statements.IN_HISTORY, project_id, thread_id, turn_id)

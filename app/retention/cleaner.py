@@ -1,0 +1,73 @@
+"""The worker's housekeeping: purges that are due, and copies to delete at the provider."""
+
+import asyncio
+from contextlib import suppress
+
+import asyncpg
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+from app.provider.client import Provider
+from app.retention import copies
+from app.retention.purge import Purge
+
+log = structlog.get_logger()
+
+COPIES_AT_ONCE = 50
+
+DUE = """
+SELECT project_id, retention_days, purged_until FROM projects WHERE retention_days IS NOT NULL ORDER BY project_id
+"""
+
+
+class Cleaner:
+    def __init__(self, database: Database, purge: Purge, provider: Provider, *, every_seconds: float) -> None:
+        self._database = database
+        self._purge = purge
+        self._provider = provider
+        self._every_seconds = every_seconds
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep())
+
+    def wake(self) -> None:
+        """There is something to do now."""
+        self._due.set()
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def clean(self) -> None:
+        """Do all that is due."""
+        while await self._purge.continue_one():
+            pass
+        for project in await self._database.fetch(DUE):
+            project_id, days = project["project_id"], project["retention_days"]
+            while await self._purge.old_threads(project_id, days):
+                pass
+            last = project["purged_until"]
+            while (last := await self._purge.old_turns(project_id, days, last)) is not None:
+                pass
+        while taken := await copies.take(self._database, self._provider.binding, COPIES_AT_ONCE):
+            for row in taken:
+                if await self._provider.delete(row["response_id"]):
+                    await copies.done(self._database, row["project_id"], row["response_id"])
+
+    async def _keep(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._due.wait(), self._every_seconds)
+            self._due.clear()
+            try:
+                await self.clean()
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; what is to be purged is purged later")
+            except (SQLAlchemyError, asyncpg.PostgresError) as error:
+                # Two workers at the same thread, for instance: the next round finds what is left.
+                log.error("purging broke off; it is tried again", error=str(error))

@@ -1,0 +1,64 @@
+"""/v1/project and /v1/users: how long content is kept, and everything of one end user, out or gone."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import BadRequest
+from app.projects.auth import Authenticated
+from app.retention.service import Retention
+from app.wire import json_object, json_response
+
+router = APIRouter(tags=["retention"])
+
+LONGEST_USER = 256
+
+
+class ProjectPatch(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None
+    """After so many days the content of a turn is purged; null: it is kept."""
+
+
+async def _retention(request: Request) -> Retention:
+    retention: Retention = request.app.state.retention
+    return retention
+
+
+async def _user(user: str) -> str:
+    if "\0" in user or len(user) > LONGEST_USER:
+        raise BadRequest(f"'user' must be 1 to {LONGEST_USER} characters, without NUL.", param="user")
+    return user
+
+
+Service = Annotated[Retention, Depends(_retention)]
+User = Annotated[str, Depends(_user)]
+
+
+@router.get("/project")
+async def get(caller: Authenticated, retention: Service) -> Response:
+    return json_response(await retention.project(caller))
+
+
+@router.patch("/project")
+async def patch(request: Request, caller: Authenticated, retention: Service) -> Response:
+    sent = ProjectPatch.model_validate(await json_object(request))
+    return json_response(await retention.keep_for(caller, sent.retention_days))
+
+
+@router.get("/users/{user:path}/data")
+async def export_user(caller: Authenticated, retention: Service, user: User) -> Response:
+    return StreamingResponse(await retention.export_user(caller, user), media_type="application/x-ndjson")
+
+
+@router.delete("/users/{user:path}/data")
+async def forget_user(caller: Authenticated, retention: Service, user: User) -> Response:
+    return json_response(await retention.forget_user(caller, user), status=202)
+
+
+@router.get("/purges/{purge_id}")
+async def purge(caller: Authenticated, retention: Service, purge_id: str) -> Response:
+    return json_response(await retention.purge(caller, purge_id))

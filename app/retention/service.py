@@ -1,0 +1,105 @@
+"""What a project keeps, for how long, and what of it belongs to one end user."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import select, update
+
+from app.audit.append import append
+from app.db import ids
+from app.db.engine import Database
+from app.errors import NotFound
+from app.projects.auth import Caller
+from app.projects.tables import Project
+from app.retention.cleaner import Cleaner
+from app.retention.purge import Purge, purge_object
+from app.threads.address import Address
+from app.threads.tables import Thread
+from app.transfer.service import Transfer
+
+THREADS_AT_ONCE = 100
+
+
+class Retention:
+    def __init__(self, database: Database, purge: Purge, cleaner: Cleaner, transfer: Transfer) -> None:
+        self._database = database
+        self._purge = purge
+        self._cleaner = cleaner
+        self._transfer = transfer
+
+    async def project(self, caller: Caller) -> dict[str, Any]:
+        async with self._database.session() as session:
+            return _project_object(await session.get_one(Project, caller.project_id))
+
+    async def keep_for(self, caller: Caller, days: int | None) -> dict[str, Any]:
+        """Change for how many days content is kept; None: for ever."""
+        changed = update(Project).where(Project.project_id == caller.project_id).values(retention_days=days)
+        async with self._database.session() as session:
+            project = (await session.execute(changed.returning(Project))).scalar_one()
+            detail = f"retention_days {days}"
+            await append(session, caller.actor, caller.project_id, "project.changed", detail=detail)
+            shown = _project_object(project)
+        self._cleaner.wake()
+        return shown
+
+    async def forget_user(self, caller: Caller, user: str) -> dict[str, Any]:
+        """Purge everything of an end user. It goes on by itself; what is returned says how far it is."""
+        purge_id = await self._purge.begin_user(caller.actor, caller.project_id, user)
+        self._cleaner.wake()
+        return await self._shown(caller, purge_id)
+
+    async def purge(self, caller: Caller, purge_id: str) -> dict[str, Any]:
+        """How far a purge is.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        found = ids.parse(purge_id, ("purge",))
+        if found is None:
+            raise _unknown_purge(purge_id)
+        return await self._shown(caller, found)
+
+    async def export_user(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
+        """Every thread of an end user, one a line, as `everthread import` takes them."""
+        async with self._database.session() as session:
+            await append(session, caller.actor, caller.project_id, "user.exported", user_id=user)
+        return self._threads_of(caller, user)
+
+    async def _threads_of(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
+        last = UUID(int=0)
+        mine = select(Thread.id).where(Thread.project_id == caller.project_id, Thread.user_id == user)
+        while True:
+            async with self._database.session() as session:
+                page = mine.where(Thread.id > last).order_by(Thread.id).limit(THREADS_AT_ONCE)
+                thread_ids = list(await session.scalars(page))
+            if not thread_ids:
+                return
+            for thread_id in thread_ids:
+                try:
+                    exported = await self._transfer.export(caller, Address(id=thread_id))
+                except NotFound:
+                    continue  # Deleted meanwhile.
+                yield orjson.dumps(exported) + b"\n"
+            last = thread_ids[-1]
+
+    async def _shown(self, caller: Caller, purge_id: UUID) -> dict[str, Any]:
+        purge = await self._purge.get(caller.project_id, purge_id)
+        if purge is None:
+            raise _unknown_purge(f"purge_{purge_id.hex}")
+        return purge_object(purge)
+
+
+def _unknown_purge(purge_id: str) -> NotFound:
+    return NotFound(f"There is no purge {purge_id[:80]!r} in this project.", param="purge_id", code="purge_not_found")
+
+
+def _project_object(project: Project) -> dict[str, Any]:
+    return {
+        "id": f"proj_{project.project_id.hex}",
+        "object": "project",
+        "name": project.name,
+        "retention_days": project.retention_days,
+        "created_at": int(project.created_at.timestamp()),
+    }

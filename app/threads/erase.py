@@ -1,0 +1,46 @@
+"""Deleting a thread: its content is gone from every table when the transaction ends."""
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.audit.records import Action, Actor
+from app.chain.live_ids import LiveIds
+from app.retention import copies
+from app.threads import store
+from app.threads.forks import leave_to_forks
+from app.threads.tables import Thread
+from app.turns.event_log import EventLog
+from app.turns.statements import CANCEL_CHANNEL
+from app.turns.tables import Turn
+
+
+@dataclass(slots=True)
+class Erased:
+    """What has to be forgotten by Redis too, once the transaction has committed."""
+
+    project_id: UUID
+    thread_ids: set[UUID] = field(default_factory=set)
+    turn_ids: list[UUID] = field(default_factory=list)
+    inherited: dict[UUID, list[UUID]] = field(default_factory=dict)
+    """The turns that went to forks instead, by fork."""
+
+    async def forget(self, live_ids: LiveIds, event_log: EventLog) -> None:
+        for thread_id in self.thread_ids:
+            await live_ids.forget(self.project_id, thread_id)
+        await event_log.forget(self.project_id, self.turn_ids)
+
+
+async def erase(session: AsyncSession, actor: Actor, thread: Thread, action: Action = "thread.deleted") -> Erased:
+    """Delete a thread whose row is locked. What its forks share becomes theirs; its running turn is stopped."""
+    inherited = await leave_to_forks(session, thread)
+    mine = (Turn.project_id == thread.project_id, Turn.thread_id == thread.id)
+    turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
+    running = select(Turn.id).where(*mine, Turn.status == "in_progress")
+    for turn_id in await session.scalars(running):
+        await session.execute(select(func.pg_notify(CANCEL_CHANNEL, str(turn_id))))
+    await copies.queue(session, thread.project_id, turn_ids)
+    await store.remove(session, actor, thread, action)
+    return Erased(thread.project_id, {thread.id}, turn_ids, inherited)
