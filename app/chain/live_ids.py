@@ -5,17 +5,18 @@ is out of date names another turn than the parent, and counts as a miss. Without
 a miss, and Postgres answers.
 """
 
+import asyncio
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import orjson
-import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
+from app.chain.wire import Wire
 
 log = structlog.get_logger()
 
@@ -35,13 +36,23 @@ class LiveId:
 
 
 class LiveIds:
-    def __init__(self, client: "redis.asyncio.Redis", *, margin_seconds: float) -> None:
-        self._redis = client
+    def __init__(self, wire: Wire, *, margin_seconds: float) -> None:
+        self._wire = wire
         self._margin_seconds = margin_seconds
 
-    async def get(self, project_id: UUID, thread_id: UUID) -> LiveId | None:
+    def ask(self, project_id: UUID, thread_id: UUID) -> "asyncio.Future[Any] | None":
+        """Begin to look, for a `get` that comes later."""
+        return self._wire.ask(("GET", _key(project_id, thread_id)))
+
+    async def get(self, project_id: UUID, thread_id: UUID, asked: "asyncio.Future[Any] | None" = None) -> LiveId | None:
+        """What is known of the thread's latest response id.
+
+        Args:
+            asked: the question, if it is on its way already.
+        """
         try:
-            return _decode(await self._redis.get(_key(project_id, thread_id)))
+            question = asked or self._wire.execute(("GET", _key(project_id, thread_id)))
+            return _decode(await question)
         except (RedisError, OSError) as error:
             _say_away(error)
             return None
@@ -53,15 +64,27 @@ class LiveIds:
             await self.forget(project_id, thread_id)
             return
         try:
-            await self._redis.set(_key(project_id, thread_id), orjson.dumps(asdict(live)), px=int(left * 1000))
+            value = orjson.dumps(_fields(live))
+            await self._wire.execute(("SET", _key(project_id, thread_id), value, "PX", int(left * 1000)))
         except (RedisError, OSError) as error:
             _say_away(error)
 
     async def forget(self, project_id: UUID, thread_id: UUID) -> None:
         try:
-            await self._redis.delete(_key(project_id, thread_id))
+            await self._wire.execute(("DEL", _key(project_id, thread_id)))
         except (RedisError, OSError) as error:
             _say_away(error)
+
+
+def _fields(live: LiveId) -> dict[str, Any]:
+    return {
+        "turn_id": live.turn_id.hex,
+        "response_id": live.response_id,
+        "binding": live.binding,
+        "model": live.model,
+        "expires_at": live.expires_at,
+        "context_tokens": live.context_tokens,
+    }
 
 
 def _key(project_id: UUID, thread_id: UUID) -> str:

@@ -4,11 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from starlette.routing import Route
 
 from app.errors import BadRequest
 from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
-from app.projects.auth import Authenticated
+from app.projects.auth import Authenticated, authenticate
 from app.settings import Settings
 from app.turns.events import EventStream
 from app.turns.routes import answer, first_event, origin, provider_headers
@@ -37,9 +38,15 @@ async def item_page(
 ItemPaged = Annotated[ItemPage, Depends(item_page)]
 
 
-@router.post("/responses")
-async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
+def hot_routes(prefix: str) -> list[Route]:
+    """The way to a response."""
+    return [Route(f"{prefix}/responses", create, methods=["POST"])]
+
+
+async def create(request: Request) -> Response:
     settings: Settings = request.app.state.settings
+    openai: OpenAI = request.app.state.openai
+    caller = await authenticate(request)
     body = await json_object(request)
     address, sent = response_request(body, settings.default_model, origin(request, caller))
     outcome = await openai.respond(caller, address, sent, provider_headers(request))

@@ -11,6 +11,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
+from app.chain.wire import Wire
 
 log = structlog.get_logger()
 
@@ -24,21 +25,19 @@ class LogBroken(Exception):
 
 
 class EventLog:
-    def __init__(self, client: "redis.asyncio.Redis", *, keep_seconds: int) -> None:
+    def __init__(self, client: "redis.asyncio.Redis", wire: Wire, *, keep_seconds: int) -> None:
         self._redis = client
+        self._wire = wire
         self._keep_seconds = keep_seconds
 
     async def append(self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], *, last: bool) -> bool:
         """Write a batch in one round trip. False if Redis is away: the turn goes on without its log."""
         key = _key(project_id, turn_id)
-        fields: dict[bytes, bytes] = {b"n": b"%d" % first, b"d": b"".join(frames)}
-        if last:
-            fields[b"end"] = b"1"
+        end: tuple[str, ...] = ("end", "1") if last else ()
         try:
-            async with self._redis.pipeline(transaction=False) as pipe:
-                pipe.xadd(key, fields)  # type: ignore[arg-type]
-                pipe.expire(key, self._keep_seconds)
-                await pipe.execute()
+            await self._wire.execute(
+                ("XADD", key, "*", "n", first, "d", b"".join(frames), *end), ("EXPIRE", key, self._keep_seconds)
+            )
         except (RedisError, OSError) as error:
             metrics.REDIS_ERRORS.inc()
             log.warning("events are not logged: this stream cannot be resumed in another worker", error=str(error))

@@ -6,14 +6,16 @@ from typing import Annotated, Any, Literal
 import asyncpg
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from starlette.routing import Route
 
 from app.db import ids
 from app.db.pagination import Paged, list_object
 from app.errors import BadRequest
-from app.projects.auth import Authenticated, Caller
+from app.projects.auth import Authenticated, Caller, authenticate
 from app.provider.structured import asked_format
 from app.settings import Settings
 from app.threads.address import BY_ID, BY_NAME, Addressed
+from app.threads.address import address as thread_address
 from app.turns import messages
 from app.turns.calls import as_curl, call_object
 from app.turns.events import EventStream
@@ -153,10 +155,16 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
     return turn_object(response, running.turn, running.continuation.value)
 
 
-@router.post(f"{BY_NAME}/turns")
-@router.post(f"{BY_ID}/turns")
-async def create(request: Request, caller: Authenticated, turns: Service, address: Addressed) -> Response:
+def hot_routes(prefix: str) -> list[Route]:
+    """The way to a turn."""
+    return [Route(f"{prefix}{place}/turns", create, methods=["POST"]) for place in (BY_ID, BY_NAME)]
+
+
+async def create(request: Request) -> Response:
     settings: Settings = request.app.state.settings
+    turns: Turns = request.app.state.turns
+    caller = await authenticate(request)
+    address = await thread_address(request)
     body, first = await json_object(request), False
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)

@@ -46,6 +46,9 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 20.0
 """A provider that asks for a longer pause is not waited for: the client is told instead."""
 
+GATHER_SECONDS = 0.01
+"""A stream that is faster than this is passed on in pieces of so much time: reading and writing cost, not bytes."""
+
 FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
 
@@ -59,6 +62,8 @@ class Running:
     """Passed on to the provider."""
     answerable: asyncio.Future[None]
     """Done when the client can be answered: the turn is closed, or its stream has begun."""
+    asked: "asyncio.Future[Any] | None" = None
+    """The question for the thread's live id, if it is on its way already."""
     began_at: float = field(default_factory=time.monotonic)
     events: Events = field(default_factory=Events)
     calls: list[CallRecord] = field(default_factory=list)
@@ -115,13 +120,15 @@ class Runner:
         Returns:
             The turn, once the client can be answered: see `Running.answerable`.
         """
+        # Redis is asked while Postgres opens the turn.
+        asked = None if address.id is None else self._live_ids.ask(project_id, address.id)
         turn = await self._opening.open(project_id, address, request)
         if isinstance(turn, Joined):
             running = self._running.get(turn.turn_id)
             if running is None:
                 return turn
         else:
-            running = Running(turn, headers, asyncio.get_running_loop().create_future())
+            running = Running(turn, headers, asyncio.get_running_loop().create_future(), asked)
             self._running[turn.id] = running
             running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
@@ -204,7 +211,7 @@ class Runner:
     async def _continue(self, running: Running, target: Target) -> bytes:
         """Decide how the turn reaches the model, and write the body that it is sent."""
         turn = running.turn
-        live = None if turn.parent_id is None else await self._live(turn, turn.parent_id)
+        live = None if turn.parent_id is None else await self._live(running, turn.parent_id)
         running.continuation = continuation.decide(
             turn.parent_id,
             live,
@@ -219,9 +226,12 @@ class Runner:
             return _body(turn, sent, live.response_id)
         return await self._rebuild(running, target)
 
-    async def _live(self, turn: Opened, parent_id: UUID) -> LiveId | None:
+    async def _live(self, running: Running, parent_id: UUID) -> LiveId | None:
         """The parent's response id: from Redis, else from Postgres."""
-        cached = await self._live_ids.get(turn.project_id, turn.thread_id)
+        turn = running.turn
+        if turn.parent_forgotten:
+            return None
+        cached = await self._live_ids.get(turn.project_id, turn.thread_id, running.asked)
         if cached is not None and cached.turn_id == parent_id:
             metrics.LIVE_ID_LOOKUPS.labels("hit").inc()
             return cached
@@ -311,6 +321,7 @@ class Runner:
     async def _relay(self, running: Running, body: bytes, heard: Heard) -> Answer:
         """Pass a stream's events on, all but the last: that one waits until the turn is closed."""
         splitter = Splitter()
+        last = 0.0
         async with self._provider.stream(body, running.headers) as chunks:
             async for chunk in chunks:
                 frames: list[bytes] = []
@@ -323,6 +334,10 @@ class Runner:
                 finally:
                     # What came before an event that ends or breaks the stream has been said.
                     self._publish(running, frames)
+                now = time.monotonic()
+                if running.first_token and (len(frames) > 1 or now - last < GATHER_SECONDS):
+                    await asyncio.sleep(GATHER_SECONDS)
+                last = now
         raise ProviderError(failure.broken("the stream ended before its last event"))
 
     def _heard(self, running: Running, event: RawEvent, heard: Heard) -> RawEvent:

@@ -38,6 +38,7 @@ WITH thread AS (
     ORDER BY r.place
 )
 SELECT thread.id AS thread_id, turn.parent_id, turn.created_at,
+    turn.parent_id IS NOT NULL AND response_forgotten($1, turn.parent_id) AS parent_forgotten,
     $4::uuid IS NULL OR EXISTS (
         SELECT FROM turns p
         WHERE p.project_id = $1 AND p.id = $4 AND p.deleted_at IS NULL
@@ -56,7 +57,8 @@ OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
 )
 
 # Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
-# else has closed stays as it is, and no row comes back.
+# else has closed stays as it is, and no row comes back. (By completed_at, which a check ties to the status: by the
+# status, turns_one_active_per_thread could be read, with an entry for every turn that has ended since the last vacuum.)
 CLOSE_TURN = """
 WITH turn AS (
     UPDATE turns SET
@@ -64,7 +66,7 @@ WITH turn AS (
         incomplete_details = $8::text::json, binding = $9, response_id = $10, response_created_at = $11,
         response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL, error_status = $26,
         pace = $35::text::json
-    WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
+    WHERE project_id = $1 AND id = $2 AND completed_at IS NULL
     RETURNING thread_id, completed_at
 ), item AS (
     INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
@@ -209,7 +211,7 @@ CANCEL_CHANNEL = "everthread_cancel"
 
 REQUEST_CANCEL = f"""
 WITH turn AS (
-    UPDATE turns SET cancel_requested_at = now() WHERE project_id = $1 AND id = $2 AND status = 'in_progress'
+    UPDATE turns SET cancel_requested_at = now() WHERE project_id = $1 AND id = $2 AND completed_at IS NULL
     RETURNING id
 )
 SELECT pg_notify('{CANCEL_CHANNEL}', id::text) FROM turn

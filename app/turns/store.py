@@ -34,6 +34,8 @@ class Opened:
     created_at: datetime
     request: TurnRequest
     salt: bytes
+    parent_forgotten: bool = False
+    """The parent's response id is of no use any more, whatever Redis says."""
 
     @property
     def closable(self) -> "Closable":
@@ -177,7 +179,16 @@ class TurnStore:
                 param="parent_id",
                 code="turn_not_found",
             )
-        return Opened(project_id, turn_id, row["thread_id"], row["parent_id"], row["created_at"], request, salt)
+        return Opened(
+            project_id,
+            turn_id,
+            row["thread_id"],
+            row["parent_id"],
+            row["created_at"],
+            request,
+            salt,
+            bool(row["parent_forgotten"]),
+        )
 
     async def close(self, turn: Closable, closing: Closing) -> bool:
         """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile."""

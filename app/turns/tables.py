@@ -109,7 +109,6 @@ class Turn(Base):
         ),
         Index("turns_body_hash_idx", "project_id", "body_hash"),
         Index("turns_child_idx", "project_id", "parent_id"),
-        Index("turns_lease_idx", "lease_expires_at", postgresql_where=text("status = 'in_progress'")),
     )
 
 

@@ -1,0 +1,53 @@
+"""Statistics for tables that have none yet.
+
+A connection keeps the plans of its statements. Those that were made while a table was empty may read the wrong
+index, and more of it with each row, until the table is analyzed; autovacuum comes to that after a minute.
+"""
+
+import asyncio
+
+import structlog
+
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 1.0
+
+TABLES = ("api_keys", "audit_leaves", "audit_records", "calls", "items", "projects", "texts", "threads", "turns")
+
+UNKNOWN = """
+SELECT relname, pg_relation_size(oid) > $2 AS filled FROM pg_class
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname = ANY($1::text[]) AND reltuples < 0
+"""
+
+FILLED_BYTES = 64 * 1024
+
+
+class Statistics:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        unknown = list(TABLES)
+        while unknown:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                rows = await self._database.fetch(UNKNOWN, unknown, FILLED_BYTES)
+                filled = [row["relname"] for row in rows if row["filled"]]
+                for table in filled:
+                    await self._database.fetch(f"ANALYZE {table}")
+                # Each once: where it does not help, the role may not analyze.
+                unknown = [row["relname"] for row in rows if row["relname"] not in filled]
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; its new tables are analyzed later")

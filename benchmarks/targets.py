@@ -1,0 +1,144 @@
+"""What is compared: each a server that answers `POST /v1/responses`, started for the run and stopped after it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from app.embedded import postgres as embedded_postgres
+from app.embedded import redis as embedded_redis
+from benchmarks.processes import Tree, answers, free_port, listens, running
+
+KEY = "et_the_key_of_the_benchmarks_0123456789"
+MODEL = "qwen3.5-plus"
+PEERS = Path(__file__).parent / "peers"
+
+PASSTHROUGH_PACKAGES = ("starlette", "httpx", "uvicorn", "uvloop", "httptools")
+LITELLM_PACKAGES = ("litellm[proxy]",)
+
+
+@dataclass(slots=True)
+class Target:
+    name: str
+    url: str
+    """Where its `/v1` is, without that."""
+    service: Tree
+    """The processes whose CPU is the target's own."""
+    stores: Tree | None = None
+    """Its database and cache, if it has any."""
+    threads: bool = False
+    """Whether it has named threads, to go on from."""
+
+
+class Skipped(Exception):
+    """Why a peer is not in the run."""
+
+
+@contextmanager
+def stub(work: Path) -> Iterator[tuple[str, Tree]]:
+    """The provider's stand-in, and its base URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.stub", str(port)]
+    with running(command, ready=listens(port), log=work / "stub.log") as tree:
+        yield f"http://127.0.0.1:{port}", tree
+
+
+@contextmanager
+def servers(work: Path) -> Iterator[tuple[str, str, Tree]]:
+    """A Postgres and a Redis of the run's own."""
+    with ExitStack() as stack:
+        database_url = stack.enter_context(embedded_postgres.running(work / "postgres"))
+        redis_url = stack.enter_context(embedded_redis.running(work / "redis"))
+        yield database_url, redis_url, _Stores()
+
+
+class _Stores(Tree):
+    """Every Postgres and Redis process that this run has started."""
+
+    def __init__(self) -> None:
+        self._me = psutil.Process()
+
+    def processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter(["name", "cmdline"]):
+            name = process.info["name"] or ""
+            if name.startswith(("postgres", "redis-server")):
+                found.append(process)
+        return found
+
+
+@contextmanager
+def everthread(
+    work: Path, upstream: str, database_url: str, redis_url: str, *, workers: int = 1
+) -> Iterator[tuple[str, Tree]]:
+    """The service, on servers that are running. Gives its URL and its processes."""
+    port = free_port()
+    env = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "DASHSCOPE_API_KEY": "sk-benchmark",
+        "DASHSCOPE_BASE_URL": f"{upstream}/compatible-mode/v1",
+        "EVERTHREAD_BOOTSTRAP_KEY": KEY,
+        "EVERTHREAD_DATA_DIR": str(work / "everthread"),
+    }
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--workers", str(workers)]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, env=env, ready=answers(f"{url}/readyz"), log=work / "everthread.log") as tree:
+        yield url, tree
+
+
+@contextmanager
+def passthrough(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    python = _venv(venvs / "passthrough", PASSTHROUGH_PACKAGES)
+    port = free_port()
+    command = [str(python), str(PEERS / "passthrough.py"), str(port), f"{upstream}/compatible-mode/v1"]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, ready=answers(f"{url}/ready"), log=work / "passthrough.log") as tree:
+        yield url, tree
+
+
+LITELLM_CONFIG = """
+model_list:
+  - model_name: {model}
+    litellm_params: {{model: openai/{model}, api_base: "{upstream}/v1", api_key: sk-benchmark}}
+general_settings: {{master_key: {key}}}
+litellm_settings: {{telemetry: false, drop_params: true}}
+"""
+
+
+@contextmanager
+def litellm(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    python = _venv(venvs / "litellm", LITELLM_PACKAGES)
+    port = free_port()
+    config = work / "litellm.yaml"
+    config.write_text(LITELLM_CONFIG.format(model=MODEL, upstream=upstream, key=KEY))
+    command = [str(python.parent / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+    url = f"http://127.0.0.1:{port}"
+    env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1", "LITELLM_LOG": "ERROR"}
+    ready = answers(f"{url}/health/liveliness")
+    with running(command, env=env, ready=ready, log=work / "litellm.log") as tree:
+        yield url, tree
+
+
+def _venv(path: Path, packages: tuple[str, ...]) -> Path:
+    """The Python of a virtual environment with these packages, made if it is not there.
+
+    Raises:
+        Skipped: they cannot be installed here.
+    """
+    python = path / "bin" / "python"
+    if not (path / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", str(path)], check=True)
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+        installed = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if installed.returncode != 0:
+            raise Skipped(f"pip could not install {' '.join(packages)}: {installed.stderr.strip()[-300:]}")
+        (path / "ready").touch()
+    return python
+
+
+Start = Callable[[Path, str, Path], "contextmanager[tuple[str, Tree]]"]
