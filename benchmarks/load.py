@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-DELTA = b"response.output_text.delta"
+DELTA = b'"response.output_text.delta"'
 BUFFER = 2**20
 
 
@@ -67,11 +67,18 @@ class Load:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def run(self, request: Request, count: int) -> Measured:
-        """Send `count` requests, so many at once. Client n sends requests n, n + at_once, …, one after the other."""
+    async def run(self, request: Request, count: int, *, apart: float = 0.0) -> Measured:
+        """Send `count` requests, so many at once. Client n sends requests n, n + at_once, …, one after the other.
+
+        Args:
+            apart: seconds between the first requests of two clients: streams that all begin in the same
+                millisecond wait for each other.
+        """
         measured = Measured()
         began = time.perf_counter()
-        clients = [self._client(request, range(n, count, self._at_once), measured) for n in range(self._at_once)]
+        clients = [
+            self._client(request, range(n, count, self._at_once), measured, n * apart) for n in range(self._at_once)
+        ]
         await asyncio.gather(*clients)
         measured.seconds = time.perf_counter() - began
         return measured
@@ -83,7 +90,13 @@ class Load:
                 raise RuntimeError(f"{method} {path}: {answer.status} {content[:300]!r}")
             return orjson.loads(content)
 
-    async def _client(self, request: Request, numbers: range, measured: Measured) -> None:
+    async def read(self, path: str) -> bytes:
+        async with self._session.get(path) as answer:
+            return await answer.read()
+
+    async def _client(self, request: Request, numbers: range, measured: Measured, later: float) -> None:
+        if later:
+            await asyncio.sleep(later)
         for number in numbers:
             method, path, body = request(number)
             data = None if body is None else orjson.dumps(body)
@@ -102,9 +115,8 @@ class Load:
         tail = b""
         async for chunk in answer.content.iter_any():
             # A line may be cut by the end of a chunk: it is counted when it is whole.
-            whole, line_end, tail = (tail + chunk).rpartition(b"\n")
-            whole += line_end
-            found = whole.count(b"event: " + DELTA + b"\n") + whole.count(b"event:" + DELTA + b"\n")
+            whole, _, tail = (tail + chunk).rpartition(b"\n")
+            found = whole.count(DELTA)
             measured.deltas += found
             if found and first is None:
                 first = (time.perf_counter() - began) * 1000

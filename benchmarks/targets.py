@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,11 +73,18 @@ class _Stores(Tree):
 
 @contextmanager
 def everthread(
-    work: Path, upstream: str, database_url: str, redis_url: str, *, workers: int = 1
+    work: Path,
+    upstream: str,
+    database_url: str,
+    redis_url: str,
+    *,
+    workers: int = 1,
+    env: dict[str, str] | None = None,
 ) -> Iterator[tuple[str, Tree]]:
     """The service, on servers that are running. Gives its URL and its processes."""
     port = free_port()
     env = {
+        **(env or {}),
         "DATABASE_URL": database_url,
         "REDIS_URL": redis_url,
         "DASHSCOPE_API_KEY": "sk-benchmark",
@@ -139,6 +146,3 @@ def _venv(path: Path, packages: tuple[str, ...]) -> Path:
             raise Skipped(f"pip could not install {' '.join(packages)}: {installed.stderr.strip()[-300:]}")
         (path / "ready").touch()
     return python
-
-
-Start = Callable[[Path, str, Path], "contextmanager[tuple[str, Tree]]"]

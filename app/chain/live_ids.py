@@ -64,8 +64,9 @@ class LiveIds:
             await self.forget(project_id, thread_id)
             return
         try:
-            value = orjson.dumps(_fields(live))
-            await self._wire.execute(("SET", _key(project_id, thread_id), value, "PX", int(left * 1000)))
+            command = ("SET", _key(project_id, thread_id), orjson.dumps(_fields(live)), "PX", int(left * 1000))
+            if not self._wire.tell(command):
+                await self._wire.execute(command)
         except (RedisError, OSError) as error:
             _say_away(error)
 

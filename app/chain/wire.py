@@ -19,6 +19,9 @@ Command = tuple[Any, ...]
 """Its words: bytes, texts or numbers."""
 
 
+LATER_SECONDS = 0.005
+
+
 class Wire:
     def __init__(self, url: str, *, timeout_seconds: float) -> None:
         self._to = parse_url(url)
@@ -46,8 +49,17 @@ class Wire:
         answer.add_done_callback(_look_at)
         return answer
 
+    def tell(self, command: Command) -> bool:
+        """Send a command that nobody waits for, with the next one or a little later. False without a connection."""
+        connection = self._connection
+        if connection is None or connection.lost:
+            return False
+        connection.later(command, self._timeout_seconds)
+        return True
+
     async def close(self) -> None:
         if self._connection is not None:
+            self._connection.flush()
             self._connection.close(RedisConnectionError("The service is stopping."))
 
     async def _connect(self) -> "_Connection":
@@ -91,18 +103,36 @@ class _Connection(asyncio.Protocol):
         self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
         self._missing = 0
         self._refused: Exception | None = None
+        self._unsent: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
 
     def send(self, commands: tuple[Command, ...], timeout_seconds: float) -> "asyncio.Future[Any]":
+        answer = self._awaited(len(commands), timeout_seconds)
+        self._unsent += [hiredis.pack_command(command) for command in commands]
+        self.flush()
+        return answer
+
+    def later(self, command: Command, timeout_seconds: float) -> None:
+        """Send a command with the next one, or when LATER_SECONDS are over."""
+        self._awaited(1, timeout_seconds).add_done_callback(_look_at)
+        if not self._unsent:
+            asyncio.get_running_loop().call_later(LATER_SECONDS, self.flush)
+        self._unsent.append(hiredis.pack_command(command))
+
+    def _awaited(self, count: int, timeout_seconds: float) -> "asyncio.Future[Any]":
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         timer = loop.call_later(timeout_seconds, self._give_up, answer)
         answer.add_done_callback(lambda _: timer.cancel())
-        self._waiting.append((len(commands), answer))
-        self._transport.write(b"".join([hiredis.pack_command(command) for command in commands]))
+        self._waiting.append((count, answer))
         return answer
+
+    def flush(self) -> None:
+        if self._unsent and not self.lost:
+            unsent, self._unsent = self._unsent, []
+            self._transport.write(b"".join(unsent))
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)

@@ -46,9 +46,6 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 20.0
 """A provider that asks for a longer pause is not waited for: the client is told instead."""
 
-GATHER_SECONDS = 0.01
-"""A stream that is faster than this is passed on in pieces of so much time: reading and writing cost, not bytes."""
-
 FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
 
@@ -321,7 +318,6 @@ class Runner:
     async def _relay(self, running: Running, body: bytes, heard: Heard) -> Answer:
         """Pass a stream's events on, all but the last: that one waits until the turn is closed."""
         splitter = Splitter()
-        last = 0.0
         async with self._provider.stream(body, running.headers) as chunks:
             async for chunk in chunks:
                 frames: list[bytes] = []
@@ -334,10 +330,6 @@ class Runner:
                 finally:
                     # What came before an event that ends or breaks the stream has been said.
                     self._publish(running, frames)
-                now = time.monotonic()
-                if running.first_token and (len(frames) > 1 or now - last < GATHER_SECONDS):
-                    await asyncio.sleep(GATHER_SECONDS)
-                last = now
         raise ProviderError(failure.broken("the stream ended before its last event"))
 
     def _heard(self, running: Running, event: RawEvent, heard: Heard) -> RawEvent:

@@ -1,0 +1,223 @@
+"""Requests side by side: what each target adds to the same calls to the same provider."""
+
+import asyncio
+import statistics
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from app.db import schema
+from benchmarks import targets
+from benchmarks.load import Load, Measured, Request, median
+from benchmarks.targets import KEY, MODEL, Skipped, Target
+
+ROUNDS = 3
+
+PLAIN = {1: 300, 16: 960, 64: 1920}
+"""Requests a round, by how many are under way at once."""
+
+SLOW_TARGETS = {"litellm": 0.15}
+"""The share of the requests that a slow target gets: it is measured long enough all the same."""
+
+Row = dict[str, Any]
+
+
+def run(work: Path, venvs: Path, *, skip: frozenset[str], say: Any) -> dict[str, Any]:
+    """Every workload of requests. Targets take turns within each, so that they see the same machine."""
+    results: dict[str, Any] = {"skipped": {}}
+    with ExitStack() as stack:
+        upstream, stub_tree = stack.enter_context(targets.stub(work))
+        database_url, redis_url, stores = stack.enter_context(targets.servers(work))
+        asyncio.run(schema.migrate(database_url))
+        url, tree = stack.enter_context(targets.everthread(work, upstream, database_url, redis_url))
+        compared = [Target("direct", upstream, stub_tree), Target("everthread", url, tree, stores, threads=True)]
+        for name, start in (("passthrough", targets.passthrough), ("litellm", targets.litellm)):
+            if name in skip:
+                results["skipped"][name] = "left out on the command line"
+                continue
+            try:
+                url, tree = stack.enter_context(start(work, upstream, venvs))
+                compared.append(Target(name, url, tree))
+            except (Skipped, RuntimeError) as error:
+                results["skipped"][name] = str(error)
+        results["plain"] = uvloop.run(_plain(compared, say))
+        results["stream"] = uvloop.run(_streams(compared, say))
+        results["conversation"] = uvloop.run(_conversations(compared, say))
+        results["open streams"] = uvloop.run(_open_streams(compared, say))
+    results["workers"] = _workers(work, say)
+    return results
+
+
+async def _plain(compared: list[Target], say: Any) -> list[Row]:
+    rows = []
+    for at_once, count in PLAIN.items():
+        rows += await _compare(compared, f"plain turn, {at_once} at once", at_once, count, {"input": "Hello"}, say)
+    return rows
+
+
+async def _streams(compared: list[Target], say: Any) -> list[Row]:
+    rows = []
+    for deltas, pause, count in ((100, 0, 160), (100, 2, 96), (2000, 1, 16)):
+        body = {"input": f"deltas={deltas} pause={pause}", "stream": True}
+        spaced = f"{pause} ms apart" if pause else "as fast as they come"
+        label = f"stream of {deltas} deltas, {spaced}, 16 at once"
+        rows += await _compare(compared, label, 16, count, body, say, apart=deltas * pause / 1000 / 16)
+    return rows
+
+
+async def _compare(
+    compared: list[Target], label: str, at_once: int, count: int, body: Row, say: Any, *, apart: float = 0.0
+) -> list[Row]:
+    """One workload at each target, in turns."""
+    measured: dict[str, list[Row]] = {target.name: [] for target in compared}
+    for number in range(ROUNDS):
+        for target in compared:
+            some = max(at_once, int(count * SLOW_TARGETS.get(target.name, 1)))
+            async with Load(target.url, KEY, at_once) as load:
+                request = await requests(load, target, at_once, body)
+                await load.run(request, at_once * (2 if number else 4), apart=apart)
+                row = await _measure(load, target, request, some, apart)
+            measured[target.name].append(row)
+    rows = []
+    for name, runs in measured.items():
+        row = {"workload": label, "target": name}
+        row |= {field: statistics.median(run[field] for run in runs) for field in runs[0]}
+        rows.append(row)
+        say(_line(row))
+    return rows
+
+
+async def requests(load: Load, target: Target, at_once: int, body: Row) -> Request:
+    """What the clients of a target send: on its own threads, where it has any."""
+    sent = {"model": MODEL, **body}
+    if not target.threads:
+        return lambda number: ("POST", "/v1/responses", sent)
+    paths = [f"/v1/threads/{(await load.ask('POST', '/v1/threads', {}))['id']}/turns" for _ in range(at_once)]
+    return lambda number: ("POST", paths[number % at_once], sent)
+
+
+async def _measure(load: Load, target: Target, request: Request, count: int, apart: float) -> Row:
+    before, stores_before = target.service.cpu(), target.stores.cpu() if target.stores else None
+    measured = await load.run(request, count, apart=apart)
+    used = (target.service.cpu() - before).total
+    of_stores = (target.stores.cpu() - stores_before).total if target.stores and stores_before else 0.0
+    if measured.failed:
+        raise RuntimeError(f"{target.name}: {measured.failed} of {count} requests failed")
+    row = {
+        "cpu_ms": used / count * 1000,
+        "stores_cpu_ms": of_stores / count * 1000,
+        "p50_ms": measured.percentile(50),
+        "p99_ms": measured.percentile(99),
+        "per_second": count / measured.seconds,
+    }
+    if measured.deltas:
+        row |= {
+            "deltas": measured.deltas / count,
+            "cpu_us_per_delta": used / measured.deltas * 1e6,
+            "first_delta_ms": median(measured.first_delta),
+        }
+    return row
+
+
+async def _conversations(compared: list[Target], say: Any) -> list[Row]:
+    """50 turns each: on a thread, or with the whole history in every request where there are none."""
+    rows = []
+    turns, at_once = 50, 8
+    for target in compared:
+        if target.name not in ("everthread", "passthrough"):
+            continue
+        async with Load(target.url, KEY, at_once) as load:
+            place = await requests(load, target, at_once, {})
+            before = target.service.cpu()
+            sent = 0
+            history: list[Row] = []
+            parts: list[Measured] = []
+            for number in range(turns):
+                new = {"role": "user", "content": f"Turn number {number}, and what I have to say in it."}
+                history = [*history, new, {"role": "assistant", "content": "lorem " * 20}]
+                input_: Any = [new] if target.threads else history[:-1]
+                body = {"model": MODEL, "input": input_}
+                sent += len(str(body)) * at_once
+
+                def ask(n: int, body: Row = body, place: Request = place) -> tuple[str, str, Row]:
+                    return "POST", place(n)[1], body
+
+                parts.append(await load.run(ask, at_once))
+            used = (target.service.cpu() - before).total
+        rows.append(
+            {
+                "workload": f"{turns}-turn conversation, {at_once} at once",
+                "target": target.name,
+                "cpu_ms_per_turn": used / turns / at_once * 1000,
+                "client_sends_kb": sent / at_once / 1000,
+                "p50_first_ten_ms": median([w for part in parts[:10] for w in part.waited]),
+                "p50_last_ten_ms": median([w for part in parts[-10:] for w in part.waited]),
+            }
+        )
+        say(_line(rows[-1]))
+    return rows
+
+
+async def _open_streams(compared: list[Target], say: Any) -> list[Row]:
+    """A thousand streams that say little: what each holds in memory, and whether any delta is missed."""
+    rows = []
+    count, deltas = 1000, 15
+    for target in compared:
+        if target.name == "direct" or target.name == "litellm":
+            continue
+        async with Load(target.url, KEY, count) as load:
+            request = await requests(load, target, count, {"input": f"deltas={deltas} pause=1000", "stream": True})
+            before = target.service.memory()
+            running = asyncio.create_task(load.run(request, count, apart=0.005))
+            await asyncio.sleep(12)
+            held = target.service.memory() - before
+            measured = await running
+        rows.append(
+            {
+                "workload": f"{count} open streams, a delta a second",
+                "target": target.name,
+                "kib_per_stream": held / count / 1024,
+                "missed_deltas": count * deltas - measured.deltas,
+                "failed": measured.failed,
+            }
+        )
+        say(_line(rows[-1]))
+    return rows
+
+
+def _workers(work: Path, say: Any) -> list[Row]:
+    """The same load on one worker and on two."""
+    rows = []
+    for workers in (1, 2):
+        place = work / f"workers{workers}"
+        place.mkdir()
+        with ExitStack() as stack:
+            upstream, _ = stack.enter_context(targets.stub(place))
+            database_url, redis_url, stores = stack.enter_context(targets.servers(place))
+            asyncio.run(schema.migrate(database_url))
+            url, tree = stack.enter_context(
+                targets.everthread(place, upstream, database_url, redis_url, workers=workers)
+            )
+            target = Target("everthread", url, tree, stores, threads=True)
+
+            async def measure(target: Target = target) -> Row:
+                async with Load(target.url, KEY, 32) as load:
+                    request = await requests(load, target, 32, {"input": "Hello"})
+                    await load.run(request, 320)
+                    await asyncio.sleep(2)
+                    runs = [await _measure(load, target, request, 960, 0.0) for _ in range(ROUNDS)]
+                return {field: statistics.median(run[field] for run in runs) for field in runs[0]}
+
+            rows.append(
+                {"workload": f"plain turn, 32 at once, --workers {workers}", "target": "everthread"}
+                | uvloop.run(measure())
+            )
+            say(_line(rows[-1]))
+    return rows
+
+
+def _line(row: Row) -> str:
+    figures = "  ".join(f"{name} {value:.2f}" for name, value in row.items() if isinstance(value, int | float))
+    return f"{row['workload']}: {row['target']}: {figures}"
