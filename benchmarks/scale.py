@@ -40,6 +40,7 @@ def run(work: Path, largest: int, say: Any) -> dict[str, Any]:
     """Every workload of size, up to `largest` threads, turns and audit records."""
     sizes = [size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= largest]
     results: dict[str, Any] = {}
+    work.mkdir()
     with ExitStack() as stack:
         upstream, _ = stack.enter_context(targets.stub(work))
         database_url, redis_url, _ = stack.enter_context(targets.servers(work))

@@ -93,13 +93,13 @@ class Provider(asyncio.Protocol):
         item = {"id": f"msg_{number}", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
         text = WORD * count
         finished = response(number, text)
-        opening = [
+        opening: list[dict[str, object]] = [
             {"type": "response.created", "response": response(number, "", "in_progress")},
             {"type": "response.in_progress", "response": response(number, "", "in_progress")},
             {"type": "response.output_item.added", "output_index": 0, "item": item},
             {"type": "response.content_part.added", "part": part, **at},
         ]
-        closing = [
+        closing: list[dict[str, object]] = [
             {"type": "response.output_text.done", "text": text, **at},
             {"type": "response.content_part.done", "part": {**part, "text": text}, **at},
             {"type": "response.output_item.done", "output_index": 0, "item": finished["output"][0]},  # type: ignore[index]

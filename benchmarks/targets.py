@@ -100,7 +100,7 @@ def everthread(
 
 @contextmanager
 def passthrough(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
-    python = _venv(venvs / "passthrough", PASSTHROUGH_PACKAGES)
+    python = venv(venvs / "passthrough", PASSTHROUGH_PACKAGES)
     port = free_port()
     command = [str(python), str(PEERS / "passthrough.py"), str(port), f"{upstream}/compatible-mode/v1"]
     url = f"http://127.0.0.1:{port}"
@@ -119,7 +119,7 @@ litellm_settings: {{telemetry: false, drop_params: true}}
 
 @contextmanager
 def litellm(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
-    python = _venv(venvs / "litellm", LITELLM_PACKAGES)
+    python = venv(venvs / "litellm", LITELLM_PACKAGES)
     port = free_port()
     config = work / "litellm.yaml"
     config.write_text(LITELLM_CONFIG.format(model=MODEL, upstream=upstream, key=KEY))
@@ -131,7 +131,7 @@ def litellm(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]
         yield url, tree
 
 
-def _venv(path: Path, packages: tuple[str, ...]) -> Path:
+def venv(path: Path, packages: tuple[str, ...]) -> Path:
     """The Python of a virtual environment with these packages, made if it is not there.
 
     Raises:

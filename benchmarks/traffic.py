@@ -27,6 +27,7 @@ Row = dict[str, Any]
 def run(work: Path, venvs: Path, *, skip: frozenset[str], say: Any) -> dict[str, Any]:
     """Every workload of requests. Targets take turns within each, so that they see the same machine."""
     results: dict[str, Any] = {"skipped": {}}
+    work.mkdir()
     with ExitStack() as stack:
         upstream, stub_tree = stack.enter_context(targets.stub(work))
         database_url, redis_url, stores = stack.enter_context(targets.servers(work))

@@ -1,0 +1,78 @@
+"""The plots of a run. Run in a virtual environment of its own, with matplotlib.
+
+python draw.py RESULTS.json DIRECTORY
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "everthread"
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+COLOURS = {"everthread": "#0b7285", "passthrough": "#868e96", "litellm": "#e8590c", "direct": "#ced4da"}
+
+Results = dict[str, Any]
+
+
+def bars(results: Results, directory: Path) -> None:
+    """The CPU of a plain turn and of a stream, target by target."""
+    rows = results["traffic"]["plain"] + results["traffic"]["stream"]
+    for workload, title, name in (
+        ("plain turn, 16 at once", "CPU of a plain turn, 16 at once (ms)", "plain"),
+        ("stream of 100 deltas, 2 ms apart, 16 at once", "CPU of a stream of 100 deltas, 2 ms apart (ms)", "stream"),
+    ):
+        found = [row for row in rows if row["workload"] == workload and row["target"] != "direct"]
+        if not found:
+            continue
+        figure, axes = plt.subplots(figsize=(6, 0.6 + 0.5 * len(found)))
+        names = [row["target"] for row in found]
+        values = [row["cpu_ms"] for row in found]
+        drawn = axes.barh(names, values, color=[COLOURS[name] for name in names])
+        axes.bar_label(drawn, fmt="%.2f", padding=3)
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.12)
+        axes.invert_yaxis()
+        save(figure, directory / f"{name}.svg")
+
+
+def lines(rows: list[dict[str, Any]], size: str, title: str, path: Path) -> None:
+    """Costs against a size, both on logarithmic axes: what is flat stays flat."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    for field in rows[0]:
+        if field != size:
+            axes.plot([row[size] for row in rows], [max(row[field], 0.01) for row in rows], marker="o", label=field)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel(size)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main(results: Results, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    bars(results, directory)
+    scale = results["scale"]
+    lines(scale["threads"], "threads", "Listing and by-name reads (ms)", directory / "threads.svg")
+    lines(scale["long threads"], "turns", "Threads of many turns (ms)", directory / "long-threads.svg")
+    if len(scale["search"]) > 1:
+        lines(scale["search"], "turns", "Search among many turns (ms)", directory / "search.svg")
+        lines(scale["audit"], "records", "Audit trail", directory / "audit.svg")
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
