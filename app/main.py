@@ -1,5 +1,6 @@
 """Builds the service. Reads like a table of contents: what there is, and what it is made of."""
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -131,6 +132,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.turns = Turns(
         store, runner, replay, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds
     )
+    # What is there by now stays: the garbage collector need not look through it again and again.
+    gc.collect()
+    gc.freeze()
     leases.start()
     checkpoints.start()
     cleaner.start()
