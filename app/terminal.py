@@ -15,6 +15,9 @@ from app.settings import Settings
 
 T = TypeVar("T")
 
+STATEMENT_SECONDS = 600.0
+"""Commands may look through everything: their statements are given more time than those of a request."""
+
 
 def read_settings(**given: object) -> Settings:
     try:
@@ -37,7 +40,7 @@ def with_database(work: Callable[[Database], Awaitable[T]]) -> T:
     url = running_url(given)
 
     async def run() -> T:
-        database = Database(url, pool_size=1, timeout_seconds=given.database_timeout_seconds)
+        database = Database(url, pool_size=1, timeout_seconds=STATEMENT_SECONDS)
         try:
             return await work(database)
         finally:

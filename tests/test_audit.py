@@ -32,7 +32,7 @@ class Project:
     def __init__(self, service: Service, env: dict[str, str], data_dir: Path) -> None:
         self.name = uuid4().hex
         self.env = env
-        self._data_dir = data_dir
+        self.data_dir = data_dir
         made = Process("keys", "create", "--project", self.name, env=env).wait_for("API key: ")
         self.key = made.rpartition(" ")[2]
         self.http = httpx2.Client(
@@ -61,11 +61,11 @@ class Project:
         return asyncio.run(run())
 
     def verify(self) -> Verdict:
-        key = signing_key(None, self._data_dir).public_key()
+        key = signing_key(None, self.data_dir).public_key()
         return self.run(lambda database, project_id: verify_project(database, project_id, key=key))
 
     def checkpoint(self) -> int:
-        key = signing_key(None, self._data_dir)
+        key = signing_key(None, self.data_dir)
         return self.run(lambda database, project_id: Checkpoints(database, key, every_seconds=1).write(project_id))
 
     def sql(self, statements: str, thread: str = "") -> list[asyncpg.Record]:
@@ -327,6 +327,22 @@ def test_a_chain_that_is_written_anew_with_all_its_hashes_does_not_fit_the_signa
     assert "written anew" in problem.what
 
 
+def test_checkpoints_of_several_services_at_once_make_one_tree(project: Project) -> None:
+    keys = [signing_key(None, project.data_dir)] * 4
+
+    async def at_once(database: Database, project_id: UUID) -> list[int]:
+        services = [Checkpoints(database, key, every_seconds=1) for key in keys]
+        twice = [service.write(project_id) for service in services for _ in range(2)]
+        return await asyncio.gather(*twice)
+
+    for _ in range(3):
+        for _ in range(3):
+            project.call("POST", "/threads")
+        assert len(set(project.run(at_once))) == 1
+    verdict = project.verify()
+    assert (verdict.problems, verdict.unsigned) == ([], 0)
+
+
 def test_a_deleted_thread_leaves_no_content_and_its_trail_still_verifies(talked: tuple[Project, str]) -> None:
     project, thread = talked
     assert project.http.delete(f"/threads/{thread}").status_code == 200
@@ -383,6 +399,40 @@ def test_an_exported_trail_is_verified_offline_with_the_public_key_alone(
     assert verify_file(file, signing_key(None, tmp_path).public_key()).problems
     code, said = verified(["{}"])
     assert (code, "is not an audit trail" in said[0]) == (1, True)
+
+
+def test_the_command_verifies_the_database_and_names_what_is_wrong(talked: tuple[Project, str]) -> None:
+    project, thread = talked
+    env = {**project.env, "EVERTHREAD_DATA_DIR": str(project.data_dir)}
+
+    def verified(*options: str) -> tuple[int, list[str]]:
+        process = Process("audit", "verify", *options, env=env)
+        return process.ended(), process.lines
+
+    code, said = verified("--project", project.name)
+    assert (code, said[-1]) == (0, "The audit trail verifies."), said
+    assert (
+        said[0]
+        == f"{project.name}: 9 records in 2 chains, 1 checkpoints; 0 records are newer than the last checkpoint."
+    )
+    code, said = verified("--project", project.name, "--thread", thread)
+    assert (code, said[0].partition(": ")[2][:23]) == (0, "7 records in 1 chains, ")
+    project.sql("UPDATE items SET data = replace(data::text, 'Ada', 'Eve')::json WHERE project_id = $1")
+    code, said = verified("--project", project.name, "--thread", thread)
+    assert (code, said[-1]) == (1, "The audit trail does NOT verify.")
+    assert f"  {thread} record 2: " in said[1]
+    assert "what it holds is not what was recorded" in said[1]
+    for options, reason in (
+        (("--project", "nobody"), "There is no project 'nobody'"),
+        (("--thread", "x"), "is not the id of a thread"),
+        (("--thread", f"thread_{'0' * 32}"), "knows no thread"),
+        (("--key", "x"), "--key is wrong"),
+    ):
+        code, said = verified(*options)
+        assert (code, reason in said[-1]) == (1, True), said
+    shown = Process("audit", "public-key", env=env)
+    assert shown.ended() == 0
+    assert shown.lines == [signing_key(None, project.data_dir).public_key().public_bytes_raw().hex()]
 
 
 def test_records_are_found_by_time_actor_action_and_thread_on_cursor_pages(project: Project) -> None:

@@ -121,6 +121,18 @@ def test_everything_of_one_user_is_exported_and_purged_and_nobody_elses(project:
     assert again["output_text"].startswith("user: Echo: jam")
 
 
+def test_what_openai_clients_say_for_a_user_is_that_users(project: Project) -> None:  # noqa: F811
+    for name in ("user", "safety_identifier"):
+        project.call("POST", "/responses", json={"input": "Hi", name: "ann"})
+    project.call("POST", "/responses", json={"input": "Hi", "user": "bob"})
+    assert len(project.call("GET", "/threads", params={"user": "ann"})["data"]) == 2
+    assert {record["actor"]["user"] for record in project.records(action="turn.opened")} == {"ann", "bob"}
+    assert project.verify().problems == []
+    purge = project.call("DELETE", "/users/ann/data")
+    eventually(lambda: project.call("GET", f"/purges/{purge['id']}")["status"] == "completed")
+    assert [thread["user"] for thread in project.call("GET", "/threads")["data"]] == ["bob"]
+
+
 def test_a_purge_that_a_dead_worker_left_is_finished_by_another(project: Project) -> None:  # noqa: F811
     thread = project.call("POST", "/threads", json={"user": "ann"})["id"]
     project.sql(

@@ -153,6 +153,12 @@ def test_a_running_turn_is_finished_before_the_service_stops(service_env: dict[s
     assert service.stop() == 0
 
 
+def test_a_signing_key_that_is_none_is_refused_before_anything_is_signed(service_env: dict[str, str]) -> None:
+    process = Process("serve", "--port", str(free_port()), env={**service_env, "EVERTHREAD_AUDIT_KEY": "secret"})
+    _ended_with_one_sentence(process)
+    assert "EVERTHREAD_AUDIT_KEY" in process.lines[-1]
+
+
 def _ended_with_one_sentence(process: Process) -> None:
     assert process.ended() == 1
     assert "Traceback" not in "\n".join(process.lines)

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
+from app.background import Background
 from app.db import ids
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
@@ -52,36 +53,34 @@ ORDER BY r.chain_id
 LEAVED = "SELECT chain_id, seq FROM audit_leaves WHERE project_id = $1 AND chain_id = ANY($2) AND seq = ANY($3)"
 
 
-class Checkpoints:
+class Checkpoints(Background):
     def __init__(self, database: Database, key: Ed25519PrivateKey, *, every_seconds: float) -> None:
+        super().__init__()
         self._database = database
         self._key = key
         self._every_seconds = every_seconds
         self._trees: dict[UUID, Tree] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._keep())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        self._writing = asyncio.Lock()
 
     async def write(self, project_id: UUID) -> int:
         """Sign all that is in the project's chains now, if anything is new. Returns the tree's size."""
+        async with self._writing:  # A tree is nobody else's while it grows.
+            while (size := await self._try(project_id)) is None:
+                pass
+        return size
+
+    async def _try(self, project_id: UUID) -> int | None:
+        """The same; None if another service has written a checkpoint meanwhile."""
         last = await self._database.fetchrow(LAST, project_id)
         since = store.LOWEST if last is None else ids.first_uuid(last["at"] - OVERLAP)
         tree = await self._tree(project_id, 0 if last is None else last["size"])
         after = store.LOWEST
-        while True:
-            heads = await self._database.fetch(GROWN, project_id, since, after, LEAVES_AT_ONCE)
-            if not heads:
-                return tree.size
+        while heads := await self._database.fetch(GROWN, project_id, since, after, LEAVES_AT_ONCE):
             after = heads[-1]["chain_id"]
             new = await self._without_leaf(project_id, heads)
             if new and not await self._sign(project_id, tree, new):
-                return await self.write(project_id)
+                return None
+        return tree.size
 
     async def _sign(self, project_id: UUID, tree: Tree, heads: list[asyncpg.Record]) -> bool:
         """Write leaves and their checkpoint. False if another service has written one meanwhile."""
@@ -90,7 +89,7 @@ class Checkpoints:
             tree.add(leaf_data(head["chain_id"], head["seq"], head["hash"]))
         root = tree.root()
         signature = self._key.sign(signed_text(project_id, tree.size, at, root))
-        del self._trees[project_id]
+        self._trees.pop(project_id, None)
         try:
             row = await self._database.fetchrow(
                 WRITE,
@@ -117,15 +116,14 @@ class Checkpoints:
         return [head for head in heads if (head["chain_id"], head["seq"]) not in known]
 
     async def _tree(self, project_id: UUID, size: int) -> Tree:
-        """The tree as it stands, from memory if it is the one that the last checkpoint left."""
+        """The tree as it stands: what is remembered of it, and the leaves that have come since."""
         tree = self._trees.get(project_id)
-        if tree is None or tree.size != size:
-            tree = Tree()
-            async for rows in store.leaves(self._database, project_id):
-                for row in rows:
-                    if row["position"] < size:
-                        tree.add(leaf_data(row["chain_id"], row["seq"], row["hash"]))
-            self._trees[project_id] = tree
+        if tree is None or tree.size > size:
+            tree = self._trees[project_id] = Tree()
+        async for rows in store.leaves(self._database, project_id, tree.size):
+            for row in rows:
+                if row["position"] < size:
+                    tree.add(leaf_data(row["chain_id"], row["seq"], row["hash"]))
         return tree
 
     async def _keep(self) -> None:

@@ -93,9 +93,9 @@ async def in_chain_order(
         after, seq = rows[-1]["chain_id"], rows[-1]["seq"]
 
 
-async def leaves(database: Database, project_id: UUID) -> AsyncIterator[list[asyncpg.Record]]:
-    """Every leaf, in its order, in batches."""
-    position = -1
+async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncIterator[list[asyncpg.Record]]:
+    """Every leaf from a position on, in their order, in batches."""
+    position = start - 1
     while True:
         rows = await database.fetch(LEAVES, project_id, position, BATCH)
         if not rows:

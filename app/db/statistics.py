@@ -8,6 +8,7 @@ import asyncio
 
 import structlog
 
+from app.background import Background
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 
@@ -25,18 +26,10 @@ WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname = ANY(
 FILLED_BYTES = 64 * 1024
 
 
-class Statistics:
+class Statistics(Background):
     def __init__(self, database: Database) -> None:
+        super().__init__()
         self._database = database
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._keep())
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep(self) -> None:
         unknown = list(TABLES)

@@ -7,6 +7,7 @@ import asyncpg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.background import Background
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 from app.provider.client import Provider
@@ -22,26 +23,18 @@ SELECT project_id, retention_days, purged_until FROM projects WHERE retention_da
 """
 
 
-class Cleaner:
+class Cleaner(Background):
     def __init__(self, database: Database, purge: Purge, provider: Provider, *, every_seconds: float) -> None:
+        super().__init__()
         self._database = database
         self._purge = purge
         self._provider = provider
         self._every_seconds = every_seconds
         self._due = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._keep())
 
     def wake(self) -> None:
         """There is something to do now."""
         self._due.set()
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
 
     async def clean(self) -> None:
         """Do all that is due."""

@@ -121,14 +121,16 @@ async def remove(session: AsyncSession, actor: Actor, thread: Thread, action: Ac
 
 async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None) -> None:
     """Append what a thread is now to the audit trail."""
-    content = contents.thread(
-        thread.salt or b"",
-        thread.name,
-        thread.title,
-        thread.user_id,
-        thread.metadata_,
-        archived=thread.archived_at is not None,
-    )
+    content = None
+    if thread.salt is not None:  # As it is in threads that are older than the audit trail.
+        content = contents.thread(
+            thread.salt,
+            thread.name,
+            thread.title,
+            thread.user_id,
+            thread.metadata_,
+            archived=thread.archived_at is not None,
+        )
     await append(
         session,
         actor,

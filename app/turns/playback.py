@@ -68,8 +68,8 @@ def _moments(turns: Sequence[tuple[asyncpg.Record, list[asyncpg.Record]]]) -> It
             "input": [item_object(item["item_id"], item["data"]) for item in items if item["origin"] == "input"],
         }
         yield began, b"event: thread.turn\ndata: " + orjson.dumps(opening) + b"\n\n"
-        if row["continuation"] is None and row["status"] == "completed":
-            continue  # Items that were added outside any call.
+        if row["status"] == "in_progress" or (row["continuation"] is None and row["status"] == "completed"):
+            continue  # It is not over yet; or it is items that were added outside any call.
         at, used, number = began, 0, 0
         for kind, fields in events_of(stored_response(row, items)):
             pieces: list[tuple[str, int]] = [("", 0)]

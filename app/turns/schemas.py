@@ -19,6 +19,8 @@ REPLACED = ("previous_response_id", "conversation")
 """The provider's own state: a thread's turns are continued by Everthread."""
 
 
+LONGEST_USER = 256
+
 IfBusy = Literal["reject", "wait", "cancel"]
 """What a turn does that finds another one in progress: give up, queue, or stop the other one."""
 
@@ -77,6 +79,15 @@ class TurnRequest:
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     keep: bool = True
     """False: nothing of the turn is written down."""
+
+    @property
+    def user(self) -> str | None:
+        """The end user that the request names, as OpenAI's clients do: a thread that it makes is this user's."""
+        for name in ("safety_identifier", "user"):
+            given = self.params.get(name)
+            if isinstance(given, str) and 0 < len(given) <= LONGEST_USER:
+                return given
+        return None
 
     @property
     def streamed(self) -> bool:

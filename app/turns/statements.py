@@ -31,8 +31,8 @@ WITH thread AS (
     SELECT $1, $3, x.role, x.document::tsvector FROM turn, unnest($23::text[], $24::text[]) AS x (role, document)
 ), audit AS (
     INSERT INTO audit_records (project_id, chain_id, id, action, turn_id, key_id, user_id, address, content)
-    SELECT $1, thread.id, r.id, r.action, CASE WHEN r.action = 'turn.opened' THEN $3 END, $14, thread.user_id, $19,
-        r.content
+    SELECT $1, thread.id, r.id, r.action, CASE WHEN r.action = 'turn.opened' THEN $3 END, $14,
+        coalesce(thread.user_id, $26::text), $19, r.content
     FROM turn CROSS JOIN thread CROSS JOIN unnest($20::uuid[], $21::text[], $22::bytea[])
         WITH ORDINALITY AS r (id, action, content, place)
     ORDER BY r.place
@@ -53,7 +53,9 @@ OPEN_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by="id = $2"))
 OPEN_TURN_BY_NAME = _OPEN_TURN.format(thread=_LOCKED.format(by="name = $2"))
 OPEN_TURN_AFTER_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by=f"id = {ITS_THREAD}"))
 OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
-    thread="INSERT INTO threads (project_id, id, salt) VALUES ($1, $2, $18) RETURNING id, head_turn_id, user_id"
+    thread="""
+    INSERT INTO threads (project_id, id, salt, user_id) VALUES ($1, $2, $18, $26) RETURNING id, head_turn_id, user_id
+    """
 )
 
 # Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody

@@ -132,7 +132,7 @@ class TurnStore:
         opened = contents.opened(salt, request.model, params, request.metadata, item_ids, data)
         records: list[tuple[str, bytes | None]] = [("turn.opened", opened)]
         if address.new is not None:
-            records.insert(0, ("thread.created", contents.thread(salt, None, None, None, {}, archived=False)))
+            records.insert(0, ("thread.created", contents.thread(salt, None, None, request.user, {}, archived=False)))
         try:
             row = await self._database.fetchrow(
                 statement,
@@ -160,6 +160,7 @@ class TurnStore:
                 [content for _, content in records],
                 *documents(request.items),
                 request.first,
+                request.user,
             )
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -196,7 +197,7 @@ class TurnStore:
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace = _json(closing.incomplete_details), _json(closing.pace)
-        records: list[tuple[str, str, bytes]] = []
+        records: list[tuple[str, str, bytes | None]] = []
         for attempt, call in enumerate(calls, 1):
             said = contents.called(
                 turn.salt, attempt, call.continuation, call.url, call.body, call.dropped_items, call.status,
@@ -208,6 +209,9 @@ class TurnStore:
             closing.binding, closing.response_id, pace, item_ids, data,
         )  # fmt: skip
         records.append(("turn.closed", closing.status, closed))
+        if not turn.salt:
+            # Opened by a release that had no audit trail: there is nothing to compare its content with.
+            records = [(action, detail, None) for action, detail, _ in records]
         row = await self._database.fetchrow(
             statements.CLOSE_TURN,
             turn.project_id,
