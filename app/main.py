@@ -55,6 +55,10 @@ PROVIDER_PATHS = ("/compatible-mode/v1", "/api/v2/apps/protocols/compatible-mode
 """The provider's own paths: a client of it changes its host and key, and nothing else."""
 
 
+GARBAGE_AT_ONCE = 10_000
+"""Objects that are made before the collector looks at them: a turn makes some hundred, and few of them are in rings."""
+
+
 def create_app() -> FastAPI:
     """The service for the environment's settings: what uvicorn's workers are given."""
     settings = Settings()
@@ -135,6 +139,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # What is there by now stays: the garbage collector need not look through it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
     leases.start()
     checkpoints.start()
     cleaner.start()

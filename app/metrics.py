@@ -1,6 +1,11 @@
 """What /metrics shows."""
 
+from functools import cache
+from typing import TypeVar
+
 from prometheus_client import Counter, Histogram
+
+Metric = TypeVar("Metric", Counter, Histogram)
 
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
@@ -18,3 +23,9 @@ REBUILT_ITEMS = Histogram(
 )
 DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
+
+
+@cache
+def of(metric: Metric, *labels: str) -> Metric:
+    """A metric with its labels, looked up once: there are few of each."""
+    return metric.labels(*labels)

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     """How many may wait for one thread."""
     event_log_seconds: Annotated[int, Field(gt=0)] = 3600
     """How long a stream can be taken up again after its end."""
-    event_log_flush_seconds: Annotated[float, Field(gt=0)] = 0.05
+    event_log_flush_seconds: Annotated[float, Field(gt=0)] = 0.1
     """How long events are gathered before they go to Redis together."""
 
     audit_key: SecretStr | None = None

@@ -98,6 +98,7 @@ class Wire:
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.lost = False
+        self._loop = asyncio.get_running_loop()
         self._reader = hiredis.Reader()
         # What is waited for: how many answers each sender gets, of which it wants the last.
         self._waiting: deque[tuple[int, asyncio.Future[Any]]] = deque()
@@ -110,21 +111,21 @@ class _Connection(asyncio.Protocol):
 
     def send(self, commands: tuple[Command, ...], timeout_seconds: float) -> "asyncio.Future[Any]":
         answer = self._awaited(len(commands), timeout_seconds)
+        # What others send in this same turn of the event loop goes out with it.
+        self._loop.call_soon(self.flush)
         self._unsent += [hiredis.pack_command(command) for command in commands]
-        self.flush()
         return answer
 
     def later(self, command: Command, timeout_seconds: float) -> None:
         """Send a command with the next one, or when LATER_SECONDS are over."""
         self._awaited(1, timeout_seconds).add_done_callback(_look_at)
         if not self._unsent:
-            asyncio.get_running_loop().call_later(LATER_SECONDS, self.flush)
+            self._loop.call_later(LATER_SECONDS, self.flush)
         self._unsent.append(hiredis.pack_command(command))
 
     def _awaited(self, count: int, timeout_seconds: float) -> "asyncio.Future[Any]":
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        timer = loop.call_later(timeout_seconds, self._give_up, answer)
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        timer = self._loop.call_later(timeout_seconds, self._give_up, answer)
         answer.add_done_callback(lambda _: timer.cancel())
         self._waiting.append((count, answer))
         return answer

@@ -12,6 +12,7 @@ class Events:
     """Grows while the turn runs. Listeners never hold the writer up."""
 
     def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._frames: list[bytes] = []
         self._finished = False
         self._waiting: list[asyncio.Future[None]] = []
@@ -40,7 +41,7 @@ class Events:
             elif self._finished:
                 return
             else:
-                future = asyncio.get_running_loop().create_future()
+                future = self._loop.create_future()
                 self._waiting.append(future)
                 await future
 

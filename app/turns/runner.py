@@ -230,9 +230,9 @@ class Runner:
             return None
         cached = await self._live_ids.get(turn.project_id, turn.thread_id, running.asked)
         if cached is not None and cached.turn_id == parent_id:
-            metrics.LIVE_ID_LOOKUPS.labels("hit").inc()
+            metrics.of(metrics.LIVE_ID_LOOKUPS, "hit").inc()
             return cached
-        metrics.LIVE_ID_LOOKUPS.labels("miss").inc()
+        metrics.of(metrics.LIVE_ID_LOOKUPS, "miss").inc()
         row = await self._store.parent(turn.project_id, parent_id)
         return None if row is None else LiveId(parent_id, **row)
 
@@ -292,15 +292,15 @@ class Runner:
             else:
                 answer = answers.from_body(await self._provider.respond(body, running.headers))
             response_id = answer.response["id"]
-            metrics.PROVIDER_CALLS.labels("answered").inc()
+            metrics.of(metrics.PROVIDER_CALLS, "answered").inc()
             return answer
         except ProviderError as refused:
             status, error = refused.failure.status, refused.failure.as_error()
             response_id = heard.opening.get("id")
-            metrics.PROVIDER_CALLS.labels(refused.failure.kind.value).inc()
+            metrics.of(metrics.PROVIDER_CALLS, refused.failure.kind.value).inc()
             raise
         finally:
-            metrics.PROVIDER_SECONDS.labels(str(stream).lower()).observe(time.monotonic() - began)
+            metrics.of(metrics.PROVIDER_SECONDS, str(stream).lower()).observe(time.monotonic() - began)
             running.calls.append(
                 CallRecord(
                     running.continuation.value,
@@ -497,7 +497,7 @@ class Runner:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
         running.closed = True
-        metrics.TURNS.labels(running.continuation.value, closing.status).inc()
+        metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
         return ours
 
 
