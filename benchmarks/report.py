@@ -52,6 +52,10 @@ def report(results: Results) -> str:
         "Streams are begun evenly spread, as they would be by clients that know nothing of each other.",
         *[f"- *{name}* was skipped: {why}" for name, why in traffic["skipped"].items()],
         "",
+        "Not compared: Llama Stack, whose newest release for this Python (0.2.12) asks its provider for chat "
+        "completions, so that the same calls to the same provider cannot be made. LangGraph's server and Letta's were "
+        "not tried.",
+        "",
         "![CPU of a plain turn](plots/plain.svg)",
         "",
         "![CPU of a stream](plots/stream.svg)",

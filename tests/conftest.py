@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.databases import migrate_now, new_database
+from tests.projects import Project
 from tests.servers import servers
 from tests.service import Emulator, Service
 
@@ -83,3 +84,13 @@ def service(running_service: Service, emulator: Emulator) -> Service:
 @pytest.fixture
 def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
+
+
+@pytest.fixture
+def project(
+    service: Service, service_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Project]:
+    """A project that nobody else talks in, with a signing key of its own."""
+    project = Project(service, service_env, tmp_path_factory.mktemp("project"))
+    yield project
+    project.http.close()

@@ -3,13 +3,11 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
-import httpx2
 import pytest
 import rfc8785
 from hypothesis import HealthCheck, given, settings
@@ -19,80 +17,9 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.exported import verify_file
 from app.audit.merkle import Tree
 from app.audit.signing import public_key, signing_key
-from app.audit.verify import Verdict, verify_project
 from app.db.engine import Database
+from tests.projects import Project
 from tests.service import Emulator, Process, Service
-
-T = TypeVar("T")
-
-
-class Project:
-    """A project of a test's own, seen from its API and from below."""
-
-    def __init__(self, service: Service, env: dict[str, str], data_dir: Path) -> None:
-        self.name = uuid4().hex
-        self.env = env
-        self.data_dir = data_dir
-        made = Process("keys", "create", "--project", self.name, env=env).wait_for("API key: ")
-        self.key = made.rpartition(" ")[2]
-        self.http = httpx2.Client(
-            base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60
-        )
-
-    def call(self, method: str, path: str, **kwargs: Any) -> Any:
-        return self.http.request(method, path, **kwargs).json()
-
-    def records(self, **params: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.call("GET", "/audit", params={"order": "asc", "limit": 100, **params})[
-            "data"
-        ]
-        return found
-
-    def run(self, work: Callable[[Database, UUID], Awaitable[T]]) -> T:
-        async def run() -> T:
-            database = Database(self.env["DATABASE_URL"], pool_size=1, timeout_seconds=30)
-            try:
-                row = await database.fetchrow("SELECT project_id FROM projects WHERE name = $1", self.name)
-                assert row is not None
-                return await work(database, row["project_id"])
-            finally:
-                await database.close()
-
-        return asyncio.run(run())
-
-    def verify(self) -> Verdict:
-        key = signing_key(None, self.data_dir).public_key()
-        return self.run(lambda database, project_id: verify_project(database, project_id, key=key))
-
-    def checkpoint(self) -> int:
-        key = signing_key(None, self.data_dir)
-        return self.run(lambda database, project_id: Checkpoints(database, key, every_seconds=1).write(project_id))
-
-    def sql(self, statements: str, thread: str = "") -> list[asyncpg.Record]:
-        """A superuser's statements, with every trigger off. `$1` is the project, `$2` the thread."""
-
-        async def work(database: Database, project_id: UUID) -> list[asyncpg.Record]:
-            connection = await asyncpg.connect(self.env["DATABASE_URL"])
-            try:
-                await connection.execute("SET session_replication_role = replica")
-                said = statements.replace("$1", f"'{project_id}'").replace("$2", f"'{thread.partition('_')[2]}'")
-                return [row for each in said.split(";") for row in await connection.fetch(each)]
-            finally:
-                await connection.close()
-
-        return self.run(work)
-
-
-@pytest.fixture
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("audit")
-
-
-@pytest.fixture
-def project(service: Service, service_env: dict[str, str], data_dir: Path) -> Iterator[Project]:
-    project = Project(service, service_env, data_dir)
-    yield project
-    project.http.close()
 
 
 def test_every_change_to_a_thread_leaves_a_record(project: Project, emulator: Emulator) -> None:

@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.projects import Project
 from tests.service import Emulator, Service
-from tests.test_audit import Project, data_dir, project  # noqa: F401
 
 
 def recited(service: Service, thread: str) -> list[str]:
@@ -54,7 +54,7 @@ def test_a_fork_without_turns_of_its_own_ends_where_it_was_forked(service: Servi
     assert (refused.status_code, refused.json()["error"]["param"]) == (404, "parent_id")
 
 
-def test_a_fork_keeps_what_it_shares_when_the_other_thread_is_deleted(project: Project) -> None:  # noqa: F811
+def test_a_fork_keeps_what_it_shares_when_the_other_thread_is_deleted(project: Project) -> None:
     def turn(thread: str, text: str) -> dict[str, str]:
         answer: dict[str, str] = project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {text}"})
         return answer
@@ -126,7 +126,7 @@ def test_a_turn_is_answered_again_with_the_same_input(service: Service, emulator
 
 def test_a_fork_moves_to_another_project_whole_and_back_as_a_fork(
     service: Service,
-    project: Project,  # noqa: F811
+    project: Project,
 ) -> None:
     source = service.thread()
     service.turn(source, "Echo: one")

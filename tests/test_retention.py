@@ -11,8 +11,8 @@ import pytest
 import redis
 
 from app.db import ids
+from tests.projects import Project
 from tests.service import Emulator, Service
-from tests.test_audit import Project, data_dir, project  # noqa: F401
 
 CONTENT = ("items", "calls", "texts")
 
@@ -29,11 +29,11 @@ def known_to_the_provider(emulator: Emulator, response_id: str) -> bool:
     return httpx2.get(f"{emulator.base_url}/responses/{response_id}", headers=headers).status_code == 200
 
 
-def response_ids(project: Project, thread: str) -> list[str]:  # noqa: F811
+def response_ids(project: Project, thread: str) -> list[str]:
     return [link["response_id"] for link in project.call("GET", f"/threads/{thread}/chain")["data"]]
 
 
-def old_thread(project: Project, days: float, *, touched_days_ago: float) -> str:  # noqa: F811
+def old_thread(project: Project, days: float, *, touched_days_ago: float) -> str:
     """A thread with a turn of `days` ago."""
     made = project.call("POST", "/threads")["id"]
     project.call("POST", f"/threads/{made}/turns", json={"input": "Echo: marmalade"})
@@ -49,7 +49,7 @@ def old_thread(project: Project, days: float, *, touched_days_ago: float) -> str
 
 
 def test_a_deleted_thread_is_gone_from_postgres_redis_and_the_provider(
-    project: Project,  # noqa: F811
+    project: Project,
     emulator: Emulator,
     redis_url: str,
 ) -> None:
@@ -72,7 +72,7 @@ def test_a_deleted_thread_is_gone_from_postgres_redis_and_the_provider(
 
 
 def test_deleting_a_thread_stops_its_running_turn_and_leaves_none_of_its_events(
-    project: Project,  # noqa: F811
+    project: Project,
     emulator: Emulator,
     redis_url: str,
 ) -> None:
@@ -88,7 +88,7 @@ def test_deleting_a_thread_stops_its_running_turn_and_leaves_none_of_its_events(
     assert project.verify().problems == []
 
 
-def test_everything_of_one_user_is_exported_and_purged_and_nobody_elses(project: Project, emulator: Emulator) -> None:  # noqa: F811
+def test_everything_of_one_user_is_exported_and_purged_and_nobody_elses(project: Project, emulator: Emulator) -> None:
     user = "ann/of the hill@example.com"
     threads = [project.call("POST", "/threads", json={"user": user, "title": "Mine"})["id"] for _ in range(3)]
     other = project.call("POST", "/threads", json={"user": "bob"})["id"]
@@ -121,7 +121,7 @@ def test_everything_of_one_user_is_exported_and_purged_and_nobody_elses(project:
     assert again["output_text"].startswith("user: Echo: jam")
 
 
-def test_what_openai_clients_say_for_a_user_is_that_users(project: Project) -> None:  # noqa: F811
+def test_what_openai_clients_say_for_a_user_is_that_users(project: Project) -> None:
     for name in ("user", "safety_identifier"):
         project.call("POST", "/responses", json={"input": "Hi", name: "ann"})
     project.call("POST", "/responses", json={"input": "Hi", "user": "bob"})
@@ -133,7 +133,7 @@ def test_what_openai_clients_say_for_a_user_is_that_users(project: Project) -> N
     assert [thread["user"] for thread in project.call("GET", "/threads")["data"]] == ["bob"]
 
 
-def test_a_purge_that_a_dead_worker_left_is_finished_by_another(project: Project) -> None:  # noqa: F811
+def test_a_purge_that_a_dead_worker_left_is_finished_by_another(project: Project) -> None:
     thread = project.call("POST", "/threads", json={"user": "ann"})["id"]
     project.sql(
         "INSERT INTO user_purges (project_id, id, user_id, threads, lease_expires_at) "
@@ -143,7 +143,7 @@ def test_a_purge_that_a_dead_worker_left_is_finished_by_another(project: Project
     eventually(lambda: project.http.get(f"/threads/{thread}").status_code == 404)
 
 
-def test_content_is_purged_after_the_projects_retention_and_not_before(project: Project) -> None:  # noqa: F811
+def test_content_is_purged_after_the_projects_retention_and_not_before(project: Project) -> None:
     assert project.call("GET", "/project")["retention_days"] is None
     stale = old_thread(project, 40, touched_days_ago=40)
     mixed = old_thread(project, 40, touched_days_ago=0)
@@ -171,14 +171,14 @@ def test_content_is_purged_after_the_projects_retention_and_not_before(project: 
 
 
 @pytest.mark.parametrize("body", [{"retention_days": 0}, {"retention_days": "7"}, {"retention_days": 1.5}])
-def test_a_retention_that_is_no_number_of_days_is_refused(project: Project, body: dict[str, Any]) -> None:  # noqa: F811
+def test_a_retention_that_is_no_number_of_days_is_refused(project: Project, body: dict[str, Any]) -> None:
     refused = project.http.patch("/project", json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "retention_days")
     assert project.call("GET", "/project")["retention_days"] is None
     assert project.http.get("/purges/purge_x").status_code == 404
 
 
-def test_another_projects_user_of_the_same_name_is_untouched(service: Service, project: Project) -> None:  # noqa: F811
+def test_another_projects_user_of_the_same_name_is_untouched(service: Service, project: Project) -> None:
     thread = service.thread(user="ann")
     purge = project.call("DELETE", "/users/ann/data")
     eventually(lambda: project.call("GET", f"/purges/{purge['id']}")["status"] == "completed")
