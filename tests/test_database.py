@@ -1,0 +1,80 @@
+"""Connections are shared in the order of asking, and none is lost."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+
+
+@pytest.fixture
+async def narrow(database_url: str) -> AsyncIterator[Database]:
+    """A database with one connection for single statements."""
+    database = Database(database_url, pool_size=1, timeout_seconds=1)
+    yield database
+    await database.close()
+
+
+async def test_who_asks_first_is_answered_first(narrow: Database) -> None:
+    answered: list[int] = []
+
+    async def ask(number: int) -> None:
+        row = await narrow.fetchrow("SELECT $1::int AS n", number)
+        assert row is not None
+        answered.append(row["n"])
+        if number < 50:
+            # One who comes again goes to the end of the queue.
+            await ask(number + 100)
+
+    await asyncio.gather(*(ask(number) for number in range(100)))
+    assert answered == [*range(100), *range(100, 150)]
+
+
+async def test_a_connection_survives_errors_and_askers_that_go_away(narrow: Database) -> None:
+    for _ in range(5):
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            await narrow.fetchrow("SELECT 1 / 0")
+        slow = asyncio.create_task(narrow.fetchrow("SELECT pg_sleep(0.3)"))
+        waiting = [asyncio.create_task(narrow.fetchrow("SELECT 1 AS n")) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        waiting[0].cancel()
+        slow.cancel()
+        answers = await asyncio.gather(slow, *waiting, return_exceptions=True)
+        assert [isinstance(answer, asyncio.CancelledError) for answer in answers] == [True, True, False, False]
+    row = await narrow.fetchrow("SELECT 2 AS n")
+    assert row is not None
+    assert row["n"] == 2
+
+
+async def test_one_who_is_cancelled_as_the_connection_comes_passes_it_on(narrow: Database) -> None:
+    for _ in range(20):
+        asked = [asyncio.create_task(narrow.fetchrow("SELECT 1 AS n")) for _ in range(4)]
+        await asked[0]
+        asked[1].cancel()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [getattr(answer, "get", lambda _: None)("n") for answer in answers[2:]] == [1, 1]
+
+
+async def test_who_waits_too_long_is_told_so_and_connections_that_died_are_replaced(narrow: Database) -> None:
+    answers = await asyncio.gather(*(narrow.fetchrow("SELECT pg_sleep(0.7)") for _ in range(4)), return_exceptions=True)
+    assert [isinstance(answer, DatabaseUnavailable) for answer in answers] == [False, False, True, True]
+    row = await narrow.fetchrow("SELECT pg_backend_pid() AS pid")
+    assert row is not None
+    async with narrow.session() as session:
+        connection = await session.connection()
+        await connection.exec_driver_sql(f"SELECT pg_terminate_backend({row['pid']})")
+    await asyncio.sleep(0.1)
+    again = await narrow.fetchrow("SELECT pg_backend_pid() AS pid")
+    assert again is not None
+    assert again["pid"] != row["pid"]
+
+
+async def test_a_server_that_is_away_is_an_error_for_each_who_asks_and_keeps_no_place() -> None:
+    database = Database("postgresql://nobody@127.0.0.1:1/none", pool_size=1, timeout_seconds=1)
+    for _ in range(3):
+        answers = await asyncio.gather(*(database.fetch("SELECT 1") for _ in range(5)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 5
+    await database.close()
