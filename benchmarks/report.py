@@ -160,6 +160,6 @@ def _explained(traffic: Results) -> list[str]:
         "here, and their statements about 1 ms. Waking up for each of a turn's five answers costs CPU that requests "
         "share when there are several at once: alone, a turn costs more than the pass-through's one.",
         "",
-        "*Streams whose deltas are apart.* Each piece is a read and a write of its own, for everybody; LiteLLM's cost is "
-        "in its models and not in those, so that its share of the cost is no yardstick there.",
+        "*Streams whose deltas are apart.* Each piece is a read and a write of its own, for everybody: LiteLLM's cost "
+        "is mostly elsewhere, and does not grow by them as ours does.",
     ]
