@@ -14,7 +14,9 @@ from app.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 1.0
+FIRST_LOOK_SECONDS = 1.0
+LONGEST_LOOK_SECONDS = 10.0
+"""Looked for less and less often: a table that stays empty needs no statistics."""
 
 TABLES = ("api_keys", "audit_leaves", "audit_records", "calls", "items", "projects", "texts", "threads", "turns")
 
@@ -32,9 +34,10 @@ class Statistics(Background):
         self._database = database
 
     async def _keep(self) -> None:
-        unknown = list(TABLES)
+        unknown, pause = list(TABLES), FIRST_LOOK_SECONDS
         while unknown:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_LOOK_SECONDS)
             try:
                 rows = await self._database.fetch(UNKNOWN, unknown, FILLED_BYTES)
                 filled = [row["relname"] for row in rows if row["filled"]]
