@@ -2,19 +2,37 @@
 
 import asyncio
 
+import structlog
+
+log = structlog.get_logger()
+
+RESTART_SECONDS = 1.0
+
 
 class Background:
+    """Work that goes on until it is stopped. If it fails in a way it does not know, it says so and begins again."""
+
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
+        self._restart: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._keep())
+        self._task = asyncio.create_task(self._keep(), name=type(self).__name__)
+        self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
+        if self._restart is not None:
+            self._restart.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep(self) -> None:
-        """Go on until cancelled."""
+        """Go on until cancelled, or until there is nothing left to do."""
         raise NotImplementedError
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        log.error("background work failed; it begins again", work=task.get_name(), exc_info=error)
+        self._restart = asyncio.get_running_loop().call_later(RESTART_SECONDS, self.start)

@@ -41,6 +41,7 @@ from app.threads.service import Threads
 from app.transfer import routes as transfer_routes
 from app.transfer.service import Transfer
 from app.turns import routes as turns_routes
+from app.turns.cancel_requests import CancelRequests
 from app.turns.event_log import EventLog
 from app.turns.leases import Leases
 from app.turns.replay import Replay
@@ -116,8 +117,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     spool = Spool(settings.data_dir / "spool")
     runner = Runner(store, provider, live_ids, event_log, spool, settings)
     replay = Replay(store, runner, event_log)
-    leases = Leases(database, store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
-    statistics = Statistics(database)
+    leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
+    cancel_requests = CancelRequests(database, runner)
     app.state.replay = replay
     app.state.database = database
     app.state.redis = cache
@@ -129,6 +130,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.transfer = Transfer(database)
     purge = Purge(database, live_ids, event_log)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
+    background = (leases, cancel_requests, checkpoints, cleaner, Statistics(database))
     app.state.retention = Retention(database, purge, cleaner, app.state.transfer)
     app.state.search = Search(database)
     app.state.openai = OpenAI(database, store, runner, replay, live_ids, event_log)
@@ -140,18 +142,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
-    leases.start()
-    checkpoints.start()
-    cleaner.start()
-    statistics.start()
+    for work in background:
+        work.start()
     try:
         yield
     finally:
         await runner.drain(settings.drain_seconds)
-        await leases.stop()
-        await checkpoints.stop()
-        await cleaner.stop()
-        await statistics.stop()
+        for work in background:
+            await work.stop()
         await provider.close()
         await wire.close()
         await cache.aclose()

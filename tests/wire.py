@@ -1,13 +1,14 @@
-"""A proxy in front of Postgres that counts what the service asks of it."""
+"""A proxy in front of Postgres that hears what the service asks of it, and can lose an answer."""
 
 import contextlib
 import socket
 import threading
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 
-class CountingProxy:
-    """Listens on a port, and counts each execution of a statement (protocol messages Execute and Query)."""
+class Proxy:
+    """Listens on a port of its own. `executed` are the statements, in the order of their execution."""
 
     def __init__(self, database_url: str) -> None:
         parsed = urlsplit(database_url)
@@ -17,8 +18,17 @@ class CountingProxy:
         port = self._listener.getsockname()[1]
         user = f"{parsed.username or 'postgres'}:{parsed.password or ''}"
         self.url = f"postgresql://{user}@127.0.0.1:{port}{parsed.path}?ssl=disable"
-        self.executed = 0
+        self.executed: list[str] = []
+        self._lost: str | None = None
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose_answer_to(self, words: str) -> None:
+        """Cut the connection instead of answering the next statement with these words in it; Postgres has run it."""
+        self._lost = words
+
+    @property
+    def lost(self) -> bool:
+        return self._lost is None
 
     def _accept(self) -> None:
         while True:
@@ -28,24 +38,58 @@ class CountingProxy:
                 server.connect(f"{self._directory}/.s.PGSQL.5432")
             else:
                 server = socket.create_connection(self._address)
-            threading.Thread(target=self._pass, args=(client, server, True), daemon=True).start()
-            threading.Thread(target=self._pass, args=(server, client, False), daemon=True).start()
+            connection = _Connection(client, server)
+            threading.Thread(target=self._ask, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket, count: bool) -> None:
+    def _ask(self, connection: "_Connection") -> None:
         pending, started = b"", False
-        while data := _received(source):
-            if count:
-                pending += data
-                while len(pending) >= (5 if started else 4):
-                    start = 1 if started else 0  # The first message has no type.
-                    length = int.from_bytes(pending[start : start + 4]) + start
-                    if len(pending) < length:
-                        break
-                    self.executed += started and pending[:1] in (b"E", b"Q")
-                    pending, started = pending[length:], True
-            target.sendall(data)
-        with contextlib.suppress(OSError):  # The other direction may have ended it already.
-            target.shutdown(socket.SHUT_RDWR)
+        while data := _received(connection.client):
+            pending += data
+            while len(pending) >= (5 if started else 4):
+                start = 1 if started else 0  # The first message has no type.
+                length = int.from_bytes(pending[start : start + 4]) + start
+                if len(pending) < length:
+                    break
+                if started and (statement := connection.executes(pending[:1], pending[5:length])) is not None:
+                    self.executed.append(statement)
+                    if self._lost is not None and self._lost in statement:
+                        connection.losing, self._lost = True, None
+                pending, started = pending[length:], True
+            connection.server.sendall(data)
+        _shut(connection.server)
+
+    def _answer(self, connection: "_Connection") -> None:
+        while data := _received(connection.server):
+            if connection.losing:
+                _shut(connection.server)
+                break
+            connection.client.sendall(data)
+        _shut(connection.client)
+
+
+@dataclass
+class _Connection:
+    client: socket.socket
+    server: socket.socket
+    losing: bool = False
+    prepared: dict[bytes, str] = field(default_factory=dict)
+    bound: str = ""
+
+    def executes(self, type_: bytes, body: bytes) -> str | None:
+        """The statement that a message executes, if it does."""
+        match type_:
+            case b"P":
+                name, statement, _ = body.split(b"\0", 2)
+                self.prepared[name] = statement.decode()
+            case b"B":
+                _, name, _ = body.split(b"\0", 2)
+                self.bound = self.prepared[name]
+            case b"E":
+                return self.bound
+            case b"Q":
+                return body.rstrip(b"\0").decode()
+        return None
 
 
 def _received(source: socket.socket) -> bytes:
@@ -53,3 +97,8 @@ def _received(source: socket.socket) -> bytes:
         return source.recv(65536)
     except OSError:
         return b""
+
+
+def _shut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # The other direction may have ended it already.
+        end.shutdown(socket.SHUT_RDWR)

@@ -1,19 +1,19 @@
-"""What keeps a turn from outliving its worker: leases, renewed; and cancel requests, which reach the right worker.
+"""What keeps a turn from outliving its worker: leases.
 
-A worker renews the leases of its turns every third of their length. One that has died does not, and
-another worker closes its turns as `incomplete`, `interrupted`, with what had reached the event log.
+A worker renews the leases of the turns that it runs every third of their length. One that has died does not, and
+another worker closes its turns as `incomplete`, `interrupted`, with what had reached the event log. A turn that
+nobody runs, whatever worker's it is, is closed in the same way.
 """
 
 import asyncio
 import time
 from uuid import UUID
 
-import asyncpg
 import structlog
 
 from app.audit.records import SERVICE
+from app.background import Background
 from app.db import ids
-from app.db.engine import UNAVAILABLE, Database, driver_url
 from app.errors import DatabaseUnavailable
 from app.provider.events import Splitter, encode
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Heard
@@ -22,18 +22,14 @@ from app.turns.replay import Replay
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
-from app.turns.statements import CANCEL_CHANNEL
 from app.turns.store import Closable, Closing, TurnStore
 
 log = structlog.get_logger()
 
-RECONNECT_SECONDS = 0.5
 
-
-class Leases:
+class Leases(Background):
     def __init__(
         self,
-        database: Database,
         store: TurnStore,
         runner: Runner,
         event_log: EventLog,
@@ -42,29 +38,21 @@ class Leases:
         *,
         lease_seconds: float,
     ) -> None:
-        self._database = database
+        super().__init__()
         self._store = store
         self._runner = runner
         self._event_log = event_log
         self._replay = replay
         self._spool = spool
         self._lease_seconds = lease_seconds
-        self._tasks: list[asyncio.Task[None]] = []
-
-    def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._keep()), asyncio.create_task(self._listen())]
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _keep(self) -> None:
         steady_since = time.monotonic()
         while True:
             try:
                 await self._spool.empty(self._store)
-                for row in await self._store.renew_leases():
+                await self._store.close_unconfirmed()
+                for row in await self._store.renew_leases(self._runner.running()):
                     if row["cancel"]:
                         await self._runner.cancel(row["id"])
                 # After Postgres was away, its other users get the time to renew before anybody takes their turns.
@@ -104,24 +92,3 @@ class Leases:
             if event.type not in SHOWS_RESPONSE and event.type not in TERMINAL:
                 heard.hear(event)
         return heard, len(frames)
-
-    async def _listen(self) -> None:
-        """Hear of cancel requests as they are made; what is missed here is seen when the leases are renewed."""
-        while True:
-            try:
-                connection = await asyncpg.connect(driver_url(self._database.url), timeout=5)
-            except UNAVAILABLE:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            closed = asyncio.Event()
-            connection.add_termination_listener(lambda _: closed.set())  # noqa: B023
-            try:
-                await connection.add_listener(CANCEL_CHANNEL, self._cancel)
-                await closed.wait()
-            except UNAVAILABLE:
-                await asyncio.sleep(RECONNECT_SECONDS)
-            finally:
-                connection.terminate()
-
-    def _cancel(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        self._runner.stop(UUID(str(payload)))

@@ -138,6 +138,10 @@ class Runner:
         """A turn that is running in this worker."""
         return self._running.get(turn_id)
 
+    def running(self) -> list[UUID]:
+        """Every turn that is running in this worker."""
+        return list(self._running)
+
     def stop(self, turn_id: UUID) -> bool:
         """Stop a turn that is running in this worker; what it has said is kept. False if it is not running here."""
         running = self._running.get(turn_id)
@@ -406,11 +410,13 @@ class Runner:
             await self._closed_elsewhere(running)
             return
         running.response = shown
-        await self._say_last(running, f"response.{answer.status}", shown)
+        self._say_last(running, f"response.{answer.status}", shown)
+        # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if stored and request.keep:
             total = usage.get("total_tokens") if isinstance(usage, dict) else None
             live = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, int(total or 0))
             await self._live_ids.put(turn.project_id, turn.thread_id, live)
+        await self._log_last(running)
 
     async def _fail(self, running: Running, found: Failure, heard: Heard) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
@@ -448,7 +454,8 @@ class Runner:
             running.response = shown
         # The specification has no event of its own for a cancelled response.
         said = "incomplete" if running.cancelled else status
-        await self._say_last(running, f"response.{said}", shown)
+        self._say_last(running, f"response.{said}", shown)
+        await self._log_last(running)
 
     async def _closed_elsewhere(self, running: Running) -> None:
         """Another worker took this one for dead and closed the turn, or somebody deleted it: that stands."""
@@ -463,17 +470,18 @@ class Runner:
             if not await self._store.exists(running.turn.project_id, running.turn.id):
                 await self._event_log.forget(running.turn.project_id, [running.turn.id])
 
-    async def _say_last(self, running: Running, type_: str, shown: dict[str, Any]) -> None:
+    def _say_last(self, running: Running, type_: str, shown: dict[str, Any]) -> None:
         """Tell the listeners of the end. The turn is in Postgres by now."""
-        streamed = running.turn.request.streamed
-        if streamed and (running.answerable.done() or running.error is None):
+        if running.turn.request.streamed and (running.answerable.done() or running.error is None):
             number = len(running.events)
             running.events.publish([encode(type_, {"response": shown}, number).frame(number)])
         running.events.finish()
         running.release()
+
+    async def _log_last(self, running: Running) -> None:
         if running.flush is not None:
             running.flush.cancel()
-        if streamed and running.turn.request.keep:
+        if running.turn.request.streamed and running.turn.request.keep:
             await self._log_events(running, last=True)
 
     async def _close(self, running: Running, closing: Closing) -> bool:

@@ -201,6 +201,10 @@ SAME_KEY = """
 SELECT id, thread_id, parent_id, body_hash FROM turns WHERE project_id = $1 AND idempotency_key = $2
 """
 
+FREE_KEY = (
+    "UPDATE turns SET idempotency_key = NULL WHERE project_id = $1 AND id = $2 AND status = 'failed' RETURNING id"
+)
+
 FIRST_ATTEMPT = """
 SELECT id FROM turns
 WHERE project_id = $1 AND body_hash = $2 AND api_key_id = $3 AND status IN ('in_progress', 'completed', 'incomplete')
@@ -219,9 +223,11 @@ WITH turn AS (
 SELECT pg_notify('{CANCEL_CHANNEL}', id::text) FROM turn
 """  # noqa: S608
 
+# By name, and not all of the worker's: one that it does not run, its opening's confirmation having been lost,
+# would be in progress for ever.
 RENEW_LEASES = """
 UPDATE turns SET lease_expires_at = now() + $2::float8 * interval '1 second'
-WHERE worker_id = $1 AND status = 'in_progress'
+WHERE worker_id = $1 AND status = 'in_progress' AND id = ANY($3::uuid[])
 RETURNING id, cancel_requested_at IS NOT NULL AS cancel
 """
 

@@ -1,5 +1,6 @@
 """Turns in Postgres. The hot path is two statements: OPEN_TURN and CLOSE_TURN, a transaction each."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +15,7 @@ from app.audit.records import Actor
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.search.texts import documents
 from app.threads.address import Address
 from app.turns import statements
@@ -90,6 +91,15 @@ class Closing:
     pace: dict[str, Any] | None = None
 
 
+NEVER_ASKED = Closing(
+    "failed",
+    None,
+    (),
+    error={"code": DatabaseUnavailable.code, "message": "Postgres was away when this turn was opened. Send it again."},
+    error_status=DatabaseUnavailable.status,
+)
+
+
 class Busy(Conflict):
     """Another turn of the thread is in progress."""
 
@@ -111,6 +121,7 @@ class TurnStore:
         self._database = database
         self._worker_id = worker_id
         self._lease_seconds = lease_seconds
+        self._unconfirmed: list[Closable] = []
 
     async def open(
         self, project_id: UUID, address: Address, request: TurnRequest, ticket: UUID | None = None
@@ -162,6 +173,10 @@ class TurnStore:
                 request.first,
                 request.user,
             )
+        except (DatabaseUnavailable, asyncio.CancelledError):
+            actor = Actor(request.origin.api_key_id, request.origin.address)
+            self._unconfirmed.append(Closable(project_id, turn_id, len(types), salt, actor))
+            raise
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
                 raise SameKey from error
@@ -276,9 +291,22 @@ class TurnStore:
         """Ask the worker that runs a turn, whichever it is, to stop it."""
         await self._database.fetchrow(statements.REQUEST_CANCEL, project_id, turn_id)
 
-    async def renew_leases(self) -> list[asyncpg.Record]:
-        """Renew the leases of this worker's turns. Gives each turn's id and whether it is to be cancelled."""
-        return await self._database.fetch(statements.RENEW_LEASES, self._worker_id, self._lease_seconds)
+    async def renew_leases(self, turn_ids: Sequence[UUID]) -> list[asyncpg.Record]:
+        """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled."""
+        return await self._database.fetch(statements.RENEW_LEASES, self._worker_id, self._lease_seconds, turn_ids)
+
+    async def close_unconfirmed(self) -> None:
+        """Close the turns that may have been opened without our hearing of it: the model was never asked.
+
+        Their clients were told to send the request again: its Idempotency-Key is free for that.
+
+        Raises:
+            DatabaseUnavailable: Postgres is still away.
+        """
+        for turn in list(self._unconfirmed):
+            await self.close(turn, NEVER_ASKED)
+            await self._database.fetchrow(statements.FREE_KEY, turn.project_id, turn.id)
+            self._unconfirmed.remove(turn)
 
     async def take_expired(self) -> list[asyncpg.Record]:
         """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""

@@ -1,0 +1,91 @@
+"""Postgres has done what it was asked, and its answer is lost on the way."""
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.databases import migrate_now
+from tests.service import Emulator, Service
+from tests.wire import Proxy
+
+OPENS = "INSERT INTO turns"
+CLOSES = "completed_at = clock_timestamp()"
+TAKES_OVER = "lease_expires_at < now()"
+
+
+@pytest.fixture
+def env(service_env: dict[str, str], empty_database_url: str) -> dict[str, str]:
+    """A database that no other worker looks after."""
+    migrate_now(empty_database_url)
+    return {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_LEASE_SECONDS": "1.5"}
+
+
+@pytest.fixture
+def proxy(env: dict[str, str]) -> Proxy:
+    return Proxy(env["DATABASE_URL"])
+
+
+@pytest.fixture
+def service(env: dict[str, str], proxy: Proxy) -> Iterator[Service]:
+    service = Service(env={**env, "DATABASE_URL": proxy.url})
+    yield service
+    assert service.stop() == 0
+
+
+def ended(service: Service, thread: str) -> dict[str, Any]:
+    """The thread's latest turn, once it has ended."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        turn: dict[str, Any] = service.http.get(f"/threads/{thread}/turns").json()["data"][0]
+        if turn["status"] != "in_progress":
+            return turn
+        time.sleep(0.1)
+    raise AssertionError(f"still in progress: {turn}")
+
+
+def test_a_turn_whose_opening_was_not_confirmed_can_be_sent_again(
+    service: Service, proxy: Proxy, emulator: Emulator
+) -> None:
+    thread = service.thread()
+    service.turn(thread, "My name is Ada.")
+    ask, headers = {"input": "What is my name?"}, {"Idempotency-Key": "once"}
+    proxy.lose_answer_to(OPENS)
+    lost = service.http.post(f"/threads/{thread}/turns", json=ask, headers=headers)
+    assert (lost.status_code, lost.json()["error"]["code"]) == (503, "database_unavailable")
+    turn = ended(service, thread)
+    assert (turn["status"], turn["error"]["code"]) == ("failed", "database_unavailable")
+    again = service.http.post(f"/threads/{thread}/turns", json={**ask, "if_busy": "wait"}, headers=headers)
+    assert (again.status_code, again.json()["output_text"]) == (200, "Ada")
+    assert len(emulator.calls()) == 2
+
+
+def test_a_turn_whose_closing_was_not_confirmed_is_closed_once(
+    service: Service, proxy: Proxy, emulator: Emulator
+) -> None:
+    thread = service.thread()
+    proxy.lose_answer_to(CLOSES)
+    assert service.turn(thread, "Echo: once")["output_text"] == "once"
+    assert proxy.lost
+    assert service.http.get(f"/threads/{thread}").json()["turn_count"] == 1
+    assert service.turn(thread, "Echo: twice")["continuation"] == "chained"
+    assert len(emulator.calls()) == 2
+
+
+def test_a_dead_workers_turn_is_closed_though_its_taking_over_was_not_confirmed(
+    env: dict[str, str], service: Service, proxy: Proxy, emulator: Emulator
+) -> None:
+    doomed = Service(env=env)
+    thread = doomed.thread()
+    emulator.fault("stall", seconds=60)
+    doomed.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "background": True})
+    while not emulator.calls():
+        time.sleep(0.02)
+    proxy.lose_answer_to(TAKES_OVER)
+    doomed.process.stop(signal.SIGKILL)
+    turn = ended(service, thread)
+    assert proxy.lost
+    assert (turn["status"], turn["incomplete_details"]) == ("incomplete", {"reason": "interrupted"})
+    assert service.turn(thread, "Echo: on")["output_text"] == "on"
