@@ -224,7 +224,8 @@ async def _stream(
         case "cut":
             raise ConnectionAbortedError("a cut was asked for")
         case "malformed":
-            yield b'id:%d\nevent:response.output_text.delta\n:HTTP_STATUS/200\ndata:{"delta":\n\n' % number
+            data = str(fault.get("data", '{"delta":')).encode()
+            yield b"id:%d\nevent:response.output_text.delta\n:HTTP_STATUS/200\ndata:%s\n\n" % (number, data)
         case _:
             last = model.response_object(shown["id"], stored.created_at, body, str(kind), None, full=True)
             event = {"type": f"response.{kind}", "response": last | _outcome(fault), "sequence_number": number}

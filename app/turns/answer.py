@@ -91,12 +91,21 @@ class Heard:
             self.open.append(event)
 
     def output(self) -> list[Item]:
-        """The items so far, the last one perhaps cut in the middle of its text."""
-        items = [payload(data)["item"] for data in self.done]
-        text = "".join(payload(e.data)["delta"] for e in self.open if e.type == b"response.output_text.delta")
+        """The items so far, the last one perhaps cut in the middle of its text. What cannot be read is left out."""
+        items = [item for data in self.done if isinstance(item := _read(data).get("item"), dict)]
+        deltas = [_read(e.data).get("delta") for e in self.open if e.type == b"response.output_text.delta"]
+        text = "".join(delta for delta in deltas if isinstance(delta, str))
         if text:
             part = {"type": "output_text", "text": text, "annotations": []}
-            added = next((payload(e.data) for e in self.open if e.type == b"response.output_item.added"), {})
+            added = next((_read(e.data) for e in self.open if e.type == b"response.output_item.added"), {})
             begun = added.get("item") or {"type": "message", "role": "assistant"}
             items.append({**begun, "status": "incomplete", "content": [part]})
         return items
+
+
+def _read(data: bytes) -> dict[str, Any]:
+    """An event that was passed on unread, and need not be JSON."""
+    try:
+        return payload(data)
+    except ProviderError:
+        return {}
