@@ -239,6 +239,28 @@ def test_the_turns_of_a_killed_worker_are_closed_by_another_with_what_they_had_s
     assert two_workers.turn(plain, "Echo: on", if_busy="wait")["output_text"] == "on"
 
 
+def test_who_waited_in_a_killed_worker_holds_nobody_up(
+    service_env: dict[str, str], two_workers: Service, emulator: Emulator
+) -> None:
+    doomed = Service(env=service_env)
+    thread = two_workers.thread()
+    emulator.fault("slow", seconds=2)
+    body = {"input": "Echo: first", "if_busy": "wait"}
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(two_workers.turn, thread, "Hi")
+        time.sleep(0.5)
+        lost = pool.submit(doomed.http.post, f"/threads/{thread}/turns", json=body)
+        time.sleep(0.7)
+        doomed.process.stop(signal.SIGKILL)
+        with pytest.raises(httpx2.HTTPError):
+            lost.result()
+        body = {"input": "Echo: second", "if_busy": "wait"}
+        # Much sooner than the minute for which a request waits at most.
+        answer = two_workers.http.post(f"/threads/{thread}/turns", json=body, timeout=20)
+        assert answer.json()["output_text"] == "second"
+        assert answer.json()["parent_id"] == running.result()["id"]
+
+
 def test_a_killed_worker_of_several_is_replaced(service_env: dict[str, str], emulator: Emulator) -> None:
     service = Service("--workers", "2", env={**service_env, "EVERTHREAD_LEASE_SECONDS": "1.5"})
     workers = [

@@ -4,12 +4,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
 
 from tests.breakable import Servers
-from tests.service import Emulator, Service, said
+from tests.service import Emulator, Service, read_events, said
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,32 @@ def test_a_turn_that_the_model_answers_while_postgres_is_away_is_closed_when_it_
     assert service.http.get(f"/threads/{thread}/turns/{turn['id']}").json()["status"] == "completed"
     assert len(emulator.calls()) == 1
     assert service.stop() == 0
+
+
+def test_a_listener_in_another_worker_hears_the_end_though_postgres_was_away_meanwhile(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator
+) -> None:
+    service, other = Service(env=own_env), Service(env=own_env)
+    thread = service.thread()
+    emulator.fault("slow", seconds_per_event=0.1)
+    body = {"input": "Echo: one two three four five six", "background": True, "stream": True}
+
+    def listen() -> list[dict[str, Any]]:
+        with other.http.stream("GET", f"/threads/{thread}/turns/{turn}/events") as answer:
+            return read_events(answer.iter_lines())
+
+    with service.http.stream("POST", f"/threads/{thread}/turns", json=body) as begun:
+        turn = begun.headers["everthread-turn"]
+    with ThreadPoolExecutor() as pool:
+        heard = pool.submit(listen)
+        time.sleep(0.3)
+        own_servers.stop_postgres()
+        time.sleep(2.5)
+        own_servers.start_postgres()
+        events = heard.result()
+    assert said(events) == "one two three four five six"
+    assert events[-1]["type"] == "response.completed"
+    assert service.stop() == other.stop() == 0
 
 
 def test_an_answer_that_cannot_be_written_before_the_process_stops_is_kept_on_disk(

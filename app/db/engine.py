@@ -30,6 +30,8 @@ UNAVAILABLE = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
     asyncpg.InterfaceError,
+    # A connection that was lost between the steps of one statement.
+    asyncpg.InternalClientError,
 )
 """What a driver raises when the server is away, as opposed to when a statement is wrong."""
 
@@ -117,12 +119,12 @@ class Database:
         except UNAVAILABLE as error:
             self._drop(pooled)
             raise DatabaseUnavailable from error
-        except asyncio.CancelledError:
-            # asyncpg cancels the running statement; the connection may still be busy with that.
-            self._drop(pooled)
+        except asyncpg.PostgresError:
+            self._give_back(pooled)
             raise
         except BaseException:
-            self._give_back(pooled)
+            # Cancelled, for one: asyncpg cancels the running statement, and the connection may be busy with that.
+            self._drop(pooled)
             raise
         self._give_back(pooled)
         return answer

@@ -16,6 +16,12 @@ from app.turns.store import Busy, Opened, SameKey, TurnStore
 WAIT_POLL_SECONDS = 0.1
 """How soon a waiting request looks again whether its thread is free."""
 
+PLACE_SECONDS = 5.0
+"""For how long a place in the queue is kept that nobody asks for: the worker of who waits there has died."""
+
+PLACE_KEPT_SECONDS = 1.0
+"""How often a waiting request keeps its place."""
+
 
 @dataclass(frozen=True, slots=True)
 class Joined:
@@ -53,6 +59,7 @@ class Opening:
         ticket = ids.new_uuid() if request.if_busy == "wait" else None
         deadline = time.monotonic() + self._settings.wait_seconds
         queued_at: UUID | None = None
+        keep_at = 0.0
         try:
             while True:
                 try:
@@ -66,8 +73,8 @@ class Opening:
                         raise
                     if request.if_busy == "cancel" and busy.running_id is not None:
                         await self._store.request_cancel(project_id, busy.running_id)
-                    if ticket is not None and queued_at is None:
-                        queued_at = busy.thread_id
+                    if ticket is not None and time.monotonic() > keep_at:
+                        queued_at, keep_at = busy.thread_id, time.monotonic() + PLACE_KEPT_SECONDS
                         await self._queue(project_id, busy, ticket)
                     await self._freed(busy.thread_id)
         finally:
@@ -98,7 +105,7 @@ class Opening:
     async def _queue(self, project_id: UUID, busy: Busy, ticket: UUID) -> None:
         settings = self._settings
         if not await self._store.queue(
-            project_id, busy.thread_id, ticket, seconds=settings.wait_seconds, limit=settings.waiters_per_thread
+            project_id, busy.thread_id, ticket, seconds=PLACE_SECONDS, limit=settings.waiters_per_thread
         ):
             busy.message = (
                 f"The thread is busy, and {settings.waiters_per_thread} requests wait already. Send this later."

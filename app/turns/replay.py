@@ -8,7 +8,7 @@ from uuid import UUID
 import asyncpg
 
 from app.db import ids
-from app.errors import NotFound
+from app.errors import DatabaseUnavailable, NotFound
 from app.provider.events import encode
 from app.turns.event_log import EventLog, LogBroken
 from app.turns.runner import Runner
@@ -20,6 +20,7 @@ Item = dict[str, Any]
 Kept = tuple[asyncpg.Record, list[asyncpg.Record]]
 
 POLL_SECONDS = 0.1
+AWAY_SECONDS = 0.5
 
 
 class Replay:
@@ -47,7 +48,7 @@ class Replay:
                     break
         except LogBroken:
             pass  # The end of the turn is told all the same, from Postgres.
-        response = stored_response(*await self.ended(project_id, turn_id))
+        response = stored_response(*await self._ended_at_last(project_id, turn_id))
         if sent == 0:
             for number, (kind, fields) in enumerate(events_of(response)):
                 yield encode(kind, fields, number).frame(number)
@@ -87,8 +88,19 @@ class Replay:
             raise NotFound(f"There is no turn {ids.turn_id(turn_id)}.", param="turn_id", code="turn_not_found")
         return row, (await self._store.items(project_id, [turn_id]))[turn_id]
 
+    async def _ended_at_last(self, project_id: UUID, turn_id: UUID) -> Kept:
+        """The same as `ended`, for a stream that has begun: it can be told of no error, and waits for Postgres."""
+        while True:
+            try:
+                return await self.ended(project_id, turn_id)
+            except DatabaseUnavailable:
+                await asyncio.sleep(AWAY_SECONDS)
+
     async def _runs(self, project_id: UUID, turn_id: UUID) -> bool:
-        row = await self._store.get(project_id, turn_id)
+        try:
+            row = await self._store.get(project_id, turn_id)
+        except DatabaseUnavailable:
+            return True  # For all that is known.
         return row is not None and row["status"] == "in_progress"
 
 

@@ -247,9 +247,9 @@ QUEUE = """
 INSERT INTO waiters (project_id, thread_id, id, expires_at)
 SELECT $1, $2, $3, now() + $4::float8 * interval '1 second'
 WHERE (
-    SELECT count(*) FROM waiters WHERE project_id = $1 AND thread_id = $2 AND expires_at > now()
+    SELECT count(*) FROM waiters WHERE project_id = $1 AND thread_id = $2 AND id <> $3 AND expires_at > now()
 ) < $5::int
-ON CONFLICT DO NOTHING RETURNING id
+ON CONFLICT (project_id, thread_id, id) DO UPDATE SET expires_at = excluded.expires_at RETURNING id
 """
 
 LEAVE_QUEUE = """

@@ -313,7 +313,7 @@ class TurnStore:
         return await self._database.fetch(statements.TAKE_EXPIRED, self._worker_id, self._lease_seconds)
 
     async def queue(self, project_id: UUID, thread_id: UUID, ticket: UUID, *, seconds: float, limit: int) -> bool:
-        """Take a place in a busy thread's queue. False if it is full."""
+        """Take a place in a busy thread's queue for some seconds, or keep it for that long. False if it is full."""
         row = await self._database.fetchrow(statements.QUEUE, project_id, thread_id, ticket, seconds, limit)
         return row is not None
 
