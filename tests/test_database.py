@@ -8,6 +8,7 @@ import pytest
 
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
+from tests.wire import Proxy
 
 
 @pytest.fixture
@@ -78,3 +79,21 @@ async def test_a_server_that_is_away_is_an_error_for_each_who_asks_and_keeps_no_
         answers = await asyncio.gather(*(database.fetch("SELECT 1") for _ in range(5)), return_exceptions=True)
         assert [type(answer) for answer in answers] == [DatabaseUnavailable] * 5
     await database.close()
+
+
+@pytest.mark.parametrize("words", ["jit", "typeinfo_tree", "unnest"])
+async def test_a_connection_lost_at_any_step_of_a_statement_is_a_database_that_is_away(
+    database_url: str, words: str
+) -> None:
+    proxy = Proxy(database_url)
+    narrow = Database(proxy.url, pool_size=1, timeout_seconds=5)
+    statement = "SELECT x.n, o.mode FROM unnest($1::int[]) AS x (n), (SELECT NULL::pg_lsn AS mode) AS o"
+    try:
+        await narrow.fetchrow("SELECT 1")
+        proxy.lose_answer_to(words)
+        with pytest.raises(DatabaseUnavailable):
+            await narrow.fetchrow(statement, [1, 2])
+        assert proxy.lost
+        assert len(await narrow.fetch(statement, [1, 2])) == 2
+    finally:
+        await narrow.close()
