@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.audit.checkpoints import Checkpoints
 from app.audit.exported import verify_file
-from app.audit.merkle import Tree
+from app.audit.merkle import Proofs, Tree, root_of
 from app.audit.signing import public_key, signing_key
 from app.db.engine import Database
 from tests.projects import Project
@@ -328,6 +328,56 @@ def test_an_exported_trail_is_verified_offline_with_the_public_key_alone(
     assert (code, "is not an audit trail" in said[0]) == (1, True)
 
 
+def test_one_threads_trail_is_proved_offline_and_tells_nothing_of_the_others(
+    service: Service, project: Project, tmp_path: Path
+) -> None:
+    threads = [project.call("POST", "/threads", json={"user": user})["id"] for user in ("ann", "bob", "cyd")]
+    for words in ("first", "second"):
+        for thread in threads:
+            project.call("POST", f"/threads/{thread}/turns", json={"input": words})
+        assert project.http.get("/audit/export").status_code == 200
+    thread = threads[1]
+    project.call("DELETE", f"/threads/{thread}")
+    file = tmp_path / "one.ndjson"
+    command = ("audit", "export", str(file), "--url", service.url, "--thread", thread)
+    Process(*command, env={"EVERTHREAD_KEY": project.key}).wait_for("is in")
+    lines = file.read_text().splitlines()
+    key = public_key(project.call("GET", "/audit/checkpoints")["data"][0]["public_key"])
+    assert not any(other[7:] in line for line in lines for other in (threads[0], threads[2]))
+    assert not any(name in line for line in lines for name in ("ann", "cyd"))
+
+    def problems(lines: list[str]) -> list[str]:
+        file.write_text("".join(line + "\n" for line in lines))
+        return [str(problem) for problem in verify_file(file, key).problems]
+
+    assert problems(lines) == []
+    verdict = verify_file(file, key)
+    assert (verdict.records, verdict.chains, verdict.checkpoints, verdict.unsigned) == (8, 1, 1, 0)
+    leaves = [n for n, line in enumerate(lines) if "audit.leaf" in line]
+    assert len(leaves) == 3
+    said = json.loads(lines[leaves[1]])
+    moved = json.dumps({**said, "position": said["position"] + 1})
+    longer = json.dumps({**said, "proof": [*said["proof"], "00" * 32]})
+    shorter = json.dumps({**said, "proof": said["proof"][:-1]})
+    for wrong in (moved, longer, shorter, lines[leaves[1]].replace(said["hash"], "00" * 32)):
+        assert problems([*lines[: leaves[1]], wrong, *lines[leaves[1] + 1 :]]), wrong
+    without = [json.dumps({k: v for k, v in json.loads(line).items() if k != "proof"}) for line in lines]
+    for wrong_lines in (
+        without,
+        [line for line in lines if "audit.leaf" not in line],
+        [line for line in lines if "audit.checkpoint" not in line],
+        [line.replace("bob", "ann") for line in lines],
+        lines[:-1],
+    ):
+        assert problems(wrong_lines)
+    file.write_text("".join(line + "\n" for line in lines))
+    assert verify_file(file, signing_key(None, tmp_path).public_key()).problems
+    records = project.records(action="audit.exported")
+    assert [record["detail"] for record in records] == [None, None, thread]
+    unknown = project.http.get(f"/threads/thread_{'0' * 32}/audit/export")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "thread_not_found")
+
+
 def test_the_command_verifies_the_database_and_names_what_is_wrong(talked: tuple[Project, str]) -> None:
     project, thread = talked
     env = {**project.env, "EVERTHREAD_DATA_DIR": str(project.data_dir)}
@@ -415,3 +465,22 @@ def test_the_tree_has_the_root_that_rfc_6962_defines(leaves: list[bytes]) -> Non
         assert tree.root() == root(leaves[:count])
         tree.add(leaf)
     assert tree.root() == root(leaves)
+
+
+@given(st.lists(st.binary(max_size=8), min_size=1, max_size=40), st.data())
+def test_a_leafs_proof_leads_to_the_root_from_its_own_place_alone(leaves: list[bytes], data: st.DataObject) -> None:
+    tree, proofs = Tree(), Proofs()
+    paths: list[list[bytes]] = [[] for _ in leaves]
+    for leaf, path in zip(leaves, paths, strict=True):
+        tree.add(leaf)
+        proofs.add(leaf, path)
+    proofs.end()
+    size = len(leaves)
+    place = data.draw(st.integers(0, size - 1))
+    assert root_of(leaves[place], place, size, paths[place]) == tree.root()
+    assert len(paths[place]) <= (size - 1).bit_length()
+    assert root_of(leaves[place] + b"!", place, size, paths[place]) != tree.root()
+    assert root_of(leaves[place], place, size, [*paths[place], b"0" * 32]) != tree.root()
+    for other in range(size):
+        if leaves[other] != leaves[place]:
+            assert root_of(leaves[place], other, size, paths[other]) != tree.root()

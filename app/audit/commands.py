@@ -63,11 +63,16 @@ def export_trail(
     file: Annotated[Path, typer.Argument(dir_okay=False, help="Written as NDJSON.")],
     key: Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")],
     url: Annotated[str, typer.Option(envvar="EVERTHREAD_URL", help="Where the service is.")] = "http://127.0.0.1:8080",
+    thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
 ) -> None:
-    """Sign the project's trail as it is now, and write it to a file that `verify` takes, offline."""
+    """Sign the project's trail as it is now, and write it to a file that `verify` takes, offline.
+
+    That of one thread tells nothing of any other.
+    """
     headers = {"Authorization": f"Bearer {key}"}
+    path = "/audit/export" if thread is None else f"/threads/{thread}/audit/export"
     try:
-        with httpx2.stream("GET", f"{url}/v1/audit/export", headers=headers, timeout=600) as answer:
+        with httpx2.stream("GET", f"{url}/v1{path}", headers=headers, timeout=600) as answer:
             if answer.status_code != 200:
                 stop(f"The service refuses: {answer.read().decode()}")
             with file.open("wb") as target:

@@ -1,6 +1,7 @@
-"""A project's audit trail as a file, NDJSON: its leaves, its checkpoints, then its records, chain after chain.
+"""An audit trail as a file, NDJSON: its leaves, its checkpoints, then its records, chain after chain.
 
-Such a file is verified with nothing but itself and the public key.
+Such a file is verified with nothing but itself and the public key. That of a project has all leaves; that of one
+thread has the thread's, each with the path that proves that it is in the tree of the last checkpoint.
 """
 
 from collections.abc import AsyncIterator
@@ -15,9 +16,9 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.audit import store
-from app.audit.merkle import Tree
+from app.audit.merkle import Proofs, Tree, leaf_data
 from app.audit.records import instant, record_hash, record_object
-from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_tree, named
+from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
 from app.db import ids
 from app.db.engine import Database
 
@@ -30,7 +31,7 @@ class BadFile(ValueError):
 
 
 async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
-    """The file, in pieces of whole lines."""
+    """A project's file, in pieces of whole lines."""
     # Checkpoints before leaves before records: whatever one names, the next has.
     checkpoints = await store.checkpoints(database, project_id)
     size = checkpoints[-1]["size"] if checkpoints else 0
@@ -38,6 +39,26 @@ async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
         yield _lines([leaf_object(project_id, row) for row in rows if row["position"] < size])
     yield _lines([checkpoint_object(project_id, row) for row in checkpoints])
     async for rows in store.in_chain_order(database, project_id):
+        yield _lines([record_object(row) for row in rows])
+
+
+async def lines_of_thread(database: Database, project_id: UUID, thread_id: UUID) -> AsyncIterator[bytes]:
+    """The file of one thread: it tells nothing of any other."""
+    last = (await store.checkpoints(database, project_id))[-1]
+    proofs, leaves = Proofs(), []
+    async for rows in store.leaves(database, project_id):
+        for row in rows:
+            if row["position"] >= last["size"]:
+                break
+            path: list[bytes] | None = None
+            if row["chain_id"] == thread_id:
+                path = []
+                leaves.append((row, path))
+            proofs.add(leaf_data(row["chain_id"], row["seq"], row["hash"]), path)
+    proofs.end()
+    yield _lines([{**leaf_object(project_id, row), "proof": [each.hex() for each in path]} for row, path in leaves])
+    yield _lines([checkpoint_object(project_id, last)])
+    async for rows in store.in_chain_order(database, project_id, thread_id):
         yield _lines([record_object(row) for row in rows])
 
 
@@ -78,6 +99,7 @@ def verify_file(path: Path, key: Ed25519PublicKey, advance: Advance = lambda cou
     verdict, tree = Verdict(), Tree()
     leaves: dict[tuple[UUID, int], bytes] = {}
     waiting: list[tuple[int, UUID, int, bytes]] = []
+    proofs: dict[int, list[bytes]] = {}
     checkpoints: dict[int, Any] = {}
     chains: Chains | None = None
     project_id = UUID(int=0)
@@ -87,6 +109,8 @@ def verify_file(path: Path, key: Ed25519PublicKey, advance: Advance = lambda cou
                 match said["object"]:
                     case "audit.leaf":
                         waiting.append(_leaf(said))
+                        if "proof" in said:
+                            proofs[said["position"]] = [bytes.fromhex(each) for each in said["proof"]]
                     case "audit.checkpoint":
                         project_id = UUID(said["project"])
                         checkpoints[said["size"]] = _checkpoint(said)
@@ -95,8 +119,11 @@ def verify_file(path: Path, key: Ed25519PublicKey, advance: Advance = lambda cou
                             project_id = UUID(said["actor"]["project"])
                             waiting = [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in waiting]
                             leaves = {(chain_id, seq): hash_ for _, chain_id, seq, hash_ in waiting}
-                            check_tree(project_id, waiting, checkpoints, tree, key, verdict)
-                            check_ends(tree, checkpoints, verdict)
+                            if proofs:
+                                check_proofs(project_id, waiting, proofs, checkpoints, key, verdict)
+                            else:
+                                check_tree(project_id, waiting, checkpoints, tree, key, verdict)
+                            check_ends(checkpoints, verdict)
                             chains = Chains(verdict, partial(named, project_id))
                         chains.take(_link(said, project_id, leaves))
                     case other:

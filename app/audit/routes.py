@@ -88,3 +88,9 @@ async def checkpoints(caller: Authenticated, audit: Service) -> Response:
 @router.get("/audit/export")
 async def export(caller: Authenticated, audit: Service) -> Response:
     return StreamingResponse(await audit.export(caller), media_type=NDJSON)
+
+
+@router.get(f"{BY_NAME}/audit/export")
+@router.get(f"{BY_ID}/audit/export")
+async def export_thread(caller: Authenticated, audit: Service, address: Addressed) -> Response:
+    return StreamingResponse(await audit.export_thread(caller, address), media_type=NDJSON)

@@ -3,12 +3,14 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from app.audit import exported, store
 from app.audit.append import append
 from app.audit.checkpoints import Checkpoints
 from app.audit.records import record_object
 from app.audit.store import Filters
+from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, list_object
 from app.projects.auth import Caller
@@ -31,15 +33,8 @@ class Audit:
         Raises:
             NotFound: there is no such thread, and there never was.
         """
-        async with self._database.session() as session:
-            thread = await threads.get(session, caller.project_id, address)
-        chain_id = address.id if thread is None else thread.id
-        if chain_id is None:
-            raise address.unknown()
-        listed = await self.list_page(caller, replace(filters, chain_id=chain_id), page)
-        if thread is None and not await store.exists(self._database, caller.project_id, chain_id):
-            raise address.unknown()
-        return listed
+        chain_id = await self._chain(caller, address)
+        return await self.list_page(caller, replace(filters, chain_id=chain_id), page)
 
     async def checkpoints(self, caller: Caller) -> dict[str, Any]:
         """Every checkpoint, latest first."""
@@ -52,3 +47,29 @@ class Audit:
             await append(session, caller.actor, caller.project_id, "audit.exported")
         await self._checkpoints.write(caller.project_id)
         return exported.lines(self._database, caller.project_id)
+
+    async def export_thread(self, caller: Caller, address: Address) -> AsyncIterator[bytes]:
+        """A thread's trail, signed up to now: of a deleted one too, by its id.
+
+        Raises:
+            NotFound: there is no such thread, and there never was.
+        """
+        chain_id = await self._chain(caller, address)
+        async with self._database.session() as session:
+            await append(session, caller.actor, caller.project_id, "audit.exported", detail=ids.thread_id(chain_id))
+        await self._checkpoints.write(caller.project_id)
+        return exported.lines_of_thread(self._database, caller.project_id, chain_id)
+
+    async def _chain(self, caller: Caller, address: Address) -> UUID:
+        """The chain of a thread, or of one that was deleted.
+
+        Raises:
+            NotFound: there never was one.
+        """
+        async with self._database.session() as session:
+            thread = await threads.get(session, caller.project_id, address)
+        if thread is not None:
+            return thread.id
+        if address.id is None or not await store.exists(self._database, caller.project_id, address.id):
+            raise address.unknown()
+        return address.id

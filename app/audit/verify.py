@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.audit import store
 from app.audit.contents_check import Contents
-from app.audit.merkle import Tree, leaf_data
+from app.audit.merkle import Tree, leaf_data, root_of
 from app.audit.records import FIRST, canonical, record_hash
 from app.audit.signing import fits, signed_text
 from app.db import ids
@@ -126,21 +126,49 @@ def check_tree(
         checkpoint = checkpoints.pop(tree.size, None)
         if checkpoint is not None:
             verdict.checkpoints += 1
-            if (wrong := _wrong_checkpoint(project_id, tree, checkpoint, key)) is not None:
+            wrong = _wrong_signature(project_id, tree.size, checkpoint, key)
+            if checkpoint["root"] != tree.root():
+                wrong = "its root does not fit the leaves: one was changed, removed or inserted"
+            if wrong is not None:
                 verdict.problems.append(Problem(f"checkpoint {tree.size}", wrong))
 
 
-def _wrong_checkpoint(project_id: UUID, tree: Tree, checkpoint: Any, key: Ed25519PublicKey | None) -> str | None:
-    if checkpoint["root"] != tree.root():
-        return "its root does not fit the leaves: one was changed, removed or inserted"
+def check_proofs(
+    project_id: UUID,
+    leaves: Iterable[tuple[int, UUID, int, bytes]],
+    proofs: dict[int, list[bytes]],
+    checkpoints: dict[int, Any],
+    key: Ed25519PublicKey,
+    verdict: Verdict,
+) -> None:
+    """Compare some leaves of a tree with the one checkpoint that there is of it.
+
+    Args:
+        proofs: each leaf's path to the root, by its position.
+        checkpoints: by their size; the last is taken out.
+    """
+    if not checkpoints:
+        return
+    size = max(checkpoints)
+    checkpoint = checkpoints.pop(size)
+    verdict.checkpoints += 1
+    if (wrong := _wrong_signature(project_id, size, checkpoint, key)) is not None:
+        verdict.problems.append(Problem(f"checkpoint {size}", wrong))
+    for position, chain_id, seq, hash_ in leaves:
+        root = root_of(leaf_data(chain_id, seq, hash_), position, size, proofs.get(position, ()))
+        if root != checkpoint["root"]:
+            verdict.problems.append(Problem(f"leaf {position}", f"it is not in the tree of checkpoint {size}"))
+
+
+def _wrong_signature(project_id: UUID, size: int, checkpoint: Any, key: Ed25519PublicKey | None) -> str | None:
     signer = key or Ed25519PublicKey.from_public_bytes(checkpoint["public_key"])
     if signer.public_bytes_raw() != checkpoint["public_key"]:
         return "it was signed with another key than the one that is trusted"
-    signed = signed_text(project_id, tree.size, checkpoint["at"], checkpoint["root"])
+    signed = signed_text(project_id, size, checkpoint["at"], checkpoint["root"])
     return None if fits(signer, checkpoint["signature"], signed) else "its signature does not fit"
 
 
-def check_ends(tree: Tree, checkpoints: dict[int, Any], verdict: Verdict) -> None:
+def check_ends(checkpoints: dict[int, Any], verdict: Verdict) -> None:
     """Leaves and checkpoints come in pairs: none of either may be left over."""
     for size in sorted(checkpoints):
         verdict.problems.append(Problem(f"checkpoint {size}", "leaves that it covers were removed"))
@@ -166,7 +194,7 @@ async def verify_project(
     signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}
     async for rows in store.leaves(database, project_id):
         check_tree(project_id, (tuple(row) for row in rows), signed, tree, key, verdict)
-    check_ends(tree, signed, verdict)
+    check_ends(signed, verdict)
     chains = Chains(verdict, partial(named, project_id))
     contents = Contents(database, project_id)
     async for rows in store.in_chain_order(database, project_id, thread_id):
