@@ -229,6 +229,40 @@ def test_the_session_cache_header_reaches_the_provider(service: Service, emulato
     assert "x-other" not in call["headers"]
 
 
+@pytest.mark.parametrize("size", [1, 3, 7, 8])
+def test_a_long_conversation_is_read_back_from_its_end_a_page_at_a_time(service: Service, size: int) -> None:
+    thread = service.thread()
+    turns = [service.turn(thread, f"Echo: {number}")["id"] for number in range(7)]
+    service.turn(thread, "Echo: elsewhere", parent_id=turns[1])
+    assert service.http.patch(f"/threads/{thread}", json={"head_id": turns[-1]}).status_code == 200
+
+    def read(**params: Any) -> dict[str, Any]:
+        page: dict[str, Any] = service.http.get(f"/threads/{thread}/messages", params=params).json()
+        return page
+
+    whole = read()
+    assert (len(whole["data"]), whole["has_more"]) == (14, False)
+    pages: list[dict[str, Any]] = []
+    page = read(turns=size)
+    while True:
+        pages = page["data"] + pages
+        assert len(page["data"]) <= 2 * size
+        if not page["has_more"]:
+            break
+        page = read(turns=size, before=page["data"][0]["turn_id"])
+    assert pages == whole["data"]
+    chat = read(turns=size, format="chat", until=turns[2])
+    assert chat["data"] == read(format="chat", until=turns[2])["data"][-2 * size :]
+    assert read(before=turns[0]) == {"object": "list", "data": [], "has_more": False}
+    for param, status, params in (
+        ("turns", 400, {"turns": 0}),
+        ("before", 400, {"before": turns[0], "until": turns[1]}),
+        ("before", 404, {"before": "turn_x"}),
+    ):
+        refused = service.http.get(f"/threads/{thread}/messages", params=params)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
+
+
 def test_the_conversation_reads_back_as_responses_chat_and_markdown(service: Service) -> None:
     thread = service.thread(title="Weather")
     tool = {"type": "function", "name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}

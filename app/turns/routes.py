@@ -261,16 +261,19 @@ async def read_back(
     turns: Service,
     address: Addressed,
     until: Until = None,
+    before: Annotated[
+        str | None, Query(description="Only the turns before this one: the first of a later page.")
+    ] = None,
+    last: Annotated[
+        int | None, Query(alias="turns", ge=1, le=1000, description="Only the last so many turns; all if left out.")
+    ] = None,
     format: Annotated[Literal["responses", "chat", "markdown"], Query()] = "responses",
 ) -> Response:
-    thread, rows = await turns.messages(caller, address, until)
-    match format:
-        case "markdown":
-            return Response(messages.as_markdown(thread["title"], rows), media_type="text/markdown; charset=utf-8")
-        case "chat":
-            return json_response({"object": "list", "data": messages.as_chat(rows), "has_more": False})
-        case "responses":
-            return json_response({"object": "list", "data": messages.as_responses(rows), "has_more": False})
+    thread, rows, has_more = await turns.messages(caller, address, until=until, before=before, turns=last)
+    if format == "markdown":
+        return Response(messages.as_markdown(thread["title"], rows), media_type="text/markdown; charset=utf-8")
+    shown = messages.as_chat(rows) if format == "chat" else messages.as_responses(rows)
+    return json_response({"object": "list", "data": shown, "has_more": has_more})
 
 
 @router.get(f"{BY_NAME}/chain")

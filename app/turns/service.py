@@ -114,11 +114,26 @@ class Turns:
         return list_object(rows[: page.limit], show, has_more=len(rows) > page.limit)
 
     async def messages(
-        self, caller: Caller, address: Address, until: str | None
-    ) -> tuple[asyncpg.Record, list[asyncpg.Record]]:
-        """The items of a thread's branch, up to its head or to another turn."""
-        thread, last = await self._branch(caller, address, until)
-        return thread, [] if last is None else await self._store.messages(caller.project_id, last)
+        self, caller: Caller, address: Address, *, until: str | None, before: str | None, turns: int | None
+    ) -> tuple[asyncpg.Record, list[asyncpg.Record], bool]:
+        """The items of a thread's branch, up to its head, to another turn, or to the one before another.
+
+        Args:
+            turns: of how many of these turns, the last ones; None for all.
+
+        Returns:
+            The thread, the items in their order, and whether the branch has turns before them.
+        """
+        if before is None:
+            thread, last = await self._branch(caller, address, until)
+        elif until is not None:
+            raise BadRequest("'before' and 'until' exclude each other. Send one of them.", param="before")
+        else:
+            thread = await self._store.thread(caller.project_id, address)
+            last = (await self._turn(caller, thread["id"], before, "before"))["parent_id"]
+        if last is None:
+            return thread, [], False
+        return thread, *await self._store.messages(caller.project_id, last, turns)
 
     async def chain(self, caller: Caller, address: Address, until: str | None) -> dict[str, Any]:
         """How each turn of a branch reached the model, and whether it can be chained on."""

@@ -333,8 +333,14 @@ class TurnStore:
         rows = await self._database.fetch(statements.HISTORY, project_id, turn_id)
         return [row["data"] for row in rows]
 
-    async def messages(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
-        return await self._database.fetch(statements.MESSAGES, project_id, turn_id)
+    async def messages(self, project_id: UUID, turn_id: UUID, turns: int | None) -> tuple[list[asyncpg.Record], bool]:
+        """The items of a branch's last turns, oldest first, and whether it has turns before them.
+
+        Args:
+            turns: how many; None for all.
+        """
+        rows = await self._database.fetch(statements.MESSAGES, project_id, turn_id, turns)
+        return [row for row in rows if row["item_id"] is not None], bool(rows and rows[0]["more"])
 
     async def chain(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
         return await self._database.fetch(statements.CHAIN, project_id, turn_id)
