@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE, help="where REPORT.md, results.json and plots/ go")
     parser.add_argument("--venvs", type=Path, default=Path.home() / ".cache" / "everthread-benchmarks")
     parser.add_argument("--largest", type=int, default=1_000_000, help="threads, turns and records at most")
-    parser.add_argument("--skip", action="append", default=[], choices=["passthrough", "litellm"])
+    parser.add_argument("--skip", action="append", default=[], choices=list(traffic.PEERS))
     parser.add_argument("--only", choices=["traffic", "scale", "report"], help="the rest is taken from results.json")
     given = parser.parse_args()
     kept = given.out / "results.json"

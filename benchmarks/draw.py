@@ -16,7 +16,13 @@ matplotlib.rcParams["svg.fonttype"] = "none"  # Text as text: a tenth of the siz
 
 import matplotlib.pyplot as plt  # noqa: E402
 
-COLOURS = {"everthread": "#0b7285", "passthrough": "#868e96", "litellm": "#e8590c", "direct": "#ced4da"}
+COLOURS = {
+    "everthread": "#0b7285",
+    "passthrough": "#868e96",
+    "litellm": "#e8590c",
+    "langgraph": "#7048e8",
+    "direct": "#ced4da",
+}
 
 Results = dict[str, Any]
 

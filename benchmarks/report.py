@@ -47,14 +47,18 @@ def report(results: Results) -> str:
         "provider is called and again before the client is answered (two commits, synced to disk), with its audit "
         "records, search documents and Redis.",
         "- **litellm**: LiteLLM's proxy on `/v1/responses`, one worker, no database.",
+        "- **langgraph**: LangGraph's development server, which keeps its threads in memory (the one that keeps them "
+        "in Postgres needs a licence and Docker). A turn is a run of a graph with one node, which asks the provider "
+        "(`benchmarks/peers/langgraph_agent.py`). Plain turns only: its streams are not the provider's events.",
         "",
         "CPU is user + system time of the server's whole process tree. Postgres and Redis are counted apart.",
         "Streams are begun evenly spread, as they would be by clients that know nothing of each other.",
         *[f"- *{name}* was skipped: {why}" for name, why in traffic["skipped"].items()],
         "",
         "Not compared: Llama Stack, whose newest release for this Python (0.2.12) asks its provider for chat "
-        "completions, so that the same calls to the same provider cannot be made. LangGraph's server and Letta's were "
-        "not tried.",
+        "completions, and Letta, whose last server on PyPI (0.16.8; later releases are an agent for the terminal) puts "
+        "a prompt and tools of its own around each message: the same calls to the same provider cannot be made with "
+        "either.",
         "",
         "![CPU of a plain turn](plots/plain.svg)",
         "",

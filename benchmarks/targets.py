@@ -1,11 +1,14 @@
-"""What is compared: each a server that answers `POST /v1/responses`, started for the run and stopped after it."""
+"""What is compared: each a server that passes turns on to the provider, started for the run and stopped after it."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -19,19 +22,22 @@ PEERS = Path(__file__).parent / "peers"
 
 PASSTHROUGH_PACKAGES = ("starlette", "httpx", "uvicorn", "uvloop", "httptools")
 LITELLM_PACKAGES = ("litellm[proxy]",)
+LANGGRAPH_PACKAGES = ("langgraph-cli[inmem]", "httpx")
+
+Api = Literal["responses", "threads", "runs"]
+"""What a turn is asked with: `/v1/responses`; a thread of Everthread's; a run of a thread of LangGraph's."""
 
 
 @dataclass(slots=True)
 class Target:
     name: str
     url: str
-    """Where its `/v1` is, without that."""
+    """Where it is, without `/v1`."""
     service: Tree
     """The processes whose CPU is the target's own."""
     stores: Tree | None = None
     """Its database and cache, if it has any."""
-    threads: bool = False
-    """Whether it has named threads, to go on from."""
+    api: Api = "responses"
 
 
 class Skipped(Exception):
@@ -128,6 +134,24 @@ def litellm(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]
     env = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1", "LITELLM_LOG": "ERROR"}
     ready = answers(f"{url}/health/liveliness")
     with running(command, env=env, ready=ready, log=work / "litellm.log") as tree:
+        yield url, tree
+
+
+@contextmanager
+def langgraph(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    """Its development server, which keeps threads in memory: the one with a database needs a licence and Docker."""
+    python = venv(venvs / "langgraph", LANGGRAPH_PACKAGES)
+    port = free_port()
+    place = work / "langgraph"
+    place.mkdir()
+    shutil.copy(PEERS / "langgraph_agent.py", place / "agent.py")
+    config = {"dependencies": ["."], "graphs": {"agent": "./agent.py:graph"}}
+    (place / "langgraph.json").write_text(json.dumps(config))
+    command = [str(python.parent / "langgraph"), "dev", "--no-browser", "--no-reload", "--port", str(port)]
+    command += ["--n-jobs-per-worker", "64"]
+    env = {"UPSTREAM": f"{upstream}/compatible-mode/v1", "LOG_LEVEL": "error", "LANGSMITH_TRACING": "false"}
+    url = f"http://127.0.0.1:{port}"
+    with running(command, env=env, cwd=place, ready=answers(f"{url}/ok"), log=work / "langgraph.log") as tree:
         yield url, tree
 
 

@@ -18,8 +18,10 @@ ROUNDS = 3
 PLAIN = {1: 300, 16: 960, 64: 1920}
 """Requests a round, by how many are under way at once."""
 
-SLOW_TARGETS = {"litellm": 0.15}
+SLOW_TARGETS = {"litellm": 0.15, "langgraph": 0.05}
 """The share of the requests that a slow target gets: it is measured long enough all the same."""
+
+PEERS = {"passthrough": targets.passthrough, "litellm": targets.litellm, "langgraph": targets.langgraph}
 
 Row = dict[str, Any]
 
@@ -33,17 +35,19 @@ def run(work: Path, venvs: Path, *, skip: frozenset[str], say: Any) -> dict[str,
         database_url, redis_url, stores = stack.enter_context(targets.servers(work))
         asyncio.run(schema.migrate(database_url))
         url, tree = stack.enter_context(targets.everthread(work, upstream, database_url, redis_url))
-        compared = [Target("direct", upstream, stub_tree), Target("everthread", url, tree, stores, threads=True)]
-        for name, start in (("passthrough", targets.passthrough), ("litellm", targets.litellm)):
+        compared = [Target("direct", upstream, stub_tree), Target("everthread", url, tree, stores, "threads")]
+        for name, start in PEERS.items():
             if name in skip:
                 results["skipped"][name] = "left out on the command line"
                 continue
             try:
                 url, tree = stack.enter_context(start(work, upstream, venvs))
-                compared.append(Target(name, url, tree))
+                compared.append(Target(name, url, tree, api="runs" if name == "langgraph" else "responses"))
             except (Skipped, RuntimeError) as error:
                 results["skipped"][name] = str(error)
         results["plain"] = uvloop.run(_plain(compared, say))
+        # LangGraph streams events of its own, which are not the provider's.
+        compared = [target for target in compared if target.api != "runs"]
         results["stream"] = uvloop.run(_streams(compared, say))
         results["conversation"] = uvloop.run(_conversations(compared, say))
         results["open streams"] = uvloop.run(_open_streams(compared, say))
@@ -93,10 +97,21 @@ async def _compare(
 async def requests(load: Load, target: Target, at_once: int, body: Row) -> Request:
     """What the clients of a target send: on its own threads, where it has any."""
     sent = {"model": MODEL, **body}
-    if not target.threads:
-        return lambda number: ("POST", "/v1/responses", sent)
-    paths = [f"/v1/threads/{(await load.ask('POST', '/v1/threads', {}))['id']}/turns" for _ in range(at_once)]
-    return lambda number: ("POST", paths[number % at_once], sent)
+    match target.api:
+        case "responses":
+            return lambda number: ("POST", "/v1/responses", sent)
+        case "threads":
+            paths = [f"/v1/threads/{(await load.ask('POST', '/v1/threads', {}))['id']}/turns" for _ in range(at_once)]
+            return lambda number: ("POST", paths[number % at_once], sent)
+        case "runs":
+            runs = [
+                f"/threads/{(await load.ask('POST', '/threads', {}))['thread_id']}/runs/wait" for _ in range(at_once)
+            ]
+            run = {"assistant_id": "agent", "input": sent}
+            # A run that fails is answered with 200 as well.
+            if "output_text" not in (tried := await load.ask("POST", runs[0], run)):
+                raise RuntimeError(f"langgraph: {tried}")
+            return lambda number: ("POST", runs[number % at_once], run)
 
 
 async def _measure(load: Load, target: Target, request: Request, count: int, apart: float) -> Row:
@@ -138,7 +153,7 @@ async def _conversations(compared: list[Target], say: Any) -> list[Row]:
             for number in range(turns):
                 new = {"role": "user", "content": f"Turn number {number}, and what I have to say in it."}
                 history = [*history, new, {"role": "assistant", "content": "lorem " * 20}]
-                input_: Any = [new] if target.threads else history[:-1]
+                input_: Any = [new] if target.api == "threads" else history[:-1]
                 body = {"model": MODEL, "input": input_}
                 sent += len(str(body)) * at_once
 
@@ -201,7 +216,7 @@ def _workers(work: Path, say: Any) -> list[Row]:
             url, tree = stack.enter_context(
                 targets.everthread(place, upstream, database_url, redis_url, workers=workers)
             )
-            target = Target("everthread", url, tree, stores, threads=True)
+            target = Target("everthread", url, tree, stores, "threads")
 
             async def measure(target: Target = target) -> Row:
                 async with Load(target.url, KEY, 32) as load:
