@@ -13,6 +13,7 @@ from tests.wire import Proxy
 
 OPENS = "INSERT INTO turns"
 CLOSES = "completed_at = clock_timestamp()"
+LEAVES_QUEUE = "DELETE FROM waiters"
 TAKES_OVER = "lease_expires_at < now()"
 
 
@@ -72,6 +73,18 @@ def test_a_turn_whose_closing_was_not_confirmed_is_closed_once(
     assert service.http.get(f"/threads/{thread}").json()["turn_count"] == 1
     assert service.turn(thread, "Echo: twice")["continuation"] == "chained"
     assert len(emulator.calls()) == 2
+
+
+def test_a_turn_that_waited_goes_on_though_leaving_the_queue_was_not_confirmed(
+    service: Service, proxy: Proxy, emulator: Emulator
+) -> None:
+    thread = service.thread()
+    emulator.fault("slow", seconds=0.5)
+    service.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "background": True})
+    proxy.lose_answer_to(LEAVES_QUEUE)
+    assert service.turn(thread, "Echo: waited", if_busy="wait")["output_text"] == "waited"
+    assert proxy.lost
+    assert service.http.get(f"/threads/{thread}").json()["turn_count"] == 2
 
 
 def test_a_dead_workers_turn_is_closed_though_its_taking_over_was_not_confirmed(

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from app.db import ids
-from app.errors import Conflict
+from app.errors import Conflict, DatabaseUnavailable
 from app.settings import Settings
 from app.threads.address import Address
 from app.turns.schemas import Origin, TurnRequest
@@ -79,7 +80,8 @@ class Opening:
                     await self._freed(busy.thread_id)
         finally:
             if queued_at is not None and ticket is not None:
-                await self._store.leave_queue(project_id, queued_at, ticket)
+                with suppress(DatabaseUnavailable):  # The turn is open all the same, and the place soon free.
+                    await self._store.leave_queue(project_id, queued_at, ticket)
 
     async def _unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
         thread_id = address.new
