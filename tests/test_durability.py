@@ -194,6 +194,23 @@ def test_if_busy_cancel_stops_the_running_turn_and_goes_on(
     assert answer.json()["parent_id"] == running
 
 
+def test_threads_are_deleted_as_their_turns_end_and_neither_waits_for_the_other(
+    service_env: dict[str, str], emulator: Emulator
+) -> None:
+    service = Service(env=service_env)
+
+    def delete(number: int) -> int:
+        thread = service.thread()
+        service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: gone", "background": True})
+        time.sleep(number % 30 / 1000)
+        return service.http.delete(f"/threads/{thread}").status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(delete, range(300))) == {200}
+    assert service.stop() == 0
+    assert [line for line in service.process.lines if '"level": "error"' in line] == []
+
+
 def test_cancel_reaches_the_worker_that_runs_the_turn(
     service: Service, two_workers: Service, emulator: Emulator
 ) -> None:

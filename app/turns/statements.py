@@ -61,15 +61,20 @@ OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
 # Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
 # else has closed stays as it is, and no row comes back. (By completed_at, which a check ties to the status: by the
 # status, turns_one_active_per_thread could be read, with an entry for every turn that has ended since the last vacuum.)
+# The thread's row is locked before the turn's, as by everybody: who deletes a thread would wait for its turn else,
+# and the turn for its thread.
 CLOSE_TURN = """
-WITH turn AS (
+WITH held AS (
+    SELECT th.id FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.id = t.thread_id
+    WHERE t.project_id = $1 AND t.id = $2 FOR NO KEY UPDATE OF th
+), turn AS (
     UPDATE turns SET
         status = $3, continuation = $4, response = $5::text::json, usage = $6::text::json, error = $7::text::json,
         incomplete_details = $8::text::json, binding = $9, response_id = $10, response_created_at = $11,
         response_expires_at = $12, completed_at = clock_timestamp(), lease_expires_at = NULL, error_status = $26,
         pace = $35::text::json
-    WHERE project_id = $1 AND id = $2 AND completed_at IS NULL
-    RETURNING thread_id, completed_at
+    FROM held WHERE turns.project_id = $1 AND turns.id = $2 AND completed_at IS NULL
+    RETURNING turns.thread_id, turns.completed_at
 ), item AS (
     INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
     SELECT $1, $2, $13 + i.position - 1, 'output', i.type, i.item_id, i.data::json
