@@ -75,7 +75,7 @@ class Leases(Background):
                 response={k: v for k, v in heard.opening.items() if k not in ("id", "output", "usage", "status")},
                 incomplete_details=None if row["cancel"] else {"reason": INTERRUPTED},
             )
-            turn = Closable(project_id, turn_id, row["input_items"], row["salt"] or b"", SERVICE)
+            turn = Closable(project_id, turn_id, row["thread_id"], row["input_items"], row["salt"] or b"", SERVICE)
             if await self._store.close(turn, closing) and count:
                 shown = stored_response(*await self._replay.kept(project_id, turn_id))
                 last = encode("response.incomplete", {"response": shown}, count).frame(count)

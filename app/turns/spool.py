@@ -63,7 +63,15 @@ class Spool:
 def _turn(kept: dict[str, Any]) -> Closable:
     key_id = kept["actor"]["key_id"]
     actor = Actor(None if key_id is None else UUID(key_id), kept["actor"]["address"])
-    return Closable(UUID(kept["project_id"]), UUID(kept["id"]), kept["input_items"], bytes.fromhex(kept["salt"]), actor)
+    thread_id = kept.get("thread_id")  # Older releases have not kept it.
+    return Closable(
+        UUID(kept["project_id"]),
+        UUID(kept["id"]),
+        None if thread_id is None else UUID(thread_id),
+        kept["input_items"],
+        bytes.fromhex(kept["salt"]),
+        actor,
+    )
 
 
 def _read(kept: dict[str, Any]) -> Closing:

@@ -65,8 +65,9 @@ OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
 # and the turn for its thread.
 CLOSE_TURN = """
 WITH held AS (
-    SELECT th.id FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.id = t.thread_id
-    WHERE t.project_id = $1 AND t.id = $2 FOR NO KEY UPDATE OF th
+    SELECT id FROM threads
+    WHERE project_id = $1 AND id = coalesce($36, (SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2))
+    FOR NO KEY UPDATE
 ), turn AS (
     UPDATE turns SET
         status = $3, continuation = $4, response = $5::text::json, usage = $6::text::json, error = $7::text::json,
@@ -249,7 +250,7 @@ FROM (
     ORDER BY lease_expires_at LIMIT 20 FOR UPDATE SKIP LOCKED
 ) expired
 WHERE t.project_id = expired.project_id AND t.id = expired.id
-RETURNING t.project_id, t.id, t.salt, t.cancel_requested_at IS NOT NULL AS cancel,
+RETURNING t.project_id, t.id, t.thread_id, t.salt, t.cancel_requested_at IS NOT NULL AS cancel,
     (SELECT count(*) FROM items i WHERE i.project_id = t.project_id AND i.turn_id = t.id)::int AS input_items
 """
 

@@ -42,7 +42,7 @@ class Opened:
     def closable(self) -> "Closable":
         origin = self.request.origin
         actor = Actor(origin.api_key_id, origin.address)
-        return Closable(self.project_id, self.id, len(self.request.items), self.salt, actor)
+        return Closable(self.project_id, self.id, self.thread_id, len(self.request.items), self.salt, actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Closable:
 
     project_id: UUID
     id: UUID
+    thread_id: UUID | None
+    """None where it is not known: it is looked up then."""
     input_items: int
     """How many items of input it has: those of the output come after them."""
     salt: bytes
@@ -175,7 +177,7 @@ class TurnStore:
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
             actor = Actor(request.origin.api_key_id, request.origin.address)
-            self._unconfirmed.append(Closable(project_id, turn_id, len(types), salt, actor))
+            self._unconfirmed.append(Closable(project_id, turn_id, address.id or address.new, len(types), salt, actor))
             raise
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -263,6 +265,7 @@ class TurnStore:
             [content for _, _, content in records],
             *documents(closing.output),
             pace,
+            turn.thread_id,
         )
         return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
