@@ -217,6 +217,22 @@ async def test_input_items_are_listed_in_pages(client: AsyncOpenAI) -> None:
     assert texts == [[{"type": "input_text", "text": f"part {n}"}] for n in range(5)]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 100])
+async def test_a_conversation_is_read_from_its_end_page_by_page(client: AsyncOpenAI, limit: int) -> None:
+    conversation = await client.conversations.create()
+    for number in range(9):
+        await client.responses.create(model=MODEL, input=f"Echo: {number}", conversation=conversation.id)
+    await client.conversations.items.create(
+        conversation.id, items=[{"type": "message", "role": "user", "content": f"note {number}"} for number in range(6)]
+    )
+    oldest_first = [str(item.id) async for item in client.conversations.items.list(conversation.id, order="asc")]
+    assert len(set(oldest_first)) == 2 * 9 + 6
+    latest_first = [item.id async for item in client.conversations.items.list(conversation.id, limit=limit)]
+    assert latest_first == oldest_first[::-1]
+    with pytest.raises(BadRequestError):
+        await client.conversations.items.list(conversation.id, after="msg_nobodys")
+
+
 async def test_a_conversation_holds_its_items_and_its_responses(client: AsyncOpenAI, emulator: Emulator) -> None:
     conversation = await client.conversations.create(
         metadata={"topic": "names"}, items=[{"type": "message", "role": "user", "content": "My name is Ada."}]

@@ -107,7 +107,15 @@ class OpenAI:
         return list_object(pairs, lambda pair: shown_item(*pair), has_more=False)
 
     async def items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
-        return page.cut(await self._items(caller, id_))
+        """A page of a conversation. The latest items are read from its end: as many turns as the page needs."""
+        head = await self._head(caller, id_)
+        turns: int | None = page.limit + 1 if page.order == "desc" else None
+        while head is not None:
+            rows, more = await self._store.messages(caller.project_id, head, turns)
+            if turns is None or not more or page.is_within(rows):
+                return page.cut(rows)
+            turns *= 4
+        return page.cut([])
 
     async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
         for row in await self._items(caller, id_):
@@ -122,11 +130,15 @@ class OpenAI:
         return conversation
 
     async def _items(self, caller: Caller, id_: UUID) -> list[asyncpg.Record]:
+        return await self._history.items(caller.project_id, await self._head(caller, id_))
+
+    async def _head(self, caller: Caller, id_: UUID) -> UUID | None:
         try:
             thread = await self._store.thread(caller.project_id, Address(id=id_))
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
-        return await self._history.items(caller.project_id, thread["head_turn_id"])
+        head: UUID | None = thread["head_turn_id"]
+        return head
 
     async def _response(self, caller: Caller, id_: UUID) -> asyncpg.Record:
         row = await self._store.get(caller.project_id, id_)
@@ -143,27 +155,35 @@ class ItemPage:
         self.order = order
         self.after = after
 
+    def is_within(self, latest: Sequence[asyncpg.Record]) -> bool:
+        """Whether these are enough to cut the page, latest first, and to tell that there is more."""
+        start = self._start(latest[::-1])
+        return start is not None and start + self.limit < len(latest)
+
     def cut(self, rows: Sequence[asyncpg.Record]) -> dict[str, Any]:
         """The page as a list object.
 
         Args:
-            rows: all items, oldest first.
+            rows: all items, oldest first, or the latest that the page is within.
         """
         ordered = rows if self.order == "asc" else rows[::-1]
-        start = 0
-        if self.after is not None:
-            places = [place for place, row in enumerate(ordered) if row["item_id"] == self.after]
-            if not places:
-                raise BadRequest(
-                    f"'after' must be the id of an item of this list, not '{self.after[:80]}'.",
-                    param="after",
-                    code="invalid_cursor",
-                )
-            start = places[0] + 1
+        start = self._start(ordered)
+        if start is None:
+            raise BadRequest(
+                f"'after' must be the id of an item of this list, not '{str(self.after)[:80]}'.",
+                param="after",
+                code="invalid_cursor",
+            )
         end = start + self.limit
         return list_object(
             ordered[start:end], lambda row: shown_item(row["item_id"], row["data"]), has_more=end < len(ordered)
         )
+
+    def _start(self, ordered: Sequence[asyncpg.Record]) -> int | None:
+        """Where the page begins; None if its cursor is none of these items."""
+        if self.after is None:
+            return 0
+        return next((place for place, row in enumerate(ordered, 1) if row["item_id"] == self.after), None)
 
 
 def shown_item(item_id: str, data: dict[str, Any]) -> dict[str, Any]:
