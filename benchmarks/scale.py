@@ -162,6 +162,9 @@ async def _long_threads(place: Place) -> list[Row]:
             async def messages(n: int, names: list[str] = names) -> Any:
                 return await load.ask("GET", f"/v1/threads/by-name/{names[n % 3]}/messages")
 
+            async def latest(n: int, names: list[str] = names) -> Any:
+                return await load.ask("GET", f"/v1/threads/by-name/{names[n % 3]}/messages?turns=20")
+
             async def replayed(n: int, names: list[str] = names) -> Any:
                 return await load.read(f"/v1/threads/by-name/{names[n % 3]}/replay?speed=0")
 
@@ -178,6 +181,7 @@ async def _long_threads(place: Place) -> list[Row]:
                         "rebuild_ms": round(waited, 1),
                         "chained_turn_ms": await _timed(chained, 30),
                         "messages_ms": await _timed(messages, 5),
+                        "latest_20_turns_ms": await _timed(latest, 15),
                         "replay_ms": await _timed(replayed, 3),
                     }
                 )
