@@ -147,6 +147,12 @@ class Service:
             assert answer.headers["content-type"].startswith("text/event-stream")
             return read_events(answer.iter_lines())
 
+    def follow(self, thread: str, turn: str, **how: Any) -> list[dict[str, Any]]:
+        """The events of a turn that somebody has begun, to its end."""
+        with self.http.stream("GET", f"/threads/{thread}/turns/{turn}/events", **how) as answer:
+            assert answer.status_code == 200, answer.read()
+            return read_events(answer.iter_lines())
+
     def chain(self, thread: str) -> list[dict[str, Any]]:
         links: list[dict[str, Any]] = self.http.get(f"/threads/{thread}/chain").json()["data"]
         return links

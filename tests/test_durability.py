@@ -41,12 +41,6 @@ def begin(service: Service, thread: str, words: str, *, events: int = 4, **field
     return turn, last
 
 
-def follow(service: Service, thread: str, turn: str, **how: Any) -> list[dict[str, Any]]:
-    with service.http.stream("GET", f"/threads/{thread}/turns/{turn}/events", **how) as answer:
-        assert answer.status_code == 200, answer.read()
-        return read_events(answer.iter_lines())
-
-
 @pytest.mark.parametrize("elsewhere", [False, True])
 @pytest.mark.parametrize("form", ["starting_after", "Last-Event-ID"])
 def test_a_client_that_drops_comes_back_to_the_rest_from_any_worker(
@@ -57,12 +51,12 @@ def test_a_client_that_drops_comes_back_to_the_rest_from_any_worker(
     turn, last = begin(service, thread, f"Echo: {WORDS}")
     how: dict[str, Any] = {"params": {form: last}} if form == "starting_after" else {"headers": {form: str(last)}}
     worker = two_workers if elsewhere else service
-    rest = follow(worker, thread, turn, **how)
+    rest = worker.follow(thread, turn, **how)
     assert [event["sequence_number"] for event in rest] == list(range(last + 1, last + 1 + len(rest)))
     assert rest[-1]["type"] == "response.completed"
     assert rest[-1]["response"]["output"][0]["content"][0]["text"] == WORDS
     # Afterwards too, and from the beginning.
-    whole = follow(worker, thread, turn)
+    whole = worker.follow(thread, turn)
     assert said(whole) == WORDS
     assert whole[last + 1 :] == rest
     assert len(emulator.calls()) == 1
@@ -74,7 +68,7 @@ def test_several_listeners_follow_one_turn(service: Service, two_workers: Servic
     turn, _ = begin(service, thread, f"Echo: {WORDS}")
     with ThreadPoolExecutor() as pool:
         workers = [service, two_workers] * 3
-        heard = list(pool.map(lambda worker: follow(worker, thread, turn), workers))
+        heard = list(pool.map(lambda worker: worker.follow(thread, turn), workers))
     assert all(events == heard[0] for events in heard)
     assert said(heard[0]) == WORDS
 
@@ -84,10 +78,10 @@ def test_the_end_of_a_turn_is_told_when_its_event_log_is_gone(service: Service, 
     turn, last = begin(service, thread, f"Echo: {WORDS}")
     time.sleep(0.5)
     redis.Redis.from_url(redis_url).flushall()
-    rest = follow(service, thread, turn, params={"starting_after": last})
+    rest = service.follow(thread, turn, params={"starting_after": last})
     assert [event["type"] for event in rest] == ["response.completed"]
     assert rest[0]["response"]["output"][0]["content"][0]["text"] == WORDS
-    assert said(follow(service, thread, turn)) == WORDS
+    assert said(service.follow(thread, turn)) == WORDS
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -222,7 +216,7 @@ def test_cancel_reaches_the_worker_that_runs_the_turn(
     assert time.monotonic() - began < 2  # Without it, the turn would take more than five seconds.
     assert cancelled["status"] == "cancelled"
     assert cancelled["output_text"].startswith("word")
-    assert follow(two_workers, thread, turn)[-1]["type"] == "response.incomplete"
+    assert two_workers.follow(thread, turn)[-1]["type"] == "response.incomplete"
 
 
 def test_the_turns_of_a_killed_worker_are_closed_by_another_with_what_they_had_said(
@@ -245,7 +239,7 @@ def test_the_turns_of_a_killed_worker_are_closed_by_another_with_what_they_had_s
         )
         time.sleep(0.5)
         doomed.process.stop(signal.SIGKILL)
-    events = follow(two_workers, thread, turn)
+    events = two_workers.follow(thread, turn)
     assert events[-1]["response"]["incomplete_details"] == {"reason": "interrupted"}
     closed = two_workers.http.get(f"/threads/{thread}/turns/{turn}").json()
     assert (closed["status"], closed["incomplete_details"]) == ("incomplete", {"reason": "interrupted"})

@@ -4,13 +4,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
 
 from tests.breakable import Servers
-from tests.service import Emulator, Service, read_events, said
+from tests.service import Emulator, Service, said
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +106,10 @@ def test_a_listener_in_another_worker_hears_the_end_though_postgres_was_away_mea
     emulator.fault("slow", seconds_per_event=0.1)
     body = {"input": "Echo: one two three four five six", "background": True, "stream": True}
 
-    def listen() -> list[dict[str, Any]]:
-        with other.http.stream("GET", f"/threads/{thread}/turns/{turn}/events") as answer:
-            return read_events(answer.iter_lines())
-
     with service.http.stream("POST", f"/threads/{thread}/turns", json=body) as begun:
         turn = begun.headers["everthread-turn"]
     with ThreadPoolExecutor() as pool:
-        heard = pool.submit(listen)
+        heard = pool.submit(other.follow, thread, turn)
         time.sleep(0.3)
         own_servers.stop_postgres()
         time.sleep(2.5)

@@ -126,9 +126,10 @@ def check_tree(
         checkpoint = checkpoints.pop(tree.size, None)
         if checkpoint is not None:
             verdict.checkpoints += 1
-            wrong = _wrong_signature(project_id, tree.size, checkpoint, key)
             if checkpoint["root"] != tree.root():
-                wrong = "its root does not fit the leaves: one was changed, removed or inserted"
+                wrong: str | None = "its root does not fit the leaves: one was changed, removed or inserted"
+            else:
+                wrong = _wrong_signature(project_id, tree.size, checkpoint, key)
             if wrong is not None:
                 verdict.problems.append(Problem(f"checkpoint {tree.size}", wrong))
 

@@ -110,15 +110,15 @@ class OpenAI:
         """A page of a conversation. The latest items are read from its end: as many turns as the page needs."""
         head = await self._head(caller, id_)
         turns: int | None = page.limit + 1 if page.order == "desc" else None
-        while head is not None:
+        while True:
             rows, more = await self._store.messages(caller.project_id, head, turns)
             if turns is None or not more or page.is_within(rows):
                 return page.cut(rows)
             turns *= 4
-        return page.cut([])
 
     async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
-        for row in await self._items(caller, id_):
+        rows, _ = await self._store.messages(caller.project_id, await self._head(caller, id_))
+        for row in rows:
             if row["item_id"] == item_id:
                 return shown_item(item_id, row["data"])
         raise _unknown_item(item_id)
@@ -128,9 +128,6 @@ class OpenAI:
         if not await self._history.delete_item(caller.actor, caller.project_id, Address(id=id_), item_id):
             raise _unknown_item(item_id)
         return conversation
-
-    async def _items(self, caller: Caller, id_: UUID) -> list[asyncpg.Record]:
-        return await self._history.items(caller.project_id, await self._head(caller, id_))
 
     async def _head(self, caller: Caller, id_: UUID) -> UUID | None:
         try:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -25,18 +24,8 @@ from app.search.texts import text_rows
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.turns.event_log import EventLog
-from app.turns.statements import BRANCH
 from app.turns.store import columns
 from app.turns.tables import Call, Item, Turn
-
-BRANCH_ITEMS = (
-    BRANCH
-    + """
-SELECT items.turn_id, items.position, items.item_id, items.data
-FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
-ORDER BY branch.depth DESC, items.position
-"""
-)
 
 
 class History:
@@ -44,10 +33,6 @@ class History:
         self._database = database
         self._event_log = event_log
         self._live_ids = live_ids
-
-    async def items(self, project_id: UUID, head_id: UUID | None) -> list[asyncpg.Record]:
-        """Every item of a branch, oldest first."""
-        return [] if head_id is None else await self._database.fetch(BRANCH_ITEMS, project_id, head_id)
 
     async def add_items(
         self, actor: Actor, project_id: UUID, address: Address, items: Sequence[dict[str, Any]]

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.audit.records import Actor
 from app.db import ids
 from app.errors import BadRequest
 from app.provider import models
@@ -57,6 +58,10 @@ class Origin:
     idempotency_key: str | None = None
     retry_within_seconds: float | None = None
     """Set for an automatic retry of a client: how long ago its first attempt may have been."""
+
+    @property
+    def actor(self) -> Actor:
+        return Actor(self.api_key_id, self.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,8 +131,6 @@ class Turns:
         else:
             thread = await self._store.thread(caller.project_id, address)
             last = (await self._turn(caller, thread["id"], before, "before"))["parent_id"]
-        if last is None:
-            return thread, [], False
         return thread, *await self._store.messages(caller.project_id, last, turns)
 
     async def chain(self, caller: Caller, address: Address, until: str | None) -> dict[str, Any]:

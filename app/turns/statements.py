@@ -128,14 +128,16 @@ UPDATE turns SET response_unknown_at = now() WHERE project_id = $1 AND id = $2 A
 RETURNING id
 """
 
-BRANCH = """
+_BRANCH = """
 WITH RECURSIVE branch AS (
     SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = $1 AND id = $2
     UNION ALL
     SELECT t.id, t.parent_id, branch.depth + 1
-    FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.parent_id
+    FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.parent_id{bound}
 )
 """
+BRANCH = _BRANCH.format(bound="")
+_END_OF_BRANCH = _BRANCH.format(bound=" AND ($3::int IS NULL OR branch.depth < $3 - 1)")
 
 HISTORY = (
     BRANCH
@@ -147,19 +149,15 @@ ORDER BY branch.depth DESC, items.position
 
 # The last $3 turns of a branch, read from its end: a page of a long thread costs what the page holds. `more` says
 # whether others come before them. A turn whose items were all deleted has a row without one.
-MESSAGES = """
-WITH RECURSIVE branch AS (
-    SELECT id, parent_id, created_at, 1 AS depth FROM turns WHERE project_id = $1 AND id = $2
-    UNION ALL
-    SELECT t.id, t.parent_id, t.created_at, branch.depth + 1
-    FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.parent_id
-    WHERE $3::int IS NULL OR branch.depth < $3
-)
-SELECT branch.id AS turn_id, items.position, items.origin, items.item_id, items.data, branch.created_at,
+MESSAGES = (
+    _END_OF_BRANCH  # noqa: S608
+    + """
+SELECT branch.id AS turn_id, items.item_id, items.data,
     (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
 FROM branch LEFT JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
 ORDER BY branch.depth DESC, items.position
 """
+)
 
 TURN_COLUMNS = """
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,

@@ -40,9 +40,8 @@ class Opened:
 
     @property
     def closable(self) -> "Closable":
-        origin = self.request.origin
-        actor = Actor(origin.api_key_id, origin.address)
-        return Closable(self.project_id, self.id, self.thread_id, len(self.request.items), self.salt, actor)
+        request = self.request
+        return Closable(self.project_id, self.id, self.thread_id, len(request.items), self.salt, request.origin.actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +175,8 @@ class TurnStore:
                 request.user,
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
-            actor = Actor(request.origin.api_key_id, request.origin.address)
-            self._unconfirmed.append(Closable(project_id, turn_id, address.id or address.new, len(types), salt, actor))
+            thread_id = address.id or address.new
+            self._unconfirmed.append(Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor))
             raise
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -336,12 +335,17 @@ class TurnStore:
         rows = await self._database.fetch(statements.HISTORY, project_id, turn_id)
         return [row["data"] for row in rows]
 
-    async def messages(self, project_id: UUID, turn_id: UUID, turns: int | None) -> tuple[list[asyncpg.Record], bool]:
+    async def messages(
+        self, project_id: UUID, turn_id: UUID | None, turns: int | None = None
+    ) -> tuple[list[asyncpg.Record], bool]:
         """The items of a branch's last turns, oldest first, and whether it has turns before them.
 
         Args:
+            turn_id: the branch's last turn; None for a thread that has none yet.
             turns: how many; None for all.
         """
+        if turn_id is None:
+            return [], False
         rows = await self._database.fetch(statements.MESSAGES, project_id, turn_id, turns)
         return [row for row in rows if row["item_id"] is not None], bool(rows and rows[0]["more"])
 
