@@ -42,6 +42,7 @@ from app.transfer import routes as transfer_routes
 from app.transfer.service import Transfer
 from app.turns import routes as turns_routes
 from app.turns.cancel_requests import CancelRequests
+from app.turns.client import ClientLeft
 from app.turns.event_log import EventLog
 from app.turns.leases import Leases
 from app.turns.replay import Replay
@@ -93,6 +94,7 @@ def build(settings: Settings) -> FastAPI:
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
     app.add_exception_handler(APIError, _refuse)
+    app.add_exception_handler(ClientLeft, _answer_nobody)
     app.add_exception_handler(ValidationError, _refuse_fields)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)
@@ -173,6 +175,10 @@ def connect_provider(settings: Settings) -> Provider:
         timeout_seconds=settings.provider_timeout_seconds,
         stall_seconds=settings.provider_stall_seconds,
     )
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

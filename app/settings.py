@@ -74,6 +74,8 @@ class Settings(BaseSettings):
     """How long a turn may wait for its thread with if_busy=wait."""
     waiters_per_thread: Annotated[int, Field(ge=1)] = 32
     """How many may wait for one thread."""
+    idempotency_key_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
+    """How long an Idempotency-Key stands for the turn that it was first sent with."""
     event_log_seconds: Annotated[int, Field(gt=0)] = 3600
     """How long a stream can be taken up again after its end."""
     event_log_flush_seconds: Annotated[float, Field(gt=0)] = 0.1

@@ -124,17 +124,6 @@ def test_an_idempotency_key_is_for_one_body_and_its_failure_stays(service: Servi
         assert (wrong.status_code, wrong.json()["error"]["param"]) == (400, "Idempotency-Key")
 
 
-async def test_an_automatic_retry_of_the_openai_client_joins_its_first_attempt(
-    service: Service, emulator: Emulator
-) -> None:
-    emulator.fault("slow", seconds=2)
-    client = AsyncOpenAI(base_url=f"{service.url}/v1", api_key=service.key, timeout=1.2, max_retries=2)
-    made = await client.responses.create(model="qwen3.5-plus", input=f"Echo: {uuid4().hex}")
-    assert made.status == "completed"
-    assert len(emulator.calls()) == 1
-    await client.close()
-
-
 def test_waiting_turns_go_first_come_first_served_across_workers(
     service: Service, two_workers: Service, emulator: Emulator
 ) -> None:

@@ -58,9 +58,22 @@ def test_a_turn_whose_opening_was_not_confirmed_can_be_sent_again(
     assert (lost.status_code, lost.json()["error"]["code"]) == (503, "database_unavailable")
     turn = ended(service, thread)
     assert (turn["status"], turn["error"]["code"]) == ("failed", "database_unavailable")
-    again = service.http.post(f"/threads/{thread}/turns", json={**ask, "if_busy": "wait"}, headers=headers)
+    again = service.http.post(f"/threads/{thread}/turns", json=ask, headers=headers)
     assert (again.status_code, again.json()["output_text"]) == (200, "Ada")
     assert len(emulator.calls()) == 2
+
+
+def test_the_model_is_asked_once_by_a_retry_that_comes_at_once_after_a_lost_opening(
+    service: Service, proxy: Proxy, emulator: Emulator
+) -> None:
+    thread, headers = service.thread(), {"Idempotency-Key": "at once"}
+    proxy.lose_answer_to(OPENS)
+    answers = [
+        service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: asked"}, headers=headers) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [503, 200]
+    assert answers[1].json()["output_text"] == "asked"
+    assert len(emulator.calls()) == 1
 
 
 def test_a_turn_whose_closing_was_not_confirmed_is_closed_once(
@@ -100,5 +113,6 @@ def test_a_dead_workers_turn_is_closed_though_its_taking_over_was_not_confirmed(
     doomed.process.stop(signal.SIGKILL)
     turn = ended(service, thread)
     assert proxy.lost
-    assert (turn["status"], turn["incomplete_details"]) == ("incomplete", {"reason": "interrupted"})
+    # Nothing had been said.
+    assert (turn["status"], turn["error"]["code"]) == ("failed", "interrupted")
     assert service.turn(thread, "Echo: on")["output_text"] == "on"

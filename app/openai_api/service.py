@@ -16,6 +16,7 @@ from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
+from app.turns.client import Client
 from app.turns.event_log import EventLog
 from app.turns.history import History, append
 from app.turns.opening import Joined
@@ -45,9 +46,9 @@ class OpenAI:
         self._history = History(database, live_ids, event_log)
 
     async def respond(
-        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]
+        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
-        return await self._runner.start(caller.project_id, address, request, headers)
+        return await self._runner.start(caller.project_id, address, request, headers, client)
 
     async def response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         row = await self._response(caller, id_)

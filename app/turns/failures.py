@@ -31,6 +31,11 @@ def client_error(found: Failure) -> ProviderFailure:
     return ProviderFailure(status, type_, message, code=code, headers=headers)
 
 
+def is_retried(status: int | None) -> bool:
+    """Whether a client that was answered with this HTTP status asks again, and may be given another answer."""
+    return status is not None and (status in (408, 429) or status >= 500)
+
+
 def failed_before(status: int | None, error: dict[str, Any]) -> ProviderFailure:
     """The error of a turn that has failed, for a request that repeats the one it failed for."""
     status = status or 502

@@ -99,7 +99,7 @@ async def erase_turns(
         )
     emptied: dict[str, Any] = {
         "deleted_at": func.now(), "params": {}, "metadata_": {}, "response": None, "pace": None, "salt": None,
-        "body_hash": None, "idempotency_key": None,
+        "body_hash": None, "idempotency_key": None, "key_scope": None, "client_left_at": None,
     }  # fmt: skip
     await session.execute(
         update(Turn)

@@ -18,7 +18,7 @@ from app.errors import DatabaseUnavailable
 from app.provider.events import Splitter, encode
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Heard
 from app.turns.event_log import EventLog, LogBroken
-from app.turns.replay import Replay
+from app.turns.replay import Replay, last_event
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
@@ -67,18 +67,12 @@ class Leases(Background):
             project_id, turn_id = row["project_id"], row["id"]
             log.warning("a worker died; its turn is closed", turn=ids.turn_id(turn_id))
             heard, count = await self._heard(project_id, turn_id)
-            closing = Closing(
-                status="cancelled" if row["cancel"] else "incomplete",
-                continuation=None,
-                calls=(),
-                output=heard.output(),
-                response={k: v for k, v in heard.opening.items() if k not in ("id", "output", "usage", "status")},
-                incomplete_details=None if row["cancel"] else {"reason": INTERRUPTED},
-            )
+            closing = _closing(heard, count, cancelled=row["cancel"])
             turn = Closable(project_id, turn_id, row["thread_id"], row["input_items"], row["salt"] or b"", SERVICE)
             if await self._store.close(turn, closing) and count:
                 shown = stored_response(*await self._replay.kept(project_id, turn_id))
-                last = encode("response.incomplete", {"response": shown}, count).frame(count)
+                kind, fields = last_event(shown)
+                last = encode(kind, fields, count).frame(count)
                 await self._event_log.append(project_id, turn_id, count, [last], last=True)
 
     async def _heard(self, project_id: UUID, turn_id: UUID) -> tuple[Heard, int]:
@@ -92,3 +86,15 @@ class Leases(Background):
             if event.type not in SHOWS_RESPONSE and event.type not in TERMINAL:
                 heard.hear(event)
         return heard, len(frames)
+
+
+def _closing(heard: Heard, events: int, *, cancelled: bool) -> Closing:
+    """How a turn ends whose worker has died. One of which nothing was said has failed, and a retry is a new turn."""
+    output = heard.output()
+    response = {k: v for k, v in heard.opening.items() if k not in ("id", "output", "usage", "status")}
+    if cancelled:
+        return Closing("cancelled", None, (), output, response)
+    if output:
+        return Closing("incomplete", None, (), output, response, incomplete_details={"reason": INTERRUPTED})
+    error = {"code": INTERRUPTED, "message": "The worker of this turn has died. Nothing had been said; send it again."}
+    return Closing("failed", None, (), (), response, error=error, error_status=None if events else 503)

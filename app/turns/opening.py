@@ -11,6 +11,8 @@ from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
 from app.settings import Settings
 from app.threads.address import Address
+from app.turns.client import Client, ClientLeft
+from app.turns.failures import is_retried
 from app.turns.schemas import Origin, TurnRequest
 from app.turns.store import Busy, Opened, SameKey, TurnStore
 
@@ -44,19 +46,17 @@ class Opening:
         if freed is not None:
             freed.set()
 
-    async def open(self, project_id: UUID, address: Address, request: TurnRequest) -> "Opened | Joined":
+    async def open(self, project_id: UUID, address: Address, request: TurnRequest, client: Client) -> "Opened | Joined":
         """Open a turn, when its thread is free; or find the turn that this request repeats.
 
         Raises:
             APIError: the thread stays busy, or its queue is full, or the Idempotency-Key is another request's.
+            ClientLeft: the client has gone while it waited; nothing was opened.
         """
         if not request.keep:
             return await self._unkept(project_id, address, request)
-        origin = request.origin
-        if origin.retry_within_seconds is not None:
-            first = await self._store.first_attempt(project_id, request.parent_id, origin)
-            if first is not None:
-                return Joined(project_id, first)
+        if (first := await self._first_attempt(project_id, address, request)) is not None:
+            return first
         ticket = ids.new_uuid() if request.if_busy == "wait" else None
         deadline = time.monotonic() + self._settings.wait_seconds
         queued_at: UUID | None = None
@@ -66,10 +66,15 @@ class Opening:
                 try:
                     return await self._store.open(project_id, address, request, ticket)
                 except SameKey:
-                    return await self._same_key(project_id, origin)
+                    if isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
+                        return same
                 except Busy as busy:
-                    if origin.idempotency_key is not None and await self._store.same_key(project_id, origin):
-                        return await self._same_key(project_id, origin)
+                    if isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
+                        return same
+                    if same:
+                        continue
+                    if client.has_left:
+                        raise ClientLeft from busy
                     if request.if_busy == "reject" or time.monotonic() > deadline:
                         raise
                     if request.if_busy == "cancel" and busy.running_id is not None:
@@ -91,10 +96,30 @@ class Opening:
             request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
         return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request, b"")
 
-    async def _same_key(self, project_id: UUID, origin: Origin) -> "Joined":
-        row = await self._store.same_key(project_id, origin)
+    async def _first_attempt(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
+        """The turn that a client's automatic retry repeats. A request that makes a thread repeats none for certain."""
+        origin = request.origin
+        if origin.retry_within_seconds is None or origin.idempotency_key is not None or address.new is not None:
+            return None
+        first = await self._store.claim_first_attempt(
+            project_id, address, request.parent_id, origin, origin.retry_within_seconds
+        )
+        return None if first is None else Joined(project_id, first)
+
+    async def _same_key(self, project_id: UUID, address: Address, origin: Origin) -> "Joined | bool":
+        """The turn with this request's Idempotency-Key; else whether there was one that has lost the key now."""
+        key = origin.idempotency_key
+        if key is None:
+            return False
+        await self._store.close_unconfirmed()
+        row = await self._store.same_key(
+            project_id, address, origin, holds_seconds=self._settings.idempotency_key_seconds
+        )
         if row is None:
-            raise Conflict("The turn with this Idempotency-Key has just been deleted. Send this again.")
+            return False
+        if row["old"] and row["status"] != "in_progress":
+            await self._store.free_key(project_id, row["id"], key)
+            return True
         if row["body_hash"] != origin.body_hash:
             raise Conflict(
                 f"This Idempotency-Key was sent with another body, for turn {ids.turn_id(row['id'])}. "
@@ -102,6 +127,9 @@ class Opening:
                 param="Idempotency-Key",
                 code="idempotency_key_reused",
             )
+        if row["status"] == "failed" and is_retried(row["error_status"]):
+            await self._store.free_key(project_id, row["id"], key)
+            return True
         return Joined(project_id, row["id"])
 
     async def _queue(self, project_id: UUID, busy: Busy, ticket: UUID) -> None:

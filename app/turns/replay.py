@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -54,7 +55,7 @@ class Replay:
                 yield encode(kind, fields, number).frame(number)
         else:
             # Numbers of single deltas are not kept; the last event holds the whole output.
-            kind, fields = _last(response)
+            kind, fields = last_event(response)
             yield encode(kind, fields, sent).frame(sent)
 
     async def ended(self, project_id: UUID, turn_id: UUID) -> Kept:
@@ -76,6 +77,11 @@ class Replay:
             await self._store.request_cancel(project_id, turn_id)
             await self._runner.cancel(turn_id)
         return await self.ended(project_id, turn_id)
+
+    async def client_left(self, project_id: UUID, turn_id: UUID) -> None:
+        """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
+        with suppress(DatabaseUnavailable):
+            await self._store.client_left(project_id, turn_id)
 
     async def kept(self, project_id: UUID, turn_id: UUID) -> Kept:
         """The turn's row and items as they are now.
@@ -104,7 +110,8 @@ class Replay:
         return row is not None and row["status"] == "in_progress"
 
 
-def _last(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def last_event(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The event that ends an ended response's stream: its type and fields."""
     status = response["status"]
     # The specification has no event of its own for a cancelled response.
     said = status if status in ("completed", "failed") else "incomplete"
@@ -118,7 +125,7 @@ def events_of(response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "response.in_progress", {"response": opening}
     for index, item in enumerate(response["output"]):
         yield from _item_events(index, item)
-    yield _last(response)
+    yield last_event(response)
 
 
 def _item_events(index: int, item: Item) -> Iterator[tuple[str, dict[str, Any]]]:

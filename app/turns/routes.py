@@ -1,5 +1,7 @@
 """/v1/threads/…/turns, and the conversation read back."""
 
+import asyncio
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -18,11 +20,12 @@ from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.threads.address import address as thread_address
 from app.turns import messages
 from app.turns.calls import as_curl, call_object
+from app.turns.client import Client, ClientLeft, watched
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
 from app.turns.opening import Joined
 from app.turns.playback import Tempo
-from app.turns.replay import Replay
+from app.turns.replay import Kept, Replay
 from app.turns.runner import Running
 from app.turns.schemas import Origin, turn_request
 from app.turns.service import Turns
@@ -36,11 +39,15 @@ ShowKept = Callable[[asyncpg.Record, list[asyncpg.Record]], dict[str, Any]]
 
 LONGEST_KEY = 255
 LONGEST_NUMBER = 9
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 CLIENT_TIMEOUT_SECONDS = 600.0
 """The `openai` clients' time-out, where they do not say."""
 
 CLIENT_BACKOFF_SECONDS = 8.0
 """The longest pause of the `openai` clients before a retry."""
+
+LONGEST_RETRY_SECONDS = 24 * 3600.0
+"""However often, and however long, a client says that it tries."""
 
 PASSED_ON = "x-dashscope-"
 """Request headers with this beginning go to the provider (the session cache has one)."""
@@ -88,15 +95,20 @@ def origin(request: Request, caller: Caller) -> Origin:
         raise BadRequest(
             f"'Idempotency-Key' must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key", code="invalid_value"
         )
-    count = headers.get("x-stainless-retry-count", "0")
-    retries = int(count) if count.isdigit() and len(count) < LONGEST_NUMBER else 0
-    timeout = headers.get("x-stainless-read-timeout") or headers.get("x-stainless-timeout") or ""
-    within = float(timeout) if timeout.replace(".", "", 1).isdigit() else CLIENT_TIMEOUT_SECONDS
-    longest = retries * (within + CLIENT_BACKOFF_SECONDS)
+    retries = int(_number(headers.get("x-stainless-retry-count")) or 0)
+    timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
+    longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
     return Origin(caller.key_id, caller.address, request.state.body_hash, key, longest if retries else None)
 
 
-async def answer(request: Request, outcome: Running | Joined, show: Show, show_kept: ShowKept) -> Response:
+def _number(text: str | None) -> float | None:
+    """What a header says, if it is a number that can be meant; else it says nothing."""
+    return float(text) if text is not None and _NUMBER.fullmatch(text) else None
+
+
+async def answer(
+    request: Request, client: Client, outcome: Running | Joined, show: Show, show_kept: ShowKept
+) -> Response:
     """The answer to whoever asked for a turn, or repeated a request that had asked for it.
 
     Args:
@@ -105,9 +117,10 @@ async def answer(request: Request, outcome: Running | Joined, show: Show, show_k
 
     Raises:
         APIError: the turn failed before anything of it was sent.
+        ClientLeft: nobody is there any more.
     """
     if isinstance(outcome, Joined):
-        return await _joined(request, outcome, show_kept)
+        return await _joined(request, client, outcome, show_kept)
     headers = turn_headers(outcome)
     asked = outcome.turn.request
     if asked.stream and len(outcome.events):
@@ -122,17 +135,28 @@ async def answer(request: Request, outcome: Running | Joined, show: Show, show_k
     return json_response(show(outcome, outcome.response), headers=headers)
 
 
-async def _joined(request: Request, joined: Joined, show_kept: ShowKept) -> Response:
+async def _joined(request: Request, client: Client, joined: Joined, show_kept: ShowKept) -> Response:
     replay: Replay = request.app.state.replay
     headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
     row, items = await replay.kept(joined.project_id, joined.turn_id)
     if row["params"].get("stream") is True and row["status"] != "failed":
         return EventStream(replay.frames(joined.project_id, joined.turn_id, 0), headers)
     if row["params"].get("background") is not True:
-        row, items = await replay.ended(joined.project_id, joined.turn_id)
+        row, items = await _ended(replay, client, joined)
         if row["status"] == "failed":
             raise failed_before(row["error_status"], row["error"]).with_headers(headers)
     return json_response(show_kept(row, items), headers=headers)
+
+
+async def _ended(replay: Replay, client: Client, joined: Joined) -> Kept:
+    ended = asyncio.ensure_future(replay.ended(joined.project_id, joined.turn_id))
+    try:
+        await client.wait_for(ended)
+    except ClientLeft:
+        ended.cancel()
+        await replay.client_left(joined.project_id, joined.turn_id)
+        raise
+    return await ended
 
 
 def first_event(starting_after: int | None, request: Request) -> int:
@@ -169,9 +193,9 @@ async def create(request: Request) -> Response:
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)
     sent = turn_request(body, settings.default_model, origin(request, caller), first=first)
-    return await answer(
-        request, await turns.create(caller, address, sent, provider_headers(request)), _show, stored_turn
-    )
+    async with watched(request.receive) as client:
+        outcome = await turns.create(caller, address, sent, provider_headers(request), client)
+        return await answer(request, client, outcome, _show, stored_turn)
 
 
 @router.post(f"{BY_NAME}/turns/{{turn_id}}/cancel")

@@ -7,6 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,7 @@ from app.settings import Settings
 from app.threads.address import Address
 from app.turns import answer as answers
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Answer, Heard
+from app.turns.client import Client, ClientLeft
 from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.failures import client_error
@@ -110,16 +112,19 @@ class Runner:
         self._stopping = False
 
     async def start(
-        self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str]
+        self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> "Running | Joined":
         """Open a turn and let it run; or join the one that this request repeats.
 
         Returns:
             The turn, once the client can be answered: see `Running.answerable`.
+
+        Raises:
+            ClientLeft: the client has gone before that. The turn goes on, and a retry may claim it.
         """
         # Redis is asked while Postgres opens the turn.
         asked = None if address.id is None else self._live_ids.ask(project_id, address.id)
-        turn = await self._opening.open(project_id, address, request)
+        turn = await self._opening.open(project_id, address, request, client)
         if isinstance(turn, Joined):
             running = self._running.get(turn.turn_id)
             if running is None:
@@ -130,9 +135,18 @@ class Runner:
             running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
         if not request.background or request.stream:
-            # Shielded: a client that goes away does not stop its turn.
-            await asyncio.shield(running.answerable)
+            try:
+                await client.wait_for(running.answerable)
+            except ClientLeft:
+                await self.client_left(project_id, running.turn.id, request)
+                raise
         return running
+
+    async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
+        """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
+        if request.keep and request.origin.idempotency_key is None:
+            with suppress(DatabaseUnavailable):
+                await self._store.client_left(project_id, turn_id)
 
     def find(self, turn_id: UUID) -> Running | None:
         """A turn that is running in this worker."""
@@ -191,7 +205,8 @@ class Runner:
             if not running.closed:
                 log.error("a turn ended in an unexpected way", turn=ids.turn_id(running.turn.id))
                 internal = {"code": "internal_error", "message": "The service failed on this turn."}
-                await self._close(running, Closing("failed", None, running.calls, error=internal))
+                status = None if running.answerable.done() else 500
+                await self._close(running, Closing("failed", None, running.calls, error=internal, error_status=status))
 
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]
@@ -440,7 +455,7 @@ class Runner:
             error=error,
             incomplete_details=details,
             binding=self._provider.binding,
-            error_status=refused.status if error is not None else None,
+            error_status=None if error is None or begun or running.turn.request.background else refused.status,
             pace=measured(running.events.since(0), running.arrivals),
         )
         if not await self._close(running, closing):

@@ -14,6 +14,7 @@ from app.projects.auth import Caller
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id
 from app.turns.calls import parse_call, unknown_call
+from app.turns.client import Client
 from app.turns.opening import Joined
 from app.turns.playback import Tempo, play
 from app.turns.replay import Replay
@@ -34,9 +35,9 @@ class Turns:
         self._margin_seconds = margin_seconds
 
     async def create(
-        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str]
+        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
-        return await self._runner.start(caller.project_id, address, request, headers)
+        return await self._runner.start(caller.project_id, address, request, headers, client)
 
     async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """A request that replaces a turn, as one that continues what that turn continued.

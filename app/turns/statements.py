@@ -8,10 +8,11 @@ WITH thread AS (
 ), turn AS (
     INSERT INTO turns (
         project_id, id, thread_id, parent_id, status, model, params, metadata, ignored, worker_id, lease_expires_at,
-        api_key_id, idempotency_key, body_hash, salt
+        api_key_id, idempotency_key, key_scope, body_hash, salt
     )
     SELECT $1, $3, thread.id, CASE WHEN NOT $25 THEN coalesce($4, thread.head_turn_id) END, 'in_progress', $5,
-        $6::text::json, $7::text::jsonb, $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15, $16, $18
+        $6::text::json, $7::text::jsonb, $8::text[], $9, now() + $10::float8 * interval '1 second', $14, $15,
+        CASE WHEN $15::text IS NOT NULL THEN {scope} END, $16, $18
     FROM thread
     WHERE ($4::uuid IS NULL OR EXISTS (
         SELECT FROM turns p
@@ -49,13 +50,15 @@ FROM thread LEFT JOIN turn ON true
 _LOCKED = "SELECT id, head_turn_id, user_id FROM threads WHERE project_id = $1 AND {by} FOR NO KEY UPDATE"
 ITS_THREAD = "(SELECT thread_id FROM turns WHERE project_id = $1 AND id = $2 AND deleted_at IS NULL)"
 
-OPEN_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by="id = $2"))
-OPEN_TURN_BY_NAME = _OPEN_TURN.format(thread=_LOCKED.format(by="name = $2"))
-OPEN_TURN_AFTER_TURN = _OPEN_TURN.format(thread=_LOCKED.format(by=f"id = {ITS_THREAD}"))
+# An Idempotency-Key belongs to what its request addresses: a thread, or the project where it makes one.
+OPEN_TURN = _OPEN_TURN.format(scope="thread.id", thread=_LOCKED.format(by="id = $2"))
+OPEN_TURN_BY_NAME = _OPEN_TURN.format(scope="thread.id", thread=_LOCKED.format(by="name = $2"))
+OPEN_TURN_AFTER_TURN = _OPEN_TURN.format(scope="thread.id", thread=_LOCKED.format(by=f"id = {ITS_THREAD}"))
 OPEN_TURN_IN_NEW_THREAD = _OPEN_TURN.format(
+    scope="$1",
     thread="""
     INSERT INTO threads (project_id, id, salt, user_id) VALUES ($1, $2, $18, $26) RETURNING id, head_turn_id, user_id
-    """
+    """,
 )
 
 # Everything that a turn leaves behind, in one transaction. It names the state it leaves: a turn that somebody
@@ -207,19 +210,33 @@ ORDER BY turn_id, position
 CLOSED_AS = "SELECT status, response_id FROM turns WHERE project_id = $1 AND id = $2"
 
 SAME_KEY = """
-SELECT id, thread_id, parent_id, body_hash FROM turns WHERE project_id = $1 AND idempotency_key = $2
+SELECT id, body_hash, status, error_status, created_at < now() - $4::float8 * interval '1 second' AS old
+FROM turns WHERE project_id = $1 AND key_scope = {scope} AND idempotency_key = $3
 """
 
-FREE_KEY = (
-    "UPDATE turns SET idempotency_key = NULL WHERE project_id = $1 AND id = $2 AND status = 'failed' RETURNING id"
-)
+# A turn that still runs keeps its key: it may be answered yet.
+FREE_KEY = """
+UPDATE turns SET idempotency_key = NULL, key_scope = NULL
+WHERE project_id = $1 AND id = $2 AND idempotency_key = $3 AND completed_at IS NOT NULL RETURNING id
+"""
 
-FIRST_ATTEMPT = """
-SELECT id FROM turns
-WHERE project_id = $1 AND body_hash = $2 AND api_key_id = $3 AND status IN ('in_progress', 'completed', 'incomplete')
-    AND ($4::uuid IS NULL OR parent_id = $4) AND created_at > now() - $5::float8 * interval '1 second'
-    AND deleted_at IS NULL
-ORDER BY id DESC LIMIT 1
+# Its client went away before the first byte of an answer: the turn has been given to nobody.
+CLIENT_LEFT = "UPDATE turns SET client_left_at = now() WHERE project_id = $1 AND id = $2 RETURNING id"
+
+# The turn that an automatic retry repeats, claimed for it: of two retries at once, one finds it. Only what its own
+# client has left, what is the last that was opened in the thread, and what runs or is its head; anything else may be
+# another request in the same words. ($6 is an id of before that time, for the index.)
+CLAIM_FIRST_ATTEMPT = """
+UPDATE turns t SET client_left_at = NULL FROM threads th
+WHERE th.project_id = $1 AND th.{by} AND t.project_id = $1 AND t.thread_id = th.id AND t.id >= $6
+    AND t.body_hash = $3 AND t.api_key_id = $4 AND t.idempotency_key IS NULL AND t.client_left_at IS NOT NULL
+    AND (t.completed_at IS NULL OR t.id = th.head_turn_id) AND ($5::uuid IS NULL OR t.parent_id = $5)
+    AND t.created_at > now() - $7::float8 * interval '1 second' AND t.deleted_at IS NULL
+    AND NOT EXISTS (
+        SELECT FROM turns n WHERE n.project_id = $1 AND n.thread_id = th.id AND n.id >= $6
+            AND n.created_at > t.created_at
+    )
+RETURNING t.id
 """
 
 CANCEL_CHANNEL = "everthread_cancel"

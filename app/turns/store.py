@@ -1,9 +1,10 @@
 """Turns in Postgres. The hot path is two statements: OPEN_TURN and CLOSE_TURN, a transaction each."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -92,6 +93,9 @@ class Closing:
     pace: dict[str, Any] | None = None
 
 
+CLOCKS_APART_SECONDS = 3600.0
+"""How far the clocks of two workers, which ids are made by, may be apart."""
+
 NEVER_ASKED = Closing(
     "failed",
     None,
@@ -114,7 +118,7 @@ class Busy(Conflict):
 
 
 class SameKey(Exception):
-    """The project has a turn with this Idempotency-Key."""
+    """There is a turn with this Idempotency-Key where the request goes."""
 
 
 class TurnStore:
@@ -122,7 +126,8 @@ class TurnStore:
         self._database = database
         self._worker_id = worker_id
         self._lease_seconds = lease_seconds
-        self._unconfirmed: list[Closable] = []
+        self._unconfirmed: list[tuple[Closable, float]] = []
+        """Turns that may have been opened, and until when they may come to light."""
 
     async def open(
         self, project_id: UUID, address: Address, request: TurnRequest, ticket: UUID | None = None
@@ -135,7 +140,7 @@ class TurnStore:
         Raises:
             APIError: no such thread, or no such parent in it.
             Busy: another turn of the thread is in progress, or others have waited longer.
-            SameKey: a turn with this Idempotency-Key is there.
+            SameKey: a turn with this Idempotency-Key is there already.
         """
         turn_id, salt = ids.new_uuid(), contents.new_salt()
         types, item_ids, data = columns(request.items)
@@ -176,7 +181,8 @@ class TurnStore:
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
             thread_id = address.id or address.new
-            self._unconfirmed.append(Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor))
+            turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor)
+            self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
         except asyncpg.UniqueViolationError as error:
             if error.constraint_name == "turns_idempotency_key":
@@ -273,19 +279,41 @@ class TurnStore:
         row = await self._database.fetchrow(statements.CLOSED_AS, project_id, turn_id)
         return row is not None and (row["status"], row["response_id"]) == (closing.status, closing.response_id)
 
-    async def same_key(self, project_id: UUID, origin: Origin) -> asyncpg.Record | None:
-        """The turn with this Idempotency-Key."""
-        return await self._database.fetchrow(statements.SAME_KEY, project_id, origin.idempotency_key)
+    async def same_key(
+        self, project_id: UUID, address: Address, origin: Origin, *, holds_seconds: float
+    ) -> asyncpg.Record | None:
+        """The turn with this Idempotency-Key where the request goes, and whether it is older than a key holds."""
+        scope, value = _scope(project_id, address)
+        statement = statements.SAME_KEY.format(scope=scope)
+        return await self._database.fetchrow(statement, project_id, value, origin.idempotency_key, holds_seconds)
 
-    async def first_attempt(self, project_id: UUID, parent_id: UUID | None, origin: Origin) -> UUID | None:
-        """The turn that a client's automatic retry repeats, if it is running or has been answered."""
+    async def free_key(self, project_id: UUID, turn_id: UUID, key: str) -> None:
+        """Let the next request with this Idempotency-Key be a new one. A turn that still runs keeps it."""
+        await self._database.fetchrow(statements.FREE_KEY, project_id, turn_id, key)
+
+    async def client_left(self, project_id: UUID, turn_id: UUID) -> None:
+        """Write down that a turn's client has gone before the first byte of an answer."""
+        await self._database.fetchrow(statements.CLIENT_LEFT, project_id, turn_id)
+
+    async def claim_first_attempt(
+        self, project_id: UUID, address: Address, parent_id: UUID | None, origin: Origin, within_seconds: float
+    ) -> UUID | None:
+        """The turn that a client's automatic retry repeats, if it is certain that it does.
+
+        Args:
+            within_seconds: how long ago the first attempt may have been made.
+        """
+        by, value = _by(address)
+        since = ids.first_uuid(datetime.now(UTC) - timedelta(seconds=within_seconds + CLOCKS_APART_SECONDS))
         row = await self._database.fetchrow(
-            statements.FIRST_ATTEMPT,
+            statements.CLAIM_FIRST_ATTEMPT.format(by=by),
             project_id,
+            value,
             origin.body_hash,
             origin.api_key_id,
             parent_id,
-            origin.retry_within_seconds,
+            since,
+            within_seconds,
         )
         return None if row is None else row["id"]
 
@@ -300,15 +328,17 @@ class TurnStore:
     async def close_unconfirmed(self) -> None:
         """Close the turns that may have been opened without our hearing of it: the model was never asked.
 
-        Their clients were told to send the request again: its Idempotency-Key is free for that.
+        Their clients were told to send the request again. A statement that Postgres is still at may be done later
+        than this: its turn is looked for until its lease would have run out.
 
         Raises:
             DatabaseUnavailable: Postgres is still away.
         """
-        for turn in list(self._unconfirmed):
-            await self.close(turn, NEVER_ASKED)
-            await self._database.fetchrow(statements.FREE_KEY, turn.project_id, turn.id)
-            self._unconfirmed.remove(turn)
+        for entry in list(self._unconfirmed):
+            turn, until = entry
+            closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
+            if (closed or time.monotonic() > until) and entry in self._unconfirmed:
+                self._unconfirmed.remove(entry)
 
     async def take_expired(self) -> list[asyncpg.Record]:
         """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""
@@ -391,9 +421,7 @@ class TurnStore:
         Raises:
             NotFound: there is none at this address.
         """
-        by, value = ("id = $2", address.id) if address.id is not None else ("name = $2", address.name)
-        if address.turn is not None:
-            by, value = f"id = {statements.ITS_THREAD}", address.turn
+        by, value = _by(address)
         row = await self._database.fetchrow(statements.FIND_THREAD.format(by=by), project_id, value)
         if row is None:
             raise address.unknown()
@@ -433,6 +461,21 @@ def _opening(address: Address) -> tuple[str, UUID | str]:
         return statements.OPEN_TURN, address.id
     assert address.name is not None
     return statements.OPEN_TURN_BY_NAME, address.name
+
+
+def _by(address: Address) -> tuple[str, UUID | str | None]:
+    """What a thread is found by, and the value of it."""
+    if address.turn is not None:
+        return f"id = {statements.ITS_THREAD}", address.turn
+    return ("id = $2", address.id) if address.id is not None else ("name = $2", address.name)
+
+
+def _scope(project_id: UUID, address: Address) -> tuple[str, UUID | str | None]:
+    """Where an Idempotency-Key holds, and the value of it."""
+    if address.new is not None:
+        return "$2::uuid", project_id
+    by, value = _by(address)
+    return f"(SELECT th.id FROM threads th WHERE th.project_id = $1 AND th.{by})", value  # noqa: S608
 
 
 def columns(items: Sequence[Item]) -> tuple[list[str], list[str], list[str]]:

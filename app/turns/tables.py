@@ -51,12 +51,16 @@ class Turn(Base):
     cancel_requested_at: Mapped[datetime | None]
     api_key_id: Mapped[UUID | None]
     idempotency_key: Mapped[str | None] = mapped_column(Text)
+    key_scope: Mapped[UUID | None]
+    """Where its Idempotency-Key holds: its thread, or the project where its request made the thread."""
+    client_left_at: Mapped[datetime | None]
+    """Since when its client is known to have gone before the first byte of an answer, and no retry has claimed it."""
     body_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
     """SHA-256 of the request's body: tells a client's retry."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """Of the digests in its audit records. It goes with the content; older turns have none."""
     error_status: Mapped[int | None] = mapped_column(SmallInteger)
-    """The HTTP status that a failed turn was answered with."""
+    """The HTTP status that a failed turn was answered with; None where its client had been answered before."""
 
     response: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     """The provider's response object without its output and usage."""
@@ -93,6 +97,7 @@ class Turn(Base):
         CheckConstraint("status <> 'incomplete' OR incomplete_details IS NOT NULL", name="incomplete_details"),
         CheckConstraint("status <> 'completed' OR continuation IS NULL OR response_id IS NOT NULL", name="response_id"),
         CheckConstraint("response_id IS NOT NULL OR response_expires_at IS NULL", name="response_expires_at"),
+        CheckConstraint("(idempotency_key IS NULL) = (key_scope IS NULL)", name="key_scope"),
         Index(
             "turns_one_active_per_thread",
             "project_id",
@@ -103,11 +108,11 @@ class Turn(Base):
         Index(
             "turns_idempotency_key",
             "project_id",
+            "key_scope",
             "idempotency_key",
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        Index("turns_body_hash_idx", "project_id", "body_hash"),
         Index("turns_child_idx", "project_id", "parent_id"),
     )
 
