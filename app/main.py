@@ -1,10 +1,12 @@
 """Builds the service. Reads like a table of contents: what there is, and what it is made of."""
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import redis.asyncio
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -18,12 +20,14 @@ from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
 from app.audit.signing import signing_key
+from app.cache.client import Cache
+from app.cache.seal import Seal, database_seal
 from app.chain.live_ids import LiveIds
 from app.chain.wire import Wire
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.db.statistics import Statistics
-from app.errors import APIError, BadRequest, NotFound
+from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
 from app.logs import configure
 from app.openai_api import chat, conversations, responses
 from app.openai_api.service import OpenAI
@@ -52,6 +56,10 @@ from app.turns.spool import Spool
 from app.turns.store import TurnStore
 from app.usage import routes as usage_routes
 from app.wire import json_response
+
+log = structlog.get_logger()
+
+AWAY_SECONDS = 1.0
 
 PROVIDER_PATHS = ("/compatible-mode/v1", "/api/v2/apps/protocols/compatible-mode/v1")
 """The provider's own paths: a client of it changes its host and key, and nothing else."""
@@ -110,12 +118,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(
         settings.database_url, pool_size=settings.database_pool_size, timeout_seconds=settings.database_timeout_seconds
     )
-    cache = connect_redis(settings)
+    redis_client = connect_redis(settings)
     provider = connect_provider(settings)
     wire = Wire(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
-    live_ids = LiveIds(wire, margin_seconds=settings.response_id_margin_seconds)
+    cache, seal = Cache(wire, redis_client), await _seal(database)
+    live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
-    event_log = EventLog(cache, wire, keep_seconds=settings.event_log_seconds)
+    event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     spool = Spool(settings.data_dir / "spool")
     runner = Runner(store, provider, live_ids, event_log, spool, settings)
     replay = Replay(store, runner, event_log)
@@ -123,7 +132,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     cancel_requests = CancelRequests(database, runner)
     app.state.replay = replay
     app.state.database = database
-    app.state.redis = cache
+    app.state.redis = redis_client
     app.state.keys = KeyRing(database)
     app.state.provider = provider
     key = signing_key(settings.audit_key, settings.data_dir)
@@ -154,7 +163,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await work.stop()
         await provider.close()
         await wire.close()
-        await cache.aclose()
+        await redis_client.aclose()
         await database.close()
 
 
@@ -162,8 +171,22 @@ def connect_redis(settings: Settings) -> "redis.asyncio.Redis":
     assert settings.redis_url is not None
     timeout = settings.redis_timeout_seconds
     return redis.asyncio.Redis.from_url(
-        settings.redis_url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 1)
+        settings.redis_url,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        # A connection that was closed is opened again; one that does not answer is not waited for twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
+
+
+async def _seal(database: Database) -> Seal:
+    """The database's; a worker that is started while it is away waits for it."""
+    while True:
+        try:
+            return await database_seal(database)
+        except DatabaseUnavailable:
+            log.warning("Postgres is away; this worker begins when it is back")
+            await asyncio.sleep(AWAY_SECONDS)
 
 
 def connect_provider(settings: Settings) -> Provider:

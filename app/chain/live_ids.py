@@ -1,8 +1,8 @@
 """The live response id of each thread's latest turn, in Redis, for what is left of its seven days.
 
 An entry names the turn it belongs to, and what a turn's response id is never changes: an entry that
-is out of date names another turn than the parent, and counts as a miss. Without Redis every read is
-a miss, and Postgres answers.
+is out of date names another turn than the parent, and counts as a miss. So does one whose seal
+does not hold. Without Redis every read is a miss, and Postgres answers.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
-from app.chain.wire import Wire
+from app.cache.client import Cache
+from app.cache.seal import Seal
 
 log = structlog.get_logger()
 
@@ -36,13 +37,14 @@ class LiveId:
 
 
 class LiveIds:
-    def __init__(self, wire: Wire, *, margin_seconds: float) -> None:
-        self._wire = wire
+    def __init__(self, cache: Cache, seal: Seal, *, margin_seconds: float) -> None:
+        self._cache = cache
+        self._seal = seal
         self._margin_seconds = margin_seconds
 
     def ask(self, project_id: UUID, thread_id: UUID) -> "asyncio.Future[Any] | None":
         """Begin to look, for a `get` that comes later."""
-        return self._wire.ask(("GET", _key(project_id, thread_id)))
+        return self._cache.ask(("GET", _key(project_id, thread_id)))
 
     async def get(self, project_id: UUID, thread_id: UUID, asked: "asyncio.Future[Any] | None" = None) -> LiveId | None:
         """What is known of the thread's latest response id.
@@ -50,12 +52,14 @@ class LiveIds:
         Args:
             asked: the question, if it is on its way already.
         """
+        key = _key(project_id, thread_id)
         try:
-            question = asked or self._wire.execute(("GET", _key(project_id, thread_id)))
-            return _decode(await question)
+            question = asked or self._cache.execute(("GET", key))
+            value = await question
         except (RedisError, OSError) as error:
             _say_away(error)
             return None
+        return None if value is None else _decode(self._seal.opened(key, value))
 
     async def put(self, project_id: UUID, thread_id: UUID, live: LiveId) -> None:
         """Keep an id for as long as it can be chained on; one past that is not kept."""
@@ -63,16 +67,17 @@ class LiveIds:
         if left < 1:
             await self.forget(project_id, thread_id)
             return
+        key = _key(project_id, thread_id)
+        command = ("SET", key, self._seal.sealed(key, orjson.dumps(_fields(live))), "PX", int(left * 1000))
         try:
-            command = ("SET", _key(project_id, thread_id), orjson.dumps(_fields(live)), "PX", int(left * 1000))
-            if not self._wire.tell(command):
-                await self._wire.execute(command)
+            if not self._cache.tell(command):
+                await self._cache.execute(command)
         except (RedisError, OSError) as error:
             _say_away(error)
 
     async def forget(self, project_id: UUID, thread_id: UUID) -> None:
         try:
-            await self._wire.execute(("DEL", _key(project_id, thread_id)))
+            await self._cache.execute(("DEL", _key(project_id, thread_id)))
         except (RedisError, OSError) as error:
             _say_away(error)
 
@@ -92,21 +97,13 @@ def _key(project_id: UUID, thread_id: UUID) -> str:
     return f"everthread:{project_id.hex}:live:{thread_id.hex}"
 
 
-def _decode(value: bytes | str | None) -> LiveId | None:
-    if value is None:
-        return None
+def _decode(value: bytes | None) -> LiveId | None:
+    """A live id from an entry whose seal holds; entries of other releases may have other fields."""
     try:
-        fields: dict[str, Any] = orjson.loads(value)
-        return LiveId(
-            UUID(fields["turn_id"]),
-            str(fields["response_id"]),
-            str(fields["binding"]),
-            str(fields["model"]),
-            float(fields["expires_at"]),
-            int(fields["context_tokens"]),
-        )
+        fields: dict[str, Any] = orjson.loads(value or b"")
+        return LiveId(**{**fields, "turn_id": UUID(fields["turn_id"])})
     except (ValueError, TypeError, KeyError):
-        log.warning("a live id in Redis cannot be read and is passed over")
+        log.warning("a live id in Redis is none of ours and is passed over")
         return None
 
 

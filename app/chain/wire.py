@@ -27,7 +27,7 @@ class Wire:
         self._to = parse_url(url)
         self._timeout_seconds = timeout_seconds
         self._connection: _Connection | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: asyncio.Task[_Connection] | None = None
 
     async def execute(self, *commands: Command) -> Any:
         """Send commands in one write, and give the last one's answer.
@@ -63,17 +63,23 @@ class Wire:
             self._connection.close(RedisConnectionError("The service is stopping."))
 
     async def _connect(self) -> "_Connection":
-        async with self._connecting:
-            if self._connection is not None and not self._connection.lost:
-                return self._connection
-            try:
-                connection = await asyncio.wait_for(self._opened(), self._timeout_seconds)
-                for command in self._greeting():
-                    await connection.send((command,), self._timeout_seconds)
-            except (OSError, TimeoutError) as error:
-                raise RedisConnectionError(f"Redis does not answer: {error or 'time is out'}") from error
-            self._connection = connection
-            return connection
+        """A new connection. All who need one meanwhile wait for the same, and not one after the other."""
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connected())
+            self._connecting.add_done_callback(_look_at)
+        return await asyncio.shield(self._connecting)
+
+    async def _connected(self) -> "_Connection":
+        try:
+            connection = await asyncio.wait_for(self._opened(), self._timeout_seconds)
+            for command in self._greeting():
+                await connection.send((command,), self._timeout_seconds)
+        except TimeoutError as error:
+            raise RedisTimeoutError("Redis does not answer in time.") from error
+        except OSError as error:
+            raise RedisConnectionError(f"Redis does not answer: {error}") from error
+        self._connection = connection
+        return connection
 
     async def _opened(self) -> "_Connection":
         loop = asyncio.get_running_loop()
@@ -110,6 +116,8 @@ class _Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]
 
     def send(self, commands: tuple[Command, ...], timeout_seconds: float) -> "asyncio.Future[Any]":
+        if self.lost:
+            raise RedisConnectionError("Redis has closed the connection.")
         answer = self._awaited(len(commands), timeout_seconds)
         # What others send in this same turn of the event loop goes out with it.
         self._loop.call_soon(self.flush)

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.audit import tables as audit
+from app.cache import tables as cache
 from app.db.base import Base
 from app.db.engine import async_url
 from app.projects import tables as projects
@@ -21,7 +22,7 @@ from app.threads import tables as threads
 from app.turns import tables as turns
 
 TABLES = (
-    projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter,
+    cache.CacheKey, projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter,
     search.SearchText, audit.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
     retention.ProviderDeletion, retention.UserPurge,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 Events go there in batches: an entry holds the number of its first event, and the events as they were sent.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
 import redis.asyncio
@@ -11,7 +11,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
-from app.chain.wire import Wire
+from app.cache.client import Cache
+from app.cache.seal import Seal
 
 log = structlog.get_logger()
 
@@ -25,19 +26,19 @@ class LogBroken(Exception):
 
 
 class EventLog:
-    def __init__(self, client: "redis.asyncio.Redis", wire: Wire, *, keep_seconds: int) -> None:
-        self._redis = client
-        self._wire = wire
+    def __init__(self, cache: Cache, seal: Seal, *, keep_seconds: int) -> None:
+        self._cache = cache
+        self._seal = seal
         self._keep_seconds = keep_seconds
 
     async def append(self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], *, last: bool) -> bool:
         """Write a batch in one round trip. False if Redis is away: the turn goes on without its log."""
         key = _key(project_id, turn_id)
-        end: tuple[str, ...] = ("end", "1") if last else ()
+        number, data, end = b"%d" % first, b"".join(frames), b"1" if last else b"0"
+        mac = self._seal.mac(key, number, data, end)
+        entry = ("XADD", key, "*", "n", number, "d", data, "end", end, "mac", mac)
         try:
-            await self._wire.execute(
-                ("XADD", key, "*", "n", first, "d", b"".join(frames), *end), ("EXPIRE", key, self._keep_seconds)
-            )
+            await self._cache.execute(entry, ("EXPIRE", key, self._keep_seconds))
         except (RedisError, OSError) as error:
             metrics.REDIS_ERRORS.inc()
             log.warning("events are not logged: this stream cannot be resumed in another worker", error=str(error))
@@ -49,7 +50,7 @@ class EventLog:
         try:
             for start in range(0, len(turn_ids), FORGOTTEN_AT_ONCE):
                 keys = [_key(project_id, turn_id) for turn_id in turn_ids[start : start + FORGOTTEN_AT_ONCE]]
-                await self._redis.unlink(*keys)
+                await self._cache.call(lambda client, keys=keys: client.unlink(*keys))  # type: ignore[misc]
         except (RedisError, OSError) as error:
             metrics.REDIS_ERRORS.inc()
             log.warning("Redis does not answer; events of deleted turns stay until they expire", error=str(error))
@@ -80,10 +81,10 @@ class EventLog:
             LogBroken: Redis is away, or events are missing.
         """
         key, position, expected = _key(project_id, turn_id), b"0", 0
+        block = BLOCK_MILLISECONDS if wait else None
         while True:
             try:
-                block = BLOCK_MILLISECONDS if wait else None
-                answer = await self._redis.xread({key: position}, count=BATCH, block=block)
+                answer = await self._cache.call(_reads(key, position, block))
             except (RedisError, OSError) as error:
                 raise LogBroken(str(error)) from error
             entries = _entries(answer)
@@ -94,15 +95,25 @@ class EventLog:
                 continue
             for entry_id, fields in entries:
                 position = entry_id
-                first = int(fields[b"n"])
-                if first != expected:
+                number, data, end = (fields.get(name, b"") for name in (b"n", b"d", b"end"))
+                if not self._seal.holds(fields.get(b"mac"), key, number, data, end):
+                    log.warning("an entry of an event log is none of ours and is passed over")
+                    continue
+                first = int(number)
+                if first > expected:
                     raise LogBroken(f"events {expected} to {first} are missing")
-                frames = [frame + b"\n\n" for frame in fields[b"d"].split(b"\n\n") if frame]
+                if first < expected:
+                    continue  # An entry of ours that somebody has written again.
+                frames = [frame + b"\n\n" for frame in data.split(b"\n\n") if frame]
                 expected += len(frames)
-                ended = b"end" in fields
+                ended = end == b"1"
                 yield frames[max(0, start - first) :], ended
                 if ended:
                     return
+
+
+def _reads(key: str, position: bytes, block: int | None) -> "Callable[[redis.asyncio.Redis], Awaitable[object]]":
+    return lambda client: client.xread({key: position}, count=BATCH, block=block)
 
 
 def _entries(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
