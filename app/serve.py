@@ -32,6 +32,7 @@ from app.db.engine import UNAVAILABLE, Database, async_url
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
+from app.embedded.data_dir import CannotStart
 from app.errors import DatabaseUnavailable
 from app.listening import CannotServe, listening
 from app.main import connect_provider
@@ -96,17 +97,16 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
     if settings.database_url is None or settings.redis_url is None:
         try:
             directory = stack.enter_context(data_dir.owned(settings.data_dir))
-        except data_dir.DataDirInUse as error:
+            if settings.database_url is None:
+                say(f"Postgres and its data: {directory / 'postgres'}")
+                given["database_url"] = stack.enter_context(embedded_postgres.running(directory / "postgres"))
+                asyncio.run(schema.migrate(given["database_url"]))
+            if settings.redis_url is None:
+                given["redis_url"] = stack.enter_context(embedded_redis.running(directory / "redis"))
+        except CannotStart as error:
             raise CannotServe(str(error)) from error
         except OSError as error:
             raise CannotServe(f"Cannot use the data directory {settings.data_dir}: {error.strerror}.") from error
-        if settings.database_url is None:
-            say(f"Postgres and its data: {directory / 'postgres'}")
-            url = stack.enter_context(embedded_postgres.running(directory / "postgres"))
-            asyncio.run(schema.migrate(url))
-            given["database_url"] = url
-        if settings.redis_url is None:
-            given["redis_url"] = stack.enter_context(embedded_redis.running(directory / "redis"))
     if settings.redis_url is not None:
         _check_redis(settings.redis_url)
     return settings.model_copy(update=given)

