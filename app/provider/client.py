@@ -17,6 +17,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 
 from app.provider import failure
 from app.provider.failure import Failure
+from app.provider.secret import Secret
 
 EMULATOR_KEY = "sk-emulator"
 PATH = "/responses"
@@ -51,6 +52,7 @@ class Provider:
         # The key itself is stored nowhere: its hash tells accounts apart.
         self.binding = f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
         self._base_url = base_url
+        self._secret = Secret(api_key)
         self._timeout_seconds = timeout_seconds
         self._stall_seconds = stall_seconds
         self._streamed = aiohttp.ClientTimeout(
@@ -116,7 +118,7 @@ class Provider:
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         try:
             async with self._session.post(self._base_url + path, data=body, headers=headers) as answer:
-                content = await answer.read()
+                content = self._secret.hidden(await answer.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderError(_failure(error, self._timeout_seconds)) from error
         _check(answer, content)
@@ -129,8 +131,8 @@ class Provider:
                 self._base_url + path, data=body, headers=headers, timeout=self._streamed
             ) as answer:
                 if answer.status != 200:
-                    _check(answer, await answer.read())
-                yield _gathered(answer)
+                    _check(answer, self._secret.hidden(await answer.read()))
+                yield self._secret.hidden_in(_gathered(answer))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderError(_failure(error, self._stall_seconds)) from error
 
@@ -151,7 +153,8 @@ class Provider:
             await self._client.responses.retrieve("resp_00000000-0000-0000-0000-000000000000")
         except APIStatusError as error:
             response = error.response
-            return failure.from_http(response.status_code, response.content, response.headers.get("retry-after"))
+            content = self._secret.hidden(response.content)
+            return failure.from_http(response.status_code, content, response.headers.get("retry-after"))
         except APITimeoutError:
             return failure.timed_out(LOOKUP_SECONDS)
         except APIConnectionError as error:

@@ -49,8 +49,8 @@ CLIENT_BACKOFF_SECONDS = 8.0
 LONGEST_RETRY_SECONDS = 24 * 3600.0
 """However often, and however long, a client says that it tries."""
 
-PASSED_ON = "x-dashscope-"
-"""Request headers with this beginning go to the provider (the session cache has one)."""
+PASSED_ON = ("x-dashscope-session-cache",)
+"""The request headers that go to the provider. Others of its own name workspaces, or ask for what is not a turn."""
 
 
 async def _turns(request: Request) -> Turns:
@@ -63,7 +63,7 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
 
 
 def provider_headers(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers.items() if name.startswith(PASSED_ON)}
+    return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
 
 
 def turn_headers(running: Running) -> dict[str, str]:
