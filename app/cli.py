@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from app import schema
 from app import serve as service
 from app.audit.commands import audit_cli
-from app.db import schema
 from app.db.engine import UNAVAILABLE, Database
 from app.db.ids import parse
 from app.emulator.server import emulator_server
@@ -20,9 +20,8 @@ from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
 from app.search.reindex import index_missing
-from app.serve import say
 from app.settings import Settings
-from app.terminal import read_settings, stop, with_database
+from app.terminal import read_settings, say, stop, with_database
 from app.transfer import client, watch
 
 T = TypeVar("T")

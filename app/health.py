@@ -9,9 +9,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import schema
+from app import schema
+from app.bodies import json_response
 from app.errors import DatabaseUnavailable
-from app.wire import json_response
 
 router = APIRouter(tags=["health"])
 

@@ -20,14 +20,17 @@ from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
 from app.audit.signing import signing_key
+from app.bodies import json_response
 from app.cache.client import Cache
+from app.cache.connection import Wire
 from app.cache.seal import Seal, database_seal
 from app.chain.live_ids import LiveIds
-from app.chain.wire import Wire
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.db.statistics import Statistics
 from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
+from app.history import routes as history_routes
+from app.history.service import History
 from app.logs import configure
 from app.openai_api import chat, conversations, responses
 from app.openai_api.service import OpenAI
@@ -55,7 +58,6 @@ from app.turns.service import Turns
 from app.turns.spool import Spool
 from app.turns.store import TurnStore
 from app.usage import routes as usage_routes
-from app.wire import json_response
 
 log = structlog.get_logger()
 
@@ -89,6 +91,7 @@ def build(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
+    app.include_router(history_routes.router, prefix="/v1")
     app.include_router(transfer_routes.router, prefix="/v1")
     app.include_router(audit_routes.router, prefix="/v1")
     app.include_router(retention_routes.router, prefix="/v1")
@@ -145,9 +148,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.retention = Retention(database, purge, cleaner, app.state.transfer)
     app.state.search = Search(database)
     app.state.openai = OpenAI(database, store, runner, replay, live_ids, event_log)
-    app.state.threads = Threads(database, live_ids, event_log)
-    app.state.turns = Turns(
-        store, runner, replay, binding=provider.binding, margin_seconds=settings.response_id_margin_seconds
+    app.state.threads = Threads(database)
+    app.state.turns = Turns(store, runner, replay)
+    app.state.history = History(
+        database,
+        store,
+        app.state.turns,
+        live_ids,
+        event_log,
+        binding=provider.binding,
+        margin_seconds=settings.response_id_margin_seconds,
     )
     # What is there by now stays: the garbage collector need not look through it again and again.
     gc.collect()

@@ -26,8 +26,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from uvicorn.supervisors import Multiprocess
 
+from app import schema
 from app.audit.signing import BadKey, signing_key
-from app.db import schema
 from app.db.engine import UNAVAILABLE, Database, async_url
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
@@ -39,6 +39,7 @@ from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
 from app.settings import Settings
+from app.terminal import say
 
 EMULATOR_SECONDS = 20.0
 EMULATOR_PATH = "/compatible-mode/v1"
@@ -250,7 +251,3 @@ def _export(settings: Settings) -> None:
     if settings.dashscope_base_url is not None:
         os.environ["DASHSCOPE_BASE_URL"] = settings.dashscope_base_url
     os.environ["EVERTHREAD_DATA_DIR"] = str(Path(settings.data_dir).resolve())
-
-
-def say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201

@@ -60,3 +60,7 @@ def running_url(given: Settings) -> str:
     if url is None:
         stop(f"No service is running on {given.data_dir}, and DATABASE_URL is not set. Start 'everthread serve'.")
     return url
+
+
+def say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201

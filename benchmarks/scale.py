@@ -13,10 +13,10 @@ from uuid import UUID
 import asyncpg
 import uvloop
 
+from app import schema
 from app.audit.checkpoints import Checkpoints
 from app.audit.signing import signing_key
 from app.audit.verify import verify_project
-from app.db import schema
 from app.db.engine import Database
 from benchmarks import targets
 from benchmarks.data import Filler

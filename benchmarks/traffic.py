@@ -8,7 +8,7 @@ from typing import Any
 
 import uvloop
 
-from app.db import schema
+from app import schema
 from benchmarks import targets
 from benchmarks.load import Load, Measured, Request, median
 from benchmarks.targets import KEY, MODEL, Skipped, Target

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.db.engine import async_url
-from app.db.schema import metadata
+from app.schema import metadata
 
 
 def run(connection: Connection) -> None:

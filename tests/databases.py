@@ -6,7 +6,7 @@ from uuid import uuid4
 import asyncpg
 from sqlalchemy import make_url
 
-from app.db import schema
+from app import schema
 
 
 def new_database(server_url: str) -> str:

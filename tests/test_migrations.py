@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from alembic import command
 
-from app.db import schema
+from app import schema
 from tests.databases import migrate_now
 
 TABLES = {

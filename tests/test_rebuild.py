@@ -5,10 +5,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.chain.items import text_of, tokens
 from app.chain.rebuild import rebuild
 from app.emulator import validate
 from app.emulator.errors import ProviderError
+from app.items.sendable import text_of, tokens
 
 Item = dict[str, Any]
 

@@ -5,7 +5,7 @@ import time
 import pytest
 import redis
 
-from app.db.schema import metadata
+from app.schema import metadata
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 

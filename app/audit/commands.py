@@ -15,8 +15,7 @@ from app.audit.signing import BadKey, public_key, signing_key
 from app.audit.verify import Verdict, counted, verify_project
 from app.db import ids
 from app.db.engine import Database
-from app.serve import say
-from app.terminal import read_settings, stop, with_database
+from app.terminal import read_settings, say, stop, with_database
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 

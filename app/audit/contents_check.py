@@ -9,9 +9,9 @@ from uuid import UUID
 
 import asyncpg
 
-from app.audit import contents
 from app.db import ids
 from app.db.engine import Database
+from app.trail import contents
 
 Found = tuple[str, str]
 

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.audit import store
 from app.audit.merkle import Proofs, Tree, leaf_data
-from app.audit.records import instant, record_hash, record_object
 from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
 from app.db import ids
 from app.db.engine import Database
+from app.trail.records import instant, record_hash, record_object
 
 LINES_AT_ONCE = 1000
 """How often the reader's progress is told."""

@@ -6,15 +6,15 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
-from app.audit.records import Action
 from app.audit.service import Audit
 from app.audit.store import Filters
+from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import Paged, Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.threads.address import BY_ID, BY_NAME, Addressed
-from app.wire import json_response
+from app.trail.records import Action
 
 router = APIRouter(tags=["audit"])
 

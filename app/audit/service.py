@@ -6,9 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from app.audit import exported, store
-from app.audit.append import append
 from app.audit.checkpoints import Checkpoints
-from app.audit.records import record_object
 from app.audit.store import Filters
 from app.db import ids
 from app.db.engine import Database
@@ -16,6 +14,8 @@ from app.db.pagination import Page, list_object
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
+from app.trail.append import append
+from app.trail.records import record_object
 
 
 class Audit:

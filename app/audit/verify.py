@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from app.audit import store
 from app.audit.contents_check import Contents
 from app.audit.merkle import Tree, leaf_data, root_of
-from app.audit.records import FIRST, canonical, record_hash
 from app.audit.signing import fits, signed_text
 from app.db import ids
 from app.db.engine import Database
+from app.trail.records import FIRST, canonical, record_hash
 
 Advance = Callable[[int], None]
 

@@ -12,7 +12,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.chain.wire import Command, Wire
+from app.cache.connection import Command, Wire
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.chain.items import Item, sendable, text_of, tokens
+from app.items.sendable import Item, sendable, text_of, tokens
 
 NOTE_LENGTH = 2000
 """Characters of a server-side tool's output that are carried along."""

@@ -5,11 +5,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.responses import StreamingResponse
 
+from app.bodies import JSON_TYPE, json_object
 from app.projects.auth import Authenticated
 from app.provider.client import Provider, ProviderError
 from app.turns.failures import client_error
 from app.turns.routes import provider_headers
-from app.wire import JSON_TYPE, json_object
 
 router = APIRouter(tags=["chat"])
 

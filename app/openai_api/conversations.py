@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from app.bodies import json_object, json_response, optional_json_object
 from app.db import ids
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
@@ -14,7 +15,6 @@ from app.openai_api.schemas import (
 )
 from app.projects.auth import Authenticated
 from app.threads.address import Address
-from app.wire import json_object, json_response, optional_json_object
 
 router = APIRouter(tags=["conversations"])
 
@@ -42,7 +42,7 @@ async def update(request: Request, caller: Authenticated, openai: Service, conve
 async def delete(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
     id_ = conversation_uuid(conversation_id)
     await openai.conversation(caller, id_)
-    await request.app.state.threads.delete(caller, Address(id=id_))
+    await request.app.state.history.delete_thread(caller, Address(id=id_))
     return json_response({"id": ids.conversation_id(id_), "object": "conversation.deleted", "deleted": True})
 
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
+from app.bodies import json_object, json_response
 from app.errors import BadRequest
 from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
@@ -15,7 +16,6 @@ from app.turns.client import watched
 from app.turns.events import EventStream
 from app.turns.routes import answer, first_event, origin, provider_headers
 from app.turns.show import stored_response
-from app.wire import json_object, json_response
 
 router = APIRouter(tags=["responses"])
 

@@ -7,9 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import ids
 from app.errors import BadRequest, NotFound
+from app.items.input import items_of
 from app.threads.address import Address
 from app.threads.schemas import Metadata
-from app.turns.input import items_of
 from app.turns.schemas import Origin, TurnRequest, new_turn
 
 MUTUALLY_EXCLUSIVE = (

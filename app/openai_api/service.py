@@ -11,6 +11,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
 from app.errors import APIError, BadRequest, NotFound
+from app.history.edits import Edits, append
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
@@ -18,7 +19,6 @@ from app.threads.address import Address
 from app.threads.tables import Thread
 from app.turns.client import Client
 from app.turns.event_log import EventLog
-from app.turns.history import History, append
 from app.turns.opening import Joined
 from app.turns.replay import Replay
 from app.turns.runner import Runner, Running
@@ -43,7 +43,7 @@ class OpenAI:
         self._database = database
         self._store = store
         self._runner = runner
-        self._history = History(database, live_ids, event_log)
+        self._edits = Edits(database, live_ids, event_log)
 
     async def respond(
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
@@ -66,7 +66,7 @@ class OpenAI:
 
     async def delete_response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         await self._response(caller, id_)
-        await self._history.delete_turn(caller.actor, caller.project_id, id_)
+        await self._edits.delete_turn(caller.actor, caller.project_id, id_)
         return {"id": ids.response_id(id_), "object": "response", "deleted": True}
 
     async def cancel(self, caller: Caller, id_: UUID) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class OpenAI:
 
     async def add_items(self, caller: Caller, id_: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         try:
-            added = await self._history.add_items(caller.actor, caller.project_id, Address(id=id_), items)
+            added = await self._edits.add_items(caller.actor, caller.project_id, Address(id=id_), items)
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
         pairs = list(zip(added, items, strict=True))
@@ -126,7 +126,7 @@ class OpenAI:
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
         conversation = await self.conversation(caller, id_)
-        if not await self._history.delete_item(caller.actor, caller.project_id, Address(id=id_), item_id):
+        if not await self._edits.delete_item(caller.actor, caller.project_id, Address(id=id_), item_id):
             raise _unknown_item(item_id)
         return conversation
 

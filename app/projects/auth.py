@@ -7,11 +7,11 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app.audit.records import Actor
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Unauthorized
 from app.projects.keys import USE_KEY, hash_key
+from app.trail.records import Actor
 
 CACHE_SECONDS = 10.0
 """How long a revoked key may still be taken by a worker that has seen it."""

@@ -9,11 +9,11 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql import func
 
-from app.audit.append import append
-from app.audit.records import SERVICE
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.tables import ApiKey, Project
+from app.trail.append import append
+from app.trail.records import SERVICE
 
 DEFAULT_PROJECT = "default"
 

@@ -8,10 +8,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.background import Background
+from app.chain import copies
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 from app.provider.client import Provider
-from app.retention import copies
 from app.retention.purge import Purge
 
 log = structlog.get_logger()

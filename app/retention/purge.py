@@ -8,19 +8,19 @@ import asyncpg
 from sqlalchemy import insert, select, update
 from sqlalchemy.sql import func
 
-from app.audit.append import append
-from app.audit.records import SERVICE, Actor
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
+from app.history.edits import erase_turns
+from app.history.erase import Erased, erase
 from app.projects.tables import Project
 from app.retention.tables import UserPurge
 from app.threads import store as threads
 from app.threads.address import Address
-from app.threads.erase import Erased, erase
 from app.threads.tables import Thread
+from app.trail.append import append
+from app.trail.records import SERVICE, Actor
 from app.turns.event_log import EventLog
-from app.turns.history import erase_turns
 
 LEASE_SECONDS = 60
 TURNS_AT_ONCE = 500

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.bodies import json_object, json_response
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.retention.service import Retention
-from app.wire import json_object, json_response
 
 router = APIRouter(tags=["retention"])
 

@@ -7,7 +7,6 @@ from uuid import UUID
 import orjson
 from sqlalchemy import select, update
 
-from app.audit.append import append
 from app.db import ids
 from app.db.engine import Database
 from app.errors import NotFound
@@ -17,6 +16,7 @@ from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge, purge_object
 from app.threads.address import Address
 from app.threads.tables import Thread
+from app.trail.append import append
 from app.transfer.service import Transfer
 
 THREADS_AT_ONCE = 100

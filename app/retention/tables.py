@@ -1,4 +1,4 @@
-"""Work that forgetting leaves to be done: users to purge, and copies to delete at the provider."""
+"""Users whose data is being purged."""
 
 from datetime import datetime
 from uuid import UUID
@@ -7,22 +7,6 @@ from sqlalchemy import CheckConstraint, Index, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-
-
-class ProviderDeletion(Base):
-    """A response that was deleted here, and not yet at the provider."""
-
-    __tablename__ = "provider_deletions"
-
-    project_id: Mapped[UUID] = mapped_column(primary_key=True)
-    response_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    binding: Mapped[str] = mapped_column(Text)
-    tries: Mapped[int] = mapped_column(server_default=text("0"))
-    next_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    expires_at: Mapped[datetime]
-    """When the provider forgets it by itself."""
-
-    __table_args__ = (Index("provider_deletions_next_idx", "binding", "next_at"),)
 
 
 class UserPurge(Base):

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.search.service import Search
 from app.search.store import Filters
-from app.wire import json_response
 
 router = APIRouter(tags=["search"])
 

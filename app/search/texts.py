@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from app.chain.items import text_of
+from app.items.sendable import text_of
 from app.search.lexemes import document
 
 ROLES = ("user", "assistant")

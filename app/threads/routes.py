@@ -6,14 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
+from app.bodies import json_object, json_response, optional_json_object
 from app.db.pagination import Paged, Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.threads.address import BY_ID, BY_NAME, Addressed
-from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut
+from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut
 from app.threads.service import Threads
 from app.threads.store import Filters
-from app.wire import json_object, json_response, optional_json_object
 
 router = APIRouter(tags=["threads"])
 
@@ -48,12 +48,6 @@ async def _filters(
     return Filters(user, name, metadata, archived, *map(moment, times))
 
 
-@router.post("/threads", status_code=201)
-async def create(request: Request, caller: Authenticated, threads: Service) -> Response:
-    sent = ThreadCreate.model_validate(await optional_json_object(request))
-    return json_response(await threads.create(caller, sent), status=201)
-
-
 @router.get("/threads")
 async def list_threads(
     caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
@@ -82,16 +76,3 @@ async def get(caller: Authenticated, threads: Service, address: Addressed) -> Re
 async def patch(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
     sent = ThreadPatch.model_validate(await json_object(request))
     return json_response(await threads.patch(caller, address, sent))
-
-
-@router.delete(BY_NAME)
-@router.delete(BY_ID)
-async def delete(caller: Authenticated, threads: Service, address: Addressed) -> Response:
-    return json_response(await threads.delete(caller, address))
-
-
-@router.post(f"{BY_NAME}/fork")
-@router.post(f"{BY_ID}/fork")
-async def fork(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
-    sent = ThreadFork.model_validate(await optional_json_object(request))
-    return json_response(await threads.fork(caller, address, sent), status=201)

@@ -12,15 +12,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
-from app.audit import contents
-from app.audit.append import append
-from app.audit.records import Action, Actor
 from app.db import ids
 from app.db.pagination import Page
 from app.errors import Conflict, NotFound
 from app.search.lexemes import document
 from app.threads.address import Address
 from app.threads.tables import Thread
+from app.trail import contents
+from app.trail.append import append
+from app.trail.records import Action, Actor
 
 CHANGED_AS = {"metadata_": "metadata", "user_id": "user", "head_turn_id": "head_id", "archived_at": "archived"}
 """What columns are called on the wire."""

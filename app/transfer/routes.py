@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
+from app.bodies import json_object, json_response
 from app.projects.auth import Authenticated
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.transfer.schemas import ThreadRecord
 from app.transfer.service import Transfer
-from app.wire import json_object, json_response
 
 router = APIRouter(tags=["transfer"])
 

@@ -9,8 +9,6 @@ from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.audit import contents
-from app.audit.append import append_all, record
 from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
@@ -23,6 +21,8 @@ from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.schemas import optional_turn_id, thread_object
 from app.threads.tables import Thread
+from app.trail import contents
+from app.trail.append import append_all, record
 from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord, thread_uuid, turn_uuid
 from app.turns.tables import Item, Turn
 

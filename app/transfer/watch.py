@@ -7,8 +7,8 @@ from urllib.parse import quote
 import httpx2
 import orjson
 
-from app.chain.items import text_of
 from app.db import ids
+from app.items.sendable import text_of
 from app.transfer.client import CannotTransfer, connect
 
 

@@ -11,11 +11,11 @@ from uuid import UUID
 
 import structlog
 
-from app.audit.records import SERVICE
 from app.background import Background
 from app.db import ids
 from app.errors import DatabaseUnavailable
 from app.provider.events import Splitter, encode
+from app.trail.records import SERVICE
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Heard
 from app.turns.event_log import EventLog, LogBroken
 from app.turns.replay import Replay, last_event

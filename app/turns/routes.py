@@ -3,34 +3,31 @@
 import asyncio
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import asyncpg
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
+from app.bodies import json_object, json_response
 from app.db import ids
-from app.db.pagination import Paged, list_object
+from app.db.pagination import Paged
 from app.errors import BadRequest
 from app.projects.auth import Authenticated, Caller, authenticate
 from app.provider.structured import asked_format
 from app.settings import Settings
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.threads.address import address as thread_address
-from app.turns import messages
-from app.turns.calls import as_curl, call_object
 from app.turns.client import Client, ClientLeft, watched
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
 from app.turns.opening import Joined
-from app.turns.playback import Tempo
 from app.turns.replay import Kept, Replay
 from app.turns.runner import Running
 from app.turns.schemas import Origin, turn_request
 from app.turns.service import Turns
 from app.turns.show import response_object, stored_turn, turn_object
-from app.wire import json_object, json_response
 
 router = APIRouter(tags=["turns"])
 
@@ -59,7 +56,6 @@ async def _turns(request: Request) -> Turns:
 
 
 Service = Annotated[Turns, Depends(_turns)]
-Until = Annotated[str | None, Query(description="The last turn to show; the thread's head if left out.")]
 
 
 def provider_headers(request: Request) -> dict[str, str]:
@@ -229,78 +225,3 @@ async def list_turns(caller: Authenticated, turns: Service, address: Addressed, 
 @router.get(f"{BY_ID}/turns/{{turn_id}}")
 async def get(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     return json_response(await turns.get(caller, address, turn_id))
-
-
-@router.get(f"{BY_NAME}/turns/{{turn_id}}/calls")
-@router.get(f"{BY_ID}/turns/{{turn_id}}/calls")
-async def calls(
-    caller: Authenticated,
-    turns: Service,
-    address: Addressed,
-    turn_id: str,
-    format: Annotated[Literal["json", "curl"], Query()] = "json",
-) -> Response:
-    id_, rows = await turns.calls(caller, address, turn_id)
-    if format == "curl":
-        return Response("\n\n".join(as_curl(row) for row in rows) + "\n", media_type="text/plain; charset=utf-8")
-    return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
-
-
-@router.get("/calls/{call_id}")
-async def call(
-    caller: Authenticated,
-    turns: Service,
-    call_id: str,
-    format: Annotated[Literal["json", "curl"], Query()] = "json",
-) -> Response:
-    id_, row = await turns.call(caller, call_id)
-    if format == "curl":
-        return Response(as_curl(row) + "\n", media_type="text/plain; charset=utf-8")
-    return json_response(call_object(id_, row))
-
-
-@router.get(f"{BY_NAME}/replay")
-@router.get(f"{BY_ID}/replay")
-async def play(
-    caller: Authenticated,
-    turns: Service,
-    address: Addressed,
-    until: Until = None,
-    speed: Annotated[float, Query(ge=0, le=1000, description="1: as it was; 10: ten times as fast; 0: at once.")] = 1,
-    longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
-) -> Response:
-    return EventStream(await turns.play(caller, address, until, Tempo(speed, longest_pause)), {})
-
-
-@router.get(f"{BY_NAME}/branches")
-@router.get(f"{BY_ID}/branches")
-async def branches(caller: Authenticated, turns: Service, address: Addressed, page: Paged) -> Response:
-    return json_response(await turns.branches(caller, address, page))
-
-
-@router.get(f"{BY_NAME}/messages")
-@router.get(f"{BY_ID}/messages")
-async def read_back(
-    caller: Authenticated,
-    turns: Service,
-    address: Addressed,
-    until: Until = None,
-    before: Annotated[
-        str | None, Query(description="Only the turns before this one: the first of a later page.")
-    ] = None,
-    last: Annotated[
-        int | None, Query(alias="turns", ge=1, le=1000, description="Only the last so many turns; all if left out.")
-    ] = None,
-    format: Annotated[Literal["responses", "chat", "markdown"], Query()] = "responses",
-) -> Response:
-    thread, rows, has_more = await turns.messages(caller, address, until=until, before=before, turns=last)
-    if format == "markdown":
-        return Response(messages.as_markdown(thread["title"], rows), media_type="text/markdown; charset=utf-8")
-    shown = messages.as_chat(rows) if format == "chat" else messages.as_responses(rows)
-    return json_response({"object": "list", "data": shown, "has_more": has_more})
-
-
-@router.get(f"{BY_NAME}/chain")
-@router.get(f"{BY_ID}/chain")
-async def chain(caller: Authenticated, turns: Service, address: Addressed, until: Until = None) -> Response:
-    return json_response(await turns.chain(caller, address, until))

@@ -17,12 +17,13 @@ import orjson
 import structlog
 
 from app import metrics
-from app.chain import continuation, items
+from app.chain import continuation
 from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import rebuild
 from app.db import ids
 from app.errors import APIError, Conflict, DatabaseUnavailable
+from app.items import sendable as items
 from app.provider import failure, models, structured
 from app.provider.client import Provider, ProviderError
 from app.provider.events import RawEvent, Splitter, encode

@@ -6,12 +6,12 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.audit.records import Actor
 from app.db import ids
 from app.errors import BadRequest
+from app.items.input import Item, items_of
 from app.provider import models
 from app.threads.schemas import Metadata
-from app.turns.input import Item, items_of
+from app.trail.records import Actor
 
 OURS = ("input", "metadata", "parent_id", "replaces", "if_busy", "model")
 """Fields that are not passed on as they are."""

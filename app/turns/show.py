@@ -11,8 +11,8 @@ from uuid import UUID
 
 import asyncpg
 
-from app.chain.items import text_of
 from app.db import ids
+from app.items.sendable import text_of
 from app.threads.schemas import optional_turn_id
 from app.turns.store import Opened
 

@@ -10,8 +10,8 @@ from uuid import UUID
 import orjson
 import structlog
 
-from app.audit.records import Actor
 from app.db import ids
+from app.trail.records import Actor
 from app.turns.store import CallRecord, Closable, Closing, TurnStore
 
 log = structlog.get_logger()

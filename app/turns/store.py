@@ -11,14 +11,14 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from app.audit import contents
-from app.audit.records import Actor
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.search.texts import documents
 from app.threads.address import Address
+from app.trail import contents
+from app.trail.records import Actor
 from app.turns import statements
 from app.turns.schemas import Origin, TurnRequest
 

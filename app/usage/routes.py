@@ -9,12 +9,12 @@ import asyncpg
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import Seconds
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.usage.store import COUNTED, usage
-from app.wire import json_response
 
 router = APIRouter(tags=["usage"])
 

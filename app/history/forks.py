@@ -6,12 +6,12 @@ from uuid import UUID
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.audit.append import append
-from app.audit.records import Actor
 from app.db import ids
 from app.errors import Conflict, NotFound
 from app.threads import store
 from app.threads.tables import Thread
+from app.trail.append import append
+from app.trail.records import Actor
 from app.turns.tables import Turn
 
 # Turns that a fork shares become its own: the thread that they were made in is about to go.

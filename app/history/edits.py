@@ -11,24 +11,24 @@ from uuid import UUID
 from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.audit import contents
-from app.audit.append import append as audit
-from app.audit.records import Action, Actor
+from app.chain import copies
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
-from app.retention import copies
 from app.search.tables import SearchText
 from app.search.texts import text_rows
 from app.threads.address import Address
 from app.threads.tables import Thread
+from app.trail import contents
+from app.trail.append import append as audit
+from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
 from app.turns.store import columns
 from app.turns.tables import Call, Item, Turn
 
 
-class History:
+class Edits:
     def __init__(self, database: Database, live_ids: LiveIds, event_log: EventLog) -> None:
         self._database = database
         self._event_log = event_log

@@ -6,8 +6,8 @@ from typing import Any
 import asyncpg
 import orjson
 
-from app.chain.items import text_of
 from app.db import ids
+from app.items.sendable import text_of
 from app.turns.show import item_object
 
 Item = dict[str, Any]

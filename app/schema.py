@@ -13,18 +13,20 @@ from sqlalchemy.pool import NullPool
 
 from app.audit import tables as audit
 from app.cache import tables as cache
+from app.chain import tables as chain
 from app.db.base import Base
 from app.db.engine import async_url
 from app.projects import tables as projects
 from app.retention import tables as retention
 from app.search import tables as search
 from app.threads import tables as threads
+from app.trail import tables as trail
 from app.turns import tables as turns
 
 TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter,
-    search.SearchText, audit.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
-    retention.ProviderDeletion, retention.UserPurge,
+    search.SearchText, trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
+    chain.ProviderDeletion, retention.UserPurge,
 )  # fmt: skip
 
 metadata = Base.metadata
@@ -33,7 +35,7 @@ LOCK_POLL_SECONDS = 0.2
 
 
 def alembic_config() -> Config:
-    return Config(Path(__file__).parents[2] / "alembic.ini")
+    return Config(Path(__file__).parents[1] / "alembic.ini")
 
 
 def newest_revision() -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from app.audit.records import content_digest
+from app.trail.records import content_digest
 
 SALT_BYTES = 16
 

@@ -5,8 +5,8 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.audit.records import Action, Actor
 from app.db import ids
+from app.trail.records import Action, Actor
 
 _APPEND = text(
     """INSERT INTO audit_records (project_id, chain_id, id, action, turn_id, key_id, user_id, address, detail, content)

@@ -6,12 +6,12 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.audit.records import Action, Actor
+from app.chain import copies
 from app.chain.live_ids import LiveIds
-from app.retention import copies
+from app.history.forks import leave_to_forks
 from app.threads import store
-from app.threads.forks import leave_to_forks
 from app.threads.tables import Thread
+from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
 from app.turns.statements import CANCEL_CHANNEL
 from app.turns.tables import Turn

@@ -1,0 +1,170 @@
+"""What has been said in a thread: taken in, read back, forked, and deleted."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from app.chain.live_ids import LiveIds
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import Page, list_object
+from app.errors import BadRequest
+from app.history.calls import parse_call, unknown_call
+from app.history.edits import append
+from app.history.erase import erase
+from app.history.forks import fork
+from app.history.playback import Tempo, play
+from app.items.input import items_of
+from app.projects.auth import Caller
+from app.threads import store as threads
+from app.threads.address import Address
+from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
+from app.threads.service import columns, turn_uuid
+from app.turns.event_log import EventLog
+from app.turns.service import Turns
+from app.turns.store import TurnStore
+
+
+class History:
+    def __init__(
+        self,
+        database: Database,
+        store: TurnStore,
+        turns: Turns,
+        live_ids: LiveIds,
+        event_log: EventLog,
+        *,
+        binding: str,
+        margin_seconds: float,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._turns = turns
+        self._live_ids = live_ids
+        self._event_log = event_log
+        self._binding = binding
+        self._margin_seconds = margin_seconds
+
+    async def create_thread(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
+        items = items_of(sent.messages, "messages") if sent.messages else []
+        async with self._database.session() as session:
+            thread = await threads.add(session, caller.actor, caller.project_id, columns(sent))
+            if items:
+                await append(session, caller.actor, thread, items)
+                await session.flush()
+                await session.refresh(thread)
+            return thread_object(thread)
+
+    async def delete_thread(self, caller: Caller, address: Address) -> dict[str, Any]:
+        async with self._database.session() as session:
+            thread = await threads.locked(session, caller.project_id, address)
+            if thread is None:
+                raise address.unknown()
+            erased = await erase(session, caller.actor, thread)
+        await erased.forget(self._live_ids, self._event_log)
+        return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
+
+    async def fork(self, caller: Caller, address: Address, sent: ThreadFork) -> dict[str, Any]:
+        """A new thread that shares this one's history up to a turn."""
+        turn_id = None if sent.turn_id is None else turn_uuid("turn_id", sent.turn_id)
+        async with self._database.session() as session:
+            source = await threads.locked(session, caller.project_id, address)
+            if source is None:
+                raise address.unknown()
+            return thread_object(await fork(session, caller.actor, source, turn_id, columns(sent)))
+
+    async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[asyncpg.Record]]:
+        row = await self._turns.row(caller, address, turn_id)
+        return row["id"], await self._store.calls(caller.project_id, row["id"])
+
+    async def call(self, caller: Caller, call_id: str) -> tuple[UUID, asyncpg.Record]:
+        """A call by its own id, with its turn's."""
+        turn_id, attempt = parse_call(call_id)
+        for row in await self._store.calls(caller.project_id, turn_id):
+            if row["attempt"] == attempt:
+                return turn_id, row
+        raise unknown_call(call_id)
+
+    async def play(self, caller: Caller, address: Address, until: str | None, tempo: Tempo) -> AsyncIterator[bytes]:
+        """The events of a branch as they happened, up to its head or to another turn."""
+        _, last = await self._branch(caller, address, until)
+        return play(self._store, caller.project_id, last, tempo)
+
+    async def branches(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
+        """The ends of a thread's branches, latest first. The head is one of them."""
+        thread = await self._store.thread(caller.project_id, address)
+        after, _ = page.bounds(ids.TURN_PREFIXES)
+        rows = await self._store.branches(caller.project_id, thread["id"], after=after, limit=page.limit + 1)
+
+        def show(row: asyncpg.Record) -> dict[str, Any]:
+            return {
+                "id": ids.turn_id(row["id"]),
+                "object": "branch",
+                "status": row["status"],
+                "head": row["id"] == thread["head_turn_id"],
+                "created_at": _seconds(row["created_at"]),
+            }
+
+        return list_object(rows[: page.limit], show, has_more=len(rows) > page.limit)
+
+    async def messages(
+        self, caller: Caller, address: Address, *, until: str | None, before: str | None, turns: int | None
+    ) -> tuple[asyncpg.Record, list[asyncpg.Record], bool]:
+        """The items of a thread's branch, up to its head, to another turn, or to the one before another.
+
+        Args:
+            turns: of how many of these turns, the last ones; None for all.
+
+        Returns:
+            The thread, the items in their order, and whether the branch has turns before them.
+        """
+        if before is None:
+            thread, last = await self._branch(caller, address, until)
+        elif until is not None:
+            raise BadRequest("'before' and 'until' exclude each other. Send one of them.", param="before")
+        else:
+            thread = await self._store.thread(caller.project_id, address)
+            last = (await self._turns.of_thread(caller, thread["id"], before, "before"))["parent_id"]
+        return thread, *await self._store.messages(caller.project_id, last, turns)
+
+    async def chain(self, caller: Caller, address: Address, until: str | None) -> dict[str, Any]:
+        """How each turn of a branch reached the model, and whether it can be chained on."""
+        _, last = await self._branch(caller, address, until)
+        rows = [] if last is None else await self._store.chain(caller.project_id, last)
+        return list_object(rows, self._link, has_more=False)
+
+    def _link(self, row: asyncpg.Record) -> dict[str, Any]:
+        expires_at = row["response_expires_at"]
+        return {
+            "id": ids.turn_id(row["id"]),
+            "object": "chain.link",
+            "parent_id": optional_turn_id(row["parent_id"]),
+            "status": row["status"],
+            "continuation": row["continuation"],
+            "model": row["model"],
+            "provider": None if row["binding"] is None else row["binding"].partition("#")[0],
+            "response_id": row["response_id"],
+            "response_created_at": _seconds(row["response_created_at"]),
+            "response_expires_at": _seconds(expires_at),
+            "live": (
+                row["status"] in ("completed", "incomplete")
+                and expires_at is not None
+                and row["response_unknown_at"] is None
+                and row["binding"] == self._binding
+                and time.time() < expires_at.timestamp() - self._margin_seconds
+            ),
+        }
+
+    async def _branch(self, caller: Caller, address: Address, until: str | None) -> tuple[asyncpg.Record, UUID | None]:
+        thread = await self._store.thread(caller.project_id, address)
+        if until is None:
+            return thread, thread["head_turn_id"]
+        row = await self._turns.of_thread(caller, thread["id"], until)
+        return thread, row["id"]
+
+
+def _seconds(moment: Any) -> int | None:
+    return None if moment is None else int(moment.timestamp())

@@ -1,0 +1,75 @@
+"""The layout shows the domain: a part of app/ imports only parts that stand below it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import app
+
+ROOT = Path(app.__file__).parent
+
+ORDER = (
+    ("cli", "serve", "main"),
+    ("schema", "health"),
+    ("console",),
+    ("openai_api",),
+    ("retention",),
+    ("transfer",),
+    ("webhooks",),
+    ("audit",),
+    ("history",),
+    ("turns",),
+    ("memory",),
+    ("threads",),
+    ("search", "usage", "limits"),
+    ("projects", "accounts"),
+    ("chain",),
+    ("trail",),
+    ("items",),
+    ("provider",),
+    ("emulator", "terminal"),
+    ("cache", "embedded"),
+    ("db",),
+    ("bodies", "background"),
+    ("listening", "logs", "metrics", "settings", "errors"),
+)
+"""From the top to the ground. Parts of one line import nothing of each other."""
+
+EXCEPTIONS = {
+    ("cli", "serve"): "a command of the command line is the service",
+    ("serve", "main"): "the workers of the service, and what they are built of",
+    ("health", "schema"): "readiness is that the schema is this release's",
+}
+
+LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
+
+
+def imports() -> Iterator[tuple[str, str, str]]:
+    """Every import of a part by another: the file, the part that it is in, and the one that it imports."""
+    for path in sorted(ROOT.rglob("*.py")):
+        where = path.relative_to(ROOT)
+        part = where.parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "app":
+                of = node.module.split(".")[1:]
+                for other in {of[0]} if of else {name.name for name in node.names}:
+                    yield str(where), part, other
+            elif isinstance(node, ast.Import):
+                for name in node.names:
+                    if name.name.startswith("app."):
+                        yield str(where), part, name.name.split(".")[1]
+
+
+def test_a_part_imports_only_what_stands_below_it() -> None:
+    upwards = {
+        f"{where}: {part} -> {other}"
+        for where, part, other in imports()
+        if part != other and (part, other) not in EXCEPTIONS and LEVEL[part] >= LEVEL[other]
+    }
+    assert upwards == set()
+
+
+def test_every_part_has_its_place_and_every_exception_is_needed() -> None:
+    parts = {path.stem for path in ROOT.iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert parts <= set(LEVEL)
+    assert set(EXCEPTIONS) <= {(part, other) for _, part, other in imports()}
