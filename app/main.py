@@ -147,7 +147,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     background = (leases, cancel_requests, checkpoints, cleaner, Statistics(database))
     app.state.retention = Retention(database, purge, cleaner, app.state.transfer)
     app.state.search = Search(database)
-    app.state.openai = OpenAI(database, store, runner, replay, live_ids, event_log)
+    app.state.openai = OpenAI(database, store, replay, live_ids, event_log)
     app.state.threads = Threads(database)
     app.state.turns = Turns(store, runner, replay)
     app.state.history = History(

@@ -114,5 +114,7 @@ class EmulatorSettings(BaseSettings):
     window_tokens: Annotated[int, Field(ge=64)] = 262_144
     """The context window of every model. Input beyond 80% of it is silently cut."""
     response_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
+    instructions_are_the_system_message: bool = False
+    """Whether `instructions` count as the one system message. No refusal of both was seen so far."""
     delta_milliseconds: Annotated[float, Field(ge=0)] = 0.0
     """A pause before each streamed delta, to watch a stream by eye."""

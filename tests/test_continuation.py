@@ -180,8 +180,9 @@ def test_every_role_and_image_is_there_after_a_rebuild(service: Service, emulato
     )
     emulator.forget()
     recited = service.turn(thread, "Recite the conversation")["output_text"].splitlines()
-    assert recited[:3] == ["system: You are a painter.", "developer: Answer in English.", "user: Look: [image]"]
-    assert [line.partition(":")[0] for line in recited[3:]] == ["assistant", "user"]
+    # The provider takes one system message, and first.
+    assert recited[:2] == ["system: You are a painter. Answer in English.", "user: Look: [image]"]
+    assert [line.partition(":")[0] for line in recited[2:]] == ["assistant", "user"]
 
 
 def test_built_in_tools_leave_items_that_are_kept_and_a_history_that_can_be_sent(

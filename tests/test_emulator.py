@@ -64,14 +64,14 @@ def test_an_error_of_a_stream_is_http_200_and_one_failed_event(emulator: Emulato
     answer = raw(emulator, {"model": "nobody", "input": "Hi", "stream": True})
     assert answer.status_code == 200
     assert answer.text.count("event:") == 1
-    assert "event:response.failed\n:HTTP_STATUS/404\ndata:{" in answer.text
-    assert '"code":"ModelNotFound"' in answer.text
+    assert "event:response.failed\n:HTTP_STATUS/200\ndata:{" in answer.text
+    assert "Unsupported model: 'nobody'" in answer.text
 
 
 def test_stream_lines_have_the_providers_form(emulator: Emulator) -> None:
     text = raw(emulator, {"model": "qwen3.5-plus", "input": "Hi", "stream": True}).text
     first = text.split("\n\n")[0].split("\n")
-    assert first[:3] == ["id:0", "event:response.created", ":HTTP_STATUS/200"]
+    assert first[:3] == ["id:1", "event:response.created", ":HTTP_STATUS/200"]
     assert first[3].startswith("data:{")
     assert "[DONE]" not in text
 

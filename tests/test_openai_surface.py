@@ -355,7 +355,7 @@ async def test_only_the_host_changes_for_a_client_of_the_provider(service: Servi
             model=MODEL, messages=[{"role": "user", "content": "Echo: hi there"}], stream=True
         )
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in chunks]) == "hi there"
-        with pytest.raises(NotFoundError):
+        with pytest.raises(BadRequestError):
             await client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
 
 

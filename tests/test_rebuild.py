@@ -5,10 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.chain.rebuild import rebuild
+from app.chain.rebuild import Abilities, rebuild
 from app.emulator import validate
 from app.emulator.errors import ProviderError
-from app.items.sendable import text_of, tokens
+from app.items.kinds import is_system
+from app.items.shapes import text_of
+from app.items.weights import tokens
 
 Item = dict[str, Any]
 
@@ -85,7 +87,7 @@ budgets = st.one_of(st.integers(0, 400), st.just(1_000_000))
 
 @given(histories(), new_input, budgets)
 def test_the_provider_takes_every_rebuilt_history(history: list[Item], new: list[Item], budget: int) -> None:
-    rebuilt = rebuild(history, new, budget).input
+    rebuilt = rebuild(history, new, Abilities(budget)).input
     try:
         validate.tool_outputs(validate.input_items(rebuilt))
     except ProviderError as error:
@@ -94,17 +96,24 @@ def test_the_provider_takes_every_rebuilt_history(history: list[Item], new: list
 
 @given(histories(), new_input, budgets)
 def test_the_same_history_is_always_rebuilt_the_same_way(history: list[Item], new: list[Item], budget: int) -> None:
-    assert rebuild(history, new, budget) == rebuild(history, new, budget)
+    assert rebuild(history, new, Abilities(budget)) == rebuild(history, new, Abilities(budget))
 
 
 @given(histories(), new_input)
 def test_nothing_that_was_said_is_lost_and_the_order_is_kept(history: list[Item], new: list[Item]) -> None:
-    rebuilt = rebuild(history, new, 10_000_000)
-    said = [(i["role"], text_of(i)) for i in [*history, *new] if i["type"] == "message"]
+    rebuilt = rebuild(history, new, Abilities(10_000_000))
+    items = [*history, *new]
+    system = [text_of(i) for i in items if is_system(i)]
+    said = [(i["role"], text_of(i)) for i in items if i["type"] == "message" and not is_system(i)]
     expected = [pair for pair in said if pair[0] != "assistant" or pair[1]]
     # What a server-side tool found goes along as an assistant message in brackets.
     found = [(i["role"], text_of(i)) for i in rebuilt.input if i["type"] == "message"]
     assert [pair for pair in found if pair in expected] == expected
+    # One system message at most, and first, with all that system and developer messages said.
+    systems = [place for place, item in enumerate(rebuilt.input) if is_system(item)]
+    assert systems == ([0] if system else [])
+    if system:
+        assert text_of(rebuilt.input[0]) == "\n\n".join(system)
     assert rebuilt.dropped_items == 0
     answered = {i["call_id"] for i in history if i["type"] == "function_call_output"}
     assert {i["call_id"] for i in rebuilt.input if i["type"] == "function_call"} == answered
@@ -112,8 +121,8 @@ def test_nothing_that_was_said_is_lost_and_the_order_is_kept(history: list[Item]
 
 @given(histories(), new_input, st.integers(0, 400))
 def test_what_does_not_fit_is_dropped_from_the_oldest_end(history: list[Item], new: list[Item], budget: int) -> None:
-    whole = rebuild(history, new, 10_000_000).input
-    rebuilt = rebuild(history, new, budget)
+    whole = rebuild(history, new, Abilities(10_000_000)).input
+    rebuilt = rebuild(history, new, Abilities(budget))
     assert rebuilt.input[len(rebuilt.input) - len(new) :] == whole[len(whole) - len(new) :]
     assert len(rebuilt.input) + rebuilt.dropped_items == len(whole)
     kept_systems = [i for i in rebuilt.input if i.get("role") in ("system", "developer")]
@@ -127,5 +136,5 @@ def test_what_does_not_fit_is_dropped_from_the_oldest_end(history: list[Item], n
 def test_an_output_in_the_new_input_finds_its_call_in_the_history(history: list[Item], new: list[Item]) -> None:
     open_call = {"type": "function_call", "call_id": "late", "name": "f", "arguments": "{}"}
     answer = {"type": "function_call_output", "call_id": "late", "output": "done"}
-    rebuilt = rebuild([*history, open_call], [answer, *new], 0).input
+    rebuilt = rebuild([*history, open_call], [answer, *new], Abilities(0)).input
     assert rebuilt.index(open_call) < rebuilt.index(answer)

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.provider.events import encode
-from app.turns.pace import deltas, measured
+from app.turns.pace import Pace, deltas
 from tests.service import Emulator, Process, Service, said
 
 
@@ -124,17 +123,16 @@ def test_the_terminal_shows_a_replay_and_a_call(service: Service, emulator: Emul
 
 @given(st.lists(st.text(min_size=1), min_size=1), st.data())
 def test_every_delta_has_its_length_and_the_time_it_came_at(texts: list[str], data: st.DataObject) -> None:
-    frames = [encode("response.created", {"response": {}}, 0).frame(0)]
-    frames += [
-        encode("response.output_text.delta", {"item_id": "m", "delta": text, "logprobs": []}, n).frame(n)
-        for n, text in enumerate(texts, 1)
-    ]
-    cuts = [*sorted(data.draw(st.sets(st.integers(1, len(frames) - 1)))), len(frames)]
-    arrivals = [(cut, 10 * cut) for cut in cuts]
-    pace = measured(frames, arrivals)
-    expected = [next(ms for count, ms in arrivals if count > place) for place in range(1, len(frames))]
-    assert pace == {"ms": expected, "chars": [len(text) for text in texts]}
-    assert deltas("".join(texts), pace, 0) == list(zip(texts, expected, strict=True))
+    pace = Pace()
+    cuts = [*sorted(data.draw(st.sets(st.integers(1, len(texts))))), len(texts)]
+    expected: list[int] = []
+    for place, text in enumerate(texts, 1):
+        pace.hear(text)
+        if place in cuts:
+            pace.arrived(10 * place)
+            expected += [10 * place] * (place - len(expected))
+    assert pace.measured() == {"ms": expected, "chars": [len(text) for text in texts]}
+    assert deltas("".join(texts), pace.measured(), 0) == list(zip(texts, expected, strict=True))
 
 
 @pytest.mark.parametrize("pace", [None, {"ms": [1], "chars": [3]}, {"ms": [], "chars": []}])

@@ -218,7 +218,7 @@ def test_an_unknown_model_is_the_clients_error(service: Service) -> None:
         body = {"input": "Hi", "model": "gpt-unknown", "stream": stream}
         answer = service.http.post(f"/threads/{thread}/turns", json=body)
         assert 400 <= answer.status_code < 500
-        assert answer.json()["error"]["code"] == "ModelNotFound"
+        assert answer.json()["error"]["code"] == "model_not_found"
 
 
 def test_the_session_cache_header_reaches_the_provider(service: Service, emulator: Emulator) -> None:

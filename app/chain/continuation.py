@@ -1,10 +1,16 @@
 """How a turn reaches the model: `new`, `chained` on its parent's live id, or `rebuilt`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
 from app.chain.live_ids import LiveId
+from app.chain.rebuild import Abilities
+from app.items.kinds import is_system, kind_of
+from app.items.pairs import answers
+from app.items.shapes import Item
+from app.items.weights import tokens
 
 
 class Continuation(StrEnum):
@@ -19,18 +25,23 @@ class Target:
 
     binding: str
     model: str
-    token_budget: int
-    """What the model reads before the provider silently cuts, in tokens."""
+    abilities: Abilities
 
 
 def decide(
-    parent_id: UUID | None, live: LiveId | None, target: Target, *, new_tokens: int, now: float, margin_seconds: float
+    parent_id: UUID | None,
+    live: LiveId | None,
+    target: Target,
+    new: Sequence[Item],
+    *,
+    now: float,
+    margin_seconds: float,
 ) -> Continuation:
     """The continuation of a turn.
 
     Args:
         live: what is known of the parent's response id; None if it was not stored, or was reported unknown.
-        new_tokens: an estimate for the new input.
+        new: the turn's own input.
         now: Unix seconds.
     """
     if parent_id is None:
@@ -42,10 +53,21 @@ def decide(
         and live.model == target.model
         and now < live.expires_at - margin_seconds
         # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
-        and live.context_tokens + new_tokens <= target.token_budget
+        and live.context_tokens + sum(map(tokens, new)) <= target.abilities.token_budget
+        # One system message at most, and first: a chain has no place for another.
+        and not any(map(is_system, new))
+        # What the parent asked for is answered, no less and no more: half a call is refused.
+        and _answers_all(live, new, target)
     ):
         return Continuation.CHAINED
     return Continuation.REBUILT
+
+
+def _answers_all(live: LiveId, new: Sequence[Item], target: Target) -> bool:
+    if not live.open_calls and not any(kind_of(item).pair for item in new):
+        return True
+    answered = answers(new)
+    return answered == set(live.open_calls) and (not answered or target.abilities.takes_tool_outputs)
 
 
 def expires_at(created_at: object, *, called_at: float, ttl_seconds: float) -> float:

@@ -7,6 +7,7 @@ does not hold. Without Redis every read is a miss, and Postgres answers.
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -34,6 +35,8 @@ class LiveId:
     """Unix seconds, the safety margin not yet taken off."""
     context_tokens: int
     """What the chain holds: the tokens that the provider counted for the turn, in and out."""
+    open_calls: Sequence[str] = ()
+    """The tool calls that it ends with, and that wait for their outputs."""
 
 
 class LiveIds:
@@ -90,6 +93,7 @@ def _fields(live: LiveId) -> dict[str, Any]:
         "model": live.model,
         "expires_at": live.expires_at,
         "context_tokens": live.context_tokens,
+        "open_calls": list(live.open_calls),
     }
 
 

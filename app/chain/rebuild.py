@@ -1,24 +1,37 @@
-"""The whole history as an input array, for a model that has lost it.
+"""What is sent to the model: the whole history for one that has lost it, or the new input for one that has not.
 
-A pure function of the branch's items, the new input and a token budget. The rules:
+Pure functions of the branch's items, the new input and what the model can do. The rules:
 
-- Messages keep their role, order and images. System and developer messages are never dropped.
-- A tool call goes with its output or not at all; a call that was never answered is left out.
+- One system message at most, and first: all system and developer messages, joined in their order. Never dropped.
+- Messages keep their role, order and images.
+- A tool call goes with its output close behind it, or not at all. An output whose call is not there goes along as
+  words of the user's.
 - Reasoning and web searches are left out: the model's own answer holds what came of them.
-- What the other server-side tools found goes along as a short assistant message, since the provider
-  takes none of their items as input.
-- Over the budget, the oldest items are dropped, a call together with its output; the call that the new
-  input answers stays.
+- What the other server-side tools found goes along as a short assistant message, since the provider takes none of
+  their items as input.
+- Over the budget, the oldest items are dropped, a call together with its output; the call that the new input
+  answers stays.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from app.items.sendable import Item, sendable, text_of, tokens
+from app.items.kinds import is_system, kind_of
+from app.items.pairs import Block, arranged
+from app.items.shapes import IMAGE_PARTS, Item, message, objects, text_of, words
+from app.items.weights import tokens
 
-NOTE_LENGTH = 2000
-"""Characters of a server-side tool's output that are carried along."""
+UNSEEN_IMAGE = "[An image, which this model cannot see]"
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a model takes, as far as it matters for what it is sent."""
+
+    token_budget: int
+    """What it reads before the provider silently cuts."""
+    sees_images: bool = True
+    takes_tool_outputs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,81 +41,82 @@ class Rebuilt:
     """How many of the history's oldest items were left out to fit the budget."""
 
 
-def rebuild(history: Sequence[Item], new: Sequence[Item], token_budget: int) -> Rebuilt:
+def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> Rebuilt:
     """The input array that carries a conversation on.
 
     Args:
         history: the stored items from the branch's first turn to the parent, in order.
         new: the turn's own input; all of it is sent.
-        token_budget: how many tokens the model may be sent.
     """
     whole = [*history, *new]
-    paired = _paired_calls(whole)
+    system = [text_of(item) for item in whole if is_system(item)]
+    spoken = [item for item in whole if not is_system(item)]
+    first_new = sum(not is_system(item) for item in history)
+    first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
+    blocks = [(block, _sent(block, spoken, model)) for block in arranged(spoken)]
+    sizes = [sum(map(tokens, sent)) for _, sent in blocks]
+    over = sum(sizes) + sum(map(tokens, first)) - model.token_budget
+    dropped = 0
     kept: list[Item] = []
-    for item in history:
-        kept.extend(_carried(item, paired))
-    fresh = [sendable(item) for item in new]
-    wanted = {item["call_id"] for item in fresh if "call_id" in item}
-    dropped = _too_much(kept, token_budget - sum(map(tokens, fresh)), wanted)
-    return Rebuilt([item for index, item in enumerate(kept) if index not in dropped] + fresh, len(dropped))
+    for (block, sent), size in zip(blocks, sizes, strict=True):
+        if over > 0 and all(place < first_new for place in block.items):
+            over -= size
+            dropped += len(sent)
+        else:
+            kept.extend(sent)
+    return Rebuilt(first + kept, dropped)
 
 
-def _paired_calls(items: Sequence[Item]) -> set[str]:
-    """The call ids that have a call and, after it, an output."""
-    called: set[str] = set()
-    answered: set[str] = set()
-    for item in items:
-        if item.get("type") == "function_call":
-            called.add(item["call_id"])
-        elif item.get("type") == "function_call_output" and item["call_id"] in called:
-            answered.add(item["call_id"])
-    return answered
+def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:
+    """The input array for a model that has the history: outputs answer calls that it has made."""
+    sent: list[Item] = []
+    for block in arranged(new):
+        if block.answers_nothing and model.takes_tool_outputs:
+            sent.extend(_carried(new[block.items[0]], model))
+        else:
+            sent.extend(_sent(block, new, model))
+    return sent
 
 
-def _carried(item: Item, paired: set[str]) -> list[Item]:
-    match item.get("type", "message"):
-        case "message":
-            said = item.get("role") != "assistant" or text_of(item)
-            return [sendable(item)] if said else []
-        case "function_call" | "function_call_output":
-            return [sendable(item)] if item["call_id"] in paired else []
-        case "web_extractor_call":
-            return _note("Read " + ", ".join(map(str, item.get("urls") or [])), item.get("output"))
-        case "code_interpreter_call":
-            logs = "\n".join(str(output.get("logs", "")) for output in item.get("outputs") or [])
-            return _note(f"Ran code:\n{item.get('code', '')}\nIt printed", logs)
-        case "web_search_image_call" | "image_search_call" | "mcp_call":
-            return _note(f"{item.get('name', 'A tool')} found", item.get("output"))
-        case "file_search_call":
-            texts = [str(result.get("text", "")) for result in item.get("results") or []]
-            return _note("Found in the files", "\n".join(texts))
-        case _:
-            return []
+def _sent(block: Block, items: Sequence[Item], model: Abilities) -> list[Item]:
+    if block.answers_nothing:
+        (output,) = kind_of(items[block.items[0]]).carried(items[block.items[0]])
+        return [_spoken_output("A tool", output, model)]
+    if block.calls and not model.takes_tool_outputs:
+        return [said for call, output in block.calls.items() if output is not None for said in
+                _spoken_pair(items[call], items[output], model)]  # fmt: skip
+    return [sent for place in block.items for sent in _carried(items[place], model)]
 
 
-def _note(about: str, found: Any) -> list[Item]:
-    if not found:
-        return []
-    return [{"type": "message", "role": "assistant", "content": f"[{about}: {str(found)[:NOTE_LENGTH]}]"}]
+def _carried(item: Item, model: Abilities) -> list[Item]:
+    carried = kind_of(item).carried(item)
+    return carried if model.sees_images else [_without_images(each) for each in carried]
 
 
-def _too_much(items: Sequence[Item], budget: int, wanted: set[str]) -> set[int]:
-    """The positions to drop, oldest first, until the rest is within `budget` tokens. Calls in `wanted` stay."""
-    sizes = [tokens(item) for item in items]
-    over = sum(sizes) - budget
-    dropped: set[int] = set()
-    if over <= 0:
-        return dropped
-    partners: dict[str, list[int]] = {}
-    for index, item in enumerate(items):
-        if "call_id" in item:
-            partners.setdefault(item["call_id"], []).append(index)
-    for index, item in enumerate(items):
-        if over <= 0:
-            break
-        if index in dropped or item.get("role") in ("system", "developer") or item.get("call_id") in wanted:
-            continue
-        for position in partners.get(item.get("call_id", ""), [index]):
-            dropped.add(position)
-            over -= sizes[position]
-    return dropped
+def _spoken_pair(call: Item, output: Item, model: Abilities) -> list[Item]:
+    """A tool call in words, for a model that refuses the outputs of tools."""
+    (asked,), (answered,) = kind_of(call).carried(call), kind_of(output).carried(output)
+    return [
+        message("assistant", f"[Called {asked['name']} with {asked['arguments']}]"),
+        _spoken_output(asked["name"], answered, model),
+    ]
+
+
+def _spoken_output(name: str, output: Item, model: Abilities) -> Item:
+    """A tool's output as words of the user's, with its images."""
+    parts = objects(output["output"])
+    images = [part for part in parts if part.get("type") in IMAGE_PARTS]
+    if not images:
+        return message("user", f"[{name} answered: {words(output['output'])}]")
+    texts = "\n".join(words(part.get("text")) for part in parts if part not in images)
+    spoken = message("user", [{"type": "input_text", "text": f"[{name} answered: {texts}]"}, *images])
+    return spoken if model.sees_images else _without_images(spoken)
+
+
+def _without_images(item: Item) -> Item:
+    field = "output" if item["type"] == "function_call_output" else "content"
+    content = item.get(field)
+    if not isinstance(content, list):
+        return item
+    unseen = {"type": "input_text", "text": UNSEEN_IMAGE}
+    return {**item, field: [unseen if part.get("type") in IMAGE_PARTS else part for part in objects(content)]}

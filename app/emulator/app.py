@@ -19,7 +19,13 @@ from app.settings import EmulatorSettings
 
 CURRENT_PATH = "/compatible-mode/v1"
 OLDER_PATH = "/api/v2/apps/protocols/compatible-mode/v1"
-FAULTS = ("status", "rate_limit_200", "stall", "cut", "malformed", "slow", "failed", "incomplete")
+FAULTS = (
+    "status", "rate_limit_200", "stall", "cut", "malformed", "slow", "failed", "incomplete", "error_event", "flat",
+    "error_200", "answer", "redirect",
+)  # fmt: skip
+
+BREAKS = ("stall", "cut", "malformed", "failed", "incomplete", "error_event", "flat", "error_200")
+"""Faults that end a stream after some events."""
 
 Handler = Callable[[Request, State, str], Awaitable[Response]]
 
@@ -120,18 +126,45 @@ async def _create(request: Request, state: State, key: str) -> Response:
         call |= {"status": error.status if plain else 200, "answer": error.flat()}
         if plain:
             raise
-        return _sse(_failed_events(body, error.code, error.message, error.status))
+        return _sse(_failed_events(body, error.code, error.message))
     if fault is not None and fault["kind"] == "rate_limit_200":
         message = "The service is busy: rate limit exceeded, please try again later."
         failed = _failed_response(body, "server_error", message)
         call["answer"] = failed
         return _sse(_one(failed)) if stream else JSONResponse(failed)
+    if fault is not None and fault["kind"] == "answer":
+        return _given_answer(fault)
+    if fault is not None and fault["kind"] == "redirect":
+        return Response(status_code=int(fault.get("status", 307)), headers={"Location": str(fault.get("location"))})
+    if fault is not None and fault["kind"] in ("error_event", "flat", "error_200") and not stream:
+        return JSONResponse({"error": _error_of(fault)})
     if fault is not None and fault["kind"] in ("failed", "incomplete") and not stream:
         stored.response |= {"status": fault["kind"], "output": [], **_outcome(fault)}
     call["answer"] = stored.response
     if not stream:
         return await _plain(stored, fault)
     return _sse(_stream(state, stored, body, fault))
+
+
+def _given_answer(fault: dict[str, Any]) -> Response:
+    """An answer word for word, as an odd provider gives it: `body` as text, in `chunks` where it is to be cut."""
+    chunks = fault.get("chunks") or [fault.get("body", "")]
+    pause = float(fault.get("seconds_per_chunk", 0))
+    size = int(fault.get("repeat", 1))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(size):
+            for chunk in chunks:
+                yield str(chunk).encode("utf-8", "surrogatepass")
+                await asyncio.sleep(pause)
+
+    type_ = fault.get("content_type", "text/event-stream" if fault.get("stream") else "application/json")
+    return StreamingResponse(pieces(), int(fault.get("status", 200)), headers={"Content-Type": str(type_)})
+
+
+def _error_of(fault: dict[str, Any]) -> dict[str, Any]:
+    code, message = fault.get("code", "InternalError"), fault.get("message", "A fault was asked for.")
+    return {"code": code, "message": message, "request_id": "00000000-0000-4000-8000-000000000000"}
 
 
 def _status_fault(fault: dict[str, Any]) -> ProviderError:
@@ -161,6 +194,8 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     before = chain(previous) if conversation is None else list(conversation.items)
     context = before + items
     validate.tool_outputs(context)
+    one_system = state.settings.instructions_are_the_system_message
+    validate.for_model(body["model"], context, body.get("instructions"), one_system=one_system)
     seen = model.cut(context, state.settings.window_tokens)
     cached = sum(answers.item_tokens(item) for item in before)
     session_cache = request.headers.get("x-dashscope-session-cache") == "enable"
@@ -169,8 +204,7 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     response_id = new_id() if older else new_id("resp_")
     status = "incomplete" if answer.incomplete else "completed"
     now = float(int(state.now()))
-    created_at = now if body.get("stream") is True else int(now)
-    shown = model.response_object(response_id, created_at, body, status, answer, full=not older)
+    shown = model.response_object(response_id, int(now), body, status, answer, full=not older)
     stored = Stored(shown, items, previous, now, body.get("store") is not False)
     state.accounts[key].responses[response_id] = stored
     if conversation is not None:
@@ -209,8 +243,8 @@ async def _stream(
     shown = stored.response
     answer = model.Answer(shown["output"], shown["usage"], shown["status"] == "incomplete")
     number = 0
-    for number, event in enumerate(model.events(shown["id"], stored.created_at, body, answer)):
-        if fault is not None and number >= after and kind in ("stall", "cut", "malformed", "failed", "incomplete"):
+    for number, event in enumerate(model.events(shown, body, answer)):
+        if fault is not None and number >= after and kind in BREAKS:
             break
         if pause and (kind == "slow" or event["type"].endswith(".delta")):
             await asyncio.sleep(pause)
@@ -225,16 +259,25 @@ async def _stream(
             raise ConnectionAbortedError("a cut was asked for")
         case "malformed":
             data = str(fault.get("data", '{"delta":')).encode()
-            yield b"id:%d\nevent:response.output_text.delta\n:HTTP_STATUS/200\ndata:%s\n\n" % (number, data)
+            yield b"id:%d\nevent:response.output_text.delta\n:HTTP_STATUS/200\ndata:%s\n\n" % (number + 1, data)
+        case "error_event":
+            data = orjson.dumps({"type": "error", **_error_of(fault), "sequence_number": number})
+            yield b"id:%d\nevent:error\n:HTTP_STATUS/200\ndata:%b\n\n" % (number + 1, data)
+        case "flat" | "error_200":
+            data = orjson.dumps(_error_of(fault))
+            yield b"id:%d\nevent:error\n:HTTP_STATUS/400\ndata:%b\n\n" % (number + 1, data)
         case _:
-            last = model.response_object(shown["id"], stored.created_at, body, str(kind), None, full=True)
+            last = model.response_object(shown["id"], int(stored.created_at), body, str(kind), None, full=True)
             event = {"type": f"response.{kind}", "response": last | _outcome(fault), "sequence_number": number}
             yield encode(event)
 
 
-def encode(event: dict[str, Any], status: int = 200) -> bytes:
-    """One event as the provider writes it: no space after the colons, the HTTP status as a comment (probe)."""
-    head = f"id:{event['sequence_number']}\nevent:{event['type']}\n:HTTP_STATUS/{status}\n"
+def encode(event: dict[str, Any]) -> bytes:
+    """One event as the provider writes it: no space after the colons, the HTTP status as a comment (probe).
+
+    Its `id` begins at 1, where the sequence number begins at 0 (captures).
+    """
+    head = f"id:{event['sequence_number'] + 1}\nevent:{event['type']}\n:HTTP_STATUS/200\n"
     return head.encode() + b"data:" + orjson.dumps(event) + b"\n\n"
 
 
@@ -270,13 +313,13 @@ def _failed_response(body: dict[str, Any], code: str, message: str) -> dict[str,
     return failed | {"error": {"code": code, "message": message}}
 
 
-async def _one(response: dict[str, Any], status: int = 200) -> AsyncIterator[bytes]:
-    yield encode({"type": "response.failed", "response": response, "sequence_number": 0}, status)
+async def _one(response: dict[str, Any]) -> AsyncIterator[bytes]:
+    yield encode({"type": "response.failed", "response": response, "sequence_number": 0})
 
 
-def _failed_events(body: dict[str, Any], code: str, message: str, status: int) -> AsyncIterator[bytes]:
-    """An error in a stream: HTTP 200 and one `response.failed` event (probe)."""
-    return _one(_failed_response(body, code, message), status)
+def _failed_events(body: dict[str, Any], code: str, message: str) -> AsyncIterator[bytes]:
+    """An error in a stream: HTTP 200 and one `response.failed` event, its comment 200 too (probe, captures)."""
+    return _one(_failed_response(body, code, message))
 
 
 def _sse(events: AsyncIterator[bytes]) -> Response:

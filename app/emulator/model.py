@@ -21,9 +21,14 @@ CACHE_MINIMUM = 1024
 ECHOED = (
     "instructions", "metadata", "temperature", "top_p", "background", "max_output_tokens", "max_tool_calls",
     "prompt", "prompt_cache_key", "reasoning", "safety_identifier", "service_tier", "text", "top_logprobs",
-    "truncation", "user", "previous_response_id", "conversation",
+    "truncation", "user", "previous_response_id", "conversation", "store",
 )  # fmt: skip
-NULLS = ("error", "incomplete_details", "completed_at", "prompt_cache_retention", "usage", *ECHOED)
+
+ALWAYS: dict[str, Any] = {
+    "background": False, "frequency_penalty": 0.0, "metadata": {}, "presence_penalty": 0.0, "service_tier": "default",
+    "store": True, "temperature": 1.0, "top_logprobs": 0, "top_p": 1.0,
+}  # fmt: skip
+"""What an ended response has besides, whether it was sent or not (captures, September 2026)."""
 
 
 @dataclass(slots=True)
@@ -94,28 +99,30 @@ def answer(body: dict[str, Any], context: list[Item], *, cached: int, session_ca
 
 
 def response_object(
-    response_id: str, created_at: float, body: dict[str, Any], status: str, answer: Answer | None, *, full: bool
+    response_id: str, created_at: int, body: dict[str, Any], status: str, answer: Answer | None, *, full: bool
 ) -> dict[str, Any]:
-    """A response as the provider shows it.
+    """A response as the provider shows it: raw, without a null.
 
     Args:
-        full: every field with its null, as streams and the current path have it; else the seed's short form.
+        full: with what was echoed and used, as the current path has it; else nine keys, as the seed and a stream's
+            first events have it.
     """
     done = answer if status in ("completed", "incomplete") else None
     shown: dict[str, Any] = {
-        "id": response_id,
-        "created_at": created_at,
-        "model": body.get("model", ""),
-        "object": "response",
         "output": done.output if done else [],
         "parallel_tool_calls": body.get("parallel_tool_calls", False),
-        "status": status,
+        "created_at": created_at,
         "tool_choice": body.get("tool_choice", "auto"),
+        "model": body.get("model", ""),
+        "id": response_id,
         "tools": body.get("tools", []),
+        "object": "response",
+        "status": status,
     }
     if full:
-        shown |= dict.fromkeys(NULLS)
-        shown |= {field: body[field] for field in ECHOED if field in body}
+        shown |= ALWAYS | {field: body[field] for field in ECHOED if body.get(field) is not None}
+        if done:
+            shown["completed_at"] = created_at + 1
     if done:
         shown["usage"] = done.usage
         if done.incomplete:
@@ -123,22 +130,31 @@ def response_object(
     return shown
 
 
-def events(response_id: str, created_at: float, body: dict[str, Any], answer: Answer) -> Iterator[Event]:
-    """The stream of one answer, in the provider's order, without its sequence numbers."""
+def events(last: dict[str, Any], body: dict[str, Any], answer: Answer) -> Iterator[Event]:
+    """The stream of one answer, in the provider's order, without its sequence numbers.
+
+    Args:
+        last: the response as the last event shows it.
+    """
     for status, kind in (("queued", "created"), ("in_progress", "in_progress")):
-        opening = response_object(response_id, created_at, {**body, "model": ""}, status, None, full=True)
+        opening = response_object(last["id"], last["created_at"], {**body, "model": ""}, status, None, full=False)
         yield {"type": f"response.{kind}", "response": opening}
     for index, item in enumerate(answer.output):
         where = {"output_index": index, "item_id": item["id"]}
-        yield {"type": "response.output_item.added", "output_index": index, "item": _opening(item)}
+        added = {"type": "response.output_item.added", "output_index": index, "item": _opening(item)}
+        if item["type"] == "mcp_call":
+            # They come before the item that they are of (captures).
+            yield {"type": "response.mcp_call_arguments.delta", "delta": item["arguments"], **where}
+            yield {"type": "response.mcp_call_arguments.done", "arguments": item["arguments"], **where}
+        yield added
         match item["type"]:
             case "message":
                 yield from _text_events(where, item["content"][0])
             case "reasoning":
                 words = item["summary"][0]["text"]
                 for delta in chunks(words):
-                    yield {"type": "response.reasoning_text.delta", "content_index": 0, "delta": delta, **where}
-                yield {"type": "response.reasoning_text.done", "content_index": 0, "text": words, **where}
+                    yield {"type": "response.reasoning_text.delta", "delta": delta, **where}
+                yield {"type": "response.reasoning_text.done", "text": words, **where}
             case "function_call":
                 for delta in chunks(item["arguments"]):
                     yield {"type": "response.function_call_arguments.delta", "delta": delta, **where}
@@ -155,11 +171,9 @@ def events(response_id: str, created_at: float, body: dict[str, Any], answer: An
                 for step in ("in_progress", "interpreting", "completed"):
                     yield {"type": f"response.code_interpreter_call.{step}", **where}
             case "mcp_call":
-                for step in ("in_progress", "completed"):
-                    yield {"type": f"response.mcp_call.{step}", **where}
+                yield {"type": "response.mcp_call.completed", **where}
         yield {"type": "response.output_item.done", "output_index": index, "item": item}
     status = "incomplete" if answer.incomplete else "completed"
-    last = response_object(response_id, created_at, body, status, answer, full=True)
     yield {"type": f"response.{status}", "response": last}
 
 
@@ -184,7 +198,7 @@ def _reasoning(words: str) -> Item:
 
 
 def _message(words: str, status: str) -> Item:
-    part: Item = {"type": "output_text", "text": words, "annotations": [], "logprobs": None}
+    part: Item = {"type": "output_text", "annotations": [], "text": words}
     return {"type": "message", "id": new_id("msg_"), "role": "assistant", "status": status, "content": [part]}
 
 
@@ -229,14 +243,19 @@ def _usage(seen: int, output: list[Item], cached: int, counts: dict[str, int]) -
     return usage
 
 
+LATER = ("output", "outputs", "results")
+"""What hosted tools have found is not there before they are done (captures)."""
+
+
 def _opening(item: Item) -> Item:
     """An item as `output_item.added` shows it: begun, and still empty."""
     empty: dict[str, Item] = {
         "message": {"content": []},
         "reasoning": {"summary": []},
         "function_call": {"arguments": ""},
+        "web_search_call": {"action": {"type": "search", "query": "Web search"}},
     }
-    opening = {**item, **empty.get(item["type"], {})}
+    opening = {name: value for name, value in item.items() if name not in LATER} | empty.get(item["type"], {})
     return opening | {"status": "in_progress"} if "status" in item else opening
 
 

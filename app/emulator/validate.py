@@ -29,7 +29,7 @@ def request(body: dict[str, Any]) -> None:
     if not isinstance(model, str) or not model:
         raise invalid_parameter("Required parameter(model) missing or invalid, please check the request parameters.")
     if not model.startswith(("qwen", "deepseek", "kimi", "glm")):
-        raise ProviderError(404, "ModelNotFound", f"Model '{model}' not found.")
+        raise invalid_parameter(f"Unsupported model: '{model}'.")
     if body.get("previous_response_id") and body.get("conversation"):
         raise invalid_parameter(
             "Mutually exclusive parameters: Ensure you are only providing one of: "
@@ -56,12 +56,7 @@ def input_items(value: Any) -> list[Item]:
         return [{"type": "message", "role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise invalid_parameter("Required parameter(input) missing or invalid, please check the request parameters.")
-    items = [_item(item, f"input[{index}]") for index, item in enumerate(value)]
-    answered = {item["call_id"] for item in items if item["type"] == "function_call_output"}
-    for index, item in enumerate(items):
-        if item["type"] == "function_call" and item["call_id"] not in answered:
-            raise invalid_parameter(f"input[{index}]: No tool output found for function call {item['call_id']}.")
-    return items
+    return [_item(item, f"input[{index}]") for index, item in enumerate(value)]
 
 
 def chat_messages(value: Any) -> list[Item]:
@@ -71,14 +66,50 @@ def chat_messages(value: Any) -> list[Item]:
     return [_message(item, f"messages[{index}]") for index, item in enumerate(value) if isinstance(item, dict)]
 
 
+OLDER_BACKEND = ("qwen-plus", "qwen-flash", "qwen3-max", "qwen3-coder", "qwen-turbo")
+"""Families that refuse every tool output (captures, July 2026)."""
+
+TOOL_ROLE = (
+    "<400> InternalError.Algo.InvalidParameter: Agent invalid parameter. The error message is [1 validation error for "
+    "Message\nrole\n  Value error, tool must be one of user,assistant,system,function [type=value_error, "
+    "input_value='tool', input_type=str]]"
+)
+
+SYSTEM_FIRST = (
+    "<50004> InternalError.Algo.QwenAgentError: Internal Error during qwen agent. The error message is [\nError code: "
+    "400. Error message: The input messages must contain no more than one system message.  And the system message, "
+    "if exists, must be the first message.]"
+)
+
+
+def for_model(model: str, context: Sequence[Item], instructions: object, *, one_system: bool) -> None:
+    """What the model's backend refuses of a context: a system message that is not the first, tool outputs.
+
+    Args:
+        one_system: whether `instructions` count as that message.
+    """
+    for place, item in enumerate(context):
+        if item["type"] == "function_call_output" and model.startswith(OLDER_BACKEND):
+            raise invalid_parameter(TOOL_ROLE)
+        system = item["type"] == "message" and item["role"] in ("system", "developer")
+        if system and (place > 0 or (one_system and instructions)):
+            raise ProviderError(400, "server_error", SYSTEM_FIRST)
+
+
 def tool_outputs(context: Sequence[Item]) -> None:
-    """Refuse an output that stands before, or without, the call it answers."""
-    called: set[str] = set()
+    """Refuse half a tool call: an output without its call before it, a call without its output close behind it."""
+    waiting: list[str] = []
     for item in context:
         if item["type"] == "function_call":
-            called.add(item["call_id"])
-        elif item["type"] == "function_call_output" and item["call_id"] not in called:
-            raise invalid_parameter(f"No tool call found for function call output with call_id {item['call_id']}.")
+            waiting.append(item["call_id"])
+        elif item["type"] == "function_call_output":
+            if item["call_id"] not in waiting:
+                raise invalid_parameter(f"No tool call found for function call output with call_id {item['call_id']}.")
+            waiting.remove(item["call_id"])
+        elif waiting and item["type"] == "message":
+            break
+    if waiting:
+        raise invalid_parameter(f"No tool output found for function call {waiting[0]}.")
 
 
 def _number(body: dict[str, Any], field: str, fits: Any, range_: str) -> None:

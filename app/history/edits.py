@@ -16,6 +16,7 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
+from app.items.kept import columns, kept_input, kept_row
 from app.search.tables import SearchText
 from app.search.texts import text_rows
 from app.threads.address import Address
@@ -24,7 +25,6 @@ from app.trail import contents
 from app.trail.append import append as audit
 from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
-from app.turns.store import columns
 from app.turns.tables import Call, Item, Turn
 
 
@@ -122,7 +122,8 @@ async def erase_turns(
 async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
     """A turn with these items as the thread's new head. Returns the items' ids."""
     turn_id, salt = ids.new_uuid(), contents.new_salt()
-    types, item_ids, data = columns(items)
+    kept = kept_input(items)
+    types, item_ids, data = columns(kept)
     turn: dict[str, Any] = {
         "project_id": thread.project_id,
         "id": turn_id,
@@ -221,8 +222,10 @@ async def _index_anew(session: AsyncSession, project_id: UUID, turn_id: UUID) ->
     """Search for what is left of a turn, and nothing else."""
     gone = delete(SearchText).where(SearchText.project_id == project_id, SearchText.turn_id == turn_id)
     await session.execute(gone)
-    left = select(Item.data).where(Item.project_id == project_id, Item.turn_id == turn_id).order_by(Item.position)
-    texts = text_rows(project_id, turn_id, await session.scalars(left))
+    columns_ = select(Item.type, Item.item_id, Item.data)
+    left = columns_.where(Item.project_id == project_id, Item.turn_id == turn_id).order_by(Item.position)
+    rows = (await session.execute(left)).mappings()
+    texts = text_rows(project_id, turn_id, [kept_row({**row}).item for row in rows])
     if texts:
         await session.execute(insert(SearchText), texts)
 

@@ -3,102 +3,111 @@
 from collections.abc import Sequence
 from typing import Any
 
-import asyncpg
-import orjson
-
 from app.db import ids
-from app.items.sendable import text_of
-from app.turns.show import item_object
-
-Item = dict[str, Any]
+from app.items.kept import Kept, Row, kept_row
+from app.items.kinds import MALFORMED, type_of
+from app.items.shapes import IMAGE_PARTS, Item, objects, string, text_of, words
 
 SPEAKERS = {"system": "System", "developer": "Developer", "user": "User", "assistant": "Assistant"}
 
 
-def as_responses(rows: Sequence[asyncpg.Record]) -> list[Item]:
-    """Every item, with its id and the turn that it belongs to."""
-    return [{**item_object(row["item_id"], row["data"]), "turn_id": ids.turn_id(row["turn_id"])} for row in rows]
+def as_responses(rows: Sequence[Row]) -> list[Item]:
+    """Every item, with its id and the turn that it belongs to.
+
+    Args:
+        rows: with their turn_id.
+    """
+    return [{**kept_row(row).shown, "turn_id": ids.turn_id(row["turn_id"])} for row in rows]
 
 
-def as_chat(rows: Sequence[asyncpg.Record]) -> list[Item]:
+def as_chat(rows: Sequence[Row]) -> list[Item]:
     """The `messages` of a Chat Completions request. Items that Chat has no form for are left out."""
     messages: list[Item] = []
-    for row in rows:
-        item: Item = row["data"]
-        match item.get("type", "message"):
-            case "message" if item["role"] == "assistant":
-                messages.append({"role": "assistant", "content": text_of(item)})
-            case "message":
-                messages.append({"role": item["role"], "content": _chat_content(item["content"])})
-            case "function_call":
-                _add_call(messages, item)
-            case "function_call_output":
-                output = item["output"]
-                content = output if isinstance(output, str) else orjson.dumps(output).decode()
-                messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
+    for kept in map(kept_row, rows):
+        if kept.type == "message":
+            content = kept.item.get("content")
+            said = text_of(kept.item) if kept.item["role"] == "assistant" else _chat_content(content)
+            messages.append({"role": kept.item["role"], "content": said})
+        elif kept.kind.pair is not None:
+            for item in kept.kind.carried(kept.item):
+                _add_half(messages, item)
     return messages
 
 
-def as_markdown(title: str | None, rows: Sequence[asyncpg.Record]) -> str:
+def as_markdown(title: str | None, rows: Sequence[Row]) -> str:
     """A page to read."""
     blocks = [f"# {title}"] if title else []
-    for row in rows:
-        item: Item = row["data"]
-        match item.get("type", "message"):
-            case "message":
-                blocks.append(f"**{SPEAKERS.get(item['role'], item['role'])}**\n\n{_markdown_content(item)}")
-            case "function_call":
-                blocks.append(f"**Tool call** `{item['name']}`\n\n{_fenced(item['arguments'], 'json')}")
-            case "function_call_output":
-                output = item["output"]
-                text = output if isinstance(output, str) else orjson.dumps(output).decode()
-                blocks.append(f"**Tool output**\n\n{_fenced(text)}")
-            case "reasoning":
-                continue
-            case other:
-                blocks.append(f"*{other}*")
+    for kept in map(kept_row, rows):
+        if kept.type == "message":
+            role = kept.item["role"]
+            blocks.append(f"**{SPEAKERS.get(role, role)}**\n\n{_markdown_content(kept.item.get('content'))}")
+        elif (heading := kept.kind.title(kept.item)) is not None:
+            blocks.append("\n\n".join([heading, *_markdown_details(kept)]))
     return "\n\n".join(blocks) + "\n"
 
 
+def brief(item: Item) -> str:
+    """What an item that is no message is about, on one line."""
+    kept = Kept(type_of(item) or MALFORMED, "", item)
+    for half in kept.kind.carried(item) if kept.kind.pair is not None else []:
+        if half["type"] == "function_call":
+            return f"{half['name']}({half['arguments']})"
+        return words(half["output"])
+    return " ".join(string(part.get("text")) for part in objects(item.get("summary")))
+
+
 def _chat_content(content: Any) -> Any:
-    return content if isinstance(content, str) else [_chat_part(part) for part in content]
+    return content if isinstance(content, str) else [_chat_part(part) for part in objects(content)]
 
 
 def _chat_part(part: Item) -> Item:
     match part.get("type"):
-        case "input_text":
-            return {"type": "text", "text": part["text"]}
-        case "input_image":
+        case "input_text" | "output_text":
+            return {"type": "text", "text": string(part.get("text"))}
+        case kind if kind in IMAGE_PARTS:
             detail = {"detail": part["detail"]} if "detail" in part else {}
             return {"type": "image_url", "image_url": {"url": part.get("image_url"), **detail}}
         case _:
             return part
 
 
-def _add_call(messages: list[Item], item: Item) -> None:
-    """Chat holds a turn's calls in one assistant message."""
-    call = {
-        "id": item["call_id"],
-        "type": "function",
-        "function": {"name": item["name"], "arguments": item["arguments"]},
-    }
+def _add_half(messages: list[Item], item: Item) -> None:
+    """Chat holds a turn's calls in one assistant message, and an output in one of its own."""
+    if item["type"] == "function_call_output":
+        output = item["output"]
+        images = isinstance(output, list) and any(part.get("type") in IMAGE_PARTS for part in objects(output))
+        content = _chat_content(output) if images else words(output)
+        messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
+        return
+    function = {"name": item["name"], "arguments": item["arguments"]}
+    call = {"id": item["call_id"], "type": "function", "function": function}
     if messages and messages[-1]["role"] == "assistant":
         messages[-1].setdefault("tool_calls", []).append(call)
     else:
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
-def _markdown_content(item: Item) -> str:
-    content = item.get("content")
+def _markdown_details(kept: Kept) -> list[str]:
+    """What stands below the heading of a tool's call or output."""
+    if kept.kind.pair is None:
+        return []
+    (half,) = kept.kind.carried(kept.item)
+    if half["type"] == "function_call":
+        return [_fenced(half["arguments"], "json")]
+    output = half["output"]
+    return [_fenced(output) if isinstance(output, str) else _markdown_content(output)]
+
+
+def _markdown_content(content: Any) -> str:
     if isinstance(content, str):
         return content
     shown: list[str] = []
-    for part in content if isinstance(content, list) else []:
-        if part.get("type") in ("input_image", "image_url"):
-            url = str(part.get("image_url"))
+    for part in objects(content):
+        if part.get("type") in IMAGE_PARTS:
+            url = words(part.get("image_url"))
             shown.append("*(an image, sent inline)*" if url.startswith("data:") else f"![image]({url})")
         else:
-            shown.append(str(part.get("text") or part.get("refusal") or ""))
+            shown.append(string(part.get("text")) or string(part.get("refusal")))
     return "\n\n".join(shown)
 
 

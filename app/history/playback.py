@@ -9,10 +9,12 @@ import asyncpg
 import orjson
 
 from app.db import ids
-from app.provider.events import encode
+from app.items.kept import kept_row
+from app.provider.events import encoded
+from app.turns.answer import TERMINAL
 from app.turns.pace import deltas
 from app.turns.replay import events_of
-from app.turns.show import item_object, stored_response
+from app.turns.show import stored_response
 from app.turns.store import TurnStore
 
 TURNS_AT_ONCE = 50
@@ -65,7 +67,7 @@ def _moments(turns: Sequence[tuple[asyncpg.Record, list[asyncpg.Record]]]) -> It
             "turn_id": ids.turn_id(row["id"]),
             "status": row["status"],
             "created_at": int(began),
-            "input": [item_object(item["item_id"], item["data"]) for item in items if item["origin"] == "input"],
+            "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
         }
         yield began, b"event: thread.turn\ndata: " + orjson.dumps(opening) + b"\n\n"
         if row["status"] == "in_progress" or (row["continuation"] is None and row["status"] == "completed"):
@@ -79,7 +81,7 @@ def _moments(turns: Sequence[tuple[asyncpg.Record, list[asyncpg.Record]]]) -> It
             for piece, milliseconds in pieces:
                 at = max(at, began + milliseconds / 1000)
                 said = {**fields, "delta": piece} if kind == "response.output_text.delta" else fields
-                event = encode(kind, said, number)
-                last = kind in ("response.completed", "response.incomplete", "response.failed")
-                yield (max(at, ended) if last else at), b"event: %b\ndata: %b\n\n" % (event.type, event.data)
+                last = kind in TERMINAL
+                data = encoded(kind, said, number)
+                yield (max(at, ended) if last else at), b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
                 number += 1

@@ -17,7 +17,7 @@ from app.history.edits import append
 from app.history.erase import erase
 from app.history.forks import fork
 from app.history.playback import Tempo, play
-from app.items.input import items_of
+from app.items.client_door import items_of
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address

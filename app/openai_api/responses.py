@@ -15,6 +15,7 @@ from app.settings import Settings
 from app.turns.client import watched
 from app.turns.events import EventStream
 from app.turns.routes import answer, first_event, origin, provider_headers
+from app.turns.service import Turns
 from app.turns.show import stored_response
 
 router = APIRouter(tags=["responses"])
@@ -46,12 +47,12 @@ def hot_routes(prefix: str) -> list[Route]:
 
 async def create(request: Request) -> Response:
     settings: Settings = request.app.state.settings
-    openai: OpenAI = request.app.state.openai
+    turns: Turns = request.app.state.turns
     caller = await authenticate(request)
     body = await json_object(request)
     address, sent = response_request(body, settings.default_model, origin(request, caller))
     async with watched(request.receive) as client:
-        outcome = await openai.respond(caller, address, sent, provider_headers(request), client)
+        outcome = await turns.create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import ids
 from app.errors import BadRequest, NotFound
-from app.items.input import items_of
+from app.items.client_door import items_of
 from app.threads.address import Address
 from app.threads.schemas import Metadata
 from app.turns.schemas import Origin, TurnRequest, new_turn

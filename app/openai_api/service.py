@@ -12,18 +12,17 @@ from app.db.engine import Database
 from app.db.pagination import list_object
 from app.errors import APIError, BadRequest, NotFound
 from app.history.edits import Edits, append
+from app.items.kept import Kept, kept_row
+from app.items.kinds import type_of
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
-from app.turns.client import Client
 from app.turns.event_log import EventLog
-from app.turns.opening import Joined
 from app.turns.replay import Replay
-from app.turns.runner import Runner, Running
-from app.turns.schemas import TurnRequest
-from app.turns.show import item_object, stored_response
+from app.turns.runner import Running
+from app.turns.show import stored_response
 from app.turns.store import TurnStore
 
 Order = Literal["asc", "desc"]
@@ -34,7 +33,6 @@ class OpenAI:
         self,
         database: Database,
         store: TurnStore,
-        runner: Runner,
         replay: Replay,
         live_ids: LiveIds,
         event_log: EventLog,
@@ -42,13 +40,7 @@ class OpenAI:
         self._replay = replay
         self._database = database
         self._store = store
-        self._runner = runner
         self._edits = Edits(database, live_ids, event_log)
-
-    async def respond(
-        self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
-    ) -> Running | Joined:
-        return await self._runner.start(caller.project_id, address, request, headers, client)
 
     async def response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         row = await self._response(caller, id_)
@@ -104,8 +96,8 @@ class OpenAI:
             added = await self._edits.add_items(caller.actor, caller.project_id, Address(id=id_), items)
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
-        pairs = list(zip(added, items, strict=True))
-        return list_object(pairs, lambda pair: shown_item(*pair), has_more=False)
+        kept = [Kept(type_of(item), id_, item) for id_, item in zip(added, items, strict=True)]
+        return list_object(kept, shown_item, has_more=False)
 
     async def items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
         """A page of a conversation. The latest items are read from its end: as many turns as the page needs."""
@@ -121,7 +113,7 @@ class OpenAI:
         rows, _ = await self._store.messages(caller.project_id, await self._head(caller, id_))
         for row in rows:
             if row["item_id"] == item_id:
-                return shown_item(item_id, row["data"])
+                return shown_item(kept_row(row))
         raise _unknown_item(item_id)
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
@@ -173,9 +165,7 @@ class ItemPage:
                 code="invalid_cursor",
             )
         end = start + self.limit
-        return list_object(
-            ordered[start:end], lambda row: shown_item(row["item_id"], row["data"]), has_more=end < len(ordered)
-        )
+        return list_object(ordered[start:end], lambda row: shown_item(kept_row(row)), has_more=end < len(ordered))
 
     def _start(self, ordered: Sequence[asyncpg.Record]) -> int | None:
         """Where the page begins; None if its cursor is none of these items."""
@@ -184,10 +174,10 @@ class ItemPage:
         return next((place for place, row in enumerate(ordered, 1) if row["item_id"] == self.after), None)
 
 
-def shown_item(item_id: str, data: dict[str, Any]) -> dict[str, Any]:
+def shown_item(kept: Kept) -> dict[str, Any]:
     """An item as OpenAI's clients expect it: complete, its message's content as parts."""
-    item = item_object(item_id, data)
-    if item.get("type") != "message":
+    item = {**kept.shown}
+    if kept.type != "message":
         return item
     content = item.get("content")
     if isinstance(content, str):

@@ -1,59 +1,116 @@
-"""A provider's server-sent events as bytes: cut into events, never parsed into models."""
+"""Server-sent events: a provider's, read by the WHATWG's rules, and ours."""
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
-_EVENT = re.compile(rb'"type"\s*:\s*"([^"]+)"')
+BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class RawEvent:
-    type: bytes
+    name: bytes
+    """What its `event:` line says; empty without one."""
     data: bytes
-    """The JSON text."""
-
-    def frame(self, number: int) -> bytes:
-        """The event as a client gets it."""
-        return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, self.type, self.data)
+    """Its `data:` lines, joined by newlines."""
 
 
-class Splitter:
-    """Cuts a byte stream into events, wherever its chunks end. Comments (`:HTTP_STATUS/200`) are left out."""
+class SSEDecoder:
+    """Cuts a byte stream into events, wherever its chunks end.
+
+    Lines end with LF, CR or CRLF; a byte order mark, comments and fields that are not known are passed over. What
+    stands at the end without a blank line behind it counts, where the standard drops it: providers forget that line.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._line: list[bytes] = []
+        self._name = b""
+        self._data: list[bytes] = []
+        self._begun = False
+        self._after_cr = False
 
-    def feed(self, chunk: bytes) -> Iterator[RawEvent]:
+    def feed(self, chunk: bytes) -> list[RawEvent]:
+        """The events that this chunk completes."""
+        if not self._begun:
+            chunk = self._without_bom(chunk)
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk[:1] == b"\n":
+                chunk = chunk[1:]
         if b"\r" in chunk:
-            chunk = chunk.replace(b"\r\n", b"\n")
-        *blocks, self._rest = (self._rest + chunk).split(b"\n\n")
-        for block in blocks:
-            event = _event(block)
-            if event is not None:
-                yield event
+            # An LF that the next chunk begins with belongs to this CR.
+            self._after_cr = chunk[-1:] == b"\r"
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\n" not in chunk:
+            # A long line is joined once, at its end, and not again with each chunk.
+            if chunk:
+                self._line.append(chunk)
+            return []
+        first, *lines = chunk.split(b"\n")
+        lines.insert(0, b"".join([*self._line, first]) if self._line else first)
+        rest = lines.pop()
+        self._line = [rest] if rest else []
+        events: list[RawEvent] = []
+        for line in lines:
+            if line:
+                self._field(line)
+            else:
+                if self._data:
+                    events.append(self._event())
+                self._name = b""
+        return events
+
+    def end(self) -> list[RawEvent]:
+        """The event that the stream's end completes, if there is one."""
+        events = self.feed(b"\n")
+        if self._data:
+            events.append(self._event())
+        return events
+
+    def _without_bom(self, chunk: bytes) -> bytes:
+        chunk = b"".join([*self._line, chunk])
+        self._line = []
+        if len(chunk) < len(BOM) and BOM.startswith(chunk):
+            self._line = [chunk] if chunk else []
+            return b""
+        self._begun = True
+        return chunk.removeprefix(BOM)
+
+    def _field(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            self._data.append(value[1:] if value[:1] == b" " else value)
+        elif name == b"event":
+            self._name = value[1:] if value[:1] == b" " else value
+
+    def _event(self) -> RawEvent:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        event = RawEvent(self._name, data)
+        self._data, self._name = [], b""
+        return event
 
 
-def _event(block: bytes) -> RawEvent | None:
-    kind = b""
-    data: list[bytes] = []
-    for line in block.split(b"\n"):
-        if line.startswith(b"data:"):
-            data.append(line[6:] if line[5:6] == b" " else line[5:])
-        elif line.startswith(b"event:"):
-            kind = line[6:].strip()
-    if not data or data[0] == b"[DONE]":
-        return None
-    joined = data[0] if len(data) == 1 else b"\n".join(data)
-    if not kind:
-        found = _EVENT.search(joined)
-        kind = found[1] if found else b"message"
-    return RawEvent(kind, joined)
+def frame(type_: bytes, data: bytes, number: int) -> bytes:
+    """An event as a client gets it.
+
+    Args:
+        data: JSON, on one line.
+    """
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (number, type_, data)
 
 
-def encode(type_: str, fields: dict[str, object], number: int) -> RawEvent:
-    """An event of our own."""
-    data = orjson.dumps({"type": type_, **fields, "sequence_number": number})
-    return RawEvent(type_.encode(), data)
+def encoded(type_: str, fields: dict[str, Any], number: int) -> bytes:
+    """The JSON of an event of our own."""
+    return orjson.dumps({"type": type_, **fields, "sequence_number": number})
+
+
+def own_frame(type_: str, fields: dict[str, Any], number: int) -> bytes:
+    """An event of our own as a client gets it."""
+    return frame(type_.encode(), encoded(type_, fields, number), number)
+
+
+def data_of(sent: bytes) -> bytes:
+    """The JSON of a frame of ours."""
+    _, _, data = sent.partition(b"\ndata: ")
+    return data.rstrip(b"\n")

@@ -23,6 +23,21 @@ IGNORED = (
 """OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
 
 
+BLIND = ("qwen3-max", "qwen3-coder", "qwen-max", "qwen-plus", "qwen-flash", "qwen-turbo", "qwen-long", "qwq")
+"""Families that read text only (the provider's model list)."""
+
+OLDER_BACKEND = ("qwen-plus", "qwen-flash", "qwen3-max", "qwen3-coder", "qwen-turbo")
+"""Families whose backend refuses every function_call_output (provider-facts, captures, July 2026)."""
+
+
+def sees_images(model: str) -> bool:
+    return not model.startswith(BLIND)
+
+
+def takes_tool_outputs(model: str) -> bool:
+    return not model.startswith(OLDER_BACKEND)
+
+
 def token_budget(model: str, window_tokens: int | None) -> int:
     """How many tokens a model reads before the provider cuts.
 

@@ -11,7 +11,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
 from app.errors import BadRequest
-from app.items.sendable import text_of
+from app.items.shapes import text_of
 from app.projects.auth import Caller
 from app.search import lexemes, store
 from app.search.fragments import fragments

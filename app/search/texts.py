@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from app.items.sendable import text_of
+from app.items.kinds import type_of
+from app.items.shapes import text_of
 from app.search.lexemes import document
 
 ROLES = ("user", "assistant")
@@ -15,7 +16,7 @@ def documents(items: Iterable[dict[str, Any]]) -> tuple[list[str], list[str]]:
     said: dict[str, list[str]] = {}
     for item in items:
         role = item.get("role")
-        if role in ROLES and item.get("type", "message") == "message":
+        if type_of(item) == "message" and isinstance(role, str) and role in ROLES:
             said.setdefault(role, []).append(text_of(item))
     found = {role: document("\n".join(texts)) for role, texts in said.items()}
     return [role for role, text in found.items() if text], [text for text in found.values() if text]

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
+from app.items.kept import imported_type
 from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.search.lexemes import document
@@ -216,7 +217,7 @@ def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
             "turn_id": turn_uuid(turn.id),
             "position": position,
             "origin": item.origin,
-            "type": str(item.data.get("type") or "message"),
+            "type": imported_type(item.origin, item.data),
             "item_id": item.item_id,
             "data": item.data,
         }

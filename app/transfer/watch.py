@@ -8,7 +8,8 @@ import httpx2
 import orjson
 
 from app.db import ids
-from app.items.sendable import text_of
+from app.history.messages import brief
+from app.items.shapes import text_of
 from app.transfer.client import CannotTransfer, connect
 
 
@@ -38,7 +39,7 @@ def replay(url: str, key: str, thread: str, speed: float, until: str | None, sho
                 case "response.output_item.done" if event["item"].get("type") == "message":
                     show("\n")
                 case "response.output_item.done":
-                    show(f"\n[{event['item'].get('type')}] {_short(event['item'])}\n")
+                    show(f"\n[{event['item'].get('type')}] {brief(event['item'])}\n")
                 case "response.failed":
                     show(f"\n[failed] {event['response']['error']['message']}\n")
 
@@ -73,16 +74,4 @@ def _events(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 def _shown_input(item: dict[str, Any]) -> str:
     if item.get("type", "message") == "message":
         return f"{item['role']}: {text_of(item)}"
-    return f"[{item['type']}] {_short(item)}"
-
-
-def _short(item: dict[str, Any]) -> str:
-    """What an item that is no message is about."""
-    match item.get("type"):
-        case "function_call":
-            return f"{item['name']}({item['arguments']})"
-        case "function_call_output":
-            return str(item["output"])
-        case "reasoning":
-            return " ".join(str(part.get("text", "")) for part in item.get("summary") or [])
-    return ""
+    return f"[{item.get('type')}] {brief(item)}"

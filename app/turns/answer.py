@@ -1,31 +1,32 @@
-"""What came back of a turn: read from a whole response, or gathered from a stream as it passes."""
+"""The provider's last word on a turn: a whole response, or a stream's last event."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
-import orjson
-
+from app.items.kept import Kept, kept_output
+from app.items.provider_door import usable_id
 from app.provider import failure
 from app.provider.client import ProviderError
-from app.provider.events import RawEvent
+from app.provider.reading import NotJSON, read_object
 
-Item = dict[str, Any]
-
-TERMINAL = (b"response.completed", b"response.incomplete", b"response.failed")
-SHOWS_RESPONSE = (b"response.created", b"response.queued", b"response.in_progress")
+TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+SHOWS_RESPONSE = ("response.created", "response.queued", "response.in_progress")
 INTERRUPTED = "interrupted"
+TOO_LARGE = "answer_too_large"
 
 
 @dataclass(slots=True)
 class Answer:
-    """The provider's last word on a turn."""
-
     response: dict[str, Any]
-    output: list[Item]
+    """As it came, but for an id that no key can be made of."""
+    output: list[Kept]
+    chainable: bool = True
+    """Whether its id means anything to the provider."""
 
     @property
     def status(self) -> str:
-        return str(self.response["status"])
+        return "incomplete" if self.response.get("status") == "incomplete" else "completed"
 
 
 def from_body(body: bytes) -> Answer:
@@ -35,77 +36,37 @@ def from_body(body: bytes) -> Answer:
         ProviderError: it is no Response, or one that failed.
     """
     try:
-        response = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        response, repaired = read_object(body)
+    except NotJSON as error:
         raise ProviderError(failure.broken("it is not JSON")) from error
-    return _checked(response)
+    return from_response(response, repaired=repaired)
 
 
-def from_terminal(data: bytes) -> Answer:
-    """The answer that a stream's last event holds.
+def from_response(response: Any, *, repaired: bool = False, streamed: list[dict[str, Any]] | None = None) -> Answer:
+    """The answer that a Response is.
+
+    Args:
+        repaired: something of it could not be kept as it came; this is said in it.
+        streamed: the items that were streamed, for a Response that holds none of them.
 
     Raises:
         ProviderError: it is no Response, or one that failed.
     """
-    return _checked(payload(data).get("response"))
-
-
-def payload(data: bytes) -> dict[str, Any]:
-    try:
-        read = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise ProviderError(failure.broken("an event is not JSON")) from error
-    if not isinstance(read, dict):
-        raise ProviderError(failure.broken("an event is not an object"))
-    return read
-
-
-def _checked(response: Any) -> Answer:
-    if not isinstance(response, dict) or not isinstance(response.get("id"), str):
+    if not isinstance(response, dict):
         raise ProviderError(failure.broken("it is not a Response"))
-    if response.get("status") == "failed":
-        raise ProviderError(failure.from_response(response))
-    if response.get("status") not in ("completed", "incomplete"):
-        raise ProviderError(failure.broken(f"its status is {response.get('status')!r}"))
-    if response["status"] == "incomplete" and not isinstance(response.get("incomplete_details"), dict):
-        response["incomplete_details"] = {"reason": "unknown"}
     output = response.get("output")
-    return Answer(response, output if isinstance(output, list) else [])
-
-
-@dataclass(slots=True)
-class Heard:
-    """What a stream has said so far, kept as bytes: it is parsed only if the stream breaks off."""
-
-    done: list[bytes] = field(default_factory=list)
-    open: list[RawEvent] = field(default_factory=list)
-    """The events of items that are not done."""
-    opening: dict[str, Any] = field(default_factory=dict)
-    """The response as `response.created` showed it."""
-
-    def hear(self, event: RawEvent) -> None:
-        if event.type == b"response.output_item.done":
-            self.done.append(event.data)
-            self.open.clear()
-        else:
-            self.open.append(event)
-
-    def output(self) -> list[Item]:
-        """The items so far, the last one perhaps cut in the middle of its text. What cannot be read is left out."""
-        items = [item for data in self.done if isinstance(item := _read(data).get("item"), dict)]
-        deltas = [_read(e.data).get("delta") for e in self.open if e.type == b"response.output_text.delta"]
-        text = "".join(delta for delta in deltas if isinstance(delta, str))
-        if text:
-            part = {"type": "output_text", "text": text, "annotations": []}
-            added = next((_read(e.data) for e in self.open if e.type == b"response.output_item.added"), {})
-            begun = added.get("item") or {"type": "message", "role": "assistant"}
-            items.append({**begun, "status": "incomplete", "content": [part]})
-        return items
-
-
-def _read(data: bytes) -> dict[str, Any]:
-    """An event that was passed on unread, and need not be JSON."""
-    try:
-        return payload(data)
-    except ProviderError:
-        return {}
+    status = response.get("status")
+    if status == "failed" or (status is None and output is None and failure.is_error(response)):
+        raise ProviderError(failure.from_response(response) if status else failure.from_error(response))
+    if status not in ("completed", "incomplete") and (status in ("queued", "in_progress") or not output):
+        raise ProviderError(failure.broken(f"its status is {str(status)[:80]!r}"))
+    if repaired:
+        response["repaired"] = True
+    if status == "incomplete" and not isinstance(response.get("incomplete_details"), dict):
+        response["incomplete_details"] = {"reason": "unknown"}
+    id_ = usable_id(response.get("id"))
+    response["id"] = id_ or f"unusable_{uuid4().hex}"
+    kept = kept_output(output)
+    if streamed and not kept:
+        kept = kept_output(streamed)
+    return Answer(response, kept, chainable=id_ is not None)

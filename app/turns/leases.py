@@ -14,15 +14,17 @@ import structlog
 from app.background import Background
 from app.db import ids
 from app.errors import DatabaseUnavailable
-from app.provider.events import Splitter, encode
+from app.items.kept import kept_output
+from app.provider.events import own_frame
 from app.trail.records import SERVICE
-from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Heard
+from app.turns.answer import INTERRUPTED
 from app.turns.event_log import EventLog, LogBroken
 from app.turns.replay import Replay, last_event
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
 from app.turns.store import Closable, Closing, TurnStore
+from app.turns.streamed import opening_of, output_of
 
 log = structlog.get_logger()
 
@@ -66,35 +68,31 @@ class Leases(Background):
         for row in await self._store.take_expired():
             project_id, turn_id = row["project_id"], row["id"]
             log.warning("a worker died; its turn is closed", turn=ids.turn_id(turn_id))
-            heard, count = await self._heard(project_id, turn_id)
-            closing = _closing(heard, count, cancelled=row["cancel"])
+            frames = await self._frames(project_id, turn_id)
+            count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
             turn = Closable(project_id, turn_id, row["thread_id"], row["input_items"], row["salt"] or b"", SERVICE)
             if await self._store.close(turn, closing) and count:
                 shown = stored_response(*await self._replay.kept(project_id, turn_id))
                 kind, fields = last_event(shown)
-                last = encode(kind, fields, count).frame(count)
+                last = own_frame(kind, fields, count)
                 await self._event_log.append(project_id, turn_id, count, [last], last=True)
 
-    async def _heard(self, project_id: UUID, turn_id: UUID) -> tuple[Heard, int]:
-        """What had reached the event log, and how many events that is."""
-        heard = Heard()
+    async def _frames(self, project_id: UUID, turn_id: UUID) -> list[bytes]:
+        """The events that had reached the event log."""
         try:
             frames, _ = await self._event_log.read(project_id, turn_id)
         except LogBroken:
-            return heard, 0
-        for event in Splitter().feed(b"".join(frames)):
-            if event.type not in SHOWS_RESPONSE and event.type not in TERMINAL:
-                heard.hear(event)
-        return heard, len(frames)
+            return []
+        return frames
 
 
-def _closing(heard: Heard, events: int, *, cancelled: bool) -> Closing:
+def _closing(frames: list[bytes], *, cancelled: bool) -> Closing:
     """How a turn ends whose worker has died. One of which nothing was said has failed, and a retry is a new turn."""
-    output = heard.output()
-    response = {k: v for k, v in heard.opening.items() if k not in ("id", "output", "usage", "status")}
+    output = kept_output(output_of(frames))
+    response = {k: v for k, v in opening_of(frames).items() if k not in ("id", "output", "usage", "status")}
     if cancelled:
         return Closing("cancelled", None, (), output, response)
     if output:
         return Closing("incomplete", None, (), output, response, incomplete_details={"reason": INTERRUPTED})
     error = {"code": INTERRUPTED, "message": "The worker of this turn has died. Nothing had been said; send it again."}
-    return Closing("failed", None, (), (), response, error=error, error_status=None if events else 503)
+    return Closing("failed", None, (), (), response, error=error, error_status=None if frames else 503)

@@ -1,40 +1,28 @@
 """The pace of a stream: when each delta of its text came, and how long it was. The text itself is in the items."""
 
-import re
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 
-DELTA = b"\nevent: response.output_text.delta\n"
-_DELTAS = re.compile(
-    rb'\nevent: response\.output_text\.delta\ndata: [^\n]*?"delta"\s*:\s*("(?:[^"\\]|\\.)*")', re.DOTALL
-)
+@dataclass(slots=True)
+class Pace:
+    """Taken down as the stream passes."""
 
+    chars: list[int] = field(default_factory=list)
+    """How long each delta was."""
+    milliseconds: list[int] = field(default_factory=list)
+    """When each came."""
 
-def measured(frames: Sequence[bytes], arrivals: Sequence[tuple[int, int]]) -> dict[str, Any] | None:
-    """The pace of a stream; None if it had no text, or none that can be measured.
+    def hear(self, delta: Any) -> None:
+        self.chars.append(len(delta) if isinstance(delta, str) else 0)
 
-    Args:
-        frames: its events, as they were sent on.
-        arrivals: how many of them were there, and after how many milliseconds, each time some came.
-    """
-    places = [place for place, frame in enumerate(frames) if DELTA in frame[:80]]
-    found = _DELTAS.findall(b"".join([frames[place] for place in places]))
-    if not found or len(found) != len(places):
-        return None
-    try:
-        texts = orjson.loads(b"[" + b",".join(found) + b"]")
-    except orjson.JSONDecodeError:
-        return None  # Half a character is no JSON for orjson.
-    milliseconds: list[int] = []
-    arrival = iter(arrivals)
-    count, at = next(arrival, (len(frames), 0))
-    for place in places:
-        while place >= count:
-            count, at = next(arrival, (len(frames), at))
-        milliseconds.append(at)
-    return {"ms": milliseconds, "chars": list(map(len, texts))}
+    def arrived(self, milliseconds: int) -> None:
+        """The deltas that were heard since the last time came now."""
+        self.milliseconds += [milliseconds] * (len(self.chars) - len(self.milliseconds))
+
+    def measured(self) -> dict[str, Any] | None:
+        """The pace as it is kept; None of a stream without text."""
+        return {"ms": self.milliseconds[: len(self.chars)], "chars": self.chars} if self.chars else None
 
 
 def deltas(text: str, pace: dict[str, Any] | None, start: int) -> list[tuple[str, int]]:

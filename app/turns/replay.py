@@ -10,13 +10,13 @@ import asyncpg
 
 from app.db import ids
 from app.errors import DatabaseUnavailable, NotFound
-from app.provider.events import encode
+from app.items.provider_door import output_text_parts
+from app.items.shapes import Item
+from app.provider.events import own_frame
 from app.turns.event_log import EventLog, LogBroken
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
-
-Item = dict[str, Any]
 
 Kept = tuple[asyncpg.Record, list[asyncpg.Record]]
 
@@ -52,11 +52,11 @@ class Replay:
         response = stored_response(*await self._ended_at_last(project_id, turn_id))
         if sent == 0:
             for number, (kind, fields) in enumerate(events_of(response)):
-                yield encode(kind, fields, number).frame(number)
+                yield own_frame(kind, fields, number)
         else:
             # Numbers of single deltas are not kept; the last event holds the whole output.
             kind, fields = last_event(response)
-            yield encode(kind, fields, sent).frame(sent)
+            yield own_frame(kind, fields, sent)
 
     async def ended(self, project_id: UUID, turn_id: UUID) -> Kept:
         """The turn's row and items, once it has ended, in whichever worker."""
@@ -133,10 +133,8 @@ def _item_events(index: int, item: Item) -> Iterator[tuple[str, dict[str, Any]]]
     if item.get("type") == "message":
         begun = {**begun, "content": []}
     yield "response.output_item.added", {"output_index": index, "item": begun}
-    for place, part in enumerate(item.get("content") or [] if item.get("type") == "message" else []):
+    for place, part in enumerate(output_text_parts(item) if item.get("type") == "message" else []):
         at = {"item_id": item.get("id", ""), "output_index": index, "content_index": place}
-        if part.get("type") != "output_text":
-            continue
         yield "response.content_part.added", {**at, "part": {**part, "text": ""}}
         yield "response.output_text.delta", {**at, "delta": part["text"], "logprobs": []}
         yield "response.output_text.done", {**at, "text": part["text"], "logprobs": []}

@@ -20,28 +20,33 @@ from app import metrics
 from app.chain import continuation
 from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
-from app.chain.rebuild import rebuild
+from app.chain.rebuild import Abilities, new_input, rebuild
 from app.db import ids
 from app.errors import APIError, Conflict, DatabaseUnavailable
-from app.items import sendable as items
+from app.items.kept import kept_output
+from app.items.pairs import asked
+from app.items.provider_door import usable_id, without_nulls
+from app.items.weights import count
 from app.provider import failure, models, structured
 from app.provider.client import Provider, ProviderError
-from app.provider.events import RawEvent, Splitter, encode
+from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.failure import RETRIED, Failure, Kind
+from app.provider.reading import NotJSON, read_object
 from app.settings import Settings
 from app.threads.address import Address
 from app.turns import answer as answers
-from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, Answer, Heard
+from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, TOO_LARGE, Answer
 from app.turns.client import Client, ClientLeft
 from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.failures import client_error
 from app.turns.opening import Joined, Opening
-from app.turns.pace import measured
+from app.turns.pace import Pace
 from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
-from app.turns.store import CallRecord, Closing, Opened, TurnStore
+from app.turns.store import CallRecord, Closable, Closing, Opened, SameItems, TurnStore
+from app.turns.streamed import output_of
 
 log = structlog.get_logger()
 
@@ -72,12 +77,16 @@ class Running:
     response: dict[str, Any] | None = None
     error: APIError | None = None
     cancelled: bool = False
-    first_token: bool = False
     closing: bool = False
     closed: bool = False
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    arrivals: list[tuple[int, int]] = field(default_factory=list)
-    """How many events there were, and after how many milliseconds, each time some came."""
+    opening: dict[str, Any] = field(default_factory=dict)
+    """The response as the provider's stream showed it first."""
+    shown: set[str] = field(default_factory=set)
+    """Which of the events that only show the response have been passed on."""
+    spoken: bool = False
+    """Something of an answer has been passed on: more than that it begins."""
+    pace: Pace = field(default_factory=Pace)
     logged: int = 0
     """How many events are in the event log, or on their way."""
     flush: asyncio.TimerHandle | None = None
@@ -186,20 +195,19 @@ class Runner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, running: Running) -> None:
-        heard = Heard()
         try:
             target = self._target(running.turn)
             body = await self._continue(running, target)
-            answer = await self._ask(running, body, heard)
+            answer = await self._ask(running, body)
             await self._complete(running, answer)
         except ProviderError as error:
-            await self._fail(running, error.failure, heard)
+            await self._fail(running, error.failure)
         except DatabaseUnavailable as error:
             away = {"code": error.code, "message": error.message}
             await self._close(running, Closing("failed", None, running.calls, error=away, error_status=error.status))
             running.error = error
         except asyncio.CancelledError:
-            await self._fail(running, failure.broken("the service was stopped"), heard)
+            await self._fail(running, failure.broken("the service was stopped"))
             if not running.cancelled:
                 raise
         finally:
@@ -214,7 +222,9 @@ class Runner:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", turn=ids.turn_id(running.turn.id), exc_info=error)
         if running.response is None and running.error is None:
-            running.error = APIError("The service failed on this turn. It is kept as failed.", code="internal_error")
+            running.error = APIError(
+                "The service failed on this turn. Read the turn to see what was kept of it.", code="internal_error"
+            )
         running.events.finish()
         running.release()
         if not running.ended.done():
@@ -222,8 +232,13 @@ class Runner:
         self._opening.free(running.turn.thread_id)
 
     def _target(self, turn: Opened) -> Target:
-        budget = models.token_budget(turn.request.model, self._settings.context_window_tokens)
-        return Target(self._provider.binding, turn.request.model, budget)
+        model = turn.request.model
+        abilities = Abilities(
+            models.token_budget(model, self._settings.context_window_tokens),
+            models.sees_images(model),
+            models.takes_tool_outputs(model),
+        )
+        return Target(self._provider.binding, model, abilities)
 
     async def _continue(self, running: Running, target: Target) -> bytes:
         """Decide how the turn reaches the model, and write the body that it is sent."""
@@ -233,14 +248,13 @@ class Runner:
             turn.parent_id,
             live,
             target,
-            new_tokens=sum(map(items.tokens, turn.request.items)),
+            turn.request.items,
             now=time.time(),
             margin_seconds=self._settings.response_id_margin_seconds,
         )
         if running.continuation is Continuation.CHAINED:
             assert live is not None
-            sent = [items.sendable(item) for item in turn.request.items]
-            return _body(turn, sent, live.response_id)
+            return _body(turn, new_input(turn.request.items, target.abilities), live.response_id)
         return await self._rebuild(running, target)
 
     async def _live(self, running: Running, parent_id: UUID) -> LiveId | None:
@@ -259,7 +273,7 @@ class Runner:
     async def _rebuild(self, running: Running, target: Target) -> bytes:
         turn = running.turn
         history = [] if turn.parent_id is None else await self._store.history(turn.project_id, turn.parent_id)
-        rebuilt = rebuild(history, turn.request.items, target.token_budget)
+        rebuilt = rebuild(history, turn.request.items, target.abilities)
         running.dropped_items = rebuilt.dropped_items
         if turn.parent_id is not None:
             running.continuation = Continuation.REBUILT
@@ -267,7 +281,7 @@ class Runner:
             metrics.DROPPED_ITEMS.inc(rebuilt.dropped_items)
         return _body(turn, rebuilt.input, None)
 
-    async def _ask(self, running: Running, body: bytes, heard: Heard) -> Answer:
+    async def _ask(self, running: Running, body: bytes) -> Answer:
         """Call the provider until it has answered, or the attempts are used up.
 
         Raises:
@@ -276,10 +290,10 @@ class Runner:
         attempts = self._settings.provider_attempts
         while True:
             try:
-                return await self._call(running, body, heard)
+                return await self._call(running, body)
             except ProviderError as error:
                 found = error.failure
-                if running.answerable.done():
+                if running.spoken:
                     raise  # A part of the answer is with the client.
                 if found.kind is Kind.UNKNOWN_PREVIOUS and running.continuation is Continuation.CHAINED:
                     body = await self._forget(running)
@@ -299,7 +313,7 @@ class Runner:
         await self._store.forget_response(turn.project_id, turn.parent_id)
         return await self._rebuild(running, self._target(turn))
 
-    async def _call(self, running: Running, body: bytes, heard: Heard) -> Answer:
+    async def _call(self, running: Running, body: bytes) -> Answer:
         """One attempt, with its record."""
         started_at, began = datetime.now(UTC), time.monotonic()
         stream = running.turn.request.streamed
@@ -308,7 +322,7 @@ class Runner:
         response_id: str | None = None
         try:
             if stream:
-                answer = await self._relay(running, body, heard)
+                answer = await self._relay(running, body)
             else:
                 answer = answers.from_body(await self._provider.respond(body, running.headers))
             response_id = answer.response["id"]
@@ -316,7 +330,7 @@ class Runner:
             return answer
         except ProviderError as refused:
             status, error = refused.failure.status, refused.failure.as_error()
-            response_id = heard.opening.get("id")
+            response_id = usable_id(running.opening.get("id"))
             metrics.of(metrics.PROVIDER_CALLS, refused.failure.kind.value).inc()
             raise
         finally:
@@ -335,45 +349,103 @@ class Runner:
                 )
             )
 
-    async def _relay(self, running: Running, body: bytes, heard: Heard) -> Answer:
+    async def _relay(self, running: Running, body: bytes) -> Answer:
         """Pass a stream's events on, all but the last: that one waits until the turn is closed."""
-        splitter = Splitter()
+        decoder = SSEDecoder()
         async with self._provider.stream(body, running.headers) as chunks:
             async for chunk in chunks:
-                frames: list[bytes] = []
-                try:
-                    for event in splitter.feed(chunk):
-                        if event.type in TERMINAL:
-                            return answers.from_terminal(event.data)
-                        number = len(running.events) + len(frames)
-                        frames.append(self._heard(running, event, heard).frame(number))
-                finally:
-                    # What came before an event that ends or breaks the stream has been said.
-                    self._publish(running, frames)
+                if (answer := self._heard(running, decoder.feed(chunk))) is not None:
+                    return answer
+            if (answer := self._heard(running, decoder.end())) is not None:
+                return answer
         raise ProviderError(failure.broken("the stream ended before its last event"))
 
-    def _heard(self, running: Running, event: RawEvent, heard: Heard) -> RawEvent:
-        """The event as it is passed on: unparsed, but for those that show the response, which go under our id."""
-        if event.type not in SHOWS_RESPONSE:
-            if event.data[-1:] != b"}":
-                raise ProviderError(failure.broken("an event is not JSON"))
-            heard.hear(event)
-            if event.type == b"response.output_text.delta" and not running.first_token:
-                running.first_token = True
-                metrics.FIRST_TOKEN_SECONDS.observe(time.monotonic() - running.began_at)
-            return event
-        read = answers.payload(event.data)
-        if not isinstance(read.get("response"), dict):
-            return event
-        heard.opening = read["response"]
-        read["response"] = response_object(running.turn, read["response"])
-        return RawEvent(event.type, orjson.dumps(read))
+    def _heard(self, running: Running, events: list[RawEvent]) -> Answer | None:
+        """Pass on what a stream has said; what ends it is returned, or raised."""
+        frames: list[bytes] = []
+        try:
+            for raw in events:
+                if raw.data == b"[DONE]":
+                    continue
+                try:
+                    event, repaired = read_object(raw.data)
+                except NotJSON as error:
+                    raise ProviderError(failure.broken("an event is not JSON")) from error
+                type_ = event.get("type")
+                if not isinstance(type_, str):
+                    if raw.name == b"error" or failure.is_error(event):
+                        raise ProviderError(failure.from_error(event))
+                    if not raw.name:
+                        continue  # It says nothing that anybody could understand.
+                    type_, repaired = event.setdefault("type", raw.name.decode("utf-8", "replace")), True
+                if not type_.isprintable():
+                    continue  # No name of an event: it would end its line.
+                if type_ in TERMINAL or type_ == "error":
+                    self._publish(running, frames)
+                    frames = []
+                    return self._ended_by(running, type_, event, repaired=repaired)
+                sent = self._passed_on(running, type_, event, raw, len(running.events) + len(frames), repaired=repaired)
+                if sent is not None:
+                    frames.append(sent)
+        finally:
+            # What came before an event that breaks the stream has been said.
+            self._publish(running, frames)
+        return None
+
+    def _passed_on(
+        self, running: Running, type_: str, event: dict[str, Any], raw: RawEvent, number: int, *, repaired: bool
+    ) -> bytes | None:
+        """An event as a client gets it: as it came, where it is as the specification has it. None to leave it out."""
+        if type_ in SHOWS_RESPONSE:
+            if not isinstance(event.get("response"), dict):
+                return None
+            if not running.opening or type_ == "response.created":
+                running.opening = event["response"]
+            if type_ in running.shown:
+                return None  # An earlier attempt has said so.
+            running.shown.add(type_)
+            event["response"] = response_object(running.turn, event["response"])
+            repaired = True
+        else:
+            running.spoken = True
+            if type_ == "response.output_text.delta":
+                if not running.pace.chars:
+                    metrics.FIRST_TOKEN_SECONDS.observe(time.monotonic() - running.began_at)
+                running.pace.hear(event.get("delta"))
+            elif type_.startswith("response.reasoning_"):
+                # The provider leaves the place out that the specification asks for (captures).
+                place = "summary_index" if "summary" in type_ else "content_index"
+                repaired = repaired or place not in event
+                event.setdefault(place, 0)
+            elif b"null" in raw.data:
+                repaired = _without_nulls(event) or repaired
+        if repaired or event.get("sequence_number") != number or b"\n" in raw.data:
+            event["sequence_number"] = number
+            return frame(type_.encode("utf-8", "replace"), orjson.dumps(event), number)
+        return frame(type_.encode(), raw.data, number)
+
+    def _ended_by(self, running: Running, type_: str, event: dict[str, Any], *, repaired: bool) -> Answer:
+        """The answer that a stream's last event holds.
+
+        Raises:
+            ProviderError: it is an error.
+        """
+        if type_ == "error":
+            raise ProviderError(failure.from_error(event))
+        response = event.get("response")
+        if isinstance(response, dict) and response.get("status") not in ("completed", "incomplete", "failed"):
+            response["status"] = type_.removeprefix("response.")
+        streamed: list[Any] = []
+        if isinstance(response, dict) and not response.get("output"):
+            # Some say at the end that there is nothing, whatever they have streamed.
+            streamed = output_of(running.events.since(0))
+        return answers.from_response(response, repaired=repaired, streamed=streamed)
 
     def _publish(self, running: Running, frames: list[bytes]) -> None:
         if not frames:
             return
         running.events.publish(frames)
-        running.arrivals.append((len(running.events), int((time.monotonic() - running.began_at) * 1000)))
+        running.pace.arrived(int((time.monotonic() - running.began_at) * 1000))
         running.release()
         if running.flush is None and running.turn.request.keep:
             loop = asyncio.get_running_loop()
@@ -396,17 +468,14 @@ class Runner:
             running.unlogged = not await self._event_log.append(turn.project_id, turn.id, first, frames, last=last)
 
     async def _complete(self, running: Running, answer: Answer) -> None:
-        turn, request = running.turn, running.turn.request
-        response = dict(answer.response)
-        called_at = running.calls[-1].started_at
+        turn, request, response = running.turn, running.turn.request, answer.response
         ends = continuation.expires_at(
             response.get("created_at"),
-            called_at=called_at.timestamp(),
+            called_at=running.calls[-1].started_at.timestamp(),
             ttl_seconds=self._settings.response_id_ttl_seconds,
         )
-        stored = request.params.get("store") is not False
-        response["completed_at"] = response.get("completed_at") or int(time.time())
-        shown = response_object(turn, response)
+        live = request.params.get("store") is not False and answer.chainable
+        response["completed_at"] = int(time.time())
         usage = response.get("usage")
         closing = Closing(
             status=answer.status,
@@ -419,55 +488,68 @@ class Runner:
             binding=self._provider.binding,
             response_id=response["id"],
             response_created_at=_moment(response.get("created_at")),
-            response_expires_at=datetime.fromtimestamp(ends, UTC) if stored else None,
-            pace=measured(running.events.since(0), running.arrivals),
+            response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
+            pace=running.pace.measured(),
         )
-        if not await self._close(running, closing):
+        kept = await self._close(running, closing)
+        if kept is None:
             await self._closed_elsewhere(running)
             return
-        running.response = shown
-        self._say_last(running, f"response.{answer.status}", shown)
+        output = kept.output
+        running.response = response_object(turn, {**response, "output": [item.shown for item in output]})
+        self._say_last(running, f"response.{answer.status}", running.response)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
-        if stored and request.keep:
-            total = usage.get("total_tokens") if isinstance(usage, dict) else None
-            live = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, int(total or 0))
-            await self._live_ids.put(turn.project_id, turn.thread_id, live)
+        if live and request.keep:
+            total = count(usage.get("total_tokens")) if isinstance(usage, dict) else 0
+            open_calls = asked([item.item for item in output])
+            entry = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, total, open_calls)
+            await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await self._log_last(running)
 
-    async def _fail(self, running: Running, found: Failure, heard: Heard) -> None:
+    async def _fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
-        output = heard.output()
+        output = kept_output(output_of(running.events.since(0)))
         begun = running.answerable.done()
-        details: dict[str, Any] | None
+        details: dict[str, Any] | None = None
+        error: dict[str, Any] | None = None
         if running.cancelled:
-            details, status, error = None, "cancelled", None
-        elif begun and output:
-            details = {"reason": INTERRUPTED}
-            status, error = "incomplete", None
+            status = "cancelled"
+        elif found.kind is Kind.TOO_LARGE:
+            status, details = "incomplete", {"reason": TOO_LARGE}
+        elif begun and output and found.kind in (Kind.BROKEN, Kind.TIMEOUT):
+            status, details = "incomplete", {"reason": INTERRUPTED}
         else:
-            details, status, error = None, "failed", found.as_error()
+            # What was said before the provider failed is kept with its error; the thread goes on from the turn before.
+            status, error = "failed", found.as_error()
         refused = client_error(found)
         closing = Closing(
             status,
             running.continuation.value,
             running.calls,
             output=output,
-            response={k: v for k, v in heard.opening.items() if k not in ("output", "usage", "status")},
+            response={k: v for k, v in running.opening.items() if k not in ("output", "usage", "status")},
             error=error,
             incomplete_details=details,
             binding=self._provider.binding,
             error_status=None if error is None or begun or running.turn.request.background else refused.status,
-            pace=measured(running.events.since(0), running.arrivals),
+            pace=running.pace.measured(),
         )
-        if not await self._close(running, closing):
+        kept = await self._close(running, closing)
+        if kept is None:
             await self._closed_elsewhere(running)
             return
-        if not running.cancelled:
-            running.error = refused
-        last = {**heard.opening, "status": status, "output": output, "error": error, "incomplete_details": details}
+        last = {
+            **running.opening,
+            "status": status,
+            "output": [item.shown for item in kept.output],
+            "error": error,
+            "incomplete_details": details,
+        }
         shown = response_object(running.turn, last)
-        if running.cancelled:
+        if error is None:
             running.response = shown
+        else:
+            running.error = refused
         # The specification has no event of its own for a cancelled response.
         said = "incomplete" if running.cancelled else status
         self._say_last(running, f"response.{said}", shown)
@@ -490,7 +572,7 @@ class Runner:
         """Tell the listeners of the end. The turn is in Postgres by now."""
         if running.turn.request.streamed and (running.answerable.done() or running.error is None):
             number = len(running.events)
-            running.events.publish([encode(type_, {"response": shown}, number).frame(number)])
+            running.events.publish([own_frame(type_, {"response": shown}, number)])
         running.events.finish()
         running.release()
 
@@ -500,11 +582,11 @@ class Runner:
         if running.turn.request.streamed and running.turn.request.keep:
             await self._log_events(running, last=True)
 
-    async def _close(self, running: Running, closing: Closing) -> bool:
+    async def _close(self, running: Running, closing: Closing) -> Closing | None:
         """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again.
 
         Returns:
-            False if the turn was closed by somebody else, or deleted.
+            What it was closed with; None if it was closed by somebody else, or deleted.
         """
         turn = running.turn
         running.closing = True
@@ -513,16 +595,32 @@ class Runner:
             try:
                 ours = await self._store.close(turn.closable, closing)
                 break
+            except SameItems:
+                closing = closing.with_own_ids()
+                continue
             except DatabaseUnavailable:
-                if self._stopping:
-                    self._spool.keep(turn.closable, closing)
-                    break
                 log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(turn.id))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
+            if self._stopping and self._spooled(turn.closable, closing):
+                break
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
         running.closed = True
         metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
-        return ours
+        return closing if ours else None
+
+    def _spooled(self, turn: Closable, closing: Closing) -> bool:
+        """Keep an answer on disk, for the process has to stop. False if that fails: it is tried again, and said."""
+        try:
+            self._spool.keep(turn, closing)
+        except OSError as error:
+            log.error(
+                "Postgres is away, and the answer of a turn cannot be kept on disk either; it is lost if this process "
+                "is killed now",
+                turn=ids.turn_id(turn.id),
+                error=error.strerror,
+            )
+            return False
+        return True
 
 
 def _body(turn: Opened, input_: Iterable[dict[str, Any]], previous_response_id: str | None) -> bytes:
@@ -543,6 +641,18 @@ def _pause(found: Failure, attempt: int) -> float:
     if found.retry_after is not None:
         return found.retry_after
     return float(FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+
+
+def _without_nulls(event: dict[str, Any]) -> bool:
+    """Take the nulls off an event's item or part where the specification has none. Whether there were any."""
+    changed = False
+    for field_ in ("item", "part"):
+        found = event.get(field_)
+        if isinstance(found, dict) and (clean := without_nulls(found)) != found:
+            event[field_], changed = clean, True
+    if event.get("logprobs", ()) is None:
+        event["logprobs"], changed = [], True
+    return changed
 
 
 def _moment(value: object) -> datetime | None:

@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db import ids
 from app.errors import BadRequest
-from app.items.input import Item, items_of
+from app.items.client_door import REFERENCE, check_sendable, items_of
+from app.items.kinds import output_images
+from app.items.shapes import Item
 from app.provider import models
 from app.threads.schemas import Metadata
 from app.trail.records import Actor
@@ -95,6 +97,11 @@ class TurnRequest:
         return None
 
     @property
+    def references(self) -> list[str]:
+        """The ids of stored items that the input names instead of holding them."""
+        return [item["id"] for item in self.items if item.get("type") == REFERENCE]
+
+    @property
     def streamed(self) -> bool:
         """Whether the provider is asked for events: a background turn can be followed later."""
         return self.stream or self.background
@@ -139,9 +146,12 @@ def new_turn(
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None:
         raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
+    model = sent.model or default_model
+    items = items_of(sent.input, references=True)
+    check_items(items, model)
     return TurnRequest(
-        items=items_of(sent.input),
-        model=sent.model or default_model,
+        items=items,
+        model=model,
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},
         stream=bool(sent.stream),
@@ -152,6 +162,22 @@ def new_turn(
         origin=origin,
         keep=keep,
     )
+
+
+def check_items(items: list[Item], model: str) -> None:
+    """Refuse an input that cannot be sent to this model.
+
+    Raises:
+        BadRequest: saying what to do.
+    """
+    if not any(item.get("type") == REFERENCE for item in items):
+        check_sendable(items, "input")
+    if not models.sees_images(model) and any(map(output_images, items)):
+        raise BadRequest(
+            f"The model {model} cannot see images. Choose a model that can, or describe the image in words.",
+            param="input",
+            code="unsupported_content",
+        )
 
 
 def parse_parent(value: str | None) -> UUID | None:

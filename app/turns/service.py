@@ -1,5 +1,6 @@
 """What can be asked of a thread's turns."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -8,13 +9,17 @@ import asyncpg
 from app.db import ids
 from app.db.pagination import Page, list_object
 from app.errors import BadRequest, NotFound
+from app.items.client_door import REFERENCE
+from app.items.kept import kept_row
+from app.items.kinds import MALFORMED
+from app.items.shapes import Item
 from app.projects.auth import Caller
 from app.threads.address import Address
 from app.turns.client import Client
 from app.turns.opening import Joined
 from app.turns.replay import Replay
 from app.turns.runner import Runner, Running
-from app.turns.schemas import TurnRequest
+from app.turns.schemas import TurnRequest, check_items
 from app.turns.show import stored_turn
 from app.turns.store import TurnStore
 
@@ -28,6 +33,7 @@ class Turns:
     async def create(
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
+        request = await self.with_references(caller, address, request)
         return await self._runner.start(caller.project_id, address, request, headers, client)
 
     async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -45,10 +51,38 @@ class Turns:
         again = {name: value for name, value in body.items() if name != "replaces"}
         if again.get("input") is None:
             items = await self._store.items(caller.project_id, [row["id"]])
-            again["input"] = [item["data"] for item in items[row["id"]] if item["origin"] == "input"]
+            sent = [kept_row(item) for item in items[row["id"]] if item["origin"] == "input"]
+            again["input"] = [kept.item for kept in sent if kept.type != MALFORMED]
         if row["parent_id"] is not None:
             again["parent_id"] = ids.turn_id(row["parent_id"])
         return again, row["parent_id"] is None
+
+    async def with_references(self, caller: Caller, address: Address, request: TurnRequest) -> TurnRequest:
+        """A request whose references to stored items are resolved. What its thread holds already is not sent twice.
+
+        Raises:
+            BadRequest: an item is unknown, or nothing is left to be sent.
+        """
+        if not request.references:
+            return request
+        thread_id = None if address.new is not None else (await self._store.thread(caller.project_id, address))["id"]
+        found = await self._store.referenced(caller.project_id, request.references, thread_id)
+        items: list[Item] = []
+        for item in request.items:
+            if item.get("type") != REFERENCE:
+                items.append(item)
+                continue
+            row = found.get(item["id"])
+            if row is None:
+                raise BadRequest(
+                    f"'{item['where']}.id': there is no item {item['id'][:80]!r} in this project.",
+                    param=f"{item['where']}.id",
+                    code="item_not_found",
+                )
+            if not row["within"]:
+                items.append(kept_row(row).item)
+        check_items(items, request.model)
+        return replace(request, items=items)
 
     async def list_page(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
         thread = await self._store.thread(caller.project_id, address)

@@ -12,11 +12,10 @@ from uuid import UUID
 import asyncpg
 
 from app.db import ids
-from app.items.sendable import text_of
+from app.items.kept import kept_row
+from app.items.shapes import Item, text_of
 from app.threads.schemas import optional_turn_id
 from app.turns.store import Opened
-
-Item = dict[str, Any]
 
 DEFAULTS: dict[str, Any] = {
     "background": False,
@@ -85,6 +84,8 @@ def _response(
     shown["previous_response_id"] = None if parent_id is None else ids.response_id(parent_id)
     shown["conversation"] = {"id": ids.conversation_id(thread_id)}
     shown["model"] = provider.get("model") or model
+    if not isinstance(shown["output"], list):
+        shown["output"] = []
     if isinstance(shown["usage"], dict):
         shown["usage"] = _usage(shown["usage"])
     if isinstance(shown["tools"], list):
@@ -116,10 +117,14 @@ def _usage(provider: dict[str, Any]) -> dict[str, Any]:
         "input_tokens_details": {
             "cached_tokens": 0,
             "cache_write_tokens": 0,
-            **(provider.get("input_tokens_details") or {}),
+            **_object(provider.get("input_tokens_details")),
         },
-        "output_tokens_details": {"reasoning_tokens": 0, **(provider.get("output_tokens_details") or {})},
+        "output_tokens_details": {"reasoning_tokens": 0, **_object(provider.get("output_tokens_details"))},
     }
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def turn_object(response: dict[str, Any], turn: Opened, continuation: str | None) -> dict[str, Any]:
@@ -137,7 +142,7 @@ def turn_object(response: dict[str, Any], turn: Opened, continuation: str | None
 
 
 def output_text(output: Sequence[Item]) -> str:
-    return "".join(text_of(item) for item in output if item.get("type") == "message")
+    return "".join(text_of(item) for item in output if isinstance(item, dict) and item.get("type") == "message")
 
 
 def stored_response(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dict[str, Any]:
@@ -154,8 +159,9 @@ def stored_response(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dic
         row["model"],
     )
     shown["status"] = row["status"]
-    shown["completed_at"] = int(row["completed_at"].timestamp()) if row["completed_at"] else None
-    shown["output"] = [item["data"] for item in items if item["origin"] == "output"]
+    if row["completed_at"] is None or not isinstance(shown["completed_at"], int):
+        shown["completed_at"] = int(row["completed_at"].timestamp()) if row["completed_at"] else None
+    shown["output"] = [kept_row(item).shown for item in items if item["origin"] == "output"]
     shown["error"] = row["error"]
     shown["incomplete_details"] = row["incomplete_details"]
     return shown
@@ -172,11 +178,6 @@ def stored_turn(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dict[st
         "parent_id": optional_turn_id(row["parent_id"]),
         "continuation": row["continuation"],
         "ignored": row["ignored"],
-        "input": [item_object(item["item_id"], item["data"]) for item in items if item["origin"] == "input"],
+        "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
         "output_text": output_text(shown["output"]),
     }
-
-
-def item_object(item_id: str, data: Item) -> Item:
-    """A stored item with its id, whether the client gave one or not."""
-    return {"id": item_id, **data}

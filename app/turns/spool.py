@@ -1,20 +1,32 @@
-"""Answers that could not be written, Postgres being away when the process had to stop: on disk until it is back."""
+"""Answers that could not be written, Postgres being away when the process had to stop: on disk until it is back.
 
+A file holds one turn's closing, in a form of its own with a version. Closing a turn twice changes nothing, so that
+whoever finds a file reads it, closes its turn, and removes it then: whatever dies in between, the file is still there.
+"""
+
+import base64
 import os
-from dataclasses import asdict, fields
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 import structlog
 
 from app.db import ids
+from app.items.kept import Kept
 from app.trail.records import Actor
-from app.turns.store import CallRecord, Closable, Closing, TurnStore
+from app.turns.store import CallRecord, Closable, Closing, SameItems, TurnStore
 
 log = structlog.get_logger()
+
+VERSION = 1
+
+SET_ASIDE = ".unreadable"
+"""What is put behind the name of a file that cannot be worked off: somebody has to look at it."""
 
 
 class Spool:
@@ -22,69 +34,168 @@ class Spool:
         self._directory = directory
 
     def keep(self, turn: Closable, closing: Closing) -> None:
-        """Write what a turn is to be closed with. It is on the disk when this returns."""
+        """Write what a turn is to be closed with. It is on the disk when this returns.
+
+        Raises:
+            OSError: it is not: the disk is full, for one.
+        """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        kept = asdict(closing)
-        kept["calls"] = [{**asdict(call), "body": call.body.decode()} for call in closing.calls]
-        content = orjson.dumps({"turn": {**asdict(turn), "salt": turn.salt.hex()}, "closing": kept}, default=str)
         part = self._directory / f"{turn.id.hex}.part"
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(self._directory / f"{turn.id.hex}.json")
+        try:
+            with part.open("wb") as file:
+                file.write(written(turn, closing))
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(self._directory / f"{turn.id.hex}.json")
+            _sync(self._directory)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         log.warning("Postgres is away; an answered turn was kept on disk", turn=ids.turn_id(turn.id))
 
     async def empty(self, store: TurnStore) -> None:
-        """Close what was kept. Of two workers, one takes each file.
+        """Close what was kept. A file that cannot be worked off is set aside, and does not stop the others.
 
         Raises:
             DatabaseUnavailable: Postgres is still away; the rest stays.
         """
         if not self._directory.is_dir():
             return
-        for path in self._directory.glob("*.json"):
-            taken = path.with_suffix(f".{os.getpid()}")
+        for path in sorted(self._directory.glob("*.json")):
             try:
-                path.rename(taken)
+                turn, closing = read(path.read_bytes())
+                closed = await _close(store, turn, closing)
             except FileNotFoundError:
-                continue  # Another worker has it.
-            try:
-                kept = orjson.loads(taken.read_bytes())
-                turn = _turn(kept["turn"])
-                closed = await store.close(turn, _read(kept["closing"]))
-            except BaseException:
-                taken.rename(path)
-                raise
-            taken.unlink()
+                continue  # Another worker has closed it.
+            except (ValueError, TypeError, KeyError, OSError, asyncpg.PostgresError) as error:
+                log.error(
+                    "a file of the spool cannot be worked off and is set aside; look at it",
+                    file=path.name,
+                    error=type(error).__name__,
+                )
+                path.replace(path.with_suffix(SET_ASIDE))
+                continue
+            path.unlink(missing_ok=True)
             log.info("a turn was closed from disk", turn=ids.turn_id(turn.id), closed=closed)
 
 
-def _turn(kept: dict[str, Any]) -> Closable:
-    key_id = kept["actor"]["key_id"]
-    actor = Actor(None if key_id is None else UUID(key_id), kept["actor"]["address"])
-    thread_id = kept.get("thread_id")  # Older releases have not kept it.
-    return Closable(
-        UUID(kept["project_id"]),
-        UUID(kept["id"]),
-        None if thread_id is None else UUID(thread_id),
-        kept["input_items"],
-        bytes.fromhex(kept["salt"]),
-        actor,
+async def _close(store: TurnStore, turn: Closable, closing: Closing) -> bool:
+    try:
+        return await store.close(turn, closing)
+    except SameItems:
+        return await store.close(turn, closing.with_own_ids())
+
+
+def written(turn: Closable, closing: Closing) -> bytes:
+    """A turn's closing as a file holds it."""
+    return orjson.dumps(
+        {
+            "version": VERSION,
+            "turn": {
+                "project_id": turn.project_id.hex,
+                "id": turn.id.hex,
+                "thread_id": None if turn.thread_id is None else turn.thread_id.hex,
+                "input_items": turn.input_items,
+                "salt": turn.salt.hex(),
+                "key_id": None if turn.actor.key_id is None else turn.actor.key_id.hex,
+                "address": turn.actor.address,
+            },
+            "closing": {
+                "status": closing.status,
+                "continuation": closing.continuation,
+                "calls": [_written_call(call) for call in closing.calls],
+                "output": [{"type": item.type, "id": item.id, "data": item.data} for item in closing.output],
+                "response": closing.response,
+                "usage": closing.usage,
+                "error": closing.error,
+                "incomplete_details": closing.incomplete_details,
+                "binding": closing.binding,
+                "response_id": closing.response_id,
+                "response_created_at": _instant(closing.response_created_at),
+                "response_expires_at": _instant(closing.response_expires_at),
+                "error_status": closing.error_status,
+                "pace": closing.pace,
+            },
+        }
     )
 
 
-def _read(kept: dict[str, Any]) -> Closing:
-    kept["calls"] = [
-        CallRecord(**{name: _value(name, call[name]) for name in (f.name for f in fields(CallRecord))})
-        for call in kept["calls"]
-    ]
-    return Closing(**{name: _value(name, value) for name, value in kept.items()})
+def read(content: bytes) -> tuple[Closable, Closing]:
+    """What a file holds.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is none of ours, or of a version that this release does not know.
+    """
+    found = orjson.loads(content)
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ValueError("not a file of this version")
+    turn, closing = found["turn"], found["closing"]
+    closable = Closable(
+        UUID(turn["project_id"]),
+        UUID(turn["id"]),
+        _optional(turn["thread_id"], UUID),
+        int(turn["input_items"]),
+        bytes.fromhex(turn["salt"]),
+        Actor(_optional(turn["key_id"], UUID), turn["address"]),
+    )
+    return closable, Closing(
+        str(closing["status"]),
+        closing["continuation"],
+        [_read_call(call) for call in closing["calls"]],
+        [Kept(str(item["type"]), str(item["id"]), dict(item["data"])) for item in closing["output"]],
+        closing["response"],
+        closing["usage"],
+        closing["error"],
+        closing["incomplete_details"],
+        closing["binding"],
+        closing["response_id"],
+        _optional(closing["response_created_at"], datetime.fromisoformat),
+        _optional(closing["response_expires_at"], datetime.fromisoformat),
+        closing["error_status"],
+        closing["pace"],
+    )
 
 
-def _value(name: str, value: Any) -> Any:
-    if name == "body":
-        return value.encode()
-    if name.endswith("_at") and value is not None:
-        return datetime.fromisoformat(value)
-    return value
+def _written_call(call: CallRecord) -> dict[str, Any]:
+    return {
+        "continuation": call.continuation,
+        "url": call.url,
+        "body": base64.b64encode(call.body).decode(),
+        "dropped_items": call.dropped_items,
+        "status": call.status,
+        "response_id": call.response_id,
+        "error": call.error,
+        "started_at": call.started_at.isoformat(),
+        "finished_at": call.finished_at.isoformat(),
+    }
+
+
+def _read_call(call: dict[str, Any]) -> CallRecord:
+    return CallRecord(
+        str(call["continuation"]),
+        str(call["url"]),
+        base64.b64decode(call["body"], validate=True),
+        int(call["dropped_items"]),
+        call["status"],
+        call["response_id"],
+        call["error"],
+        datetime.fromisoformat(call["started_at"]),
+        datetime.fromisoformat(call["finished_at"]),
+    )
+
+
+def _instant(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
+
+
+def _optional(value: Any, made: Callable[[Any], Any]) -> Any:
+    return None if value is None else made(value)
+
+
+def _sync(directory: Path) -> None:
+    """The name of a new file is on the disk too when its directory is."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

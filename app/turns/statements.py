@@ -120,7 +120,11 @@ SELECT completed_at FROM turn
 
 PARENT = """
 SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
-    coalesce((usage->>'total_tokens')::int, 0) AS context_tokens
+    token_count(usage->'total_tokens') AS context_tokens,
+    ARRAY(
+        SELECT coalesce(i.data->>'call_id', i.data->>'id') FROM items i
+        WHERE i.project_id = $1 AND i.turn_id = $2 AND i.origin = 'output' AND i.type = ANY($3::text[])
+    ) AS open_calls
 FROM turns
 WHERE project_id = $1 AND id = $2 AND status IN ('completed', 'incomplete')
     AND response_expires_at IS NOT NULL AND response_unknown_at IS NULL
@@ -145,7 +149,8 @@ _END_OF_BRANCH = _BRANCH.format(bound=" AND ($3::int IS NULL OR branch.depth < $
 HISTORY = (
     BRANCH
     + """
-SELECT items.data FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+SELECT items.type, items.item_id, items.data
+FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
 ORDER BY branch.depth DESC, items.position
 """
 )
@@ -155,7 +160,7 @@ ORDER BY branch.depth DESC, items.position
 MESSAGES = (
     _END_OF_BRANCH  # noqa: S608
     + """
-SELECT branch.id AS turn_id, items.item_id, items.data,
+SELECT branch.id AS turn_id, items.type, items.item_id, items.data,
     (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
 FROM branch LEFT JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
 ORDER BY branch.depth DESC, items.position
@@ -203,8 +208,17 @@ ORDER BY t.id DESC LIMIT $4
 IN_HISTORY = "SELECT in_history($1, $2, $3) AS found"
 
 ITEMS = """
-SELECT turn_id, origin, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
+SELECT turn_id, origin, type, item_id, data FROM items WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
 ORDER BY turn_id, position
+"""
+
+# Items by their ids, with where they are. `within` is whether the thread of $3 has them in its history already.
+REFERENCED = """
+SELECT i.type, i.item_id, i.data, $3::uuid IS NOT NULL AND (
+    t.thread_id = $3 OR in_history($1, $3, t.id)
+) AS within
+FROM items i JOIN turns t ON t.project_id = i.project_id AND t.id = i.turn_id
+WHERE i.project_id = $1 AND i.item_id = ANY($2::text[]) AND t.deleted_at IS NULL
 """
 
 CLOSED_AS = "SELECT status, response_id FROM turns WHERE project_id = $1 AND id = $2"

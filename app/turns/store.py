@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -15,14 +15,15 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
+from app.items.kept import Kept, columns, kept_input, kept_output, kept_row
+from app.items.kinds import CALLS
+from app.items.shapes import Item
 from app.search.texts import documents
 from app.threads.address import Address
 from app.trail import contents
 from app.trail.records import Actor
 from app.turns import statements
 from app.turns.schemas import Origin, TurnRequest
-
-Item = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Closing:
     status: str
     continuation: str | None
     calls: Sequence[CallRecord]
-    output: Sequence[Item] = ()
+    output: Sequence[Kept] = ()
     response: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
@@ -89,8 +90,12 @@ class Closing:
     response_created_at: datetime | None = None
     response_expires_at: datetime | None = None
     error_status: int | None = None
-    """The HTTP status that the client is answered with."""
+    """The HTTP status that the client is answered with; None where it has been answered before."""
     pace: dict[str, Any] | None = None
+
+    def with_own_ids(self) -> "Closing":
+        """The same, the output's items under ids of ours."""
+        return replace(self, output=kept_output([item.data for item in self.output], own_ids=True))
 
 
 CLOCKS_APART_SECONDS = 3600.0
@@ -115,6 +120,10 @@ class Busy(Conflict):
         super().__init__(message, headers=headers)
         self.thread_id = thread_id
         self.running_id = running_id
+
+
+class SameItems(Exception):
+    """The project has items with these ids."""
 
 
 class SameKey(Exception):
@@ -143,7 +152,7 @@ class TurnStore:
             SameKey: a turn with this Idempotency-Key is there already.
         """
         turn_id, salt = ids.new_uuid(), contents.new_salt()
-        types, item_ids, data = columns(request.items)
+        types, item_ids, data = columns(kept_input(request.items))
         params = _dumps(request.params)
         statement, value = _opening(address)
         opened = contents.opened(salt, request.model, params, request.metadata, item_ids, data)
@@ -214,7 +223,11 @@ class TurnStore:
         )
 
     async def close(self, turn: Closable, closing: Closing) -> bool:
-        """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile."""
+        """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile.
+
+        Raises:
+            SameItems: the output has ids of items that are there.
+        """
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
@@ -234,8 +247,7 @@ class TurnStore:
         if not turn.salt:
             # Opened by a release that had no audit trail: there is nothing to compare its content with.
             records = [(action, detail, None) for action, detail, _ in records]
-        row = await self._database.fetchrow(
-            statements.CLOSE_TURN,
+        arguments = (
             turn.project_id,
             turn.id,
             closing.status,
@@ -268,10 +280,16 @@ class TurnStore:
             [action for action, _, _ in records],
             [detail for _, detail, _ in records],
             [content for _, _, content in records],
-            *documents(closing.output),
+            *documents(kept.item for kept in closing.output),
             pace,
             turn.thread_id,
         )
+        try:
+            row = await self._database.fetchrow(statements.CLOSE_TURN, *arguments)
+        except asyncpg.UniqueViolationError as error_:
+            if error_.constraint_name == "items_item_id_key":
+                raise SameItems from error_
+            raise
         return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
@@ -354,7 +372,7 @@ class TurnStore:
 
     async def parent(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
-        return await self._database.fetchrow(statements.PARENT, project_id, turn_id)
+        return await self._database.fetchrow(statements.PARENT, project_id, turn_id, CALLS)
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
@@ -363,7 +381,14 @@ class TurnStore:
     async def history(self, project_id: UUID, turn_id: UUID) -> list[Item]:
         """Every item of a branch, from its first turn to `turn_id`."""
         rows = await self._database.fetch(statements.HISTORY, project_id, turn_id)
-        return [row["data"] for row in rows]
+        return [kept_row(row).item for row in rows]
+
+    async def referenced(
+        self, project_id: UUID, item_ids: Sequence[str], thread_id: UUID | None
+    ) -> dict[str, asyncpg.Record]:
+        """Items by their ids, and whether each is `within` the history of a thread."""
+        rows = await self._database.fetch(statements.REFERENCED, project_id, list(item_ids), thread_id)
+        return {row["item_id"]: row for row in rows}
 
     async def messages(
         self, project_id: UUID, turn_id: UUID | None, turns: int | None = None
@@ -476,23 +501,6 @@ def _scope(project_id: UUID, address: Address) -> tuple[str, UUID | str | None]:
         return "$2::uuid", project_id
     by, value = _by(address)
     return f"(SELECT th.id FROM threads th WHERE th.project_id = $1 AND th.{by})", value  # noqa: S608
-
-
-def columns(items: Sequence[Item]) -> tuple[list[str], list[str], list[str]]:
-    """Items as the arrays (types, ids, data) that an insert unnests."""
-    types = [str(item.get("type") or "message") for item in items]
-    return types, [_item_id(item) for item in items], [orjson.dumps(item).decode() for item in items]
-
-
-ID_PREFIXES = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
-
-
-def _item_id(item: Item) -> str:
-    """The item's own id, or a new one of ours."""
-    given = item.get("id")
-    if isinstance(given, str) and given:
-        return given
-    return f"{ID_PREFIXES.get(str(item.get('type') or 'message'), 'item')}_{ids.new_uuid().hex}"
 
 
 def _json(value: Any) -> str | None:

@@ -128,12 +128,14 @@ class Item(Base):
     """From 0: first the input's items, then the output's."""
     origin: Mapped[str] = mapped_column(Text)
     type: Mapped[str] = mapped_column(Text)
+    """`malformed` for what the provider gave and has not the shape of its own type."""
     item_id: Mapped[str] = mapped_column(Text)
-    """The id on the wire: the provider's for its output, ours where it gave none."""
+    """The id on the wire: the provider's for its output, where a key can be made of it; else ours."""
     data: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
+        Index("items_item_id_key", "project_id", "item_id", unique=True),
         CheckConstraint("origin IN ('input', 'output')", name="origin"),
         CheckConstraint("position >= 0", name="position"),
     )

@@ -7,6 +7,7 @@ import asyncpg
 
 from app.db import ids
 from app.db.engine import Database
+from app.items.weights import MOST_COUNTED
 
 GROUPS = {
     "day": "to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
@@ -16,21 +17,24 @@ GROUPS = {
 }
 """The expression that each way of grouping puts turns together by."""
 
+# `token_count` takes whatever the provider has reported, and gives 0 for what is no number.
 # Turn ids are UUIDv7: a range of time is a range of the primary key.
 _USAGE = """
 SELECT {group} AS key,
     count(*) AS turns,
     count(*) FILTER (WHERE t.status = 'failed') AS failed_turns,
-    coalesce(sum((t.usage->>'input_tokens')::bigint), 0)::bigint AS input_tokens,
-    coalesce(sum((t.usage->'input_tokens_details'->>'cached_tokens')::bigint), 0)::bigint AS cached_tokens,
-    coalesce(sum((t.usage->>'output_tokens')::bigint), 0)::bigint AS output_tokens,
-    coalesce(sum((t.usage->'output_tokens_details'->>'reasoning_tokens')::bigint), 0)::bigint AS reasoning_tokens,
-    coalesce(sum((
-        SELECT sum((tool.value->>'count')::bigint) FROM json_each(t.usage->'x_tools') AS tool
-    )), 0)::bigint AS tool_calls,
+    least(sum(token_count(t.usage->'input_tokens')), {most})::bigint AS input_tokens,
+    least(sum(token_count(t.usage->'input_tokens_details'->'cached_tokens')), {most})::bigint AS cached_tokens,
+    least(sum(token_count(t.usage->'output_tokens')), {most})::bigint AS output_tokens,
+    least(sum(token_count(t.usage->'output_tokens_details'->'reasoning_tokens')), {most})::bigint AS reasoning_tokens,
+    least(coalesce(sum((
+        SELECT sum(token_count(tool.value->'count')) FROM json_each(
+            CASE WHEN json_typeof(t.usage->'x_tools') = 'object' THEN t.usage->'x_tools' END
+        ) AS tool WHERE json_typeof(tool.value) = 'object'
+    )), 0), {most})::bigint AS tool_calls,
     count(*) FILTER (WHERE t.continuation = 'rebuilt') AS rebuilt_turns,
-    coalesce(sum((t.usage->>'input_tokens')::bigint) FILTER (WHERE t.continuation = 'rebuilt'), 0)::bigint
-        AS rebuilt_input_tokens
+    least(coalesce(sum(token_count(t.usage->'input_tokens')) FILTER (WHERE t.continuation = 'rebuilt'), 0), {most})
+        ::bigint AS rebuilt_input_tokens
 FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.id = t.thread_id
 WHERE t.project_id = $1 AND t.id >= $2 AND t.id < $3 AND t.status <> 'in_progress' AND t.model <> ''
     AND ($5::text IS NULL OR {group} > $5)
@@ -59,5 +63,5 @@ async def usage(
         group_by: one of GROUPS.
         after: the key to go on from.
     """
-    statement = _USAGE.format(group=GROUPS[group_by])
+    statement = _USAGE.format(group=GROUPS[group_by], most=MOST_COUNTED)
     return await database.fetch(statement, project_id, ids.first_uuid(since), ids.first_uuid(until), limit, after)

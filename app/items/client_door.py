@@ -1,0 +1,204 @@
+"""The door for what clients send: strings, Responses items or Chat messages become items of a known shape.
+
+Strict: what is not taken is refused with the path of the element at fault, before anything is stored. What belongs
+to another API is translated (`foreign.py`) or refused; nothing is taken and then not sent.
+"""
+
+from typing import Any
+
+from app.errors import BadRequest
+from app.items import checks
+from app.items.checks import wrong
+from app.items.foreign import translated
+from app.items.kinds import KINDS, MALFORMED, kind_of
+from app.items.pairs import arranged
+from app.items.shapes import Item, message
+
+ROLES = ("system", "developer", "user", "assistant")
+
+REFERENCE = "item_reference"
+
+NOT_TAKEN = {
+    "input_file": "Files cannot be sent to this provider. Send their text as an input_text part.",
+    "file": "Files cannot be sent to this provider. Send their text as an input_text part.",
+    "document": "Documents cannot be sent to this provider. Send their text as an input_text part.",
+    "input_audio": "Audio cannot be sent to this provider. Send a transcript as an input_text part.",
+    "audio": "Audio cannot be sent to this provider. Send a transcript as an input_text part.",
+    "input_video": "Video cannot be sent to this provider.",
+    "video": "Video cannot be sent to this provider.",
+}
+"""Parts that the provider documents no input for, and what to do instead."""
+
+
+def items_of(value: Any, param: str = "input", *, references: bool = False) -> list[Item]:
+    """The items of an input.
+
+    Args:
+        param: the field that an error names.
+        references: whether references to stored items are taken; they are left for the caller to resolve.
+
+    Raises:
+        BadRequest: naming the element at fault.
+    """
+    if isinstance(value, str):
+        if not value:
+            raise BadRequest(f"'{param}' is empty. Say something.", param=param)
+        return [message("user", value)]
+    if not isinstance(value, list):
+        raise BadRequest(f"'{param}' must be a string or a list of items.", param=param, code="invalid_type")
+    if not value:
+        raise BadRequest(f"'{param}' is empty. Send at least one item.", param=param)
+    items: list[Item] = []
+    for where, element in translated(value, param):
+        items.extend(_items(element, where, references=references))
+    return items
+
+
+def check_sendable(items: list[Item], param: str) -> None:
+    """Refuse an input of which nothing reaches the model.
+
+    Raises:
+        BadRequest: it holds reasoning only, or calls without their outputs.
+    """
+    if not arranged(items):
+        raise BadRequest(
+            f"'{param}' holds nothing that can be sent to the model: reasoning, or calls without their outputs, only. "
+            "Add a message, or the outputs.",
+            param=param,
+            code="nothing_to_send",
+        )
+
+
+def _items(element: Item, where: str, *, references: bool) -> list[Item]:
+    kind = element.get("type")
+    if kind is None and "role" not in element:
+        if references and set(element) == {"id"}:
+            return [_reference(element, where)]
+        raise BadRequest(f"'{where}' needs a 'type', or a 'role' if it is a message.", param=where)
+    if kind is None or kind == "message":
+        return _message(element, where)
+    if not isinstance(kind, str) or not kind:
+        raise wrong(f"{where}.type", "must be a string.")
+    if kind == REFERENCE:
+        if not references:
+            raise BadRequest(f"'{where}': references to items are not taken here. Send the item itself.", param=where)
+        return [_reference(element, where)]
+    if kind == MALFORMED or (kind not in KINDS and not kind.endswith("_call")):
+        raise BadRequest(
+            f"'{where}.type': items of type {kind[:80]!r} are not taken. Send messages, tool calls and their outputs.",
+            param=f"{where}.type",
+            code="unknown_item_type",
+        )
+    kind_of(element).check(element, where)
+    return [element]
+
+
+def _reference(element: Item, where: str) -> Item:
+    checks.has_ids("id")(element, where)
+    return {"type": REFERENCE, "id": element["id"], "where": where}
+
+
+def _message(given: Item, where: str) -> list[Item]:
+    role = given.get("role")
+    if role == "tool":
+        return [_tool_message(given, where)]
+    if role not in ROLES:
+        raise wrong(
+            f"{where}.role", f"must be one of {', '.join(ROLES)} or tool, not {str(role)[:80]!r}.", "invalid_value"
+        )
+    calls = given.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise wrong(f"{where}.tool_calls", "must be a list.")
+    items: list[Item] = []
+    content = given.get("content")
+    if content is None and isinstance(given.get("refusal"), str):
+        content = [{"type": "refusal", "refusal": given["refusal"]}]
+    if (content is not None and not (calls and content == [])) or not calls:
+        left = {
+            key: value
+            for key, value in given.items()
+            if key not in ("tool_calls", "content", "type", "refusal") and value is not None
+        }
+        items.append({"type": "message", **left, "content": _content(content, where, role)})
+    items.extend(_chat_call(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls))
+    return items
+
+
+def _tool_message(given: Item, where: str) -> Item:
+    """Chat's form of a tool's output."""
+    checks.has_ids("tool_call_id")(given, where)
+    output = given.get("content")
+    if isinstance(output, list):
+        parts = [_part(part, f"{where}.content[{index}]", "tool") for index, part in enumerate(output)]
+        plain = all(part["type"] in ("input_text", "output_text") for part in parts)
+        output = "".join(part["text"] for part in parts) if plain else parts
+    elif not isinstance(output, str):
+        raise wrong(f"{where}.content", "must be a string or a list of parts.")
+    return {"type": "function_call_output", "call_id": given["tool_call_id"], "output": output}
+
+
+def _content(content: Any, where: str, role: str) -> Any:
+    if isinstance(content, str):
+        return content
+    param = f"{where}.content"
+    if not isinstance(content, list) or not content:
+        raise wrong(param, "must be a string or a list of parts.")
+    return [_part(part, f"{param}[{index}]", role) for index, part in enumerate(content)]
+
+
+def _part(part: Any, where: str, role: str) -> Item:
+    if isinstance(part, str):
+        part = {"type": "text", "text": part}
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise wrong(where, "must be an object with a 'type'.")
+    match part["type"]:
+        case "text" | "input_text" | "output_text":
+            checks.has_strings("text")(part, where)
+            left = {name: value for name, value in part.items() if value is not None}
+            return {**left, "type": "output_text" if role == "assistant" else "input_text"}
+        case "refusal" if role == "assistant":
+            checks.has_strings("refusal")(part, where)
+            return part
+        case "image_url" | "input_image":
+            return _image(part, where, role)
+        case kind if kind in NOT_TAKEN:
+            raise wrong(where, f"is of type {kind}. {NOT_TAKEN[kind]}", "unsupported_content")
+        case kind:
+            raise wrong(
+                f"{where}.type",
+                f"is {kind[:80]!r}. Parts are input_text and input_image, an assistant's output_text and refusal.",
+                "unsupported_content",
+            )
+
+
+def _image(part: Item, where: str, role: str) -> Item:
+    """An image's part. Chat nests the URL in an object, Responses has it as it is."""
+    if role not in ("user", "tool"):
+        raise wrong(where, f"is an image, which a message of role {role} cannot have.", "unsupported_content")
+    image = part.get("image_url")
+    nested = image if isinstance(image, dict) else {"url": image}
+    if not isinstance(nested.get("url"), str):
+        if isinstance(part.get("file_id"), str):
+            raise wrong(where, "names a file, and the provider has none. Send 'image_url'.", "unsupported_content")
+        raise BadRequest(f"'{where}.image_url' needs a 'url'.", param=f"{where}.image_url")
+    detail = nested.get("detail") or part.get("detail")
+    return {"type": "input_image", "image_url": nested["url"], **({"detail": detail} if detail else {})}
+
+
+def _chat_call(call: Any, where: str) -> Item:
+    if isinstance(call, dict) and call.get("type") == "custom" and isinstance(call.get("custom"), dict):
+        checks.has_ids("id")(call, where)
+        checks.has_strings("name", "input")(call["custom"], f"{where}.custom")
+        custom = call["custom"]
+        return {"type": "custom_tool_call", "call_id": call["id"], "name": custom["name"], "input": custom["input"]}
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict):
+        raise BadRequest(f"'{where}' must be an object with an 'id' and a 'function'.", param=where)
+    checks.has_ids("id")(call, where)
+    checks.has_strings("name", "arguments")(function, f"{where}.function")
+    return {
+        "type": "function_call",
+        "call_id": call["id"],
+        "name": function["name"],
+        "arguments": function["arguments"],
+    }

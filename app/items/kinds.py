@@ -1,0 +1,233 @@
+"""The kinds of items: what shape each must have, how it is sent to the provider, and how it reads.
+
+One table. The provider takes messages, function calls and their outputs; what else there is goes along as one of
+these, or is left out. docs/history.md is this table in words.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from app.items import checks
+from app.items.checks import Check
+from app.items.shapes import Item, images_of, joined, listed, message, note, objects, string, text_of, words
+
+MALFORMED = "malformed"
+"""The type under which an item is kept that the provider gave and that has not the shape of its own type."""
+
+Pair = Literal["call", "output"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    check: Check = checks.anything
+    """What a client's item must be like."""
+    fits: Callable[[Item], bool] = lambda item: True
+    """Whether a provider's item has the shape that the functions below rely on."""
+    carried: Callable[[Item], list[Item]] = lambda item: []
+    """The item as the provider takes it, in a new input and in a rebuilt history: perhaps as another kind, or not."""
+    pair: Pair | None = None
+    """Whether it is one half of a tool call, that cannot be sent without the other."""
+    key: Callable[[Item], str] = lambda item: string(item.get("call_id"))
+    """What the halves of a tool call have in common."""
+    title: Callable[[Item], str | None] = lambda item: None
+    """What stands above it in Markdown; None: it is left out there."""
+
+
+def kind_of(item: Item) -> Kind:
+    """The kind of an item that has come in through one of the doors."""
+    return KINDS.get(type_of(item)) or (_OTHER_CALL if type_of(item).endswith("_call") else _OTHER)
+
+
+def type_of(item: Item) -> str:
+    """An item's type; a message need not say that it is one."""
+    return string(item.get("type", "message"))
+
+
+def is_system(item: Item) -> bool:
+    return type_of(item) == "message" and item.get("role") in ("system", "developer")
+
+
+def _call(call_id: Any, name: str, arguments: str) -> list[Item]:
+    return [{"type": "function_call", "name": name, "arguments": arguments, "call_id": call_id}]
+
+
+def _output(call_id: Any, output: Any) -> list[Item]:
+    return [{"type": "function_call_output", "call_id": call_id, "output": output}]
+
+
+def _dumps(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _message(item: Item) -> list[Item]:
+    role = item["role"]
+    if role == "assistant":
+        said = text_of(item)
+        return [message("assistant", said)] if said else []
+    return [message(role, item["content"])]
+
+
+def _speaks(item: Item) -> bool:
+    """The provider speaks as the assistant only; what it says under another role is kept, and not taken for theirs."""
+    return item.get("role") == "assistant" and isinstance(item.get("content"), str | list)
+
+
+def _has(*fields: str) -> Callable[[Item], bool]:
+    return lambda item: (
+        all(isinstance(item.get(field), str) and item[field] for field in fields[:1])
+        and all(isinstance(item.get(field), str) for field in fields)
+    )
+
+
+def _is_answer(item: Item) -> bool:
+    return bool(string(item.get("call_id"))) and isinstance(item.get("output"), str | list)
+
+
+def _client_tool(name: str, field: str) -> Kind:
+    """A call of a tool that the client has by itself: what it is to do is an object."""
+    return Kind(
+        check=checks.all_of(checks.has_ids("call_id"), checks.has_objects(field)),
+        fits=_has("call_id"),
+        carried=lambda item: _call(item["call_id"], name, _dumps(item.get(field))),
+        pair="call",
+        title=lambda item: f"**Tool call** `{name}`",
+    )
+
+
+def _client_tool_output(carried: Callable[[Item], Any], check: Check, key: str = "call_id") -> Kind:
+    return Kind(
+        check=checks.all_of(checks.has_ids(key), check),
+        fits=_has(key),
+        carried=lambda item: _output(_key(item, key), carried(item)),
+        pair="output",
+        key=lambda item: _key(item, key),
+        title=lambda item: "**Tool output**",
+    )
+
+
+def _key(item: Item, field: str) -> str:
+    """What an output answers: by the specification's field, or by `call_id` where a client gives that."""
+    return string(item.get("call_id")) or string(item.get(field))
+
+
+def _screenshot(item: Item) -> Any:
+    shown = item.get("output")
+    url = string(shown.get("image_url")) if isinstance(shown, dict) else ""
+    return [{"type": "input_image", "image_url": url}] if url else words(shown)
+
+
+def _approval(item: Item) -> str:
+    reason = string(item.get("reason"))
+    return ("approved" if item.get("approve") is True else "denied") + (f": {reason}" if reason else "")
+
+
+def _hosted(carried: Callable[[Item], list[Item]], check: Check = checks.anything) -> Kind:
+    """A tool that the provider runs: it takes none of these back, so that what was found goes along as words."""
+    return Kind(check=check, carried=carried, title=lambda item: f"*{type_of(item)}*")
+
+
+def _found_images(item: Item) -> list[Item]:
+    return note(f"{string(item.get('name')) or 'A tool'} found", item.get("output"))
+
+
+KINDS: dict[str, Kind] = {
+    "message": Kind(fits=_speaks, carried=_message),
+    "function_call": Kind(
+        check=checks.all_of(checks.has_ids("call_id"), checks.has_strings("name", "arguments")),
+        fits=_has("call_id", "name", "arguments"),
+        carried=lambda item: _call(item["call_id"], item["name"], item["arguments"]),
+        pair="call",
+        title=lambda item: f"**Tool call** `{item['name']}`",
+    ),
+    "function_call_output": Kind(
+        check=checks.all_of(checks.has_ids("call_id"), checks.has_output),
+        fits=_is_answer,
+        carried=lambda item: _output(item["call_id"], item["output"]),
+        pair="output",
+        title=lambda item: "**Tool output**",
+    ),
+    "custom_tool_call": Kind(
+        check=checks.all_of(checks.has_ids("call_id"), checks.has_strings("name", "input")),
+        fits=_has("call_id", "name", "input"),
+        carried=lambda item: _call(item["call_id"], item["name"], _dumps({"input": item["input"]})),
+        pair="call",
+        title=lambda item: f"**Tool call** `{item['name']}`",
+    ),
+    "custom_tool_call_output": _client_tool_output(lambda item: item.get("output"), checks.has_output),
+    "local_shell_call": _client_tool("local_shell", "action"),
+    "local_shell_call_output": _client_tool_output(
+        lambda item: words(item.get("output")), checks.has_strings("output"), key="id"
+    ),
+    "shell_call": _client_tool("shell", "action"),
+    "shell_call_output": _client_tool_output(
+        lambda item: words(item.get("output")), checks.may_list("output", dict, "an object")
+    ),
+    "apply_patch_call": _client_tool("apply_patch", "operation"),
+    "apply_patch_call_output": _client_tool_output(
+        lambda item: joined([string(item.get("status")), words(item.get("output"))]), checks.has_strings("status")
+    ),
+    "computer_call": Kind(
+        check=checks.has_ids("call_id"),
+        fits=_has("call_id"),
+        carried=lambda item: _call(item["call_id"], "computer", _dumps(item.get("action") or item.get("actions"))),
+        pair="call",
+        title=lambda item: "**Tool call** `computer`",
+    ),
+    "computer_call_output": _client_tool_output(_screenshot, checks.has_objects("output")),
+    "mcp_approval_request": Kind(
+        check=checks.all_of(checks.has_ids("id"), checks.has_strings("name", "arguments", "server_label")),
+        fits=_has("id", "name", "arguments"),
+        carried=lambda item: _call(
+            item["id"],
+            "mcp_approval",
+            _dumps({name: item.get(name) for name in ("server_label", "name", "arguments")}),
+        ),
+        pair="call",
+        key=lambda item: string(item.get("id")),
+        title=lambda item: f"**Approval asked for** `{item['name']}`",
+    ),
+    "mcp_approval_response": _client_tool_output(_approval, checks.anything, key="approval_request_id"),
+    "reasoning": Kind(check=checks.may_list("summary", dict, "an object")),
+    "web_search_call": _hosted(lambda item: []),
+    "mcp_list_tools": _hosted(lambda item: [], checks.may_list("tools", dict, "an object")),
+    "web_extractor_call": _hosted(
+        lambda item: note(f"Read {listed(item.get('urls'))}", item.get("output")),
+        checks.may_list("urls", str, "a string"),
+    ),
+    "code_interpreter_call": _hosted(
+        lambda item: note(
+            f"Ran code:\n{string(item.get('code'))}\nIt printed",
+            joined([words(output.get("logs")) for output in objects(item.get("outputs"))]),
+        ),
+        checks.may_list("outputs", dict, "an object"),
+    ),
+    "web_search_image_call": _hosted(_found_images),
+    "image_search_call": _hosted(_found_images),
+    "mcp_call": _hosted(
+        lambda item: note(f"{string(item.get('name')) or 'A tool'} found", item.get("output") or item.get("error"))
+    ),
+    "file_search_call": _hosted(
+        lambda item: note(
+            "Found in the files", joined([words(result.get("text")) for result in objects(item.get("results"))])
+        ),
+        checks.may_list("results", dict, "an object"),
+    ),
+    "image_generation_call": _hosted(lambda item: note("Made", "an image") if item.get("result") else []),
+    MALFORMED: Kind(title=lambda item: "*item*"),
+}
+
+_OTHER_CALL = _hosted(lambda item: note(type_of(item), {k: v for k, v in item.items() if k not in ("id", "type")}))
+"""A tool's call of a type that is not known yet: as its JSON, so that nothing of it is lost."""
+
+_OTHER = Kind(title=lambda item: f"*{type_of(item)}*")
+
+CALLS = tuple(name for name, kind in KINDS.items() if kind.pair == "call")
+"""The types that wait for an answer of the client's."""
+
+
+def output_images(item: Item) -> list[Item]:
+    """The images of a message, or of a tool's output."""
+    return images_of(item.get("content")) + images_of(item.get("output"))

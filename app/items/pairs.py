@@ -1,0 +1,90 @@
+"""Tool calls and their outputs: which belong together, and in what order they are sent.
+
+Whatever a history has (calls in parallel, an id that is used twice, words between a call and its output, an output
+without a call, a call that was never answered), what comes out is pairs: each call with its output close behind it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.items.kinds import Kind, kind_of
+from app.items.shapes import Item
+
+
+@dataclass(slots=True)
+class Block:
+    """Items that are sent together or not at all: one alone, or calls with their outputs."""
+
+    items: list[int]
+    """Their positions, in the order in which they are sent."""
+    calls: dict[int, int | None] = field(default_factory=dict)
+    """The output's position for each call's; None while there is none."""
+    answers_nothing: bool = False
+    """It is the output of a call that is not among the items."""
+
+
+def arranged(items: Sequence[Item]) -> list[Block]:
+    """Items that are sent, as blocks, in order. Calls without an output, and what is never sent, are left out."""
+    blocks: list[Block] = []
+    waiting: dict[str, list[Block]] = {}
+    tools: Block | None = None
+    for place, item in enumerate(items):
+        kind = kind_of(item)
+        if kind.pair == "call":
+            if tools is None:
+                tools = Block([])
+                blocks.append(tools)
+            tools.items.append(place)
+            tools.calls[place] = None
+            for key in _keys(kind, item):
+                waiting.setdefault(key, []).append(tools)
+        elif kind.pair == "output":
+            answered = _answered(waiting.get(kind.key(item), []), items, kind.key(item))
+            if answered is None:
+                blocks.append(Block([place], answers_nothing=True))
+                tools = None
+            else:
+                block, call = answered
+                block.items.append(place)
+                block.calls[call] = place
+        elif kind.carried(item):
+            blocks.append(Block([place]))
+            tools = None
+    return [whole for block in blocks if (whole := _without_unanswered(block)).items]
+
+
+def answers(items: Sequence[Item]) -> set[str]:
+    """The calls that these items answer and do not hold themselves."""
+    return {
+        kind_of(items[block.items[0]]).key(items[block.items[0]]) for block in arranged(items) if block.answers_nothing
+    }
+
+
+def asked(items: Sequence[Item]) -> list[str]:
+    """The calls among these items that wait for an answer."""
+    called = [kind.key(item) for item in items if (kind := kind_of(item)).pair == "call"]
+    answered = [kind.key(item) for item in items if (kind := kind_of(item)).pair == "output"]
+    return [key for key in called if key not in answered]
+
+
+def _keys(kind: Kind, item: Item) -> set[str]:
+    """A call is answered by its call id; a shell's, by some clients, by its id."""
+    own = item.get("id")
+    return (
+        {kind.key(item), own} if isinstance(own, str) and item.get("type") == "local_shell_call" else {kind.key(item)}
+    )
+
+
+def _answered(blocks: list[Block], items: Sequence[Item], key: str) -> tuple[Block, int] | None:
+    """The call that an output answers: of those with its id, the first open one of the latest block."""
+    for block in reversed(blocks):
+        for call, output in block.calls.items():
+            if output is None and key in _keys(kind_of(items[call]), items[call]):
+                return block, call
+    return None
+
+
+def _without_unanswered(block: Block) -> Block:
+    if not block.calls:
+        return block
+    return Block([place for place in block.items if block.calls.get(place, place) is not None], block.calls)

@@ -1,0 +1,60 @@
+"""Items as JSON has them, and total ways to look into what may have any shape."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+Item = dict[str, Any]
+
+IMAGE_PARTS = ("input_image", "image_url", "computer_screenshot")
+
+NOTE_LENGTH = 2000
+"""Characters of a server-side tool's output that are carried along."""
+
+
+def objects(value: Any) -> list[Item]:
+    """The objects of a list; none of anything else."""
+    return [element for element in value if isinstance(element, dict)] if isinstance(value, list) else []
+
+
+def string(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def words(value: Any) -> str:
+    """Any value as text: a string as it is, nothing of null, else its JSON."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return orjson.dumps(value).decode()
+
+
+def text_of(item: Item) -> str:
+    """A message's words; a refusal's too."""
+    content = item.get("content")
+    if isinstance(content, str):
+        return content
+    return "".join(string(part.get("text")) or string(part.get("refusal")) for part in objects(content))
+
+
+def images_of(content: Any) -> list[Item]:
+    """The parts of a content, or of a tool's output, that are images."""
+    return [part for part in objects(content) if part.get("type") in IMAGE_PARTS]
+
+
+def message(role: str, content: Any) -> Item:
+    return {"type": "message", "role": role, "content": content}
+
+
+def note(about: str, found: Any) -> list[Item]:
+    """What a server-side tool found, as words of the assistant's; nothing where it found nothing."""
+    said = words(found)
+    return [message("assistant", f"[{about}: {said[:NOTE_LENGTH]}]")] if said else []
+
+
+def listed(values: Any) -> str:
+    return ", ".join(string(value) for value in values) if isinstance(values, list | tuple) else ""
+
+
+def joined(texts: Sequence[str]) -> str:
+    return "\n".join(text for text in texts if text)
