@@ -207,6 +207,7 @@ def connect_provider(settings: Settings) -> Provider:
         connect_timeout_seconds=settings.provider_connect_timeout_seconds,
         timeout_seconds=settings.provider_timeout_seconds,
         stall_seconds=settings.provider_stall_seconds,
+        max_answer_bytes=settings.max_answer_bytes,
     )
 
 

@@ -61,9 +61,12 @@ class Settings(BaseSettings):
     """Attempts per turn at a provider that throttles, fails or cannot be reached."""
     provider_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     provider_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How long a plain call may take in all."""
+    """How long a plain call may take in all. Streams may take as long as they speak."""
     provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long a stream may be silent, before its first event too."""
+
+    max_answer_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    """The largest answer of the provider. A longer one is cut off, and its turn is incomplete."""
 
     context_window_tokens: Annotated[int | None, Field(ge=64)] = None
     """The context window of every model. Without it: what is known of the model."""

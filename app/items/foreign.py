@@ -67,7 +67,7 @@ def _langchain(element: Item, where: str) -> Item:
         role, fields = LANGCHAIN_ROLES.get(name), element["kwargs"]
         if role is None:
             raise wrong(where, f"is LangChain's {name[:80]!r}, which is no message that can be sent.", "invalid_value")
-    elif element.get("type") in LANGCHAIN_ROLES and "role" not in element:
+    elif string(element.get("type")) in LANGCHAIN_ROLES and "role" not in element:
         nested = element.get("data")
         role = LANGCHAIN_ROLES[element["type"]]
         fields = nested if isinstance(nested, dict) else element

@@ -47,6 +47,7 @@ class Provider:
         connect_timeout_seconds: float,
         timeout_seconds: float,
         stall_seconds: float,
+        max_answer_bytes: int,
     ) -> None:
         self.url = base_url + PATH
         # The key itself is stored nowhere: its hash tells accounts apart.
@@ -55,8 +56,9 @@ class Provider:
         self._secret = Secret(api_key)
         self._timeout_seconds = timeout_seconds
         self._stall_seconds = stall_seconds
+        self._max_answer_bytes = max_answer_bytes
         self._streamed = aiohttp.ClientTimeout(
-            total=timeout_seconds, sock_connect=connect_timeout_seconds, sock_read=stall_seconds
+            total=None, sock_connect=connect_timeout_seconds, sock_read=stall_seconds
         )
         self._session = aiohttp.ClientSession(
             # Not compressed: text is small, and unpacking it costs more than sending it.
@@ -117,8 +119,10 @@ class Provider:
 
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         try:
-            async with self._session.post(self._base_url + path, data=body, headers=headers) as answer:
-                content = self._secret.hidden(await answer.read())
+            async with self._session.post(
+                self._base_url + path, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                content = self._secret.hidden(await self._whole(answer))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderError(_failure(error, self._timeout_seconds)) from error
         _check(answer, content)
@@ -128,13 +132,29 @@ class Provider:
     async def _streaming(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
             async with self._session.post(
-                self._base_url + path, data=body, headers=headers, timeout=self._streamed
+                self._base_url + path, data=body, headers=headers, timeout=self._streamed, allow_redirects=False
             ) as answer:
                 if answer.status != 200:
-                    _check(answer, self._secret.hidden(await answer.read()))
-                yield self._secret.hidden_in(_gathered(answer))
+                    _check(answer, self._secret.hidden(await self._whole(answer)))
+                yield self._secret.hidden_in(self._bounded(_gathered(answer)))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderError(_failure(error, self._stall_seconds)) from error
+
+    async def _whole(self, answer: aiohttp.ClientResponse) -> bytes:
+        return b"".join([chunk async for chunk in self._bounded(answer.content.iter_any())])
+
+    async def _bounded(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """An answer's bytes, unpacked, as far as one may be long.
+
+        Raises:
+            ProviderError: it is longer.
+        """
+        size = 0
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > self._max_answer_bytes:
+                raise ProviderError(failure.too_large(self._max_answer_bytes))
+            yield chunk
 
     async def delete(self, response_id: str) -> bool:
         """Delete the provider's copy of a response. False if it has to be tried again later."""
@@ -206,7 +226,7 @@ def _proxy(url: str) -> str | None:
 
 def _check(answer: aiohttp.ClientResponse, content: bytes) -> None:
     """Raises `ProviderError` if an answer is an HTTP error."""
-    if answer.status >= 400:
+    if answer.status >= 300:
         raise ProviderError(failure.from_http(answer.status, content, answer.headers.get("retry-after")))
 
 

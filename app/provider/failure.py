@@ -37,6 +37,7 @@ RETRIED = (Kind.THROTTLED, Kind.UNAVAILABLE)
 
 MODEL_UNSUPPORTED = "model_unsupported"
 MODEL_RETIRED = "model_retired"
+REFUSED_CODE = "refused_by_provider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ def from_error(said: dict[str, Any]) -> Failure:
     found = _meaning(code, message)
     if found is None:
         return Failure(Kind.FAILED, 200, code, message)
+    if found.kind is Kind.REFUSED and code == "server_error":
+        code = REFUSED_CODE  # Its code says the server's fault, its words the request's (captures).
     return Failure(found.kind, 200, found.code or code, message)
 
 

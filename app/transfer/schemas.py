@@ -47,7 +47,7 @@ class TurnRecord(BaseModel):
     created_at: Seconds
     completed_at: Seconds
     response: dict[str, Any] | None
-    usage: dict[str, Any] | None
+    usage: Any
     error: dict[str, Any] | None
     incomplete_details: dict[str, Any] | None
     response_id: str | None

@@ -16,7 +16,8 @@ def client_error(found: Failure) -> ProviderFailure:
             status, type_, code = 429, "rate_limit_error", "rate_limit_exceeded"
             message = f"The provider is throttling: {found.message} Send this again later."
         case Kind.REFUSED:
-            status = found.status if found.status is not None and 400 <= found.status < 500 else 400
+            # One that clients retry would be asked again, and refused again.
+            status = found.status if found.status in (400, 403, 404, 413, 422) else 400
             type_, code, message = "invalid_request_error", found.code, found.message
         case Kind.CREDENTIALS:
             status, type_, code = 502, "server_error", "provider_credentials"
