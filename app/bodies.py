@@ -1,5 +1,6 @@
 """Bytes in, bytes out: request bodies checked before anything else sees them, answers as JSON."""
 
+import asyncio
 import hashlib
 import re
 from typing import Any
@@ -8,10 +9,19 @@ import orjson
 from fastapi import Request
 from fastapi.responses import Response
 
-from app.errors import BadRequest, BodyTooLarge
+from app.errors import BadRequest, BodyTooLarge, BodyTooSlow
 from app.settings import Settings
 
 JSON_TYPE = "application/json"
+
+LONGEST_LENGTH = 18
+"""Digits of a Content-Length; no body is longer than such a number."""
+
+IDLE_SECONDS = 30.0
+"""How long the next piece of a body may take to come."""
+
+BODY_SECONDS = 300.0
+"""How long a whole body may take."""
 
 
 def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -56,15 +66,24 @@ async def optional_json_object(request: Request) -> dict[str, Any]:
 
 async def _read(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if len(declared) > LONGEST_LENGTH or (declared.isdecimal() and int(declared) > limit):
         raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + BODY_SECONDS
+    try:
+        async with asyncio.timeout_at(min(until, loop.time() + IDLE_SECONDS)) as patience:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                chunks.append(chunk)
+                patience.reschedule(min(until, loop.time() + IDLE_SECONDS))
+    except TimeoutError as error:
+        raise BodyTooSlow(
+            "The request body did not come in time. Send it again.", headers={"Connection": "close"}
+        ) from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -74,7 +93,8 @@ def _too_large(limit: int) -> BodyTooLarge:
     )
 
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# An unterminated string is read once, to its end, and not again from each quote in it.
+_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def _check_depth(raw: bytes, limit: int) -> None:

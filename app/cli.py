@@ -21,7 +21,7 @@ from app.logs import configure
 from app.projects import keys as api_keys
 from app.search.reindex import index_missing
 from app.settings import Settings
-from app.terminal import read_settings, say, stop, with_database
+from app.terminal import read_settings, replacing, say, stop, with_database
 from app.transfer import client, watch
 
 T = TypeVar("T")
@@ -104,10 +104,14 @@ def import_threads(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON or JSONL.")],
     key: Key,
     url: Url = "http://127.0.0.1:8080",
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first that cannot be taken.")] = False,
 ) -> None:
-    """Take in message arrays (Chat or Responses form) or exported threads. Run it again to resume."""
-    counted = _transferred(lambda: client.import_file(file, url, key))
+    """Take in message arrays (Chat or Responses form), exported threads, and what ChatGPT, Claude, ShareGPT, LangChain
+    or a fine-tuning file hold. Run it again to resume. What is not taken is said, and the exit code is 1."""
+    counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, tell=say))
     say(f"{counted.done} threads imported, {counted.present} were there already.")
+    if counted.refused:
+        stop(f"{counted.refused} were not taken.")
 
 
 @cli.command("export")
@@ -117,8 +121,11 @@ def export_threads(
     url: Url = "http://127.0.0.1:8080",
 ) -> None:
     """Write every thread of a project to a file that `import` takes back."""
-    with file.open("wb") as target:
-        count = _transferred(lambda: client.export_file(target, url, key))
+    try:
+        with replacing(file) as target:
+            count = _transferred(lambda: client.export_file(target, url, key))
+    except OSError as error:
+        stop(f"Cannot write {file}: {error.strerror}.")
     say(f"{count} threads exported to {file}.")
 
 

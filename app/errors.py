@@ -62,6 +62,19 @@ class BodyTooLarge(APIError):
     code = "request_too_large"
 
 
+class BodyTooSlow(APIError):
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
+class Overloaded(APIError):
+    """This worker has as much to do as it can."""
+
+    status = 503
+    code = "overloaded"
+
+
 class DatabaseUnavailable(APIError):
     status = 503
     code = "database_unavailable"

@@ -246,5 +246,11 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
 
 async def _refuse_unexpected(request: Request, error: Exception) -> Response:
     return await _refuse(
-        request, APIError("The service failed on this request. Its log says why.", code="internal_error")
+        request,
+        # The connection is closed behind an answer to what nobody had foreseen.
+        APIError(
+            "The service failed on this request. Its log says why.",
+            code="internal_error",
+            headers={"Connection": "close"},
+        ),
     )

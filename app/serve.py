@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from uvicorn.supervisors import Multiprocess
 
-from app import schema
+from app import capacity, schema
 from app.audit.signing import BadKey, signing_key
 from app.db.engine import UNAVAILABLE, Database, async_url
 from app.embedded import data_dir
@@ -54,6 +54,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
     # uvicorn hands a signal on to this process once it has shut down: it then has to unwind, not to die.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
+    capacity.raise_open_files()
     with ExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
         port = listener.getsockname()[1]
@@ -71,8 +72,8 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             port=port,
             workers=workers,
             loop="uvloop",
-            http="httptools",
-            log_level="warning",
+            http="app.http_door:HttpDoor",
+            log_config=None,
             access_log=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 5,
             backlog=2048,

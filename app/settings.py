@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     """How long a turn may wait for its thread with if_busy=wait."""
     waiters_per_thread: Annotated[int, Field(ge=1)] = 32
     """How many may wait for one thread."""
+    max_turns: Annotated[int | None, Field(ge=1)] = None
+    """How many turns a worker may run at once; more are refused with 503. Without it: what the limit of open files
+    allows."""
     idempotency_key_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
     """How long an Idempotency-Key stands for the turn that it was first sent with."""
     event_log_seconds: Annotated[int, Field(gt=0)] = 3600

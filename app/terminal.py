@@ -1,9 +1,12 @@
 """What every command of the terminal shares: its settings, its database, and how it gives up."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Awaitable, Callable
-from typing import NoReturn, TypeVar
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NoReturn, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -32,6 +35,20 @@ def read_settings(**given: object) -> Settings:
 def stop(sentence: str) -> NoReturn:
     sys.stderr.write(f"everthread: {sentence}\n")
     raise typer.Exit(1)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is whole: what was there before stays until then."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def with_database(work: Callable[[Database], Awaitable[T]]) -> T:

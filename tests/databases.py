@@ -24,3 +24,15 @@ def new_database(server_url: str) -> str:
 
 def migrate_now(url: str) -> None:
     asyncio.run(schema.migrate(url))
+
+
+def query(url: str, *statements: str) -> None:
+    """Run statements, one after the other, on one connection."""
+
+    async def run() -> None:
+        connection = await asyncpg.connect(url)
+        for statement in statements:
+            await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ def free_port() -> int:
 class Process:
     """A command of ours, and every line that it has printed."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
+        """Args: within: a command that runs it, such as prlimit."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVERTHREAD_", "DASHSCOPE_", "DATABASE_URL"))}
         self.process = subprocess.Popen(
-            [*COMMAND, *arguments],
+            [*within, *COMMAND, *arguments],
             env={**clean, **(env or {})},
             cwd=cwd,
             stdout=subprocess.PIPE,
@@ -112,12 +120,18 @@ class Emulator:
 class Service:
     """`everthread serve` with one project's key, spoken to over HTTP."""
 
-    def __init__(self, *arguments: str, env: dict[str, str] | None = None, key: str | None = KEY) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        key: str | None = KEY,
+        within: Sequence[str] = (),
+    ) -> None:
         env = {**(env or {})}
         if key is not None:
             env["EVERTHREAD_BOOTSTRAP_KEY"] = key
         self.port = free_port()
-        self.process = Process("serve", "--port", str(self.port), *arguments, env=env)
+        self.process = Process("serve", "--port", str(self.port), *arguments, env=env, within=within)
         self.url = self.process.wait_for("Everthread is ready at ").rpartition(" ")[2]
         self.key = key or self.process.wait_for("API key: ").rpartition(" ")[2]
         self.http = httpx2.Client(

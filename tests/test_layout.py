@@ -31,7 +31,8 @@ ORDER = (
     ("cache", "embedded"),
     ("db",),
     ("bodies", "background"),
-    ("listening", "logs", "metrics", "settings", "errors"),
+    ("http_door",),
+    ("listening", "logs", "metrics", "capacity", "settings", "errors"),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
 

@@ -1,5 +1,6 @@
 """Conversations that exist already come in, and everything goes out again."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,9 @@ def test_thousands_of_threads_are_imported_and_an_interrupted_import_is_resumed(
     lines = [json.dumps({"name": f"t{n}", "messages": CHAT}) for n in range(1000)]
     file = tmp_path / "threads.jsonl"
     file.write_text("\n".join([*lines[:400], "{broken", *lines[400:]]))
-    broken = command(service, "import", str(file), key=key)
-    broken.wait_for("Line 401 is not JSON")
+    broken = command(service, "import", str(file), "--strict", key=key)
+    broken.wait_for("Line 401 is not taken: is not JSON")
     assert broken.ended() == 1
-    file.write_text("\n".join(lines[:400]))
-    command(service, "import", str(file), key=key).wait_for("400 threads imported")
     file.write_text("\n".join(lines))
     command(service, "import", str(file), key=key).wait_for("600 threads imported, 400 were there already.")
 
@@ -155,3 +154,96 @@ def test_the_service_away_is_one_sentence(tmp_path: Path) -> None:
     process = Process("import", str(file), "--url", "http://127.0.0.1:1", "--key", "et_x")
     process.wait_for("Cannot reach the service")
     assert process.ended() == 1
+
+
+CHATGPT = {
+    "title": "Names", "create_time": 1700000000.5, "current_node": "c", "conversation_id": "abc",
+    "mapping": {
+        "r": {"id": "r", "message": None, "parent": None, "children": ["a"]},
+        "a": {"message": {"author": {"role": "user"},
+                          "content": {"content_type": "text", "parts": ["My name is Ada."]}},
+              "parent": "r"},
+        "x": {"message": {"author": {"role": "assistant"}, "content": {"content_type": "text", "parts": ["Left"]}},
+              "parent": "a"},
+        "b": {"message": {"author": {"role": "assistant"},
+                          "content": {"content_type": "multimodal_text",
+                                      "parts": [{"content_type": "image_asset_pointer"}, "Hello Ada!"]}},
+              "parent": "a"},
+        "c": {"message": {"author": {"role": "tool"}, "content": {"content_type": "text", "parts": ["found"]}},
+              "parent": "b"},
+    },
+}  # fmt: skip
+CLAUDE = {
+    "uuid": "def", "name": "Names", "created_at": "2023-11-14T22:13:20+00:00",
+    "chat_messages": [
+        {"sender": "human", "text": "My name is Ada.", "content": [{"type": "text", "text": "My name is Ada."}],
+         "attachments": [{"file_name": "a.txt"}]},
+        {"sender": "assistant", "text": "Hello Ada!", "content": []},
+    ],
+}  # fmt: skip
+LANGCHAIN = [
+    {"type": "human", "data": {"content": "My name is Ada."}},
+    {"type": "ai", "data": {"content": "Hello Ada!"}},
+]
+SHAREGPT = {"conversations": [{"from": "human", "value": "My name is Ada."}, {"from": "gpt", "value": "Hello Ada!"}]}
+TUNING = {
+    "messages": [{"role": "user", "content": "My name is Ada."}, {"role": "assistant", "content": "Hello Ada!"}],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+}
+FILES: dict[str, tuple[Any, list[str]]] = {
+    "chatgpt": ([CHATGPT], ["image_asset_pointer", "a message of tool"]),
+    "claude": ([CLAUDE], ["a file"]),
+    "langchain": (LANGCHAIN, []),
+    "sharegpt": ([SHAREGPT], []),
+    "fine-tuning": ([TUNING], ["'tools'"]),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("product", FILES)
+def test_the_exports_of_other_products_are_read(
+    service: Service, service_env: dict[str, str], tmp_path: Path, product: str, packed: bool
+) -> None:
+    key, file = new_project(service_env), tmp_path / "conversations.json"
+    content, left_out = FILES[product]
+    raw = b"\xef\xbb\xbf" + json.dumps(content).encode()
+    file.write_bytes(gzip.compress(raw) if packed else raw)
+    imported = command(service, "import", str(file), key=key)
+    assert imported.ended() == 0
+    printed = "\n".join(imported.lines)
+    assert "1 threads imported" in printed
+    assert all(words in printed for words in left_out)
+    headers = {"Authorization": f"Bearer {key}"}
+    (thread,) = service.http.get("/threads", headers=headers).json()["data"]
+    if product in ("chatgpt", "claude"):
+        assert (thread["title"], thread["created_at"]) == ("Names", 1700000000)
+    body = {"input": "Recite the conversation"}
+    said = service.http.post(f"/threads/{thread['id']}/turns", json=body, headers=headers).json()["output_text"]
+    assert said.splitlines()[:2] == ["user: My name is Ada.", "assistant: Hello Ada!"]
+
+
+def test_a_bad_conversation_is_said_by_its_line_and_the_rest_is_taken(
+    service: Service, service_env: dict[str, str], tmp_path: Path
+) -> None:
+    key, file = new_project(service_env), tmp_path / "threads.jsonl"
+    bad: list[Any] = [5, {"x": 1}, [{"role": "nobody", "content": "x"}], {"messages": [{"type": "human", "data": {}}]}]
+    lines = [json.dumps(entry) for entry in (CHAT, *bad, TUNING)]
+    file.write_text("\n".join([*lines[:2], "{broken", *lines[2:]]))
+    imported = command(service, "import", str(file), key=key)
+    assert imported.ended() == 1
+    printed = "\n".join(imported.lines)
+    assert "2 threads imported" in printed
+    for number, words in ((2, "must be"), (3, "is not JSON"), (4, "no 'messages'"), (5, "role"), (6, "messages[0]")):
+        assert [line for line in imported.lines if line.startswith(f"Line {number} is not taken") and words in line]
+    strict = command(service, "import", str(file), "--strict", key=key)
+    assert strict.ended() == 1
+    assert "threads imported" not in "\n".join(strict.lines)
+
+
+def test_an_export_that_fails_leaves_the_last_one_as_it_was(service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "backup.jsonl"
+    file.write_text("the last good backup\n")
+    for url, key in ((service.url, "et_wrong"), ("http://127.0.0.1:1", service.key)):
+        assert Process("export", str(file), "--url", url, "--key", key).ended() == 1
+        assert file.read_text() == "the last good backup\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["backup.jsonl"]

@@ -9,12 +9,18 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import redis.asyncio
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.cache.connection import Command, Wire
 
 T = TypeVar("T")
+
+
+def reason(error: Exception) -> str:
+    """Why Redis does not answer, without what it was sent: some of its refusals quote that."""
+    return type(error).__name__ if isinstance(error, ResponseError) else str(error)
+
 
 AWAY_SECONDS = 2.0
 

@@ -13,6 +13,7 @@ QUEUE = text(
     """INSERT INTO provider_deletions (project_id, response_id, binding, expires_at)
     SELECT project_id, response_id, binding, response_expires_at FROM turns
     WHERE project_id = :project_id AND id = ANY(:turn_ids) AND response_expires_at > now()
+        AND length(response_id) BETWEEN 1 AND 256
     ON CONFLICT DO NOTHING"""
 )
 

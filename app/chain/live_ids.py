@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
-from app.cache.client import Cache
+from app.cache.client import Cache, reason
 from app.cache.seal import Seal
 
 log = structlog.get_logger()
@@ -113,4 +113,4 @@ def _decode(value: bytes | None) -> LiveId | None:
 
 def _say_away(error: Exception) -> None:
     metrics.REDIS_ERRORS.inc()
-    log.warning("Redis does not answer; the turn goes on without it", error=str(error))
+    log.warning("Redis does not answer; the turn goes on without it", error=reason(error))

@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.errors import DatabaseUnavailable
 
+READ_ONLY = "25006"
+
 UNAVAILABLE = (
     OSError,
     TimeoutError,
@@ -35,6 +37,11 @@ UNAVAILABLE = (
 )
 """What a driver raises when the server is away, as opposed to when a statement is wrong."""
 
+
+MAY_PASS = ("08", "25006", "40", "53", "55", "57", "58")
+"""What the SQLSTATE of an error begins with that another try may not meet: a lost connection, a server that is
+read-only (demoted, in a failover), a deadlock, a full disk or memory, a lock or statement time-out, an operator's
+intervention, an error of the system."""
 
 LEFT_TO_SESSIONS = 2
 """Connections of the pool that are never held for single statements."""
@@ -67,6 +74,7 @@ class Database:
             async_url(url),
             pool_size=max(pool_size, 1 + LEFT_TO_SESSIONS),
             max_overflow=0,
+            hide_parameters=True,  # They hold what people have said.
             json_serializer=_json,
             json_deserializer=orjson.loads,
             pool_timeout=timeout_seconds,
@@ -101,6 +109,8 @@ class Database:
         except DBAPIError as error:
             if error.connection_invalidated or isinstance(error.orig, UNAVAILABLE):
                 raise DatabaseUnavailable from error
+            if may_pass(getattr(error.orig, "sqlstate", None)):
+                raise DatabaseUnavailable from error
             if isinstance(error.orig.__cause__ if error.orig else None, UNAVAILABLE):
                 raise DatabaseUnavailable from error
             raise
@@ -119,8 +129,13 @@ class Database:
         except UNAVAILABLE as error:
             self._drop(pooled)
             raise DatabaseUnavailable from error
-        except asyncpg.PostgresError:
-            self._give_back(pooled)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == READ_ONLY:
+                self._drop(pooled)  # The next connection may find the server that is writable now.
+            else:
+                self._give_back(pooled)
+            if may_pass(error.sqlstate):
+                raise DatabaseUnavailable from error
             raise
         except BaseException:
             # Cancelled, for one: asyncpg cancels the running statement, and the connection may be busy with that.
@@ -190,6 +205,11 @@ class Database:
                 return
         if pooled is not None:
             self._idle.append(pooled)
+
+
+def may_pass(sqlstate: str | None) -> bool:
+    """Whether a statement that failed in this way may be done when it is tried again."""
+    return sqlstate is not None and sqlstate.startswith(MAY_PASS)
 
 
 def _give_up(waiter: "asyncio.Future[Any]") -> None:

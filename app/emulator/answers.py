@@ -83,6 +83,9 @@ def function_to_call(context: Sequence[Item], tools: Sequence[Item], choice: Any
         return None
     if choice == "required":
         return functions[0]
+    if isinstance(choice, dict) and choice.get("type") == "allowed_tools" and choice.get("mode") == "required":
+        allowed = [tool.get("name") for tool in choice.get("tools", []) if isinstance(tool, dict)]
+        return next((tool for tool in functions if tool["name"] in allowed), None)
     asked = next((message_text(i) for i in reversed(context) if i["type"] == "message" and i["role"] == "user"), "")
     return next((tool for tool in functions if tool["name"] in asked), None)
 

@@ -1,5 +1,6 @@
 """What was sent to the provider for a turn, to see and to send again by hand."""
 
+import re
 import shlex
 from typing import Any
 from uuid import UUID
@@ -38,7 +39,7 @@ def parse_call(call_id: str) -> tuple[UUID, int]:
     """
     turn, _, attempt = call_id.removeprefix("call_").partition("_")
     turn_id = ids.parse(f"turn_{turn}", ids.TURN_PREFIXES)
-    if turn_id is None or not attempt.isdigit() or len(attempt) > 6:
+    if turn_id is None or not re.fullmatch("[0-9]{1,6}", attempt):
         raise unknown_call(call_id)
     return turn_id, int(attempt)
 

@@ -63,7 +63,7 @@ async def retrieve(
     openai: Service,
     response_id: str,
     stream: Annotated[bool, Query()] = False,
-    starting_after: Annotated[int | None, Query(ge=-1)] = None,
+    starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
     id_ = response_uuid(response_id)
     if not stream:

@@ -160,6 +160,8 @@ class Provider:
         """Delete the provider's copy of a response. False if it has to be tried again later."""
         try:
             await self._client.responses.delete(response_id)
+        except ValueError:
+            return True  # No id of anything.
         except APIStatusError as error:
             # What it does not know is gone.
             return error.status_code in (400, 404)

@@ -1,4 +1,5 @@
-"""Structured output: the provider takes `text.format` and does not act on it (a probe, September 2026).
+"""Structured output: the provider takes `text.format`, or one function to be called, and does not act on it (a probe,
+September 2026).
 
 So the model is asked in words. Nothing enforces that it obeys: the turn's headers say that the format was
 prompted, and a client that must be sure validates, as it would with any model.
@@ -19,6 +20,21 @@ def asked_format(params: dict[str, Any]) -> dict[str, Any] | None:
     text = params.get("text")
     asked = text.get("format") if isinstance(text, dict) else None
     return asked if isinstance(asked, dict) and asked.get("type") in ("json_schema", "json_object") else None
+
+
+def with_known_choice(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters to send: one function that must be called, in the form that the provider acts on.
+
+    It takes OpenAI's {"type": "function", "name": …} and passes over it (reference page: auto, none, required,
+    allowed_tools).
+    """
+    choice = params.get("tool_choice")
+    if not isinstance(choice, dict) or choice.get("type") != "function":
+        return params
+    nested = choice.get("function")
+    name = nested.get("name") if isinstance(nested, dict) else choice.get("name")
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": name}]}
+    return {**params, "tool_choice": allowed}
 
 
 def with_format_in_words(params: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The worker's housekeeping: purges that are due, and copies to delete at the provider."""
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 
 import asyncpg
@@ -37,20 +38,40 @@ class Cleaner(Background):
         self._due.set()
 
     async def clean(self) -> None:
-        """Do all that is due."""
+        """Do all that is due. What cannot be done holds up nothing else.
+
+        Raises:
+            DatabaseUnavailable: Postgres is away.
+        """
+        await self._tried(self._purge_users())
+        for project in await self._database.fetch(DUE):
+            await self._tried(self._purge_old(project))
+        await self._tried(self._delete_copies())
+
+    async def _purge_users(self) -> None:
         while await self._purge.continue_one():
             pass
-        for project in await self._database.fetch(DUE):
-            project_id, days = project["project_id"], project["retention_days"]
-            while await self._purge.old_threads(project_id, days):
-                pass
-            last = project["purged_until"]
-            while (last := await self._purge.old_turns(project_id, days, last)) is not None:
-                pass
+
+    async def _purge_old(self, project: asyncpg.Record) -> None:
+        project_id, days = project["project_id"], project["retention_days"]
+        while await self._purge.old_threads(project_id, days):
+            pass
+        last = project["purged_until"]
+        while (last := await self._purge.old_turns(project_id, days, last)) is not None:
+            pass
+
+    async def _delete_copies(self) -> None:
         while taken := await copies.take(self._database, self._provider.binding, COPIES_AT_ONCE):
             for row in taken:
                 if await self._provider.delete(row["response_id"]):
                     await copies.done(self._database, row["project_id"], row["response_id"])
+
+    async def _tried(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except (SQLAlchemyError, asyncpg.PostgresError) as error:
+            # Two workers at the same thread, for instance: the next round finds what is left.
+            log.error("purging broke off; it is tried again", error=type(error).__name__)
 
     async def _keep(self) -> None:
         while True:
@@ -61,6 +82,3 @@ class Cleaner(Background):
                 await self.clean()
             except DatabaseUnavailable:
                 log.warning("Postgres is away; what is to be purged is purged later")
-            except (SQLAlchemyError, asyncpg.PostgresError) as error:
-                # Two workers at the same thread, for instance: the next round finds what is left.
-                log.error("purging broke off; it is tried again", error=str(error))

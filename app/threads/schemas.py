@@ -32,6 +32,8 @@ class ThreadCreate(BaseModel):
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
+    created_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
+    """Unix seconds: when a conversation began that is brought here from elsewhere. Now, if left out."""
     messages: list[Any] | None = None
     """A conversation to go on from: Chat messages or Responses items."""
 

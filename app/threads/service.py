@@ -1,5 +1,6 @@
 """What can be done with a thread."""
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -69,6 +70,10 @@ def columns(sent: ThreadCreate | ThreadPut | ThreadPatch | ThreadFork) -> dict[s
     given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages", "head_id", "turn_id"})
     if "user" in given:
         given["user_id"] = given.pop("user")
+    if given.get("created_at") is None:
+        given.pop("created_at", None)
+    else:
+        given["created_at"] = datetime.fromtimestamp(given["created_at"], UTC)
     if "metadata" in given:
         given["metadata_"] = given.pop("metadata") or {}
     return given

@@ -1,7 +1,6 @@
 """`everthread import` and `everthread export`: files of threads, through a running service's API."""
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +10,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.transfer.formats import UNREADABLE, read_file
 from app.transfer.schemas import FORMAT
 
 PAGE = 100
@@ -26,27 +26,40 @@ class Counted:
     done: int = 0
     present: int = 0
     """Threads that were there already."""
+    refused: int = 0
 
 
-def import_file(path: Path, url: str, key: str) -> Counted:
-    """Send every thread of a file. One that is there already is passed over: to resume, run it again.
+def import_file(path: Path, url: str, key: str, *, strict: bool, tell: Callable[[str], None]) -> Counted:
+    """Send every conversation of a file. One that is there already is passed over: to resume, run it again.
 
     Args:
-        path: JSON or JSONL; each thread is an array of messages, an object with `messages`, or an exported one.
+        path: as `formats.py` reads it.
         url: the service's, without /v1.
+        strict: whether to stop at the first that cannot be taken.
+        tell: is given a sentence for each that is not taken, or not whole.
 
     Raises:
-        CannotTransfer: naming the thread that was refused. Those before it are imported.
+        CannotTransfer: the file or the service says no; or, if strict, naming the conversation that was refused.
     """
-    entries = read_entries(path)
+    try:
+        entries = read_file(path)
+    except UNREADABLE as error:
+        raise CannotTransfer(f"{path} cannot be read: {error}.") from error
     counted = Counted()
     with connect(url, key) as client, _progress() as progress:
-        for number, entry in enumerate(progress.track(entries, description="Importing"), 1):
-            answer = _send(client, entry, number)
-            if answer.status_code == 201:
-                counted.done += 1
-            else:
-                counted.present += 1
+        for entry in progress.track(entries, description="Importing"):
+            status, problem = (0, entry.problem) if entry.problem is not None else _send(client, entry.thread)
+            if problem is not None:
+                said = f"{entry.where} is not taken: {problem}"
+                if strict:
+                    raise CannotTransfer(said)
+                tell(said)
+                counted.refused += 1
+                continue
+            counted.done += status == 201
+            counted.present += status != 201
+            if entry.left_out:
+                tell(f"{entry.where} is taken without {', '.join(sorted(set(entry.left_out)))}.")
     return counted
 
 
@@ -66,53 +79,31 @@ def export_file(target: BinaryIO, url: str, key: str) -> int:
     return count
 
 
-def read_entries(path: Path) -> list[Any]:
-    """The threads of a file: JSONL, one JSON array of threads, or one thread."""
-    raw = path.read_bytes()
-    try:
-        whole = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return [_line(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
-    if not isinstance(whole, list):
-        return [whole]
-    # A list of messages is one thread; a list of threads is many.
-    one = bool(whole) and all(isinstance(m, dict) and ("role" in m or "type" in m) for m in whole)
-    return [whole] if one else whole
+def _send(client: httpx2.Client, thread: dict[str, Any]) -> tuple[int, str | None]:
+    """Send a conversation. Gives the status of the answer, and why it was refused.
 
-
-def _line(number: int, line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise CannotTransfer(f"Line {number} is not JSON: {error}.") from error
-
-
-def _send(client: httpx2.Client, entry: Any, number: int) -> httpx2.Response:
-    if isinstance(entry, list):
-        entry = {"messages": entry}
-    if not isinstance(entry, dict):
-        raise CannotTransfer(f"Thread {number} must be an array of messages or an object.")
-    if entry.get("format") == FORMAT:
-        answer = client.post("/threads/import", content=orjson.dumps(entry))
-    else:
-        if entry.get("name") is None:
-            # A name of its content's own, so that the same file imported again changes nothing.
-            digest = hashlib.sha256(orjson.dumps(entry, option=orjson.OPT_SORT_KEYS)).hexdigest()
-            entry = {**entry, "name": f"import-{digest[:32]}"}
-        answer = client.post("/threads", content=orjson.dumps(entry))
-        if answer.status_code == 409 and answer.json()["error"]["code"] == "name_taken":
-            return answer
-    _check(answer, f"thread {number}")
-    return answer
+    Raises:
+        CannotTransfer: the service refuses the key, or fails.
+    """
+    place = "/threads/import" if thread.get("format") == FORMAT else "/threads"
+    answer = client.post(place, content=orjson.dumps(thread))
+    if answer.status_code in (401, 403) or answer.status_code >= 500:
+        _check(answer, "the import")
+    if answer.status_code == 409 and answer.json()["error"]["code"] == "name_taken":
+        return answer.status_code, None
+    return answer.status_code, None if answer.status_code < 400 else _reason(answer)
 
 
 def _check(answer: httpx2.Response, what: str) -> None:
     if answer.status_code >= 400:
-        try:
-            reason = answer.json()["error"]["message"]
-        except (ValueError, KeyError):
-            reason = f"HTTP {answer.status_code}"
-        raise CannotTransfer(f"The service refused {what}: {reason}")
+        raise CannotTransfer(f"The service refused {what}: {_reason(answer)}")
+
+
+def _reason(answer: httpx2.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}"
 
 
 def _thread_ids(client: httpx2.Client) -> Iterator[str]:

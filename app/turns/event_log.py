@@ -11,7 +11,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
-from app.cache.client import Cache
+from app.cache.client import Cache, reason
 from app.cache.seal import Seal
 
 log = structlog.get_logger()
@@ -41,7 +41,7 @@ class EventLog:
             await self._cache.execute(entry, ("EXPIRE", key, self._keep_seconds))
         except (RedisError, OSError) as error:
             metrics.REDIS_ERRORS.inc()
-            log.warning("events are not logged: this stream cannot be resumed in another worker", error=str(error))
+            log.warning("events are not logged: this stream cannot be resumed in another worker", error=reason(error))
             return False
         return True
 
@@ -53,7 +53,7 @@ class EventLog:
                 await self._cache.call(lambda client, keys=keys: client.unlink(*keys))  # type: ignore[misc]
         except (RedisError, OSError) as error:
             metrics.REDIS_ERRORS.inc()
-            log.warning("Redis does not answer; events of deleted turns stay until they expire", error=str(error))
+            log.warning("Redis does not answer; events of deleted turns stay until they expire", error=reason(error))
 
     async def read(self, project_id: UUID, turn_id: UUID) -> tuple[list[bytes], bool]:
         """All events so far, and whether the last of them is the turn's last.

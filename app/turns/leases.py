@@ -9,11 +9,12 @@ import asyncio
 import time
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from app.background import Background
 from app.db import ids
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, NotFound
 from app.items.kept import kept_output
 from app.provider.events import own_frame
 from app.trail.records import SERVICE
@@ -66,16 +67,24 @@ class Leases(Background):
 
     async def _close_expired(self) -> None:
         for row in await self._store.take_expired():
-            project_id, turn_id = row["project_id"], row["id"]
-            log.warning("a worker died; its turn is closed", turn=ids.turn_id(turn_id))
-            frames = await self._frames(project_id, turn_id)
-            count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
-            turn = Closable(project_id, turn_id, row["thread_id"], row["input_items"], row["salt"] or b"", SERVICE)
-            if await self._store.close(turn, closing) and count:
-                shown = stored_response(*await self._replay.kept(project_id, turn_id))
-                kind, fields = last_event(shown)
-                last = own_frame(kind, fields, count)
-                await self._event_log.append(project_id, turn_id, count, [last], last=True)
+            turn = ids.turn_id(row["id"])
+            log.warning("a worker died; its turn is closed", turn=turn)
+            try:
+                await self._close(row)
+            except (asyncpg.PostgresError, NotFound, ValueError) as error:
+                # One that cannot be closed does not hold up the others.
+                log.error("a dead worker's turn cannot be closed", turn=turn, error=type(error).__name__)
+
+    async def _close(self, row: asyncpg.Record) -> None:
+        project_id, turn_id = row["project_id"], row["id"]
+        frames = await self._frames(project_id, turn_id)
+        count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
+        turn = Closable(project_id, turn_id, row["thread_id"], row["input_items"], row["salt"] or b"", SERVICE)
+        if await self._store.close(turn, closing) is not None and count:
+            shown = stored_response(*await self._replay.kept(project_id, turn_id))
+            kind, fields = last_event(shown)
+            last = own_frame(kind, fields, count)
+            await self._event_log.append(project_id, turn_id, count, [last], last=True)
 
     async def _frames(self, project_id: UUID, turn_id: UUID) -> list[bytes]:
         """The events that had reached the event log."""

@@ -43,8 +43,10 @@ class Replay:
                 if batch:
                     sent += len(batch)
                     yield b"".join(batch)
-                if ended:
+                if ended and sent > start:
                     return
+                if ended:
+                    break  # Its worker was killed, and had sent more than it had logged: the end is still to be told.
                 if not batch and not await self._runs(project_id, turn_id):
                     break
         except LogBroken:

@@ -35,7 +35,7 @@ Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
 ShowKept = Callable[[asyncpg.Record, list[asyncpg.Record]], dict[str, Any]]
 
 LONGEST_KEY = 255
-LONGEST_NUMBER = 9
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 CLIENT_TIMEOUT_SECONDS = 600.0
 """The `openai` clients' time-out, where they do not say."""
@@ -166,7 +166,7 @@ def first_event(starting_after: int | None, request: Request) -> int:
         return starting_after + 1
     if last is None:
         return 0
-    if not last.isdigit() or len(last) > LONGEST_NUMBER:
+    if not _WHOLE_NUMBER.fullmatch(last):
         raise BadRequest("'Last-Event-ID' must be the number of an event.", param="Last-Event-ID")
     return int(last) + 1
 

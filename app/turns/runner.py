@@ -16,13 +16,13 @@ from uuid import UUID
 import orjson
 import structlog
 
-from app import metrics
+from app import capacity, metrics
 from app.chain import continuation
 from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import Abilities, new_input, rebuild
 from app.db import ids
-from app.errors import APIError, Conflict, DatabaseUnavailable
+from app.errors import APIError, Conflict, DatabaseUnavailable, Overloaded
 from app.items.kept import kept_output
 from app.items.pairs import asked
 from app.items.provider_door import usable_id, without_nulls
@@ -45,12 +45,15 @@ from app.turns.pace import Pace
 from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
-from app.turns.store import CallRecord, Closable, Closing, Opened, SameItems, TurnStore
+from app.turns.store import CallRecord, Closable, Closing, Opened, TurnStore
 from app.turns.streamed import output_of
 
 log = structlog.get_logger()
 
 FIRST_BACKOFF_SECONDS = 0.5
+STORES_BESIDE_POOL = 16
+"""Connections to the stores that are not of Postgres's pool."""
+
 LONGEST_BACKOFF_SECONDS = 20.0
 """A provider that asks for a longer pause is not waited for: the client is told instead."""
 
@@ -118,6 +121,8 @@ class Runner:
         self._spool = spool
         self._running: dict[UUID, Running] = {}
         self._opening = Opening(store, settings)
+        stores = settings.database_pool_size + STORES_BESIDE_POOL
+        self._most_turns = settings.max_turns or capacity.most_turns(capacity.open_files(), stores)
         self._flushing: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -132,6 +137,11 @@ class Runner:
         Raises:
             ClientLeft: the client has gone before that. The turn goes on, and a retry may claim it.
         """
+        if len(self._running) >= self._most_turns:
+            raise Overloaded(
+                f"This worker runs {self._most_turns} turns, as many as it can. Send this again later.",
+                headers={"Retry-After": "1"},
+            )
         # Redis is asked while Postgres opens the turn.
         asked = None if address.id is None else self._live_ids.ask(project_id, address.id)
         turn = await self._opening.open(project_id, address, request, client)
@@ -590,23 +600,21 @@ class Runner:
         """
         turn = running.turn
         running.closing = True
-        pause, ours = FIRST_CLOSE_PAUSE_SECONDS, True
+        pause, kept = FIRST_CLOSE_PAUSE_SECONDS, closing if not turn.request.keep else None
         while turn.request.keep:
             try:
-                ours = await self._store.close(turn.closable, closing)
+                kept = await self._store.close(turn.closable, closing)
                 break
-            except SameItems:
-                closing = closing.with_own_ids()
-                continue
             except DatabaseUnavailable:
                 log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(turn.id))
             if self._stopping and self._spooled(turn.closable, closing):
+                kept = closing
                 break
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
         running.closed = True
         metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
-        return closing if ours else None
+        return kept
 
     def _spooled(self, turn: Closable, closing: Closing) -> bool:
         """Keep an answer on disk, for the process has to stop. False if that fails: it is tried again, and said."""
@@ -626,7 +634,7 @@ class Runner:
 def _body(turn: Opened, input_: Iterable[dict[str, Any]], previous_response_id: str | None) -> bytes:
     """The request as it is sent. Instructions, tools and sampling go with every turn: a chain carries items only."""
     request = turn.request
-    params = structured.with_format_in_words(request.params)
+    params = structured.with_known_choice(structured.with_format_in_words(request.params))
     body: dict[str, Any] = {"model": request.model, "input": list(input_), **params}
     if previous_response_id is not None:
         body["previous_response_id"] = previous_response_id

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.db import ids
 from app.errors import BadRequest
@@ -28,6 +28,25 @@ IfBusy = Literal["reject", "wait", "cancel"]
 """What a turn does that finds another one in progress: give up, queue, or stop the other one."""
 
 
+class TextFormat(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, populate_by_name=True)
+
+    type: Literal["text", "json_object", "json_schema"]
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _has_schema(self) -> "TextFormat":
+        if self.type == "json_schema" and self.schema_ is None:
+            raise ValueError("a json_schema needs its 'schema'")
+        return self
+
+
+class TextOptions(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    format: TextFormat | None = None
+
+
 class TurnCreate(BaseModel):
     """The Responses API's create parameters. Fields that are not named here pass through."""
 
@@ -44,6 +63,12 @@ class TurnCreate(BaseModel):
     max_output_tokens: int | None = Field(None, ge=16)
     temperature: float | None = Field(None, ge=0, lt=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    max_tool_calls: int | None = Field(None, ge=1)
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    truncation: Literal["auto", "disabled"] | None = None
+    parallel_tool_calls: bool | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    text: TextOptions | None = None
     parent_id: str | None = None
     replaces: str | None = None
     if_busy: IfBusy | None = None
@@ -146,6 +171,11 @@ def new_turn(
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None:
         raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
+    if sent.background and not keep:
+        raise BadRequest(
+            "'background' needs a stored response, or nobody could read it. Leave 'store' out.",
+            param="background",
+        )
     model = sent.model or default_model
     items = items_of(sent.input, references=True)
     check_items(items, model)

@@ -19,7 +19,7 @@ import structlog
 from app.db import ids
 from app.items.kept import Kept
 from app.trail.records import Actor
-from app.turns.store import CallRecord, Closable, Closing, SameItems, TurnStore
+from app.turns.store import CallRecord, Closable, Closing, TurnStore
 
 log = structlog.get_logger()
 
@@ -64,10 +64,10 @@ class Spool:
         for path in sorted(self._directory.glob("*.json")):
             try:
                 turn, closing = read(path.read_bytes())
-                closed = await _close(store, turn, closing)
+                closed = await store.close(turn, closing) is not None
             except FileNotFoundError:
                 continue  # Another worker has closed it.
-            except (ValueError, TypeError, KeyError, OSError, asyncpg.PostgresError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, OSError, asyncpg.PostgresError) as error:
                 log.error(
                     "a file of the spool cannot be worked off and is set aside; look at it",
                     file=path.name,
@@ -77,13 +77,6 @@ class Spool:
                 continue
             path.unlink(missing_ok=True)
             log.info("a turn was closed from disk", turn=ids.turn_id(turn.id), closed=closed)
-
-
-async def _close(store: TurnStore, turn: Closable, closing: Closing) -> bool:
-    try:
-        return await store.close(turn, closing)
-    except SameItems:
-        return await store.close(turn, closing.with_own_ids())
 
 
 def written(turn: Closable, closing: Closing) -> bytes:
@@ -124,7 +117,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
     """What a file holds.
 
     Raises:
-        ValueError, TypeError, KeyError: it is none of ours, or of a version that this release does not know.
+        ValueError, TypeError, KeyError, AttributeError: it is none of ours, or of a version that is not known here.
     """
     found = orjson.loads(content)
     if not isinstance(found, dict) or found.get("version") != VERSION:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import asyncpg
 import orjson
+import structlog
 
 from app.db import ids
 from app.db.engine import Database
@@ -98,6 +99,8 @@ class Closing:
         return replace(self, output=kept_output([item.data for item in self.output], own_ids=True))
 
 
+log = structlog.get_logger()
+
 CLOCKS_APART_SECONDS = 3600.0
 """How far the clocks of two workers, which ids are made by, may be apart."""
 
@@ -120,10 +123,6 @@ class Busy(Conflict):
         super().__init__(message, headers=headers)
         self.thread_id = thread_id
         self.running_id = running_id
-
-
-class SameItems(Exception):
-    """The project has items with these ids."""
 
 
 class SameKey(Exception):
@@ -222,12 +221,22 @@ class TurnStore:
             bool(row["parent_forgotten"]),
         )
 
-    async def close(self, turn: Closable, closing: Closing) -> bool:
-        """Close a turn with all that it leaves. False if it was closed by somebody else, or deleted, meanwhile.
+    async def close(self, turn: Closable, closing: Closing) -> Closing | None:
+        """Close a turn with all that it leaves.
 
-        Raises:
-            SameItems: the output has ids of items that are there.
+        Returns:
+            What it was closed with: where the output had ids of other items, it has others. None if the turn was
+            closed by somebody else, or deleted, meanwhile.
         """
+        try:
+            return closing if await self._close(turn, closing) else None
+        except asyncpg.UniqueViolationError as error:
+            if error.constraint_name != "items_item_id_key":
+                raise
+        closing = closing.with_own_ids()
+        return closing if await self._close(turn, closing) else None
+
+    async def _close(self, turn: Closable, closing: Closing) -> bool:
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
@@ -284,12 +293,7 @@ class TurnStore:
             pace,
             turn.thread_id,
         )
-        try:
-            row = await self._database.fetchrow(statements.CLOSE_TURN, *arguments)
-        except asyncpg.UniqueViolationError as error_:
-            if error_.constraint_name == "items_item_id_key":
-                raise SameItems from error_
-            raise
+        row = await self._database.fetchrow(statements.CLOSE_TURN, *arguments)
         return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
@@ -354,7 +358,12 @@ class TurnStore:
         """
         for entry in list(self._unconfirmed):
             turn, until = entry
-            closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
+            try:
+                closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
+            except asyncpg.PostgresError as error:
+                log.error("a turn whose opening was not confirmed cannot be closed", turn=ids.turn_id(turn.id),
+                          sqlstate=error.sqlstate)  # fmt: skip
+                closed = True  # Its lease runs out.
             if (closed or time.monotonic() > until) and entry in self._unconfirmed:
                 self._unconfirmed.remove(entry)
 

@@ -1,0 +1,101 @@
+"""The first door: what a connection may cost before anything is known of who is there.
+
+uvicorn's protocol over httptools, with bounds: the head of a request has a largest size and a time to come in, and
+there are no more connections than files for them.
+"""
+
+import asyncio
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from app import capacity
+from app.settings import Settings
+
+LARGEST_HEAD_BYTES = 64 * 1024
+HEAD_SECONDS = 20.0
+OTHERS = 16
+"""Connections of a worker that are no client's, nor Postgres's pool: Redis, the listener, the event loop's own."""
+
+
+class HttpDoor(HttpToolsProtocol):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._head_bytes = 0
+        self._in_head = True
+        self._patience: asyncio.TimerHandle | None = None
+        self._refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > _most_connections():
+            self._refuse(503, "This server has as many connections as it can have. Try again later.", "overloaded")
+            return
+        self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if not self._in_head or self._refused:
+            return
+        if self._head_bytes > LARGEST_HEAD_BYTES:
+            message = (
+                f"The head of the request is larger than {LARGEST_HEAD_BYTES} bytes. Send fewer or shorter headers."
+            )
+            self._refuse(431, message, "request_head_too_large")
+        elif self._head_bytes and self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._be_patient()
+        super().connection_lost(exc)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._be_patient()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, f"{msg} It is not HTTP/1.1 as RFC 9112 has it.", "invalid_http")
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _give_up(self) -> None:
+        self._patience = None
+        if not self.transport.is_closing():
+            self._refuse(408, "The head of the request did not come in time.", "request_timeout")
+
+    def _refuse(self, status: int, message: str, code: str) -> None:
+        """Answer, and close the connection: nothing more of it is read."""
+        self._refused = True
+        type_ = "server_error" if status >= 500 else "invalid_request_error"
+        body = orjson.dumps({"error": {"message": message, "type": type_, "param": None, "code": code}})
+        head = [
+            STATUS_LINE[status],
+            b"content-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n",
+            b"content-length: %d\r\n\r\n" % len(body),
+        ]
+        self.transport.write(b"".join([*head, body]))
+        self.transport.close()
+
+
+_bound: list[int] = []
+
+
+def _most_connections() -> int:
+    """The bound of this process, looked up once."""
+    if not _bound:
+        stores = Settings().database_pool_size + OTHERS
+        _bound.append(capacity.most_connections(capacity.open_files(), stores))
+    return _bound[0]

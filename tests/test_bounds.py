@@ -1,0 +1,191 @@
+"""What an input may cost: nothing before a key is known, never more than linear work, no more than there is room."""
+
+import contextlib
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.service import Emulator, Service
+
+
+def converse(service: Service, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """What the service answers to these bytes, to the end of the connection."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # It may close before all is sent.
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+        answer = b""
+        try:
+            while data := connection.recv(65536):
+                answer += data
+        except ConnectionResetError:
+            pass
+        return answer
+
+
+def cpu_of(service: Service) -> float:
+    process = psutil.Process(service.process.process.pid)
+    return sum(sum(p.cpu_times()[:2]) for p in [process, *process.children(recursive=True)])
+
+
+def test_a_head_without_an_end_is_refused_before_it_costs_anything(service: Service) -> None:
+    before = cpu_of(service)
+    answer = converse(service, b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: ", *[b"x" * 65_536] * 1600)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 431 ")
+    assert cpu_of(service) - before < 2
+    for head in (b"GET /healthz?" + b"x" * 70_000, b"GET /healthz HTTP/1.1\r\n" + b"X-Many: 1\r\n" * 7000):
+        answer = converse(service, head, pause=0.1)
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        assert b'"code":"request_head_too_large"' in answer
+    assert converse(service, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+
+
+def test_large_bodies_and_kept_connections_are_as_before(service: Service) -> None:
+    for _ in range(3):
+        words = "word " * 100_000
+        thread = service.thread()
+        assert service.http.post(f"/threads/{thread}/turns", json={"input": f"Echo: {words}"}).status_code == 200
+
+
+def test_nobody_without_a_key_gets_more_than_a_refusal(service: Service) -> None:
+    before = cpu_of(service)
+    body = b"x" * 1_000_000
+    head = b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    for _ in range(20):
+        assert converse(service, head, body).startswith((b"HTTP/1.1 401 ", b""))
+    assert cpu_of(service) - before < 2
+
+
+def test_with_few_files_what_is_too_much_is_refused_and_the_rest_is_served(
+    service_env: dict[str, str], emulator: Emulator
+) -> None:
+    service = Service(
+        env={**service_env, "EVERTHREAD_PROVIDER_STALL_SECONDS": "60"}, within=["prlimit", "--nofile=400:400"]
+    )
+    emulator.fault("slow", seconds=4, seconds_per_event=1, times=1000)
+    threads = [service.thread() for _ in range(60)]
+
+    def begin(number: int) -> int:
+        body = {"input": "Hi", "background": True}
+        # Each a thread of its own: none of them is refused for being busy.
+        answer = service.http.post("/responses", json=body)
+        if answer.status_code == 503:
+            assert answer.json()["error"]["code"] == "overloaded"
+            assert answer.headers["retry-after"] == "1"
+        return answer.status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        statuses = list(pool.map(begin, range(300)))
+    assert set(statuses) == {200, 503}
+    assert 100 <= statuses.count(200) < 300
+    assert service.http.get(f"/threads/{threads[0]}").status_code == 200
+    assert service.http.get(f"{service.url}/readyz").status_code == 200
+    service.process.process.kill()
+    service.process.ended()
+
+
+def test_no_more_connections_than_files_and_who_is_too_many_is_told_so(service_env: dict[str, str]) -> None:
+    service = Service(env=service_env, within=["prlimit", "--nofile=300:300"])
+    held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(250)]
+    time.sleep(0.5)
+    told = 0
+    for connection in held:
+        connection.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # It was let in, and nothing is said to it.
+            told += connection.recv(200).startswith(b"HTTP/1.1 503 ")
+    assert 0 < told < 250
+    for connection in held:
+        connection.close()
+    time.sleep(0.3)
+    assert service.http.get(f"{service.url}/healthz").status_code == 200
+    service.stop()
+
+
+def test_the_limit_of_open_files_is_raised_as_far_as_it_goes(service_env: dict[str, str]) -> None:
+    service = Service(env=service_env, within=["prlimit", "--nofile=256:4096"])
+    process = psutil.Process(service.process.process.pid)
+    assert process.rlimit(psutil.RLIMIT_NOFILE) == (4096, 4096)
+    service.stop()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"input":[' + b"[]," * 70 + b'"' + rb"\"" * 400_000,
+        b'{"input":' + b"[" * 200_000,
+        b'{"input":' + b'{"a":' * 100_000,
+        b'{"input":"' + b"\\" * 400_001 + b'"}' + b"[" * 100,
+    ],
+    ids=["an unterminated string", "arrays", "objects", "backslashes"],
+)
+def test_the_check_of_a_bodys_depth_is_linear(service: Service, raw: bytes) -> None:
+    before = cpu_of(service)
+    answer = service.http.post("/responses", content=raw, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert cpu_of(service) - before < 1.5
+
+
+@pytest.mark.parametrize("number", ["²", "٣", "99999999999999999999999", "-5", "1e3", "nan", "0x1"])
+def test_a_number_in_a_header_or_a_query_is_a_number_or_a_400(service: Service, number: str) -> None:
+    thread = service.thread()
+    turn = service.turn(thread, "Hi")["id"]
+    response = f"resp_{turn.partition('_')[2]}"
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (f"/threads/{thread}/turns/{turn}/events", {"params": {"starting_after": number}}),
+        (f"/threads/{thread}/turns/{turn}/events", {"headers": [(b"Last-Event-ID", number.encode())]}),
+        (f"/responses/{response}", {"params": {"stream": "true", "starting_after": number}}),
+        (f"/threads/{thread}/replay", {"params": {"speed": number, "longest_pause": 0}}),
+        ("/threads", {"params": {"limit": number}}),
+        ("/threads", {"params": {"created_after": number}}),
+        ("/usage", {"params": {"since": number}}),
+        ("/search", {"params": {"q": "x", "until": number}}),
+        (f"/threads/{thread}/messages", {"params": {"turns": number}}),
+    ]
+    for path, how in asked:
+        answer = service.http.get(path, **how)
+        assert answer.status_code in (200, 400), (path, answer.status_code)
+        if answer.status_code == 400:
+            assert answer.json()["error"]["param"] is not None
+    call = service.http.get(f"/calls/call_{turn.partition('_')[2]}_{number}")
+    assert (call.status_code, call.json()["error"]["code"]) == (404, "call_not_found")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"max_tool_calls": "x"}, "max_tool_calls"),
+        ({"truncation": "bogus"}, "truncation"),
+        ({"top_logprobs": 99}, "top_logprobs"),
+        ({"tool_choice": 5}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format"),
+        ({"text": {"format": {"type": "yaml"}}}, "text.format.type"),
+        ({"text": "x"}, "text"),
+        ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
+    ],
+)
+def test_create_parameters_are_checked_and_named(service: Service, fields: dict[str, Any], param: str) -> None:
+    for path in ("/responses", f"/threads/{service.thread()}/turns"):
+        answer = service.http.post(path, json={"input": "Hi", **fields})
+        assert answer.status_code == 400
+        assert (answer.json()["error"]["param"] or "").startswith(param.split(".")[0])
+
+
+def test_a_response_that_nobody_could_read_is_refused(service: Service) -> None:
+    refused = service.http.post("/responses", json={"input": "Hi", "background": True, "store": False})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "background")
+
+
+@pytest.mark.parametrize("form", ["responses", "chat"])
+def test_one_function_that_must_be_called_is_called(service: Service, emulator: Emulator, form: str) -> None:
+    choice = (
+        {"type": "function", "name": "g"} if form == "responses" else {"type": "function", "function": {"name": "g"}}
+    )
+    tools: list[Any] = [{"type": "function", "name": name, "parameters": {}} for name in ("f", "g")]
+    turn = service.turn(service.thread(), "Hi", tools=tools, tool_choice=choice)
+    assert turn["output"][0]["name"] == "g"
+    assert turn["tool_choice"] == choice

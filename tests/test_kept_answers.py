@@ -1,0 +1,229 @@
+"""An answer that the model gave is never lost: not to a failover, a time-out, a full disk, a garbage file or a kill."""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+import redis
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.db.engine import may_pass
+from app.items.kept import kept_output
+from app.trail.records import Actor
+from app.turns import spool
+from app.turns.store import CallRecord, Closable, Closing
+from tests.breakable import Servers
+from tests.databases import query
+from tests.service import Emulator, Service
+from tests.test_durability import begin
+
+
+@pytest.fixture(scope="module")
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    servers = Servers(tmp_path_factory.mktemp("kept"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def own_env(own_servers: Servers, service_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    return {
+        **service_env,
+        "DATABASE_URL": own_servers.database_url,
+        "REDIS_URL": own_servers.redis_url,
+        "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2",
+        "EVERTHREAD_LEASE_SECONDS": "3",
+        "EVERTHREAD_DRAIN_SECONDS": "1",
+        "EVERTHREAD_DATA_DIR": str(tmp_path / "data"),
+    }
+
+
+def set_everywhere(servers: Servers, setting: str, value: str) -> None:
+    query(servers.database_url, "SET default_transaction_read_only = off", f"ALTER SYSTEM SET {setting} = '{value}'",
+          "SELECT pg_reload_conf()")  # fmt: skip
+
+
+def ended(service: Service, thread: str, seconds: float = 15) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        turn: dict[str, Any] = service.http.get(f"/threads/{thread}/turns").json()["data"][0]
+        if turn["status"] != "in_progress":
+            return turn
+        time.sleep(0.1)
+    raise AssertionError(f"still in progress: {turn}")
+
+
+def test_a_turn_that_ends_while_postgres_is_read_only_is_closed_when_it_can_be(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator
+) -> None:
+    service = Service(env=own_env)
+    thread = service.thread()
+    emulator.fault("slow", seconds=1)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(service.turn, thread, "Echo: kept")
+        time.sleep(0.5)
+        set_everywhere(own_servers, "default_transaction_read_only", "on")
+        time.sleep(1)
+        refused = service.http.post("/threads", json={})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        time.sleep(2)
+        set_everywhere(own_servers, "default_transaction_read_only", "off")
+        assert answer.result()["output_text"] == "kept"
+    assert ended(service, thread)["status"] == "completed"
+    assert len(emulator.calls()) == 1
+    service.stop()
+
+
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+def test_a_turn_whose_closing_meets_a_time_out_is_closed_when_it_can_be(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator, setting: str
+) -> None:
+    set_everywhere(own_servers, setting, "300ms")
+    service = Service(env=own_env)
+    thread = service.thread()
+    emulator.fault("slow", seconds=0.7)
+    id_ = UUID(thread.partition("_")[2])
+    try:
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(service.turn, thread, "Echo: kept")
+            time.sleep(0.4)
+            held = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
+            query(own_servers.database_url, held, f"SELECT id FROM threads WHERE id = '{id_}' FOR UPDATE",
+                  "SELECT pg_sleep(2)", "COMMIT")  # fmt: skip
+            assert answer.result()["output_text"] == "kept"
+    finally:
+        set_everywhere(own_servers, setting, "0")
+    assert ended(service, thread)["status"] == "completed"
+    assert len(emulator.calls()) == 1
+    service.stop()
+
+
+def test_an_answer_waits_and_says_so_when_the_spool_cannot_take_it_either(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    service = Service(env={**own_env, "EVERTHREAD_LEASE_SECONDS": "20"})
+    thread = service.thread()
+    (tmp_path / "data").mkdir(exist_ok=True)
+    (tmp_path / "data" / "spool").write_text("in the way, as a full disk would be")
+    emulator.fault("slow", seconds_per_event=0.05)
+    service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: kept", "background": True})
+    time.sleep(0.2)
+    own_servers.stop_postgres()
+    time.sleep(0.8)
+    service.process.process.send_signal(signal.SIGTERM)
+    service.process.wait_for("cannot be kept on disk either")
+    own_servers.start_postgres()
+    assert service.process.ended() == 0
+    again = Service(env=own_env)
+    assert (ended(again, thread)["status"], ended(again, thread)["output_text"]) == ("completed", "kept")
+    again.stop()
+
+
+def test_garbage_in_the_spool_is_set_aside_and_a_dead_workers_turn_is_closed_all_the_same(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "spool"
+    folder.mkdir(parents=True)
+    garbage = {"a.json": "{oops", "b.json": "[]", "c.json": '{"version": 99}', "d.json": '{"version": 1, "turn": {}}'}
+    for name, text in garbage.items():
+        (folder / name).write_text(text)
+    doomed = Service(env={**own_env, "EVERTHREAD_DATA_DIR": str(tmp_path / "other")})
+    service = Service(env=own_env)
+    thread = service.thread()
+    emulator.fault("stall", seconds=60)
+    doomed.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "background": True})
+    while not emulator.calls():
+        time.sleep(0.02)
+    doomed.process.stop(signal.SIGKILL)
+    assert ended(service, thread)["status"] == "failed"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{name[0]}.unreadable" for name in sorted(garbage)]
+    assert service.turn(thread, "Echo: on")["output_text"] == "on"
+    service.stop()
+    assert "oops" not in "\n".join(service.process.lines)
+
+
+def test_the_end_of_a_stream_is_told_to_who_had_heard_more_than_was_logged(
+    own_env: dict[str, str], emulator: Emulator, own_servers: Servers
+) -> None:
+    doomed = Service(env={**own_env, "EVERTHREAD_LEASE_SECONDS": "1.5", "EVERTHREAD_EVENT_LOG_FLUSH_SECONDS": "0.6"})
+    other = Service(env={**own_env, "EVERTHREAD_LEASE_SECONDS": "1.5"})
+    thread = other.thread()
+    emulator.fault("slow", seconds_per_event=0.1)
+    turn, last = begin(doomed, thread, "Echo: " + "word " * 50, events=12)
+    doomed.process.stop(signal.SIGKILL)
+    client = redis.Redis.from_url(own_servers.redis_url)
+    (key,) = client.keys(f"*:events:{turn.partition('_')[2]}")
+    logged: Any = client.xrange(key)
+    assert sum(fields[b"d"].count(b"\n\n") for _, fields in logged) <= last
+    events = other.follow(thread, turn, params={"starting_after": last})
+    assert [event["type"] for event in events] == ["response.incomplete"]
+    assert events[0]["sequence_number"] == last + 1
+    assert events[0]["response"]["output"][0]["content"][0]["text"].startswith("word")
+    other.stop()
+
+
+def test_what_goes_wrong_is_logged_without_what_was_said(
+    own_servers: Servers, own_env: dict[str, str], emulator: Emulator
+) -> None:
+    service = Service(env=own_env)
+    thread = service.thread()
+    broken = "ALTER TABLE items ADD CONSTRAINT broken CHECK (data::text NOT LIKE '%secret%') NOT VALID"
+    query(own_servers.database_url, broken)
+    try:
+        answer = service.http.post(f"/threads/{thread}/turns", json={"input": "A secret of Ada's"})
+        assert answer.status_code == 500
+        made = service.http.post("/threads", json={"messages": [{"role": "user", "content": "A secret of Ada's"}]})
+        assert made.status_code == 500
+        kept = service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: the sec" + "ret".upper()})
+        assert kept.status_code == 200
+    finally:
+        query(own_servers.database_url, "ALTER TABLE items DROP CONSTRAINT broken")
+    service.stop()
+    logged = [json.loads(line) for line in service.process.lines if line.startswith("{")]
+    assert [line for line in logged if "CheckViolation" in str(line.get("exception"))]
+    printed = "\n".join(service.process.lines)
+    assert "secret" not in printed
+    assert "Traceback" not in printed
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=10)
+
+
+@given(texts, st.binary(max_size=20), st.integers(0, 5), st.none() | st.dictionaries(texts, texts, max_size=2))
+def test_a_file_of_the_spool_gives_back_what_it_was_given(
+    text: str, body: bytes, dropped: int, details: dict[str, Any] | None
+) -> None:
+    now = datetime.fromisoformat("2026-11-25T12:00:00.123456+00:00")
+    call = CallRecord("chained", "http://x", body, dropped, None, None, details, now, now)
+    turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text))
+    output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
+    closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,
+                      None, now, None, {"ms": [1], "chars": [2]})  # fmt: skip
+    assert spool.read(spool.written(turn, closing)) == (turn, closing)
+
+
+FIELDS = st.sampled_from(["version", "turn", "closing", "calls", "output"])
+documents = st.recursive(st.none() | st.text(), lambda inner: st.dictionaries(FIELDS, inner | st.just(1)), max_leaves=6)
+
+
+@given(st.binary(max_size=60) | documents.map(lambda found: json.dumps(found).encode()))
+def test_a_file_that_is_none_of_ours_is_refused_in_a_way_that_is_known(content: bytes) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
+        spool.read(content)
+
+
+def test_postgres_errors_that_pass_are_told_from_those_that_do_not() -> None:
+    passing = [asyncpg.ReadOnlySQLTransactionError, asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError,
+               asyncpg.DiskFullError, asyncpg.DeadlockDetectedError, asyncpg.AdminShutdownError]  # fmt: skip
+    lasting = [asyncpg.UniqueViolationError, asyncpg.UndefinedTableError, asyncpg.InvalidTextRepresentationError]
+    assert all(may_pass(error.sqlstate) for error in passing)
+    assert not any(may_pass(error.sqlstate) for error in lasting)
