@@ -71,15 +71,17 @@ async def _read(request: Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0
     loop = asyncio.get_running_loop()
-    until = loop.time() + BODY_SECONDS
+    begun = loop.time()
+    until = begun + BODY_SECONDS
     try:
-        async with asyncio.timeout_at(min(until, loop.time() + IDLE_SECONDS)) as patience:
+        async with asyncio.timeout_at(begun + IDLE_SECONDS) as patience:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit)
                 chunks.append(chunk)
-                patience.reschedule(min(until, loop.time() + IDLE_SECONDS))
+                if (now := loop.time()) > begun + 1:  # Most bodies come at once.
+                    patience.reschedule(min(until, now + IDLE_SECONDS))
     except TimeoutError as error:
         raise BodyTooSlow(
             "The request body did not come in time. Send it again.", headers={"Connection": "close"}

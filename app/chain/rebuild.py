@@ -16,7 +16,7 @@ Pure functions of the branch's items, the new input and what the model can do. T
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.items.kinds import is_system, kind_of
+from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import Block, arranged
 from app.items.shapes import IMAGE_PARTS, Item, message, objects, text_of, words
 from app.items.weights import tokens
@@ -69,6 +69,8 @@ def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> R
 
 def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:
     """The input array for a model that has the history: outputs answer calls that it has made."""
+    if len(new) == 1 and type_of(new[0]) == "message":
+        return _carried(new[0], model)
     sent: list[Item] = []
     for block in arranged(new):
         if block.answers_nothing and model.takes_tool_outputs:

@@ -10,7 +10,7 @@ from app.errors import BadRequest
 from app.items import checks
 from app.items.checks import wrong
 from app.items.foreign import translated
-from app.items.kinds import KINDS, MALFORMED, kind_of
+from app.items.kinds import KINDS, MALFORMED, kind_of, type_of
 from app.items.pairs import arranged
 from app.items.shapes import Item, message
 
@@ -60,7 +60,7 @@ def check_sendable(items: list[Item], param: str) -> None:
     Raises:
         BadRequest: it holds reasoning only, or calls without their outputs.
     """
-    if not arranged(items):
+    if not any(type_of(item) == "message" for item in items) and not arranged(items):
         raise BadRequest(
             f"'{param}' holds nothing that can be sent to the model: reasoning, or calls without their outputs, only. "
             "Add a message, or the outputs.",

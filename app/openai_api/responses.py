@@ -12,7 +12,7 @@ from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, authenticate
 from app.settings import Settings
-from app.turns.client import watched
+from app.turns.client import Client
 from app.turns.events import EventStream
 from app.turns.routes import answer, first_event, origin, provider_headers
 from app.turns.service import Turns
@@ -51,7 +51,7 @@ async def create(request: Request) -> Response:
     caller = await authenticate(request)
     body = await json_object(request)
     address, sent = response_request(body, settings.default_model, origin(request, caller))
-    async with watched(request.receive) as client:
+    with Client(request.receive) as client:
         outcome = await turns.create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)
 

@@ -1,15 +1,13 @@
 """Server-sent events: a provider's, read by the WHATWG's rules, and ours."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 BOM = b"\xef\xbb\xbf"
 
 
-@dataclass(frozen=True, slots=True)
-class RawEvent:
+class RawEvent(NamedTuple):
     name: bytes
     """What its `event:` line says; empty without one."""
     data: bytes
@@ -52,21 +50,26 @@ class SSEDecoder:
         rest = lines.pop()
         self._line = [rest] if rest else []
         events: list[RawEvent] = []
+        data = self._data
         for line in lines:
-            if line:
-                self._field(line)
-            else:
-                if self._data:
-                    events.append(self._event())
+            if line[:5] == b"data:":
+                data.append(line[6:] if line[5:6] == b" " else line[5:])
+            elif line[:6] == b"event:":
+                self._name = line[7:] if line[6:7] == b" " else line[6:]
+            elif not line:
+                if data:
+                    events.append(RawEvent(self._name, data[0] if len(data) == 1 else b"\n".join(data)))
+                    data.clear()
+                self._name = b""
+            elif line == b"data":
+                data.append(b"")
+            elif line == b"event":
                 self._name = b""
         return events
 
     def end(self) -> list[RawEvent]:
         """The event that the stream's end completes, if there is one."""
-        events = self.feed(b"\n")
-        if self._data:
-            events.append(self._event())
-        return events
+        return self.feed(b"\n") + self.feed(b"\n")
 
     def _without_bom(self, chunk: bytes) -> bytes:
         chunk = b"".join([*self._line, chunk])
@@ -76,19 +79,6 @@ class SSEDecoder:
             return b""
         self._begun = True
         return chunk.removeprefix(BOM)
-
-    def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        if name == b"data":
-            self._data.append(value[1:] if value[:1] == b" " else value)
-        elif name == b"event":
-            self._name = value[1:] if value[:1] == b" " else value
-
-    def _event(self) -> RawEvent:
-        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-        event = RawEvent(self._name, data)
-        self._data, self._name = [], b""
-        return event
 
 
 def frame(type_: bytes, data: bytes, number: int) -> bytes:

@@ -54,6 +54,15 @@ def read_object(data: bytes) -> tuple[dict[str, Any], bool]:
     Raises:
         NotJSON: it is none.
     """
+    if b"\\u0000" not in data and data.count(b"{") + data.count(b"[") <= DEEPEST:
+        # The usual case at once: this is done for each event of a stream.
+        try:
+            value = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            pass
+        else:
+            if type(value) is dict:
+                return value, False
     read = read_json(data)
     if not isinstance(read.value, dict):
         raise NotJSON("it is not an object")

@@ -1,8 +1,6 @@
 """The client that asked for a turn: whether it has gone away before the first byte of its answer."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.types import Receive
@@ -16,14 +14,25 @@ class ClientLeft(Exception):
 
 
 class Client:
+    """A request's client, its body read, for as long as this context lasts."""
+
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.has_left = False
 
-    @property
-    def has_left(self) -> bool:
-        return self._left.done()
+    def __enter__(self) -> "Client":
+        self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def wait_for(self, answerable: "asyncio.Future[Any]") -> None:
         """Wait until there is something to answer with. What is waited for goes on whoever leaves.
@@ -31,32 +40,25 @@ class Client:
         Raises:
             ClientLeft: the client has gone first.
         """
-        if not answerable.done():
-            await asyncio.wait((answerable, self._left), return_when=asyncio.FIRST_COMPLETED)
+        if not answerable.done() and not self.has_left:
+            self._waiter = self._loop.create_future()
+            answerable.add_done_callback(self._wake)
+            try:
+                await self._waiter
+            finally:
+                answerable.remove_done_callback(self._wake)
         if not answerable.done():
             raise ClientLeft
 
-    async def watch(self) -> None:
+    def _begin_to_watch(self) -> None:
+        self._watching = self._loop.create_task(self._watch())
+
+    async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        if not self._left.done():
-            self._left.set_result(None)
+        self.has_left = True
+        self._wake()
 
-    def begin_to_watch(self) -> None:
-        self._watching = asyncio.ensure_future(self.watch())
-
-    def end(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-
-
-@asynccontextmanager
-async def watched(receive: Receive) -> AsyncIterator[Client]:
-    """A request's client, its body read, until it is answered."""
-    client = Client(receive)
-    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, client.begin_to_watch)
-    try:
-        yield client
-    finally:
-        timer.cancel()
-        client.end()
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -19,7 +19,7 @@ from app.provider.structured import asked_format
 from app.settings import Settings
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.threads.address import address as thread_address
-from app.turns.client import Client, ClientLeft, watched
+from app.turns.client import Client, ClientLeft
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
 from app.turns.opening import Joined
@@ -189,7 +189,7 @@ async def create(request: Request) -> Response:
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)
     sent = turn_request(body, settings.default_model, origin(request, caller), first=first)
-    async with watched(request.receive) as client:
+    with Client(request.receive) as client:
         outcome = await turns.create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, _show, stored_turn)
 
