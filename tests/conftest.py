@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.breakable import Servers
 from tests.databases import migrate_now, new_database
 from tests.projects import Project
 from tests.servers import servers
@@ -79,6 +80,28 @@ def running_service(service_env: dict[str, str]) -> Iterator[Service]:
 def service(running_service: Service, emulator: Emulator) -> Service:
     """The service, on a provider with an empty memory."""
     return running_service
+
+
+@pytest.fixture(scope="module")
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A Postgres and a Redis of a module's own, to be stopped and started."""
+    servers = Servers(tmp_path_factory.mktemp("own_servers"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture
+def own_env(own_servers: Servers, service_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """A service on them, which is not patient."""
+    return {
+        **service_env,
+        "DATABASE_URL": own_servers.database_url,
+        "REDIS_URL": own_servers.redis_url,
+        "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2",
+        "EVERTHREAD_LEASE_SECONDS": "3",
+        "EVERTHREAD_DRAIN_SECONDS": "1",
+        "EVERTHREAD_DATA_DIR": str(tmp_path / "data"),
+    }
 
 
 @pytest.fixture

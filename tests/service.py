@@ -171,6 +171,16 @@ class Service:
         links: list[dict[str, Any]] = self.http.get(f"/threads/{thread}/chain").json()["data"]
         return links
 
+    def ended_turn(self, thread: str) -> dict[str, Any]:
+        """The thread's latest turn, once it has ended."""
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline:
+            turn: dict[str, Any] = self.http.get(f"/threads/{thread}/turns").json()["data"][0]
+            if turn["status"] != "in_progress":
+                return turn
+            time.sleep(0.1)
+        raise AssertionError(f"still in progress: {turn}")
+
     def stop(self) -> int:
         self.http.close()
         return self.process.stop()

@@ -3,7 +3,6 @@
 import json
 import signal
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -27,39 +26,9 @@ from tests.service import Emulator, Service
 from tests.test_durability import begin
 
 
-@pytest.fixture(scope="module")
-def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    servers = Servers(tmp_path_factory.mktemp("kept"))
-    yield servers
-    servers.close()
-
-
-@pytest.fixture
-def own_env(own_servers: Servers, service_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    return {
-        **service_env,
-        "DATABASE_URL": own_servers.database_url,
-        "REDIS_URL": own_servers.redis_url,
-        "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2",
-        "EVERTHREAD_LEASE_SECONDS": "3",
-        "EVERTHREAD_DRAIN_SECONDS": "1",
-        "EVERTHREAD_DATA_DIR": str(tmp_path / "data"),
-    }
-
-
 def set_everywhere(servers: Servers, setting: str, value: str) -> None:
     query(servers.database_url, "SET default_transaction_read_only = off", f"ALTER SYSTEM SET {setting} = '{value}'",
           "SELECT pg_reload_conf()")  # fmt: skip
-
-
-def ended(service: Service, thread: str, seconds: float = 15) -> dict[str, Any]:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        turn: dict[str, Any] = service.http.get(f"/threads/{thread}/turns").json()["data"][0]
-        if turn["status"] != "in_progress":
-            return turn
-        time.sleep(0.1)
-    raise AssertionError(f"still in progress: {turn}")
 
 
 def test_a_turn_that_ends_while_postgres_is_read_only_is_closed_when_it_can_be(
@@ -78,7 +47,7 @@ def test_a_turn_that_ends_while_postgres_is_read_only_is_closed_when_it_can_be(
         time.sleep(2)
         set_everywhere(own_servers, "default_transaction_read_only", "off")
         assert answer.result()["output_text"] == "kept"
-    assert ended(service, thread)["status"] == "completed"
+    assert service.ended_turn(thread)["status"] == "completed"
     assert len(emulator.calls()) == 1
     service.stop()
 
@@ -102,7 +71,7 @@ def test_a_turn_whose_closing_meets_a_time_out_is_closed_when_it_can_be(
             assert answer.result()["output_text"] == "kept"
     finally:
         set_everywhere(own_servers, setting, "0")
-    assert ended(service, thread)["status"] == "completed"
+    assert service.ended_turn(thread)["status"] == "completed"
     assert len(emulator.calls()) == 1
     service.stop()
 
@@ -124,7 +93,7 @@ def test_an_answer_waits_and_says_so_when_the_spool_cannot_take_it_either(
     own_servers.start_postgres()
     assert service.process.ended() == 0
     again = Service(env=own_env)
-    assert (ended(again, thread)["status"], ended(again, thread)["output_text"]) == ("completed", "kept")
+    assert (again.ended_turn(thread)["status"], again.ended_turn(thread)["output_text"]) == ("completed", "kept")
     again.stop()
 
 
@@ -144,7 +113,7 @@ def test_garbage_in_the_spool_is_set_aside_and_a_dead_workers_turn_is_closed_all
     while not emulator.calls():
         time.sleep(0.02)
     doomed.process.stop(signal.SIGKILL)
-    assert ended(service, thread)["status"] == "failed"
+    assert service.ended_turn(thread)["status"] == "failed"
     assert sorted(path.name for path in folder.iterdir()) == [f"{name[0]}.unreadable" for name in sorted(garbage)]
     assert service.turn(thread, "Echo: on")["output_text"] == "on"
     service.stop()

@@ -3,7 +3,6 @@
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -36,17 +35,6 @@ def service(env: dict[str, str], proxy: Proxy) -> Iterator[Service]:
     assert service.stop() == 0
 
 
-def ended(service: Service, thread: str) -> dict[str, Any]:
-    """The thread's latest turn, once it has ended."""
-    deadline = time.monotonic() + 15
-    while time.monotonic() < deadline:
-        turn: dict[str, Any] = service.http.get(f"/threads/{thread}/turns").json()["data"][0]
-        if turn["status"] != "in_progress":
-            return turn
-        time.sleep(0.1)
-    raise AssertionError(f"still in progress: {turn}")
-
-
 def test_a_turn_whose_opening_was_not_confirmed_can_be_sent_again(
     service: Service, proxy: Proxy, emulator: Emulator
 ) -> None:
@@ -56,7 +44,7 @@ def test_a_turn_whose_opening_was_not_confirmed_can_be_sent_again(
     proxy.lose_answer_to(OPENS)
     lost = service.http.post(f"/threads/{thread}/turns", json=ask, headers=headers)
     assert (lost.status_code, lost.json()["error"]["code"]) == (503, "database_unavailable")
-    turn = ended(service, thread)
+    turn = service.ended_turn(thread)
     assert (turn["status"], turn["error"]["code"]) == ("failed", "database_unavailable")
     again = service.http.post(f"/threads/{thread}/turns", json=ask, headers=headers)
     assert (again.status_code, again.json()["output_text"]) == (200, "Ada")
@@ -111,7 +99,7 @@ def test_a_dead_workers_turn_is_closed_though_its_taking_over_was_not_confirmed(
         time.sleep(0.02)
     proxy.lose_answer_to(TAKES_OVER)
     doomed.process.stop(signal.SIGKILL)
-    turn = ended(service, thread)
+    turn = service.ended_turn(thread)
     assert proxy.lost
     # Nothing had been said.
     assert (turn["status"], turn["error"]["code"]) == ("failed", "interrupted")

@@ -1,7 +1,6 @@
 """Postgres and Redis away, and back."""
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,26 +9,6 @@ import pytest
 
 from tests.breakable import Servers
 from tests.service import Emulator, Service, said
-
-
-@pytest.fixture(scope="module")
-def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    servers = Servers(tmp_path_factory.mktemp("outages"))
-    yield servers
-    servers.close()
-
-
-@pytest.fixture
-def own_env(own_servers: Servers, service_env: dict[str, str], tmp_path: Path) -> dict[str, str]:
-    return {
-        **service_env,
-        "DATABASE_URL": own_servers.database_url,
-        "REDIS_URL": own_servers.redis_url,
-        "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2",
-        "EVERTHREAD_LEASE_SECONDS": "3",
-        "EVERTHREAD_DRAIN_SECONDS": "1",
-        "EVERTHREAD_DATA_DIR": str(tmp_path / "data"),
-    }
 
 
 @pytest.mark.parametrize("stream", [False, True])

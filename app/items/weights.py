@@ -13,6 +13,9 @@ IMAGE_TOKENS = 1300
 
 ITEM_TOKENS = 4
 
+LONGEST_MEDIA_TYPE = 200
+"""Where in a data URL the content begins, at the latest."""
+
 MOST_COUNTED = 2**53 - 1
 """Larger numbers are not exact in JSON everywhere, and no count."""
 
@@ -37,13 +40,13 @@ def count(value: Any) -> int:
 
 
 def _weighed(value: Any) -> tuple[int, int]:
-    """The bytes of a value's strings and structure, and how many images it holds."""
+    """The bytes of a value's strings and structure, and how many images and files it holds."""
     size = images = 0
     stack = [value]
     while stack:
         found = stack.pop()
         if isinstance(found, str):
-            if found.startswith("data:image/"):
+            if found.startswith("data:") and ";base64," in found[:LONGEST_MEDIA_TYPE]:
                 images += 1
             else:
                 size += len(found.encode("utf-8", "replace")) + 3
