@@ -17,11 +17,8 @@ JSON_TYPE = "application/json"
 LONGEST_LENGTH = 18
 """Digits of a Content-Length; no body is longer than such a number."""
 
-IDLE_SECONDS = 30.0
-"""How long the next piece of a body may take to come."""
-
-BODY_SECONDS = 300.0
-"""How long a whole body may take."""
+PAUSES = 10
+"""How many times as long as one piece a whole body may take."""
 
 
 def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -36,7 +33,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
     """
     settings: Settings = request.app.state.settings
-    raw = await _read(request, settings.max_body_bytes)
+    raw = await _read(request, settings.max_body_bytes, settings.body_pause_seconds)
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
@@ -64,7 +61,7 @@ async def optional_json_object(request: Request) -> dict[str, Any]:
     return await json_object(request)
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:
     declared = request.headers.get("content-length", "")
     if len(declared) > LONGEST_LENGTH or (declared.isdecimal() and int(declared) > limit):
         raise _too_large(limit)
@@ -72,16 +69,16 @@ async def _read(request: Request, limit: int) -> bytes:
     size = 0
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    until = begun + BODY_SECONDS
+    until = begun + PAUSES * pause_seconds
     try:
-        async with asyncio.timeout_at(begun + IDLE_SECONDS) as patience:
+        async with asyncio.timeout_at(begun + pause_seconds) as patience:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
                     raise _too_large(limit)
                 chunks.append(chunk)
-                if (now := loop.time()) > begun + 1:  # Most bodies come at once.
-                    patience.reschedule(min(until, now + IDLE_SECONDS))
+                if (now := loop.time()) > begun + pause_seconds / 10:  # Most bodies come at once.
+                    patience.reschedule(min(until, now + pause_seconds))
     except TimeoutError as error:
         raise BodyTooSlow(
             "The request body did not come in time. Send it again.", headers={"Connection": "close"}

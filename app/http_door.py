@@ -5,6 +5,8 @@ there are no more connections than files for them.
 """
 
 import asyncio
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import orjson
@@ -14,7 +16,6 @@ from app import capacity
 from app.settings import Settings
 
 LARGEST_HEAD_BYTES = 64 * 1024
-HEAD_SECONDS = 20.0
 OTHERS = 16
 """Connections of a worker that are no client's, nor Postgres's pool: Redis, the listener, the event loop's own."""
 
@@ -29,10 +30,10 @@ class HttpDoor(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > _most_connections():
+        if len(self.connections) > _bounds().connections:
             self._refuse(503, "This server has as many connections as it can have. Try again later.", "overloaded")
             return
-        self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._patience = self.loop.call_later(_bounds().head_seconds, self._give_up)
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -48,7 +49,7 @@ class HttpDoor(HttpToolsProtocol):
             )
             self._refuse(431, message, "request_head_too_large")
         elif self._head_bytes and self._patience is None:
-            self._patience = self.loop.call_later(HEAD_SECONDS, self._give_up)
+            self._patience = self.loop.call_later(_bounds().head_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
@@ -90,12 +91,15 @@ class HttpDoor(HttpToolsProtocol):
         self.transport.close()
 
 
-_bound: list[int] = []
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    connections: int
+    head_seconds: float
 
 
-def _most_connections() -> int:
-    """The bound of this process, looked up once."""
-    if not _bound:
-        stores = Settings().database_pool_size + OTHERS
-        _bound.append(capacity.most_connections(capacity.open_files(), stores))
-    return _bound[0]
+@cache
+def _bounds() -> _Bounds:
+    """The bounds of this process."""
+    settings = Settings()
+    stores = settings.database_pool_size + OTHERS
+    return _Bounds(capacity.most_connections(capacity.open_files(), stores), settings.head_seconds)

@@ -101,6 +101,10 @@ class Settings(BaseSettings):
 
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """The largest request body. Images travel inside it, as data URLs."""
+    head_seconds: Annotated[float, Field(gt=0)] = 20.0
+    """How long the head of a request may take to come."""
+    body_pause_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """How long the next piece of a request's body may take to come; all of it, ten times as long."""
     max_json_depth: Annotated[int, Field(ge=8, le=500)] = 64
     """The deepest nesting of a request body."""
 

@@ -45,6 +45,22 @@ def test_a_head_without_an_end_is_refused_before_it_costs_anything(service: Serv
     assert converse(service, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
+def test_who_is_slow_with_a_head_or_a_body_is_not_waited_for(service_env: dict[str, str]) -> None:
+    service = Service(env={**service_env, "EVERTHREAD_HEAD_SECONDS": "1", "EVERTHREAD_BODY_PAUSE_SECONDS": "1"})
+    head = f"POST /v1/threads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.key}\r\n".encode()
+    slow_head = [head[:20], *(head[20 + n : 21 + n] for n in range(12))]
+    assert converse(service, *slow_head, pause=0.2).startswith(b"HTTP/1.1 408 ")
+    assert converse(service, b"").startswith(b"HTTP/1.1 408 ")
+    body = head + b"Content-Length: 40\r\n\r\n"
+    assert converse(service, body + b'{"title":').startswith(b"HTTP/1.1 408 ")
+    trickle = [body + b'{"title": "', *[b"x"] * 27, b'"}']
+    assert converse(service, *trickle, pause=0.5).startswith(b"HTTP/1.1 408 ")  # In all, ten times as long.
+    closing = head + b"Connection: close\r\nContent-Length: 40\r\n\r\n"
+    in_time = [closing + b'{"title": "', *[b"x" * 9] * 3, b'"}']
+    assert b"201 Created" in converse(service, *in_time, pause=0.4)
+    service.stop()
+
+
 def test_large_bodies_and_kept_connections_are_as_before(service: Service) -> None:
     for _ in range(3):
         words = "word " * 100_000

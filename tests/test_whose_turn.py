@@ -38,12 +38,15 @@ def turn_count(service: Service, thread: str) -> int:
 
 
 def test_the_same_words_retried_in_another_thread_are_another_turn(service: Service) -> None:
-    ada, bob = service.thread(name=uuid4().hex), service.thread(name=uuid4().hex)
-    first = service.turn(ada, "hi")
-    answer = service.http.post(f"/threads/{bob}/turns", json={"input": "hi"}, headers=RETRY)
-    assert answer.headers["everthread-thread"] == bob
-    assert answer.json()["id"] != first["id"]
-    assert turn_count(service, bob) == 1
+    names = [uuid4().hex for _ in range(2)]
+    ada, bob = (service.thread(name=name) for name in names)
+    for place in ("", "by-name/"):
+        first, second = (f"/threads/{place}{value}/turns" for value in (names if place else (ada, bob)))
+        answered = service.http.post(first, json={"input": "hi"})
+        retried = service.http.post(second, json={"input": "hi"}, headers=RETRY)
+        assert retried.headers["everthread-thread"] == bob
+        assert retried.json()["id"] != answered.json()["id"]
+    assert turn_count(service, bob) == 2
 
 
 async def test_two_users_with_the_same_first_words_never_share_a_conversation(
