@@ -27,7 +27,6 @@ from app.cache.seal import Seal, database_seal
 from app.chain.live_ids import LiveIds
 from app.db.engine import Database
 from app.db.ids import new_uuid
-from app.db.statistics import Statistics
 from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
 from app.history import routes as history_routes
 from app.history.service import History
@@ -144,7 +143,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.transfer = Transfer(database)
     purge = Purge(database, live_ids, event_log)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
-    background = (leases, cancel_requests, checkpoints, cleaner, Statistics(database))
+    background = (leases, cancel_requests, checkpoints, cleaner)
     app.state.retention = Retention(database, purge, cleaner, app.state.transfer)
     app.state.search = Search(database)
     app.state.openai = OpenAI(database, store, replay, live_ids, event_log)

@@ -33,6 +33,19 @@ metadata = Base.metadata
 
 LOCK_POLL_SECONDS = 0.2
 
+# Plans are kept for as long as a connection lives, and those of a small table's day read a large one whole: no look-up
+# of the service's, nor of a foreign key, reads a table from end to end. It is the role's setting for this database, and
+# not a connection's, so that a pooler needs to know nothing of it.
+_PLANS = """
+DO $$ BEGIN
+    EXECUTE format('ALTER ROLE CURRENT_USER IN DATABASE %I {change} enable_seqscan{value}', current_database());
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'The role % may not change its own settings; plans depend on statistics.', current_user;
+END $$
+"""
+SET_PLANS = _PLANS.format(change="SET", value=" = off")
+RESET_PLANS = _PLANS.format(change="RESET", value="")
+
 
 def alembic_config() -> Config:
     return Config(Path(__file__).parents[1] / "alembic.ini")
@@ -70,3 +83,5 @@ def _run(connection: Connection, revision: str) -> None:
     config.attributes["connection"] = connection
     down = revision == "base" or revision.startswith("-")
     (command.downgrade if down else command.upgrade)(config, revision)
+    connection.execute(text(RESET_PLANS if down else SET_PLANS))
+    connection.commit()

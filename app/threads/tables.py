@@ -70,7 +70,7 @@ class Thread(Base):
             "forked_turn_id",
             postgresql_where=text("forked_turn_id IS NOT NULL"),
         ),
-        Index("threads_updated_idx", "project_id", "updated_at"),
+        Index("threads_updated_idx", "updated_at", "project_id"),
         Index("threads_user_idx", "project_id", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
         Index(
             "threads_metadata_idx",

@@ -105,7 +105,7 @@ WITH held AS (
     UPDATE threads SET
         head_turn_id = CASE WHEN $3 = 'failed' THEN head_turn_id ELSE $2 END,
         turn_count = turn_count + 1, updated_at = now()
-    FROM turn WHERE threads.project_id = $1 AND threads.id = turn.thread_id
+    WHERE threads.project_id = $1 AND threads.id = (SELECT thread_id FROM turn)
     RETURNING threads.id, threads.user_id
 ), audit AS (
     -- After the thread's row, whose lock everybody takes first.
@@ -135,22 +135,27 @@ UPDATE turns SET response_unknown_at = now() WHERE project_id = $1 AND id = $2 A
 RETURNING id
 """
 
+# OFFSET 0: each turn is looked up by its own key, though a new table looks as if reading it whole were cheaper.
 _BRANCH = """
 WITH RECURSIVE branch AS (
     SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = $1 AND id = $2
     UNION ALL
     SELECT t.id, t.parent_id, branch.depth + 1
-    FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.parent_id{bound}
+    FROM branch CROSS JOIN LATERAL (
+        SELECT id, parent_id FROM turns WHERE project_id = $1 AND id = branch.parent_id{bound} OFFSET 0
+    ) t
 )
 """
 BRANCH = _BRANCH.format(bound="")
 _END_OF_BRANCH = _BRANCH.format(bound=" AND ($3::int IS NULL OR branch.depth < $3 - 1)")
 
 HISTORY = (
-    BRANCH
+    BRANCH  # noqa: S608
     + """
 SELECT items.type, items.item_id, items.data
-FROM branch JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+FROM branch CROSS JOIN LATERAL (
+    SELECT type, item_id, data, position FROM items WHERE project_id = $1 AND turn_id = branch.id OFFSET 0
+) items
 ORDER BY branch.depth DESC, items.position
 """
 )
@@ -162,7 +167,9 @@ MESSAGES = (
     + """
 SELECT branch.id AS turn_id, items.type, items.item_id, items.data,
     (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
-FROM branch LEFT JOIN items ON items.project_id = $1 AND items.turn_id = branch.id
+FROM branch LEFT JOIN LATERAL (
+    SELECT type, item_id, data, position FROM items WHERE project_id = $1 AND turn_id = branch.id OFFSET 0
+) items ON true
 ORDER BY branch.depth DESC, items.position
 """
 )
@@ -173,11 +180,11 @@ TURN_COLUMNS = """
 """
 
 CHAIN = (
-    BRANCH
+    BRANCH  # noqa: S608
     + """
 SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
     t.response_expires_at, t.response_unknown_at
-FROM branch JOIN turns t ON t.project_id = $1 AND t.id = branch.id
+FROM branch CROSS JOIN LATERAL (SELECT * FROM turns WHERE project_id = $1 AND id = branch.id OFFSET 0) t
 ORDER BY branch.depth DESC
 """
 )

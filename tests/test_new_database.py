@@ -1,0 +1,58 @@
+"""A new database costs what a settled one does: each look-up reads what it looks for, whatever the statistics say."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+import pytest
+
+from tests.databases import migrate_now, query
+from tests.service import Emulator, Service
+
+THREADS = 160
+TURNS = 5000
+
+
+def statistics(url: str, statement: str) -> list[asyncpg.Record]:
+    async def run() -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(url)
+        await asyncio.sleep(1.5)  # The service's sessions tell theirs once a second.
+        rows = await connection.fetch(statement)
+        await connection.close()
+        return rows
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+def test_no_look_up_of_a_turn_reads_more_than_it_looks_for(
+    service_env: dict[str, str], emulator: Emulator, empty_database_url: str, analyzed: bool
+) -> None:
+    migrate_now(empty_database_url)
+    service = Service(env={**service_env, "DATABASE_URL": empty_database_url})
+    service.turn(service.thread(), "Hi")
+    if analyzed:
+        # As autovacuum does it after a first quiet minute: a scan looks cheapest now.
+        query(empty_database_url, "ANALYZE")
+    threads = [service.thread() for _ in range(THREADS)]
+    turns = TURNS if not analyzed else TURNS // 2
+
+    def talk(thread: str) -> None:
+        for number in range(turns // THREADS):
+            service.turn(thread, f"Echo: {number}")
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(talk, threads))
+    service.turn(threads[0], "Echo: read back", model="qwen3.5-flash")  # Rebuilt.
+    scanned = statistics(
+        empty_database_url,
+        "SELECT relname, seq_scan, seq_tup_read FROM pg_stat_user_tables WHERE seq_tup_read > 1000 ORDER BY 1",
+    )
+    assert [tuple(row) for row in scanned] == []
+    read = statistics(
+        empty_database_url,
+        """SELECT indexrelname, idx_scan, idx_tup_read FROM pg_stat_user_indexes
+        WHERE idx_scan > 0 AND idx_tup_read > 3 * idx_scan AND idx_tup_read > 1000 ORDER BY 1""",
+    )
+    assert [tuple(row) for row in read] == []
+    service.stop()
