@@ -56,3 +56,35 @@ def test_no_look_up_of_a_turn_reads_more_than_it_looks_for(
     )
     assert [tuple(row) for row in read] == []
     service.stop()
+
+
+def test_forgetting_reads_what_it_deletes_and_not_every_other_thread(
+    service_env: dict[str, str], emulator: Emulator, empty_database_url: str
+) -> None:
+    migrate_now(empty_database_url)
+    service = Service(env={**service_env, "DATABASE_URL": empty_database_url})
+    threads = [service.thread(user="ada") for _ in range(3)]
+    for thread in threads:
+        for number in range(20):
+            service.turn(thread, f"Echo: {number}")
+    query(
+        empty_database_url,
+        "SET session_replication_role = replica",
+        """INSERT INTO threads (project_id, id, user_id)
+        SELECT project_id, gen_random_uuid(), 'bob' FROM projects, generate_series(1, 30000)""",
+        "SELECT pg_stat_reset()",
+    )
+    assert service.http.delete(f"/threads/{threads[0]}").status_code == 200
+    last = service.http.get(f"/threads/{threads[1]}/turns").json()["data"][0]["id"]
+    assert service.http.delete(f"/responses/resp_{last.partition('_')[2]}").status_code == 200
+    purge = service.http.delete("/users/ada/data").json()
+    while service.http.get(f"/purges/{purge['id']}").json()["status"] != "completed":
+        pass
+    read = statistics(
+        empty_database_url,
+        """SELECT coalesce(sum(idx_tup_read), 0) + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables)
+        AS rows FROM pg_stat_user_indexes""",
+    )
+    # 60 turns in 3 threads, with their items, calls, texts and records.
+    assert 0 < read[0]["rows"] < 10_000
+    service.stop()

@@ -71,6 +71,8 @@ class Thread(Base):
             postgresql_where=text("forked_turn_id IS NOT NULL"),
         ),
         Index("threads_updated_idx", "updated_at", "project_id"),
+        # A turn that is deleted is looked for here by its foreign key.
+        Index("threads_head_turn_idx", "head_turn_id", "project_id"),
         Index("threads_user_idx", "project_id", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
         Index(
             "threads_metadata_idx",
