@@ -242,6 +242,7 @@ def test_events_that_are_sent_are_one_line_numbered_and_named_whatever_came(
         odd.created(7),
         'data: {"nothing": "that is known"}\n\n',
         'event: a\u0007b\ndata: {"x": 1}\n\n',
+        'data: {"type": 5, "x": 1}\n\n',
         first.replace("\n", "\r\n"),
         two_lines,
         "event: message\n" + nested,

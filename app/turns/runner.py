@@ -52,6 +52,8 @@ log = structlog.get_logger()
 
 FIRST_BACKOFF_SECONDS = 0.5
 DELTA = "response.output_text.delta"
+FAILED = "response.failed"
+ENDED = ("completed", "incomplete", "failed")
 
 STORES_BESIDE_POOL = 16
 """Connections to the stores that are not of Postgres's pool."""
@@ -398,7 +400,8 @@ class Runner:
                         raise ProviderError(failure.from_error(event))
                     if not raw.name:
                         continue  # It says nothing that anybody could understand.
-                    type_, repaired = event.setdefault("type", raw.name.decode("utf-8", "replace")), True
+                    type_, repaired = raw.name.decode("utf-8", "replace"), True
+                    event["type"] = type_
                 if not type_.isprintable():
                     continue  # No name of an event: it would end its line.
                 if type_ in TERMINAL or type_ == "error":
@@ -455,7 +458,7 @@ class Runner:
         if type_ == "error":
             raise ProviderError(failure.from_error(event))
         response = event.get("response")
-        if isinstance(response, dict) and response.get("status") not in ("completed", "incomplete", "failed"):
+        if isinstance(response, dict) and (type_ == FAILED or response.get("status") not in ENDED):
             response["status"] = type_.removeprefix("response.")
         streamed: list[Any] = []
         if isinstance(response, dict) and not response.get("output"):
