@@ -395,11 +395,11 @@ def test_a_model_that_cannot_see_says_so_before_it_is_called_and_reads_what_was_
     }
     service.turn(thread, [image])
     calls = len(emulator.calls())
-    body = {"input": [image], "model": "qwen3-max"}
+    body = {"input": [image], "model": "qwen-turbo"}
     refused = service.http.post(f"/threads/{thread}/turns", json=body)
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input")
     assert len(emulator.calls()) == calls
-    service.turn(thread, "Recite the conversation", model="qwen3-max")
+    service.turn(thread, "Recite the conversation", model="qwen-turbo")
     assert "cannot see" in emulator.calls()[-1]["body"]["input"][0]["content"][1]["text"]
 
 

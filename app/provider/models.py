@@ -23,8 +23,9 @@ IGNORED = (
 """OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
 
 
-BLIND = ("qwen3-max", "qwen3-coder", "qwen-max", "qwen-plus", "qwen-flash", "qwen-turbo", "qwen-long", "qwq")
-"""Families that read text only (the provider's model list)."""
+BLIND = ("qwen3-coder", "qwen-max", "qwen-plus", "qwen-flash", "qwen-turbo", "qwen-long", "qwq")
+"""Families that read text only, by third parties' lists. One that they disagree on (qwen3-max) is not named: the
+provider decides."""
 
 OLDER_BACKEND = ("qwen-plus", "qwen-flash", "qwen3-max", "qwen3-coder", "qwen-turbo")
 """Families whose backend refuses every function_call_output (provider-facts, captures, July 2026)."""
