@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import re
 from typing import Any
 
 import orjson
@@ -10,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from app.errors import BadRequest, BodyTooLarge, BodyTooSlow
+from app.nesting import is_deeper
 from app.settings import Settings
 
 JSON_TYPE = "application/json"
@@ -37,8 +37,11 @@ async def json_object(request: Request) -> dict[str, Any]:
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
-    if raw.count(b"{") + raw.count(b"[") > settings.max_json_depth:
-        _check_depth(raw, settings.max_json_depth)
+    if is_deeper(raw, settings.max_json_depth):
+        raise BadRequest(
+            f"The request body is nested more than {settings.max_json_depth} levels deep. Flatten it.",
+            code="nesting_too_deep",
+        )
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -90,25 +93,6 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(
         f"The request body is larger than {limit} bytes. Send less, or raise EVERTHREAD_MAX_BODY_BYTES."
     )
-
-
-# An unterminated string is read once, to its end, and not again from each quote in it.
-_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
-
-
-def _check_depth(raw: bytes, limit: int) -> None:
-    """Refuse deep nesting before it is parsed into as many objects."""
-    depth = 0
-    for token in _STRUCTURE.finditer(raw):
-        first = raw[token.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > limit:
-                raise BadRequest(
-                    f"The request body is nested more than {limit} levels deep. Flatten it.", code="nesting_too_deep"
-                )
-        elif first in b"]}":
-            depth -= 1
 
 
 def _find_nul(value: Any) -> str | None:

@@ -5,6 +5,9 @@ import resource
 KEPT_FREE = 64
 """Files for what is neither a client nor a turn: the log, modules, a moment's more."""
 
+BESIDE_POOL = 16
+"""Connections of a worker that are neither a client's nor of Postgres's pool: Redis, the listener, the event loop's."""
+
 MOST_TURNS = 20_000
 MOST_CONNECTIONS = 40_000
 
@@ -22,16 +25,20 @@ def open_files() -> int:
     return MOST_TURNS + MOST_CONNECTIONS + KEPT_FREE if soft == resource.RLIM_INFINITY else soft
 
 
-def most_turns(files: int, stores: int) -> int:
+def most_turns(pool_size: int) -> int:
     """How many turns may run at once: each has a connection to the provider.
 
     Args:
-        files: how many files may be open.
-        stores: how many of them are connections to Postgres and Redis.
+        pool_size: how many connections to Postgres the process may have.
     """
-    return max(1, min(MOST_TURNS, (files - KEPT_FREE - stores) * 2 // 5))
+    return max(1, min(MOST_TURNS, _shared(pool_size) * 2 // 5))
 
 
-def most_connections(files: int, stores: int) -> int:
+def most_connections(pool_size: int) -> int:
     """How many clients may be connected at once."""
-    return max(1, min(MOST_CONNECTIONS, files - KEPT_FREE - stores - most_turns(files, stores)))
+    return max(1, min(MOST_CONNECTIONS, _shared(pool_size) - most_turns(pool_size)))
+
+
+def _shared(pool_size: int) -> int:
+    """The files that are left to clients and turns."""
+    return open_files() - KEPT_FREE - BESIDE_POOL - pool_size

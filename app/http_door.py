@@ -16,8 +16,6 @@ from app import capacity
 from app.settings import Settings
 
 LARGEST_HEAD_BYTES = 64 * 1024
-OTHERS = 16
-"""Connections of a worker that are no client's, nor Postgres's pool: Redis, the listener, the event loop's own."""
 
 
 class HttpDoor(HttpToolsProtocol):
@@ -101,5 +99,4 @@ class _Bounds:
 def _bounds() -> _Bounds:
     """The bounds of this process."""
     settings = Settings()
-    stores = settings.database_pool_size + OTHERS
-    return _Bounds(capacity.most_connections(capacity.open_files(), stores), settings.head_seconds)
+    return _Bounds(capacity.most_connections(settings.database_pool_size), settings.head_seconds)

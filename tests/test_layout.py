@@ -32,7 +32,7 @@ ORDER = (
     ("db",),
     ("bodies", "background"),
     ("http_door",),
-    ("listening", "logs", "metrics", "capacity", "settings", "errors"),
+    ("listening", "logs", "metrics", "capacity", "nesting", "settings", "errors"),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
 

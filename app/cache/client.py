@@ -16,13 +16,12 @@ from app.cache.connection import Command, Wire
 
 T = TypeVar("T")
 
+AWAY_SECONDS = 2.0
+
 
 def reason(error: Exception) -> str:
     """Why Redis does not answer, without what it was sent: some of its refusals quote that."""
     return type(error).__name__ if isinstance(error, ResponseError) else str(error)
-
-
-AWAY_SECONDS = 2.0
 
 
 class RedisAway(RedisError):

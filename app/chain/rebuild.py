@@ -85,8 +85,8 @@ def _sent(block: Block, items: Sequence[Item], model: Abilities) -> list[Item]:
         (output,) = kind_of(items[block.items[0]]).carried(items[block.items[0]])
         return [_spoken_output("A tool", output, model)]
     if block.calls and not model.takes_tool_outputs:
-        return [said for call, output in block.calls.items() if output is not None for said in
-                _spoken_pair(items[call], items[output], model)]  # fmt: skip
+        pairs = [(call, output) for call, output in block.calls.items() if output is not None]
+        return [said for call, output in pairs for said in _spoken_pair(items[call], items[output], model)]
     return [sent for place in block.items for sent in _carried(items[place], model)]
 
 

@@ -3,10 +3,11 @@
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+from app.nesting import is_deeper
 
 DEEPEST = 100
 """Levels of nesting; what lies deeper is left out."""
@@ -21,15 +22,11 @@ class NotJSON(ValueError):
     """It cannot be read, however leniently."""
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    value: Any
-    repaired: bool
-    """Something of it could not be kept as it came."""
-
-
-def read_json(data: bytes) -> Read:
+def read_json(data: bytes) -> tuple[Any, bool]:
     """A JSON text of the provider's. Half characters, NUL and numbers that are none are replaced.
+
+    Returns:
+        The value, and whether something of it could not be kept as it came.
 
     Raises:
         NotJSON: there is nothing to be read.
@@ -40,12 +37,12 @@ def read_json(data: bytes) -> Read:
         except orjson.JSONDecodeError:
             pass
         else:
-            return Read(value, repaired=False) if _is_flat(data) else _cleaned(value)
+            return _cleaned(value) if is_deeper(data, DEEPEST) else (value, False)
     try:
         value = json.loads(data.decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from error
-    return Read(_cleaned(value).value, repaired=True)
+    return _cleaned(value)[0], True
 
 
 def read_object(data: bytes) -> tuple[dict[str, Any], bool]:
@@ -54,42 +51,13 @@ def read_object(data: bytes) -> tuple[dict[str, Any], bool]:
     Raises:
         NotJSON: it is none.
     """
-    if b"\\u0000" not in data and data.count(b"{") + data.count(b"[") <= DEEPEST:
-        # The usual case at once: this is done for each event of a stream.
-        try:
-            value = orjson.loads(data)
-        except orjson.JSONDecodeError:
-            pass
-        else:
-            if type(value) is dict:
-                return value, False
-    read = read_json(data)
-    if not isinstance(read.value, dict):
+    value, repaired = read_json(data)
+    if not isinstance(value, dict):
         raise NotJSON("it is not an object")
-    return read.value, read.repaired
+    return value, repaired
 
 
-def _is_flat(data: bytes) -> bool:
-    """Whether it cannot be nested too deep, by the count of what opens a level."""
-    return data.count(b"[") + data.count(b"{") <= DEEPEST or _depth(data) <= DEEPEST
-
-
-_STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
-
-
-def _depth(data: bytes) -> int:
-    deepest = depth = 0
-    for token in _STRUCTURE.finditer(data):
-        first = data[token.start()]
-        if first in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif first in b"]}":
-            depth -= 1
-    return deepest
-
-
-def _cleaned(value: Any) -> Read:
+def _cleaned(value: Any) -> tuple[Any, bool]:
     changed = False
 
     def clean(found: Any, depth: int) -> Any:
@@ -116,4 +84,4 @@ def _cleaned(value: Any) -> Read:
         return found
 
     cleaned = clean(value, 0)
-    return Read(cleaned, changed)
+    return cleaned, changed

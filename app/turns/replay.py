@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
@@ -81,9 +80,8 @@ class Replay:
         return await self.ended(project_id, turn_id)
 
     async def client_left(self, project_id: UUID, turn_id: UUID) -> None:
-        """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
-        with suppress(DatabaseUnavailable):
-            await self._store.client_left(project_id, turn_id)
+        """Write down that nobody was given a byte of a turn's answer."""
+        await self._store.client_left(project_id, turn_id)
 
     async def kept(self, project_id: UUID, turn_id: UUID) -> Kept:
         """The turn's row and items as they are now.

@@ -7,7 +7,6 @@ import asyncio
 import random
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -54,9 +53,6 @@ FIRST_BACKOFF_SECONDS = 0.5
 DELTA = "response.output_text.delta"
 FAILED = "response.failed"
 ENDED = ("completed", "incomplete", "failed")
-
-STORES_BESIDE_POOL = 16
-"""Connections to the stores that are not of Postgres's pool."""
 
 LONGEST_BACKOFF_SECONDS = 20.0
 """A provider that asks for a longer pause is not waited for: the client is told instead."""
@@ -125,8 +121,7 @@ class Runner:
         self._spool = spool
         self._running: dict[UUID, Running] = {}
         self._opening = Opening(store, settings)
-        stores = settings.database_pool_size + STORES_BESIDE_POOL
-        self._most_turns = settings.max_turns or capacity.most_turns(capacity.open_files(), stores)
+        self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
         self._flushing: set[asyncio.Task[None]] = set()
         self._stopping = False
 
@@ -167,10 +162,9 @@ class Runner:
         return running
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
-        """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
+        """Write down that nobody was given a byte of a turn's answer, if a retry may claim it."""
         if request.keep and request.origin.idempotency_key is None:
-            with suppress(DatabaseUnavailable):
-                await self._store.client_left(project_id, turn_id)
+            await self._store.client_left(project_id, turn_id)
 
     def find(self, turn_id: UUID) -> Running | None:
         """A turn that is running in this worker."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -314,8 +315,9 @@ class TurnStore:
         await self._database.fetchrow(statements.FREE_KEY, project_id, turn_id, key)
 
     async def client_left(self, project_id: UUID, turn_id: UUID) -> None:
-        """Write down that a turn's client has gone before the first byte of an answer."""
-        await self._database.fetchrow(statements.CLIENT_LEFT, project_id, turn_id)
+        """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
+        with suppress(DatabaseUnavailable):
+            await self._database.fetchrow(statements.CLIENT_LEFT, project_id, turn_id)
 
     async def claim_first_attempt(
         self, project_id: UUID, address: Address, parent_id: UUID | None, origin: Origin, within_seconds: float

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from app.items.shapes import Item, objects
+from app.items.shapes import Item
 from app.provider.events import data_of
 
 
@@ -67,5 +67,5 @@ def _read(sent: bytes) -> Item:
 
 def opening_of(frames: Sequence[bytes]) -> Item:
     """The response as the stream's first event showed it; empty without one."""
-    shown = (event.get("response") for event in map(_read, frames[:1]))
-    return next((response for response in objects(list(shown))), {})
+    response = _read(frames[0]).get("response") if frames else None
+    return response if isinstance(response, dict) else {}
