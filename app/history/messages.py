@@ -6,7 +6,7 @@ from typing import Any
 from app.db import ids
 from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED, type_of
-from app.items.shapes import IMAGE_PARTS, Item, objects, string, text_of, words
+from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
 
 SPEAKERS = {"system": "System", "developer": "Developer", "user": "User", "assistant": "Assistant"}
 
@@ -75,8 +75,7 @@ def _add_half(messages: list[Item], item: Item) -> None:
     """Chat holds a turn's calls in one assistant message, and an output in one of its own."""
     if item["type"] == "function_call_output":
         output = item["output"]
-        images = isinstance(output, list) and any(part.get("type") in IMAGE_PARTS for part in objects(output))
-        content = _chat_content(output) if images else words(output)
+        content = _chat_content(output) if images_of(output) else words(output)
         messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
         return
     function = {"name": item["name"], "arguments": item["arguments"]}

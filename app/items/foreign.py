@@ -11,7 +11,7 @@ import orjson
 
 from app.errors import BadRequest
 from app.items.checks import wrong
-from app.items.shapes import Item, objects, string
+from app.items.shapes import Item, fields_of, objects, string
 
 Placed = tuple[str, Item]
 """An element, and the path that an error names."""
@@ -164,8 +164,7 @@ def _result(content: Any, where: str) -> Any:
 
 
 def _anthropic_image(part: Item, where: str) -> Item:
-    source = part.get("source")
-    source = source if isinstance(source, dict) else {}
+    source = fields_of(part.get("source"))
     if source.get("type") == "base64" and isinstance(source.get("data"), str):
         url = f"data:{string(source.get('media_type')) or 'image/png'};base64,{source['data']}"
     elif source.get("type") == "url" and isinstance(source.get("url"), str):

@@ -63,7 +63,7 @@ def answers(items: Sequence[Item]) -> set[str]:
 def asked(items: Sequence[Item]) -> list[str]:
     """The calls among these items that wait for an answer."""
     called = [kind.key(item) for item in items if (kind := kind_of(item)).pair == "call"]
-    answered = [kind.key(item) for item in items if (kind := kind_of(item)).pair == "output"]
+    answered = {kind.key(item) for item in items if (kind := kind_of(item)).pair == "output"}
     return [key for key in called if key not in answered]
 
 

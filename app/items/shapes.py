@@ -18,6 +18,11 @@ def objects(value: Any) -> list[Item]:
     return [element for element in value if isinstance(element, dict)] if isinstance(value, list) else []
 
 
+def fields_of(value: Any) -> Item:
+    """The fields of an object; none of anything else."""
+    return value if isinstance(value, dict) else {}
+
+
 def string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 

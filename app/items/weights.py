@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.items.kinds import type_of
-from app.items.shapes import IMAGE_PARTS, Item, objects, text_of
+from app.items.shapes import Item, images_of, text_of
 
 BYTES_PER_TOKEN = 3
 """Qwen's tokenizer takes 3.5 to 4 bytes of English and about 3 of Chinese for a token: 3 rather overrates."""
@@ -23,8 +23,7 @@ MOST_COUNTED = 2**53 - 1
 def tokens(item: Item) -> int:
     """An estimate for an item of any shape. Images count by their number, whatever their bytes are."""
     if type_of(item) == "message":
-        content = item.get("content")
-        images = sum(part.get("type") in IMAGE_PARTS for part in objects(content))
+        images = len(images_of(item.get("content")))
         return (
             ITEM_TOKENS + len(text_of(item).encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1 + IMAGE_TOKENS * images
         )

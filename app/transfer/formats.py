@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from app.items.shapes import objects, string
+from app.items.shapes import fields_of, objects, string
 from app.transfer.schemas import FORMAT
 
 GZIP = b"\x1f\x8b"
@@ -129,9 +129,8 @@ def _chatgpt(where: str, value: dict[str, Any]) -> Entry:
         said = found.get("message")
         if not isinstance(said, dict):
             continue
-        author, content = said.get("author"), said.get("content")
-        role = string(author.get("role")) if isinstance(author, dict) else ""
-        text, lost = _chatgpt_text(content if isinstance(content, dict) else {})
+        role = string(fields_of(said.get("author")).get("role"))
+        text, lost = _chatgpt_text(fields_of(said.get("content")))
         left_out += lost
         if text and role in ("system", "user", "assistant"):
             messages.append({"role": role, "content": text})

@@ -13,7 +13,7 @@ import asyncpg
 
 from app.db import ids
 from app.items.kept import kept_row
-from app.items.shapes import Item, text_of
+from app.items.shapes import Item, fields_of, text_of
 from app.threads.schemas import optional_turn_id
 from app.turns.store import Opened
 
@@ -117,14 +117,10 @@ def _usage(provider: dict[str, Any]) -> dict[str, Any]:
         "input_tokens_details": {
             "cached_tokens": 0,
             "cache_write_tokens": 0,
-            **_object(provider.get("input_tokens_details")),
+            **fields_of(provider.get("input_tokens_details")),
         },
-        "output_tokens_details": {"reasoning_tokens": 0, **_object(provider.get("output_tokens_details"))},
+        "output_tokens_details": {"reasoning_tokens": 0, **fields_of(provider.get("output_tokens_details"))},
     }
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def turn_object(response: dict[str, Any], turn: Opened, continuation: str | None) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from app.items.shapes import Item
+from app.items.shapes import Item, fields_of
 from app.provider.events import data_of
 
 
@@ -61,11 +61,9 @@ def _find(items: dict[str, _Item], event: Item) -> _Item:
 
 
 def _read(sent: bytes) -> Item:
-    found = orjson.loads(data_of(sent))
-    return found if isinstance(found, dict) else {}
+    return fields_of(orjson.loads(data_of(sent)))
 
 
 def opening_of(frames: Sequence[bytes]) -> Item:
     """The response as the stream's first event showed it; empty without one."""
-    response = _read(frames[0]).get("response") if frames else None
-    return response if isinstance(response, dict) else {}
+    return fields_of(_read(frames[0]).get("response")) if frames else {}
