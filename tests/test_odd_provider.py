@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 import orjson
 import pytest
 
@@ -15,7 +16,7 @@ from app.turns import answer
 from app.turns.streamed import output_of
 from tests import odd
 from tests.projects import Project
-from tests.service import Emulator, Service, said
+from tests.service import Emulator, Service, eventually, said
 
 CAPTURES = Path(__file__).parent / "captures"
 
@@ -349,3 +350,26 @@ def test_only_stalls_end_a_stream_however_long_it_is(service_env: dict[str, str]
     assert said(service.stream(service.thread(), "Echo: " + "word " * 10)).strip() == "word " * 9 + "word"
     assert time.monotonic() - began > 1.5
     service.stop()
+
+
+def test_a_user_with_odd_items_and_odd_ids_is_purged_and_the_providers_copies_with_it(
+    project: Project, emulator: Emulator
+) -> None:
+    thread = project.call("POST", "/threads", json={"user": "odd"})["id"]
+    turns = f"/threads/{thread}/turns"
+    for output in ODD_OUTPUTS:
+        odd.plain(emulator, {**odd.RESPONSE, "id": f"resp_{uuid4()}", "output": output})
+        project.call("POST", turns, json={"input": "Hi"})
+    for id_ in ("", "r" * 10_000, "resp_\0", 5, None):
+        odd.plain(emulator, {**odd.RESPONSE, "id": id_, "output": [odd.message("hi")]})
+        project.call("POST", turns, json={"input": "Hi"})
+    project.call("POST", turns, json={"input": "Echo: sound"})
+    copy = project.call("GET", f"/threads/{thread}/chain")["data"][-1]["response_id"]
+    path = f"{emulator.base_url}/responses/{copy}"
+    key = {"Authorization": "Bearer sk-tests"}
+    assert httpx2.get(path, headers=key).status_code == 200
+    purge = project.http.delete("/users/odd/data").json()["id"]
+    eventually(lambda: project.call("GET", f"/purges/{purge}")["status"] == "completed")
+    assert project.http.get(f"/threads/{thread}").status_code == 404
+    eventually(lambda: httpx2.get(path, headers=key).status_code == 404)
+    assert project.verify().problems == []

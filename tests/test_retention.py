@@ -12,16 +12,9 @@ import redis
 
 from app.db import ids
 from tests.projects import Project
-from tests.service import Emulator, Service
+from tests.service import Emulator, Service, eventually
 
 CONTENT = ("items", "calls", "texts")
-
-
-def eventually(check: Any, seconds: float = 15) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def known_to_the_provider(emulator: Emulator, response_id: str) -> bool:
