@@ -23,10 +23,12 @@ from app.audit.signing import signing_key
 from app.bodies import json_response
 from app.cache.client import Cache
 from app.cache.connection import Wire
-from app.cache.seal import Seal, database_seal
+from app.cache.seal import Seal
 from app.chain.live_ids import LiveIds
+from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.ids import new_uuid
+from app.db.pagination import Settled
 from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
 from app.history import routes as history_routes
 from app.history.service import History
@@ -43,7 +45,9 @@ from app.search import routes as search_routes
 from app.search.service import Search
 from app.settings import Settings
 from app.threads import routes as threads_routes
+from app.threads.names import Names
 from app.threads.service import Threads
+from app.trail.users import UserKeys
 from app.transfer import routes as transfer_routes
 from app.transfer.service import Transfer
 from app.turns import routes as turns_routes
@@ -123,34 +127,39 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     redis_client = connect_redis(settings)
     provider = connect_provider(settings)
     wire = Wire(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
-    cache, seal = Cache(wire, redis_client), await _seal(database)
+    key = await _database_key(database)
+    cache, seal, buckets = Cache(wire, redis_client), Seal(key), Buckets(key)
+    names, users, settled = Names(database, buckets), UserKeys(database, buckets), Settled(settings.settling_seconds)
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
-    store = TurnStore(database, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
+    store = TurnStore(database, names, users, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     spool = Spool(settings.data_dir / "spool")
     runner = Runner(store, provider, live_ids, event_log, spool, settings)
     replay = Replay(store, runner, event_log)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(database, runner)
+    app.state.names = names
     app.state.replay = replay
     app.state.database = database
     app.state.redis = redis_client
     app.state.keys = KeyRing(database)
     app.state.provider = provider
-    key = signing_key(settings.audit_key, settings.data_dir)
-    checkpoints = Checkpoints(database, key, every_seconds=settings.audit_checkpoint_seconds)
-    app.state.audit = Audit(database, checkpoints)
-    app.state.transfer = Transfer(database)
-    purge = Purge(database, live_ids, event_log)
+    audit_key = signing_key(settings.audit_key, settings.data_dir)
+    checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
+    app.state.audit = Audit(database, users, checkpoints, settled)
+    app.state.transfer = Transfer(database, names, users)
+    purge = Purge(database, names, users, live_ids, event_log)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
     background = (leases, cancel_requests, checkpoints, cleaner)
-    app.state.retention = Retention(database, purge, cleaner, app.state.transfer)
+    app.state.retention = Retention(database, users, purge, cleaner, app.state.transfer)
     app.state.search = Search(database)
-    app.state.openai = OpenAI(database, store, replay, live_ids, event_log)
-    app.state.threads = Threads(database)
+    app.state.openai = OpenAI(database, names, store, replay, live_ids, event_log)
+    app.state.threads = Threads(database, names, users, settled)
     app.state.turns = Turns(store, runner, replay)
     app.state.history = History(
         database,
+        names,
+        users,
         store,
         app.state.turns,
         live_ids,
@@ -188,11 +197,11 @@ def connect_redis(settings: Settings) -> "redis.asyncio.Redis":
     )
 
 
-async def _seal(database: Database) -> Seal:
-    """The database's; a worker that is started while it is away waits for it."""
+async def _database_key(database: Database) -> bytes:
+    """A worker that is started while the database is away waits for it."""
     while True:
         try:
-            return await database_seal(database)
+            return await database_key(database)
         except DatabaseUnavailable:
             log.warning("Postgres is away; this worker begins when it is back")
             await asyncio.sleep(AWAY_SECONDS)

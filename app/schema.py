@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 from app.audit import tables as audit
 from app.cache import tables as cache
 from app.chain import tables as chain
+from app.db import sql
 from app.db.base import Base
 from app.db.engine import async_url
 from app.projects import tables as projects
@@ -24,9 +25,9 @@ from app.trail import tables as trail
 from app.turns import tables as turns
 
 TABLES = (
-    cache.CacheKey, projects.Project, projects.ApiKey, threads.Thread, turns.Turn, turns.Item, turns.Call, turns.Waiter,
-    search.SearchText, trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint,
-    chain.ProviderDeletion, retention.UserPurge,
+    cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
+    threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter, search.SearchText,
+    trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, chain.ProviderDeletion, retention.UserPurge,
 )  # fmt: skip
 
 metadata = Base.metadata
@@ -43,6 +44,15 @@ EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'The role % may not change its own settings; plans depend on statistics.', current_user;
 END $$
 """
+HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
+DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'threads'::regclass)"
+# A table is distributed when none that is not refers to it.
+KEYS_BETWEEN = """
+SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE contype = 'f' AND confrelid IN ('threads'::regclass, 'turns'::regclass) AND conparentid = 0
+"""
+DISTRIBUTE = Path(__file__).parents[1] / "migrations" / "sql" / "citus.sql"
+
 SET_PLANS = _PLANS.format(change="SET", value=" = off")
 RESET_PLANS = _PLANS.format(change="RESET", value="")
 
@@ -83,5 +93,24 @@ def _run(connection: Connection, revision: str) -> None:
     config.attributes["connection"] = connection
     down = revision == "base" or revision.startswith("-")
     (command.downgrade if down else command.upgrade)(config, revision)
-    connection.execute(text(RESET_PLANS if down else SET_PLANS))
+    plans = RESET_PLANS if down else SET_PLANS
+    connection.execute(text(plans))
+    connection.commit()
+    if not down and connection.scalar(text(HAS_CITUS)):
+        _distribute(connection, plans)
+
+
+def _distribute(connection: Connection, plans: str) -> None:
+    """Lay the tables over the nodes of a Citus cluster, if that has not been done."""
+    connection.execute(text("SELECT run_command_on_workers(:plans)"), {"plans": plans})
+    if not connection.scalar(text(DISTRIBUTED)):
+        # The guards look at nothing but their own row's shard.
+        connection.execute(text("SET LOCAL citus.enable_unsafe_triggers = on"))
+        keys = connection.execute(text(KEYS_BETWEEN)).all()
+        for table, name, _ in keys:
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        for statement in sql.commands(DISTRIBUTE):
+            connection.exec_driver_sql(statement)
+        for table, name, definition in keys:
+            connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
     connection.commit()

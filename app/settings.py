@@ -93,6 +93,10 @@ class Settings(BaseSettings):
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """How often what was appended to the audit trail is signed."""
 
+    settling_seconds: Annotated[float | None, Field(ge=0)] = None
+    """How old a row must be to stand in a list that is read upwards, so that nothing is added before it later.
+    Without it: older than every open transaction, which a role sees of itself on one server only."""
+
     cleaning_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often each worker looks for content to purge, and for copies to delete at the provider."""
 

@@ -11,7 +11,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import report, scale, traffic
+from benchmarks import report, scale, store, traffic
 from benchmarks.targets import venv
 
 HERE = Path(__file__).parent
@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=Path.home() / ".cache" / "everthread-benchmarks")
     parser.add_argument("--largest", type=int, default=1_000_000, help="threads, turns and records at most")
     parser.add_argument("--skip", action="append", default=[], choices=list(traffic.PEERS))
-    parser.add_argument("--only", choices=["traffic", "scale", "report"], help="the rest is taken from results.json")
+    parser.add_argument(
+        "--only", choices=["traffic", "scale", "store", "report"], help="the rest is taken from results.json"
+    )
     given = parser.parse_args()
     kept = given.out / "results.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
@@ -33,6 +35,8 @@ def main() -> None:
             results["traffic"] = traffic.run(work / "t", given.venvs, skip=frozenset(given.skip), say=_say)
         if given.only in (None, "scale"):
             results["scale"] = scale.run(work / "s", given.largest, _say)
+        if given.only in (None, "store"):
+            results["store"] = store.run(work / "p", min(given.largest, 300_000), _say)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if given.only != "report":

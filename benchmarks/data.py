@@ -4,35 +4,53 @@ from uuid import UUID
 
 import asyncpg
 
+from app.db.buckets import DATABASE_KEY, Buckets
+
 THREADS = """
-INSERT INTO threads (project_id, id, name, title, user_id, created_at, updated_at)
-SELECT $1, uuidv7(n * interval '1 second' - interval '30 days'), 'bench-' || n, 'Thread number ' || n,
-    'user-' || n % 1000, now() - interval '30 days' + n * interval '1 second',
-    now() - interval '30 days' + n * interval '1 second'
-FROM generate_series($2::int, $3::int) n
+WITH made AS (
+    SELECT n, uuidv7(n * interval '1 second' - interval '30 days') AS id,
+        now() - interval '30 days' + n * interval '1 second' AS at
+    FROM generate_series($2::int, $3::int) n
+), thread AS (
+    INSERT INTO threads (project_id, bucket, id, name, title, user_id, trail_key, created_at, updated_at, arrived_at)
+    SELECT $1, bucket_of(id), id, 'bench-' || n, 'Thread number ' || n, 'user-' || n % 1000, p.trail_key, at, at, at
+    FROM made JOIN projects p ON p.project_id = $1
+    RETURNING bucket, id, arrived_at, name
+), activity AS (
+    INSERT INTO thread_activity (project_id, bucket, thread_id, active_at) SELECT $1, bucket, id, arrived_at FROM thread
+)
+SELECT id, name FROM thread
 """
 
 # Words as unevenly used as those of a language: the first of 20,000 in most texts, the last hardly ever.
 TURNS = """
 WITH made AS (
-    SELECT t.n / $4 AS thread, t.n, uuidv7(t.n * interval '1 millisecond' - interval '20 days') AS id,
+    SELECT t.n / $4 AS thread, t.n,
         (SELECT string_agg('word' || floor(20000 * power(random(), 4))::int, ' ') FROM generate_series(1, 20 + t.n * 0))
             AS asked,
         (SELECT string_agg('word' || floor(20000 * power(random(), 4))::int, ' ') FROM generate_series(1, 20 + t.n * 0))
             AS said
     FROM generate_series($2::int, $3::int) AS t (n)
-), threaded AS (
-    SELECT made.*, th.id AS thread_id, lag(made.id) OVER (PARTITION BY made.thread ORDER BY made.n) AS parent_id
+), placed AS (
+    -- The id of a turn ends like its thread's, in the ten bits of the bucket.
+    SELECT made.*, th.id AS thread_id, th.bucket, (
+        left(uuidv7(made.n * interval '1 millisecond' - interval '20 days')::text, 32)
+        || lpad(to_hex((floor(64 * random())::int << 10) | th.bucket), 4, '0')
+    )::uuid AS id
     FROM made JOIN threads th ON th.project_id = $1 AND th.name = $5 || made.thread
+), threaded AS (
+    SELECT placed.*, lag(id) OVER (PARTITION BY thread ORDER BY n) AS parent_id,
+        row_number() OVER (PARTITION BY thread ORDER BY n) AS seq
+    FROM placed
 ), turn AS (
-    INSERT INTO turns (project_id, id, thread_id, parent_id, status, continuation, model, params, created_at,
-        completed_at, response, usage, binding, response_id)
-    SELECT $1, id, thread_id, parent_id, 'completed', 'chained', 'qwen3.5-plus', '{}', now(), now(), '{}',
+    INSERT INTO turns (project_id, bucket, id, thread_id, seq, parent_id, status, continuation, model, params,
+        created_at, completed_at, response, usage, binding, response_id)
+    SELECT $1, bucket, id, thread_id, seq, parent_id, 'completed', 'chained', 'qwen3.5-plus', '{}', now(), now(), '{}',
         '{"input_tokens": 30, "output_tokens": 30, "total_tokens": 60}', 'benchmark', 'resp_' || id
     FROM threaded
 ), item AS (
-    INSERT INTO items (project_id, turn_id, position, origin, type, item_id, data)
-    SELECT $1, id, p.position, p.origin, 'message', 'msg_' || p.position || '_' || id, CASE p.position
+    INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
+    SELECT $1, bucket, id, p.position, p.origin, 'message', 'msg_' || p.position || '_' || id, CASE p.position
         WHEN 0 THEN json_build_object('type', 'message', 'role', 'user', 'content', asked)
         ELSE json_build_object('type', 'message', 'id', 'msg_1_' || id, 'role', 'assistant', 'status', 'completed',
             'content', json_build_array(
@@ -41,24 +59,23 @@ WITH made AS (
         END
     FROM threaded CROSS JOIN (VALUES (0, 'input'), (1, 'output')) AS p (position, origin)
 ), text AS (
-    INSERT INTO texts (project_id, turn_id, role, document)
-    SELECT $1, id, r.role, to_tsvector('simple', CASE r.role WHEN 'user' THEN asked ELSE said END)
+    INSERT INTO texts (project_id, bucket, turn_id, role, document)
+    SELECT $1, bucket, id, r.role, to_tsvector('simple', CASE r.role WHEN 'user' THEN asked ELSE said END)
     FROM threaded CROSS JOIN (VALUES ('user'), ('assistant')) AS r (role)
 ), head AS (
     SELECT DISTINCT ON (thread_id) thread_id, id, count(*) OVER (PARTITION BY thread_id) AS turns
     FROM threaded ORDER BY thread_id, n DESC
 )
-UPDATE threads th SET head_turn_id = head.id, turn_count = head.turns
+UPDATE threads th SET head_turn_id = head.id, turn_count = head.turns, last_seq = head.turns
 FROM head WHERE th.project_id = $1 AND th.id = head.thread_id
 """
 
-# With the trigger: it is what makes the chain.
+# By the function: it is what makes the chain.
 RECORDS = """
-INSERT INTO audit_records (project_id, chain_id, id, action, key_id, user_id, address, detail)
-SELECT $1, chain.id, uuidv7(), 'thread.changed', chain.key_id, 'user-' || c % 1000, '127.0.0.1', 'title'
-FROM (
-    SELECT c, uuidv7() AS id, uuidv7() AS key_id FROM generate_series($2::int, $3::int) AS c
-) AS chain CROSS JOIN generate_series(1, $4::int)
+SELECT count(append_records_v1($1, bucket_of(chain.id), chain.id, NULL, chain.key_id, '127.0.0.1',
+    array_fill('thread.changed'::text, ARRAY[$4::int]), array_fill(NULL::uuid, ARRAY[$4::int]),
+    array_fill('title'::text, ARRAY[$4::int]), array_fill(NULL::bytea, ARRAY[$4::int])))
+FROM (SELECT uuidv7() AS id, uuidv7() AS key_id FROM generate_series($2::int, $3::int) AS c) AS chain
 """
 
 BATCH = 50_000
@@ -71,8 +88,11 @@ class Filler:
 
     async def threads(self, first: int, last: int) -> None:
         """Threads named bench-N."""
-        await self._connection.execute(THREADS, self._project_id, first, last)
-        await self._connection.execute("ANALYZE threads")
+        made = await self._connection.fetch(THREADS, self._project_id, first, last)
+        buckets = Buckets(await self._connection.fetchval(DATABASE_KEY))
+        names = [(self._project_id, buckets.of("name", self._project_id, name), name, id_) for id_, name in made]
+        await self._connection.copy_records_to_table("thread_names", records=names)
+        await self._connection.execute("ANALYZE threads, thread_names, thread_activity")
 
     async def turns(self, first: int, last: int, per_thread: int, name: str = "bench-") -> None:
         """Turns number first to last; thread N has those from N * per_thread on."""

@@ -3,19 +3,24 @@
     python -m benchmarks.stub PORT
 
 What it answers is read off the request: `deltas=N` in its input asks for a stream of N deltas, `pause=MS` for
-that many milliseconds before each. Without pauses the deltas are written one by one all the same.
+that many milliseconds before each; `say=N` for a plain answer of N characters, another one each time. Without pauses
+the deltas are written one by one all the same.
 """
 
 import asyncio
+import random
 import re
 import sys
 
 import orjson
 import uvloop
 
+from benchmarks.words import text
+
 WORD = "lorem "
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _DELTAS = re.compile(rb"deltas=(\d+)")
+_SAY = re.compile(rb"say=(\d+)")
 _PAUSE = re.compile(rb"pause=(\d+)")
 
 
@@ -79,7 +84,9 @@ class Provider(asyncio.Protocol):
         number = Provider.number
         deltas = _DELTAS.search(body)
         if b'"stream":true' not in body.replace(b" ", b""):
-            answer = orjson.dumps(response(number, WORD * 20))
+            said = _SAY.search(body)
+            words = WORD * 20 if said is None else text(int(said[1]), random.Random(number))  # noqa: S311
+            answer = orjson.dumps(response(number, words))
             self.transport.write(self.plain_head % len(answer) + answer)
             return
         pause = _PAUSE.search(body)
@@ -91,8 +98,8 @@ class Provider(asyncio.Protocol):
         at = {"item_id": f"msg_{number}", "output_index": 0, "content_index": 0}
         part = {"type": "output_text", "text": "", "annotations": []}
         item = {"id": f"msg_{number}", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        text = WORD * count
-        finished = response(number, text)
+        whole = WORD * count
+        finished = response(number, whole)
         opening: list[dict[str, object]] = [
             {"type": "response.created", "response": response(number, "", "in_progress")},
             {"type": "response.in_progress", "response": response(number, "", "in_progress")},
@@ -100,8 +107,8 @@ class Provider(asyncio.Protocol):
             {"type": "response.content_part.added", "part": part, **at},
         ]
         closing: list[dict[str, object]] = [
-            {"type": "response.output_text.done", "text": text, **at},
-            {"type": "response.content_part.done", "part": {**part, "text": text}, **at},
+            {"type": "response.output_text.done", "text": whole, **at},
+            {"type": "response.content_part.done", "part": {**part, "text": whole}, **at},
             {"type": "response.output_item.done", "output_index": 0, "item": finished["output"][0]},  # type: ignore[index]
             {"type": "response.completed", "response": finished},
         ]

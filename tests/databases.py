@@ -1,6 +1,7 @@
 """Databases of a test's own, on a server that is running."""
 
 import asyncio
+import os
 from uuid import uuid4
 
 import asyncpg
@@ -13,13 +14,29 @@ def new_database(server_url: str) -> str:
     """The URL of an empty database on the server."""
     name = f"everthread_{uuid4().hex}"
 
+    url = make_url(server_url).set(database=name)
+    nodes = [node.rpartition(":") for node in os.environ.get("TEST_CITUS_NODES", "").split(",") if node]
+
     async def create() -> None:
-        connection = await asyncpg.connect(server_url)
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
+        # The coordinator, and the workers of its cluster, if it is one.
+        places = [make_url(server_url), *(make_url(server_url).set(host=h, port=int(p)) for h, _, p in nodes)]
+        for place in places:
+            connection = await asyncpg.connect(place.render_as_string(hide_password=False))
+            await connection.execute(f"CREATE DATABASE {name}")
+            await connection.close()
+            if nodes:
+                connection = await asyncpg.connect(place.set(database=name).render_as_string(hide_password=False))
+                await connection.execute("CREATE EXTENSION citus")
+                await connection.close()
+        if nodes:
+            connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+            await connection.execute("SELECT citus_set_coordinator_host($1, $2)", url.host, url.port or 5432)
+            for host, _, port in nodes:
+                await connection.execute("SELECT citus_add_node($1, $2)", host, int(port))
+            await connection.close()
 
     asyncio.run(create())
-    return make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    return url.render_as_string(hide_password=False)
 
 
 def migrate_now(url: str) -> None:

@@ -19,6 +19,7 @@ from app.db.engine import may_pass
 from app.items.kept import kept_output
 from app.trail.records import Actor
 from app.turns import spool
+from app.turns.pieces import Body, Piece
 from app.turns.store import CallRecord, Closable, Closing
 from tests.breakable import Servers
 from tests.databases import query
@@ -172,11 +173,12 @@ def test_a_file_of_the_spool_gives_back_what_it_was_given(
     text: str, body: bytes, dropped: int, details: dict[str, Any] | None
 ) -> None:
     now = datetime.fromisoformat("2026-11-25T12:00:00.123456+00:00")
-    call = CallRecord("chained", "http://x", body, dropped, None, None, details, now, now)
+    sent = Body(body, [text, text], [-1, -dropped])
+    call = CallRecord("chained", "http://x", sent, dropped, None, None, details, now, now)
     turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text))
     output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
     closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,
-                      None, now, None, {"ms": [1], "chars": [2]})  # fmt: skip
+                      None, now, None, {"ms": [1], "chars": [2]}, [Piece(text, body, [text])])  # fmt: skip
     assert spool.read(spool.written(turn, closing)) == (turn, closing)
 
 

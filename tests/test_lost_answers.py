@@ -10,10 +10,10 @@ from tests.databases import migrate_now
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 
-OPENS = "INSERT INTO turns"
-CLOSES = "completed_at = clock_timestamp()"
+OPENS = "open_turn_v1"
+CLOSES = "close_turn_v1"
 LEAVES_QUEUE = "DELETE FROM waiters"
-TAKES_OVER = "lease_expires_at < now()"
+TAKES_OVER = "SET worker_id ="
 
 
 @pytest.fixture

@@ -20,11 +20,15 @@ TABLES = {
     "cache_keys",
     "calls",
     "items",
+    "pieces",
     "projects",
     "provider_deletions",
     "texts",
+    "thread_activity",
+    "thread_names",
     "threads",
     "turns",
+    "user_keys",
     "user_purges",
     "waiters",
 }
@@ -109,9 +113,10 @@ def test_every_key_and_reference_begins_with_the_project(database_url: str) -> N
         ("UPDATE threads SET head_turn_id = gen_random_uuid() WHERE head_turn_id = $2", "threads_head_turn_fkey"),
         ("UPDATE threads SET name = 'a/b' WHERE head_turn_id = $2", "threads_name_check"),
         (
-            """INSERT INTO turns (project_id, id, thread_id, status, model, params, lease_expires_at)
-            SELECT project_id, gen_random_uuid(), thread_id, 'in_progress', 'm', '{}', now()
-            FROM turns, generate_series(1, 2) WHERE id = $2""",
+            """INSERT INTO turns (project_id, bucket, id, thread_id, seq, status, model, params, lease_expires_at)
+            SELECT project_id, bucket, (left(gen_random_uuid()::text, 32) || right(id::text, 4))::uuid, thread_id,
+                seq + n, 'in_progress', 'm', '{}', now()
+            FROM turns, generate_series(1, 2) AS n WHERE id = $2""",
             "turns_one_active_per_thread",
         ),
     ],

@@ -70,8 +70,8 @@ def test_forgetting_reads_what_it_deletes_and_not_every_other_thread(
     query(
         empty_database_url,
         "SET session_replication_role = replica",
-        """INSERT INTO threads (project_id, id, user_id)
-        SELECT project_id, gen_random_uuid(), 'bob' FROM projects, generate_series(1, 30000)""",
+        """INSERT INTO threads (project_id, bucket, id, user_id, trail_key)
+        SELECT project_id, n % 1024, gen_random_uuid(), 'bob', trail_key FROM projects, generate_series(1, 30000) n""",
         "SELECT pg_stat_reset()",
     )
     assert service.http.delete(f"/threads/{threads[0]}").status_code == 200

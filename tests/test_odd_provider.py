@@ -373,8 +373,8 @@ def test_a_user_with_odd_items_and_odd_ids_is_purged_and_the_providers_copies_wi
     for id_ in ("", "r" * 10_000, "../models"):
         query(
             database_url,
-            "INSERT INTO provider_deletions (project_id, response_id, binding, expires_at, next_at) "
-            f"SELECT project_id, '{id_}', binding, response_expires_at, now() - interval '1 day' "
+            "INSERT INTO provider_deletions (project_id, bucket, response_id, binding, expires_at, next_at) "
+            f"SELECT project_id, bucket, '{id_}', binding, response_expires_at, now() - interval '1 day' "
             f"FROM turns WHERE response_id = '{copy}'",
         )
     purge = project.http.delete("/users/odd/data").json()["id"]

@@ -12,14 +12,15 @@ from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
 from app.background import Background
-from app.db import ids
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
 
 OVERLAP = timedelta(hours=1)
-"""How much older than the last checkpoint a record's id may be that it missed: clocks differ, commits take time."""
+"""How much older than the last checkpoint a record may be that it missed: clocks differ, commits take time."""
+
+BEGINNING = datetime.fromtimestamp(0, UTC)
 
 LEAVES_AT_ONCE = 10_000
 
@@ -43,11 +44,13 @@ RETURNING size
 LAST = "SELECT size, at FROM audit_checkpoints WHERE project_id = $1 ORDER BY size DESC LIMIT 1"
 
 GROWN = """
-SELECT r.chain_id, r.seq, r.hash FROM (
-    SELECT chain_id, max(seq) AS seq FROM audit_records
-    WHERE project_id = $1 AND id >= $2 AND chain_id > $3 GROUP BY chain_id ORDER BY chain_id LIMIT $4
-) head JOIN audit_records r ON r.project_id = $1 AND r.chain_id = head.chain_id AND r.seq = head.seq
-ORDER BY r.chain_id
+SELECT r.bucket, r.chain_id, r.seq, r.hash FROM (
+    SELECT bucket, chain_id, max(seq) AS seq FROM audit_records
+    WHERE project_id = $1 AND at >= $2 AND (bucket, chain_id) > ($3, $4)
+    GROUP BY bucket, chain_id ORDER BY bucket, chain_id LIMIT $5
+) head JOIN audit_records r
+    ON r.project_id = $1 AND r.bucket = head.bucket AND r.chain_id = head.chain_id AND r.seq = head.seq
+ORDER BY r.bucket, r.chain_id
 """
 
 LEAVED = "SELECT chain_id, seq FROM audit_leaves WHERE project_id = $1 AND chain_id = ANY($2) AND seq = ANY($3)"
@@ -72,11 +75,11 @@ class Checkpoints(Background):
     async def _try(self, project_id: UUID) -> int | None:
         """The same; None if another service has written a checkpoint meanwhile."""
         last = await self._database.fetchrow(LAST, project_id)
-        since = store.LOWEST if last is None else ids.first_uuid(last["at"] - OVERLAP)
+        since = BEGINNING if last is None else last["at"] - OVERLAP
         tree = await self._tree(project_id, 0 if last is None else last["size"])
-        after = store.LOWEST
-        while heads := await self._database.fetch(GROWN, project_id, since, after, LEAVES_AT_ONCE):
-            after = heads[-1]["chain_id"]
+        after: tuple[int, UUID] = (-1, store.LOWEST)
+        while heads := await self._database.fetch(GROWN, project_id, since, *after, LEAVES_AT_ONCE):
+            after = (heads[-1]["bucket"], heads[-1]["chain_id"])
             new = await self._without_leaf(project_id, heads)
             if new and not await self._sign(project_id, tree, new):
                 return None

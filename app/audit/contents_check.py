@@ -22,45 +22,53 @@ GONE = ("turn.deleted", "turn.purged", "item.deleted")
 THREAD_GONE = ("thread.deleted", "thread.purged")
 THREAD_SAID = ("thread.created", "thread.changed", "thread.imported")
 
+# A chain's turns lie in its bucket.
 TURNS = """
 SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
     t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
-    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace,
-    i.items
-FROM turns t LEFT JOIN LATERAL (
-    SELECT array_agg(ARRAY[origin, item_id, data::text] ORDER BY position) AS items FROM items
-    WHERE project_id = t.project_id AND turn_id = t.id
-) i ON true
-WHERE t.project_id = $1 AND t.id = ANY($2::uuid[])
+    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace, (
+        SELECT array_agg(ARRAY[i.origin, i.item_id, i.data::text] ORDER BY i.position) FROM items i
+        WHERE i.project_id = $1 AND i.bucket = t.bucket AND i.turn_id = t.id
+    ) AS items
+FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
+JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted.id
 """
 
 CALLS = """
-SELECT turn_id, attempt, continuation, url, body::text AS body, dropped_items, status, response_id,
-    error::text AS error
-FROM calls WHERE project_id = $1 AND turn_id = ANY($2::uuid[])
+SELECT c.turn_id, c.attempt, c.continuation, c.url, c.dropped_items, c.status, c.response_id,
+    c.error::text AS error, call_body_v1(c.project_id, c.bucket, c.turn_id, c.frames, c.refs) AS body
+FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
+JOIN calls c ON c.project_id = $1 AND c.bucket = wanted.bucket AND c.turn_id = wanted.id
 """
 
 THREADS = """
-SELECT id, salt, name, title, user_id, metadata, archived_at FROM threads WHERE project_id = $1 AND id = ANY($2::uuid[])
+SELECT th.id, th.salt, th.name, th.title, th.user_id, th.metadata, th.archived_at
+FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
+JOIN threads th ON th.project_id = $1 AND th.bucket = wanted.bucket AND th.id = wanted.id
 """
 
 # What was said since, of chains that change while they are looked at.
 SINCE = """
-SELECT chain_id, seq, id, action, turn_id, content, detail FROM audit_records
-WHERE project_id = $1 AND chain_id = $2 AND seq > $3 ORDER BY seq
+SELECT chain_id, seq, action, turn_id, content, detail FROM audit_records
+WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq > $4 ORDER BY seq
 """
 
 # A turn without the records that it must have was written past the service, or its records were removed.
 UNTOLD = """
 SELECT t.thread_id, t.id, o.turn_id IS NULL AS unopened FROM turns t
-LEFT JOIN audit_records o ON o.project_id = t.project_id AND o.turn_id = t.id
+LEFT JOIN audit_records o ON o.project_id = $1 AND o.bucket = t.bucket AND o.turn_id = t.id
     AND o.action IN ('turn.opened', 'items.added', 'turn.imported')
-LEFT JOIN audit_records c ON c.project_id = t.project_id AND c.turn_id = t.id
+LEFT JOIN audit_records c ON c.project_id = $1 AND c.bucket = t.bucket AND c.turn_id = t.id
     AND c.action IN ('turn.closed', 'items.added', 'turn.imported')
 WHERE t.project_id = $1 AND ($2::uuid IS NULL OR t.thread_id = $2) AND t.salt IS NOT NULL
     AND (o.turn_id IS NULL OR (c.turn_id IS NULL AND t.status <> 'in_progress'))
 ORDER BY t.id LIMIT 10
 """
+
+
+def _at(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:
+    """Ids with their buckets, as the statements take them."""
+    return [ids.bucket_of(id_) for id_ in found], list(found)
 
 
 class Chain:
@@ -123,12 +131,12 @@ class Contents:
         found: list[Found] = []
         threads = {
             row["id"]: row
-            for row in await self._database.fetch(THREADS, self._project_id, [chain.id for chain in chains])
+            for row in await self._database.fetch(THREADS, self._project_id, *_at([chain.id for chain in chains]))
         }
         for chain in chains:
             wrong = self._wrong_thread(chain, threads.get(chain.id))
             if wrong is not None and await self._moved_on(chain):
-                row = await self._database.fetchrow(THREADS, self._project_id, [chain.id])
+                row = await self._database.fetchrow(THREADS, self._project_id, *_at([chain.id]))
                 wrong = self._wrong_thread(chain, row)
             if wrong is not None:
                 found.append((ids.thread_id(chain.id), wrong))
@@ -152,10 +160,10 @@ class Contents:
 
     async def _compare_turns(self, portion: list[tuple[Chain, UUID]]) -> list[Found]:
         turn_ids = [turn_id for _, turn_id in portion]
-        turns = {row["id"]: row for row in await self._database.fetch(TURNS, self._project_id, turn_ids)}
+        turns = {row["id"]: row for row in await self._database.fetch(TURNS, self._project_id, *_at(turn_ids))}
         calls = {
             (row["turn_id"], f"call {row['attempt']}"): row
-            for row in await self._database.fetch(CALLS, self._project_id, turn_ids)
+            for row in await self._database.fetch(CALLS, self._project_id, *_at(turn_ids))
         }
         found: list[Found] = []
         for chain, turn_id in portion:
@@ -175,12 +183,15 @@ class Contents:
             if row is None or row["salt"] is None:
                 yield seq, "its content is gone, and no record tells that it was deleted"
                 return
+            call = calls.get((turn_id, kind))
+            if call is not None and call["body"] is None and chain.gone:
+                continue  # It had sent what was deleted.
             if _now(kind, row, calls) != digest:
                 yield seq, f"what it holds is not what was recorded ({kind})"
 
     async def _moved_on(self, chain: Chain) -> bool:
         """Hear what has happened to a chain since it was read. False if nothing has."""
-        rows = await self._database.fetch(SINCE, self._project_id, chain.id, chain.seq)
+        rows = await self._database.fetch(SINCE, self._project_id, ids.bucket_of(chain.id), chain.id, chain.seq)
         for row in rows:
             chain.hear(row)
         return bool(rows)
@@ -221,7 +232,7 @@ def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], asyncpg.R
             )
         case _:
             call = calls.get((row["id"], kind))
-            if call is None:
+            if call is None or call["body"] is None:
                 return None
             return contents.called(
                 salt, call["attempt"], call["continuation"], call["url"], call["body"].encode(), call["dropped_items"],

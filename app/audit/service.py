@@ -10,21 +10,30 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.store import Filters
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, list_object
+from app.db.pagination import Page, Settled, list_object
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
 from app.trail.append import append
 from app.trail.records import record_object
+from app.trail.users import UserKeys, digest
 
 
 class Audit:
-    def __init__(self, database: Database, checkpoints: Checkpoints) -> None:
+    def __init__(self, database: Database, users: UserKeys, checkpoints: Checkpoints, settled: Settled) -> None:
         self._database = database
+        self._users = users
+        self._settled = settled
         self._checkpoints = checkpoints
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
-        rows, has_more = await store.list_page(self._database, caller.project_id, filters, page)
+        """One page of records. Those of a user who was purged cannot be told from others."""
+        if filters.user is not None:
+            key = await self._users.get(caller.project_id, filters.user)
+            if key is None:
+                return list_object([], record_object, has_more=False)
+            filters = replace(filters, user_digest=digest(key, "user", filters.user))
+        rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._settled)
         return list_object(rows, record_object, has_more=has_more)
 
     async def list_of_thread(self, caller: Caller, address: Address, filters: Filters, page: Page) -> dict[str, Any]:

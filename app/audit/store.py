@@ -10,20 +10,21 @@ import asyncpg
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page
+from app.db.ids import BUCKETS
+from app.db.pagination import Page, Settled
 
 BATCH = 5000
 
 COLUMNS = (
-    "r.project_id, r.chain_id, r.seq, r.id, r.at, r.action, r.turn_id, r.key_id, r.user_id, r.address, r.detail, "
-    "r.content, r.previous, r.hash"
+    "r.project_id, r.bucket, r.chain_id, r.seq, r.at, r.action, r.turn_id, r.key_id, r.user_digest, r.address_digest, "
+    "r.detail, r.content, r.previous, r.hash"
 )
 
 IN_CHAIN_ORDER = f"""
 SELECT {COLUMNS}, l.hash AS leaf FROM audit_records r
 LEFT JOIN audit_leaves l ON l.project_id = r.project_id AND l.chain_id = r.chain_id AND l.seq = r.seq
-WHERE r.project_id = $1 AND (r.chain_id, r.seq) > ($2, $3) AND r.chain_id <= $4
-ORDER BY r.chain_id, r.seq LIMIT $5
+WHERE r.project_id = $1 AND (r.bucket, r.chain_id, r.seq) > ($2, $3, $4) AND (r.bucket, r.chain_id) <= ($5, $6)
+ORDER BY r.bucket, r.chain_id, r.seq LIMIT $7
 """  # noqa: S608
 
 LEAVES = """
@@ -34,6 +35,8 @@ ORDER BY position LIMIT $3
 CHECKPOINTS = """
 SELECT size, at, root, public_key, signature FROM audit_checkpoints WHERE project_id = $1 ORDER BY size
 """
+
+PLACE = "SELECT at FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq = $4"
 
 LOWEST, HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -47,33 +50,46 @@ class Filters:
     turn_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
+    user_digest: bytes | None = None
+    """The user, as records name it."""
 
 
 async def list_page(
-    database: Database, project_id: UUID, filters: Filters, page: Page
+    database: Database, project_id: UUID, filters: Filters, page: Page, settled: Settled
 ) -> tuple[Sequence[asyncpg.Record], bool]:
     """One page of records, in the order they were made, and whether more follow it."""
-    cursor, descending = page.scan(("audit",))
+    cursor, descending = page.scan()
     arguments: list[Any] = [project_id, page.limit + 1]
     where = ["r.project_id = $1"]
 
-    def narrow(condition: str, value: object) -> None:
-        if value is not None:
-            arguments.append(value)
-            where.append(f"{condition} ${len(arguments)}")
+    def narrow(condition: str, *values: object) -> None:
+        if values[0] is not None:
+            marks = [f"${len(arguments) + number}" for number in range(1, len(values) + 1)]
+            arguments.extend(values)
+            where.append(f"{condition} ({', '.join(marks)})")
 
-    narrow("r.chain_id =", filters.chain_id)
+    chain_id = filters.chain_id
+    narrow("r.bucket =", None if chain_id is None else ids.bucket_of(chain_id))
+    narrow("r.chain_id =", chain_id)
     narrow("r.action =", filters.action)
     narrow("r.key_id =", filters.key_id)
-    narrow("r.user_id =", filters.user)
+    narrow("r.user_digest =", filters.user_digest)
     narrow("r.turn_id =", filters.turn_id)
-    # Ids are UUIDv7: a range of time is a range of the index.
-    narrow("r.id >=", None if filters.since is None else ids.first_uuid(filters.since))
-    narrow("r.id <", None if filters.until is None else ids.first_uuid(filters.until))
-    narrow("r.id <" if descending else "r.id >", cursor)
-    order = "DESC" if descending else "ASC"
+    narrow("r.at >=", filters.since)
+    narrow("r.at <", filters.until)
+    direction = "DESC" if descending else "ASC"
+    if cursor is not None:
+        found = ids.parse_record(cursor)
+        place = None if found is None else await database.fetchrow(PLACE, project_id, ids.bucket_of(found[0]), *found)
+        if found is None or place is None:
+            raise page.bad_cursor()
+        narrow(f"(r.at, r.chain_id, r.seq) {'<' if descending else '>'}", place["at"], *found)
+    if not descending:
+        async with database.session() as session:
+            narrow("r.at <", await settled.until(session))
+    order = f"r.at {direction}, r.chain_id {direction}, r.seq {direction}"
     rows = await database.fetch(
-        f"SELECT {COLUMNS} FROM audit_records r WHERE {' AND '.join(where)} ORDER BY r.id {order} LIMIT $2",  # noqa: S608
+        f"SELECT {COLUMNS} FROM audit_records r WHERE {' AND '.join(where)} ORDER BY {order} LIMIT $2",  # noqa: S608
         *arguments,
     )
     return page.cut(rows)
@@ -83,14 +99,17 @@ async def in_chain_order(
     database: Database, project_id: UUID, chain_id: UUID | None = None
 ) -> AsyncIterator[list[asyncpg.Record]]:
     """Every record of a project, or of one chain, chain after chain, in batches; each with its leaf, if it has one."""
-    after, last = (LOWEST, HIGHEST) if chain_id is None else (UUID(int=chain_id.int - 1), chain_id)
-    seq = 2**63 - 1 if chain_id is not None else 0
+    bucket, after, seq = -1, LOWEST, 0
+    last_bucket, last = BUCKETS, HIGHEST
+    if chain_id is not None:
+        bucket, after = ids.bucket_of(chain_id), chain_id
+        last_bucket, last = bucket, chain_id
     while True:
-        rows = await database.fetch(IN_CHAIN_ORDER, project_id, after, seq, last, BATCH)
+        rows = await database.fetch(IN_CHAIN_ORDER, project_id, bucket, after, seq, last_bucket, last, BATCH)
         if not rows:
             return
         yield rows
-        after, seq = rows[-1]["chain_id"], rows[-1]["seq"]
+        bucket, after, seq = rows[-1]["bucket"], rows[-1]["chain_id"], rows[-1]["seq"]
 
 
 async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncIterator[list[asyncpg.Record]]:
@@ -118,5 +137,5 @@ async def projects(database: Database, name: str | None = None) -> list[asyncpg.
 
 async def exists(database: Database, project_id: UUID, chain_id: UUID) -> bool:
     """Whether there ever was such a chain."""
-    first = "SELECT seq FROM audit_records WHERE project_id = $1 AND chain_id = $2 LIMIT 1"
-    return await database.fetchrow(first, project_id, chain_id) is not None
+    first = "SELECT seq FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 LIMIT 1"
+    return await database.fetchrow(first, project_id, ids.bucket_of(chain_id), chain_id) is not None

@@ -230,7 +230,7 @@ def _link(row: asyncpg.Record) -> Link:
     return Link(
         row["chain_id"],
         row["seq"],
-        f"audit_{row['id'].hex}",
+        ids.record_id(row["chain_id"], row["seq"]),
         row["previous"],
         row["hash"],
         record_hash(canonical(row)),

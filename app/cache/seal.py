@@ -7,11 +7,7 @@ copied from another key, is as good as none.
 import hmac
 from hashlib import blake2b
 
-from app.db.engine import Database
-
 MAC_BYTES = 16
-
-KEY = "SELECT key FROM cache_keys"
 
 
 class Seal:
@@ -38,15 +34,3 @@ class Seal:
             return None
         value = sealed[MAC_BYTES:]
         return value if self.holds(sealed[:MAC_BYTES], name, value) else None
-
-
-async def database_seal(database: Database) -> Seal:
-    """The seal that all workers of a database share.
-
-    Raises:
-        DatabaseUnavailable: Postgres is away.
-    """
-    row = await database.fetchrow(KEY)
-    if row is None:
-        raise RuntimeError("The table cache_keys is empty: it was given its row when the database was migrated.")
-    return Seal(row["key"])

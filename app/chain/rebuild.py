@@ -39,6 +39,9 @@ class Rebuilt:
     input: list[Item]
     dropped_items: int
     """How many of the history's oldest items were left out to fit the budget."""
+    sources: list[tuple[int, ...]]
+    """For each of the input the places of the history's items that it was made of; none where the new input has to do
+    with it."""
 
 
 def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> Rebuilt:
@@ -51,6 +54,7 @@ def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> R
     whole = [*history, *new]
     system = [text_of(item) for item in whole if is_system(item)]
     spoken = [item for item in whole if not is_system(item)]
+    places = [place for place, item in enumerate(whole) if not is_system(item)]
     first_new = sum(not is_system(item) for item in history)
     first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
     blocks = [(block, _sent(block, spoken, model)) for block in arranged(spoken)]
@@ -58,13 +62,19 @@ def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> R
     over = sum(sizes) + sum(map(tokens, first)) - model.token_budget
     dropped = 0
     kept: list[Item] = []
+    sources = [_of_history([place for place, item in enumerate(whole) if is_system(item)], len(history))] * len(first)
     for (block, sent), size in zip(blocks, sizes, strict=True):
         if over > 0 and all(place < first_new for place in block.items):
             over -= size
             dropped += len(sent)
         else:
             kept.extend(sent)
-    return Rebuilt(first + kept, dropped)
+            sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
+    return Rebuilt(first + kept, dropped, sources)
+
+
+def _of_history(places: list[int], length: int) -> tuple[int, ...]:
+    return tuple(places) if all(place < length for place in places) else ()
 
 
 def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Index, Text, func, text
+from sqlalchemy import Index, SmallInteger, Text, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -15,6 +15,7 @@ class ProviderDeletion(Base):
     __tablename__ = "provider_deletions"
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     response_id: Mapped[str] = mapped_column(Text, primary_key=True)
     binding: Mapped[str] = mapped_column(Text)
     tries: Mapped[int] = mapped_column(server_default=text("0"))

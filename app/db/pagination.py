@@ -1,18 +1,18 @@
-"""Cursor pages over rows that are ordered by their id.
+"""Cursor pages over rows in an order that the database gives: a number under a lock, or its own moment.
 
-An id is a UUIDv7 and never changes, so that a page neither skips nor repeats a row that is touched
-while somebody is paging, and a deleted row is still a good cursor.
+A cursor is the id of a row. Where the row stands never changes, so that a page neither skips nor repeats a row that is
+touched while somebody is paging; and it is known of a deleted row too, so that its id is still a good cursor.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar
-from uuid import UUID
 
 from fastapi import Depends, Query
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import ids
 from app.errors import BadRequest
 
 Row = TypeVar("Row")
@@ -32,18 +32,19 @@ class Page:
     after: str | None
     before: str | None
 
-    def bounds(self, prefixes: tuple[str, ...]) -> tuple[UUID | None, UUID | None]:
-        """The two cursors as row ids.
-
-        Raises:
-            BadRequest: naming the cursor that is not an id of this list.
-        """
-        return _cursor("after", self.after, prefixes), _cursor("before", self.before, prefixes)
-
-    def scan(self, prefixes: tuple[str, ...]) -> tuple[UUID | None, bool]:
+    def scan(self) -> tuple[str | None, bool]:
         """The cursor to read on from, and whether downwards. A page before a cursor is read backwards from it."""
-        after, before = self.bounds(prefixes)
-        return (after if before is None else before), (self.order == "desc") != (before is not None)
+        cursor = self.after if self.before is None else self.before
+        return cursor, (self.order == "desc") != (self.before is not None)
+
+    def bad_cursor(self) -> BadRequest:
+        """That the cursor is no id from the list."""
+        name = "after" if self.before is None else "before"
+        return BadRequest(
+            f"'{name}' must be an id from this list, and {(self.scan()[0] or '')[:80]!r} is none. Begin without.",
+            param=name,
+            code="invalid_cursor",
+        )
 
     def cut(self, rows: Sequence[Row]) -> tuple[Sequence[Row], bool]:
         """The page in its order, and whether more rows follow it.
@@ -80,14 +81,27 @@ def list_object(rows: Sequence[Row], show: Callable[[Row], dict[str, Any]], *, h
     }
 
 
-def _cursor(name: str, value: str | None, prefixes: tuple[str, ...]) -> UUID | None:
-    if value is None:
-        return None
-    found = ids.parse(value, prefixes)
-    if found is None:
-        raise BadRequest(
-            f"'{name}' must be an id from this list, such as {prefixes[0]}_0192…, not {value[:80]!r}.",
-            param=name,
-            code="invalid_cursor",
-        )
-    return found
+# A row's moment is never before the beginning of its transaction. One that has written nothing for as long as nobody
+# needs between the two is a reader, and holds nobody up.
+OLDEST_WRITER = text(
+    """SELECT least(clock_timestamp(), min(xact_start)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND (backend_xid IS NOT NULL OR xact_start > clock_timestamp() - interval '2 seconds')"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Up to which moment nothing can be added any more: who follows a list upwards reads no further."""
+
+    seconds: float | None = None
+    """How long a transaction may take until its rows are seen; None to look at those that are open."""
+
+    async def until(self, session: AsyncSession) -> datetime:
+        """The moment, to be asked for before the list is read."""
+        if self.seconds is not None:
+            settling = select(func.clock_timestamp() - timedelta(seconds=self.seconds))
+            waited: datetime = (await session.execute(settling)).scalar_one()
+            return waited
+        until: datetime = (await session.execute(OLDEST_WRITER)).scalar_one()
+        return until

@@ -13,7 +13,7 @@ from app.errors import NotFound
 
 
 def call_object(turn_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
-    """A call, its body as it was sent."""
+    """A call, its body as it was sent: null where something of it was erased. Its digest stays in the audit trail."""
     return {
         "id": f"call_{turn_id.hex}_{row['attempt']}",
         "object": "call",
@@ -21,7 +21,7 @@ def call_object(turn_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
         "attempt": row["attempt"],
         "continuation": row["continuation"],
         "url": row["url"],
-        "body": orjson.loads(row["body"]),
+        "body": None if row["body"] is None else orjson.loads(row["body"]),
         "dropped_items": row["dropped_items"],
         "status": row["status"],
         "response_id": row["response_id"],
@@ -50,6 +50,8 @@ def unknown_call(call_id: str) -> NotFound:
 
 def as_curl(row: asyncpg.Record) -> str:
     """The call as a curl command. The key stays out of it: the shell has it, or asks for it."""
+    if row["body"] is None:
+        return "# Something of what was sent was erased: this call cannot be sent again."
     return (
         f"curl {shlex.quote(row['url'])} \\\n"
         '  -H "Authorization: Bearer $DASHSCOPE_API_KEY" \\\n'

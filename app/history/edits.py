@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import ColumnElement, case, delete, func, insert, select, text, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain import copies
@@ -19,13 +19,15 @@ from app.errors import Conflict
 from app.items.kept import columns, kept_input, kept_row
 from app.search.tables import SearchText
 from app.search.texts import text_rows
+from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.trail import contents
+from app.trail.append import Record, append_all
 from app.trail.append import append as audit
 from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
-from app.turns.tables import Call, Item, Turn
+from app.turns.tables import Call, Item, SentPiece, Turn
 
 
 class Edits:
@@ -47,10 +49,11 @@ class Edits:
     async def delete_item(self, actor: Actor, project_id: UUID, address: Address, item_id: str) -> bool:
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
-            turns = select(Turn.id).where(Turn.project_id == project_id, Turn.thread_id == thread.id)
+            mine = (Turn.project_id == project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
+            of_id = (Item.project_id == project_id, Item.bucket == thread.bucket, Item.item_id == item_id)
             gone = await session.execute(
                 delete(Item)
-                .where(Item.project_id == project_id, Item.turn_id.in_(turns), Item.item_id == item_id)
+                .where(*of_id, Item.turn_id.in_(select(Turn.id).where(*mine)))
                 .returning(Item.turn_id)
                 .execution_options(synchronize_session=False)
             )
@@ -58,12 +61,12 @@ class Edits:
             deleted = bool(turn_ids)
             for turn_id in turn_ids:
                 # What is left does not fit the digests any more: the salt goes, and the record says why.
-                await session.execute(
-                    update(Turn).where(Turn.project_id == project_id, Turn.id == turn_id).values(salt=None)
-                )
+                await session.execute(update(Turn).where(*at(Turn.id, project_id, turn_id)).values(salt=None))
+                await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
                 await _index_anew(session, project_id, turn_id)
                 await tell(session, actor, thread, "item.deleted", turn_id, item_id)
-            told = await _give_up_chains(session, project_id, thread.id) if deleted else []
+            told = await _give_up_chains(session, thread) if deleted else []
+            await _erase_pieces(session, thread, told, [item_id])
         for thread_id in told:
             await self._live_ids.forget(project_id, thread_id)
         return deleted
@@ -73,8 +76,9 @@ class Edits:
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, Address(turn=turn_id))
             if thread.head_turn_id == turn_id:
-                parent = select(Turn.parent_id).where(Turn.project_id == project_id, Turn.id == turn_id)
+                parent = select(Turn.parent_id).where(*at(Turn.id, project_id, turn_id))
                 thread.head_turn_id = await session.scalar(parent)
+                await session.flush()
             told = await erase_turns(session, actor, thread, [turn_id], "turn.deleted")
         for thread_id in told:
             await self._live_ids.forget(project_id, thread_id)
@@ -89,45 +93,66 @@ async def erase_turns(
     Returns:
         The threads whose live ids are to be forgotten: their history has changed.
     """
-    project_id = thread.project_id
-    await copies.queue(session, project_id, turn_ids)
+    project_id, bucket = thread.project_id, thread.bucket
+    await copies.queue(session, project_id, bucket, turn_ids)
+    mine = (Item.project_id == project_id, Item.bucket == bucket, Item.turn_id.in_(turn_ids))
+    item_ids = list(await session.scalars(select(Item.item_id).where(*mine)))
     for table in (Item, Call, SearchText):
         await session.execute(
             delete(table)
-            .where(table.project_id == project_id, table.turn_id.in_(turn_ids))
+            .where(table.project_id == project_id, table.bucket == bucket, table.turn_id.in_(turn_ids))
             .execution_options(synchronize_session=False)
         )
+    # The provider's message may quote what was sent.
+    said = {"code": "deleted", "message": "The content of this turn was deleted."}
     emptied: dict[str, Any] = {
         "deleted_at": func.now(), "params": {}, "metadata_": {}, "response": None, "pace": None, "salt": None,
         "body_hash": None, "idempotency_key": None, "key_scope": None, "client_left_at": None,
+        "error": case((Turn.status == "failed", type_coerce(said, Turn.error.type))),
     }  # fmt: skip
     await session.execute(
         update(Turn)
-        .where(Turn.project_id == project_id, Turn.id.in_(turn_ids))
+        .where(Turn.project_id == project_id, Turn.bucket == bucket, Turn.id.in_(turn_ids))
         .values(emptied)
         .execution_options(synchronize_session=False)
     )
-    # The provider's message may quote what was sent.
+    records = [Record(action, turn_id) for turn_id in turn_ids]
+    await append_all(session, actor, project_id, thread.id, records)
+    told = await _give_up_chains(session, thread)
+    await _erase_pieces(session, thread, told, item_ids)
+    return set(told)
+
+
+async def _erase_pieces(
+    session: AsyncSession, thread: Thread, thread_ids: Sequence[UUID], item_ids: Sequence[str]
+) -> None:
+    """Take what items held out of every call of these threads that has sent it."""
+    if not thread_ids or not item_ids:
+        return
     await session.execute(
-        update(Turn)
-        .where(Turn.project_id == project_id, Turn.id.in_(turn_ids), Turn.status == "failed")
-        .values(error={"code": "deleted", "message": "The content of this turn was deleted."})
+        update(SentPiece)
+        .where(
+            SentPiece.project_id == thread.project_id,
+            SentPiece.bucket == thread.bucket,
+            SentPiece.thread_id.in_(thread_ids),
+            SentPiece.sources.overlap(item_ids),
+        )
+        .values(data=None, sources=[])
         .execution_options(synchronize_session=False)
     )
-    for turn_id in turn_ids:
-        await tell(session, actor, thread, action, turn_id)
-    return set(await _give_up_chains(session, project_id, thread.id))
 
 
 async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
     """A turn with these items as the thread's new head. Returns the items' ids."""
-    turn_id, salt = ids.new_uuid(), contents.new_salt()
+    turn_id, salt = ids.new_id(thread.bucket), contents.new_salt()
     kept = kept_input(items)
     types, item_ids, data = columns(kept)
     turn: dict[str, Any] = {
         "project_id": thread.project_id,
+        "bucket": thread.bucket,
         "id": turn_id,
         "thread_id": thread.id,
+        "seq": thread.last_seq + 1,
         "parent_id": thread.head_turn_id,
         "status": "completed",
         "model": "",
@@ -141,6 +166,7 @@ async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Seq
         [
             {
                 "project_id": thread.project_id,
+                "bucket": thread.bucket,
                 "turn_id": turn_id,
                 "position": position,
                 "origin": "input",
@@ -155,9 +181,11 @@ async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Seq
     if texts:
         await session.execute(insert(SearchText), texts)
     thread.head_turn_id = turn_id
+    thread.last_seq += 1
     thread.turn_count += 1
     thread.updated_at = func.now()
     await session.flush()
+    await threads.touch(session, thread)
     content = contents.opened(salt, "", "{}", {}, item_ids, data)
     await tell(session, actor, thread, "items.added", turn_id, content=content)
     return item_ids
@@ -181,7 +209,6 @@ async def tell(
         action,
         thread_id=thread.id,
         turn_id=turn_id,
-        user_id=thread.user_id,
         detail=detail,
         content=content,
     )
@@ -193,21 +220,21 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address
     Raises:
         APIError: it is unknown, or busy.
     """
+    same = address.id
     if address.turn is not None:
-        same = (
-            Thread.id
-            == select(Turn.thread_id)
-            .where(Turn.project_id == project_id, Turn.id == address.turn, Turn.deleted_at.is_(None))
-            .scalar_subquery()
-        )
-    else:
-        same = Thread.id == address.id
-    locked = select(Thread).where(Thread.project_id == project_id, same).with_for_update(key_share=True)
+        of_turn = select(Turn.thread_id).where(*at(Turn.id, project_id, address.turn), Turn.deleted_at.is_(None))
+        same = await session.scalar(of_turn)
+    bucket = address.bucket
+    mine = (Thread.project_id == project_id, Thread.bucket == bucket, Thread.id == same)
+    locked = select(Thread).where(*mine).with_for_update(key_share=True)
     thread = (await session.execute(locked)).scalar_one_or_none()
     if thread is None:
         raise address.unknown()
     active = select(Turn.id).where(
-        Turn.project_id == project_id, Turn.thread_id == thread.id, Turn.status == "in_progress"
+        Turn.project_id == project_id,
+        Turn.bucket == bucket,
+        Turn.thread_id == thread.id,
+        Turn.status == "in_progress",
     )
     running = await session.scalar(active)
     if running is not None:
@@ -220,34 +247,39 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address
 
 async def _index_anew(session: AsyncSession, project_id: UUID, turn_id: UUID) -> None:
     """Search for what is left of a turn, and nothing else."""
-    gone = delete(SearchText).where(SearchText.project_id == project_id, SearchText.turn_id == turn_id)
-    await session.execute(gone)
+    await session.execute(delete(SearchText).where(*at(SearchText.turn_id, project_id, turn_id)))
     columns_ = select(Item.type, Item.item_id, Item.data)
-    left = columns_.where(Item.project_id == project_id, Item.turn_id == turn_id).order_by(Item.position)
+    left = columns_.where(*at(Item.turn_id, project_id, turn_id)).order_by(Item.position)
     rows = (await session.execute(left)).mappings()
     texts = text_rows(project_id, turn_id, [kept_row({**row}).item for row in rows])
     if texts:
         await session.execute(insert(SearchText), texts)
 
 
-# A fork's chains hold what it shares.
+# A fork's chains hold what it shares; it lies in the same bucket.
 GIVE_UP_CHAINS = text(
     """WITH RECURSIVE told AS (
         SELECT CAST(:thread_id AS uuid) AS id
         UNION
         SELECT th.id FROM told
-        JOIN turns t ON t.project_id = :project_id AND t.thread_id = told.id
-        JOIN threads th ON th.project_id = :project_id AND th.forked_turn_id = t.id
+        JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = told.id
+        JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
     ), given_up AS (
         UPDATE turns SET response_unknown_at = now()
-        WHERE project_id = :project_id AND thread_id IN (SELECT id FROM told)
+        WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM told)
             AND response_expires_at > now() AND response_unknown_at IS NULL
     )
     SELECT id FROM told"""
 )
 
 
-async def _give_up_chains(session: AsyncSession, project_id: UUID, thread_id: UUID) -> list[UUID]:
+async def _give_up_chains(session: AsyncSession, thread: Thread) -> list[UUID]:
     """Rebuild what goes on from a changed history: the thread's, and that of its forks. Returns their ids."""
-    told = await session.scalars(GIVE_UP_CHAINS, {"project_id": project_id, "thread_id": thread_id})
-    return list(told)
+    where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
+    return list(await session.scalars(GIVE_UP_CHAINS, where))
+
+
+def at(column: Any, project_id: UUID, turn_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    """Where a turn's rows are, in the table of the column that holds its id."""
+    table = column.class_
+    return table.project_id == project_id, table.bucket == ids.bucket_of(turn_id), column == turn_id

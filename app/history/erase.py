@@ -10,6 +10,7 @@ from app.chain import copies
 from app.chain.live_ids import LiveIds
 from app.history.forks import leave_to_forks
 from app.threads import store
+from app.threads.names import Names
 from app.threads.tables import Thread
 from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
@@ -33,14 +34,16 @@ class Erased:
         await event_log.forget(self.project_id, self.turn_ids)
 
 
-async def erase(session: AsyncSession, actor: Actor, thread: Thread, action: Action = "thread.deleted") -> Erased:
+async def erase(
+    session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action = "thread.deleted"
+) -> Erased:
     """Delete a thread whose row is locked. What its forks share becomes theirs; its running turn is stopped."""
     inherited = await leave_to_forks(session, thread)
-    mine = (Turn.project_id == thread.project_id, Turn.thread_id == thread.id)
+    mine = (Turn.project_id == thread.project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
     turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
     running = select(Turn.id).where(*mine, Turn.status == "in_progress")
     for turn_id in await session.scalars(running):
         await session.execute(select(func.pg_notify(CANCEL_CHANNEL, str(turn_id))))
-    await copies.queue(session, thread.project_id, turn_ids)
-    await store.remove(session, actor, thread, action)
+    await copies.queue(session, thread.project_id, thread.bucket, turn_ids)
+    await store.remove(session, names, actor, thread, action)
     return Erased(thread.project_id, {thread.id}, turn_ids, inherited)

@@ -21,8 +21,10 @@ from app.items.client_door import items_of
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
+from app.threads.names import Names
 from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
-from app.threads.service import columns, turn_uuid
+from app.threads.service import columns, turn_uuid, with_trail_key
+from app.trail.users import UserKeys
 from app.turns.event_log import EventLog
 from app.turns.service import Turns
 from app.turns.store import TurnStore
@@ -32,6 +34,8 @@ class History:
     def __init__(
         self,
         database: Database,
+        names: Names,
+        users: UserKeys,
         store: TurnStore,
         turns: Turns,
         live_ids: LiveIds,
@@ -41,6 +45,8 @@ class History:
         margin_seconds: float,
     ) -> None:
         self._database = database
+        self._names = names
+        self._users = users
         self._store = store
         self._turns = turns
         self._live_ids = live_ids
@@ -50,8 +56,9 @@ class History:
 
     async def create_thread(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
         items = items_of(sent.messages, "messages") if sent.messages else []
+        values = await with_trail_key(self._users, caller.project_id, columns(sent))
         async with self._database.session() as session:
-            thread = await threads.add(session, caller.actor, caller.project_id, columns(sent))
+            thread = await threads.add(session, self._names, caller.actor, caller.project_id, values)
             if items:
                 await append(session, caller.actor, thread, items)
                 await session.flush()
@@ -63,18 +70,19 @@ class History:
             thread = await threads.locked(session, caller.project_id, address)
             if thread is None:
                 raise address.unknown()
-            erased = await erase(session, caller.actor, thread)
+            erased = await erase(session, self._names, caller.actor, thread)
         await erased.forget(self._live_ids, self._event_log)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
 
     async def fork(self, caller: Caller, address: Address, sent: ThreadFork) -> dict[str, Any]:
         """A new thread that shares this one's history up to a turn."""
         turn_id = None if sent.turn_id is None else turn_uuid("turn_id", sent.turn_id)
+        values = await with_trail_key(self._users, caller.project_id, columns(sent))
         async with self._database.session() as session:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:
                 raise address.unknown()
-            return thread_object(await fork(session, caller.actor, source, turn_id, columns(sent)))
+            return thread_object(await fork(session, self._names, caller.actor, source, turn_id, values))
 
     async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[asyncpg.Record]]:
         row = await self._turns.row(caller, address, turn_id)
@@ -96,8 +104,7 @@ class History:
     async def branches(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
         """The ends of a thread's branches, latest first. The head is one of them."""
         thread = await self._store.thread(caller.project_id, address)
-        after, _ = page.bounds(ids.TURN_PREFIXES)
-        rows = await self._store.branches(caller.project_id, thread["id"], after=after, limit=page.limit + 1)
+        rows = await self._store.branches(caller.project_id, thread["id"], page)
 
         def show(row: asyncpg.Record) -> dict[str, Any]:
             return {

@@ -1,5 +1,6 @@
 """/responses, as OpenAI's and DashScope's clients know it."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -12,6 +13,7 @@ from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, authenticate
 from app.settings import Settings
+from app.threads.names import Names
 from app.turns.client import Client
 from app.turns.events import EventStream
 from app.turns.routes import answer, first_event, origin, provider_headers
@@ -50,7 +52,10 @@ async def create(request: Request) -> Response:
     turns: Turns = request.app.state.turns
     caller = await authenticate(request)
     body = await json_object(request)
-    address, sent = response_request(body, settings.default_model, origin(request, caller))
+    names: Names = request.app.state.names
+    came = origin(request, caller)
+    new_thread_id = partial(names.new_thread_id, caller.project_id, came.idempotency_key)
+    address, sent = response_request(body, settings.default_model, came, new_thread_id)
     with Client(request.receive) as client:
         outcome = await turns.create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)

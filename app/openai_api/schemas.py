@@ -1,5 +1,6 @@
 """What OpenAI's clients send, made into what Everthread's own surface takes."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -17,8 +18,13 @@ MUTUALLY_EXCLUSIVE = (
 )
 
 
-def response_request(body: dict[str, Any], default_model: str, origin: Origin) -> tuple[Address, TurnRequest]:
+def response_request(
+    body: dict[str, Any], default_model: str, origin: Origin, new_thread_id: Callable[[], UUID]
+) -> tuple[Address, TurnRequest]:
     """Where a `POST /responses` goes, and the turn that it asks for.
+
+    Args:
+        new_thread_id: makes the id of a thread, should the request make one.
 
     Raises:
         APIError, pydantic.ValidationError: naming the field at fault.
@@ -34,7 +40,7 @@ def response_request(body: dict[str, Any], default_model: str, origin: Origin) -
     elif conversation is not None:
         address = Address(id=_conversation(conversation))
     else:
-        address = Address(new=ids.new_uuid())
+        address = Address(new=new_thread_id())
     keep = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first.
     return address, new_turn(body, default_model, origin, parent_id=parent_id, keep=keep, if_busy="wait")

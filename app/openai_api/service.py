@@ -18,6 +18,7 @@ from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
+from app.threads.names import Names
 from app.threads.tables import Thread
 from app.turns.event_log import EventLog
 from app.turns.replay import Replay
@@ -32,6 +33,7 @@ class OpenAI:
     def __init__(
         self,
         database: Database,
+        names: Names,
         store: TurnStore,
         replay: Replay,
         live_ids: LiveIds,
@@ -39,6 +41,7 @@ class OpenAI:
     ) -> None:
         self._replay = replay
         self._database = database
+        self._names = names
         self._store = store
         self._edits = Edits(database, live_ids, event_log)
 
@@ -75,7 +78,7 @@ class OpenAI:
         self, caller: Caller, items: Sequence[dict[str, Any]], metadata: dict[str, str]
     ) -> dict[str, Any]:
         async with self._database.session() as session:
-            thread = await threads.add(session, caller.actor, caller.project_id, {"metadata_": metadata})
+            thread = await threads.add(session, self._names, caller.actor, caller.project_id, {"metadata_": metadata})
             if items:
                 await append(session, caller.actor, thread, items)
             return conversation_object(thread)
@@ -88,7 +91,9 @@ class OpenAI:
     async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> dict[str, Any]:
         async with self._database.session() as session:
             values = {"metadata_": metadata}
-            thread = await threads.change(session, caller.actor, caller.project_id, Address(id=id_), values)
+            thread = await threads.change(
+                session, self._names, caller.actor, caller.project_id, Address(id=id_), values
+            )
             return conversation_object(_known(thread, id_))
 
     async def add_items(self, caller: Caller, id_: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:

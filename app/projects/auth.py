@@ -7,10 +7,10 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 
-from app.db import ids
 from app.db.engine import Database
 from app.errors import Unauthorized
 from app.projects.keys import USE_KEY, hash_key
+from app.trail.append import append
 from app.trail.records import Actor
 
 CACHE_SECONDS = 10.0
@@ -45,13 +45,16 @@ class KeyRing:
         known = self._known.get(hashed)
         if known is not None and known[0] > now:
             return Caller(known[1].project_id, known[1].key_id, address)
-        row = await self._database.fetchrow(USE_KEY, hashed, ids.new_uuid(), address)
+        row = await self._database.fetchrow(USE_KEY, hashed)
         if row is None:
             self._known.pop(hashed, None)
             return None
         if len(self._known) >= CACHE_SIZE:
             self._known.clear()
         caller = Caller(row["project_id"], row["id"], address)
+        if row["first_use"] is not None:
+            async with self._database.session() as session:
+                await append(session, caller.actor, caller.project_id, "key.used", detail=row["first_use"])
         self._known[hashed] = (now + CACHE_SECONDS, caller)
         return caller
 

@@ -14,6 +14,7 @@ from app.db.ids import new_uuid
 from app.projects.tables import ApiKey, Project
 from app.trail.append import append
 from app.trail.records import SERVICE
+from app.trail.users import new_trail_key
 
 DEFAULT_PROJECT = "default"
 
@@ -26,11 +27,8 @@ WITH key AS (
     WHERE k.project_id = key.project_id AND k.id = key.id
         AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 hour')
     RETURNING k.project_id, k.id, k.name
-), audit AS (
-    INSERT INTO audit_records (project_id, chain_id, id, action, key_id, address, detail)
-    SELECT project_id, project_id, $2, 'key.used', id, $3, name FROM used
 )
-SELECT project_id, id FROM key
+SELECT key.project_id, key.id, used.name AS first_use FROM key LEFT JOIN used ON true
 """
 
 
@@ -71,7 +69,9 @@ async def ensure_first_key(database: Database, bootstrap_key: str | None) -> str
 
 async def ensure_project(database: Database, name: str) -> UUID:
     async with database.session() as session:
-        made = insert(Project).values(project_id=new_uuid(), name=name).on_conflict_do_nothing()
+        made = (
+            insert(Project).values(project_id=new_uuid(), name=name, trail_key=new_trail_key()).on_conflict_do_nothing()
+        )
         await session.execute(made)
         found = await session.scalar(select(Project.project_id).where(Project.name == name))
         assert found is not None

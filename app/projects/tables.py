@@ -14,11 +14,13 @@ class Project(Base):
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(Text)
+    trail_key: Mapped[bytes] = mapped_column(LargeBinary)
+    """What the audit trail names addresses with, where no end user's key does."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retention_days: Mapped[int | None]
     """After so many days the content of a turn is purged. None: it is kept."""
-    purged_until: Mapped[UUID | None]
-    """Turns up to this id have been purged."""
+    purged_until: Mapped[datetime | None]
+    """Turns that arrived up to then have been purged."""
 
     __table_args__ = (
         UniqueConstraint("name"),

@@ -64,7 +64,7 @@ class Cleaner(Background):
         while taken := await copies.take(self._database, self._provider.binding, COPIES_AT_ONCE):
             for row in taken:
                 if await self._provider.delete(row["response_id"]):
-                    await copies.done(self._database, row["project_id"], row["response_id"])
+                    await copies.done(self._database, row)
 
     async def _tried(self, work: Awaitable[None]) -> None:
         try:

@@ -17,34 +17,48 @@ from app.projects.tables import Project
 from app.retention.tables import UserPurge
 from app.threads import store as threads
 from app.threads.address import Address
-from app.threads.tables import Thread
+from app.threads.names import Names
+from app.threads.tables import Thread, ThreadActivity
 from app.trail.append import append
 from app.trail.records import SERVICE, Actor
+from app.trail.users import UserKeys, digest
 from app.turns.event_log import EventLog
 
 LEASE_SECONDS = 60
 TURNS_AT_ONCE = 500
 THREADS_AT_ONCE = 100
 
-TAKE = """
-UPDATE user_purges p SET lease_expires_at = now() + $1::float8 * interval '1 second'
-FROM (
-    SELECT project_id, id FROM user_purges WHERE completed_at IS NULL AND lease_expires_at < now()
-    ORDER BY lease_expires_at LIMIT 1 FOR UPDATE SKIP LOCKED
-) taken
-WHERE p.project_id = taken.project_id AND p.id = taken.id
-RETURNING p.project_id, p.id, p.user_id, p.key_id, p.address
+UNFINISHED = """
+SELECT project_id, id, lease_expires_at FROM user_purges WHERE completed_at IS NULL AND lease_expires_at < now()
+ORDER BY lease_expires_at LIMIT 10
 """
 
-OLD_TURNS = """
-SELECT t.id, t.thread_id, t.deleted_at IS NULL AND t.status <> 'in_progress' AS whole FROM turns t
-WHERE t.project_id = $1 AND t.id > $2 AND t.id < $3 ORDER BY t.id LIMIT $4
+# As it was seen: of two workers, one gets it.
+TAKE = """
+UPDATE user_purges SET lease_expires_at = now() + $4::float8 * interval '1 second'
+WHERE project_id = $1 AND id = $2 AND lease_expires_at = $3 AND completed_at IS NULL
+RETURNING project_id, id, user_id, key_id, address
 """
+
+# The turns of a moment are not cut in two: the next look begins behind it.
+OLD_TURNS = """
+SELECT t.id, t.thread_id, t.arrived_at, t.deleted_at IS NULL AND t.status <> 'in_progress' AS whole FROM turns t
+WHERE t.project_id = $1 AND t.arrived_at > $2 AND t.arrived_at <= coalesce((
+    SELECT arrived_at FROM turns WHERE project_id = $1 AND arrived_at > $2 AND arrived_at < $3
+    ORDER BY arrived_at OFFSET $4 LIMIT 1
+), $3)
+"""
+
+BEGINNING = datetime.fromtimestamp(0, UTC)
 
 
 class Purge:
-    def __init__(self, database: Database, live_ids: LiveIds, event_log: EventLog) -> None:
+    def __init__(
+        self, database: Database, names: Names, users: UserKeys, live_ids: LiveIds, event_log: EventLog
+    ) -> None:
         self._database = database
+        self._names = names
+        self._users = users
         self._live_ids = live_ids
         self._event_log = event_log
 
@@ -72,40 +86,43 @@ class Purge:
 
     async def continue_one(self) -> bool:
         """Go on with a purge that nobody is at, to its end. False if there is none."""
-        taken = await self._database.fetchrow(TAKE, LEASE_SECONDS)
-        if taken is None:
-            return False
-        while await self._purge_some(taken):
-            pass
-        return True
+        for seen in await self._database.fetch(UNFINISHED):
+            taken = await self._database.fetchrow(TAKE, *seen, LEASE_SECONDS)
+            if taken is not None:
+                while await self._purge_some(taken):
+                    pass
+                return True
+        return False
 
     async def old_threads(self, project_id: UUID, days: int) -> int:
         """Purge threads that nobody has touched for so many days. Returns how many that were."""
-        old = select(Thread.id).where(
-            Thread.project_id == project_id, Thread.updated_at < datetime.now(UTC) - timedelta(days=days)
-        )
+        idle = (ThreadActivity.project_id == project_id, ThreadActivity.active_at < _ago(days))
+        old = select(ThreadActivity.thread_id).where(*idle).order_by(ThreadActivity.active_at)
         async with self._database.session() as session:
-            thread_ids = list(await session.scalars(old.order_by(Thread.updated_at).limit(THREADS_AT_ONCE)))
+            thread_ids = list(await session.scalars(old.limit(THREADS_AT_ONCE)))
         for thread_id in thread_ids:
             async with self._database.session() as session:
                 thread = await threads.locked(session, project_id, Address(id=thread_id))
-                if thread is None or thread.updated_at >= datetime.now(UTC) - timedelta(days=days):
+                if thread is None:
                     continue
-                erased = await erase(session, SERVICE, thread, "thread.purged")
+                mine = (ThreadActivity.bucket == thread.bucket, ThreadActivity.thread_id == thread_id)
+                if await session.scalar(select(ThreadActivity.thread_id).where(*idle, *mine)) is None:
+                    continue
+                erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
             await erased.forget(self._live_ids, self._event_log)
         return len(thread_ids)
 
-    async def old_turns(self, project_id: UUID, days: int, since: UUID | None) -> UUID | None:
+    async def old_turns(self, project_id: UUID, days: int, since: datetime | None) -> datetime | None:
         """Purge the content of turns that are older than so many days, some at a time.
 
         Args:
-            since: the last turn that was looked at.
+            since: when the last turn that was looked at had arrived.
 
         Returns:
-            The last turn that has been looked at now; None if there is no older one.
+            When the last turn that has been looked at now had; None if there is no older one.
         """
-        until = ids.first_uuid(datetime.now(UTC) - timedelta(days=days))
-        rows = await self._database.fetch(OLD_TURNS, project_id, since or UUID(int=0), until, TURNS_AT_ONCE)
+        since = since or BEGINNING
+        rows = await self._database.fetch(OLD_TURNS, project_id, since, _ago(days), TURNS_AT_ONCE)
         by_thread: dict[UUID, list[UUID]] = {}
         for row in rows:
             if row["whole"]:
@@ -120,7 +137,7 @@ class Purge:
             await erased.forget(self._live_ids, self._event_log)
         if not rows:
             return None
-        last: UUID = rows[-1]["id"]
+        last: datetime = max(row["arrived_at"] for row in rows)
         async with self._database.session() as session:
             await session.execute(update(Project).where(Project.project_id == project_id).values(purged_until=last))
         return last
@@ -131,20 +148,25 @@ class Purge:
         actor = Actor(taken["key_id"], taken["address"])
         this = (UserPurge.project_id == project_id, UserPurge.id == taken["id"])
         mine = select(Thread.id).where(Thread.project_id == project_id, Thread.user_id == user)
+        key = await self._users.get(project_id, user)
+        named = None if key is None else digest(key, "user", user)
         async with self._database.session() as session:
             thread_ids = list(await session.scalars(mine.order_by(Thread.id).limit(THREADS_AT_ONCE)))
             if not thread_ids:
                 ended = update(UserPurge).where(*this, UserPurge.completed_at.is_(None)).values(completed_at=func.now())
                 done = (await session.execute(ended.returning(UserPurge.threads_done))).scalar_one_or_none()
                 if done is not None:
-                    await append(session, actor, project_id, "user.purged", user_id=user, detail=f"{done} threads")
-                return False
+                    detail = f"{done} threads"
+                    await append(session, actor, project_id, "user.purged", user_digest=named, detail=detail)
+        if not thread_ids:
+            await self._users.forget(project_id, user)
+            return False
         for thread_id in thread_ids:
             async with self._database.session() as session:
                 thread = await threads.locked(session, project_id, Address(id=thread_id))
                 if thread is None or thread.user_id != user:
                     continue
-                erased = await erase(session, actor, thread, "thread.purged")
+                erased = await erase(session, self._names, actor, thread, "thread.purged")
                 # What other users' forks share of it is this user's content all the same.
                 for heir_id, turn_ids in erased.inherited.items():
                     heir = await threads.locked(session, project_id, Address(id=heir_id))
@@ -158,6 +180,10 @@ class Purge:
                 await session.execute(update(UserPurge).where(*this).values(counted))
             await erased.forget(self._live_ids, self._event_log)
         return True
+
+
+def _ago(days: int) -> datetime:
+    return datetime.now(UTC) - timedelta(days=days)
 
 
 def purge_object(purge: UserPurge) -> dict[str, Any]:

@@ -17,14 +17,16 @@ from app.retention.purge import Purge, purge_object
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.trail.append import append
+from app.trail.users import UserKeys, digest
 from app.transfer.service import Transfer
 
 THREADS_AT_ONCE = 100
 
 
 class Retention:
-    def __init__(self, database: Database, purge: Purge, cleaner: Cleaner, transfer: Transfer) -> None:
+    def __init__(self, database: Database, users: UserKeys, purge: Purge, cleaner: Cleaner, transfer: Transfer) -> None:
         self._database = database
+        self._users = users
         self._purge = purge
         self._cleaner = cleaner
         self._transfer = transfer
@@ -63,8 +65,10 @@ class Retention:
 
     async def export_user(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
         """Every thread of an end user, one a line, as `everthread import` takes them."""
+        key = await self._users.get(caller.project_id, user)
+        named = None if key is None else digest(key, "user", user)
         async with self._database.session() as session:
-            await append(session, caller.actor, caller.project_id, "user.exported", user_id=user)
+            await append(session, caller.actor, caller.project_id, "user.exported", user_digest=named)
         return self._threads_of(caller, user)
 
     async def _threads_of(self, caller: Caller, user: str) -> AsyncIterator[bytes]:

@@ -1,6 +1,7 @@
 """Searching a project's threads."""
 
 import base64
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -34,13 +35,13 @@ class Search:
         if tsquery is None:
             raise BadRequest("'q' needs a word that is to be found.", param="q")
         cursor = None if after is None else _cursor(after)
-        bound = ids.new_uuid() if cursor is None else cursor.bound
+        bound = await store.now(self._database) if cursor is None else cursor.bound
         rows = await store.search(self._database, caller.project_id, tsquery, filters, cursor, bound, limit + 1)
         wanted = lexemes.asked_runs(asked)
         return list_object(rows[:limit], lambda row: _hit(row, wanted, bound), has_more=len(rows) > limit)
 
 
-def _hit(row: asyncpg.Record, wanted: list[lexemes.Run], bound: UUID) -> dict[str, Any]:
+def _hit(row: asyncpg.Record, wanted: list[lexemes.Run], bound: datetime) -> dict[str, Any]:
     titled = row["role"] == "title"
     text = row["title"] or "" if titled else _said(row)
     return {
@@ -62,7 +63,7 @@ def _said(row: asyncpg.Record) -> str:
 
 
 def _encoded(cursor: Cursor) -> str:
-    said = orjson.dumps([cursor.bound.hex, cursor.rank, cursor.id.hex, cursor.role])
+    said = orjson.dumps([cursor.bound.isoformat(), cursor.rank, cursor.id.hex, cursor.role])
     return "hit_" + base64.urlsafe_b64encode(said).rstrip(b"=").decode()
 
 
@@ -70,7 +71,7 @@ def _cursor(given: str) -> Cursor:
     try:
         said = given.removeprefix("hit_")
         bound, rank, id_, role = orjson.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
-        return Cursor(UUID(bound), float(rank), UUID(id_), str(role))
+        return Cursor(datetime.fromisoformat(bound), float(rank), UUID(id_), str(role))
     except (ValueError, TypeError, AttributeError) as error:
         raise BadRequest(
             "'after' must be the last_id of a page of this search.", param="after", code="invalid_cursor"

@@ -1,9 +1,11 @@
 """The documents of a turn: what each side said in it, for its transaction to write."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from app.db.ids import bucket_of
 from app.items.kinds import type_of
 from app.items.shapes import text_of
 from app.search.lexemes import document
@@ -22,10 +24,16 @@ def documents(items: Iterable[dict[str, Any]]) -> tuple[list[str], list[str]]:
     return [role for role, text in found.items() if text], [text for text in found.values() if text]
 
 
-def text_rows(project_id: UUID, turn_id: UUID, items: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same as rows of the table."""
+def text_rows(
+    project_id: UUID, turn_id: UUID, items: Iterable[dict[str, Any]], created_at: datetime | None = None
+) -> list[dict[str, Any]]:
+    """The same as rows of the table.
+
+    Args:
+        created_at: the turn's; now, if left out.
+    """
     roles, found = documents(items)
-    return [
-        {"project_id": project_id, "turn_id": turn_id, "role": role, "document": text}
-        for role, text in zip(roles, found, strict=True)
-    ]
+    at: dict[str, Any] = {"project_id": project_id, "bucket": bucket_of(turn_id), "turn_id": turn_id}
+    if created_at is not None:
+        at["created_at"] = created_at
+    return [{**at, "role": role, "document": text} for role, text in zip(roles, found, strict=True)]

@@ -1,7 +1,7 @@
 """/v1/threads: named threads."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -37,6 +37,9 @@ async def _filters(
     created_before: Seconds = None,
     updated_after: Seconds = None,
     updated_before: Seconds = None,
+    order_by: Annotated[
+        Literal["created", "activity"], Query(description="`activity`: by when it was last spoken in.")
+    ] = "created",
 ) -> Filters:
     metadata: dict[str, str] = {}
     for key, value in request.query_params.multi_items():
@@ -44,8 +47,17 @@ async def _filters(
             raise BadRequest(f"'{key}' contains a NUL character.", param=key, code="invalid_character")
         if found := _METADATA.fullmatch(key):
             metadata[found[1]] = value
-    times = (created_after, created_before, updated_after, updated_before)
-    return Filters(user, name, metadata, archived, *map(moment, times))
+    return Filters(
+        user,
+        name,
+        metadata,
+        archived,
+        moment(created_after),
+        moment(created_before),
+        moment(updated_after),
+        moment(updated_before),
+        order_by,
+    )
 
 
 @router.get("/threads")

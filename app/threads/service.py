@@ -1,5 +1,6 @@
 """What can be done with a thread."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -8,29 +9,41 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, list_object
-from app.errors import BadRequest
+from app.db.pagination import Page, Settled, list_object
+from app.errors import BadRequest, Conflict
 from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import Address
+from app.threads.names import Names
 from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut, thread_object
 from app.threads.store import Filters
+from app.trail.users import UserKeys
 
 
 class Threads:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, names: Names, users: UserKeys, settled: Settled) -> None:
         self._database = database
+        self._names = names
+        self._users = users
+        self._settled = settled
 
     async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[dict[str, Any], bool]:
-        """The thread of this name, and whether it was made now."""
-        values = {"name": name, **columns(sent)}
-        async with self._database.session() as session:
-            thread, made = await store.get_or_add(session, caller.actor, caller.project_id, values)
-            return thread_object(thread), made
+        """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
+        values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
+        while True:
+            if (known := await self._names.find(caller.project_id, name)) is not None:
+                async with self._database.session() as session:
+                    thread = await store.get(session, caller.project_id, Address(id=known, name=name))
+                if thread is not None:
+                    return thread_object(thread), False
+            with suppress(Conflict):
+                async with self._database.session() as session:
+                    thread = await store.add(session, self._names, caller.actor, caller.project_id, values)
+                    return thread_object(thread), True
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
-            rows, has_more = await store.list_page(session, caller.project_id, filters, page)
+            rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
         return list_object(rows, thread_object, has_more=has_more)
 
     async def get(self, caller: Caller, address: Address) -> dict[str, Any]:
@@ -41,16 +54,25 @@ class Threads:
         return thread_object(thread)
 
     async def patch(self, caller: Caller, address: Address, sent: ThreadPatch) -> dict[str, Any]:
-        values = columns(sent)
+        values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
             values["head_turn_id"] = turn_uuid("head_id", sent.head_id)
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
-            thread = await store.change(session, caller.actor, caller.project_id, address, values)
+            thread = await store.change(session, self._names, caller.actor, caller.project_id, address, values)
             if thread is None:
                 raise address.unknown()
             return thread_object(thread)
+
+
+async def with_trail_key(users: UserKeys, project_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
+    """A thread's columns with the key that the audit trail names its user with, where they set the user."""
+    if "user_id" not in values:
+        return values
+    user = values["user_id"]
+    key = None if user is None else await users.get_or_make(project_id, user)
+    return values if key is None else {**values, "trail_key": key}
 
 
 def turn_uuid(param: str, value: str | None) -> UUID:

@@ -3,27 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
 from app.db import ids
-from app.db.pagination import Page
+from app.db.pagination import Page, Settled
 from app.errors import Conflict, NotFound
+from app.projects.tables import Project
 from app.search.lexemes import document
 from app.threads.address import Address
-from app.threads.tables import Thread
+from app.threads.names import Names
+from app.threads.tables import Thread, ThreadActivity, ThreadName
 from app.trail import contents
 from app.trail.append import append
 from app.trail.records import Action, Actor
+from app.trail.tables import AuditRecord
 
 CHANGED_AS = {"metadata_": "metadata", "user_id": "user", "head_turn_id": "head_id", "archived_at": "archived"}
 """What columns are called on the wire."""
+
+
+BORN = ("thread.created", "thread.imported")
+"""The record of how a thread came to be here has the moment that the thread is listed by."""
+
+GONE = ("thread.deleted", "thread.purged")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,43 +46,31 @@ class Filters:
     created_before: datetime | None = None
     updated_after: datetime | None = None
     updated_before: datetime | None = None
+    by: Literal["created", "activity"] = "created"
+    """What the list is ordered by: when a thread came to be here, or when it was last spoken in."""
 
 
-async def add(session: AsyncSession, actor: Actor, project_id: UUID, values: dict[str, Any]) -> Thread:
+async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUID, values: dict[str, Any]) -> Thread:
     """Insert a thread.
+
+    Args:
+        values: its columns. With `id` it comes back under an id that it has had; with `bucket` it lies there.
 
     Raises:
         Conflict: the project has a thread of this name.
     """
-    made = {"project_id": project_id, "id": ids.new_uuid(), "salt": contents.new_salt(), **_searchable(values)}
-    try:
-        thread = (await session.execute(insert(Thread).values(**made).returning(Thread))).scalar_one()
-    except IntegrityError as error:
-        raise _meaning(error, values.get("name")) from error
-    await tell(session, actor, thread, "thread.created")
+    given = {**values}
+    bucket = given.pop("bucket", None)
+    id_ = given.pop("id", None) or ids.new_id(ids.new_bucket() if bucket is None else bucket)
+    if (name := given.get("name")) is not None and not await names.take(session, project_id, name, id_):
+        raise _name_taken(name)
+    made = {"project_id": project_id, "bucket": ids.bucket_of(id_), "id": id_, "salt": contents.new_salt(), **given}
+    made.setdefault("trail_key", _key_of(project_id))
+    thread = (await session.execute(insert(Thread).values(_searchable(made)).returning(Thread))).scalar_one()
+    activity = {"project_id": project_id, "bucket": thread.bucket, "thread_id": id_, "active_at": thread.arrived_at}
+    await session.execute(insert(ThreadActivity).values(activity))
+    await tell(session, actor, thread, "thread.imported" if "id" in values else "thread.created")
     return thread
-
-
-async def get_or_add(
-    session: AsyncSession, actor: Actor, project_id: UUID, values: dict[str, Any]
-) -> tuple[Thread, bool]:
-    """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
-    statement = (
-        insert(Thread)
-        .values(project_id=project_id, id=ids.new_uuid(), salt=contents.new_salt(), **_searchable(values))
-        .on_conflict_do_nothing(index_elements=["project_id", "name"], index_where=Thread.name.is_not(None))
-        .returning(Thread)
-    )
-    address = Address(name=values["name"])
-    while True:
-        # Looked up first: an insert that conflicts burns a dead row each time.
-        found = await get(session, project_id, address)
-        if found is not None:
-            return found, False
-        made = (await session.execute(statement)).scalar_one_or_none()
-        if made is not None:
-            await tell(session, actor, made, "thread.created")
-            return made, True
 
 
 async def get(session: AsyncSession, project_id: UUID, address: Address) -> Thread | None:
@@ -81,26 +78,38 @@ async def get(session: AsyncSession, project_id: UUID, address: Address) -> Thre
 
 
 async def change(
-    session: AsyncSession, actor: Actor, project_id: UUID, address: Address, values: dict[str, Any]
+    session: AsyncSession, names: Names, actor: Actor, project_id: UUID, address: Address, values: dict[str, Any]
 ) -> Thread | None:
     """Change a thread in one statement, so that two changes of different fields both hold.
 
     Raises:
         APIError: the new name belongs to another thread, or the new head is no turn of this one.
     """
+    if "name" in values:
+        before = await locked(session, project_id, address)
+        if before is None:
+            return None
+        name = values["name"]
+        if name is not None and not await names.take(session, project_id, name, before.id):
+            raise _name_taken(name)
+        if before.name is not None and before.name != name:
+            await names.give_up(session, project_id, before.name, before.id)
+    if "user_id" in values:
+        values.setdefault("trail_key", _key_of(project_id))
     statement = (
         update(Thread)
         .where(*_at(project_id, address))
         .values(**_searchable(values), updated_at=func.now())
         .returning(Thread)
-        .execution_options(synchronize_session=False)
+        .execution_options(synchronize_session=False, populate_existing=True)
     )
     try:
         thread = (await session.execute(statement)).scalar_one_or_none()
     except IntegrityError as error:
-        raise _meaning(error, values.get("name")) from error
+        raise _meaning(error) from error
     if thread is not None:
-        fields = sorted(CHANGED_AS.get(name, name) for name in values)
+        fields = sorted(CHANGED_AS.get(name, name) for name in values if name != "trail_key")
+        await touch(session, thread)
         await tell(session, actor, thread, "thread.changed", ", ".join(fields))
     return thread
 
@@ -112,17 +121,30 @@ async def locked(session: AsyncSession, project_id: UUID, address: Address) -> T
     ).scalar_one_or_none()
 
 
-async def remove(session: AsyncSession, actor: Actor, thread: Thread, action: Action = "thread.deleted") -> None:
-    """Delete a thread with its turns, items, calls and texts."""
-    gone = delete(Thread).where(Thread.project_id == thread.project_id, Thread.id == thread.id)
+async def touch(session: AsyncSession, thread: Thread) -> None:
+    """Write down that a thread is in use: it is kept from now on, and listed first by its activity."""
+    same = (ThreadActivity.project_id == thread.project_id, ThreadActivity.bucket == thread.bucket)
+    moved = update(ThreadActivity).where(*same, ThreadActivity.thread_id == thread.id)
+    await session.execute(moved.values(active_at=func.clock_timestamp()).execution_options(synchronize_session=False))
+
+
+async def remove(
+    session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action = "thread.deleted"
+) -> None:
+    """Delete a thread with its turns, items, calls and texts. Its row is locked."""
+    await append(session, actor, thread.project_id, action, thread_id=thread.id)
+    if thread.name is not None:
+        await names.give_up(session, thread.project_id, thread.name, thread.id)
+    gone = delete(Thread).where(
+        Thread.project_id == thread.project_id, Thread.bucket == thread.bucket, Thread.id == thread.id
+    )
     await session.execute(gone.execution_options(synchronize_session=False))
-    await append(session, actor, thread.project_id, action, thread_id=thread.id, user_id=thread.user_id)
 
 
 async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None) -> None:
     """Append what a thread is now to the audit trail."""
     content = None
-    if thread.salt is not None:  # As it is in threads that are older than the audit trail.
+    if thread.salt is not None:
         content = contents.thread(
             thread.salt,
             thread.name,
@@ -131,29 +153,73 @@ async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Acti
             thread.metadata_,
             archived=thread.archived_at is not None,
         )
-    await append(
-        session,
-        actor,
-        thread.project_id,
-        action,
-        thread_id=thread.id,
-        user_id=thread.user_id,
-        detail=detail,
-        content=content,
-    )
+    await append(session, actor, thread.project_id, action, thread_id=thread.id, detail=detail, content=content)
 
 
 async def list_page(
-    session: AsyncSession, project_id: UUID, filters: Filters, page: Page
+    session: AsyncSession, project_id: UUID, filters: Filters, page: Page, settled: Settled
 ) -> tuple[Sequence[Thread], bool]:
-    """One page, and whether more rows follow it."""
-    cursor, descending = page.scan(ids.THREAD_PREFIXES)
-    where = [Thread.project_id == project_id, *_filters(filters)]
+    """One page, and whether more rows follow it.
+
+    Raises:
+        BadRequest: the cursor is the id of no thread that was ever in the project.
+    """
+    cursor, descending = page.scan()
+    if filters.by == "activity":
+        order = (ThreadActivity.active_at, ThreadActivity.thread_id)
+        of_thread = (
+            ThreadActivity.project_id == Thread.project_id,
+            ThreadActivity.bucket == Thread.bucket,
+            ThreadActivity.thread_id == Thread.id,
+        )
+        statement = select(Thread).join(ThreadActivity, and_(*of_thread))
+        where = [
+            ThreadActivity.project_id == project_id,
+            Thread.project_id == project_id,
+            *_filters(filters, project_id),
+        ]
+    else:
+        order = (Thread.arrived_at, Thread.id)
+        statement = select(Thread)
+        where = [Thread.project_id == project_id, *_filters(filters, project_id)]
     if cursor is not None:
-        where.append(Thread.id < cursor if descending else Thread.id > cursor)
-    by_id = Thread.id.desc() if descending else Thread.id.asc()
-    rows = (await session.scalars(select(Thread).where(*where).order_by(by_id).limit(page.limit + 1))).all()
+        place = await _place(session, project_id, cursor, by_activity=filters.by == "activity")
+        if place is None:
+            raise page.bad_cursor()
+        where.append(tuple_(*order) < place if descending else tuple_(*order) > place)
+    if not descending:
+        where.append(order[0] < await settled.until(session))
+    by_order = [column.desc() if descending else column.asc() for column in order]
+    rows = (await session.scalars(statement.where(*where).order_by(*by_order).limit(page.limit + 1))).all()
     return page.cut(rows)
+
+
+async def _place(
+    session: AsyncSession, project_id: UUID, cursor: str, *, by_activity: bool
+) -> tuple[datetime, UUID] | None:
+    """Where a thread stands in the list; a deleted one by what the audit trail keeps of it. None for none."""
+    thread_id = ids.parse(cursor, ids.THREAD_PREFIXES)
+    if thread_id is None:
+        return None
+    bucket = ids.bucket_of(thread_id)
+    if by_activity:
+        same = (ThreadActivity.project_id == project_id, ThreadActivity.bucket == bucket)
+        found = select(ThreadActivity.active_at).where(*same, ThreadActivity.thread_id == thread_id)
+    else:
+        of_id = (Thread.project_id == project_id, Thread.bucket == bucket, Thread.id == thread_id)
+        found = select(Thread.arrived_at).where(*of_id)
+    moment = await session.scalar(found)
+    if moment is None:
+        chain = (AuditRecord.project_id == project_id, AuditRecord.bucket == bucket, AuditRecord.chain_id == thread_id)
+        told = AuditRecord.action.not_in(GONE) if by_activity else AuditRecord.action.in_(BORN)
+        last = select(AuditRecord.at).where(*chain, told).order_by(AuditRecord.seq.desc()).limit(1)
+        moment = await session.scalar(last)
+    return None if moment is None else (moment, thread_id)
+
+
+def _key_of(project_id: UUID) -> Any:
+    """The project's own key: a thread of no user's."""
+    return select(Project.trail_key).where(Project.project_id == project_id).scalar_subquery()
 
 
 def _searchable(values: dict[str, Any]) -> dict[str, Any]:
@@ -162,16 +228,19 @@ def _searchable(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(project_id: UUID, address: Address) -> tuple[ColumnElement[bool], ...]:
-    same = Thread.id == address.id if address.id is not None else Thread.name == address.name
-    return Thread.project_id == project_id, same
+    assert address.id is not None
+    same = (Thread.project_id == project_id, Thread.bucket == ids.bucket_of(address.id), Thread.id == address.id)
+    return same if address.name is None else (*same, Thread.name == address.name)
 
 
-def _filters(filters: Filters) -> list[ColumnElement[bool]]:
+def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:
     where: list[ColumnElement[bool]] = []
     if filters.user is not None:
         where.append(Thread.user_id == filters.user)
     if filters.name is not None:
         where.append(Thread.name.startswith(filters.name, autoescape=True))
+        begins = ThreadName.name.startswith(filters.name, autoescape=True)
+        where.append(Thread.id.in_(select(ThreadName.thread_id).where(ThreadName.project_id == project_id, begins)))
     if filters.metadata:
         where.append(Thread.metadata_.contains(filters.metadata))
     if filters.archived is not None:
@@ -187,11 +256,13 @@ def _filters(filters: Filters) -> list[ColumnElement[bool]]:
     return where
 
 
-def _meaning(error: IntegrityError, name: Any) -> Exception:
+def _meaning(error: IntegrityError) -> Exception:
     if "threads_head_turn_fkey" in str(error.orig):
         return NotFound("'head_id' must be the id of a turn of this thread.", param="head_id", code="turn_not_found")
-    if "threads_name_key" not in str(error.orig):
-        return error
+    return error
+
+
+def _name_taken(name: str) -> Conflict:
     return Conflict(
         f"There is a thread named {name!r} already. Use it with PUT /v1/threads/by-name/NAME, or choose another name.",
         param="name",

@@ -1,10 +1,20 @@
-"""Named threads."""
+"""Named threads. What a row must be is checked by the trigger threads_guard (migrations/sql/guards.sql)."""
 
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, LargeBinary, Text, func, text
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -15,6 +25,8 @@ class Thread(Base):
     __tablename__ = "threads"
 
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    """Which of 1024 parts of its project it lies in, with all that belongs to it: see `db/buckets.py`."""
     id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str | None] = mapped_column(Text)
     title: Mapped[str | None] = mapped_column(Text)
@@ -25,55 +37,47 @@ class Thread(Base):
     forked_turn_id: Mapped[UUID | None]
     """The last turn that it shares with the thread it was forked from; the turns before that one are shared too."""
     turn_count: Mapped[int] = mapped_column(server_default=text("0"))
+    last_seq: Mapped[int] = mapped_column(server_default=text("0"))
+    """The number of its last turn. A fork's begins with that of the turn that it was forked at."""
+    chain_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    """The number of the last record of its audit chain, and its hash."""
+    chain_hash: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("decode(repeat('00', 32), 'hex')"))
+    trail_key: Mapped[bytes] = mapped_column(LargeBinary)
+    """What its user and their addresses are named with in the audit trail: its user's key, else its project's."""
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of the digests in its audit records."""
     archived_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """As it is shown. One that was imported keeps the moment that it had."""
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Of the digests in its audit records. None in threads that are older than the audit trail."""
+    arrived_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """The database's moment: what threads are listed by."""
     title_document: Mapped[Any] = mapped_column(TSVECTOR, nullable=True)
     """The title as it is searched for."""
 
     __table_args__ = (
-        CheckConstraint("char_length(name) BETWEEN 1 AND 256 AND strpos(name, '/') = 0", name="name"),
-        CheckConstraint("char_length(title) <= 1000", name="title"),
-        CheckConstraint("char_length(user_id) BETWEEN 1 AND 256", name="user_id"),
-        CheckConstraint("jsonb_typeof(metadata) = 'object'", name="metadata"),
         ForeignKeyConstraint(
-            ["project_id", "head_turn_id"],
-            ["turns.project_id", "turns.id"],
-            name="threads_head_turn_fkey",
-            use_alter=True,
-        ),
-        ForeignKeyConstraint(
-            ["project_id", "forked_turn_id"],
-            ["turns.project_id", "turns.id"],
+            ["project_id", "bucket", "forked_turn_id"],
+            ["turns.project_id", "turns.bucket", "turns.id"],
             name="threads_forked_turn_fkey",
             use_alter=True,
         ),
-        Index("threads_name_key", "project_id", "name", unique=True, postgresql_where=text("name IS NOT NULL")),
+        Index("threads_arrived_idx", "project_id", "arrived_at", "id"),
         Index(
-            "threads_name_prefix_idx",
+            "threads_user_idx",
             "project_id",
-            "name",
-            postgresql_ops={"name": "text_pattern_ops"},
-            postgresql_where=text("name IS NOT NULL"),
-        ),
-        Index(
-            "threads_title_document_idx",
-            "title_document",
-            postgresql_using="gin",
-            postgresql_where=text("title_document IS NOT NULL"),
+            "user_id",
+            "arrived_at",
+            "id",
+            postgresql_where=text("user_id IS NOT NULL"),
         ),
         Index(
             "threads_forked_turn_idx",
             "project_id",
+            "bucket",
             "forked_turn_id",
             postgresql_where=text("forked_turn_id IS NOT NULL"),
         ),
-        Index("threads_updated_idx", "updated_at", "project_id"),
-        # A turn that is deleted is looked for here by its foreign key.
-        Index("threads_head_turn_idx", "head_turn_id", "project_id"),
-        Index("threads_user_idx", "project_id", "user_id", "id", postgresql_where=text("user_id IS NOT NULL")),
         Index(
             "threads_metadata_idx",
             "metadata",
@@ -81,4 +85,46 @@ class Thread(Base):
             postgresql_ops={"metadata": "jsonb_path_ops"},
             postgresql_where=text("metadata <> '{}'"),
         ),
+        Index(
+            "threads_title_document_idx",
+            "title_document",
+            postgresql_using="gin",
+            postgresql_where=text("title_document IS NOT NULL"),
+        ),
+    )
+
+
+class ThreadName(Base):
+    """A name that is taken, by a bucket that is made from it: its uniqueness is decided in one place."""
+
+    __tablename__ = "thread_names"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+    thread_id: Mapped[UUID]
+
+    __table_args__ = (
+        Index("thread_names_prefix_idx", "project_id", "name", postgresql_ops={"name": "text_pattern_ops"}),
+    )
+
+
+class ThreadActivity(Base):
+    """When a thread was last spoken in. Apart, so that a turn need not touch an index of the thread's row."""
+
+    __tablename__ = "thread_activity"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    thread_id: Mapped[UUID] = mapped_column(primary_key=True)
+    active_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "thread_id"],
+            ["threads.project_id", "threads.bucket", "threads.id"],
+            name="thread_activity_thread_fkey",
+            ondelete="CASCADE",
+        ),
+        Index("thread_activity_idx", "project_id", "active_at", "thread_id"),
     )

@@ -1,5 +1,7 @@
 """Appending to the audit trail, in the transaction of the change that it tells of."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import text
@@ -9,9 +11,23 @@ from app.db import ids
 from app.trail.records import Action, Actor
 
 _APPEND = text(
-    """INSERT INTO audit_records (project_id, chain_id, id, action, turn_id, key_id, user_id, address, detail, content)
-    VALUES (:project_id, :chain_id, :id, :action, :turn_id, :key_id, :user_id, :address, :detail, :content)"""
+    """SELECT append_records_v1(
+        :project_id, CAST(:bucket AS smallint), :chain_id, CAST(:user_digest AS bytea), CAST(:key_id AS uuid),
+        CAST(:address AS text), CAST(:actions AS text[]), CAST(:turns AS uuid[]), CAST(:details AS text[]),
+        CAST(:contents AS bytea[])
+    )"""
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is to be appended, beside who did it and to what chain."""
+
+    action: Action
+    turn_id: UUID | None = None
+    detail: str | None = None
+    content: bytes | None = None
+    """The digest of what was said: see `records.content_digest`."""
 
 
 async def append(
@@ -22,49 +38,43 @@ async def append(
     *,
     thread_id: UUID | None = None,
     turn_id: UUID | None = None,
-    user_id: str | None = None,
+    user_digest: bytes | None = None,
     detail: str | None = None,
     content: bytes | None = None,
 ) -> None:
-    """Write a record. What concerns a thread is written after the thread's row was: its lock comes first.
+    """Write a record. What concerns a thread is written while the thread's row is there, and locks it.
 
     Args:
         thread_id: None for what concerns the project as a whole.
-        content: the digest of what was said: see `records.content_digest`.
+        user_digest: the end user that a project's record is about: see `users.py`. A thread's row tells it itself.
     """
-    await append_all(
-        session,
-        [record(actor, project_id, action, thread_id, turn_id, user_id=user_id, detail=detail, content=content)],
-    )
+    one = [Record(action, turn_id, detail, content)]
+    await append_all(session, actor, project_id, thread_id, one, user_digest=user_digest)
 
 
-async def append_all(session: AsyncSession, records: "list[dict[str, object]]") -> None:
-    """Write records in their order."""
-    if records:
-        await session.execute(_APPEND, records)
-
-
-def record(
+async def append_all(
+    session: AsyncSession,
     actor: Actor,
     project_id: UUID,
-    action: Action,
     thread_id: UUID | None,
-    turn_id: UUID | None = None,
+    records: Sequence[Record],
     *,
-    user_id: str | None = None,
-    detail: str | None = None,
-    content: bytes | None = None,
-) -> "dict[str, object]":
-    """The columns of a record that is about to be written."""
-    return {
-        "project_id": project_id,
-        "chain_id": thread_id or project_id,
-        "id": ids.new_uuid(),
-        "action": action,
-        "turn_id": turn_id,
-        "key_id": actor.key_id,
-        "user_id": user_id,
-        "address": actor.address,
-        "detail": detail,
-        "content": content,
-    }
+    user_digest: bytes | None = None,
+) -> None:
+    """Write records of one chain in their order."""
+    chain_id = thread_id or project_id
+    await session.execute(
+        _APPEND,
+        {
+            "project_id": project_id,
+            "bucket": ids.bucket_of(chain_id),
+            "chain_id": chain_id,
+            "user_digest": user_digest,
+            "key_id": actor.key_id,
+            "address": actor.address,
+            "actions": [record.action for record in records],
+            "turns": [record.turn_id for record in records],
+            "details": [record.detail for record in records],
+            "contents": [record.content for record in records],
+        },
+    )

@@ -28,14 +28,14 @@ def new_salt() -> bytes:
 def thread(
     salt: bytes, name: str | None, title: str | None, user: str | None, metadata: dict[str, str], *, archived: bool
 ) -> bytes:
-    return content_digest(salt, name, title, user, _sorted(metadata), int(archived))
+    return content_digest(salt, "thread", name, title, user, _sorted(metadata), int(archived))
 
 
 def opened(
     salt: bytes, model: str, params: str, metadata: dict[str, str], item_ids: Sequence[str], data: Sequence[str]
 ) -> bytes:
     """A turn's request; or, without a model, items that were added outside any call."""
-    return content_digest(salt, model, params, _sorted(metadata), item_ids, data)
+    return content_digest(salt, "opened", model, params, _sorted(metadata), item_ids, data)
 
 
 def called(
@@ -50,7 +50,7 @@ def called(
     error: str | None,
 ) -> bytes:
     """A call with the exact body sent, and how it was answered; the answer itself is in `closed`."""
-    return content_digest(salt, attempt, continuation, url, body, dropped_items, status, response_id, error)
+    return content_digest(salt, "called", attempt, continuation, url, body, dropped_items, status, response_id, error)
 
 
 def closed(
@@ -69,7 +69,7 @@ def closed(
 ) -> bytes:
     """What a turn was closed with."""
     outcome = (status, continuation, response, usage, error, incomplete_details, binding, response_id, pace)
-    return content_digest(salt, *outcome, item_ids, data)
+    return content_digest(salt, "closed", *outcome, item_ids, data)
 
 
 def imported(
@@ -87,7 +87,7 @@ def imported(
         outcome: status, continuation, response, usage, error, incomplete details.
     """
     model, params, metadata = request
-    return content_digest(salt, model, params, _sorted(metadata), *outcome, response_id, item_ids, data)
+    return content_digest(salt, "imported", model, params, _sorted(metadata), *outcome, response_id, item_ids, data)
 
 
 def _sorted(metadata: dict[str, str]) -> str:

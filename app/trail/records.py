@@ -1,7 +1,7 @@
 """An audit record: what it says, as canonical JSON (RFC 8785), and the hash over that.
 
-The trigger `audit_append` (migration 0004) builds the same text when it writes a record; here it is built
-again from the columns, to show and to verify. Neither trusts the other.
+The database builds the same text when it writes a record (`record_hash_v1` in migrations/sql/trail.sql); here it is
+built again from the columns, to show and to verify. Neither trusts the other.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import orjson
+
+from app.db import ids
 
 Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
@@ -43,9 +45,9 @@ class Columns(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-def content_digest(salt: bytes, *parts: Part) -> bytes:
-    """The salted SHA-256 of a content: of the salt, and the parts as a JSON array of texts, numbers and nulls."""
-    shown = [part.decode() if isinstance(part, bytes) else part for part in parts]
+def content_digest(salt: bytes, kind: str, *parts: Part) -> bytes:
+    """The salted SHA-256 of a content: of the salt, and a JSON array of its kind, its version, and its parts."""
+    shown = [kind, 1, *(part.decode() if isinstance(part, bytes) else part for part in parts)]
     return hashlib.sha256(salt + orjson.dumps(shown)).digest()
 
 
@@ -53,12 +55,14 @@ def canonical(row: Columns) -> bytes:
     """The record without its hash, as canonical JSON."""
     chain, project = row["chain_id"], row["project_id"]
     return (
-        f'{{"action":{_text(row["action"])},"actor":{{"address":{_text(row["address"])},'
-        f'"key":{_id("key", row["key_id"])},"project":"{project.hex}","user":{_text(row["user_id"])}}},'
+        f'{{"action":{_text(row["action"])},"actor":{{"address":{_named("address", row["address_digest"])},'
+        f'"key":{_id("key", row["key_id"])},"project":"{project.hex}","user":{_named("user", row["user_digest"])}}},'
         f'"at":"{instant(row["at"])}",'
-        f'"content":{_digits(row["content"])},"detail":{_text(row["detail"])},"id":{_id("audit", row["id"])},'
+        f'"content":{_digits(row["content"])},"detail":{_text(row["detail"])},'
+        f'"id":"{ids.record_id(chain, row["seq"])}",'
         f'"object":"audit.record","previous":{_digits(row["previous"])},"seq":{row["seq"]},'
-        f'"thread":{_id("thread", None if chain == project else chain)},"turn":{_id("turn", row["turn_id"])}}}'
+        f'"thread":{_id("thread", None if chain == project else chain)},"turn":{_id("turn", row["turn_id"])},'
+        f'"version":1}}'
     ).encode()
 
 
@@ -86,3 +90,7 @@ def _id(prefix: str, value: UUID | None) -> str:
 
 def _digits(value: bytes | None) -> str:
     return "null" if value is None else f'"{value.hex()}"'
+
+
+def _named(kind: str, value: bytes | None) -> str:
+    return "null" if value is None else f'"{kind}_{value.hex()}"'

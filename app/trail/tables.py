@@ -1,9 +1,12 @@
-"""The records of the audit trail. Their table takes inserts only: triggers refuse UPDATE, DELETE and TRUNCATE."""
+"""The records of the audit trail, and the keys that they name end users with.
+
+Records take inserts only, by the functions that chain them: triggers refuse all else.
+"""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Index, LargeBinary, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -15,23 +18,35 @@ class AuditRecord(Base):
     __tablename__ = "audit_records"
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     chain_id: Mapped[UUID] = mapped_column(primary_key=True)
     """The thread; or the project itself, for what concerns no thread."""
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    """From 1. Set by the trigger, like `at`, `previous` and `hash`."""
-    id: Mapped[UUID]
+    """From 1. Given by the database, like `at`, `previous` and `hash`."""
     at: Mapped[datetime]
     action: Mapped[str] = mapped_column(Text)
     turn_id: Mapped[UUID | None]
     key_id: Mapped[UUID | None]
     """None where the service acted by itself, or somebody with a shell on its host."""
-    user_id: Mapped[str | None] = mapped_column(Text)
-    """The end user whose thread it is."""
-    address: Mapped[str | None] = mapped_column(Text)
+    user_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The end user whose thread it is, under a key of theirs that goes when they are purged."""
+    address_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Where the caller was, under the same key; the project's, where there is no user."""
     detail: Mapped[str | None] = mapped_column(Text)
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The salted SHA-256 of what was said; the salt lies with the content and goes with it."""
     previous: Mapped[bytes] = mapped_column(LargeBinary)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
 
-    __table_args__ = (UniqueConstraint("project_id", "id"),)
+    __table_args__ = (Index("audit_records_at_idx", "project_id", "at"),)
+
+
+class UserKey(Base):
+    """What the trail names an end user with. Without it, nobody can tell whom its records name."""
+
+    __tablename__ = "user_keys"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    user_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[bytes] = mapped_column(LargeBinary)

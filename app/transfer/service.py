@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,23 +14,25 @@ from app.db.engine import Database
 from app.errors import BadRequest
 from app.items.kept import imported_type
 from app.projects.auth import Caller
-from app.projects.tables import Project
-from app.search.lexemes import document
 from app.search.tables import SearchText
 from app.search.texts import text_rows
 from app.threads import store as threads
 from app.threads.address import Address
+from app.threads.names import Names
 from app.threads.schemas import optional_turn_id, thread_object
 from app.threads.tables import Thread
 from app.trail import contents
-from app.trail.append import append_all, record
+from app.trail.append import Record, append_all
+from app.trail.users import UserKeys
 from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord, thread_uuid, turn_uuid
 from app.turns.tables import Item, Turn
 
 
 class Transfer:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, names: Names, users: UserKeys) -> None:
         self._database = database
+        self._names = names
+        self._users = users
 
     async def export(self, caller: Caller, address: Address) -> dict[str, Any]:
         """A thread with all of its turns that have ended."""
@@ -38,15 +40,17 @@ class Transfer:
             thread = await threads.get(session, caller.project_id, address)
             if thread is None:
                 raise address.unknown()
+            here = (Turn.project_id == caller.project_id, Turn.bucket == thread.bucket)
             shared = await _shared(session, caller.project_id, thread.forked_turn_id)
-            mine = or_(Turn.thread_id == thread.id, Turn.id.in_(shared))
-            ended = (Turn.project_id == caller.project_id, mine, Turn.status != "in_progress")
-            turns = (await session.scalars(select(Turn).where(*ended).order_by(Turn.id))).all()
-            of_turns = Item.turn_id.in_(select(Turn.id).where(*ended))
+            ended = (*here, or_(Turn.thread_id == thread.id, Turn.id.in_(shared)), Turn.status != "in_progress")
+            turns = (await session.scalars(select(Turn).where(*ended).order_by(Turn.seq))).all()
             items: dict[UUID, list[dict[str, Any]]] = {turn.id: [] for turn in turns}
-            for item in await session.scalars(
-                select(Item).where(Item.project_id == caller.project_id, of_turns).order_by(Item.turn_id, Item.position)
-            ):
+            of_turns = (
+                Item.project_id == caller.project_id,
+                Item.bucket == thread.bucket,
+                Item.turn_id.in_(select(Turn.id).where(*ended)),
+            )
+            for item in await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position)):
                 items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
             await threads.tell(session, caller.actor, thread, "thread.exported")
         return {
@@ -72,13 +76,17 @@ class Transfer:
         """
         _check_references(given)
         id_ = thread_uuid(given.id)
-        places = [Address(id=id_)] + ([Address(name=given.name)] if given.name is not None else [])
+        places = [Address(id=id_)]
+        if given.name is not None and (named := await self._names.find(caller.project_id, given.name)) is not None:
+            places.append(Address(id=named, name=given.name))
+        user = given.user
+        key = None if user is None else await self._users.get_or_make(caller.project_id, user)
         try:
             async with self._database.session() as session:
                 for place in places:
                     if (found := await threads.get(session, caller.project_id, place)) is not None:
                         return thread_object(found), False
-                return thread_object(await _write(session, caller, id_, given)), True
+                return thread_object(await _write(session, self._names, caller, id_, given, key)), True
         except IntegrityError as error:
             if "turns_pkey" not in str(error.orig):
                 raise
@@ -91,56 +99,60 @@ class Transfer:
 
 async def _shared(session: AsyncSession, project_id: UUID, forked_turn_id: UUID | None) -> list[UUID]:
     """The turns that a fork shares, as far as they are in this project."""
-    last = select(Turn.id, Turn.parent_id).where(Turn.project_id == project_id, Turn.id == forked_turn_id)
-    branch = last.cte(recursive=True)
-    before = select(Turn.id, Turn.parent_id).where(Turn.project_id == project_id, Turn.id == branch.c.parent_id)
+    if forked_turn_id is None:
+        return []
+    here = (Turn.project_id == project_id, Turn.bucket == ids.bucket_of(forked_turn_id))
+    branch = select(Turn.id, Turn.parent_id).where(*here, Turn.id == forked_turn_id).cte(recursive=True)
+    before = select(Turn.id, Turn.parent_id).where(*here, Turn.id == branch.c.parent_id)
     return list(await session.scalars(select(branch.union_all(before).c.id)))
 
 
-async def _write(session: AsyncSession, caller: Caller, id_: UUID, given: ThreadRecord) -> Thread:
+async def _write(
+    session: AsyncSession, names: Names, caller: Caller, id_: UUID, given: ThreadRecord, trail_key: bytes | None
+) -> Thread:
     project_id = caller.project_id
     forked_turn_id = None if given.forked_turn_id is None else turn_uuid(given.forked_turn_id)
     # A fork comes back as a fork where the thread that it was forked from is, and whole where it is not.
     shared = await _shared(session, project_id, forked_turn_id)
     turns = [turn for turn in given.turns if turn_uuid(turn.id) not in shared]
-    thread = Thread(
-        project_id=project_id,
-        id=id_,
-        name=given.name,
-        title=given.title,
-        title_document=document(given.title or ""),
-        user_id=given.user,
-        metadata_=given.metadata,
-        forked_turn_id=forked_turn_id if shared else None,
-        turn_count=len(turns),
-        archived_at=_moment(given.updated_at) if given.archived else None,
-        created_at=_moment(given.created_at),
-        updated_at=_moment(given.updated_at),
-        salt=contents.new_salt(),
-    )
-    session.add(thread)
-    await session.flush()
-    await threads.tell(session, caller.actor, thread, "thread.imported")
-    if turns:
-        rows = [_turn_row(project_id, id_, turn) for turn in turns]
-        await session.execute(insert(Turn), rows)
-        await append_all(
-            session, [_told(caller, thread, turn, row["salt"]) for turn, row in zip(turns, rows, strict=True)]
+    highest = 0
+    if shared:
+        last = select(func.max(Turn.seq)).where(
+            Turn.project_id == project_id, Turn.bucket == ids.bucket_of(id_), Turn.id.in_(shared)
         )
+        highest = await session.scalar(last) or 0
+    values: dict[str, Any] = {
+        "id": id_,
+        "name": given.name,
+        "title": given.title,
+        "user_id": given.user,
+        "metadata_": given.metadata,
+        "forked_turn_id": forked_turn_id if shared else None,
+        "turn_count": len(turns),
+        "last_seq": highest + len(turns),
+        "archived_at": _moment(given.updated_at) if given.archived else None,
+        "created_at": _moment(given.created_at),
+        "updated_at": _moment(given.updated_at),
+    }
+    if trail_key is not None:
+        values["trail_key"] = trail_key
+    thread = await threads.add(session, names, caller.actor, project_id, values)
+    if turns:
+        rows = [_turn_row(project_id, id_, turn, highest + place) for place, turn in enumerate(turns, 1)]
+        await session.execute(insert(Turn), rows)
+        records = [_told(turn, row["salt"]) for turn, row in zip(turns, rows, strict=True)]
+        await append_all(session, caller.actor, project_id, id_, records)
         items = [row for turn in turns for row in _item_rows(project_id, turn)]
         if items:
             await session.execute(insert(Item), items)
         texts = [
-            row for turn in turns for row in text_rows(project_id, turn_uuid(turn.id), [i.data for i in turn.items])
+            row
+            for turn in turns
+            for row in text_rows(project_id, turn_uuid(turn.id), [i.data for i in turn.items], _moment(turn.created_at))
         ]
         if texts:
             await session.execute(insert(SearchText), texts)
-    # Its turns may be older than what has been looked at.
-    await session.execute(
-        update(Project)
-        .where(Project.project_id == project_id, Project.purged_until.is_not(None))
-        .values(purged_until=None)
-    )
+    await session.refresh(thread)  # The end of its audit chain has moved.
     thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
     await session.flush()
     return thread
@@ -168,12 +180,14 @@ def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord) -> dict[str, Any]:
+def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord, seq: int) -> dict[str, Any]:
     """A turn's row. Its response id is kept to be seen; with no expiry it is not live, and is never chained on."""
     return {
         "project_id": project_id,
+        "bucket": ids.bucket_of(thread_id),
         "id": turn_uuid(turn.id),
         "thread_id": thread_id,
+        "seq": seq,
         "parent_id": None if turn.parent_id is None else turn_uuid(turn.parent_id),
         "created_at": _moment(turn.created_at),
         "completed_at": _moment(turn.completed_at),
@@ -188,7 +202,7 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord) -> dict[str, 
     }  # fmt: skip
 
 
-def _told(caller: Caller, thread: Thread, turn: TurnRecord, salt: bytes) -> dict[str, object]:
+def _told(turn: TurnRecord, salt: bytes) -> Record:
     """The audit record of an imported turn."""
     content = contents.imported(
         salt,
@@ -198,22 +212,14 @@ def _told(caller: Caller, thread: Thread, turn: TurnRecord, salt: bytes) -> dict
         [item.item_id for item in turn.items],
         [_text(item.data) or "" for item in turn.items],
     )
-    return record(
-        caller.actor,
-        caller.project_id,
-        "turn.imported",
-        thread.id,
-        turn_uuid(turn.id),
-        user_id=thread.user_id,
-        detail=turn.status,
-        content=content,
-    )
+    return Record("turn.imported", turn_uuid(turn.id), turn.status, content)
 
 
 def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
     return [
         {
             "project_id": project_id,
+            "bucket": ids.bucket_of(turn_uuid(turn.id)),
             "turn_id": turn_uuid(turn.id),
             "position": position,
             "origin": item.origin,
@@ -228,7 +234,14 @@ def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
 def _check_references(record: ThreadRecord) -> None:
     """A parent comes before its children, so that the tree has a root and no ring."""
     seen: set[UUID] = set()
+    bucket = ids.bucket_of(thread_uuid(record.id))
     for index, turn in enumerate(record.turns):
+        if ids.bucket_of(turn_uuid(turn.id)) != bucket:
+            raise BadRequest(
+                f"'turns[{index}].id' does not belong to this thread: the ids of a thread and of its turns end alike, "
+                "in the ten bits of their bucket. Import threads as they were exported.",
+                param=f"turns[{index}].id",
+            )
         if turn.parent_id is not None and turn_uuid(turn.parent_id) not in seen:
             raise BadRequest(
                 f"'turns[{index}].parent_id' must be the id of a turn that stands before it.",

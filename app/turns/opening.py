@@ -14,7 +14,7 @@ from app.threads.address import Address
 from app.turns.client import Client, ClientLeft
 from app.turns.failures import is_retried
 from app.turns.schemas import Origin, TurnRequest
-from app.turns.store import Busy, Opened, SameKey, TurnStore
+from app.turns.store import Busy, Opened, TurnStore
 
 WAIT_POLL_SECONDS = 0.1
 """How soon a waiting request looks again whether its thread is free."""
@@ -65,9 +65,6 @@ class Opening:
             while True:
                 try:
                     return await self._store.open(project_id, address, request, ticket)
-                except SameKey:
-                    if isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
-                        return same
                 except Busy as busy:
                     if isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
                         return same
@@ -75,7 +72,7 @@ class Opening:
                         continue
                     if client.has_left:
                         raise ClientLeft from busy
-                    if request.if_busy == "reject" or time.monotonic() > deadline:
+                    if request.if_busy in ("reject", "beside") or time.monotonic() > deadline:
                         raise
                     if request.if_busy == "cancel" and busy.running_id is not None:
                         await self._store.request_cancel(project_id, busy.running_id)
@@ -94,7 +91,9 @@ class Opening:
             thread = await self._store.thread(project_id, address)
             thread_id = thread["id"]
             request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
-        return Opened(project_id, ids.new_uuid(), thread_id, request.parent_id, datetime.now(UTC), request, b"")
+        return Opened(
+            project_id, ids.new_id(address.bucket), thread_id, request.parent_id, datetime.now(UTC), request, b""
+        )
 
     async def _first_attempt(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
         """The turn that a client's automatic retry repeats. A request that makes a thread repeats none for certain."""

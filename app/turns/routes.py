@@ -17,8 +17,7 @@ from app.errors import BadRequest
 from app.projects.auth import Authenticated, Caller, authenticate
 from app.provider.structured import asked_format
 from app.settings import Settings
-from app.threads.address import BY_ID, BY_NAME, Addressed
-from app.threads.address import address as thread_address
+from app.threads.address import BY_ID, BY_NAME, Addressed, addressed
 from app.turns.client import Client, ClientLeft
 from app.turns.events import EventStream
 from app.turns.failures import failed_before
@@ -184,7 +183,7 @@ async def create(request: Request) -> Response:
     settings: Settings = request.app.state.settings
     turns: Turns = request.app.state.turns
     caller = await authenticate(request)
-    address = await thread_address(request)
+    address = await addressed(request, caller, cached=True)
     body, first = await json_object(request), False
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)

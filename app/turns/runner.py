@@ -6,7 +6,6 @@ The way of a turn: `open` → `_continue` → `_ask` (again if the provider forg
 import asyncio
 import random
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +21,7 @@ from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import Abilities, new_input, rebuild
 from app.db import ids
 from app.errors import APIError, Conflict, DatabaseUnavailable, Overloaded
-from app.items.kept import kept_output
+from app.items.kept import Kept, kept_output
 from app.items.pairs import asked
 from app.items.provider_door import usable_id, without_nulls
 from app.items.weights import count
@@ -41,6 +40,7 @@ from app.turns.events import Events
 from app.turns.failures import client_error
 from app.turns.opening import Joined, Opening
 from app.turns.pace import Pace
+from app.turns.pieces import Body, Pieces, written
 from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
@@ -77,6 +77,7 @@ class Running:
     calls: list[CallRecord] = field(default_factory=list)
     continuation: Continuation = Continuation.NEW
     dropped_items: int = 0
+    pieces: Pieces = field(default_factory=Pieces)
     response: dict[str, Any] | None = None
     error: APIError | None = None
     cancelled: bool = False
@@ -97,6 +98,10 @@ class Running:
     unlogged: bool = False
     """The event log has a gap: it is not written on."""
     task: asyncio.Task[None] | None = None
+
+    def failed(self, error: dict[str, Any], status: int | None) -> Closing:
+        """What it is closed with when the service has failed."""
+        return Closing("failed", None, self.calls, error=error, error_status=status, pieces=self.pieces.new)
 
     def release(self) -> None:
         if not self.answerable.done():
@@ -170,9 +175,9 @@ class Runner:
         """A turn that is running in this worker."""
         return self._running.get(turn_id)
 
-    def running(self) -> list[UUID]:
-        """Every turn that is running in this worker."""
-        return list(self._running)
+    def running(self) -> list[tuple[UUID, UUID]]:
+        """Every turn that is running in this worker: its project and id."""
+        return [(running.turn.project_id, id_) for id_, running in self._running.items()]
 
     def stop(self, turn_id: UUID) -> bool:
         """Stop a turn that is running in this worker; what it has said is kept. False if it is not running here."""
@@ -212,7 +217,7 @@ class Runner:
             await self._fail(running, error.failure)
         except DatabaseUnavailable as error:
             away = {"code": error.code, "message": error.message}
-            await self._close(running, Closing("failed", None, running.calls, error=away, error_status=error.status))
+            await self._close(running, running.failed(away, error.status))
             running.error = error
         except asyncio.CancelledError:
             await self._fail(running, failure.broken("the service was stopped"))
@@ -223,7 +228,7 @@ class Runner:
                 log.error("a turn ended in an unexpected way", turn=ids.turn_id(running.turn.id))
                 internal = {"code": "internal_error", "message": "The service failed on this turn."}
                 status = None if running.answerable.done() else 500
-                await self._close(running, Closing("failed", None, running.calls, error=internal, error_status=status))
+                await self._close(running, running.failed(internal, status))
 
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]
@@ -248,7 +253,7 @@ class Runner:
         )
         return Target(self._provider.binding, model, abilities)
 
-    async def _continue(self, running: Running, target: Target) -> bytes:
+    async def _continue(self, running: Running, target: Target) -> Body:
         """Decide how the turn reaches the model, and write the body that it is sent."""
         turn = running.turn
         live = None if turn.parent_id is None else await self._live(running, turn.parent_id)
@@ -262,7 +267,8 @@ class Runner:
         )
         if running.continuation is Continuation.CHAINED:
             assert live is not None
-            return _body(turn, new_input(turn.request.items, target.abilities), live.response_id)
+            head, tail = _frames(turn, live.response_id)
+            return written(head, new_input(turn.request.items, target.abilities), tail, turn.request.items)
         return await self._rebuild(running, target)
 
     async def _live(self, running: Running, parent_id: UUID) -> LiveId | None:
@@ -278,18 +284,22 @@ class Runner:
         row = await self._store.parent(turn.project_id, parent_id)
         return None if row is None else LiveId(parent_id, **row)
 
-    async def _rebuild(self, running: Running, target: Target) -> bytes:
-        turn = running.turn
-        history = [] if turn.parent_id is None else await self._store.history(turn.project_id, turn.parent_id)
-        rebuilt = rebuild(history, turn.request.items, target.abilities)
+    async def _rebuild(self, running: Running, target: Target) -> Body:
+        turn, history = running.turn, list[Kept]()
+        if turn.parent_id is not None:
+            history = await self._store.history(turn.project_id, turn.parent_id)
+            running.pieces = Pieces(await self._store.pieces(turn.project_id, turn.thread_id))
+        rebuilt = rebuild([kept.item for kept in history], turn.request.items, target.abilities)
         running.dropped_items = rebuilt.dropped_items
         if turn.parent_id is not None:
             running.continuation = Continuation.REBUILT
             metrics.REBUILT_ITEMS.observe(len(rebuilt.input))
             metrics.DROPPED_ITEMS.inc(rebuilt.dropped_items)
-        return _body(turn, rebuilt.input, None)
+        sources = [[history[place].id for place in places] for places in rebuilt.sources]
+        head, tail = _frames(turn, None)
+        return written(head, rebuilt.input, tail, turn.request.items, sources, running.pieces)
 
-    async def _ask(self, running: Running, body: bytes) -> Answer:
+    async def _ask(self, running: Running, body: Body) -> Answer:
         """Call the provider until it has answered, or the attempts are used up.
 
         Raises:
@@ -312,7 +322,7 @@ class Runner:
                     raise
             await asyncio.sleep(pause)
 
-    async def _forget(self, running: Running) -> bytes:
+    async def _forget(self, running: Running) -> Body:
         """The provider does not know the id that we chained on: remember that, and rebuild."""
         turn = running.turn
         assert turn.parent_id is not None
@@ -321,7 +331,7 @@ class Runner:
         await self._store.forget_response(turn.project_id, turn.parent_id)
         return await self._rebuild(running, self._target(turn))
 
-    async def _call(self, running: Running, body: bytes) -> Answer:
+    async def _call(self, running: Running, body: Body) -> Answer:
         """One attempt, with its record."""
         started_at, began = datetime.now(UTC), time.monotonic()
         stream = running.turn.request.streamed
@@ -330,9 +340,9 @@ class Runner:
         response_id: str | None = None
         try:
             if stream:
-                answer = await self._relay(running, body)
+                answer = await self._relay(running, body.sent)
             else:
-                answer = answers.from_body(await self._provider.respond(body, running.headers))
+                answer = answers.from_body(await self._provider.respond(body.sent, running.headers))
             response_id = answer.response["id"]
             metrics.of(metrics.PROVIDER_CALLS, "answered").inc()
             return answer
@@ -509,6 +519,7 @@ class Runner:
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
             pace=running.pace.measured(),
+            pieces=running.pieces.new,
         )
         kept = await self._close(running, closing)
         if kept is None:
@@ -552,6 +563,7 @@ class Runner:
             binding=self._provider.binding,
             error_status=None if error is None or begun or running.turn.request.background else refused.status,
             pace=running.pace.measured(),
+            pieces=running.pieces.new,
         )
         kept = await self._close(running, closing)
         if kept is None:
@@ -640,17 +652,20 @@ class Runner:
         return True
 
 
-def _body(turn: Opened, input_: Iterable[dict[str, Any]], previous_response_id: str | None) -> bytes:
-    """The request as it is sent. Instructions, tools and sampling go with every turn: a chain carries items only."""
+def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, bytes]:
+    """What is sent before and behind the input's items.
+
+    Instructions, tools and sampling go with every turn: a chain carries items only.
+    """
     request = turn.request
-    params = structured.with_known_choice(structured.with_format_in_words(request.params))
-    body: dict[str, Any] = {"model": request.model, "input": list(input_), **params}
+    rest = structured.with_known_choice(structured.with_format_in_words(request.params))
+    rest = {name: value for name, value in rest.items() if name != "background"}  # The provider has none.
     if previous_response_id is not None:
-        body["previous_response_id"] = previous_response_id
-    body.pop("background", None)  # The provider has none.
+        rest["previous_response_id"] = previous_response_id
     if request.streamed:
-        body["stream"] = True
-    return orjson.dumps(body)
+        rest["stream"] = True
+    behind = b"," + orjson.dumps(rest)[1:] if rest else b"}"
+    return b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind
 
 
 def _pause(found: Failure, attempt: int) -> float:

@@ -24,8 +24,8 @@ REPLACED = ("previous_response_id", "conversation")
 
 LONGEST_USER = 256
 
-IfBusy = Literal["reject", "wait", "cancel"]
-"""What a turn does that finds another one in progress: give up, queue, or stop the other one."""
+IfBusy = Literal["reject", "wait", "cancel", "beside"]
+"""What a turn does that finds another one in progress: give up, queue, stop the other one, or run beside it."""
 
 
 class TextFormat(BaseModel):
@@ -111,6 +111,11 @@ class TurnRequest:
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     keep: bool = True
     """False: nothing of the turn is written down."""
+
+    @property
+    def beside(self) -> str:
+        """Whether it runs beside others, as a branch that takes no place: `open_turn_v1` knows the words."""
+        return "always" if self.if_busy == "beside" else "never"
 
     @property
     def user(self) -> str | None:

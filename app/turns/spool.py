@@ -19,11 +19,12 @@ import structlog
 from app.db import ids
 from app.items.kept import Kept
 from app.trail.records import Actor
+from app.turns.pieces import Body, Piece
 from app.turns.store import CallRecord, Closable, Closing, TurnStore
 
 log = structlog.get_logger()
 
-VERSION = 1
+VERSION = 2
 
 SET_ASIDE = ".unreadable"
 """What is put behind the name of a file that cannot be worked off: somebody has to look at it."""
@@ -108,6 +109,10 @@ def written(turn: Closable, closing: Closing) -> bytes:
                 "response_expires_at": _instant(closing.response_expires_at),
                 "error_status": closing.error_status,
                 "pace": closing.pace,
+                "pieces": [
+                    {"data": piece.data, "digest": piece.digest.hex(), "sources": list(piece.sources)}
+                    for piece in closing.pieces
+                ],
             },
         }
     )
@@ -146,6 +151,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         _optional(closing["response_expires_at"], datetime.fromisoformat),
         closing["error_status"],
         closing["pace"],
+        [Piece(str(one["data"]), bytes.fromhex(one["digest"]), list(one["sources"])) for one in closing["pieces"]],
     )
 
 
@@ -153,7 +159,7 @@ def _written_call(call: CallRecord) -> dict[str, Any]:
     return {
         "continuation": call.continuation,
         "url": call.url,
-        "body": base64.b64encode(call.body).decode(),
+        "body": {"sent": base64.b64encode(call.body.sent).decode(), "frames": call.body.frames, "refs": call.body.refs},
         "dropped_items": call.dropped_items,
         "status": call.status,
         "response_id": call.response_id,
@@ -167,7 +173,11 @@ def _read_call(call: dict[str, Any]) -> CallRecord:
     return CallRecord(
         str(call["continuation"]),
         str(call["url"]),
-        base64.b64decode(call["body"], validate=True),
+        Body(
+            base64.b64decode(call["body"]["sent"], validate=True),
+            [str(frame) for frame in call["body"]["frames"]],
+            [int(ref) for ref in call["body"]["refs"]],
+        ),
         int(call["dropped_items"]),
         call["status"],
         call["response_id"],

@@ -1,11 +1,14 @@
-"""Turns in Postgres. The hot path is two statements: OPEN_TURN and CLOSE_TURN, a transaction each."""
+"""Turns in Postgres. The hot path is two calls: OPEN_TURN and CLOSE_TURN, a transaction each.
+
+Each statement names the bucket, which the ids of threads and turns carry: it runs on one shard.
+"""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +22,14 @@ from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.items.kept import Kept, columns, kept_input, kept_output, kept_row
 from app.items.kinds import CALLS
-from app.items.shapes import Item
 from app.search.texts import documents
 from app.threads.address import Address
+from app.threads.names import Names
 from app.trail import contents
 from app.trail.records import Actor
+from app.trail.users import UserKeys
 from app.turns import statements
+from app.turns.pieces import Body, Piece
 from app.turns.schemas import Origin, TurnRequest
 
 
@@ -66,7 +71,7 @@ class Closable:
 class CallRecord:
     continuation: str
     url: str
-    body: bytes
+    body: Body
     dropped_items: int
     status: int | None
     response_id: str | None
@@ -94,6 +99,8 @@ class Closing:
     error_status: int | None = None
     """The HTTP status that the client is answered with; None where it has been answered before."""
     pace: dict[str, Any] | None = None
+    pieces: Sequence[Piece] = ()
+    """What the calls have sent for the first time in their thread, and refer to."""
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""
@@ -101,9 +108,6 @@ class Closing:
 
 
 log = structlog.get_logger()
-
-CLOCKS_APART_SECONDS = 3600.0
-"""How far the clocks of two workers, which ids are made by, may be apart."""
 
 NEVER_ASKED = Closing(
     "failed",
@@ -126,13 +130,13 @@ class Busy(Conflict):
         self.running_id = running_id
 
 
-class SameKey(Exception):
-    """There is a turn with this Idempotency-Key where the request goes."""
-
-
 class TurnStore:
-    def __init__(self, database: Database, *, worker_id: UUID, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, names: Names, users: UserKeys, *, worker_id: UUID, lease_seconds: float
+    ) -> None:
         self._database = database
+        self._names = names
+        self._users = users
         self._worker_id = worker_id
         self._lease_seconds = lease_seconds
         self._unconfirmed: list[tuple[Closable, float]] = []
@@ -148,75 +152,82 @@ class TurnStore:
 
         Raises:
             APIError: no such thread, or no such parent in it.
-            Busy: another turn of the thread is in progress, or others have waited longer.
-            SameKey: a turn with this Idempotency-Key is there already.
+            Busy: another turn of the thread is in progress, others have waited longer, or the Idempotency-Key is
+                another turn's.
         """
-        turn_id, salt = ids.new_uuid(), contents.new_salt()
+        bucket = address.bucket
+        turn_id, salt = ids.new_id(bucket), contents.new_salt()
         types, item_ids, data = columns(kept_input(request.items))
+        roles, texts = documents(request.items)
         params = _dumps(request.params)
-        statement, value = _opening(address)
-        opened = contents.opened(salt, request.model, params, request.metadata, item_ids, data)
-        records: list[tuple[str, bytes | None]] = [("turn.opened", opened)]
+        created: bytes | None = None
+        trail_key: bytes | None = None
+        user = request.user if address.new is not None else None
         if address.new is not None:
-            records.insert(0, ("thread.created", contents.thread(salt, None, None, request.user, {}, archived=False)))
+            created = contents.thread(salt, None, None, user, {}, archived=False)
+        if user is not None:
+            trail_key = await self._users.get_or_make(project_id, user)
         try:
             row = await self._database.fetchrow(
-                statement,
-                project_id,
-                value,
-                turn_id,
-                request.parent_id,
-                request.model,
-                params,
-                _dumps(request.metadata),
-                request.ignored,
-                self._worker_id,
-                self._lease_seconds,
-                types,
-                item_ids,
-                data,
-                request.origin.api_key_id,
-                request.origin.idempotency_key,
-                request.origin.body_hash,
-                ticket,
-                salt,
-                request.origin.address,
-                [ids.new_uuid() for _ in records],
-                [action for action, _ in records],
-                [content for _, content in records],
-                *documents(request.items),
-                request.first,
-                request.user,
+                *statements.OPEN_TURN(
+                    project_id=project_id,
+                    bucket=bucket,
+                    thread_id=address.id or address.new,
+                    after_turn=address.turn,
+                    name=address.name,
+                    new_thread=address.new is not None,
+                    user_id=user,
+                    trail_key=trail_key,
+                    turn_id=turn_id,
+                    parent_id=request.parent_id,
+                    first=request.first,
+                    beside=request.beside,
+                    ticket=ticket,
+                    model=request.model,
+                    params=params,
+                    metadata=_dumps(request.metadata),
+                    ignored=request.ignored,
+                    worker_id=self._worker_id,
+                    lease_seconds=self._lease_seconds,
+                    api_key_id=request.origin.api_key_id,
+                    idempotency_key=request.origin.idempotency_key,
+                    body_hash=request.origin.body_hash,
+                    salt=salt,
+                    types=types,
+                    item_ids=item_ids,
+                    data=data,
+                    roles=roles,
+                    documents=texts,
+                    address=request.origin.address,
+                    created=created,
+                    opened=contents.opened(salt, request.model, params, request.metadata, item_ids, data),
+                )
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
             thread_id = address.id or address.new
             turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
-        except asyncpg.UniqueViolationError as error:
-            if error.constraint_name == "turns_idempotency_key":
-                raise SameKey from error
-            if error.constraint_name != "turns_one_active_per_thread":
-                raise
-            raise await self._busy(project_id, address) from error
-        if row is None:
-            raise address.unknown()
-        if row["created_at"] is None and row["parent_found"]:
-            raise await self._busy(project_id, address)
-        if row["created_at"] is None:
-            assert request.parent_id is not None
-            raise NotFound(
-                f"There is no turn {ids.turn_id(request.parent_id)} in this thread. "
-                "'parent_id' must be a turn of the same thread.",
-                param="parent_id",
-                code="turn_not_found",
-            )
+        assert row is not None
+        match row["outcome"]:
+            case "no_thread":
+                return await self.open(project_id, await self._moved(project_id, address), request, ticket)
+            case "busy":
+                raise await self._busy(project_id, address)
+            case "no_parent":
+                assert request.parent_id is not None
+                raise NotFound(
+                    f"There is no turn {ids.turn_id(request.parent_id)} in this thread. "
+                    "'parent_id' must be a turn of the same thread.",
+                    param="parent_id",
+                    code="turn_not_found",
+                )
         return Opened(
             project_id,
             turn_id,
-            row["thread_id"],
-            row["parent_id"],
-            row["created_at"],
+            row["thread_id_"],
+            row["parent_id_"],
+            row["created_at_"],
             request,
             salt,
             bool(row["parent_forgotten"]),
@@ -232,7 +243,7 @@ class TurnStore:
         try:
             return closing if await self._close(turn, closing) else None
         except asyncpg.UniqueViolationError as error:
-            if error.constraint_name != "items_item_id_key":
+            if "items_item_id_key" not in str(error):  # Behind a coordinator, an error names a shard's index.
                 raise
         closing = closing.with_own_ids()
         return closing if await self._close(turn, closing) else None
@@ -240,12 +251,13 @@ class TurnStore:
     async def _close(self, turn: Closable, closing: Closing) -> bool:
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
+        roles, texts = documents(kept.item for kept in closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace = _json(closing.incomplete_details), _json(closing.pace)
         records: list[tuple[str, str, bytes | None]] = []
         for attempt, call in enumerate(calls, 1):
             said = contents.called(
-                turn.salt, attempt, call.continuation, call.url, call.body, call.dropped_items, call.status,
+                turn.salt, attempt, call.continuation, call.url, call.body.sent, call.dropped_items, call.status,
                 call.response_id, _json(call.error),
             )  # fmt: skip
             records.append(("turn.called", f"{attempt} {call.continuation} {call.status}", said))
@@ -254,70 +266,84 @@ class TurnStore:
             closing.binding, closing.response_id, pace, item_ids, data,
         )  # fmt: skip
         records.append(("turn.closed", closing.status, closed))
-        if not turn.salt:
-            # Opened by a release that had no audit trail: there is nothing to compare its content with.
-            records = [(action, detail, None) for action, detail, _ in records]
-        arguments = (
-            turn.project_id,
-            turn.id,
-            closing.status,
-            closing.continuation,
-            response,
-            usage,
-            error,
-            incomplete_details,
-            closing.binding,
-            closing.response_id,
-            closing.response_created_at,
-            closing.response_expires_at,
-            turn.input_items,
-            types,
-            item_ids,
-            data,
-            [call.continuation for call in calls],
-            [call.url for call in calls],
-            [call.body.decode() for call in calls],
-            [call.dropped_items for call in calls],
-            [call.status for call in calls],
-            [call.response_id for call in calls],
-            [_json(call.error) for call in calls],
-            [call.started_at for call in calls],
-            [call.finished_at for call in calls],
-            closing.error_status,
-            turn.actor.key_id,
-            turn.actor.address,
-            [ids.new_uuid() for _ in records],
-            [action for action, _, _ in records],
-            [detail for _, detail, _ in records],
-            [content for _, _, content in records],
-            *documents(kept.item for kept in closing.output),
-            pace,
-            turn.thread_id,
+        row = await self._database.fetchrow(
+            *statements.CLOSE_TURN(
+                project_id=turn.project_id,
+                bucket=ids.bucket_of(turn.id),
+                thread_id=turn.thread_id,
+                turn_id=turn.id,
+                status=closing.status,
+                continuation=closing.continuation,
+                response=response,
+                usage=usage,
+                error=error,
+                incomplete_details=incomplete_details,
+                binding=closing.binding,
+                response_id=closing.response_id,
+                response_created_at=closing.response_created_at,
+                response_expires_at=closing.response_expires_at,
+                error_status=closing.error_status,
+                pace=pace,
+                first_position=turn.input_items,
+                types=types,
+                item_ids=item_ids,
+                data=data,
+                roles=roles,
+                documents=texts,
+                continuations=[call.continuation for call in calls],
+                urls=[call.url for call in calls],
+                frames=[frame for call in calls for frame in call.body.frames],
+                frame_counts=[len(call.body.frames) for call in calls],
+                refs=[ref for call in calls for ref in call.body.refs],
+                piece_digests=[piece.digest for piece in closing.pieces],
+                piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
+                piece_data=[piece.data for piece in closing.pieces],
+                dropped=[call.dropped_items for call in calls],
+                statuses=[call.status for call in calls],
+                response_ids=[call.response_id for call in calls],
+                errors=[_json(call.error) for call in calls],
+                began=[call.started_at for call in calls],
+                ended=[call.finished_at for call in calls],
+                api_key_id=turn.actor.key_id,
+                address=turn.actor.address,
+                actions=[action for action, _, _ in records],
+                details=[detail for _, detail, _ in records],
+                contents=[content for _, _, content in records],
+            )
         )
-        row = await self._database.fetchrow(statements.CLOSE_TURN, *arguments)
-        return row is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
+        assert row is not None
+        return row["completed_at"] is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
         """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
-        row = await self._database.fetchrow(statements.CLOSED_AS, project_id, turn_id)
+        row = await self._database.fetchrow(*statements.CLOSED_AS(**_at(project_id, turn_id)))
         return row is not None and (row["status"], row["response_id"]) == (closing.status, closing.response_id)
 
     async def same_key(
         self, project_id: UUID, address: Address, origin: Origin, *, holds_seconds: float
     ) -> asyncpg.Record | None:
         """The turn with this Idempotency-Key where the request goes, and whether it is older than a key holds."""
-        scope, value = _scope(project_id, address)
-        statement = statements.SAME_KEY.format(scope=scope)
-        return await self._database.fetchrow(statement, project_id, value, origin.idempotency_key, holds_seconds)
+        scope = project_id if address.new is not None else await self._thread_id(project_id, address)
+        if scope is None:
+            return None
+        return await self._database.fetchrow(
+            *statements.SAME_KEY(
+                project_id=project_id,
+                bucket=address.bucket,
+                scope=scope,
+                idempotency_key=origin.idempotency_key,
+                holds_seconds=holds_seconds,
+            )
+        )
 
     async def free_key(self, project_id: UUID, turn_id: UUID, key: str) -> None:
         """Let the next request with this Idempotency-Key be a new one. A turn that still runs keeps it."""
-        await self._database.fetchrow(statements.FREE_KEY, project_id, turn_id, key)
+        await self._database.fetchrow(*statements.FREE_KEY(**_at(project_id, turn_id), idempotency_key=key))
 
     async def client_left(self, project_id: UUID, turn_id: UUID) -> None:
         """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
         with suppress(DatabaseUnavailable):
-            await self._database.fetchrow(statements.CLIENT_LEFT, project_id, turn_id)
+            await self._database.fetchrow(*statements.CLIENT_LEFT(**_at(project_id, turn_id)))
 
     async def claim_first_attempt(
         self, project_id: UUID, address: Address, parent_id: UUID | None, origin: Origin, within_seconds: float
@@ -327,27 +353,42 @@ class TurnStore:
         Args:
             within_seconds: how long ago the first attempt may have been made.
         """
-        by, value = _by(address)
-        since = ids.first_uuid(datetime.now(UTC) - timedelta(seconds=within_seconds + CLOCKS_APART_SECONDS))
+        thread_id = await self._thread_id(project_id, address)
+        if thread_id is None:
+            return None
         row = await self._database.fetchrow(
-            statements.CLAIM_FIRST_ATTEMPT.format(by=by),
-            project_id,
-            value,
-            origin.body_hash,
-            origin.api_key_id,
-            parent_id,
-            since,
-            within_seconds,
+            *statements.CLAIM_FIRST_ATTEMPT(
+                project_id=project_id,
+                bucket=address.bucket,
+                thread_id=thread_id,
+                body_hash=origin.body_hash,
+                api_key_id=origin.api_key_id,
+                parent_id=parent_id,
+                within_seconds=within_seconds,
+            )
         )
         return None if row is None else row["id"]
 
     async def request_cancel(self, project_id: UUID, turn_id: UUID) -> None:
         """Ask the worker that runs a turn, whichever it is, to stop it."""
-        await self._database.fetchrow(statements.REQUEST_CANCEL, project_id, turn_id)
+        await self._database.fetchrow(*statements.REQUEST_CANCEL(**_at(project_id, turn_id)))
 
-    async def renew_leases(self, turn_ids: Sequence[UUID]) -> list[asyncpg.Record]:
-        """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled."""
-        return await self._database.fetch(statements.RENEW_LEASES, self._worker_id, self._lease_seconds, turn_ids)
+    async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[asyncpg.Record]:
+        """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled.
+
+        Args:
+            turns: project and id of each. With none, Postgres is asked all the same: that is how a worker notices that
+                it is away.
+        """
+        return await self._database.fetch(
+            *statements.RENEW_LEASES(
+                lease_seconds=self._lease_seconds,
+                project_ids=[project_id for project_id, _ in turns],
+                buckets=[ids.bucket_of(turn_id) for _, turn_id in turns],
+                turn_ids=[turn_id for _, turn_id in turns],
+                worker_id=self._worker_id,
+            )
+        )
 
     async def close_unconfirmed(self) -> None:
         """Close the turns that may have been opened without our hearing of it: the model was never asked.
@@ -371,34 +412,55 @@ class TurnStore:
 
     async def take_expired(self) -> list[asyncpg.Record]:
         """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""
-        return await self._database.fetch(statements.TAKE_EXPIRED, self._worker_id, self._lease_seconds)
+        taken: list[asyncpg.Record] = []
+        for seen in await self._database.fetch(*statements.EXPIRED()):
+            row = await self._database.fetchrow(
+                *statements.TAKE_EXPIRED(
+                    worker_id=self._worker_id,
+                    lease_seconds=self._lease_seconds,
+                    project_id=seen["project_id"],
+                    bucket=seen["bucket"],
+                    turn_id=seen["id"],
+                    seen=seen["lease_expires_at"],
+                )
+            )
+            if row is not None:
+                taken.append(row)
+        return taken
 
     async def queue(self, project_id: UUID, thread_id: UUID, ticket: UUID, *, seconds: float, limit: int) -> bool:
         """Take a place in a busy thread's queue for some seconds, or keep it for that long. False if it is full."""
-        row = await self._database.fetchrow(statements.QUEUE, project_id, thread_id, ticket, seconds, limit)
-        return row is not None
+        place = statements.QUEUE(**_of(project_id, thread_id), ticket=ticket, seconds=seconds, limit=limit)
+        return await self._database.fetchrow(*place) is not None
 
     async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
-        await self._database.fetchrow(statements.LEAVE_QUEUE, project_id, thread_id, ticket)
+        await self._database.fetchrow(*statements.LEAVE_QUEUE(**_of(project_id, thread_id), ticket=ticket))
 
     async def parent(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
-        return await self._database.fetchrow(statements.PARENT, project_id, turn_id, CALLS)
+        return await self._database.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
-        await self._database.fetchrow(statements.FORGET_RESPONSE, project_id, turn_id)
+        await self._database.fetchrow(*statements.FORGET_RESPONSE(**_at(project_id, turn_id)))
 
-    async def history(self, project_id: UUID, turn_id: UUID) -> list[Item]:
+    async def history(self, project_id: UUID, turn_id: UUID) -> list[Kept]:
         """Every item of a branch, from its first turn to `turn_id`."""
-        rows = await self._database.fetch(statements.HISTORY, project_id, turn_id)
-        return [kept_row(row).item for row in rows]
+        return [kept_row(row) for row in await self._database.fetch(*statements.HISTORY(**_at(project_id, turn_id)))]
+
+    async def pieces(self, project_id: UUID, thread_id: UUID) -> dict[bytes, int]:
+        """The pieces that calls of a thread can refer to: their numbers, by digest."""
+        rows = await self._database.fetch(*statements.PIECES(**_of(project_id, thread_id)))
+        return {row["digest"]: row["number"] for row in rows}
 
     async def referenced(
         self, project_id: UUID, item_ids: Sequence[str], thread_id: UUID | None
     ) -> dict[str, asyncpg.Record]:
         """Items by their ids, and whether each is `within` the history of a thread."""
-        rows = await self._database.fetch(statements.REFERENCED, project_id, list(item_ids), thread_id)
+        bucket = None if thread_id is None else ids.bucket_of(thread_id)
+        rows = await self._database.fetch(
+            *statements.REFERENCED(thread_id=thread_id, bucket=bucket, project_id=project_id, item_ids=list(item_ids))
+        )
         return {row["item_id"]: row for row in rows}
 
     async def messages(
@@ -412,42 +474,53 @@ class TurnStore:
         """
         if turn_id is None:
             return [], False
-        rows = await self._database.fetch(statements.MESSAGES, project_id, turn_id, turns)
+        rows = await self._database.fetch(*statements.MESSAGES(**_at(project_id, turn_id), turns=turns))
         return [row for row in rows if row["item_id"] is not None], bool(rows and rows[0]["more"])
 
     async def chain(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
-        return await self._database.fetch(statements.CHAIN, project_id, turn_id)
+        return await self._database.fetch(*statements.CHAIN(**_at(project_id, turn_id)))
 
     async def get(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
-        return await self._database.fetchrow(statements.GET_TURN, project_id, turn_id)
+        return await self._database.fetchrow(*statements.GET_TURN(**_at(project_id, turn_id)))
 
     async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
-        return await self._database.fetchrow(statements.CLOSED_AS, project_id, turn_id) is not None
+        return await self._database.fetchrow(*statements.CLOSED_AS(**_at(project_id, turn_id))) is not None
 
     async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
         """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
-        row = await self._database.fetchrow(statements.IN_HISTORY, project_id, thread_id, turn_id)
+        row = await self._database.fetchrow(*statements.IN_HISTORY(**_of(project_id, thread_id), turn_id=turn_id))
         return bool(row and row["found"])
 
     async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
-        """Turns with their pace, by id. Deleted ones are left out."""
-        rows = await self._database.fetch(statements.TURNS, project_id, list(turn_ids))
+        """Turns of one thread with their pace, by id. Deleted ones are left out."""
+        if not turn_ids:
+            return {}
+        bucket = ids.bucket_of(turn_ids[0])
+        rows = await self._database.fetch(
+            *statements.TURNS(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
+        )
         return {row["id"]: row for row in rows}
 
     async def calls(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
         """Every attempt at the provider, with the exact body sent."""
-        return await self._database.fetch(statements.CALLS, project_id, turn_id)
+        return await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id)))
 
-    async def branches(
-        self, project_id: UUID, thread_id: UUID, *, after: UUID | None, limit: int
-    ) -> list[asyncpg.Record]:
-        """The turns that none continues, latest first: each ends a branch."""
-        return await self._database.fetch(statements.BRANCHES, project_id, thread_id, after, limit)
+    async def branches(self, project_id: UUID, thread_id: UUID, page: Page) -> list[asyncpg.Record]:
+        """The turns that none continues, latest first: each ends a branch. One more than the page holds."""
+        before = await self._number(project_id, page)
+        return await self._database.fetch(
+            *statements.BRANCHES(**_of(project_id, thread_id), before=before, limit=page.limit + 1)
+        )
 
     async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[asyncpg.Record]]:
-        """The items of turns, by turn."""
+        """The items of turns of one thread, by turn."""
         found: dict[UUID, list[asyncpg.Record]] = {turn_id: [] for turn_id in turn_ids}
-        for row in await self._database.fetch(statements.ITEMS, project_id, list(turn_ids)):
+        if not found:
+            return found
+        bucket = ids.bucket_of(turn_ids[0])
+        for row in await self._database.fetch(
+            *statements.ITEMS(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
+        ):
             found[row["turn_id"]].append(row)
         return found
 
@@ -457,61 +530,86 @@ class TurnStore:
         Raises:
             NotFound: there is none at this address.
         """
-        by, value = _by(address)
-        row = await self._database.fetchrow(statements.FIND_THREAD.format(by=by), project_id, value)
-        if row is None:
-            raise address.unknown()
-        return row
+        if address.turn is not None:
+            found = statements.THREAD_OF_TURN(**_at(project_id, address.turn))
+        else:
+            assert address.id is not None
+            found = statements.FIND_THREAD(**_of(project_id, address.id), name=address.name)
+        row = await self._database.fetchrow(*found)
+        return row or await self.thread(project_id, await self._moved(project_id, address))
 
     async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[asyncpg.Record], bool]:
-        """One page of a thread's turns, and whether more rows follow it."""
-        cursor, descending = page.scan(ids.TURN_PREFIXES)
-        statement = f"""
-            SELECT {statements.TURN_COLUMNS} FROM turns t
-            WHERE t.project_id = $1 AND t.thread_id = $2 AND t.deleted_at IS NULL
-                AND ($3::uuid IS NULL OR t.id {"<" if descending else ">"} $3)
-            ORDER BY t.id {"DESC" if descending else "ASC"} LIMIT $4
-        """  # noqa: S608
-        rows = await self._database.fetch(statement, project_id, thread_id, cursor, page.limit + 1)
+        """One page of a thread's turns, and whether more rows follow it.
+
+        Raises:
+            BadRequest: the cursor is the id of no turn.
+        """
+        descending = page.scan()[1]
+        seq = await self._number(project_id, page)
+        statement = statements.TURNS_BEFORE if descending else statements.TURNS_AFTER
+        rows = await self._database.fetch(*statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1))
         return page.cut(rows)
 
+    async def _moved(self, project_id: UUID, address: Address) -> Address:
+        """Where a name leads by now that was another thread's a moment ago.
+
+        Raises:
+            APIError: there is no thread at this address.
+        """
+        found = None if address.name is None else await self._names.find(project_id, address.name)
+        if found is None or found == address.id:
+            raise address.unknown()
+        return replace(address, id=found)
+
+    async def _number(self, project_id: UUID, page: Page) -> int | None:
+        """The number of the turn that a page begins behind.
+
+        Raises:
+            BadRequest: it is the id of no turn.
+        """
+        cursor, _ = page.scan()
+        if cursor is None:
+            return None
+        turn_id = ids.parse(cursor, ids.TURN_PREFIXES)
+        row = None
+        if turn_id is not None:
+            row = await self._database.fetchrow(*statements.NUMBER_OF_TURN(**_at(project_id, turn_id)))
+        if row is None:
+            raise page.bad_cursor()
+        number: int = row["seq"]
+        return number
+
+    async def _thread_id(self, project_id: UUID, address: Address) -> UUID | None:
+        if address.id is not None or address.new is not None:
+            return address.id or address.new
+        assert address.turn is not None
+        row = await self._database.fetchrow(*statements.THREAD_OF_TURN(**_at(project_id, address.turn)))
+        return None if row is None else row["id"]
+
     async def _busy(self, project_id: UUID, address: Address) -> Busy:
-        thread = await self.thread(project_id, address)
-        running = await self._database.fetchrow(statements.ACTIVE_TURN, project_id, thread["id"])
+        thread_id = await self._thread_id(project_id, address)
+        running = None
+        if thread_id is None:
+            raise address.unknown()
+        if address.new is None:
+            running = await self._database.fetchrow(*statements.ACTIVE_TURN(**_of(project_id, thread_id)))
         named = f"its turn {ids.turn_id(running['id'])} is" if running else "a turn of it was"
         return Busy(
             f"The thread is busy: {named} in progress. Wait for its end, then send this again; "
             "or send if_busy=wait to queue, or if_busy=cancel to stop the running one.",
-            thread["id"],
+            thread_id,
             running["id"] if running else None,
         )
 
 
-def _opening(address: Address) -> tuple[str, UUID | str]:
-    """The statement that opens a turn at an address, and the address's value in it."""
-    if address.turn is not None:
-        return statements.OPEN_TURN_AFTER_TURN, address.turn
-    if address.new is not None:
-        return statements.OPEN_TURN_IN_NEW_THREAD, address.new
-    if address.id is not None:
-        return statements.OPEN_TURN, address.id
-    assert address.name is not None
-    return statements.OPEN_TURN_BY_NAME, address.name
+def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:
+    """Where a turn is."""
+    return {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
 
 
-def _by(address: Address) -> tuple[str, UUID | str | None]:
-    """What a thread is found by, and the value of it."""
-    if address.turn is not None:
-        return f"id = {statements.ITS_THREAD}", address.turn
-    return ("id = $2", address.id) if address.id is not None else ("name = $2", address.name)
-
-
-def _scope(project_id: UUID, address: Address) -> tuple[str, UUID | str | None]:
-    """Where an Idempotency-Key holds, and the value of it."""
-    if address.new is not None:
-        return "$2::uuid", project_id
-    by, value = _by(address)
-    return f"(SELECT th.id FROM threads th WHERE th.project_id = $1 AND th.{by})", value  # noqa: S608
+def _of(project_id: UUID, thread_id: UUID) -> dict[str, Any]:
+    """Where a thread is."""
+    return {"project_id": project_id, "bucket": ids.bucket_of(thread_id), "thread_id": thread_id}
 
 
 def _json(value: Any) -> str | None:

@@ -1,4 +1,7 @@
-"""Turns, their items, and the calls that were made for them."""
+"""Turns, their items, and the calls that were made for them.
+
+What a row must be is checked by triggers (migrations/sql/guards.sql).
+"""
 
 from datetime import datetime
 from typing import Any
@@ -6,9 +9,9 @@ from uuid import UUID
 
 from sqlalchemy import (
     JSON,
-    CheckConstraint,
     ForeignKeyConstraint,
     Index,
+    Integer,
     LargeBinary,
     SmallInteger,
     Text,
@@ -30,8 +33,11 @@ class Turn(Base):
     __tablename__ = "turns"
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     thread_id: Mapped[UUID]
+    seq: Mapped[int]
+    """Its number in its thread, given under the lock of the thread's row: what turns are listed by."""
     parent_id: Mapped[UUID | None]
     status: Mapped[str] = mapped_column(Text)
     continuation: Mapped[str | None] = mapped_column(Text)
@@ -43,11 +49,16 @@ class Turn(Base):
     ignored: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     """What was asked for and the provider passes over."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """As it is shown. One that was imported keeps the moment that it had."""
+    arrived_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    """The database's moment: what it is kept from."""
     completed_at: Mapped[datetime | None]
     worker_id: Mapped[UUID | None]
     lease_expires_at: Mapped[datetime | None]
     """Renewed by the worker. A turn whose lease has run out is closed by any other."""
     cancel_requested_at: Mapped[datetime | None]
+    beside: Mapped[int] = mapped_column(server_default=text("0"))
+    """0 for a turn that will move its thread's head, of which one is in progress; its number for one beside it."""
     api_key_id: Mapped[UUID | None]
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     key_scope: Mapped[UUID | None]
@@ -80,40 +91,38 @@ class Turn(Base):
     """Since when the id is of no use: the provider does not know it, or the history that it stands for was changed."""
 
     __table_args__ = (
-        ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
         ForeignKeyConstraint(
-            ["project_id", "parent_id"],
-            ["turns.project_id", "turns.id"],
+            ["project_id", "bucket", "thread_id"],
+            ["threads.project_id", "threads.bucket", "threads.id"],
+            name="turns_thread_fkey",
+            ondelete="CASCADE",
+        ),
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "parent_id"],
+            ["turns.project_id", "turns.bucket", "turns.id"],
             name="turns_parent_fkey",
         ),
-        CheckConstraint("status IN ('in_progress', 'completed', 'incomplete', 'failed', 'cancelled')", name="status"),
-        CheckConstraint("continuation IN ('new', 'chained', 'rebuilt')", name="continuation"),
-        CheckConstraint("parent_id <> id", name="parent"),
-        CheckConstraint("(status = 'in_progress') = (completed_at IS NULL)", name="completed_at"),
-        CheckConstraint("(status = 'in_progress') = (lease_expires_at IS NOT NULL)", name="lease"),
-        CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
-        CheckConstraint("status <> 'incomplete' OR incomplete_details IS NOT NULL", name="incomplete_details"),
-        CheckConstraint("status <> 'completed' OR continuation IS NULL OR response_id IS NOT NULL", name="response_id"),
-        CheckConstraint("response_id IS NOT NULL OR response_expires_at IS NULL", name="response_expires_at"),
-        CheckConstraint("(idempotency_key IS NULL) = (key_scope IS NULL)", name="key_scope"),
+        Index("turns_arrived_idx", "project_id", "arrived_at"),
+        Index("turns_child_idx", "project_id", "bucket", "parent_id"),
+        Index("turns_seq_key", "project_id", "bucket", "thread_id", "seq", unique=True),
         Index(
             "turns_one_active_per_thread",
             "project_id",
+            "bucket",
             "thread_id",
+            "beside",
             unique=True,
             postgresql_where=text("status = 'in_progress'"),
         ),
         Index(
             "turns_idempotency_key",
             "project_id",
+            "bucket",
             "key_scope",
             "idempotency_key",
             unique=True,
             postgresql_where=text("idempotency_key IS NOT NULL"),
         ),
-        # Only keys begin with the project: on a table without statistics it looks as selective as a whole key.
-        Index("turns_child_idx", "parent_id", "project_id"),
-        Index("turns_thread_idx", "thread_id", "project_id", "id"),
     )
 
 
@@ -123,6 +132,7 @@ class Item(Base):
     __tablename__ = "items"
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     """From 0: first the input's items, then the output's."""
@@ -134,10 +144,13 @@ class Item(Base):
     data: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
 
     __table_args__ = (
-        ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
-        Index("items_item_id_key", "item_id", "project_id", unique=True),
-        CheckConstraint("origin IN ('input', 'output')", name="origin"),
-        CheckConstraint("position >= 0", name="position"),
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "turn_id"],
+            ["turns.project_id", "turns.bucket", "turns.id"],
+            name="items_turn_fkey",
+            ondelete="CASCADE",
+        ),
+        Index("items_item_id_key", "item_id", "project_id", "bucket", unique=True),
     )
 
 
@@ -147,12 +160,14 @@ class Call(Base):
     __tablename__ = "calls"
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     continuation: Mapped[str] = mapped_column(Text)
     url: Mapped[str] = mapped_column(Text)
-    body: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
-    """The exact text that was sent."""
+    frames: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    """The exact text that was sent, but for what `refs` stand for: see `turns/pieces.py`. None: it was erased."""
+    refs: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=text("'{}'"))
     dropped_items: Mapped[int] = mapped_column(server_default=text("0"))
     """How many of the oldest items a rebuilt history left out to fit the model's window."""
     status: Mapped[int | None]
@@ -163,9 +178,36 @@ class Call(Base):
     finished_at: Mapped[datetime]
 
     __table_args__ = (
-        ForeignKeyConstraint(["project_id", "turn_id"], ["turns.project_id", "turns.id"], ondelete="CASCADE"),
-        CheckConstraint("continuation IN ('new', 'chained', 'rebuilt')", name="continuation"),
-        CheckConstraint("attempt >= 1", name="attempt"),
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "turn_id"],
+            ["turns.project_id", "turns.bucket", "turns.id"],
+            name="calls_turn_fkey",
+            ondelete="CASCADE",
+        ),
+    )
+
+
+class SentPiece(Base):
+    """What calls of a thread have sent for items of its history: see `turns/pieces.py`."""
+
+    __tablename__ = "pieces"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    thread_id: Mapped[UUID] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    sources: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    data: Mapped[str | None] = mapped_column(Text)
+    """None: it was erased."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "thread_id"],
+            ["threads.project_id", "threads.bucket", "threads.id"],
+            name="pieces_thread_fkey",
+            ondelete="CASCADE",
+        ),
     )
 
 
@@ -175,10 +217,16 @@ class Waiter(Base):
     __tablename__ = "waiters"
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     thread_id: Mapped[UUID] = mapped_column(primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     expires_at: Mapped[datetime]
 
     __table_args__ = (
-        ForeignKeyConstraint(["project_id", "thread_id"], ["threads.project_id", "threads.id"], ondelete="CASCADE"),
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "thread_id"],
+            ["threads.project_id", "threads.bucket", "threads.id"],
+            name="waiters_thread_fkey",
+            ondelete="CASCADE",
+        ),
     )

@@ -35,7 +35,7 @@ async def get(
     if since is not None and until is not None and until <= since:
         raise BadRequest("'until' must be later than 'since'.", param="until")
     begin = datetime.fromtimestamp(since or 0, UTC)
-    end = datetime.now(UTC).replace(year=9999) if until is None else datetime.fromtimestamp(until, UTC)
+    end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
     key = _key(group_by, after)
     rows = await usage(request.app.state.database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
     shown = [_row(group_by, row) for row in rows[:limit]]

@@ -5,7 +5,6 @@ from uuid import UUID
 
 import asyncpg
 
-from app.db import ids
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
 
@@ -18,7 +17,7 @@ GROUPS = {
 """The expression that each way of grouping puts turns together by."""
 
 # `token_count` takes whatever the provider has reported, and gives 0 for what is no number.
-# Turn ids are UUIDv7: a range of time is a range of the primary key.
+# A turn arrives when it is made, or later: the index by arrival begins where the range does.
 _USAGE = """
 SELECT {group} AS key,
     count(*) AS turns,
@@ -35,9 +34,9 @@ SELECT {group} AS key,
     count(*) FILTER (WHERE t.continuation = 'rebuilt') AS rebuilt_turns,
     least(coalesce(sum(token_count(t.usage->'input_tokens')) FILTER (WHERE t.continuation = 'rebuilt'), 0), {most})
         ::bigint AS rebuilt_input_tokens
-FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.id = t.thread_id
-WHERE t.project_id = $1 AND t.id >= $2 AND t.id < $3 AND t.status <> 'in_progress' AND t.model <> ''
-    AND ($5::text IS NULL OR {group} > $5)
+FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.created_at >= $2 AND t.created_at < $3
+    AND t.status <> 'in_progress' AND t.model <> '' AND ($5::text IS NULL OR {group} > $5)
 GROUP BY 1 ORDER BY 1 NULLS FIRST LIMIT $4
 """
 
@@ -64,4 +63,4 @@ async def usage(
         after: the key to go on from.
     """
     statement = _USAGE.format(group=GROUPS[group_by], most=MOST_COUNTED)
-    return await database.fetch(statement, project_id, ids.first_uuid(since), ids.first_uuid(until), limit, after)
+    return await database.fetch(statement, project_id, since, until, limit, after)

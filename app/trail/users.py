@@ -1,0 +1,57 @@
+"""How the audit trail names people: by a keyed digest. The key goes with a user's purge, and then nobody can tell.
+
+The database computes the same digests (`trail_digest_v1` in migrations/sql/trail.sql).
+"""
+
+import hashlib
+import secrets
+from uuid import UUID
+
+from app.db.buckets import Buckets
+from app.db.engine import Database
+
+KEY_BYTES = 32
+DIGEST_BYTES = 16
+
+FIND = "SELECT key FROM user_keys WHERE project_id = $1 AND bucket = $2 AND user_id = $3"
+
+MAKE = """
+INSERT INTO user_keys (project_id, bucket, user_id, key) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING key
+"""
+
+FORGET = "DELETE FROM user_keys WHERE project_id = $1 AND bucket = $2 AND user_id = $3 RETURNING user_id"
+
+
+def new_trail_key() -> bytes:
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def digest(key: bytes, kind: str, value: str) -> bytes:
+    """What a user (`user`) or an address (`address`) is named by."""
+    return hashlib.sha256(key + f"{kind}:v1:{value}".encode()).digest()[:DIGEST_BYTES]
+
+
+class UserKeys:
+    """The keys of a database's end users."""
+
+    def __init__(self, database: Database, buckets: Buckets) -> None:
+        self._database = database
+        self._buckets = buckets
+
+    async def get(self, project_id: UUID, user_id: str) -> bytes | None:
+        """A user's key; None for one that the trail has never named, or does not name any more."""
+        row = await self._database.fetchrow(FIND, *self._at(project_id, user_id))
+        return None if row is None else row["key"]
+
+    async def get_or_make(self, project_id: UUID, user_id: str) -> bytes:
+        """A user's key, made where there is none. Of two at once, both get the same."""
+        while (key := await self.get(project_id, user_id)) is None:
+            await self._database.fetchrow(MAKE, *self._at(project_id, user_id), new_trail_key())
+        return key
+
+    async def forget(self, project_id: UUID, user_id: str) -> None:
+        """From here on, nobody can tell whom the trail's records of this user name."""
+        await self._database.fetchrow(FORGET, *self._at(project_id, user_id))
+
+    def _at(self, project_id: UUID, user_id: str) -> tuple[UUID, int, str]:
+        return project_id, self._buckets.of("user", project_id, user_id), user_id

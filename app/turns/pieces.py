@@ -1,0 +1,129 @@
+"""The body of a call as it is kept: in pieces, which only have to be put together again.
+
+A body is literal text with references in between: to the turn's own input, which its items hold in the very bytes
+that were sent, or to a range of pieces that calls of the thread have sent before. So a rebuilt call costs what it adds,
+and not the history again; and what is erased is gone from every call that has sent it.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from app.items.shapes import Item
+
+DIGEST_BYTES = 16
+
+OWN_INPUT = 0
+"""The first number of a reference to an item of the turn's own input; the second is its position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a call has sent for items of the history, to be referred to by later ones."""
+
+    data: str
+    digest: bytes
+    sources: Sequence[str]
+    """The ids of the items that it holds: it goes with any of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    sent: bytes
+    """The very bytes."""
+    frames: Sequence[str]
+    """The literal text: before, between and behind the references."""
+    refs: Sequence[int]
+    """Two numbers for each reference: a range of the thread's pieces, where new ones count down from -1; or
+    OWN_INPUT and a position."""
+
+
+@dataclass(slots=True)
+class Pieces:
+    """The pieces of a thread, by digest: those that are there, and those that this turn adds."""
+
+    known: Mapping[bytes, int] = field(default_factory=dict)
+    new: list[Piece] = field(default_factory=list)
+    _numbers: dict[bytes, int] = field(default_factory=dict)
+
+    def number(self, data: bytes, sources: Sequence[str]) -> int:
+        digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
+        number = self.known.get(digest) or self._numbers.get(digest)
+        if number is None:
+            self.new.append(Piece(data.decode(), digest, sources))
+            number = self._numbers[digest] = -len(self.new)
+        return number
+
+
+class Writer:
+    """Puts a body together, piece by piece."""
+
+    def __init__(self) -> None:
+        self._sent: list[bytes] = []
+        self._frames: list[list[bytes]] = [[]]
+        self._refs: list[int] = []
+
+    def literal(self, data: bytes) -> None:
+        self._sent.append(data)
+        self._frames[-1].append(data)
+
+    def own(self, data: bytes, position: int) -> None:
+        self._refer(data, OWN_INPUT, position)
+
+    def piece(self, data: bytes, number: int) -> None:
+        if self._refs and self._refs[-2] != OWN_INPUT and not self._frames[-1]:
+            last = self._refs[-1]
+            if (last > 0) == (number > 0) and abs(number) == abs(last) + 1:
+                self._sent.append(data)
+                self._refs[-1] = number  # The next of a range.
+                return
+        self._refer(data, number, number)
+
+    def body(self) -> Body:
+        return Body(b"".join(self._sent), [b"".join(parts).decode() for parts in self._frames], self._refs)
+
+    def _refer(self, data: bytes, first: int, last: int) -> None:
+        self._sent.append(data)
+        self._refs += [first, last]
+        self._frames.append([])
+
+
+def written(
+    head: bytes,
+    items: Sequence[Item],
+    tail: bytes,
+    own: Sequence[Item],
+    sources: Sequence[Sequence[str]] = (),
+    pieces: Pieces | None = None,
+) -> Body:
+    """A body whose input array are these items.
+
+    Args:
+        head: what stands before the items; `tail`, what stands behind them.
+        own: the turn's own input, as its items are kept.
+        sources: for each item the ids of the history's items that it was made of, and of nothing else; none for one
+            that has to do with the turn's own input.
+        pieces: the thread's, where `sources` are given.
+    """
+    writer = Writer()
+    writer.literal(head)
+    mine = [orjson.dumps(item) for item in own]
+    position = 0
+    for place, item in enumerate(items):
+        data = orjson.dumps(item)
+        if pieces is not None and sources[place]:
+            data = b"," + data if place else data
+            writer.piece(data, pieces.number(data, sources[place]))
+            continue
+        if place:
+            writer.literal(b",")
+        found = next((n for n in range(position, len(mine)) if mine[n] == data), None)
+        if found is None:
+            writer.literal(data)
+        else:
+            writer.own(data, found)
+            position = found + 1
+    writer.literal(tail)
+    return writer.body()

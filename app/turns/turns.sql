@@ -1,0 +1,276 @@
+-- open_turn --
+-- Opens a turn: see migrations/sql/open_turn_v1.sql. A transaction of its own, and one of a turn's two.
+SELECT * FROM open_turn_v1(
+    :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :new_thread::boolean,
+    :user_id::text, :trail_key::bytea,
+    :turn_id::uuid, :parent_id::uuid, :first::boolean, :beside::text, :ticket::uuid,
+    :model::text, :params::text, :metadata::text, :ignored::text[],
+    :worker_id::uuid, :lease_seconds::float8, :api_key_id::uuid, :idempotency_key::text, :body_hash::bytea,
+    :salt::bytea, :types::text[], :item_ids::text[], :data::text[], :roles::text[], :documents::text[],
+    :address::text, :created::bytea, :opened::bytea
+)
+
+-- close_turn --
+-- Closes a turn: see migrations/sql/close_turn_v1.sql. The other of its two transactions. NULL: somebody else has.
+SELECT close_turn_v1(
+    :project_id::uuid, :bucket::smallint, :thread_id::uuid, :turn_id::uuid,
+    :status::text, :continuation::text, :response::text, :usage::text, :error::text, :incomplete_details::text,
+    :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
+    :error_status::smallint, :pace::text,
+    :first_position::integer, :types::text[], :item_ids::text[], :data::text[], :roles::text[], :documents::text[],
+    :continuations::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
+    :piece_digests::bytea[], :piece_sources::text[], :piece_data::text[], :dropped::integer[], :statuses::integer[],
+    :response_ids::text[], :errors::text[], :began::timestamptz[], :ended::timestamptz[],
+    :api_key_id::uuid, :address::text, :actions::text[], :details::text[], :contents::bytea[]
+) AS completed_at
+
+-- parent --
+-- What decides whether a turn's response id can be chained on. No row where there is nothing to chain on.
+SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
+    token_count(usage->'total_tokens') AS context_tokens,
+    ARRAY(
+        SELECT coalesce(i.data->>'call_id', i.data->>'id') FROM items i
+        WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = :turn_id AND i.origin = 'output'
+            AND i.type = ANY(:call_types::text[])
+    ) AS open_calls
+FROM turns
+WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND status IN ('completed', 'incomplete')
+    AND response_expires_at IS NOT NULL AND response_unknown_at IS NULL
+
+-- forget_response --
+-- Remembers that the provider does not know a turn's response id.
+UPDATE turns SET response_unknown_at = now()
+WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
+RETURNING id
+
+-- pieces --
+-- The pieces that calls of a thread can refer to, by their digests.
+SELECT digest, number FROM pieces
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND data IS NOT NULL
+
+-- _branch --
+-- OFFSET 0: each turn is looked up by its own key, though a new table looks as if reading it whole were cheaper.
+WITH RECURSIVE branch AS (
+    SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+    UNION ALL
+    SELECT t.id, t.parent_id, branch.depth + 1
+    FROM branch CROSS JOIN LATERAL (
+        SELECT id, parent_id FROM turns
+        WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id OFFSET 0
+    ) t
+)
+
+-- history --
+-- Every item of a branch, from its first turn on.
+{_branch}
+SELECT items.type, items.item_id, items.data
+FROM branch CROSS JOIN LATERAL (
+    SELECT type, item_id, data, position FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id OFFSET 0
+) items
+ORDER BY branch.depth DESC, items.position
+
+-- messages --
+-- The last turns of a branch, read from its end: a page of a long thread costs what the page holds. `more` says
+-- whether others come before them. A turn whose items were all deleted has a row without one.
+WITH RECURSIVE branch AS (
+    SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+    UNION ALL
+    SELECT t.id, t.parent_id, branch.depth + 1
+    FROM branch CROSS JOIN LATERAL (
+        SELECT id, parent_id FROM turns
+        WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id
+            AND (:turns::int IS NULL OR branch.depth < :turns - 1) OFFSET 0
+    ) t
+)
+SELECT branch.id AS turn_id, items.type, items.item_id, items.data,
+    (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
+FROM branch LEFT JOIN LATERAL (
+    SELECT type, item_id, data, position FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id OFFSET 0
+) items ON true
+ORDER BY branch.depth DESC, items.position
+
+-- chain --
+-- How each turn of a branch reached the model.
+{_branch}
+SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
+    t.response_expires_at, t.response_unknown_at
+FROM branch CROSS JOIN LATERAL (
+    SELECT * FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = branch.id OFFSET 0
+) t
+ORDER BY branch.depth DESC
+
+-- _turn_columns --
+    t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
+    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.seq
+
+-- get_turn --
+-- A turn by its id.
+SELECT {_turn_columns} FROM turns t
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
+
+-- turns --
+-- Turns of one thread by their ids, with their pace.
+SELECT {_turn_columns}, t.pace FROM turns t
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids::uuid[]) AND t.deleted_at IS NULL
+
+-- calls --
+-- Every attempt at the provider for a turn. Its body is NULL where something of it was erased.
+SELECT attempt, continuation, url, call_body_v1(project_id, bucket, turn_id, frames, refs) AS body, dropped_items, status, response_id, error, started_at, finished_at
+FROM calls WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id ORDER BY attempt
+
+-- branches --
+-- The turns of a thread that none continues, latest first, from a number downwards. A fork that has no turn of its own
+-- yet ends where it was forked.
+SELECT t.id, t.status, t.created_at FROM turns t
+JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND (t.thread_id = :thread_id OR t.id = th.forked_turn_id)
+    AND t.deleted_at IS NULL AND (:before::int IS NULL OR t.seq < :before)
+    AND NOT EXISTS (
+        SELECT FROM turns c WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
+            AND c.thread_id = :thread_id AND c.deleted_at IS NULL
+    )
+ORDER BY t.seq DESC LIMIT :limit
+
+-- in_history --
+-- Whether a turn is one of a thread's, or one that it shares.
+SELECT in_history(:project_id, :bucket::smallint, :thread_id, :turn_id) AS found
+
+-- number_of_turn --
+-- A turn's number in its thread, deleted or not.
+SELECT seq FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+
+-- items --
+-- The items of turns of one thread.
+SELECT turn_id, origin, type, item_id, data FROM items
+WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
+ORDER BY turn_id, position
+
+-- referenced --
+-- Items by their ids, wherever in the project; those in the thread's own history are `within` it, and come last.
+SELECT i.type, i.item_id, i.data, :thread_id::uuid IS NOT NULL AND t.bucket = :bucket::smallint AND (
+    t.thread_id = :thread_id OR in_history(:project_id, :bucket::smallint, :thread_id, t.id)
+) AS within
+FROM items i JOIN turns t ON t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id
+WHERE i.project_id = :project_id AND i.item_id = ANY(:item_ids::text[]) AND t.deleted_at IS NULL
+ORDER BY within
+
+-- closed_as --
+-- How a turn was closed.
+SELECT status, response_id FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+
+-- same_key --
+-- The turn with an Idempotency-Key where the request goes, and whether it is older than a key holds.
+SELECT id, body_hash, status, error_status, created_at < now() - :holds_seconds::float8 * interval '1 second' AS old
+FROM turns
+WHERE project_id = :project_id AND bucket = :bucket AND key_scope = :scope AND idempotency_key = :idempotency_key
+
+-- free_key --
+-- Lets the next request with an Idempotency-Key be a new one. A turn that still runs keeps it: it may be answered yet.
+UPDATE turns SET idempotency_key = NULL, key_scope = NULL
+WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND idempotency_key = :idempotency_key
+    AND completed_at IS NOT NULL
+RETURNING id
+
+-- client_left --
+-- Its client went away before the first byte of an answer: the turn has been given to nobody.
+UPDATE turns SET client_left_at = now() WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+RETURNING id
+
+-- claim_first_attempt --
+-- The turn that an automatic retry repeats, claimed for it: of two retries at once, one finds it. Only what its own
+-- client has left, what is the last that was opened in the thread, and what runs or is its head; anything else may be
+-- another request in the same words.
+UPDATE turns t SET client_left_at = NULL FROM threads th
+WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id
+    AND t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = th.id AND t.seq = th.last_seq
+    AND t.body_hash = :body_hash AND t.api_key_id = :api_key_id AND t.idempotency_key IS NULL
+    AND t.client_left_at IS NOT NULL AND (t.completed_at IS NULL OR t.id = th.head_turn_id)
+    AND (:parent_id::uuid IS NULL OR t.parent_id = :parent_id)
+    AND t.created_at > now() - :within_seconds::float8 * interval '1 second' AND t.deleted_at IS NULL
+RETURNING t.id
+
+-- request_cancel --
+-- Asks the worker that runs a turn, whichever it is, to stop it.
+WITH turn AS (
+    UPDATE turns SET cancel_requested_at = now()
+    WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND completed_at IS NULL
+    RETURNING id
+)
+SELECT pg_notify('everthread_cancel', id::text) FROM turn
+
+-- renew_leases --
+-- By name, and not all of the worker's: one that it does not run, its opening's confirmation having been lost, would be
+-- in progress for ever.
+UPDATE turns t SET lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
+FROM unnest(:project_ids::uuid[], :buckets::smallint[], :turn_ids::uuid[]) AS mine (project_id, bucket, id)
+WHERE t.project_id = mine.project_id AND t.bucket = mine.bucket AND t.id = mine.id
+    AND t.worker_id = :worker_id AND t.status = 'in_progress'
+RETURNING t.id, t.cancel_requested_at IS NOT NULL AS cancel
+
+-- expired --
+-- Turns whose lease has run out, for whoever takes them.
+SELECT project_id, bucket, id, lease_expires_at FROM turns
+WHERE status = 'in_progress' AND lease_expires_at < now()
+ORDER BY lease_expires_at LIMIT 20
+
+-- take_expired --
+-- Takes over such a turn, as it was seen: of two workers, one gets it.
+UPDATE turns t SET worker_id = :worker_id, lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.status = 'in_progress'
+    AND t.lease_expires_at = :seen
+RETURNING t.project_id, t.id, t.thread_id, t.salt, t.cancel_requested_at IS NOT NULL AS cancel, (
+    SELECT count(*) FROM items i WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = :turn_id
+)::int AS input_items
+
+-- queue --
+-- Takes a place in a busy thread's queue for some seconds, or keeps it for that long. No row where it is full.
+INSERT INTO waiters (project_id, bucket, thread_id, id, expires_at)
+SELECT :project_id, :bucket::smallint, :thread_id, :ticket, now() + :seconds::float8 * interval '1 second'
+WHERE (
+    SELECT count(*) FROM waiters
+    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND id <> :ticket
+        AND expires_at > now()
+) < :limit::int
+ON CONFLICT (project_id, bucket, thread_id, id) DO UPDATE SET expires_at = excluded.expires_at RETURNING id
+
+-- leave_queue --
+-- Gives up a place in the queue, and clears those of the dead.
+DELETE FROM waiters
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
+    AND (id = :ticket OR expires_at < now())
+RETURNING id
+
+-- active_turn --
+-- The turn in progress that will move a thread's head.
+SELECT id FROM turns
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND beside = 0
+    AND status = 'in_progress'
+
+-- find_thread --
+-- A thread's id and head. By a name it is found only as long as it has it.
+SELECT id, head_turn_id, coalesce(title, name) AS title FROM threads
+WHERE project_id = :project_id AND bucket = :bucket AND id = :thread_id AND (:name::text IS NULL OR name = :name)
+
+-- thread_of_turn --
+-- The same, of the thread that a turn was made in.
+SELECT th.id, th.head_turn_id, coalesce(th.title, th.name) AS title FROM threads th
+WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = (
+    SELECT t.thread_id FROM turns t
+    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
+)
+
+-- turns_after --
+-- A page of a thread's turns, from a number on upwards.
+SELECT {_turn_columns} FROM turns t
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
+    AND t.seq > coalesce(:seq::int, 0)
+ORDER BY t.seq LIMIT :limit
+
+-- turns_before --
+-- A page of a thread's turns, from a number on downwards.
+SELECT {_turn_columns} FROM turns t
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
+    AND t.seq < coalesce(:seq::int, 2147483647)
+ORDER BY t.seq DESC LIMIT :limit

@@ -1,0 +1,41 @@
+-- The tables over the nodes of a Citus cluster, by bucket. Nothing else differs from one Postgres.
+--
+-- What is small, or read with everything, is on every node.
+SELECT create_reference_table('projects');
+SELECT create_reference_table('api_keys');
+SELECT create_reference_table('cache_keys');
+SELECT create_reference_table('audit_leaves');
+SELECT create_reference_table('audit_checkpoints');
+SELECT create_reference_table('user_purges');
+
+-- Whoever migrates takes the foreign keys among these away before, and puts them back.
+SELECT create_distributed_table('threads', 'bucket');
+SELECT create_distributed_table('thread_activity', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('turns', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('items', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('calls', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('pieces', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('texts', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('waiters', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('audit_records', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('provider_deletions', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('thread_names', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('user_keys', 'bucket', colocate_with => 'threads');
+
+SELECT create_distributed_function(p.oid::regprocedure) FROM pg_proc p
+WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype <> 'trigger'::regtype AND p.proname IN (
+    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v1', 'trail_digest_v1',
+    'call_body_v1'
+);
+
+-- What opens and closes a turn, and what appends to its trail, runs where the bucket is.
+SELECT create_distributed_function(
+    p.oid::regprocedure, CASE p.proname WHEN 'append_records_v1' THEN 'p_bucket' ELSE 'b' END,
+    colocate_with => 'threads', force_delegation => true
+) FROM pg_proc p
+WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('open_turn_v1', 'close_turn_v1', 'append_records_v1');
+
+-- Citus before the mending of its issue 8371 keeps a plan for each execution of a statement in a function, without end.
+ALTER FUNCTION open_turn_v1 SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION close_turn_v1 SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION append_records_v1 SET plan_cache_mode = force_custom_plan;

@@ -1,0 +1,128 @@
+"""What was sent is given back to the byte, costs what it adds, and is gone where it was erased."""
+
+import asyncio
+import json
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.turns.pieces import OWN_INPUT, Pieces, written
+from tests.databases import migrate_now
+from tests.projects import Project
+from tests.service import Emulator, Service
+
+ITEMS = st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=3), max_size=2), max_size=8)
+
+
+def put_together(frames: Any, refs: Any, own: list[Any], pieces: dict[int, str]) -> str:
+    """What call_body_v1 does in the database."""
+    said: str = frames[0]
+    for place, frame in enumerate(frames[1:]):
+        first, last = refs[2 * place : 2 * place + 2]
+        if first == OWN_INPUT:
+            said += orjson.dumps(own[last]).decode()
+        else:
+            step = 1 if first > 0 else -1
+            said += "".join(pieces[number] for number in range(first, last + step, step))
+        said += frame
+    return said
+
+
+@given(st.lists(st.tuples(ITEMS, ITEMS), max_size=4))
+def test_a_body_is_its_pieces_put_together_and_no_piece_is_kept_twice(turns: list[tuple[Any, Any]]) -> None:
+    kept: dict[int, str] = {}
+    known: dict[bytes, int] = {}
+    for history, own in turns:
+        pieces = Pieces(known)
+        items = [*history, *own]
+        sources = [[f"item_{n}"] for n in range(len(history))] + [[] for _ in own]
+        body = written(b'{"input":[', items, b"]}", own, sources, pieces)
+        assert orjson.loads(body.sent) == {"input": items}
+        new = {-n: piece.data for n, piece in enumerate(pieces.new, 1)}
+        assert put_together(body.frames, body.refs, own, kept | new) == body.sent.decode()
+        for piece in pieces.new:
+            number = len(kept) + 1
+            assert piece.digest not in known
+            kept[number], known[piece.digest] = piece.data, number
+    assert len(set(kept.values())) == len(kept)
+
+
+def bytes_of(url: str, *tables: str) -> int:
+    async def run() -> int:
+        connection = await asyncpg.connect(url)
+        sizes = [await connection.fetchval("SELECT pg_total_relation_size($1::regclass)", table) for table in tables]
+        await connection.close()
+        return sum(sizes)
+
+    return asyncio.run(run())
+
+
+def test_two_hundred_rebuilt_turns_keep_their_history_once(
+    service_env: dict[str, str], emulator: Emulator, empty_database_url: str
+) -> None:
+    migrate_now(empty_database_url)
+    service = Service(env={**service_env, "DATABASE_URL": empty_database_url})
+    thread = service.thread()
+    words = "What was said before, and is said again in every call that is made for this conversation. " * 10
+    for number in range(200):
+        # Another model each time: its chain is of no use.
+        service.turn(thread, f"Echo: {number} {words}", model=("qwen3.7-plus", "qwen3.7-max")[number % 2])
+    sent = emulator.calls()
+    turns = service.http.get(f"/threads/{thread}/turns", params={"limit": 3}).json()["data"]
+    for turn, call in zip(turns, sent[::-1], strict=False):
+        (kept,) = service.http.get(f"/threads/{thread}/turns/{turn['id']}/calls").json()["data"]
+        assert kept["continuation"] == "rebuilt"
+        assert json.dumps(kept["body"]) == json.dumps(call["body"])
+    assert sum(len(json.dumps(call["body"])) for call in sent) > 30_000_000
+    assert bytes_of(empty_database_url, "calls", "pieces") < 3_000_000
+    service.stop()
+
+
+@pytest.mark.parametrize("what", ["item", "turn"])
+def test_what_is_erased_is_gone_from_every_call_that_sent_it_and_the_trail_verifies(
+    project: Project, emulator: Emulator, what: str
+) -> None:
+    thread = project.call("POST", "/threads")["id"]
+    conversation = thread.replace("thread_", "conv_")
+    turns = [
+        project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {word}", "model": model})["id"]
+        for word, model in (("marmalade", "qwen3.7-plus"), ("honey", "qwen3.7-max"), ("jam", "qwen3.7-plus"))
+    ]
+    bodies = [project.call("GET", f"/threads/{thread}/turns/{turn}/calls")["data"][0]["body"] for turn in turns]
+    assert ["marmalade" in json.dumps(body) for body in bodies] == [True, True, True]
+    if what == "item":
+        (first,) = project.call("GET", f"/threads/{thread}/turns/{turns[0]}")["input"]
+        assert project.http.delete(f"/conversations/{conversation}/items/{first['id']}").status_code == 200
+    else:
+        assert project.http.delete(f"/responses/{turns[0].replace('turn_', 'resp_')}").status_code == 200
+    for turn in turns[1:]:
+        (call,) = project.call("GET", f"/threads/{thread}/turns/{turn}/calls")["data"]
+        assert call["body"] is None
+        shown = project.http.get(f"/threads/{thread}/turns/{turn}/calls", params={"format": "curl"})
+        assert "cannot be sent again" in shown.text
+    assert project.verify().problems == []
+    left = project.sql("SELECT (p.*)::text AS row FROM pieces p WHERE project_id = $1")
+    left += project.sql("SELECT (c.*)::text AS row FROM calls c WHERE project_id = $1")
+    assert left
+    assert not any("Echo: marmalade" in row["row"] for row in left)
+    # Calls from now on are whole.
+    again = project.call("POST", f"/threads/{thread}/turns", json={"input": "Echo: tea", "model": "qwen3.7-max"})
+    (call,) = project.call("GET", f"/threads/{thread}/turns/{again['id']}/calls")["data"]
+    assert call["body"] == emulator.calls()[-1]["body"]
+
+
+def test_a_fork_keeps_the_bodies_of_what_it_takes_over(project: Project, emulator: Emulator) -> None:
+    thread = project.call("POST", "/threads")["id"]
+    for word, model in (("one", "qwen3.7-plus"), ("two", "qwen3.7-max"), ("three", "qwen3.7-plus")):
+        turn = project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {word}", "model": model})["id"]
+    fork = project.call("POST", f"/threads/{thread}/fork")["id"]
+    project.call("POST", f"/threads/{fork}/turns", json={"input": "Echo: four", "model": "qwen3.7-max"})
+    path = f"/threads/{{}}/turns/{turn}/calls"
+    before = project.call("GET", path.format(thread))["data"]
+    assert len(before[0]["body"]["input"]) == 5
+    project.call("DELETE", f"/threads/{thread}")
+    assert project.call("GET", path.format(fork))["data"] == before
