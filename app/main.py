@@ -28,9 +28,11 @@ from app.chain.live_ids import LiveIds
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.ids import new_uuid
+from app.db.nodes import Nodes
 from app.db.pagination import Settled
 from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
 from app.history import routes as history_routes
+from app.history.forks import Forks
 from app.history.service import History
 from app.logs import configure
 from app.openai_api import chat, conversations, responses
@@ -129,9 +131,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     wire = Wire(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     key = await _database_key(database)
     cache, seal, buckets = Cache(wire, redis_client), Seal(key), Buckets(key)
-    names, users, settled = Names(database, buckets), UserKeys(database, buckets), Settled(settings.settling_seconds)
+    nodes = Nodes(database, routed=settings.citus_routing)
+    names, users, settled = Names(database, buckets), UserKeys(database, buckets), Settled(settings.settles_after)
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
-    store = TurnStore(database, names, users, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
+    store = TurnStore(database, nodes, names, users, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     spool = Spool(settings.data_dir / "spool")
     runner = Runner(store, provider, live_ids, event_log, spool, settings)
@@ -150,7 +153,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.transfer = Transfer(database, names, users)
     purge = Purge(database, names, users, live_ids, event_log)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
-    background = (leases, cancel_requests, checkpoints, cleaner)
+    background = (nodes, leases, cancel_requests, checkpoints, cleaner)
     app.state.retention = Retention(database, users, purge, cleaner, app.state.transfer)
     app.state.search = Search(database)
     app.state.openai = OpenAI(database, names, store, replay, live_ids, event_log)
@@ -158,7 +161,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.turns = Turns(store, runner, replay)
     app.state.history = History(
         database,
-        names,
+        Forks(names, settings.fork_copies_turns),
         users,
         store,
         app.state.turns,
@@ -182,6 +185,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await provider.close()
         await wire.close()
         await redis_client.aclose()
+        await nodes.close()
         await database.close()
 
 

@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """How often what was appended to the audit trail is signed."""
 
+    fork_copies_turns: Annotated[int, Field(ge=0)] = 16
+    """A fork of a history that is no longer than this has a copy of it, in another bucket; a longer one is shared."""
+
+    citus_routing: bool = False
+    """Whether a turn's statements go straight to the nodes of a Citus cluster that hold its bucket."""
+
     settling_seconds: Annotated[float | None, Field(ge=0)] = None
     """How old a row must be to stand in a list that is read upwards, so that nothing is added before it later.
     Without it: older than every open transaction, which a role sees of itself on one server only."""
@@ -113,6 +119,13 @@ class Settings(BaseSettings):
     """The deepest nesting of a request body."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def settles_after(self) -> float | None:
+        """`settling_seconds`; where transactions run on several nodes, two seconds if it is not set."""
+        if self.settling_seconds is None and self.citus_routing:
+            return 2.0
+        return self.settling_seconds
 
     @property
     def provider_base_url(self) -> str:

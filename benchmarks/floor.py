@@ -1,12 +1,16 @@
 """The floor of a turn's cost in Postgres: the two durable commits that it cannot do without, and nothing else.
 
 A turn, two items and two audit records in bare tables with their primary keys, one statement before the model is
-asked and one after; as many at once as the service is asked. What the store costs is told as a multiple of it.
+asked and one after. They run beside the service's turns and as often, in the same caches and on the same disk: alone,
+either would look cheaper. What the store costs is told as a multiple.
 """
 
 import asyncio
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -14,7 +18,6 @@ import orjson
 import psutil
 
 from app.db.ids import new_uuid
-from benchmarks.processes import Tree
 
 TABLES = """
 CREATE SCHEMA IF NOT EXISTS floor;
@@ -74,33 +77,40 @@ def content(asked: str, said: str) -> Content:
 
 
 class Floor:
-    """Bare turns in a database of the run's."""
+    """Bare turns in a database of the run's, on connections of their own."""
 
-    def __init__(self, connections: list[asyncpg.Connection]) -> None:
+    def __init__(self, connections: list[asyncpg.Connection], pids: set[int]) -> None:
         self._connections = connections
+        self.pids = pids
         self._project_id = new_uuid()
         self._hash = hashlib.sha256(b"floor").digest()
 
     @classmethod
     async def connect(cls, database_url: str, at_once: int) -> "Floor":
-        first = await asyncpg.connect(database_url)
-        await first.execute(TABLES)
-        return cls([first, *[await asyncpg.connect(database_url) for _ in range(at_once - 1)]])
+        connections = [await asyncpg.connect(database_url) for _ in range(at_once)]
+        await connections[0].execute(TABLES)
+        return cls(connections, {await each.fetchval("SELECT pg_backend_pid()") for each in connections})
 
     async def close(self) -> None:
         for connection in self._connections:
             await connection.close()
 
-    async def run(self, count: int, turn: Content) -> None:
-        """So many turns, as many at once as there are connections."""
-        left = iter(range(count))
+    async def beside(self, load: Awaitable[Any], count: int, done: Callable[[], int], turn: Content) -> None:
+        """So many turns, at the pace at which another load has done its own: in the same caches, on the same disk."""
+        left = count
+        running = asyncio.ensure_future(load)
 
         async def client(connection: asyncpg.Connection) -> None:
+            nonlocal left
             thread_id = new_uuid()
-            for _ in left:
-                await self._turn(connection, thread_id, turn)
+            while left > 0:
+                if count - left <= done() or running.done():
+                    left -= 1
+                    await self._turn(connection, thread_id, turn)
+                else:
+                    await asyncio.sleep(0.001)
 
-        await asyncio.gather(*map(client, self._connections))
+        await asyncio.gather(running, *map(client, self._connections))
 
     async def _turn(self, connection: asyncpg.Connection, thread_id: UUID, turn: Content) -> None:
         id_ = new_uuid()
@@ -108,22 +118,22 @@ class Floor:
         await connection.fetchrow(CLOSE, self._project_id, id_, turn.response, turn.usage, turn.answered, self._hash)
 
 
-class Postgres(Tree):
-    """Every Postgres process of this machine: their CPU by the scheduler's own count, to the nanosecond."""
+def backends() -> set[int]:
+    """The processes that serve Postgres's clients on this machine."""
+    found = set()
+    for process in psutil.process_iter(["name", "cmdline"]):
+        command = " ".join(process.info["cmdline"] or [])
+        if (process.info["name"] or "").startswith("postgres") and ("[local]" in command or "127.0.0.1" in command):
+            found.add(process.pid)
+    return found
 
-    def __init__(self) -> None:
-        self._me = psutil.Process()
 
-    def processes(self) -> list[psutil.Process]:
-        return [each for each in psutil.process_iter(["name"]) if (each.info["name"] or "").startswith("postgres")]
-
-    def nanoseconds(self) -> int:
-        """Linux only: /proc/PID/schedstat."""
-        total = 0
-        for process in self.processes():
-            try:
-                with open(f"/proc/{process.pid}/schedstat") as file:
-                    total += int(file.read().split()[0])
-            except FileNotFoundError:
-                continue  # It has ended.
-        return total
+def milliseconds(pids: set[int]) -> float:
+    """CPU that processes have used, by the scheduler's own count (Linux: /proc/PID/schedstat)."""
+    total = 0
+    for pid in pids:
+        try:
+            total += int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+        except OSError:
+            continue  # It has ended.
+    return total / 1e6

@@ -1,5 +1,6 @@
 """The report of a run, in Markdown: the figures, and which of the targets they meet."""
 
+from statistics import median
 from typing import Any
 
 Results = dict[str, Any]
@@ -67,6 +68,17 @@ def report(results: Results) -> str:
     ]
     for title in ("plain", "stream", "conversation", "open streams", "workers"):
         parts += _tables(traffic[title])
+    if "store" in results:
+        parts += [
+            "## The store",
+            "",
+            "CPU of Postgres's processes for clients. *The floor* is two durable commits with a turn, two items and "
+            "two audit rows in bare tables (`benchmarks/floor.py`), made beside the service's turns and as often. "
+            "*Bytes* are those of a turn of 2,000 characters in and 2,800 out, indexes included.",
+            "",
+        ]
+        for title in ("floor", "new database", "bytes", "forgetting"):
+            parts += [f"### {title.capitalize()}", "", *_table(results["store"][title]), ""]
     parts += ["## Cost against size", ""]
     for title, plot in (
         ("threads", "threads"), ("long threads", "long-threads"), ("search", "search"), ("audit", "audit"),
@@ -145,6 +157,25 @@ def _targets(results: Results) -> list[str]:
     rebuilt = {row["turns"]: row["rebuild_cpu_ms"] for row in scale["long threads"]}
     line("rebuild of 1,000 turns: under 30 ms of CPU", rebuilt[1000], 30, " ms")
     line("rebuild is linear: 10,000 turns at most 15 times 1,000", rebuilt[10000] / rebuilt[1000], 15)
+    if "store" in results:
+        store = results["store"]
+        for row in store["floor"]:
+            line(
+                f"Postgres's CPU of a plain turn, {row['at once']} at once: at most 3 times the floor",
+                row["multiple"],
+                3,
+            )
+        new = [row["postgres_ms"] for row in store["new database"] if row["round"].isdigit()]
+        settled = [row["postgres_ms"] for row in store["new database"] if not row["round"].isdigit()]
+        line("a new database's first turns: within 1.3 times the settled state", max(new) / median(settled), 1.3)
+        size = {row["table"]: row["bytes_a_turn"] for row in store["bytes"]}
+        line("bytes of a turn: at most 8 kB", size["all"] / 1000, 8, " kB")
+        line("of those for search: at most 2 kB", size["texts"] / 1000, 2, " kB")
+        few, many = (row["purged_turns_per_second"] for row in store["forgetting"])
+        lines.append(
+            f"| purging: at least 5,000 turns/s, among many threads too | {few:,} and {many:,} "
+            f"| {'yes' if min(few, many) >= 5000 else '**no**'} |"
+        )
     held = next(row["kib_per_stream"] for row in traffic["open streams"] if row["target"] == "everthread")
     line("memory per open stream: under 100 KiB", held, 100, " KiB")
     line("cold start on an existing data directory: under 3 s", scale["cold start"][-1]["seconds"], 3, " s")

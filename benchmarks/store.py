@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sqlalchemy import make_url
 from app import schema
 from benchmarks import targets
 from benchmarks.data import Filler
-from benchmarks.floor import Floor, Postgres, content
+from benchmarks.floor import Floor, backends, content, milliseconds
 from benchmarks.load import Load, median
 from benchmarks.targets import KEY, MODEL
 from benchmarks.words import text
@@ -51,7 +52,6 @@ class Place:
         self._redis_url = redis_url
         self._count = 0
         self.say = say
-        self.postgres = Postgres()
 
     async def in_new_database(self, work: Any) -> list[Row]:
         """Run a workload on a service with a database of its own, that nobody has spoken to yet."""
@@ -71,11 +71,10 @@ class Place:
         return rows
 
     async def spent(self, work: Any, turns: int) -> float:
-        """Milliseconds of Postgres's CPU a turn, its background processes' included."""
-        before = self.postgres.nanoseconds()
+        """Milliseconds of the CPU of Postgres's clients' processes a turn."""
+        before = milliseconds(backends())
         await work
-        await asyncio.sleep(0.3)
-        return (self.postgres.nanoseconds() - before) / turns / 1e6
+        return (milliseconds(backends()) - before) / turns
 
 
 async def _threads(load: Load, count: int) -> list[str]:
@@ -83,26 +82,29 @@ async def _threads(load: Load, count: int) -> list[str]:
 
 
 async def _floor(place: Place, url: str, database_url: str) -> list[Row]:
-    """A plain chained turn against two bare commits, in turns; a thousand threads, analyzed."""
+    """A plain chained turn beside two bare commits; a thousand threads, analyzed."""
     rows: list[Row] = []
     turn = content("Hello", "lorem " * 20)
     for at_once, count in TURNS.items():
         floor = await Floor.connect(database_url, at_once)
         async with Load(url, KEY, at_once) as load:
             paths = await _threads(load, 1000 if not rows else at_once)
+            asked: list[int] = []
+            done = partial(len, asked)
 
-            def ask(number: int, paths: list[str] = paths) -> tuple[str, str, Row]:
+            def ask(number: int, paths: list[str] = paths, asked: list[int] = asked) -> tuple[str, str, Row]:
+                asked.append(number)
                 return "POST", paths[number % len(paths)], {"model": MODEL, "input": "Hello"}
 
-            await load.run(ask, 2 * len(paths))
-            await floor.run(count, turn)
-            connection = await asyncpg.connect(database_url)
-            await connection.execute("VACUUM ANALYZE")
-            await connection.close()
+            await floor.beside(load.run(ask, 2 * len(paths)), 500, done, turn)
+            await _settled(database_url)
             bare, ours = [], []
             for _ in range(ROUNDS):
-                bare.append(await place.spent(floor.run(count, turn), count))
-                ours.append(await place.spent(load.run(ask, count), count))
+                asked.clear()
+                before = milliseconds(floor.pids), milliseconds(backends() - floor.pids)
+                await floor.beside(load.run(ask, count), count, done, turn)
+                bare.append((milliseconds(floor.pids) - before[0]) / count)
+                ours.append((milliseconds(backends() - floor.pids) - before[1]) / count)
         await floor.close()
         multiple = median([mine / least for mine, least in zip(ours, bare, strict=True)])
         rows.append(
@@ -114,6 +116,12 @@ async def _floor(place: Place, url: str, database_url: str) -> list[Row]:
             }
         )
     return rows
+
+
+async def _settled(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("VACUUM ANALYZE")
+    await connection.close()
 
 
 async def _first_minute(place: Place, url: str, database_url: str) -> list[Row]:
@@ -135,9 +143,7 @@ async def _first_minute(place: Place, url: str, database_url: str) -> list[Row]:
 
     for number in range(1, NEW_ROUNDS + 1):
         await round_(str(number))
-    connection = await asyncpg.connect(database_url)
-    await connection.execute("VACUUM ANALYZE")
-    await connection.close()
+    await _settled(database_url)
     for number in range(1, 4):
         await round_(f"settled {number}")
     return rows
@@ -191,8 +197,8 @@ async def _forgetting(place: Place, url: str, database_url: str, others: int) ->
                 waited.append((time.perf_counter() - began) * 1000)
             began = time.perf_counter()
             purge = await load.ask("DELETE", f"/v1/users/{user}/data")
-            while (await load.ask("GET", f"/v1/purges/{purge['id']}"))["status"] != "completed":
-                pass
+            while (await load.ask("GET", f"/v1/purges/{purge['id']}"))["status"] != "completed":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             seconds = time.perf_counter() - began
             rows.append(
                 {

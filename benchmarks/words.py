@@ -2,14 +2,28 @@
 
 import random
 
+VOCABULARY = 6_000
+
+_CONSONANTS, _VOWELS = "bcdfghklmnprstvw", "aeiou"
+
+
+def _word(rank: int) -> str:
+    """The rank-th most used word: the first ones are short."""
+    letters, left = "", rank
+    while not letters or left:
+        left, place = divmod(left, len(_CONSONANTS) * len(_VOWELS))
+        letters += _CONSONANTS[place % len(_CONSONANTS)] + _VOWELS[place // len(_CONSONANTS)]
+    return letters + ("", "n", "s", "ing", "ed")[rank % 5]
+
+
+WORDS = [_word(rank) for rank in range(VOCABULARY)]
+
 
 def text(characters: int, rng: random.Random) -> str:
     words: list[str] = []
     size = 0
     while size < characters:
-        word = (
-            f"{'aeioubcdfghklmnprst'[rng.randrange(19)]}{int(20_000 * rng.random() ** 4):x}{'ing' * rng.randrange(2)}"
-        )
+        word = WORDS[int(VOCABULARY * rng.random() ** 3)]
         words.append(word)
         size += len(word) + 1
     return " ".join(words)[:characters]

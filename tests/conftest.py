@@ -64,6 +64,8 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
         "DASHSCOPE_BASE_URL": running_emulator.base_url,
         "EVERTHREAD_PROVIDER_STALL_SECONDS": "2",
         "EVERTHREAD_MAX_BODY_BYTES": "1000000",
+        # Forks share their history; tests/test_copied_forks.py has those that copy it.
+        "EVERTHREAD_FORK_COPIES_TURNS": "0",
     }
 
 

@@ -233,7 +233,8 @@ def test_a_change_of_any_column_of_a_record_is_found(talked: tuple[Project, str]
         """UPDATE items SET data = replace(data::text, 'Ada', 'Eve')::json
         WHERE project_id = $1 AND position = 0""",
         "DELETE FROM items WHERE project_id = $1 AND origin = 'output'",
-        "UPDATE calls SET body = replace(body, 'Ada', 'Eve') WHERE project_id = $1",
+        "UPDATE calls SET frames[1] = replace(frames[1], 'model', 'mode') WHERE project_id = $1",
+        "UPDATE calls SET frames = NULL WHERE project_id = $1",
         "DELETE FROM calls WHERE project_id = $1",
         """INSERT INTO turns (project_id, bucket, id, thread_id, seq, status, model, params, completed_at, salt,
             response_id)

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from sqlalchemy import TIMESTAMP, MetaData, Uuid
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.types import TypeEngine
 
 
 class Base(DeclarativeBase):
@@ -19,3 +21,8 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True), UUID: Uuid()}
+
+
+def domain(name: str, type_: TypeEngine[Any]) -> TypeEngine[Any]:
+    """A type of migrations/sql/tables.sql, which says what a value may be."""
+    return DOMAIN(name, type_, create_type=False)

@@ -1,5 +1,7 @@
-"""Forks: threads that share another thread's history up to a turn, and go their own way from there."""
+"""Forks: threads that have another thread's history up to a turn, and go their own way from there."""
 
+import secrets
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -7,7 +9,9 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
+from app.db.ids import BUCKETS
 from app.errors import Conflict, NotFound
+from app.history.copied import copied
 from app.threads import store
 from app.threads.names import Names
 from app.threads.tables import Thread
@@ -31,66 +35,84 @@ TAKE_OVER = text(
 )
 
 
-async def fork(
-    session: AsyncSession,
-    names: Names,
-    actor: Actor,
-    source: Thread,
-    turn_id: UUID | None,
-    values: dict[str, Any],
-) -> Thread:
-    """A new thread that goes on from a turn of another.
-
-    A long history is shared, and not copied: the fork lies in its source's bucket then. A short one is copied.
-
-    Args:
-        source: its row is locked, so that it is not deleted meanwhile.
-        turn_id: the last turn of the fork's history; None for the source's head.
-
-    Raises:
-        APIError: the turn is not in the source's history, or is in progress.
-    """
-    at = turn_id or source.head_turn_id
-    seq = 0
-    if at is not None:
-        found = select(Turn.status, Turn.seq).where(
-            Turn.project_id == source.project_id, Turn.bucket == source.bucket, Turn.id == at
-        )
-        row = (await session.execute(found)).one_or_none()
-        shared = await session.scalar(
-            text("SELECT in_history(:project_id, CAST(:bucket AS smallint), :thread_id, :turn_id)"),
-            {"project_id": source.project_id, "bucket": source.bucket, "thread_id": source.id, "turn_id": at},
-        )
-        if row is None or not shared:
-            raise NotFound("'turn_id' must be the id of a turn of this thread.", param="turn_id", code="turn_not_found")
-        if row.status == "in_progress":
-            raise Conflict(
-                "This turn is still in progress. Wait for its end, or cancel it.", param="turn_id", code="thread_busy"
-            )
-        seq = row.seq
-    inherited: dict[str, Any] = {
-        "title": source.title,
-        "user_id": source.user_id,
-        "metadata_": source.metadata_,
-        "bucket": source.bucket,
-        "last_seq": seq,
-    }
-    if "user_id" not in values:
-        inherited["trail_key"] = source.trail_key
-    made = await store.add(session, names, actor, source.project_id, {**inherited, **values, "forked_turn_id": at})
-    # The head after the fork's point: the check of a head looks that up.
-    made.head_turn_id = at
-    await session.flush()
-    await append(
-        session,
-        actor,
-        source.project_id,
-        "thread.forked",
-        thread_id=source.id,
-        turn_id=at,
-        detail=ids.thread_id(made.id),
+LENGTH = text(
+    """WITH RECURSIVE branch AS (
+        SELECT t.id, t.parent_id, 1 AS depth FROM turns t
+        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
+        UNION ALL
+        SELECT t.id, t.parent_id, branch.depth + 1 FROM branch JOIN turns t
+            ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = branch.parent_id
+        WHERE branch.depth <= :most
     )
-    return made
+    SELECT id FROM branch ORDER BY depth DESC"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Forks:
+    """How threads are forked: a short history is copied, and a long one shared."""
+
+    names: Names
+    copies_turns: int
+    """How long a history may be to be copied: its fork lies in a bucket of its own then."""
+
+    async def fork(
+        self, session: AsyncSession, actor: Actor, source: Thread, turn_id: UUID | None, values: dict[str, Any]
+    ) -> Thread:
+        """A new thread that goes on from a turn of another.
+
+        Args:
+            source: its row is locked, so that it is not deleted meanwhile.
+            turn_id: the last turn of the fork's history; None for the source's head.
+
+        Raises:
+            APIError: the turn is not in the source's history, or is in progress.
+        """
+        at = turn_id or source.head_turn_id
+        seq = 0 if at is None else await _forkable(session, source, at)
+        inherited: dict[str, Any] = {"title": source.title, "user_id": source.user_id, "metadata_": source.metadata_}
+        if "user_id" not in values:
+            inherited["trail_key"] = source.trail_key
+        values = {**inherited, **values}
+        branch: list[UUID] = []
+        if at is not None:
+            where = {"project_id": source.project_id, "bucket": source.bucket, "turn_id": at}
+            branch = list(await session.scalars(LENGTH, {**where, "most": self.copies_turns}))
+        if len(branch) <= self.copies_turns:
+            bucket = (source.bucket + 1 + secrets.randbelow(BUCKETS - 1)) % BUCKETS
+            made = await store.add(session, self.names, actor, source.project_id, {**values, "bucket": bucket})
+            await copied(session, actor, made, source.bucket, branch)
+        else:
+            place = {"bucket": source.bucket, "last_seq": seq, "forked_turn_id": at}
+            made = await store.add(session, self.names, actor, source.project_id, {**values, **place})
+            # The head after the fork's point: the check of a head looks that up.
+            made.head_turn_id = at
+        await session.flush()
+        await append(
+            session,
+            actor,
+            source.project_id,
+            "thread.forked",
+            thread_id=source.id,
+            turn_id=at,
+            detail=ids.thread_id(made.id),
+        )
+        return made
+
+
+async def _forkable(session: AsyncSession, source: Thread, turn_id: UUID) -> int:
+    """The number of a turn that a thread can be forked at."""
+    here = (Turn.project_id == source.project_id, Turn.bucket == source.bucket, Turn.id == turn_id)
+    row = (await session.execute(select(Turn.status, Turn.seq).where(*here))).one_or_none()
+    where = {"project_id": source.project_id, "bucket": source.bucket, "thread_id": source.id, "turn_id": turn_id}
+    if row is None or not await session.scalar(store.IN_HISTORY, where):
+        raise NotFound("'turn_id' must be the id of a turn of this thread.", param="turn_id", code="turn_not_found")
+    if row.status == "in_progress":
+        raise Conflict(
+            "This turn is still in progress. Wait for its end, or cancel it.", param="turn_id", code="thread_busy"
+        )
+    seq: int = row.seq
+    return seq
 
 
 # The calls of such turns refer to pieces of the thread's: those go along, behind the fork's own.

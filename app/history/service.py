@@ -15,13 +15,12 @@ from app.errors import BadRequest
 from app.history.calls import parse_call, unknown_call
 from app.history.edits import append
 from app.history.erase import erase
-from app.history.forks import fork
+from app.history.forks import Forks
 from app.history.playback import Tempo, play
 from app.items.client_door import items_of
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
-from app.threads.names import Names
 from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
 from app.threads.service import columns, turn_uuid, with_trail_key
 from app.trail.users import UserKeys
@@ -34,7 +33,7 @@ class History:
     def __init__(
         self,
         database: Database,
-        names: Names,
+        forks: Forks,
         users: UserKeys,
         store: TurnStore,
         turns: Turns,
@@ -45,7 +44,8 @@ class History:
         margin_seconds: float,
     ) -> None:
         self._database = database
-        self._names = names
+        self._forks = forks
+        self._names = forks.names
         self._users = users
         self._store = store
         self._turns = turns
@@ -82,7 +82,7 @@ class History:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:
                 raise address.unknown()
-            return thread_object(await fork(session, self._names, caller.actor, source, turn_id, values))
+            return thread_object(await self._forks.fork(session, caller.actor, source, turn_id, values))
 
     async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[asyncpg.Record]]:
         row = await self._turns.row(caller, address, turn_id)

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
 from app.chain.live_ids import LiveIds
@@ -23,6 +24,7 @@ from app.trail.append import append
 from app.trail.records import SERVICE, Actor
 from app.trail.users import UserKeys, digest
 from app.turns.event_log import EventLog
+from app.turns.tables import Turn
 
 LEASE_SECONDS = 60
 TURNS_AT_ONCE = 500
@@ -173,6 +175,7 @@ class Purge:
                     if heir is not None and heir.user_id != user:
                         erased.thread_ids |= await erase_turns(session, actor, heir, turn_ids, "turn.purged")
                         erased.turn_ids += turn_ids
+                await self._purge_copies(session, actor, thread, user, erased)
                 counted = {
                     "threads_done": UserPurge.threads_done + 1,
                     "lease_expires_at": func.now() + timedelta(seconds=LEASE_SECONDS),
@@ -180,6 +183,21 @@ class Purge:
                 await session.execute(update(UserPurge).where(*this).values(counted))
             await erased.forget(self._live_ids, self._event_log)
         return True
+
+    async def _purge_copies(
+        self, session: AsyncSession, actor: Actor, thread: Thread, user: str, erased: Erased
+    ) -> None:
+        """What other users' forks have copied of a thread is its user's content all the same."""
+        project_id = thread.project_id
+        of_turns = (Turn.project_id == project_id, Turn.copied_from_id.in_(erased.turn_ids), Turn.deleted_at.is_(None))
+        copies: dict[UUID, list[UUID]] = {}
+        for thread_id, turn_id in (await session.execute(select(Turn.thread_id, Turn.id).where(*of_turns))).all():
+            copies.setdefault(thread_id, []).append(turn_id)
+        for thread_id, turn_ids in copies.items():
+            fork = await threads.locked(session, project_id, Address(id=thread_id))
+            if fork is not None and fork.user_id != user:
+                erased.thread_ids |= await erase_turns(session, actor, fork, turn_ids, "turn.purged")
+                erased.turn_ids += turn_ids
 
 
 def _ago(days: int) -> datetime:

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from app.db import ids
@@ -16,7 +15,7 @@ from app.items.shapes import text_of
 from app.projects.auth import Caller
 from app.search import lexemes, store
 from app.search.fragments import fragments
-from app.search.store import Cursor, Filters
+from app.search.store import Cursor, Filters, Hit
 
 
 class Search:
@@ -41,25 +40,25 @@ class Search:
         return list_object(rows[:limit], lambda row: _hit(row, wanted, bound), has_more=len(rows) > limit)
 
 
-def _hit(row: asyncpg.Record, wanted: list[lexemes.Run], bound: datetime) -> dict[str, Any]:
-    titled = row["role"] == "title"
-    text = row["title"] or "" if titled else _said(row)
+def _hit(hit: Hit, wanted: list[lexemes.Run], bound: datetime) -> dict[str, Any]:
+    titled, row = hit.role == "title", hit.row
+    text = row["title"] or "" if titled else "\n".join(text_of(item) for item in hit.said if _said_by(hit.role, item))
     return {
-        "id": _encoded(Cursor(bound, row["rank"], row["id"], row["role"])),
+        "id": _encoded(Cursor(bound, hit.rank, hit.id, hit.role)),
         "object": "search.result",
-        "thread_id": ids.thread_id(row["titled"]),
+        "thread_id": ids.thread_id(row["thread_id"]),
         "thread_name": row["name"],
         "thread_title": row["title"],
-        "turn_id": None if titled else ids.turn_id(row["id"]),
-        "role": row["role"],
-        "score": row["rank"],
-        "created_at": int((row["thread_created_at"] if titled else row["created_at"]).timestamp()),
+        "turn_id": None if titled else ids.turn_id(hit.id),
+        "role": hit.role,
+        "score": hit.rank,
+        "created_at": int(row["created_at"].timestamp()),
         "fragments": fragments(text, wanted),
     }
 
 
-def _said(row: asyncpg.Record) -> str:
-    return "\n".join(text_of(item) for item in row["data"] or [] if item.get("role") == row["role"])
+def _said_by(role: str, item: dict[str, Any]) -> bool:
+    return item.get("role") == role
 
 
 def _encoded(cursor: Cursor) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -15,7 +16,7 @@ TITLE_WEIGHT = 2.0
 
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
-SEARCH = f"""
+HITS = f"""
 WITH found AS (
     (
         SELECT x.bucket, x.turn_id AS id, x.role, x.document FROM texts x
@@ -40,22 +41,29 @@ WITH found AS (
         ts_rank(document, $2::tsquery, 1) * CASE WHEN role = 'title' THEN {TITLE_WEIGHT} ELSE 1 END
     )::float8 AS rank
     FROM found
-), hit AS (
-    SELECT bucket, id, role, rank FROM ranked
-    WHERE $8::float8 IS NULL OR (rank, id, role) < ($8, $9::uuid, $10::text)
-    ORDER BY rank DESC, id DESC, role DESC LIMIT $11
 )
-SELECT hit.id, hit.role, hit.rank, t.thread_id, t.created_at, th.title, th.name, th.id AS titled,
-    th.created_at AS thread_created_at, i.data
-FROM hit
-LEFT JOIN turns t ON t.project_id = $1 AND t.bucket = hit.bucket AND t.id = hit.id AND hit.role <> 'title'
-LEFT JOIN threads th ON th.project_id = $1 AND th.bucket = hit.bucket AND th.id = coalesce(t.thread_id, hit.id)
-LEFT JOIN LATERAL (
-    SELECT json_agg(data ORDER BY position) AS data FROM items
-    WHERE project_id = $1 AND bucket = hit.bucket AND turn_id = t.id AND type = 'message'
-) i ON true
-ORDER BY hit.rank DESC, hit.id DESC, hit.role DESC
+SELECT bucket, id, role, rank FROM ranked
+WHERE $8::float8 IS NULL OR (rank, id, role) < ($8, $9::uuid, $10::text)
+ORDER BY rank DESC, id DESC, role DESC LIMIT $11
 """  # noqa: S608
+
+# What the hits of a page are shown with.
+TURNS = """
+SELECT t.id, t.thread_id, t.created_at, th.title, th.name FROM turns t
+JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+WHERE t.project_id = $1 AND t.bucket = ANY($2::smallint[]) AND t.id = ANY($3::uuid[])
+"""
+
+THREADS = """
+SELECT id, id AS thread_id, created_at, title, name FROM threads
+WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND id = ANY($3::uuid[])
+"""
+
+SAID = """
+SELECT turn_id, data FROM items
+WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND turn_id = ANY($3::uuid[]) AND type = 'message'
+ORDER BY turn_id, position
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,18 @@ async def now(database: Database) -> datetime:
     return moment
 
 
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A text that was found, with the thread and the turn that it is of."""
+
+    id: UUID
+    role: str
+    rank: float
+    row: asyncpg.Record
+    said: list[Any]
+    """The turn's messages; none for a title."""
+
+
 async def search(
     database: Database,
     project_id: UUID,
@@ -93,15 +113,15 @@ async def search(
     after: Cursor | None,
     bound: datetime,
     limit: int,
-) -> list[asyncpg.Record]:
+) -> list[Hit]:
     """The best hits, best first.
 
     Args:
         bound: hits are older than this.
     """
     until = bound if filters.until is None else min(bound, filters.until)
-    return await database.fetch(
-        SEARCH,
+    found = await database.fetch(
+        HITS,
         project_id,
         tsquery,
         list(filters.roles),
@@ -114,3 +134,27 @@ async def search(
         None if after is None else after.role,
         limit,
     )
+    turns = [row for row in found if row["role"] != "title"]
+    titles = [row for row in found if row["role"] == "title"]
+    rows = await _rows(database, TURNS, project_id, turns) | await _rows(database, THREADS, project_id, titles)
+    said: dict[UUID, list[Any]] = {}
+    for item in await database.fetch(SAID, project_id, *_places(turns)) if turns else []:
+        said.setdefault(item["turn_id"], []).append(item["data"])
+    # What has been deleted since the look-up is no hit.
+    return [
+        Hit(row["id"], row["role"], row["rank"], rows[row["id"]], said.get(row["id"], []))
+        for row in found
+        if row["id"] in rows
+    ]
+
+
+async def _rows(
+    database: Database, statement: str, project_id: UUID, found: list[asyncpg.Record]
+) -> dict[UUID, asyncpg.Record]:
+    if not found:
+        return {}
+    return {row["id"]: row for row in await database.fetch(statement, project_id, *_places(found))}
+
+
+def _places(found: list[asyncpg.Record]) -> tuple[list[int], list[UUID]]:
+    return list({row["bucket"] for row in found}), list({row["id"] for row in found})

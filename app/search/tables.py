@@ -8,7 +8,7 @@ from sqlalchemy import ForeignKeyConstraint, Index, SmallInteger, Text, func
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base
+from app.db.base import Base, domain
 
 
 class SearchText(Base):
@@ -19,7 +19,7 @@ class SearchText(Base):
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
-    role: Mapped[str] = mapped_column(Text, primary_key=True)
+    role: Mapped[str] = mapped_column(domain("text_role", Text()), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """The turn's."""
     document: Mapped[Any] = mapped_column(TSVECTOR)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,6 +28,8 @@ from app.trail.tables import AuditRecord
 CHANGED_AS = {"metadata_": "metadata", "user_id": "user", "head_turn_id": "head_id", "archived_at": "archived"}
 """What columns are called on the wire."""
 
+
+IN_HISTORY = text("SELECT in_history(:project_id, CAST(:bucket AS smallint), :thread_id, :turn_id)")
 
 BORN = ("thread.created", "thread.imported")
 """The record of how a thread came to be here has the moment that the thread is listed by."""
@@ -65,7 +67,8 @@ async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUI
     if (name := given.get("name")) is not None and not await names.take(session, project_id, name, id_):
         raise _name_taken(name)
     made = {"project_id": project_id, "bucket": ids.bucket_of(id_), "id": id_, "salt": contents.new_salt(), **given}
-    made.setdefault("trail_key", _key_of(project_id))
+    if "trail_key" not in made:
+        made["trail_key"] = await _key_of(session, project_id)
     thread = (await session.execute(insert(Thread).values(_searchable(made)).returning(Thread))).scalar_one()
     activity = {"project_id": project_id, "bucket": thread.bucket, "thread_id": id_, "active_at": thread.arrived_at}
     await session.execute(insert(ThreadActivity).values(activity))
@@ -94,8 +97,13 @@ async def change(
             raise _name_taken(name)
         if before.name is not None and before.name != name:
             await names.give_up(session, project_id, before.name, before.id)
-    if "user_id" in values:
-        values.setdefault("trail_key", _key_of(project_id))
+    head = values.get("head_turn_id")
+    if head is not None:
+        of_thread = {"project_id": project_id, "bucket": address.bucket, "thread_id": address.id, "turn_id": head}
+        if not await session.scalar(IN_HISTORY, of_thread):
+            raise _no_turn_of_it()
+    if "user_id" in values and "trail_key" not in values:
+        values["trail_key"] = await _key_of(session, project_id)
     statement = (
         update(Thread)
         .where(*_at(project_id, address))
@@ -125,7 +133,7 @@ async def touch(session: AsyncSession, thread: Thread) -> None:
     """Write down that a thread is in use: it is kept from now on, and listed first by its activity."""
     same = (ThreadActivity.project_id == thread.project_id, ThreadActivity.bucket == thread.bucket)
     moved = update(ThreadActivity).where(*same, ThreadActivity.thread_id == thread.id)
-    await session.execute(moved.values(active_at=func.clock_timestamp()).execution_options(synchronize_session=False))
+    await session.execute(moved.values(active_at=func.now()).execution_options(synchronize_session=False))
 
 
 async def remove(
@@ -217,9 +225,9 @@ async def _place(
     return None if moment is None else (moment, thread_id)
 
 
-def _key_of(project_id: UUID) -> Any:
+async def _key_of(session: AsyncSession, project_id: UUID) -> bytes:
     """The project's own key: a thread of no user's."""
-    return select(Project.trail_key).where(Project.project_id == project_id).scalar_subquery()
+    return (await session.execute(select(Project.trail_key).where(Project.project_id == project_id))).scalar_one()
 
 
 def _searchable(values: dict[str, Any]) -> dict[str, Any]:
@@ -257,9 +265,11 @@ def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:
 
 
 def _meaning(error: IntegrityError) -> Exception:
-    if "threads_head_turn_fkey" in str(error.orig):
-        return NotFound("'head_id' must be the id of a turn of this thread.", param="head_id", code="turn_not_found")
-    return error
+    return _no_turn_of_it() if "threads_head_turn_fkey" in str(error.orig) else error
+
+
+def _no_turn_of_it() -> NotFound:
+    return NotFound("'head_id' must be the id of a turn of this thread.", param="head_id", code="turn_not_found")
 
 
 def _name_taken(name: str) -> Conflict:

@@ -18,10 +18,12 @@ import structlog
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.nodes import Nodes
 from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.items.kept import Kept, columns, kept_input, kept_output, kept_row
 from app.items.kinds import CALLS
+from app.items.shapes import Item
 from app.search.texts import documents
 from app.threads.address import Address
 from app.threads.names import Names
@@ -50,7 +52,8 @@ class Opened:
     @property
     def closable(self) -> "Closable":
         request = self.request
-        return Closable(self.project_id, self.id, self.thread_id, len(request.items), self.salt, request.origin.actor)
+        items = request.items
+        return Closable(self.project_id, self.id, self.thread_id, len(items), self.salt, request.origin.actor, items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Closable:
     """How many items of input it has: those of the output come after them."""
     salt: bytes
     actor: Actor
+    said: Sequence[Item] = ()
+    """The input, to be searched for from its closing on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +137,10 @@ class Busy(Conflict):
 
 class TurnStore:
     def __init__(
-        self, database: Database, names: Names, users: UserKeys, *, worker_id: UUID, lease_seconds: float
+        self, database: Database, nodes: Nodes, names: Names, users: UserKeys, *, worker_id: UUID, lease_seconds: float
     ) -> None:
         self._database = database
+        self._nodes = nodes
         self._names = names
         self._users = users
         self._worker_id = worker_id
@@ -158,7 +164,6 @@ class TurnStore:
         bucket = address.bucket
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         types, item_ids, data = columns(kept_input(request.items))
-        roles, texts = documents(request.items)
         params = _dumps(request.params)
         created: bytes | None = None
         trail_key: bytes | None = None
@@ -168,7 +173,7 @@ class TurnStore:
         if user is not None:
             trail_key = await self._users.get_or_make(project_id, user)
         try:
-            row = await self._database.fetchrow(
+            row = await self._nodes.of(bucket).fetchrow(
                 *statements.OPEN_TURN(
                     project_id=project_id,
                     bucket=bucket,
@@ -196,8 +201,6 @@ class TurnStore:
                     types=types,
                     item_ids=item_ids,
                     data=data,
-                    roles=roles,
-                    documents=texts,
                     address=request.origin.address,
                     created=created,
                     opened=contents.opened(salt, request.model, params, request.metadata, item_ids, data),
@@ -205,7 +208,7 @@ class TurnStore:
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
             thread_id = address.id or address.new
-            turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor)
+            turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor, request.items)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
         assert row is not None
@@ -251,7 +254,7 @@ class TurnStore:
     async def _close(self, turn: Closable, closing: Closing) -> bool:
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
-        roles, texts = documents(kept.item for kept in closing.output)
+        roles, texts = documents([*turn.said, *(kept.item for kept in closing.output)])
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace = _json(closing.incomplete_details), _json(closing.pace)
         records: list[tuple[str, str, bytes | None]] = []
@@ -266,7 +269,7 @@ class TurnStore:
             closing.binding, closing.response_id, pace, item_ids, data,
         )  # fmt: skip
         records.append(("turn.closed", closing.status, closed))
-        row = await self._database.fetchrow(
+        row = await self._nodes.of(ids.bucket_of(turn.id)).fetchrow(
             *statements.CLOSE_TURN(
                 project_id=turn.project_id,
                 bucket=ids.bucket_of(turn.id),
@@ -438,7 +441,8 @@ class TurnStore:
 
     async def parent(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
-        return await self._database.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
+        node = self._nodes.of(ids.bucket_of(turn_id))
+        return await node.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
@@ -446,7 +450,8 @@ class TurnStore:
 
     async def history(self, project_id: UUID, turn_id: UUID) -> list[Kept]:
         """Every item of a branch, from its first turn to `turn_id`."""
-        return [kept_row(row) for row in await self._database.fetch(*statements.HISTORY(**_at(project_id, turn_id)))]
+        node = self._nodes.of(ids.bucket_of(turn_id))
+        return [kept_row(row) for row in await node.fetch(*statements.HISTORY(**_at(project_id, turn_id)))]
 
     async def pieces(self, project_id: UUID, thread_id: UUID) -> dict[bytes, int]:
         """The pieces that calls of a thread can refer to: their numbers, by digest."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db.base import Base
+from app.db.base import Base, domain
 
 DOCUMENT = JSON(none_as_null=True)
 """As it came, key order and all; `json` and not `jsonb`."""
@@ -39,6 +39,8 @@ class Turn(Base):
     seq: Mapped[int]
     """Its number in its thread, given under the lock of the thread's row: what turns are listed by."""
     parent_id: Mapped[UUID | None]
+    copied_from_id: Mapped[UUID | None]
+    """The turn that a fork has copied: what is purged there is purged here too."""
     status: Mapped[str] = mapped_column(Text)
     continuation: Mapped[str | None] = mapped_column(Text)
     """None until the turn is closed, and for items that were added outside any call to the model."""
@@ -103,6 +105,7 @@ class Turn(Base):
             name="turns_parent_fkey",
         ),
         Index("turns_arrived_idx", "project_id", "arrived_at"),
+        Index("turns_copied_idx", "copied_from_id", "project_id", postgresql_where=text("copied_from_id IS NOT NULL")),
         Index("turns_child_idx", "project_id", "bucket", "parent_id"),
         Index("turns_seq_key", "project_id", "bucket", "thread_id", "seq", unique=True),
         Index(
@@ -134,9 +137,9 @@ class Item(Base):
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
-    position: Mapped[int] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(domain("item_position", Integer()), primary_key=True)
     """From 0: first the input's items, then the output's."""
-    origin: Mapped[str] = mapped_column(Text)
+    origin: Mapped[str] = mapped_column(domain("item_origin", Text()))
     type: Mapped[str] = mapped_column(Text)
     """`malformed` for what the provider gave and has not the shape of its own type."""
     item_id: Mapped[str] = mapped_column(Text)
@@ -162,8 +165,8 @@ class Call(Base):
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
-    attempt: Mapped[int] = mapped_column(primary_key=True)
-    continuation: Mapped[str] = mapped_column(Text)
+    attempt: Mapped[int] = mapped_column(domain("call_attempt", Integer()), primary_key=True)
+    continuation: Mapped[str] = mapped_column(domain("call_continuation", Text()))
     url: Mapped[str] = mapped_column(Text)
     frames: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     """The exact text that was sent, but for what `refs` stand for: see `turns/pieces.py`. None: it was erased."""

@@ -6,7 +6,7 @@ SELECT * FROM open_turn_v1(
     :turn_id::uuid, :parent_id::uuid, :first::boolean, :beside::text, :ticket::uuid,
     :model::text, :params::text, :metadata::text, :ignored::text[],
     :worker_id::uuid, :lease_seconds::float8, :api_key_id::uuid, :idempotency_key::text, :body_hash::bytea,
-    :salt::bytea, :types::text[], :item_ids::text[], :data::text[], :roles::text[], :documents::text[],
+    :salt::bytea, :types::text[], :item_ids::text[], :data::text[],
     :address::text, :created::bytea, :opened::bytea
 )
 
@@ -220,9 +220,7 @@ ORDER BY lease_expires_at LIMIT 20
 UPDATE turns t SET worker_id = :worker_id, lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.status = 'in_progress'
     AND t.lease_expires_at = :seen
-RETURNING t.project_id, t.id, t.thread_id, t.salt, t.cancel_requested_at IS NOT NULL AS cancel, (
-    SELECT count(*) FROM items i WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = :turn_id
-)::int AS input_items
+RETURNING t.project_id, t.id, t.thread_id, t.salt, t.cancel_requested_at IS NOT NULL AS cancel
 
 -- queue --
 -- Takes a place in a busy thread's queue for some seconds, or keeps it for that long. No row where it is full.

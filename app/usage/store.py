@@ -36,7 +36,8 @@ SELECT {group} AS key,
         ::bigint AS rebuilt_input_tokens
 FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
 WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.created_at >= $2 AND t.created_at < $3
-    AND t.status <> 'in_progress' AND t.model <> '' AND ($5::text IS NULL OR {group} > $5)
+    AND t.status <> 'in_progress' AND t.model <> '' AND t.copied_from_id IS NULL
+    AND ($5::text IS NULL OR {group} > $5)
 GROUP BY 1 ORDER BY 1 NULLS FIRST LIMIT $4
 """
 

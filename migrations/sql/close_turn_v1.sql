@@ -75,10 +75,8 @@ BEGIN
         first_ref := first_ref + 2 * frame_counts[i] - 2;
     END LOOP;
     FOR i IN 1..cardinality(roles) LOOP
-        -- The input may have held words of the assistant's already.
-        INSERT INTO texts AS x (project_id, bucket, turn_id, role, created_at, document)
-            VALUES (project, b, turn, roles[i], closed.created_at, documents[i]::tsvector)
-            ON CONFLICT (project_id, bucket, turn_id, role) DO UPDATE SET document = x.document || excluded.document;
+        INSERT INTO texts (project_id, bucket, turn_id, role, created_at, document)
+            VALUES (project, b, turn, roles[i], closed.created_at, documents[i]::tsvector);
     END LOOP;
 
     chain := th.chain_seq;

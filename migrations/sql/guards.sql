@@ -2,24 +2,27 @@
 
 -- A thread's history: its own turns, and those that it shares: the ancestors of the turn that it was forked at.
 CREATE FUNCTION in_history(project uuid, b smallint, thread uuid, turn uuid) RETURNS boolean
-LANGUAGE sql STABLE AS $function$
-    SELECT EXISTS (
-        SELECT FROM turns t WHERE t.project_id = project AND t.bucket = b AND t.id = turn AND t.thread_id = thread
-    ) OR EXISTS (
+LANGUAGE plpgsql STABLE AS $function$
+DECLARE
+    forked uuid;
+BEGIN
+    PERFORM FROM turns t WHERE t.project_id = project AND t.bucket = b AND t.id = turn AND t.thread_id = thread;
+    IF FOUND THEN RETURN true; END IF;
+    SELECT th.forked_turn_id INTO forked FROM threads th
+        WHERE th.project_id = project AND th.bucket = b AND th.id = thread;
+    PERFORM FROM (
         WITH RECURSIVE shared AS (
-            SELECT t.id, t.parent_id FROM turns t
-            WHERE t.project_id = project AND t.bucket = b AND t.id = (
-                SELECT th.forked_turn_id FROM threads th
-                WHERE th.project_id = project AND th.bucket = b AND th.id = thread
-            )
+            SELECT t.id, t.parent_id FROM turns t WHERE t.project_id = project AND t.bucket = b AND t.id = forked
             UNION ALL
             SELECT t.id, t.parent_id FROM shared CROSS JOIN LATERAL (
                 SELECT t.id, t.parent_id FROM turns t
                 WHERE t.project_id = project AND t.bucket = b AND t.id = shared.parent_id OFFSET 0
             ) t
         )
-        SELECT FROM shared WHERE shared.id = turn
-    )
+        SELECT shared.id FROM shared
+    ) AS history WHERE history.id = turn;
+    RETURN FOUND;
+END
 $function$;
 
 CREATE FUNCTION threads_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
@@ -42,7 +45,8 @@ BEGIN
     RETURN NEW;
 END
 $function$;
-CREATE TRIGGER threads_guard BEFORE INSERT OR UPDATE ON threads FOR EACH ROW EXECUTE FUNCTION threads_guard();
+CREATE TRIGGER threads_guard BEFORE INSERT OR UPDATE OF id, bucket, name, title, user_id, metadata, head_turn_id
+    ON threads FOR EACH ROW EXECUTE FUNCTION threads_guard();
 
 CREATE FUNCTION turns_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
 DECLARE
@@ -84,32 +88,6 @@ BEGIN
 END
 $function$;
 CREATE TRIGGER turns_keep BEFORE DELETE ON turns FOR EACH ROW EXECUTE FUNCTION turns_keep();
-
-CREATE FUNCTION items_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
-BEGIN
-    IF NEW.origin NOT IN ('input', 'output') THEN PERFORM refuse_row('items_origin_check'); END IF;
-    IF NEW.position < 0 THEN PERFORM refuse_row('items_position_check'); END IF;
-    RETURN NEW;
-END
-$function$;
-CREATE TRIGGER items_guard BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION items_guard();
-
-CREATE FUNCTION calls_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
-BEGIN
-    IF NEW.continuation NOT IN ('new', 'chained', 'rebuilt') THEN PERFORM refuse_row('calls_continuation_check'); END IF;
-    IF NEW.attempt < 1 THEN PERFORM refuse_row('calls_attempt_check'); END IF;
-    RETURN NEW;
-END
-$function$;
-CREATE TRIGGER calls_guard BEFORE INSERT OR UPDATE ON calls FOR EACH ROW EXECUTE FUNCTION calls_guard();
-
-CREATE FUNCTION texts_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
-BEGIN
-    IF NEW.role NOT IN ('user', 'assistant') THEN PERFORM refuse_row('texts_role_check'); END IF;
-    RETURN NEW;
-END
-$function$;
-CREATE TRIGGER texts_guard BEFORE INSERT OR UPDATE ON texts FOR EACH ROW EXECUTE FUNCTION texts_guard();
 
 -- Records are written by the functions that chain them, and by nobody else.
 CREATE FUNCTION audit_guard() RETURNS trigger LANGUAGE plpgsql AS $function$

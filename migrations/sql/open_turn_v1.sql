@@ -1,4 +1,4 @@
--- Open a turn: its row, its input, what of that is searched for, and its records, in one call on its thread's shard.
+-- Open a turn: its row, its input, and its records, in one call on its thread's shard.
 --
 -- The thread's row is locked, so that its head is what the last turn left. Two indexes decide then whether the turn
 -- may be: another that moves the head is in progress, or one with its Idempotency-Key is there. Zero rows inserted is
@@ -18,7 +18,7 @@ CREATE FUNCTION open_turn_v1(
     ticket uuid,
     model_ text, params_ text, metadata_ text, ignored_ text[],
     worker uuid, lease_seconds float8, api_key uuid, idem_key text, body_hash_ bytea, salt_ bytea,
-    types text[], item_ids text[], data_ text[], roles text[], documents text[],
+    types text[], item_ids text[], data_ text[],
     address text, created_content bytea, opened_content bytea,
     OUT outcome text, OUT thread_id_ uuid, OUT parent_id_ uuid, OUT created_at_ timestamptz, OUT parent_forgotten boolean
 ) LANGUAGE plpgsql SET everthread.function = 'open_turn_v1' AS $function$
@@ -99,10 +99,6 @@ BEGIN
     FOR i IN 1..cardinality(types) LOOP
         INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
             VALUES (project, b, turn, i - 1, 'input', types[i], item_ids[i], data_[i]::json);
-    END LOOP;
-    FOR i IN 1..cardinality(roles) LOOP
-        INSERT INTO texts (project_id, bucket, turn_id, role, created_at, document)
-            VALUES (project, b, turn, roles[i], at_, documents[i]::tsvector);
     END LOOP;
 
     chain := th.chain_seq;

@@ -5,7 +5,14 @@
 -- columns that all indexes begin with look equally selective, and of equals the planner takes the index made last.
 --
 -- What a row must be is checked by one trigger a table, and not by CHECKs: those are parsed anew by each statement,
--- which cost more than the row itself (22 microseconds of 31 for a turn).
+-- which cost more than the row itself (22 microseconds of 31 for a turn). What a value may be is its domain's to say.
+
+CREATE DOMAIN item_origin AS text CONSTRAINT items_origin_check CHECK (VALUE IN ('input', 'output'));
+CREATE DOMAIN item_position AS integer CONSTRAINT items_position_check CHECK (VALUE >= 0);
+CREATE DOMAIN call_continuation AS text
+    CONSTRAINT calls_continuation_check CHECK (VALUE IN ('new', 'chained', 'rebuilt'));
+CREATE DOMAIN call_attempt AS integer CONSTRAINT calls_attempt_check CHECK (VALUE >= 1);
+CREATE DOMAIN text_role AS text CONSTRAINT texts_role_check CHECK (VALUE IN ('user', 'assistant'));
 
 CREATE FUNCTION bucket_of(id uuid) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     (((get_byte(uuid_send(id), 14) & 3) << 8) | get_byte(uuid_send(id), 15))::smallint;
@@ -117,6 +124,7 @@ CREATE TABLE turns (
     thread_id uuid NOT NULL,
     seq integer NOT NULL,
     parent_id uuid,
+    copied_from_id uuid,
     status text NOT NULL,
     continuation text,
     model text NOT NULL,
@@ -150,6 +158,7 @@ CREATE TABLE turns (
     deleted_at timestamptz
 );
 CREATE INDEX turns_arrived_idx ON turns (project_id, arrived_at);
+CREATE INDEX turns_copied_idx ON turns (copied_from_id, project_id) WHERE copied_from_id IS NOT NULL;
 CREATE INDEX turns_child_idx ON turns (project_id, bucket, parent_id);
 CREATE UNIQUE INDEX turns_seq_key ON turns (project_id, bucket, thread_id, seq);
 -- One that will move its thread's head, and any number beside it.
@@ -169,8 +178,8 @@ CREATE TABLE items (
     project_id uuid NOT NULL,
     bucket smallint NOT NULL,
     turn_id uuid NOT NULL,
-    position integer NOT NULL,
-    origin text NOT NULL,
+    position item_position NOT NULL,
+    origin item_origin NOT NULL,
     type text NOT NULL,
     item_id text NOT NULL,
     data json NOT NULL
@@ -184,8 +193,8 @@ CREATE TABLE calls (
     project_id uuid NOT NULL,
     bucket smallint NOT NULL,
     turn_id uuid NOT NULL,
-    attempt integer NOT NULL,
-    continuation text NOT NULL,
+    attempt call_attempt NOT NULL,
+    continuation call_continuation NOT NULL,
     url text NOT NULL,
     frames text[],
     refs integer[] NOT NULL DEFAULT '{}',
@@ -218,7 +227,7 @@ CREATE TABLE texts (
     project_id uuid NOT NULL,
     bucket smallint NOT NULL,
     turn_id uuid NOT NULL,
-    role text NOT NULL,
+    role text_role NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
     document tsvector NOT NULL,
     CONSTRAINT texts_pkey PRIMARY KEY (project_id, bucket, turn_id, role),

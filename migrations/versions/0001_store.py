@@ -37,6 +37,7 @@ def downgrade() -> None:
     )
     op.execute(
         "DROP FUNCTION bucket_of, refuse_row, by_function, in_history, threads_guard, turns_guard, turns_keep, "
-        "items_guard, calls_guard, texts_guard, audit_guard, audit_refuse, token_count, record_hash_v1, "
+        "audit_guard, audit_refuse, token_count, record_hash_v1, "
         "trail_digest_v1, append_records_v1, open_turn_v1, close_turn_v1, call_body_v1"
     )
+    op.execute("DROP DOMAIN item_origin, item_position, call_continuation, call_attempt, text_role")

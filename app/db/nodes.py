@@ -1,0 +1,71 @@
+"""Which server a bucket's statements go to: the one there is, or in a Citus cluster the node that holds the bucket.
+
+A node that does not hold it any more passes the statement on: a map that is out of date costs time, and stays right.
+"""
+
+import asyncio
+
+import structlog
+from sqlalchemy import make_url
+
+from app.background import Background
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+
+log = structlog.get_logger()
+
+REFRESH_SECONDS = 30.0
+
+ROUTES = """
+SELECT b AS bucket, n.nodename, n.nodeport FROM generate_series(0, 1023) AS b
+JOIN pg_dist_placement p ON p.shardid = get_shard_id_for_distribution_column('threads'::regclass, b::smallint)
+JOIN pg_dist_node n ON n.groupid = p.groupid AND n.isactive
+"""
+
+# A driver looks into the catalog at a connection's first array, and Citus hides its shards from every look.
+NODE_SETTINGS = {"citus.override_table_visibility": "off"}
+
+
+class Nodes(Background):
+    """Connections to the nodes of a cluster, besides those to its coordinator."""
+
+    def __init__(self, database: Database, *, routed: bool) -> None:
+        """Args: routed: whether to look for the nodes. Without, everything goes to `database`."""
+        super().__init__()
+        self._database = database
+        self._routed = routed
+        self._by_bucket: list[Database] = []
+        self._by_place: dict[tuple[str, int], Database] = {}
+
+    def of(self, bucket: int) -> Database:
+        """The connections to where a bucket lies."""
+        return self._by_bucket[bucket] if self._by_bucket else self._database
+
+    async def refresh(self) -> None:
+        """Look where the buckets lie now.
+
+        Raises:
+            DatabaseUnavailable: the coordinator is away; the map stays as it is.
+        """
+        rows = await self._database.fetch(ROUTES)
+        by_bucket = {row["bucket"]: self._at(row["nodename"], row["nodeport"]) for row in rows}
+        self._by_bucket = [by_bucket.get(bucket, self._database) for bucket in range(1024)]
+
+    async def close(self) -> None:
+        for node in self._by_place.values():
+            await node.close()
+
+    def _at(self, host: str, port: int) -> Database:
+        known = self._by_place.get((host, port))
+        if known is None:
+            url = make_url(self._database.url).set(host=host, port=port).render_as_string(hide_password=False)
+            known = self._by_place[host, port] = self._database.like(url, settings=NODE_SETTINGS)
+        return known
+
+    async def _keep(self) -> None:
+        while self._routed:
+            try:
+                await self.refresh()
+            except DatabaseUnavailable:
+                log.warning("the coordinator is away; buckets are looked for where they were")
+            await asyncio.sleep(REFRESH_SECONDS)
