@@ -10,26 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.turns.pieces import OWN_INPUT, Pieces, written
+from app.turns.pieces import Pieces, put_together, written
 from tests.databases import migrate_now
 from tests.projects import Project
 from tests.service import Emulator, Service
 
 ITEMS = st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=3), max_size=2), max_size=8)
-
-
-def put_together(frames: Any, refs: Any, own: list[Any], pieces: dict[int, str]) -> str:
-    """What call_body_v1 does in the database."""
-    said: str = frames[0]
-    for place, frame in enumerate(frames[1:]):
-        first, last = refs[2 * place : 2 * place + 2]
-        if first == OWN_INPUT:
-            said += orjson.dumps(own[last]).decode()
-        else:
-            step = 1 if first > 0 else -1
-            said += "".join(pieces[number] for number in range(first, last + step, step))
-        said += frame
-    return said
 
 
 @given(st.lists(st.tuples(ITEMS, ITEMS), max_size=4))
@@ -42,12 +28,18 @@ def test_a_body_is_its_pieces_put_together_and_no_piece_is_kept_twice(turns: lis
         sources = [[f"item_{n}"] for n in range(len(history))] + [[] for _ in own]
         body = written(b'{"input":[', items, b"]}", own, sources, pieces)
         assert orjson.loads(body.sent) == {"input": items}
-        new = {-n: piece.data for n, piece in enumerate(pieces.new, 1)}
-        assert put_together(body.frames, body.refs, own, kept | new) == body.sent.decode()
-        for piece in pieces.new:
-            number = len(kept) + 1
+        last = len(kept)
+        for number, piece in enumerate(pieces.new, last + 1):
             assert piece.digest not in known
             kept[number], known[piece.digest] = piece.data, number
+        # New ones count down from -1 until the database has given them their numbers.
+        refs = [last - ref if ref < 0 else ref for ref in body.refs]
+        mine = {place: orjson.dumps(item).decode() for place, item in enumerate(own)}
+        assert put_together(body.frames, refs, mine, kept) == body.sent.decode()
+        for number in kept:
+            left = {other: data for other, data in kept.items() if other != number}
+            used = any(first <= number <= last for first, last in zip(refs[::2], refs[1::2], strict=True) if first)
+            assert (put_together(body.frames, refs, mine, left) is None) == used
     assert len(set(kept.values())) == len(kept)
 
 

@@ -12,6 +12,7 @@ import asyncpg
 from app.db import ids
 from app.db.engine import Database
 from app.trail import contents
+from app.turns.pieces import furthest, put_together
 
 Found = tuple[str, str]
 
@@ -27,7 +28,7 @@ TURNS = """
 SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
     t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
     t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace, (
-        SELECT array_agg(ARRAY[i.origin, i.item_id, i.data::text] ORDER BY i.position) FROM items i
+        SELECT array_agg(ARRAY[i.origin, i.item_id, i.data::text, i.position::text] ORDER BY i.position) FROM items i
         WHERE i.project_id = $1 AND i.bucket = t.bucket AND i.turn_id = t.id
     ) AS items
 FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
@@ -35,10 +36,17 @@ JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted
 """
 
 CALLS = """
-SELECT c.turn_id, c.attempt, c.continuation, c.url, c.dropped_items, c.status, c.response_id,
-    c.error::text AS error, call_body_v1(c.project_id, c.bucket, c.turn_id, c.frames, c.refs) AS body
+SELECT c.turn_id, c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id,
+    c.error::text AS error, t.thread_id
 FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
 JOIN calls c ON c.project_id = $1 AND c.bucket = wanted.bucket AND c.turn_id = wanted.id
+JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted.id
+"""
+
+PIECES = """
+SELECT p.thread_id, p.number, p.data FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
+JOIN pieces p ON p.project_id = $1 AND p.bucket = wanted.bucket AND p.thread_id = wanted.id
+WHERE p.data IS NOT NULL
 """
 
 THREADS = """
@@ -161,10 +169,7 @@ class Contents:
     async def _compare_turns(self, portion: list[tuple[Chain, UUID]]) -> list[Found]:
         turn_ids = [turn_id for _, turn_id in portion]
         turns = {row["id"]: row for row in await self._database.fetch(TURNS, self._project_id, *_at(turn_ids))}
-        calls = {
-            (row["turn_id"], f"call {row['attempt']}"): row
-            for row in await self._database.fetch(CALLS, self._project_id, *_at(turn_ids))
-        }
+        calls = await self._calls(turns)
         found: list[Found] = []
         for chain, turn_id in portion:
             for seq, wrong in self._wrong_turn(chain, turn_id, turns.get(turn_id), calls):
@@ -175,7 +180,7 @@ class Contents:
         return found
 
     def _wrong_turn(
-        self, chain: Chain, turn_id: UUID, row: asyncpg.Record | None, calls: dict[tuple[UUID, str], asyncpg.Record]
+        self, chain: Chain, turn_id: UUID, row: asyncpg.Record | None, calls: dict[tuple[UUID, str], dict[str, Any]]
     ) -> Iterator[tuple[int, str]]:
         if turn_id in chain.gone or chain.deleted:
             return
@@ -188,6 +193,21 @@ class Contents:
                 continue  # It had sent what was deleted.
             if _now(kind, row, calls) != digest:
                 yield seq, f"what it holds is not what was recorded ({kind})"
+
+    async def _calls(self, turns: dict[UUID, asyncpg.Record]) -> dict[tuple[UUID, str], dict[str, Any]]:
+        """The calls of turns, by turn and kind of content, their bodies put together."""
+        rows = await self._database.fetch(CALLS, self._project_id, *_at(list(turns)))
+        threads = {row["thread_id"] for row in rows if furthest(row["refs"])[1]}
+        pieces: dict[UUID, dict[int, str]] = {thread_id: {} for thread_id in threads}
+        if threads:
+            for piece in await self._database.fetch(PIECES, self._project_id, *_at(list(threads))):
+                pieces[piece["thread_id"]][piece["number"]] = piece["data"]
+        calls: dict[tuple[UUID, str], dict[str, Any]] = {}
+        for row in rows:
+            own = {int(item[3]): item[2] for item in turns[row["turn_id"]]["items"] or [] if item[0] == "input"}
+            body = put_together(row["frames"], row["refs"], own, pieces.get(row["thread_id"], {}))
+            calls[row["turn_id"], f"call {row['attempt']}"] = {**row, "body": body}
+        return calls
 
     async def _moved_on(self, chain: Chain) -> bool:
         """Hear what has happened to a chain since it was read. False if nothing has."""
@@ -204,7 +224,7 @@ def _portions(chains: list[Chain]) -> Iterator[list[tuple[Chain, UUID]]]:
         yield turns[start : start + TURNS_AT_ONCE]
 
 
-def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], asyncpg.Record]) -> bytes | None:
+def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], dict[str, Any]]) -> bytes | None:
     """The digest of what a turn holds now."""
     salt = row["salt"]
     items = row["items"] or []

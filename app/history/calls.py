@@ -2,17 +2,17 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from app.db import ids
 from app.errors import NotFound
 
 
-def call_object(turn_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
+def call_object(turn_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:
     """A call, its body as it was sent: null where something of it was erased. Its digest stays in the audit trail."""
     return {
         "id": f"call_{turn_id.hex}_{row['attempt']}",
@@ -48,7 +48,7 @@ def unknown_call(call_id: str) -> NotFound:
     return NotFound(f"There is no call {call_id[:80]!r}.", param="call_id", code="call_not_found")
 
 
-def as_curl(row: asyncpg.Record) -> str:
+def as_curl(row: Mapping[str, Any]) -> str:
     """The call as a curl command. The key stays out of it: the shell has it, or asks for it."""
     if row["body"] is None:
         return "# Something of what was sent was erased: this call cannot be sent again."

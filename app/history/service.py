@@ -84,11 +84,11 @@ class History:
                 raise address.unknown()
             return thread_object(await self._forks.fork(session, caller.actor, source, turn_id, values))
 
-    async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[asyncpg.Record]]:
+    async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)
         return row["id"], await self._store.calls(caller.project_id, row["id"])
 
-    async def call(self, caller: Caller, call_id: str) -> tuple[UUID, asyncpg.Record]:
+    async def call(self, caller: Caller, call_id: str) -> tuple[UUID, dict[str, Any]]:
         """A call by its own id, with its turn's."""
         turn_id, attempt = parse_call(call_id)
         for row in await self._store.calls(caller.project_id, turn_id):

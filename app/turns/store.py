@@ -31,7 +31,7 @@ from app.trail import contents
 from app.trail.records import Actor
 from app.trail.users import UserKeys
 from app.turns import statements
-from app.turns.pieces import Body, Piece
+from app.turns.pieces import Body, Piece, furthest, put_together
 from app.turns.schemas import Origin, TurnRequest
 
 
@@ -506,9 +506,21 @@ class TurnStore:
         )
         return {row["id"]: row for row in rows}
 
-    async def calls(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
-        """Every attempt at the provider, with the exact body sent."""
-        return await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id)))
+    async def calls(self, project_id: UUID, turn_id: UUID) -> list[dict[str, Any]]:
+        """Every attempt at the provider, with the exact body sent: None where something of it was erased."""
+        calls: list[dict[str, Any]] = []
+        own = {
+            row["position"]: row["data"]
+            for row in await self._database.fetch(*statements.SENT_INPUT(**_at(project_id, turn_id)))
+        }
+        for call in await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id))):
+            first, last = furthest(call["refs"])
+            pieces: dict[int, str] = {}
+            if last:
+                sent = statements.SENT_PIECES(**_of(project_id, call["thread_id"]), first=first, last=last)
+                pieces = {row["number"]: row["data"] for row in await self._database.fetch(*sent)}
+            calls.append({**call, "body": put_together(call["frames"], call["refs"], own, pieces)})
+        return calls
 
     async def branches(self, project_id: UUID, thread_id: UUID, page: Page) -> list[asyncpg.Record]:
         """The turns that none continues, latest first: each ends a branch. One more than the page holds."""

@@ -116,9 +116,22 @@ SELECT {_turn_columns}, t.pace FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids::uuid[]) AND t.deleted_at IS NULL
 
 -- calls --
--- Every attempt at the provider for a turn. Its body is NULL where something of it was erased.
-SELECT attempt, continuation, url, call_body_v1(project_id, bucket, turn_id, frames, refs) AS body, dropped_items, status, response_id, error, started_at, finished_at
-FROM calls WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id ORDER BY attempt
+-- Every attempt at the provider for a turn, its body in pieces.
+SELECT c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id, c.error,
+    c.started_at, c.finished_at, t.thread_id
+FROM calls c JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
+WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = :turn_id ORDER BY c.attempt
+
+-- sent_input --
+-- A turn's input in the very bytes that were sent.
+SELECT position, data::text AS data FROM items
+WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id AND origin = 'input'
+
+-- sent_pieces --
+-- Pieces that calls of a thread refer to, as far as they are still there.
+SELECT number, data FROM pieces
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
+    AND number BETWEEN :first::int AND :last::int AND data IS NOT NULL
 
 -- branches --
 -- The turns of a thread that none continues, latest first, from a number downwards. A fork that has no turn of its own

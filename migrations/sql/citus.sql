@@ -28,8 +28,7 @@ CREATE OR REPLACE FUNCTION by_function() RETURNS boolean LANGUAGE sql STABLE PAR
 
 SELECT create_distributed_function(p.oid::regprocedure) FROM pg_proc p
 WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype <> 'trigger'::regtype AND p.proname IN (
-    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v1', 'trail_digest_v1',
-    'call_body_v1'
+    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v1', 'trail_digest_v1'
 );
 
 -- What opens and closes a turn, and what appends to its trail, runs where the bucket is.

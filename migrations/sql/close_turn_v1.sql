@@ -19,6 +19,7 @@ DECLARE
     closed record;
     th record;
     last_piece integer;
+    sources_ text[];
     first_frame integer := 1;
     first_ref integer := 1;
     chain bigint;
@@ -51,9 +52,9 @@ BEGIN
         SELECT coalesce(max(p.number), 0) INTO last_piece FROM pieces p
             WHERE p.project_id = project AND p.bucket = b AND p.thread_id = thread_id_;
         FOR i IN 1..cardinality(piece_digests) LOOP
+            sources_ := ARRAY(SELECT json_array_elements_text(piece_sources[i]::json));
             INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data)
-                VALUES (project, b, thread_id_, last_piece + i, piece_digests[i],
-                    ARRAY(SELECT json_array_elements_text(piece_sources[i]::json)), piece_data[i]);
+                VALUES (project, b, thread_id_, last_piece + i, piece_digests[i], sources_, piece_data[i]);
         END LOOP;
         -- New pieces were counted down from -1.
         refs_ := ARRAY(

@@ -18,7 +18,7 @@ branch_labels = None
 depends_on = None
 
 SQL = Path(__file__).parents[1] / "sql"
-FILES = ("tables", "guards", "trail", "open_turn_v1", "close_turn_v1", "call_body_v1")
+FILES = ("tables", "guards", "trail", "open_turn_v1", "close_turn_v1")
 
 
 def upgrade() -> None:
@@ -38,6 +38,6 @@ def downgrade() -> None:
     op.execute(
         "DROP FUNCTION bucket_of, refuse_row, by_function, in_history, threads_guard, turns_guard, turns_keep, "
         "audit_guard, audit_refuse, token_count, record_hash_v1, "
-        "trail_digest_v1, append_records_v1, open_turn_v1, close_turn_v1, call_body_v1"
+        "trail_digest_v1, append_records_v1, open_turn_v1, close_turn_v1"
     )
     op.execute("DROP DOMAIN item_origin, item_position, call_continuation, call_attempt, text_role")
