@@ -19,13 +19,13 @@ QUEUE = text(
 
 # Those whose time has come.
 DUE = """
-SELECT project_id, bucket, response_id, next_at FROM provider_deletions
+SELECT project_id, bucket, response_id, next_at, least(3600, 5 * 2 ^ tries)::float8 FROM provider_deletions
 WHERE binding = $1 AND next_at <= now() ORDER BY next_at LIMIT $2
 """
 
 # Each for one worker, as it was seen; the pause until the next try is set before the first.
 TAKE = """
-UPDATE provider_deletions SET tries = tries + 1, next_at = now() + least(3600, 5 * 2 ^ tries) * interval '1 second'
+UPDATE provider_deletions SET tries = tries + 1, next_at = now() + $5::float8 * interval '1 second'
 WHERE project_id = $1 AND bucket = $2 AND response_id = $3 AND next_at = $4
 RETURNING project_id, bucket, response_id
 """
