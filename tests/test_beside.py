@@ -1,4 +1,4 @@
-"""Turns that run beside another one of their thread: branches that take no place, and move the head from its end only."""
+"""Turns that run beside another one of their thread: branches that take no place, and move the head by its end only."""
 
 import httpx2
 
