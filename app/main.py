@@ -28,7 +28,7 @@ from app.chain.live_ids import LiveIds
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.ids import new_uuid
-from app.db.nodes import Nodes
+from app.db.nodes import Nodes, is_distributed
 from app.db.pagination import Settled
 from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
 from app.history import routes as history_routes
@@ -67,6 +67,8 @@ from app.usage import routes as usage_routes
 log = structlog.get_logger()
 
 AWAY_SECONDS = 1.0
+
+DISTRIBUTED_SETTLING_SECONDS = 2.0
 
 PROVIDER_PATHS = ("/compatible-mode/v1", "/api/v2/apps/protocols/compatible-mode/v1")
 """The provider's own paths: a client of it changes its host and key, and nothing else."""
@@ -132,7 +134,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     key = await _database_key(database)
     cache, seal, buckets = Cache(wire, redis_client), Seal(key), Buckets(key)
     nodes = Nodes(database, routed=settings.citus_routing)
-    names, users, settled = Names(database, buckets), UserKeys(database, buckets), Settled(settings.settles_after)
+    names, users, settled = (
+        Names(database, buckets),
+        UserKeys(database, buckets),
+        Settled(await _settling(database, settings)),
+    )
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, nodes, names, users, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
@@ -199,6 +205,13 @@ def connect_redis(settings: Settings) -> "redis.asyncio.Redis":
         # A connection that was closed is opened again; one that does not answer is not waited for twice.
         retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
     )
+
+
+async def _settling(database: Database, settings: Settings) -> float | None:
+    """How long a list that is read upwards waits for open transactions. No node of a cluster sees those of all."""
+    if settings.settling_seconds is None and await is_distributed(database):
+        return DISTRIBUTED_SETTLING_SECONDS
+    return settings.settling_seconds
 
 
 async def _database_key(database: Database) -> bytes:

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
 
     settling_seconds: Annotated[float | None, Field(ge=0)] = None
     """How old a row must be to stand in a list that is read upwards, so that nothing is added before it later.
-    Without it: older than every open transaction, which a role sees of itself on one server only."""
+    Without it: older than every open transaction; 2 s in a Citus cluster, where no node sees those of all."""
 
     cleaning_seconds: Annotated[float, Field(gt=0)] = 60.0
     """How often each worker looks for content to purge, and for copies to delete at the provider."""
@@ -119,13 +119,6 @@ class Settings(BaseSettings):
     """The deepest nesting of a request body."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @property
-    def settles_after(self) -> float | None:
-        """`settling_seconds`; where transactions run on several nodes, two seconds if it is not set."""
-        if self.settling_seconds is None and self.citus_routing:
-            return 2.0
-        return self.settling_seconds
 
     @property
     def provider_base_url(self) -> str:

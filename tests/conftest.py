@@ -1,5 +1,6 @@
 """One Postgres, one Redis, one emulator and one service for the whole run: all real, over real sockets."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
         "EVERTHREAD_MAX_BODY_BYTES": "1000000",
         # Forks share their history; tests/test_copied_forks.py has those that copy it.
         "EVERTHREAD_FORK_COPIES_TURNS": "0",
+        # In a Citus cluster lists would show what the tests have just written two seconds later.
+        **({"EVERTHREAD_SETTLING_SECONDS": "0"} if os.environ.get("TEST_CITUS_NODES") else {}),
     }
 
 

@@ -26,6 +26,11 @@ JOIN pg_dist_node n ON n.groupid = p.groupid AND n.isactive
 NODE_SETTINGS = {"citus.override_table_visibility": "off"}
 
 
+async def is_distributed(database: Database) -> bool:
+    """Whether the database is the coordinator of a Citus cluster."""
+    return await database.fetchrow("SELECT FROM pg_extension WHERE extname = 'citus'") is not None
+
+
 class Nodes(Background):
     """Connections to the nodes of a cluster, besides those to its coordinator."""
 

@@ -374,7 +374,9 @@ class TurnStore:
 
     async def request_cancel(self, project_id: UUID, turn_id: UUID) -> None:
         """Ask the worker that runs a turn, whichever it is, to stop it."""
-        await self._database.fetchrow(*statements.REQUEST_CANCEL(**_at(project_id, turn_id)))
+        if await self._database.fetchrow(*statements.REQUEST_CANCEL(**_at(project_id, turn_id))) is not None:
+            told = statements.NOTIFY_CANCEL(channel=statements.CANCEL_CHANNEL, turn_id=str(turn_id))
+            await self._database.fetchrow(*told)
 
     async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[asyncpg.Record]:
         """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled.

@@ -205,13 +205,14 @@ WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id
 RETURNING t.id
 
 -- request_cancel --
--- Asks the worker that runs a turn, whichever it is, to stop it.
-WITH turn AS (
-    UPDATE turns SET cancel_requested_at = now()
-    WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND completed_at IS NULL
-    RETURNING id
-)
-SELECT pg_notify('everthread_cancel', id::text) FROM turn
+-- Asks the worker that runs a turn, whichever it is, to stop it. It is told at once by a notification.
+UPDATE turns SET cancel_requested_at = now()
+WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND completed_at IS NULL
+RETURNING id
+
+-- notify_cancel --
+-- The notification, on the server that workers listen to: in a cluster, a turn may lie on another.
+SELECT pg_notify(:channel, :turn_id::text)
 
 -- renew_leases --
 -- By name, and not all of the worker's: one that it does not run, its opening's confirmation having been lost, would be
