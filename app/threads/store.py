@@ -98,7 +98,7 @@ async def change(
         if before.name is not None and before.name != name:
             await names.give_up(session, project_id, before.name, before.id)
     head = values.get("head_turn_id")
-    if head is not None:
+    if head is not None and await get(session, project_id, address) is not None:
         of_thread = {"project_id": project_id, "bucket": address.bucket, "thread_id": address.id, "turn_id": head}
         if not await session.scalar(IN_HISTORY, of_thread):
             raise _no_turn_of_it()

@@ -14,6 +14,9 @@ CREATE DOMAIN call_continuation AS text
 CREATE DOMAIN call_attempt AS integer CONSTRAINT calls_attempt_check CHECK (VALUE >= 1);
 CREATE DOMAIN text_role AS text CONSTRAINT texts_role_check CHECK (VALUE IN ('user', 'assistant'));
 
+-- What is updated and deleted with each turn and each thread is vacuumed when a twentieth of it is dead: the space of what
+-- is forgotten comes back, and index entries of turns that have ended go.
+
 CREATE FUNCTION bucket_of(id uuid) RETURNS smallint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     (((get_byte(uuid_send(id), 14) & 3) << 8) | get_byte(uuid_send(id), 15))::smallint;
 
@@ -85,7 +88,7 @@ CREATE TABLE threads (
     updated_at timestamptz NOT NULL DEFAULT now(),
     arrived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     title_document tsvector
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX threads_arrived_idx ON threads (project_id, arrived_at, id);
 CREATE INDEX threads_user_idx ON threads (project_id, user_id, arrived_at, id) WHERE user_id IS NOT NULL;
 CREATE INDEX threads_forked_turn_idx ON threads (project_id, bucket, forked_turn_id) WHERE forked_turn_id IS NOT NULL;
@@ -111,7 +114,7 @@ CREATE TABLE thread_activity (
     bucket smallint NOT NULL,
     thread_id uuid NOT NULL,
     active_at timestamptz NOT NULL DEFAULT clock_timestamp()
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX thread_activity_idx ON thread_activity (project_id, active_at, thread_id);
 ALTER TABLE thread_activity ADD CONSTRAINT thread_activity_pkey PRIMARY KEY (project_id, bucket, thread_id);
 ALTER TABLE thread_activity ADD CONSTRAINT thread_activity_thread_fkey
@@ -156,7 +159,7 @@ CREATE TABLE turns (
     response_expires_at timestamptz,
     response_unknown_at timestamptz,
     deleted_at timestamptz
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX turns_arrived_idx ON turns (project_id, arrived_at);
 CREATE INDEX turns_copied_idx ON turns (copied_from_id, project_id) WHERE copied_from_id IS NOT NULL;
 CREATE INDEX turns_child_idx ON turns (project_id, bucket, parent_id);
@@ -183,7 +186,7 @@ CREATE TABLE items (
     type text NOT NULL,
     item_id text NOT NULL,
     data json NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE UNIQUE INDEX items_item_id_key ON items (item_id, project_id, bucket);
 ALTER TABLE items ADD CONSTRAINT items_pkey PRIMARY KEY (project_id, bucket, turn_id, position);
 ALTER TABLE items ADD CONSTRAINT items_turn_fkey
@@ -207,7 +210,7 @@ CREATE TABLE calls (
     CONSTRAINT calls_pkey PRIMARY KEY (project_id, bucket, turn_id, attempt),
     CONSTRAINT calls_turn_fkey
         FOREIGN KEY (project_id, bucket, turn_id) REFERENCES turns (project_id, bucket, id) ON DELETE CASCADE
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
 -- What calls of a thread have sent for items of its history: each once, however often it is sent again.
 CREATE TABLE pieces (
@@ -221,7 +224,7 @@ CREATE TABLE pieces (
     CONSTRAINT pieces_pkey PRIMARY KEY (project_id, bucket, thread_id, number),
     CONSTRAINT pieces_thread_fkey
         FOREIGN KEY (project_id, bucket, thread_id) REFERENCES threads (project_id, bucket, id) ON DELETE CASCADE
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
 CREATE TABLE texts (
     project_id uuid NOT NULL,
@@ -233,7 +236,7 @@ CREATE TABLE texts (
     CONSTRAINT texts_pkey PRIMARY KEY (project_id, bucket, turn_id, role),
     CONSTRAINT texts_turn_fkey
         FOREIGN KEY (project_id, bucket, turn_id) REFERENCES turns (project_id, bucket, id) ON DELETE CASCADE
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX texts_document_idx ON texts USING gin (document);
 
 CREATE TABLE waiters (
