@@ -16,7 +16,7 @@ from app.threads import store as threads
 from app.threads.address import Address
 from app.trail.append import append
 from app.trail.records import record_object
-from app.trail.users import UserKeys, digest
+from app.trail.users import UserKeys
 
 
 class Audit:
@@ -29,10 +29,10 @@ class Audit:
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         """One page of records. Those of a user who was purged cannot be told from others."""
         if filters.user is not None:
-            key = await self._users.get(caller.project_id, filters.user)
-            if key is None:
+            named = await self._users.digest(caller.project_id, filters.user)
+            if named is None:
                 return list_object([], record_object, has_more=False)
-            filters = replace(filters, user_digest=digest(key, "user", filters.user))
+            filters = replace(filters, user_digest=named)
         rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._settled)
         return list_object(rows, record_object, has_more=has_more)
 

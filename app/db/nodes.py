@@ -10,6 +10,7 @@ from sqlalchemy import make_url
 
 from app.background import Background
 from app.db.engine import Database
+from app.db.ids import BUCKETS
 from app.errors import DatabaseUnavailable
 
 log = structlog.get_logger()
@@ -17,7 +18,7 @@ log = structlog.get_logger()
 REFRESH_SECONDS = 30.0
 
 ROUTES = """
-SELECT b AS bucket, n.nodename, n.nodeport FROM generate_series(0, 1023) AS b
+SELECT b AS bucket, n.nodename, n.nodeport FROM generate_series(0, $1::int - 1) AS b
 JOIN pg_dist_placement p ON p.shardid = get_shard_id_for_distribution_column('threads'::regclass, b::smallint)
 JOIN pg_dist_node n ON n.groupid = p.groupid AND n.isactive
 """
@@ -52,9 +53,9 @@ class Nodes(Background):
         Raises:
             DatabaseUnavailable: the coordinator is away; the map stays as it is.
         """
-        rows = await self._database.fetch(ROUTES)
+        rows = await self._database.fetch(ROUTES, BUCKETS)
         by_bucket = {row["bucket"]: self._at(row["nodename"], row["nodeport"]) for row in rows}
-        self._by_bucket = [by_bucket.get(bucket, self._database) for bucket in range(1024)]
+        self._by_bucket = [by_bucket.get(bucket, self._database) for bucket in range(BUCKETS)]
 
     async def close(self) -> None:
         for node in self._by_place.values():

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -68,7 +67,9 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
         said = [Kept(item["type"], item["item_id"], item["data"]).item for item in mine]
         texts += text_rows(fork.project_id, id_, said, turn.created_at)
         if turn.deleted_at is None:
-            records.append(Record("turn.imported", id_, f"copy of {ids.turn_id(turn_id)}", _content(turn, salt, mine)))
+            records.append(
+                Record("turn.imported", id_, f"copy of {ids.turn_id(turn_id)}", contents.imported_rows(salt, row, mine))
+            )
         parent_id = id_
     await session.execute(insert(Turn), rows)
     for table, values in ((Item, item_rows), (SearchText, texts)):
@@ -90,19 +91,3 @@ def _item_row(fork: Thread, turn_id: UUID, item: Item) -> dict[str, Any]:
         "item_id": new_id(item.type, ids.new_uuid().hex),
         "data": item.data,
     }
-
-
-def _content(turn: Turn, salt: bytes, items: list[dict[str, Any]]) -> bytes:
-    outcome = (turn.response, turn.usage, turn.error, turn.incomplete_details)
-    return contents.imported(
-        salt,
-        (turn.model, _text(turn.params) or "", turn.metadata_),
-        (turn.status, turn.continuation, *map(_text, outcome)),
-        turn.response_id,
-        [item["item_id"] for item in items],
-        [_text(item["data"]) or "" for item in items],
-    )
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()

@@ -35,7 +35,8 @@ TAKE_OVER = text(
 )
 
 
-LENGTH = text(
+# A branch from its first turn on, as far as it is short enough to be copied, and one turn more.
+SHORT_BRANCH = text(
     """WITH RECURSIVE branch AS (
         SELECT t.id, t.parent_id, 1 AS depth FROM turns t
         WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
@@ -77,7 +78,7 @@ class Forks:
         branch: list[UUID] = []
         if at is not None:
             where = {"project_id": source.project_id, "bucket": source.bucket, "turn_id": at}
-            branch = list(await session.scalars(LENGTH, {**where, "most": self.copies_turns}))
+            branch = list(await session.scalars(SHORT_BRANCH, {**where, "most": self.copies_turns}))
         if len(branch) <= self.copies_turns:
             bucket = (source.bucket + 1 + secrets.randbelow(BUCKETS - 1)) % BUCKETS
             made = await store.add(session, self.names, actor, source.project_id, {**values, "bucket": bucket})

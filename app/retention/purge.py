@@ -22,7 +22,7 @@ from app.threads.names import Names
 from app.threads.tables import Thread, ThreadActivity
 from app.trail.append import append
 from app.trail.records import SERVICE, Actor
-from app.trail.users import UserKeys, digest
+from app.trail.users import UserKeys
 from app.turns.event_log import EventLog
 from app.turns.tables import Turn
 
@@ -150,8 +150,7 @@ class Purge:
         actor = Actor(taken["key_id"], taken["address"])
         this = (UserPurge.project_id == project_id, UserPurge.id == taken["id"])
         mine = select(Thread.id).where(Thread.project_id == project_id, Thread.user_id == user)
-        key = await self._users.get(project_id, user)
-        named = None if key is None else digest(key, "user", user)
+        named = await self._users.digest(project_id, user)
         async with self._database.session() as session:
             thread_ids = list(await session.scalars(mine.order_by(Thread.id).limit(THREADS_AT_ONCE)))
             if not thread_ids:

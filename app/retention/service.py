@@ -17,7 +17,7 @@ from app.retention.purge import Purge, purge_object
 from app.threads.address import Address
 from app.threads.tables import Thread
 from app.trail.append import append
-from app.trail.users import UserKeys, digest
+from app.trail.users import UserKeys
 from app.transfer.service import Transfer
 
 THREADS_AT_ONCE = 100
@@ -65,8 +65,7 @@ class Retention:
 
     async def export_user(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
         """Every thread of an end user, one a line, as `everthread import` takes them."""
-        key = await self._users.get(caller.project_id, user)
-        named = None if key is None else digest(key, "user", user)
+        named = await self._users.digest(caller.project_id, user)
         async with self._database.session() as session:
             await append(session, caller.actor, caller.project_id, "user.exported", user_digest=named)
         return self._threads_of(caller, user)

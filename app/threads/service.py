@@ -29,13 +29,13 @@ class Threads:
 
     async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[dict[str, Any], bool]:
         """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
-        values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
         while True:
             if (known := await self._names.find(caller.project_id, name)) is not None:
                 async with self._database.session() as session:
                     thread = await store.get(session, caller.project_id, Address(id=known, name=name))
                 if thread is not None:
                     return thread_object(thread), False
+            values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
             with suppress(Conflict):
                 async with self._database.session() as session:
                     thread = await store.add(session, self._names, caller.actor, caller.project_id, values)

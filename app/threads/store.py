@@ -88,17 +88,19 @@ async def change(
     Raises:
         APIError: the new name belongs to another thread, or the new head is no turn of this one.
     """
-    if "name" in values:
+    head = values.get("head_turn_id")
+    before: Thread | None = None
+    if "name" in values or head is not None:
         before = await locked(session, project_id, address)
         if before is None:
             return None
+    if before is not None and "name" in values:
         name = values["name"]
         if name is not None and not await names.take(session, project_id, name, before.id):
             raise _name_taken(name)
         if before.name is not None and before.name != name:
             await names.give_up(session, project_id, before.name, before.id)
-    head = values.get("head_turn_id")
-    if head is not None and await get(session, project_id, address) is not None:
+    if head is not None:
         of_thread = {"project_id": project_id, "bucket": address.bucket, "thread_id": address.id, "turn_id": head}
         if not await session.scalar(IN_HISTORY, of_thread):
             raise _no_turn_of_it()
@@ -173,25 +175,20 @@ async def list_page(
         BadRequest: the cursor is the id of no thread that was ever in the project.
     """
     cursor, descending = page.scan()
-    if filters.by == "activity":
+    by_activity = filters.by == "activity"
+    statement, order = select(Thread), (Thread.arrived_at, Thread.id)
+    where = [Thread.project_id == project_id, *_filters(filters, project_id)]
+    if by_activity:
         order = (ThreadActivity.active_at, ThreadActivity.thread_id)
         of_thread = (
             ThreadActivity.project_id == Thread.project_id,
             ThreadActivity.bucket == Thread.bucket,
             ThreadActivity.thread_id == Thread.id,
         )
-        statement = select(Thread).join(ThreadActivity, and_(*of_thread))
-        where = [
-            ThreadActivity.project_id == project_id,
-            Thread.project_id == project_id,
-            *_filters(filters, project_id),
-        ]
-    else:
-        order = (Thread.arrived_at, Thread.id)
-        statement = select(Thread)
-        where = [Thread.project_id == project_id, *_filters(filters, project_id)]
+        statement = statement.join(ThreadActivity, and_(*of_thread))
+        where.append(ThreadActivity.project_id == project_id)
     if cursor is not None:
-        place = await _place(session, project_id, cursor, by_activity=filters.by == "activity")
+        place = await _place(session, project_id, cursor, by_activity=by_activity)
         if place is None:
             raise page.bad_cursor()
         where.append(tuple_(*order) < place if descending else tuple_(*order) > place)

@@ -4,7 +4,8 @@ The parts are texts as they lie in the tables, so that a digest can be compared 
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import orjson
 
@@ -88,6 +89,24 @@ def imported(
     """
     model, params, metadata = request
     return content_digest(salt, "imported", model, params, _sorted(metadata), *outcome, response_id, item_ids, data)
+
+
+def imported_rows(salt: bytes, turn: Mapping[str, Any], items: Sequence[Mapping[str, Any]]) -> bytes:
+    """The same, of the columns that are about to be written."""
+    outcome = (turn["status"], turn["continuation"])
+    documents = (turn["response"], turn["usage"], turn["error"], turn["incomplete_details"])
+    return imported(
+        salt,
+        (turn["model"], _text(turn["params"]) or "", turn["metadata_"]),
+        (*outcome, *map(_text, documents)),
+        turn["response_id"],
+        [item["item_id"] for item in items],
+        [_text(item["data"]) or "" for item in items],
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def _sorted(metadata: dict[str, str]) -> str:

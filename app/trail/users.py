@@ -49,6 +49,11 @@ class UserKeys:
             await self._database.fetchrow(MAKE, *self._at(project_id, user_id), new_trail_key())
         return key
 
+    async def digest(self, project_id: UUID, user_id: str) -> bytes | None:
+        """What the trail names a user by; None for one without a key."""
+        key = await self.get(project_id, user_id)
+        return None if key is None else digest(key, "user", user_id)
+
     async def forget(self, project_id: UUID, user_id: str) -> None:
         """From here on, nobody can tell whom the trail's records of this user name."""
         await self._database.fetchrow(FORGET, *self._at(project_id, user_id))

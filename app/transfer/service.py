@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import orjson
 from sqlalchemy import func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -140,9 +139,13 @@ async def _write(
     if turns:
         rows = [_turn_row(project_id, id_, turn, highest + place) for place, turn in enumerate(turns, 1)]
         await session.execute(insert(Turn), rows)
-        records = [_told(turn, row["salt"]) for turn, row in zip(turns, rows, strict=True)]
+        items_of = [_item_rows(project_id, turn) for turn in turns]
+        records = [
+            Record("turn.imported", row["id"], row["status"], contents.imported_rows(row["salt"], row, mine))
+            for row, mine in zip(rows, items_of, strict=True)
+        ]
         await append_all(session, caller.actor, project_id, id_, records)
-        items = [row for turn in turns for row in _item_rows(project_id, turn)]
+        items = [row for mine in items_of for row in mine]
         if items:
             await session.execute(insert(Item), items)
         texts = [
@@ -202,19 +205,6 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord, seq: int) -> 
     }  # fmt: skip
 
 
-def _told(turn: TurnRecord, salt: bytes) -> Record:
-    """The audit record of an imported turn."""
-    content = contents.imported(
-        salt,
-        (turn.model, _text(turn.params) or "", turn.metadata),
-        (turn.status, turn.continuation, *map(_text, (turn.response, turn.usage, turn.error, turn.incomplete_details))),
-        turn.response_id,
-        [item.item_id for item in turn.items],
-        [_text(item.data) or "" for item in turn.items],
-    )
-    return Record("turn.imported", turn_uuid(turn.id), turn.status, content)
-
-
 def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
     return [
         {
@@ -253,10 +243,6 @@ def _check_references(record: ThreadRecord) -> None:
     for param, value in (("head_id", record.head_id), ("forked_turn_id", record.forked_turn_id)):
         if value is not None and turn_uuid(value) not in seen:
             raise BadRequest(f"'{param}' must be the id of one of the turns.", param=param)
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else orjson.dumps(value).decode()
 
 
 def _moment(seconds: float) -> datetime:
