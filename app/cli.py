@@ -19,7 +19,6 @@ from app.emulator.server import emulator_server
 from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
-from app.search.reindex import index_missing
 from app.settings import Settings
 from app.terminal import read_settings, replacing, say, stop, with_database
 from app.transfer import client, watch
@@ -87,12 +86,6 @@ def migrate(
     except UNAVAILABLE as error:
         stop(f"Cannot reach Postgres at DATABASE_URL: {error}. Check that it is up and the URL is right.")
     say(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
-
-
-@cli.command()
-def reindex() -> None:
-    """Index the turns and titles that are older than the search. Run it again to resume."""
-    say(f"{with_database(index_missing)} turns and titles were indexed.")
 
 
 Url = Annotated[str, typer.Option(envvar="EVERTHREAD_URL", help="Where the service is.")]

@@ -19,14 +19,13 @@ from app.db.base import Base
 from app.db.engine import async_url
 from app.projects import tables as projects
 from app.retention import tables as retention
-from app.search import tables as search
 from app.threads import tables as threads
 from app.trail import tables as trail
 from app.turns import tables as turns
 
 TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
-    threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter, search.SearchText,
+    threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, chain.ProviderDeletion, retention.UserPurge,
 )  # fmt: skip
 

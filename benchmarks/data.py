@@ -58,10 +58,6 @@ WITH made AS (
             ))
         END
     FROM threaded CROSS JOIN (VALUES (0, 'input'), (1, 'output')) AS p (position, origin)
-), text AS (
-    INSERT INTO texts (project_id, bucket, turn_id, role, document)
-    SELECT $1, bucket, id, r.role, to_tsvector('simple', CASE r.role WHEN 'user' THEN asked ELSE said END)
-    FROM threaded CROSS JOIN (VALUES ('user'), ('assistant')) AS r (role)
 ), head AS (
     SELECT DISTINCT ON (thread_id) thread_id, id, count(*) OVER (PARTITION BY thread_id) AS turns
     FROM threaded ORDER BY thread_id, n DESC
@@ -101,7 +97,7 @@ class Filler:
             end = min(start + BATCH - 1, last)
             await self._connection.execute(TURNS, self._project_id, start, end, per_thread, name, timeout=600)
         await self._connection.execute("SET session_replication_role = origin")
-        await self._connection.execute("ANALYZE turns, items, texts, threads")
+        await self._connection.execute("ANALYZE turns, items, threads")
 
     async def records(self, chains: int, per_chain: int) -> None:
         for start in range(1, chains + 1, BATCH // per_chain):

@@ -170,7 +170,7 @@ def _targets(results: Results) -> list[str]:
         line("a new database's first turns: within 1.3 times the settled state", max(new) / median(settled), 1.3)
         size = {row["table"]: row["bytes_a_turn"] for row in store["bytes"]}
         line("bytes of a turn: at most 8 kB", size["all"] / 1000, 8, " kB")
-        line("of those for search: at most 2 kB", size["texts"] / 1000, 2, " kB")
+        line("of those for search: at most 2 kB", size["search"] / 1000, 2, " kB")
         few, many = (row["purged_turns_per_second"] for row in store["forgetting"])
         lines.append(
             f"| purging: at least 5,000 turns/s, among many threads too | {few:,} and {many:,} "

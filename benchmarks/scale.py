@@ -203,7 +203,7 @@ async def _search(place: Place, sizes: list[int]) -> list[Row]:
                 await filler.threads(have + 1, needed + 1)
             began = time.perf_counter()
             await filler.turns(filled + PER_THREAD, size + PER_THREAD - 1, PER_THREAD)
-            await connection.execute("VACUUM texts", timeout=600)
+            await connection.execute("VACUUM items", timeout=600)
             place.say(f"{size} turns are there after {time.perf_counter() - began:.0f} s")
             filled = size
             row: Row = {"turns": size}

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 ROUNDS = 5
 TURNS = {1: 300, 16: 1600}
 NEW_ROUNDS = 8
-CONTENT_TABLES = ("items", "calls", "pieces", "turns", "texts", "audit_records", "threads", "thread_activity")
+CONTENT_TABLES = ("items", "calls", "pieces", "turns", "audit_records", "threads", "thread_activity")
 PER_THREAD = 50
 
 
@@ -151,22 +151,26 @@ async def _first_minute(place: Place, url: str, database_url: str) -> list[Row]:
 
 async def _bytes(place: Place, url: str, database_url: str) -> list[Row]:
     """What a turn of 2,000 characters in and 2,800 out keeps, by table, with its indexes."""
-    rng, turns = random.Random(1), 1000  # noqa: S311
+    rng, turns = random.Random(1), 4000  # noqa: S311
     async with Load(url, KEY, 8) as load:
-        paths = await _threads(load, 20)
+        paths = await _threads(load, 80)
 
         def ask(number: int) -> tuple[str, str, Row]:
             said = f"say=2800 {text(2000, rng)}"[:2000]
-            return "POST", paths[number % 20], {"model": MODEL, "input": said}
+            return "POST", paths[number % 80], {"model": MODEL, "input": said}
 
         await load.run(ask, turns)
     connection = await asyncpg.connect(database_url)
     await connection.execute("VACUUM ANALYZE")
+    lexemes = await connection.fetchval("SELECT pg_relation_size('items_lexemes_idx')")
     rows: list[Row] = []
     for table in CONTENT_TABLES:
         size = await connection.fetchval("SELECT pg_total_relation_size($1::regclass)", table)
+        if table == "items":
+            size -= lexemes
         rows.append({"table": table, "bytes_a_turn": round(size / turns)})
     await connection.close()
+    rows.append({"table": "search", "bytes_a_turn": round(lexemes / turns)})
     return [*rows, {"table": "all", "bytes_a_turn": sum(row["bytes_a_turn"] for row in rows)}]
 
 

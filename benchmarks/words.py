@@ -1,29 +1,12 @@
-"""Text of any length, with words as unevenly used as those of a language, and of the lengths that they have there."""
+"""Text as people write it: of Python's own reference, which lies beside every interpreter."""
 
 import random
+from pydoc_data.topics import topics
 
-VOCABULARY = 6_000
-
-_CONSONANTS, _VOWELS = "bcdfghklmnprstvw", "aeiou"
-
-
-def _word(rank: int) -> str:
-    """The rank-th most used word: the first ones are short."""
-    letters, left = "", rank
-    while not letters or left:
-        left, place = divmod(left, len(_CONSONANTS) * len(_VOWELS))
-        letters += _CONSONANTS[place % len(_CONSONANTS)] + _VOWELS[place // len(_CONSONANTS)]
-    return letters + ("", "n", "s", "ing", "ed")[rank % 5]
-
-
-WORDS = [_word(rank) for rank in range(VOCABULARY)]
+REFERENCE = " ".join(" ".join(topics.values()).split())
 
 
 def text(characters: int, rng: random.Random) -> str:
-    words: list[str] = []
-    size = 0
-    while size < characters:
-        word = WORDS[int(VOCABULARY * rng.random() ** 3)]
-        words.append(word)
-        size += len(word) + 1
-    return " ".join(words)[:characters]
+    """So many characters in a row, from a random place on."""
+    start = rng.randrange(len(REFERENCE) - characters)
+    return REFERENCE[start : start + characters]

@@ -19,7 +19,6 @@ from app.items.kinds import CALLS, KINDS, MALFORMED
 from app.items.pairs import answers, asked
 from app.items.weights import IMAGE_TOKENS, count, tokens
 from app.provider.reading import NotJSON, read_json
-from app.search.texts import documents
 from app.turns.replay import events_of
 from app.turns.show import output_text
 from tests.projects import Project
@@ -65,7 +64,6 @@ def everything_works(kept: list[Kept]) -> None:
                 )
     for shown in (messages.as_responses(rows), messages.as_chat(rows), [messages.as_markdown("T", rows)]):
         json.dumps(shown)
-    documents(items)
     asked(items)
     answers(items)
     assert all(tokens(item) > 0 for item in items)

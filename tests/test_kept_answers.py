@@ -175,7 +175,7 @@ def test_a_file_of_the_spool_gives_back_what_it_was_given(
     now = datetime.fromisoformat("2026-11-25T12:00:00.123456+00:00")
     sent = Body(body, [text, text], [-1, -dropped])
     call = CallRecord("chained", "http://x", sent, dropped, None, None, details, now, now)
-    turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text), [{"type": "message", "content": text}])
+    turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text))
     output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
     closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,
                       None, now, None, {"ms": [1], "chars": [2]}, [Piece(text, body, [text])])  # fmt: skip

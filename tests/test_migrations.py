@@ -23,7 +23,6 @@ TABLES = {
     "pieces",
     "projects",
     "provider_deletions",
-    "texts",
     "thread_activity",
     "thread_names",
     "threads",

@@ -85,6 +85,6 @@ def test_forgetting_reads_what_it_deletes_and_not_every_other_thread(
         """SELECT coalesce(sum(idx_tup_read), 0) + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables)
         AS rows FROM pg_stat_user_indexes""",
     )
-    # 60 turns in 3 threads, with their items, calls, texts and records.
+    # 60 turns in 3 threads, with their items, calls and records.
     assert 0 < read[0]["rows"] < 10_000
     service.stop()

@@ -11,7 +11,7 @@ import redis
 from tests.projects import Project
 from tests.service import Emulator, Service, eventually
 
-CONTENT = ("items", "calls", "texts")
+CONTENT = ("items", "calls")
 
 
 def known_to_the_provider(emulator: Emulator, response_id: str) -> bool:

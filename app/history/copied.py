@@ -8,10 +8,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
-from app.items.kept import Kept
 from app.items.provider_door import new_id
-from app.search.tables import SearchText
-from app.search.texts import text_rows
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_all
@@ -43,7 +40,6 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
         items[item.turn_id].append(item)
     rows: list[dict[str, Any]] = []
     item_rows: list[dict[str, Any]] = []
-    texts: list[dict[str, Any]] = []
     records: list[Record] = []
     parent_id: UUID | None = None
     for seq, turn_id in enumerate(turn_ids, 1):
@@ -64,17 +60,14 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
             }
         )
         item_rows += mine
-        said = [Kept(item["type"], item["item_id"], item["data"]).item for item in mine]
-        texts += text_rows(fork.project_id, id_, said, turn.created_at)
         if turn.deleted_at is None:
             records.append(
                 Record("turn.imported", id_, f"copy of {ids.turn_id(turn_id)}", contents.imported_rows(salt, row, mine))
             )
         parent_id = id_
     await session.execute(insert(Turn), rows)
-    for table, values in ((Item, item_rows), (SearchText, texts)):
-        if values:
-            await session.execute(insert(table), values)
+    if item_rows:
+        await session.execute(insert(Item), item_rows)
     await append_all(session, actor, fork.project_id, fork.id, records)
     await session.refresh(fork)  # The end of its audit chain has moved.
     fork.head_turn_id, fork.last_seq, fork.turn_count = parent_id, len(turn_ids), len(turn_ids)

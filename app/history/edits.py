@@ -16,9 +16,7 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
-from app.items.kept import columns, kept_input, kept_row
-from app.search.tables import SearchText
-from app.search.texts import text_rows
+from app.items.kept import columns, kept_input
 from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.tables import Thread
@@ -63,7 +61,6 @@ class Edits:
                 # What is left does not fit the digests any more: the salt goes, and the record says why.
                 await session.execute(update(Turn).where(*at(Turn.id, project_id, turn_id)).values(salt=None))
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
-                await _index_anew(session, project_id, turn_id)
                 await tell(session, actor, thread, "item.deleted", turn_id, item_id)
             told = await _give_up_chains(session, thread) if deleted else []
             await _erase_pieces(session, thread, told, [item_id])
@@ -97,7 +94,7 @@ async def erase_turns(
     await copies.queue(session, project_id, bucket, turn_ids)
     mine = (Item.project_id == project_id, Item.bucket == bucket, Item.turn_id.in_(turn_ids))
     item_ids = list(await session.scalars(select(Item.item_id).where(*mine)))
-    for table in (Item, Call, SearchText):
+    for table in (Item, Call):
         await session.execute(
             delete(table)
             .where(table.project_id == project_id, table.bucket == bucket, table.turn_id.in_(turn_ids))
@@ -177,9 +174,6 @@ async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Seq
             for position, item in enumerate(items)
         ],
     )
-    texts = text_rows(thread.project_id, turn_id, items)
-    if texts:
-        await session.execute(insert(SearchText), texts)
     thread.head_turn_id = turn_id
     thread.last_seq += 1
     thread.turn_count += 1
@@ -243,17 +237,6 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address
             code="thread_busy",
         )
     return thread
-
-
-async def _index_anew(session: AsyncSession, project_id: UUID, turn_id: UUID) -> None:
-    """Search for what is left of a turn, and nothing else."""
-    await session.execute(delete(SearchText).where(*at(SearchText.turn_id, project_id, turn_id)))
-    columns_ = select(Item.type, Item.item_id, Item.data)
-    left = columns_.where(*at(Item.turn_id, project_id, turn_id)).order_by(Item.position)
-    rows = (await session.execute(left)).mappings()
-    texts = text_rows(project_id, turn_id, [kept_row({**row}).item for row in rows])
-    if texts:
-        await session.execute(insert(SearchText), texts)
 
 
 # A fork's chains hold what it shares; it lies in the same bucket.

@@ -1,4 +1,4 @@
-"""Texts as lexemes, for a tsvector, and what is searched for, as a tsquery.
+"""Texts as they are compared, and by which lexemes they are asked for. migrations/sql/search.sql makes these of a text.
 
 Postgres's own parsers find words between spaces. Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese are
 written without them, or with endings stuck to the words: there, each pair of neighbouring characters is a
@@ -7,41 +7,42 @@ lexeme, and so is the last character of a run, so that every character begins on
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-
-LONGEST_TEXT = 200_000
-"""Characters of a text that are indexed."""
+from uuid import UUID
 
 LONGEST_WORD = 100
-LAST_POSITION = 16_383
-"""Postgres counts no further."""
+"""Characters of a word that are looked up."""
 
-MOST_POSITIONS = 255
-MOST_BYTES = 900_000
-"""A tsvector holds less than a megabyte."""
-
-
-def _word_characters() -> str:
-    """Letters, digits and the marks that belong to them, as ranges of a character class."""
-    ranges: list[list[int]] = []
-    for point in range(0x10000):
-        if unicodedata.category(chr(point))[0] in "LNM":
-            if ranges and ranges[-1][1] == point - 1:
-                ranges[-1][1] = point
-            else:
-                ranges.append([point, point])
-    return "".join(f"{chr(first)}-{chr(last)}" for first, last in ranges) + "\U00010000-\U0003ffff"
-
-
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f"
-    "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff"
+    "\u3130-\u318f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
+    "\uff66-\uff9f\U00020000-\U0003ffff"
 )
-_RUN = re.compile(f"[{_UNSPACED}]+|(?:(?![{_UNSPACED}])[{_word_characters()}])+")
-_ASCII_WORD = re.compile("[a-z0-9]+")
-_ACCENTS = re.compile("[\u0300-\u036f]")
+"""The letters of scripts that are written without spaces, as ranges of a character class."""
+
+BETWEEN = (
+    "\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f\u0080-\u00bf\u00d7\u00f7\u02c2-\u02c5\u02d2-\u02eb\u02ed"
+    "\u02ef-\u02ff\u0375\u03f6\u0482\u055a-\u055f\u0589-\u058f\u05be\u05c0\u05c3\u05c6\u05f3-\u060f"
+    "\u061b-\u061f\u066a-\u066d\u06d4\u06dd-\u06de\u06e9\u06fd-\u06fe\u0700-\u070f\u07f6-\u07f9"
+    "\u07fe-\u07ff\u0830-\u083e\u085e\u0888\u0890-\u0891\u08e2\u0964-\u0965\u0970\u09f2-\u09f3"
+    "\u09fa-\u09fb\u09fd\u0a76\u0af0-\u0af1\u0b70\u0bf3-\u0bfa\u0c77\u0c7f\u0c84\u0d4f\u0d79\u0df4"
+    "\u0f01-\u0f17\u0f1a-\u0f1f\u0f34\u0f36\u0f38\u0f3a-\u0f3d\u0f85\u0fbe-\u0fc5\u0fc7-\u0fda\u10fb"
+    "\u1360-\u1368\u1390-\u1399\u1400\u166d-\u166e\u1680\u169b-\u169c\u16eb-\u16ed\u1735-\u1736"
+    "\u1800-\u180a\u180e\u1940-\u1945\u19de-\u19ff\u1a1e-\u1a1f\u1aa0-\u1aa6\u1aa8-\u1aad"
+    "\u1b5a-\u1b6a\u1b74-\u1b7e\u1bfc-\u1bff\u1c3b-\u1c3f\u1c7e-\u1c7f\u1cc0-\u1cc7\u1cd3"
+    "\u200b-\u20c0\u2104-\u212e\u213a-\u214d\u214f\u218a-\u244a\u2500-\u2775\u2794-\u2bff"
+    "\u2ce5-\u2cea\u2cf9-\u2cfc\u2cfe-\u2cff\u2d70\u2e00-\u2e2e\u2e30-\u2e7f\u2fe0-\u3004"
+    "\u3008-\u3020\u3030\u3037\u303d-\u303f\u3190-\u3191\u31c0-\u31e3\u327f\u4dc0-\u4dff\ua490-\ua4c6"
+    "\ua4fe-\ua4ff\ua60d-\ua60f\ua673\ua67e\ua6f2-\ua716\ua720-\ua721\ua789-\ua78a\ua828-\ua82b"
+    "\ua836-\ua839\ua874-\ua877\ua8ce-\ua8cf\ua8f8-\ua8fa\ua8fc\ua92e-\ua92f\ua95f\ua9c1-\ua9cd"
+    "\ua9de-\ua9df\uaa5c-\uaa5f\uaa77-\uaa79\uaade-\uaadf\uaaf0-\uaaf1\uab5b\uab6a-\uab6b\uabeb"
+    "\ufbb2-\ufdff\ufe45-\ufe46\ufeff-\uff65\uffa0-\ufffd"
+)
+"""What stands between words."""
+
+_RUN = re.compile(f"[{UNSPACED}]+|[^{UNSPACED}{BETWEEN}]+")
+_ACCENTS = re.compile("[\u0300-\u036f]+")
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|(\S+))')
 
 
@@ -50,96 +51,61 @@ class Run:
     """A word, or a run of characters that are written without spaces."""
 
     text: str
-    """As it is compared: without case, accents, and differences of width."""
+    """As it is compared."""
     start: int
     end: int
     """Where it stands in the text that it was found in."""
     spaced: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """Runs that are to stand one after the other."""
+
+    runs: tuple[Run, ...]
+    exact: bool
+    """Whole words. Else a word of a spaced language also finds the words that it begins."""
+    excluded: bool
+
+
+def folded(text: str) -> str:
+    """Without case, accents, and differences of width."""
+    if text.isascii():
+        return text.lower()
+    plain = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text)))
+    return plain.lower().replace("ß", "ss").replace("ς", "σ")
+
+
 def runs(text: str) -> Iterator[Run]:
     for found in _RUN.finditer(text):
         raw = found[0]
-        yield Run(_folded(raw), found.start(), found.end(), not _is_unspaced(raw[0]))
+        yield Run(folded(raw) or raw, found.start(), found.end(), _UNSPACED.match(raw) is None)
 
 
-def document(text: str) -> str | None:
-    """A text as a tsvector literal; None if there is nothing in it to find."""
-    positions: dict[str, list[int]] = {}
-    size = 0
-    for place, lexeme in enumerate(_all_lexemes(text[:LONGEST_TEXT]), 1):
-        known = positions.get(lexeme)
-        if known is None:
-            size += len(lexeme.encode()) + 8
-            positions[lexeme] = [min(place, LAST_POSITION)]
-        elif place < LAST_POSITION and len(known) < MOST_POSITIONS:
-            size += 2
-            known.append(place)
-        if size > MOST_BYTES:
-            break
-    if not positions:
-        return None
-    return " ".join([f"'{lexeme}':{','.join(map(str, places))}" for lexeme, places in positions.items()])
-
-
-def query(asked: str) -> str | None:
-    """What is asked for as a tsquery literal: every word, in any order; "words in a row"; -without.
-
-    A word of a spaced language also finds the words that it begins. None if nothing of it can be searched for.
-    """
-    parts: list[str] = []
-    found_any = False
+def terms(asked: str) -> list[Term]:
+    """What is asked for: every word, in any order; "words in a row"; -without."""
+    found = []
     for minus, quoted, word in _TERM.findall(asked):
-        text, phrase = (quoted, True) if quoted else (word, False)
-        terms = [_one(run, exact=phrase) for run in runs(text)]
-        if not terms:
-            continue
-        joined = terms[0][0]
-        for (_, length), (term, _) in pairwise(terms):
-            joined += f" <{length}> {term}"
-        parts.append(f"!({joined})" if minus else f"({joined})")
-        found_any = found_any or not minus
-    return " & ".join(parts) if found_any else None
+        parts = tuple(runs(folded(quoted or word)))
+        if parts:
+            found.append(Term(parts, bool(quoted), bool(minus)))
+    return found
 
 
-def asked_runs(asked: str) -> list[Run]:
-    """What is to be highlighted."""
-    return [run for minus, quoted, word in _TERM.findall(asked) if not minus for run in runs(quoted or word)]
+def tsquery(wanted: Sequence[Term], project_id: UUID, roles: Sequence[str]) -> str:
+    """The lexemes that a text must have for all of `wanted` to be in it, as a tsquery literal."""
+    marks = " | ".join(f"'={role}{project_id.hex}'" for role in roles)
+    lexemes = {lexeme for term in wanted for run in term.runs for lexeme in _lexemes(run, exact=term.exact)}
+    return " & ".join([f"({marks})", *sorted(lexemes)])
 
 
-def _one(run: Run, *, exact: bool) -> tuple[str, int]:
-    """A run as a part of a tsquery, and how far behind its last lexeme the next run begins."""
+def _lexemes(run: Run, *, exact: bool) -> list[str]:
     if run.spaced:
-        return (f"'{run.text[:LONGEST_WORD]}'" + ("" if exact else ":*"), 1)
+        whole = exact and len(run.text) < LONGEST_WORD
+        return [f"'{run.text[:LONGEST_WORD]}'" + ("" if whole else ":*")]
     if len(run.text) == 1:
-        return f"'{run.text}':*", 1
-    pairs = [f"'{run.text[i : i + 2]}'" for i in range(len(run.text) - 1)]
-    return " <-> ".join(pairs), 2
+        return [f"'{run.text}':*"]
+    return [f"'{run.text[i : i + 2]}'" for i in range(len(run.text) - 1)]
 
 
-def _all_lexemes(text: str) -> Iterable[str]:
-    if text.isascii():
-        return [word[:LONGEST_WORD] for word in _ASCII_WORD.findall(text.lower())]
-    return (lexeme for run in runs(text) for lexeme in _lexemes(run))
-
-
-def _lexemes(run: Run) -> Iterator[str]:
-    if run.spaced:
-        yield run.text[:LONGEST_WORD]
-        return
-    for place in range(len(run.text)):
-        yield run.text[place : place + 2]
-
-
-def _folded(raw: str) -> str:
-    if raw.isascii():
-        return raw.lower()
-    plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", raw))
-    return unicodedata.normalize("NFC", plain).casefold() or raw
-
-
-def _is_unspaced(character: str) -> bool:
-    return _FIRST_UNSPACED.match(character) is not None
-
-
-_FIRST_UNSPACED = re.compile(f"[{_UNSPACED}]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")

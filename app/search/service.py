@@ -1,10 +1,13 @@
 """Searching a project's threads."""
 
 import base64
+from dataclasses import dataclass, replace
 from datetime import datetime
+from heapq import nlargest
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import orjson
 
 from app.db import ids
@@ -15,7 +18,29 @@ from app.items.shapes import text_of
 from app.projects.auth import Caller
 from app.search import lexemes, store
 from app.search.fragments import fragments
-from app.search.store import Cursor, Filters, Hit
+from app.search.matching import Matcher
+from app.search.store import Filters
+
+TITLE_WEIGHT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last hit of a page, and up to when its search could see."""
+
+    bound: datetime
+    rank: float
+    id: UUID
+    role: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Hit:
+    """What one side said in a turn, or a title."""
+
+    rank: float
+    id: UUID
+    role: str
 
 
 class Search:
@@ -30,19 +55,58 @@ class Search:
         Raises:
             BadRequest: nothing of what is asked can be searched for, or the cursor is none of ours.
         """
-        tsquery = lexemes.query(asked)
-        if tsquery is None:
+        terms = lexemes.terms(asked)
+        if all(term.excluded for term in terms):
             raise BadRequest("'q' needs a word that is to be found.", param="q")
         cursor = None if after is None else _cursor(after)
         bound = await store.now(self._database) if cursor is None else cursor.bound
-        rows = await store.search(self._database, caller.project_id, tsquery, filters, cursor, bound, limit + 1)
-        wanted = lexemes.asked_runs(asked)
-        return list_object(rows[:limit], lambda row: _hit(row, wanted, bound), has_more=len(rows) > limit)
+        seen = filters if cursor is None else replace(filters, here_before=bound)
+        hits = await self._hits(caller.project_id, terms, seen)
+        if cursor is not None:
+            last = Hit(cursor.rank, cursor.id, cursor.role)
+            hits = [hit for hit in hits if hit < last]
+        page = nlargest(limit + 1, hits)
+        shown = await self._shown(caller.project_id, page[:limit], terms, bound)
+        return list_object(shown, lambda hit: hit, has_more=len(page) > limit)
+
+    async def _hits(self, project_id: UUID, terms: list[lexemes.Term], filters: Filters) -> list[Hit]:
+        """All that match. Of several messages of one side in a turn, the best."""
+        wanted, matcher = [term for term in terms if not term.excluded], Matcher(terms)
+        ranks: dict[tuple[UUID, str], float] = {}
+
+        def look_at(found: list[store.Text], weight: float) -> None:
+            for each in found:
+                rank = matcher.rank(each.text)
+                if rank is not None:
+                    ranks[each.id, each.role] = max(rank * weight, ranks.get((each.id, each.role), 0))
+
+        if "title" in filters.roles:
+            asked = lexemes.tsquery(wanted, project_id, ["title"])
+            look_at(await store.titles(self._database, project_id, asked, filters), TITLE_WEIGHT)
+        roles = [role for role in filters.roles if role != "title"]
+        if roles:
+            asked = lexemes.tsquery(wanted, project_id, roles)
+            async for found in store.texts(self._database, project_id, asked, filters):
+                look_at(found, 1)
+        return [Hit(rank, id_, role) for (id_, role), rank in ranks.items()]
+
+    async def _shown(
+        self, project_id: UUID, hits: list[Hit], terms: list[lexemes.Term], bound: datetime
+    ) -> list[dict[str, Any]]:
+        turn_ids = [hit.id for hit in hits if hit.role != "title"]
+        rows = await store.turns(self._database, project_id, turn_ids)
+        rows |= await store.threads(self._database, project_id, [hit.id for hit in hits if hit.role == "title"])
+        said = await store.said(self._database, project_id, turn_ids)
+        marked = [run for term in terms if not term.excluded for run in term.runs]
+        # What has been deleted since it was found is no hit.
+        return [_hit(hit, rows[hit.id], said.get(hit.id, []), marked, bound) for hit in hits if hit.id in rows]
 
 
-def _hit(hit: Hit, wanted: list[lexemes.Run], bound: datetime) -> dict[str, Any]:
-    titled, row = hit.role == "title", hit.row
-    text = row["title"] or "" if titled else "\n".join(text_of(item) for item in hit.said if _said_by(hit.role, item))
+def _hit(
+    hit: Hit, row: asyncpg.Record, said: list[dict[str, Any]], marked: list[lexemes.Run], bound: datetime
+) -> dict[str, Any]:
+    titled = hit.role == "title"
+    text = row["title"] or "" if titled else "\n".join(text_of(item) for item in said if _said_by(hit.role, item))
     return {
         "id": _encoded(Cursor(bound, hit.rank, hit.id, hit.role)),
         "object": "search.result",
@@ -53,7 +117,7 @@ def _hit(hit: Hit, wanted: list[lexemes.Run], bound: datetime) -> dict[str, Any]
         "role": hit.role,
         "score": hit.rank,
         "created_at": int(row["created_at"].timestamp()),
-        "fragments": fragments(text, wanted),
+        "fragments": fragments(text, marked),
     }
 
 

@@ -1,50 +1,54 @@
-"""Searching in Postgres."""
+"""Searching in Postgres: an index finds what may match, newest first, and gives the texts to look at."""
 
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from app.db.engine import Database
+from app.db.ids import bucket_of
+from app.search.matching import LONGEST_TEXT
 
 CANDIDATES = 2000
-"""Of what is found, so many of the newest are ranked: a word that stands everywhere costs no more than that."""
+"""Of what may match, so many of the newest are looked at: a word that stands everywhere costs no more than that."""
 
-TITLE_WEIGHT = 2.0
+MOST_BYTES = 16_000_000
+"""... and no more than so many bytes of it, as they are stored."""
 
-BEGINNING = datetime.fromtimestamp(0, UTC)
+BATCH = 100
+"""Texts that are held at a time."""
 
-HITS = f"""
-WITH found AS (
-    (
-        SELECT x.bucket, x.turn_id AS id, x.role, x.document FROM texts x
-        WHERE x.project_id = $1 AND x.document @@ $2::tsquery AND x.role = ANY($3::text[])
-            AND x.created_at >= $4 AND x.created_at < $5
-            AND ($6::text IS NULL AND $7::uuid IS NULL OR EXISTS (
-                SELECT FROM turns t
-                JOIN threads th ON th.project_id = $1 AND th.bucket = x.bucket AND th.id = t.thread_id
-                WHERE t.project_id = $1 AND t.bucket = x.bucket AND t.id = x.turn_id
-                    AND ($6::text IS NULL OR th.user_id = $6) AND ($7::uuid IS NULL OR th.id = $7)
-            ))
-        ORDER BY x.created_at DESC, x.turn_id DESC LIMIT {CANDIDATES}
-    ) UNION ALL (
-        SELECT bucket, id, 'title', title_document FROM threads
-        WHERE project_id = $1 AND title_document @@ $2::tsquery AND 'title' = ANY($3::text[])
-            AND created_at >= $4 AND created_at < $5
-            AND ($6::text IS NULL OR user_id = $6) AND ($7::uuid IS NULL OR id = $7)
-        ORDER BY created_at DESC, id DESC LIMIT {CANDIDATES}
-    )
-), ranked AS (
-    SELECT bucket, id, role, (
-        ts_rank(document, $2::tsquery, 1) * CASE WHEN role = 'title' THEN {TITLE_WEIGHT} ELSE 1 END
-    )::float8 AS rank
-    FROM found
-)
-SELECT bucket, id, role, rank FROM ranked
-WHERE $8::float8 IS NULL OR (rank, id, role) < ($8, $9::uuid, $10::text)
-ORDER BY rank DESC, id DESC, role DESC LIMIT $11
+MESSAGES = f"""
+SELECT i.bucket, i.turn_id AS id, i.position, pg_column_size(i.data) AS size FROM items i
+WHERE i.project_id = $1 AND i.type = 'message' AND message_lexemes_v1(i.project_id, i.data) @@ $2::tsquery
+    AND ($3::timestamptz IS NULL AND $4::timestamptz IS NULL AND $5::timestamptz IS NULL AND $6::text IS NULL
+        AND $7::uuid IS NULL OR EXISTS (
+            SELECT FROM turns t JOIN threads th ON th.project_id = $1 AND th.bucket = i.bucket AND th.id = t.thread_id
+            WHERE t.project_id = $1 AND t.bucket = i.bucket AND t.id = i.turn_id
+                AND ($3::timestamptz IS NULL OR t.arrived_at < $3)
+                AND ($4::timestamptz IS NULL OR t.created_at >= $4)
+                AND ($5::timestamptz IS NULL OR t.created_at < $5)
+                AND ($6::text IS NULL OR th.user_id = $6) AND ($7::uuid IS NULL OR th.id = $7)
+        ))
+ORDER BY i.turn_id DESC, i.position DESC LIMIT {CANDIDATES}
+"""  # noqa: S608
+
+TITLES = f"""
+SELECT id, title FROM threads
+WHERE project_id = $1 AND title IS NOT NULL AND title_lexemes_v1(project_id, title) @@ $2::tsquery
+    AND ($3::timestamptz IS NULL OR arrived_at < $3) AND ($4::timestamptz IS NULL OR created_at >= $4)
+    AND ($5::timestamptz IS NULL OR created_at < $5) AND ($6::text IS NULL OR user_id = $6)
+    AND ($7::uuid IS NULL OR id = $7)
+ORDER BY id DESC LIMIT {CANDIDATES}
+"""  # noqa: S608
+
+TEXTS = f"""
+SELECT i.turn_id AS id, i.data->>'role' AS role, left(message_text_v1(i.data), {LONGEST_TEXT}) AS text
+FROM unnest($2::smallint[], $3::uuid[], $4::integer[]) AS k (bucket, id, position)
+JOIN items i ON i.project_id = $1 AND i.bucket = k.bucket AND i.turn_id = k.id AND i.position = k.position
 """  # noqa: S608
 
 # What the hits of a page are shown with.
@@ -73,16 +77,17 @@ class Filters:
     thread_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
+    here_before: datetime | None = None
+    """What came to be here later is left out: it would move the pages."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
-    """The last hit of a page, and up to when its search could see: later turns do not move the pages."""
+class Text:
+    """What may match: a message of a turn, or the title of a thread."""
 
-    bound: datetime
-    rank: float
     id: UUID
     role: str
+    text: str
 
 
 async def now(database: Database) -> datetime:
@@ -93,68 +98,53 @@ async def now(database: Database) -> datetime:
     return moment
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A text that was found, with the thread and the turn that it is of."""
+async def texts(database: Database, project_id: UUID, tsquery: str, filters: Filters) -> AsyncIterator[list[Text]]:
+    """The messages that may match, newest first, some at a time."""
+    found = await database.fetch(MESSAGES, project_id, tsquery, *_filters(filters))
+    bytes_left = MOST_BYTES
+    while found and bytes_left > 0:
+        some, found = found[:BATCH], found[BATCH:]
+        bytes_left -= sum(row["size"] for row in some)
+        columns = [[row[name] for row in some] for name in ("bucket", "id", "position")]
+        # What has been deleted since the look-up is not there.
+        yield [Text(row["id"], row["role"], row["text"]) for row in await database.fetch(TEXTS, project_id, *columns)]
 
-    id: UUID
-    role: str
-    rank: float
-    row: asyncpg.Record
-    said: list[Any]
-    """The turn's messages; none for a title."""
+
+async def titles(database: Database, project_id: UUID, tsquery: str, filters: Filters) -> list[Text]:
+    """The titles that may match."""
+    found = await database.fetch(TITLES, project_id, tsquery, *_filters(filters))
+    return [Text(row["id"], "title", row["title"]) for row in found]
 
 
-async def search(
-    database: Database,
-    project_id: UUID,
-    tsquery: str,
-    filters: Filters,
-    after: Cursor | None,
-    bound: datetime,
-    limit: int,
-) -> list[Hit]:
-    """The best hits, best first.
+def _filters(filters: Filters) -> tuple[Any, ...]:
+    return (filters.here_before, filters.since, filters.until, filters.user, filters.thread_id)
 
-    Args:
-        bound: hits are older than this.
-    """
-    until = bound if filters.until is None else min(bound, filters.until)
-    found = await database.fetch(
-        HITS,
-        project_id,
-        tsquery,
-        list(filters.roles),
-        BEGINNING if filters.since is None else filters.since,
-        until,
-        filters.user,
-        filters.thread_id,
-        None if after is None else after.rank,
-        None if after is None else after.id,
-        None if after is None else after.role,
-        limit,
-    )
-    turns = [row for row in found if row["role"] != "title"]
-    titles = [row for row in found if row["role"] == "title"]
-    rows = await _rows(database, TURNS, project_id, turns) | await _rows(database, THREADS, project_id, titles)
-    said: dict[UUID, list[Any]] = {}
-    for item in await database.fetch(SAID, project_id, *_places(turns)) if turns else []:
-        said.setdefault(item["turn_id"], []).append(item["data"])
-    # What has been deleted since the look-up is no hit.
-    return [
-        Hit(row["id"], row["role"], row["rank"], rows[row["id"]], said.get(row["id"], []))
-        for row in found
-        if row["id"] in rows
-    ]
+
+async def turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+    """Turns that were found, with their threads."""
+    return await _rows(database, TURNS, project_id, turn_ids)
+
+
+async def threads(database: Database, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+    """Threads whose titles were found."""
+    return await _rows(database, THREADS, project_id, thread_ids)
+
+
+async def said(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:
+    """The messages of turns."""
+    messages: dict[UUID, list[Any]] = {}
+    for item in await database.fetch(SAID, project_id, *_places(turn_ids)) if turn_ids else []:
+        messages.setdefault(item["turn_id"], []).append(item["data"])
+    return messages
 
 
 async def _rows(
-    database: Database, statement: str, project_id: UUID, found: list[asyncpg.Record]
+    database: Database, statement: str, project_id: UUID, found: Sequence[UUID]
 ) -> dict[UUID, asyncpg.Record]:
     if not found:
         return {}
     return {row["id"]: row for row in await database.fetch(statement, project_id, *_places(found))}
 
 
-def _places(found: list[asyncpg.Record]) -> tuple[list[int], list[UUID]]:
-    return list({row["bucket"] for row in found}), list({row["id"] for row in found})
+def _places(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:
+    return list({bucket_of(id_) for id_ in found}), list(set(found))

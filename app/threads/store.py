@@ -16,7 +16,6 @@ from app.db import ids
 from app.db.pagination import Page, Settled
 from app.errors import Conflict, NotFound
 from app.projects.tables import Project
-from app.search.lexemes import document
 from app.threads.address import Address
 from app.threads.names import Names
 from app.threads.tables import Thread, ThreadActivity, ThreadName
@@ -69,7 +68,7 @@ async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUI
     made = {"project_id": project_id, "bucket": ids.bucket_of(id_), "id": id_, "salt": contents.new_salt(), **given}
     if "trail_key" not in made:
         made["trail_key"] = await _key_of(session, project_id)
-    thread = (await session.execute(insert(Thread).values(_searchable(made)).returning(Thread))).scalar_one()
+    thread = (await session.execute(insert(Thread).values(made).returning(Thread))).scalar_one()
     activity = {"project_id": project_id, "bucket": thread.bucket, "thread_id": id_, "active_at": thread.arrived_at}
     await session.execute(insert(ThreadActivity).values(activity))
     await tell(session, actor, thread, "thread.imported" if "id" in values else "thread.created")
@@ -109,7 +108,7 @@ async def change(
     statement = (
         update(Thread)
         .where(*_at(project_id, address))
-        .values(**_searchable(values), updated_at=func.now())
+        .values(**values, updated_at=func.now())
         .returning(Thread)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
@@ -225,11 +224,6 @@ async def _place(
 async def _key_of(session: AsyncSession, project_id: UUID) -> bytes:
     """The project's own key: a thread of no user's."""
     return (await session.execute(select(Project.trail_key).where(Project.project_id == project_id))).scalar_one()
-
-
-def _searchable(values: dict[str, Any]) -> dict[str, Any]:
-    """With the document of a title that is set."""
-    return {**values, "title_document": document(values["title"] or "")} if "title" in values else values
 
 
 def _at(project_id: UUID, address: Address) -> tuple[ColumnElement[bool], ...]:

@@ -1,7 +1,6 @@
 """Named threads. What a row must be is checked by the trigger threads_guard (migrations/sql/guards.sql)."""
 
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -15,7 +14,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -52,8 +51,6 @@ class Thread(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     arrived_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     """The database's moment: what threads are listed by."""
-    title_document: Mapped[Any] = mapped_column(TSVECTOR, nullable=True)
-    """The title as it is searched for."""
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -86,10 +83,11 @@ class Thread(Base):
             postgresql_where=text("metadata <> '{}'"),
         ),
         Index(
-            "threads_title_document_idx",
-            "title_document",
+            "threads_title_lexemes_idx",
+            text("title_lexemes_v1(project_id, title)"),
             postgresql_using="gin",
-            postgresql_where=text("title_document IS NOT NULL"),
+            postgresql_with={"gin_pending_list_limit": 128},
+            postgresql_where=text("title IS NOT NULL"),
         ),
     )
 

@@ -13,8 +13,6 @@ from app.db.engine import Database
 from app.errors import BadRequest
 from app.items.kept import imported_type
 from app.projects.auth import Caller
-from app.search.tables import SearchText
-from app.search.texts import text_rows
 from app.threads import store as threads
 from app.threads.address import Address
 from app.threads.names import Names
@@ -148,13 +146,6 @@ async def _write(
         items = [row for mine in items_of for row in mine]
         if items:
             await session.execute(insert(Item), items)
-        texts = [
-            row
-            for turn in turns
-            for row in text_rows(project_id, turn_uuid(turn.id), [i.data for i in turn.items], _moment(turn.created_at))
-        ]
-        if texts:
-            await session.execute(insert(SearchText), texts)
     await session.refresh(thread)  # The end of its audit chain has moved.
     thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
     await session.flush()

@@ -15,7 +15,7 @@ import structlog
 from app.background import Background
 from app.db import ids
 from app.errors import DatabaseUnavailable, NotFound
-from app.items.kept import kept_output, kept_row
+from app.items.kept import kept_output
 from app.provider.events import own_frame
 from app.trail.records import SERVICE
 from app.turns.answer import INTERRUPTED
@@ -79,8 +79,8 @@ class Leases(Background):
         project_id, turn_id = row["project_id"], row["id"]
         frames = await self._frames(project_id, turn_id)
         count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
-        sent = [kept_row(item).item for item in (await self._store.items(project_id, [turn_id]))[turn_id]]
-        turn = Closable(project_id, turn_id, row["thread_id"], len(sent), row["salt"] or b"", SERVICE, sent)
+        sent = (await self._store.items(project_id, [turn_id]))[turn_id]
+        turn = Closable(project_id, turn_id, row["thread_id"], len(sent), row["salt"] or b"", SERVICE)
         if await self._store.close(turn, closing) is not None and count:
             shown = stored_response(*await self._replay.kept(project_id, turn_id))
             kind, fields = last_event(shown)

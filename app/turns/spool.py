@@ -93,7 +93,6 @@ def written(turn: Closable, closing: Closing) -> bytes:
                 "salt": turn.salt.hex(),
                 "key_id": None if turn.actor.key_id is None else turn.actor.key_id.hex,
                 "address": turn.actor.address,
-                "said": turn.said,
             },
             "closing": {
                 "status": closing.status,
@@ -136,7 +135,6 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         int(turn["input_items"]),
         bytes.fromhex(turn["salt"]),
         Actor(_optional(turn["key_id"], UUID), turn["address"]),
-        [dict(item) for item in turn["said"]],
     )
     return closable, Closing(
         str(closing["status"]),

@@ -23,8 +23,6 @@ from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.items.kept import Kept, columns, kept_input, kept_output, kept_row
 from app.items.kinds import CALLS
-from app.items.shapes import Item
-from app.search.texts import documents
 from app.threads.address import Address
 from app.threads.names import Names
 from app.trail import contents
@@ -52,8 +50,7 @@ class Opened:
     @property
     def closable(self) -> "Closable":
         request = self.request
-        items = request.items
-        return Closable(self.project_id, self.id, self.thread_id, len(items), self.salt, request.origin.actor, items)
+        return Closable(self.project_id, self.id, self.thread_id, len(request.items), self.salt, request.origin.actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +65,6 @@ class Closable:
     """How many items of input it has: those of the output come after them."""
     salt: bytes
     actor: Actor
-    said: Sequence[Item] = ()
-    """The input, to be searched for from its closing on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +203,7 @@ class TurnStore:
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
             thread_id = address.id or address.new
-            turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor, request.items)
+            turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
         assert row is not None
@@ -254,7 +249,6 @@ class TurnStore:
     async def _close(self, turn: Closable, closing: Closing) -> bool:
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
-        roles, texts = documents([*turn.said, *(kept.item for kept in closing.output)])
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace = _json(closing.incomplete_details), _json(closing.pace)
         records: list[tuple[str, str, bytes | None]] = []
@@ -291,8 +285,6 @@ class TurnStore:
                 types=types,
                 item_ids=item_ids,
                 data=data,
-                roles=roles,
-                documents=texts,
                 continuations=[call.continuation for call in calls],
                 urls=[call.url for call in calls],
                 frames=[frame for call in calls for frame in call.body.frames],

@@ -104,9 +104,9 @@ class Turn(Base):
             ["turns.project_id", "turns.bucket", "turns.id"],
             name="turns_parent_fkey",
         ),
-        Index("turns_arrived_idx", "project_id", "arrived_at"),
+        Index("turns_arrived_idx", "project_id", "arrived_at", postgresql_where=text("arrived_at IS NOT NULL")),
         Index("turns_copied_idx", "copied_from_id", "project_id", postgresql_where=text("copied_from_id IS NOT NULL")),
-        Index("turns_child_idx", "project_id", "bucket", "parent_id"),
+        Index("turns_child_idx", "project_id", "bucket", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         Index("turns_seq_key", "project_id", "bucket", "thread_id", "seq", unique=True),
         Index(
             "turns_one_active_per_thread",
@@ -154,6 +154,13 @@ class Item(Base):
             ondelete="CASCADE",
         ),
         Index("items_item_id_key", "item_id", "project_id", "bucket", unique=True),
+        Index(
+            "items_lexemes_idx",
+            text("message_lexemes_v1(project_id, data)"),
+            postgresql_using="gin",
+            postgresql_with={"gin_pending_list_limit": 128},
+            postgresql_where=text("type = 'message'"),
+        ),
     )
 
 

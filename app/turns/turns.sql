@@ -17,7 +17,7 @@ SELECT close_turn_v1(
     :status::text, :continuation::text, :response::text, :usage::text, :error::text, :incomplete_details::text,
     :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
     :error_status::smallint, :pace::text,
-    :first_position::integer, :types::text[], :item_ids::text[], :data::text[], :roles::text[], :documents::text[],
+    :first_position::integer, :types::text[], :item_ids::text[], :data::text[],
     :continuations::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
     :piece_digests::bytea[], :piece_sources::text[], :piece_data::text[], :dropped::integer[], :statuses::integer[],
     :response_ids::text[], :errors::text[], :began::timestamptz[], :ended::timestamptz[],

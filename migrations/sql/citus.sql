@@ -15,7 +15,6 @@ SELECT create_distributed_table('turns', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('items', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('calls', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('pieces', 'bucket', colocate_with => 'threads');
-SELECT create_distributed_table('texts', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('waiters', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('audit_records', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('provider_deletions', 'bucket', colocate_with => 'threads');

@@ -1,5 +1,5 @@
--- Close a turn with all that it leaves: its outcome, its output, its calls, what is searched for, and its records, in
--- one call on its thread's shard. It names the state that it leaves: a turn that somebody else has closed stays as it
+-- Close a turn with all that it leaves: its outcome, its output, its calls, and its records, in one
+-- call on its thread's shard. It names the state that it leaves: a turn that somebody else has closed stays as it
 -- is, and NULL comes back. The thread's row is locked before the turn's, as by everybody: who deletes a thread would
 -- wait for its turn else, and the turn for its thread.
 CREATE FUNCTION close_turn_v1(
@@ -7,7 +7,7 @@ CREATE FUNCTION close_turn_v1(
     status_ text, continuation_ text, response_ text, usage_ text, error_ text, incomplete_details_ text,
     binding_ text, response_id_ text, response_created_at_ timestamptz, response_expires_at_ timestamptz,
     error_status_ smallint, pace_ text,
-    first_position integer, types text[], item_ids text[], data_ text[], roles text[], documents text[],
+    first_position integer, types text[], item_ids text[], data_ text[],
     continuations text[], urls text[], frames_ text[], frame_counts integer[], refs_ integer[],
     piece_digests bytea[], piece_sources text[], piece_data text[], dropped integer[], statuses integer[], response_ids text[],
     errors text[], began timestamptz[], ended timestamptz[],
@@ -25,6 +25,8 @@ DECLARE
     chain bigint;
     before bytea;
     after bytea;
+    befores bytea[] := '{}';
+    hashes bytea[] := '{}';
     who bytea;
     whence bytea;
 BEGIN
@@ -42,7 +44,7 @@ BEGIN
         response_expires_at = response_expires_at_, completed_at = at_, lease_expires_at = NULL,
         error_status = error_status_, pace = pace_::json
         WHERE t.project_id = project AND t.bucket = b AND t.id = turn AND t.completed_at IS NULL
-        RETURNING t.beside, t.parent_id, t.created_at INTO closed;
+        RETURNING t.beside, t.parent_id INTO closed;
     IF NOT FOUND THEN RETURN NULL; END IF;
     FOR i IN 1..cardinality(types) LOOP
         INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
@@ -75,10 +77,6 @@ BEGIN
         first_frame := first_frame + frame_counts[i];
         first_ref := first_ref + 2 * frame_counts[i] - 2;
     END LOOP;
-    FOR i IN 1..cardinality(roles) LOOP
-        INSERT INTO texts (project_id, bucket, turn_id, role, created_at, document)
-            VALUES (project, b, turn, roles[i], closed.created_at, documents[i]::tsvector);
-    END LOOP;
 
     chain := th.chain_seq;
     before := th.chain_hash;
@@ -88,12 +86,16 @@ BEGIN
         chain := chain + 1;
         after := record_hash_v1(project, thread_id_, chain, at_, actions[i], turn, api_key, who, whence, details[i],
             contents[i], before);
-        INSERT INTO audit_records (project_id, bucket, chain_id, seq, at, action, turn_id, key_id, user_digest,
-                address_digest, detail, content, previous, hash)
-            VALUES (project, b, thread_id_, chain, at_, actions[i], turn, api_key, who, whence, details[i],
-                contents[i], before, after);
+        befores := befores || before;
+        hashes := hashes || after;
         before := after;
     END LOOP;
+    INSERT INTO audit_records (project_id, bucket, chain_id, seq, at, action, turn_id, key_id, user_digest,
+            address_digest, detail, content, previous, hash)
+        SELECT project, b, thread_id_, th.chain_seq + r.number, at_, r.action, turn, api_key, who, whence, r.detail,
+                r.content, r.previous, r.hash
+            FROM unnest(actions, details, contents, befores, hashes)
+                WITH ORDINALITY AS r (action, detail, content, previous, hash, number);
     -- One that ran beside another moves the head only where it still goes on from it.
     UPDATE threads t SET
         head_turn_id = CASE

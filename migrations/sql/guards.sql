@@ -96,10 +96,10 @@ BEGIN
         RAISE EXCEPTION 'Records are appended by append_record_v1, which chains them'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
-    RETURN NEW;
+    RETURN NULL;
 END
 $function$;
-CREATE TRIGGER audit_guard BEFORE INSERT ON audit_records FOR EACH ROW EXECUTE FUNCTION audit_guard();
+CREATE TRIGGER audit_guard BEFORE INSERT ON audit_records FOR EACH STATEMENT EXECUTE FUNCTION audit_guard();
 
 CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS $function$
 BEGIN

@@ -12,7 +12,6 @@ CREATE DOMAIN item_position AS integer CONSTRAINT items_position_check CHECK (VA
 CREATE DOMAIN call_continuation AS text
     CONSTRAINT calls_continuation_check CHECK (VALUE IN ('new', 'chained', 'rebuilt'));
 CREATE DOMAIN call_attempt AS integer CONSTRAINT calls_attempt_check CHECK (VALUE >= 1);
-CREATE DOMAIN text_role AS text CONSTRAINT texts_role_check CHECK (VALUE IN ('user', 'assistant'));
 
 -- What is updated and deleted with each turn and each thread is vacuumed when a twentieth of it is dead: the space of what
 -- is forgotten comes back, and index entries of turns that have ended go.
@@ -86,14 +85,15 @@ CREATE TABLE threads (
     archived_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    arrived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    title_document tsvector
+    arrived_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX threads_arrived_idx ON threads (project_id, arrived_at, id);
 CREATE INDEX threads_user_idx ON threads (project_id, user_id, arrived_at, id) WHERE user_id IS NOT NULL;
 CREATE INDEX threads_forked_turn_idx ON threads (project_id, bucket, forked_turn_id) WHERE forked_turn_id IS NOT NULL;
 CREATE INDEX threads_metadata_idx ON threads USING gin (metadata jsonb_path_ops) WHERE metadata <> '{}';
-CREATE INDEX threads_title_document_idx ON threads USING gin (title_document) WHERE title_document IS NOT NULL;
+CREATE INDEX threads_title_lexemes_idx ON threads USING gin (title_lexemes_v1(project_id, title))
+    WITH (gin_pending_list_limit = 128) WHERE title IS NOT NULL;
+ALTER INDEX threads_title_lexemes_idx ALTER COLUMN 1 SET STATISTICS 0;
 ALTER TABLE threads ADD CONSTRAINT threads_pkey PRIMARY KEY (project_id, bucket, id);
 ALTER TABLE threads ADD CONSTRAINT threads_project_id_fkey
     FOREIGN KEY (project_id) REFERENCES projects ON DELETE CASCADE;
@@ -160,9 +160,10 @@ CREATE TABLE turns (
     response_unknown_at timestamptz,
     deleted_at timestamptz
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX turns_arrived_idx ON turns (project_id, arrived_at);
+-- What is always so keeps an index from those who look for a turn by its key: only a condition on that column implies it.
+CREATE INDEX turns_arrived_idx ON turns (project_id, arrived_at) WHERE arrived_at IS NOT NULL;
 CREATE INDEX turns_copied_idx ON turns (copied_from_id, project_id) WHERE copied_from_id IS NOT NULL;
-CREATE INDEX turns_child_idx ON turns (project_id, bucket, parent_id);
+CREATE INDEX turns_child_idx ON turns (project_id, bucket, parent_id) WHERE parent_id IS NOT NULL;
 CREATE UNIQUE INDEX turns_seq_key ON turns (project_id, bucket, thread_id, seq);
 -- One that will move its thread's head, and any number beside it.
 CREATE UNIQUE INDEX turns_one_active_per_thread ON turns (project_id, bucket, thread_id, beside)
@@ -188,6 +189,11 @@ CREATE TABLE items (
     data json NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE UNIQUE INDEX items_item_id_key ON items (item_id, project_id, bucket);
+-- Its lexemes stand nowhere else; what is gathered before it is sorted in stays small (kB), and with it the longest wait.
+CREATE INDEX items_lexemes_idx ON items USING gin (message_lexemes_v1(project_id, data))
+    WITH (gin_pending_list_limit = 128) WHERE type = 'message';
+-- Statistics of lexemes would read every text of the sample, and no plan hangs on them.
+ALTER INDEX items_lexemes_idx ALTER COLUMN 1 SET STATISTICS 0;
 ALTER TABLE items ADD CONSTRAINT items_pkey PRIMARY KEY (project_id, bucket, turn_id, position);
 ALTER TABLE items ADD CONSTRAINT items_turn_fkey
     FOREIGN KEY (project_id, bucket, turn_id) REFERENCES turns (project_id, bucket, id) ON DELETE CASCADE;
@@ -225,19 +231,6 @@ CREATE TABLE pieces (
     CONSTRAINT pieces_thread_fkey
         FOREIGN KEY (project_id, bucket, thread_id) REFERENCES threads (project_id, bucket, id) ON DELETE CASCADE
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
-
-CREATE TABLE texts (
-    project_id uuid NOT NULL,
-    bucket smallint NOT NULL,
-    turn_id uuid NOT NULL,
-    role text_role NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now(),
-    document tsvector NOT NULL,
-    CONSTRAINT texts_pkey PRIMARY KEY (project_id, bucket, turn_id, role),
-    CONSTRAINT texts_turn_fkey
-        FOREIGN KEY (project_id, bucket, turn_id) REFERENCES turns (project_id, bucket, id) ON DELETE CASCADE
-) WITH (autovacuum_vacuum_scale_factor = 0.05);
-CREATE INDEX texts_document_idx ON texts USING gin (document);
 
 CREATE TABLE waiters (
     project_id uuid NOT NULL,

@@ -18,7 +18,7 @@ branch_labels = None
 depends_on = None
 
 SQL = Path(__file__).parents[1] / "sql"
-FILES = ("tables", "guards", "trail", "open_turn_v1", "close_turn_v1")
+FILES = ("search", "tables", "guards", "trail", "open_turn_v1", "close_turn_v1")
 
 
 def upgrade() -> None:
@@ -32,12 +32,14 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute(
         "DROP TABLE projects, api_keys, cache_keys, user_keys, threads, thread_names, thread_activity, turns, items, "
-        "calls, pieces, texts, waiters, audit_records, audit_leaves, audit_checkpoints, provider_deletions, "
+        "calls, pieces, waiters, audit_records, audit_leaves, audit_checkpoints, provider_deletions, "
         "user_purges CASCADE"
     )
     op.execute(
         "DROP FUNCTION bucket_of, refuse_row, by_function, in_history, threads_guard, turns_guard, turns_keep, "
         "audit_guard, audit_refuse, token_count, record_hash_v1, "
-        "trail_digest_v1, append_records_v1, open_turn_v1, close_turn_v1"
+        "trail_digest_v1, append_records_v1, open_turn_v1, close_turn_v1, message_lexemes_v1, title_lexemes_v1, "
+        "message_text_v1, lexemes_v1, foreign_lexemes_v1, folded_v1"
     )
-    op.execute("DROP DOMAIN item_origin, item_position, call_continuation, call_attempt, text_role")
+    op.execute("DROP DOMAIN item_origin, item_position, call_continuation, call_attempt")
+    op.execute("DROP COLLATION letters")

@@ -1,0 +1,65 @@
+"""Whether a text has what is asked for, and how well: the text itself is looked at, behind an index of its lexemes."""
+
+import re
+from collections.abc import Sequence
+from itertools import islice, pairwise
+from math import log2
+
+from app.search.lexemes import BETWEEN, UNSPACED, Term, folded
+
+LONGEST_TEXT = 200_000
+"""Characters of a text that are searched."""
+
+MOST_PLACES = 255
+"""Places of a term that count."""
+
+_IN_WORD = f"[^{UNSPACED}{BETWEEN}]"
+
+
+class Matcher:
+    """What is asked for, ready to be looked for."""
+
+    def __init__(self, asked: Sequence[Term]) -> None:
+        self._wanted = [_pattern(term) for term in asked if not term.excluded]
+        self._excluded = [_pattern(term) for term in asked if term.excluded]
+
+    def rank(self, text: str) -> float | None:
+        """How well a text matches; None if it does not.
+
+        Better is one that has each term more often, has them closer together, and is shorter.
+        """
+        text = folded(text[:LONGEST_TEXT])
+        if any(pattern.search(text) for pattern in self._excluded):
+            return None
+        places = [[found.start() for found in islice(each.finditer(text), MOST_PLACES)] for each in self._wanted]
+        if not all(places):
+            return None
+        # Each further time counts less: their sum has a limit.
+        often = sum(1 / (time * time) for of_term in places for time in range(1, len(of_term) + 1)) / len(places)
+        apart = sum(_nearest(one, other) for one, other in pairwise(places))
+        return often / (1 + log2(1 + apart / 10)) / log2(2 + len(text) / 6)
+
+
+def _pattern(term: Term) -> re.Pattern[str]:
+    """A pattern for folded texts. What is looked for stands first in it, for `re` is quick with that."""
+    first, *others = term.runs
+    found = re.escape(first.text)
+    pattern = f"{found}(?<!{_IN_WORD}{found})" if first.spaced else found
+    before = first
+    for run in others:
+        rest = f"{_IN_WORD}*" if before.spaced and not term.exact else ""
+        pattern += f"{rest}[{BETWEEN}]{'+' if before.spaced and run.spaced else '*'}" + re.escape(run.text)
+        before = run
+    return re.compile(pattern + (f"(?!{_IN_WORD})" if term.exact and before.spaced else ""))
+
+
+def _nearest(one: list[int], other: list[int]) -> int:
+    """The smallest distance between a place of one and a place of the other. Both are in their order."""
+    best, i, j = abs(one[0] - other[0]), 0, 0
+    while i < len(one) and j < len(other):
+        best = min(best, abs(one[i] - other[j]))
+        if one[i] < other[j]:
+            i += 1
+        else:
+            j += 1
+    return best
