@@ -38,7 +38,7 @@ async def readyz(request: Request) -> Response:
         checks["postgres"] = "unreachable"
         checks["migrations"] = "unknown"
     try:
-        await state.redis.ping()
+        await state.cache.ping()
     except (RedisError, OSError):
         checks["redis"] = "unreachable"
     ready = checks["postgres"] == "ok" and checks["migrations"] == "ok"

@@ -5,14 +5,11 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import redis.asyncio
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from starlette.exceptions import HTTPException
 
 from app import health
@@ -22,7 +19,6 @@ from app.audit.service import Audit
 from app.audit.signing import signing_key
 from app.bodies import json_response
 from app.cache.client import Cache
-from app.cache.connection import Wire
 from app.cache.seal import Seal
 from app.chain.live_ids import LiveIds
 from app.db.buckets import Buckets, database_key
@@ -128,11 +124,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(
         settings.database_url, pool_size=settings.database_pool_size, timeout_seconds=settings.database_timeout_seconds
     )
-    redis_client = connect_redis(settings)
     provider = connect_provider(settings)
-    wire = Wire(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     key = await _database_key(database)
-    cache, seal, buckets = Cache(wire, redis_client), Seal(key), Buckets(key)
+    cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+    seal, buckets = Seal(key), Buckets(key)
     nodes = Nodes(database, routed=settings.citus_routing)
     names, users, settled = (
         Names(database, buckets),
@@ -150,7 +145,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.names = names
     app.state.replay = replay
     app.state.database = database
-    app.state.redis = redis_client
+    app.state.cache = cache
     app.state.keys = KeyRing(database)
     app.state.provider = provider
     audit_key = signing_key(settings.audit_key, settings.data_dir)
@@ -189,22 +184,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for work in background:
             await work.stop()
         await provider.close()
-        await wire.close()
-        await redis_client.aclose()
+        await cache.close()
         await nodes.close()
         await database.close()
-
-
-def connect_redis(settings: Settings) -> "redis.asyncio.Redis":
-    assert settings.redis_url is not None
-    timeout = settings.redis_timeout_seconds
-    return redis.asyncio.Redis.from_url(
-        settings.redis_url,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        # A connection that was closed is opened again; one that does not answer is not waited for twice.
-        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
-    )
 
 
 async def _settling(database: Database, settings: Settings) -> float | None:

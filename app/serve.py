@@ -16,11 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-import redis
 import uvicorn
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
+from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -28,6 +25,7 @@ from uvicorn.supervisors import Multiprocess
 
 from app import capacity, schema
 from app.audit.signing import BadKey, signing_key
+from app.cache.connect import connect
 from app.db.engine import UNAVAILABLE, Database, async_url
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
@@ -42,6 +40,7 @@ from app.settings import Settings
 from app.terminal import say
 
 EMULATOR_SECONDS = 20.0
+REDIS_SECONDS = 5.0
 EMULATOR_PATH = "/compatible-mode/v1"
 
 
@@ -110,7 +109,7 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
         except OSError as error:
             raise CannotServe(f"Cannot use the data directory {settings.data_dir}: {error.strerror}.") from error
     if settings.redis_url is not None:
-        _check_redis(settings.redis_url)
+        asyncio.run(_check_redis(settings.redis_url))
     return settings.model_copy(update=given)
 
 
@@ -121,13 +120,18 @@ def _check_audit_key(settings: Settings) -> None:
         raise CannotServe(f"Cannot use the key of the audit trail: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
 
 
-def _check_redis(url: str) -> None:
+async def _check_redis(url: str) -> None:
+    """Redis may be away: then turns go on without it. Raises `CannotServe` for a URL that leads nowhere."""
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=5, retry=Retry(NoBackoff(), 0))
-        client.ping()
-        client.close()
-    except (RedisError, OSError, ValueError) as error:
-        raise CannotServe(f"Cannot reach Redis at REDIS_URL: {error}. Check that it is up.") from error
+        client = connect(url, timeout_seconds=REDIS_SECONDS)
+    except ValueError as error:
+        raise CannotServe(f"Cannot use REDIS_URL: {error}.") from error
+    try:
+        await client.ping()
+    except (RedisError, RedisClusterException, OSError) as error:
+        say(f"Redis does not answer at REDIS_URL: {str(error).rstrip('.')}. Turns go on without it, more slowly.")
+    finally:
+        await client.aclose()
 
 
 async def _prepare_database(settings: Settings) -> str | None:

@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
     """Postgres, as postgresql://user:password@host/database. Without it: the embedded server."""
     redis_url: str | None = Field(None, validation_alias="REDIS_URL")
-    """Redis, as redis://host:6379/0. Without it: the embedded server."""
+    """Redis: one server, sentinels or a cluster (see app/cache/connect.py). Without it: the embedded server."""
 
     dashscope_api_key: SecretStr | None = Field(None, validation_alias="DASHSCOPE_API_KEY")
     """The provider account. Without it and without a base URL: the emulator."""

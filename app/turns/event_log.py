@@ -6,12 +6,12 @@ Events go there in batches: an entry holds the number of its first event, and th
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from uuid import UUID
 
-import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
 from app import metrics
 from app.cache.client import Cache, reason
+from app.cache.connect import Client
 from app.cache.seal import Seal
 
 log = structlog.get_logger()
@@ -112,7 +112,7 @@ class EventLog:
                     return
 
 
-def _reads(key: str, position: bytes, block: int | None) -> "Callable[[redis.asyncio.Redis], Awaitable[object]]":
+def _reads(key: str, position: bytes, block: int | None) -> "Callable[[Client], Awaitable[object]]":
     return lambda client: client.xread({key: position}, count=BATCH, block=block)
 
 
