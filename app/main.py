@@ -50,6 +50,7 @@ from app.transfer import routes as transfer_routes
 from app.transfer.service import Transfer
 from app.turns import routes as turns_routes
 from app.turns.cancel_requests import CancelRequests
+from app.turns.cancel_signals import CancelSignals
 from app.turns.client import ClientLeft
 from app.turns.event_log import EventLog
 from app.turns.leases import Leases
@@ -137,11 +138,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, nodes, names, users, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
+    signals = CancelSignals(cache, seal)
     spool = Spool(settings.data_dir / "spool")
-    runner = Runner(store, provider, live_ids, event_log, spool, settings)
-    replay = Replay(store, runner, event_log)
+    runner = Runner(store, provider, live_ids, event_log, spool, signals, settings)
+    replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
-    cancel_requests = CancelRequests(database, runner)
+    cancel_requests = CancelRequests(cache, signals, store, runner)
     app.state.names = names
     app.state.replay = replay
     app.state.database = database
@@ -152,7 +154,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     app.state.audit = Audit(database, users, checkpoints, settled)
     app.state.transfer = Transfer(database, names, users)
-    purge = Purge(database, names, users, live_ids, event_log)
+    purge = Purge(database, names, users, live_ids, event_log, signals)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
     background = (nodes, leases, cancel_requests, checkpoints, cleaner)
     app.state.retention = Retention(database, users, purge, cleaner, app.state.transfer)
@@ -168,6 +170,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.turns,
         live_ids,
         event_log,
+        signals,
         binding=provider.binding,
         margin_seconds=settings.response_id_margin_seconds,
     )

@@ -14,7 +14,7 @@ import pytest
 import redis
 from openai import AsyncOpenAI
 
-from tests.service import Emulator, Service, read_events, said
+from tests.service import Emulator, Service, free_port, read_events, said
 
 WORDS = "one two three four five six seven eight nine ten"
 
@@ -206,6 +206,21 @@ def test_cancel_reaches_the_worker_that_runs_the_turn(
     assert cancelled["status"] == "cancelled"
     assert cancelled["output_text"].startswith("word")
     assert two_workers.follow(thread, turn)[-1]["type"] == "response.incomplete"
+
+
+def test_cancel_reaches_the_worker_that_runs_the_turn_while_redis_is_away(
+    service_env: dict[str, str], emulator: Emulator
+) -> None:
+    without = {**service_env, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
+    one, other = Service(env=without), Service(env=without)
+    thread = one.thread()
+    emulator.fault("slow", seconds_per_event=0.1)
+    turn, _ = begin(one, thread, "Echo: " + "word " * 200, events=6)
+    began = time.monotonic()
+    cancelled = other.http.post(f"/threads/{thread}/turns/{turn}/cancel").json()
+    assert time.monotonic() - began < 5  # Without it, the turn would take more than ten seconds.
+    assert cancelled["status"] == "cancelled"
+    assert (one.stop(), other.stop()) == (0, 0)
 
 
 def test_the_turns_of_a_killed_worker_are_closed_by_another_with_what_they_had_said(

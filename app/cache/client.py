@@ -84,6 +84,10 @@ class Cache:
         """
         return await self._watched(lambda: command(self._client))
 
+    def pubsub(self) -> Any:
+        """What messages are received with. It has a connection of its own."""
+        return self._client.pubsub()
+
     async def ping(self) -> None:
         """Raises: RedisError, OSError: Redis does not answer."""
         await self._watched(self._client.ping)

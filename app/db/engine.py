@@ -67,11 +67,6 @@ def async_url(url: str) -> URL:
     return parsed.set(query=query)
 
 
-def driver_url(url: str) -> str:
-    """The same for asyncpg itself."""
-    return async_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 class Database:
     """The pool. Every method raises `DatabaseUnavailable` (HTTP 503) when the server is away."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain import copies
@@ -13,8 +13,8 @@ from app.threads import store
 from app.threads.names import Names
 from app.threads.tables import Thread
 from app.trail.records import Action, Actor
+from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
-from app.turns.statements import CANCEL_CHANNEL
 from app.turns.tables import Turn
 
 
@@ -25,10 +25,13 @@ class Erased:
     project_id: UUID
     thread_ids: set[UUID] = field(default_factory=set)
     turn_ids: list[UUID] = field(default_factory=list)
+    running: list[UUID] = field(default_factory=list)
+    """The turns that some worker still runs."""
     inherited: dict[UUID, list[UUID]] = field(default_factory=dict)
     """The turns that went to forks instead, by fork."""
 
-    async def forget(self, live_ids: LiveIds, event_log: EventLog) -> None:
+    async def forget(self, live_ids: LiveIds, event_log: EventLog, signals: CancelSignals) -> None:
+        await signals.send(self.running)
         for thread_id in self.thread_ids:
             await live_ids.forget(self.project_id, thread_id)
         await event_log.forget(self.project_id, self.turn_ids)
@@ -41,9 +44,7 @@ async def erase(
     inherited = await leave_to_forks(session, thread)
     mine = (Turn.project_id == thread.project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
     turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
-    running = select(Turn.id).where(*mine, Turn.status == "in_progress")
-    for turn_id in await session.scalars(running):
-        await session.execute(select(func.pg_notify(CANCEL_CHANNEL, str(turn_id))))
+    running = list(await session.scalars(select(Turn.id).where(*mine, Turn.status == "in_progress")))
     await copies.queue(session, thread.project_id, thread.bucket, turn_ids)
     await store.remove(session, names, actor, thread, action)
-    return Erased(thread.project_id, {thread.id}, turn_ids, inherited)
+    return Erased(thread.project_id, {thread.id}, turn_ids, running, inherited)

@@ -24,6 +24,7 @@ from app.threads.address import Address
 from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
 from app.threads.service import columns, turn_uuid, with_trail_key
 from app.trail.users import UserKeys
+from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
 from app.turns.service import Turns
 from app.turns.store import TurnStore
@@ -39,6 +40,7 @@ class History:
         turns: Turns,
         live_ids: LiveIds,
         event_log: EventLog,
+        signals: CancelSignals,
         *,
         binding: str,
         margin_seconds: float,
@@ -51,6 +53,7 @@ class History:
         self._turns = turns
         self._live_ids = live_ids
         self._event_log = event_log
+        self._signals = signals
         self._binding = binding
         self._margin_seconds = margin_seconds
 
@@ -71,7 +74,7 @@ class History:
             if thread is None:
                 raise address.unknown()
             erased = await erase(session, self._names, caller.actor, thread)
-        await erased.forget(self._live_ids, self._event_log)
+        await erased.forget(self._live_ids, self._event_log, self._signals)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
 
     async def fork(self, caller: Caller, address: Address, sent: ThreadFork) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from app.threads.tables import Thread, ThreadActivity
 from app.trail.append import append
 from app.trail.records import SERVICE, Actor
 from app.trail.users import UserKeys
+from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
 from app.turns.tables import Turn
 
@@ -56,13 +57,20 @@ BEGINNING = datetime.fromtimestamp(0, UTC)
 
 class Purge:
     def __init__(
-        self, database: Database, names: Names, users: UserKeys, live_ids: LiveIds, event_log: EventLog
+        self,
+        database: Database,
+        names: Names,
+        users: UserKeys,
+        live_ids: LiveIds,
+        event_log: EventLog,
+        signals: CancelSignals,
     ) -> None:
         self._database = database
         self._names = names
         self._users = users
         self._live_ids = live_ids
         self._event_log = event_log
+        self._signals = signals
 
     async def begin_user(self, actor: Actor, project_id: UUID, user: str) -> UUID:
         """Write down that everything of a user is to be purged. Whatever happens then, some worker does it."""
@@ -111,7 +119,7 @@ class Purge:
                 if await session.scalar(select(ThreadActivity.thread_id).where(*idle, *mine)) is None:
                     continue
                 erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
-            await erased.forget(self._live_ids, self._event_log)
+            await erased.forget(self._live_ids, self._event_log, self._signals)
         return len(thread_ids)
 
     async def old_turns(self, project_id: UUID, days: int, since: datetime | None) -> datetime | None:
@@ -136,7 +144,7 @@ class Purge:
                     continue
                 erased = Erased(project_id, turn_ids=turn_ids)
                 erased.thread_ids |= await erase_turns(session, SERVICE, thread, turn_ids, "turn.purged")
-            await erased.forget(self._live_ids, self._event_log)
+            await erased.forget(self._live_ids, self._event_log, self._signals)
         if not rows:
             return None
         last: datetime = max(row["arrived_at"] for row in rows)
@@ -180,7 +188,7 @@ class Purge:
                     "lease_expires_at": func.now() + timedelta(seconds=LEASE_SECONDS),
                 }
                 await session.execute(update(UserPurge).where(*this).values(counted))
-            await erased.forget(self._live_ids, self._event_log)
+            await erased.forget(self._live_ids, self._event_log, self._signals)
         return True
 
     async def _purge_copies(

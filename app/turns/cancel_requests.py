@@ -1,42 +1,66 @@
-"""Cancel requests, which any worker takes, on their way to the worker that runs the turn."""
+"""A worker hears of the turns of its own that are to be cancelled.
+
+While Redis is away, it looks for their flags in Postgres.
+"""
 
 import asyncio
-from uuid import UUID
+from typing import Any
 
-import asyncpg
+from redis.exceptions import RedisClusterException, RedisError
 
 from app.background import Background
-from app.db.engine import UNAVAILABLE, Database, driver_url
+from app.cache.client import Cache
+from app.errors import DatabaseUnavailable
+from app.turns.cancel_signals import CHANNEL, CancelSignals
 from app.turns.runner import Runner
-from app.turns.statements import CANCEL_CHANNEL
+from app.turns.store import TurnStore
 
-RECONNECT_SECONDS = 0.5
+LOOK_SECONDS = 1.0
+"""How often a worker looks for flags while Redis is away."""
+
+QUIET_SECONDS = 5.0
+"""A connection that has said nothing for so long is asked whether it is there."""
 
 
 class CancelRequests(Background):
-    """Hears of them as they are made; what is missed here is seen when the leases are renewed."""
+    """Stops the turns of this worker that are to be cancelled."""
 
-    def __init__(self, database: Database, runner: Runner) -> None:
+    def __init__(self, cache: Cache, signals: CancelSignals, store: TurnStore, runner: Runner) -> None:
         super().__init__()
-        self._url = driver_url(database.url)
+        self._cache = cache
+        self._signals = signals
+        self._store = store
         self._runner = runner
 
     async def _keep(self) -> None:
         while True:
             try:
-                connection = await asyncpg.connect(self._url, timeout=5)
-            except UNAVAILABLE:
-                await asyncio.sleep(RECONNECT_SECONDS)
-                continue
-            closed = asyncio.Event()
-            connection.add_termination_listener(lambda _: closed.set())  # noqa: B023
-            try:
-                await connection.add_listener(CANCEL_CHANNEL, self._cancel)
-                await closed.wait()
-            except UNAVAILABLE:
-                await asyncio.sleep(RECONNECT_SECONDS)
-            finally:
-                connection.terminate()
+                await self._listen()
+            except (RedisError, RedisClusterException, OSError):
+                await self._look()
+                await asyncio.sleep(LOOK_SECONDS)
 
-    def _cancel(self, connection: object, pid: int, channel: str, payload: object) -> None:
-        self._runner.stop(UUID(str(payload)))
+    async def _listen(self) -> None:
+        """Raises: RedisError, RedisClusterException, OSError: Redis is away."""
+        async with self._cache.pubsub() as pubsub:
+            await pubsub.subscribe(CHANNEL)
+            await self._look()  # What was asked for before this one listened.
+            while True:
+                message: dict[str, Any] | None = await pubsub.get_message(
+                    ignore_subscribe_messages=True, timeout=QUIET_SECONDS
+                )
+                if message is None:
+                    await self._cache.ping()
+                elif (turn_id := self._signals.received(message["data"])) is not None:
+                    self._runner.stop(turn_id)
+
+    async def _look(self) -> None:
+        running = self._runner.running()
+        if not running:
+            return
+        try:
+            cancelled = await self._store.cancelled(running)
+        except DatabaseUnavailable:
+            return
+        for turn_id in cancelled:
+            self._runner.stop(turn_id)

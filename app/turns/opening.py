@@ -11,6 +11,7 @@ from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
 from app.settings import Settings
 from app.threads.address import Address
+from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
 from app.turns.failures import is_retried
 from app.turns.schemas import Origin, TurnRequest
@@ -35,8 +36,9 @@ class Joined:
 
 
 class Opening:
-    def __init__(self, store: TurnStore, settings: Settings) -> None:
+    def __init__(self, store: TurnStore, signals: CancelSignals, settings: Settings) -> None:
         self._store = store
+        self._signals = signals
         self._settings = settings
         self._waiting: dict[UUID, asyncio.Event] = {}
 
@@ -76,6 +78,7 @@ class Opening:
                         raise
                     if request.if_busy == "cancel" and busy.running_id is not None:
                         await self._store.request_cancel(project_id, busy.running_id)
+                        await self._signals.send([busy.running_id])
                     if ticket is not None and time.monotonic() > keep_at:
                         queued_at, keep_at = busy.thread_id, time.monotonic() + PLACE_KEPT_SECONDS
                         await self._queue(project_id, busy, ticket)

@@ -12,6 +12,7 @@ from app.errors import DatabaseUnavailable, NotFound
 from app.items.provider_door import output_text_parts
 from app.items.shapes import Item
 from app.provider.events import own_frame
+from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog, LogBroken
 from app.turns.runner import Runner
 from app.turns.show import stored_response
@@ -24,10 +25,11 @@ AWAY_SECONDS = 0.5
 
 
 class Replay:
-    def __init__(self, store: TurnStore, runner: Runner, event_log: EventLog) -> None:
+    def __init__(self, store: TurnStore, runner: Runner, event_log: EventLog, signals: CancelSignals) -> None:
         self._store = store
         self._runner = runner
         self._event_log = event_log
+        self._signals = signals
 
     async def frames(self, project_id: UUID, turn_id: UUID, start: int) -> AsyncIterator[bytes]:
         """The events from number `start` on, to the turn's end. The caller knows that the turn is there."""
@@ -76,6 +78,7 @@ class Replay:
         row, _ = await self.kept(project_id, turn_id)
         if row["status"] == "in_progress":
             await self._store.request_cancel(project_id, turn_id)
+            await self._signals.send([turn_id])
             await self._runner.cancel(turn_id)
         return await self.ended(project_id, turn_id)
 

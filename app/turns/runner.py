@@ -34,6 +34,7 @@ from app.settings import Settings
 from app.threads.address import Address
 from app.turns import answer as answers
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, TOO_LARGE, Answer
+from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
 from app.turns.event_log import EventLog
 from app.turns.events import Events
@@ -116,6 +117,7 @@ class Runner:
         live_ids: LiveIds,
         event_log: EventLog,
         spool: Spool,
+        signals: CancelSignals,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -125,7 +127,7 @@ class Runner:
         self._event_log = event_log
         self._spool = spool
         self._running: dict[UUID, Running] = {}
-        self._opening = Opening(store, settings)
+        self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
         self._flushing: set[asyncio.Task[None]] = set()
         self._stopping = False

@@ -365,10 +365,12 @@ class TurnStore:
         return None if row is None else row["id"]
 
     async def request_cancel(self, project_id: UUID, turn_id: UUID) -> None:
-        """Ask the worker that runs a turn, whichever it is, to stop it."""
-        if await self._database.fetchrow(*statements.REQUEST_CANCEL(**_at(project_id, turn_id))) is not None:
-            told = statements.NOTIFY_CANCEL(channel=statements.CANCEL_CHANNEL, turn_id=str(turn_id))
-            await self._database.fetchrow(*told)
+        """Set the flag that a running turn is to be stopped."""
+        await self._database.fetchrow(*statements.REQUEST_CANCEL(**_at(project_id, turn_id)))
+
+    async def cancelled(self, turns: Sequence[tuple[UUID, UUID]]) -> list[UUID]:
+        """Which of these turns are to be stopped, each given by its project and id."""
+        return [row["id"] for row in await self._database.fetch(*statements.CANCELLED(**_places(turns)))]
 
     async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[asyncpg.Record]:
         """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled.
@@ -380,9 +382,7 @@ class TurnStore:
         return await self._database.fetch(
             *statements.RENEW_LEASES(
                 lease_seconds=self._lease_seconds,
-                project_ids=[project_id for project_id, _ in turns],
-                buckets=[ids.bucket_of(turn_id) for _, turn_id in turns],
-                turn_ids=[turn_id for _, turn_id in turns],
+                **_places(turns),
                 worker_id=self._worker_id,
             )
         )
@@ -616,6 +616,15 @@ class TurnStore:
 def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:
     """Where a turn is."""
     return {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
+
+
+def _places(turns: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
+    """Where turns are, each given by its project and id."""
+    return {
+        "project_ids": [project_id for project_id, _ in turns],
+        "buckets": [ids.bucket_of(turn_id) for _, turn_id in turns],
+        "turn_ids": [turn_id for _, turn_id in turns],
+    }
 
 
 def _of(project_id: UUID, thread_id: UUID) -> dict[str, Any]:

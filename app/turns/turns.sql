@@ -205,14 +205,16 @@ WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id
 RETURNING t.id
 
 -- request_cancel --
--- Asks the worker that runs a turn, whichever it is, to stop it. It is told at once by a notification.
+-- Asks the worker that runs a turn, whichever it is, to stop it.
 UPDATE turns SET cancel_requested_at = now()
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND completed_at IS NULL
 RETURNING id
 
--- notify_cancel --
--- The notification, on the server that workers listen to: in a cluster, a turn may lie on another.
-SELECT pg_notify(:channel, :turn_id::text)
+-- cancelled --
+-- Which of a worker's turns are to be stopped.
+SELECT t.id FROM unnest(:project_ids::uuid[], :buckets::smallint[], :turn_ids::uuid[]) AS mine (project_id, bucket, id)
+JOIN turns t ON t.project_id = mine.project_id AND t.bucket = mine.bucket AND t.id = mine.id
+WHERE t.cancel_requested_at IS NOT NULL AND t.completed_at IS NULL
 
 -- renew_leases --
 -- By name, and not all of the worker's: one that it does not run, its opening's confirmation having been lost, would be
