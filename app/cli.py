@@ -5,14 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import asyncpg
 import httpx2
 import typer
+from alembic.util import CommandError
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
 from app import serve as service
 from app.audit.commands import audit_cli
+from app.db import connecting
 from app.db.engine import UNAVAILABLE, Database
 from app.db.ids import parse
 from app.emulator.server import emulator_server
@@ -80,11 +84,16 @@ def migrate(
     revision: Annotated[str, typer.Option(help="The migration to go to, up or down.")] = "head",
 ) -> None:
     """Bring the database at DATABASE_URL up to this release."""
-    url = _database_url(read_settings())
+    settings = read_settings()
+    url = _database_url(settings)
     try:
-        asyncio.run(schema.migrate(url, revision))
-    except UNAVAILABLE as error:
-        stop(f"Cannot reach Postgres at DATABASE_URL: {error}. Check that it is up and the URL is right.")
+        asyncio.run(schema.migrate(url, revision, pooled=settings.database_pooler, tell=say))
+    except ValueError as error:
+        stop(f"Cannot use DATABASE_URL: {error}.")
+    except CommandError as error:
+        stop(f"There is no migration {revision!r} to go to: {error}. 'head' is the newest, '-1' the one before.")
+    except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
+        stop(connecting.why(error))
     say(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
 
 

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from redis.exceptions import RedisError
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
@@ -31,6 +32,8 @@ async def readyz(request: Request) -> Response:
         async with state.database.session() as session:
             connection = await session.connection()
             current = await connection.run_sync(schema.current_revision)
+            if await session.scalar(text("SELECT current_setting('transaction_read_only')::boolean")):
+                checks["postgres"] = "read-only"
         newest = schema.newest_revision()
         if current != newest:
             checks["migrations"] = f"at {current}, not {newest}: run 'everthread migrate'"

@@ -123,7 +123,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     assert settings.database_url is not None
     assert settings.redis_url is not None
     database = Database(
-        settings.database_url, pool_size=settings.database_pool_size, timeout_seconds=settings.database_timeout_seconds
+        settings.database_url,
+        pool_size=settings.database_pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        pooled=settings.database_pooler,
     )
     provider = connect_provider(settings)
     key = await _database_key(database)

@@ -1,6 +1,7 @@
 """All tables together, and the way a database is brought up to them."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from alembic import command
@@ -8,15 +9,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from app.audit import tables as audit
 from app.cache import tables as cache
 from app.chain import tables as chain
-from app.db import sql
+from app.db import connecting, sql
 from app.db.base import Base
-from app.db.engine import async_url
 from app.projects import tables as projects
 from app.retention import tables as retention
 from app.threads import tables as threads
@@ -32,6 +31,14 @@ TABLES = (
 metadata = Base.metadata
 
 LOCK_POLL_SECONDS = 0.2
+LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('everthread migrate'))"
+LOCK_HOLDERS = """
+SELECT format('process %s of Postgres, %s, since %s', a.pid,
+    coalesce(host(a.client_addr), 'on the server itself'), to_char(a.xact_start, 'HH24:MI:SS')) AS who
+FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+    AND (l.classid::bigint << 32 | l.objid::bigint) = hashtext('everthread migrate')::bigint
+"""
 
 # Plans are kept for as long as a connection lives, and those of a small table's day read a large one whole: no look-up
 # of the service's, nor of a foreign key, reads a table from end to end. It is the role's setting for this database, and
@@ -70,17 +77,31 @@ def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
-async def migrate(url: str, revision: str = "head") -> None:
-    """Bring a database to `revision`. Two at once wait for each other."""
-    engine = create_async_engine(async_url(url), poolclass=NullPool)
+async def migrate(
+    url: str, revision: str = "head", *, pooled: bool = False, tell: Callable[[str], object] = lambda _: None
+) -> None:
+    """Bring a database to `revision`. Two at once wait for each other.
+
+    Args:
+        pooled: a pooler stands between, see `connecting.engine`.
+        tell: is told whom this waits for.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    engine = connecting.engine(url, pooled=pooled, poolclass=NullPool)
     try:
         async with engine.connect() as guard:
-            # A session lock, on a connection of its own: it outlives the migrations' commits.
-            # Tried again and again instead of waited for: CREATE INDEX CONCURRENTLY waits for every running statement.
-            while not await guard.scalar(text("SELECT pg_try_advisory_lock(hashtext('everthread migrate'))")):
-                await guard.commit()
+            # A lock of a transaction, on a connection of its own: it outlives the migrations' commits, and no pooler
+            # keeps it. Tried again and again, for CREATE INDEX CONCURRENTLY waits for every running statement.
+            told = False
+            while not await guard.scalar(text(LOCK)):
+                if not told:
+                    holders = "; ".join(str(row.who) for row in await guard.execute(text(LOCK_HOLDERS)))
+                    tell(f"Waiting for another migration of this database: {holders or 'it has just ended'}.")
+                    told = True
+                await guard.rollback()
                 await asyncio.sleep(LOCK_POLL_SECONDS)
-            await guard.commit()
             async with engine.connect() as connection:
                 await connection.run_sync(_run, revision)
     finally:

@@ -16,22 +16,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import asyncpg
 import uvicorn
 from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from uvicorn.supervisors import Multiprocess
 
 from app import capacity, schema
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
-from app.db.engine import UNAVAILABLE, Database, async_url
+from app.db import connecting
+from app.db.engine import UNAVAILABLE, Database
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
 from app.embedded.data_dir import CannotStart
-from app.errors import DatabaseUnavailable
 from app.listening import CannotServe, listening
 from app.main import connect_provider
 from app.projects.keys import ensure_first_key
@@ -41,6 +41,7 @@ from app.terminal import say
 
 EMULATOR_SECONDS = 20.0
 REDIS_SECONDS = 5.0
+CONNECT_SECONDS = 10.0
 EMULATOR_PATH = "/compatible-mode/v1"
 
 
@@ -141,8 +142,13 @@ async def _prepare_database(settings: Settings) -> str | None:
         The first key, if it was made now.
     """
     assert settings.database_url is not None
-    await check_database(settings.database_url)
-    database = Database(settings.database_url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
+    await check_database(settings.database_url, pooled=settings.database_pooler)
+    database = Database(
+        settings.database_url,
+        pool_size=1,
+        timeout_seconds=settings.database_timeout_seconds,
+        pooled=settings.database_pooler,
+    )
     bootstrap = settings.bootstrap_key
     try:
         return await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
@@ -150,16 +156,17 @@ async def _prepare_database(settings: Settings) -> str | None:
         await database.close()
 
 
-async def check_database(url: str) -> None:
+async def check_database(url: str, *, pooled: bool = False) -> None:
     """Raises `CannotServe` if the database cannot be reached, or is behind (or ahead of) this release."""
-    engine = create_async_engine(async_url(url), poolclass=NullPool, connect_args={"timeout": 10})
+    try:
+        engine = connecting.engine(url, timeout_seconds=CONNECT_SECONDS, pooled=pooled, poolclass=NullPool)
+    except ValueError as error:
+        raise CannotServe(f"Cannot use DATABASE_URL: {error}.") from error
     try:
         async with engine.connect() as connection:
             current = await connection.run_sync(schema.current_revision)
-    except (*UNAVAILABLE, SQLAlchemyError, DatabaseUnavailable) as error:
-        raise CannotServe(
-            f"Cannot reach Postgres at DATABASE_URL: {error.__cause__ or error}. Is it up, and is the URL right?"
-        ) from error
+    except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
+        raise CannotServe(connecting.why(error)) from error
     finally:
         await engine.dispose()
     newest = schema.newest_revision()

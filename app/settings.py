@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     )
 
     database_url: str | None = Field(None, validation_alias="DATABASE_URL")
-    """Postgres, as postgresql://user:password@host/database. Without it: the embedded server."""
+    """Postgres, as postgresql://user:password@host/database, or any other of libpq's forms (see app/db/connecting.py).
+    Without it: the embedded server."""
     redis_url: str | None = Field(None, validation_alias="REDIS_URL")
     """Redis: one server, sentinels or a cluster (see app/cache/connect.py). Without it: the embedded server."""
 
@@ -45,6 +46,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path("everthread-data")
     """Where the embedded servers keep their data."""
 
+    database_pooler: bool = False
+    """Whether a pooler stands before Postgres that gives each transaction another connection (PgBouncer's
+    pool_mode transaction). Without prepared statements, a turn costs some more."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 10
     """Connections to Postgres per worker."""
     database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0

@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NoReturn, TypeVar
 
+import asyncpg
 import typer
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
+from app.db import connecting
 from app.db.engine import Database
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
@@ -57,7 +60,11 @@ def with_database(work: Callable[[Database], Awaitable[T]]) -> T:
     url = running_url(given)
 
     async def run() -> T:
-        database = Database(url, pool_size=1, timeout_seconds=STATEMENT_SECONDS)
+        try:
+            connecting.arguments(url)
+        except ValueError as error:
+            stop(f"Cannot use DATABASE_URL: {error}.")
+        database = Database(url, pool_size=1, timeout_seconds=STATEMENT_SECONDS, pooled=given.database_pooler)
         try:
             return await work(database)
         finally:
@@ -65,8 +72,12 @@ def with_database(work: Callable[[Database], Awaitable[T]]) -> T:
 
     try:
         return asyncio.run(run())
-    except DatabaseUnavailable:
-        stop("Cannot reach Postgres. Start 'everthread serve', or set DATABASE_URL.")
+    except DatabaseUnavailable as error:
+        if given.database_url is None:
+            stop("Cannot reach Postgres. Start 'everthread serve', or set DATABASE_URL.")
+        stop(connecting.why(error))
+    except (asyncpg.PostgresError, SQLAlchemyError) as error:
+        stop(connecting.why(error))
 
 
 def running_url(given: Settings) -> str:

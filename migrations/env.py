@@ -5,10 +5,9 @@ import os
 
 from alembic import context
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from app.db.engine import async_url
+from app.db import connecting
 from app.schema import metadata
 
 
@@ -20,7 +19,7 @@ def run(connection: Connection) -> None:
 
 
 async def run_online() -> None:
-    engine = create_async_engine(async_url(os.environ["DATABASE_URL"]), poolclass=NullPool)
+    engine = connecting.engine(os.environ["DATABASE_URL"], poolclass=NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

@@ -12,12 +12,12 @@ from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import event, make_url
-from sqlalchemy.engine import URL
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from app.db import connecting
 from app.errors import DatabaseUnavailable
 
 READ_ONLY = "25006"
@@ -54,41 +54,40 @@ PATIENCE_SECONDS = 0.025
 """How long a statement waits for one of them before another connection is opened."""
 
 
-def async_url(url: str) -> URL:
-    """A Postgres URL for the asyncpg driver.
-
-    Args:
-        url: postgresql:// or postgres://, with libpq's `sslmode` if any.
-    """
-    parsed = make_url(url).set(drivername="postgresql+asyncpg")
-    query = dict(parsed.query)
-    if "sslmode" in query:
-        query["ssl"] = query.pop("sslmode")
-    return parsed.set(query=query)
-
-
 class Database:
     """The pool. Every method raises `DatabaseUnavailable` (HTTP 503) when the server is away."""
 
     def __init__(
-        self, url: str, *, pool_size: int, timeout_seconds: float, settings: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        pool_size: int,
+        timeout_seconds: float,
+        at: tuple[str, int] | None = None,
+        settings: Mapping[str, str] | None = None,
+        pooled: bool = False,
     ) -> None:
-        """Args: settings: of each connection, in Postgres's names."""
+        """For `at`, `settings` and `pooled`, see `connecting.engine`.
+
+        Raises:
+            ValueError: the URL cannot be used.
+        """
         self.url = url
         self._pool_size = pool_size
-        self.engine: AsyncEngine = create_async_engine(
-            async_url(url),
+        self._pooled = pooled
+        self.engine: AsyncEngine = connecting.engine(
+            url,
+            timeout_seconds=timeout_seconds,
+            command_timeout=timeout_seconds,
+            at=at,
+            settings=settings,
+            pooled=pooled,
             pool_size=max(pool_size, 1 + LEFT_TO_SESSIONS),
             max_overflow=0,
             hide_parameters=True,  # They hold what people have said.
             json_serializer=_json,
             json_deserializer=orjson.loads,
             pool_timeout=timeout_seconds,
-            connect_args={
-                "command_timeout": timeout_seconds,
-                "timeout": timeout_seconds,
-                **({"server_settings": dict(settings)} if settings else {}),
-            },
         )
         # What the dialect makes of a server that answers, and takes no connection: it is starting, or stopping.
         self._refused: type[Exception] = self.engine.dialect.loaded_dbapi.Error
@@ -101,9 +100,16 @@ class Database:
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
-    def like(self, url: str, *, settings: Mapping[str, str]) -> "Database":
-        """As many connections to another server."""
-        return Database(url, pool_size=self._pool_size, timeout_seconds=self._timeout_seconds, settings=settings)
+    def at(self, host: str, port: int, settings: Mapping[str, str]) -> "Database":
+        """As many connections to another server, with all else that the URL says."""
+        return Database(
+            self.url,
+            pool_size=self._pool_size,
+            timeout_seconds=self._timeout_seconds,
+            at=(host, port),
+            settings=settings,
+            pooled=self._pooled,
+        )
 
     async def fetchrow(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
         """Run one statement in a transaction of its own and give its first row."""
@@ -140,7 +146,13 @@ class Database:
     async def _run(self, method: str, statement: str, arguments: tuple[Any, ...]) -> Any:
         pooled = await self._take()
         try:
-            answer = await getattr(pooled.driver_connection, method)(statement, *arguments)
+            connection = pooled.driver_connection
+            if self._pooled:
+                # Behind a pooler, a statement is prepared and run on one server only within a transaction.
+                async with connection.transaction():
+                    answer = await getattr(connection, method)(statement, *arguments)
+            else:
+                answer = await getattr(connection, method)(statement, *arguments)
         except UNAVAILABLE as error:
             self._drop(pooled)
             raise DatabaseUnavailable from error

@@ -6,7 +6,6 @@ A node that does not hold it any more passes the statement on: a map that is out
 import asyncio
 
 import structlog
-from sqlalchemy import make_url
 
 from app.background import Background
 from app.db.engine import Database
@@ -64,8 +63,7 @@ class Nodes(Background):
     def _at(self, host: str, port: int) -> Database:
         known = self._by_place.get((host, port))
         if known is None:
-            url = make_url(self._database.url).set(host=host, port=port).render_as_string(hide_password=False)
-            known = self._by_place[host, port] = self._database.like(url, settings=NODE_SETTINGS)
+            known = self._by_place[host, port] = self._database.at(host, port, NODE_SETTINGS)
         return known
 
     async def _keep(self) -> None:
