@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -10,7 +11,6 @@ import httpx2
 import typer
 from alembic.util import CommandError
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
@@ -24,7 +24,7 @@ from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
 from app.settings import Settings
-from app.terminal import read_settings, replacing, say, stop, with_database
+from app.terminal import DataDir, read_settings, replacing, say, stop, with_database
 from app.transfer import client, watch
 
 T = TypeVar("T")
@@ -39,6 +39,21 @@ cli.add_typer(audit_cli, name="audit")
 
 def main() -> None:
     cli()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"everthread {version('everthread')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Conversations that do not expire."""
 
 
 def _database_url(settings: Settings) -> str:
@@ -167,6 +182,7 @@ def _transferred(work: Callable[[], T]) -> T:
 def create_key(
     name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
     project: Annotated[str, typer.Option(help="Made if it is not there.")] = api_keys.DEFAULT_PROJECT,
+    data_dir: DataDir = None,
 ) -> None:
     """Make a key and print it, this once."""
     key = api_keys.new_key()
@@ -174,29 +190,45 @@ def create_key(
     async def create(database: Database) -> None:
         await api_keys.add_key(database, await api_keys.ensure_project(database, project), name, key)
 
-    with_database(create)
+    with_database(create, data_dir)
     say(f"API key: {key}")
 
 
 @keys_cli.command("list")
-def list_keys() -> None:
+def list_keys(data_dir: DataDir = None) -> None:
     """Show every key, without its secret."""
-    table = Table("project", "id", "name", "key", "created", "revoked")
-    for project, id_, name, hint, created_at, revoked_at in with_database(api_keys.list_keys):
+    rows = [("ID", "PROJECT", "NAME", "KEY", "CREATED", "REVOKED")]
+    for project, id_, name, hint, created_at, revoked_at in with_database(api_keys.list_keys, data_dir):
         revoked = "" if revoked_at is None else f"{revoked_at:%Y-%m-%d %H:%M}"
-        table.add_row(project, f"key_{id_.hex}", name, hint, f"{created_at:%Y-%m-%d %H:%M}", revoked)
-    Console().print(table)
+        rows.append((f"key_{id_.hex}", project, name, hint, f"{created_at:%Y-%m-%d %H:%M}", revoked))
+    # Whole ids, however narrow the terminal is: they are what `revoke` takes.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @keys_cli.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(help="key_… as `keys list` shows it.")]) -> None:
+def revoke_key(
+    key: Annotated[str, typer.Argument(help="key_… as `keys list` shows it, or the key's name if only one has it.")],
+    data_dir: DataDir = None,
+) -> None:
     """Revoke a key. Workers stop taking it within ten seconds."""
-    found = parse(key_id, ("key",))
-    if found is None:
-        stop(f"{key_id} is not the id of a key: key_ and 32 hex digits, as 'everthread keys list' shows it.")
-    if not with_database(lambda database: api_keys.revoke_key(database, found)):
-        stop(f"There is no key {key_id} that is not revoked already.")
-    say(f"{key_id} is revoked.")
+
+    async def revoke(database: Database) -> str | None:
+        named = [row[1] for row in await api_keys.list_keys(database) if row[2] == key and row[5] is None]
+        if len(named) > 1:
+            return f"{len(named)} keys are named {key}: say which, by its id, as 'everthread keys list' shows it."
+        found = parse(key, ("key",)) or (named[0] if named else None)
+        if found is None:
+            return f"{key} is not the id of a key: key_ and 32 hex digits, as 'everthread keys list' shows it."
+        if not await api_keys.revoke_key(database, found):
+            return f"There is no key {key} that is not revoked already."
+        return None
+
+    refused = with_database(revoke, data_dir)
+    if refused is not None:
+        stop(refused)
+    say(f"{key} is revoked.")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from app import health
+from app import health, stopping
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
@@ -186,7 +186,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await runner.drain(settings.drain_seconds)
+        await runner.drain(settings.drain_seconds, stopping.at_once.is_set)
         for work in background:
             await work.stop()
         await provider.close()

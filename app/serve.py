@@ -4,6 +4,7 @@ import asyncio
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,6 @@ import uvicorn
 from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
-from uvicorn.supervisors import Multiprocess
 
 from app import capacity, schema
 from app.audit.signing import BadKey, signing_key
@@ -37,6 +37,7 @@ from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
 from app.settings import Settings
+from app.stopping import Server, Workers
 from app.terminal import say
 
 EMULATOR_SECONDS = 20.0
@@ -79,12 +80,12 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             backlog=2048,
             timeout_keep_alive=75,  # Longer than clients and load balancers keep theirs.
         )
-        server = uvicorn.Server(config)
+        server = Server(config, settings.drain_seconds)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
         ready = threading.Thread(target=_announce, args=(url, key, settings), daemon=True)
         ready.start()
         if workers > 1:
-            Multiprocess(config, sockets=[listener]).run()
+            Workers(config, listener, settings.drain_seconds).run()
         else:
             server.run(sockets=[listener])
 
@@ -208,6 +209,15 @@ async def _try_key(settings: Settings) -> str:
 @contextmanager
 def _emulator(port: int) -> Iterator[None]:
     """The emulator as a process of its own, that ends with this one however this one ends."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise CannotServe(
+                f"Port {port}, for the emulator, is used by something else, perhaps by another 'everthread serve'. "
+                "Choose another --emulator-port."
+            ) from error
     command = [sys.executable, "-m", "app.emulator", "127.0.0.1", str(port)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     try:
@@ -232,7 +242,10 @@ def _announce(url: str, key: str | None, settings: Settings) -> None:
     while not _is_up(f"{url}/readyz"):
         time.sleep(0.02)
     say(f"Everthread is ready at {url}")
-    shown = "$EVERTHREAD_BOOTSTRAP_KEY" if settings.bootstrap_key is not None else "YOUR_KEY"
+    shown = "YOUR_KEY"
+    if settings.bootstrap_key is not None:
+        # To who sits before it, a line that works in another terminal; in a log, no secret.
+        shown = settings.bootstrap_key.get_secret_value() if sys.stdout.isatty() else "$EVERTHREAD_BOOTSTRAP_KEY"
     if key is not None:
         say(f"API key: {key}")
         say("It is shown this once. 'everthread keys create' makes more.")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Region = Literal["singapore", "beijing", "virginia"]
@@ -17,6 +17,19 @@ REGION_BASE_URLS: dict[Region, str] = {
 }
 
 SEVEN_DAYS = 7 * 24 * 3600
+
+
+SHORTEST_KEY = 20
+
+
+def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
+    said = "" if key is None else key.get_secret_value()
+    if key is not None and not (
+        len(said) >= SHORTEST_KEY and said.isascii() and said.isprintable() and " " not in said
+    ):
+        raise ValueError(f"a key is {SHORTEST_KEY} letters, digits or signs at least, without spaces; "
+                         "'et_' and the output of 'openssl rand -hex 24' make a good one")  # fmt: skip
+    return key
 
 
 class Settings(BaseSettings):
@@ -41,8 +54,8 @@ class Settings(BaseSettings):
     default_model: str = "qwen3.5-plus"
     """The model of turns that name none."""
 
-    bootstrap_key: SecretStr | None = None
-    """The first API key. Without it one is made and printed once."""
+    bootstrap_key: Annotated[SecretStr | None, AfterValidator(_hard_to_guess)] = None
+    """The first API key: 20 characters or more, without spaces. Without it one is made and printed once."""
     data_dir: Path = Path("everthread-data")
     """Where the embedded servers keep their data."""
 

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TypeVar
+from typing import Annotated, BinaryIO, NoReturn, TypeVar
 
 import asyncpg
 import typer
@@ -17,7 +18,7 @@ from app.db import connecting
 from app.db.engine import Database
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
-from app.settings import Settings
+from app.settings import EmulatorSettings, Settings
 
 T = TypeVar("T")
 
@@ -25,14 +26,33 @@ STATEMENT_SECONDS = 600.0
 """Commands may look through everything: their statements are given more time than those of a request."""
 
 
+OTHER_VARIABLES = {"EVERTHREAD_URL", "EVERTHREAD_KEY", "EVERTHREAD_AUDIT_PUBLIC_KEY"}
+"""Variables of the command line's own."""
+
+
 def read_settings(**given: object) -> Settings:
+    for line in misspelt(os.environ):
+        sys.stderr.write(f"everthread: {line}\n")
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
-        stop(f"The setting {variable} is wrong: {first['msg']}.")
+        stop(f"The setting {variable} is wrong: {str(first['msg']).removeprefix('Value error, ')}.")
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """A line for each variable that looks like one of ours, and is none."""
+    known = OTHER_VARIABLES | {f"EVERTHREAD_{name}".upper() for name in Settings.model_fields}
+    known |= {f"EVERTHREAD_EMULATOR_{name}".upper() for name in EmulatorSettings.model_fields}
+    lines = []
+    for name in sorted(names):
+        if name.startswith("EVERTHREAD_") and name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f" Did you mean {near[0]}?" if near else " app/settings.py has all that there are."
+            lines.append(f"{name} is set, and there is no such setting: it has no effect.{meant}")
+    return lines
 
 
 def stop(sentence: str) -> NoReturn:
@@ -54,9 +74,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def with_database(work: Callable[[Database], Awaitable[T]]) -> T:
+DataDir = Annotated[Path | None, typer.Option(help="Where the embedded servers keep their data.")]
+
+
+def with_database(work: Callable[[Database], Awaitable[T]], data_dir: Path | None = None) -> T:
     """Do something with the database that DATABASE_URL or the data directory leads to."""
-    given = read_settings()
+    given = read_settings(data_dir=data_dir)
     url = running_url(given)
 
     async def run() -> T:

@@ -27,6 +27,7 @@ ORDER = (
     ("trail",),
     ("items",),
     ("provider",),
+    ("stopping",),
     ("emulator", "terminal"),
     ("cache", "embedded"),
     ("db",),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import httpx2
+import orjson
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from rich.console import Console
@@ -11,11 +12,11 @@ from rich.progress import Progress
 
 from app.audit import exported, store
 from app.audit.checkpoints import Checkpoints
-from app.audit.signing import BadKey, public_key, signing_key
+from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
 from app.audit.verify import Verdict, counted, verify_project
 from app.db import ids
 from app.db.engine import Database
-from app.terminal import read_settings, say, stop, with_database
+from app.terminal import DataDir, read_settings, replacing, say, stop, with_database
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 
@@ -30,6 +31,7 @@ def verify(
     key: PublicKey = None,
     thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
     """Prove that nothing was changed, removed, reordered or inserted: in the database, or in an exported file.
 
@@ -40,8 +42,8 @@ def verify(
             stop("A file is verified with --key, the public key: 'everthread audit public-key' shows it.")
         verdicts = {file.name: _verify_file(file, _public_key(key))}
     else:
-        trusted = _signing_key().public_key() if key is None else _public_key(key)
-        verdicts = with_database(lambda database: _verify_all(database, project, thread, trusted))
+        trusted = _signing_key(data_dir).public_key() if key is None else _public_key(key)
+        verdicts = with_database(lambda database: _verify_all(database, project, thread, trusted), data_dir)
         if not verdicts:
             stop(f"There is no project {project!r}.")
     for name, verdict in verdicts.items():
@@ -73,31 +75,33 @@ def export_trail(
     try:
         with httpx2.stream("GET", f"{url}/v1{path}", headers=headers, timeout=600) as answer:
             if answer.status_code != 200:
-                stop(f"The service refuses: {answer.read().decode()}")
-            with file.open("wb") as target:
+                stop(f"The service refuses: {_said(answer.read())}")
+            with replacing(file) as target:
                 for chunk in answer.iter_bytes():
                     target.write(chunk)
     except httpx2.TransportError as error:
         stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
+    except OSError as error:
+        stop(f"Cannot write {file}: {error.strerror}.")
     say(f"The audit trail is in {file}.")
 
 
 @audit_cli.command()
-def checkpoint() -> None:
+def checkpoint(data_dir: DataDir = None) -> None:
     """Sign what has been appended since the last checkpoint, now."""
 
     async def write(database: Database) -> None:
-        checkpoints = Checkpoints(database, _signing_key(), every_seconds=0)
+        checkpoints = Checkpoints(database, _signing_key(data_dir), every_seconds=0)
         for row in await store.projects(database):
             say(f"{row['name']}: {await checkpoints.write(row['project_id'])} leaves")
 
-    with_database(write)
+    with_database(write, data_dir)
 
 
 @audit_cli.command("public-key")
-def show_public_key() -> None:
+def show_public_key(data_dir: DataDir = None) -> None:
     """Show the key that checkpoints are verified with. Keep it where the database's owner cannot change it."""
-    say(_signing_key().public_key().public_bytes_raw().hex())
+    say(_signing_key(data_dir).public_key().public_bytes_raw().hex())
 
 
 async def _verify_all(
@@ -147,9 +151,25 @@ def _public_key(key: str) -> Ed25519PublicKey:
         stop(f"--key is wrong: {error}.")
 
 
-def _signing_key() -> Ed25519PrivateKey:
-    settings = read_settings()
+def _signing_key(data_dir: Path | None) -> Ed25519PrivateKey:
+    """The service's key. It is not made here: one that was made now has signed nothing."""
+    settings = read_settings(data_dir=data_dir)
+    if settings.audit_key is None and not (settings.data_dir / KEY_FILE).exists():
+        stop(
+            f"There is no key of the audit trail in {settings.data_dir}. Say --key with the public one, "
+            "set EVERTHREAD_AUDIT_KEY, or --data-dir to where 'everthread serve' keeps its data."
+        )
     try:
         return signing_key(settings.audit_key, settings.data_dir)
     except BadKey as error:
         stop(f"EVERTHREAD_AUDIT_KEY is wrong: {error}.")
+    except OSError as error:
+        stop(f"Cannot read the key of the audit trail in {settings.data_dir}: {error.strerror}.")
+
+
+def _said(answer: bytes) -> str:
+    """The message of an error of the service's."""
+    try:
+        return str(orjson.loads(answer)["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        return answer.decode(errors="replace")[:200]

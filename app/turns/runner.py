@@ -6,6 +6,7 @@ The way of a turn: `open` → `_continue` → `_ask` (again if the provider forg
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -60,6 +61,7 @@ LONGEST_BACKOFF_SECONDS = 20.0
 
 FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
+HURRY_POLL_SECONDS = 0.1
 
 
 @dataclass(eq=False, slots=True)
@@ -197,12 +199,20 @@ class Runner:
             self.stop(turn_id)
             await asyncio.shield(running.ended)
 
-    async def drain(self, seconds: float) -> None:
-        """Let the running turns finish; those that have not after `seconds` are closed with what they have said."""
+    async def drain(self, seconds: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Let the running turns finish; those that have not after `seconds` are closed with what they have said.
+
+        Args:
+            hurry: whether to wait no longer.
+        """
         tasks = [running.task for running in self._running.values() if running.task is not None]
         if not tasks:
             return
-        await asyncio.wait(tasks, timeout=seconds)
+        until = time.monotonic() + seconds
+        while not hurry() and (left := until - time.monotonic()) > 0:
+            _, running_still = await asyncio.wait(tasks, timeout=min(left, HURRY_POLL_SECONDS))
+            if not running_still:
+                break
         self._stopping = True
         for running in list(self._running.values()):
             if running.task is not None and not running.closing:
@@ -637,6 +647,10 @@ class Runner:
             pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
         running.closed = True
         metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
+        if closing.status == "failed":
+            # Its message may quote what was said.
+            code = (closing.error or {}).get("code")
+            log.warning("a turn failed", turn=ids.turn_id(turn.id), code=code, status=closing.error_status)
         return kept
 
     def _spooled(self, turn: Closable, closing: Closing) -> bool:

@@ -1,0 +1,57 @@
+"""How the service stops: running turns get their time, unless somebody is in a hurry."""
+
+import signal
+import socket
+import threading
+from types import FrameType
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from app.terminal import say
+
+at_once = threading.Event()
+"""Set where running turns are to be ended with what they have said."""
+
+
+def said(seconds: float) -> str:
+    return (
+        f"Stopping. Running turns have {seconds:g} seconds to finish (EVERTHREAD_DRAIN_SECONDS); "
+        "Ctrl-C again ends them with what they have said."
+    )
+
+
+class Server(uvicorn.Server):
+    """One process. A second Ctrl-C ends the wait, and not the process with its turns unclosed."""
+
+    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._drain_seconds = drain_seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            say(said(self._drain_seconds))
+        elif sig == signal.SIGINT:
+            at_once.set()
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # It has left out the application's own.
+            await self.lifespan.shutdown()
+
+
+class Workers(Multiprocess):
+    """Several processes. Each hears a Ctrl-C of the terminal by itself."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, drain_seconds: float) -> None:
+        super().__init__(config, sockets=[listener])
+        self._drain_seconds = drain_seconds
+
+    def handle_int(self) -> None:
+        say(said(self._drain_seconds))
+        super().handle_int()
+
+    def handle_term(self) -> None:
+        say(said(self._drain_seconds))
+        super().handle_term()
