@@ -5,17 +5,31 @@ there are no more connections than files for them.
 """
 
 import asyncio
+import re
+import secrets
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any
 
 import orjson
+from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app import capacity
 from app.settings import Settings
 
 LARGEST_HEAD_BYTES = 64 * 1024
+
+REQUEST_ID = b"x-request-id"
+_GOOD_ID = re.compile(rb"[\w.:=/+-]{1,128}")
+"""What a client may name its request by."""
+
+_of_process, _numbers = f"req_{secrets.token_hex(10)}".encode(), count(1)
+
+
+def _new_id() -> bytes:
+    return b"%b%012x" % (_of_process, next(_numbers))
 
 
 class HttpDoor(HttpToolsProtocol):
@@ -56,7 +70,14 @@ class HttpDoor(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._be_patient()
+        given = next((value for name, value in self.headers if name == REQUEST_ID), None)
+        request_id = given if given is not None and _GOOD_ID.fullmatch(given) else _new_id()
+        # What is logged for this request, and by the turn that it begins, names it.
+        bind_contextvars(request_id=request_id.decode())
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle is not before:  # It is an ordinary request.
+            self.cycle.default_headers = [*self.cycle.default_headers, (REQUEST_ID, request_id)]
 
     def on_message_complete(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -83,6 +104,7 @@ class HttpDoor(HttpToolsProtocol):
         head = [
             STATUS_LINE[status],
             b"content-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n",
+            b"%b: %b\r\n" % (REQUEST_ID, _new_id()),
             b"content-length: %d\r\n\r\n" % len(body),
         ]
         self.transport.write(b"".join([*head, body]))

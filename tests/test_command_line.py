@@ -135,5 +135,6 @@ def test_a_turn_that_fails_leaves_a_line_with_its_cause(service_env: dict[str, s
     assert service.http.post(f"/threads/{thread}/turns", json={"input": "secret words"}).status_code >= 400
     line = service.process.wait_for("a turn failed")
     assert '"status": ' in line
+    assert '"request_id": "req_' in line
     assert service.stop() == 0
     assert not any("secret words" in line for line in service.process.lines)
