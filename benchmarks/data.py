@@ -34,7 +34,7 @@ WITH made AS (
 ), placed AS (
     -- The id of a turn ends like its thread's, in the ten bits of the bucket.
     SELECT made.*, th.id AS thread_id, th.bucket, (
-        left(uuidv7(made.n * interval '1 millisecond' - interval '20 days')::text, 32)
+        left(uuidv7((made.n::float8 / $6 - 1) * interval '60 days')::text, 32)
         || lpad(to_hex((floor(64 * random())::int << 10) | th.bucket), 4, '0')
     )::uuid AS id
     FROM made JOIN threads th ON th.project_id = $1 AND th.name = $5 || made.thread
@@ -95,7 +95,7 @@ class Filler:
         await self._connection.execute("SET session_replication_role = replica")
         for start in range(first, last + 1, BATCH):
             end = min(start + BATCH - 1, last)
-            await self._connection.execute(TURNS, self._project_id, start, end, per_thread, name, timeout=600)
+            await self._connection.execute(TURNS, self._project_id, start, end, per_thread, name, last, timeout=600)
         await self._connection.execute("SET session_replication_role = origin")
         await self._connection.execute("ANALYZE turns, items, threads")
 

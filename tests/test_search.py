@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.db import ids
 from app.search import lexemes
 from app.search.fragments import fragments
 from app.search.matching import Matcher
@@ -222,10 +223,16 @@ def test_the_index_has_whatever_the_text_has(
             continue
         project, data = uuid4(), {"role": "user", "content": text}
         query = lexemes.tsquery(wanted, project, ["user", "assistant"])
-        found = "SELECT message_lexemes_v1($1, $2::text::json) @@ $3::text::tsquery"
-        assert sql(found, project, json.dumps(data), query)
-        assert not sql(found, uuid4(), json.dumps(data), query)
-        assert not sql(found, project, json.dumps(data), lexemes.tsquery(wanted, project, ["title"]))
+        found = "SELECT message_lexemes_v1($1, $4, $2::text::json) @@ $3::text::tsquery"
+        turn = ids.new_id(1)
+        assert sql(found, project, json.dumps(data), query, turn)
+        times = [turn.hex[:6], turn.hex[:5], turn.hex[:4]]
+        for time in times:
+            timed = lexemes.tsquery(wanted, project, ["user", "assistant"], [time, "0" * len(time)])
+            assert sql(found, project, json.dumps(data), timed, turn)
+            assert not sql(found, project, json.dumps(data), timed, uuid4())
+        assert not sql(found, uuid4(), json.dumps(data), query, turn)
+        assert not sql(found, project, json.dumps(data), lexemes.tsquery(wanted, project, ["title"]), turn)
 
 
 @given(alphabets)
@@ -251,7 +258,7 @@ def test_a_message_is_kept_whatever_is_in_it(sql: Lexemes, content: Any) -> None
     roles: list[Any] = ["user", "assistant", "system", 5, None, [], {}]
     for role in roles:
         said = json.dumps({"type": "message", "role": role, "content": content})
-        found = sql("SELECT length(message_lexemes_v1($1, $2::text::json))", uuid4(), said)
+        found = sql("SELECT length(message_lexemes_v1($1, $1, $2::text::json))", uuid4(), said)
         assert (found is None) == (role not in ("user", "assistant"))
 
 

@@ -92,9 +92,14 @@ def terms(asked: str) -> list[Term]:
     return found
 
 
-def tsquery(wanted: Sequence[Term], project_id: UUID, roles: Sequence[str]) -> str:
-    """The lexemes that a text must have for all of `wanted` to be in it, as a tsquery literal."""
-    marks = " | ".join(f"'={role}{project_id.hex}'" for role in roles)
+def tsquery(wanted: Sequence[Term], project_id: UUID, roles: Sequence[str], times: Sequence[str] = ()) -> str:
+    """The lexemes that a text must have for all of `wanted` to be in it, as a tsquery literal.
+
+    Args:
+        times: what the ids of the texts' turns begin with, as 4 to 6 hex digits; any, if left out.
+    """
+    ends = [f"={time}" for time in times] or [""]
+    marks = " | ".join(f"'={role}{project_id.hex}{end}'" for role in roles for end in ends)
     lexemes = {lexeme for term in wanted for run in term.runs for lexeme in _lexemes(run, exact=term.exact)}
     return " & ".join([f"({marks})", *sorted(lexemes)])
 

@@ -81,12 +81,9 @@ class Search:
                     ranks[each.id, each.role] = max(rank * weight, ranks.get((each.id, each.role), 0))
 
         if "title" in filters.roles:
-            asked = lexemes.tsquery(wanted, project_id, ["title"])
-            look_at(await store.titles(self._database, project_id, asked, filters), TITLE_WEIGHT)
-        roles = [role for role in filters.roles if role != "title"]
-        if roles:
-            asked = lexemes.tsquery(wanted, project_id, roles)
-            async for found in store.texts(self._database, project_id, asked, filters):
+            look_at(await store.titles(self._database, project_id, wanted, filters), TITLE_WEIGHT)
+        if set(filters.roles) != {"title"}:
+            async for found in store.texts(self._database, project_id, wanted, filters):
                 look_at(found, 1)
         return [Hit(rank, id_, role) for (id_, role), rank in ranks.items()]
 

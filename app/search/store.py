@@ -1,5 +1,6 @@
 """Searching in Postgres: an index finds what may match, newest first, and gives the texts to look at."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,7 @@ import asyncpg
 
 from app.db.engine import Database
 from app.db.ids import bucket_of
+from app.search.lexemes import Term, tsquery
 from app.search.matching import LONGEST_TEXT
 
 CANDIDATES = 2000
@@ -18,12 +20,16 @@ CANDIDATES = 2000
 MOST_BYTES = 16_000_000
 """... and no more than so many bytes of it, as they are stored."""
 
+TIME_DIGITS = (6, 5, 4)
+"""Of the hex digits of a turn's id, so many are a lexeme of its messages: 2^24, 2^28 and 2^32 milliseconds."""
+
 BATCH = 100
 """Texts that are held at a time."""
 
-MESSAGES = f"""
+MESSAGES = """
 SELECT i.bucket, i.turn_id AS id, i.position, pg_column_size(i.data) AS size FROM items i
-WHERE i.project_id = $1 AND i.type = 'message' AND message_lexemes_v1(i.project_id, i.data) @@ $2::tsquery
+WHERE i.project_id = $1 AND i.type = 'message' AND message_lexemes_v1(i.project_id, i.turn_id, i.data) @@ $2::tsquery
+    AND ($8::uuid IS NULL OR i.turn_id < $8)
     AND ($3::timestamptz IS NULL AND $4::timestamptz IS NULL AND $5::timestamptz IS NULL AND $6::text IS NULL
         AND $7::uuid IS NULL OR EXISTS (
             SELECT FROM turns t JOIN threads th ON th.project_id = $1 AND th.bucket = i.bucket AND th.id = t.thread_id
@@ -33,8 +39,8 @@ WHERE i.project_id = $1 AND i.type = 'message' AND message_lexemes_v1(i.project_
                 AND ($5::timestamptz IS NULL OR t.created_at < $5)
                 AND ($6::text IS NULL OR th.user_id = $6) AND ($7::uuid IS NULL OR th.id = $7)
         ))
-ORDER BY i.turn_id DESC, i.position DESC LIMIT {CANDIDATES}
-"""  # noqa: S608
+ORDER BY i.turn_id DESC, i.position DESC LIMIT $9
+"""
 
 TITLES = f"""
 SELECT id, title FROM threads
@@ -98,21 +104,56 @@ async def now(database: Database) -> datetime:
     return moment
 
 
-async def texts(database: Database, project_id: UUID, tsquery: str, filters: Filters) -> AsyncIterator[list[Text]]:
+async def texts(
+    database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters
+) -> AsyncIterator[list[Text]]:
     """The messages that may match, newest first, some at a time."""
-    found = await database.fetch(MESSAGES, project_id, tsquery, *_filters(filters))
+    found = await _newest(database, project_id, wanted, filters)
     bytes_left = MOST_BYTES
     while found and bytes_left > 0:
         some, found = found[:BATCH], found[BATCH:]
-        bytes_left -= sum(row["size"] for row in some)
-        columns = [[row[name] for row in some] for name in ("bucket", "id", "position")]
+        bytes_left -= sum(row.size for row in some)
+        columns = [[getattr(row, name) for row in some] for name in ("bucket", "id", "position")]
         # What has been deleted since the look-up is not there.
         yield [Text(row["id"], row["role"], row["text"]) for row in await database.fetch(TEXTS, project_id, *columns)]
 
 
-async def titles(database: Database, project_id: UUID, tsquery: str, filters: Filters) -> list[Text]:
+async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Any]:
+    """Where the newest messages are that may match: in the last hours, if there are enough, else in the last days, and
+    so on. What the index finds of a common word is no more than that time holds."""
+    roles = [role for role in filters.roles if role != "title"]
+    found: list[Any] = []
+    older_than: UUID | None = None
+    now_ = int(time.time() * 1000)
+    async with database.session() as session:
+        connection = await session.connection()
+        # A bitmap that does not fit is lossy: then the texts themselves would be taken apart, one by one.
+        await connection.exec_driver_sql("SET LOCAL work_mem = '256MB'")
+        for digits in (*TIME_DIGITS, 0):
+            times, begin = _last_times(now_, digits)
+            asked = tsquery(wanted, project_id, roles, times)
+            arguments = (project_id, asked, *_filters(filters), older_than, CANDIDATES - len(found))
+            found += await connection.exec_driver_sql(MESSAGES, arguments)
+            older_than = begin
+            if len(found) >= CANDIDATES:
+                break
+    return found
+
+
+def _last_times(milliseconds: int, digits: int) -> tuple[list[str], UUID]:
+    """The time before, the present one and the next (clocks differ): what ids begin with, and the lowest such id."""
+    if not digits:
+        return [], UUID(int=0)
+    unit = 1 << (48 - 4 * digits)
+    present = milliseconds // unit
+    times = [f"{number:0{digits}x}" for number in (present - 1, present, present + 1)]
+    return times, UUID(times[0].ljust(32, "0"))
+
+
+async def titles(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Text]:
     """The titles that may match."""
-    found = await database.fetch(TITLES, project_id, tsquery, *_filters(filters))
+    asked = tsquery(wanted, project_id, ["title"])
+    found = await database.fetch(TITLES, project_id, asked, *_filters(filters))
     return [Text(row["id"], "title", row["title"]) for row in found]
 
 

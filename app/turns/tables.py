@@ -156,7 +156,7 @@ class Item(Base):
         Index("items_item_id_key", "item_id", "project_id", "bucket", unique=True),
         Index(
             "items_lexemes_idx",
-            text("message_lexemes_v1(project_id, data)"),
+            text("message_lexemes_v1(project_id, turn_id, data)"),
             postgresql_using="gin",
             postgresql_with={"gin_pending_list_limit": 128},
             postgresql_where=text("type = 'message'"),

@@ -6,6 +6,7 @@ SELECT create_reference_table('api_keys');
 SELECT create_reference_table('cache_keys');
 SELECT create_reference_table('audit_leaves');
 SELECT create_reference_table('audit_checkpoints');
+SELECT create_reference_table('audit_keys');
 SELECT create_reference_table('user_purges');
 
 -- Whoever migrates takes the foreign keys among these away before, and puts them back.

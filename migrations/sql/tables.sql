@@ -190,7 +190,7 @@ CREATE TABLE items (
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE UNIQUE INDEX items_item_id_key ON items (item_id, project_id, bucket);
 -- Its lexemes stand nowhere else; what is gathered before it is sorted in stays small (kB), and with it the longest wait.
-CREATE INDEX items_lexemes_idx ON items USING gin (message_lexemes_v1(project_id, data))
+CREATE INDEX items_lexemes_idx ON items USING gin (message_lexemes_v1(project_id, turn_id, data))
     WITH (gin_pending_list_limit = 128) WHERE type = 'message';
 -- Statistics of lexemes would read every text of the sample, and no plan hangs on them.
 ALTER INDEX items_lexemes_idx ALTER COLUMN 1 SET STATISTICS 0;
