@@ -119,12 +119,19 @@ Key = Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the pr
 @cli.command("import")
 def import_threads(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON or JSONL.")],
-    key: Key,
+    key: Annotated[str | None, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")] = None,
     url: Url = "http://127.0.0.1:8080",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first that cannot be taken.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come, and send nothing.")] = False,
 ) -> None:
     """Take in message arrays (Chat or Responses form), exported threads, and what ChatGPT, Claude, ShareGPT, LangChain
     or a fine-tuning file hold. Run it again to resume. What is not taken is said, and the exit code is 1."""
+    if dry_run:
+        would = _transferred(lambda: client.preview_file(file, say))
+        say(f"{would.done} threads would come, {would.refused} would not be taken. Nothing was sent.")
+        return
+    if key is None:
+        stop("Say --key, or set EVERTHREAD_KEY.")
     counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, tell=say))
     say(f"{counted.done} threads imported, {counted.present} were there already.")
     if counted.refused:

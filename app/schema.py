@@ -25,7 +25,8 @@ from app.turns import tables as turns
 TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
-    trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, chain.ProviderDeletion, retention.UserPurge,
+    trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
+    retention.UserPurge,
 )  # fmt: skip
 
 metadata = Base.metadata

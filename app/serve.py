@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from app import capacity, schema
+from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
 from app.db import connecting
@@ -60,8 +61,8 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         listener = stack.enter_context(listening(host, port))
         port = listener.getsockname()[1]
         settings = _with_servers(stack, settings)
-        _check_audit_key(settings)
-        key = asyncio.run(_prepare_database(settings))
+        audit_key = _audit_key(settings)
+        key = asyncio.run(_prepare_database(settings, audit_key))
         settings = _with_provider(stack, settings, emulator_port)
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
@@ -115,9 +116,10 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
     return settings.model_copy(update=given)
 
 
-def _check_audit_key(settings: Settings) -> None:
+def _audit_key(settings: Settings) -> bytes:
+    """The public key of what this host signs with."""
     try:
-        signing_key(settings.audit_key, settings.data_dir)
+        return signing_key(settings.audit_key, settings.data_dir).public_key().public_bytes_raw()
     except (BadKey, OSError) as error:
         raise CannotServe(f"Cannot use the key of the audit trail: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
 
@@ -136,8 +138,8 @@ async def _check_redis(url: str) -> None:
         await client.aclose()
 
 
-async def _prepare_database(settings: Settings) -> str | None:
-    """Check that the database is there and migrated, and make the first key.
+async def _prepare_database(settings: Settings, audit_key: bytes) -> str | None:
+    """Check that the database is there and migrated, and that this host may sign; and make the first key.
 
     Returns:
         The first key, if it was made now.
@@ -152,7 +154,15 @@ async def _prepare_database(settings: Settings) -> str | None:
     )
     bootstrap = settings.bootstrap_key
     try:
-        return await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
+        made = await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
+        await keys.admit(database, audit_key)
+        return made
+    except keys.NotListed as error:
+        raise CannotServe(
+            f"The database does not list the key that this host would sign the audit trail with ({error}). "
+            "Give the host the EVERTHREAD_AUDIT_KEY of the others; or, for another key from now on: "
+            f"'everthread audit keys add {error}'."
+        ) from error
     finally:
         await database.close()
 

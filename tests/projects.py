@@ -69,7 +69,7 @@ class Project:
 
     def verify(self) -> Verdict:
         key = signing_key(None, self.data_dir).public_key()
-        return self.run(lambda database, project_id: verify_project(database, project_id, key=key))
+        return self.run(lambda database, project_id: verify_project(database, project_id, trusted=[key]))
 
     def checkpoint(self) -> int:
         key = signing_key(None, self.data_dir)

@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 import rfc8785
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import text as sql
@@ -21,6 +22,7 @@ from app.audit.merkle import Proofs, Tree, root_of
 from app.audit.signing import public_key, signing_key
 from app.db import ids
 from app.db.engine import Database
+from tests.databases import migrate_now
 from tests.projects import Project
 from tests.service import Emulator, Process, Service
 
@@ -349,9 +351,9 @@ def test_an_exported_trail_is_verified_offline_with_the_public_key_alone(
         [line for line in lines if "audit.checkpoint" not in line],
     ):
         file.write_text("".join(line + "\n" for line in wrong))
-        assert verify_file(file, public_key(checkpoint["public_key"])).problems
+        assert verify_file(file, [public_key(checkpoint["public_key"])]).problems
     file.write_text("".join(line + "\n" for line in lines))
-    assert verify_file(file, signing_key(None, tmp_path).public_key()).problems
+    assert verify_file(file, [signing_key(None, tmp_path).public_key()]).problems
     code, said = verified(["{}"])
     assert (code, "is not an audit trail" in said[0]) == (1, True)
 
@@ -376,10 +378,10 @@ def test_one_threads_trail_is_proved_offline_and_tells_nothing_of_the_others(
 
     def problems(lines: list[str]) -> list[str]:
         file.write_text("".join(line + "\n" for line in lines))
-        return [str(problem) for problem in verify_file(file, key).problems]
+        return [str(problem) for problem in verify_file(file, [key]).problems]
 
     assert problems(lines) == []
-    verdict = verify_file(file, key)
+    verdict = verify_file(file, [key])
     assert (verdict.records, verdict.chains, verdict.checkpoints, verdict.unsigned) == (8, 1, 1, 0)
     leaves = [n for n, line in enumerate(lines) if "audit.leaf" in line]
     assert len(leaves) == 3
@@ -399,7 +401,7 @@ def test_one_threads_trail_is_proved_offline_and_tells_nothing_of_the_others(
     ):
         assert problems(wrong_lines)
     file.write_text("".join(line + "\n" for line in lines))
-    assert verify_file(file, signing_key(None, tmp_path).public_key()).problems
+    assert verify_file(file, [signing_key(None, tmp_path).public_key()]).problems
     records = project.records(action="audit.exported")
     assert [record["detail"] for record in records] == [None, None, thread]
     unknown = project.http.get(f"/threads/thread_{'0' * 32}/audit/export")
@@ -512,3 +514,50 @@ def test_a_leafs_proof_leads_to_the_root_from_its_own_place_alone(leaves: list[b
     for other in range(size):
         if leaves[other] != leaves[place]:
             assert root_of(leaves[place], other, size, paths[other]) != tree.root()
+
+
+def test_a_host_signs_only_with_a_key_that_the_database_lists(
+    service_env: dict[str, str], emulator: Emulator, empty_database_url: str
+) -> None:
+    migrate_now(empty_database_url)
+    private = [Ed25519PrivateKey.generate() for _ in range(2)]
+    first, second = (
+        {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_AUDIT_KEY": key.private_bytes_raw().hex()}
+        for key in private
+    )
+    public = [key.public_key().public_bytes_raw().hex() for key in private]
+
+    def command(*words: str) -> tuple[int, list[str]]:
+        process = Process("audit", *words, env=first)
+        return process.ended(), process.lines
+
+    service = Service(env=first)
+    service.turn(service.thread(), "Hello")
+    assert command("checkpoint")[0] == 0
+    other = Process("serve", "--port", "0", env=second)
+    other.wait_for(f"'everthread audit keys add {public[1]}'")
+    assert other.ended() == 1
+    assert command("keys", "add", "nonsense")[0] == 1
+    assert command("keys", "add", public[1])[0] == 0
+    with_other = Service(env=second)
+    with_other.turn(with_other.thread(), "Hello")
+    signed = Process("audit", "checkpoint", env=second)
+    assert signed.ended() == 0
+    assert command("verify", "--key", public[0])[0] == 1
+    assert command("verify", "--key", public[0], "--key", public[1])[0] == 0
+    assert command("keys", "retire", public[0])[0] == 0
+    assert command("keys", "retire", public[0])[0] == 1
+    code, lines = command("keys", "list")
+    assert code == 0
+    assert [line.split()[0] for line in lines] == public
+    assert "retired" in lines[0]
+    assert service.stop() == 0
+    again = Process("serve", "--port", "0", env=first)
+    again.wait_for("does not list the key")
+    assert again.ended() == 1
+    records = with_other.http.get("/audit", params={"limit": 100}).json()["data"]
+    told = {(record["action"], record["detail"]) for record in records if record["action"].startswith("audit.key")}
+    assert told == {
+        ("audit.key_added", public[0]), ("audit.key_added", public[1]), ("audit.key_retired", public[0]),
+    }  # fmt: skip
+    assert with_other.stop() == 0

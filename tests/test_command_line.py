@@ -1,5 +1,6 @@
 """The command line: what it prints is of use as it stands, and what goes wrong is one sentence that says what to do."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -138,3 +139,15 @@ def test_a_turn_that_fails_leaves_a_line_with_its_cause(service_env: dict[str, s
     assert '"request_id": "req_' in line
     assert service.stop() == 0
     assert not any("secret words" in line for line in service.process.lines)
+
+
+def test_an_import_can_be_tried_without_sending_anything(tmp_path: Path) -> None:
+    file = tmp_path / "chats.jsonl"
+    chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    file.write_text(f"{json.dumps(chat)}\n{json.dumps({'nothing': 'of ours'})}\n")
+    code, lines = lines_of("import", str(file), "--dry-run")
+    assert code == 0
+    assert lines[-1] == "1 threads would come, 1 would not be taken. Nothing was sent."
+    assert any("a thread of 2 messages" in line for line in lines)
+    assert any("would not be taken" in line for line in lines[:-1])
+    assert lines_of("import", str(file))[1] == ["everthread: Say --key, or set EVERTHREAD_KEY."]

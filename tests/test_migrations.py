@@ -15,6 +15,7 @@ TABLES = {
     "alembic_version",
     "api_keys",
     "audit_checkpoints",
+    "audit_keys",
     "audit_leaves",
     "audit_records",
     "cache_keys",
@@ -97,8 +98,8 @@ def test_every_key_and_reference_begins_with_the_project(database_url: str) -> N
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f')""",
     )
     others = {(key["name"], key["first"]) for key in keys} - {(key["name"], "project_id") for key in keys}
-    # The seal of what Redis holds is every project's.
-    assert others == {("alembic_version", "version_num"), ("cache_keys", "id")}
+    # The seal of what Redis holds is every project's, and so are the keys of hosts.
+    assert others == {("alembic_version", "version_num"), ("cache_keys", "id"), ("audit_keys", "public_key")}
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_port_in_use_an_unreachable_server_and_a_wrong_key_are_one_sentence_ea
         ("Choose another --port", ("serve", "--port", str(emulator.port)), {}),
         ("Cannot reach Postgres", arguments, {**service_env, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x"}),
         ("Cannot use REDIS_URL", arguments, {**service_env, "REDIS_URL": "redis:/127.0.0.1:1"}),
-        ("refuses DASHSCOPE_API_KEY", arguments, {**service_env, "DASHSCOPE_API_KEY": "sk-invalid"}),
+        ("refuses DASHSCOPE_API_KEY", arguments[:3], {**service_env, "DASHSCOPE_API_KEY": "sk-invalid"}),
         ("everthread migrate", arguments, {**service_env, "DATABASE_URL": empty_database_url}),
         ("EVERTHREAD_DATABASE_POOL_SIZE", arguments, {**service_env, "EVERTHREAD_DATABASE_POOL_SIZE": "many"}),
     ):

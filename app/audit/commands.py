@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rich.console import Console
 from rich.progress import Progress
 
-from app.audit import exported, store
+from app.audit import exported, keys, store
 from app.audit.checkpoints import Checkpoints
 from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
 from app.audit.verify import Verdict, counted, verify_project
@@ -20,15 +20,19 @@ from app.terminal import DataDir, read_settings, replacing, say, stop, with_data
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 
-PublicKey = Annotated[
-    str | None, typer.Option(envvar="EVERTHREAD_AUDIT_PUBLIC_KEY", help="The key that must have signed, in hex.")
-]
+PublicKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--key", envvar="EVERTHREAD_AUDIT_PUBLIC_KEY",
+        help="The key that must have signed, in hex; several after a change of keys.",
+    ),
+]  # fmt: skip
 
 
 @audit_cli.command()
 def verify(
     file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="An exported trail.")] = None,
-    key: PublicKey = None,
+    key: PublicKeys = None,
     thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
     data_dir: DataDir = None,
@@ -38,11 +42,11 @@ def verify(
     A file needs nothing but the public key. The first problem of each chain is named, and the exit code is 1.
     """
     if file is not None:
-        if key is None:
+        if not key:
             stop("A file is verified with --key, the public key: 'everthread audit public-key' shows it.")
-        verdicts = {file.name: _verify_file(file, _public_key(key))}
+        verdicts = {file.name: _verify_file(file, [*map(_public_key, key)])}
     else:
-        trusted = _signing_key(data_dir).public_key() if key is None else _public_key(key)
+        trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
         verdicts = with_database(lambda database: _verify_all(database, project, thread, trusted), data_dir)
         if not verdicts:
             stop(f"There is no project {project!r}.")
@@ -98,6 +102,37 @@ def checkpoint(data_dir: DataDir = None) -> None:
     with_database(write, data_dir)
 
 
+keys_cli = typer.Typer(no_args_is_help=True, help="The keys that hosts may sign with.")
+audit_cli.add_typer(keys_cli, name="keys")
+
+OfKey = Annotated[str, typer.Argument(help="The public key, in hex.")]
+
+
+@keys_cli.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """Show every key that hosts may or might sign with."""
+    for public, added_at, retired_at in with_database(keys.listed, data_dir):
+        state = "" if retired_at is None else f", retired {retired_at:%Y-%m-%d %H:%M}"
+        say(f"{public.hex()}  added {added_at:%Y-%m-%d %H:%M}{state}")
+
+
+@keys_cli.command("add")
+def add_key(key: OfKey, data_dir: DataDir = None) -> None:
+    """Let hosts sign with another key from now on, and write that into the trail. Pin it outside, too."""
+    public = _public_key(key).public_bytes_raw()
+    with_database(lambda database: keys.add(database, public), data_dir)
+    say(f"Hosts may sign with {key}.")
+
+
+@keys_cli.command("retire")
+def retire_key(key: OfKey, data_dir: DataDir = None) -> None:
+    """No host starts with this key any more. What it has signed is verified with it as before."""
+    public = _public_key(key).public_bytes_raw()
+    if not with_database(lambda database: keys.retire(database, public), data_dir):
+        stop(f"{key} is not among the keys that hosts may sign with: 'everthread audit keys list' shows them.")
+    say(f"No host starts with {key} any more.")
+
+
 @audit_cli.command("public-key")
 def show_public_key(data_dir: DataDir = None) -> None:
     """Show the key that checkpoints are verified with. Keep it where the database's owner cannot change it."""
@@ -105,7 +140,7 @@ def show_public_key(data_dir: DataDir = None) -> None:
 
 
 async def _verify_all(
-    database: Database, project: str | None, thread: str | None, trusted: Ed25519PublicKey
+    database: Database, project: str | None, thread: str | None, trusted: list[Ed25519PublicKey]
 ) -> dict[str, Verdict]:
     thread_id = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
     if thread is not None and thread_id is None:
@@ -122,7 +157,7 @@ async def _verify_all(
                 database,
                 project_id,
                 thread_id=thread_id,
-                key=trusted,
+                trusted=trusted,
                 advance=lambda count: progress.advance(bar, count),  # noqa: B023
             )
     if thread is not None and not verdicts:
@@ -130,7 +165,7 @@ async def _verify_all(
     return verdicts
 
 
-def _verify_file(file: Path, trusted: Ed25519PublicKey) -> Verdict:
+def _verify_file(file: Path, trusted: list[Ed25519PublicKey]) -> Verdict:
     with _progress() as progress:
         bar = progress.add_task(file.name, total=file.stat().st_size)
         try:

@@ -4,7 +4,7 @@ Such a file is verified with nothing but itself and the public key. That of a pr
 thread has the thread's, each with the path that proves that it is in the tree of the last checkpoint.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -86,11 +86,11 @@ def leaf_object(project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def verify_file(path: Path, key: Ed25519PublicKey, advance: Advance = lambda count: None) -> Verdict:
+def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advance = lambda count: None) -> Verdict:
     """Verify an exported file.
 
     Args:
-        key: the public key that its checkpoints must have been signed with.
+        trusted: the public keys that its checkpoints must have been signed with, each with one of them.
         advance: told how many bytes have been read, from time to time.
 
     Raises:
@@ -120,9 +120,9 @@ def verify_file(path: Path, key: Ed25519PublicKey, advance: Advance = lambda cou
                             waiting = [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in waiting]
                             leaves = {(chain_id, seq): hash_ for _, chain_id, seq, hash_ in waiting}
                             if proofs:
-                                check_proofs(project_id, waiting, proofs, checkpoints, key, verdict)
+                                check_proofs(project_id, waiting, proofs, checkpoints, trusted, verdict)
                             else:
-                                check_tree(project_id, waiting, checkpoints, tree, key, verdict)
+                                check_tree(project_id, waiting, checkpoints, tree, trusted, verdict)
                             check_ends(checkpoints, verdict)
                             chains = Chains(verdict, partial(named, project_id))
                         chains.take(_link(said, project_id, leaves))

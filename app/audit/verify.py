@@ -3,7 +3,7 @@
 Records are read chain after chain. The first problem of each chain is named; what follows from it is not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -110,14 +110,14 @@ def check_tree(
     leaves: Iterable[tuple[int, UUID, int, bytes]],
     checkpoints: dict[int, Any],
     tree: Tree,
-    key: Ed25519PublicKey | None,
+    trusted: Sequence[Ed25519PublicKey],
     verdict: Verdict,
 ) -> None:
     """Grow a tree by leaves, and compare it with the checkpoints that it passes.
 
     Args:
         checkpoints: by their size; those that are passed are taken out.
-        key: the key that must have signed; None to take each checkpoint's own.
+        trusted: the keys of which one must have signed; none to take each checkpoint's own.
     """
     for position, chain_id, seq, hash_ in leaves:
         if position != tree.size and not any(p.where == "leaves" for p in verdict.problems):
@@ -129,7 +129,7 @@ def check_tree(
             if checkpoint["root"] != tree.root():
                 wrong: str | None = "its root does not fit the leaves: one was changed, removed or inserted"
             else:
-                wrong = _wrong_signature(project_id, tree.size, checkpoint, key)
+                wrong = _wrong_signature(project_id, tree.size, checkpoint, trusted)
             if wrong is not None:
                 verdict.problems.append(Problem(f"checkpoint {tree.size}", wrong))
 
@@ -139,7 +139,7 @@ def check_proofs(
     leaves: Iterable[tuple[int, UUID, int, bytes]],
     proofs: dict[int, list[bytes]],
     checkpoints: dict[int, Any],
-    key: Ed25519PublicKey,
+    trusted: Sequence[Ed25519PublicKey],
     verdict: Verdict,
 ) -> None:
     """Compare some leaves of a tree with the one checkpoint that there is of it.
@@ -153,7 +153,7 @@ def check_proofs(
     size = max(checkpoints)
     checkpoint = checkpoints.pop(size)
     verdict.checkpoints += 1
-    if (wrong := _wrong_signature(project_id, size, checkpoint, key)) is not None:
+    if (wrong := _wrong_signature(project_id, size, checkpoint, trusted)) is not None:
         verdict.problems.append(Problem(f"checkpoint {size}", wrong))
     for position, chain_id, seq, hash_ in leaves:
         root = root_of(leaf_data(chain_id, seq, hash_), position, size, proofs.get(position, ()))
@@ -161,9 +161,9 @@ def check_proofs(
             verdict.problems.append(Problem(f"leaf {position}", f"it is not in the tree of checkpoint {size}"))
 
 
-def _wrong_signature(project_id: UUID, size: int, checkpoint: Any, key: Ed25519PublicKey | None) -> str | None:
-    signer = key or Ed25519PublicKey.from_public_bytes(checkpoint["public_key"])
-    if signer.public_bytes_raw() != checkpoint["public_key"]:
+def _wrong_signature(project_id: UUID, size: int, checkpoint: Any, trusted: Sequence[Ed25519PublicKey]) -> str | None:
+    signer = Ed25519PublicKey.from_public_bytes(checkpoint["public_key"])
+    if trusted and checkpoint["public_key"] not in [key.public_bytes_raw() for key in trusted]:
         return "it was signed with another key than the one that is trusted"
     signed = signed_text(project_id, size, checkpoint["at"], checkpoint["root"])
     return None if fits(signer, checkpoint["signature"], signed) else "its signature does not fit"
@@ -180,13 +180,13 @@ async def verify_project(
     project_id: UUID,
     *,
     thread_id: UUID | None = None,
-    key: Ed25519PublicKey | None = None,
+    trusted: Sequence[Ed25519PublicKey] = (),
     advance: Advance = lambda count: None,
 ) -> Verdict:
     """Verify a project's trail in the database, or one thread's, and the contents that it tells of.
 
     Args:
-        key: the public key that checkpoints must have been signed with.
+        trusted: the public keys that checkpoints must have been signed with, each with one of them.
         advance: told how many records have been looked at, from time to time.
     """
     verdict = Verdict()
@@ -194,7 +194,7 @@ async def verify_project(
     # Leaves first: whatever they name must be among the records that are read after them.
     signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}
     async for rows in store.leaves(database, project_id):
-        check_tree(project_id, (tuple(row) for row in rows), signed, tree, key, verdict)
+        check_tree(project_id, (tuple(row) for row in rows), signed, tree, trusted, verdict)
     check_ends(signed, verdict)
     chains = Chains(verdict, partial(named, project_id))
     contents = Contents(database, project_id)

@@ -10,7 +10,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.transfer.formats import UNREADABLE, read_file
+from app.transfer.formats import UNREADABLE, Entry, read_file
 from app.transfer.schemas import FORMAT
 
 PAGE = 100
@@ -41,10 +41,7 @@ def import_file(path: Path, url: str, key: str, *, strict: bool, tell: Callable[
     Raises:
         CannotTransfer: the file or the service says no; or, if strict, naming the conversation that was refused.
     """
-    try:
-        entries = read_file(path)
-    except UNREADABLE as error:
-        raise CannotTransfer(f"{path} cannot be read: {error}.") from error
+    entries = _entries(path)
     counted = Counted()
     with connect(url, key) as client, _progress() as progress:
         for entry in progress.track(entries, description="Importing"):
@@ -61,6 +58,36 @@ def import_file(path: Path, url: str, key: str, *, strict: bool, tell: Callable[
             if entry.left_out:
                 tell(f"{entry.where} is taken without {', '.join(sorted(set(entry.left_out)))}.")
     return counted
+
+
+def preview_file(path: Path, tell: Callable[[str], None]) -> Counted:
+    """Say what would come of a file's import. Nothing is sent: what the service itself would refuse is not known here.
+
+    Raises:
+        CannotTransfer: it cannot be read.
+    """
+    counted = Counted()
+    for entry in _entries(path):
+        if entry.problem is not None:
+            tell(f"{entry.where} would not be taken: {entry.problem}")
+            counted.refused += 1
+            continue
+        thread = entry.thread
+        holds = (
+            f"{len(thread['turns'])} turns" if "turns" in thread else f"{len(thread.get('messages') or [])} messages"
+        )
+        without = f", without {', '.join(sorted(set(entry.left_out)))}" if entry.left_out else ""
+        named = thread.get("title") or thread.get("name")
+        tell(f"{entry.where}: a thread of {holds}{f', {named!r}' if named else ''}{without}")
+        counted.done += 1
+    return counted
+
+
+def _entries(path: Path) -> list[Entry]:
+    try:
+        return read_file(path)
+    except UNREADABLE as error:
+        raise CannotTransfer(f"{path} cannot be read: {error}.") from error
 
 
 def export_file(target: BinaryIO, url: str, key: str) -> int:
