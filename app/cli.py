@@ -103,7 +103,7 @@ def migrate(
     url = _database_url(settings)
     try:
         asyncio.run(schema.migrate(url, revision, pooled=settings.database_pooler, tell=say))
-    except ValueError as error:
+    except connecting.BadURL as error:
         stop(f"Cannot use DATABASE_URL: {error}.")
     except CommandError as error:
         stop(f"There is no migration {revision!r} to go to: {error}. 'head' is the newest, '-1' the one before.")

@@ -88,7 +88,7 @@ async def migrate(
         tell: is told whom this waits for.
 
     Raises:
-        ValueError: the URL cannot be used.
+        connecting.BadURL: the URL cannot be used.
     """
     engine = connecting.engine(url, pooled=pooled, poolclass=NullPool)
     try:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -171,7 +170,7 @@ async def check_database(url: str, *, pooled: bool = False) -> None:
     """Raises `CannotServe` if the database cannot be reached, or is behind (or ahead of) this release."""
     try:
         engine = connecting.engine(url, timeout_seconds=CONNECT_SECONDS, pooled=pooled, poolclass=NullPool)
-    except ValueError as error:
+    except connecting.BadURL as error:
         raise CannotServe(f"Cannot use DATABASE_URL: {error}.") from error
     try:
         async with engine.connect() as connection:
@@ -219,15 +218,14 @@ async def _try_key(settings: Settings) -> str:
 @contextmanager
 def _emulator(port: int) -> Iterator[None]:
     """The emulator as a process of its own, that ends with this one however this one ends."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise CannotServe(
-                f"Port {port}, for the emulator, is used by something else, perhaps by another 'everthread serve'. "
-                "Choose another --emulator-port."
-            ) from error
+    try:
+        with listening("127.0.0.1", port):
+            pass
+    except CannotServe as error:
+        raise CannotServe(
+            f"Port {port}, for the emulator, is used by something else, perhaps by another 'everthread serve'. "
+            "Choose another --emulator-port."
+        ) from error
     command = [sys.executable, "-m", "app.emulator", "127.0.0.1", str(port)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
     try:

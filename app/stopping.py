@@ -15,10 +15,7 @@ at_once = threading.Event()
 
 
 def said(seconds: float) -> str:
-    return (
-        f"Stopping. Running turns have {seconds:g} seconds to finish (EVERTHREAD_DRAIN_SECONDS); "
-        "Ctrl-C again ends them with what they have said."
-    )
+    return f"Stopping. Running turns have {seconds:g} seconds to finish (EVERTHREAD_DRAIN_SECONDS)."
 
 
 class Server(uvicorn.Server):
@@ -30,7 +27,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
-            say(said(self._drain_seconds))
+            say(f"{said(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
         elif sig == signal.SIGINT:
             at_once.set()
         super().handle_exit(sig, frame)

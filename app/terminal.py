@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, NoReturn, TypeVar
 
 import asyncpg
+import httpx2
 import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -74,6 +75,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def refusal(answer: httpx2.Response) -> str:
+    """Why the service has refused: its message, or else the status."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}"
+
+
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded servers keep their data.")]
 
 
@@ -84,10 +93,9 @@ def with_database(work: Callable[[Database], Awaitable[T]], data_dir: Path | Non
 
     async def run() -> T:
         try:
-            connecting.arguments(url)
-        except ValueError as error:
+            database = Database(url, pool_size=1, timeout_seconds=STATEMENT_SECONDS, pooled=given.database_pooler)
+        except connecting.BadURL as error:
             stop(f"Cannot use DATABASE_URL: {error}.")
-        database = Database(url, pool_size=1, timeout_seconds=STATEMENT_SECONDS, pooled=given.database_pooler)
         try:
             return await work(database)
         finally:

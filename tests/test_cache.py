@@ -200,7 +200,7 @@ async def test_something_that_is_no_redis_is_an_error() -> None:
     "url",
     [
         "", "hello", "http://host:6379/0", "redis://", "redis+sentinel://a:1,b:2/0", "redis+cluster://,", "redis://a:port/0",
-        "memcached://a", "unix+cluster:///x", "redis://user:s3cret@:6379",
+        "memcached://a", "unix+cluster:///x", "redis://user:s3cret@:6379", "redis://user:s3cret@h\u2100st", "redis://[::1",
     ],
 )  # fmt: skip
 def test_a_url_that_leads_nowhere_is_refused_in_a_sentence_without_its_password(url: str) -> None:

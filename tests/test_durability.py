@@ -194,16 +194,25 @@ def test_threads_are_deleted_as_their_turns_end_and_neither_waits_for_the_other(
     assert [line for line in service.process.lines if '"level": "error"' in line] == []
 
 
+def cancelled_by(
+    other: Service, service: Service, emulator: Emulator, *, words: int, within: float
+) -> tuple[str, str, dict[str, Any]]:
+    """A slow turn of one worker that another cancels, in so many seconds: its thread, its id, and how it ended."""
+    thread = service.thread()
+    emulator.fault("slow", seconds_per_event=0.1)
+    turn, _ = begin(service, thread, "Echo: " + "word " * words, events=6)
+    began = time.monotonic()
+    cancelled = other.http.post(f"/threads/{thread}/turns/{turn}/cancel").json()
+    assert time.monotonic() - began < within
+    assert cancelled["status"] == "cancelled"
+    return thread, turn, cancelled
+
+
 def test_cancel_reaches_the_worker_that_runs_the_turn(
     service: Service, two_workers: Service, emulator: Emulator
 ) -> None:
-    thread = service.thread()
-    emulator.fault("slow", seconds_per_event=0.1)
-    turn, _ = begin(service, thread, "Echo: " + "word " * 100, events=6)
-    began = time.monotonic()
-    cancelled = two_workers.http.post(f"/threads/{thread}/turns/{turn}/cancel").json()
-    assert time.monotonic() - began < 2  # Without it, the turn would take more than five seconds.
-    assert cancelled["status"] == "cancelled"
+    # Without it, the turn would take more than five seconds.
+    thread, turn, cancelled = cancelled_by(two_workers, service, emulator, words=100, within=2)
     assert cancelled["output_text"].startswith("word")
     assert two_workers.follow(thread, turn)[-1]["type"] == "response.incomplete"
 
@@ -213,13 +222,8 @@ def test_cancel_reaches_the_worker_that_runs_the_turn_while_redis_is_away(
 ) -> None:
     without = {**service_env, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}
     one, other = Service(env=without), Service(env=without)
-    thread = one.thread()
-    emulator.fault("slow", seconds_per_event=0.1)
-    turn, _ = begin(one, thread, "Echo: " + "word " * 200, events=6)
-    began = time.monotonic()
-    cancelled = other.http.post(f"/threads/{thread}/turns/{turn}/cancel").json()
-    assert time.monotonic() - began < 5  # Without it, the turn would take more than ten seconds.
-    assert cancelled["status"] == "cancelled"
+    # Without it, the turn would take more than ten seconds.
+    cancelled_by(other, one, emulator, words=200, within=5)
     assert (one.stop(), other.stop()) == (0, 0)
 
 

@@ -41,6 +41,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         ("postgresql://user:s3cret@host/db?channel_binding=require", "channel_binding=require"),
         ("postgresql://user:s3cret@host/db?load_balance_hosts=random", "load_balance_hosts"),
         ("postgresql://user:s3cret@host/db?connect_timeout=soon", "connect_timeout"),
+        ("postgresql://user:s3cret@h\u2100st/db", "it is no URL"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_one_sentence_for_every_command(

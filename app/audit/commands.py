@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import httpx2
-import orjson
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from rich.console import Console
@@ -16,7 +15,7 @@ from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
 from app.audit.verify import Verdict, counted, verify_project
 from app.db import ids
 from app.db.engine import Database
-from app.terminal import DataDir, read_settings, replacing, say, stop, with_database
+from app.terminal import DataDir, read_settings, refusal, replacing, say, stop, with_database
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 
@@ -79,7 +78,8 @@ def export_trail(
     try:
         with httpx2.stream("GET", f"{url}/v1{path}", headers=headers, timeout=600) as answer:
             if answer.status_code != 200:
-                stop(f"The service refuses: {_said(answer.read())}")
+                answer.read()
+                stop(f"The service refuses: {refusal(answer)}")
             with replacing(file) as target:
                 for chunk in answer.iter_bytes():
                     target.write(chunk)
@@ -200,11 +200,3 @@ def _signing_key(data_dir: Path | None) -> Ed25519PrivateKey:
         stop(f"EVERTHREAD_AUDIT_KEY is wrong: {error}.")
     except OSError as error:
         stop(f"Cannot read the key of the audit trail in {settings.data_dir}: {error.strerror}.")
-
-
-def _said(answer: bytes) -> str:
-    """The message of an error of the service's."""
-    try:
-        return str(orjson.loads(answer)["error"]["message"])
-    except (ValueError, TypeError, KeyError):
-        return answer.decode(errors="replace")[:200]

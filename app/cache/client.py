@@ -43,7 +43,7 @@ class Cache:
         """
         self._client = connect(url, timeout_seconds=timeout_seconds)
         # What goes over it has one time limit a batch: the client's own, a command and an answer, cost as much again.
-        batches = connect(url, timeout_seconds=timeout_seconds, answers_seconds=None)
+        batches = connect(url, timeout_seconds=timeout_seconds, answers_limited=False)
         self._line = ClusterLine(batches) if isinstance(batches, RedisCluster) else Line(batches)
         self._timeout_seconds = timeout_seconds
         self._loop = asyncio.get_running_loop()

@@ -26,16 +26,20 @@ SENTINEL_PORT = 26379
 PORT = 6379
 
 
-def connect(url: str, *, timeout_seconds: float, answers_seconds: float | None = -1) -> Client:
+def connect(url: str, *, timeout_seconds: float, answers_limited: bool = True) -> Client:
     """The client for a URL. Nothing is sent yet.
 
     Args:
-        answers_seconds: how long an answer may take; as long as connecting, if left out; None for no limit.
+        timeout_seconds: how long connecting may take, and an answer.
+        answers_limited: whether the client looks to the latter; else whoever asks does.
 
     Raises:
         ValueError: it is none that is known here. What it says does not quote the URL, which has a password.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # Its words quote the password.
+        raise ValueError("it is no URL: are the signs in its user and password quoted, as in p%40ss?") from None
     name, _, kind = parts.scheme.partition("+")
     if name not in SCHEMES or kind not in ("", "sentinel", "cluster") or (name == "unix" and kind):
         raise ValueError(
@@ -45,7 +49,7 @@ def connect(url: str, *, timeout_seconds: float, answers_seconds: float | None =
     if name != "unix" and not kind and (not parts.hostname or parts.port == 0):
         raise ValueError("it names no host, as in redis://host:6379/0")
     options: dict[str, Any] = {
-        "socket_timeout": timeout_seconds if answers_seconds == -1 else answers_seconds,
+        "socket_timeout": timeout_seconds if answers_limited else None,
         "socket_connect_timeout": timeout_seconds,
         # A connection that was closed is opened again; one that does not answer is not waited for twice.
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),

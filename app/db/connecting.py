@@ -33,24 +33,31 @@ REFUSED = {
 }
 
 
+class BadURL(ValueError):
+    """Says in a sentence why DATABASE_URL cannot be used, without quoting it: it may have a password."""
+
+
 def arguments(url: str, timeout_seconds: float = 60) -> dict[str, Any]:
     """What asyncpg connects with.
 
     Raises:
-        ValueError: the URL cannot be used. What it says does not quote the URL, which may have a password.
+        BadURL: it cannot be used. What it says does not quote the URL, which may have a password.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # Its words quote the password.
+        raise BadURL("it is no URL: are the signs in its user and password quoted, as in p%40ss?") from None
     if parts.scheme not in SCHEMES:
-        raise ValueError("it must begin with postgresql://, as in postgresql://user:password@host:5432/database")
+        raise BadURL("it must begin with postgresql://, as in postgresql://user:password@host:5432/database")
     try:
         query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:
-        raise ValueError("what stands behind its '?' is not name=value&name=value") from None
+        raise BadURL("what stands behind its '?' is not name=value&name=value") from None
     for name, instead in REFUSED.items():
         if name in query:
-            raise ValueError(f"its option {name} is not supported: {instead}")
+            raise BadURL(f"its option {name} is not supported: {instead}")
     if query.get("channel_binding") == "require":
-        raise ValueError("its option channel_binding=require is not supported: leave it out, or say prefer")
+        raise BadURL("its option channel_binding=require is not supported: leave it out, or say prefer")
     if "ssl" in query:  # SQLAlchemy's name for it.
         query.setdefault("sslmode", query.pop("ssl"))
     name = query.pop("fallback_application_name", "everthread")
@@ -58,7 +65,7 @@ def arguments(url: str, timeout_seconds: float = 60) -> dict[str, Any]:
     given = query.pop("connect_timeout", None)
     if given is not None:
         if not given.isdecimal():
-            raise ValueError("its option connect_timeout is no number of seconds")
+            raise BadURL("its option connect_timeout is no number of seconds")
         timeout_seconds = float(given) or timeout_seconds
     kept = {name: value for name, value in query.items() if name not in WITHOUT_EFFECT}
     dsn = parts._replace(scheme="postgresql", query=urlencode(kept)).geturl()
@@ -87,7 +94,7 @@ def engine(
         command_timeout: seconds that a statement may take.
 
     Raises:
-        ValueError: the URL cannot be used.
+        BadURL: it cannot be used.
     """
     given = arguments(url, timeout_seconds)
     if at is not None:

@@ -70,7 +70,7 @@ class Database:
         """For `at`, `settings` and `pooled`, see `connecting.engine`.
 
         Raises:
-            ValueError: the URL cannot be used.
+            connecting.BadURL: the URL cannot be used.
         """
         self.url = url
         self._pool_size = pool_size

@@ -10,6 +10,7 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from app.terminal import refusal
 from app.transfer.formats import UNREADABLE, Entry, read_file
 from app.transfer.schemas import FORMAT
 
@@ -118,19 +119,12 @@ def _send(client: httpx2.Client, thread: dict[str, Any]) -> tuple[int, str | Non
         _check(answer, "the import")
     if answer.status_code == 409 and answer.json()["error"]["code"] == "name_taken":
         return answer.status_code, None
-    return answer.status_code, None if answer.status_code < 400 else _reason(answer)
+    return answer.status_code, None if answer.status_code < 400 else refusal(answer)
 
 
 def _check(answer: httpx2.Response, what: str) -> None:
     if answer.status_code >= 400:
-        raise CannotTransfer(f"The service refused {what}: {_reason(answer)}")
-
-
-def _reason(answer: httpx2.Response) -> str:
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {answer.status_code}"
+        raise CannotTransfer(f"The service refused {what}: {refusal(answer)}")
 
 
 def _thread_ids(client: httpx2.Client) -> Iterator[str]:
