@@ -24,7 +24,7 @@ from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
 from app.settings import Settings
-from app.terminal import DataDir, read_settings, replacing, say, stop, with_database
+from app.terminal import DataDir, check_otel_settings, read_settings, replacing, say, stop, with_database
 from app.transfer import client, watch
 
 T = TypeVar("T")
@@ -72,6 +72,7 @@ def serve(
 ) -> None:
     """Run the service, with embedded Postgres and Redis unless DATABASE_URL and REDIS_URL are set."""
     settings = read_settings(data_dir=data_dir)
+    check_otel_settings()
     configure(settings.log_level)
     try:
         service.serve(settings, host=host, port=port, workers=workers, emulator_port=emulator_port)

@@ -24,6 +24,11 @@ class APIError(Exception):
         self.code = code or self.code
         self.headers = headers or {}
 
+    @property
+    def meaning(self) -> str:
+        """What metrics count it as: one of the service's own codes."""
+        return str(self.code)
+
     def with_headers(self, headers: dict[str, str]) -> "APIError":
         self.headers |= headers
         return self
@@ -89,7 +94,16 @@ class DatabaseUnavailable(APIError):
 class ProviderFailure(APIError):
     """The model did not answer. The status says whose fault it was; the turn is kept as `failed`."""
 
-    def __init__(self, status: int, type_: str, message: str, *, code: str, headers: dict[str, str]) -> None:
+    def __init__(
+        self, status: int, type_: str, message: str, *, meaning: str, code: str, headers: dict[str, str]
+    ) -> None:
+        """Args: meaning: what metrics count it as."""
         super().__init__(message, code=code, headers=headers)
         self.status = status
         self.type = type_
+        self._meaning = meaning
+
+    @property
+    def meaning(self) -> str:
+        """Not its code: that may be the provider's own."""
+        return self._meaning

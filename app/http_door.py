@@ -16,7 +16,7 @@ import orjson
 from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from app import capacity
+from app import capacity, metrics
 from app.settings import Settings
 
 LARGEST_HEAD_BYTES = 64 * 1024
@@ -99,6 +99,7 @@ class HttpDoor(HttpToolsProtocol):
     def _refuse(self, status: int, message: str, code: str) -> None:
         """Answer, and close the connection: nothing more of it is read."""
         self._refused = True
+        metrics.of(metrics.REFUSED_REQUESTS, str(status), code).inc()
         type_ = "server_error" if status >= 500 else "invalid_request_error"
         body = orjson.dumps({"error": {"message": message, "type": type_, "param": None, "code": code}})
         head = [

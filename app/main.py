@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from app import health, stopping
+from app import health, metrics, stopping
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
@@ -41,7 +41,9 @@ from app.retention.purge import Purge
 from app.retention.service import Retention
 from app.search import routes as search_routes
 from app.search.service import Search
-from app.settings import Settings
+from app.settings import OTelSettings, Settings
+from app.telemetry import asked as telemetry
+from app.telemetry.spans import tracer
 from app.threads import routes as threads_routes
 from app.threads.names import Names
 from app.threads.service import Threads
@@ -79,7 +81,9 @@ def create_app() -> FastAPI:
     """The service for the environment's settings: what uvicorn's workers are given."""
     settings = Settings()
     configure(settings.log_level)
-    return build(settings)
+    app = build(settings)
+    telemetry.start(app, OTelSettings())
+    return app
 
 
 def build(settings: Settings) -> FastAPI:
@@ -193,6 +197,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await cache.close()
         await nodes.close()
         await database.close()
+        await asyncio.to_thread(tracer().close)
 
 
 async def _settling(database: Database, settings: Settings) -> float | None:
@@ -230,6 +235,7 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, APIError)
+    metrics.of(metrics.REFUSED_REQUESTS, str(error.status), error.meaning).inc()
     return json_response(error.body(), status=error.status, headers=error.headers)
 
 

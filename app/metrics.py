@@ -10,12 +10,28 @@ Metric = TypeVar("Metric", Counter, Histogram)
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 TURNS = Counter("everthread_turns", "Turns closed.", ["continuation", "status"])
-PROVIDER_CALLS = Counter("everthread_provider_calls", "Calls to the provider, by what came of them.", ["outcome"])
+REFUSED_REQUESTS = Counter(
+    "everthread_refused_requests", "Requests that were answered with an error, by its meaning.", ["status", "meaning"]
+)
+PROVIDER_CALLS = Counter(
+    "everthread_provider_calls", "Calls to the provider, by what came of them.", ["outcome", "model", "account"]
+)
 PROVIDER_SECONDS = Histogram(
-    "everthread_provider_seconds", "Time of a provider call, to its end.", ["stream"], buckets=SECONDS
+    "everthread_provider_seconds",
+    "Time of a provider call, to its end.",
+    ["stream", "model", "account"],
+    buckets=SECONDS,
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "everthread_first_token_seconds", "Time from the request to the first streamed token.", buckets=SECONDS
+    "everthread_first_token_seconds",
+    "Time from the request to the first streamed token.",
+    ["model", "account"],
+    buckets=SECONDS,
+)
+TOKENS = Counter(
+    "everthread_tokens",
+    "Tokens that the provider has counted; those of `cached` are among `input`, those of `reasoning` among `output`.",
+    ["kind", "model", "account"],
 )
 LIVE_ID_LOOKUPS = Counter("everthread_live_id_lookups", "Lookups of live ids in Redis.", ["result"])
 REBUILT_ITEMS = Histogram(
@@ -24,8 +40,29 @@ REBUILT_ITEMS = Histogram(
 DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
 
+COUNTERS = (TURNS, REFUSED_REQUESTS, PROVIDER_CALLS, TOKENS, LIVE_ID_LOOKUPS, DROPPED_ITEMS, REDIS_ERRORS)
+
+OTHER = "other"
+MOST_MODELS = 100
+
+_answered: set[str] = set()
+
 
 @cache
 def of(metric: Metric, *labels: str) -> Metric:
     """A metric with its labels, looked up once: there are few of each."""
     return metric.labels(*labels)
+
+
+def model(name: str, *, answers: bool = False) -> str:
+    """A model as metrics name it. Clients write its name: only one that has answered has a series of its own.
+
+    Args:
+        answers: it has answered just now.
+    """
+    if name in _answered:
+        return name
+    if answers and len(_answered) < MOST_MODELS:
+        _answered.add(name)
+        return name
+    return OTHER

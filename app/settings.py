@@ -143,6 +143,38 @@ class Settings(BaseSettings):
         return (self.dashscope_base_url or REGION_BASE_URLS[self.dashscope_region]).rstrip("/")
 
 
+class OTelSettings(BaseSettings):
+    """Of OpenTelemetry's standard variables, those that say whether anything is exported. Its SDK reads the others
+    (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, …)."""
+
+    model_config = SettingsConfigDict(env_prefix="OTEL_", env_ignore_empty=True, extra="ignore")
+
+    sdk_disabled: bool = False
+    exporter_otlp_endpoint: str | None = None
+    """The collector, as http://host:4318."""
+    exporter_otlp_traces_endpoint: str | None = None
+    exporter_otlp_metrics_endpoint: str | None = None
+    exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
+    exporter_otlp_traces_protocol: Literal["http/protobuf"] = "http/protobuf"
+    exporter_otlp_metrics_protocol: Literal["http/protobuf"] = "http/protobuf"
+    traces_exporter: Literal["otlp", "none"] | None = None
+    metrics_exporter: Literal["otlp", "none"] | None = None
+
+    @property
+    def traces(self) -> bool:
+        """Whether traces are exported."""
+        return self._wanted(self.traces_exporter, self.exporter_otlp_traces_endpoint)
+
+    @property
+    def metrics(self) -> bool:
+        """Whether metrics are exported."""
+        return self._wanted(self.metrics_exporter, self.exporter_otlp_metrics_endpoint)
+
+    def _wanted(self, exporter: str | None, endpoint: str | None) -> bool:
+        named = exporter == "otlp" or endpoint is not None or self.exporter_otlp_endpoint is not None
+        return named and exporter != "none" and not self.sdk_disabled
+
+
 class EmulatorSettings(BaseSettings):
     """The emulator's settings: `EVERTHREAD_EMULATOR_…`."""
 

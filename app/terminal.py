@@ -19,7 +19,7 @@ from app.db import connecting
 from app.db.engine import Database
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
-from app.settings import EmulatorSettings, Settings
+from app.settings import EmulatorSettings, OTelSettings, Settings
 
 T = TypeVar("T")
 
@@ -41,6 +41,15 @@ def read_settings(**given: object) -> Settings:
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
         stop(f"The setting {variable} is wrong: {str(first['msg']).removeprefix('Value error, ')}.")
+
+
+def check_otel_settings() -> None:
+    """What cannot be done of what OpenTelemetry's variables ask for ends the command."""
+    try:
+        OTelSettings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        stop(f"The setting OTEL_{str(first['loc'][0]).upper()} is wrong: {first['msg']}.")
 
 
 def misspelt(names: Iterable[str]) -> list[str]:

@@ -32,7 +32,7 @@ ORDER = (
     ("cache", "embedded"),
     ("db",),
     ("bodies", "background"),
-    ("http_door",),
+    ("http_door", "telemetry"),
     ("listening", "logs", "metrics", "capacity", "nesting", "settings", "errors"),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""

@@ -16,10 +16,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.cache.connect import Client, connect
 from app.cache.line import ClusterLine, Command, Line
+from app.telemetry.spans import tracer
 
 T = TypeVar("T")
 
 AWAY_SECONDS = 2.0
+
+SYSTEM = {"db.system.name": "redis"}
 
 LATER_SECONDS = 0.005
 """How long a command that nobody waits for may wait for others."""
@@ -82,7 +85,8 @@ class Cache:
         Raises:
             RedisError, OSError: Redis is away, too slow, or refuses.
         """
-        return await self._watched(lambda: command(self._client))
+        with tracer().span("redis", SYSTEM, asks=True):
+            return await self._watched(lambda: command(self._client))
 
     def pubsub(self) -> Any:
         """What messages are received with. It has a connection of its own."""
@@ -126,6 +130,8 @@ class Cache:
 
     def _queued(self, commands: Sequence[Command]) -> "asyncio.Future[Any]":
         answer: asyncio.Future[Any] = self._loop.create_future()
+        name = str(commands[-1][0])
+        tracer().until_done(name, {**SYSTEM, "db.operation.name": name}, answer)
         self._unsent.append((commands, answer))
         return answer
 

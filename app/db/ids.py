@@ -56,6 +56,10 @@ def conversation_id(id_: UUID) -> str:
     return f"conv_{id_.hex}"
 
 
+def project_id(id_: UUID) -> str:
+    return f"project_{id_.hex}"
+
+
 def turn_id(id_: UUID) -> str:
     return f"turn_{id_.hex}"
 
@@ -68,6 +72,12 @@ def response_id(id_: UUID) -> str:
 def record_id(chain_id: UUID, seq: int) -> str:
     """An audit record's id: its chain and its number there."""
     return f"audit_{chain_id.hex}_{seq}"
+
+
+def in_logs(project: UUID, thread: UUID | None, turn: UUID) -> dict[str, str]:
+    """How every line of the log that tells of a turn names it."""
+    named = {"project": project_id(project), "turn": turn_id(turn)}
+    return named if thread is None else {**named, "thread": thread_id(thread)}
 
 
 def parse(text: str, prefixes: tuple[str, ...]) -> UUID | None:

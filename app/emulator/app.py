@@ -17,6 +17,7 @@ from app.emulator.errors import ProviderError, invalid_parameter, not_found
 from app.emulator.state import Conversation, State, Stored, chain, new_id
 from app.settings import EmulatorSettings
 
+SHOWN_HEADERS = ("x-", "trace", "baggage")
 CURRENT_PATH = "/compatible-mode/v1"
 OLDER_PATH = "/api/v2/apps/protocols/compatible-mode/v1"
 FAULTS = (
@@ -108,7 +109,7 @@ async def _create(request: Request, state: State, key: str) -> Response:
     call = {
         "account": hashlib.sha256(key.encode()).hexdigest()[:12],
         "path": request.url.path,
-        "headers": {k: v for k, v in request.headers.items() if k.startswith("x-")},
+        "headers": {k: v for k, v in request.headers.items() if k.startswith(SHOWN_HEADERS)},
         "body": body,
         "received_at": state.now(),
         "status": 200,

@@ -6,7 +6,9 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Request
+from structlog.contextvars import bind_contextvars
 
+from app.db import ids
 from app.db.engine import Database
 from app.errors import Unauthorized
 from app.projects.keys import USE_KEY, hash_key
@@ -78,6 +80,7 @@ async def authenticate(request: Request) -> Caller:
             "This API key is unknown or revoked. Make one with 'everthread keys create'.",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    bind_contextvars(project=ids.project_id(caller.project_id))
     return caller
 
 

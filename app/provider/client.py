@@ -18,6 +18,7 @@ from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpe
 from app.provider import failure
 from app.provider.failure import Failure
 from app.provider.secret import Secret
+from app.telemetry.spans import tracer
 
 EMULATOR_KEY = "sk-emulator"
 PATH = "/responses"
@@ -51,7 +52,10 @@ class Provider:
     ) -> None:
         self.url = base_url + PATH
         # The key itself is stored nowhere: its hash tells accounts apart.
-        self.binding = f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
+        key_hash = hashlib.sha256(api_key.encode()).hexdigest()
+        self.binding = f"{base_url}#{key_hash[:16]}"
+        self.account = f"{urlsplit(base_url).netloc.rpartition('@')[2]}#{key_hash[:8]}"
+        """The account as metrics name it."""
         self._base_url = base_url
         self._secret = Secret(api_key)
         self._timeout_seconds = timeout_seconds
@@ -120,7 +124,7 @@ class Provider:
     async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         try:
             async with self._session.post(
-                self._base_url + path, data=body, headers=headers, allow_redirects=False
+                self._base_url + path, data=body, headers={**headers, **tracer().headers()}, allow_redirects=False
             ) as answer:
                 content = self._secret.hidden(await self._whole(answer))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -132,7 +136,11 @@ class Provider:
     async def _streaming(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
             async with self._session.post(
-                self._base_url + path, data=body, headers=headers, timeout=self._streamed, allow_redirects=False
+                self._base_url + path,
+                data=body,
+                headers={**headers, **tracer().headers()},
+                timeout=self._streamed,
+                allow_redirects=False,
             ) as answer:
                 if answer.status != 200:
                     _check(answer, self._secret.hidden(await self._whole(answer)))

@@ -29,7 +29,7 @@ def client_error(found: Failure) -> ProviderFailure:
             message = f"The provider is unavailable: {found.message} Send this again later."
         case _:
             status, type_, code, message = 502, "server_error", found.code, found.message
-    return ProviderFailure(status, type_, message, code=code, headers=headers)
+    return ProviderFailure(status, type_, message, meaning=f"provider_{found.kind}", code=code, headers=headers)
 
 
 def is_retried(status: int | None) -> bool:
@@ -41,4 +41,5 @@ def failed_before(status: int | None, error: dict[str, Any]) -> ProviderFailure:
     """The error of a turn that has failed, for a request that repeats the one it failed for."""
     status = status or 502
     type_ = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return ProviderFailure(status, type_, str(error["message"]), code=str(error["code"]), headers={})
+    code, message = str(error["code"]), str(error["message"])
+    return ProviderFailure(status, type_, message, meaning="failed_before", code=code, headers={})

@@ -67,13 +67,13 @@ class Leases(Background):
 
     async def _close_expired(self) -> None:
         for row in await self._store.take_expired():
-            turn = ids.turn_id(row["id"])
-            log.warning("a worker died; its turn is closed", turn=turn)
+            named = ids.in_logs(row["project_id"], row["thread_id"], row["id"])
+            log.warning("a worker died; its turn is closed", **named)
             try:
                 await self._close(row)
             except (asyncpg.PostgresError, NotFound, ValueError) as error:
                 # One that cannot be closed does not hold up the others.
-                log.error("a dead worker's turn cannot be closed", turn=turn, error=type(error).__name__)
+                log.error("a dead worker's turn cannot be closed", error=type(error).__name__, **named)
 
     async def _close(self, row: asyncpg.Record) -> None:
         project_id, turn_id = row["project_id"], row["id"]

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import orjson
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from app import capacity, metrics
 from app.chain import continuation
@@ -32,6 +33,7 @@ from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.failure import RETRIED, Failure, Kind
 from app.provider.reading import NotJSON, read_object
 from app.settings import Settings
+from app.telemetry.spans import tracer
 from app.threads.address import Address
 from app.turns import answer as answers
 from app.turns.answer import INTERRUPTED, SHOWS_RESPONSE, TERMINAL, TOO_LARGE, Answer
@@ -43,6 +45,7 @@ from app.turns.failures import client_error
 from app.turns.opening import Joined, Opening
 from app.turns.pace import Pace
 from app.turns.pieces import Body, Pieces, written
+from app.turns.provider_call import ProviderCall
 from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
@@ -98,6 +101,8 @@ class Running:
     """How many events are in the event log, or on their way."""
     flush: asyncio.TimerHandle | None = None
     logging: asyncio.Lock = field(default_factory=asyncio.Lock)
+    call: ProviderCall | None = None
+    """The call to the provider that is under way."""
     unlogged: bool = False
     """The event log has a gap: it is not written on."""
     task: asyncio.Task[None] | None = None
@@ -160,6 +165,8 @@ class Runner:
         else:
             running = Running(turn, headers, asyncio.get_running_loop().create_future(), asked)
             self._running[turn.id] = running
+            # What is logged from here on, in this request and in the turn's own task, names the turn.
+            bind_contextvars(**turn.closable.in_logs)
             running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
         if not request.background or request.stream:
@@ -220,6 +227,16 @@ class Runner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, running: Running) -> None:
+        turn = running.turn
+        with tracer().span(
+            "turn", {"everthread.turn": ids.turn_id(turn.id), "everthread.thread": ids.thread_id(turn.thread_id)}
+        ) as span:
+            await self._run_to_its_end(running)
+            span.add({"everthread.continuation": running.continuation.value})
+            if running.error is not None:
+                span.fail(running.error.meaning)
+
+    async def _run_to_its_end(self, running: Running) -> None:
         try:
             target = self._target(running.turn)
             body = await self._continue(running, target)
@@ -237,7 +254,7 @@ class Runner:
                 raise
         finally:
             if not running.closed:
-                log.error("a turn ended in an unexpected way", turn=ids.turn_id(running.turn.id))
+                log.error("a turn ended in an unexpected way")
                 internal = {"code": "internal_error", "message": "The service failed on this turn."}
                 status = None if running.answerable.done() else 500
                 await self._close(running, running.failed(internal, status))
@@ -245,7 +262,7 @@ class Runner:
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a turn failed in the service", turn=ids.turn_id(running.turn.id), exc_info=error)
+            log.error("a turn failed in the service", exc_info=error)
         if running.response is None and running.error is None:
             running.error = APIError(
                 "The service failed on this turn. Read the turn to see what was kept of it.", code="internal_error"
@@ -338,46 +355,53 @@ class Runner:
         """The provider does not know the id that we chained on: remember that, and rebuild."""
         turn = running.turn
         assert turn.parent_id is not None
-        log.info("the provider does not know a live id; rebuilding", turn=ids.turn_id(turn.id))
+        log.info("the provider does not know a live id; rebuilding")
         await self._live_ids.forget(turn.project_id, turn.thread_id)
         await self._store.forget_response(turn.project_id, turn.parent_id)
         return await self._rebuild(running, self._target(turn))
 
     async def _call(self, running: Running, body: Body) -> Answer:
         """One attempt, with its record."""
-        started_at, began = datetime.now(UTC), time.monotonic()
-        stream = running.turn.request.streamed
+        turn, provider = running.turn, self._provider
+        started_at = datetime.now(UTC)
+        stream = turn.request.streamed
         status: int | None = 200
         error: dict[str, Any] | None = None
         response_id: str | None = None
-        try:
-            if stream:
-                answer = await self._relay(running, body.sent)
-            else:
-                answer = answers.from_body(await self._provider.respond(body.sent, running.headers))
-            response_id = answer.response["id"]
-            metrics.of(metrics.PROVIDER_CALLS, "answered").inc()
-            return answer
-        except ProviderError as refused:
-            status, error = refused.failure.status, refused.failure.as_error()
-            response_id = usable_id(running.opening.get("id"))
-            metrics.of(metrics.PROVIDER_CALLS, refused.failure.kind.value).inc()
-            raise
-        finally:
-            metrics.of(metrics.PROVIDER_SECONDS, str(stream).lower()).observe(time.monotonic() - began)
-            running.calls.append(
-                CallRecord(
-                    running.continuation.value,
-                    self._provider.url,
-                    body,
-                    running.dropped_items,
-                    status,
-                    response_id,
-                    error,
-                    started_at,
-                    datetime.now(UTC),
+        with ProviderCall(
+            provider.url,
+            provider.account,
+            turn.request.model,
+            stream=stream,
+            conversation=ids.thread_id(turn.thread_id),
+        ) as running.call:
+            try:
+                if stream:
+                    answer = await self._relay(running, body.sent)
+                else:
+                    answer = answers.from_body(await provider.respond(body.sent, running.headers))
+                response_id = answer.response["id"]
+                running.call.answered(answer.response)
+                return answer
+            except ProviderError as refused:
+                status, error = refused.failure.status, refused.failure.as_error()
+                response_id = usable_id(running.opening.get("id"))
+                running.call.failed(refused.failure.kind.value)
+                raise
+            finally:
+                running.calls.append(
+                    CallRecord(
+                        running.continuation.value,
+                        provider.url,
+                        body,
+                        running.dropped_items,
+                        status,
+                        response_id,
+                        error,
+                        started_at,
+                        datetime.now(UTC),
+                    )
                 )
-            )
 
     async def _relay(self, running: Running, body: bytes) -> Answer:
         """Pass a stream's events on, all but the last: that one waits until the turn is closed."""
@@ -449,8 +473,8 @@ class Runner:
         else:
             running.spoken = True
             if type_ == DELTA:
-                if not running.pace.chars:
-                    metrics.FIRST_TOKEN_SECONDS.observe(time.monotonic() - running.began_at)
+                if not running.pace.chars and running.call is not None:
+                    running.call.speaks(time.monotonic() - running.began_at)
                 running.pace.hear(event.get("delta"))
                 repaired = _without_nulls(event) or repaired
             elif type_.startswith("response.reasoning_"):
@@ -600,7 +624,7 @@ class Runner:
 
     async def _closed_elsewhere(self, running: Running) -> None:
         """Another worker took this one for dead and closed the turn, or somebody deleted it: that stands."""
-        log.warning("a turn was closed or deleted meanwhile", turn=ids.turn_id(running.turn.id))
+        log.warning("a turn was closed or deleted meanwhile")
         running.error = Conflict(
             "This turn was closed or deleted while it was running. Read it to see.", code="turn_closed"
         )
@@ -639,7 +663,7 @@ class Runner:
                 kept = await self._store.close(turn.closable, closing)
                 break
             except DatabaseUnavailable:
-                log.warning("Postgres is away; an answered turn waits to be closed", turn=ids.turn_id(turn.id))
+                log.warning("Postgres is away; an answered turn waits to be closed")
             if self._stopping and self._spooled(turn.closable, closing):
                 kept = closing
                 break
@@ -650,7 +674,7 @@ class Runner:
         if closing.status == "failed":
             # Its message may quote what was said.
             code = (closing.error or {}).get("code")
-            log.warning("a turn failed", turn=ids.turn_id(turn.id), code=code, status=closing.error_status)
+            log.warning("a turn failed", code=code, status=closing.error_status)
         return kept
 
     def _spooled(self, turn: Closable, closing: Closing) -> bool:
@@ -661,7 +685,6 @@ class Runner:
             log.error(
                 "Postgres is away, and the answer of a turn cannot be kept on disk either; it is lost if this process "
                 "is killed now",
-                turn=ids.turn_id(turn.id),
                 error=error.strerror,
             )
             return False

@@ -52,7 +52,7 @@ class Spool:
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        log.warning("Postgres is away; an answered turn was kept on disk", turn=ids.turn_id(turn.id))
+        log.warning("Postgres is away; an answered turn was kept on disk", **turn.in_logs)
 
     async def empty(self, store: TurnStore) -> None:
         """Close what was kept. A file that cannot be worked off is set aside, and does not stop the others.
@@ -77,7 +77,7 @@ class Spool:
                 path.replace(path.with_suffix(SET_ASIDE))
                 continue
             path.unlink(missing_ok=True)
-            log.info("a turn was closed from disk", turn=ids.turn_id(turn.id), closed=closed)
+            log.info("a turn was closed from disk", closed=closed, **turn.in_logs)
 
 
 def written(turn: Closable, closing: Closing) -> bytes:

@@ -66,6 +66,10 @@ class Closable:
     salt: bytes
     actor: Actor
 
+    @property
+    def in_logs(self) -> dict[str, str]:
+        return ids.in_logs(self.project_id, self.thread_id, self.id)
+
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
@@ -401,8 +405,9 @@ class TurnStore:
             try:
                 closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
             except asyncpg.PostgresError as error:
-                log.error("a turn whose opening was not confirmed cannot be closed", turn=ids.turn_id(turn.id),
-                          sqlstate=error.sqlstate)  # fmt: skip
+                log.error(
+                    "a turn whose opening was not confirmed cannot be closed", sqlstate=error.sqlstate, **turn.in_logs
+                )
                 closed = True  # Its lease runs out.
             if (closed or time.monotonic() > until) and entry in self._unconfirmed:
                 self._unconfirmed.remove(entry)

@@ -1,0 +1,94 @@
+"""A call to the provider as metrics and traces tell of it. Its record in the database is the runner's own."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from app import metrics
+from app.items.weights import count
+from app.telemetry.spans import Span, tracer
+
+PROVIDER_NAME = "alibaba_cloud"
+"""OpenTelemetry's semantic conventions have no name for it yet."""
+
+
+class ProviderCall:
+    """Begins and ends with its `with` block. One that neither answered nor failed was cancelled."""
+
+    def __init__(self, url: str, account: str, model: str, *, stream: bool, conversation: str) -> None:
+        """Args: account: as metrics name it. conversation: the thread's id."""
+        self._account, self._model, self._stream = account, model, stream
+        self._outcome = "cancelled"
+        self._first_token: float | None = None
+        place = urlsplit(url)
+        self._attributes: dict[str, str | int | float | bool] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": PROVIDER_NAME,
+            "gen_ai.request.model": model,
+            "server.address": place.hostname or "",
+            "server.port": place.port or (443 if place.scheme == "https" else 80),
+        }
+        begun = {**self._attributes, "gen_ai.conversation.id": conversation, "gen_ai.request.stream": stream}
+        self._span: Span = tracer().span(f"chat {model}", begun, asks=True)
+        self._began = time.monotonic()
+
+    def __enter__(self) -> "ProviderCall":
+        self._span.__enter__()
+        return self
+
+    def __exit__(
+        self, type_: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        seconds = time.monotonic() - self._began
+        model = metrics.model(self._model)
+        metrics.of(metrics.PROVIDER_CALLS, self._outcome, model, self._account).inc()
+        metrics.of(metrics.PROVIDER_SECONDS, str(self._stream).lower(), model, self._account).observe(seconds)
+        if self._outcome != "answered":
+            self._attributes["error.type"] = self._outcome
+            self._span.fail(self._outcome)
+        tracer().provider_call(seconds, self._first_token, self._attributes)
+        self._span.__exit__(None, None, None)  # What it failed of has been said, without its message.
+
+    def speaks(self, since_request: float) -> None:
+        """Its first text has come, so many seconds after the client's request."""
+        self._first_token = time.monotonic() - self._began
+        model = metrics.model(self._model, answers=True)
+        metrics.of(metrics.FIRST_TOKEN_SECONDS, model, self._account).observe(since_request)
+
+    def answered(self, response: Mapping[str, Any]) -> None:
+        self._outcome = "answered"
+        model = metrics.model(self._model, answers=True)
+        counted = _tokens(response.get("usage"))
+        for kind, number in counted.items():
+            metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
+        self._span.add(
+            {
+                "gen_ai.response.id": str(response["id"]),
+                "gen_ai.usage.input_tokens": counted["input"],
+                "gen_ai.usage.cache_read.input_tokens": counted["cached"],
+                "gen_ai.usage.output_tokens": counted["output"],
+                "gen_ai.usage.reasoning.output_tokens": counted["reasoning"],
+            }
+        )
+        if isinstance(named := response.get("model"), str):
+            self._span.add({"gen_ai.response.model": named})
+        tracer().tokens({"input": counted["input"], "output": counted["output"]}, self._attributes)
+
+    def failed(self, kind: str) -> None:
+        """Args: kind: what the failure means, see `provider.failure.Kind`."""
+        self._outcome = kind
+
+
+def _tokens(usage: object) -> dict[str, int]:
+    """What a response's usage counts, whatever it is."""
+    said = usage if isinstance(usage, dict) else {}
+    details = {name: said.get(name) for name in ("input_tokens_details", "output_tokens_details")}
+    inside = {name: found if isinstance(found, dict) else {} for name, found in details.items()}
+    return {
+        "input": count(said.get("input_tokens")),
+        "cached": count(inside["input_tokens_details"].get("cached_tokens")),
+        "output": count(said.get("output_tokens")),
+        "reasoning": count(inside["output_tokens_details"].get("reasoning_tokens")),
+    }
