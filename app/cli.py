@@ -1,6 +1,7 @@
-"""everthread serve | emulator | migrate | import | export | keys | audit"""
+"""everthread serve | emulator | migrate | upgrade | import | export | keys | audit"""
 
 import asyncio
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,8 @@ from app.audit.commands import audit_cli
 from app.db import connecting
 from app.db.engine import UNAVAILABLE, Database
 from app.db.ids import parse
+from app.embedded.data_dir import CannotStart, owned
+from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
 from app.listening import CannotServe, listening
 from app.logs import configure
@@ -113,6 +116,24 @@ def migrate(
     say(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
 
 
+@cli.command()
+def upgrade(
+    older: Annotated[
+        Path, typer.Option("--from", exists=True, file_okay=False, help="The programs of the release before.")
+    ],
+    data_dir: DataDir = None,
+) -> None:
+    """Bring the embedded Postgres's data up to the major release that this one brings. 'serve' says when."""
+    settings = read_settings(data_dir=data_dir)
+    try:
+        with owned(settings.data_dir) as directory:
+            upgrade_postgres(directory / "postgres", older, say)
+    except CannotStart as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"Cannot upgrade {settings.data_dir}: {error.strerror}.")
+
+
 Url = Annotated[str, typer.Option(envvar="EVERTHREAD_URL", help="Where the service is.")]
 Key = Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")]
 
@@ -174,7 +195,7 @@ def show_call(
     curl: Annotated[bool, typer.Option("--curl", help="As a command that sends it again; the key stays out.")] = False,
 ) -> None:
     """Show a request that was sent to the provider, exactly as it was."""
-    say(_transferred(lambda: watch.call(url, key, call_id, curl=curl)))
+    say(_transferred(lambda: watch.call(url, key, call_id, curl=curl, tell=lambda line: sys.stderr.write(f"{line}\n"))))
 
 
 def _transferred(work: Callable[[], T]) -> T:

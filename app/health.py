@@ -31,12 +31,11 @@ async def readyz(request: Request) -> Response:
     try:
         async with state.database.session() as session:
             connection = await session.connection()
-            current = await connection.run_sync(schema.current_revision)
+            misfit = await connection.run_sync(schema.misfit)
             if await session.scalar(text("SELECT current_setting('transaction_read_only')::boolean")):
                 checks["postgres"] = "read-only"
-        newest = schema.newest_revision()
-        if current != newest:
-            checks["migrations"] = f"at {current}, not {newest}: run 'everthread migrate'"
+        if misfit is not None:
+            checks["migrations"] = misfit
     except (DatabaseUnavailable, SQLAlchemyError):
         checks["postgres"] = "unreachable"
         checks["migrations"] = "unknown"
@@ -44,6 +43,8 @@ async def readyz(request: Request) -> Response:
         await state.cache.ping()
     except (RedisError, OSError):
         checks["redis"] = "unreachable"
+    if (replica := state.reads.state) is not None:
+        checks["replica"] = replica  # It is reported: without it, everything is read from the primary.
     ready = checks["postgres"] == "ok" and checks["migrations"] == "ok"
     return json_response({"status": "ready" if ready else "not ready", **checks}, status=200 if ready else 503)
 

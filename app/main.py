@@ -26,6 +26,7 @@ from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.db.nodes import Nodes, is_distributed
 from app.db.pagination import Settled
+from app.db.replica import Reads
 from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
 from app.history import routes as history_routes
 from app.history.forks import Forks
@@ -136,6 +137,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     key = await _database_key(database)
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     seal, buckets = Seal(key), Buckets(key)
+    reads = Reads(database, _replica(settings), key=key, lag_seconds=settings.database_read_lag_seconds)
     nodes = Nodes(database, routed=settings.citus_routing)
     names, users, settled = (
         Names(database, buckets),
@@ -154,18 +156,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     app.state.names = names
     app.state.replay = replay
     app.state.database = database
+    app.state.reads = reads
     app.state.cache = cache
     app.state.keys = KeyRing(database)
     app.state.provider = provider
     audit_key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
-    app.state.audit = Audit(database, users, checkpoints, settled)
+    app.state.audit = Audit(database, reads, users, checkpoints, settled)
     app.state.transfer = Transfer(database, names, users)
     purge = Purge(database, names, users, live_ids, event_log, signals)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
-    background = (nodes, leases, cancel_requests, checkpoints, cleaner)
+    background = (reads, nodes, leases, cancel_requests, checkpoints, cleaner)
     app.state.retention = Retention(database, users, purge, cleaner, app.state.transfer)
-    app.state.search = Search(database)
+    app.state.search = Search(database, reads)
     app.state.openai = OpenAI(database, names, store, replay, live_ids, event_log)
     app.state.threads = Threads(database, names, users, settled)
     app.state.turns = Turns(store, runner, replay)
@@ -198,6 +201,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await nodes.close()
         await database.close()
         await asyncio.to_thread(tracer().close)
+
+
+def _replica(settings: Settings) -> Database | None:
+    if settings.database_read_url is None:
+        return None
+    return Database(
+        settings.database_read_url,
+        pool_size=settings.database_pool_size,
+        timeout_seconds=settings.database_timeout_seconds,
+        pooled=settings.database_pooler,
+    )
 
 
 async def _settling(database: Database, settings: Settings) -> float | None:

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, delete, insert, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
 from app.audit import tables as audit
@@ -16,6 +18,7 @@ from app.cache import tables as cache
 from app.chain import tables as chain
 from app.db import connecting, sql
 from app.db.base import Base
+from app.db.tables import ServedRevision
 from app.projects import tables as projects
 from app.retention import tables as retention
 from app.threads import tables as threads
@@ -26,7 +29,7 @@ TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
-    retention.UserPurge,
+    retention.UserPurge, ServedRevision,
 )  # fmt: skip
 
 metadata = Base.metadata
@@ -51,6 +54,7 @@ EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'The role % may not change its own settings; plans depend on statistics.', current_user;
 END $$
 """
+HAS_SERVED = "SELECT to_regclass('served_revisions') IS NOT NULL"
 HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
 DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'threads'::regclass)"
 # A table is distributed when none that is not refers to it.
@@ -78,6 +82,39 @@ def current_revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+def misfit(connection: Connection) -> str | None:
+    """Why this release cannot run on the database, and what to do; None if it can.
+
+    It can on its own revision, and on a newer one that says that it serves this release too.
+    """
+    current, newest = current_revision(connection), newest_revision()
+    if current == newest:
+        return None
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    if current is None or current in known:
+        return (
+            f"it is at migration {current or 'none'}, and this release needs {newest}: run 'everthread migrate' first"
+        )
+    if connection.scalar(text(HAS_SERVED)) and connection.scalar(select(ServedRevision).where(
+        ServedRevision.revision == newest
+    )) is not None:  # fmt: skip
+        return None
+    return (
+        f"it is at migration {current}, of a newer release, which does not serve this one ({newest}): run the newer one"
+    )
+
+
+def served(head: str) -> list[str]:
+    """The revisions whose releases can run on a database at `head`: it, and those before it for as long as each
+    migration says that it serves the release before."""
+    found: list[str] = []
+    for script in ScriptDirectory.from_config(alembic_config()).walk_revisions(head=head):
+        found.append(script.revision)
+        if not getattr(script.module, "SERVES_THE_RELEASE_BEFORE", False):
+            break
+    return found
+
+
 async def migrate(
     url: str, revision: str = "head", *, pooled: bool = False, tell: Callable[[str], object] = lambda _: None
 ) -> None:
@@ -103,10 +140,18 @@ async def migrate(
                     told = True
                 await guard.rollback()
                 await asyncio.sleep(LOCK_POLL_SECONDS)
+            await _let_go_of_snapshot(guard)
             async with engine.connect() as connection:
                 await connection.run_sync(_run, revision)
     finally:
         await engine.dispose()
+
+
+async def _let_go_of_snapshot(guard: AsyncConnection) -> None:
+    """A statement's answer, read to its end, holds the snapshot that it was read with until the next simple query; and
+    CREATE INDEX CONCURRENTLY would wait for it for ever."""
+    driver: Any = (await guard.get_raw_connection()).driver_connection
+    await driver.execute("SELECT")
 
 
 def _run(connection: Connection, revision: str) -> None:
@@ -116,6 +161,10 @@ def _run(connection: Connection, revision: str) -> None:
     (command.downgrade if down else command.upgrade)(config, revision)
     plans = RESET_PLANS if down else SET_PLANS
     connection.execute(text(plans))
+    current = current_revision(connection)
+    if current is not None and connection.scalar(text(HAS_SERVED)):
+        connection.execute(delete(ServedRevision))
+        connection.execute(insert(ServedRevision), [{"revision": each} for each in served(current)])
     connection.commit()
     if not down and connection.scalar(text(HAS_CITUS)):
         _distribute(connection, plans)

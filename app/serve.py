@@ -145,6 +145,11 @@ async def _prepare_database(settings: Settings, audit_key: bytes) -> str | None:
     """
     assert settings.database_url is not None
     await check_database(settings.database_url, pooled=settings.database_pooler)
+    if settings.database_read_url is not None:
+        try:
+            connecting.arguments(settings.database_read_url)
+        except connecting.BadURL as error:
+            raise CannotServe(f"Cannot use EVERTHREAD_DATABASE_READ_URL: {error}.") from error
     database = Database(
         settings.database_url,
         pool_size=1,
@@ -167,24 +172,20 @@ async def _prepare_database(settings: Settings, audit_key: bytes) -> str | None:
 
 
 async def check_database(url: str, *, pooled: bool = False) -> None:
-    """Raises `CannotServe` if the database cannot be reached, or is behind (or ahead of) this release."""
+    """Raises `CannotServe` if the database cannot be reached, or is none that this release can run on."""
     try:
         engine = connecting.engine(url, timeout_seconds=CONNECT_SECONDS, pooled=pooled, poolclass=NullPool)
     except connecting.BadURL as error:
         raise CannotServe(f"Cannot use DATABASE_URL: {error}.") from error
     try:
         async with engine.connect() as connection:
-            current = await connection.run_sync(schema.current_revision)
+            misfit = await connection.run_sync(schema.misfit)
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         raise CannotServe(connecting.why(error)) from error
     finally:
         await engine.dispose()
-    newest = schema.newest_revision()
-    if current != newest:
-        raise CannotServe(
-            f"The database is at migration {current or 'none'}, and this release needs {newest}. "
-            "Run 'everthread migrate' first."
-        )
+    if misfit is not None:
+        raise CannotServe(f"This release cannot run on the database: {misfit}.")
 
 
 def _with_provider(stack: ExitStack, settings: Settings, emulator_port: int) -> Settings:

@@ -66,6 +66,11 @@ class Settings(BaseSettings):
     """Connections to Postgres per worker."""
     database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     """How long a statement, or the wait for a free connection, may take."""
+    database_read_url: str | None = None
+    """A replica of the database, in DATABASE_URL's forms, that search, usage and the export and verification of the
+    audit trail are read from. Without it, and while it is away: the database itself."""
+    database_read_lag_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How far behind that replica may be; it is not read from while it is further."""
     redis_timeout_seconds: Annotated[float, Field(gt=0)] = 0.5
     """How long a Redis command may take before the turn goes on without it."""
 

@@ -95,10 +95,17 @@ def refusal(answer: httpx2.Response) -> str:
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded servers keep their data.")]
 
 
-def with_database(work: Callable[[Database], Awaitable[T]], data_dir: Path | None = None) -> T:
-    """Do something with the database that DATABASE_URL or the data directory leads to."""
+def with_database(
+    work: Callable[[Database], Awaitable[T]], data_dir: Path | None = None, *, only_reads: bool = False
+) -> T:
+    """Do something with the database that DATABASE_URL or the data directory leads to.
+
+    Args:
+        only_reads: where there is a replica, that will do.
+    """
     given = read_settings(data_dir=data_dir)
-    url = running_url(given)
+    replica = given.database_read_url if only_reads else None
+    url = running_url(given) if replica is None else replica
 
     async def run() -> T:
         try:

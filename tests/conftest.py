@@ -4,18 +4,52 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.breakable import Servers
 from tests.databases import migrate_now, new_database
 from tests.projects import Project
 from tests.servers import servers
-from tests.service import Emulator, Service
+from tests.service import Emulator, Process, Service, end_all
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
     parser.addoption("--fault-seed", type=int, default=None, help="Repeat the misfortunes of an earlier run.")
+
+
+@pytest.fixture(autouse=True)
+def _ended_processes() -> Iterator[None]:
+    """What a test has started and not ended, because it failed for one, ends with it."""
+    before = set(Process.started)
+    yield
+    for process in Process.started - before:
+        end_all(process.process.pid)
+        process.ended()
+
+
+_skipped: list[str] = []
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A run leaves no process behind, and in CI nothing is skipped; one that does has failed."""
+    place = str(session.config._tmp_path_factory.getbasetemp())  # type: ignore[attr-defined]
+    left = [process for process in psutil.process_iter(["cmdline"]) if place in " ".join(process.info["cmdline"] or ())]
+    for process in left:
+        print(f"left behind, and ended: {' '.join(process.info['cmdline'])}")  # noqa: T201
+        end_all(process.pid)
+    missing = _skipped if "CI" in os.environ else []
+    for line in missing:
+        print(f"not to be skipped in CI: {line}")  # noqa: T201
+    if (left or missing) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session")

@@ -58,6 +58,12 @@ class Pair:
         self._server[0].control("-m", "immediate", "stop")
         self._server[1].control("promote")
 
+    def stop_standby(self) -> None:
+        """Lose it, and go on without."""
+        self._server[1].control("-m", "immediate", "stop")
+        primary = self.url("postgres", hosts=f"127.0.0.1:{self.ports[0]}")
+        run_sql(primary, "ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+
     def close(self) -> None:
         for server in self._server:
             if (server.directory / "postmaster.pid").exists():

@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
+import psutil
 from openai import AsyncOpenAI
 
 COMMAND = [sys.executable, "-m", "app.cli"]
@@ -34,8 +36,22 @@ def eventually(check: Callable[[], bool], seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
+def end_all(pid: int) -> None:
+    """Kill a process and what it has started."""
+    try:
+        parent = psutil.Process(pid)
+        for process in (*parent.children(recursive=True), parent):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
 class Process:
     """A command of ours, and every line that it has printed."""
+
+    started: ClassVar[set["Process"]] = set()
+    """Those that have not been seen to end."""
 
     def __init__(
         self,
@@ -43,17 +59,19 @@ class Process:
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
         within: Sequence[str] = (),
+        command: Sequence[str] = COMMAND,
     ) -> None:
-        """Args: within: a command that runs it, such as prlimit."""
+        """Args: within: a command that runs it, such as prlimit. command: another installation's."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVERTHREAD_", "DASHSCOPE_", "DATABASE_URL"))}
         self.process = subprocess.Popen(
-            [*within, *COMMAND, *arguments],
+            [*within, *command, *arguments],
             env={**clean, **(env or {})},
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self.started.add(self)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -79,6 +97,7 @@ class Process:
     def ended(self) -> int:
         """Its exit code, once it has ended by itself."""
         code = self.process.wait(timeout=30)
+        self.started.discard(self)
         self._reader.join(timeout=5)
         return code
 
@@ -116,6 +135,10 @@ class Emulator:
         calls: list[dict[str, Any]] = self._http.get("/_emulator/calls").json()["data"]
         return calls
 
+    def is_asked(self, times: int = 1) -> None:
+        """Wait until it has been asked so often."""
+        eventually(lambda: len(self.calls()) >= times)
+
     def reset(self) -> None:
         self.control("reset", {})
 
@@ -133,12 +156,17 @@ class Service:
         env: dict[str, str] | None = None,
         key: str | None = KEY,
         within: Sequence[str] = (),
+        cwd: Path | None = None,
+        command: Sequence[str] = COMMAND,
     ) -> None:
+        """Args: cwd: where the release is that is to run; this one if left out."""
         env = {**(env or {})}
         if key is not None:
             env["EVERTHREAD_BOOTSTRAP_KEY"] = key
         self.port = free_port()
-        self.process = Process("serve", "--port", str(self.port), *arguments, env=env, within=within)
+        self.process = Process(
+            "serve", "--port", str(self.port), *arguments, env=env, cwd=cwd, within=within, command=command
+        )
         self.url = self.process.wait_for("Everthread is ready at ").rpartition(" ")[2]
         self.key = key or self.process.wait_for("API key: ").rpartition(" ")[2]
         self.http = httpx2.Client(

@@ -24,6 +24,7 @@ TABLES = {
     "pieces",
     "projects",
     "provider_deletions",
+    "served_revisions",
     "thread_activity",
     "thread_names",
     "threads",
@@ -98,8 +99,11 @@ def test_every_key_and_reference_begins_with_the_project(database_url: str) -> N
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f')""",
     )
     others = {(key["name"], key["first"]) for key in keys} - {(key["name"], "project_id") for key in keys}
-    # The seal of what Redis holds is every project's, and so are the keys of hosts.
-    assert others == {("alembic_version", "version_num"), ("cache_keys", "id"), ("audit_keys", "public_key")}
+    # The seal of what Redis holds is every project's, and so are the keys of hosts, and what is known of releases.
+    assert others == {
+        ("alembic_version", "version_num"), ("cache_keys", "id"), ("audit_keys", "public_key"),
+        ("served_revisions", "revision"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from rich.console import Console
 from rich.progress import Progress
 
-from app.audit import exported, keys, store
+from app.audit import exported, keys, restored, store
 from app.audit.checkpoints import Checkpoints
 from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
-from app.audit.verify import Verdict, counted, verify_project
+from app.audit.verify import Problem, Verdict, counted, verify_project
 from app.db import ids
 from app.db.engine import Database
 from app.terminal import DataDir, read_settings, refusal, replacing, say, stop, with_database
@@ -34,21 +34,34 @@ def verify(
     key: PublicKeys = None,
     thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="A trail that was exported earlier, to be found in the database."
+        ),
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Prove that nothing was changed, removed, reordered or inserted: in the database, or in an exported file.
 
     A file needs nothing but the public key. The first problem of each chain is named, and the exit code is 1.
     """
+    compared: list[tuple[str, list[Problem], list[str]]] = []
     if file is not None:
         if not key:
             stop("A file is verified with --key, the public key: 'everthread audit public-key' shows it.")
         verdicts = {file.name: _verify_file(file, [*map(_public_key, key)])}
     else:
         trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
-        verdicts = with_database(lambda database: _verify_all(database, project, thread, trusted), data_dir)
+        verdicts = with_database(
+            lambda database: _verify_all(database, project, thread, trusted), data_dir, only_reads=True
+        )
         if not verdicts:
             stop(f"There is no project {project!r}.")
+        for path in against or ():
+            signed = _signed_before(path, trusted)
+            problems, explained = with_database(lambda database: restored.compare(database, signed), data_dir)  # noqa: B023
+            compared.append((path.name, problems, explained))
     for name, verdict in verdicts.items():
         say(
             f"{name}: {verdict.records} records in {verdict.chains} chains, {verdict.checkpoints} checkpoints; "
@@ -56,7 +69,12 @@ def verify(
         )
         for problem in verdict.problems:
             say(f"  {problem}")
-    if any(verdict.problems for verdict in verdicts.values()):
+    for name, problems, explained in compared:
+        for line in (*problems, *explained):
+            say(f"{name}: {line}")
+        if not problems and not explained:
+            say(f"{name}: all that is signed in it stands in the database.")
+    if any(verdict.problems for verdict in verdicts.values()) or any(problems for _, problems, _ in compared):
         say("The audit trail does NOT verify.")
         raise typer.Exit(1)
     say("The audit trail verifies.")
@@ -88,6 +106,32 @@ def export_trail(
     except OSError as error:
         stop(f"Cannot write {file}: {error.strerror}.")
     say(f"The audit trail is in {file}.")
+
+
+@audit_cli.command("restored")
+def tell_restored(
+    trails: Annotated[
+        list[Path] | None,
+        typer.Argument(exists=True, dir_okay=False, help="Trails that were exported before, one a project."),
+    ] = None,
+    key: PublicKeys = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write into the trail that the database was restored to an earlier moment.
+
+    With exported trails, the record says how much of what they prove is gone. Without, run it before 'everthread serve'
+    signs anything again.
+    """
+    trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+    signed = [_signed_before(path, trusted) for path in trails or ()]
+    by_project = {each.project_id: each for each in signed}
+
+    async def tell(database: Database) -> None:
+        for row in await store.projects(database):
+            detail = await restored.tell(database, row["project_id"], by_project.get(row["project_id"]))
+            say(f"{row['name']}: restored to {detail}.")
+
+    with_database(tell, data_dir)
 
 
 @audit_cli.command()
@@ -172,6 +216,13 @@ def _verify_file(file: Path, trusted: list[Ed25519PublicKey]) -> Verdict:
             return exported.verify_file(file, trusted, lambda count: progress.advance(bar, count))
         except exported.BadFile as error:
             stop(f"{file} is not an audit trail as 'everthread audit export' writes it: {error}.")
+
+
+def _signed_before(path: Path, trusted: list[Ed25519PublicKey]) -> restored.Before:
+    try:
+        return restored.before(path, trusted)
+    except exported.BadFile as error:
+        stop(f"{path} is not the audit trail of a project, as 'everthread audit export' writes it: {error}.")
 
 
 def _progress() -> Progress:

@@ -142,6 +142,41 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
     return verdict
 
 
+def signed_part(
+    path: Path, trusted: Sequence[Ed25519PublicKey]
+) -> tuple[UUID, list[tuple[int, UUID, int, bytes]], dict[int, Any], list[Problem]]:
+    """What is signed in the exported file of a whole project: its leaves and checkpoints, and what is wrong with them.
+
+    Returns:
+        The project; the leaves, as position, chain, number and hash; the checkpoints by their size; the problems.
+
+    Raises:
+        BadFile: it is not such a file.
+    """
+    leaves: list[tuple[int, UUID, int, bytes]] = []
+    checkpoints: dict[int, Any] = {}
+    project_id: UUID | None = None
+    with path.open("rb") as file:
+        for number, said in _read(file, lambda count: None):
+            try:
+                if said["object"] == "audit.leaf" and "proof" not in said:
+                    leaves.append(_leaf(said))
+                elif said["object"] == "audit.checkpoint":
+                    project_id = UUID(said["project"])
+                    checkpoints[said["size"]] = _checkpoint(said)
+                else:
+                    break
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise BadFile(f"line {number} cannot be read: {error}") from error
+    if project_id is None:
+        raise BadFile("nothing of a whole project is signed in it")
+    leaves = [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in leaves]
+    verdict, left = Verdict(), dict(checkpoints)
+    check_tree(project_id, leaves, left, Tree(), trusted, verdict)
+    check_ends(left, verdict)
+    return project_id, leaves, checkpoints, verdict.problems
+
+
 def _read(file: BinaryIO, advance: Advance) -> Any:
     read = 0
     for number, line in enumerate(file, 1):

@@ -11,6 +11,7 @@ from app.audit.store import Filters
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
+from app.db.replica import Reads
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Address
@@ -20,8 +21,11 @@ from app.trail.users import UserKeys
 
 
 class Audit:
-    def __init__(self, database: Database, users: UserKeys, checkpoints: Checkpoints, settled: Settled) -> None:
+    def __init__(
+        self, database: Database, reads: Reads, users: UserKeys, checkpoints: Checkpoints, settled: Settled
+    ) -> None:
         self._database = database
+        self._reads = reads
         self._users = users
         self._settled = settled
         self._checkpoints = checkpoints
@@ -55,7 +59,7 @@ class Audit:
         async with self._database.session() as session:
             await append(session, caller.actor, caller.project_id, "audit.exported")
         await self._checkpoints.write(caller.project_id)
-        return exported.lines(self._database, caller.project_id)
+        return exported.lines(await self._reads.with_all_so_far(), caller.project_id)
 
     async def export_thread(self, caller: Caller, address: Address) -> AsyncIterator[bytes]:
         """A thread's trail, signed up to now: of a deleted one too, by its id.
@@ -67,7 +71,7 @@ class Audit:
         async with self._database.session() as session:
             await append(session, caller.actor, caller.project_id, "audit.exported", detail=ids.thread_id(chain_id))
         await self._checkpoints.write(caller.project_id)
-        return exported.lines_of_thread(self._database, caller.project_id, chain_id)
+        return exported.lines_of_thread(await self._reads.with_all_so_far(), caller.project_id, chain_id)
 
     async def _chain(self, caller: Caller, address: Address) -> UUID:
         """The chain of a thread, or of one that was deleted.

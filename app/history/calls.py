@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +10,7 @@ import orjson
 
 from app.db import ids
 from app.errors import NotFound
+from app.provider.account import account
 
 
 def call_object(turn_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,6 +22,7 @@ def call_object(turn_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:
         "attempt": row["attempt"],
         "continuation": row["continuation"],
         "url": row["url"],
+        "account": None if row["binding"] is None else account(row["binding"]),
         "body": None if row["body"] is None else orjson.loads(row["body"]),
         "dropped_items": row["dropped_items"],
         "status": row["status"],
@@ -46,6 +48,12 @@ def parse_call(call_id: str) -> tuple[UUID, int]:
 
 def unknown_call(call_id: str) -> NotFound:
     return NotFound(f"There is no call {call_id[:80]!r}.", param="call_id", code="call_not_found")
+
+
+def curl_headers(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Which account's key makes the commands work."""
+    binding = rows[0]["binding"] if rows else None
+    return {} if binding is None else {"Everthread-Account": account(binding)}
 
 
 def as_curl(row: Mapping[str, Any]) -> str:

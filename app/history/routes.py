@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.bodies import json_response, optional_json_object
 from app.db.pagination import Paged, list_object
 from app.history import messages
-from app.history.calls import as_curl, call_object
+from app.history.calls import as_curl, call_object, curl_headers
 from app.history.playback import Tempo
 from app.history.service import History
 from app.projects.auth import Authenticated
@@ -58,7 +58,8 @@ async def calls(
 ) -> Response:
     id_, rows = await history.calls(caller, address, turn_id)
     if format == "curl":
-        return Response("\n\n".join(as_curl(row) for row in rows) + "\n", media_type="text/plain; charset=utf-8")
+        said = "\n\n".join(as_curl(row) for row in rows)
+        return Response(said + "\n", media_type="text/plain; charset=utf-8", headers=curl_headers(rows))
     return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
 
 
@@ -71,7 +72,7 @@ async def call(
 ) -> Response:
     id_, row = await history.call(caller, call_id)
     if format == "curl":
-        return Response(as_curl(row) + "\n", media_type="text/plain; charset=utf-8")
+        return Response(as_curl(row) + "\n", media_type="text/plain; charset=utf-8", headers=curl_headers([row]))
     return json_response(call_object(id_, row))
 
 

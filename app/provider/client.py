@@ -6,7 +6,6 @@ is made into anybody's models (0.13 ms of CPU a call, against 0.65 through the `
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from urllib.parse import urlsplit
@@ -15,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
 
+from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure
 from app.provider.secret import Secret
@@ -51,11 +51,8 @@ class Provider:
         max_answer_bytes: int,
     ) -> None:
         self.url = base_url + PATH
-        # The key itself is stored nowhere: its hash tells accounts apart.
-        key_hash = hashlib.sha256(api_key.encode()).hexdigest()
-        self.binding = f"{base_url}#{key_hash[:16]}"
-        self.account = f"{urlsplit(base_url).netloc.rpartition('@')[2]}#{key_hash[:8]}"
-        """The account as metrics name it."""
+        self.binding = accounts.binding(base_url, api_key)
+        self.account = accounts.account(self.binding)
         self._base_url = base_url
         self._secret = Secret(api_key)
         self._timeout_seconds = timeout_seconds

@@ -13,6 +13,7 @@ import orjson
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
+from app.db.replica import Reads
 from app.errors import BadRequest
 from app.items.shapes import text_of
 from app.projects.auth import Caller
@@ -44,8 +45,10 @@ class Hit:
 
 
 class Search:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reads: Reads) -> None:
+        """Args: reads: where it is looked. What is shown comes from `database`: nothing that has just been deleted."""
         self._database = database
+        self._reads = reads
 
     async def search(
         self, caller: Caller, asked: str, filters: Filters, after: str | None, limit: int
@@ -61,31 +64,13 @@ class Search:
         cursor = None if after is None else _cursor(after)
         bound = await store.now(self._database) if cursor is None else cursor.bound
         seen = filters if cursor is None else replace(filters, here_before=bound)
-        hits = await self._hits(caller.project_id, terms, seen)
+        hits = await self._reads.read(lambda database: _hits(database, caller.project_id, terms, seen))
         if cursor is not None:
             last = Hit(cursor.rank, cursor.id, cursor.role)
             hits = [hit for hit in hits if hit < last]
         page = nlargest(limit + 1, hits)
         shown = await self._shown(caller.project_id, page[:limit], terms, bound)
         return list_object(shown, lambda hit: hit, has_more=len(page) > limit)
-
-    async def _hits(self, project_id: UUID, terms: list[lexemes.Term], filters: Filters) -> list[Hit]:
-        """All that match. Of several messages of one side in a turn, the best."""
-        wanted, matcher = [term for term in terms if not term.excluded], Matcher(terms)
-        ranks: dict[tuple[UUID, str], float] = {}
-
-        def look_at(found: list[store.Text], weight: float) -> None:
-            for each in found:
-                rank = matcher.rank(each.text)
-                if rank is not None:
-                    ranks[each.id, each.role] = max(rank * weight, ranks.get((each.id, each.role), 0))
-
-        if "title" in filters.roles:
-            look_at(await store.titles(self._database, project_id, wanted, filters), TITLE_WEIGHT)
-        if set(filters.roles) != {"title"}:
-            async for found in store.texts(self._database, project_id, wanted, filters):
-                look_at(found, 1)
-        return [Hit(rank, id_, role) for (id_, role), rank in ranks.items()]
 
     async def _shown(
         self, project_id: UUID, hits: list[Hit], terms: list[lexemes.Term], bound: datetime
@@ -97,6 +82,25 @@ class Search:
         marked = [run for term in terms if not term.excluded for run in term.runs]
         # What has been deleted since it was found is no hit.
         return [_hit(hit, rows[hit.id], said.get(hit.id, []), marked, bound) for hit in hits if hit.id in rows]
+
+
+async def _hits(database: Database, project_id: UUID, terms: list[lexemes.Term], filters: Filters) -> list[Hit]:
+    """All that match. Of several messages of one side in a turn, the best."""
+    wanted, matcher = [term for term in terms if not term.excluded], Matcher(terms)
+    ranks: dict[tuple[UUID, str], float] = {}
+
+    def look_at(found: list[store.Text], weight: float) -> None:
+        for each in found:
+            rank = matcher.rank(each.text)
+            if rank is not None:
+                ranks[each.id, each.role] = max(rank * weight, ranks.get((each.id, each.role), 0))
+
+    if "title" in filters.roles:
+        look_at(await store.titles(database, project_id, wanted, filters), TITLE_WEIGHT)
+    if set(filters.roles) != {"title"}:
+        async for found in store.texts(database, project_id, wanted, filters):
+            look_at(found, 1)
+    return [Hit(rank, id_, role) for (id_, role), rank in ranks.items()]
 
 
 def _hit(

@@ -19,7 +19,7 @@ Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
     "thread.purged", "turn.opened", "turn.called", "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "key.created", "key.used", "key.revoked", "project.changed",
-    "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired",
+    "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip
 
 FIRST = bytes(32)

@@ -118,7 +118,7 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids
 -- calls --
 -- Every attempt at the provider for a turn, its body in pieces.
 SELECT c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id, c.error,
-    c.started_at, c.finished_at, t.thread_id
+    c.started_at, c.finished_at, t.thread_id, t.binding
 FROM calls c JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
 WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = :turn_id ORDER BY c.attempt
 

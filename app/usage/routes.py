@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import Seconds
+from app.db.replica import Reads
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.usage.store import COUNTED, usage
@@ -37,7 +38,10 @@ async def get(
     begin = datetime.fromtimestamp(since or 0, UTC)
     end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
     key = _key(group_by, after)
-    rows = await usage(request.app.state.database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
+    reads: Reads = request.app.state.reads
+    rows = await reads.read(
+        lambda database: usage(database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
+    )
     shown = [_row(group_by, row) for row in rows[:limit]]
     if format == "csv":
         return Response(_csv(group_by, shown), media_type="text/csv; charset=utf-8")

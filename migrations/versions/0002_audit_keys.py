@@ -10,6 +10,9 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+SERVES_THE_RELEASE_BEFORE = True
+"""Whether the release of the migration before can run on what this one makes: see `schema.served`."""
+
 
 def upgrade() -> None:
     op.execute(

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.service import Emulator, Service, read_events, said
+from tests.tools import needs
 
 HERE = Path(__file__).parent
 PROVIDER = "https://dashscope-intl.aliyuncs.com"
 NAMES = ("basic", "multi_turn", "streaming", "built_in_tools", "migration")
 
-needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node.js is not installed")
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+needs_node = needs("npm")
+needs_curl = needs("curl")
 
 
 @pytest.fixture(scope="session")

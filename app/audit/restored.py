@@ -1,0 +1,111 @@
+"""A database that was restored to an earlier moment, and what was signed of it after that.
+
+Such a database is whole in itself. What does not stand in it any more is seen by whoever kept an exported trail; that
+nobody has cut it off in secret is what the trail says itself: `audit.restored`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from app.audit import store
+from app.audit.exported import BadFile, signed_part
+from app.audit.verify import Problem
+from app.db import ids
+from app.db.engine import Database
+from app.trail.append import append
+from app.trail.records import SERVICE, Action, instant
+
+ACTION: Action = "audit.restored"
+
+LAST_AT = "SELECT at FROM audit_checkpoints WHERE project_id = $1 AND size <= $2 ORDER BY size DESC LIMIT 1"
+
+RESTORED = """
+SELECT at, detail FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $1 AND action = $3
+ORDER BY seq
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What an exported trail proves to have been signed."""
+
+    project_id: UUID
+    leaves: list[tuple[UUID, int, bytes]]
+    """The chain, the number and the hash of each, in their order."""
+    at: datetime
+    root: bytes
+
+
+def before(path: Path, trusted: Sequence[Ed25519PublicKey]) -> Before:
+    """Read what was signed from an exported trail of a whole project.
+
+    Raises:
+        BadFile: it is no such file, or does not verify.
+    """
+    project_id, leaves, checkpoints, problems = signed_part(path, trusted)
+    if problems:
+        raise BadFile(f"it does not verify: {problems[0]}")
+    last = checkpoints[max(checkpoints)]
+    return Before(project_id, [(chain_id, seq, hash_) for _, chain_id, seq, hash_ in leaves], last["at"], last["root"])
+
+
+async def common(database: Database, signed: Before) -> int:
+    """How many of its leaves stand in the database as they were signed, from the first one on."""
+    found = 0
+    async for rows in store.leaves(database, signed.project_id):
+        for row in rows:
+            if found == len(signed.leaves):
+                return found
+            if (row["chain_id"], row["seq"], row["hash"]) != signed.leaves[found]:
+                return found
+            found += 1
+    return found
+
+
+async def tell(database: Database, project_id: UUID, signed: Before | None) -> str:
+    """Write into the project's trail to what moment the database was restored. Returns what was written.
+
+    Args:
+        signed: what was signed before, so that the record says how much of it is gone. Without it: whatever was
+            signed after what the database has now.
+    """
+    if signed is None:
+        rows = await store.checkpoints(database, project_id)
+        kept, gone = (rows[-1]["size"] if rows else 0), "what was signed after them"
+    else:
+        kept = await common(database, signed)
+        gone = f"{len(signed.leaves)} with the root {signed.root.hex()} at {instant(signed.at)}"
+    row = await database.fetchrow(LAST_AT, project_id, kept)
+    until = "nothing signed" if row is None else f"what was signed at {instant(row['at'])}"
+    detail = f"{kept} leaves; to {until}; gone: {gone}"
+    async with database.session() as session:
+        await append(session, SERVICE, project_id, ACTION, detail=detail)
+    return detail
+
+
+async def compare(database: Database, signed: Before) -> tuple[list[Problem], list[str]]:
+    """Whether all that was signed stands in the database.
+
+    Returns:
+        What is wrong; and what is gone, and why, where the trail says it itself.
+    """
+    kept = await common(database, signed)
+    lost = len(signed.leaves) - kept
+    if lost == 0:
+        return [], []
+    said = await database.fetch(RESTORED, signed.project_id, ids.bucket_of(signed.project_id), ACTION)
+    restored = next((row for row in said if _kept(row) <= kept), None)
+    what = f"{lost} leaves that were signed until {instant(signed.at)} are not in the database, from leaf {kept} on"
+    if restored is None:
+        return [Problem("leaves", f"{what}, and no record says that it was restored")], []
+    return [], [f"{what}: it was restored, as its trail says at {instant(restored['at'])} ({restored['detail']})."]
+
+
+def _kept(row: asyncpg.Record) -> int:
+    return int(str(row["detail"]).partition(" ")[0])

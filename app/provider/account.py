@@ -1,0 +1,17 @@
+"""Provider accounts told apart without their keys, which are stored nowhere: by the endpoint and a hash."""
+
+import hashlib
+from urllib.parse import urlsplit
+
+SHOWN_DIGITS = 8
+
+
+def binding(base_url: str, api_key: str) -> str:
+    """What a response id belongs to."""
+    return f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
+
+
+def account(binding: str) -> str:
+    """The account of a binding, as people are shown it: its host, and how the SHA-256 of its key begins."""
+    base_url, _, digits = binding.rpartition("#")
+    return f"{urlsplit(base_url).netloc.rpartition('@')[2]}#{digits[:SHOWN_DIGITS]}"

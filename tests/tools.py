@@ -1,0 +1,20 @@
+"""Programs that some tests need, and that neither the wheels nor the system bring: .ci/run installs them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+DEBIAN = {"curl": "curl", "npm": "npm", "pgbouncer": "pgbouncer", "prometheus": "prometheus"}
+"""The Debian package of each."""
+
+
+def program(name: str) -> Path | None:
+    """Where a program is, if it is installed. Debian keeps some where only root's PATH leads."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    return None if found is None else Path(found)
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    """Skips a test where a program is missing, with one line that names its package. In CI, a skip is a failure."""
+    return pytest.mark.skipif(program(name) is None, reason=f"{name} is not installed: apt-get install {DEBIAN[name]}")
