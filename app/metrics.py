@@ -3,7 +3,8 @@
 from functools import cache
 from typing import TypeVar
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 Metric = TypeVar("Metric", Counter, Histogram)
 
@@ -33,6 +34,7 @@ TOKENS = Counter(
     "Tokens that the provider has counted; those of `cached` are among `input`, those of `reasoning` among `output`.",
     ["kind", "model", "account"],
 )
+RUNNING_TURNS = Gauge("everthread_running_turns", "Turns in progress.", multiprocess_mode="livesum")
 LIVE_ID_LOOKUPS = Counter("everthread_live_id_lookups", "Lookups of live ids in Redis.", ["result"])
 REBUILT_ITEMS = Histogram(
     "everthread_rebuilt_items", "Items of a rebuilt history.", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
@@ -52,6 +54,11 @@ _answered: set[str] = set()
 def of(metric: Metric, *labels: str) -> Metric:
     """A metric with its labels, looked up once: there are few of each."""
     return metric.labels(*labels)
+
+
+def forget_process(pid: int) -> None:
+    """What a worker that has died was at is not going on any more."""
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def model(name: str, *, answers: bool = False) -> str:

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from app import metrics
 from app.terminal import say
 
 at_once = threading.Event()
@@ -44,6 +45,13 @@ class Workers(Multiprocess):
     def __init__(self, config: uvicorn.Config, listener: socket.socket, drain_seconds: float) -> None:
         super().__init__(config, sockets=[listener])
         self._drain_seconds = drain_seconds
+
+    def keep_subprocess_alive(self) -> None:
+        before = [process.pid for process in self.processes]
+        super().keep_subprocess_alive()
+        for pid, process in zip(before, self.processes, strict=True):
+            if pid is not None and pid != process.pid:
+                metrics.forget_process(pid)
 
     def handle_int(self) -> None:
         say(said(self._drain_seconds))

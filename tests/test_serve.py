@@ -9,7 +9,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.service import Emulator, Process, Service, free_port, said
+from tests.service import Emulator, Process, Service, eventually, free_port, said
 
 
 def serve(data_dir: Path, *arguments: str, env: dict[str, str] | None = None, key: str | None = None) -> Service:
@@ -136,6 +136,34 @@ def test_several_workers_share_the_port_and_the_conversation(service_env: dict[s
             )
         assert answer.json()["output_text"] == "Ada"
     assert "everthread_turns_total" in httpx2.get(f"{service.url}/metrics").text
+    assert service.stop() == 0
+
+
+def test_what_a_worker_that_was_killed_was_at_is_not_counted_any_more(
+    service_env: dict[str, str], emulator: Emulator
+) -> None:
+    service = Service("--workers", "2", env={**service_env, "EVERTHREAD_LEASE_SECONDS": "2"})
+
+    def running() -> float:
+        shown = httpx2.get(f"{service.url}/metrics").text
+        return float(shown.partition("\neverthread_running_turns ")[2].partition("\n")[0])
+
+    emulator.fault("slow", seconds_per_event=1)
+    body = {"input": "Echo: one two three", "background": True}
+    assert service.http.post(f"/threads/{service.thread()}/turns", json=body).status_code == 200
+    eventually(lambda: running() == 1)
+    for worker in psutil.Process(service.process.process.pid).children(recursive=True):
+        if "spawn_main" in " ".join(worker.cmdline()):
+            worker.kill()
+    service.http.close()
+
+    def is_up_and_idle() -> bool:
+        try:
+            return running() == 0
+        except httpx2.TransportError:
+            return False
+
+    eventually(is_up_and_idle, 30)
     assert service.stop() == 0
 
 

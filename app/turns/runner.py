@@ -165,6 +165,7 @@ class Runner:
         else:
             running = Running(turn, headers, asyncio.get_running_loop().create_future(), asked)
             self._running[turn.id] = running
+            metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
             bind_contextvars(**turn.closable.in_logs)
             running.task = asyncio.create_task(self._run(running), name=ids.turn_id(turn.id))
@@ -261,6 +262,7 @@ class Runner:
 
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]
+        metrics.RUNNING_TURNS.dec()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", exc_info=error)
         if running.response is None and running.error is None:

@@ -1,0 +1,114 @@
+"""The dashboard and the alert rules of deploy/, asked of a real Prometheus that reads a real service."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.service import Emulator, Service, eventually, free_port
+from tests.tools import needs, program
+
+pytestmark = needs("prometheus")
+
+DEPLOY = Path(__file__).parents[1] / "deploy"
+PANELS: list[dict[str, Any]] = json.loads((DEPLOY / "grafana" / "everthread.json").read_text())["panels"]
+QUERIES = [(panel["title"], target["expr"], target["legendFormat"]) for panel in PANELS for target in panel["targets"]]
+
+
+class Prometheus:
+    def __init__(self, directory: Path, service: Service) -> None:
+        prometheus = program("prometheus")
+        assert prometheus is not None
+        shutil.copy(DEPLOY / "prometheus" / "everthread.rules.yml", directory)
+        said = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
+        said = said.replace("everthread:8080", f"127.0.0.1:{service.port}").replace(": 15s", ": 1s")
+        (directory / "prometheus.yml").write_text(said)
+        port = free_port()
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=30)
+        self.process = subprocess.Popen(
+            [prometheus, f"--config.file={directory / 'prometheus.yml'}", f"--storage.tsdb.path={directory / 'data'}",
+             f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"],
+        )  # fmt: skip
+
+    def get(self, path: str, **params: str) -> Any:
+        said = self.http.get(path, params=params).json()
+        assert said["status"] == "success", said
+        return said["data"]
+
+    def is_scraping(self, times: int) -> bool:
+        try:
+            found = self.get("/query", query="count_over_time(everthread_running_turns[5m])")["result"]
+        except httpx2.TransportError:
+            return False
+        return bool(found) and int(found[0]["value"][1]) >= times
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    tmp_path_factory: pytest.TempPathFactory, service_env: dict[str, str], running_emulator: Emulator
+) -> Iterator[Prometheus]:
+    running_emulator.reset()
+    service = Service(env=service_env)
+    prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), service)
+
+    def talk() -> None:
+        thread = service.thread()
+        service.turn(thread, "Hello")
+        service.stream(thread, "Hello")
+        running_emulator.forget()
+        service.turn(thread, "Hello")
+        service.http.post(f"/threads/{thread}/turns", json={"input": 7})
+        running_emulator.fault("status", status=500, code="InternalError", message="down", times=3)
+        service.http.post(f"/threads/{thread}/turns", json={"input": "Hello"})
+
+    try:
+        talk()  # Every series that there is has begun.
+        eventually(lambda: prometheus.is_scraping(2), 30)
+        talk()
+        eventually(lambda: prometheus.is_scraping(6), 30)
+        yield prometheus
+    finally:
+        prometheus.process.kill()
+        prometheus.process.wait()
+        service.stop()
+
+
+@pytest.mark.parametrize(("title", "query", "legend"), QUERIES)
+def test_every_query_of_the_dashboard_finds_what_its_legend_names(
+    prometheus: Prometheus, title: str, query: str, legend: str
+) -> None:
+    asked = query.replace("$__rate_interval", "1m").replace("$model", ".*").replace("$account", ".*")
+    found = prometheus.get("/query", query=asked)["result"]
+    assert found, title
+    for label in re.findall(r"\{\{(\w+)\}\}", legend):
+        assert all(label in series["metric"] for series in found), title
+
+
+def test_every_alert_rule_is_evaluated_over_metrics_that_there_are(prometheus: Prometheus) -> None:
+    names = set(prometheus.get("/label/__name__/values"))
+    (group,) = prometheus.get("/rules")["groups"]
+    assert len(group["rules"]) >= 8
+    for rule in group["rules"]:
+        assert rule["health"] == "ok", rule
+        assert set(re.findall(r"everthread_\w+", rule["query"])) <= names, rule["name"]
+        assert rule["state"] in ("inactive", "pending"), rule["name"]
+
+
+def test_a_provider_that_fails_is_seen_by_the_rule_for_it(prometheus: Prometheus) -> None:
+    """Two of eight calls in `talk` are refused three times: more than a tenth."""
+    (group,) = prometheus.get("/rules")["groups"]
+    (rule,) = [rule for rule in group["rules"] if rule["name"] == "EverthreadProviderFailing"]
+    eventually(lambda: bool(prometheus.get("/query", query=rule["query"])["result"]))
+
+
+def test_every_metric_is_shown_somewhere(prometheus: Prometheus) -> None:
+    said = json.dumps(PANELS) + (DEPLOY / "prometheus" / "everthread.rules.yml").read_text()
+    ours = {re.sub(r"_(bucket|count|sum|created|total)$", "", name)
+            for name in prometheus.get("/label/__name__/values") if name.startswith("everthread_")}  # fmt: skip
+    assert {name for name in ours if name not in said} == set()
