@@ -8,6 +8,11 @@ serve: .venv/ready
 test: .venv/ready
 	@$(BIN)/pytest $(ARGS)
 
+# The long way: an hour of faults, and nothing skipped. With TEST_CITUS_NODES and TEST_DATABASE_URL, on a cluster.
+FAULT_MINUTES ?= 60
+test-all: .venv/ready
+	@CI=true $(BIN)/pytest --fault-minutes $(FAULT_MINUTES) $(ARGS)
+
 check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -24,4 +29,4 @@ lock:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 
-.PHONY: serve test check lock
+.PHONY: serve test test-all check lock

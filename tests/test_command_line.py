@@ -114,8 +114,7 @@ def test_the_first_ctrl_c_says_what_is_waited_for_and_the_second_ends_it(
     body: Any = {"input": "Echo: " + "word " * 400, "background": True}
     thread = service.thread()
     assert service.http.post(f"/threads/{thread}/turns", json=body).status_code in (200, 202)
-    while not emulator.calls():
-        time.sleep(0.05)
+    emulator.is_asked()
     time.sleep(1)  # It has said a few words.
     service.process.process.send_signal(signal.SIGINT)
     service.process.wait_for("Running turns have 30 seconds to finish")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.service import Emulator, Service, said
+from tests.service import Emulator, Service, eventually, said
 
 REMEMBER = "My name is Ada."
 ASK = "What is my name?"
@@ -79,7 +79,7 @@ def test_an_id_that_was_reported_unknown_is_not_tried_again_on_another_branch(
 def test_the_live_id_is_in_redis_for_what_is_left_of_seven_days(service: Service, redis_url: str) -> None:
     thread = service.thread()
     service.turn(thread, REMEMBER)
-    time.sleep(0.1)
+    eventually(lambda: bool(live_keys(redis_url, thread)[1]))
     client, keys = live_keys(redis_url, thread)
     (key,) = keys
     assert 7 * 86400 - 700 < float(client.ttl(key)) <= 7 * 86400 - 600
@@ -91,7 +91,7 @@ def test_the_answer_is_the_same_when_redis_is_empty_or_wrong(
 ) -> None:
     thread = service.thread()
     service.turn(thread, REMEMBER)
-    time.sleep(0.1)
+    eventually(lambda: bool(live_keys(redis_url, thread)[1]))
     client, keys = live_keys(redis_url, thread)
     client.delete(*keys) if value is None else client.set(keys[0], value)
     assert service.turn(thread, ASK)["output_text"] == "Ada"

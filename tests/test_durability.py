@@ -245,7 +245,7 @@ def test_the_turns_of_a_killed_worker_are_closed_by_another_with_what_they_had_s
                 headers={"Authorization": f"Bearer {doomed.key}"},
             )
         )
-        time.sleep(0.5)
+        emulator.is_asked(3)
         doomed.process.stop(signal.SIGKILL)
     events = two_workers.follow(thread, turn)
     assert events[-1]["response"]["incomplete_details"] == {"reason": "interrupted"}
@@ -267,7 +267,7 @@ def test_who_waited_in_a_killed_worker_holds_nobody_up(
     body = {"input": "Echo: first", "if_busy": "wait"}
     with ThreadPoolExecutor() as pool:
         running = pool.submit(two_workers.turn, thread, "Hi")
-        time.sleep(0.5)
+        emulator.is_asked()
         lost = pool.submit(doomed.http.post, f"/threads/{thread}/turns", json=body)
         time.sleep(0.7)
         doomed.process.stop(signal.SIGKILL)
@@ -287,7 +287,7 @@ def test_a_killed_worker_of_several_is_replaced(service_env: dict[str, str], emu
     ]
     assert len(workers) == 2
     workers[0].kill()
-    time.sleep(2)
+    workers[0].wait(timeout=10)
     thread = service.thread()
     for number in range(10):
         assert service.turn(thread, f"Echo: {number}")["output_text"] == str(number)

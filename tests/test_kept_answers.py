@@ -40,7 +40,7 @@ def test_a_turn_that_ends_while_postgres_is_read_only_is_closed_when_it_can_be(
     emulator.fault("slow", seconds=1)
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(service.turn, thread, "Echo: kept")
-        time.sleep(0.5)
+        emulator.is_asked()
         set_everywhere(own_servers, "default_transaction_read_only", "on")
         time.sleep(1)
         refused = service.http.post("/threads", json={})
@@ -65,7 +65,7 @@ def test_a_turn_whose_closing_meets_a_time_out_is_closed_when_it_can_be(
     try:
         with ThreadPoolExecutor() as pool:
             answer = pool.submit(service.turn, thread, "Echo: kept")
-            time.sleep(0.4)
+            emulator.is_asked()
             held = "BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0"
             query(own_servers.database_url, held, f"SELECT id FROM threads WHERE id = '{id_}' FOR UPDATE",
                   "SELECT pg_sleep(2)", "COMMIT")  # fmt: skip
@@ -86,7 +86,7 @@ def test_an_answer_waits_and_says_so_when_the_spool_cannot_take_it_either(
     (tmp_path / "data" / "spool").write_text("in the way, as a full disk would be")
     emulator.fault("slow", seconds_per_event=0.05)
     service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: kept", "background": True})
-    time.sleep(0.2)
+    emulator.is_asked()
     own_servers.stop_postgres()
     time.sleep(0.8)
     service.process.process.send_signal(signal.SIGTERM)
@@ -111,8 +111,7 @@ def test_garbage_in_the_spool_is_set_aside_and_a_dead_workers_turn_is_closed_all
     thread = service.thread()
     emulator.fault("stall", seconds=60)
     doomed.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "background": True})
-    while not emulator.calls():
-        time.sleep(0.02)
+    emulator.is_asked()
     doomed.process.stop(signal.SIGKILL)
     assert service.ended_turn(thread)["status"] == "failed"
     assert sorted(path.name for path in folder.iterdir()) == [f"{name[0]}.unreadable" for name in sorted(garbage)]

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -31,7 +32,7 @@ def test_a_turn_is_the_same_without_redis(
     own_servers.start_redis()
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(ask, "Echo: one two three four")
-        time.sleep(0.2)
+        emulator.is_asked(3)
         own_servers.stop_redis()
         assert answer.result() == "one two three four"
     own_servers.start_redis()
@@ -66,7 +67,7 @@ def test_a_turn_that_the_model_answers_while_postgres_is_away_is_closed_when_it_
     emulator.fault("slow", seconds=0.6)
     with ThreadPoolExecutor() as pool:
         answer = pool.submit(lambda: service.turn(thread, "Echo: kept"))
-        time.sleep(0.3)
+        emulator.is_asked()
         own_servers.stop_postgres()
         time.sleep(1.5)
         own_servers.start_postgres()
@@ -107,7 +108,7 @@ def test_an_answer_that_cannot_be_written_before_the_process_stops_is_kept_on_di
     thread = service.thread()
     emulator.fault("slow", seconds_per_event=0.05)
     made = service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: spooled", "background": True}).json()
-    time.sleep(0.2)
+    emulator.is_asked()
     own_servers.stop_postgres()
     time.sleep(0.8)
     assert service.stop() == 0
@@ -157,7 +158,11 @@ def test_two_workers_restarted_in_turn_under_load_lose_nothing(own_env: dict[str
         time.sleep(1)
         stop = True
         running.result()
-    turns = workers[0].http.get(f"/threads/{thread}/turns", params={"limit": 100, "order": "asc"}).json()["data"]
+    turns: list[dict[str, Any]] = []
+    query: dict[str, Any] = {"limit": 100, "order": "asc"}
+    while page := workers[0].http.get(f"/threads/{thread}/turns", params=query).json()["data"]:
+        turns += page
+        query["after"] = page[-1]["id"]
     assert {turn["status"] for turn in turns} == {"completed"}
     kept = [turn["output_text"] for turn in turns]
     assert [text for text in kept if text in answers] == answers

@@ -12,7 +12,7 @@ import pytest
 import redis
 from redis.asyncio.connection import parse_url
 
-from tests.service import Emulator, Service, said
+from tests.service import Emulator, Service, eventually, said
 from tests.test_durability import WORDS, begin
 
 
@@ -23,9 +23,13 @@ def cache(redis_url: str) -> Iterator["redis.Redis"]:
     client.close()
 
 
+def keys_of(cache: "redis.Redis", kind: str, id_: str) -> list[Any]:
+    found: Any = cache.keys(f"everthread:*:{kind}:{id_.partition('_')[2]}")
+    return list(found)
+
+
 def key_of(cache: "redis.Redis", kind: str, id_: str) -> str:
-    key: Any
-    (key,) = cache.keys(f"everthread:*:{kind}:{id_.partition('_')[2]}")
+    (key,) = keys_of(cache, kind, id_)
     name: str = bytes(key).decode()
     return name
 
@@ -36,7 +40,7 @@ def test_a_live_id_copied_from_another_thread_is_a_miss(
     ada, bob = service.thread(), service.thread()
     service.turn(ada, "My name is Ada.")
     service.turn(bob, "My name is Bob.")
-    time.sleep(0.05)
+    eventually(lambda: bool(keys_of(cache, "live", ada) and keys_of(cache, "live", bob)))
     cache.set(key_of(cache, "live", ada), cache.get(key_of(cache, "live", bob)) or b"")
     assert service.turn(ada, "What is my name?")["output_text"] == "Ada"
     assert emulator.calls()[-1]["body"]["previous_response_id"] == emulator.calls()[0]["answer"]["id"]
@@ -59,7 +63,7 @@ def test_nothing_that_stands_in_redis_breaks_a_turn_or_a_stream(
 ) -> None:
     thread = service.thread()
     turn, last = begin(service, thread, f"Echo: {WORDS}")
-    time.sleep(0.5)
+    eventually(lambda: bool(keys_of(cache, "live", thread) and keys_of(cache, "events", turn)))
     for key in (key_of(cache, "live", thread), key_of(cache, "events", turn)):
         cache.delete(key)
         GARBAGE[kind](cache, key)

@@ -78,6 +78,21 @@ def test_files_of_message_arrays_are_imported_once(
         assert answer.json()["output_text"] == "Ada"
 
 
+def test_two_users_equal_short_chats_stay_two_threads(
+    service: Service, service_env: dict[str, str], tmp_path: Path
+) -> None:
+    key = new_project(service_env)
+    chat = json.dumps([{"role": "user", "content": "Hello"}])
+    file = tmp_path / "threads.jsonl"
+    file.write_text(f"{chat}\n{chat}\n{chat}\n")
+    for line in ("3 threads imported, 0 were there already.", "0 threads imported, 3 were there already."):
+        process = command(service, "import", str(file), key=key)
+        process.wait_for(line)
+        assert process.ended() == 0
+    found = service.http.get("/threads", headers={"Authorization": f"Bearer {key}"}).json()["data"]
+    assert len({thread["name"] for thread in found}) == 3
+
+
 def test_thousands_of_threads_are_imported_and_an_interrupted_import_is_resumed(
     service: Service, service_env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -116,7 +116,7 @@ def test_a_request_that_waits_in_the_queue_of_a_busy_thread_is_not_asked_once_it
     emulator.fault("slow", seconds=1.5)
     with ThreadPoolExecutor() as pool:
         running = pool.submit(service.turn, thread, "Echo: first")
-        time.sleep(0.3)
+        emulator.is_asked()
         ask_and_leave(service, place, {"input": "Echo: second", "if_busy": "wait"})
         running.result()
     time.sleep(0.5)
@@ -185,8 +185,7 @@ def test_a_key_whose_worker_died_before_a_word_was_said_is_asked_with_again(
     emulator.fault("stall", seconds=60)
     with ThreadPoolExecutor() as pool:
         lost = pool.submit(doomed.http.post, f"/threads/{thread}/turns", json=body, headers=headers)
-        while not emulator.calls():
-            time.sleep(0.02)
+        emulator.is_asked()
         doomed.process.stop(signal.SIGKILL)
         with pytest.raises(httpx2.HTTPError):
             lost.result()

@@ -7,6 +7,7 @@ with a byte order mark or without, packed with gzip or not. What of a conversati
 import gzip
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -37,6 +38,8 @@ class Entry:
     """Why it cannot be taken."""
     left_out: list[str] = field(default_factory=list)
     """What of it is not taken."""
+    unnamed: bool = False
+    """The file gives it no name: it has one that is made of its content."""
 
 
 def read_file(path: Path) -> list[Entry]:
@@ -48,7 +51,18 @@ def read_file(path: Path) -> list[Entry]:
     raw = path.read_bytes()
     if raw.startswith(GZIP):
         raw = gzip.decompress(raw)
-    raw = raw.removeprefix(BOM)
+    entries = _entries(raw.removeprefix(BOM))
+    met: Counter[str] = Counter()
+    for entry in entries:
+        if entry.unnamed:
+            name = entry.thread["name"]
+            met[name] += 1
+            if met[name] > 1:  # Two people have said the same: their chats are two.
+                entry.thread["name"] = f"{name}-{met[name]}"
+    return entries
+
+
+def _entries(raw: bytes) -> list[Entry]:
     try:
         whole = orjson.loads(raw)
     except orjson.JSONDecodeError:
@@ -109,7 +123,7 @@ def _named(entry: Entry) -> Entry:
     if "name" not in entry.thread:
         # A name of its content's own, so that the same file imported again changes nothing.
         digest = hashlib.sha256(orjson.dumps(entry.thread, option=orjson.OPT_SORT_KEYS)).hexdigest()
-        entry.thread["name"] = f"import-{digest[:32]}"
+        entry.thread["name"], entry.unnamed = f"import-{digest[:32]}", True
     return entry
 
 

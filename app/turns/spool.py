@@ -16,7 +16,6 @@ import asyncpg
 import orjson
 import structlog
 
-from app.db import ids
 from app.items.kept import Kept
 from app.trail.records import Actor
 from app.turns.pieces import Body, Piece
