@@ -17,7 +17,7 @@ class Background:
         self._restart: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._keep(), name=type(self).__name__)
+        self._task = asyncio.create_task(self.run(), name=type(self).__name__)
         self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
@@ -27,7 +27,7 @@ class Background:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         """Go on until cancelled, or until there is nothing left to do."""
         raise NotImplementedError
 

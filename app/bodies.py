@@ -2,15 +2,20 @@
 
 import asyncio
 import hashlib
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
+from pydantic import BaseModel, ValidationError
 
 from app.errors import BadRequest, BodyTooLarge, BodyTooSlow
 from app.nesting import is_deeper
-from app.settings import Settings
+from app.services import services
+from app.settings import Connected
+
+Model = TypeVar("Model", bound=BaseModel)
 
 JSON_TYPE = "application/json"
 
@@ -25,6 +30,29 @@ def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | 
     return Response(orjson.dumps(content), status, headers, JSON_TYPE)
 
 
+def checked(model: type[Model], body: dict[str, Any]) -> Model:
+    """A body as a model has it.
+
+    Raises:
+        BadRequest: naming the field at fault.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise wrong_field(error.errors()[0]) from error
+
+
+def wrong_field(found: Mapping[str, Any]) -> BadRequest:
+    """What pydantic has found wrong, as a client is told it."""
+    # In a query, the field comes after the word `query`.
+    where = [part for part in found["loc"] if part not in ("query", "path", "[key]")]
+    param = ".".join(str(part) for part in where) or None
+    code = "unknown_parameter" if found["type"] == "extra_forbidden" else "invalid_value"
+    message = str(found["msg"]).removeprefix("Value error, ")
+    said = "This field is not known here." if code == "unknown_parameter" else f"{message}."
+    return BadRequest(f"'{param}': {said}", param=param, code=code)
+
+
 async def json_object(request: Request) -> dict[str, Any]:
     """The request's body.
 
@@ -32,7 +60,7 @@ async def json_object(request: Request) -> dict[str, Any]:
         BodyTooLarge: over `max_body_bytes`, whether or not Content-Length said so.
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
     """
-    settings: Settings = request.app.state.settings
+    settings = services(request)[Connected]
     raw = await _read(request, settings.max_body_bytes, settings.body_pause_seconds)
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:

@@ -1,4 +1,4 @@
-"""everthread serve | emulator | migrate | upgrade | import | export | keys | audit"""
+"""everthread serve | emulator | doctor | migrate | upgrade | import | export | keys | audit"""
 
 import asyncio
 import sys
@@ -20,6 +20,7 @@ from app.audit.commands import audit_cli
 from app.db import connecting
 from app.db.engine import UNAVAILABLE, Database
 from app.db.ids import parse
+from app.doctor import examine
 from app.embedded.data_dir import CannotStart, owned
 from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
@@ -27,7 +28,7 @@ from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects import keys as api_keys
 from app.settings import Settings
-from app.terminal import DataDir, check_otel_settings, read_settings, replacing, say, stop, with_database
+from app.terminal import DataDir, check_otel_settings, echo, read_settings, replacing, stop, with_database
 from app.transfer import client, watch
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        say(f"everthread {version('everthread')}")
+        echo(f"everthread {version('everthread')}")
         raise typer.Exit
 
 
@@ -92,7 +93,7 @@ def emulator(
     server = emulator_server(host, port)
     try:
         with listening(host, port) as listener:
-            say(f"The emulator is ready at http://{host}:{listener.getsockname()[1]}/compatible-mode/v1")
+            echo(f"The emulator is ready at http://{host}:{listener.getsockname()[1]}/compatible-mode/v1")
             server.run(sockets=[listener])
     except CannotServe as error:
         stop(str(error))
@@ -106,14 +107,22 @@ def migrate(
     settings = read_settings()
     url = _database_url(settings)
     try:
-        asyncio.run(schema.migrate(url, revision, pooled=settings.database_pooler, tell=say))
+        asyncio.run(schema.migrate(url, revision, pooled=settings.database_pooler, report=echo))
     except connecting.BadURL as error:
         stop(f"Cannot use DATABASE_URL: {error}.")
     except CommandError as error:
         stop(f"There is no migration {revision!r} to go to: {error}. 'head' is the newest, '-1' the one before.")
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         stop(connecting.why(error))
-    say(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
+    echo(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
+
+
+@cli.command()
+def doctor(data_dir: DataDir = None) -> None:
+    """Look at settings, servers, provider and keys, and say of each what to do. The exit code is 1 if 'serve' would not
+    start."""
+    if not examine(read_settings(data_dir=data_dir), echo):
+        raise typer.Exit(1)
 
 
 @cli.command()
@@ -127,7 +136,7 @@ def upgrade(
     settings = read_settings(data_dir=data_dir)
     try:
         with owned(settings.data_dir) as directory:
-            upgrade_postgres(directory / "postgres", older, say)
+            upgrade_postgres(directory / "postgres", older, echo)
     except CannotStart as error:
         stop(str(error))
     except OSError as error:
@@ -149,13 +158,13 @@ def import_threads(
     """Take in message arrays (Chat or Responses form), exported threads, and what ChatGPT, Claude, ShareGPT, LangChain
     or a fine-tuning file hold. Run it again to resume. What is not taken is said, and the exit code is 1."""
     if dry_run:
-        would = _transferred(lambda: client.preview_file(file, say))
-        say(f"{would.done} threads would come, {would.refused} would not be taken. Nothing was sent.")
+        would = _transferred(lambda: client.preview_file(file, echo))
+        echo(f"{would.done} threads would come, {would.refused} would not be taken. Nothing was sent.")
         return
     if key is None:
         stop("Say --key, or set EVERTHREAD_KEY.")
-    counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, tell=say))
-    say(f"{counted.done} threads imported, {counted.present} were there already.")
+    counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, report=echo))
+    echo(f"{counted.done} threads imported, {counted.present} were there already.")
     if counted.refused:
         stop(f"{counted.refused} were not taken.")
 
@@ -172,7 +181,7 @@ def export_threads(
             count = _transferred(lambda: client.export_file(target, url, key))
     except OSError as error:
         stop(f"Cannot write {file}: {error.strerror}.")
-    say(f"{count} threads exported to {file}.")
+    echo(f"{count} threads exported to {file}.")
 
 
 @cli.command("replay")
@@ -195,7 +204,11 @@ def show_call(
     curl: Annotated[bool, typer.Option("--curl", help="As a command that sends it again; the key stays out.")] = False,
 ) -> None:
     """Show a request that was sent to the provider, exactly as it was."""
-    say(_transferred(lambda: watch.call(url, key, call_id, curl=curl, tell=lambda line: sys.stderr.write(f"{line}\n"))))
+    echo(
+        _transferred(
+            lambda: watch.call(url, key, call_id, curl=curl, report=lambda line: sys.stderr.write(f"{line}\n"))
+        )
+    )
 
 
 def _transferred(work: Callable[[], T]) -> T:
@@ -220,7 +233,7 @@ def create_key(
         await api_keys.add_key(database, await api_keys.ensure_project(database, project), name, key)
 
     with_database(create, data_dir)
-    say(f"API key: {key}")
+    echo(f"API key: {key}")
 
 
 @keys_cli.command("list")
@@ -233,7 +246,7 @@ def list_keys(data_dir: DataDir = None) -> None:
     # Whole ids, however narrow the terminal is: they are what `revoke` takes.
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 @keys_cli.command("revoke")
@@ -257,7 +270,7 @@ def revoke_key(
     refused = with_database(revoke, data_dir)
     if refused is not None:
         stop(refused)
-    say(f"{key} is revoked.")
+    echo(f"{key} is revoked.")
 
 
 if __name__ == "__main__":

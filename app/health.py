@@ -12,7 +12,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
 from app.bodies import json_response
+from app.cache.client import Cache
+from app.db.engine import Database
+from app.db.replica import Reads
 from app.errors import DatabaseUnavailable
+from app.services import services
 
 router = APIRouter(tags=["health"])
 
@@ -26,10 +30,10 @@ async def healthz() -> Response:
 @router.get("/readyz")
 async def readyz(request: Request) -> Response:
     """Turns can be taken: Postgres is there and migrated. Redis may be away, and is reported."""
-    state = request.app.state
+    here = services(request)
     checks = {"postgres": "ok", "redis": "ok", "migrations": "ok"}
     try:
-        async with state.database.session() as session:
+        async with here[Database].session() as session:
             connection = await session.connection()
             misfit = await connection.run_sync(schema.misfit)
             if await session.scalar(text("SELECT current_setting('transaction_read_only')::boolean")):
@@ -40,10 +44,10 @@ async def readyz(request: Request) -> Response:
         checks["postgres"] = "unreachable"
         checks["migrations"] = "unknown"
     try:
-        await state.cache.ping()
+        await here[Cache].ping()
     except (RedisError, OSError):
         checks["redis"] = "unreachable"
-    if (replica := state.reads.state) is not None:
+    if (replica := here[Reads].state) is not None:
         checks["replica"] = replica  # It is reported: without it, everything is read from the primary.
     ready = checks["postgres"] == "ok" and checks["migrations"] == "ok"
     return json_response({"status": "ready" if ready else "not ready", **checks}, status=200 if ready else 503)

@@ -9,7 +9,6 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from app import health, metrics, stopping
@@ -17,7 +16,7 @@ from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
 from app.audit.signing import signing_key
-from app.bodies import json_response
+from app.bodies import json_response, wrong_field
 from app.cache.client import Cache
 from app.cache.seal import Seal
 from app.chain.live_ids import LiveIds
@@ -42,7 +41,8 @@ from app.retention.purge import Purge
 from app.retention.service import Retention
 from app.search import routes as search_routes
 from app.search.service import Search
-from app.settings import OTelSettings, Settings
+from app.services import Services, provide
+from app.settings import Connected, OTelSettings, Settings
 from app.telemetry import asked as telemetry
 from app.telemetry.spans import tracer
 from app.threads import routes as threads_routes
@@ -80,14 +80,14 @@ GARBAGE_AT_ONCE = 10_000
 
 def create_app() -> FastAPI:
     """The service for the environment's settings: what uvicorn's workers are given."""
-    settings = Settings()
+    settings = Connected()
     configure(settings.log_level)
     app = build(settings)
     telemetry.start(app, OTelSettings())
     return app
 
 
-def build(settings: Settings) -> FastAPI:
+def build(settings: Connected) -> FastAPI:
     app = FastAPI(
         title="Everthread",
         summary="Named threads over the Responses API, whose conversations do not expire.",
@@ -96,7 +96,7 @@ def build(settings: Settings) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.settings = settings
+    provide(app, Services(settings))
     app.include_router(health.router)
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
@@ -115,7 +115,6 @@ def build(settings: Settings) -> FastAPI:
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
     app.add_exception_handler(APIError, _refuse)
     app.add_exception_handler(ClientLeft, _answer_nobody)
-    app.add_exception_handler(ValidationError, _refuse_fields)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(Exception, _refuse_unexpected)
@@ -124,9 +123,7 @@ def build(settings: Settings) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    settings: Settings = app.state.settings
-    assert settings.database_url is not None
-    assert settings.redis_url is not None
+    settings: Connected = app.state.services[Connected]
     database = Database(
         settings.database_url,
         pool_size=settings.database_pool_size,
@@ -153,37 +150,34 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
-    app.state.names = names
-    app.state.replay = replay
-    app.state.database = database
-    app.state.reads = reads
-    app.state.cache = cache
-    app.state.keys = KeyRing(database)
-    app.state.provider = provider
     audit_key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
-    app.state.audit = Audit(database, reads, users, checkpoints, settled)
-    app.state.transfer = Transfer(database, names, users)
     purge = Purge(database, names, users, live_ids, event_log, signals)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
     background = (reads, nodes, leases, cancel_requests, checkpoints, cleaner)
-    app.state.retention = Retention(database, users, purge, cleaner, app.state.transfer)
-    app.state.search = Search(database, reads)
-    app.state.openai = OpenAI(database, names, store, replay, live_ids, event_log)
-    app.state.threads = Threads(database, names, users, settled)
-    app.state.turns = Turns(store, runner, replay)
-    app.state.history = History(
+    transfer = Transfer(database, names, users)
+    turns = Turns(store, runner, replay)
+    history = History(
         database,
         Forks(names, settings.fork_copies_turns),
         users,
         store,
-        app.state.turns,
+        turns,
         live_ids,
         event_log,
         signals,
         binding=provider.binding,
         margin_seconds=settings.response_id_margin_seconds,
     )
+    served = Services(
+        settings, database, reads, cache, names, provider, replay, turns, history, transfer, KeyRing(database),
+        Threads(database, names, users, settled),
+        Audit(database, reads, users, checkpoints, settled),
+        Search(database, reads),
+        Retention(database, users, purge, cleaner, transfer),
+        OpenAI(database, names, store, replay, live_ids, event_log),
+    )  # fmt: skip
+    provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.
     gc.collect()
     gc.freeze()
@@ -240,6 +234,7 @@ def connect_provider(settings: Settings) -> Provider:
         timeout_seconds=settings.provider_timeout_seconds,
         stall_seconds=settings.provider_stall_seconds,
         max_answer_bytes=settings.max_answer_bytes,
+        gather_milliseconds=settings.provider_gather_milliseconds,
     )
 
 
@@ -254,15 +249,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _refuse_fields(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ValidationError | RequestValidationError)
-    first = error.errors()[0]
-    # In a query, the field comes after the word `query`.
-    where = [part for part in first["loc"] if part not in ("query", "path", "[key]")]
-    param = ".".join(str(part) for part in where) or None
-    code = "unknown_parameter" if first["type"] == "extra_forbidden" else "invalid_value"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    said = "This field is not known here." if code == "unknown_parameter" else f"{message}."
-    return await _refuse(request, BadRequest(f"'{param}': {said}", param=param, code=code))
+    assert isinstance(error, RequestValidationError)
+    return await _refuse(request, wrong_field(error.errors()[0]))
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:

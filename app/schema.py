@@ -116,13 +116,13 @@ def served(head: str) -> list[str]:
 
 
 async def migrate(
-    url: str, revision: str = "head", *, pooled: bool = False, tell: Callable[[str], object] = lambda _: None
+    url: str, revision: str = "head", *, pooled: bool = False, report: Callable[[str], object] = lambda _: None
 ) -> None:
     """Bring a database to `revision`. Two at once wait for each other.
 
     Args:
         pooled: a pooler stands between, see `connecting.engine`.
-        tell: is told whom this waits for.
+        report: is told whom this waits for.
 
     Raises:
         connecting.BadURL: the URL cannot be used.
@@ -136,7 +136,7 @@ async def migrate(
             while not await guard.scalar(text(LOCK)):
                 if not told:
                     holders = "; ".join(str(row.who) for row in await guard.execute(text(LOCK_HOLDERS)))
-                    tell(f"Waiting for another migration of this database: {holders or 'it has just ended'}.")
+                    report(f"Waiting for another migration of this database: {holders or 'it has just ended'}.")
                     told = True
                 await guard.rollback()
                 await asyncio.sleep(LOCK_POLL_SECONDS)

@@ -36,9 +36,9 @@ from app.listening import CannotServe, listening
 from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
-from app.settings import Settings
+from app.settings import Connected, Settings
 from app.stopping import Server, Workers
-from app.terminal import say
+from app.terminal import echo
 
 EMULATOR_SECONDS = 20.0
 REDIS_SECONDS = 5.0
@@ -59,13 +59,12 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
     with ExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
         port = listener.getsockname()[1]
-        settings = _with_servers(stack, settings)
-        audit_key = _audit_key(settings)
-        key = asyncio.run(_prepare_database(settings, audit_key))
-        settings = _with_provider(stack, settings, emulator_port)
+        connected = _with_servers(stack, settings)
+        key = asyncio.run(_prepare_database(connected, _audit_key(settings)))
+        connected = _with_provider(stack, connected, emulator_port)
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
-        _export(settings)
+        _export(connected)
         config = uvicorn.Config(
             "app.main:create_app",
             factory=True,
@@ -94,25 +93,27 @@ def _exit(number: int, frame: object) -> NoReturn:
     raise SystemExit(0)
 
 
-def _with_servers(stack: ExitStack, settings: Settings) -> Settings:
+def _with_servers(stack: ExitStack, settings: Settings) -> Connected:
     """Postgres and Redis: those that are given, else embedded ones under the data directory."""
-    given: dict[str, str] = {}
-    if settings.database_url is None or settings.redis_url is None:
+    database_url, redis_url = settings.database_url, settings.redis_url
+    if database_url is None or redis_url is None:
         try:
             directory = stack.enter_context(data_dir.owned(settings.data_dir))
-            if settings.database_url is None:
-                say(f"Postgres and its data: {directory / 'postgres'}")
-                given["database_url"] = stack.enter_context(embedded_postgres.running(directory / "postgres"))
-                asyncio.run(schema.migrate(given["database_url"]))
-            if settings.redis_url is None:
-                given["redis_url"] = stack.enter_context(embedded_redis.running(directory / "redis"))
+            if database_url is None:
+                echo(f"Postgres and its data: {directory / 'postgres'}")
+                database_url = stack.enter_context(embedded_postgres.running(directory / "postgres"))
+                asyncio.run(schema.migrate(database_url))
+            if redis_url is None:
+                redis_url = stack.enter_context(embedded_redis.running(directory / "redis"))
         except CannotStart as error:
             raise CannotServe(str(error)) from error
         except OSError as error:
             raise CannotServe(f"Cannot use the data directory {settings.data_dir}: {error.strerror}.") from error
     if settings.redis_url is not None:
-        asyncio.run(_check_redis(settings.redis_url))
-    return settings.model_copy(update=given)
+        away = asyncio.run(check_redis(settings.redis_url))
+        if away is not None:
+            echo(away)
+    return Connected.model_construct(**{**dict(settings), "database_url": database_url, "redis_url": redis_url})
 
 
 def _audit_key(settings: Settings) -> bytes:
@@ -123,8 +124,8 @@ def _audit_key(settings: Settings) -> bytes:
         raise CannotServe(f"Cannot use the key of the audit trail: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
 
 
-async def _check_redis(url: str) -> None:
-    """Redis may be away: then turns go on without it. Raises `CannotServe` for a URL that leads nowhere."""
+async def check_redis(url: str) -> str | None:
+    """Why Redis does not answer; None if it does. Raises `CannotServe` for a URL that leads nowhere."""
     try:
         client = connect(url, timeout_seconds=REDIS_SECONDS)
     except ValueError as error:
@@ -132,18 +133,19 @@ async def _check_redis(url: str) -> None:
     try:
         await client.ping()
     except (RedisError, RedisClusterException, OSError) as error:
-        say(f"Redis does not answer at REDIS_URL: {str(error).rstrip('.')}. Turns go on without it, more slowly.")
+        said = str(error).rstrip(".")
+        return f"Redis does not answer at REDIS_URL: {said}. Turns go on without it, more slowly."
     finally:
         await client.aclose()
+    return None
 
 
-async def _prepare_database(settings: Settings, audit_key: bytes) -> str | None:
+async def _prepare_database(settings: Connected, audit_key: bytes) -> str | None:
     """Check that the database is there and migrated, and that this host may sign; and make the first key.
 
     Returns:
         The first key, if it was made now.
     """
-    assert settings.database_url is not None
     await check_database(settings.database_url, pooled=settings.database_pooler)
     if settings.database_read_url is not None:
         try:
@@ -188,19 +190,24 @@ async def check_database(url: str, *, pooled: bool = False) -> None:
         raise CannotServe(f"This release cannot run on the database: {misfit}.")
 
 
-def _with_provider(stack: ExitStack, settings: Settings, emulator_port: int) -> Settings:
+def _with_provider(stack: ExitStack, settings: Connected, emulator_port: int) -> Connected:
     """The configured provider, its key tried once; or the emulator."""
     if settings.dashscope_api_key is None and settings.dashscope_base_url is None:
         stack.enter_context(_emulator(emulator_port))
         address = f"http://127.0.0.1:{emulator_port}"
-        say(f"No DASHSCOPE_API_KEY: answers come from the provider emulator at {address}, not from a model.")
+        echo(f"No DASHSCOPE_API_KEY: answers come from the provider emulator at {address}, not from a model.")
         return settings.model_copy(update={"dashscope_base_url": address + EMULATOR_PATH})
-    found = asyncio.run(_try_key(settings))
-    say(f"Provider: {settings.provider_base_url}{found}")
+    found = asyncio.run(check_provider(settings))
+    echo(f"Provider: {settings.provider_base_url}{found}")
     return settings
 
 
-async def _try_key(settings: Settings) -> str:
+async def check_provider(settings: Settings) -> str:
+    """What is to be said of a provider that does not answer now; empty if it does.
+
+    Raises:
+        CannotServe: it refuses the key.
+    """
     provider = connect_provider(settings)
     try:
         found = await provider.check_key()
@@ -250,19 +257,19 @@ def _announce(url: str, key: str | None, settings: Settings) -> None:
     """Say that the service is up, once it is."""
     while not _is_up(f"{url}/readyz"):
         time.sleep(0.02)
-    say(f"Everthread is ready at {url}")
+    echo(f"Everthread is ready at {url}")
     shown = "YOUR_KEY"
     if settings.bootstrap_key is not None:
         # To who sits before it, a line that works in another terminal; in a log, no secret.
         shown = settings.bootstrap_key.get_secret_value() if sys.stdout.isatty() else "$EVERTHREAD_BOOTSTRAP_KEY"
     if key is not None:
-        say(f"API key: {key}")
-        say("It is shown this once. 'everthread keys create' makes more.")
+        echo(f"API key: {key}")
+        echo("It is shown this once. 'everthread keys create' makes more.")
         shown = key
     body = shlex.quote('{"input": "Hello!"}')
-    say("Try it:")
-    say(f'  curl -X PUT {url}/v1/threads/by-name/first -H "Authorization: Bearer {shown}"')
-    say(
+    echo("Try it:")
+    echo(f'  curl -X PUT {url}/v1/threads/by-name/first -H "Authorization: Bearer {shown}"')
+    echo(
         f'  curl {url}/v1/threads/by-name/first/turns -H "Authorization: Bearer {shown}" '
         f"-H 'Content-Type: application/json' -d {body}"
     )
@@ -276,10 +283,8 @@ def _is_up(url: str) -> bool:
         return False
 
 
-def _export(settings: Settings) -> None:
+def _export(settings: Connected) -> None:
     """Workers are processes of their own, and read their settings from the environment."""
-    assert settings.database_url is not None
-    assert settings.redis_url is not None
     os.environ["DATABASE_URL"] = settings.database_url
     os.environ["REDIS_URL"] = settings.redis_url
     if settings.dashscope_base_url is not None:

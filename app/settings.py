@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Region = Literal["singapore", "beijing", "virginia"]
@@ -79,6 +80,9 @@ class Settings(BaseSettings):
     response_id_margin_seconds: Annotated[int, Field(ge=0)] = 600
     """An id this close to its end is no longer chained on: the call must still arrive in time."""
 
+    provider_gather_milliseconds: Annotated[int, Field(ge=0, le=1000)] = 16
+    """A stream that speaks fast is read in pieces of this length, for its events cost less together (one frame of a
+    screen; the first word is not held up). 0: each as it comes."""
     provider_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Attempts per turn at a provider that throttles, fails or cannot be reached."""
     provider_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -142,10 +146,27 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
+    @model_validator(mode="after")
+    def _ids_live(self) -> "Settings":
+        if self.response_id_margin_seconds >= self.response_id_ttl_seconds:
+            raise PydanticCustomError(
+                "margin",
+                "EVERTHREAD_RESPONSE_ID_MARGIN_SECONDS must be less than EVERTHREAD_RESPONSE_ID_TTL_SECONDS, "
+                "or no id is ever chained on",
+            )
+        return self
+
     @property
     def provider_base_url(self) -> str:
         """The endpoint that turns are sent to, with no slash at its end."""
         return (self.dashscope_base_url or REGION_BASE_URLS[self.dashscope_region]).rstrip("/")
+
+
+class Connected(Settings):
+    """The settings of a service whose servers are known: those that were given, or the embedded ones."""
+
+    database_url: str = Field(validation_alias="DATABASE_URL")
+    redis_url: str = Field(validation_alias="REDIS_URL")
 
 
 class OTelSettings(BaseSettings):

@@ -9,7 +9,7 @@ import uvicorn
 from uvicorn.supervisors import Multiprocess
 
 from app import metrics
-from app.terminal import say
+from app.terminal import echo
 
 at_once = threading.Event()
 """Set where running turns are to be ended with what they have said."""
@@ -28,7 +28,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
-            say(f"{said(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
+            echo(f"{said(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
         elif sig == signal.SIGINT:
             at_once.set()
         super().handle_exit(sig, frame)
@@ -54,9 +54,9 @@ class Workers(Multiprocess):
                 metrics.forget_process(pid)
 
     def handle_int(self) -> None:
-        say(said(self._drain_seconds))
+        echo(said(self._drain_seconds))
         super().handle_int()
 
     def handle_term(self) -> None:
-        say(said(self._drain_seconds))
+        echo(said(self._drain_seconds))
         super().handle_term()

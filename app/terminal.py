@@ -38,6 +38,8 @@ def read_settings(**given: object) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            stop(f"{first['msg']}.")
         name = str(first["loc"][0])
         variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
         stop(f"The setting {variable} is wrong: {str(first['msg']).removeprefix('Value error, ')}.")
@@ -137,5 +139,5 @@ def running_url(given: Settings) -> str:
     return url
 
 
-def say(line: str) -> None:
+def echo(line: str) -> None:
     print(line, flush=True)  # noqa: T201

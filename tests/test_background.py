@@ -13,7 +13,7 @@ class Shaky(Background):
         self.began = 0
         self.again = asyncio.Event()
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         self.began += 1
         if self.began == 1:
             raise KeyError("nobody thought of this")

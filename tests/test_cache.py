@@ -102,9 +102,9 @@ async def test_several_commands_give_the_last_answer_and_a_refusal_is_the_askers
 
 
 async def test_what_is_told_is_there_for_whoever_asks_next(cache: Cache) -> None:
-    assert cache.tell(("SET", "cache:told", "yes", "PX", 60_000))
+    assert cache.send(("SET", "cache:told", "yes", "PX", 60_000))
     assert await cache.execute(("GET", "cache:told")) == b"yes"
-    assert cache.tell(("SET", "cache:told", "later", "PX", 60_000))
+    assert cache.send(("SET", "cache:told", "later", "PX", 60_000))
     await asyncio.sleep(0.1)
     asked = cache.ask(("GET", "cache:told"))
     assert asked is not None
@@ -113,7 +113,7 @@ async def test_what_is_told_is_there_for_whoever_asks_next(cache: Cache) -> None
 
 async def test_what_is_told_last_is_done_before_the_service_stops(redis_url: str) -> None:
     cache = cache_at(redis_url)
-    assert cache.tell(("SET", "cache:last", "word", "PX", 60_000))
+    assert cache.send(("SET", "cache:last", "word", "PX", 60_000))
     await cache.close()
     with redis.Redis.from_url(redis_url) as other:
         assert other.get("cache:last") == b"word"
@@ -176,7 +176,7 @@ async def test_a_redis_that_is_silent_is_given_up_in_time() -> None:
         assert isinstance(answer, RedisTimeoutError)
     assert time.monotonic() - began < 1
     assert cache.ask(("PING",)) is None
-    assert cache.tell(("PING",)) is False
+    assert cache.send(("PING",)) is False
     await cache.close()
     server.close()
     gone.set()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.databases import migrate_now
 from tests.service import Emulator, Process, Service, free_port
 
 
@@ -52,6 +53,12 @@ def test_a_bootstrap_key_that_can_be_guessed_is_refused(service_env: dict[str, s
     assert (code, len(lines)) == (1, 1)
     assert "EVERTHREAD_BOOTSTRAP_KEY is wrong: a key is 20 letters" in lines[0]
     assert key not in lines[0]
+
+
+def test_a_margin_that_no_id_outlives_is_refused(service_env: dict[str, str]) -> None:
+    refused = Process("serve", env={**service_env, "EVERTHREAD_RESPONSE_ID_TTL_SECONDS": "600"})
+    assert refused.ended() == 1
+    assert refused.lines[-1].startswith("everthread: EVERTHREAD_RESPONSE_ID_MARGIN_SECONDS must be less than ")
 
 
 def test_a_variable_that_is_misspelt_is_named(service_env: dict[str, str]) -> None:
@@ -150,3 +157,30 @@ def test_an_import_can_be_tried_without_sending_anything(tmp_path: Path) -> None
     assert any("a thread of 2 messages" in line for line in lines)
     assert any("would not be taken" in line for line in lines[:-1])
     assert lines_of("import", str(file))[1] == ["everthread: Say --key, or set EVERTHREAD_KEY."]
+
+
+def test_the_doctor_says_of_each_part_what_to_do(
+    service_env: dict[str, str], empty_database_url: str, emulator: Emulator, tmp_path: Path
+) -> None:
+    def examined(**changed: str) -> tuple[int, dict[str, str]]:
+        env = {**service_env, "EVERTHREAD_DATA_DIR": str(tmp_path), "EVERTHREAD_AUDIT_KEY": "66" * 32, **changed}
+        code, lines = lines_of("doctor", env=env)
+        found = [line.partition(":") for line in lines if not line.startswith("everthread:")]
+        return code, {name: said.strip() for name, _, said in found}
+
+    migrate_now(empty_database_url)
+    code, found = examined(DATABASE_URL=empty_database_url)
+    assert code == 0
+    assert all(said.startswith("ok") for said in found.values()), found
+    assert set(found) == {"settings", "Postgres", "Redis", "provider", "audit key"}
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    code, found = examined(DATABASE_URL=empty_database_url, REDIS_URL=away, EVERTHREAD_WAIT_SECOND="3")
+    assert code == 0  # It would start all the same.
+    assert "Turns go on without it" in found["Redis"]
+    assert "Did you mean EVERTHREAD_WAIT_SECONDS?" in found["settings"]
+    wrong = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/x", "DASHSCOPE_API_KEY": "sk-invalid"}
+    code, found = examined(**wrong, EVERTHREAD_AUDIT_KEY="x")
+    assert code == 1
+    assert "Cannot reach Postgres" in found["Postgres"]
+    assert "refuses DASHSCOPE_API_KEY" in found["provider"]
+    assert "Check EVERTHREAD_AUDIT_KEY" in found["audit key"]

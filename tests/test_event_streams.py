@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder as OfficialDecoder
 
+from app.provider.client import Provider
 from app.provider.events import RawEvent, SSEDecoder
+from tests.service import Emulator
 
 Pair = tuple[str, str]
 
@@ -99,3 +101,35 @@ def test_an_endless_line_costs_no_more_than_its_length() -> None:
     for _ in range(2000):  # 131 MB: joined anew with each chunk, it would be 130 GB.
         assert decoder.feed(chunk) == []
     assert decoder.end() == []
+
+
+async def test_a_stream_that_speaks_fast_is_read_in_pieces_that_hold_nothing_back(emulator: Emulator) -> None:
+    """`pause_reading` of aiohttp's protocol is what the pieces are made with: this is where a change of it shows."""
+    body = b'{"model": "qwen3.5-plus", "stream": true, "input": "Echo: ' + b"word " * 200 + b'"}'
+
+    async def chunks(gather_milliseconds: int) -> list[bytes]:
+        emulator.fault("slow", seconds_per_event=0.001)
+        provider = Provider(
+            emulator.base_url,
+            "sk-tests",
+            connect_timeout_seconds=5,
+            timeout_seconds=30,
+            stall_seconds=10,
+            max_answer_bytes=10**7,
+            gather_milliseconds=gather_milliseconds,
+        )
+        try:
+            async with provider.stream(body, {}) as read:
+                return [chunk async for chunk in read]
+        finally:
+            await provider.close()
+
+    each, gathered = await chunks(0), await chunks(16)
+    assert len(gathered) < len(each) / 3
+
+    def said(found: list[bytes]) -> str:
+        events = [json.loads(data) for _, data in read(found)]
+        return "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+
+    assert said(gathered) == said(each)
+    assert said(each).split() == ["word"] * 200

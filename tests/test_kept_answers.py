@@ -19,8 +19,9 @@ from app.db.engine import may_pass
 from app.items.kept import kept_output
 from app.trail.records import Actor
 from app.turns import spool
+from app.turns.closing import CallRecord, Closing
 from app.turns.pieces import Body, Piece
-from app.turns.store import CallRecord, Closable, Closing
+from app.turns.store import Closable
 from tests.breakable import Servers
 from tests.databases import query
 from tests.service import Emulator, Service

@@ -9,7 +9,10 @@ import app
 ROOT = Path(app.__file__).parent
 
 ORDER = (
-    ("cli", "serve", "main"),
+    ("cli",),
+    ("doctor",),
+    ("serve",),
+    ("main",),
     ("schema", "health"),
     ("console",),
     ("openai_api",),
@@ -33,13 +36,11 @@ ORDER = (
     ("db",),
     ("bodies", "background"),
     ("http_door", "telemetry"),
-    ("listening", "logs", "metrics", "capacity", "nesting", "settings", "errors"),
+    ("listening", "logs", "metrics", "capacity", "nesting", "services", "settings", "errors"),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
 
 EXCEPTIONS = {
-    ("cli", "serve"): "a command of the command line is the service",
-    ("serve", "main"): "the workers of the service, and what they are built of",
     ("health", "schema"): "readiness is that the schema is this release's",
 }
 

@@ -92,11 +92,12 @@ async def test_objects_and_events_are_what_the_typed_models_say(client: AsyncOpe
 
 
 async def test_the_id_of_the_first_event_is_usable_as_soon_as_the_stream_ends(client: AsyncOpenAI) -> None:
-    ids: list[str] = []
     stream = await client.responses.create(model=MODEL, input="My name is Ada.", stream=True)
-    async for event in stream:
-        if event.type in ("response.created", "response.in_progress", "response.completed"):
-            ids.append(event.response.id)
+    ids = [
+        event.response.id
+        async for event in stream
+        if event.type in ("response.created", "response.in_progress", "response.completed")
+    ]
     assert len(set(ids)) == 1
     answer = await client.responses.create(model=MODEL, input="What is my name?", previous_response_id=ids[0])
     assert answer.output_text == "Ada"

@@ -131,7 +131,7 @@ def test_every_delta_has_its_length_and_the_time_it_came_at(texts: list[str], da
     cuts = [*sorted(data.draw(st.sets(st.integers(1, len(texts))))), len(texts)]
     expected: list[int] = []
     for place, text in enumerate(texts, 1):
-        pace.hear(text)
+        pace.add(text)
         if place in cuts:
             pace.arrived(10 * place)
             expected += [10 * place] * (place - len(expected))

@@ -129,7 +129,7 @@ class Checkpoints(Background):
                     tree.add(leaf_data(row["chain_id"], row["seq"], row["hash"]))
         return tree
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         while True:
             await asyncio.sleep(self._every_seconds)
             try:

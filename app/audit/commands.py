@@ -15,7 +15,7 @@ from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
 from app.audit.verify import Problem, Verdict, counted, verify_project
 from app.db import ids
 from app.db.engine import Database
-from app.terminal import DataDir, read_settings, refusal, replacing, say, stop, with_database
+from app.terminal import DataDir, echo, read_settings, refusal, replacing, stop, with_database
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 
@@ -63,21 +63,21 @@ def verify(
             problems, explained = with_database(lambda database: restored.compare(database, signed), data_dir)  # noqa: B023
             compared.append((path.name, problems, explained))
     for name, verdict in verdicts.items():
-        say(
+        echo(
             f"{name}: {verdict.records} records in {verdict.chains} chains, {verdict.checkpoints} checkpoints; "
             f"{verdict.unsigned} records are newer than the last checkpoint."
         )
         for problem in verdict.problems:
-            say(f"  {problem}")
+            echo(f"  {problem}")
     for name, problems, explained in compared:
         for line in (*problems, *explained):
-            say(f"{name}: {line}")
+            echo(f"{name}: {line}")
         if not problems and not explained:
-            say(f"{name}: all that is signed in it stands in the database.")
+            echo(f"{name}: all that is signed in it stands in the database.")
     if any(verdict.problems for verdict in verdicts.values()) or any(problems for _, problems, _ in compared):
-        say("The audit trail does NOT verify.")
+        echo("The audit trail does NOT verify.")
         raise typer.Exit(1)
-    say("The audit trail verifies.")
+    echo("The audit trail verifies.")
 
 
 @audit_cli.command("export")
@@ -105,7 +105,7 @@ def export_trail(
         stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
     except OSError as error:
         stop(f"Cannot write {file}: {error.strerror}.")
-    say(f"The audit trail is in {file}.")
+    echo(f"The audit trail is in {file}.")
 
 
 @audit_cli.command("restored")
@@ -126,12 +126,12 @@ def tell_restored(
     signed = [_signed_before(path, trusted) for path in trails or ()]
     by_project = {each.project_id: each for each in signed}
 
-    async def tell(database: Database) -> None:
+    async def write(database: Database) -> None:
         for row in await store.projects(database):
-            detail = await restored.tell(database, row["project_id"], by_project.get(row["project_id"]))
-            say(f"{row['name']}: restored to {detail}.")
+            detail = await restored.record_restore(database, row["project_id"], by_project.get(row["project_id"]))
+            echo(f"{row['name']}: restored to {detail}.")
 
-    with_database(tell, data_dir)
+    with_database(write, data_dir)
 
 
 @audit_cli.command()
@@ -141,7 +141,7 @@ def checkpoint(data_dir: DataDir = None) -> None:
     async def write(database: Database) -> None:
         checkpoints = Checkpoints(database, _signing_key(data_dir), every_seconds=0)
         for row in await store.projects(database):
-            say(f"{row['name']}: {await checkpoints.write(row['project_id'])} leaves")
+            echo(f"{row['name']}: {await checkpoints.write(row['project_id'])} leaves")
 
     with_database(write, data_dir)
 
@@ -157,7 +157,7 @@ def list_keys(data_dir: DataDir = None) -> None:
     """Show every key that hosts may or might sign with."""
     for public, added_at, retired_at in with_database(keys.listed, data_dir):
         state = "" if retired_at is None else f", retired {retired_at:%Y-%m-%d %H:%M}"
-        say(f"{public.hex()}  added {added_at:%Y-%m-%d %H:%M}{state}")
+        echo(f"{public.hex()}  added {added_at:%Y-%m-%d %H:%M}{state}")
 
 
 @keys_cli.command("add")
@@ -165,7 +165,7 @@ def add_key(key: OfKey, data_dir: DataDir = None) -> None:
     """Let hosts sign with another key from now on, and write that into the trail. Pin it outside, too."""
     public = _public_key(key).public_bytes_raw()
     with_database(lambda database: keys.add(database, public), data_dir)
-    say(f"Hosts may sign with {key}.")
+    echo(f"Hosts may sign with {key}.")
 
 
 @keys_cli.command("retire")
@@ -174,13 +174,13 @@ def retire_key(key: OfKey, data_dir: DataDir = None) -> None:
     public = _public_key(key).public_bytes_raw()
     if not with_database(lambda database: keys.retire(database, public), data_dir):
         stop(f"{key} is not among the keys that hosts may sign with: 'everthread audit keys list' shows them.")
-    say(f"No host starts with {key} any more.")
+    echo(f"No host starts with {key} any more.")
 
 
 @audit_cli.command("public-key")
 def show_public_key(data_dir: DataDir = None) -> None:
     """Show the key that checkpoints are verified with. Keep it where the database's owner cannot change it."""
-    say(_signing_key(data_dir).public_key().public_bytes_raw().hex())
+    echo(_signing_key(data_dir).public_key().public_bytes_raw().hex())
 
 
 async def _verify_all(

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
+from app.audit.rows import RecordRow
 from app.db import ids
 from app.db.engine import Database
 from app.trail import contents
@@ -91,7 +92,7 @@ class Chain:
         self.gone: set[UUID] = set()
         self.deleted = False
 
-    def hear(self, row: Any) -> None:
+    def take(self, row: Any) -> None:
         self.seq = row["seq"]
         action, turn_id, content = row["action"], row["turn_id"], row["content"]
         if action in THREAD_GONE:
@@ -116,14 +117,14 @@ class Contents:
         self._project_id = project_id
         self._chains: list[Chain] = []
 
-    async def take(self, rows: Sequence[asyncpg.Record]) -> list[Found]:
+    async def take(self, rows: Sequence[RecordRow]) -> list[Found]:
         """Hear the next records, in chain order, and compare the chains that are complete by now."""
         for row in rows:
             if row["chain_id"] == self._project_id:
                 continue
             if not self._chains or self._chains[-1].id != row["chain_id"]:
                 self._chains.append(Chain(row["chain_id"]))
-            self._chains[-1].hear(row)
+            self._chains[-1].take(row)
         complete, self._chains = self._chains[:-1], self._chains[-1:]
         return await self._compare(complete)
 
@@ -213,7 +214,7 @@ class Contents:
         """Hear what has happened to a chain since it was read. False if nothing has."""
         rows = await self._database.fetch(SINCE, self._project_id, ids.bucket_of(chain.id), chain.id, chain.seq)
         for row in rows:
-            chain.hear(row)
+            chain.take(row)
         return bool(rows)
 
 

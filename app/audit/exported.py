@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID
 
-import asyncpg
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.audit import store
 from app.audit.merkle import Proofs, Tree, leaf_data
+from app.audit.rows import CheckpointRow, LeafRow
 from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
 from app.db import ids
 from app.db.engine import Database
@@ -35,8 +35,8 @@ async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
     # Checkpoints before leaves before records: whatever one names, the next has.
     checkpoints = await store.checkpoints(database, project_id)
     size = checkpoints[-1]["size"] if checkpoints else 0
-    async for rows in store.leaves(database, project_id):
-        yield _lines([leaf_object(project_id, row) for row in rows if row["position"] < size])
+    async for leaves in store.leaves(database, project_id):
+        yield _lines([leaf_object(project_id, leaf) for leaf in leaves if leaf["position"] < size])
     yield _lines([checkpoint_object(project_id, row) for row in checkpoints])
     async for rows in store.in_chain_order(database, project_id):
         yield _lines([record_object(row) for row in rows])
@@ -45,24 +45,24 @@ async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
 async def lines_of_thread(database: Database, project_id: UUID, thread_id: UUID) -> AsyncIterator[bytes]:
     """The file of one thread: it tells nothing of any other."""
     last = (await store.checkpoints(database, project_id))[-1]
-    proofs, leaves = Proofs(), []
-    async for rows in store.leaves(database, project_id):
-        for row in rows:
-            if row["position"] >= last["size"]:
+    proofs, own = Proofs(), []
+    async for leaves in store.leaves(database, project_id):
+        for leaf in leaves:
+            if leaf["position"] >= last["size"]:
                 break
             path: list[bytes] | None = None
-            if row["chain_id"] == thread_id:
+            if leaf["chain_id"] == thread_id:
                 path = []
-                leaves.append((row, path))
-            proofs.add(leaf_data(row["chain_id"], row["seq"], row["hash"]), path)
+                own.append((leaf, path))
+            proofs.add(leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"]), path)
     proofs.end()
-    yield _lines([{**leaf_object(project_id, row), "proof": [each.hex() for each in path]} for row, path in leaves])
+    yield _lines([{**leaf_object(project_id, leaf), "proof": [each.hex() for each in path]} for leaf, path in own])
     yield _lines([checkpoint_object(project_id, last)])
     async for rows in store.in_chain_order(database, project_id, thread_id):
         yield _lines([record_object(row) for row in rows])
 
 
-def checkpoint_object(project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
+def checkpoint_object(project_id: UUID, row: CheckpointRow) -> dict[str, Any]:
     return {
         "object": "audit.checkpoint",
         "id": f"checkpoint_{row['size']}",
@@ -75,7 +75,7 @@ def checkpoint_object(project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
     }
 
 
-def leaf_object(project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
+def leaf_object(project_id: UUID, row: LeafRow) -> dict[str, Any]:
     chain_id = row["chain_id"]
     return {
         "object": "audit.leaf",

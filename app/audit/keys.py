@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.audit.tables import AuditKey
 from app.db.engine import Database
 from app.projects.tables import Project
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.records import SERVICE, Action
 
 
@@ -82,4 +82,4 @@ async def _tell(session: AsyncSession, action: Action, public_key: bytes) -> Non
     """The trail of every project has it."""
     projects: list[UUID] = list(await session.scalars(select(Project.project_id).order_by(Project.project_id)))
     for project_id in projects:
-        await append(session, SERVICE, project_id, action, detail=public_key.hex())
+        await append_record(session, SERVICE, project_id, action, detail=public_key.hex())

@@ -18,7 +18,7 @@ from app.audit.exported import BadFile, signed_part
 from app.audit.verify import Problem
 from app.db import ids
 from app.db.engine import Database
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.records import SERVICE, Action, instant
 
 ACTION: Action = "audit.restored"
@@ -68,7 +68,7 @@ async def common(database: Database, signed: Before) -> int:
     return found
 
 
-async def tell(database: Database, project_id: UUID, signed: Before | None) -> str:
+async def record_restore(database: Database, project_id: UUID, signed: Before | None) -> str:
     """Write into the project's trail to what moment the database was restored. Returns what was written.
 
     Args:
@@ -85,7 +85,7 @@ async def tell(database: Database, project_id: UUID, signed: Before | None) -> s
     until = "nothing signed" if row is None else f"what was signed at {instant(row['at'])}"
     detail = f"{kept} leaves; to {until}; gone: {gone}"
     async with database.session() as session:
-        await append(session, SERVICE, project_id, ACTION, detail=detail)
+        await append_record(session, SERVICE, project_id, ACTION, detail=detail)
     return detail
 
 

@@ -13,6 +13,7 @@ from app.db import ids
 from app.db.pagination import Paged, Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
+from app.services import serving
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.trail.records import Action
 
@@ -21,12 +22,7 @@ router = APIRouter(tags=["audit"])
 NDJSON = "application/x-ndjson"
 
 
-async def _audit(request: Request) -> Audit:
-    audit: Audit = request.app.state.audit
-    return audit
-
-
-Service = Annotated[Audit, Depends(_audit)]
+Service = Annotated[Audit, serving(Audit)]
 
 
 async def _filters(

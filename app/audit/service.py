@@ -14,8 +14,8 @@ from app.db.pagination import Page, Settled, list_object
 from app.db.replica import Reads
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import Address
-from app.trail.append import append
+from app.threads.address import Place, unknown
+from app.trail.append import append_record
 from app.trail.records import record_object
 from app.trail.users import UserKeys
 
@@ -40,7 +40,7 @@ class Audit:
         rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._settled)
         return list_object(rows, record_object, has_more=has_more)
 
-    async def list_of_thread(self, caller: Caller, address: Address, filters: Filters, page: Page) -> dict[str, Any]:
+    async def list_of_thread(self, caller: Caller, address: Place, filters: Filters, page: Page) -> dict[str, Any]:
         """One page of a thread's records: of a deleted one too, by its id.
 
         Raises:
@@ -57,11 +57,11 @@ class Audit:
     async def export(self, caller: Caller) -> AsyncIterator[bytes]:
         """The whole trail, signed up to now."""
         async with self._database.session() as session:
-            await append(session, caller.actor, caller.project_id, "audit.exported")
+            await append_record(session, caller.actor, caller.project_id, "audit.exported")
         await self._checkpoints.write(caller.project_id)
         return exported.lines(await self._reads.with_all_so_far(), caller.project_id)
 
-    async def export_thread(self, caller: Caller, address: Address) -> AsyncIterator[bytes]:
+    async def export_thread(self, caller: Caller, address: Place) -> AsyncIterator[bytes]:
         """A thread's trail, signed up to now: of a deleted one too, by its id.
 
         Raises:
@@ -69,11 +69,13 @@ class Audit:
         """
         chain_id = await self._chain(caller, address)
         async with self._database.session() as session:
-            await append(session, caller.actor, caller.project_id, "audit.exported", detail=ids.thread_id(chain_id))
+            await append_record(
+                session, caller.actor, caller.project_id, "audit.exported", detail=ids.thread_id(chain_id)
+            )
         await self._checkpoints.write(caller.project_id)
         return exported.lines_of_thread(await self._reads.with_all_so_far(), caller.project_id, chain_id)
 
-    async def _chain(self, caller: Caller, address: Address) -> UUID:
+    async def _chain(self, caller: Caller, address: Place) -> UUID:
         """The chain of a thread, or of one that was deleted.
 
         Raises:
@@ -83,6 +85,6 @@ class Audit:
             thread = await threads.get(session, caller.project_id, address)
         if thread is not None:
             return thread.id
-        if address.id is None or not await store.exists(self._database, caller.project_id, address.id):
-            raise address.unknown()
+        if not await store.exists(self._database, caller.project_id, address.id):
+            raise unknown(address)
         return address.id

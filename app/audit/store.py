@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
+from app.audit.rows import CheckpointRow, LeafRow, ProjectRow, RecordRow
 from app.db import ids
 from app.db.engine import Database
 from app.db.ids import BUCKETS
@@ -56,7 +55,7 @@ class Filters:
 
 async def list_page(
     database: Database, project_id: UUID, filters: Filters, page: Page, settled: Settled
-) -> tuple[Sequence[asyncpg.Record], bool]:
+) -> tuple[Sequence[RecordRow], bool]:
     """One page of records, in the order they were made, and whether more follow it."""
     cursor, descending = page.scan()
     arguments: list[Any] = [project_id, page.limit + 1]
@@ -97,7 +96,7 @@ async def list_page(
 
 async def in_chain_order(
     database: Database, project_id: UUID, chain_id: UUID | None = None
-) -> AsyncIterator[list[asyncpg.Record]]:
+) -> AsyncIterator[list[RecordRow]]:
     """Every record of a project, or of one chain, chain after chain, in batches; each with its leaf, if it has one."""
     bucket, after, seq = -1, LOWEST, 0
     last_bucket, last = BUCKETS, HIGHEST
@@ -112,7 +111,7 @@ async def in_chain_order(
         bucket, after, seq = rows[-1]["bucket"], rows[-1]["chain_id"], rows[-1]["seq"]
 
 
-async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncIterator[list[asyncpg.Record]]:
+async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncIterator[list[LeafRow]]:
     """Every leaf from a position on, in their order, in batches."""
     position = start - 1
     while True:
@@ -123,12 +122,12 @@ async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncI
         position = rows[-1]["position"]
 
 
-async def checkpoints(database: Database, project_id: UUID) -> list[asyncpg.Record]:
+async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRow]:
     """Every checkpoint, oldest first."""
     return await database.fetch(CHECKPOINTS, project_id)
 
 
-async def projects(database: Database, name: str | None = None) -> list[asyncpg.Record]:
+async def projects(database: Database, name: str | None = None) -> list[ProjectRow]:
     """The projects, or the one of a name."""
     return await database.fetch(
         "SELECT project_id, name FROM projects WHERE $1::text IS NULL OR name = $1 ORDER BY project_id", name

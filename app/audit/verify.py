@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from app.audit import store
 from app.audit.contents_check import Contents
 from app.audit.merkle import Tree, leaf_data, root_of
+from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
 from app.db import ids
 from app.db.engine import Database
@@ -193,8 +193,9 @@ async def verify_project(
     tree = Tree()
     # Leaves first: whatever they name must be among the records that are read after them.
     signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}
-    async for rows in store.leaves(database, project_id):
-        check_tree(project_id, (tuple(row) for row in rows), signed, tree, trusted, verdict)
+    async for leaves in store.leaves(database, project_id):
+        grown = ((leaf["position"], leaf["chain_id"], leaf["seq"], leaf["hash"]) for leaf in leaves)
+        check_tree(project_id, grown, signed, tree, trusted, verdict)
     check_ends(signed, verdict)
     chains = Chains(verdict, partial(named, project_id))
     contents = Contents(database, project_id)
@@ -226,7 +227,7 @@ async def _lost(database: Database, project_id: UUID, thread_id: UUID | None) ->
     ]
 
 
-def _link(row: asyncpg.Record) -> Link:
+def _link(row: RecordRow) -> Link:
     return Link(
         row["chain_id"],
         row["seq"],

@@ -70,7 +70,7 @@ class Cache:
         answer.add_done_callback(self._look_at)
         return answer
 
-    def tell(self, command: Command) -> bool:
+    def send(self, command: Command) -> bool:
         """Send a command that nobody waits for, with the next one or a little later. False while Redis is away."""
         if self._away_until is not None:
             return False

@@ -1,9 +1,9 @@
 """The provider's copies of what is deleted here: queued in the transaction that deletes, deleted there afterwards."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 from uuid import UUID
 
-import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -36,21 +36,27 @@ DONE = "DELETE FROM provider_deletions WHERE project_id = $1 AND bucket = $2 AND
 EXPIRED = "DELETE FROM provider_deletions WHERE expires_at < now()"
 
 
+class Copy(NamedTuple):
+    project_id: UUID
+    bucket: int
+    response_id: str
+
+
 async def queue(session: AsyncSession, project_id: UUID, bucket: int, turn_ids: Sequence[UUID]) -> None:
     """Have the provider's copies of a thread's turns deleted. To be called while the turns are still there."""
     await session.execute(QUEUE, {"project_id": project_id, "bucket": bucket, "turn_ids": list(turn_ids)})
 
 
-async def take(database: Database, binding: str, limit: int) -> list[asyncpg.Record]:
+async def take(database: Database, binding: str, limit: int) -> list[Copy]:
     """Copies to delete now. One that is not reported as done comes again later."""
     await database.fetch(EXPIRED)
-    taken: list[asyncpg.Record] = []
+    taken: list[Copy] = []
     for due in await database.fetch(DUE, binding, limit):
         row = await database.fetchrow(TAKE, *due)
         if row is not None:
-            taken.append(row)
+            taken.append(Copy(*row))
     return taken
 
 
-async def done(database: Database, taken: asyncpg.Record) -> None:
+async def done(database: Database, taken: Copy) -> None:
     await database.fetch(DONE, *taken)

@@ -111,14 +111,16 @@ class Database:
             pooled=self._pooled,
         )
 
-    async def fetchrow(self, statement: str, *arguments: Any) -> asyncpg.Record | None:
+    # What a row is, its statement says: each store's functions have types for theirs (`rows.py`).
+
+    async def fetchrow(self, statement: str, *arguments: Any) -> Any | None:
         """Run one statement in a transaction of its own and give its first row."""
-        row: asyncpg.Record | None = await self._run("fetchrow", statement, arguments)
+        row: Any | None = await self._run("fetchrow", statement, arguments)
         return row
 
-    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+    async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """Run one statement in a transaction of its own and give its rows."""
-        rows: list[asyncpg.Record] = await self._run("fetch", statement, arguments)
+        rows: list[Any] = await self._run("fetch", statement, arguments)
         return rows
 
     @asynccontextmanager
@@ -173,6 +175,8 @@ class Database:
 
     # The pool's own way there and back costs 0.04 ms a statement: most of its connections are held here, and go
     # from statement to statement. Who waits for one gets the next that is free, in the order of their coming.
+    # asyncpg's own pool is no way around that: it sends a reset behind each statement, a round trip more, which
+    # tests/test_round_trips.py would count.
 
     async def _take(self) -> Any:
         """A connection that is nobody else's until it is given back or dropped."""

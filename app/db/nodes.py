@@ -66,7 +66,7 @@ class Nodes(Background):
             known = self._by_place[host, port] = self._database.at(host, port, NODE_SETTINGS)
         return known
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         while self._routed:
             try:
                 await self.refresh()

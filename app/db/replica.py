@@ -88,7 +88,7 @@ class Reads(Background):
     def _is_fresh(self) -> bool:
         return self._fresh_at is not None and time.monotonic() - self._fresh_at <= self._lag_seconds
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         while self._replica is not None:
             before = self._state
             await self._look(self._replica)

@@ -10,13 +10,13 @@ from app.embedded.postgres import INITDB, MAJOR, SUPERUSER, UPGRADED, Postgres, 
 from app.embedded.postgres_user import user_id
 
 
-def upgrade(directory: Path, older: Path, tell: Callable[[str], object]) -> None:
+def upgrade(directory: Path, older: Path, report: Callable[[str], object]) -> None:
     """Bring a server's directory up. What it was stays beside it. A run that was killed is begun anew.
 
     Args:
         directory: the server's, as `postgres.running` takes it. Nobody uses it.
         older: where the programs of the release that wrote it are: their directory, or a wheel's, unpacked.
-        tell: is told what is done.
+        report: is told what is done.
 
     Raises:
         CannotStart: it cannot be done; the data is as it was.
@@ -37,10 +37,10 @@ def upgrade(directory: Path, older: Path, tell: Callable[[str], object]) -> None
     shutil.rmtree(half, ignore_errors=True)
     private.make(half, owner)
     new = Postgres(half, half, owner)
-    tell(f"Making a Postgres {MAJOR} beside the data of Postgres {found} …")
+    report(f"Making a Postgres {MAJOR} beside the data of Postgres {found} …")
     checksums = ("--no-data-checksums",) if _control(old, "Data page checksum version") == "0" else ()
     new.run("initdb", *INITDB, *checksums, "-D", str(half))
-    tell("Copying the data over (pg_upgrade) …")
+    report("Copying the data over (pg_upgrade) …")
     new.run(
         "pg_upgrade", "--old-bindir", str(programs), "--new-bindir", str(programs_here()), "--old-datadir",
         str(directory), "--new-datadir", str(half), "--username", SUPERUSER, "--socketdir", str(half),
@@ -51,7 +51,7 @@ def upgrade(directory: Path, older: Path, tell: Callable[[str], object]) -> None
     half.rename(upgraded)
     directory.rename(before)
     upgraded.rename(directory)
-    tell(f"The data is Postgres {MAJOR}'s now. What it was is in {before}: delete that when all is well.")
+    report(f"The data is Postgres {MAJOR}'s now. What it was is in {before}: delete that when all is well.")
 
 
 def _major(directory: Path) -> str:

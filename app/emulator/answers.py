@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-Item = dict[str, Any]
+from app.emulator.state import Item
 
 _NAME = re.compile(r"[Mm]y name is ((?:[A-Z][\w'-]*)(?: [A-Z][\w'-]*)*|[^\s.,;:!?。，！？]+)")
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.emulator import answers
-from app.emulator.state import new_id
+from app.emulator.state import Item, new_id
 
-Item = dict[str, Any]
 Event = dict[str, Any]
 
 WINDOW_SHARE = 0.8

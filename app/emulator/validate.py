@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.emulator.errors import ProviderError, invalid_parameter
-
-Item = dict[str, Any]
+from app.emulator.state import Item
 
 ROLES = ("system", "developer", "user", "assistant")
 USER_PARTS = ("text", "image_url", "input_text", "input_image")

@@ -11,7 +11,7 @@ from app.db import ids
 from app.items.provider_door import new_id
 from app.threads.tables import Thread
 from app.trail import contents
-from app.trail.append import Record, append_all
+from app.trail.append import Record, append_records
 from app.trail.records import Actor
 from app.turns.tables import Item, Turn
 
@@ -68,7 +68,7 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
     await session.execute(insert(Turn), rows)
     if item_rows:
         await session.execute(insert(Item), item_rows)
-    await append_all(session, actor, fork.project_id, fork.id, records)
+    await append_records(session, actor, fork.project_id, fork.id, records)
     await session.refresh(fork)  # The end of its audit chain has moved.
     fork.head_turn_id, fork.last_seq, fork.turn_count = parent_id, len(turn_ids), len(turn_ids)
 

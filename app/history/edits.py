@@ -18,11 +18,10 @@ from app.db.engine import Database
 from app.errors import Conflict
 from app.items.kept import columns, kept_input
 from app.threads import store as threads
-from app.threads.address import Address
+from app.threads.address import ById, OfTurn, Place, unknown
 from app.threads.tables import Thread
 from app.trail import contents
-from app.trail.append import Record, append_all
-from app.trail.append import append as audit
+from app.trail.append import Record, append_record, append_records
 from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
 from app.turns.tables import Call, Item, SentPiece, Turn
@@ -35,16 +34,16 @@ class Edits:
         self._live_ids = live_ids
 
     async def add_items(
-        self, actor: Actor, project_id: UUID, address: Address, items: Sequence[dict[str, Any]]
+        self, actor: Actor, project_id: UUID, address: Place, items: Sequence[dict[str, Any]]
     ) -> list[str]:
         """Append items outside any call to the model: a turn that holds nothing else. Returns their ids."""
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
-            added = await append(session, actor, thread, items)
+            added = await append_items(session, actor, thread, items)
         await self._live_ids.forget(project_id, thread.id)
         return added
 
-    async def delete_item(self, actor: Actor, project_id: UUID, address: Address, item_id: str) -> bool:
+    async def delete_item(self, actor: Actor, project_id: UUID, address: Place, item_id: str) -> bool:
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
             mine = (Turn.project_id == project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
@@ -61,7 +60,7 @@ class Edits:
                 # What is left does not fit the digests any more: the salt goes, and the record says why.
                 await session.execute(update(Turn).where(*at(Turn.id, project_id, turn_id)).values(salt=None))
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
-                await tell(session, actor, thread, "item.deleted", turn_id, item_id)
+                await record_turn(session, actor, thread, "item.deleted", turn_id, item_id)
             told = await _give_up_chains(session, thread) if deleted else []
             await _erase_pieces(session, thread, told, [item_id])
         for thread_id in told:
@@ -71,7 +70,7 @@ class Edits:
     async def delete_turn(self, actor: Actor, project_id: UUID, turn_id: UUID) -> None:
         """Delete what a turn holds. Its row stays without content, for the turns that continue it."""
         async with self._database.session() as session:
-            thread = await _idle_thread(session, project_id, Address(turn=turn_id))
+            thread = await _idle_thread(session, project_id, OfTurn(turn_id))
             if thread.head_turn_id == turn_id:
                 parent = select(Turn.parent_id).where(*at(Turn.id, project_id, turn_id))
                 thread.head_turn_id = await session.scalar(parent)
@@ -114,7 +113,7 @@ async def erase_turns(
         .execution_options(synchronize_session=False)
     )
     records = [Record(action, turn_id) for turn_id in turn_ids]
-    await append_all(session, actor, project_id, thread.id, records)
+    await append_records(session, actor, project_id, thread.id, records)
     told = await _give_up_chains(session, thread)
     await _erase_pieces(session, thread, told, item_ids)
     return set(told)
@@ -139,7 +138,9 @@ async def _erase_pieces(
     )
 
 
-async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]) -> list[str]:
+async def append_items(
+    session: AsyncSession, actor: Actor, thread: Thread, items: Sequence[dict[str, Any]]
+) -> list[str]:
     """A turn with these items as the thread's new head. Returns the items' ids."""
     turn_id, salt = ids.new_id(thread.bucket), contents.new_salt()
     kept = kept_input(items)
@@ -181,11 +182,11 @@ async def append(session: AsyncSession, actor: Actor, thread: Thread, items: Seq
     await session.flush()
     await threads.touch(session, thread)
     content = contents.opened(salt, "", "{}", {}, item_ids, data)
-    await tell(session, actor, thread, "items.added", turn_id, content=content)
+    await record_turn(session, actor, thread, "items.added", turn_id, content=content)
     return item_ids
 
 
-async def tell(
+async def record_turn(
     session: AsyncSession,
     actor: Actor,
     thread: Thread,
@@ -196,7 +197,7 @@ async def tell(
     content: bytes | None = None,
 ) -> None:
     """Append a change of a turn to the audit trail."""
-    await audit(
+    await append_record(
         session,
         actor,
         thread.project_id,
@@ -208,25 +209,25 @@ async def tell(
     )
 
 
-async def _idle_thread(session: AsyncSession, project_id: UUID, address: Address) -> Thread:
+async def _idle_thread(session: AsyncSession, project_id: UUID, address: Place | OfTurn) -> Thread:
     """The thread, its row locked and no turn of it in progress.
 
     Raises:
         APIError: it is unknown, or busy.
     """
-    same = address.id
-    if address.turn is not None:
+    place: Place | None = None
+    if isinstance(address, OfTurn):
         of_turn = select(Turn.thread_id).where(*at(Turn.id, project_id, address.turn), Turn.deleted_at.is_(None))
-        same = await session.scalar(of_turn)
-    bucket = address.bucket
-    mine = (Thread.project_id == project_id, Thread.bucket == bucket, Thread.id == same)
-    locked = select(Thread).where(*mine).with_for_update(key_share=True)
-    thread = (await session.execute(locked)).scalar_one_or_none()
+        if (thread_id := await session.scalar(of_turn)) is not None:
+            place = ById(thread_id)
+    else:
+        place = address
+    thread = None if place is None else await threads.locked(session, project_id, place)
     if thread is None:
-        raise address.unknown()
+        raise unknown(address)
     active = select(Turn.id).where(
         Turn.project_id == project_id,
-        Turn.bucket == bucket,
+        Turn.bucket == thread.bucket,
         Turn.thread_id == thread.id,
         Turn.status == "in_progress",
     )

@@ -15,7 +15,7 @@ from app.history.copied import copied
 from app.threads import store
 from app.threads.names import Names
 from app.threads.tables import Thread
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.records import Actor
 from app.turns.tables import Turn
 
@@ -89,7 +89,7 @@ class Forks:
             # The head after the fork's point: the check of a head looks that up.
             made.head_turn_id = at
         await session.flush()
-        await append(
+        await append_record(
             session,
             actor,
             source.project_id,

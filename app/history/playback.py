@@ -5,15 +5,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from app.db import ids
 from app.items.kept import kept_row
 from app.provider.events import encoded
-from app.turns.answer import TERMINAL
+from app.turns.closing import TERMINAL
 from app.turns.pace import deltas
 from app.turns.replay import events_of
+from app.turns.rows import ItemRow, TurnRow
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
 
@@ -58,7 +58,7 @@ async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tem
     yield b'id: %d\nevent: thread.replayed\ndata: {"type":"thread.replayed","turns":%d}\n\n' % (number, len(links))
 
 
-def _moments(turns: Sequence[tuple[asyncpg.Record, list[asyncpg.Record]]]) -> Iterator[Moment]:
+def _moments(turns: Sequence[tuple[TurnRow, list[ItemRow]]]) -> Iterator[Moment]:
     for row, items in turns:
         began = row["created_at"].timestamp()
         ended = row["completed_at"].timestamp() if row["completed_at"] else began

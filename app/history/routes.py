@@ -2,16 +2,17 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.bodies import json_response, optional_json_object
+from app.bodies import checked, json_response, optional_json_object
 from app.db.pagination import Paged, list_object
 from app.history import messages
 from app.history.calls import as_curl, call_object, curl_headers
 from app.history.playback import Tempo
 from app.history.service import History
 from app.projects.auth import Authenticated
+from app.services import serving
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.threads.schemas import ThreadCreate, ThreadFork
 from app.turns.events import EventStream
@@ -19,18 +20,13 @@ from app.turns.events import EventStream
 router = APIRouter(tags=["history"])
 
 
-async def _history(request: Request) -> History:
-    history: History = request.app.state.history
-    return history
-
-
-Service = Annotated[History, Depends(_history)]
+Service = Annotated[History, serving(History)]
 Until = Annotated[str | None, Query(description="The last turn to show; the thread's head if left out.")]
 
 
 @router.post("/threads", status_code=201)
 async def create(request: Request, caller: Authenticated, history: Service) -> Response:
-    sent = ThreadCreate.model_validate(await optional_json_object(request))
+    sent = checked(ThreadCreate, await optional_json_object(request))
     return json_response(await history.create_thread(caller, sent), status=201)
 
 
@@ -43,7 +39,7 @@ async def delete(caller: Authenticated, history: Service, address: Addressed) ->
 @router.post(f"{BY_NAME}/fork")
 @router.post(f"{BY_ID}/fork")
 async def fork(request: Request, caller: Authenticated, history: Service, address: Addressed) -> Response:
-    sent = ThreadFork.model_validate(await optional_json_object(request))
+    sent = checked(ThreadFork, await optional_json_object(request))
     return json_response(await history.fork(caller, address, sent), status=201)
 
 

@@ -5,27 +5,26 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, list_object
 from app.errors import BadRequest
 from app.history.calls import parse_call, unknown_call
-from app.history.edits import append
+from app.history.edits import append_items
 from app.history.erase import erase
 from app.history.forks import Forks
 from app.history.playback import Tempo, play
 from app.items.client_door import items_of
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import Address
+from app.threads.address import Place, unknown
 from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
 from app.threads.service import columns, turn_uuid, with_trail_key
 from app.trail.users import UserKeys
 from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
+from app.turns.rows import BranchRow, ItemRow, LinkRow, ThreadRow
 from app.turns.service import Turns
 from app.turns.store import TurnStore
 
@@ -63,31 +62,31 @@ class History:
         async with self._database.session() as session:
             thread = await threads.add(session, self._names, caller.actor, caller.project_id, values)
             if items:
-                await append(session, caller.actor, thread, items)
+                await append_items(session, caller.actor, thread, items)
                 await session.flush()
                 await session.refresh(thread)
             return thread_object(thread)
 
-    async def delete_thread(self, caller: Caller, address: Address) -> dict[str, Any]:
+    async def delete_thread(self, caller: Caller, address: Place) -> dict[str, Any]:
         async with self._database.session() as session:
             thread = await threads.locked(session, caller.project_id, address)
             if thread is None:
-                raise address.unknown()
+                raise unknown(address)
             erased = await erase(session, self._names, caller.actor, thread)
         await erased.forget(self._live_ids, self._event_log, self._signals)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
 
-    async def fork(self, caller: Caller, address: Address, sent: ThreadFork) -> dict[str, Any]:
+    async def fork(self, caller: Caller, address: Place, sent: ThreadFork) -> dict[str, Any]:
         """A new thread that shares this one's history up to a turn."""
         turn_id = None if sent.turn_id is None else turn_uuid("turn_id", sent.turn_id)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         async with self._database.session() as session:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:
-                raise address.unknown()
+                raise unknown(address)
             return thread_object(await self._forks.fork(session, caller.actor, source, turn_id, values))
 
-    async def calls(self, caller: Caller, address: Address, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
+    async def calls(self, caller: Caller, address: Place, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)
         return row["id"], await self._store.calls(caller.project_id, row["id"])
 
@@ -99,17 +98,17 @@ class History:
                 return turn_id, row
         raise unknown_call(call_id)
 
-    async def play(self, caller: Caller, address: Address, until: str | None, tempo: Tempo) -> AsyncIterator[bytes]:
+    async def play(self, caller: Caller, address: Place, until: str | None, tempo: Tempo) -> AsyncIterator[bytes]:
         """The events of a branch as they happened, up to its head or to another turn."""
         _, last = await self._branch(caller, address, until)
         return play(self._store, caller.project_id, last, tempo)
 
-    async def branches(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
+    async def branches(self, caller: Caller, address: Place, page: Page) -> dict[str, Any]:
         """The ends of a thread's branches, latest first. The head is one of them."""
         thread = await self._store.thread(caller.project_id, address)
         rows = await self._store.branches(caller.project_id, thread["id"], page)
 
-        def show(row: asyncpg.Record) -> dict[str, Any]:
+        def show(row: BranchRow) -> dict[str, Any]:
             return {
                 "id": ids.turn_id(row["id"]),
                 "object": "branch",
@@ -121,8 +120,8 @@ class History:
         return list_object(rows[: page.limit], show, has_more=len(rows) > page.limit)
 
     async def messages(
-        self, caller: Caller, address: Address, *, until: str | None, before: str | None, turns: int | None
-    ) -> tuple[asyncpg.Record, list[asyncpg.Record], bool]:
+        self, caller: Caller, address: Place, *, until: str | None, before: str | None, turns: int | None
+    ) -> tuple[ThreadRow, list[ItemRow], bool]:
         """The items of a thread's branch, up to its head, to another turn, or to the one before another.
 
         Args:
@@ -140,13 +139,13 @@ class History:
             last = (await self._turns.of_thread(caller, thread["id"], before, "before"))["parent_id"]
         return thread, *await self._store.messages(caller.project_id, last, turns)
 
-    async def chain(self, caller: Caller, address: Address, until: str | None) -> dict[str, Any]:
+    async def chain(self, caller: Caller, address: Place, until: str | None) -> dict[str, Any]:
         """How each turn of a branch reached the model, and whether it can be chained on."""
         _, last = await self._branch(caller, address, until)
         rows = [] if last is None else await self._store.chain(caller.project_id, last)
         return list_object(rows, self._link, has_more=False)
 
-    def _link(self, row: asyncpg.Record) -> dict[str, Any]:
+    def _link(self, row: LinkRow) -> dict[str, Any]:
         expires_at = row["response_expires_at"]
         return {
             "id": ids.turn_id(row["id"]),
@@ -168,7 +167,7 @@ class History:
             ),
         }
 
-    async def _branch(self, caller: Caller, address: Address, until: str | None) -> tuple[asyncpg.Record, UUID | None]:
+    async def _branch(self, caller: Caller, address: Place, until: str | None) -> tuple[ThreadRow, UUID | None]:
         thread = await self._store.thread(caller.project_id, address)
         if until is None:
             return thread, thread["head_turn_id"]

@@ -1,5 +1,7 @@
 """/chat/completions, passed on as it is: code that has not migrated yet works on the same base URL. Nothing is kept."""
 
+from typing import Annotated
+
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -8,15 +10,17 @@ from starlette.responses import StreamingResponse
 from app.bodies import JSON_TYPE, json_object
 from app.projects.auth import Authenticated
 from app.provider.client import Provider, ProviderError
+from app.services import serving
 from app.turns.failures import client_error
-from app.turns.routes import provider_headers
+from app.turns.http import provider_headers
 
 router = APIRouter(tags=["chat"])
 
 
 @router.post("/chat/completions")
-async def complete(request: Request, caller: Authenticated) -> Response:
-    provider: Provider = request.app.state.provider
+async def complete(
+    request: Request, caller: Authenticated, provider: Annotated[Provider, serving(Provider)]
+) -> Response:
     body = await json_object(request)
     sent, headers = orjson.dumps(body), provider_headers(request)
     try:

@@ -1,10 +1,13 @@
 """/conversations, as OpenAI's clients know it."""
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.bodies import json_object, json_response, optional_json_object
+from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db import ids
+from app.history.service import History
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
     ConversationCreate,
@@ -14,14 +17,15 @@ from app.openai_api.schemas import (
     items_to_add,
 )
 from app.projects.auth import Authenticated
-from app.threads.address import Address
+from app.services import serving
+from app.threads.address import ById
 
 router = APIRouter(tags=["conversations"])
 
 
 @router.post("/conversations")
 async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
-    sent = ConversationCreate.model_validate(await optional_json_object(request))
+    sent = checked(ConversationCreate, await optional_json_object(request))
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
 
@@ -33,22 +37,24 @@ async def retrieve(caller: Authenticated, openai: Service, conversation_id: str)
 
 @router.post("/conversations/{conversation_id}")
 async def update(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
-    sent = ConversationUpdate.model_validate(await json_object(request))
+    sent = checked(ConversationUpdate, await json_object(request))
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
 
 
 @router.delete("/conversations/{conversation_id}")
-async def delete(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
+async def delete(
+    caller: Authenticated, openai: Service, history: Annotated[History, serving(History)], conversation_id: str
+) -> Response:
     id_ = conversation_uuid(conversation_id)
     await openai.conversation(caller, id_)
-    await request.app.state.history.delete_thread(caller, Address(id=id_))
+    await history.delete_thread(caller, ById(id_))
     return json_response({"id": ids.conversation_id(id_), "object": "conversation.deleted", "deleted": True})
 
 
 @router.post("/conversations/{conversation_id}/items")
 async def add_items(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
-    sent = ItemsCreate.model_validate(await json_object(request))
+    sent = checked(ItemsCreate, await json_object(request))
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
 

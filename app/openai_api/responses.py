@@ -12,23 +12,19 @@ from app.errors import BadRequest
 from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, authenticate
-from app.settings import Settings
+from app.services import services, serving
+from app.settings import Connected
 from app.threads.names import Names
 from app.turns.client import Client
 from app.turns.events import EventStream
-from app.turns.routes import answer, first_event, origin, provider_headers
+from app.turns.http import answer, first_event, origin, provider_headers
 from app.turns.service import Turns
 from app.turns.show import stored_response
 
 router = APIRouter(tags=["responses"])
 
 
-async def openai_service(request: Request) -> OpenAI:
-    service: OpenAI = request.app.state.openai
-    return service
-
-
-Service = Annotated[OpenAI, Depends(openai_service)]
+Service = Annotated[OpenAI, serving(OpenAI)]
 
 
 async def item_page(
@@ -48,16 +44,13 @@ def hot_routes(prefix: str) -> list[Route]:
 
 
 async def create(request: Request) -> Response:
-    settings: Settings = request.app.state.settings
-    turns: Turns = request.app.state.turns
+    here = services(request)
     caller = await authenticate(request)
-    body = await json_object(request)
-    names: Names = request.app.state.names
-    came = origin(request, caller)
-    new_thread_id = partial(names.new_thread_id, caller.project_id, came.idempotency_key)
-    address, sent = response_request(body, settings.default_model, came, new_thread_id)
+    body, came = await json_object(request), origin(request, caller)
+    new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
+    address, sent = response_request(body, here[Connected].default_model, came, new_thread_id)
     with Client(request.receive) as client:
-        outcome = await turns.create(caller, address, sent, provider_headers(request), client)
+        outcome = await here[Turns].create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)
 
 

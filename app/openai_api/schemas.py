@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.db import ids
 from app.errors import BadRequest, NotFound
 from app.items.client_door import items_of
-from app.threads.address import Address
+from app.threads.address import Address, ById, New, OfTurn
 from app.threads.schemas import Metadata
 from app.turns.schemas import Origin, TurnRequest, new_turn
 
@@ -27,7 +27,7 @@ def response_request(
         new_thread_id: makes the id of a thread, should the request make one.
 
     Raises:
-        APIError, pydantic.ValidationError: naming the field at fault.
+        APIError: naming the field at fault.
     """
     previous, conversation = body.get("previous_response_id"), body.get("conversation")
     if previous is not None and conversation is not None:
@@ -36,11 +36,11 @@ def response_request(
     parent_id: UUID | None = None
     if previous is not None:
         parent_id = _previous(previous)
-        address = Address(turn=parent_id)
+        address: Address = OfTurn(parent_id)
     elif conversation is not None:
-        address = Address(id=_conversation(conversation))
+        address = ById(_conversation(conversation))
     else:
-        address = Address(new=new_thread_id())
+        address = New(new_thread_id())
     keep = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first.
     return address, new_turn(body, default_model, origin, parent_id=parent_id, keep=keep, if_busy="wait")

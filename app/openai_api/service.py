@@ -4,25 +4,24 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
-import asyncpg
-
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
 from app.errors import APIError, BadRequest, NotFound
-from app.history.edits import Edits, append
+from app.history.edits import Edits, append_items
 from app.items.kept import Kept, kept_row
 from app.items.kinds import type_of
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import Address
+from app.threads.address import ById
 from app.threads.names import Names
 from app.threads.tables import Thread
 from app.turns.event_log import EventLog
 from app.turns.replay import Replay
-from app.turns.runner import Running
+from app.turns.rows import ItemRow, TurnRow
+from app.turns.running import Running
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
 
@@ -80,25 +79,23 @@ class OpenAI:
         async with self._database.session() as session:
             thread = await threads.add(session, self._names, caller.actor, caller.project_id, {"metadata_": metadata})
             if items:
-                await append(session, caller.actor, thread, items)
+                await append_items(session, caller.actor, thread, items)
             return conversation_object(thread)
 
     async def conversation(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         async with self._database.session() as session:
-            thread = await threads.get(session, caller.project_id, Address(id=id_))
+            thread = await threads.get(session, caller.project_id, ById(id_))
         return conversation_object(_known(thread, id_))
 
     async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> dict[str, Any]:
         async with self._database.session() as session:
             values = {"metadata_": metadata}
-            thread = await threads.change(
-                session, self._names, caller.actor, caller.project_id, Address(id=id_), values
-            )
+            thread = await threads.change(session, self._names, caller.actor, caller.project_id, ById(id_), values)
             return conversation_object(_known(thread, id_))
 
     async def add_items(self, caller: Caller, id_: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         try:
-            added = await self._edits.add_items(caller.actor, caller.project_id, Address(id=id_), items)
+            added = await self._edits.add_items(caller.actor, caller.project_id, ById(id_), items)
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
         kept = [Kept(type_of(item), id_, item) for id_, item in zip(added, items, strict=True)]
@@ -123,19 +120,19 @@ class OpenAI:
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
         conversation = await self.conversation(caller, id_)
-        if not await self._edits.delete_item(caller.actor, caller.project_id, Address(id=id_), item_id):
+        if not await self._edits.delete_item(caller.actor, caller.project_id, ById(id_), item_id):
             raise _unknown_item(item_id)
         return conversation
 
     async def _head(self, caller: Caller, id_: UUID) -> UUID | None:
         try:
-            thread = await self._store.thread(caller.project_id, Address(id=id_))
+            thread = await self._store.thread(caller.project_id, ById(id_))
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
         head: UUID | None = thread["head_turn_id"]
         return head
 
-    async def _response(self, caller: Caller, id_: UUID) -> asyncpg.Record:
+    async def _response(self, caller: Caller, id_: UUID) -> TurnRow:
         row = await self._store.get(caller.project_id, id_)
         if row is None or (row["continuation"] is None and row["status"] == "completed"):
             raise unknown_response(ids.response_id(id_))
@@ -150,12 +147,12 @@ class ItemPage:
         self.order = order
         self.after = after
 
-    def is_within(self, latest: Sequence[asyncpg.Record]) -> bool:
+    def is_within(self, latest: Sequence[ItemRow]) -> bool:
         """Whether these are enough to cut the page, latest first, and to tell that there is more."""
         start = self._start(latest[::-1])
         return start is not None and start + self.limit < len(latest)
 
-    def cut(self, rows: Sequence[asyncpg.Record]) -> dict[str, Any]:
+    def cut(self, rows: Sequence[ItemRow]) -> dict[str, Any]:
         """The page as a list object.
 
         Args:
@@ -172,7 +169,7 @@ class ItemPage:
         end = start + self.limit
         return list_object(ordered[start:end], lambda row: shown_item(kept_row(row)), has_more=end < len(ordered))
 
-    def _start(self, ordered: Sequence[asyncpg.Record]) -> int | None:
+    def _start(self, ordered: Sequence[ItemRow]) -> int | None:
         """Where the page begins; None if its cursor is none of these items."""
         if self.after is None:
             return 0

@@ -12,7 +12,8 @@ from app.db import ids
 from app.db.engine import Database
 from app.errors import Unauthorized
 from app.projects.keys import USE_KEY, hash_key
-from app.trail.append import append
+from app.services import services
+from app.trail.append import append_record
 from app.trail.records import Actor
 
 CACHE_SECONDS = 10.0
@@ -56,7 +57,7 @@ class KeyRing:
         caller = Caller(row["project_id"], row["id"], address)
         if row["first_use"] is not None:
             async with self._database.session() as session:
-                await append(session, caller.actor, caller.project_id, "key.used", detail=row["first_use"])
+                await append_record(session, caller.actor, caller.project_id, "key.used", detail=row["first_use"])
         self._known[hashed] = (now + CACHE_SECONDS, caller)
         return caller
 
@@ -73,8 +74,7 @@ async def authenticate(request: Request) -> Caller:
         raise Unauthorized(
             "No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers={"WWW-Authenticate": "Bearer"}
         )
-    keys: KeyRing = request.app.state.keys
-    caller = await keys.caller(key, None if request.client is None else request.client.host)
+    caller = await services(request)[KeyRing].caller(key, None if request.client is None else request.client.host)
     if caller is None:
         raise Unauthorized(
             "This API key is unknown or revoked. Make one with 'everthread keys create'.",

@@ -12,7 +12,7 @@ from sqlalchemy.sql import func
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.tables import ApiKey, Project
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.records import SERVICE
 from app.trail.users import new_trail_key
 
@@ -85,7 +85,7 @@ async def add_key(database: Database, project_id: UUID, name: str, key: str) -> 
         made = insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey.id)
         id_ = await session.scalar(made)
         if id_ is not None:
-            await append(session, SERVICE, project_id, "key.created", detail=f"key_{id_.hex} {name}")
+            await append_record(session, SERVICE, project_id, "key.created", detail=f"key_{id_.hex} {name}")
 
 
 async def list_keys(database: Database) -> list[tuple[str, UUID, str, str, datetime, datetime | None]]:
@@ -104,5 +104,5 @@ async def revoke_key(database: Database, key_id: UUID) -> bool:
         revoked = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
         row = (await session.execute(revoked.returning(ApiKey.project_id, ApiKey.name))).one_or_none()
         if row is not None:
-            await append(session, SERVICE, row.project_id, "key.revoked", detail=f"key_{key_id.hex} {row.name}")
+            await append_record(session, SERVICE, row.project_id, "key.revoked", detail=f"key_{key_id.hex} {row.name}")
         return row is not None

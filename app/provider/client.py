@@ -27,8 +27,6 @@ CHAT_PATH = "/chat/completions"
 LOOKUP_SECONDS = 10.0
 
 SPEECH = b"response.output_text.delta"
-GATHER_MILLISECONDS = 16
-"""One frame of a screen."""
 
 
 class ProviderError(Exception):
@@ -49,6 +47,7 @@ class Provider:
         timeout_seconds: float,
         stall_seconds: float,
         max_answer_bytes: int,
+        gather_milliseconds: int = 0,
     ) -> None:
         self.url = base_url + PATH
         self.binding = accounts.binding(base_url, api_key)
@@ -58,6 +57,7 @@ class Provider:
         self._timeout_seconds = timeout_seconds
         self._stall_seconds = stall_seconds
         self._max_answer_bytes = max_answer_bytes
+        self._gather_milliseconds = gather_milliseconds
         self._streamed = aiohttp.ClientTimeout(
             total=None, sock_connect=connect_timeout_seconds, sock_read=stall_seconds
         )
@@ -141,7 +141,7 @@ class Provider:
             ) as answer:
                 if answer.status != 200:
                     _check(answer, self._secret.hidden(await self._whole(answer)))
-                yield self._secret.hidden_in(self._bounded(_gathered(answer)))
+                yield self._secret.hidden_in(self._bounded(_gathered(answer, self._gather_milliseconds)))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderError(_failure(error, self._stall_seconds)) from error
 
@@ -193,8 +193,8 @@ class Provider:
         await self._client.close()
 
 
-async def _gathered(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """A stream's bytes as they come; once it speaks, and speaks fast, in pieces of GATHER_MILLISECONDS.
+async def _gathered(answer: aiohttp.ClientResponse, milliseconds: int) -> AsyncIterator[bytes]:
+    """A stream's bytes as they come; once it speaks, and speaks fast, in pieces of so many milliseconds.
 
     A wake-up and a read cost as much as fifty events: the kernel gathers what comes meanwhile, and all streams of
     the worker are read at the same ticks. A stream that is slower than that is not held up, nor is the first word.
@@ -205,13 +205,13 @@ async def _gathered(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield chunk
         speaks = speaks or SPEECH in chunk
         now = loop.time() * 1000
-        if speaks and now - resumed < GATHER_MILLISECONDS:
+        if speaks and now - resumed < milliseconds:
             protocol = answer.connection.protocol if answer.connection is not None else None
             if protocol is not None:
                 protocol.pause_reading()
             # Not asyncio.sleep, which asks the system for the process's number each time (Python 3.11).
             tick: asyncio.Future[None] = loop.create_future()
-            loop.call_later((GATHER_MILLISECONDS - round(now) % GATHER_MILLISECONDS) / 1000, _pass, tick)
+            loop.call_later((milliseconds - round(now) % milliseconds) / 1000, _pass, tick)
             await tick
             if protocol is not None and answer.connection is not None:
                 protocol.resume_reading()

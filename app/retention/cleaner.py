@@ -63,7 +63,7 @@ class Cleaner(Background):
     async def _delete_copies(self) -> None:
         while taken := await copies.take(self._database, self._provider.binding, COPIES_AT_ONCE):
             for row in taken:
-                if await self._provider.delete(row["response_id"]):
+                if await self._provider.delete(row.response_id):
                     await copies.done(self._database, row)
 
     async def _tried(self, work: Awaitable[None]) -> None:
@@ -73,7 +73,7 @@ class Cleaner(Background):
             # Two workers at the same thread, for instance: the next round finds what is left.
             log.error("purging broke off; it is tried again", error=type(error).__name__)
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._due.wait(), self._every_seconds)

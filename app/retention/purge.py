@@ -17,10 +17,10 @@ from app.history.erase import Erased, erase
 from app.projects.tables import Project
 from app.retention.tables import UserPurge
 from app.threads import store as threads
-from app.threads.address import Address
+from app.threads.address import ById
 from app.threads.names import Names
 from app.threads.tables import Thread, ThreadActivity
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.records import SERVICE, Actor
 from app.trail.users import UserKeys
 from app.turns.cancel_signals import CancelSignals
@@ -112,7 +112,7 @@ class Purge:
             thread_ids = list(await session.scalars(old.limit(THREADS_AT_ONCE)))
         for thread_id in thread_ids:
             async with self._database.session() as session:
-                thread = await threads.locked(session, project_id, Address(id=thread_id))
+                thread = await threads.locked(session, project_id, ById(thread_id))
                 if thread is None:
                     continue
                 mine = (ThreadActivity.bucket == thread.bucket, ThreadActivity.thread_id == thread_id)
@@ -139,7 +139,7 @@ class Purge:
                 by_thread.setdefault(row["thread_id"], []).append(row["id"])
         for thread_id, turn_ids in by_thread.items():
             async with self._database.session() as session:
-                thread = await threads.locked(session, project_id, Address(id=thread_id))
+                thread = await threads.locked(session, project_id, ById(thread_id))
                 if thread is None:
                     continue
                 erased = Erased(project_id, turn_ids=turn_ids)
@@ -166,19 +166,19 @@ class Purge:
                 done = (await session.execute(ended.returning(UserPurge.threads_done))).scalar_one_or_none()
                 if done is not None:
                     detail = f"{done} threads"
-                    await append(session, actor, project_id, "user.purged", user_digest=named, detail=detail)
+                    await append_record(session, actor, project_id, "user.purged", user_digest=named, detail=detail)
         if not thread_ids:
             await self._users.forget(project_id, user)
             return False
         for thread_id in thread_ids:
             async with self._database.session() as session:
-                thread = await threads.locked(session, project_id, Address(id=thread_id))
+                thread = await threads.locked(session, project_id, ById(thread_id))
                 if thread is None or thread.user_id != user:
                     continue
                 erased = await erase(session, self._names, actor, thread, "thread.purged")
                 # What other users' forks share of it is this user's content all the same.
                 for heir_id, turn_ids in erased.inherited.items():
-                    heir = await threads.locked(session, project_id, Address(id=heir_id))
+                    heir = await threads.locked(session, project_id, ById(heir_id))
                     if heir is not None and heir.user_id != user:
                         erased.thread_ids |= await erase_turns(session, actor, heir, turn_ids, "turn.purged")
                         erased.turn_ids += turn_ids
@@ -201,7 +201,7 @@ class Purge:
         for thread_id, turn_id in (await session.execute(select(Turn.thread_id, Turn.id).where(*of_turns))).all():
             copies.setdefault(thread_id, []).append(turn_id)
         for thread_id, turn_ids in copies.items():
-            fork = await threads.locked(session, project_id, Address(id=thread_id))
+            fork = await threads.locked(session, project_id, ById(thread_id))
             if fork is not None and fork.user_id != user:
                 erased.thread_ids |= await erase_turns(session, actor, fork, turn_ids, "turn.purged")
                 erased.turn_ids += turn_ids

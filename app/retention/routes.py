@@ -6,10 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bodies import json_object, json_response
+from app.bodies import checked, json_object, json_response
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.retention.service import Retention
+from app.services import serving
 
 router = APIRouter(tags=["retention"])
 
@@ -23,18 +24,13 @@ class ProjectPatch(BaseModel):
     """After so many days the content of a turn is purged; null: it is kept."""
 
 
-async def _retention(request: Request) -> Retention:
-    retention: Retention = request.app.state.retention
-    return retention
-
-
 async def _user(user: str) -> str:
     if "\0" in user or len(user) > LONGEST_USER:
         raise BadRequest(f"'user' must be 1 to {LONGEST_USER} characters, without NUL.", param="user")
     return user
 
 
-Service = Annotated[Retention, Depends(_retention)]
+Service = Annotated[Retention, serving(Retention)]
 User = Annotated[str, Depends(_user)]
 
 
@@ -45,7 +41,7 @@ async def get(caller: Authenticated, retention: Service) -> Response:
 
 @router.patch("/project")
 async def patch(request: Request, caller: Authenticated, retention: Service) -> Response:
-    sent = ProjectPatch.model_validate(await json_object(request))
+    sent = checked(ProjectPatch, await json_object(request))
     return json_response(await retention.keep_for(caller, sent.retention_days))
 
 

@@ -14,9 +14,9 @@ from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge, purge_object
-from app.threads.address import Address
+from app.threads.address import ById
 from app.threads.tables import Thread
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.users import UserKeys
 from app.transfer.service import Transfer
 
@@ -41,7 +41,7 @@ class Retention:
         async with self._database.session() as session:
             project = (await session.execute(changed.returning(Project))).scalar_one()
             detail = f"retention_days {days}"
-            await append(session, caller.actor, caller.project_id, "project.changed", detail=detail)
+            await append_record(session, caller.actor, caller.project_id, "project.changed", detail=detail)
             shown = _project_object(project)
         self._cleaner.wake()
         return shown
@@ -67,7 +67,7 @@ class Retention:
         """Every thread of an end user, one a line, as `everthread import` takes them."""
         named = await self._users.digest(caller.project_id, user)
         async with self._database.session() as session:
-            await append(session, caller.actor, caller.project_id, "user.exported", user_digest=named)
+            await append_record(session, caller.actor, caller.project_id, "user.exported", user_digest=named)
         return self._threads_of(caller, user)
 
     async def _threads_of(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
@@ -81,7 +81,7 @@ class Retention:
                 return
             for thread_id in thread_ids:
                 try:
-                    exported = await self._transfer.export(caller, Address(id=thread_id))
+                    exported = await self._transfer.export(caller, ById(thread_id))
                 except NotFound:
                     continue  # Deleted meanwhile.
                 yield orjson.dumps(exported) + b"\n"

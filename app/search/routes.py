@@ -12,6 +12,7 @@ from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.search.service import Search
 from app.search.store import Filters
+from app.services import serving
 
 router = APIRouter(tags=["search"])
 
@@ -22,6 +23,7 @@ Role = Literal["user", "assistant", "title"]
 async def search(
     request: Request,
     caller: Authenticated,
+    found: Annotated[Search, serving(Search)],
     q: Annotated[str, Query(max_length=1000, description='Words; "words in a row"; -without.')],
     role: Annotated[Role | None, Query()] = None,
     user: Annotated[str | None, Query(max_length=256)] = None,
@@ -39,5 +41,4 @@ async def search(
         raise BadRequest("'thread' must be the id of a thread.", param="thread")
     roles = ("user", "assistant", "title") if role is None else (role,)
     filters = Filters(roles, user, thread_id, moment(since), moment(until))
-    service: Search = request.app.state.search
-    return json_response(await service.search(caller, q, filters, after, limit))
+    return json_response(await found.search(caller, q, filters, after, limit))

@@ -7,7 +7,6 @@ from heapq import nlargest
 from typing import Any
 from uuid import UUID
 
-import asyncpg
 import orjson
 
 from app.db import ids
@@ -104,7 +103,7 @@ async def _hits(database: Database, project_id: UUID, terms: list[lexemes.Term],
 
 
 def _hit(
-    hit: Hit, row: asyncpg.Record, said: list[dict[str, Any]], marked: list[lexemes.Run], bound: datetime
+    hit: Hit, row: store.FoundRow, said: list[dict[str, Any]], marked: list[lexemes.Run], bound: datetime
 ) -> dict[str, Any]:
     titled = hit.role == "title"
     text = row["title"] or "" if titled else "\n".join(text_of(item) for item in said if _said_by(hit.role, item))

@@ -4,10 +4,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
-
-import asyncpg
 
 from app.db.engine import Database
 from app.db.ids import bucket_of
@@ -96,6 +94,16 @@ class Text:
     text: str
 
 
+class FoundRow(TypedDict):
+    """A turn or a thread that was found, and its thread."""
+
+    id: UUID
+    thread_id: UUID
+    name: str | None
+    title: str | None
+    created_at: datetime
+
+
 async def now(database: Database) -> datetime:
     """The database's moment: what turns are dated by."""
     row = await database.fetchrow("SELECT clock_timestamp() AS now")
@@ -161,12 +169,12 @@ def _filters(filters: Filters) -> tuple[Any, ...]:
     return (filters.here_before, filters.since, filters.until, filters.user, filters.thread_id)
 
 
-async def turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+async def turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, FoundRow]:
     """Turns that were found, with their threads."""
     return await _rows(database, TURNS, project_id, turn_ids)
 
 
-async def threads(database: Database, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+async def threads(database: Database, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, FoundRow]:
     """Threads whose titles were found."""
     return await _rows(database, THREADS, project_id, thread_ids)
 
@@ -179,9 +187,7 @@ async def said(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -
     return messages
 
 
-async def _rows(
-    database: Database, statement: str, project_id: UUID, found: Sequence[UUID]
-) -> dict[UUID, asyncpg.Record]:
+async def _rows(database: Database, statement: str, project_id: UUID, found: Sequence[UUID]) -> dict[UUID, FoundRow]:
     if not found:
         return {}
     return {row["id"]: row for row in await database.fetch(statement, project_id, *_places(found))}

@@ -111,8 +111,10 @@ class OTel(Tracer):
         Args:
             traces, metrics_too: what is exported.
         """
-        ours = {"service.name": "everthread", "service.version": version("everthread")}
-        resource = Resource.create({**ours, "service.instance.id": str(uuid4())}).merge(OTELResourceDetector().detect())
+        default = {"service.name": "everthread", "service.version": version("everthread")}
+        resource = Resource.create({**default, "service.instance.id": str(uuid4())}).merge(
+            OTELResourceDetector().detect()
+        )
         self._exporters: list[OTLPSpanExporter | OTLPMetricExporter] = []
         self._traces = TracerProvider(resource=resource)
         if traces:

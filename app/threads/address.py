@@ -1,7 +1,7 @@
 """A thread's address in a path, its id or its name, resolved once for every route below it."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, assert_never
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from app.db import ids
 from app.errors import APIError, BadRequest, NotFound
 from app.projects.auth import Authenticated, Caller
+from app.services import services
 from app.threads.names import Names
 
 BY_ID = "/threads/{thread_id}"
@@ -16,44 +17,69 @@ BY_NAME = "/threads/by-name/{name}"
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """One of `id`, `turn` and `new` is given."""
+class ById:
+    id: UUID
 
-    id: UUID | None = None
-    name: str | None = None
-    """Beside the id: the name that the thread must have, being addressed by it."""
-    turn: UUID | None = None
-    """A turn of the thread."""
-    new: UUID | None = None
-    """The id of a thread that its first turn makes."""
 
-    @property
-    def bucket(self) -> int:
-        """Where the thread lies."""
-        found = self.id or self.turn or self.new
-        assert found is not None
-        return ids.bucket_of(found)
+@dataclass(frozen=True, slots=True)
+class ByName:
+    id: UUID
+    """Of the thread that had the name when it was looked up."""
+    name: str
+    """What the thread must still be called."""
 
-    def unknown(self) -> APIError:
-        if self.turn is not None:
+
+@dataclass(frozen=True, slots=True)
+class OfTurn:
+    """The thread that a turn is in."""
+
+    turn: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A thread that its first turn makes."""
+
+    id: UUID
+
+
+Place = ById | ByName
+Address = Place | OfTurn | New
+
+
+def bucket_at(address: Address) -> int:
+    """Where the thread lies."""
+    return ids.bucket_of(address.turn if isinstance(address, OfTurn) else address.id)
+
+
+def known_id(address: Address) -> UUID | None:
+    """The thread's id, as far as the address tells it."""
+    return None if isinstance(address, OfTurn) else address.id
+
+
+def unknown(address: Address) -> APIError:
+    """What is said of an address at which there is no thread."""
+    match address:
+        case OfTurn(turn):
             return BadRequest(
-                f"Previous response with id '{ids.response_id(self.turn)}' not found.",
+                f"Previous response with id '{ids.response_id(turn)}' not found.",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        if self.name is not None:
-            return unknown_name(self.name)
-        assert self.id is not None
-        return NotFound(
-            f"There is no thread {ids.thread_id(self.id)} in this project.", param="thread_id", code="thread_not_found"
-        )
+        case ByName(name=name):
+            return unknown_name(name)
+        case ById(id_) | New(id_):
+            shown = ids.thread_id(id_)
+            return NotFound(f"There is no thread {shown} in this project.", param="thread_id", code="thread_not_found")
+        case _:
+            assert_never(address)
 
 
 def unknown_name(name: str) -> NotFound:
     return NotFound(f"There is no thread named {name!r} in this project.", param="name", code="thread_not_found")
 
 
-async def address(request: Request, caller: Authenticated) -> Address:
+async def address(request: Request, caller: Authenticated) -> Place:
     """The address in the path.
 
     Raises:
@@ -62,7 +88,7 @@ async def address(request: Request, caller: Authenticated) -> Address:
     return await addressed(request, caller)
 
 
-async def addressed(request: Request, caller: Caller, *, cached: bool = False) -> Address:
+async def addressed(request: Request, caller: Caller, *, cached: bool = False) -> Place:
     """The same.
 
     Args:
@@ -73,13 +99,13 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
     if name is not None:
         if "\0" in name:
             raise NotFound("There is no thread with a NUL character in its name.", param="name")
-        names: Names = request.app.state.names
+        names = services(request)[Names]
         thread_id = (names.known(caller.project_id, name) if cached else None) or await names.find(
             caller.project_id, name
         )
         if thread_id is None:
             raise unknown_name(name)
-        return Address(id=thread_id, name=name)
+        return ByName(thread_id, name)
     given = request.path_params["thread_id"]
     found = ids.parse(given, ids.THREAD_PREFIXES)
     if found is None:
@@ -89,7 +115,7 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
             param="thread_id",
             code="thread_not_found",
         )
-    return Address(id=found)
+    return ById(found)
 
 
-Addressed = Annotated[Address, Depends(address)]
+Addressed = Annotated[Place, Depends(address)]

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from app.bodies import json_object, json_response, optional_json_object
+from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import Paged, Seconds, moment
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
+from app.services import serving
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut
 from app.threads.service import Threads
@@ -18,12 +19,7 @@ from app.threads.store import Filters
 router = APIRouter(tags=["threads"])
 
 
-async def _threads(request: Request) -> Threads:
-    threads: Threads = request.app.state.threads
-    return threads
-
-
-Service = Annotated[Threads, Depends(_threads)]
+Service = Annotated[Threads, serving(Threads)]
 
 _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
@@ -69,10 +65,10 @@ async def list_threads(
 
 @router.put(BY_NAME)
 async def get_or_create(request: Request, caller: Authenticated, threads: Service, name: str) -> Response:
-    ThreadCreate.model_validate({"name": name})
+    checked(ThreadCreate, {"name": name})
     if "\0" in name:
         raise BadRequest("'name' contains a NUL character. Remove it.", param="name", code="invalid_character")
-    sent = ThreadPut.model_validate(await optional_json_object(request))
+    sent = checked(ThreadPut, await optional_json_object(request))
     thread, made = await threads.get_or_create(caller, name, sent)
     return json_response(thread, status=201 if made else 200)
 
@@ -86,5 +82,5 @@ async def get(caller: Authenticated, threads: Service, address: Addressed) -> Re
 @router.patch(BY_NAME)
 @router.patch(BY_ID)
 async def patch(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
-    sent = ThreadPatch.model_validate(await json_object(request))
+    sent = checked(ThreadPatch, await json_object(request))
     return json_response(await threads.patch(caller, address, sent))

@@ -13,7 +13,7 @@ from app.db.pagination import Page, Settled, list_object
 from app.errors import BadRequest, Conflict
 from app.projects.auth import Caller
 from app.threads import store
-from app.threads.address import Address
+from app.threads.address import ByName, Place, unknown
 from app.threads.names import Names
 from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut, thread_object
 from app.threads.store import Filters
@@ -32,7 +32,7 @@ class Threads:
         while True:
             if (known := await self._names.find(caller.project_id, name)) is not None:
                 async with self._database.session() as session:
-                    thread = await store.get(session, caller.project_id, Address(id=known, name=name))
+                    thread = await store.get(session, caller.project_id, ByName(known, name))
                 if thread is not None:
                     return thread_object(thread), False
             values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
@@ -46,14 +46,14 @@ class Threads:
             rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
         return list_object(rows, thread_object, has_more=has_more)
 
-    async def get(self, caller: Caller, address: Address) -> dict[str, Any]:
+    async def get(self, caller: Caller, address: Place) -> dict[str, Any]:
         async with self._database.session() as session:
             thread = await store.get(session, caller.project_id, address)
         if thread is None:
-            raise address.unknown()
+            raise unknown(address)
         return thread_object(thread)
 
-    async def patch(self, caller: Caller, address: Address, sent: ThreadPatch) -> dict[str, Any]:
+    async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> dict[str, Any]:
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
             values["head_turn_id"] = turn_uuid("head_id", sent.head_id)
@@ -62,7 +62,7 @@ class Threads:
         async with self._database.session() as session:
             thread = await store.change(session, self._names, caller.actor, caller.project_id, address, values)
             if thread is None:
-                raise address.unknown()
+                raise unknown(address)
             return thread_object(thread)
 
 

@@ -16,11 +16,11 @@ from app.db import ids
 from app.db.pagination import Page, Settled
 from app.errors import Conflict, NotFound
 from app.projects.tables import Project
-from app.threads.address import Address
+from app.threads.address import ByName, Place, bucket_at
 from app.threads.names import Names
 from app.threads.tables import Thread, ThreadActivity, ThreadName
 from app.trail import contents
-from app.trail.append import append
+from app.trail.append import append_record
 from app.trail.records import Action, Actor
 from app.trail.tables import AuditRecord
 
@@ -71,16 +71,16 @@ async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUI
     thread = (await session.execute(insert(Thread).values(made).returning(Thread))).scalar_one()
     activity = {"project_id": project_id, "bucket": thread.bucket, "thread_id": id_, "active_at": thread.arrived_at}
     await session.execute(insert(ThreadActivity).values(activity))
-    await tell(session, actor, thread, "thread.imported" if "id" in values else "thread.created")
+    await record_change(session, actor, thread, "thread.imported" if "id" in values else "thread.created")
     return thread
 
 
-async def get(session: AsyncSession, project_id: UUID, address: Address) -> Thread | None:
+async def get(session: AsyncSession, project_id: UUID, address: Place) -> Thread | None:
     return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
 
 
 async def change(
-    session: AsyncSession, names: Names, actor: Actor, project_id: UUID, address: Address, values: dict[str, Any]
+    session: AsyncSession, names: Names, actor: Actor, project_id: UUID, address: Place, values: dict[str, Any]
 ) -> Thread | None:
     """Change a thread in one statement, so that two changes of different fields both hold.
 
@@ -100,7 +100,7 @@ async def change(
         if before.name is not None and before.name != name:
             await names.give_up(session, project_id, before.name, before.id)
     if head is not None:
-        of_thread = {"project_id": project_id, "bucket": address.bucket, "thread_id": address.id, "turn_id": head}
+        of_thread = {"project_id": project_id, "bucket": bucket_at(address), "thread_id": address.id, "turn_id": head}
         if not await session.scalar(IN_HISTORY, of_thread):
             raise _no_turn_of_it()
     if "user_id" in values and "trail_key" not in values:
@@ -119,11 +119,11 @@ async def change(
     if thread is not None:
         fields = sorted(CHANGED_AS.get(name, name) for name in values if name != "trail_key")
         await touch(session, thread)
-        await tell(session, actor, thread, "thread.changed", ", ".join(fields))
+        await record_change(session, actor, thread, "thread.changed", ", ".join(fields))
     return thread
 
 
-async def locked(session: AsyncSession, project_id: UUID, address: Address) -> Thread | None:
+async def locked(session: AsyncSession, project_id: UUID, address: Place) -> Thread | None:
     """The thread, its row locked until the transaction ends."""
     return (
         await session.execute(select(Thread).where(*_at(project_id, address)).with_for_update())
@@ -141,7 +141,7 @@ async def remove(
     session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action = "thread.deleted"
 ) -> None:
     """Delete a thread with its turns, items, calls and texts. Its row is locked."""
-    await append(session, actor, thread.project_id, action, thread_id=thread.id)
+    await append_record(session, actor, thread.project_id, action, thread_id=thread.id)
     if thread.name is not None:
         await names.give_up(session, thread.project_id, thread.name, thread.id)
     gone = delete(Thread).where(
@@ -150,7 +150,9 @@ async def remove(
     await session.execute(gone.execution_options(synchronize_session=False))
 
 
-async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None) -> None:
+async def record_change(
+    session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None
+) -> None:
     """Append what a thread is now to the audit trail."""
     content = None
     if thread.salt is not None:
@@ -162,7 +164,7 @@ async def tell(session: AsyncSession, actor: Actor, thread: Thread, action: Acti
             thread.metadata_,
             archived=thread.archived_at is not None,
         )
-    await append(session, actor, thread.project_id, action, thread_id=thread.id, detail=detail, content=content)
+    await append_record(session, actor, thread.project_id, action, thread_id=thread.id, detail=detail, content=content)
 
 
 async def list_page(
@@ -226,10 +228,9 @@ async def _key_of(session: AsyncSession, project_id: UUID) -> bytes:
     return (await session.execute(select(Project.trail_key).where(Project.project_id == project_id))).scalar_one()
 
 
-def _at(project_id: UUID, address: Address) -> tuple[ColumnElement[bool], ...]:
-    assert address.id is not None
+def _at(project_id: UUID, address: Place) -> tuple[ColumnElement[bool], ...]:
     same = (Thread.project_id == project_id, Thread.bucket == ids.bucket_of(address.id), Thread.id == address.id)
-    return same if address.name is None else (*same, Thread.name == address.name)
+    return (*same, Thread.name == address.name) if isinstance(address, ByName) else same
 
 
 def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:

@@ -30,7 +30,7 @@ class Record:
     """The digest of what was said: see `records.content_digest`."""
 
 
-async def append(
+async def append_record(
     session: AsyncSession,
     actor: Actor,
     project_id: UUID,
@@ -49,10 +49,10 @@ async def append(
         user_digest: the end user that a project's record is about: see `users.py`. A thread's row tells it itself.
     """
     one = [Record(action, turn_id, detail, content)]
-    await append_all(session, actor, project_id, thread_id, one, user_digest=user_digest)
+    await append_records(session, actor, project_id, thread_id, one, user_digest=user_digest)
 
 
-async def append_all(
+async def append_records(
     session: AsyncSession,
     actor: Actor,
     project_id: UUID,

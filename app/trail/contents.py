@@ -14,16 +14,8 @@ from app.trail.records import content_digest
 SALT_BYTES = 16
 
 
-_SALTS_AT_ONCE = 256
-_salts: list[bytes] = []
-
-
 def new_salt() -> bytes:
-    """Random bytes. They are fetched for many at once: each question to the system costs as much as all the hashing."""
-    if not _salts:
-        fetched = secrets.token_bytes(SALT_BYTES * _SALTS_AT_ONCE)
-        _salts.extend(fetched[start : start + SALT_BYTES] for start in range(0, len(fetched), SALT_BYTES))
-    return _salts.pop()
+    return secrets.token_bytes(SALT_BYTES)
 
 
 def thread(

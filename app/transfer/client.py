@@ -30,14 +30,14 @@ class Counted:
     refused: int = 0
 
 
-def import_file(path: Path, url: str, key: str, *, strict: bool, tell: Callable[[str], None]) -> Counted:
+def import_file(path: Path, url: str, key: str, *, strict: bool, report: Callable[[str], None]) -> Counted:
     """Send every conversation of a file. One that is there already is passed over: to resume, run it again.
 
     Args:
         path: as `formats.py` reads it.
         url: the service's, without /v1.
         strict: whether to stop at the first that cannot be taken.
-        tell: is given a sentence for each that is not taken, or not whole.
+        report: is given a sentence for each that is not taken, or not whole.
 
     Raises:
         CannotTransfer: the file or the service says no; or, if strict, naming the conversation that was refused.
@@ -51,17 +51,17 @@ def import_file(path: Path, url: str, key: str, *, strict: bool, tell: Callable[
                 said = f"{entry.where} is not taken: {problem}"
                 if strict:
                     raise CannotTransfer(said)
-                tell(said)
+                report(said)
                 counted.refused += 1
                 continue
             counted.done += status == 201
             counted.present += status != 201
             if entry.left_out:
-                tell(f"{entry.where} is taken without {', '.join(sorted(set(entry.left_out)))}.")
+                report(f"{entry.where} is taken without {', '.join(sorted(set(entry.left_out)))}.")
     return counted
 
 
-def preview_file(path: Path, tell: Callable[[str], None]) -> Counted:
+def preview_file(path: Path, report: Callable[[str], None]) -> Counted:
     """Say what would come of a file's import. Nothing is sent: what the service itself would refuse is not known here.
 
     Raises:
@@ -70,7 +70,7 @@ def preview_file(path: Path, tell: Callable[[str], None]) -> Counted:
     counted = Counted()
     for entry in _entries(path):
         if entry.problem is not None:
-            tell(f"{entry.where} would not be taken: {entry.problem}")
+            report(f"{entry.where} would not be taken: {entry.problem}")
             counted.refused += 1
             continue
         thread = entry.thread
@@ -79,7 +79,7 @@ def preview_file(path: Path, tell: Callable[[str], None]) -> Counted:
         )
         without = f", without {', '.join(sorted(set(entry.left_out)))}" if entry.left_out else ""
         named = thread.get("title") or thread.get("name")
-        tell(f"{entry.where}: a thread of {holds}{f', {named!r}' if named else ''}{without}")
+        report(f"{entry.where}: a thread of {holds}{f', {named!r}' if named else ''}{without}")
         counted.done += 1
     return counted
 

@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.bodies import json_object, json_response
+from app.bodies import checked, json_object, json_response
 from app.projects.auth import Authenticated
+from app.services import serving
 from app.threads.address import BY_ID, BY_NAME, Addressed
 from app.transfer.schemas import ThreadRecord
 from app.transfer.service import Transfer
@@ -14,12 +15,7 @@ from app.transfer.service import Transfer
 router = APIRouter(tags=["transfer"])
 
 
-async def _transfer(request: Request) -> Transfer:
-    transfer: Transfer = request.app.state.transfer
-    return transfer
-
-
-Service = Annotated[Transfer, Depends(_transfer)]
+Service = Annotated[Transfer, serving(Transfer)]
 
 
 @router.get(f"{BY_NAME}/export")
@@ -30,6 +26,6 @@ async def export(caller: Authenticated, transfer: Service, address: Addressed) -
 
 @router.post("/threads/import")
 async def take(request: Request, caller: Authenticated, transfer: Service) -> Response:
-    record = ThreadRecord.model_validate(await json_object(request))
+    record = checked(ThreadRecord, await json_object(request))
     thread, written = await transfer.take(caller, record)
     return json_response(thread, status=201 if written else 200)

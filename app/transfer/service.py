@@ -14,12 +14,12 @@ from app.errors import BadRequest
 from app.items.kept import imported_type
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import Address
+from app.threads.address import ById, ByName, Place, unknown
 from app.threads.names import Names
 from app.threads.schemas import optional_turn_id, thread_object
 from app.threads.tables import Thread
 from app.trail import contents
-from app.trail.append import Record, append_all
+from app.trail.append import Record, append_records
 from app.trail.users import UserKeys
 from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord, thread_uuid, turn_uuid
 from app.turns.tables import Item, Turn
@@ -31,12 +31,12 @@ class Transfer:
         self._names = names
         self._users = users
 
-    async def export(self, caller: Caller, address: Address) -> dict[str, Any]:
+    async def export(self, caller: Caller, address: Place) -> dict[str, Any]:
         """A thread with all of its turns that have ended."""
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, address)
             if thread is None:
-                raise address.unknown()
+                raise unknown(address)
             here = (Turn.project_id == caller.project_id, Turn.bucket == thread.bucket)
             shared = await _shared(session, caller.project_id, thread.forked_turn_id)
             ended = (*here, or_(Turn.thread_id == thread.id, Turn.id.in_(shared)), Turn.status != "in_progress")
@@ -49,7 +49,7 @@ class Transfer:
             )
             for item in await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position)):
                 items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
-            await threads.tell(session, caller.actor, thread, "thread.exported")
+            await threads.record_change(session, caller.actor, thread, "thread.exported")
         return {
             "format": FORMAT,
             "id": ids.thread_id(thread.id),
@@ -73,9 +73,9 @@ class Transfer:
         """
         _check_references(given)
         id_ = thread_uuid(given.id)
-        places = [Address(id=id_)]
+        places: list[Place] = [ById(id_)]
         if given.name is not None and (named := await self._names.find(caller.project_id, given.name)) is not None:
-            places.append(Address(id=named, name=given.name))
+            places.append(ByName(named, given.name))
         user = given.user
         key = None if user is None else await self._users.get_or_make(caller.project_id, user)
         try:
@@ -142,7 +142,7 @@ async def _write(
             Record("turn.imported", row["id"], row["status"], contents.imported_rows(row["salt"], row, mine))
             for row, mine in zip(rows, items_of, strict=True)
         ]
-        await append_all(session, caller.actor, project_id, id_, records)
+        await append_records(session, caller.actor, project_id, id_, records)
         items = [row for mine in items_of for row in mine]
         if items:
             await session.execute(insert(Item), items)

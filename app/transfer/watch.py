@@ -44,11 +44,11 @@ def replay(url: str, key: str, thread: str, speed: float, until: str | None, sho
                     show(f"\n[failed] {event['response']['error']['message']}\n")
 
 
-def call(url: str, key: str, call_id: str, *, curl: bool, tell: Callable[[str], object]) -> str:
+def call(url: str, key: str, call_id: str, *, curl: bool, report: Callable[[str], object]) -> str:
     """A call to the provider, as JSON or as a curl command.
 
     Args:
-        tell: is told which key makes the command work.
+        report: is told which key makes the command work.
 
     Raises:
         CannotTransfer: the service refuses.
@@ -59,7 +59,7 @@ def call(url: str, key: str, call_id: str, *, curl: bool, tell: Callable[[str], 
         if curl:
             if (account := answer.headers.get("everthread-account")) is not None:
                 host, _, digits = account.partition("#")
-                tell(f"It takes DASHSCOPE_API_KEY: a key of {host} whose SHA-256 begins with {digits}.")
+                report(f"It takes DASHSCOPE_API_KEY: a key of {host} whose SHA-256 begins with {digits}.")
             return answer.text.rstrip("\n")
         return orjson.dumps(answer.json(), option=orjson.OPT_INDENT_2).decode()
 

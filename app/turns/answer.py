@@ -1,7 +1,7 @@
 """The provider's last word on a turn: a whole response, or a stream's last event."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from app.items.kept import Kept, kept_output
@@ -10,10 +10,7 @@ from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.reading import NotJSON, read_object
 
-TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 SHOWS_RESPONSE = ("response.created", "response.queued", "response.in_progress")
-INTERRUPTED = "interrupted"
-TOO_LARGE = "answer_too_large"
 
 
 @dataclass(slots=True)
@@ -25,7 +22,7 @@ class Answer:
     """Whether its id means anything to the provider."""
 
     @property
-    def status(self) -> str:
+    def status(self) -> Literal["completed", "incomplete"]:
         return "incomplete" if self.response.get("status") == "incomplete" else "completed"
 
 

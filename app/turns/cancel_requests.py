@@ -32,7 +32,7 @@ class CancelRequests(Background):
         self._store = store
         self._runner = runner
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         while True:
             try:
                 await self._listen()

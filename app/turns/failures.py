@@ -41,5 +41,5 @@ def failed_before(status: int | None, error: dict[str, Any]) -> ProviderFailure:
     """The error of a turn that has failed, for a request that repeats the one it failed for."""
     status = status or 502
     type_ = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
-    code, message = str(error["code"]), str(error["message"])
+    code, message = str(error.get("code")), str(error.get("message"))
     return ProviderFailure(status, type_, message, meaning="failed_before", code=code, headers={})

@@ -15,19 +15,21 @@ import structlog
 from app.background import Background
 from app.db import ids
 from app.errors import DatabaseUnavailable, NotFound
-from app.items.kept import kept_output
 from app.provider.events import own_frame
 from app.trail.records import SERVICE
-from app.turns.answer import INTERRUPTED
+from app.turns.closing import INTERRUPTED, Closing, broken_off, last_event
 from app.turns.event_log import EventLog, LogBroken
-from app.turns.replay import Replay, last_event
+from app.turns.replay import Replay
+from app.turns.rows import ExpiredRow
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
-from app.turns.store import Closable, Closing, TurnStore
-from app.turns.streamed import opening_of, output_of
+from app.turns.store import Closable, TurnStore
+from app.turns.streamed import opening_of
 
 log = structlog.get_logger()
+
+DIED = {"code": INTERRUPTED, "message": "The worker of this turn has died. Nothing had been said; send it again."}
 
 
 class Leases(Background):
@@ -49,7 +51,7 @@ class Leases(Background):
         self._spool = spool
         self._lease_seconds = lease_seconds
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
         steady_since = time.monotonic()
         while True:
             try:
@@ -75,7 +77,7 @@ class Leases(Background):
                 # One that cannot be closed does not hold up the others.
                 log.error("a dead worker's turn cannot be closed", error=type(error).__name__, **named)
 
-    async def _close(self, row: asyncpg.Record) -> None:
+    async def _close(self, row: ExpiredRow) -> None:
         project_id, turn_id = row["project_id"], row["id"]
         frames = await self._frames(project_id, turn_id)
         count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
@@ -98,11 +100,6 @@ class Leases(Background):
 
 def _closing(frames: list[bytes], *, cancelled: bool) -> Closing:
     """How a turn ends whose worker has died. One of which nothing was said has failed, and a retry is a new turn."""
-    output = kept_output(output_of(frames))
-    response = {k: v for k, v in opening_of(frames).items() if k not in ("id", "output", "usage", "status")}
-    if cancelled:
-        return Closing("cancelled", None, (), output, response)
-    if output:
-        return Closing("incomplete", None, (), output, response, incomplete_details={"reason": INTERRUPTED})
-    error = {"code": INTERRUPTED, "message": "The worker of this turn has died. Nothing had been said; send it again."}
-    return Closing("failed", None, (), (), response, error=error, error_status=None if frames else 503)
+    opening = {name: value for name, value in opening_of(frames).items() if name != "id"}  # It is ours.
+    status = None if frames else 503
+    return broken_off(frames, opening, DIED, reason=INTERRUPTED, cancelled=cancelled, error_status=status)

@@ -10,7 +10,7 @@ from uuid import UUID
 from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
 from app.settings import Settings
-from app.threads.address import Address
+from app.threads.address import Address, New, bucket_at
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
 from app.turns.failures import is_retried
@@ -89,19 +89,20 @@ class Opening:
                     await self._store.leave_queue(project_id, queued_at, ticket)
 
     async def _unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
-        thread_id = address.new
-        if thread_id is None:
+        if isinstance(address, New):
+            thread_id = address.id
+        else:
             thread = await self._store.thread(project_id, address)
             thread_id = thread["id"]
             request = replace(request, parent_id=request.parent_id or thread["head_turn_id"])
         return Opened(
-            project_id, ids.new_id(address.bucket), thread_id, request.parent_id, datetime.now(UTC), request, b""
+            project_id, ids.new_id(bucket_at(address)), thread_id, request.parent_id, datetime.now(UTC), request, b""
         )
 
     async def _first_attempt(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
         """The turn that a client's automatic retry repeats. A request that makes a thread repeats none for certain."""
         origin = request.origin
-        if origin.retry_within_seconds is None or origin.idempotency_key is not None or address.new is not None:
+        if origin.retry_within_seconds is None or origin.idempotency_key is not None or isinstance(address, New):
             return None
         first = await self._store.claim_first_attempt(
             project_id, address, request.parent_id, origin, origin.retry_within_seconds

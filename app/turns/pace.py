@@ -13,7 +13,7 @@ class Pace:
     milliseconds: list[int] = field(default_factory=list)
     """When each came."""
 
-    def hear(self, delta: Any) -> None:
+    def add(self, delta: Any) -> None:
         self.chars.append(len(delta) if isinstance(delta, str) else 0)
 
     def arrived(self, milliseconds: int) -> None:

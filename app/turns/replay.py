@@ -5,20 +5,20 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from app.db import ids
 from app.errors import DatabaseUnavailable, NotFound
 from app.items.provider_door import output_text_parts
 from app.items.shapes import Item
 from app.provider.events import own_frame
 from app.turns.cancel_signals import CancelSignals
+from app.turns.closing import last_event
 from app.turns.event_log import EventLog, LogBroken
+from app.turns.rows import ItemRow, TurnRow
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
 
-Kept = tuple[asyncpg.Record, list[asyncpg.Record]]
+Kept = tuple[TurnRow, list[ItemRow]]
 
 POLL_SECONDS = 0.1
 AWAY_SECONDS = 0.5
@@ -111,14 +111,6 @@ class Replay:
         except DatabaseUnavailable:
             return True  # For all that is known.
         return row is not None and row["status"] == "in_progress"
-
-
-def last_event(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The event that ends an ended response's stream: its type and fields."""
-    status = response["status"]
-    # The specification has no event of its own for a cancelled response.
-    said = status if status in ("completed", "failed") else "incomplete"
-    return f"response.{said}", {"response": response}
 
 
 def events_of(response: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

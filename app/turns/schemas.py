@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from app.bodies import checked
 from app.db import ids
 from app.errors import BadRequest
 from app.items.client_door import REFERENCE, check_sendable, items_of
@@ -144,7 +145,7 @@ def turn_request(body: dict[str, Any], default_model: str, origin: Origin, *, fi
         first: it continues nothing, though the thread may have turns.
 
     Raises:
-        BadRequest, pydantic.ValidationError: naming the field at fault.
+        BadRequest: naming the field at fault.
     """
     for name in REPLACED:
         if body.get(name) is not None:
@@ -171,7 +172,7 @@ def new_turn(
         parent_id: the turn to continue, where the body itself names none.
         if_busy: what to do where the body does not say.
     """
-    sent = TurnCreate.model_validate(body)
+    sent = checked(TurnCreate, body)
     if sent.replaces is not None:
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None:

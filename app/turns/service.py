@@ -4,8 +4,6 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from app.db import ids
 from app.db.pagination import Page, list_object
 from app.errors import BadRequest, NotFound
@@ -14,11 +12,13 @@ from app.items.kept import kept_row
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
 from app.projects.auth import Caller
-from app.threads.address import Address
+from app.threads.address import Address, New
 from app.turns.client import Client
 from app.turns.opening import Joined
 from app.turns.replay import Replay
-from app.turns.runner import Runner, Running
+from app.turns.rows import TurnRow
+from app.turns.runner import Runner
+from app.turns.running import Running
 from app.turns.schemas import TurnRequest, check_items
 from app.turns.show import stored_turn
 from app.turns.store import TurnStore
@@ -65,7 +65,7 @@ class Turns:
         """
         if not request.references:
             return request
-        thread_id = None if address.new is not None else (await self._store.thread(caller.project_id, address))["id"]
+        thread_id = None if isinstance(address, New) else (await self._store.thread(caller.project_id, address))["id"]
         found = await self._store.referenced(caller.project_id, request.references, thread_id)
         items: list[Item] = []
         for item in request.items:
@@ -96,7 +96,7 @@ class Turns:
         items = await self._store.items(caller.project_id, [row["id"]])
         return stored_turn(row, items[row["id"]])
 
-    async def row(self, caller: Caller, address: Address, turn_id: str) -> asyncpg.Record:
+    async def row(self, caller: Caller, address: Address, turn_id: str) -> TurnRow:
         thread = await self._store.thread(caller.project_id, address)
         return await self.of_thread(caller, thread["id"], turn_id)
 
@@ -105,7 +105,7 @@ class Turns:
         row = await self.row(caller, address, turn_id)
         return stored_turn(*await self._replay.cancelled(caller.project_id, row["id"]))
 
-    async def of_thread(self, caller: Caller, thread_id: UUID, turn_id: str, param: str = "turn_id") -> asyncpg.Record:
+    async def of_thread(self, caller: Caller, thread_id: UUID, turn_id: str, param: str = "turn_id") -> TurnRow:
         """A turn of a thread, or of the history that it shares.
 
         Raises:

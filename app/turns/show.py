@@ -9,12 +9,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from app.db import ids
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
 from app.threads.schemas import optional_turn_id
+from app.turns.rows import ItemRow, TurnRow
 from app.turns.store import Opened
 
 DEFAULTS: dict[str, Any] = {
@@ -141,7 +140,7 @@ def output_text(output: Sequence[Item]) -> str:
     return "".join(text_of(item) for item in output if isinstance(item, dict) and item.get("type") == "message")
 
 
-def stored_response(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dict[str, Any]:
+def stored_response(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
     """A response read back from Postgres."""
     provider = {**(row["response"] or {}), "usage": row["usage"]}
     shown = _response(
@@ -163,7 +162,7 @@ def stored_response(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dic
     return shown
 
 
-def stored_turn(row: asyncpg.Record, items: Sequence[asyncpg.Record]) -> dict[str, Any]:
+def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
     """A turn read back from Postgres, with its input."""
     shown = stored_response(row, items)
     return {

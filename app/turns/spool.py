@@ -18,8 +18,9 @@ import structlog
 
 from app.items.kept import Kept
 from app.trail.records import Actor
+from app.turns.closing import CallRecord, Closing
 from app.turns.pieces import Body, Piece
-from app.turns.store import CallRecord, Closable, Closing, TurnStore
+from app.turns.store import Closable, TurnStore
 
 log = structlog.get_logger()
 
@@ -136,7 +137,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         Actor(_optional(turn["key_id"], UUID), turn["address"]),
     )
     return closable, Closing(
-        str(closing["status"]),
+        closing["status"],
         closing["continuation"],
         [_read_call(call) for call in closing["calls"]],
         [Kept(str(item["type"]), str(item["id"]), dict(item["data"])) for item in closing["output"]],

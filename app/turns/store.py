@@ -7,9 +7,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 import asyncpg
@@ -21,15 +21,28 @@ from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
-from app.items.kept import Kept, columns, kept_input, kept_output, kept_row
+from app.items.kept import Kept, columns, kept_input, kept_row
 from app.items.kinds import CALLS
-from app.threads.address import Address
+from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
 from app.threads.names import Names
 from app.trail import contents
 from app.trail.records import Actor
 from app.trail.users import UserKeys
 from app.turns import statements
-from app.turns.pieces import Body, Piece, furthest, put_together
+from app.turns.closing import NEVER_ASKED, Closing
+from app.turns.pieces import furthest, put_together
+from app.turns.rows import (
+    BranchRow,
+    ExpiredRow,
+    ItemRow,
+    KeyRow,
+    LeaseRow,
+    LinkRow,
+    ParentRow,
+    ReferencedRow,
+    ThreadRow,
+    TurnRow,
+)
 from app.turns.schemas import Origin, TurnRequest
 
 
@@ -71,55 +84,7 @@ class Closable:
         return ids.in_logs(self.project_id, self.thread_id, self.id)
 
 
-@dataclass(frozen=True, slots=True)
-class CallRecord:
-    continuation: str
-    url: str
-    body: Body
-    dropped_items: int
-    status: int | None
-    response_id: str | None
-    error: dict[str, Any] | None
-    started_at: datetime
-    finished_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """What a turn is closed with."""
-
-    status: str
-    continuation: str | None
-    calls: Sequence[CallRecord]
-    output: Sequence[Kept] = ()
-    response: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    incomplete_details: dict[str, Any] | None = None
-    binding: str | None = None
-    response_id: str | None = None
-    response_created_at: datetime | None = None
-    response_expires_at: datetime | None = None
-    error_status: int | None = None
-    """The HTTP status that the client is answered with; None where it has been answered before."""
-    pace: dict[str, Any] | None = None
-    pieces: Sequence[Piece] = ()
-    """What the calls have sent for the first time in their thread, and refer to."""
-
-    def with_own_ids(self) -> "Closing":
-        """The same, the output's items under ids of ours."""
-        return replace(self, output=kept_output([item.data for item in self.output], own_ids=True))
-
-
 log = structlog.get_logger()
-
-NEVER_ASKED = Closing(
-    "failed",
-    None,
-    (),
-    error={"code": DatabaseUnavailable.code, "message": "Postgres was away when this turn was opened. Send it again."},
-    error_status=DatabaseUnavailable.status,
-)
 
 
 class Busy(Conflict):
@@ -160,14 +125,14 @@ class TurnStore:
             Busy: another turn of the thread is in progress, others have waited longer, or the Idempotency-Key is
                 another turn's.
         """
-        bucket = address.bucket
+        bucket = bucket_at(address)
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         types, item_ids, data = columns(kept_input(request.items))
         params = _dumps(request.params)
         created: bytes | None = None
         trail_key: bytes | None = None
-        user = request.user if address.new is not None else None
-        if address.new is not None:
+        user = request.user if isinstance(address, New) else None
+        if isinstance(address, New):
             created = contents.thread(salt, None, None, user, {}, archived=False)
         if user is not None:
             trail_key = await self._users.get_or_make(project_id, user)
@@ -176,10 +141,7 @@ class TurnStore:
                 *statements.OPEN_TURN(
                     project_id=project_id,
                     bucket=bucket,
-                    thread_id=address.id or address.new,
-                    after_turn=address.turn,
-                    name=address.name,
-                    new_thread=address.new is not None,
+                    **_asked(address),
                     user_id=user,
                     trail_key=trail_key,
                     turn_id=turn_id,
@@ -206,8 +168,7 @@ class TurnStore:
                 )
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
-            thread_id = address.id or address.new
-            turn = Closable(project_id, turn_id, thread_id, len(types), salt, request.origin.actor)
+            turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
         assert row is not None
@@ -320,15 +281,15 @@ class TurnStore:
 
     async def same_key(
         self, project_id: UUID, address: Address, origin: Origin, *, holds_seconds: float
-    ) -> asyncpg.Record | None:
+    ) -> KeyRow | None:
         """The turn with this Idempotency-Key where the request goes, and whether it is older than a key holds."""
-        scope = project_id if address.new is not None else await self._thread_id(project_id, address)
+        scope = project_id if isinstance(address, New) else await self._thread_id(project_id, address)
         if scope is None:
             return None
         return await self._database.fetchrow(
             *statements.SAME_KEY(
                 project_id=project_id,
-                bucket=address.bucket,
+                bucket=bucket_at(address),
                 scope=scope,
                 idempotency_key=origin.idempotency_key,
                 holds_seconds=holds_seconds,
@@ -358,7 +319,7 @@ class TurnStore:
         row = await self._database.fetchrow(
             *statements.CLAIM_FIRST_ATTEMPT(
                 project_id=project_id,
-                bucket=address.bucket,
+                bucket=bucket_at(address),
                 thread_id=thread_id,
                 body_hash=origin.body_hash,
                 api_key_id=origin.api_key_id,
@@ -376,7 +337,7 @@ class TurnStore:
         """Which of these turns are to be stopped, each given by its project and id."""
         return [row["id"] for row in await self._database.fetch(*statements.CANCELLED(**_places(turns)))]
 
-    async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[asyncpg.Record]:
+    async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[LeaseRow]:
         """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled.
 
         Args:
@@ -412,9 +373,9 @@ class TurnStore:
             if (closed or time.monotonic() > until) and entry in self._unconfirmed:
                 self._unconfirmed.remove(entry)
 
-    async def take_expired(self) -> list[asyncpg.Record]:
+    async def take_expired(self) -> list[ExpiredRow]:
         """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""
-        taken: list[asyncpg.Record] = []
+        taken: list[ExpiredRow] = []
         for seen in await self._database.fetch(*statements.EXPIRED()):
             row = await self._database.fetchrow(
                 *statements.TAKE_EXPIRED(
@@ -438,10 +399,11 @@ class TurnStore:
     async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
         await self._database.fetchrow(*statements.LEAVE_QUEUE(**_of(project_id, thread_id), ticket=ticket))
 
-    async def parent(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
+    async def parent(self, project_id: UUID, turn_id: UUID) -> ParentRow | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
         node = self._nodes.of(ids.bucket_of(turn_id))
-        return await node.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
+        row: Any | None = await node.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
+        return row
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
@@ -459,7 +421,7 @@ class TurnStore:
 
     async def referenced(
         self, project_id: UUID, item_ids: Sequence[str], thread_id: UUID | None
-    ) -> dict[str, asyncpg.Record]:
+    ) -> dict[str, ReferencedRow]:
         """Items by their ids, and whether each is `within` the history of a thread."""
         bucket = None if thread_id is None else ids.bucket_of(thread_id)
         rows = await self._database.fetch(
@@ -469,7 +431,7 @@ class TurnStore:
 
     async def messages(
         self, project_id: UUID, turn_id: UUID | None, turns: int | None = None
-    ) -> tuple[list[asyncpg.Record], bool]:
+    ) -> tuple[list[ItemRow], bool]:
         """The items of a branch's last turns, oldest first, and whether it has turns before them.
 
         Args:
@@ -481,10 +443,10 @@ class TurnStore:
         rows = await self._database.fetch(*statements.MESSAGES(**_at(project_id, turn_id), turns=turns))
         return [row for row in rows if row["item_id"] is not None], bool(rows and rows[0]["more"])
 
-    async def chain(self, project_id: UUID, turn_id: UUID) -> list[asyncpg.Record]:
+    async def chain(self, project_id: UUID, turn_id: UUID) -> list[LinkRow]:
         return await self._database.fetch(*statements.CHAIN(**_at(project_id, turn_id)))
 
-    async def get(self, project_id: UUID, turn_id: UUID) -> asyncpg.Record | None:
+    async def get(self, project_id: UUID, turn_id: UUID) -> TurnRow | None:
         return await self._database.fetchrow(*statements.GET_TURN(**_at(project_id, turn_id)))
 
     async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
@@ -495,7 +457,7 @@ class TurnStore:
         row = await self._database.fetchrow(*statements.IN_HISTORY(**_of(project_id, thread_id), turn_id=turn_id))
         return bool(row and row["found"])
 
-    async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, asyncpg.Record]:
+    async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, TurnRow]:
         """Turns of one thread with their pace, by id. Deleted ones are left out."""
         if not turn_ids:
             return {}
@@ -521,16 +483,16 @@ class TurnStore:
             calls.append({**call, "body": put_together(call["frames"], call["refs"], own, pieces)})
         return calls
 
-    async def branches(self, project_id: UUID, thread_id: UUID, page: Page) -> list[asyncpg.Record]:
+    async def branches(self, project_id: UUID, thread_id: UUID, page: Page) -> list[BranchRow]:
         """The turns that none continues, latest first: each ends a branch. One more than the page holds."""
         before = await self._number(project_id, page)
         return await self._database.fetch(
             *statements.BRANCHES(**_of(project_id, thread_id), before=before, limit=page.limit + 1)
         )
 
-    async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[asyncpg.Record]]:
+    async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[ItemRow]]:
         """The items of turns of one thread, by turn."""
-        found: dict[UUID, list[asyncpg.Record]] = {turn_id: [] for turn_id in turn_ids}
+        found: dict[UUID, list[ItemRow]] = {turn_id: [] for turn_id in turn_ids}
         if not found:
             return found
         bucket = ids.bucket_of(turn_ids[0])
@@ -540,21 +502,21 @@ class TurnStore:
             found[row["turn_id"]].append(row)
         return found
 
-    async def thread(self, project_id: UUID, address: Address) -> asyncpg.Record:
+    async def thread(self, project_id: UUID, address: Address) -> ThreadRow:
         """A thread's id and head.
 
         Raises:
             NotFound: there is none at this address.
         """
-        if address.turn is not None:
+        if isinstance(address, OfTurn):
             found = statements.THREAD_OF_TURN(**_at(project_id, address.turn))
         else:
-            assert address.id is not None
-            found = statements.FIND_THREAD(**_of(project_id, address.id), name=address.name)
+            name = address.name if isinstance(address, ByName) else None
+            found = statements.FIND_THREAD(**_of(project_id, address.id), name=name)
         row = await self._database.fetchrow(*found)
         return row or await self.thread(project_id, await self._moved(project_id, address))
 
-    async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[asyncpg.Record], bool]:
+    async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[TurnRow], bool]:
         """One page of a thread's turns, and whether more rows follow it.
 
         Raises:
@@ -572,10 +534,11 @@ class TurnStore:
         Raises:
             APIError: there is no thread at this address.
         """
-        found = None if address.name is None else await self._names.find(project_id, address.name)
-        if found is None or found == address.id:
-            raise address.unknown()
-        return replace(address, id=found)
+        if isinstance(address, ByName):
+            found = await self._names.find(project_id, address.name)
+            if found is not None and found != address.id:
+                return ByName(found, address.name)
+        raise unknown(address)
 
     async def _number(self, project_id: UUID, page: Page) -> int | None:
         """The number of the turn that a page begins behind.
@@ -596,9 +559,8 @@ class TurnStore:
         return number
 
     async def _thread_id(self, project_id: UUID, address: Address) -> UUID | None:
-        if address.id is not None or address.new is not None:
-            return address.id or address.new
-        assert address.turn is not None
+        if not isinstance(address, OfTurn):
+            return address.id
         row = await self._database.fetchrow(*statements.THREAD_OF_TURN(**_at(project_id, address.turn)))
         return None if row is None else row["id"]
 
@@ -606,8 +568,8 @@ class TurnStore:
         thread_id = await self._thread_id(project_id, address)
         running = None
         if thread_id is None:
-            raise address.unknown()
-        if address.new is None:
+            raise unknown(address)
+        if not isinstance(address, New):
             running = await self._database.fetchrow(*statements.ACTIVE_TURN(**_of(project_id, thread_id)))
         named = f"its turn {ids.turn_id(running['id'])} is" if running else "a turn of it was"
         return Busy(
@@ -616,6 +578,22 @@ class TurnStore:
             thread_id,
             running["id"] if running else None,
         )
+
+
+def _asked(address: Address) -> dict[str, Any]:
+    """How a turn's opening is told where it belongs."""
+    asked = {"thread_id": known_id(address), "after_turn": None, "name": None, "new_thread": False}
+    match address:
+        case OfTurn(turn):
+            return {**asked, "after_turn": turn}
+        case ByName(name=name):
+            return {**asked, "name": name}
+        case New():
+            return {**asked, "new_thread": True}
+        case ById():
+            return asked
+        case _:
+            assert_never(address)
 
 
 def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def output_of(frames: Sequence[bytes]) -> list[Item]:
             case "response.output_item.done":
                 _find(items, event).done = event.get("item")
             case "response.output_text.delta":
-                _find(items, event).hear(event)
+                _find(items, event).add_delta(event)
     return [said for item in items.values() if (said := item.said()) is not None]
 
 
@@ -38,7 +38,7 @@ class _Item:
         if isinstance(item, dict):
             self.begun = item
 
-    def hear(self, event: Item) -> None:
+    def add_delta(self, event: Item) -> None:
         place, delta = event.get("content_index"), event.get("delta")
         if isinstance(delta, str):
             self._texts.setdefault(place if isinstance(place, int) else 0, []).append(delta)

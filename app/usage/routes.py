@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import asyncpg
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from app.bodies import json_response
@@ -15,6 +15,7 @@ from app.db.pagination import Seconds
 from app.db.replica import Reads
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
+from app.services import serving
 from app.usage.store import COUNTED, usage
 
 router = APIRouter(tags=["usage"])
@@ -24,8 +25,8 @@ Group = Literal["day", "model", "user", "thread"]
 
 @router.get("/usage")
 async def get(
-    request: Request,
     caller: Authenticated,
+    reads: Annotated[Reads, serving(Reads)],
     group_by: Annotated[Group, Query()] = "day",
     since: Seconds = None,
     until: Seconds = None,
@@ -38,7 +39,6 @@ async def get(
     begin = datetime.fromtimestamp(since or 0, UTC)
     end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
     key = _key(group_by, after)
-    reads: Reads = request.app.state.reads
     rows = await reads.read(
         lambda database: usage(database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
     )

@@ -1,0 +1,46 @@
+"""The rows that leave the store of the audit trail."""
+
+from datetime import datetime
+from typing import NotRequired, TypedDict
+from uuid import UUID
+
+from app.trail.records import Action
+
+
+class RecordRow(TypedDict):
+    project_id: UUID
+    bucket: int
+    chain_id: UUID
+    seq: int
+    at: datetime
+    action: Action
+    turn_id: UUID | None
+    key_id: UUID | None
+    user_digest: bytes | None
+    address_digest: bytes | None
+    detail: str | None
+    content: bytes | None
+    previous: bytes
+    hash: bytes
+    leaf: NotRequired[bytes | None]
+    """Of records that are read in chain order: the hash that a checkpoint has seen."""
+
+
+class LeafRow(TypedDict):
+    position: int
+    chain_id: UUID
+    seq: int
+    hash: bytes
+
+
+class CheckpointRow(TypedDict):
+    size: int
+    at: datetime
+    root: bytes
+    public_key: bytes
+    signature: bytes
+
+
+class ProjectRow(TypedDict):
+    project_id: UUID
+    name: str

@@ -1,0 +1,111 @@
+"""`everthread doctor`: whether a service could start here, looked at part by part, each with what to do."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sqlalchemy import text
+
+from app.audit import keys
+from app.audit.signing import KEY_FILE, BadKey, signing_key
+from app.db.engine import Database
+from app.embedded import postgres as embedded_postgres
+from app.errors import DatabaseUnavailable
+from app.listening import CannotServe
+from app.serve import check_database, check_provider, check_redis
+from app.settings import Settings
+from app.terminal import misspelt
+
+OK = "ok"
+
+Check = Callable[[Settings], Coroutine[Any, Any, str]]
+"""Says `ok…`, or what is the matter; CannotServe means that `serve` would not start."""
+
+
+async def _settings(settings: Settings) -> str:
+    return " ".join(misspelt(os.environ)) or OK
+
+
+async def _postgres(settings: Settings) -> str:
+    if (url := _database_url(settings)) is None:
+        return f"{OK}: the embedded one, which 'everthread serve' starts"
+    await check_database(url, pooled=settings.database_pooler)
+    database = Database(url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
+    try:
+        async with database.session() as session:
+            version = str(await session.scalar(text("SHOW server_version")))
+            if await session.scalar(text("SELECT current_setting('transaction_read_only')::boolean")):
+                raise CannotServe("It is read-only: is DATABASE_URL that of a standby?")
+    except DatabaseUnavailable as error:
+        raise CannotServe(error.message) from error
+    finally:
+        await database.close()
+    return f"{OK}: {version}, at the migration that this release needs"
+
+
+async def _redis(settings: Settings) -> str:
+    if settings.redis_url is None:
+        return f"{OK}: the embedded one, which 'everthread serve' starts"
+    return await check_redis(settings.redis_url) or OK
+
+
+async def _provider(settings: Settings) -> str:
+    if settings.dashscope_api_key is None and settings.dashscope_base_url is None:
+        return f"{OK}: none, for DASHSCOPE_API_KEY is not set: the emulator answers"
+    away = await check_provider(settings)
+    return f"{settings.provider_base_url}{away}" if away else f"{OK}: {settings.provider_base_url} takes the key"
+
+
+async def _audit_key(settings: Settings) -> str:
+    if settings.audit_key is None and not (settings.data_dir / KEY_FILE).exists():
+        return (
+            f"{OK}: 'everthread serve' makes one in {settings.data_dir}; with several hosts, set EVERTHREAD_AUDIT_KEY"
+        )
+    try:
+        public = signing_key(settings.audit_key, settings.data_dir).public_key().public_bytes_raw()
+    except (BadKey, OSError) as error:
+        raise CannotServe(f"It cannot be used: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
+    if (url := _database_url(settings)) is None:
+        return OK
+    await check_database(url, pooled=settings.database_pooler)
+    database = Database(url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
+    try:
+        listed = {key for key, _, retired_at in await keys.listed(database) if retired_at is None}
+    finally:
+        await database.close()
+    if listed and public not in listed:
+        raise CannotServe(f"The database does not list it: 'everthread audit keys add {public.hex()}'.")
+    return OK
+
+
+def _database_url(settings: Settings) -> str | None:
+    return settings.database_url or embedded_postgres.url_of_running(settings.data_dir / "postgres")
+
+
+CHECKS: dict[str, Check] = {
+    "settings": _settings,
+    "Postgres": _postgres,
+    "Redis": _redis,
+    "provider": _provider,
+    "audit key": _audit_key,
+}
+
+
+def examine(settings: Settings, report: Callable[[str], object]) -> bool:
+    """Look at each part.
+
+    Args:
+        report: is given a line for each.
+
+    Returns:
+        Whether `serve` would start.
+    """
+    starts = True
+    for name, check in CHECKS.items():
+        try:
+            found = asyncio.run(check(settings))
+        except CannotServe as error:
+            found, starts = str(error), False
+        report(f"{name + ':':11} {found}")
+    return starts

@@ -1,0 +1,123 @@
+"""How a turn ends: what is kept of it, and the event that ends its stream."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from app.errors import DatabaseUnavailable
+from app.items.kept import Kept, kept_output
+from app.turns.pieces import Body, Piece
+from app.turns.streamed import output_of
+
+Ended = Literal["completed", "incomplete", "failed", "cancelled"]
+Status = Literal["in_progress"] | Ended
+"""What a turn's row says."""
+
+INTERRUPTED = "interrupted"
+TOO_LARGE = "answer_too_large"
+
+TERMINAL = ("response.completed", "response.incomplete", "response.failed")
+"""The events that end a stream."""
+
+OF_THEIR_OWN = ("status", "output", "usage", "error", "incomplete_details")
+"""The fields of a Response that are kept beside it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    continuation: str
+    url: str
+    body: Body
+    dropped_items: int
+    status: int | None
+    response_id: str | None
+    error: dict[str, Any] | None
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What a turn is closed with."""
+
+    status: Ended
+    continuation: str | None = None
+    calls: Sequence[CallRecord] = ()
+    output: Sequence[Kept] = ()
+    response: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    incomplete_details: dict[str, Any] | None = None
+    binding: str | None = None
+    response_id: str | None = None
+    response_created_at: datetime | None = None
+    response_expires_at: datetime | None = None
+    error_status: int | None = None
+    """The HTTP status that the client is answered with; None where it has been answered before."""
+    pace: dict[str, Any] | None = None
+    pieces: Sequence[Piece] = ()
+    """What the calls have sent for the first time in their thread, and refer to."""
+
+    def with_own_ids(self) -> "Closing":
+        """The same, the output's items under ids of ours."""
+        return replace(self, output=kept_output([item.data for item in self.output], own_ids=True))
+
+    def shown(self, response: dict[str, Any]) -> dict[str, Any]:
+        """The Response of the turn that was closed with this, from what the provider has said of it."""
+        return {
+            **response,
+            "status": self.status,
+            "output": [item.shown for item in self.output],
+            "error": self.error,
+            "incomplete_details": self.incomplete_details,
+        }
+
+
+NEVER_ASKED = Closing(
+    "failed",
+    error={"code": DatabaseUnavailable.code, "message": "Postgres was away when this turn was opened. Send it again."},
+    error_status=DatabaseUnavailable.status,
+)
+
+
+def kept_response(response: dict[str, Any]) -> dict[str, Any]:
+    """A Response without what is kept beside it."""
+    return {name: value for name, value in response.items() if name not in OF_THEIR_OWN}
+
+
+def broken_off(
+    frames: Sequence[bytes],
+    opening: dict[str, Any],
+    error: dict[str, Any],
+    *,
+    reason: str | None,
+    cancelled: bool,
+    error_status: int | None,
+) -> Closing:
+    """How a turn is closed that has no answer, or only the beginning of one.
+
+    What was said is kept in any case. After a failed turn, the thread goes on from the one before.
+
+    Args:
+        frames: the events that its stream has had.
+        opening: the Response as they showed it first.
+        error: why it has no answer.
+        reason: why what was said is an answer all the same, incomplete; None if it is none.
+        cancelled: whether somebody has asked for its end.
+        error_status: the HTTP status that its client is answered with, if it fails.
+    """
+    ended = Closing("cancelled", output=kept_output(output_of(frames)), response=kept_response(opening))
+    if cancelled:
+        return ended
+    if reason == TOO_LARGE or (reason is not None and ended.output):
+        return replace(ended, status="incomplete", incomplete_details={"reason": reason})
+    return replace(ended, status="failed", error=error, error_status=error_status)
+
+
+def last_event(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The event that ends an ended response's stream: its type and fields."""
+    status = response["status"]
+    # The specification has no event of its own for a cancelled response.
+    said = status if status in ("completed", "failed") else "incomplete"
+    return f"response.{said}", {"response": response}

@@ -1,0 +1,156 @@
+"""A turn over HTTP: what a request says of it beside its body, and what its answer is, on either surface."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from app.bodies import json_response
+from app.db import ids
+from app.errors import BadRequest
+from app.projects.auth import Caller
+from app.provider.structured import asked_format
+from app.services import services
+from app.turns.client import Client, ClientLeft
+from app.turns.events import EventStream
+from app.turns.failures import failed_before
+from app.turns.opening import Joined
+from app.turns.replay import Kept, Replay
+from app.turns.rows import ItemRow, TurnRow
+from app.turns.running import Running
+from app.turns.schemas import Origin
+from app.turns.show import response_object
+
+Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
+ShowKept = Callable[[TurnRow, list[ItemRow]], dict[str, Any]]
+
+LONGEST_KEY = 255
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+CLIENT_TIMEOUT_SECONDS = 600.0
+"""The `openai` clients' time-out, where they do not say."""
+
+CLIENT_BACKOFF_SECONDS = 8.0
+"""The longest pause of the `openai` clients before a retry."""
+
+LONGEST_RETRY_SECONDS = 24 * 3600.0
+"""However often, and however long, a client says that it tries."""
+
+PASSED_ON = ("x-dashscope-session-cache",)
+"""The request headers that go to the provider. Others of its own name workspaces, or ask for what is not a turn."""
+
+
+def provider_headers(request: Request) -> dict[str, str]:
+    return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+
+
+def turn_headers(running: Running) -> dict[str, str]:
+    """What every answer to a turn tells, streamed or not, good or bad."""
+    turn = running.turn
+    headers = {
+        "Everthread-Thread": ids.thread_id(turn.thread_id),
+        "Everthread-Turn": ids.turn_id(turn.id),
+        "Everthread-Continuation": running.continuation.value,
+    }
+    if turn.request.ignored:
+        headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
+    if asked_format(turn.request.params) is not None:
+        headers["Everthread-Prompted"] = "text.format"
+    if running.dropped_items:
+        headers["Everthread-Dropped-Items"] = str(running.dropped_items)
+    return headers
+
+
+def origin(request: Request, caller: Caller) -> Origin:
+    """Where a turn comes from, read from its request's headers.
+
+    Raises:
+        BadRequest: the Idempotency-Key is empty or too long.
+    """
+    headers = request.headers
+    key = headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= LONGEST_KEY:
+        raise BadRequest(
+            f"'Idempotency-Key' must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key", code="invalid_value"
+        )
+    retries = int(_number(headers.get("x-stainless-retry-count")) or 0)
+    timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
+    longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
+    return Origin(caller.key_id, caller.address, request.state.body_hash, key, longest if retries else None)
+
+
+def _number(text: str | None) -> float | None:
+    """What a header says, if it is a number that can be meant; else it says nothing."""
+    return float(text) if text is not None and _NUMBER.fullmatch(text) else None
+
+
+async def answer(
+    request: Request, client: Client, outcome: Running | Joined, show: Show, show_kept: ShowKept
+) -> Response:
+    """The answer to whoever asked for a turn, or repeated a request that had asked for it.
+
+    Args:
+        show: makes the body of a plain answer.
+        show_kept: the same, of a turn that is read back.
+
+    Raises:
+        APIError: the turn failed before anything of it was sent.
+        ClientLeft: nobody is there any more.
+    """
+    if isinstance(outcome, Joined):
+        return await _joined(request, client, outcome, show_kept)
+    headers = turn_headers(outcome)
+    asked = outcome.turn.request
+    if asked.stream and len(outcome.events):
+        return EventStream(outcome.events.follow(), headers)
+    if asked.background:
+        # Answered at once, as it was opened.
+        response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})
+        return json_response(show(outcome, response), headers=headers)
+    if outcome.error is not None:
+        raise outcome.error.with_headers(headers)
+    assert outcome.response is not None
+    return json_response(show(outcome, outcome.response), headers=headers)
+
+
+async def _joined(request: Request, client: Client, joined: Joined, show_kept: ShowKept) -> Response:
+    replay = services(request)[Replay]
+    headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
+    row, items = await replay.kept(joined.project_id, joined.turn_id)
+    if row["params"].get("stream") is True and row["status"] != "failed":
+        return EventStream(replay.frames(joined.project_id, joined.turn_id, 0), headers)
+    if row["params"].get("background") is not True:
+        row, items = await _ended(replay, client, joined)
+        if row["status"] == "failed":
+            raise failed_before(row["error_status"], row["error"] or {}).with_headers(headers)
+    return json_response(show_kept(row, items), headers=headers)
+
+
+async def _ended(replay: Replay, client: Client, joined: Joined) -> Kept:
+    ended = asyncio.ensure_future(replay.ended(joined.project_id, joined.turn_id))
+    try:
+        await client.wait_for(ended)
+    except ClientLeft:
+        ended.cancel()
+        await replay.client_left(joined.project_id, joined.turn_id)
+        raise
+    return await ended
+
+
+def first_event(starting_after: int | None, request: Request) -> int:
+    """The number of the first event to send: after `starting_after`, or after the Last-Event-ID header.
+
+    Raises:
+        BadRequest: the header is not the number of an event.
+    """
+    last = request.headers.get("last-event-id")
+    if starting_after is not None:
+        return starting_after + 1
+    if last is None:
+        return 0
+    if not _WHOLE_NUMBER.fullmatch(last):
+        raise BadRequest("'Last-Event-ID' must be the number of an event.", param="Last-Event-ID")
+    return int(last) + 1

@@ -1,0 +1,108 @@
+"""The rows that leave the store of turns, as their statements in turns.sql make them."""
+
+from datetime import datetime
+from typing import Any, Literal, NotRequired, TypedDict
+from uuid import UUID
+
+from app.items.shapes import Item
+from app.turns.closing import Status
+
+
+class TurnRow(TypedDict):
+    id: UUID
+    thread_id: UUID
+    parent_id: UUID | None
+    status: Status
+    continuation: str | None
+    model: str
+    params: dict[str, Any]
+    metadata: dict[str, str]
+    ignored: list[str]
+    created_at: datetime
+    completed_at: datetime | None
+    response: dict[str, Any] | None
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    error_status: int | None
+    incomplete_details: dict[str, Any] | None
+    seq: int
+    pace: NotRequired[dict[str, Any] | None]
+    """Of turns that are read by their ids."""
+
+
+class ItemRow(TypedDict):
+    turn_id: UUID
+    type: str
+    item_id: str
+    data: Item
+    origin: NotRequired[Literal["input", "output"]]
+    """Of items that are read by their turns."""
+
+
+class ThreadRow(TypedDict):
+    id: UUID
+    head_turn_id: UUID | None
+    title: str | None
+
+
+class LinkRow(TypedDict):
+    """How a turn reached the model, and what can be chained on it."""
+
+    id: UUID
+    parent_id: UUID | None
+    status: Status
+    continuation: str | None
+    model: str
+    binding: str | None
+    response_id: str | None
+    response_created_at: datetime | None
+    response_expires_at: datetime | None
+    response_unknown_at: datetime | None
+
+
+class ParentRow(TypedDict):
+    response_id: str
+    binding: str
+    model: str
+    expires_at: float
+    context_tokens: int
+    open_calls: list[str]
+
+
+class KeyRow(TypedDict):
+    """The turn of an Idempotency-Key."""
+
+    id: UUID
+    body_hash: bytes | None
+    status: Status
+    error_status: int | None
+    old: bool
+    """Whether it is older than a key holds."""
+
+
+class BranchRow(TypedDict):
+    """The end of a branch."""
+
+    id: UUID
+    status: Status
+    created_at: datetime
+
+
+class LeaseRow(TypedDict):
+    id: UUID
+    cancel: bool
+
+
+class ExpiredRow(LeaseRow):
+    """A turn that was taken over."""
+
+    project_id: UUID
+    thread_id: UUID
+    salt: bytes | None
+
+
+class ReferencedRow(TypedDict):
+    type: str
+    item_id: str
+    data: Item
+    within: bool
