@@ -130,8 +130,9 @@ class Cache:
 
     def _queued(self, commands: Sequence[Command]) -> "asyncio.Future[Any]":
         answer: asyncio.Future[Any] = self._loop.create_future()
-        name = str(commands[-1][0])
-        tracer().until_done(name, {**SYSTEM, "db.operation.name": name}, answer)
+        if tracer().active:
+            name = str(commands[-1][0])
+            tracer().until_done(name, {**SYSTEM, "db.operation.name": name}, answer)
         self._unsent.append((commands, answer))
         return answer
 

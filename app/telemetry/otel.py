@@ -105,6 +105,8 @@ class _Recorded(Span):
 
 
 class OTel(Tracer):
+    active = True
+
     def __init__(self, app: FastAPI, *, traces: bool, metrics_too: bool) -> None:
         """Begin to trace an app, and all that this process does with asyncpg.
 

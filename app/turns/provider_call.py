@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from app import metrics
 from app.items.weights import count
-from app.telemetry.spans import Span, tracer
+from app.telemetry.spans import NOBODYS, Span, tracer
 
 PROVIDER_NAME = "alibaba_cloud"
 """OpenTelemetry's semantic conventions have no name for it yet."""
@@ -22,8 +22,13 @@ class ProviderCall:
         self._account, self._model, self._stream = account, model, stream
         self._outcome = "cancelled"
         self._first_token: float | None = None
+        self._began = time.monotonic()
+        self._attributes: dict[str, str | int | float | bool] = {}
+        self._span: Span = NOBODYS
+        if not tracer().active:
+            return
         place = urlsplit(url)
-        self._attributes: dict[str, str | int | float | bool] = {
+        self._attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": PROVIDER_NAME,
             "gen_ai.request.model": model,
@@ -31,8 +36,7 @@ class ProviderCall:
             "server.port": place.port or (443 if place.scheme == "https" else 80),
         }
         begun = {**self._attributes, "gen_ai.conversation.id": conversation, "gen_ai.request.stream": stream}
-        self._span: Span = tracer().span(f"chat {model}", begun, asks=True)
-        self._began = time.monotonic()
+        self._span = tracer().span(f"chat {model}", begun, asks=True)
 
     def __enter__(self) -> "ProviderCall":
         self._span.__enter__()
@@ -63,6 +67,8 @@ class ProviderCall:
         counted = _tokens(response.get("usage"))
         for kind, number in counted.items():
             metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
+        if not tracer().active:
+            return
         self._span.add(
             {
                 "gen_ai.response.id": str(response["id"]),

@@ -255,8 +255,9 @@ class Way:
             response_id=response["id"],
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
+            **self._way_of(running),
         )
-        kept = await self._close(running, self._on_its_way(running, closing))
+        kept = await self._close(running, closing)
         if kept is None:
             await self._closed_elsewhere(running)
             return
@@ -282,7 +283,7 @@ class Way:
             cancelled=running.cancelled,
             error_status=None if told else refused.status,
         )
-        kept = await self._close(running, self._on_its_way(running, closing))
+        kept = await self._close(running, replace(closing, **self._way_of(running)))
         if kept is None:
             await self._closed_elsewhere(running)
             return
@@ -294,16 +295,15 @@ class Way:
         relay.say_last(shown, to_all=running.error is None)
         await running.recorder.end()
 
-    def _on_its_way(self, running: Running, closing: Closing) -> Closing:
-        """A closing with how its turn has come to the model."""
-        return replace(
-            closing,
-            continuation=running.continuation.value,
-            calls=running.calls,
-            binding=self._provider.binding,
-            pace=running.recorder.pace.measured(),
-            pieces=running.pieces.new,
-        )
+    def _way_of(self, running: Running) -> dict[str, Any]:
+        """What a closing says of how its turn has come to the model."""
+        return {
+            "continuation": running.continuation.value,
+            "calls": running.calls,
+            "binding": self._provider.binding,
+            "pace": running.recorder.pace.measured(),
+            "pieces": running.pieces.new,
+        }
 
     async def _closed_elsewhere(self, running: Running) -> None:
         """Another worker took this one for dead and closed the turn, or somebody deleted it: that stands."""
