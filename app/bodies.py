@@ -43,7 +43,7 @@ def checked(model: type[Model], body: dict[str, Any]) -> Model:
 
 
 def wrong_field(found: Mapping[str, Any]) -> BadRequest:
-    """What pydantic has found wrong, as a client is told it."""
+    """One of pydantic's errors as the service's own, naming the field."""
     # In a query, the field comes after the word `query`.
     where = [part for part in found["loc"] if part not in ("query", "path", "[key]")]
     param = ".".join(str(part) for part in where) or None

@@ -203,7 +203,7 @@ def _with_provider(stack: ExitStack, settings: Connected, emulator_port: int) ->
 
 
 async def check_provider(settings: Settings) -> str:
-    """What is to be said of a provider that does not answer now; empty if it does.
+    """A remark on a provider that does not answer now; empty if it does.
 
     Raises:
         CannotServe: it refuses the key.

@@ -81,13 +81,13 @@ class Settings(BaseSettings):
     """An id this close to its end is no longer chained on: the call must still arrive in time."""
 
     provider_gather_milliseconds: Annotated[int, Field(ge=0, le=1000)] = 16
-    """A stream that speaks fast is read in pieces of this length, for its events cost less together (one frame of a
-    screen; the first word is not held up). 0: each as it comes."""
+    """A stream whose deltas arrive fast is read in intervals of this length: events cost less CPU together. The default
+    is one frame of a screen; the first delta is never delayed. 0: every read at once."""
     provider_attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Attempts per turn at a provider that throttles, fails or cannot be reached."""
     provider_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     provider_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How long a plain call may take in all. Streams may take as long as they speak."""
+    """How long a plain call may take in all. A stream may take as long as events keep arriving."""
     provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long a stream may be silent, before its first event too."""
 

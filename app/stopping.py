@@ -12,7 +12,7 @@ from app import metrics
 from app.terminal import echo
 
 at_once = threading.Event()
-"""Set where running turns are to be ended with what they have said."""
+"""Set when running turns are to be closed at once, as incomplete, with the output so far."""
 
 
 def said(seconds: float) -> str:

@@ -118,7 +118,7 @@ class Contents:
         self._chains: list[Chain] = []
 
     async def take(self, rows: Sequence[RecordRow]) -> list[Found]:
-        """Hear the next records, in chain order, and compare the chains that are complete by now."""
+        """Take the next records, in chain order, and compare the contents of the chains that are complete by now."""
         for row in rows:
             if row["chain_id"] == self._project_id:
                 continue
@@ -211,7 +211,7 @@ class Contents:
         return calls
 
     async def _moved_on(self, chain: Chain) -> bool:
-        """Hear what has happened to a chain since it was read. False if nothing has."""
+        """Take the records that were appended to a chain since it was read. False if there are none."""
         rows = await self._database.fetch(SINCE, self._project_id, ids.bucket_of(chain.id), chain.id, chain.seq)
         for row in rows:
             chain.take(row)

@@ -1,4 +1,4 @@
-"""What has been said in a thread: taken in, read back, forked, and deleted."""
+"""The contents of threads: created with messages, read back, forked, and deleted."""
 
 import time
 from collections.abc import AsyncIterator

@@ -194,7 +194,7 @@ class Provider:
 
 
 async def _gathered(answer: aiohttp.ClientResponse, milliseconds: int) -> AsyncIterator[bytes]:
-    """A stream's bytes as they come; once it speaks, and speaks fast, in pieces of so many milliseconds.
+    """A stream's bytes as they arrive. Once text deltas arrive fast, they are read in intervals of `milliseconds`.
 
     A wake-up and a read cost as much as fifty events: the kernel gathers what comes meanwhile, and all streams of
     the worker are read at the same ticks. A stream that is slower than that is not held up, nor is the first word.

@@ -95,7 +95,7 @@ MEANINGS = (
     Meaning(Kind.REFUSED, r"invalid_?parameter|invalid_request_error|unsupported_|bad_?request"),
     Meaning(Kind.UNAVAILABLE, r"internal_?error|request_?time_?out"),
 )
-"""The first that is found in what was said decides. Where nothing is found, the HTTP status does."""
+"""The first whose pattern matches the code or the message decides; where none matches, the HTTP status does."""
 
 _PATTERNS = tuple((meaning, re.compile(meaning.words, re.IGNORECASE | re.DOTALL)) for meaning in MEANINGS)
 

@@ -13,7 +13,7 @@ class Secret:
         self._key = key.encode() if len(key) >= SHORTEST else b""
 
     def hidden(self, content: bytes) -> bytes:
-        """What the provider has said, without the key."""
+        """The provider's answer, with the key replaced."""
         return content.replace(self._key, INSTEAD) if self._key and self._key in content else content
 
     async def hidden_in(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -36,7 +36,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Hit:
-    """What one side said in a turn, or a title."""
+    """A match: the messages of one role in a turn, or a thread's title."""
 
     rank: float
     id: UUID

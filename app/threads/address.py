@@ -58,7 +58,7 @@ def known_id(address: Address) -> UUID | None:
 
 
 def unknown(address: Address) -> APIError:
-    """What is said of an address at which there is no thread."""
+    """The error for an address at which there is no thread."""
     match address:
         case OfTurn(turn):
             return BadRequest(

@@ -27,7 +27,7 @@ class Record:
     turn_id: UUID | None = None
     detail: str | None = None
     content: bytes | None = None
-    """The digest of what was said: see `records.content_digest`."""
+    """The digest of the content: see `records.content_digest`."""
 
 
 async def append_record(

@@ -34,7 +34,7 @@ class AuditRecord(Base):
     """Where the caller was, under the same key; the project's, where there is no user."""
     detail: Mapped[str | None] = mapped_column(Text)
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """The salted SHA-256 of what was said; the salt lies with the content and goes with it."""
+    """The salted SHA-256 of the content; the salt lies beside the content and is deleted with it."""
     previous: Mapped[bytes] = mapped_column(LargeBinary)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
 

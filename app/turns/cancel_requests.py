@@ -19,7 +19,7 @@ LOOK_SECONDS = 1.0
 """How often a worker looks for flags while Redis is away."""
 
 QUIET_SECONDS = 5.0
-"""A connection that has said nothing for so long is asked whether it is there."""
+"""A connection on which nothing has arrived for so long is checked with a PING."""
 
 
 class CancelRequests(Background):

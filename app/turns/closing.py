@@ -64,7 +64,7 @@ class Closing:
         return replace(self, output=kept_output([item.data for item in self.output], own_ids=True))
 
     def shown(self, response: dict[str, Any]) -> dict[str, Any]:
-        """The Response of the turn that was closed with this, from what the provider has said of it."""
+        """The Response of the turn that was closed with this, made of the provider's as far as it has come."""
         return {
             **response,
             "status": self.status,

@@ -1,4 +1,4 @@
-"""What a client is told when the provider did not answer."""
+"""The errors that clients get when the provider did not answer."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from app.provider.failure import Failure, Kind
 
 
 def client_error(found: Failure) -> ProviderFailure:
-    """A failure as the client is told it: its status says whose fault it was."""
+    """The client's error for a failure: its HTTP status says whose fault it was."""
     headers: dict[str, str] = {}
     match found.kind:
         case Kind.THROTTLED:

@@ -17,7 +17,7 @@ class Pace:
         self.chars.append(len(delta) if isinstance(delta, str) else 0)
 
     def arrived(self, milliseconds: int) -> None:
-        """The deltas that were heard since the last time came now."""
+        """Date the deltas that were added since the last call."""
         self.milliseconds += [milliseconds] * (len(self.chars) - len(self.milliseconds))
 
     def measured(self) -> dict[str, Any] | None:

@@ -27,10 +27,10 @@ ENDED = ("completed", "incomplete", "failed")
 
 
 class Relay:
-    """What one turn's client hears. An earlier attempt's stream may have said that the response begins."""
+    """Passes the events of one turn's attempts on, as one stream: `response.created` once, the numbers in order."""
 
     def __init__(self, turn: Opened, recorder: Recorder, answerable: "asyncio.Future[None]") -> None:
-        """Args: answerable: done as soon as there is something to be heard, or the turn is closed."""
+        """Args: answerable: becomes done with the first event, or when the turn is closed."""
         self._turn = turn
         self._recorder = recorder
         self._answerable = answerable
@@ -73,7 +73,7 @@ class Relay:
         self.end()
 
     def end(self) -> None:
-        """There is no more to be heard, and the client can be answered, if it has not been."""
+        """End the stream, and let the client be answered, if it has not been."""
         self._recorder.events.finish()
         self._release()
 
@@ -82,7 +82,7 @@ class Relay:
             self._answerable.set_result(None)
 
     def _read(self, events: list[RawEvent], call: ProviderCall) -> Answer | None:
-        """Pass on what a stream has said; what ends it is returned, or raised."""
+        """Pass events on. The one that ends the stream is not: its answer is returned, or its error raised."""
         frames: list[bytes] = []
         first, pace = len(self._recorder.events), self._recorder.pace
         try:

@@ -98,7 +98,7 @@ class Replay:
         return row, (await self._store.items(project_id, [turn_id]))[turn_id]
 
     async def _ended_at_last(self, project_id: UUID, turn_id: UUID) -> Kept:
-        """The same as `ended`, for a stream that has begun: it can be told of no error, and waits for Postgres."""
+        """The same as `ended`, for a stream that has begun: no error can be sent any more, so it waits for Postgres."""
         while True:
             try:
                 return await self.ended(project_id, turn_id)

@@ -42,7 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "truncation": "disabled",
     "usage": None,
 }
-"""What a field is where neither the client nor the provider said anything of it."""
+"""The value of a field that neither the client nor the provider has given."""
 
 
 def response_object(turn: Opened, provider: dict[str, Any]) -> dict[str, Any]:

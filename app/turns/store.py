@@ -581,7 +581,7 @@ class TurnStore:
 
 
 def _asked(address: Address) -> dict[str, Any]:
-    """How a turn's opening is told where it belongs."""
+    """An address as the arguments of OPEN_TURN."""
     asked = {"thread_id": known_id(address), "after_turn": None, "name": None, "new_thread": False}
     match address:
         case OfTurn(turn):

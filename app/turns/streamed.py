@@ -1,4 +1,4 @@
-"""What a stream has said, put together from its events: for one that broke off, or whose last event says nothing."""
+"""The output items of a stream, put together from its events: for one that broke off, or whose last event has none."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +44,7 @@ class _Item:
             self._texts.setdefault(place if isinstance(place, int) else 0, []).append(delta)
 
     def said(self) -> Any:
-        """The item; None if nothing was said that can be kept."""
+        """The item as far as it has come; None if nothing of it can be kept."""
         if self.done is not None:
             return self.done
         texts = ["".join(self._texts[place]) for place in sorted(self._texts)]

@@ -46,10 +46,10 @@ log = structlog.get_logger()
 FIRST_BACKOFF_SECONDS = 0.5
 
 LONGEST_BACKOFF_SECONDS = 20.0
-"""A provider that asks for a longer pause is not waited for: the client is told instead."""
+"""A longer `Retry-After` is not waited for: it is passed on to the client, with a 429."""
 
 CUT_SHORT = {Kind.BROKEN: INTERRUPTED, Kind.TIMEOUT: INTERRUPTED, Kind.TOO_LARGE: TOO_LARGE}
-"""Why what was said is an answer all the same, by what ended it."""
+"""The `reason` of the incomplete response that is kept, by the failure that cut it short."""
 
 FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
