@@ -8,12 +8,13 @@ from typing import Any
 from sqlalchemy import text
 
 from app.audit import keys
-from app.audit.signing import KEY_FILE, BadKey, signing_key
-from app.db.engine import Database
+from app.audit.signing import KEY_FILE
+from app.db import configured
+from app.db.engine import IS_READ_ONLY
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
 from app.listening import CannotServe
-from app.serve import check_database, check_provider, check_redis
+from app.serve import audit_key, check_database, check_provider, check_redis
 from app.settings import Settings
 from app.terminal import misspelt
 
@@ -31,11 +32,11 @@ async def _postgres(settings: Settings) -> str:
     if (url := _database_url(settings)) is None:
         return f"{OK}: the embedded one, which 'everthread serve' starts"
     await check_database(url, pooled=settings.database_pooler)
-    database = Database(url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
+    database = configured.connect(settings, url, pool_size=1)
     try:
         async with database.session() as session:
             version = str(await session.scalar(text("SHOW server_version")))
-            if await session.scalar(text("SELECT current_setting('transaction_read_only')::boolean")):
+            if await session.scalar(IS_READ_ONLY):
                 raise CannotServe("It is read-only: is DATABASE_URL that of a standby?")
     except DatabaseUnavailable as error:
         raise CannotServe(error.message) from error
@@ -62,14 +63,11 @@ async def _audit_key(settings: Settings) -> str:
         return (
             f"{OK}: 'everthread serve' makes one in {settings.data_dir}; with several hosts, set EVERTHREAD_AUDIT_KEY"
         )
-    try:
-        public = signing_key(settings.audit_key, settings.data_dir).public_key().public_bytes_raw()
-    except (BadKey, OSError) as error:
-        raise CannotServe(f"It cannot be used: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
+    public = audit_key(settings)
     if (url := _database_url(settings)) is None:
         return OK
     await check_database(url, pooled=settings.database_pooler)
-    database = Database(url, pool_size=1, timeout_seconds=settings.database_timeout_seconds)
+    database = configured.connect(settings, url, pool_size=1)
     try:
         listed = {key for key, _, retired_at in await keys.listed(database) if retired_at is None}
     finally:

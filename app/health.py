@@ -7,13 +7,12 @@ from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from redis.exceptions import RedisError
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
 from app.bodies import json_response
 from app.cache.client import Cache
-from app.db.engine import Database
+from app.db.engine import IS_READ_ONLY, Database
 from app.db.replica import Reads
 from app.errors import DatabaseUnavailable
 from app.services import services
@@ -36,7 +35,7 @@ async def readyz(request: Request) -> Response:
         async with here[Database].session() as session:
             connection = await session.connection()
             misfit = await connection.run_sync(schema.misfit)
-            if await session.scalar(text("SELECT current_setting('transaction_read_only')::boolean")):
+            if await session.scalar(IS_READ_ONLY):
                 checks["postgres"] = "read-only"
         if misfit is not None:
             checks["migrations"] = misfit

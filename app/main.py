@@ -20,6 +20,7 @@ from app.bodies import json_response, wrong_field
 from app.cache.client import Cache
 from app.cache.seal import Seal
 from app.chain.live_ids import LiveIds
+from app.db import configured
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.ids import new_uuid
@@ -124,17 +125,13 @@ def build(settings: Connected) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Connected = app.state.services[Connected]
-    database = Database(
-        settings.database_url,
-        pool_size=settings.database_pool_size,
-        timeout_seconds=settings.database_timeout_seconds,
-        pooled=settings.database_pooler,
-    )
+    database = configured.connect(settings, settings.database_url)
     provider = connect_provider(settings)
     key = await _database_key(database)
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     seal, buckets = Seal(key), Buckets(key)
-    reads = Reads(database, _replica(settings), key=key, lag_seconds=settings.database_read_lag_seconds)
+    replica = None if settings.database_read_url is None else configured.connect(settings, settings.database_read_url)
+    reads = Reads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
     nodes = Nodes(database, routed=settings.citus_routing)
     names, users, settled = (
         Names(database, buckets),
@@ -195,17 +192,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await nodes.close()
         await database.close()
         await asyncio.to_thread(tracer().close)
-
-
-def _replica(settings: Settings) -> Database | None:
-    if settings.database_read_url is None:
-        return None
-    return Database(
-        settings.database_read_url,
-        pool_size=settings.database_pool_size,
-        timeout_seconds=settings.database_timeout_seconds,
-        pooled=settings.database_pooler,
-    )
 
 
 async def _settling(database: Database, settings: Settings) -> float | None:

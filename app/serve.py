@@ -26,8 +26,8 @@ from app import capacity, schema
 from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
-from app.db import connecting
-from app.db.engine import UNAVAILABLE, Database
+from app.db import configured, connecting
+from app.db.engine import UNAVAILABLE
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
@@ -60,7 +60,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         listener = stack.enter_context(listening(host, port))
         port = listener.getsockname()[1]
         connected = _with_servers(stack, settings)
-        key = asyncio.run(_prepare_database(connected, _audit_key(settings)))
+        key = asyncio.run(_prepare_database(connected, audit_key(settings)))
         connected = _with_provider(stack, connected, emulator_port)
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
@@ -116,8 +116,12 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Connected:
     return Connected.model_construct(**{**dict(settings), "database_url": database_url, "redis_url": redis_url})
 
 
-def _audit_key(settings: Settings) -> bytes:
-    """The public key of what this host signs with."""
+def audit_key(settings: Settings) -> bytes:
+    """The public key of what this host signs with.
+
+    Raises:
+        CannotServe: it cannot be used.
+    """
     try:
         return signing_key(settings.audit_key, settings.data_dir).public_key().public_bytes_raw()
     except (BadKey, OSError) as error:
@@ -140,7 +144,7 @@ async def check_redis(url: str) -> str | None:
     return None
 
 
-async def _prepare_database(settings: Connected, audit_key: bytes) -> str | None:
+async def _prepare_database(settings: Connected, public_key: bytes) -> str | None:
     """Check that the database is there and migrated, and that this host may sign; and make the first key.
 
     Returns:
@@ -152,16 +156,11 @@ async def _prepare_database(settings: Connected, audit_key: bytes) -> str | None
             connecting.arguments(settings.database_read_url)
         except connecting.BadURL as error:
             raise CannotServe(f"Cannot use EVERTHREAD_DATABASE_READ_URL: {error}.") from error
-    database = Database(
-        settings.database_url,
-        pool_size=1,
-        timeout_seconds=settings.database_timeout_seconds,
-        pooled=settings.database_pooler,
-    )
+    database = configured.connect(settings, settings.database_url, pool_size=1)
     bootstrap = settings.bootstrap_key
     try:
         made = await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
-        await keys.admit(database, audit_key)
+        await keys.admit(database, public_key)
         return made
     except keys.NotListed as error:
         raise CannotServe(

@@ -15,7 +15,7 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import connecting
+from app.db import configured, connecting
 from app.db.engine import Database
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
@@ -37,12 +37,7 @@ def read_settings(**given: object) -> Settings:
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:
-            stop(f"{first['msg']}.")
-        name = str(first["loc"][0])
-        variable = name if name.isupper() else f"EVERTHREAD_{name.upper()}"
-        stop(f"The setting {variable} is wrong: {str(first['msg']).removeprefix('Value error, ')}.")
+        _stop_at(error, "EVERTHREAD_")
 
 
 def check_otel_settings() -> None:
@@ -50,8 +45,17 @@ def check_otel_settings() -> None:
     try:
         OTelSettings()
     except ValidationError as error:
-        first = error.errors()[0]
-        stop(f"The setting OTEL_{str(first['loc'][0]).upper()} is wrong: {first['msg']}.")
+        _stop_at(error, "OTEL_")
+
+
+def _stop_at(error: ValidationError, prefix: str) -> NoReturn:
+    """End the command at the first setting that is wrong. Those with an alias are named by it."""
+    first = error.errors()[0]
+    if not first["loc"]:
+        stop(f"{first['msg']}.")
+    name = str(first["loc"][0])
+    variable = name if name.isupper() else f"{prefix}{name.upper()}"
+    stop(f"The setting {variable} is wrong: {str(first['msg']).removeprefix('Value error, ')}.")
 
 
 def misspelt(names: Iterable[str]) -> list[str]:
@@ -111,7 +115,7 @@ def with_database(
 
     async def run() -> T:
         try:
-            database = Database(url, pool_size=1, timeout_seconds=STATEMENT_SECONDS, pooled=given.database_pooler)
+            database = configured.connect(given, url, pool_size=1, timeout_seconds=STATEMENT_SECONDS)
         except connecting.BadURL as error:
             stop(f"Cannot use DATABASE_URL: {error}.")
         try:

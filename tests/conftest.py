@@ -71,6 +71,13 @@ def empty_database_url(server_urls: tuple[str, str]) -> str:
     return new_database(server_urls[0])
 
 
+@pytest.fixture
+def fresh_env(empty_database_url: str, service_env: dict[str, str]) -> dict[str, str]:
+    """A service on a migrated database of a test's own, whose hosts sign with one key."""
+    migrate_now(empty_database_url)
+    return {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_AUDIT_KEY": "22" * 32}
+
+
 @pytest.fixture(scope="session")
 def redis_url(server_urls: tuple[str, str]) -> str:
     return server_urls[1]

@@ -28,10 +28,9 @@ def audit(env: dict[str, str], *arguments: str) -> tuple[int, list[str]]:
 
 
 def test_a_dump_comes_back_whole_and_its_conversations_go_on(
-    server_urls: tuple[str, str], service_env: dict[str, str], emulator: Emulator, tmp_path: Path
+    server_urls: tuple[str, str], fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
 ) -> None:
-    env = {**service_env, "DATABASE_URL": new_database(server_urls[0]), "EVERTHREAD_AUDIT_KEY": AUDIT_KEY}
-    migrate_now(env["DATABASE_URL"])
+    env = fresh_env
     service = Service(env=env)
     thread = service.thread(name="ada")
     service.turn(thread, "My name is Ada.")

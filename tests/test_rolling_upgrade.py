@@ -12,11 +12,10 @@ import httpx2
 
 import app
 from app import schema
-from tests.databases import migrate_now, new_database, query
+from tests.databases import query
 from tests.service import Emulator, Process, Service, eventually, free_port
 
 ROOT = Path(app.__file__).parents[1]
-AUDIT_KEY = "33" * 32
 
 NEXT = '''
 """what a next release may need: a column, an index, and a new version of a function"""
@@ -98,10 +97,9 @@ class Talk(threading.Thread):
 
 
 def test_the_next_release_takes_over_under_load_and_nothing_is_lost(
-    server_urls: tuple[str, str], service_env: dict[str, str], emulator: Emulator, tmp_path: Path
+    fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
 ) -> None:
-    env = {**service_env, "DATABASE_URL": new_database(server_urls[0]), "EVERTHREAD_AUDIT_KEY": AUDIT_KEY}
-    migrate_now(env["DATABASE_URL"])
+    env = fresh_env
     release = next_release(tmp_path / "next")
     old = [Service(env=env), Service(env=env)]
     too_early = Process("serve", "--port", str(free_port()), env=env, cwd=release)
@@ -152,10 +150,9 @@ def test_the_next_release_takes_over_under_load_and_nothing_is_lost(
 
 
 def test_a_release_that_the_next_one_does_not_serve_is_told_so(
-    server_urls: tuple[str, str], service_env: dict[str, str], emulator: Emulator, tmp_path: Path
+    fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
 ) -> None:
-    env = {**service_env, "DATABASE_URL": new_database(server_urls[0]), "EVERTHREAD_AUDIT_KEY": AUDIT_KEY}
-    migrate_now(env["DATABASE_URL"])
+    env = fresh_env
     service = Service(env=env)
     migrated = Process("migrate", env=env, cwd=next_release(tmp_path / "next", serves=False))
     assert migrated.ended() == 0, migrated.lines

@@ -26,6 +26,10 @@ LINES_AT_ONCE = 1000
 """How often the reader's progress is told."""
 
 
+Leaf = tuple[int, UUID, int, bytes]
+"""Position, chain, number, hash."""
+
+
 class BadFile(ValueError):
     """A line that is no part of an exported audit trail."""
 
@@ -98,7 +102,7 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
     """
     verdict, tree = Verdict(), Tree()
     leaves: dict[tuple[UUID, int], bytes] = {}
-    waiting: list[tuple[int, UUID, int, bytes]] = []
+    waiting: list[Leaf] = []
     proofs: dict[int, list[bytes]] = {}
     checkpoints: dict[int, Any] = {}
     chains: Chains | None = None
@@ -117,7 +121,7 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
                     case "audit.record":
                         if chains is None:
                             project_id = UUID(said["actor"]["project"])
-                            waiting = [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in waiting]
+                            waiting = _of_project(waiting, project_id)
                             leaves = {(chain_id, seq): hash_ for _, chain_id, seq, hash_ in waiting}
                             if proofs:
                                 check_proofs(project_id, waiting, proofs, checkpoints, trusted, verdict)
@@ -144,7 +148,7 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
 
 def signed_part(
     path: Path, trusted: Sequence[Ed25519PublicKey]
-) -> tuple[UUID, list[tuple[int, UUID, int, bytes]], dict[int, Any], list[Problem]]:
+) -> tuple[UUID, list[Leaf], dict[int, Any], list[Problem]]:
     """What is signed in the exported file of a whole project: its leaves and checkpoints, and what is wrong with them.
 
     Returns:
@@ -153,7 +157,7 @@ def signed_part(
     Raises:
         BadFile: it is not such a file.
     """
-    leaves: list[tuple[int, UUID, int, bytes]] = []
+    leaves: list[Leaf] = []
     checkpoints: dict[int, Any] = {}
     project_id: UUID | None = None
     with path.open("rb") as file:
@@ -170,7 +174,7 @@ def signed_part(
                 raise BadFile(f"line {number} cannot be read: {error}") from error
     if project_id is None:
         raise BadFile("nothing of a whole project is signed in it")
-    leaves = [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in leaves]
+    leaves = _of_project(leaves, project_id)
     verdict, left = Verdict(), dict(checkpoints)
     check_tree(project_id, leaves, left, Tree(), trusted, verdict)
     check_ends(left, verdict)
@@ -192,10 +196,15 @@ def _read(file: BinaryIO, advance: Advance) -> Any:
     advance(read)
 
 
-def _leaf(said: dict[str, Any]) -> tuple[int, UUID, int, bytes]:
-    """Position, chain (zero stands for the project's own), number, hash."""
+def _leaf(said: dict[str, Any]) -> Leaf:
+    """A leaf; zero stands for the project's own chain."""
     chain_id = UUID(int=0) if said["thread"] is None else _thread(said["thread"])
     return said["position"], chain_id, said["seq"], bytes.fromhex(said["hash"])
+
+
+def _of_project(leaves: list[Leaf], project_id: UUID) -> list[Leaf]:
+    """Leaves with the project's own chain by its id, once that is known."""
+    return [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in leaves]
 
 
 def _checkpoint(said: dict[str, Any]) -> dict[str, Any]:

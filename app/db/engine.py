@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 import orjson
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -21,6 +21,9 @@ from app.db import connecting
 from app.errors import DatabaseUnavailable
 
 READ_ONLY = "25006"
+
+IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
+"""Whether the server takes no writes: a standby, or one that was demoted."""
 
 UNAVAILABLE = (
     OSError,

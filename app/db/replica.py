@@ -24,6 +24,8 @@ T = TypeVar("T")
 LOOK_SECONDS = 1.0
 POLL_SECONDS = 0.05
 
+OTHER = "not a replica of this database"
+
 # Positions in the log, in bytes. What a replica has received and replayed says nothing of what it has not received:
 # it is held against where the primary was a while ago.
 WRITTEN = "SELECT pg_current_wal_lsn() - '0/0'::pg_lsn AS position"
@@ -64,7 +66,7 @@ class Reads(Background):
             try:
                 return await work(self._replica)
             except DatabaseUnavailable:
-                self._fresh_at, self._state = None, "unreachable"
+                self._lose("unreachable")
         return await work(self._primary)
 
     async def with_all_so_far(self) -> Database:
@@ -76,14 +78,20 @@ class Reads(Background):
                     if await self._replayed(self._replica) >= position:
                         return self._replica
                     await asyncio.sleep(POLL_SECONDS)
-            except (DatabaseUnavailable, NotAReplica):
-                self._fresh_at = None
+            except DatabaseUnavailable:
+                self._lose("unreachable")
+            except NotAReplica:
+                self._lose(OTHER)
         return self._primary
 
     async def stop(self) -> None:
         await super().stop()
         if self._replica is not None:
             await self._replica.close()
+
+    def _lose(self, state: str) -> None:
+        """Do not ask it until it has been looked at again."""
+        self._fresh_at, self._state = None, state
 
     def _is_fresh(self) -> bool:
         return self._fresh_at is not None and time.monotonic() - self._fresh_at <= self._lag_seconds
@@ -108,10 +116,10 @@ class Reads(Background):
         try:
             replayed = await self._replayed(replica)
         except DatabaseUnavailable:
-            self._fresh_at, self._state = None, "unreachable"
+            self._lose("unreachable")
             return
         except NotAReplica:
-            self._fresh_at, self._state = None, "not a replica of this database"
+            self._lose(OTHER)
             return
         self._fresh_at = max((at for at, position in self._written if position <= replayed), default=None)
         self._state = "ok" if self._fresh_at is not None else "behind"

@@ -62,8 +62,8 @@ class Postgres:
     def log(self) -> Path:
         return self.directory / "log"
 
-    def run(self, program: str, *arguments: str, cwd: Path = Path("/"), reaches: Sequence[Path] = ()) -> None:
-        """Run one of Postgres's programs as the server's user.
+    def run(self, program: str, *arguments: str, cwd: Path = Path("/"), reaches: Sequence[Path] = ()) -> str:
+        """Run one of Postgres's programs as the server's user. Returns what it said; of pg_ctl, nothing.
 
         Args:
             reaches: what it needs besides its own programs and the server's directory.
@@ -71,10 +71,6 @@ class Postgres:
         Raises:
             CannotStart: with what it said.
         """
-        self.said(program, *arguments, cwd=cwd, reaches=reaches)
-
-    def said(self, program: str, *arguments: str, cwd: Path = Path("/"), reaches: Sequence[Path] = ()) -> str:
-        """The same, and what the program said."""
         files = (self.directory, *reaches)
         command = [*as_user(self.owner, self.programs, files), str(self.programs / program), *arguments]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}

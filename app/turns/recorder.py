@@ -32,9 +32,13 @@ class Recorder:
     def record(self, frames: list[bytes]) -> None:
         """Take down events that are sent on now."""
         self.events.publish(frames)
-        self.pace.arrived(int((time.monotonic() - self._began_at) * 1000))
+        self.pace.arrived(int(self.seconds() * 1000))
         if self._timer is None and self._logs:
             self._timer = asyncio.get_running_loop().call_later(self._flush_seconds, self._flush)
+
+    def seconds(self) -> float:
+        """Since the turn was opened."""
+        return time.monotonic() - self._began_at
 
     async def end(self) -> None:
         """Log what has not been logged: the turn's last event is among it."""

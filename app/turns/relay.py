@@ -1,7 +1,6 @@
 """A provider's stream, passed on: each event as it came, where it is as the specification has it, under our numbers."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -34,7 +33,6 @@ class Relay:
         self._turn = turn
         self._recorder = recorder
         self._answerable = answerable
-        self._began_at = time.monotonic()
         self.opening: dict[str, Any] = {}
         """The response as the stream showed it first."""
         self._shown: set[str] = set()
@@ -141,7 +139,7 @@ class Relay:
             self.spoken = True
             if type_ == DELTA:
                 if not self._recorder.pace.chars:
-                    call.speaks(time.monotonic() - self._began_at)
+                    call.speaks(self._recorder.seconds())
                 self._recorder.pace.add(event.get("delta"))
                 repaired = _without_nulls(event) or repaired
             elif type_.startswith("response.reasoning_"):

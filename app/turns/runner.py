@@ -81,7 +81,7 @@ class Runner:
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
-            bind_contextvars(**turn.closable.in_logs)
+            bind_contextvars(**ids.in_logs(turn.project_id, turn.thread_id, turn.id))
             running.task = asyncio.create_task(self._way.run(running), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
         if not request.background or request.stream:
