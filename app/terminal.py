@@ -16,7 +16,9 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import configured, connecting
+from app.db.buckets import database_key
 from app.db.engine import Database
+from app.db.replica import Reads
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
 from app.settings import EmulatorSettings, OTelSettings, Settings
@@ -107,19 +109,26 @@ def with_database(
     """Do something with the database that DATABASE_URL or the data directory leads to.
 
     Args:
-        only_reads: where there is a replica, that will do.
+        only_reads: a replica will do, if there is one that has all that the database has.
     """
     given = read_settings(data_dir=data_dir)
-    replica = given.database_read_url if only_reads else None
-    url = running_url(given) if replica is None else replica
+    url = running_url(given)
 
     async def run() -> T:
+        database = _connect(given, url, "DATABASE_URL")
         try:
-            database = configured.connect(given, url, pool_size=1, timeout_seconds=STATEMENT_SECONDS)
-        except connecting.BadURL as error:
-            stop(f"Cannot use DATABASE_URL: {error}.")
-        try:
-            return await work(database)
+            if not only_reads or given.database_read_url is None:
+                return await work(database)
+            replica = _connect(given, given.database_read_url, "EVERTHREAD_DATABASE_READ_URL")
+            key, lag = await database_key(database), given.database_read_lag_seconds
+            reads = Reads(database, replica, key=key, lag_seconds=lag)
+            try:
+                chosen = await reads.caught_up()
+                if chosen is database:
+                    sys.stderr.write(f"everthread: EVERTHREAD_DATABASE_READ_URL is not read from: {reads.state}.\n")
+                return await work(chosen)
+            finally:
+                await reads.stop()
         finally:
             await database.close()
 
@@ -131,6 +140,13 @@ def with_database(
         stop(connecting.why(error))
     except (asyncpg.PostgresError, SQLAlchemyError) as error:
         stop(connecting.why(error))
+
+
+def _connect(given: Settings, url: str, variable: str) -> Database:
+    try:
+        return configured.connect(given, url, pool_size=1, timeout_seconds=STATEMENT_SECONDS)
+    except connecting.BadURL as error:
+        stop(f"Cannot use {variable}: {error}.")
 
 
 def running_url(given: Settings) -> str:

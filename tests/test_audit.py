@@ -442,6 +442,20 @@ def test_the_command_verifies_the_database_and_names_what_is_wrong(talked: tuple
     assert shown.lines == [signing_key(None, project.data_dir).public_key().public_bytes_raw().hex()]
 
 
+def test_the_commands_take_a_thread_by_its_name(project: Project, service: Service) -> None:
+    project.call("PUT", "/threads/by-name/ada lovelace")
+    project.checkpoint()
+    env = {**project.env, "EVERTHREAD_DATA_DIR": str(project.data_dir)}
+    verified = Process("audit", "verify", "--project", project.name, "--thread", "ada lovelace", env=env)
+    assert verified.ended() == 0, verified.lines
+    assert verified.lines[0].startswith(f"{project.name}: 1 records in 1 chains, ")
+    file = project.data_dir / "ada.ndjson"
+    there = {**env, "EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": project.key}
+    taken = Process("audit", "export", str(file), "--thread", "ada lovelace", env=there)
+    assert taken.ended() == 0, taken.lines
+    assert '"thread.created"' in file.read_text()
+
+
 def test_records_are_found_by_time_actor_action_and_thread_on_cursor_pages(project: Project) -> None:
     threads = [project.call("POST", "/threads", json={"user": user})["id"] for user in ("ann", "bob")]
     for thread in threads:

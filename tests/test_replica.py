@@ -70,8 +70,12 @@ def test_what_may_be_a_little_old_is_read_from_a_replica_and_nothing_else(
     run_sql(pair.url(hosts=standby), "SELECT pg_wal_replay_resume()")
     verified = Process("audit", "verify", env=env)
     assert verified.ended() == 0, verified.lines
+    assert not [line for line in verified.lines if "is not read from" in line]
 
     pair.stop_standby()
+    verified = Process("audit", "verify", env=env)
+    assert verified.ended() == 0, verified.lines
+    assert "everthread: EVERTHREAD_DATABASE_READ_URL is not read from: unreachable." in verified.lines
     assert found(service, "xylophones") == 0
     assert service.http.get("/usage").status_code == 200
     eventually(lambda: replica_of(service) == "unreachable")
@@ -88,6 +92,10 @@ def test_a_server_that_is_no_replica_of_the_database_is_not_read_from(
     service.turn(service.thread(), "A word about harpsichords.")
     assert found(service, "harpsichords") == 1
     assert service.stop() == 0
+    env = {**service_env, "EVERTHREAD_DATABASE_READ_URL": empty_database_url, "EVERTHREAD_AUDIT_KEY": AUDIT_KEY}
+    verified = Process("audit", "verify", "--project", "nobody", env=env)
+    verified.ended()
+    assert verified.lines[0].endswith("is not read from: not a replica of this database.")
 
 
 def test_a_url_of_a_replica_that_cannot_be_used_is_refused_in_a_sentence(service_env: dict[str, str]) -> None:

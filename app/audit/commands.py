@@ -14,8 +14,11 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
 from app.audit.verify import Problem, Verdict, counted, verify_project
 from app.db import ids
+from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.terminal import DataDir, echo, read_settings, refusal, replacing, stop, with_database
+from app.threads.address import path_of
+from app.threads.names import Names
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 
@@ -32,7 +35,7 @@ PublicKeys = Annotated[
 def verify(
     file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="An exported trail.")] = None,
     key: PublicKeys = None,
-    thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
+    thread: Annotated[str | None, typer.Option(help="Only this thread, by its id or its name.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
     against: Annotated[
         list[Path] | None,
@@ -85,14 +88,14 @@ def export_trail(
     file: Annotated[Path, typer.Argument(dir_okay=False, help="Written as NDJSON.")],
     key: Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")],
     url: Annotated[str, typer.Option(envvar="EVERTHREAD_URL", help="Where the service is.")] = "http://127.0.0.1:8080",
-    thread: Annotated[str | None, typer.Option(help="Only this thread, by its id.")] = None,
+    thread: Annotated[str | None, typer.Option(help="Only this thread, by its id or its name.")] = None,
 ) -> None:
     """Sign the project's trail as it is now, and write it to a file that `verify` takes, offline.
 
     That of one thread tells nothing of any other.
     """
     headers = {"Authorization": f"Bearer {key}"}
-    path = "/audit/export" if thread is None else f"/threads/{thread}/audit/export"
+    path = "/audit/export" if thread is None else f"{path_of(thread)}/audit/export"
     try:
         with httpx2.stream("GET", f"{url}/v1{path}", headers=headers, timeout=600) as answer:
             if answer.status_code != 200:
@@ -186,12 +189,14 @@ def show_public_key(data_dir: DataDir = None) -> None:
 async def _verify_all(
     database: Database, project: str | None, thread: str | None, trusted: list[Ed25519PublicKey]
 ) -> dict[str, Verdict]:
-    thread_id = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
-    if thread is not None and thread_id is None:
-        stop(f"{thread} is not the id of a thread: thread_ and 32 hex digits.")
+    named = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
+    names = Names(database, Buckets(await database_key(database)))
     verdicts: dict[str, Verdict] = {}
     for row in await store.projects(database, project):
         project_id = row["project_id"]
+        thread_id = named
+        if thread is not None and named is None and (thread_id := await names.find(project_id, thread)) is None:
+            continue
         total = await counted(database, project_id, thread_id)
         if thread_id is not None and total == 0:
             continue
@@ -204,6 +209,8 @@ async def _verify_all(
                 trusted=trusted,
                 advance=lambda count: progress.advance(bar, count),  # noqa: B023
             )
+    if thread is not None and named is None and not verdicts:
+        stop(f"No thread is named {thread!r}, and that is not the id of a thread: thread_ and 32 hex digits.")
     if thread is not None and not verdicts:
         stop(f"The audit trail knows no thread {thread}.")
     return verdicts

@@ -71,13 +71,18 @@ class Reads(Background):
 
     async def with_all_so_far(self) -> Database:
         """Where everything stands that has been written until now: the replica, if it has it soon."""
-        if self._replica is not None and self._is_fresh():
+        return await self.caught_up() if self._is_fresh() else self._primary
+
+    async def caught_up(self) -> Database:
+        """The same, also where nobody has looked at the replica before: a command, for one."""
+        if self._replica is not None:
             try:
                 position, until = await self._position(), time.monotonic() + self._lag_seconds
                 while time.monotonic() < until:
                     if await self._replayed(self._replica) >= position:
                         return self._replica
                     await asyncio.sleep(POLL_SECONDS)
+                self._lose("behind")
             except DatabaseUnavailable:
                 self._lose("unreachable")
             except NotAReplica:

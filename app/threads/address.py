@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Annotated, assert_never
+from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -45,6 +46,13 @@ class New:
 
 Place = ById | ByName
 Address = Place | OfTurn | New
+
+
+def path_of(given: str) -> str:
+    """The path of a thread that somebody has named by its id or its name."""
+    if ids.parse(given, ids.THREAD_PREFIXES) is not None:
+        return f"/threads/{given}"
+    return f"/threads/by-name/{quote(given, safe='')}"
 
 
 def bucket_at(address: Address) -> int:

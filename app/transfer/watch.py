@@ -7,9 +7,9 @@ from urllib.parse import quote
 import httpx2
 import orjson
 
-from app.db import ids
 from app.history.messages import brief
 from app.items.shapes import text_of
+from app.threads.address import path_of
 from app.transfer.client import CannotTransfer, connect
 
 
@@ -23,9 +23,8 @@ def replay(url: str, key: str, thread: str, speed: float, until: str | None, sho
     Raises:
         CannotTransfer: the service refuses.
     """
-    place = thread if ids.parse(thread, ids.THREAD_PREFIXES) else f"by-name/{quote(thread, safe='')}"
     params = {"speed": str(speed), **({} if until is None else {"until": until})}
-    with connect(url, key) as client, client.stream("GET", f"/threads/{place}/replay", params=params) as answer:
+    with connect(url, key) as client, client.stream("GET", f"{path_of(thread)}/replay", params=params) as answer:
         _check(answer)
         for event in _events(answer.iter_lines()):
             match event["type"]:
