@@ -5,8 +5,10 @@ BIN := .venv/bin
 serve: .venv/ready
 	@exec $(BIN)/everthread serve $(ARGS)
 
+# All of them at once on all processors; some (ARGS), or on servers that are given, one after the other.
+AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n auto --dist loadfile)
 test: .venv/ready
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
 
 # The long way: an hour of faults, and nothing skipped. With TEST_CITUS_NODES and TEST_DATABASE_URL, on a cluster.
 FAULT_MINUTES ?= 60

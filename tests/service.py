@@ -1,5 +1,6 @@
 """Everthread and its emulator as processes, and a client for each."""
 
+import itertools
 import json
 import os
 import signal
@@ -22,11 +23,20 @@ START_SECONDS = 60.0
 KEY = "et_the_key_of_the_tests_0123456789"
 
 
+PORTS_OF_A_WORKER = 1000
+_ports = itertools.cycle(range(PORTS_OF_A_WORKER))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody else takes meanwhile: of a range that is this worker's alone, and below those that the system
+    hands out by itself."""
+    first = 12_000 + PORTS_OF_A_WORKER * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    for port in (first + each for each in _ports):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError
 
 
 def eventually(check: Callable[[], bool], seconds: float = 15) -> None:
