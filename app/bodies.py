@@ -50,7 +50,7 @@ def wrong_field(found: Mapping[str, Any]) -> BadRequest:
     code = "unknown_parameter" if found["type"] == "extra_forbidden" else "invalid_value"
     message = str(found["msg"]).removeprefix("Value error, ")
     said = "This field is not known here." if code == "unknown_parameter" else f"{message}."
-    return BadRequest(f"'{param}': {said}", param=param, code=code)
+    return BadRequest(said if param is None else f"'{param}': {said}", param=param, code=code)
 
 
 async def json_object(request: Request) -> dict[str, Any]:

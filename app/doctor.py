@@ -14,7 +14,7 @@ from app.db.engine import IS_READ_ONLY
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
 from app.listening import CannotServe
-from app.serve import audit_key, check_database, check_provider, check_redis
+from app.serve import audit_key, check_database, check_models, check_provider, check_redis
 from app.settings import Settings
 from app.terminal import misspelt
 
@@ -25,6 +25,7 @@ Check = Callable[[Settings], Coroutine[Any, Any, str]]
 
 
 async def _settings(settings: Settings) -> str:
+    check_models(settings)
     return " ".join(misspelt(os.environ)) or OK
 
 

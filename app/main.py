@@ -32,10 +32,19 @@ from app.history import routes as history_routes
 from app.history.forks import Forks
 from app.history.service import History
 from app.logs import configure
-from app.openai_api import chat, conversations, responses
+from app.memory import routes as memory_routes
+from app.memory.compaction import Compactions
+from app.memory.learnt import Learnt
+from app.memory.reader import Reader
+from app.memory.sealed import Sealed
+from app.memory.service import Memory
+from app.memory.store import MemoryStore
+from app.openai_api import chat, contexts, conversations, responses
+from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
 from app.projects.auth import KeyRing
 from app.provider.client import EMULATOR_KEY, Provider
+from app.provider.models import Models
 from app.retention import routes as retention_routes
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge
@@ -97,11 +106,13 @@ def build(settings: Connected) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    provide(app, Services(settings))
+    models = Models(settings.models_file, default=settings.default_model, window_tokens=settings.context_window_tokens)
+    provide(app, Services(settings, models))
     app.include_router(health.router)
     app.include_router(threads_routes.router, prefix="/v1")
     app.include_router(turns_routes.router, prefix="/v1")
     app.include_router(history_routes.router, prefix="/v1")
+    app.include_router(memory_routes.router, prefix="/v1")
     app.include_router(transfer_routes.router, prefix="/v1")
     app.include_router(audit_routes.router, prefix="/v1")
     app.include_router(retention_routes.router, prefix="/v1")
@@ -110,6 +121,7 @@ def build(settings: Connected) -> FastAPI:
     for prefix in ("/v1", *PROVIDER_PATHS):
         app.include_router(responses.router, prefix=prefix)
         app.router.routes[:0] = responses.hot_routes(prefix)
+        app.include_router(contexts.router, prefix=prefix)
         app.include_router(conversations.router, prefix=prefix)
         app.include_router(chat.router, prefix=prefix)
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
@@ -129,9 +141,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     provider = connect_provider(settings)
     key = await _database_key(database)
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
-    seal, buckets = Seal(key), Buckets(key)
+    seal, buckets, sealed = Seal(key), Buckets(key), Sealed(key)
     replica = None if settings.database_read_url is None else configured.connect(settings, settings.database_read_url)
     reads = Reads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
+    worker_id = new_uuid()
     nodes = Nodes(database, routed=settings.citus_routing)
     names, users, settled = (
         Names(database, buckets),
@@ -139,11 +152,15 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Settled(await _settling(database, settings)),
     )
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
-    store = TurnStore(database, nodes, names, users, worker_id=new_uuid(), lease_seconds=settings.lease_seconds)
+    store = TurnStore(database, nodes, names, users, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     signals = CancelSignals(cache, seal)
     spool = Spool(settings.data_dir / "spool")
-    runner = Runner(store, provider, live_ids, event_log, spool, signals, settings)
+    models, learnt = app.state.services[Models], Learnt(database, provider.binding)
+    memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
+    reader = Reader(memory, learnt, provider.binding)
+    compactions = Compactions(memory, provider, models, learnt, settings)
+    runner = Runner(store, provider, live_ids, event_log, spool, signals, reader, compactions, settings)
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
@@ -151,9 +168,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     purge = Purge(database, names, users, live_ids, event_log, signals)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
-    background = (reads, nodes, leases, cancel_requests, checkpoints, cleaner)
+    background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions)
     transfer = Transfer(database, names, users)
-    turns = Turns(store, runner, replay)
+    turns = Turns(store, runner, replay, sealed)
     history = History(
         database,
         Forks(names, settings.fork_copies_turns),
@@ -167,12 +184,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         margin_seconds=settings.response_id_margin_seconds,
     )
     served = Services(
-        settings, database, reads, cache, names, provider, replay, turns, history, transfer, KeyRing(database),
+        settings, models, database, reads, cache, names, provider, replay, turns, history, transfer, KeyRing(database),
         Threads(database, names, users, settled),
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
+        Memory(memory, compactions, models),
         OpenAI(database, names, store, replay, live_ids, event_log),
+        Contexts(memory, reader, compactions, sealed, turns),
     )  # fmt: skip
     provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.

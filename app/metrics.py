@@ -40,9 +40,10 @@ REBUILT_ITEMS = Histogram(
     "everthread_rebuilt_items", "Items of a rebuilt history.", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 )
 DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
+COMPACTIONS = Counter("everthread_compactions", "Compactions, by what came of them.", ["outcome"])
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
 
-COUNTERS = (TURNS, REFUSED_REQUESTS, PROVIDER_CALLS, TOKENS, LIVE_ID_LOOKUPS, DROPPED_ITEMS, REDIS_ERRORS)
+COUNTERS = (TURNS, REFUSED_REQUESTS, PROVIDER_CALLS, TOKENS, LIVE_ID_LOOKUPS, DROPPED_ITEMS, COMPACTIONS, REDIS_ERRORS)
 
 OTHER = "other"
 MOST_MODELS = 100

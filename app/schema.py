@@ -19,6 +19,7 @@ from app.chain import tables as chain
 from app.db import connecting, sql
 from app.db.base import Base
 from app.db.tables import ServedRevision
+from app.memory import tables as memory
 from app.projects import tables as projects
 from app.retention import tables as retention
 from app.threads import tables as threads
@@ -29,7 +30,7 @@ TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
-    retention.UserPurge, ServedRevision,
+    retention.UserPurge, memory.Compaction, memory.LearntModel, ServedRevision,
 )  # fmt: skip
 
 metadata = Base.metadata

@@ -36,6 +36,7 @@ from app.listening import CannotServe, listening
 from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
+from app.provider.models import BadModels, Models
 from app.settings import Connected, Settings
 from app.stopping import Server, Workers
 from app.terminal import echo
@@ -55,6 +56,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
     # uvicorn hands a signal on to this process once it has shut down: it then has to unwind, not to die.
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
+    check_models(settings)
     capacity.raise_open_files()
     with ExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
@@ -126,6 +128,14 @@ def audit_key(settings: Settings) -> bytes:
         return signing_key(settings.audit_key, settings.data_dir).public_key().public_bytes_raw()
     except (BadKey, OSError) as error:
         raise CannotServe(f"Cannot use the key of the audit trail: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
+
+
+def check_models(settings: Settings) -> None:
+    """Raises `CannotServe` if the deployment's own file of models cannot be used."""
+    try:
+        Models(settings.models_file)
+    except BadModels as error:
+        raise CannotServe(f"Cannot use EVERTHREAD_MODELS_FILE: {error}.") from error
 
 
 async def check_redis(url: str) -> str | None:

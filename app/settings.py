@@ -96,6 +96,19 @@ class Settings(BaseSettings):
 
     context_window_tokens: Annotated[int | None, Field(ge=64)] = None
     """The context window of every model. Without it: what is known of the model."""
+    models_file: Path | None = None
+    """What is known of models beside app/provider/models.toml, in the same form."""
+
+    compaction_share: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """From which share of what the model reads a conversation's beginning is made into a summary, between turns. 0:
+    never by itself."""
+    compaction_model: Annotated[str | None, Field(min_length=1)] = None
+    """The model that makes it. Without it: the conversation's own."""
+    compaction_instructions: Annotated[str | None, Field(min_length=1)] = None
+    """What that model is told. Without it: the words in app/memory/transcript.py."""
+    session_cache: Literal["off", "on", "auto"] = "off"
+    """Whether the provider is asked to keep a chain's context for five minutes: to write it costs a quarter more, to
+    find it a tenth. auto: where a conversation's own pace makes it pay."""
 
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A worker that has not renewed its turns' leases for this long is taken for dead."""
@@ -206,8 +219,9 @@ class EmulatorSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="EVERTHREAD_EMULATOR_", extra="ignore")
 
-    window_tokens: Annotated[int, Field(ge=64)] = 262_144
-    """The context window of every model. Input beyond 80% of it is silently cut."""
+    window_tokens: Annotated[int | None, Field(ge=64)] = None
+    """The context window of every model, in the emulator's own tokens. Without it: each family's. Input beyond 80% is
+    silently cut."""
     response_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
     instructions_are_the_system_message: bool = False
     """Whether `instructions` count as the one system message. No refusal of both was seen so far."""

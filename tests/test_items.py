@@ -18,6 +18,7 @@ from app.items.kept import Kept, columns, imported_type, kept_input, kept_output
 from app.items.kinds import CALLS, KINDS, MALFORMED
 from app.items.pairs import answers, asked
 from app.items.weights import IMAGE_TOKENS, count, tokens
+from app.provider.models import Models
 from app.provider.reading import NotJSON, read_json
 from app.turns.replay import events_of
 from app.turns.show import output_text
@@ -26,6 +27,7 @@ from tests.service import Emulator, Service
 
 Item = dict[str, Any]
 
+MODELS = Models()
 ROOMY = Abilities(10_000_000)
 PIXEL = "data:image/png;base64,AAAA"
 
@@ -59,9 +61,8 @@ def everything_works(kept: list[Kept]) -> None:
             if sent:
                 context = validate.input_items(sent)
                 validate.tool_outputs(context)
-                validate.for_model(
-                    "qwen3.5-plus" if model.takes_tool_outputs else "qwen-plus", context, None, one_system=False
-                )
+                name = "qwen3.5-plus" if model.takes_tool_outputs else "qwen-plus"
+                validate.for_model(MODELS.of(name), context, None, one_system=False)
     for shown in (messages.as_responses(rows), messages.as_chat(rows), [messages.as_markdown("T", rows)]):
         json.dumps(shown)
     asked(items)
@@ -141,7 +142,7 @@ def test_the_provider_takes_every_order_of_calls_and_outputs(history: list[Item]
             context = validate.input_items(sent)
             validate.tool_outputs(context)
             name = "qwen3.5-plus" if model.takes_tool_outputs else "qwen-plus"
-            validate.for_model(name, context, None, one_system=False)
+            validate.for_model(MODELS.of(name), context, None, one_system=False)
         except ProviderError as error:
             raise AssertionError(f"{error.message}: {sent}") from error
     # What was said is all there, in its order.

@@ -11,7 +11,7 @@ from tests.service import Emulator, Service
 from tests.wire import Proxy
 
 OPENS = "open_turn_v1"
-CLOSES = "close_turn_v1"
+CLOSES = "close_turn_v2"
 LEAVES_QUEUE = "DELETE FROM waiters"
 TAKES_OVER = "SET worker_id ="
 

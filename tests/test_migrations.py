@@ -20,7 +20,9 @@ TABLES = {
     "audit_records",
     "cache_keys",
     "calls",
+    "compactions",
     "items",
+    "learnt_models",
     "pieces",
     "projects",
     "provider_deletions",
@@ -99,10 +101,11 @@ def test_every_key_and_reference_begins_with_the_project(database_url: str) -> N
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f')""",
     )
     others = {(key["name"], key["first"]) for key in keys} - {(key["name"], "project_id") for key in keys}
-    # The seal of what Redis holds is every project's, and so are the keys of hosts, and what is known of releases.
+    # The seal of what Redis holds is every project's, and so are the keys of hosts, and what is known of releases and
+    # models.
     assert others == {
         ("alembic_version", "version_num"), ("cache_keys", "id"), ("audit_keys", "public_key"),
-        ("served_revisions", "revision"),
+        ("served_revisions", "revision"), ("learnt_models", "binding"),
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
 def _statements(proxy: Proxy) -> int:
     """Those that name a table or a function of ours: not the greeting of a new connection."""
     return sum(
-        any(name in statement for name in (*metadata.tables, "open_turn_v1", "close_turn_v1"))
+        any(name in statement for name in (*metadata.tables, "open_turn_v1", "close_turn_v2"))
         for statement in proxy.executed
     )
 

@@ -48,10 +48,10 @@ def test_a_stream_is_the_providers_events_under_our_ids(service: Service, emulat
 def test_what_the_provider_will_ignore_is_named(service: Service) -> None:
     thread = service.thread()
     form = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}
-    body = {"input": "Hi", "text": form, "parallel_tool_calls": False, "truncation": "auto", "metadata": {"k": "v"}}
+    body = {"input": "Hi", "text": form, "parallel_tool_calls": False, "service_tier": "flex", "metadata": {"k": "v"}}
     answer = service.http.post(f"/threads/{thread}/turns", json=body)
-    assert answer.headers["everthread-ignored"] == "parallel_tool_calls, truncation"
-    assert answer.json()["ignored"] == ["parallel_tool_calls", "truncation"]
+    assert answer.headers["everthread-ignored"] == "parallel_tool_calls, service_tier"
+    assert answer.json()["ignored"] == ["parallel_tool_calls", "service_tier"]
     plain = service.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "text": {"format": {"type": "text"}}})
     assert "everthread-ignored" not in plain.headers
 

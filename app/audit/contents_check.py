@@ -28,12 +28,16 @@ THREAD_SAID = ("thread.created", "thread.changed", "thread.imported")
 TURNS = """
 SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
     t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
-    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace, (
+    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace,
+    c.salt AS compaction_salt, c.text AS compaction, c.calls::text AS compaction_calls,
+    c.usage::text AS compaction_usage, (
         SELECT array_agg(ARRAY[i.origin, i.item_id, i.data::text, i.position::text] ORDER BY i.position) FROM items i
         WHERE i.project_id = $1 AND i.bucket = t.bucket AND i.turn_id = t.id
     ) AS items
 FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
 JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted.id
+LEFT JOIN compactions c ON c.project_id = $1 AND c.bucket = wanted.bucket AND c.turn_id = wanted.id
+    AND c.status = 'ready'
 """
 
 CALLS = """
@@ -90,6 +94,8 @@ class Chain:
         """By turn and kind of content: the record's number, and the digest."""
         self.thread: tuple[int, bytes] | None = None
         self.gone: set[UUID] = set()
+        self.lost_compactions = False
+        """Calls that had sent one of them cannot be put together any more."""
         self.deleted = False
 
     def take(self, row: Any) -> None:
@@ -101,6 +107,9 @@ class Chain:
             self.said.clear()
         elif action in GONE:
             self.gone.add(turn_id)
+        elif action == "compaction.deleted":
+            self.lost_compactions = True
+            self.said.get(turn_id, {}).pop("compaction.made", None)
         elif content is not None and action in THREAD_SAID:
             self.thread = (self.seq, content)
             self.deleted = False
@@ -190,7 +199,7 @@ class Contents:
                 yield seq, "its content is gone, and no record tells that it was deleted"
                 return
             call = calls.get((turn_id, kind))
-            if call is not None and call["body"] is None and chain.gone:
+            if call is not None and call["body"] is None and (chain.gone or chain.lost_compactions):
                 continue  # It had sent what was deleted.
             if _now(kind, row, calls) != digest:
                 yield seq, f"what it holds is not what was recorded ({kind})"
@@ -251,6 +260,11 @@ def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], dict[str,
             return contents.imported(
                 salt, request, outcome, row["response_id"], [i[1] for i in items], [i[2] for i in items]
             )
+        case "compaction.made":
+            if row["compaction"] is None:
+                return None
+            documents = (row["compaction"], row["compaction_calls"], row["compaction_usage"])
+            return contents.compacted(row["compaction_salt"], *documents)
         case _:
             call = calls.get((row["id"], kind))
             if call is None or call["body"] is None:

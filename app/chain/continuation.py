@@ -53,7 +53,9 @@ def decide(
         and live.model == target.model
         and now < live.expires_at - margin_seconds
         # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
-        and live.context_tokens + sum(map(tokens, new)) <= target.abilities.token_budget
+        and live.context.tokens + sum(map(tokens, new)) <= target.abilities.token_budget
+        # What the provider has cut already is sent anew.
+        and not live.context.cut
         # One system message at most, and first: a chain has no place for another.
         and not any(map(is_system, new))
         # What the parent asked for is answered, no less and no more: half a call is refused.

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from app import metrics
 from app.cache.client import Cache, reason
 from app.cache.seal import Seal
+from app.chain.context import Context
 
 log = structlog.get_logger()
 
@@ -33,8 +34,8 @@ class LiveId:
     model: str
     expires_at: float
     """Unix seconds, the safety margin not yet taken off."""
-    context_tokens: int
-    """What the chain holds: the tokens that the provider counted for the turn, in and out."""
+    context: Context
+    """What the chain holds, and what was left out of it."""
     open_calls: Sequence[str] = ()
     """The tool calls that it ends with, and that wait for their outputs."""
 
@@ -92,7 +93,7 @@ def _fields(live: LiveId) -> dict[str, Any]:
         "binding": live.binding,
         "model": live.model,
         "expires_at": live.expires_at,
-        "context_tokens": live.context_tokens,
+        "context": live.context.values(),
         "open_calls": list(live.open_calls),
     }
 
@@ -105,7 +106,7 @@ def _decode(value: bytes | None) -> LiveId | None:
     """A live id from an entry whose seal holds; entries of other releases may have other fields."""
     try:
         fields: dict[str, Any] = orjson.loads(value or b"")
-        return LiveId(**{**fields, "turn_id": UUID(fields["turn_id"])})
+        return LiveId(**{**fields, "turn_id": UUID(fields["turn_id"]), "context": Context(*fields["context"])})
     except (ValueError, TypeError, KeyError):
         log.warning("a live id in Redis is none of ours and is passed over")
         return None

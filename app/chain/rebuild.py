@@ -6,11 +6,12 @@ Pure functions of the branch's items, the new input and what the model can do. T
 - Messages keep their role, order and images.
 - A tool call goes with its output close behind it, or not at all. An output whose call is not there goes along as
   words of the user's.
-- Reasoning and web searches are left out: the model's own answer holds what came of them.
+- Reasoning and web searches are left out: the model's own answer holds what came of them. Encrypted reasoning goes
+  along unchanged where it can be read: by the model that made it.
 - What the other server-side tools found goes along as a short assistant message, since the provider takes none of
   their items as input.
-- Over the budget, the oldest items are dropped, a call together with its output; the call that the new input
-  answers stays.
+- Over the budget, the oldest items are dropped, a tenth of the budget at a time, a call together with its output; the
+  call that the new input answers stays, and so do pinned items, and the summary of a compaction.
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,9 @@ from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import Block, arranged
 from app.items.shapes import IMAGE_PARTS, Item, message, objects, text_of, words
 from app.items.weights import tokens
+
+STEP_SHARE = 0.1
+"""Of the budget: in what steps the oldest items are dropped."""
 
 UNSEEN_IMAGE = "[An image, which this model cannot see]"
 
@@ -42,14 +46,21 @@ class Rebuilt:
     sources: list[tuple[int, ...]]
     """For each of the input the places of the history's items that it was made of; none where the new input has to do
     with it."""
+    tokens: int = 0
+    """What it weighs."""
+    whole: int = 0
+    """What it would weigh with nothing left out."""
 
 
-def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> Rebuilt:
+def rebuild(
+    history: Sequence[Item], new: Sequence[Item], model: Abilities, counts: Sequence[int] | None = None
+) -> Rebuilt:
     """The input array that carries a conversation on.
 
     Args:
         history: the stored items from the branch's first turn to the parent, in order.
         new: the turn's own input; all of it is sent.
+        counts: what each item of both counts in tokens, where that is known; else it is estimated.
     """
     whole = [*history, *new]
     system = [text_of(item) for item in whole if is_system(item)]
@@ -58,19 +69,29 @@ def rebuild(history: Sequence[Item], new: Sequence[Item], model: Abilities) -> R
     first_new = sum(not is_system(item) for item in history)
     first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
     blocks = [(block, _sent(block, spoken, model)) for block in arranged(spoken)]
-    sizes = [sum(map(tokens, sent)) for _, sent in blocks]
-    over = sum(sizes) + sum(map(tokens, first)) - model.token_budget
+    if counts is None:
+        sizes = [sum(map(tokens, sent)) for _, sent in blocks]
+    else:
+        sizes = [sum(counts[places[place]] for place in block.items) for block, _ in blocks]
+    pinned = {place for place, item in enumerate(spoken) if item.get("pinned") is True}
+    weight = sum(sizes) + sum(map(tokens, first))
+    before, over = weight, weight - model.token_budget
+    if over > 0:
+        # More than is needed, in steps: what is left begins with the same bytes for some turns, and has room for them.
+        step = max(1, int(STEP_SHARE * model.token_budget))
+        over = -(-over // step) * step
     dropped = 0
     kept: list[Item] = []
     sources = [_of_history([place for place, item in enumerate(whole) if is_system(item)], len(history))] * len(first)
     for (block, sent), size in zip(blocks, sizes, strict=True):
-        if over > 0 and all(place < first_new for place in block.items):
+        if over > 0 and all(place < first_new and place not in pinned for place in block.items):
             over -= size
+            weight -= size
             dropped += len(sent)
         else:
             kept.extend(sent)
             sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
-    return Rebuilt(first + kept, dropped, sources)
+    return Rebuilt(first + kept, dropped, sources, weight, before)
 
 
 def _of_history(places: list[int], length: int) -> tuple[int, ...]:

@@ -69,6 +69,10 @@ def response_id(id_: UUID) -> str:
     return f"resp_{id_.hex}"
 
 
+def compaction_id(id_: UUID) -> str:
+    return f"cmp_{id_.hex}"
+
+
 def record_id(chain_id: UUID, seq: int) -> str:
     """An audit record's id: its chain and its number there."""
     return f"audit_{chain_id.hex}_{seq}"

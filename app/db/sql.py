@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import TextClause, text
+
 _HEAD = re.compile(r"^-- (\w+) --\n", re.MULTILINE)
 _ARGUMENT = re.compile(r"(?<![:\w]):([a-z][a-z_]*)")
+_CAST = re.compile(r"(?<![:\w]):([a-z][a-z_]*)::([a-z0-9]+(?:\[\])?)")
 _PART = re.compile(r"\{(_\w+)\}")
 
 
@@ -18,6 +21,13 @@ _PART = re.compile(r"\{(_\w+)\}")
 class Statement:
     sql: str
     names: tuple[str, ...]
+    source: str
+    """As it stands in its file."""
+
+    @property
+    def clause(self) -> TextClause:
+        """The statement as one of a session's, which takes its arguments by their names."""
+        return text(_CAST.sub(r"CAST(:\1 AS \2)", self.source).replace("::", "\\:\\:"))
 
     def __call__(self, **arguments: Any) -> tuple[Any, ...]:
         """The statement and its arguments in their order, for `Database.fetch` and `fetchrow`.
@@ -46,13 +56,13 @@ def statements(path: Path) -> dict[str, Statement]:
     pieces = _HEAD.split(path.read_text())[1:]
     blocks = dict(zip(pieces[::2], pieces[1::2], strict=True))
     return {
-        name: _statement(_PART.sub(lambda part: blocks[part[1]], text))
-        for name, text in blocks.items()
+        name: _statement(_PART.sub(lambda part: blocks[part[1]], source))
+        for name, source in blocks.items()
         if not name.startswith("_")
     }
 
 
-def _statement(text: str) -> Statement:
-    names = tuple(dict.fromkeys(_ARGUMENT.findall(text)))
+def _statement(source: str) -> Statement:
+    names = tuple(dict.fromkeys(_ARGUMENT.findall(source)))
     numbers = {name: f"${number}" for number, name in enumerate(names, 1)}
-    return Statement(_ARGUMENT.sub(lambda found: numbers[found[1]], text).strip(), names)
+    return Statement(_ARGUMENT.sub(lambda found: numbers[found[1]], source).strip(), names, source.strip())

@@ -6,9 +6,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from app.emulator.reasoning import restored
 from app.emulator.state import Item
 
 _NAME = re.compile(r"[Mm]y name is ((?:[A-Z][\w'-]*)(?: [A-Z][\w'-]*)*|[^\s.,;:!?。，！？]+)")
+
+_SUMMARISE = re.compile(r"\bsummari[sz]e\b|总结", re.IGNORECASE)
+_SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
+_SPEAKER = re.compile(r"^(user|system|developer|tool answers): ")
+_FACT = re.compile(r"\d|\b(decided|agreed|decision)\b|决定", re.IGNORECASE)
 
 _SENTENCES = (
     "Here is a calm and complete answer.",
@@ -66,6 +72,15 @@ def text(context: Sequence[Item], instructions: str | None) -> str:
     asked = next((message_text(m) for m in reversed(messages) if m["role"] == "user"), "")
     if "Recite the conversation" in asked:
         return "\n".join(f"{m['role']}: {' '.join(message_text(m).split())}" for m in messages)
+    if _SUMMARISE.search(asked):
+        return _summary([message_text(m) for m in messages]) or "Nothing was said that has to be kept."
+    if "Find: " in asked:
+        return _found(asked.rpartition("Find: ")[2].strip(), [message_text(m) for m in messages[:-1]])
+    if "What did you think?" in asked:
+        return next(
+            (thought for item in reversed(context) if item["type"] == "reasoning" and (thought := restored(item))),
+            "I do not know what I thought.",
+        )
     if "What is my name?" in asked:
         return _name(messages) or "I do not know your name."
     if "Echo: " in asked:
@@ -119,6 +134,24 @@ def _name(messages: Sequence[Item]) -> str | None:
         if message["role"] != "assistant" and (found := _NAME.findall(message_text(message))):
             return str(found[-1])
     return None
+
+
+def _statements(texts: Sequence[str]) -> list[str]:
+    """What was said, sentence by sentence, without what the model itself said in a transcript."""
+    lines = [line for text in texts for line in text.splitlines() if not line.startswith("assistant")]
+    said = [_SPEAKER.sub("", line) for line in lines]
+    return [sentence.strip() for line in said for sentence in _SENTENCE.findall(line) if sentence.strip()]
+
+
+def _summary(texts: Sequence[str]) -> str:
+    """What of them holds a name, a number or a decision: each once, where it was said last."""
+    kept = [said for said in _statements(texts) if _NAME.search(said) or _FACT.search(said)]
+    return "\n".join(reversed(dict.fromkeys(reversed(kept))))
+
+
+def _found(key: str, texts: Sequence[str]) -> str:
+    found = [said for said in _statements(texts) if key in said]
+    return found[-1] if found else f"I do not find {key}."
 
 
 def _paragraph(context: Sequence[Item], instructions: str | None) -> str:

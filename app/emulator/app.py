@@ -185,7 +185,8 @@ def _outcome(fault: dict[str, Any]) -> dict[str, Any]:
 
 def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> Stored:
     """Check the request, let the model answer, and remember the response."""
-    validate.request(body)
+    validate.request(body, state.models)
+    family = state.models.of(body["model"])
     items = validate.input_items(body.get("input"))
     previous_id, conversation_id = body.get("previous_response_id"), body.get("conversation")
     previous = state.previous(key, previous_id) if previous_id else None
@@ -196,17 +197,20 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     context = before + items
     validate.tool_outputs(context)
     one_system = state.settings.instructions_are_the_system_message
-    validate.for_model(body["model"], context, body.get("instructions"), one_system=one_system)
-    seen = model.cut(context, state.settings.window_tokens)
-    cached = sum(answers.item_tokens(item) for item in before)
+    validate.for_model(family, context, body.get("instructions"), one_system=one_system)
+    seen = model.cut(context, family.window)
+    now = float(int(state.now()))
     session_cache = request.headers.get("x-dashscope-session-cache") == "enable"
-    answer = model.answer(body, seen, cached=cached, session_cache=session_cache)
+    cached = previous.cached_tokens if previous is not None and previous.cached_until > state.now() else 0
+    answer = model.answer(body, seen, family, cached=cached, session_cache=session_cache)
     older = request.url.path.startswith(OLDER_PATH)
     response_id = new_id() if older else new_id("resp_")
     status = "incomplete" if answer.incomplete else "completed"
-    now = float(int(state.now()))
     shown = model.response_object(response_id, int(now), body, status, answer, full=not older)
     stored = Stored(shown, items, previous, now, body.get("store") is not False)
+    if session_cache and answer.usage["input_tokens"] >= model.CACHE_MINIMUM:
+        stored.cached_tokens = answer.usage["input_tokens"]
+        stored.cached_until = state.now() + model.CACHE_SECONDS
     state.accounts[key].responses[response_id] = stored
     if conversation is not None:
         conversation.items += items + answer.output
@@ -285,7 +289,7 @@ def encode(event: dict[str, Any]) -> bytes:
 async def _chat(request: Request, state: State, key: str) -> Response:
     """Chat Completions, plain or streamed: for code that has not moved to the Responses API."""
     body = await _body(request)
-    validate.request(body)
+    validate.request(body, state.models)
     context = validate.chat_messages(body.get("messages"))
     words = answers.text(context, None)
     head = {"id": new_id("chatcmpl-"), "created": int(state.now()), "model": body["model"]}

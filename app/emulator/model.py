@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from app.emulator import answers
+from app.emulator import answers, reasoning
 from app.emulator.state import Item, new_id
+from app.provider.models import Family
 
 Event = dict[str, Any]
 
@@ -15,6 +16,9 @@ WINDOW_SHARE = 0.8
 
 CACHE_MINIMUM = 1024
 """The session cache starts at this many tokens (reference page)."""
+
+CACHE_SECONDS = 300.0
+"""A cached context lives so long after it was last found (reference page)."""
 
 # What a response echoes of its request. Only some of these are processed; all of them come back.
 ECHOED = (
@@ -48,22 +52,28 @@ def cut(context: list[Item], window: int) -> list[Item]:
     return context[first:]
 
 
-def answer(body: dict[str, Any], context: list[Item], *, cached: int, session_cache: bool) -> Answer:
+def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached: int, session_cache: bool) -> Answer:
     """What the model answers.
 
     Args:
         body: the create request.
         context: the items that the model sees, the new input included.
-        cached: tokens of the context that an earlier call had already sent.
+        cached: tokens of the context that a session cache holds.
         session_cache: whether `x-dashscope-session-cache: enable` was sent.
     """
     tools: list[Item] = body.get("tools") or []
     choice = body.get("tool_choice", "auto")
     instructions = body.get("instructions") if isinstance(body.get("instructions"), str) else None
-    thinking = _thinks(body)
+    thinking = _thinks(body, family)
+    asked_summary = isinstance(body.get("reasoning"), dict) and body["reasoning"].get("summary") is not None
+    acts = family.reasoning_summary
+
+    def thought(words: str) -> Item:
+        return reasoning.item(words, summary=not acts or asked_summary, encrypted=acts and asked_summary)
+
     output: list[Item] = []
     if thinking:
-        output.append(_reasoning("The user asked something. I look at the whole conversation before I answer."))
+        output.append(thought("The user asked something. I look at the whole conversation before I answer."))
     counts: dict[str, int] = {}
     tool = answers.function_to_call(context, tools, choice)
     if tool is not None:
@@ -84,7 +94,7 @@ def answer(body: dict[str, Any], context: list[Item], *, cached: int, session_ca
                 output.append(item)
                 counts[built_in["type"]] = counts.get(built_in["type"], 0) + 1
                 if thinking and item["type"] == "web_search_call":
-                    output.append(_reasoning("The search results show where to look."))
+                    output.append(thought("The search results show where to look."))
     incomplete = False
     if tool is None:
         words = answers.text(context, instructions)
@@ -94,7 +104,8 @@ def answer(body: dict[str, Any], context: list[Item], *, cached: int, session_ca
         output.append(_message(words, "incomplete" if incomplete else "completed"))
     seen = sum(answers.item_tokens(item) for item in context) + answers.tokens(instructions or "")
     cached_tokens = cached if session_cache and cached >= CACHE_MINIMUM else 0
-    return Answer(output, _usage(seen, output, cached_tokens, counts), incomplete)
+    created = seen - cached_tokens if session_cache and seen >= CACHE_MINIMUM else 0
+    return Answer(output, _usage(seen, output, cached_tokens, created, counts), incomplete)
 
 
 def response_object(
@@ -150,7 +161,10 @@ def events(last: dict[str, Any], body: dict[str, Any], answer: Answer) -> Iterat
             case "message":
                 yield from _text_events(where, item["content"][0])
             case "reasoning":
-                words = item["summary"][0]["text"]
+                words = "".join(part["text"] for part in item["summary"])
+                if not words:
+                    yield {"type": "response.output_item.done", "output_index": index, "item": item}
+                    continue
                 for delta in chunks(words):
                     yield {"type": "response.reasoning_text.delta", "delta": delta, **where}
                 yield {"type": "response.reasoning_text.done", "text": words, **where}
@@ -184,16 +198,12 @@ def chunks(words: str) -> Iterator[str]:
     return ("".join(pieces[i : i + 2]) for i in range(0, len(pieces), 2))
 
 
-def _thinks(body: dict[str, Any]) -> bool:
-    """`reasoning.effort` wins over `enable_thinking` (reference page)."""
-    reasoning = body.get("reasoning")
-    if isinstance(reasoning, dict) and reasoning.get("effort") is not None:
-        return bool(reasoning["effort"] != "none")
-    return body.get("enable_thinking") is True
-
-
-def _reasoning(words: str) -> Item:
-    return {"type": "reasoning", "id": new_id("msg_"), "summary": [{"type": "summary_text", "text": words}]}
+def _thinks(body: dict[str, Any], family: Family) -> bool:
+    """`reasoning.effort` wins over `enable_thinking` (reference page); qwen4-max thinks by default."""
+    asked = body.get("reasoning")
+    if isinstance(asked, dict) and asked.get("effort") is not None:
+        return bool(asked["effort"] != "none")
+    return body.get("enable_thinking") is True or (family.reasoning_summary and body.get("enable_thinking") is None)
 
 
 def _message(words: str, status: str) -> Item:
@@ -227,16 +237,22 @@ def _built_in(tool: Item, asked: str) -> Item | None:
             return None
 
 
-def _usage(seen: int, output: list[Item], cached: int, counts: dict[str, int]) -> dict[str, Any]:
+def _usage(seen: int, output: list[Item], cached: int, created: int, counts: dict[str, int]) -> dict[str, Any]:
     spoken = sum(answers.item_tokens(item) for item in output)
     reasoned = sum(answers.item_tokens(item) for item in output if item["type"] == "reasoning")
     totals = {"input_tokens": seen, "output_tokens": spoken, "total_tokens": seen + spoken}
-    usage = {
+    usage: dict[str, Any] = {
         **totals,
         "input_tokens_details": {"cached_tokens": cached},
         "output_tokens_details": {"reasoning_tokens": reasoned},
         "x_details": [{**totals, "x_billing_type": "response_api"}],
     }
+    if created or cached:
+        # What was written to the cache stands here alone (reference page, captures).
+        usage["x_details"][0]["prompt_tokens_details"] = {
+            "cached_tokens": cached,
+            "cache_creation_input_tokens": created,
+        }
     if counts:
         usage["x_tools"] = {name: {"count": count} for name, count in counts.items()}
     return usage

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 from app.emulator.errors import ProviderError, invalid_parameter
+from app.provider.models import Models
 from app.settings import EmulatorSettings
 
 Item = dict[str, Any]
@@ -23,6 +24,9 @@ class Stored:
     previous: "Stored | None"
     created_at: float
     store: bool
+    cached_tokens: int = 0
+    """What of the context a session cache holds."""
+    cached_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -46,6 +50,7 @@ class State:
 
     def __init__(self, settings: EmulatorSettings) -> None:
         self.settings = settings
+        self.models = Models(window_tokens=settings.window_tokens)
         self.reset()
 
     def reset(self) -> None:

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.emulator.errors import ProviderError, invalid_parameter
+from app.emulator.reasoning import is_ours
 from app.emulator.state import Item
+from app.provider.models import Family, Models
 
 ROLES = ("system", "developer", "user", "assistant")
 USER_PARTS = ("text", "image_url", "input_text", "input_image")
 ASSISTANT_PARTS = ("text", "output_text")
 MESSAGE_FIELDS = {"type", "role", "content"}
-REASONING_EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
-def request(body: dict[str, Any]) -> None:
+def request(body: dict[str, Any], models: Models) -> None:
     """Check the documented fields of a create request; every other field is ignored.
 
     Raises:
@@ -38,8 +39,14 @@ def request(body: dict[str, Any]) -> None:
     _number(body, "top_p", lambda n: 0 < n <= 1, "(0.0, 1.0]")
     _number(body, "max_output_tokens", lambda n: n >= 16, "[16, ...]")
     reasoning = body.get("reasoning")
-    if isinstance(reasoning, dict) and reasoning.get("effort") not in (None, *REASONING_EFFORTS):
-        raise invalid_parameter(f"reasoning.effort must be one of {', '.join(REASONING_EFFORTS)}.")
+    effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
+    family = models.of(model)
+    if effort not in (None, *family.efforts):
+        raise invalid_parameter(f"reasoning.effort must be one of {', '.join(family.efforts)}.")
+    if effort is not None and body.get("thinking_budget") is not None:
+        raise invalid_parameter("reasoning.effort and thinking_budget cannot be set at the same time.")
+    if isinstance(body.get("max_output_tokens"), int) and body["max_output_tokens"] > (family.output_limit or 1 << 30):
+        raise invalid_parameter(f"Range of max_output_tokens should be [16, {family.output_limit}]")
     _tools(body)
 
 
@@ -65,9 +72,6 @@ def chat_messages(value: Any) -> list[Item]:
     return [_message(item, f"messages[{index}]") for index, item in enumerate(value) if isinstance(item, dict)]
 
 
-OLDER_BACKEND = ("qwen-plus", "qwen-flash", "qwen3-max", "qwen3-coder", "qwen-turbo")
-"""Families that refuse every tool output (captures, July 2026)."""
-
 TOOL_ROLE = (
     "<400> InternalError.Algo.InvalidParameter: Agent invalid parameter. The error message is [1 validation error for "
     "Message\nrole\n  Value error, tool must be one of user,assistant,system,function [type=value_error, "
@@ -81,18 +85,27 @@ SYSTEM_FIRST = (
 )
 
 
-def for_model(model: str, context: Sequence[Item], instructions: object, *, one_system: bool) -> None:
-    """What the model's backend refuses of a context: a system message that is not the first, tool outputs.
+def for_model(family: Family, context: Sequence[Item], instructions: object, *, one_system: bool) -> None:
+    """What the model's backend refuses of a context: a system message that is not the first; tool outputs, and images,
+    where its family takes none.
 
     Args:
         one_system: whether `instructions` count as that message.
     """
     for place, item in enumerate(context):
-        if item["type"] == "function_call_output" and model.startswith(OLDER_BACKEND):
+        if item["type"] == "function_call_output" and not family.tool_outputs:
             raise invalid_parameter(TOOL_ROLE)
+        if not family.sees_images and _has_image(item):
+            raise invalid_parameter("This model does not support image input.")
         system = item["type"] == "message" and item["role"] in ("system", "developer")
         if system and (place > 0 or (one_system and instructions)):
             raise ProviderError(400, "server_error", SYSTEM_FIRST)
+
+
+def _has_image(item: Item) -> bool:
+    content = item.get("output") if item["type"] == "function_call_output" else item.get("content")
+    parts = content if isinstance(content, list) else []
+    return any(isinstance(part, dict) and part.get("type") in ("input_image", "image_url") for part in parts)
 
 
 def tool_outputs(context: Sequence[Item]) -> None:
@@ -153,6 +166,8 @@ def _item(item: Any, where: str) -> Item:
     if kind == "reasoning":
         if not isinstance(item.get("summary"), list):
             raise invalid_parameter(f"{where}.summary is required.")
+        if item.get("encrypted_content") is not None and not is_ours(item):
+            raise invalid_parameter(f"{where}.encrypted_content could not be read.")
         return item
     if kind == "web_search_call":
         for field in ("id", "status", "action"):

@@ -1,6 +1,6 @@
 """A short history, copied into the thread that goes on from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.items.provider_door import new_id
+from app.memory.tables import Compaction
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
@@ -17,10 +18,15 @@ from app.turns.tables import Item, Turn
 
 KEPT = (
     "status", "continuation", "model", "params", "metadata_", "ignored", "created_at", "arrived_at", "completed_at",
-    "error_status", "response", "usage", "error", "incomplete_details", "pace", "binding", "response_id",
+    "error_status", "response", "usage", "error", "incomplete_details", "pace", "context", "binding", "response_id",
     "response_created_at", "response_expires_at", "response_unknown_at", "deleted_at",
 )  # fmt: skip
 """What a copy has of its turn, the live response id too: the fork chains on where the thread would have."""
+
+
+COMPACTION_KEPT = (
+    "status", "model", "text", "covered_turns", "covered_tokens", "tokens", "created_at", "completed_at",
+)  # fmt: skip
 
 
 async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int, turn_ids: Sequence[UUID]) -> None:
@@ -42,6 +48,8 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
     item_rows: list[dict[str, Any]] = []
     records: list[Record] = []
     parent_id: UUID | None = None
+    copies: dict[UUID, UUID] = {}
+    item_ids: dict[str, str] = {}
     for seq, turn_id in enumerate(turn_ids, 1):
         turn, id_, salt = turns[turn_id], ids.new_id(fork.bucket), contents.new_salt()
         mine = [_item_row(fork, id_, item) for item in items[turn_id]]
@@ -60,6 +68,8 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
             }
         )
         item_rows += mine
+        copies[turn_id] = id_
+        item_ids |= {item.item_id: row["item_id"] for item, row in zip(items[turn_id], mine, strict=True)}
         if turn.deleted_at is None:
             records.append(
                 Record("turn.imported", id_, f"copy of {ids.turn_id(turn_id)}", contents.imported_rows(salt, row, mine))
@@ -69,8 +79,48 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
     if item_rows:
         await session.execute(insert(Item), item_rows)
     await append_records(session, actor, fork.project_id, fork.id, records)
+    await _copy_compactions(session, actor, fork, bucket, copies, item_ids)
     await session.refresh(fork)  # The end of its audit chain has moved.
     fork.head_turn_id, fork.last_seq, fork.turn_count = parent_id, len(turn_ids), len(turn_ids)
+
+
+async def _copy_compactions(
+    session: AsyncSession,
+    actor: Actor,
+    fork: Thread,
+    bucket: int,
+    copies: Mapping[UUID, UUID],
+    item_ids: Mapping[str, str],
+) -> None:
+    """What stands for the beginning of the branch. What it has cost is the other thread's.
+
+    Args:
+        copies: the fork's turns, by those that they are copies of; `item_ids`, its items'.
+    """
+    of_turns = (Compaction.project_id == fork.project_id, Compaction.bucket == bucket, Compaction.turn_id.in_(copies))
+    made = await session.scalars(select(Compaction).where(*of_turns, Compaction.status == "ready"))
+    rows: list[dict[str, Any]] = []
+    records: list[Record] = []
+    for each in made:
+        salt, id_ = contents.new_salt(), ids.new_uuid()
+        row = {
+            **{name: getattr(each, name) for name in COMPACTION_KEPT},
+            "project_id": fork.project_id,
+            "bucket": fork.bucket,
+            "id": id_,
+            "turn_id": copies[each.turn_id],
+            "kept_items": [item_ids[item_id] for item_id in each.kept_items if item_id in item_ids],
+            "calls": [],
+            "usage": None,
+            "salt": salt,
+        }
+        rows.append(row)
+        records.append(
+            Record("compaction.made", row["turn_id"], ids.compaction_id(id_), contents.compacted_row(salt, row))
+        )
+    if rows:
+        await session.execute(insert(Compaction), rows)
+        await append_records(session, actor, fork.project_id, fork.id, records)
 
 
 def _item_row(fork: Thread, turn_id: UUID, item: Item) -> dict[str, Any]:
@@ -83,4 +133,5 @@ def _item_row(fork: Thread, turn_id: UUID, item: Item) -> dict[str, Any]:
         "type": item.type,
         "item_id": new_id(item.type, ids.new_uuid().hex),
         "data": item.data,
+        "tokens": item.tokens,
     }

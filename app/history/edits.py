@@ -62,7 +62,8 @@ class Edits:
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
                 await record_turn(session, actor, thread, "item.deleted", turn_id, item_id)
             told = await _give_up_chains(session, thread) if deleted else []
-            await _erase_pieces(session, thread, told, [item_id])
+            compactions = await _delete_compactions(session, actor, thread, told, list(turn_ids)) if deleted else []
+            await _erase_pieces(session, thread, told, [item_id, *compactions])
         for thread_id in told:
             await self._live_ids.forget(project_id, thread_id)
         return deleted
@@ -102,8 +103,8 @@ async def erase_turns(
     # The provider's message may quote what was sent.
     said = {"code": "deleted", "message": "The content of this turn was deleted."}
     emptied: dict[str, Any] = {
-        "deleted_at": func.now(), "params": {}, "metadata_": {}, "response": None, "pace": None, "salt": None,
-        "body_hash": None, "idempotency_key": None, "key_scope": None, "client_left_at": None,
+        "deleted_at": func.now(), "params": {}, "metadata_": {}, "response": None, "pace": None, "context": None,
+        "salt": None, "body_hash": None, "idempotency_key": None, "key_scope": None, "client_left_at": None,
         "error": case((Turn.status == "failed", type_coerce(said, Turn.error.type))),
     }  # fmt: skip
     await session.execute(
@@ -115,8 +116,41 @@ async def erase_turns(
     records = [Record(action, turn_id) for turn_id in turn_ids]
     await append_records(session, actor, project_id, thread.id, records)
     told = await _give_up_chains(session, thread)
-    await _erase_pieces(session, thread, told, item_ids)
+    compactions = await _delete_compactions(session, actor, thread, told, turn_ids)
+    await _erase_pieces(session, thread, told, [*item_ids, *compactions])
     return set(told)
+
+
+# What covers a turn comes after it, in its thread, or in a fork that shares it; and so does what builds on that.
+DELETE_COMPACTIONS = text(
+    """DELETE FROM compactions c USING turns t
+    WHERE c.project_id = :project_id AND c.bucket = :bucket AND t.project_id = :project_id AND t.bucket = :bucket
+        AND t.id = c.turn_id AND t.thread_id = ANY(:thread_ids) AND (t.thread_id <> :thread_id OR t.seq >= (
+            SELECT min(f.seq) FROM turns f
+            WHERE f.project_id = :project_id AND f.bucket = :bucket AND f.id = ANY(:turn_ids)
+        ))
+    RETURNING c.id, c.turn_id, t.thread_id"""
+)
+
+
+async def _delete_compactions(
+    session: AsyncSession, actor: Actor, thread: Thread, thread_ids: Sequence[UUID], turn_ids: Sequence[UUID]
+) -> list[str]:
+    """Delete the compactions that cover turns of a thread, whoever goes on from them. Returns their ids."""
+    if not turn_ids:
+        return []
+    where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
+    gone = (
+        await session.execute(DELETE_COMPACTIONS, {**where, "thread_ids": list(thread_ids), "turn_ids": list(turn_ids)})
+    ).all()
+    for of_thread in dict.fromkeys(row.thread_id for row in gone):
+        records = [
+            Record("compaction.deleted", row.turn_id, ids.compaction_id(row.id))
+            for row in gone
+            if row.thread_id == of_thread
+        ]
+        await append_records(session, actor, thread.project_id, of_thread, records)
+    return [ids.compaction_id(row.id) for row in gone]
 
 
 async def _erase_pieces(
@@ -245,9 +279,16 @@ GIVE_UP_CHAINS = text(
     """WITH RECURSIVE told AS (
         SELECT CAST(:thread_id AS uuid) AS id
         UNION
-        SELECT th.id FROM told
-        JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = told.id
-        JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
+        SELECT heirs.id FROM told CROSS JOIN LATERAL (
+            SELECT th.id FROM turns t
+            JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
+            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = told.id
+            UNION ALL
+            SELECT c.thread_id FROM turns t
+            JOIN turns c ON c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
+            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = told.id
+                AND c.thread_id <> told.id
+        ) AS heirs
     ), given_up AS (
         UPDATE turns SET response_unknown_at = now()
         WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM told)

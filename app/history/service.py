@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
+from app.chain.context import Context
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
@@ -20,7 +21,7 @@ from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Place, unknown
 from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
-from app.threads.service import columns, turn_uuid, with_trail_key
+from app.threads.service import columns, shown, turn_uuid, with_trail_key
 from app.trail.users import UserKeys
 from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
@@ -84,7 +85,7 @@ class History:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:
                 raise unknown(address)
-            return thread_object(await self._forks.fork(session, caller.actor, source, turn_id, values))
+            return await shown(session, await self._forks.fork(session, caller.actor, source, turn_id, values))
 
     async def calls(self, caller: Caller, address: Place, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)
@@ -155,6 +156,7 @@ class History:
             "continuation": row["continuation"],
             "model": row["model"],
             "provider": None if row["binding"] is None else row["binding"].partition("#")[0],
+            "context": None if row["context"] is None else Context.of(row["context"]).shown(),
             "response_id": row["response_id"],
             "response_created_at": _seconds(row["response_created_at"]),
             "response_expires_at": _seconds(expires_at),

@@ -10,13 +10,15 @@ from app.errors import BadRequest
 from app.items import checks
 from app.items.checks import wrong
 from app.items.foreign import translated
-from app.items.kinds import KINDS, MALFORMED, kind_of, type_of
+from app.items.kinds import KINDS, MALFORMED, RESTORED, kind_of, type_of
 from app.items.pairs import arranged
 from app.items.shapes import Item, message
 
 ROLES = ("system", "developer", "user", "assistant")
 
 REFERENCE = "item_reference"
+COMPACTION = "compaction"
+"""What a client has of `/responses/compact`: the service alone can read it."""
 
 NOT_TAKEN = {
     "input_file": "Files cannot be sent to this provider. Send their text as an input_text part.",
@@ -35,7 +37,8 @@ def items_of(value: Any, param: str = "input", *, references: bool = False) -> l
 
     Args:
         param: the field that an error names.
-        references: whether references to stored items are taken; they are left for the caller to resolve.
+        references: whether references to stored items, and compactions, are taken; they are left for the caller to
+            resolve.
 
     Raises:
         BadRequest: naming the element at fault.
@@ -71,6 +74,8 @@ def check_sendable(items: list[Item], param: str) -> None:
 
 def _items(element: Item, where: str, *, references: bool) -> list[Item]:
     kind = element.get("type")
+    if not isinstance(element.get("pinned", False), bool):
+        raise wrong(f"{where}.pinned", "must be true or false.")
     if kind is None and "role" not in element:
         if references and set(element) == {"id"}:
             return [_reference(element, where)]
@@ -83,7 +88,12 @@ def _items(element: Item, where: str, *, references: bool) -> list[Item]:
         if not references:
             raise BadRequest(f"'{where}': references to items are not taken here. Send the item itself.", param=where)
         return [_reference(element, where)]
-    if kind == MALFORMED or (kind not in KINDS and not kind.endswith("_call")):
+    if kind == COMPACTION:
+        if not references:
+            raise BadRequest(f"'{where}': compactions are taken as input of a response only.", param=where)
+        checks.has_strings("encrypted_content")(element, where)
+        return [{"type": COMPACTION, "encrypted_content": element["encrypted_content"], "where": where}]
+    if kind in (MALFORMED, RESTORED) or (kind not in KINDS and not kind.endswith("_call")):
         raise BadRequest(
             f"'{where}.type': items of type {kind[:80]!r} are not taken. Send messages, tool calls and their outputs.",
             param=f"{where}.type",

@@ -17,6 +17,9 @@ from app.items.shapes import Item, images_of, joined, listed, message, note, obj
 MALFORMED = "malformed"
 """The type under which an item is kept that the provider gave and that has not the shape of its own type."""
 
+RESTORED = "restored_reasoning"
+"""A reasoning item, in `item`, that is sent back as it came: never stored, and no client's."""
+
 Pair = Literal["call", "output"]
 
 
@@ -190,6 +193,7 @@ KINDS: dict[str, Kind] = {
         title=lambda item: f"**Approval asked for** `{item['name']}`",
     ),
     "mcp_approval_response": _client_tool_output(_approval, checks.anything, key="approval_request_id"),
+    RESTORED: Kind(fits=lambda item: False, carried=lambda item: [item["item"]]),
     "reasoning": Kind(check=checks.may_list("summary", dict, "an object")),
     "web_search_call": _hosted(lambda item: []),
     "mcp_list_tools": _hosted(lambda item: [], checks.may_list("tools", dict, "an object")),

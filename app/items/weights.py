@@ -38,6 +38,11 @@ def count(value: Any) -> int:
     return int(min(max(value, 0), MOST_COUNTED))
 
 
+def is_data_url(text: str) -> bool:
+    """Whether a string is a file, in base64."""
+    return text.startswith("data:") and ";base64," in text[:LONGEST_MEDIA_TYPE]
+
+
 def _weighed(value: Any) -> tuple[int, int]:
     """The bytes of a value's strings and structure, and how many images and files it holds."""
     size = images = 0
@@ -45,7 +50,7 @@ def _weighed(value: Any) -> tuple[int, int]:
     while stack:
         found = stack.pop()
         if isinstance(found, str):
-            if found.startswith("data:") and ";base64," in found[:LONGEST_MEDIA_TYPE]:
+            if is_data_url(found):
                 images += 1
             else:
                 size += len(found.encode("utf-8", "replace")) + 3

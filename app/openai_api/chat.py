@@ -10,8 +10,8 @@ from starlette.responses import StreamingResponse
 from app.bodies import JSON_TYPE, json_object
 from app.projects.auth import Authenticated
 from app.provider.client import Provider, ProviderError
+from app.provider.refusals import client_error
 from app.services import serving
-from app.turns.failures import client_error
 from app.turns.http import provider_headers
 
 router = APIRouter(tags=["chat"])

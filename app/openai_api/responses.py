@@ -12,8 +12,8 @@ from app.errors import BadRequest
 from app.openai_api.schemas import response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, authenticate
+from app.provider.models import Models
 from app.services import services, serving
-from app.settings import Connected
 from app.threads.names import Names
 from app.turns.client import Client
 from app.turns.events import EventStream
@@ -48,7 +48,7 @@ async def create(request: Request) -> Response:
     caller = await authenticate(request)
     body, came = await json_object(request), origin(request, caller)
     new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
-    address, sent = response_request(body, here[Connected].default_model, came, new_thread_id)
+    address, sent = response_request(body, here[Models], came, new_thread_id)
     with Client(request.receive) as client:
         outcome = await here[Turns].create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)

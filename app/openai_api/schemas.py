@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.db import ids
 from app.errors import BadRequest, NotFound
 from app.items.client_door import items_of
+from app.provider.models import Models
 from app.threads.address import Address, ById, New, OfTurn
 from app.threads.schemas import Metadata
 from app.turns.schemas import Origin, TurnRequest, new_turn
@@ -19,7 +20,7 @@ MUTUALLY_EXCLUSIVE = (
 
 
 def response_request(
-    body: dict[str, Any], default_model: str, origin: Origin, new_thread_id: Callable[[], UUID]
+    body: dict[str, Any], models: Models, origin: Origin, new_thread_id: Callable[[], UUID]
 ) -> tuple[Address, TurnRequest]:
     """Where a `POST /responses` goes, and the turn that it asks for.
 
@@ -35,7 +36,7 @@ def response_request(
     body = {name: value for name, value in body.items() if name not in ("previous_response_id", "conversation")}
     parent_id: UUID | None = None
     if previous is not None:
-        parent_id = _previous(previous)
+        parent_id = previous_uuid(previous)
         address: Address = OfTurn(parent_id)
     elif conversation is not None:
         address = ById(_conversation(conversation))
@@ -43,7 +44,7 @@ def response_request(
         address = New(new_thread_id())
     keep = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first.
-    return address, new_turn(body, default_model, origin, parent_id=parent_id, keep=keep, if_busy="wait")
+    return address, new_turn(body, models, origin, parent_id=parent_id, keep=keep, if_busy="wait")
 
 
 def response_uuid(value: str) -> UUID:
@@ -69,7 +70,8 @@ def unknown_conversation(value: str) -> NotFound:
     return NotFound(f"Conversation with id '{value[:80]}' not found.", code="conversation_not_found")
 
 
-def _previous(value: Any) -> UUID:
+def previous_uuid(value: Any) -> UUID:
+    """The turn behind a `previous_response_id`."""
     if not isinstance(value, str):
         raise BadRequest("'previous_response_id' must be a string.", param="previous_response_id", code="invalid_type")
     found = ids.parse(value, ids.TURN_PREFIXES)

@@ -27,6 +27,8 @@ class Caller:
     project_id: UUID
     key_id: UUID
     address: str | None = None
+    session_cache: str | None = None
+    """The project's own setting: see `Project.session_cache`."""
 
     @property
     def actor(self) -> Actor:
@@ -47,19 +49,23 @@ class KeyRing:
         now = time.monotonic()
         known = self._known.get(hashed)
         if known is not None and known[0] > now:
-            return Caller(known[1].project_id, known[1].key_id, address)
+            return Caller(known[1].project_id, known[1].key_id, address, known[1].session_cache)
         row = await self._database.fetchrow(USE_KEY, hashed)
         if row is None:
             self._known.pop(hashed, None)
             return None
         if len(self._known) >= CACHE_SIZE:
             self._known.clear()
-        caller = Caller(row["project_id"], row["id"], address)
+        caller = Caller(row["project_id"], row["id"], address, row["session_cache"])
         if row["first_use"] is not None:
             async with self._database.session() as session:
                 await append_record(session, caller.actor, caller.project_id, "key.used", detail=row["first_use"])
         self._known[hashed] = (now + CACHE_SECONDS, caller)
         return caller
+
+    def forget(self, project_id: UUID) -> None:
+        """Look a project's keys and settings up anew: they have changed. Other workers do so within `CACHE_SECONDS`."""
+        self._known = {key: known for key, known in self._known.items() if known[1].project_id != project_id}
 
 
 async def authenticate(request: Request) -> Caller:

@@ -28,7 +28,8 @@ WITH key AS (
         AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 hour')
     RETURNING k.project_id, k.id, k.name
 )
-SELECT key.project_id, key.id, used.name AS first_use FROM key LEFT JOIN used ON true
+SELECT key.project_id, key.id, used.name AS first_use, p.session_cache
+FROM key JOIN projects p ON p.project_id = key.project_id LEFT JOIN used ON true
 """
 
 

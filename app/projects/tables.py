@@ -21,10 +21,13 @@ class Project(Base):
     """After so many days the content of a turn is purged. None: it is kept."""
     purged_until: Mapped[datetime | None]
     """Turns that arrived up to then have been purged."""
+    session_cache: Mapped[str | None] = mapped_column(Text)
+    """Whether the provider is asked to cache its contexts: off, on or auto. None: as the service is set."""
 
     __table_args__ = (
         UniqueConstraint("name"),
         CheckConstraint("retention_days BETWEEN 1 AND 36500", name="retention_days"),
+        CheckConstraint("session_cache IN ('off', 'on', 'auto')", name="session_cache"),
     )
 
 

@@ -24,6 +24,9 @@ EMULATOR_KEY = "sk-emulator"
 PATH = "/responses"
 CHAT_PATH = "/chat/completions"
 
+SESSION_CACHE = "x-dashscope-session-cache"
+"""The header that asks for a cached context: `enable`."""
+
 LOOKUP_SECONDS = 10.0
 
 SPEECH = b"response.output_text.delta"

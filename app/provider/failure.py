@@ -38,6 +38,7 @@ RETRIED = (Kind.THROTTLED, Kind.UNAVAILABLE)
 MODEL_UNSUPPORTED = "model_unsupported"
 MODEL_RETIRED = "model_retired"
 REFUSED_CODE = "refused_by_provider"
+TOO_LONG = "context_length_exceeded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,7 @@ MEANINGS = (
     Meaning(Kind.UNAVAILABLE, r'"status_code"\s*:\s*5\d\d\b'),
     Meaning(Kind.THROTTLED, r"too many requests|throttl|rate.?limit|backend buffer overflow|insufficient_quota"),
     Meaning(Kind.CREDENTIALS, r"invalid_?api_?key|arrearage|access_?denied|invalid api.?key"),
-    Meaning(
-        Kind.REFUSED, r"context_length_exceeded|maximum context length|range of input length", "context_length_exceeded"
-    ),
+    Meaning(Kind.REFUSED, r"context_length_exceeded|maximum context length|range of input length", TOO_LONG),
     Meaning(Kind.REFUSED, r"data_?inspection_?failed|inappropriate content|content_filter"),
     Meaning(Kind.UNAVAILABLE, r"^<5\d\d>|serviceunavailable|service unavailable|server is overloaded"),
     # Any other number at the head is a refusal: <400>, <50004> …
@@ -160,6 +159,28 @@ def broken(message: str) -> Failure:
 def too_large(limit: int) -> Failure:
     message = f"The provider's answer is larger than {limit} bytes (EVERTHREAD_MAX_ANSWER_BYTES)."
     return Failure(Kind.TOO_LARGE, None, "answer_too_large", message)
+
+
+def too_long(limit: int) -> Failure:
+    """Our own: the request would rather fail than leave something out."""
+    message = (
+        f"The conversation is longer than the {limit} tokens that the model reads, and 'truncation' is 'disabled'. "
+        "Send truncation 'auto', or compact the thread (POST /v1/threads/ID/compact), or choose a model with a larger "
+        "window."
+    )
+    return Failure(Kind.REFUSED, 400, TOO_LONG, message)
+
+
+_LIMIT = re.compile(
+    r"range of input length should be \[\s*\d+\s*,\s*(\d{2,9})\s*\]|maximum context length (?:is|of) (\d{2,9})",
+    re.IGNORECASE,
+)
+
+
+def limit_in(message: str) -> int | None:
+    """The tokens that a model takes at most, where the provider's refusal says so."""
+    found = _LIMIT.search(message[:LONGEST_SEARCHED])
+    return None if found is None else int(found[1] or found[2])
 
 
 def seconds(retry_after: str | None) -> float | None:

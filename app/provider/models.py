@@ -1,60 +1,179 @@
-"""What is known of the provider's models and of the fields it passes over."""
+"""What is known of the provider's models, by families: `models.toml`, and a file of the deployment's own before it."""
 
-from typing import Any
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-WINDOWS = (
-    ("qwen3.5-plus", 1_000_000),
-    ("qwen3.5-flash", 1_000_000),
-    ("qwen3.5-", 262_144),
-    ("qwen3-max", 262_144),
-)
-"""Context windows in tokens by the beginning of the model's name (the provider's model list)."""
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-OTHER_WINDOW = 131_072
-"""For a model that is not listed: the smallest window of the models that the provider names for this API."""
+HERE = Path(__file__).with_name("models.toml")
 
 WINDOW_SHARE = 0.8
 """Input beyond this share of the window is silently cut by the provider (its reference page)."""
 
+CACHED_SHARE = 0.1
+WRITTEN_SHARE = 1.25
+"""What a token costs that a session cache held, or is to hold, of what it costs else (reference page)."""
+
+MILLION = 1_000_000
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
+"""From the least on."""
+
 IGNORED = (
     "include", "max_tool_calls", "parallel_tool_calls", "prompt", "prompt_cache_key", "safety_identifier",
-    "service_tier", "top_logprobs", "truncation",
+    "service_tier", "top_logprobs",
 )  # fmt: skip
 """OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
 
 
-BLIND = ("qwen3-coder", "qwen-max", "qwen-plus", "qwen-flash", "qwen-turbo", "qwen-long", "qwq")
-"""Families that read text only, by third parties' lists. One that they disagree on (qwen3-max) is not named: the
-provider decides."""
-
-OLDER_BACKEND = ("qwen-plus", "qwen-flash", "qwen3-max", "qwen3-coder", "qwen-turbo")
-"""Families whose backend refuses every function_call_output (provider-facts, captures, July 2026)."""
+class BadModels(ValueError):
+    """A file of models cannot be used."""
 
 
-def sees_images(model: str) -> bool:
-    return not model.startswith(BLIND)
+class Price(BaseModel):
+    """Of a million tokens, in one currency."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached: float | None = Field(None, ge=0)
+    """Of input that a cache held; a tenth of `input` if left out (reference page)."""
+    cache_write: float | None = Field(None, ge=0)
+    """Of input that a cache is to hold; a quarter more than `input` if left out (reference page)."""
+
+    def cost(self, *, input: int, cached: int, written: int, output: int) -> float:
+        """What so many tokens cost. Those that a cache held, and those that it is to hold, are among the input."""
+        plain = max(0, input - cached - written)
+        return (plain * self.input + cached * self._cached + written * self._written + output * self.output) / MILLION
+
+    def saved(self, *, cached: int, written: int) -> float:
+        """What a cache has saved, less what it cost to write to it."""
+        return (cached * (self.input - self._cached) - written * (self._written - self.input)) / MILLION
+
+    @property
+    def _cached(self) -> float:
+        return CACHED_SHARE * self.input if self.cached is None else self.cached
+
+    @property
+    def _written(self) -> float:
+        return WRITTEN_SHARE * self.input if self.cache_write is None else self.cache_write
 
 
-def takes_tool_outputs(model: str) -> bool:
-    return not model.startswith(OLDER_BACKEND)
+class Family(BaseModel):
+    """What models of one family can do. The fields are explained in models.toml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""
+    """The beginning of its models' names; empty where the model is not listed."""
+    window: int = Field(ge=64)
+    input_limit: int | None = Field(None, ge=64)
+    output_limit: int | None = Field(None, ge=16)
+    sees_images: bool
+    tool_outputs: bool
+    efforts: tuple[Effort, ...] = Field(min_length=1)
+    reasoning_summary: bool
+    responses_api: bool
+    bytes_per_token: float = Field(gt=0, le=8)
+    price: Price | None = None
+
+    def token_budget(self, learnt_window: int | None = None) -> int:
+        """How many tokens a model reads before the provider cuts or refuses.
+
+        Args:
+            learnt_window: what the provider's answers have shown, where it is less.
+        """
+        window = min(self.window, learnt_window or self.window)
+        return min(int(window * WINDOW_SHARE), self.input_limit or window)
+
+    def adjusted(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a request is changed so that the model takes it: the new values, by their paths on the wire."""
+        changes: dict[str, Any] = {}
+        effort = _reasoning(params).get("effort")
+        if effort in EFFORTS and effort not in self.efforts:
+            lower = [each for each in self.efforts if EFFORTS.index(each) < EFFORTS.index(effort)]
+            changes["reasoning.effort"] = max(lower or self.efforts[:1], key=EFFORTS.index)
+        limit = params.get("max_output_tokens")
+        if self.output_limit is not None and isinstance(limit, int) and limit > self.output_limit:
+            changes["max_output_tokens"] = self.output_limit
+        return changes
+
+    def fitted(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A request's parameters as the model takes them."""
+        fitted = dict(params)
+        for path, value in self.adjusted(params).items():
+            field, _, inner = path.partition(".")
+            fitted[field] = {**params[field], inner: value} if inner else value
+        if _has_effort(params):
+            fitted.pop("thinking_budget", None)
+        return fitted
+
+    def ignored(self, params: Mapping[str, Any]) -> list[str]:
+        """The fields of a request that the model will pass over, by their names on the wire."""
+        found = [field for field in IGNORED if params.get(field)]
+        if params.get("parallel_tool_calls") is False:
+            found.append("parallel_tool_calls")
+        if not self.reasoning_summary and _reasoning(params).get("summary") is not None:
+            found.append("reasoning.summary")
+        if _has_effort(params) and params.get("thinking_budget") is not None:
+            found.append("thinking_budget")
+        return sorted(found)
 
 
-def token_budget(model: str, window_tokens: int | None) -> int:
-    """How many tokens a model reads before the provider cuts.
+class Models:
+    """Every family that is known."""
 
-    Args:
-        window_tokens: the window as configured; None to look the model up.
-    """
-    window = window_tokens or next((size for name, size in WINDOWS if model.startswith(name)), OTHER_WINDOW)
-    return int(window * WINDOW_SHARE)
+    def __init__(self, file: Path | None = None, *, default: str = "", window_tokens: int | None = None) -> None:
+        """Args:
+            file: one of the deployment's own, whose families and default go before those that are known here.
+            default: the model of a request that names none.
+            window_tokens: the window of every model, where it is set.
+
+        Raises:
+            BadModels: naming the file and the field at fault.
+        """
+        self.default = default
+        known = _read(HERE)
+        own = _read(file) if file is not None else {}
+        base = {**known["default"], **own.get("default", {})}
+        families = {**known["families"], **own.get("families", {})}
+        fixed = {} if window_tokens is None else {"window": window_tokens, "input_limit": None}
+        try:
+            self._unlisted = Family(**{**base, **fixed})
+            listed = [Family(**{**base, **said, **fixed, "name": name}) for name, said in families.items()]
+        except ValidationError as error:
+            (first, *_) = error.errors()
+            raise BadModels(f"{file or HERE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        self._families = sorted(listed, key=lambda family: -len(family.name))
+
+    def of(self, model: str) -> Family:
+        """The family of a model: of several whose name it begins with, the longest."""
+        return next((family for family in self._families if model.startswith(family.name)), self._unlisted)
 
 
-def ignored(params: dict[str, Any]) -> list[str]:
-    """The fields of a request that the provider will pass over, by their names on the wire."""
-    found = [field for field in IGNORED if params.get(field)]
-    if params.get("parallel_tool_calls") is False:
-        found.append("parallel_tool_calls")
-    reasoning = params.get("reasoning")
-    if isinstance(reasoning, dict) and reasoning.get("summary") is not None:
-        found.append("reasoning.summary")
-    return sorted(found)
+def _reasoning(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    said = params.get("reasoning")
+    return said if isinstance(said, dict) else {}
+
+
+def _has_effort(params: Mapping[str, Any]) -> bool:
+    """Together with an effort, a thinking_budget is refused."""
+    return _reasoning(params).get("effort") is not None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        said = tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadModels(f"{file}: {error}") from error
+    families = said.get("families", {})
+    tables = [said.get("default", {}), families, *(families.values() if isinstance(families, dict) else ())]
+    if set(said) - {"default", "families"} or not all(isinstance(table, dict) for table in tables):
+        raise BadModels(f'{file}: it must have a table [default], tables [families."NAME"], and nothing else')
+    if "" in families:
+        raise BadModels(f"{file}: a family needs a name; what is not listed is [default]")
+    return said

@@ -1,14 +1,14 @@
 """/v1/project and /v1/users: how long content is kept, and everything of one end user, out or gone."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.bodies import checked, json_object, json_response
 from app.errors import BadRequest
-from app.projects.auth import Authenticated
+from app.projects.auth import Authenticated, KeyRing
 from app.retention.service import Retention
 from app.services import serving
 
@@ -20,8 +20,16 @@ LONGEST_USER = 256
 class ProjectPatch(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """After so many days the content of a turn is purged; null: it is kept."""
+    session_cache: Literal["off", "on", "auto"] | None = None
+    """Whether the provider is asked to cache contexts; null: as the service is set."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ProjectPatch":
+        if not self.model_fields_set:
+            raise ValueError("send 'retention_days' or 'session_cache'")
+        return self
 
 
 async def _user(user: str) -> str:
@@ -40,9 +48,13 @@ async def get(caller: Authenticated, retention: Service) -> Response:
 
 
 @router.patch("/project")
-async def patch(request: Request, caller: Authenticated, retention: Service) -> Response:
+async def patch(
+    request: Request, caller: Authenticated, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)]
+) -> Response:
     sent = checked(ProjectPatch, await json_object(request))
-    return json_response(await retention.keep_for(caller, sent.retention_days))
+    changed = await retention.change(caller, sent.model_dump(include=sent.model_fields_set))
+    keys.forget(caller.project_id)
+    return json_response(changed)
 
 
 @router.get("/users/{user:path}/data")

@@ -35,12 +35,12 @@ class Retention:
         async with self._database.session() as session:
             return _project_object(await session.get_one(Project, caller.project_id))
 
-    async def keep_for(self, caller: Caller, days: int | None) -> dict[str, Any]:
-        """Change for how many days content is kept; None: for ever."""
-        changed = update(Project).where(Project.project_id == caller.project_id).values(retention_days=days)
+    async def change(self, caller: Caller, values: dict[str, Any]) -> dict[str, Any]:
+        """Change for how many days content is kept (None: for ever), or whether contexts are cached."""
+        changed = update(Project).where(Project.project_id == caller.project_id).values(values)
         async with self._database.session() as session:
             project = (await session.execute(changed.returning(Project))).scalar_one()
-            detail = f"retention_days {days}"
+            detail = ", ".join(f"{name} {value}" for name, value in values.items())
             await append_record(session, caller.actor, caller.project_id, "project.changed", detail=detail)
             shown = _project_object(project)
         self._cleaner.wake()
@@ -104,5 +104,6 @@ def _project_object(project: Project) -> dict[str, Any]:
         "object": "project",
         "name": project.name,
         "retention_days": project.retention_days,
+        "session_cache": project.session_cache,
         "created_at": int(project.created_at.timestamp()),
     }

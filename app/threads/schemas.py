@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from app.chain.context import Context
 from app.db import ids
 from app.threads.tables import Thread
 
@@ -75,7 +76,12 @@ class ThreadFork(BaseModel):
     metadata: Metadata | None = None
 
 
-def thread_object(thread: Thread) -> dict[str, Any]:
+def thread_object(thread: Thread, context: Context | None = None) -> dict[str, Any]:
+    """A thread as clients see it.
+
+    Args:
+        context: its head's; None where no model has answered it.
+    """
     return {
         "id": ids.thread_id(thread.id),
         "object": "thread",
@@ -86,6 +92,7 @@ def thread_object(thread: Thread) -> dict[str, Any]:
         "head_id": optional_turn_id(thread.head_turn_id),
         "forked_turn_id": optional_turn_id(thread.forked_turn_id),
         "turn_count": thread.turn_count,
+        "context": None if context is None else context.shown(),
         "archived": thread.archived_at is not None,
         "created_at": int(thread.created_at.timestamp()),
         "updated_at": int(thread.updated_at.timestamp()),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
 from app.db import ids
@@ -17,6 +18,7 @@ from app.threads.address import ByName, Place, unknown
 from app.threads.names import Names
 from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut, thread_object
 from app.threads.store import Filters
+from app.threads.tables import Thread
 from app.trail.users import UserKeys
 
 
@@ -33,8 +35,8 @@ class Threads:
             if (known := await self._names.find(caller.project_id, name)) is not None:
                 async with self._database.session() as session:
                     thread = await store.get(session, caller.project_id, ByName(known, name))
-                if thread is not None:
-                    return thread_object(thread), False
+                    if thread is not None:
+                        return await shown(session, thread), False
             values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
             with suppress(Conflict):
                 async with self._database.session() as session:
@@ -44,14 +46,15 @@ class Threads:
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
             rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
-        return list_object(rows, thread_object, has_more=has_more)
+            contexts = await store.contexts(session, rows)
+        return list_object(rows, lambda row: thread_object(row, contexts.get(row.id)), has_more=has_more)
 
     async def get(self, caller: Caller, address: Place) -> dict[str, Any]:
         async with self._database.session() as session:
             thread = await store.get(session, caller.project_id, address)
-        if thread is None:
-            raise unknown(address)
-        return thread_object(thread)
+            if thread is None:
+                raise unknown(address)
+            return await shown(session, thread)
 
     async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> dict[str, Any]:
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
@@ -63,7 +66,12 @@ class Threads:
             thread = await store.change(session, self._names, caller.actor, caller.project_id, address, values)
             if thread is None:
                 raise unknown(address)
-            return thread_object(thread)
+            return await shown(session, thread)
+
+
+async def shown(session: AsyncSession, thread: Thread) -> dict[str, Any]:
+    """A thread as clients see it, with its head's context."""
+    return thread_object(thread, (await store.contexts(session, [thread])).get(thread.id))
 
 
 async def with_trail_key(users: UserKeys, project_id: UUID, values: dict[str, Any]) -> dict[str, Any]:

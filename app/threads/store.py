@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
+from app.chain.context import Context
 from app.db import ids
 from app.db.pagination import Page, Settled
 from app.errors import Conflict, NotFound
@@ -77,6 +78,27 @@ async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUI
 
 async def get(session: AsyncSession, project_id: UUID, address: Place) -> Thread | None:
     return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
+
+
+CONTEXTS = text(
+    """SELECT t.id, t.context FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
+    JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.id = h.id
+    WHERE t.context IS NOT NULL"""
+)
+
+
+async def contexts(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, Context]:
+    """The contexts of threads' heads, by thread. A head that was not answered by a model has none."""
+    heads = [thread for thread in threads if thread.head_turn_id is not None]
+    if not heads:
+        return {}
+    where = {
+        "project_id": heads[0].project_id,
+        "buckets": [thread.bucket for thread in heads],
+        "ids": [thread.head_turn_id for thread in heads],
+    }
+    found = {row.id: Context.of(row.context) for row in await session.execute(CONTEXTS, where)}
+    return {thread.id: found[thread.head_turn_id] for thread in heads if thread.head_turn_id in found}
 
 
 async def change(

@@ -65,6 +65,16 @@ def closed(
     return content_digest(salt, "closed", *outcome, item_ids, data)
 
 
+def compacted(salt: bytes, text: str, calls: str, usage: str) -> bytes:
+    """A compaction, and what a model was sent for it."""
+    return content_digest(salt, "compacted", text, calls, usage)
+
+
+def compacted_row(salt: bytes, compaction: Mapping[str, Any]) -> bytes:
+    """The same, of the columns that are about to be written."""
+    return compacted(salt, compaction["text"], _text(compaction["calls"]) or "", _text(compaction["usage"]) or "null")
+
+
 def imported(
     salt: bytes,
     request: tuple[str, str, dict[str, str]],

@@ -18,7 +18,8 @@ from app.db import ids
 Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
     "thread.purged", "turn.opened", "turn.called", "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
-    "items.added", "item.deleted", "key.created", "key.used", "key.revoked", "project.changed",
+    "items.added", "item.deleted", "compaction.made", "compaction.deleted",
+    "key.created", "key.used", "key.revoked", "project.changed",
     "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip
 

@@ -54,6 +54,22 @@ class TurnRecord(BaseModel):
     items: list[ItemRecord]
 
 
+class CompactionRecord(BaseModel):
+    """What stands for a branch up to a turn, where a model is sent it anew."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    turn_id: TurnId
+    model: str
+    text: str = Field(min_length=1)
+    kept_items: list[str]
+    covered_turns: int = Field(ge=1, le=2**31 - 1)
+    covered_tokens: int = Field(ge=0, le=2**53)
+    tokens: int = Field(ge=0, le=2**31 - 1)
+    usage: Any
+    created_at: Seconds
+
+
 class ThreadRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -70,6 +86,7 @@ class ThreadRecord(BaseModel):
     forked_turn_id: TurnId | None = None
     """The last turn that it shares with another thread. That turn, and those before it, are among the turns."""
     turns: list[TurnRecord]
+    compactions: list[CompactionRecord] = []
 
 
 def thread_uuid(value: str) -> UUID:

@@ -12,6 +12,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
 from app.items.kept import imported_type
+from app.memory.tables import Compaction
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import ById, ByName, Place, unknown
@@ -49,6 +50,13 @@ class Transfer:
             )
             for item in await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position)):
                 items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
+            compactions = select(Compaction).where(
+                Compaction.project_id == caller.project_id,
+                Compaction.bucket == thread.bucket,
+                Compaction.turn_id.in_(select(Turn.id).where(*ended)),
+                Compaction.status == "ready",
+            )
+            compacted = (await session.scalars(compactions.order_by(Compaction.id))).all()
             await threads.record_change(session, caller.actor, thread, "thread.exported")
         return {
             "format": FORMAT,
@@ -63,6 +71,7 @@ class Transfer:
             "head_id": optional_turn_id(thread.head_turn_id),
             "forked_turn_id": optional_turn_id(thread.forked_turn_id),
             "turns": [_exported(turn, items[turn.id]) for turn in turns],
+            "compactions": [_exported_compaction(each) for each in compacted],
         }
 
     async def take(self, caller: Caller, given: ThreadRecord) -> tuple[dict[str, Any], bool]:
@@ -146,10 +155,56 @@ async def _write(
         items = [row for mine in items_of for row in mine]
         if items:
             await session.execute(insert(Item), items)
+        await _write_compactions(session, caller, id_, given, {row["id"] for row in rows})
     await session.refresh(thread)  # The end of its audit chain has moved.
     thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
     await session.flush()
     return thread
+
+
+async def _write_compactions(
+    session: AsyncSession, caller: Caller, thread_id: UUID, given: ThreadRecord, written: set[UUID]
+) -> None:
+    """Those of the turns that are written now; a fork has the others from the thread that it shares."""
+    rows: list[dict[str, Any]] = []
+    records: list[Record] = []
+    for each in given.compactions:
+        turn_id, salt, id_ = turn_uuid(each.turn_id), contents.new_salt(), ids.new_uuid()
+        if turn_id not in written:
+            continue
+        row = {
+            **each.model_dump(
+                include={"model", "text", "kept_items", "covered_turns", "covered_tokens", "tokens", "usage"}
+            ),
+            "project_id": caller.project_id,
+            "bucket": ids.bucket_of(turn_id),
+            "id": id_,
+            "turn_id": turn_id,
+            "status": "ready",
+            "calls": [],
+            "salt": salt,
+            "created_at": _moment(each.created_at),
+            "completed_at": _moment(each.created_at),
+        }
+        rows.append(row)
+        records.append(Record("compaction.made", turn_id, ids.compaction_id(id_), contents.compacted_row(salt, row)))
+    if rows:
+        await session.execute(insert(Compaction), rows)
+        await append_records(session, caller.actor, caller.project_id, thread_id, records)
+
+
+def _exported_compaction(made: Compaction) -> dict[str, Any]:
+    return {
+        "turn_id": ids.turn_id(made.turn_id),
+        "model": made.model,
+        "text": made.text,
+        "kept_items": made.kept_items,
+        "covered_turns": made.covered_turns,
+        "covered_tokens": made.covered_tokens,
+        "tokens": made.tokens,
+        "usage": made.usage,
+        "created_at": made.created_at.timestamp(),
+    }
 
 
 def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
@@ -231,6 +286,15 @@ def _check_references(record: ThreadRecord) -> None:
         if turn_uuid(turn.id) in seen:
             raise BadRequest(f"'turns[{index}].id' stands there twice.", param=f"turns[{index}].id")
         seen.add(turn_uuid(turn.id))
+    covered: set[UUID] = set()
+    for index, compaction in enumerate(record.compactions):
+        turn_id = turn_uuid(compaction.turn_id)
+        if turn_id not in seen or turn_id in covered:
+            raise BadRequest(
+                f"'compactions[{index}].turn_id' must be the id of one of the turns, and stand there once.",
+                param=f"compactions[{index}].turn_id",
+            )
+        covered.add(turn_id)
     for param, value in (("head_id", record.head_id), ("forked_turn_id", record.forked_turn_id)):
         if value is not None and turn_uuid(value) not in seen:
             raise BadRequest(f"'{param}' must be the id of one of the turns.", param=param)

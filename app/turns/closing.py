@@ -58,6 +58,8 @@ class Closing:
     pace: dict[str, Any] | None = None
     pieces: Sequence[Piece] = ()
     """What the calls have sent for the first time in their thread, and refer to."""
+    context: dict[str, Any] | None = None
+    """What the model has read, and what was left out: see `chain/context.py`."""
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""

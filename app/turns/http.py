@@ -4,6 +4,8 @@ import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
+from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -12,11 +14,12 @@ from app.bodies import json_response
 from app.db import ids
 from app.errors import BadRequest
 from app.projects.auth import Caller
+from app.provider.client import SESSION_CACHE
+from app.provider.refusals import failed_before
 from app.provider.structured import asked_format
 from app.services import services
 from app.turns.client import Client, ClientLeft
 from app.turns.events import EventStream
-from app.turns.failures import failed_before
 from app.turns.opening import Joined
 from app.turns.replay import Kept, Replay
 from app.turns.rows import ItemRow, TurnRow
@@ -39,7 +42,7 @@ CLIENT_BACKOFF_SECONDS = 8.0
 LONGEST_RETRY_SECONDS = 24 * 3600.0
 """However often, and however long, a client says that it tries."""
 
-PASSED_ON = ("x-dashscope-session-cache",)
+PASSED_ON = (SESSION_CACHE,)
 """The request headers that go to the provider. Others of its own name workspaces, or ask for what is not a turn."""
 
 
@@ -59,8 +62,17 @@ def turn_headers(running: Running) -> dict[str, str]:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
     if asked_format(turn.request.params) is not None:
         headers["Everthread-Prompted"] = "text.format"
-    if running.dropped_items:
-        headers["Everthread-Dropped-Items"] = str(running.dropped_items)
+    family, context = turn.request.family, running.context
+    if not family.name:
+        headers["Everthread-Unlisted-Model"] = quote(turn.request.model)
+    if adjusted := family.adjusted(turn.request.params):
+        headers["Everthread-Adjusted"] = ", ".join(f"{path}={value}" for path, value in adjusted.items())
+    if context.dropped_items:
+        headers["Everthread-Dropped-Items"] = str(context.dropped_items)
+    if context.since is not None:
+        headers["Everthread-Dropped-Since"] = ids.turn_id(UUID(context.since))
+    if context.compaction is not None:
+        headers["Everthread-Compaction"] = ids.compaction_id(UUID(context.compaction))
     return headers
 
 
@@ -79,7 +91,8 @@ def origin(request: Request, caller: Caller) -> Origin:
     retries = int(_number(headers.get("x-stainless-retry-count")) or 0)
     timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
     longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
-    return Origin(caller.key_id, caller.address, request.state.body_hash, key, longest if retries else None)
+    retried = longest if retries else None
+    return Origin(caller.key_id, caller.address, request.state.body_hash, key, retried, caller.session_cache)
 
 
 def _number(text: str | None) -> float | None:

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
+from app.provider.refusals import is_retried
 from app.settings import Settings
 from app.threads.address import Address, New, bucket_at
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
-from app.turns.failures import is_retried
 from app.turns.schemas import Origin, TurnRequest
 from app.turns.store import Busy, Opened, TurnStore
 

@@ -9,8 +9,8 @@ from starlette.routing import Route
 from app.bodies import json_object, json_response
 from app.db.pagination import Paged
 from app.projects.auth import Authenticated, authenticate
+from app.provider.models import Models
 from app.services import services, serving
-from app.settings import Connected
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed
 from app.turns.client import Client
 from app.turns.events import EventStream
@@ -27,7 +27,9 @@ Service = Annotated[Turns, serving(Turns)]
 
 
 def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
-    return turn_object(response, running.turn, running.continuation.value)
+    return turn_object(
+        response, running.turn, running.continuation.value, running.context if running.response is not None else None
+    )
 
 
 def hot_routes(prefix: str) -> list[Route]:
@@ -43,7 +45,7 @@ async def create(request: Request) -> Response:
     body, first = await json_object(request), False
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)
-    sent = turn_request(body, here[Connected].default_model, origin(request, caller), first=first)
+    sent = turn_request(body, here[Models], origin(request, caller), first=first)
     with Client(request.receive) as client:
         outcome = await turns.create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, _show, stored_turn)

@@ -25,6 +25,8 @@ class TurnRow(TypedDict):
     error: dict[str, Any] | None
     error_status: int | None
     incomplete_details: dict[str, Any] | None
+    context: dict[str, Any] | None
+    """Of older turns, and those without an answer: None."""
     seq: int
     pace: NotRequired[dict[str, Any] | None]
     """Of turns that are read by their ids."""
@@ -58,6 +60,7 @@ class LinkRow(TypedDict):
     response_created_at: datetime | None
     response_expires_at: datetime | None
     response_unknown_at: datetime | None
+    context: dict[str, Any] | None
 
 
 class ParentRow(TypedDict):
@@ -65,7 +68,9 @@ class ParentRow(TypedDict):
     binding: str
     model: str
     expires_at: float
-    context_tokens: int
+    context: dict[str, Any] | None
+    total_tokens: int
+    """What the provider has counted, in and out: the context of a turn that has none of its own."""
     open_calls: list[str]
 
 

@@ -13,6 +13,8 @@ from app import capacity, metrics
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.errors import APIError, Overloaded
+from app.memory.compaction import Compactions
+from app.memory.reader import Reader
 from app.provider.client import Provider
 from app.settings import Settings
 from app.threads.address import Address, ById, ByName
@@ -42,13 +44,15 @@ class Runner:
         event_log: EventLog,
         spool: Spool,
         signals: CancelSignals,
+        reader: Reader,
+        compactions: Compactions,
         settings: Settings,
     ) -> None:
         self._store = store
         self._live_ids = live_ids
         self._event_log = event_log
         self._settings = settings
-        self._way = Way(store, provider, live_ids, spool, settings)
+        self._way = Way(store, provider, live_ids, spool, reader, compactions, settings)
         self._running: dict[UUID, Running] = {}
         self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)

@@ -1,17 +1,34 @@
 """A turn that this worker runs, and then what came of it."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
 from app.errors import APIError
+from app.items.shapes import Item
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events
 from app.turns.pieces import Pieces
 from app.turns.recorder import Recorder
 from app.turns.relay import Relay
 from app.turns.store import Opened
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What the model is sent, in tokens."""
+
+    weight: int = 0
+    """Estimated, or counted where it may not fit."""
+    expected: int | None = None
+    """What the provider should count, where it was counted here; instructions and tools too."""
+    floor: int = 0
+    """What the provider must count at least; 0 where that cannot be told."""
+    frame: int = 0
+    """Of instructions and tools alone."""
 
 
 @dataclass(eq=False, slots=True)
@@ -30,6 +47,12 @@ class Running:
     calls: list[CallRecord] = field(default_factory=list)
     continuation: Continuation = Continuation.NEW
     dropped_items: int = 0
+    """How many of the oldest items its last call left out."""
+    context: Context = UNKNOWN
+    """What hangs on the history that it goes on from; and then its own."""
+    sent: Sent = field(default_factory=Sent)
+    input: Sequence[Item] = ()
+    """What the model is sent, where it is sent all."""
     pieces: Pieces = field(default_factory=Pieces)
     response: dict[str, Any] | None = None
     error: APIError | None = None

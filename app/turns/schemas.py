@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.bodies import checked
 from app.db import ids
 from app.errors import BadRequest
-from app.items.client_door import REFERENCE, check_sendable, items_of
+from app.items.client_door import COMPACTION, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
-from app.provider import models
+from app.provider.models import Family, Models
 from app.threads.schemas import Metadata
 from app.trail.records import Actor
 
@@ -48,6 +48,14 @@ class TextOptions(BaseModel):
     format: TextFormat | None = None
 
 
+class ContextManagement(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["compaction"]
+    compact_threshold: int | None = Field(None, ge=1)
+    """Tokens."""
+
+
 class TurnCreate(BaseModel):
     """The Responses API's create parameters. Fields that are not named here pass through."""
 
@@ -67,6 +75,7 @@ class TurnCreate(BaseModel):
     max_tool_calls: int | None = Field(None, ge=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     truncation: Literal["auto", "disabled"] | None = None
+    context_management: list[ContextManagement] | None = None
     parallel_tool_calls: bool | None = None
     tool_choice: str | dict[str, Any] | None = None
     text: TextOptions | None = None
@@ -86,6 +95,8 @@ class Origin:
     idempotency_key: str | None = None
     retry_within_seconds: float | None = None
     """Set for an automatic retry of a client: how long ago its first attempt may have been."""
+    session_cache: str | None = None
+    """The project's own setting: off, on or auto; None: as the service is set."""
 
     @property
     def actor(self) -> Actor:
@@ -98,6 +109,8 @@ class TurnRequest:
 
     items: list[Item]
     model: str
+    family: Family
+    """What is known of the model."""
     params: dict[str, Any]
     """What is sent to the provider besides input and model."""
     metadata: dict[str, str]
@@ -133,12 +146,17 @@ class TurnRequest:
         return [item["id"] for item in self.items if item.get("type") == REFERENCE]
 
     @property
+    def compactions(self) -> bool:
+        """Whether the input holds compactions that are to be opened."""
+        return any(item.get("type") == COMPACTION for item in self.items)
+
+    @property
     def streamed(self) -> bool:
         """Whether the provider is asked for events: a background turn can be followed later."""
         return self.stream or self.background
 
 
-def turn_request(body: dict[str, Any], default_model: str, origin: Origin, *, first: bool = False) -> TurnRequest:
+def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, first: bool = False) -> TurnRequest:
     """Check a request to `threads/{id}/turns`.
 
     Args:
@@ -154,12 +172,12 @@ def turn_request(body: dict[str, Any], default_model: str, origin: Origin, *, fi
                 "To continue an earlier turn, send its id as 'parent_id'.",
                 param=name,
             )
-    return replace(new_turn(body, default_model, origin), first=first)
+    return replace(new_turn(body, models, origin), first=first)
 
 
 def new_turn(
     body: dict[str, Any],
-    default_model: str,
+    models: Models,
     origin: Origin,
     *,
     parent_id: UUID | None = None,
@@ -182,17 +200,25 @@ def new_turn(
             "'background' needs a stored response, or nobody could read it. Leave 'store' out.",
             param="background",
         )
-    model = sent.model or default_model
+    model = sent.model or models.default
+    family = models.of(model)
+    if not family.responses_api:
+        raise BadRequest(
+            f"The model {model} cannot be had through the Responses API. Choose another.",
+            param="model",
+            code="model_unsupported",
+        )
     items = items_of(sent.input, references=True)
-    check_items(items, model)
+    check_items(items, model, family)
     return TurnRequest(
         items=items,
         model=model,
+        family=family,
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},
         stream=bool(sent.stream),
         parent_id=parent_id or parse_parent(sent.parent_id),
-        ignored=models.ignored(body),
+        ignored=family.ignored(body),
         background=bool(sent.background),
         if_busy=sent.if_busy or if_busy,
         origin=origin,
@@ -200,15 +226,15 @@ def new_turn(
     )
 
 
-def check_items(items: list[Item], model: str) -> None:
+def check_items(items: list[Item], model: str, family: Family) -> None:
     """Refuse an input that cannot be sent to this model.
 
     Raises:
         BadRequest: saying what to do.
     """
-    if not any(item.get("type") == REFERENCE for item in items):
+    if not any(item.get("type") in (REFERENCE, COMPACTION) for item in items):
         check_sendable(items, "input")
-    if not models.sees_images(model) and any(map(output_images, items)):
+    if not family.sees_images and any(map(output_images, items)):
         raise BadRequest(
             f"The model {model} cannot see images. Choose a model that can, or describe the image in words.",
             param="input",

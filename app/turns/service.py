@@ -1,5 +1,6 @@
 """What can be asked of a thread's turns."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -7,10 +8,12 @@ from uuid import UUID
 from app.db import ids
 from app.db.pagination import Page, list_object
 from app.errors import BadRequest, NotFound
-from app.items.client_door import REFERENCE
+from app.items.client_door import COMPACTION, REFERENCE
 from app.items.kept import kept_row
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
+from app.memory.sealed import Sealed
+from app.memory.store import as_message
 from app.projects.auth import Caller
 from app.threads.address import Address, New
 from app.turns.client import Client
@@ -25,7 +28,8 @@ from app.turns.store import TurnStore
 
 
 class Turns:
-    def __init__(self, store: TurnStore, runner: Runner, replay: Replay) -> None:
+    def __init__(self, store: TurnStore, runner: Runner, replay: Replay, sealed: Sealed) -> None:
+        self._sealed = sealed
         self._replay = replay
         self._store = store
         self._runner = runner
@@ -63,6 +67,9 @@ class Turns:
         Raises:
             BadRequest: an item is unknown, or nothing is left to be sent.
         """
+        if request.compactions:
+            request = replace(request, items=self.opened(caller, request.items))
+            check_items(request.items, request.model, request.family)
         if not request.references:
             return request
         thread_id = None if isinstance(address, New) else (await self._store.thread(caller.project_id, address))["id"]
@@ -81,8 +88,26 @@ class Turns:
                 )
             if not row["within"]:
                 items.append(kept_row(row).item)
-        check_items(items, request.model)
+        check_items(items, request.model, request.family)
         return replace(request, items=items)
+
+    def opened(self, caller: Caller, items: Sequence[Item]) -> list[Item]:
+        """Items whose compactions are what the model is given of them.
+
+        Raises:
+            BadRequest: one was made for somebody else, or by nobody here.
+        """
+        return [self._opened(caller, item) if item.get("type") == COMPACTION else item for item in items]
+
+    def _opened(self, caller: Caller, item: Item) -> Item:
+        text = self._sealed.opened(caller.project_id, item["encrypted_content"])
+        if text is None:
+            raise BadRequest(
+                f"'{item['where']}.encrypted_content' was not made here for this project. Send the items themselves.",
+                param=f"{item['where']}.encrypted_content",
+                code="invalid_encrypted_content",
+            )
+        return as_message(text)
 
     async def list_page(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
         thread = await self._store.thread(caller.project_id, address)
@@ -95,6 +120,10 @@ class Turns:
         row = await self.of_thread(caller, thread["id"], turn_id)
         items = await self._store.items(caller.project_id, [row["id"]])
         return stored_turn(row, items[row["id"]])
+
+    async def is_there(self, caller: Caller, turn_id: UUID) -> bool:
+        """Whether the project has a turn of this id."""
+        return await self._store.get(caller.project_id, turn_id) is not None
 
     async def row(self, caller: Caller, address: Address, turn_id: str) -> TurnRow:
         thread = await self._store.thread(caller.project_id, address)

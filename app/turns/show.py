@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from app.chain.context import Context
 from app.db import ids
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
@@ -39,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "tools": [],
     "top_logprobs": 0,
     "top_p": 1.0,
-    "truncation": "disabled",
+    "truncation": "auto",
     "usage": None,
 }
 """The value of a field that neither the client nor the provider has given."""
@@ -122,8 +123,14 @@ def _usage(provider: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def turn_object(response: dict[str, Any], turn: Opened, continuation: str | None) -> dict[str, Any]:
-    """The same row on the native surface."""
+def turn_object(
+    response: dict[str, Any], turn: Opened, continuation: str | None, context: Context | None
+) -> dict[str, Any]:
+    """The same row on the native surface.
+
+    Args:
+        context: None for a turn that has not ended.
+    """
     return {
         **response,
         "id": ids.turn_id(turn.id),
@@ -133,6 +140,7 @@ def turn_object(response: dict[str, Any], turn: Opened, continuation: str | None
         "continuation": continuation,
         "output_text": output_text(response["output"]),
         "ignored": turn.request.ignored,
+        "context": None if context is None else context.shown(),
     }
 
 
@@ -173,6 +181,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "parent_id": optional_turn_id(row["parent_id"]),
         "continuation": row["continuation"],
         "ignored": row["ignored"],
+        "context": None if row["context"] is None else Context.of(row["context"]).shown(),
         "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
         "output_text": output_text(shown["output"]),
     }

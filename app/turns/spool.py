@@ -109,6 +109,7 @@ def written(turn: Closable, closing: Closing) -> bytes:
                 "response_expires_at": _instant(closing.response_expires_at),
                 "error_status": closing.error_status,
                 "pace": closing.pace,
+                "context": closing.context,
                 "pieces": [
                     {"data": piece.data, "digest": piece.digest.hex(), "sources": list(piece.sources)}
                     for piece in closing.pieces
@@ -152,6 +153,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         closing["error_status"],
         closing["pace"],
         [Piece(str(one["data"]), bytes.fromhex(one["digest"]), list(one["sources"])) for one in closing["pieces"]],
+        closing.get("context"),
     )
 
 

@@ -16,12 +16,14 @@ import asyncpg
 import orjson
 import structlog
 
+from app.chain.context import Context
+from app.chain.live_ids import LiveId
 from app.db import ids
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
 from app.errors import Conflict, DatabaseUnavailable, NotFound
-from app.items.kept import Kept, columns, kept_input, kept_row
+from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
 from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
 from app.threads.names import Names
@@ -215,7 +217,7 @@ class TurnStore:
         calls = closing.calls
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
-        incomplete_details, pace = _json(closing.incomplete_details), _json(closing.pace)
+        incomplete_details, pace, context = map(_json, (closing.incomplete_details, closing.pace, closing.context))
         records: list[tuple[str, str, bytes | None]] = []
         for attempt, call in enumerate(calls, 1):
             said = contents.called(
@@ -246,6 +248,7 @@ class TurnStore:
                 response_expires_at=closing.response_expires_at,
                 error_status=closing.error_status,
                 pace=pace,
+                context=context,
                 first_position=turn.input_items,
                 types=types,
                 item_ids=item_ids,
@@ -399,20 +402,20 @@ class TurnStore:
     async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
         await self._database.fetchrow(*statements.LEAVE_QUEUE(**_of(project_id, thread_id), ticket=ticket))
 
-    async def parent(self, project_id: UUID, turn_id: UUID) -> ParentRow | None:
+    async def parent(self, project_id: UUID, turn_id: UUID) -> LiveId | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
         node = self._nodes.of(ids.bucket_of(turn_id))
-        row: Any | None = await node.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
-        return row
+        row: ParentRow | None = await node.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
+        if row is None:
+            return None
+        context = Context(tokens=row["total_tokens"]) if row["context"] is None else Context.of(row["context"])
+        return LiveId(
+            turn_id, row["response_id"], row["binding"], row["model"], row["expires_at"], context, row["open_calls"]
+        )
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
         await self._database.fetchrow(*statements.FORGET_RESPONSE(**_at(project_id, turn_id)))
-
-    async def history(self, project_id: UUID, turn_id: UUID) -> list[Kept]:
-        """Every item of a branch, from its first turn to `turn_id`."""
-        node = self._nodes.of(ids.bucket_of(turn_id))
-        return [kept_row(row) for row in await node.fetch(*statements.HISTORY(**_at(project_id, turn_id)))]
 
     async def pieces(self, project_id: UUID, thread_id: UUID) -> dict[bytes, int]:
         """The pieces that calls of a thread can refer to: their numbers, by digest."""

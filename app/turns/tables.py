@@ -81,6 +81,8 @@ class Turn(Base):
     incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     pace: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     """When each delta of a streamed answer came, and how long it was: see `turns/pace.py`."""
+    context: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    """What the model has read, and what was left out of it: see `chain/context.py`."""
 
     binding: Mapped[str | None] = mapped_column(Text)
     response_id: Mapped[str | None] = mapped_column(Text)
@@ -145,6 +147,8 @@ class Item(Base):
     item_id: Mapped[str] = mapped_column(Text)
     """The id on the wire: the provider's for its output, where a key can be made of it; else ours."""
     data: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
+    tokens: Mapped[int | None]
+    """What it counts by Qwen's vocabulary, once somebody has counted it."""
 
     __table_args__ = (
         ForeignKeyConstraint(

@@ -11,12 +11,12 @@ SELECT * FROM open_turn_v1(
 )
 
 -- close_turn --
--- Closes a turn: see migrations/sql/close_turn_v1.sql. The other of its two transactions. NULL: somebody else has.
-SELECT close_turn_v1(
+-- Closes a turn: see migrations/sql/close_turn_v2.sql. The other of its two transactions. NULL: somebody else has.
+SELECT close_turn_v2(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :turn_id::uuid,
     :status::text, :continuation::text, :response::text, :usage::text, :error::text, :incomplete_details::text,
     :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
-    :error_status::smallint, :pace::text,
+    :error_status::smallint, :pace::text, :context::text,
     :first_position::integer, :types::text[], :item_ids::text[], :data::text[],
     :continuations::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
     :piece_digests::bytea[], :piece_sources::text[], :piece_data::text[], :dropped::integer[], :statuses::integer[],
@@ -27,7 +27,7 @@ SELECT close_turn_v1(
 -- parent --
 -- What decides whether a turn's response id can be chained on. No row where there is nothing to chain on.
 SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
-    token_count(usage->'total_tokens') AS context_tokens,
+    context, token_count(usage->'total_tokens') AS total_tokens,
     ARRAY(
         SELECT coalesce(i.data->>'call_id', i.data->>'id') FROM items i
         WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = :turn_id AND i.origin = 'output'
@@ -60,16 +60,6 @@ WITH RECURSIVE branch AS (
     ) t
 )
 
--- history --
--- Every item of a branch, from its first turn on.
-{_branch}
-SELECT items.type, items.item_id, items.data
-FROM branch CROSS JOIN LATERAL (
-    SELECT type, item_id, data, position FROM items
-    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id OFFSET 0
-) items
-ORDER BY branch.depth DESC, items.position
-
 -- messages --
 -- The last turns of a branch, read from its end: a page of a long thread costs what the page holds. `more` says
 -- whether others come before them. A turn whose items were all deleted has a row without one.
@@ -95,7 +85,7 @@ ORDER BY branch.depth DESC, items.position
 -- How each turn of a branch reached the model.
 {_branch}
 SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
-    t.response_expires_at, t.response_unknown_at
+    t.response_expires_at, t.response_unknown_at, t.context
 FROM branch CROSS JOIN LATERAL (
     SELECT * FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = branch.id OFFSET 0
 ) t
@@ -103,7 +93,7 @@ ORDER BY branch.depth DESC
 
 -- _turn_columns --
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
-    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.seq
+    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.context, t.seq
 
 -- get_turn --
 -- A turn by its id.

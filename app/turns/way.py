@@ -18,25 +18,28 @@ from app import metrics
 from app.chain import continuation
 from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
-from app.chain.rebuild import Abilities, new_input, rebuild
+from app.chain.rebuild import new_input
 from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
-from app.items.kept import Kept
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
-from app.items.weights import count
-from app.provider import failure, models, structured
-from app.provider.client import Provider, ProviderError
+from app.items.weights import BYTES_PER_TOKEN, tokens
+from app.memory.compaction import Compactions, Wanted
+from app.memory.reader import Reader, within
+from app.provider import failure, structured
+from app.provider.client import SESSION_CACHE, Provider, ProviderError
 from app.provider.failure import RETRIED, Failure, Kind
+from app.provider.refusals import client_error
 from app.settings import Settings
 from app.telemetry.spans import tracer
 from app.turns import answer as answers
+from app.turns import context
 from app.turns.answer import Answer
 from app.turns.closing import INTERRUPTED, TOO_LARGE, CallRecord, Closing, broken_off, kept_response
-from app.turns.failures import client_error
 from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
-from app.turns.running import Running
+from app.turns.running import Running, Sent
+from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
@@ -48,8 +51,14 @@ FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 20.0
 """A longer `Retry-After` is not waited for: it is passed on to the client, with a 429."""
 
+OURS = ("background", "context_management", "truncation")
+"""Parameters that the provider does not know, and the service acts on."""
+
 CUT_SHORT = {Kind.BROKEN: INTERRUPTED, Kind.TIMEOUT: INTERRUPTED, Kind.TOO_LARGE: TOO_LARGE}
 """The `reason` of the incomplete response that is kept, by the failure that cut it short."""
+
+SMALLER_SHARE = 0.8
+"""Of an input that was refused as too long: what is sent next, where the provider has not said how long one may be."""
 
 FIRST_CLOSE_PAUSE_SECONDS = 0.05
 LONGEST_CLOSE_PAUSE_SECONDS = 2.0
@@ -62,9 +71,13 @@ class Way:
         provider: Provider,
         live_ids: LiveIds,
         spool: Spool,
+        reader: Reader,
+        compactions: Compactions,
         settings: Settings,
     ) -> None:
         self._store = store
+        self._reader = reader
+        self._compactions = compactions
         self._provider = provider
         self._live_ids = live_ids
         self._spool = spool
@@ -107,17 +120,14 @@ class Way:
 
     def _target(self, turn: Opened) -> Target:
         model = turn.request.model
-        abilities = Abilities(
-            models.token_budget(model, self._settings.context_window_tokens),
-            models.sees_images(model),
-            models.takes_tool_outputs(model),
-        )
-        return Target(self._provider.binding, model, abilities)
+        return Target(self._provider.binding, model, self._reader.abilities(turn.request.family, model))
 
     async def _continue(self, running: Running, target: Target) -> Body:
         """Decide how the turn reaches the model, and write the body that it is sent."""
         turn = running.turn
         live = None if turn.parent_id is None else await self._live(running, turn.parent_id)
+        if live is not None and await self._is_shorter_now(running, live):
+            live = None
         running.continuation = continuation.decide(
             turn.parent_id,
             live,
@@ -129,8 +139,24 @@ class Way:
         if running.continuation is Continuation.CHAINED:
             assert live is not None
             head, tail = _frames(turn, live.response_id)
-            return written(head, new_input(turn.request.items, target.abilities), tail, turn.request.items)
+            running.context = live.context
+            body = written(head, new_input(turn.request.items, target.abilities), tail, turn.request.items)
+            running.sent = context.chained(
+                live.context, len(body.sent) - len(head) - len(tail), sum(map(tokens, turn.request.items)), _frame(tail)
+            )
+            return body
         return await self._rebuild(running, target)
+
+    async def _is_shorter_now(self, running: Running, live: LiveId) -> bool:
+        """Whether a compaction has become ready since the chain began, and is worth beginning another."""
+        turn, threshold = running.turn, self._threshold(running.turn.request)
+        if threshold is None or live.context.tokens < threshold or turn.parent_id is None:
+            return False
+        nearest = await self._reader.store.nearest(turn.project_id, turn.parent_id)
+        return nearest is not None and nearest.hex != live.context.compaction
+
+    def _threshold(self, request: TurnRequest) -> int | None:
+        return self._compactions.threshold(request.family, request.model, request.params)
 
     async def _live(self, running: Running, parent_id: UUID) -> LiveId | None:
         """The parent's response id: from Redis, else from Postgres."""
@@ -142,23 +168,39 @@ class Way:
             metrics.of(metrics.LIVE_ID_LOOKUPS, "hit").inc()
             return cached
         metrics.of(metrics.LIVE_ID_LOOKUPS, "miss").inc()
-        row = await self._store.parent(turn.project_id, parent_id)
-        return None if row is None else LiveId(parent_id, **row)
+        return await self._store.parent(turn.project_id, parent_id)
 
     async def _rebuild(self, running: Running, target: Target) -> Body:
-        turn, history = running.turn, list[Kept]()
+        """The body that carries the whole conversation on.
+
+        Raises:
+            ProviderError: it does not fit, and the request would rather fail than leave something out.
+        """
+        turn, request = running.turn, running.turn.request
         if turn.parent_id is not None:
-            history = await self._store.history(turn.project_id, turn.parent_id)
             running.pieces = Pieces(await self._store.pieces(turn.project_id, turn.thread_id))
-        rebuilt = rebuild([kept.item for kept in history], turn.request.items, target.abilities)
-        running.dropped_items = rebuilt.dropped_items
+            running.context = await self._reader.store.context(turn.project_id, turn.parent_id)
+        head, tail = _frames(turn, None)
+        frame = _frame(tail)
+        given = await self._reader.given(
+            turn.project_id, turn.parent_id, request.items, request.model, within(target.abilities, frame)
+        )
+        if given.dropped_items and request.params.get("truncation") == "disabled":
+            raise ProviderError(failure.too_long(target.abilities.token_budget))
+        running.dropped_items = given.dropped_items
         if turn.parent_id is not None:
             running.continuation = Continuation.REBUILT
-            metrics.REBUILT_ITEMS.observe(len(rebuilt.input))
-            metrics.DROPPED_ITEMS.inc(rebuilt.dropped_items)
-        sources = [[history[place].id for place in places] for places in rebuilt.sources]
-        head, tail = _frames(turn, None)
-        return written(head, rebuilt.input, tail, turn.request.items, sources, running.pieces)
+            metrics.REBUILT_ITEMS.observe(len(given.input))
+            metrics.DROPPED_ITEMS.inc(given.dropped_items)
+        weight = given.tokens + frame
+        running.input, running.sent = given.input, Sent(weight, weight if given.counted else None, frame=frame)
+        running.context = replace(
+            running.context,
+            dropped_items=given.dropped_items,
+            since=(running.context.since or turn.id.hex) if given.dropped_items else None,
+            compaction=None if given.compaction is None else given.compaction.hex,
+        )
+        return written(head, given.input, tail, request.items, given.sources, running.pieces)
 
     async def _ask(self, running: Running, body: Body) -> Answer:
         """Call the provider until it has answered, or the attempts are used up.
@@ -177,6 +219,9 @@ class Way:
                 if found.kind is Kind.UNKNOWN_PREVIOUS and running.continuation is Continuation.CHAINED:
                     body = await self._forget(running)
                     continue
+                if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, found)) is not None:
+                    body = smaller
+                    continue
                 attempts -= 1
                 pause = _pause(found, self._settings.provider_attempts - attempts)
                 if found.kind not in RETRIED or attempts == 0 or pause > LONGEST_BACKOFF_SECONDS:
@@ -192,6 +237,20 @@ class Way:
         await self._store.forget_response(turn.project_id, turn.parent_id)
         return await self._rebuild(running, self._target(turn))
 
+    async def _smaller(self, running: Running, found: Failure) -> Body | None:
+        """The provider has refused the input as too long: learn from it, and send less. None where that is not wanted,
+        or there is nothing that could be left out."""
+        turn, request = running.turn, running.turn.request
+        if request.params.get("truncation") == "disabled" or turn.parent_id is None:
+            return None
+        weight, limit = running.sent.weight, failure.limit_in(found.message)
+        if limit is not None:
+            self._reader.learnt.refused(request.model, limit)
+        target = self._target(turn)
+        budget = min(target.abilities.token_budget, int(SMALLER_SHARE * weight), limit or weight)
+        body = await self._rebuild(running, replace(target, abilities=replace(target.abilities, token_budget=budget)))
+        return body if running.sent.weight < weight else None
+
     async def _call(self, running: Running, body: Body) -> Answer:
         """One attempt, with its record."""
         turn, provider = running.turn, self._provider
@@ -200,6 +259,7 @@ class Way:
         status: int | None = 200
         error: dict[str, Any] | None = None
         response_id: str | None = None
+        headers = self._headers(running)
         with ProviderCall(
             provider.url,
             provider.account,
@@ -209,10 +269,10 @@ class Way:
         ) as call:
             try:
                 if stream:
-                    async with provider.stream(body.sent, running.headers) as chunks:
+                    async with provider.stream(body.sent, headers) as chunks:
                         answer = await running.relay.pass_on(chunks, call)
                 else:
-                    answer = answers.from_body(await provider.respond(body.sent, running.headers))
+                    answer = answers.from_body(await provider.respond(body.sent, headers))
                 response_id = answer.response["id"]
                 call.answered(answer.response)
                 return answer
@@ -236,6 +296,13 @@ class Way:
                     )
                 )
 
+    def _headers(self, running: Running) -> dict[str, str]:
+        """The client's, and whether its context is to be cached, where it does not say."""
+        mode = running.turn.request.origin.session_cache or self._settings.session_cache
+        if SESSION_CACHE in running.headers or not context.wants_cache(mode, running.context, running.sent.weight):
+            return running.headers
+        return {**running.headers, SESSION_CACHE: "enable"}
+
     async def _complete(self, running: Running, answer: Answer) -> None:
         turn, request, response = running.turn, running.turn.request, answer.response
         ends = continuation.expires_at(
@@ -244,8 +311,11 @@ class Way:
             ttl_seconds=self._settings.response_id_ttl_seconds,
         )
         live = request.params.get("store") is not False and answer.chainable
-        response["completed_at"] = int(time.time())
+        now = time.time()
+        response["completed_at"] = int(now)
         usage = response.get("usage")
+        output = [item.item for item in answer.output]
+        running.context = await context.after(running, response, output, self._reader.learnt, now)
         closing = Closing(
             answer.status,
             output=answer.output,
@@ -255,6 +325,7 @@ class Way:
             response_id=response["id"],
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
+            context=running.context.kept(),
             **self._way_of(running),
         )
         kept = await self._close(running, closing)
@@ -265,11 +336,14 @@ class Way:
         running.relay.say_last(running.response, to_all=True)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if live and request.keep:
-            total = count(usage.get("total_tokens")) if isinstance(usage, dict) else 0
-            open_calls = asked([item.item for item in kept.output])
-            entry = LiveId(turn.id, response["id"], self._provider.binding, request.model, ends, total, open_calls)
+            entry = LiveId(
+                turn.id, response["id"], self._provider.binding, request.model, ends, running.context, asked(output)
+            )
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await running.recorder.end()
+        threshold = self._threshold(request)
+        if request.keep and threshold is not None and running.context.tokens >= threshold:
+            self._compactions.begin(Wanted(turn.project_id, turn.id, request.model))
 
     async def _fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
@@ -361,14 +435,19 @@ def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, byte
     Instructions, tools and sampling go with every turn: a chain carries items only.
     """
     request = turn.request
-    rest = structured.with_known_choice(structured.with_format_in_words(request.params))
-    rest = {name: value for name, value in rest.items() if name != "background"}  # The provider has none.
+    rest = structured.with_known_choice(structured.with_format_in_words(request.family.fitted(request.params)))
+    rest = {name: value for name, value in rest.items() if name not in OURS}
     if previous_response_id is not None:
         rest["previous_response_id"] = previous_response_id
     if request.streamed:
         rest["stream"] = True
     behind = b"," + orjson.dumps(rest)[1:] if rest else b"}"
     return b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind
+
+
+def _frame(tail: bytes) -> int:
+    """What instructions and tools weigh, in tokens."""
+    return len(tail) // BYTES_PER_TOKEN
 
 
 def _pause(found: Failure, attempt: int) -> float:

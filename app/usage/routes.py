@@ -5,7 +5,6 @@ import io
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-import asyncpg
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
@@ -15,8 +14,9 @@ from app.db.pagination import Seconds
 from app.db.replica import Reads
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
+from app.provider.models import Models
 from app.services import serving
-from app.usage.store import COUNTED, usage
+from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
 
 router = APIRouter(tags=["usage"])
 
@@ -27,6 +27,7 @@ Group = Literal["day", "model", "user", "thread"]
 async def get(
     caller: Authenticated,
     reads: Annotated[Reads, serving(Reads)],
+    models: Annotated[Models, serving(Models)],
     group_by: Annotated[Group, Query()] = "day",
     since: Seconds = None,
     until: Seconds = None,
@@ -42,7 +43,7 @@ async def get(
     rows = await reads.read(
         lambda database: usage(database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
     )
-    shown = [_row(group_by, row) for row in rows[:limit]]
+    shown = [_row(group_by, row, models) for row in rows[:limit]]
     if format == "csv":
         return Response(_csv(group_by, shown), media_type="text/csv; charset=utf-8")
     return json_response(
@@ -65,16 +66,16 @@ def _key(group_by: Group, after: str | None) -> str | None:
     return str(found)
 
 
-def _row(group_by: Group, row: asyncpg.Record) -> dict[str, Any]:
+def _row(group_by: Group, row: UsageRow, models: Models) -> dict[str, Any]:
     key = row["key"]
-    if group_by == "thread":
+    if group_by == "thread" and key is not None:
         key = f"thread_{key.replace('-', '')}"
-    return {"object": "usage", group_by: key, **{name: row[name] for name in COUNTED}}
+    return {"object": "usage", group_by: key, **counted(row), **costs(row, models)}
 
 
 def _csv(group_by: Group, rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [group_by, *COUNTED], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, [group_by, *COUNTED, *COSTS], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,50 +1,78 @@
-"""What was used, counted from the turns themselves."""
+"""What was used, counted from the turns and the compactions themselves."""
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any, TypedDict
 from uuid import UUID
-
-import asyncpg
 
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
+from app.provider.models import Models
 
 GROUPS = {
-    "day": "to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-    "model": "t.model",
-    "user": "th.user_id",
-    "thread": "t.thread_id::text",
+    "day": (
+        "to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+        "to_char(c.completed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    ),
+    "model": ("t.model", "c.model"),
+    "user": ("th.user_id", "th.user_id"),
+    "thread": ("t.thread_id::text", "t.thread_id::text"),
 }
-"""The expression that each way of grouping puts turns together by."""
+"""The expressions that each way of grouping puts turns together by, and compactions."""
 
 # `token_count` takes whatever the provider has reported, and gives 0 for what is no number.
 # A turn arrives when it is made, or later: the index by arrival begins where the range does.
 _USAGE = """
-SELECT {group} AS key,
-    count(*) AS turns,
-    count(*) FILTER (WHERE t.status = 'failed') AS failed_turns,
-    least(sum(token_count(t.usage->'input_tokens')), {most})::bigint AS input_tokens,
-    least(sum(token_count(t.usage->'input_tokens_details'->'cached_tokens')), {most})::bigint AS cached_tokens,
-    least(sum(token_count(t.usage->'output_tokens')), {most})::bigint AS output_tokens,
-    least(sum(token_count(t.usage->'output_tokens_details'->'reasoning_tokens')), {most})::bigint AS reasoning_tokens,
-    least(coalesce(sum((
-        SELECT sum(token_count(tool.value->'count')) FROM json_each(
-            CASE WHEN json_typeof(t.usage->'x_tools') = 'object' THEN t.usage->'x_tools' END
-        ) AS tool WHERE json_typeof(tool.value) = 'object'
-    )), 0), {most})::bigint AS tool_calls,
-    count(*) FILTER (WHERE t.continuation = 'rebuilt') AS rebuilt_turns,
-    least(coalesce(sum(token_count(t.usage->'input_tokens')) FILTER (WHERE t.continuation = 'rebuilt'), 0), {most})
-        ::bigint AS rebuilt_input_tokens
-FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
-WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.created_at >= $2 AND t.created_at < $3
-    AND t.status <> 'in_progress' AND t.model <> '' AND t.copied_from_id IS NULL
-    AND ($5::text IS NULL OR {group} > $5)
-GROUP BY 1 ORDER BY 1 NULLS FIRST LIMIT $4
+SELECT key, json_agg(model_rows) AS models FROM (
+    SELECT {turns} AS key, t.model, count(*) AS turns,
+        count(*) FILTER (WHERE t.status = 'failed') AS failed_turns,
+        sum(token_count(t.usage->'input_tokens')) AS input_tokens,
+        sum(token_count(t.usage->'input_tokens_details'->'cached_tokens')) AS cached_tokens,
+        sum(token_count(t.usage->'x_details'->0->'prompt_tokens_details'->'cache_creation_input_tokens'))
+            AS cache_write_tokens,
+        sum(token_count(t.usage->'output_tokens')) AS output_tokens,
+        sum(token_count(t.usage->'output_tokens_details'->'reasoning_tokens')) AS reasoning_tokens,
+        coalesce(sum((
+            SELECT sum(token_count(tool.value->'count')) FROM json_each(
+                CASE WHEN json_typeof(t.usage->'x_tools') = 'object' THEN t.usage->'x_tools' END
+            ) AS tool WHERE json_typeof(tool.value) = 'object'
+        )), 0) AS tool_calls,
+        count(*) FILTER (WHERE t.continuation = 'rebuilt') AS rebuilt_turns,
+        coalesce(sum(token_count(t.usage->'input_tokens')) FILTER (WHERE t.continuation = 'rebuilt'), 0)
+            AS rebuilt_input_tokens,
+        0 AS compactions, 0 AS compaction_input_tokens, 0 AS compaction_output_tokens
+    FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+    WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.created_at >= $2 AND t.created_at < $3
+        AND t.status <> 'in_progress' AND t.model <> '' AND t.copied_from_id IS NULL
+        AND ($5::text IS NULL OR {turns} > $5)
+    GROUP BY 1, 2
+    UNION ALL
+    SELECT {compactions}, c.model, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(*),
+        sum(token_count(c.usage->'input_tokens')), sum(token_count(c.usage->'output_tokens'))
+    FROM compactions c
+    JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
+    JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+    WHERE c.project_id = $1 AND c.completed_at >= $2 AND c.completed_at < $3
+        AND token_count(c.usage->'input_tokens') > 0 AND ($5::text IS NULL OR {compactions} > $5)
+    GROUP BY 1, 2
+) AS model_rows
+GROUP BY key ORDER BY key NULLS FIRST LIMIT $4
 """
 
 COUNTED = (
-    "turns", "failed_turns", "input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "tool_calls",
-    "rebuilt_turns", "rebuilt_input_tokens",
+    "turns", "failed_turns", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens",
+    "reasoning_tokens", "tool_calls", "rebuilt_turns", "rebuilt_input_tokens", "compactions",
+    "compaction_input_tokens", "compaction_output_tokens",
 )  # fmt: skip
+
+COSTS = ("cost", "rebuilt_input_cost", "compaction_cost", "saved_by_cache")
+"""In the currency of the price table; None where the price of one of the models is not known."""
+
+
+class UsageRow(TypedDict):
+    key: str | None
+    models: list[dict[str, Any]]
+    """The counts of each model."""
 
 
 async def usage(
@@ -56,12 +84,44 @@ async def usage(
     *,
     limit: int,
     after: str | None,
-) -> list[asyncpg.Record]:
+) -> list[UsageRow]:
     """Rows of counts, by the group's key, in its order.
 
     Args:
         group_by: one of GROUPS.
         after: the key to go on from.
     """
-    statement = _USAGE.format(group=GROUPS[group_by], most=MOST_COUNTED)
+    turns, compactions = GROUPS[group_by]
+    statement = _USAGE.format(turns=turns, compactions=compactions)
     return await database.fetch(statement, project_id, since, until, limit, after)
+
+
+def counted(row: UsageRow) -> dict[str, int]:
+    """The counts of all models together."""
+    return {name: min(sum(int(model[name]) for model in row["models"]), MOST_COUNTED) for name in COUNTED}
+
+
+def costs(row: UsageRow, models: Models) -> dict[str, float | None]:
+    """What it has cost, and what the session cache has saved of it."""
+    found = [_costs(model, models) for model in row["models"]]
+    return {
+        name: None if any(each is None for each in found) else round(sum(each[name] for each in found if each), 6)
+        for name in COSTS
+    }
+
+
+def _costs(row: Mapping[str, Any], models: Models) -> dict[str, float] | None:
+    price = models.of(row["model"]).price
+    if price is None:
+        return None
+    cached, written = int(row["cached_tokens"]), int(row["cache_write_tokens"])
+    made = price.cost(
+        input=int(row["compaction_input_tokens"]), cached=0, written=0, output=int(row["compaction_output_tokens"])
+    )
+    turns = price.cost(input=int(row["input_tokens"]), cached=cached, written=written, output=int(row["output_tokens"]))
+    return {
+        "cost": turns + made,
+        "rebuilt_input_cost": price.cost(input=int(row["rebuilt_input_tokens"]), cached=0, written=0, output=0),
+        "compaction_cost": made,
+        "saved_by_cache": price.saved(cached=cached, written=written),
+    }

@@ -8,6 +8,7 @@ SELECT create_reference_table('audit_leaves');
 SELECT create_reference_table('audit_checkpoints');
 SELECT create_reference_table('audit_keys');
 SELECT create_reference_table('user_purges');
+SELECT create_reference_table('learnt_models');
 
 -- Whoever migrates takes the foreign keys among these away before, and puts them back.
 SELECT create_distributed_table('threads', 'bucket');
@@ -16,6 +17,7 @@ SELECT create_distributed_table('turns', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('items', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('calls', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('pieces', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('compactions', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('waiters', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('audit_records', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('provider_deletions', 'bucket', colocate_with => 'threads');
@@ -36,9 +38,12 @@ SELECT create_distributed_function(
     p.oid::regprocedure, CASE p.proname WHEN 'append_records_v1' THEN 'p_bucket' ELSE 'b' END,
     colocate_with => 'threads', force_delegation => true
 ) FROM pg_proc p
-WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('open_turn_v1', 'close_turn_v1', 'append_records_v1');
+WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN (
+    'open_turn_v1', 'close_turn_v1', 'close_turn_v2', 'append_records_v1'
+);
 
 -- Citus before the mending of its issue 8371 keeps a plan for each execution of a statement in a function, without end.
 ALTER FUNCTION open_turn_v1 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION close_turn_v1 SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION close_turn_v2 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION append_records_v1 SET plan_cache_mode = force_custom_plan;

@@ -1,0 +1,87 @@
+"""What hangs on a chain: how much the model is sent with its next turn, and what was left out of it, since when."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from app.db import ids
+from app.items.shapes import fields_of
+from app.items.weights import count
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A turn's. Kept with it, and beside the live id of its response."""
+
+    window: int = 0
+    """The model's, in tokens."""
+    tokens: int = 0
+    """What the next turn carries on at most: as the provider has counted."""
+    floor: int = 0
+    """What the provider must count for the next turn at least, if it cuts nothing; 0 where that cannot be told."""
+    frame: int = 0
+    """What of it instructions and tools weigh, which each turn sends anew."""
+    dropped_items: int = 0
+    """How many of the oldest items the model was not sent."""
+    since: str | None = None
+    """The turn since which some are missing."""
+    compaction: str | None = None
+    """What stands for the branch's beginning."""
+    cut: bool = False
+    """The provider has left out something, and not said so."""
+    at: float = 0.0
+    """When the turn ended, Unix seconds."""
+    quick: float = 0.5
+    """How many of the branch's turns came within the life of a cached context, the latest counting most."""
+
+    def values(self) -> tuple[Any, ...]:
+        """Its fields in their order, for what only we can have written: `Context(*values)` is it again."""
+        return (
+            self.window, self.tokens, self.floor, self.frame, self.dropped_items, self.since, self.compaction, self.cut,
+            self.at, self.quick,
+        )  # fmt: skip
+
+    def kept(self) -> dict[str, Any]:
+        """As JSON, without what is as in any context."""
+        return {
+            field.name: value
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) != field.default
+        }
+
+    @classmethod
+    def of(cls, kept: Any) -> "Context":
+        """A context read back, whatever it is: what cannot be told from it counts as unknown."""
+        said = fields_of(kept)
+        quick, at = said.get("quick"), said.get("at")
+        return cls(
+            **{name: count(said.get(name)) for name in ("window", "tokens", "floor", "frame", "dropped_items")},
+            since=_hex(said.get("since")),
+            compaction=_hex(said.get("compaction")),
+            cut=said.get("cut") is True,
+            at=float(at) if isinstance(at, int | float) and 0 < at < 1e11 else 0.0,
+            quick=float(quick) if isinstance(quick, int | float) and 0 <= quick <= 1 else 0.5,
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """As clients see it."""
+        return {
+            "tokens": self.tokens,
+            "window": self.window,
+            "share": round(self.tokens / self.window, 6) if self.window else None,
+            "dropped_items": self.dropped_items,
+            "since": None if self.since is None else ids.turn_id(UUID(self.since)),
+            "compaction": None if self.compaction is None else ids.compaction_id(UUID(self.compaction)),
+            "cut_by_provider": self.cut,
+        }
+
+
+UNKNOWN = Context()
+
+
+def _hex(value: Any) -> str | None:
+    try:
+        return UUID(value).hex if isinstance(value, str) else None
+    except ValueError:
+        return None

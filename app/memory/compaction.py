@@ -1,0 +1,339 @@
+"""Compactions made: in the background, between turns, by a model.
+
+The beginning of a branch becomes a summary; its last turns stay, and so do system messages and pinned items. What it
+stands for is untouched. A worker that makes one has a lease on it; where the worker dies, another makes it.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+
+from app import metrics
+from app.background import Background
+from app.errors import DatabaseUnavailable
+from app.items.kinds import is_system, kind_of
+from app.items.pairs import asked
+from app.items.shapes import Item, fields_of, message, text_of
+from app.items.weights import count
+from app.items.weights import tokens as weight
+from app.memory import transcript
+from app.memory.learnt import Learnt
+from app.memory.store import Branch, Claim, MemoryStore, Remembered
+from app.provider import failure
+from app.provider.client import Provider, ProviderError
+from app.provider.models import Family, Models
+from app.provider.reading import NotJSON, read_object
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+KEPT_SHARE = 0.2
+"""Of the budget: how much of a branch's end stays as it was said, its last turn at least."""
+
+CHUNK_SHARE = 0.5
+"""Of the summarising model's budget: how much is summarised in one call."""
+
+SUMMARY_SHARE = 0.125
+"""Of the budget of the model that reads it: how long a summary may be."""
+
+SHORTEST_SUMMARY = 64
+LONGEST_SUMMARY = 4096
+"""Tokens."""
+
+AT_ONCE = 4
+"""Compactions that a worker makes at the same time."""
+
+POLL_SECONDS = 5.0
+
+FIRST_BACKOFF_SECONDS = 1.0
+LONGEST_BACKOFF_SECONDS = 20.0
+
+SUMMED = ("input_tokens", "output_tokens", "total_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A compaction to be made."""
+
+    project_id: UUID
+    turn_id: UUID
+    """Up to which the branch goes."""
+    model: str
+    """That reads it."""
+    kept_turns: int | None = None
+    """How many of the last turns stay as they are; None: as many as have room."""
+    instructions: str | None = None
+    by: str | None = None
+    """The model that makes it; None for the service's, or the conversation's own."""
+    now: bool = False
+
+
+class Compactions(Background):
+    def __init__(
+        self, store: MemoryStore, provider: Provider, models: Models, learnt: Learnt, settings: Settings
+    ) -> None:
+        super().__init__()
+        self._store = store
+        self._provider = provider
+        self._models = models
+        self._learnt = learnt
+        self._settings = settings
+        self._tasks: dict[UUID, asyncio.Task[None]] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    def threshold(self, family: Family, model: str, params: dict[str, Any]) -> int | None:
+        """From how many tokens on a conversation is compacted; None for never.
+
+        Args:
+            params: the request's: its `context_management` goes before the service's setting.
+        """
+        if (wanted := threshold_of(params)) is not None:
+            return wanted
+        share = self._settings.compaction_share
+        return None if share == 0 else int(share * self._learnt.token_budget(family, model))
+
+    def begin(self, wanted: Wanted) -> None:
+        """Make a compaction in the background."""
+        task = asyncio.create_task(self._in_background(wanted), name=f"compaction of {wanted.turn_id}")
+        self._tasks[wanted.turn_id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(wanted.turn_id, None))
+
+    async def make(self, wanted: Wanted) -> UUID | None:
+        """Make a compaction, and wait for it.
+
+        Returns:
+            Its id; None where there is nothing to compact, or somebody else makes it.
+
+        Raises:
+            ProviderError: the model gave none.
+        """
+        branch = await self._store.recall(wanted.project_id, wanted.turn_id)
+        covered = self._covered(branch, wanted)
+        if covered == 0:
+            return None
+        turns = branch.turns[:covered]
+        ids = {turn.id for turn in turns}
+        items = [item for item in branch.items if item.turn_id in ids]
+        before = branch.compacted
+        stays = [*(before.kept if before is not None else ()), *filter(_stays, items)]
+        claim = await self._store.claim(
+            wanted.project_id,
+            turns,
+            previous_id=None if before is None else before.id,
+            model=self._maker(wanted),
+            kept_items=[item.kept.id for item in stays],
+            covered_turns=covered + (0 if before is None else before.covered_turns),
+            covered_tokens=sum(weight(item.kept.item) for item in items)
+            + (0 if before is None else before.covered_tokens),
+            now=wanted.now,
+        )
+        if claim is None:
+            return None
+        # Read again, now that nothing can go without this compaction's going with it.
+        again = await self._store.recall(wanted.project_id, turns[-1].id)
+        items = [item for item in again.items if item.turn_id in ids]
+        if [turn.id for turn in again.turns] != [turn.id for turn in turns]:
+            await self._store.fail(claim, {"code": "changed", "message": "The history changed meanwhile."}, {})
+            return None
+        said = [item.kept.item for item in items if not _stays(item)]
+        return await self._made(claim, wanted, None if before is None else before.text, said)
+
+    def _covered(self, branch: Branch, wanted: Wanted) -> int:
+        """How many of the branch's first turns are to be covered. No tool call is parted from its output."""
+        covered = len(branch.turns)
+        if wanted.kept_turns is not None:
+            covered -= wanted.kept_turns
+        else:
+            room = int(KEPT_SHARE * self._learnt.token_budget(self._models.of(wanted.model), wanted.model))
+            weights = {turn.id: 0 for turn in branch.turns}
+            for item in branch.items:
+                weights[item.turn_id] += weight(item.kept.item)
+            kept = 0
+            while covered > 0 and (kept == 0 or kept + weights[branch.turns[covered - 1].id] <= room):
+                covered -= 1
+                kept += max(1, weights[branch.turns[covered].id])
+        while covered > 0:
+            ids = {turn.id for turn in branch.turns[:covered]}
+            if not asked([item.kept.item for item in branch.items if item.turn_id in ids]):
+                break
+            covered -= 1
+        return max(0, covered)
+
+    def _maker(self, wanted: Wanted) -> str:
+        return wanted.by or self._settings.compaction_model or wanted.model
+
+    async def _made(self, claim: Claim, wanted: Wanted, summary: str | None, items: Sequence[Item]) -> UUID | None:
+        lease = asyncio.create_task(self._renewing(claim, asyncio.current_task()))
+        calls: list[dict[str, Any]] = []
+        usage = dict.fromkeys(SUMMED, 0)
+        try:
+            said = await self._summarised(wanted, summary, items, calls, usage)
+            if await self._store.finish(claim, said, tokens=weight(message("user", said)), calls=calls, usage=usage):
+                metrics.of(metrics.COMPACTIONS, "ready").inc()
+                log.info("a compaction is ready", calls=len(calls))
+                return claim.id
+            return None
+        except ProviderError as error:
+            metrics.of(metrics.COMPACTIONS, "failed").inc()
+            log.warning("a compaction failed", code=error.failure.code)
+            await self._store.fail(claim, error.failure.as_error(), usage)
+            raise
+        finally:
+            lease.cancel()
+
+    async def _summarised(
+        self,
+        wanted: Wanted,
+        summary: str | None,
+        items: Sequence[Item],
+        calls: list[dict[str, Any]],
+        usage: dict[str, int],
+    ) -> str:
+        return await self.summary(
+            self._maker(wanted), wanted.model, items, calls, usage, summary=summary, instructions=wanted.instructions
+        )
+
+    async def summary(
+        self,
+        maker: str,
+        reader: str,
+        items: Sequence[Item],
+        calls: list[dict[str, Any]],
+        usage: dict[str, int],
+        *,
+        summary: str | None = None,
+        instructions: str | None = None,
+    ) -> str:
+        """What items come to, in as many calls as they need: each goes on from what the one before has said.
+
+        Args:
+            maker: the model that makes it; `reader`, the one that reads it.
+            calls: what was sent is added to these, and to `usage` what it cost.
+            summary: of what came before.
+
+        Raises:
+            ProviderError: the model gave none.
+        """
+        room = int(CHUNK_SHARE * self._learnt.token_budget(self._models.of(maker), maker))
+        read = self._learnt.token_budget(self._models.of(reader), reader)
+        length = max(SHORTEST_SUMMARY, min(LONGEST_SUMMARY, int(SUMMARY_SHARE * read)))
+        told = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
+        for chunk in transcript.chunks(items, room) or [""]:
+            answer = await self._ask(maker, told, transcript.request(summary, chunk), length, calls)
+            reported = fields_of(answer.get("usage"))
+            for name in SUMMED:
+                usage[name] += count(reported.get(name))
+            output = answer.get("output")
+            texts = [text_of(item) for item in output if _is_message(item)] if isinstance(output, list) else []
+            summary = "".join(texts).strip()
+            if not summary:
+                raise ProviderError(failure.broken("it is no summary"))
+        return summary or ""
+
+    async def _ask(
+        self, model: str, instructions: str, request: str, length: int, calls: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """A summary from the model. Nothing of it is stored there."""
+        asked = {
+            "model": model,
+            "input": [message("system", instructions), message("user", request)],
+            "store": False,
+            "max_output_tokens": length,
+            "reasoning": {"effort": "none"},
+        }
+        body = orjson.dumps(self._models.of(model).fitted(asked))
+        call: dict[str, Any] = {"url": self._provider.url, "body": body.decode(), "started_at": time.time()}
+        calls.append(call)
+        attempts = self._settings.provider_attempts
+        while True:
+            try:
+                answer = _answer(await self._provider.respond(body, {}))
+                break
+            except ProviderError as error:
+                attempts -= 1
+                if error.failure.kind not in failure.RETRIED or attempts == 0:
+                    raise
+                pause = error.failure.retry_after or FIRST_BACKOFF_SECONDS
+            await asyncio.sleep(min(pause, LONGEST_BACKOFF_SECONDS))
+        call["response_id"] = answer.get("id")
+        return answer
+
+    async def _renewing(self, claim: Claim, maker: "asyncio.Task[Any] | None") -> None:
+        """Keep the lease. Who has lost it stops."""
+        while True:
+            await asyncio.sleep(self._store.lease_seconds / 3)
+            with suppress(DatabaseUnavailable):
+                if not await self._store.renew(claim) and maker is not None:
+                    maker.cancel()
+                    return
+
+    async def _in_background(self, wanted: Wanted) -> None:
+        try:
+            async with self._places:
+                await self.make(wanted)
+        except ProviderError:
+            return  # Said, and written down; a later turn tries it again.
+        except DatabaseUnavailable:
+            log.warning("Postgres is away; a compaction is left for later")
+
+    async def run(self) -> None:
+        while True:
+            with suppress(DatabaseUnavailable):
+                for row in await self._store.abandoned():
+                    wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"])
+                    await self._in_background(wanted)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def stop(self) -> None:
+        await super().stop()
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def threshold_of(params: dict[str, Any]) -> int | None:
+    """The tokens from which on a request wants its conversation compacted (OpenAI's `context_management`)."""
+    entries = params.get("context_management")
+    for entry in entries if isinstance(entries, list) else []:
+        said = fields_of(entry)
+        threshold = said.get("compact_threshold")
+        if said.get("type") == "compaction" and isinstance(threshold, int):
+            return max(1, threshold)
+    return None
+
+
+def _answer(body: bytes) -> dict[str, Any]:
+    """The Response of a plain call.
+
+    Raises:
+        ProviderError: it is none, or one that failed.
+    """
+    try:
+        answer, _ = read_object(body)
+    except NotJSON as error:
+        raise ProviderError(failure.broken("it is not JSON")) from error
+    if answer.get("status") not in ("completed", "incomplete"):
+        read = failure.from_response if answer.get("status") == "failed" else failure.from_error
+        raise ProviderError(read(answer))
+    return answer
+
+
+def _stays(item: Remembered) -> bool:
+    """Whether an item that is covered stays as it is."""
+    return is_system(item.kept.item) or (item.kept.item.get("pinned") is True and bool(_carried(item)))
+
+
+def _carried(item: Remembered) -> list[Item]:
+    return kind_of(item.kept.item).carried(item.kept.item)
+
+
+def _is_message(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "message"

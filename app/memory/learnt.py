@@ -1,0 +1,153 @@
+"""What the provider's answers show of its models: a window that is smaller than known, and how their vocabulary counts.
+
+Each worker has it at hand, writes what it learns to Postgres, and reads there now and then what others have learnt.
+What is older than the life of a response id counts no more: a wrong conclusion heals, and a window may have grown.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from app.background import Background
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+from app.provider.models import WINDOW_SHARE, Family
+
+log = structlog.get_logger()
+
+READ_SECONDS = 30.0
+
+SMALLEST_WINDOW = 8192
+"""Nothing is taken for the sign of a smaller one: an odd answer must not make every conversation forget."""
+
+SMALLEST_CUT = int(WINDOW_SHARE * SMALLEST_WINDOW)
+"""What the provider leaves of an input that it cuts, tokens."""
+
+LIKE = 0.25
+"""How far two counts may be from each other, of the first, to show the same window."""
+
+CLEARLY_BELOW = 0.6
+"""An answer that counts less than this share of what was counted here was cut: no vocabulary differs so much."""
+
+FEWEST_COUNTED = 256
+"""Of fewer tokens nothing is learnt."""
+
+MOST_PER_COUNTED = 2.0
+
+LATEST_SHARE = 0.3
+"""How much the latest count weighs in the average."""
+
+READ = """
+SELECT model, window_tokens, tokens_per_counted FROM learnt_models
+WHERE binding = $1 AND learnt_at > now() - interval '7 days'
+"""
+
+WRITE = """
+INSERT INTO learnt_models AS l (binding, model, window_tokens, tokens_per_counted) VALUES ($1, $2, $3, $4)
+ON CONFLICT (binding, model) DO UPDATE SET learnt_at = now(),
+    window_tokens = CASE WHEN l.learnt_at > now() - interval '7 days'
+        THEN least(l.window_tokens, excluded.window_tokens) ELSE excluded.window_tokens END,
+    tokens_per_counted = coalesce(excluded.tokens_per_counted, l.tokens_per_counted)
+RETURNING model
+"""
+
+
+class Learnt(Background):
+    def __init__(self, database: Database, binding: str) -> None:
+        super().__init__()
+        self._database = database
+        self._binding = binding
+        self._windows: dict[str, int] = {}
+        self._per_counted: dict[str, float] = {}
+        self._suspected: dict[str, int] = {}
+        """What a provider that has cut an input counted then."""
+        self._unwritten: set[str] = set()
+        self._news = asyncio.Event()
+
+    def token_budget(self, family: Family, model: str) -> int:
+        """How many tokens a model reads, as far as is known and learnt."""
+        return family.token_budget(self._windows.get(model))
+
+    def window(self, family: Family, model: str) -> int:
+        return min(family.window, self._windows.get(model, family.window))
+
+    def tokens(self, model: str, counted: int) -> int:
+        """What a model will count for so many tokens of Qwen's older vocabulary."""
+        return round(counted * self._per_counted.get(model, 1.0))
+
+    def expected(self, model: str, counts: Sequence[int]) -> list[int]:
+        return [self.tokens(model, counted) for counted in counts]
+
+    def is_cut(self, model: str, expected: float, reported: int) -> bool:
+        """Whether the provider has cut an input, from what it counted for it: it read its share of the window.
+
+        The window is learnt from the second sign of it. One could be an odd answer, and it would be everybody's.
+
+        Args:
+            expected: what it must have counted at least.
+        """
+        if not SMALLEST_CUT <= reported < expected:
+            return False
+        log.warning("the provider has cut an input, and not said so", model=model, input_tokens=reported)
+        before = self._suspected.get(model)
+        if before is not None and abs(reported - before) < LIKE * before:
+            self._smaller(model, max(before, reported))
+        self._suspected[model] = reported
+        return True
+
+    def refused(self, model: str, limit: int) -> None:
+        """The provider has said that it takes no more than so many tokens."""
+        if limit >= SMALLEST_CUT:
+            self._smaller(model, limit)
+
+    def reported(self, model: str, expected: int, reported: int) -> bool:
+        """What the provider has counted for an input that was counted here. Gives whether it has cut it.
+
+        Args:
+            expected: what it should have counted: see `tokens`.
+        """
+        if self.is_cut(model, CLEARLY_BELOW * expected, reported):
+            return True
+        if expected < FEWEST_COUNTED or reported < CLEARLY_BELOW * expected:
+            return False
+        before = self._per_counted.get(model)
+        ratio = min((before or 1.0) * reported / expected, MOST_PER_COUNTED)
+        self._per_counted[model] = ratio if before is None else before + LATEST_SHARE * (ratio - before)
+        self._write(model)
+        return False
+
+    def _smaller(self, model: str, tokens: int) -> None:
+        window = int(tokens / WINDOW_SHARE)
+        if window < self._windows.get(model, window + 1):
+            log.warning("a model's window is smaller than was known", model=model, window_tokens=window)
+            self._windows[model] = window
+            self._write(model)
+
+    def _write(self, model: str) -> None:
+        self._unwritten.add(model)
+        self._news.set()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._written()
+                for row in await self._database.fetch(READ, self._binding):
+                    if row["window_tokens"] is not None:
+                        self._windows[row["model"]] = row["window_tokens"]
+                    if row["tokens_per_counted"] is not None:
+                        self._per_counted[row["model"]] = row["tokens_per_counted"]
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; what was learnt of models is not written yet")
+            try:
+                await asyncio.wait_for(self._news.wait(), READ_SECONDS)
+                await asyncio.sleep(1)  # What comes together is written together.
+            except TimeoutError:
+                continue
+
+    async def _written(self) -> None:
+        self._news.clear()
+        for model in list(self._unwritten):
+            learnt = self._windows.get(model), self._per_counted.get(model)
+            await self._database.fetchrow(WRITE, self._binding, model, *learnt)
+            self._unwritten.discard(model)

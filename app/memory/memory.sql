@@ -1,0 +1,137 @@
+-- _path --
+-- A branch from a turn backwards, to its first one or to the nearest that a ready compaction ends with.
+WITH RECURSIVE path AS (
+    SELECT t.id, t.parent_id, t.thread_id, t.binding, t.model, 0 AS depth, (
+        SELECT c.id FROM compactions c
+        WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = t.id AND c.status = 'ready'
+    ) AS compaction
+    FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
+    UNION ALL
+    SELECT t.id, t.parent_id, t.thread_id, t.binding, t.model, path.depth + 1, t.compaction
+    FROM path CROSS JOIN LATERAL (
+        SELECT t.id, t.parent_id, t.thread_id, t.binding, t.model, (
+            SELECT c.id FROM compactions c
+            WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = t.id AND c.status = 'ready'
+        ) AS compaction
+        FROM turns t
+        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = path.parent_id OFFSET 0
+    ) t
+    WHERE path.compaction IS NULL
+)
+
+-- recall --
+-- The items of a branch, from its nearest compaction on; and a row for the turn that this one ends with, and for each
+-- without items.
+{_path}
+SELECT path.id AS turn_id, path.thread_id, path.binding, path.model, path.compaction,
+    items.type, items.item_id, items.data, items.tokens
+FROM path LEFT JOIN LATERAL (
+    SELECT type, item_id, data, tokens, position FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = path.id AND path.compaction IS NULL OFFSET 0
+) items ON true
+ORDER BY path.depth DESC, items.position
+
+-- nearest --
+-- The nearest compaction on a branch.
+{_path}
+SELECT compaction FROM path WHERE compaction IS NOT NULL
+
+-- compaction --
+SELECT id, turn_id, text, tokens, kept_items, covered_turns, covered_tokens FROM compactions
+WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND status = 'ready'
+
+-- kept_items --
+-- Items by their ids.
+SELECT type, item_id, data, tokens FROM items
+WHERE project_id = :project_id AND bucket = :bucket AND item_id = ANY(:item_ids::text[])
+
+-- count_items --
+-- Writes down what items count.
+UPDATE items i SET tokens = c.tokens
+FROM unnest(:item_ids::text[], :counts::integer[]) AS c (item_id, tokens)
+WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.item_id = c.item_id AND i.tokens IS NULL
+RETURNING i.turn_id
+
+-- context_of --
+-- A turn's context, whatever has become of its response id.
+SELECT context FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+
+-- on_branch --
+-- Every compaction on a branch, the nearest first.
+WITH RECURSIVE path AS (
+    SELECT t.id, t.parent_id, 0 AS depth FROM turns t
+    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
+    UNION ALL
+    SELECT t.id, t.parent_id, path.depth + 1
+    FROM path CROSS JOIN LATERAL (
+        SELECT t.id, t.parent_id FROM turns t
+        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = path.parent_id OFFSET 0
+    ) t
+)
+SELECT c.id, c.turn_id, c.previous_id, c.status, c.model, c.text, c.kept_items, c.covered_turns, c.covered_tokens,
+    c.tokens, c.usage, c.error, c.attempts, c.created_at, c.completed_at
+FROM path JOIN compactions c ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = path.id
+ORDER BY path.depth
+
+-- lock_threads --
+-- Nothing of these threads' histories is deleted while the transaction lasts.
+SELECT id FROM threads WHERE project_id = :project_id AND bucket = :bucket AND id = ANY(:thread_ids::uuid[])
+ORDER BY id FOR SHARE
+
+-- lock_thread --
+-- Before a compaction's row, as by who deletes: so neither waits for the other.
+SELECT id FROM threads WHERE project_id = :project_id AND bucket = :bucket AND id = :thread_id FOR NO KEY UPDATE
+
+-- claim --
+-- Takes a compaction to be made: a new one, one that failed, or one whose worker is dead. No row where there is a ready
+-- one, or somebody makes it.
+INSERT INTO compactions AS c (
+    project_id, bucket, id, turn_id, previous_id, status, worker_id, lease_expires_at, model, kept_items,
+    covered_turns, covered_tokens
+)
+SELECT t.project_id, t.bucket, :compaction_id::uuid, t.id, :previous_id::uuid, 'running', :worker_id::uuid,
+    now() + :lease_seconds::float8 * interval '1 second', :model::text, :kept_items::text[], :covered_turns::integer,
+    :covered_tokens::bigint
+FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
+ON CONFLICT ON CONSTRAINT compactions_turn_key DO UPDATE SET
+    previous_id = excluded.previous_id, status = 'running', worker_id = excluded.worker_id,
+    lease_expires_at = excluded.lease_expires_at, model = excluded.model, kept_items = excluded.kept_items,
+    covered_turns = excluded.covered_turns, covered_tokens = excluded.covered_tokens, attempts = c.attempts + 1,
+    error = NULL, calls = NULL, usage = NULL, completed_at = NULL
+WHERE (c.status = 'failed' AND (:now::boolean
+        OR c.completed_at < now() - least(86400, 30 * 2 ^ least(c.attempts, 20)) * interval '1 second'))
+    OR (c.status = 'running' AND c.lease_expires_at < now())
+RETURNING c.id
+
+-- renew --
+UPDATE compactions SET lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
+WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND status = 'running'
+    AND worker_id = :worker_id
+RETURNING id
+
+-- finish --
+-- Makes a compaction ready. No row where somebody else has taken it, or something of what it covers was deleted.
+UPDATE compactions SET status = 'ready', text = :text, tokens = :tokens::integer, calls = :calls::json,
+    usage = :usage::json, salt = :salt, worker_id = NULL, lease_expires_at = NULL, completed_at = now()
+WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND status = 'running'
+    AND worker_id = :worker_id
+RETURNING id
+
+-- fail --
+UPDATE compactions SET status = 'failed', error = :error::json, calls = NULL, usage = :usage::json, worker_id = NULL,
+    lease_expires_at = NULL, completed_at = now()
+WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND status = 'running'
+    AND worker_id = :worker_id
+RETURNING id
+
+-- abandoned --
+-- Compactions whose worker is dead, for whoever takes them.
+SELECT project_id, bucket, turn_id, model FROM compactions
+WHERE status = 'running' AND lease_expires_at < now()
+ORDER BY lease_expires_at LIMIT 5
+
+-- head --
+-- A thread's head and the model of it.
+SELECT th.id AS thread_id, th.head_turn_id, t.model FROM threads th
+LEFT JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = th.head_turn_id
+WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id AND (:name::text IS NULL OR th.name = :name)

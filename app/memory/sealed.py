@@ -1,0 +1,30 @@
+"""Compactions that clients carry: OpenAI's `encrypted_content`, which only the project that it was made for can use."""
+
+import base64
+import binascii
+import hashlib
+import secrets
+from uuid import UUID
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NONCE_BYTES = 12
+
+
+class Sealed:
+    def __init__(self, key: bytes) -> None:
+        """Args: key: the database's own, that other keys are made of."""
+        self._cipher = AESGCM(hashlib.blake2b(b"compactions that clients carry", key=key, digest_size=32).digest())
+
+    def closed(self, project_id: UUID, text: str) -> str:
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, text.encode(), project_id.bytes)).decode()
+
+    def opened(self, project_id: UUID, sealed: str) -> str | None:
+        """What was closed for this project; None for anything else."""
+        try:
+            data = base64.b64decode(sealed, altchars="-_", validate=True)
+            return self._cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], project_id.bytes).decode()
+        except (binascii.Error, ValueError, InvalidTag):
+            return None

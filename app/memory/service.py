@@ -1,0 +1,65 @@
+"""A thread's memory: its compactions, seen and made."""
+
+from typing import Any
+
+from app.db.pagination import list_object
+from app.errors import BadRequest, Conflict
+from app.memory.compaction import Compactions, Wanted
+from app.memory.schemas import Compact, compaction_object
+from app.memory.store import MemoryStore
+from app.projects.auth import Caller
+from app.provider.client import ProviderError
+from app.provider.models import Models
+from app.provider.refusals import client_error
+from app.threads.address import Place
+
+
+class Memory:
+    def __init__(self, store: MemoryStore, compactions: Compactions, models: Models) -> None:
+        self._store = store
+        self._compactions = compactions
+        self._models = models
+
+    async def compactions(self, caller: Caller, address: Place) -> dict[str, Any]:
+        """Those of the branch that the thread's head ends, the latest first."""
+        _, head, _ = await self._store.head(caller.project_id, address)
+        rows = await self._store.on_branch(caller.project_id, head)
+        return list_object(rows, compaction_object, has_more=False)
+
+    async def compact(self, caller: Caller, address: Place, sent: Compact) -> dict[str, Any]:
+        """Make a compaction of the thread now.
+
+        Raises:
+            APIError: there is nothing to compact, somebody else makes it, or the model gave none.
+        """
+        _, head, model = await self._store.head(caller.project_id, address)
+        before = await self._store.on_branch(caller.project_id, head)
+        if any(row["status"] == "running" for row in before):
+            raise Conflict("A compaction of this thread is being made. Look again soon.", code="compaction_running")
+        if head is None:
+            raise _nothing()
+        wanted = Wanted(
+            caller.project_id,
+            head,
+            model or self._models.default,
+            kept_turns=sent.keep_turns,
+            instructions=sent.instructions,
+            by=sent.model,
+            now=True,
+        )
+        try:
+            made = await self._compactions.make(wanted)
+        except ProviderError as error:
+            raise client_error(error.failure) from error
+        if made is None:
+            raise _nothing()
+        return compaction_object(await self._store.one(caller.project_id, head, made))
+
+
+def _nothing() -> BadRequest:
+    return BadRequest(
+        "There is nothing to compact: no turn of this thread comes before those that are kept and is not covered yet. "
+        "Send a smaller 'keep_turns'.",
+        param="keep_turns",
+        code="nothing_to_compact",
+    )

@@ -1,0 +1,321 @@
+"""What is remembered of a branch: its nearest compaction, and its items from there on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+from uuid import UUID
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.chain.context import Context
+from app.db import ids
+from app.db.engine import Database
+from app.db.nodes import Nodes
+from app.db.sql import Statement, statements
+from app.errors import NotFound
+from app.items import vocabulary
+from app.items.kept import Kept, kept_row
+from app.items.shapes import Item, message
+from app.threads.address import Place, unknown
+from app.trail import contents
+from app.trail.append import append_record
+from app.trail.records import SERVICE
+
+_found = statements(Path(__file__).with_name("memory.sql"))
+
+MARK = "[A summary of the conversation so far, made by the service; it is no request of the user's]"
+"""Stands before a compaction's text, which is sent as a message of the user's: it is made of users' words, and must not
+speak as the system."""
+
+
+def as_message(text: str) -> Item:
+    """A summary as the model is given it. It is never dropped."""
+    return {**message("user", f"{MARK}\n\n{text}"), "pinned": True}
+
+
+@dataclass(slots=True)
+class Remembered:
+    """An item of a branch, and where it is."""
+
+    kept: Kept
+    turn_id: UUID
+    tokens: int | None
+    """What it counts by Qwen's vocabulary, if somebody has counted it."""
+    binding: str | None = None
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A turn of a branch, whether it has items or not."""
+
+    id: UUID
+    thread_id: UUID
+
+
+@dataclass(slots=True)
+class Compacted:
+    """A compaction that stands for the beginning of a branch."""
+
+    id: UUID
+    turn_id: UUID
+    text: str
+    tokens: int
+    kept: list[Remembered]
+    """What it covers and stays as it is."""
+    covered_turns: int
+    covered_tokens: int
+
+    @property
+    def source(self) -> str:
+        """What a call that has sent it names as its source: it goes with it."""
+        return ids.compaction_id(self.id)
+
+    @property
+    def item(self) -> Item:
+        """As the model is given it."""
+        return as_message(self.text)
+
+
+@dataclass(slots=True)
+class Branch:
+    """What is remembered of a branch, in order."""
+
+    turns: list[Turn] = field(default_factory=list)
+    """Those that no compaction covers."""
+    items: list[Remembered] = field(default_factory=list)
+    """Theirs."""
+    compacted: Compacted | None = None
+
+
+class CompactionRow(TypedDict):
+    id: UUID
+    turn_id: UUID
+    previous_id: UUID | None
+    status: str
+    model: str
+    text: str | None
+    kept_items: list[str]
+    covered_turns: int
+    covered_tokens: int
+    tokens: int | None
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    attempts: int
+    created_at: Any
+    completed_at: Any
+
+
+class Abandoned(TypedDict):
+    project_id: UUID
+    bucket: int
+    turn_id: UUID
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A compaction that this worker makes."""
+
+    project_id: UUID
+    id: UUID
+    turn_id: UUID
+    thread_id: UUID
+    """That its turn is of."""
+
+
+class MemoryStore:
+    def __init__(self, database: Database, nodes: Nodes, *, worker_id: UUID, lease_seconds: float) -> None:
+        self._database = database
+        self._nodes = nodes
+        self._worker_id = worker_id
+        self.lease_seconds = lease_seconds
+
+    async def recall(self, project_id: UUID, turn_id: UUID) -> Branch:
+        """A branch up to a turn."""
+        branch = Branch()
+        nearest: UUID | None = None
+        node = self._nodes.of(ids.bucket_of(turn_id))
+        for row in await node.fetch(*_found["recall"](**_at(project_id, turn_id))):
+            if row["compaction"] is not None:
+                nearest = row["compaction"]
+                continue
+            if not branch.turns or branch.turns[-1].id != row["turn_id"]:
+                branch.turns.append(Turn(row["turn_id"], row["thread_id"]))
+            if row["item_id"] is not None:
+                branch.items.append(
+                    Remembered(kept_row(row), row["turn_id"], row["tokens"], row["binding"], row["model"])
+                )
+        if nearest is not None:
+            branch.compacted = await self._compacted(project_id, turn_id, nearest)
+            if branch.compacted is None:  # Deleted in this moment: once more, without it.
+                return await self.recall(project_id, turn_id)
+        return branch
+
+    async def _compacted(self, project_id: UUID, turn_id: UUID, id_: UUID) -> Compacted | None:
+        here = {"project_id": project_id, "bucket": ids.bucket_of(turn_id)}
+        row = await self._database.fetchrow(*_found["compaction"](**here, compaction_id=id_))
+        if row is None:
+            return None
+        found = await self._database.fetch(*_found["kept_items"](**here, item_ids=row["kept_items"]))
+        by_id = {item["item_id"]: Remembered(kept_row(item), row["turn_id"], item["tokens"]) for item in found}
+        kept = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
+        return Compacted(
+            id_, row["turn_id"], row["text"], row["tokens"], kept, row["covered_turns"], row["covered_tokens"]
+        )
+
+    async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
+        """The nearest ready compaction on a branch."""
+        node = self._nodes.of(ids.bucket_of(turn_id))
+        row = await node.fetchrow(*_found["nearest"](**_at(project_id, turn_id)))
+        return None if row is None else row["compaction"]
+
+    async def context(self, project_id: UUID, turn_id: UUID) -> Context:
+        row = await self._database.fetchrow(*_found["context_of"](**_at(project_id, turn_id)))
+        return Context.of(None if row is None else row["context"])
+
+    async def count(self, project_id: UUID, items: Sequence[Remembered]) -> list[int]:
+        """What items count, each counted once: it is kept with them."""
+        uncounted = [item for item in items if item.tokens is None]
+        found = await vocabulary.counts([item.kept.item for item in uncounted])
+        for item, tokens in zip(uncounted, found, strict=True):
+            item.tokens = tokens
+        if uncounted:
+            await self._database.fetch(
+                *_found["count_items"](
+                    project_id=project_id,
+                    bucket=ids.bucket_of(uncounted[0].turn_id),
+                    item_ids=[item.kept.id for item in uncounted],
+                    counts=found,
+                )
+            )
+        return [item.tokens or 0 for item in items]
+
+    async def head(self, project_id: UUID, address: Place) -> tuple[UUID, UUID | None, str | None]:
+        """A thread's id, its head, and the head's model.
+
+        Raises:
+            NotFound: there is no such thread.
+        """
+        name = getattr(address, "name", None)
+        row = await self._database.fetchrow(
+            *_found["head"](project_id=project_id, bucket=ids.bucket_of(address.id), thread_id=address.id, name=name)
+        )
+        if row is None:
+            raise unknown(address)
+        return row["thread_id"], row["head_turn_id"], row["model"]
+
+    async def on_branch(self, project_id: UUID, turn_id: UUID | None) -> list[CompactionRow]:
+        """Every compaction on a branch, the nearest first."""
+        if turn_id is None:
+            return []
+        return await self._database.fetch(*_found["on_branch"](**_at(project_id, turn_id)))
+
+    async def claim(
+        self,
+        project_id: UUID,
+        turns: Sequence[Turn],
+        *,
+        previous_id: UUID | None,
+        model: str,
+        kept_items: Sequence[str],
+        covered_turns: int,
+        covered_tokens: int,
+        now: bool,
+    ) -> Claim | None:
+        """Take it upon this worker to make a compaction.
+
+        Args:
+            turns: those that it is to cover, or that are covered already by the one before it.
+            now: whether one that has failed is tried again at once.
+
+        Returns:
+            None where somebody else makes it, or it is ready, or has failed lately.
+        """
+        last = turns[-1]
+        here = {"project_id": project_id, "bucket": ids.bucket_of(last.id)}
+        async with self._database.session() as session:
+            # Who deletes something of these has the thread's row: what is read after this holds nothing that is about
+            # to go, and what is deleted later takes this compaction with it.
+            await _run(session, _found["lock_threads"], **here, thread_ids=list({turn.thread_id for turn in turns}))
+            row = await _run(
+                session,
+                _found["claim"],
+                **here,
+                compaction_id=ids.new_uuid(),
+                turn_id=last.id,
+                previous_id=previous_id,
+                worker_id=self._worker_id,
+                lease_seconds=self.lease_seconds,
+                model=model,
+                kept_items=list(kept_items),
+                covered_turns=covered_turns,
+                covered_tokens=covered_tokens,
+                now=now,
+            )
+        return None if row is None else Claim(project_id, row.id, last.id, last.thread_id)
+
+    async def renew(self, claim: Claim) -> bool:
+        """Renew the lease. False if the claim is lost: somebody else has taken it, or it was deleted."""
+        mine = {**_of(claim), "worker_id": self._worker_id}
+        row = await self._database.fetchrow(*_found["renew"](**mine, lease_seconds=self.lease_seconds))
+        return row is not None
+
+    async def finish(
+        self, claim: Claim, said: str, *, tokens: int, calls: Sequence[dict[str, Any]], usage: dict[str, Any]
+    ) -> bool:
+        """Make a compaction ready, with its record in the trail. False if the claim is lost."""
+        salt, documents = contents.new_salt(), (orjson.dumps(list(calls)).decode(), orjson.dumps(usage).decode())
+        async with self._database.session() as session:
+            mine = {**_of(claim), "worker_id": self._worker_id}
+            thread = {"project_id": claim.project_id, "bucket": mine["bucket"], "thread_id": claim.thread_id}
+            if await _run(session, _found["lock_thread"], **thread) is None:
+                return False
+            row = await _run(
+                session, _found["finish"], **mine, text=said, tokens=tokens, calls=documents[0], usage=documents[1],
+                salt=salt,
+            )  # fmt: skip
+            if row is None:
+                return False
+            await append_record(
+                session,
+                SERVICE,
+                claim.project_id,
+                "compaction.made",
+                thread_id=claim.thread_id,
+                turn_id=claim.turn_id,
+                detail=ids.compaction_id(claim.id),
+                content=contents.compacted(salt, said, *documents),
+            )
+        return True
+
+    async def fail(self, claim: Claim, error: dict[str, Any], usage: dict[str, Any]) -> None:
+        mine = {**_of(claim), "worker_id": self._worker_id}
+        documents = {"error": orjson.dumps(error).decode(), "usage": orjson.dumps(usage).decode()}
+        await self._database.fetchrow(*_found["fail"](**mine, **documents))
+
+    async def abandoned(self) -> list[Abandoned]:
+        """Compactions whose worker is dead."""
+        return await self._database.fetch(*_found["abandoned"]())
+
+    async def one(self, project_id: UUID, turn_id: UUID, id_: UUID) -> CompactionRow:
+        """Raises NotFound: it was deleted."""
+        for row in await self.on_branch(project_id, turn_id):
+            if row["id"] == id_:
+                return row
+        raise NotFound("The compaction was deleted meanwhile, with something that it covers.", code="compaction_gone")
+
+
+async def _run(session: AsyncSession, statement: Statement, **arguments: Any) -> Any:
+    """A statement within a session's transaction: its first row."""
+    return (await session.execute(statement.clause, arguments)).first()
+
+
+def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:
+    return {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
+
+
+def _of(claim: Claim) -> dict[str, Any]:
+    return {"project_id": claim.project_id, "bucket": ids.bucket_of(claim.turn_id), "compaction_id": claim.id}

@@ -1,0 +1,169 @@
+"""/responses/compact and /responses/input_tokens, as OpenAI's clients know them. Nothing of them is kept."""
+
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any
+from uuid import UUID
+
+import orjson
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.bodies import checked, json_object, json_response
+from app.db import ids
+from app.errors import BadRequest
+from app.items.client_door import items_of
+from app.items.kept import kept_input
+from app.items.kinds import is_system, type_of
+from app.items.shapes import Item
+from app.items.vocabulary import text_tokens
+from app.memory.compaction import SUMMED, Compactions
+from app.memory.reader import Reader
+from app.memory.sealed import Sealed
+from app.memory.store import MemoryStore
+from app.openai_api.schemas import conversation_uuid, previous_uuid
+from app.openai_api.service import shown_item
+from app.projects.auth import Authenticated, Caller
+from app.provider.client import ProviderError
+from app.provider.models import Models
+from app.provider.refusals import client_error
+from app.services import services, serving
+from app.threads.address import ById, OfTurn, unknown
+from app.turns.service import Turns
+
+router = APIRouter(tags=["responses"])
+
+OF_THE_FRAME = ("instructions", "tools", "text", "tool_choice")
+"""What is sent with every turn, and counted with it."""
+
+
+class CompactCreate(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str | None = Field(None, min_length=1, max_length=256)
+    input: Any = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+
+
+class InputTokensCreate(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str | None = Field(None, min_length=1, max_length=256)
+    input: Any = None
+    instructions: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+
+
+class Contexts:
+    """What a model would be given, counted or in few words."""
+
+    def __init__(
+        self, store: MemoryStore, reader: Reader, compactions: Compactions, sealed: Sealed, turns: Turns
+    ) -> None:
+        self._store = store
+        self._reader = reader
+        self._compactions = compactions
+        self._sealed = sealed
+        self._turns = turns
+
+    async def compact(self, caller: Caller, sent: CompactCreate, model: str) -> dict[str, Any]:
+        """A conversation as its own users' messages and one item that stands for all the rest.
+
+        Raises:
+            APIError: there is nothing to compact, or the model made nothing of it.
+        """
+        before = await self._of(caller, sent.previous_response_id)
+        new = self._items(caller, sent.input)
+        items = [*before, *new]
+        if not items:
+            raise BadRequest(
+                "There is nothing to compact. Send 'input', or a 'previous_response_id'.",
+                param="input",
+                code="missing_parameter",
+            )
+        usage = dict.fromkeys(SUMMED, 0)
+        try:
+            said = await self._compactions.summary(model, model, items, [], usage, instructions=sent.instructions)
+        except ProviderError as error:
+            raise client_error(error.failure) from error
+        stay = [item for item in items if type_of(item) == "message" and (item["role"] == "user" or is_system(item))]
+        made = {
+            "type": "compaction",
+            "id": ids.compaction_id(ids.new_uuid()),
+            "encrypted_content": self._sealed.closed(caller.project_id, said),
+        }
+        details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+        return {
+            "id": ids.response_id(ids.new_uuid()),
+            "object": "response.compaction",
+            "created_at": int(time.time()),
+            "model": model,
+            "output": [*map(shown_item, kept_input(stay)), made],
+            "usage": {**usage, **details},
+        }
+
+    async def input_tokens(self, caller: Caller, sent: InputTokensCreate, models: Models) -> int:
+        """What the model would be sent for a request, in tokens: what it has been sent before included."""
+        model = sent.model or models.default
+        parent = await self._parent(caller, sent)
+        new = self._items(caller, sent.input)
+        abilities = self._reader.abilities(models.of(model), model)
+        given = await self._reader.given(caller.project_id, parent, new, model, abilities, counting=True)
+        frame = {name: value for name in OF_THE_FRAME if (value := (sent.model_extra or {}).get(name))}
+        frame |= {name: value for name in ("instructions", "tools") if (value := getattr(sent, name))}
+        weight = text_tokens(orjson.dumps(frame).decode()) if frame else 0
+        return given.tokens + self._reader.learnt.tokens(model, weight)
+
+    def _items(self, caller: Caller, value: Any) -> list[Item]:
+        items = items_of(value, references=True) if value is not None else []
+        for item in items:
+            if item.get("type") == "item_reference":
+                raise BadRequest(
+                    f"'{item['where']}': references to items are not taken here. Send the item itself.",
+                    param=item["where"],
+                )
+        return self._turns.opened(caller, items)
+
+    async def _of(self, caller: Caller, previous: str | None) -> Sequence[Item]:
+        """The items that a response goes on from, and its own."""
+        if previous is None:
+            return []
+        branch = await self._store.recall(caller.project_id, await self._turn(caller, previous))
+        items = [item.kept.item for item in branch.items]
+        compacted = branch.compacted
+        return items if compacted is None else [*(item.kept.item for item in compacted.kept), compacted.item, *items]
+
+    async def _parent(self, caller: Caller, sent: InputTokensCreate) -> UUID | None:
+        if sent.previous_response_id is not None:
+            return await self._turn(caller, sent.previous_response_id)
+        if sent.conversation is None:
+            return None
+        named = sent.conversation.get("id") if isinstance(sent.conversation, dict) else sent.conversation
+        _, head, _ = await self._store.head(caller.project_id, ById(conversation_uuid(str(named))))
+        return head
+
+    async def _turn(self, caller: Caller, previous: str) -> UUID:
+        turn_id = previous_uuid(previous)
+        if not await self._turns.is_there(caller, turn_id):
+            raise unknown(OfTurn(turn_id))
+        return turn_id
+
+
+Service = Annotated[Contexts, serving(Contexts)]
+
+
+@router.post("/responses/compact")
+async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
+    sent = checked(CompactCreate, await json_object(request))
+    return json_response(await contexts.compact(caller, sent, sent.model or services(request)[Models].default))
+
+
+@router.post("/responses/input_tokens")
+async def input_tokens(request: Request, caller: Authenticated, contexts: Service) -> Response:
+    sent = checked(InputTokensCreate, await json_object(request))
+    counted = await contexts.input_tokens(caller, sent, services(request)[Models])
+    return json_response({"object": "response.input_tokens", "input_tokens": counted})

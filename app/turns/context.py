@@ -1,0 +1,106 @@
+"""A turn's context: what of its conversation the model has read, and what hangs on the chain that goes on from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.chain.context import Context
+from app.chain.continuation import Continuation
+from app.items import vocabulary
+from app.items.shapes import Item, fields_of
+from app.items.weights import count
+from app.memory.learnt import SMALLEST_CUT, Learnt
+from app.turns.running import Running, Sent
+
+FLOOR_BYTES_PER_TOKEN = 6
+"""No text takes more bytes for a token: what is new weighs this much at least."""
+
+OUTPUT_SHARE = 0.9
+"""How much of what the provider counted as its answer it counts again at least, when a chain carries it on."""
+
+TOLERANCE = 0.98
+
+SUSPICIOUS_SHARE = 0.5
+"""An input for which the provider counts less than this share of our estimate, which is rather too high, is counted."""
+
+CACHE_SECONDS = 300.0
+"""How long the provider keeps a cached context (reference page)."""
+
+LATEST_SHARE = 0.4
+
+SMALLEST_CACHED = 1024
+"""Tokens: of a smaller context nothing is cached (reference page)."""
+
+PAYS_FROM = 0.22
+"""From which share of turns within a cache's life on it pays: to find it costs 0.1, to write it 1.25, without it 1, and
+0.1 p + 1.25 (1 - p) = 1."""
+
+
+def chained(context: Context, new_bytes: int, weight: int, frame: int) -> Sent:
+    """What a chained turn sends, with what the chain holds.
+
+    Args:
+        context: the chain's.
+        new_bytes: of the new input; `weight`, its estimated tokens.
+        frame: tokens of instructions and tools.
+    """
+    floor = 0
+    if context.floor:
+        floor = context.floor - max(0, context.frame - frame) + new_bytes // FLOOR_BYTES_PER_TOKEN
+    return Sent(context.tokens + weight, floor=max(0, floor), frame=frame)
+
+
+def wants_cache(mode: str, context: Context, weight: int) -> bool:
+    """Whether the provider is asked to cache a turn's context.
+
+    Args:
+        mode: off, on, or auto: where the conversation's own pace makes it pay.
+        context: of what it goes on from; `weight`, what it sends, in tokens.
+    """
+    if mode != "auto":
+        return mode == "on"
+    return weight >= SMALLEST_CACHED and context.quick >= PAYS_FROM
+
+
+async def after(
+    running: Running, response: dict[str, Any], output: Sequence[Item], learnt: Learnt, now: float
+) -> Context:
+    """The context of a turn that was answered. A cut of the provider's is seen here, and the window learnt from it.
+
+    Args:
+        response: the provider's.
+        output: its items.
+        now: Unix seconds.
+    """
+    request, sent = running.turn.request, running.sent
+    usage = fields_of(response.get("usage"))
+    reported, spoken = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
+    reasoned = count(fields_of(usage.get("output_tokens_details")).get("reasoning_tokens"))
+    carried = max(0, spoken - reasoned)
+    # What hosted tools find is read, counted, and not carried on.
+    plain = reported > 0 and not fields_of(usage.get("x_tools"))
+    cut = False
+    if plain and running.continuation is Continuation.CHAINED:
+        cut = learnt.is_cut(request.model, sent.floor * TOLERANCE, reported)
+    elif plain:
+        expected = sent.expected
+        if expected is None and SMALLEST_CUT <= reported < SUSPICIOUS_SHARE * sent.weight:
+            expected = sent.frame + learnt.tokens(request.model, sum(await vocabulary.counts(running.input)))
+        if expected is not None:
+            cut = learnt.reported(request.model, expected, reported)
+    before = running.context
+    pace = before.quick
+    if before.at:
+        soon = running.turn.created_at.timestamp() - before.at < CACHE_SECONDS
+        pace = round(pace + LATEST_SHARE * (soon - pace), 3)
+    return Context(
+        window=learnt.window(request.family, request.model),
+        tokens=(reported + spoken) or sent.weight,
+        floor=int(max(reported, 0 if cut else sent.floor) + OUTPUT_SHARE * carried) if plain else 0,
+        frame=sent.frame,
+        dropped_items=before.dropped_items,
+        since=before.since,
+        compaction=before.compaction,
+        cut=cut,
+        at=now,
+        quick=pace,
+    )
