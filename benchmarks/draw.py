@@ -65,6 +65,49 @@ def lines(rows: list[dict[str, Any]], size: str, title: str, path: Path) -> None
     save(figure, path)
 
 
+def growing(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """What the model was sent, turn by turn: with compaction, and without."""
+    figure, axes = plt.subplots(figsize=(7, 3.2))
+    for label, title, colour in (
+        ("none", "without compaction: the oldest items are left out", "#ced4da"),
+        ("compaction", "with compaction", "#0b7285"),
+    ):
+        rows = found[label]
+        axes.plot([row["turn"] for row in rows], [row["input_tokens"] for row in rows], color=colour, label=title)
+    made = found["compaction"]
+    new = [row for row, before in zip(made[1:], made, strict=False) if row["compaction"] != before["compaction"]]
+    axes.plot([row["turn"] for row in new], [row["input_tokens"] for row in new], "o", color="#e8590c", ms=4,
+              label="a summary is taken up")  # fmt: skip
+    lost = [row["turn"] for row in found["none"] if row["dropped_items"]]
+    if lost:
+        axes.axvline(
+            lost[0], color="#adb5bd", linestyle=":", label="from here on the beginning is forgotten, without one"
+        )
+    axes.set_xlabel("turn")
+    axes.set_title("Tokens that the model is sent, in a window of 8,000", fontsize=10, loc="left")
+    axes.set_ylim(0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.18), ncol=2)
+    save(figure, path)
+
+
+def cache(rows: list[dict[str, Any]], path: Path) -> None:
+    """What conversations cost by their pace, with the provider's cache off, on and as the pace says."""
+    figure, axes = plt.subplots(figsize=(6, 3.2))
+    soon = [100 * row["soon"] for row in rows]
+    axes.axhline(1, color="#ced4da", label="off")
+    for mode, colour in (("on", "#e8590c"), ("auto", "#0b7285")):
+        for how, style in (("in bursts", "-"), ("at random", ":")):
+            name = f"{mode}, {how}"
+            axes.plot(soon, [row[name] for row in rows], style, color=colour, label=name)
+    axes.set_xlabel("% of the turns within five minutes of the one before")
+    axes.set_title("What the input costs, off being 1", fontsize=10, loc="left")
+    axes.set_ylim(0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    save(figure, path)
+
+
 def save(figure: Any, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
@@ -79,6 +122,9 @@ def main(results: Results, directory: Path) -> None:
     if len(scale["search"]) > 1:
         lines(scale["search"], "turns", "Search among many turns (ms)", directory / "search.svg")
         lines(scale["audit"], "records", "Audit trail", directory / "audit.svg")
+    if "memory" in results:
+        growing(results["memory"]["growing"], directory / "memory.svg")
+        cache(results["memory"]["cache"], directory / "cache.svg")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,18 @@ def report(results: Results) -> str:
         ]
         for title in ("floor", "new database", "bytes", "forgetting"):
             parts += [f"### {title.capitalize()}", "", *_table(results["store"][title]), ""]
+    if "memory" in results:
+        parts += [
+            "## Memory",
+            "",
+            f"Made on {results['memory']['made on']}. *Counting* is of 4,800 characters. *Rebuilding* is the service's "
+            "CPU for a turn whose history is sent anew: whole, and from a compaction on, with twenty turns behind it. "
+            "*Cache* is what the input costs with the provider's session cache, off being 1, by how many turns come "
+            "within its five minutes. [docs/memory.md](../docs/memory.md) has the plots.",
+            "",
+        ]
+        for title in ("counting", "rebuilding", "cache"):
+            parts += [f"### {title.capitalize()}", "", *_table(results["memory"][title]), ""]
     parts += ["## Cost against size", ""]
     for title, plot in (
         ("threads", "threads"), ("long threads", "long-threads"), ("search", "search"), ("audit", "audit"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.provider.models import Models
 from tests.databases import migrate_now, new_database
 from tests.service import KEY, Emulator, Process, Service
 from tests.test_backup import AUDIT_KEY, PROGRAMS
@@ -153,8 +154,15 @@ def test_every_example_in_python_runs(world: World, block: Block) -> None:
         assert said.strip(), shown
 
 
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "toml"], ids=str)
+def test_every_file_of_models_is_taken(tmp_path: Path, block: Block) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(block.text)
+    Models(file)
+
+
 def test_every_block_says_what_it_is_and_every_exception_is_needed() -> None:
-    assert {block.language for block in BLOCKS} <= {"console", "python", "json"}
+    assert {block.language for block in BLOCKS} <= {"console", "python", "json", "toml"}
     commands = [line[2:] for block in BLOCKS for line in block.text.splitlines() if line.startswith("$ ")]
     left_out = [command for command in commands if not is_run(command)]
     for prefix in NOT_RUN_HERE:
