@@ -76,6 +76,8 @@ def test_a_current_model_reads_a_million_tokens_listed_or_not(
     thread = service.thread()
     first = service.http.post(f"/threads/{thread}/turns", json={"input": "My name is Ada.", "model": model})
     assert ("everthread-unlisted-model" in first.headers) is not listed
+    told = [line for line in service.process.lines if "is not listed" in line and model in line]
+    assert bool(told) is not listed
     emulator.forget()
     again = service.http.post(
         f"/threads/{thread}/turns", json={"input": f"{'word ' * 74_000} What is my name?", "model": model}
