@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
 
-from app.errors import BadRequest, BodyTooLarge, BodyTooSlow
+from app.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 from app.nesting import is_deeper
 from app.services import services
 from app.settings import Connected
@@ -61,7 +62,11 @@ async def json_object(request: Request) -> dict[str, Any]:
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
     """
     settings = services(request)[Connected]
-    raw = await _read(request, settings.max_body_bytes, settings.body_pause_seconds)
+    raw = _unpacked(
+        await _read(request, settings.max_body_bytes, settings.body_pause_seconds),
+        request.headers.get("content-encoding", "identity").strip().lower(),
+        settings.max_body_bytes,
+    )
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
@@ -115,6 +120,31 @@ async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:
             "The request body did not come in time. Send it again.", headers={"Connection": "close"}
         ) from error
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _unpacked(raw: bytes, encoding: str, limit: int) -> bytes:
+    """A body as it was before its client packed it.
+
+    Raises:
+        APIError: it is packed in a way that is not known here, or is not what it says, or is larger than one may be.
+    """
+    if encoding in ("identity", ""):
+        return raw
+    if encoding not in ("gzip", "x-gzip"):
+        raise UnsupportedEncoding(
+            f"The request body is packed as {encoding[:80]!r}. Send it as it is, or as gzip.",
+            headers={"Accept-Encoding": "gzip, identity"},
+        )
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        body = unpacking.decompress(raw, limit + 1)
+    except zlib.error as error:
+        raise BadRequest(f"The request body is not gzip: {error}.", code="invalid_encoding") from error
+    if len(body) > limit:
+        raise _too_large(limit)
+    if not unpacking.eof or unpacking.unused_data:
+        raise BadRequest("The request body is not one whole gzip stream.", code="invalid_encoding")
+    return body
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -55,6 +55,12 @@ class NotFound(APIError):
     code = "not_found"
 
 
+class MethodNotAllowed(APIError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
 class Conflict(APIError):
     status = 409
     type = "invalid_request_error"
@@ -65,6 +71,12 @@ class BodyTooLarge(APIError):
     status = 413
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class UnsupportedEncoding(APIError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_encoding"
 
 
 class BodyTooSlow(APIError):

@@ -76,6 +76,9 @@ class HttpDoor(HttpToolsProtocol):
         bind_contextvars(request_id=request_id.decode())
         before = self.cycle
         super().on_headers_complete()
+        # The application reads it after this: a slash at the end leads where the path without it does.
+        if len(self.scope["path"]) > 1 and self.scope["path"].endswith("/"):
+            self.scope["path"] = self.scope["path"].rstrip("/") or "/"
         if self.cycle is not None and self.cycle is not before:  # It is an ordinary request.
             self.cycle.default_headers = [*self.cycle.default_headers, (REQUEST_ID, request_id)]
 

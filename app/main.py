@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from app import health, metrics, stopping
 from app.audit import routes as audit_routes
@@ -27,7 +28,7 @@ from app.db.ids import new_uuid
 from app.db.nodes import Nodes, is_distributed
 from app.db.pagination import Settled
 from app.db.replica import Reads
-from app.errors import APIError, BadRequest, DatabaseUnavailable, NotFound
+from app.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
 from app.history import routes as history_routes
 from app.history.forks import Forks
 from app.history.service import History
@@ -40,6 +41,8 @@ from app.memory.sealed import Sealed
 from app.memory.service import Memory
 from app.memory.store import MemoryStore
 from app.openai_api import chat, contexts, conversations, responses
+from app.openai_api import models as models_routes
+from app.openai_api.absent import advice
 from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
 from app.projects.auth import KeyRing
@@ -108,22 +111,23 @@ def build(settings: Connected) -> FastAPI:
     )
     models = Models(settings.models_file, default=settings.default_model, window_tokens=settings.context_window_tokens)
     provide(app, Services(settings, models))
-    app.include_router(health.router)
-    app.include_router(threads_routes.router, prefix="/v1")
-    app.include_router(turns_routes.router, prefix="/v1")
-    app.include_router(history_routes.router, prefix="/v1")
-    app.include_router(memory_routes.router, prefix="/v1")
-    app.include_router(transfer_routes.router, prefix="/v1")
-    app.include_router(audit_routes.router, prefix="/v1")
-    app.include_router(retention_routes.router, prefix="/v1")
-    app.include_router(search_routes.router, prefix="/v1")
-    app.include_router(usage_routes.router, prefix="/v1")
+    _include(app, health.router)
+    _include(app, threads_routes.router, prefix="/v1")
+    _include(app, turns_routes.router, prefix="/v1")
+    _include(app, history_routes.router, prefix="/v1")
+    _include(app, memory_routes.router, prefix="/v1")
+    _include(app, transfer_routes.router, prefix="/v1")
+    _include(app, audit_routes.router, prefix="/v1")
+    _include(app, retention_routes.router, prefix="/v1")
+    _include(app, search_routes.router, prefix="/v1")
+    _include(app, usage_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
-        app.include_router(responses.router, prefix=prefix)
+        _include(app, responses.router, prefix=prefix)
         app.router.routes[:0] = responses.hot_routes(prefix)
-        app.include_router(contexts.router, prefix=prefix)
-        app.include_router(conversations.router, prefix=prefix)
-        app.include_router(chat.router, prefix=prefix)
+        _include(app, contexts.router, prefix=prefix)
+        _include(app, models_routes.router, prefix=prefix)
+        _include(app, conversations.router, prefix=prefix)
+        _include(app, chat.router, prefix=prefix)
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
     app.add_exception_handler(APIError, _refuse)
@@ -184,7 +188,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         margin_seconds=settings.response_id_margin_seconds,
     )
     served = Services(
-        settings, models, database, reads, cache, names, provider, replay, turns, history, transfer, KeyRing(database),
+        settings, models, learnt, database, reads, cache, names, provider, replay, turns, history, transfer,
+        KeyRing(database),
         Threads(database, names, users, settled),
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),
@@ -260,14 +265,41 @@ async def _refuse_fields(request: Request, error: Exception) -> Response:
 
 async def _refuse_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    path = request.scope["path"]
+    if error.status_code == 404 and (instead := advice(path, ("/v1", *PROVIDER_PATHS))) is not None:
+        return await _refuse(request, NotFound(f"{path} is not here. {instead}", code="unsupported_endpoint"))
     if error.status_code == 404:
+        return await _refuse(request, NotFound(f"There is nothing at {request.method} {path}.", code="unknown_url"))
+    if error.status_code == 405:
+        allowed = {"Allow": ", ".join(sorted(_methods_at(request)))}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allowed)
         return await _refuse(
-            request, NotFound(f"There is nothing at {request.method} {request.url.path}.", code="unknown_url")
+            request,
+            MethodNotAllowed(f"{request.method} is not for {path}, which takes {allowed['Allow']}.", headers=allowed),
         )
     refused = BadRequest(f"{error.detail}: {request.method} {request.url.path}.", code="method_not_allowed")
     refused.status = error.status_code
     refused.headers = dict(error.headers or {})
     return await _refuse(request, refused)
+
+
+def _include(app: FastAPI, router: APIRouter, *, prefix: str = "") -> None:
+    """A part's routes, with HEAD wherever there is GET: the server sends the head alone."""
+    for route in router.routes:
+        if isinstance(route, Route) and route.methods is not None and "GET" in route.methods:
+            route.methods.add("HEAD")
+    app.include_router(router, prefix=prefix)
+
+
+def _methods_at(request: Request) -> set[str]:
+    """What can be done at a path, by all of its routes."""
+    found = {"OPTIONS"}
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
+            found.add(method)
+    return found
 
 
 async def _refuse_unexpected(request: Request, error: Exception) -> Response:

@@ -1,5 +1,8 @@
 """Turns that run beside another one of their thread: branches that take no place, and move the head by its end only."""
 
+import asyncio
+import time
+
 import httpx2
 
 from tests.service import Emulator, Service
@@ -46,6 +49,32 @@ def test_one_beside_moves_the_head_only_where_it_still_goes_on_from_it(service: 
     assert head(service, thread) == second
     service.turn(thread, "Echo: aside", if_busy="beside", parent_id=first)
     assert head(service, thread) == second
+
+
+async def test_forty_requests_on_one_response_run_side_by_side(service: Service, emulator: Emulator) -> None:
+    client = service.openai
+    first = await client.responses.create(model="qwen3.5-plus", input="My name is Ada.")
+    emulator.fault("slow", seconds=1.0, times=40)
+    began = time.monotonic()
+    answers = await asyncio.gather(
+        *(
+            client.responses.create(model="qwen3.5-plus", previous_response_id=first.id, input=f"Echo: {number}")
+            for number in range(40)
+        )
+    )
+    took = time.monotonic() - began
+    assert [answer.output_text for answer in answers] == [str(number) for number in range(40)]
+    assert {answer.previous_response_id for answer in answers} == {first.id}
+    assert len({answer.id for answer in answers}) == 40
+    assert took < 20  # One after the other, they would take forty seconds.
+    # The first that came moves the conversation on; the others are branches of it.
+    assert answers[0].conversation is not None
+    items = await client.conversations.items.list(answers[0].conversation.id, order="asc")
+    assert len(items.data) == 4
+    again = await client.responses.create(
+        model="qwen3.5-plus", previous_response_id=answers[7].id, input="Recite the conversation"
+    )
+    assert again.output_text.splitlines()[2:] == ["user: Echo: 7", "assistant: 7", "user: Recite the conversation"]
 
 
 def test_edits_wait_for_what_runs_beside(service: Service, emulator: Emulator) -> None:

@@ -45,6 +45,23 @@ def test_a_stream_is_the_providers_events_under_our_ids(service: Service, emulat
     assert kept["usage"] == final["usage"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("seed", 7, "seed"),
+        ("stop", ["x"], "stop"),
+        ("frequency_penalty", 0.5, "frequency_penalty"),
+        ("stream_options", {"include_obfuscation": True}, "stream_options"),
+        ("text", {"verbosity": "low"}, "text.verbosity"),
+        ("tools", [{"type": "web_search"}, {"type": "computer_use_preview"}], "tools[1]"),
+    ],
+)
+def test_nothing_that_is_asked_for_is_lost_silently(service: Service, field: str, value: Any, named: str) -> None:
+    answer = service.http.post(f"/threads/{service.thread()}/turns", json={"input": "Hi", field: value})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["everthread-ignored"] == named
+
+
 def test_what_the_provider_will_ignore_is_named(service: Service) -> None:
     thread = service.thread()
     form = {"format": {"type": "json_schema", "name": "x", "schema": {"type": "object"}}}

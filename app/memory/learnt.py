@@ -65,6 +65,10 @@ class Learnt(Background):
         self._unwritten: set[str] = set()
         self._news = asyncio.Event()
 
+    def answered(self) -> list[str]:
+        """Models that have shown something of themselves: they can be had."""
+        return [*self._windows, *self._per_counted]
+
     def token_budget(self, family: Family, model: str) -> int:
         """How many tokens a model reads, as far as is known and learnt."""
         return family.token_budget(self._windows.get(model))

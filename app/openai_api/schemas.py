@@ -1,6 +1,7 @@
 """What OpenAI's clients send, made into what Everthread's own surface takes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from app.items.client_door import items_of
 from app.provider.models import Models
 from app.threads.address import Address, ById, New, OfTurn
 from app.threads.schemas import Metadata
-from app.turns.schemas import Origin, TurnRequest, new_turn
+from app.turns.schemas import IfBusy, Origin, TurnRequest, new_turn
 
 MUTUALLY_EXCLUSIVE = (
     "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
@@ -43,8 +44,11 @@ def response_request(
     else:
         address = New(new_thread_id())
     keep = body.get("store") is not False
-    # OpenAI's clients know of no busy conversation: a second request waits for the first.
-    return address, new_turn(body, models, origin, parent_id=parent_id, keep=keep, if_busy="wait")
+    # OpenAI's clients know of no busy conversation: a second request waits for the first. A previous response is no
+    # lock: any number go on from it, each by itself.
+    if_busy: IfBusy = "wait" if previous is None else "beside"
+    request = new_turn(body, models, origin, parent_id=parent_id, keep=keep, if_busy=if_busy)
+    return address, replace(request, no_lock=previous is not None and body.get("if_busy") is None)
 
 
 def response_uuid(value: str) -> UUID:

@@ -23,10 +23,19 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 """From the least on."""
 
 IGNORED = (
-    "include", "max_tool_calls", "parallel_tool_calls", "prompt", "prompt_cache_key", "safety_identifier",
-    "service_tier", "top_logprobs",
+    "frequency_penalty", "include", "logit_bias", "logprobs", "max_tool_calls", "modalities", "moderation", "n",
+    "parallel_tool_calls", "presence_penalty", "prompt", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "safety_identifier", "seed", "service_tier", "stop", "stream_options", "top_logprobs",
+    "verbosity",
 )  # fmt: skip
 """OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
+
+
+TOOLS = (
+    "code_interpreter", "file_search", "function", "image_search", "mcp", "web_extractor", "web_search",
+    "web_search_image",
+)  # fmt: skip
+"""The types of tools that it knows; others it passes over (a probe)."""
 
 
 class BadModels(ValueError):
@@ -121,6 +130,13 @@ class Family(BaseModel):
             found.append("reasoning.summary")
         if _has_effort(params) and params.get("thinking_budget") is not None:
             found.append("thinking_budget")
+        text = params.get("text")
+        if isinstance(text, dict) and text.get("verbosity") is not None:
+            found.append("text.verbosity")
+        tools = params.get("tools")
+        for place, tool in enumerate(tools if isinstance(tools, list) else ()):
+            if isinstance(tool, dict) and tool.get("type") not in TOOLS:
+                found.append(f"tools[{place}]")
         return sorted(found)
 
 
@@ -149,6 +165,10 @@ class Models:
             (first, *_) = error.errors()
             raise BadModels(f"{file or HERE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
         self._families = sorted(listed, key=lambda family: -len(family.name))
+
+    def named(self) -> list[str]:
+        """The families whose name is a whole model's."""
+        return [family.name for family in self._families if not family.name.endswith("-")]
 
     def of(self, model: str) -> Family:
         """The family of a model: of several whose name it begins with, the longest."""

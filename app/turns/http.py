@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +58,7 @@ def turn_headers(running: Running) -> dict[str, str]:
         "Everthread-Thread": ids.thread_id(turn.thread_id),
         "Everthread-Turn": ids.turn_id(turn.id),
         "Everthread-Continuation": running.continuation.value,
+        "OpenAI-Processing-Ms": str(max(0, round((time.time() - turn.created_at.timestamp()) * 1000))),
     }
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)

@@ -7,11 +7,13 @@ from typing import Any
 import orjson
 
 from app.items.provider_door import without_nulls
+from app.items.shapes import fields_of
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.reading import NotJSON, read_object
 from app.turns import answer as answers
+from app.turns import summaries
 from app.turns.answer import SHOWS_RESPONSE, Answer
 from app.turns.closing import TERMINAL, last_event
 from app.turns.provider_call import ProviderCall
@@ -37,6 +39,9 @@ class Relay:
         """The response as the stream showed it first."""
         self._shown: set[str] = set()
         """Which of the events that only show the response have been passed on."""
+        self._as_summary = fields_of(turn.request.params.get("reasoning")).get("summary") is not None
+        self._summarised: set[str] = set()
+        """The reasoning items of which something has been told."""
         self.spoken = False
         """Something of an answer has been passed on: more than that it begins."""
 
@@ -113,6 +118,11 @@ class Relay:
                     self._publish(frames)
                     frames = []
                     return self._ended_by(type_, event, repaired=repaired)
+                if type_ in summaries.THOUGHTS and self._as_summary:
+                    for kind, fields in summaries.told(type_, event, self._summarised):
+                        frames.append(own_frame(kind, fields, first + len(frames)))
+                    self.spoken = True
+                    continue
                 sent = self._passed_on(call, type_, event, raw, first + len(frames), repaired=repaired)
                 if sent is not None:
                     frames.append(sent)

@@ -125,10 +125,14 @@ class TurnRequest:
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     keep: bool = True
     """False: nothing of the turn is written down."""
+    no_lock: bool = False
+    """It runs beside others where the thread is busy or its parent not the head, and takes the place where not."""
 
     @property
     def beside(self) -> str:
         """Whether it runs beside others, as a branch that takes no place: `open_turn_v1` knows the words."""
+        if self.no_lock:
+            return "if_needed"
         return "always" if self.if_busy == "beside" else "never"
 
     @property
