@@ -60,6 +60,7 @@ def test_a_body_may_come_as_gzip(service: Service, emulator: Emulator) -> None:
         (gzip.compress(b'{"input": "' + b"a" * 5_000_000 + b'"}'), "gzip", 413, "request_too_large"),
         (b"\x28\xb5\x2f\xfd", "zstd", 415, "unsupported_encoding"),
     ],
+    ids=["no gzip", "cut off", "more behind it", "too large", "another encoding"],
 )
 def test_a_body_that_cannot_be_unpacked_is_refused_and_asks_nobody(
     service: Service, emulator: Emulator, content: bytes, encoding: str, status: int, code: str
