@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     """Whether the provider is asked to keep a chain's context for five minutes: to write it costs a quarter more, to
     find it a tenth. auto: where a conversation's own pace makes it pay."""
 
+    structured_retries: Annotated[int, Field(ge=0, le=3)] = 1
+    """How often an answer that does not fit the format it was asked for is asked for once more. A stream never is."""
+
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A worker that has not renewed its turns' leases for this long is taken for dead."""
     wait_seconds: Annotated[float, Field(gt=0)] = 60.0

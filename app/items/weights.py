@@ -43,6 +43,15 @@ def is_data_url(text: str) -> bool:
     return text.startswith("data:") and ";base64," in text[:LONGEST_MEDIA_TYPE]
 
 
+def added(usage: Any, more: Any) -> Any:
+    """Two usages of the provider's as one: numbers added up, all else as the later one has it."""
+    if isinstance(usage, dict) and isinstance(more, dict):
+        return {**usage, **{name: added(usage.get(name), value) for name, value in more.items()}}
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (usage, more)):
+        return count(usage) + count(more)
+    return usage if more is None else more
+
+
 def _weighed(value: Any) -> tuple[int, int]:
     """The bytes of a value's strings and structure, and how many images and files it holds."""
     size = images = 0

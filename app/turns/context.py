@@ -1,12 +1,11 @@
 """A turn's context: what of its conversation the model has read, and what hangs on the chain that goes on from it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from app.chain.context import Context
 from app.chain.continuation import Continuation
 from app.items import vocabulary
-from app.items.shapes import Item, fields_of
+from app.items.shapes import fields_of
 from app.items.weights import count
 from app.memory.learnt import SMALLEST_CUT, Learnt
 from app.turns.running import Running, Sent
@@ -61,23 +60,20 @@ def wants_cache(mode: str, context: Context, weight: int) -> bool:
     return weight >= SMALLEST_CACHED and context.quick >= PAYS_FROM
 
 
-async def after(
-    running: Running, response: dict[str, Any], output: Sequence[Item], learnt: Learnt, now: float
-) -> Context:
+async def after(running: Running, usage: Any, learnt: Learnt, now: float) -> Context:
     """The context of a turn that was answered. A cut of the provider's is seen here, and the window learnt from it.
 
     Args:
-        response: the provider's.
-        output: its items.
+        usage: what the provider has counted for the answer.
         now: Unix seconds.
     """
     request, sent = running.turn.request, running.sent
-    usage = fields_of(response.get("usage"))
-    reported, spoken = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
-    reasoned = count(fields_of(usage.get("output_tokens_details")).get("reasoning_tokens"))
+    said = fields_of(usage)
+    reported, spoken = count(said.get("input_tokens")), count(said.get("output_tokens"))
+    reasoned = count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens"))
     carried = max(0, spoken - reasoned)
     # What hosted tools find is read, counted, and not carried on.
-    plain = reported > 0 and not fields_of(usage.get("x_tools"))
+    plain = reported > 0 and not fields_of(said.get("x_tools"))
     cut = False
     if plain and running.continuation is Continuation.CHAINED:
         cut = learnt.is_cut(request.model, sent.floor * TOLERANCE, reported)

@@ -11,7 +11,7 @@ from app.errors import APIError
 from app.items.shapes import Item
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events
-from app.turns.pieces import Pieces
+from app.turns.pieces import Body, Pieces, written
 from app.turns.recorder import Recorder
 from app.turns.relay import Relay
 from app.turns.store import Opened
@@ -51,8 +51,14 @@ class Running:
     context: Context = UNKNOWN
     """What hangs on the history that it goes on from; and then its own."""
     sent: Sent = field(default_factory=Sent)
+    counted: Any = None
+    """What the provider has counted for the last of several answers; None for one."""
     input: Sequence[Item] = ()
-    """What the model is sent, where it is sent all."""
+    """The items that the model is sent."""
+    sources: Sequence[Sequence[str]] = ()
+    """For each of them, where the history was sent, what it was made of."""
+    frame: tuple[bytes, bytes] = (b"", b"")
+    """What is sent before and behind them."""
     pieces: Pieces = field(default_factory=Pieces)
     response: dict[str, Any] | None = None
     error: APIError | None = None
@@ -65,6 +71,13 @@ class Running:
     @property
     def events(self) -> Events:
         return self.recorder.events
+
+    def with_more(self, items: Sequence[Item]) -> Body:
+        """What was sent last, with more behind it."""
+        head, tail = self.frame
+        sources: list[Sequence[str]] = [*self.sources, *[()] * len(items)] if self.sources else []
+        pieces = self.pieces if sources else None
+        return written(head, [*self.input, *items], tail, self.turn.request.items, sources, pieces)
 
     def failed(self, error: dict[str, Any], status: int | None) -> Closing:
         """What it is closed with when the service has failed."""

@@ -23,7 +23,8 @@ from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
-from app.items.weights import BYTES_PER_TOKEN, tokens
+from app.items.shapes import message, text_of
+from app.items.weights import BYTES_PER_TOKEN, added, tokens
 from app.memory.compaction import Compactions, Wanted
 from app.memory.reader import Reader, within
 from app.provider import failure, structured
@@ -99,7 +100,7 @@ class Way:
         try:
             target = self._target(running.turn)
             body = await self._continue(running, target)
-            answer = await self._ask(running, body)
+            answer = await self._fitting(running, await self._ask(running, body))
             await self._complete(running, answer)
         except ProviderError as error:
             await self._fail(running, error.failure)
@@ -140,7 +141,9 @@ class Way:
             assert live is not None
             head, tail = _frames(turn, live.response_id)
             running.context = live.context
-            body = written(head, new_input(turn.request.items, target.abilities), tail, turn.request.items)
+            running.input = new_input(turn.request.items, target.abilities)
+            body = written(head, running.input, tail, turn.request.items)
+            running.frame = (head, tail)
             running.sent = context.chained(
                 live.context, len(body.sent) - len(head) - len(tail), sum(map(tokens, turn.request.items)), _frame(tail)
             )
@@ -193,6 +196,7 @@ class Way:
             metrics.REBUILT_ITEMS.observe(len(given.input))
             metrics.DROPPED_ITEMS.inc(given.dropped_items)
         weight = given.tokens + frame
+        running.frame, running.sources = (head, tail), given.sources
         running.input, running.sent = given.input, Sent(weight, weight if given.counted else None, frame=frame)
         running.context = replace(
             running.context,
@@ -227,6 +231,29 @@ class Way:
                 if found.kind not in RETRIED or attempts == 0 or pause > LONGEST_BACKOFF_SECONDS:
                     raise
             await asyncio.sleep(pause)
+
+    async def _fitting(self, running: Running, answer: Answer) -> Answer:
+        """An answer in the format that was asked for, as far as the model can be brought to it. Its response says
+        whether it fits; a stream's has been said by now, and is only looked at."""
+        request = running.turn.request
+        if structured.asked_format(request.params) is None or not _said(answer):
+            return answer  # It may call a tool first.
+        again = 0
+        while (fault := await asyncio.to_thread(structured.fault, request.params, _said(answer))) is not None:
+            if request.streamed or again == self._settings.structured_retries or answer.status != "completed":
+                break
+            log.info("an answer does not fit its format; it is asked for once more")
+            again += 1
+            talk = [message("assistant", _said(answer)), message("user", structured.ask_again(fault))]
+            usage = answer.response.get("usage")
+            try:
+                answer = await self._ask(running, running.with_more(talk))
+            except ProviderError:
+                break  # The answer that there is, is one.
+            running.counted = answer.response.get("usage")
+            answer.response["usage"] = added(usage, running.counted)
+        answer.response["format_check"] = {"fits": fault is None, "fault": fault, "asked_again": again}
+        return answer
 
     async def _forget(self, running: Running) -> Body:
         """The provider does not know the id that we chained on: remember that, and rebuild."""
@@ -315,7 +342,7 @@ class Way:
         response["completed_at"] = int(now)
         usage = response.get("usage")
         output = [item.item for item in answer.output]
-        running.context = await context.after(running, response, output, self._reader.learnt, now)
+        running.context = await context.after(running, running.counted or usage, self._reader.learnt, now)
         closing = Closing(
             answer.status,
             output=answer.output,
@@ -443,6 +470,10 @@ def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, byte
         rest["stream"] = True
     behind = b"," + orjson.dumps(rest)[1:] if rest else b"}"
     return b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind
+
+
+def _said(answer: Answer) -> str:
+    return "".join(text_of(item.item) for item in answer.output if item.type == "message")
 
 
 def _frame(tail: bytes) -> int:

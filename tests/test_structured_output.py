@@ -1,0 +1,146 @@
+"""Structured output: the provider enforces none, so that Everthread looks at the answer, and asks once more."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from app.provider.structured import fault
+from tests.service import Emulator, Service
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "people": {"type": "integer"}},
+    "required": ["city", "people"],
+    "additionalProperties": False,
+}
+FORMAT = {"format": {"type": "json_schema", "name": "city", "schema": SCHEMA}}
+
+
+class City(BaseModel):
+    city: str
+    people: int
+
+
+def said(text: str) -> str:
+    part = {"type": "output_text", "text": text, "annotations": []}
+    item = {"type": "message", "id": "msg_odd", "role": "assistant", "status": "completed", "content": [part]}
+    usage = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+    answer = {"id": "resp_odd", "object": "response", "status": "completed", "output": [item], "usage": usage}
+    return json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Oslo, I think", "it is not JSON"),
+        ('{"city": "Oslo"}', "'people' is a required property"),
+        ('{"city": "Oslo", "people": "many"}', "people: 'many' is not of type 'integer'"),
+        ('```json\n{"city": "Oslo", "people": 1}\n```', "it is not JSON"),
+    ],
+)
+def test_an_answer_that_does_not_fit_is_asked_for_once_more_with_its_fault_named(
+    service: Service, emulator: Emulator, text: str, found: str
+) -> None:
+    emulator.fault("answer", body=said(text))
+    turn = service.turn(service.thread(), "Oslo", text=FORMAT)
+    City.model_validate_json(turn["output_text"])
+    assert turn["format_check"] == {"fits": True, "fault": None, "asked_again": 1}
+    first, second = emulator.calls()
+    told = second["body"]["input"][-1]["content"]
+    assert found in told
+    assert second["body"]["input"][-2] == {"type": "message", "role": "assistant", "content": text}
+    assert turn["usage"]["input_tokens"] == 10 + second["answer"]["usage"]["input_tokens"]
+    assert first["body"]["input"] == second["body"]["input"][:1]
+
+
+def test_an_answer_that_fits_is_asked_for_once(service: Service, emulator: Emulator) -> None:
+    turn = service.turn(service.thread(), "Oslo", text=FORMAT)
+    assert turn["format_check"] == {"fits": True, "fault": None, "asked_again": 0}
+    assert len(emulator.calls()) == 1
+
+
+def test_one_that_never_fits_is_given_as_it_is_and_said(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    emulator.fault("answer", body=said("Oslo"), times=5)
+    turn = service.turn(thread, "Oslo", text=FORMAT)
+    assert turn["output_text"] == "Oslo"
+    assert turn["format_check"]["fits"] is False
+    assert turn["format_check"]["asked_again"] == 1
+    assert len(emulator.calls()) == 2
+    kept = service.http.get(f"/threads/{thread}/turns/{turn['id']}").json()
+    assert kept["format_check"] == turn["format_check"]
+    calls = service.http.get(f"/threads/{thread}/turns/{turn['id']}/calls").json()["data"]
+    assert [call["attempt"] for call in calls] == [1, 2]
+
+
+def test_a_provider_that_fails_when_asked_again_leaves_the_answer_that_there_is(
+    service: Service, emulator: Emulator
+) -> None:
+    refused = {"kind": "status", "status": 400, "code": "InvalidParameter", "message": "No.", "times": 1}
+    emulator.control("faults", [{"kind": "answer", "body": said("Oslo"), "times": 1}, refused])
+    turn = service.turn(service.thread(), "Oslo", text=FORMAT)
+    assert (turn["status"], turn["output_text"], turn["format_check"]["fits"]) == ("completed", "Oslo", False)
+
+
+def test_a_stream_says_at_its_end_whether_it_fits(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    last = service.stream(thread, "Oslo", text=FORMAT)[-1]
+    assert last["response"]["format_check"] == {"fits": True, "fault": None, "asked_again": 0}
+
+
+def test_a_conversation_goes_on_from_an_answer_that_was_asked_for_twice(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    service.turn(thread, "My name is Ada.")
+    emulator.fault("answer", body=said("no"))
+    turn = service.turn(thread, "Oslo", text=FORMAT)
+    assert turn["format_check"]["asked_again"] == 1
+    assert service.turn(thread, "What is my name?")["continuation"] == "chained"
+    emulator.forget()
+    recited = service.turn(thread, "Recite the conversation")["output_text"].splitlines()
+    assert [line for line in recited if line.startswith("user: Your answer")] == []
+    assert f"assistant: {turn['output_text']}" in recited
+
+
+async def test_the_openai_clients_parse_gets_what_it_asked_for(service: Service, emulator: Emulator) -> None:
+    emulator.fault("answer", body=said("I would say Oslo."))
+    parsed = await service.openai.responses.parse(model="qwen3.5-plus", input="Oslo", text_format=City)
+    assert isinstance(parsed.output_parsed, City)
+
+
+def test_a_tool_call_is_not_held_against_a_schema(service: Service, emulator: Emulator) -> None:
+    tools = [{"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}]
+    turn = service.turn(service.thread(), "look_up Oslo", text=FORMAT, tools=tools)
+    assert turn["output"][0]["type"] == "function_call"
+    assert "format_check" not in turn
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "http://127.0.0.1:9/schema.json"},
+        {"$ref": "#"},
+        {"type": "nonsense"},
+        {"properties": 3},
+        {"type": "string", "pattern": "^(a+)+$"},
+        {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    ],
+)
+def test_a_schema_of_any_kind_harms_nobody(schema: dict[str, Any]) -> None:
+    params = {"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
+    fault(params, json.dumps("a" * 40 + "!"))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["type", "properties", "items", "$ref", "enum", "required"]), json_values))
+def test_any_schema_is_checked_or_passed_over(schema: dict[str, Any]) -> None:
+    fault({"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}, '{"a": [1, "b"]}')
