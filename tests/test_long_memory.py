@@ -21,6 +21,7 @@ from app.items import vocabulary
 from app.items.weights import IMAGE_TOKENS
 from app.provider.models import BadModels, Models
 from tests.databases import query
+from tests.projects import new_key
 from tests.service import Emulator, Process, Service, eventually
 
 Env = dict[str, str]
@@ -48,6 +49,12 @@ def forgetful(small: Emulator, service_env: Env) -> Iterator[Service]:
     service = Service(env={**service_env, **env})
     yield service
     service.stop()
+
+
+@pytest.fixture
+def stranger(database_url: str) -> dict[str, str]:
+    """The headers of somebody else's project."""
+    return {"Authorization": f"Bearer {new_key(database_url, 'strangers')}"}
 
 
 def compactions(service: Service, thread: str) -> list[dict[str, Any]]:
@@ -488,6 +495,42 @@ def test_a_worker_that_is_killed_in_a_compaction_loses_nothing(small: Emulator, 
         second.stop()
 
 
+def test_what_is_deleted_while_it_is_summarised_is_in_no_summary(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    first = service.turn(thread, "My name is Zenobia.")
+    service.turn(thread, "Hello")
+    service.turn(thread, "Hello")
+    emulator.reset()
+    emulator.fault("slow", seconds=1.5, stream=False)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(service.http.post, f"/threads/{thread}/compact", json={"keep_turns": 1})
+        emulator.is_asked()
+        assert service.http.delete(f"/responses/resp_{first['id'][5:]}").status_code == 200
+        assert made.result().status_code == 400
+    assert compactions(service, thread) == []
+    emulator.forget()
+    assert "Zenobia" not in service.turn(thread, "Recite the conversation")["output_text"]
+
+
+def test_strangers_see_and_make_no_compactions_of_others(
+    service: Service, emulator: Emulator, stranger: dict[str, str]
+) -> None:
+    thread = service.thread()
+    for _ in range(3):
+        service.turn(thread, "My name is Ada.")
+    assert service.http.post(f"/threads/{thread}/compact", json={"keep_turns": 1}).status_code == 201
+    for method, path in (("GET", "compactions"), ("POST", "compact")):
+        refused = service.http.request(method, f"/threads/{thread}/{path}", headers=stranger)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "thread_not_found")
+    named = f"resp_{service.http.get(f'/threads/{thread}').json()['head_id'][5:]}"
+    for path in ("compact", "input_tokens"):
+        body = {"model": "qwen3.5-plus", "previous_response_id": named}
+        refused = service.http.post(f"/responses/{path}", json=body, headers=stranger)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "previous_response_not_found")
+    body = {"conversation": f"conv_{thread[7:]}", "input": "Hi"}
+    assert service.http.post("/responses/input_tokens", json=body, headers=stranger).status_code == 404
+
+
 def test_of_two_that_want_a_compaction_at_once_one_makes_it(service: Service, emulator: Emulator) -> None:
     thread = service.thread()
     for _ in range(3):
@@ -502,7 +545,7 @@ def test_of_two_that_want_a_compaction_at_once_one_makes_it(service: Service, em
 
 
 async def test_the_openai_client_compacts_a_conversation_and_goes_on_from_it(
-    service: Service, emulator: Emulator
+    service: Service, emulator: Emulator, stranger: dict[str, str]
 ) -> None:
     client = service.openai
     first = await client.responses.create(model="qwen3.5-plus", input="My name is Ada.")
@@ -516,6 +559,9 @@ async def test_the_openai_client_compacts_a_conversation_and_goes_on_from_it(
         input=[sealed, {"role": "user", "content": "What is my name?"}],  # type: ignore[list-item]
     )
     assert answer.output_text == "Ada"
+    body = {"input": [sealed, {"role": "user", "content": "What is my name?"}]}
+    refused = service.http.post("/responses", json=body, headers=stranger)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_encrypted_content")
     sealed["encrypted_content"] = sealed["encrypted_content"][:-8] + "AAAAAAAA"
     refused = service.http.post("/responses", json={"input": [sealed, {"role": "user", "content": "Hi"}]})
     assert refused.status_code == 400

@@ -103,7 +103,7 @@ class Compactions(Background):
         """Make a compaction in the background."""
         task = asyncio.create_task(self._in_background(wanted), name=f"compaction of {wanted.turn_id}")
         self._tasks[wanted.turn_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(wanted.turn_id, None))
+        task.add_done_callback(lambda _: self._made_or_not(wanted, task))
 
     async def make(self, wanted: Wanted) -> UUID | None:
         """Make a compaction, and wait for it.
@@ -122,6 +122,8 @@ class Compactions(Background):
         ids = {turn.id for turn in turns}
         items = [item for item in branch.items if item.turn_id in ids]
         before = branch.compacted
+        if not any(transcript.lines([item.kept.item for item in items if not _stays(item)])):
+            return None
         stays = [*(before.kept if before is not None else ()), *filter(_stays, items)]
         claim = await self._store.claim(
             wanted.project_id,
@@ -170,11 +172,15 @@ class Compactions(Background):
         return wanted.by or self._settings.compaction_model or wanted.model
 
     async def _made(self, claim: Claim, wanted: Wanted, summary: str | None, items: Sequence[Item]) -> UUID | None:
-        lease = asyncio.create_task(self._renewing(claim, asyncio.current_task()))
         calls: list[dict[str, Any]] = []
         usage = dict.fromkeys(SUMMED, 0)
+        work = asyncio.create_task(self._summarised(wanted, summary, items, calls, usage))
+        lease = asyncio.create_task(self._renewing(claim, work))
         try:
-            said = await self._summarised(wanted, summary, items, calls, usage)
+            await asyncio.wait([work])
+            if work.cancelled():
+                return None  # The claim was lost.
+            said = work.result()
             if await self._store.finish(claim, said, tokens=weight(message("user", said)), calls=calls, usage=usage):
                 metrics.of(metrics.COMPACTIONS, "ready").inc()
                 log.info("a compaction is ready", calls=len(calls))
@@ -187,6 +193,7 @@ class Compactions(Background):
             raise
         finally:
             lease.cancel()
+            work.cancel()
 
     async def _summarised(
         self,
@@ -265,14 +272,19 @@ class Compactions(Background):
         call["response_id"] = answer.get("id")
         return answer
 
-    async def _renewing(self, claim: Claim, maker: "asyncio.Task[Any] | None") -> None:
-        """Keep the lease. Who has lost it stops."""
+    async def _renewing(self, claim: Claim, work: "asyncio.Task[str]") -> None:
+        """Keep the lease. Once it is lost, the work on it stops."""
         while True:
             await asyncio.sleep(self._store.lease_seconds / 3)
             with suppress(DatabaseUnavailable):
-                if not await self._store.renew(claim) and maker is not None:
-                    maker.cancel()
+                if not await self._store.renew(claim):
+                    work.cancel()
                     return
+
+    def _made_or_not(self, wanted: Wanted, task: "asyncio.Task[None]") -> None:
+        self._tasks.pop(wanted.turn_id, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a compaction failed in the service", exc_info=error)
 
     async def _in_background(self, wanted: Wanted) -> None:
         try:

@@ -1,6 +1,7 @@
 """A thread's memory: its compactions, seen and made."""
 
 from typing import Any
+from uuid import UUID
 
 from app.db.pagination import list_object
 from app.errors import BadRequest, Conflict
@@ -33,9 +34,7 @@ class Memory:
             APIError: there is nothing to compact, somebody else makes it, or the model gave none.
         """
         _, head, model = await self._store.head(caller.project_id, address)
-        before = await self._store.on_branch(caller.project_id, head)
-        if any(row["status"] == "running" for row in before):
-            raise Conflict("A compaction of this thread is being made. Look again soon.", code="compaction_running")
+        await self._refuse_running(caller, head)
         if head is None:
             raise _nothing()
         wanted = Wanted(
@@ -52,8 +51,13 @@ class Memory:
         except ProviderError as error:
             raise client_error(error.failure) from error
         if made is None:
+            await self._refuse_running(caller, head)  # Somebody else was faster.
             raise _nothing()
         return compaction_object(await self._store.one(caller.project_id, head, made))
+
+    async def _refuse_running(self, caller: Caller, head: UUID | None) -> None:
+        if any(row["status"] == "running" for row in await self._store.on_branch(caller.project_id, head)):
+            raise Conflict("A compaction of this thread is being made. Look again soon.", code="compaction_running")
 
 
 def _nothing() -> BadRequest:
