@@ -195,7 +195,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models),
-        OpenAI(database, names, store, replay, live_ids, event_log),
+        OpenAI(database, names, store, replay, live_ids, event_log, settled),
         Contexts(memory, reader, compactions, sealed, turns),
     )  # fmt: skip
     provide(app, served)

@@ -11,7 +11,7 @@ from tests.service import Emulator, Service
 @pytest.mark.parametrize(
     ("path", "methods"),
     [
-        ("/responses", {"POST", "OPTIONS"}),
+        ("/responses", {"GET", "HEAD", "POST", "OPTIONS"}),
         (f"/responses/resp_{'0' * 32}", {"GET", "HEAD", "DELETE", "OPTIONS"}),
         ("/threads", {"GET", "HEAD", "POST", "OPTIONS"}),
         (f"/threads/thread_{'0' * 32}/turns", {"GET", "HEAD", "POST", "OPTIONS"}),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from typing import Any
+from uuid import uuid4
 
 import openresponses_types.types as spec
 import pytest
@@ -11,6 +12,7 @@ from openai.types.conversations import Conversation, ConversationItem
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel, TypeAdapter
 
+from tests.projects import new_key
 from tests.service import Emulator, Service, read_events
 
 MODEL = "qwen3.5-plus"
@@ -358,6 +360,36 @@ async def test_only_the_host_changes_for_a_client_of_the_provider(service: Servi
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in chunks]) == "hi there"
         with pytest.raises(BadRequestError):
             await client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
+
+
+def test_responses_and_conversations_are_listed_and_paged(
+    service: Service, emulator: Emulator, database_url: str
+) -> None:
+    mine = {"Authorization": f"Bearer {new_key(database_url, f'lists-{uuid4()}')}"}
+    made: list[dict[str, Any]] = [
+        service.http.post("/responses", json={"input": f"Echo: {n}"}, headers=mine).json() for n in range(5)
+    ]
+    wanted = [response["id"] for response in reversed(made)]
+    found: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = service.http.get("/responses", params={"limit": 2, **after}, headers=mine).json()
+        found += [response["id"] for response in page["data"]]
+        if not page["has_more"]:
+            break
+        after = {"after": page["last_id"]}
+    assert found == wanted
+    assert page["data"][0] == service.http.get(f"/responses/{found[-1]}", headers=mine).json()
+    others = service.http.get("/responses", params={"after": wanted[0]})
+    assert (others.status_code, others.json()["error"]["code"]) == (400, "invalid_cursor")
+    conversations = service.http.get("/conversations", params={"limit": 100}, headers=mine).json()["data"]
+    assert [c["id"] for c in conversations] == [r["conversation"]["id"] for r in reversed(made)]
+    counted = service.http.get("/threads/count", headers=mine).json()
+    assert counted == {"object": "thread.count", "count": 5, "more": False}
+    assert service.http.get("/threads/count", params={"user": "nobody"}, headers=mine).json()["count"] == 0
+    assert service.http.delete(f"/responses/{wanted[0]}", headers=mine).status_code == 200
+    left = service.http.get("/responses", headers=mine).json()["data"]
+    assert [response["id"] for response in left] == wanted[1:]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db import ids
+from app.db.pagination import Paged
 from app.history.service import History
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
@@ -28,6 +29,11 @@ async def create(request: Request, caller: Authenticated, openai: Service) -> Re
     sent = checked(ConversationCreate, await optional_json_object(request))
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
+
+
+@router.get("/conversations")
+async def listed(caller: Authenticated, openai: Service, page: Paged) -> Response:
+    return json_response(await openai.conversations(caller, page))
 
 
 @router.get("/conversations/{conversation_id}")

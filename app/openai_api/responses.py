@@ -54,6 +54,16 @@ async def create(request: Request) -> Response:
         return await answer(request, client, outcome, shown_response, stored_response)
 
 
+@router.get("/responses")
+async def listed(
+    caller: Authenticated,
+    openai: Service,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="The last_id of the page before.")] = None,
+) -> Response:
+    return json_response(await openai.responses(caller, None if after is None else response_uuid(after), limit))
+
+
 @router.get("/responses/{response_id}")
 async def retrieve(
     request: Request,

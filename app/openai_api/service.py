@@ -7,7 +7,7 @@ from uuid import UUID
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import list_object
+from app.db.pagination import Page, Settled, list_object
 from app.errors import APIError, BadRequest, NotFound
 from app.history.edits import Edits, append_items
 from app.items.kept import Kept, kept_row
@@ -37,7 +37,9 @@ class OpenAI:
         replay: Replay,
         live_ids: LiveIds,
         event_log: EventLog,
+        settled: Settled,
     ) -> None:
+        self._settled = settled
         self._replay = replay
         self._database = database
         self._names = names
@@ -81,6 +83,24 @@ class OpenAI:
             if items:
                 await append_items(session, caller.actor, thread, items)
             return conversation_object(thread)
+
+    async def conversations(self, caller: Caller, page: Page) -> dict[str, Any]:
+        async with self._database.session() as session:
+            rows, more = await threads.list_page(session, caller.project_id, threads.Filters(), page, self._settled)
+        return list_object(rows, conversation_object, has_more=more)
+
+    async def responses(self, caller: Caller, after: UUID | None, limit: int) -> dict[str, Any]:
+        """The project's responses, the latest first.
+
+        Raises:
+            BadRequest: the cursor is no response of the project's.
+        """
+        rows = await self._store.responses(caller.project_id, after, limit)
+        if rows is None:
+            raise BadRequest("'after' must be the id of a response.", param="after", code="invalid_cursor")
+        shown = rows[:limit]
+        items = await self._store.items(caller.project_id, [row["id"] for row in shown])
+        return list_object(shown, lambda row: stored_response(row, items[row["id"]]), has_more=len(rows) > limit)
 
     async def conversation(self, caller: Caller, id_: UUID) -> dict[str, Any]:
         async with self._database.session() as session:

@@ -63,6 +63,11 @@ async def list_threads(
     return json_response(await threads.list_page(caller, filters, page))
 
 
+@router.get("/threads/count")
+async def count(caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)]) -> Response:
+    return json_response(await threads.count(caller, filters))
+
+
 @router.put(BY_NAME)
 async def get_or_create(request: Request, caller: Authenticated, threads: Service, name: str) -> Response:
     checked(ThreadCreate, {"name": name})

@@ -21,6 +21,8 @@ from app.threads.store import Filters
 from app.threads.tables import Thread
 from app.trail.users import UserKeys
 
+MOST_COUNTED = 10_000
+
 
 class Threads:
     def __init__(self, database: Database, names: Names, users: UserKeys, settled: Settled) -> None:
@@ -48,6 +50,12 @@ class Threads:
             rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
             contexts = await store.contexts(session, rows)
         return list_object(rows, lambda row: thread_object(row, contexts.get(row.id)), has_more=has_more)
+
+    async def count(self, caller: Caller, filters: Filters) -> dict[str, Any]:
+        """How many threads there are: exactly up to MOST_COUNTED, and `more` beyond."""
+        async with self._database.session() as session:
+            found = await store.counted(session, caller.project_id, filters, MOST_COUNTED)
+        return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
 
     async def get(self, caller: Caller, address: Place) -> dict[str, Any]:
         async with self._database.session() as session:

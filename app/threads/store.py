@@ -222,6 +222,12 @@ async def list_page(
     return page.cut(rows)
 
 
+async def counted(session: AsyncSession, project_id: UUID, filters: Filters, most: int) -> int:
+    """How many threads there are, as far as `most` and one."""
+    some = select(Thread.id).where(Thread.project_id == project_id, *_filters(filters, project_id)).limit(most + 1)
+    return (await session.execute(select(func.count()).select_from(some.subquery()))).scalar_one()
+
+
 async def _place(
     session: AsyncSession, project_id: UUID, cursor: str, *, by_activity: bool
 ) -> tuple[datetime, UUID] | None:

@@ -494,14 +494,16 @@ class TurnStore:
         )
 
     async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[ItemRow]]:
-        """The items of turns of one thread, by turn."""
+        """The items of turns, by turn."""
         found: dict[UUID, list[ItemRow]] = {turn_id: [] for turn_id in turn_ids}
-        if not found:
+        buckets = [ids.bucket_of(turn_id) for turn_id in turn_ids]
+        if len(set(buckets)) > 1:
+            asked = statements.ITEMS_OF_MANY(project_id=project_id, buckets=buckets, turn_ids=list(turn_ids))
+        elif buckets:
+            asked = statements.ITEMS(project_id=project_id, bucket=buckets[0], turn_ids=list(turn_ids))
+        else:
             return found
-        bucket = ids.bucket_of(turn_ids[0])
-        for row in await self._database.fetch(
-            *statements.ITEMS(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
-        ):
+        for row in await self._database.fetch(*asked):
             found[row["turn_id"]].append(row)
         return found
 
@@ -518,6 +520,25 @@ class TurnStore:
             found = statements.FIND_THREAD(**_of(project_id, address.id), name=name)
         row = await self._database.fetchrow(*found)
         return row or await self.thread(project_id, await self._moved(project_id, address))
+
+    async def responses(self, project_id: UUID, after: UUID | None, limit: int) -> list[TurnRow] | None:
+        """Responses of a project, the latest first.
+
+        Args:
+            after: the last one of the page before.
+
+        Returns:
+            One more than the limit, if there are more; None where `after` is none of the project's.
+        """
+        arrived_at: datetime | None = None
+        if after is not None:
+            row = await self._database.fetchrow(*statements.ARRIVED_AT(**_at(project_id, after)))
+            if row is None:
+                return None
+            arrived_at = row["arrived_at"]
+        return await self._database.fetch(
+            *statements.RESPONSES(project_id=project_id, arrived_at=arrived_at, turn_id=after, limit=limit + 1)
+        )
 
     async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[TurnRow], bool]:
         """One page of a thread's turns, and whether more rows follow it.

@@ -150,6 +150,13 @@ SELECT turn_id, origin, type, item_id, data FROM items
 WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
 ORDER BY turn_id, position
 
+-- items_of_many --
+-- The items of turns of many threads.
+SELECT i.turn_id, i.origin, i.type, i.item_id, i.data
+FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS wanted (bucket, id)
+JOIN items i ON i.project_id = :project_id AND i.bucket = wanted.bucket AND i.turn_id = wanted.id
+ORDER BY i.turn_id, i.position
+
 -- referenced --
 -- Items by their ids, wherever in the project; those in the thread's own history are `within` it, and come last.
 SELECT i.type, i.item_id, i.data, :thread_id::uuid IS NOT NULL AND t.bucket = :bucket::smallint AND (
@@ -271,6 +278,20 @@ SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
     AND t.seq > coalesce(:seq::int, 0)
 ORDER BY t.seq LIMIT :limit
+
+-- responses --
+-- A page of a project's responses, the latest first, from a moment downwards.
+SELECT {_turn_columns}, t.arrived_at FROM turns t
+WHERE t.project_id = :project_id AND t.arrived_at IS NOT NULL AND t.arrived_at <= coalesce(:arrived_at, 'infinity'::timestamptz)
+    AND (t.arrived_at, t.id) < (
+        coalesce(:arrived_at, 'infinity'::timestamptz), coalesce(:turn_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+    )
+    AND t.deleted_at IS NULL AND t.model <> ''
+ORDER BY t.arrived_at DESC, t.id DESC LIMIT :limit
+
+-- arrived_at --
+-- When a turn arrived, deleted or not.
+SELECT arrived_at FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
 -- turns_before --
 -- A page of a thread's turns, from a number on downwards.
