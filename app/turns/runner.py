@@ -34,9 +34,6 @@ log = structlog.get_logger()
 
 HURRY_POLL_SECONDS = 0.1
 
-MOST_UNLISTED = 100
-"""Models that the log tells of as not listed: clients write their names."""
-
 
 class Runner:
     def __init__(
@@ -57,7 +54,6 @@ class Runner:
         self._settings = settings
         self._way = Way(store, provider, live_ids, spool, reader, compactions, settings)
         self._running: dict[UUID, Running] = {}
-        self._unlisted: set[str] = set()
         self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
 
@@ -85,8 +81,6 @@ class Runner:
             if running is None:
                 return turn
         else:
-            if not request.family.name:
-                self._tell_unlisted(request.model)
             running = self._begun(turn, headers, asked)
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
@@ -101,12 +95,6 @@ class Runner:
                 await self.client_left(project_id, running.turn.id, request)
                 raise
         return running
-
-    def _tell_unlisted(self, model: str) -> None:
-        """Say of a model, once, that nothing is known of it."""
-        if model not in self._unlisted and len(self._unlisted) < MOST_UNLISTED:
-            self._unlisted.add(model)
-            log.warning("a model is not listed: it is taken for one with a window of a million tokens", model=model)
 
     def _begun(self, turn: Opened, headers: dict[str, str], asked: "asyncio.Future[Any] | None") -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -58,6 +58,9 @@ OURS = ("background", "context_management", "truncation")
 CUT_SHORT = {Kind.BROKEN: INTERRUPTED, Kind.TIMEOUT: INTERRUPTED, Kind.TOO_LARGE: TOO_LARGE}
 """The `reason` of the incomplete response that is kept, by the failure that cut it short."""
 
+MOST_UNLISTED = 100
+"""Models that the log tells of."""
+
 SMALLER_SHARE = 0.8
 """Of an input that was refused as too long: what is sent next, where the provider has not said how long one may be."""
 
@@ -83,6 +86,7 @@ class Way:
         self._live_ids = live_ids
         self._spool = spool
         self._settings = settings
+        self._unlisted: set[str] = set()
         self.stopping = False
         """The process has to end: what cannot be written to Postgres goes to the spool."""
 
@@ -330,8 +334,16 @@ class Way:
             return running.headers
         return {**running.headers, SESSION_CACHE: "enable"}
 
+    def _tell_unlisted(self, model: str) -> None:
+        """Say of a model, once, that nothing is known of it. It has answered: its name is no client's invention."""
+        if model not in self._unlisted and len(self._unlisted) < MOST_UNLISTED:
+            self._unlisted.add(model)
+            log.warning("a model is not listed: it is taken for one with a window of a million tokens", model=model)
+
     async def _complete(self, running: Running, answer: Answer) -> None:
         turn, request, response = running.turn, running.turn.request, answer.response
+        if not request.family.name:
+            self._tell_unlisted(request.model)
         ends = continuation.expires_at(
             response.get("created_at"),
             called_at=running.calls[-1].started_at.timestamp(),
