@@ -155,3 +155,17 @@ def test_a_fork_of_what_is_not_there_is_refused(service: Service) -> None:
         assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
     assert service.http.post(f"/threads/thread_{'0' * 32}/fork").status_code == 404
     assert service.http.post(f"/threads/{thread}/fork").status_code == 201
+
+
+def test_what_is_deleted_is_forgotten_by_who_goes_on_from_the_heir_of_it(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    first = service.turn(thread, "My name is Zoe.")["id"]
+    service.turn(thread, "Hello")
+    near = service.http.post(f"/threads/{thread}/fork", json={"turn_id": first}).json()["id"]
+    far = service.http.post(f"/threads/{thread}/fork").json()["id"]
+    assert service.http.delete(f"/threads/{thread}").status_code == 200
+    # The first turn is the nearer fork's now, the one after it the other's.
+    assert service.turn(far, "What is my name?")["output_text"] == "Zoe"
+    assert service.http.delete(f"/responses/{first.replace('turn_', 'resp_')}").status_code == 200
+    for fork in (near, far):
+        assert service.turn(fork, "What is my name?")["output_text"] == "I do not know your name."
