@@ -362,6 +362,29 @@ async def test_only_the_host_changes_for_a_client_of_the_provider(service: Servi
             await client.chat.completions.create(model="nobody", messages=[{"role": "user", "content": "x"}])
 
 
+async def test_a_conversation_that_ends_with_the_users_words_is_answered_without_more_input(
+    client: AsyncOpenAI, emulator: Emulator
+) -> None:
+    conversation = await client.conversations.create(
+        items=[
+            {"type": "message", "role": "user", "content": "My name is Ada."},
+            {"type": "message", "role": "user", "content": "What is my name?"},
+        ]
+    )
+    answer = await client.responses.create(model=MODEL, conversation=conversation.id)
+    assert answer.output_text == "Ada"
+    items = await client.conversations.items.list(conversation.id, order="asc")
+    assert [item.type for item in items.data] == ["message"] * 3
+    with pytest.raises(BadRequestError) as refused:
+        await client.responses.create(model=MODEL, conversation=conversation.id)
+    assert refused.value.param == "input"
+    assert len(emulator.calls()) == 1
+    with pytest.raises(BadRequestError):
+        await client.responses.create(model=MODEL)
+    with pytest.raises(BadRequestError):
+        await client.responses.create(model=MODEL, previous_response_id=answer.id)
+
+
 def test_responses_and_conversations_are_listed_and_paged(
     service: Service, emulator: Emulator, database_url: str
 ) -> None:

@@ -49,6 +49,8 @@ def decide(
     if (
         live is not None
         and live.turn_id == parent_id
+        # A chain is sent something.
+        and new
         and live.binding == target.binding
         and live.model == target.model
         and now < live.expires_at - margin_seconds

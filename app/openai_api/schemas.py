@@ -47,7 +47,9 @@ def response_request(
     # OpenAI's clients know of no busy conversation: a second request waits for the first. A previous response is no
     # lock: any number go on from it, each by itself.
     if_busy: IfBusy = "wait" if previous is None else "beside"
-    request = new_turn(body, models, origin, parent_id=parent_id, keep=keep, if_busy=if_busy)
+    request = new_turn(
+        body, models, origin, parent_id=parent_id, keep=keep, if_busy=if_busy, needs_input=conversation is None
+    )
     return address, replace(request, no_lock=previous is not None and body.get("if_busy") is None)
 
 

@@ -187,17 +187,19 @@ def new_turn(
     parent_id: UUID | None = None,
     keep: bool = True,
     if_busy: IfBusy = "reject",
+    needs_input: bool = True,
 ) -> TurnRequest:
     """Check the create parameters that both surfaces share.
 
     Args:
         parent_id: the turn to continue, where the body itself names none.
+        needs_input: False where the conversation may hold already what is to be answered.
         if_busy: what to do where the body does not say.
     """
     sent = checked(TurnCreate, body)
     if sent.replaces is not None:
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
-    if sent.input is None:
+    if sent.input is None and needs_input:
         raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
     if sent.background and not keep:
         raise BadRequest(
@@ -212,8 +214,9 @@ def new_turn(
             param="model",
             code="model_unsupported",
         )
-    items = items_of(sent.input, references=True)
-    check_items(items, model, family)
+    items = [] if sent.input is None else items_of(sent.input, references=True)
+    if items:
+        check_items(items, model, family)
     return TurnRequest(
         items=items,
         model=model,

@@ -38,7 +38,21 @@ class Turns:
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
         request = await self.with_references(caller, address, request)
+        if not request.items:
+            await self._check_waits_for_answer(caller, address)
         return await self._runner.start(caller.project_id, address, request, headers, client)
+
+    async def _check_waits_for_answer(self, caller: Caller, address: Address) -> None:
+        """Refuse a request without input for a thread that does not end with something to be answered."""
+        thread = await self._store.thread(caller.project_id, address)
+        rows, _ = await self._store.messages(caller.project_id, thread["head_turn_id"], 1)
+        last = kept_row(rows[-1]) if rows else None
+        if last is None or not (last.kind.pair == "output" or last.item.get("role") == "user"):
+            raise BadRequest(
+                "'input' is required: the conversation does not end with a message of the user's or a tool's output.",
+                param="input",
+                code="missing_parameter",
+            )
 
     async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """A request that replaces a turn, as one that continues what that turn continued.
