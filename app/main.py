@@ -194,7 +194,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
-        Memory(memory, compactions, models),
+        Memory(memory, compactions, models, live_ids),
         OpenAI(database, names, store, replay, live_ids, event_log, settled),
         Contexts(memory, reader, compactions, sealed, turns),
     )  # fmt: skip

@@ -382,7 +382,6 @@ def test_a_compaction_is_made_when_asked_for_and_named_where_there_is_none(
     assert (call["model"], call["store"]) == ("qwen3.5-flash", False)
     assert "Ada" in call["input"][1]["content"]
     assert service.http.post(f"/threads/{thread}/compact", json={"keep_turns": 1}).status_code == 400
-    emulator.forget()
     recited = service.turn(thread, "Recite the conversation")["output_text"].splitlines()
     assert recited[0].startswith("user: [A summary of the conversation so far")
     assert "My name is Ada." in recited[0]

@@ -124,6 +124,12 @@ WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND 
     AND worker_id = :worker_id
 RETURNING id
 
+-- give_up_chain --
+-- What goes on from a turn is sent anew.
+UPDATE turns SET response_unknown_at = now()
+WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
+RETURNING id
+
 -- abandoned --
 -- Compactions whose worker is dead, for whoever takes them.
 SELECT project_id, bucket, turn_id, model FROM compactions

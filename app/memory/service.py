@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from app.chain.live_ids import LiveIds
 from app.db.pagination import list_object
 from app.errors import BadRequest, Conflict
 from app.memory.compaction import Compactions, Wanted
@@ -16,7 +17,8 @@ from app.threads.address import Place
 
 
 class Memory:
-    def __init__(self, store: MemoryStore, compactions: Compactions, models: Models) -> None:
+    def __init__(self, store: MemoryStore, compactions: Compactions, models: Models, live_ids: LiveIds) -> None:
+        self._live_ids = live_ids
         self._store = store
         self._compactions = compactions
         self._models = models
@@ -28,12 +30,12 @@ class Memory:
         return list_object(rows, compaction_object, has_more=False)
 
     async def compact(self, caller: Caller, address: Place, sent: Compact) -> dict[str, Any]:
-        """Make a compaction of the thread now.
+        """Make a compaction of the thread now. Its next turn goes on from it, however short the conversation is.
 
         Raises:
             APIError: there is nothing to compact, somebody else makes it, or the model gave none.
         """
-        _, head, model = await self._store.head(caller.project_id, address)
+        thread_id, head, model = await self._store.head(caller.project_id, address)
         await self._refuse_running(caller, head)
         if head is None:
             raise _nothing()
@@ -53,6 +55,8 @@ class Memory:
         if made is None:
             await self._refuse_running(caller, head)  # Somebody else was faster.
             raise _nothing()
+        await self._store.give_up_chain(caller.project_id, head)
+        await self._live_ids.forget(caller.project_id, thread_id)
         return compaction_object(await self._store.one(caller.project_id, head, made))
 
     async def _refuse_running(self, caller: Caller, head: UUID | None) -> None:

@@ -296,6 +296,10 @@ class MemoryStore:
         documents = {"error": orjson.dumps(error).decode(), "usage": orjson.dumps(usage).decode()}
         await self._database.fetchrow(*_found["fail"](**mine, **documents))
 
+    async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:
+        """Have what goes on from a turn sent anew, with what is remembered by now."""
+        await self._database.fetchrow(*_found["give_up_chain"](**_at(project_id, turn_id)))
+
     async def abandoned(self) -> list[Abandoned]:
         """Compactions whose worker is dead."""
         return await self._database.fetch(*_found["abandoned"]())

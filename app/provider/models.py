@@ -188,7 +188,9 @@ def _has_effort(params: Mapping[str, Any]) -> bool:
 def _read(file: Path) -> dict[str, Any]:
     try:
         said = tomllib.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise BadModels(f"{file}: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadModels(f"{file}: {error}") from error
     families = said.get("families", {})
     tables = [said.get("default", {}), families, *(families.values() if isinstance(families, dict) else ())]
