@@ -9,10 +9,10 @@ import httpx2
 import orjson
 import pytest
 
+from app.chain import answer
 from app.items.kept import kept_output
 from app.provider.events import SSEDecoder
 from app.provider.reading import read_object
-from app.turns import answer
 from app.turns.streamed import output_of
 from tests import odd
 from tests.databases import query

@@ -6,15 +6,15 @@ from typing import Any
 
 import orjson
 
+from app.chain import answer as answers
+from app.chain.answer import SHOWS_RESPONSE, Answer
 from app.items.provider_door import without_nulls
 from app.items.shapes import fields_of
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.reading import NotJSON, read_object
-from app.turns import answer as answers
 from app.turns import summaries
-from app.turns.answer import SHOWS_RESPONSE, Answer
 from app.turns.closing import TERMINAL, last_event
 from app.turns.provider_call import ProviderCall
 from app.turns.recorder import Recorder

@@ -15,7 +15,9 @@ import orjson
 import structlog
 
 from app import metrics
+from app.chain import answer as answers
 from app.chain import continuation
+from app.chain.answer import Answer
 from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import new_input
@@ -33,9 +35,7 @@ from app.provider.failure import RETRIED, Failure, Kind
 from app.provider.refusals import client_error
 from app.settings import Settings
 from app.telemetry.spans import tracer
-from app.turns import answer as answers
 from app.turns import context
-from app.turns.answer import Answer
 from app.turns.closing import INTERRUPTED, TOO_LARGE, CallRecord, Closing, broken_off, kept_response
 from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
