@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from app.items.kept import Kept, kept_output
 from app.items.provider_door import usable_id
+from app.items.shapes import text_of
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.reading import NotJSON, read_object
@@ -20,6 +21,11 @@ class Answer:
     output: list[Kept]
     chainable: bool = True
     """Whether its id means anything to the provider."""
+
+    @property
+    def text(self) -> str:
+        """What its messages say."""
+        return "".join(text_of(item.item) for item in self.output if item.type == "message")
 
     @property
     def status(self) -> Literal["completed", "incomplete"]:

@@ -17,10 +17,11 @@ import structlog
 
 from app import metrics
 from app.background import Background
+from app.chain.answer import Answer, from_body
 from app.errors import DatabaseUnavailable
-from app.items.kinds import is_system, kind_of
+from app.items.kinds import is_system
 from app.items.pairs import asked
-from app.items.shapes import Item, fields_of, message, text_of
+from app.items.shapes import Item, fields_of, message
 from app.items.weights import count
 from app.items.weights import tokens as weight
 from app.memory import transcript
@@ -29,7 +30,6 @@ from app.memory.store import Branch, Claim, MemoryStore, Remembered
 from app.provider import failure
 from app.provider.client import Provider, ProviderError
 from app.provider.models import Family, Models
-from app.provider.reading import NotJSON, read_object
 from app.settings import Settings
 
 log = structlog.get_logger()
@@ -51,9 +51,6 @@ AT_ONCE = 4
 """Compactions that a worker makes at the same time."""
 
 POLL_SECONDS = 5.0
-
-FIRST_BACKOFF_SECONDS = 1.0
-LONGEST_BACKOFF_SECONDS = 20.0
 
 SUMMED = ("input_tokens", "output_tokens", "total_tokens")
 
@@ -174,7 +171,10 @@ class Compactions(Background):
     async def _made(self, claim: Claim, wanted: Wanted, summary: str | None, items: Sequence[Item]) -> UUID | None:
         calls: list[dict[str, Any]] = []
         usage = dict.fromkeys(SUMMED, 0)
-        work = asyncio.create_task(self._summarised(wanted, summary, items, calls, usage))
+        asked = self.summary(
+            self._maker(wanted), wanted.model, items, calls, usage, summary=summary, instructions=wanted.instructions
+        )
+        work = asyncio.create_task(asked)
         lease = asyncio.create_task(self._renewing(claim, work))
         try:
             await asyncio.wait([work])
@@ -194,18 +194,6 @@ class Compactions(Background):
         finally:
             lease.cancel()
             work.cancel()
-
-    async def _summarised(
-        self,
-        wanted: Wanted,
-        summary: str | None,
-        items: Sequence[Item],
-        calls: list[dict[str, Any]],
-        usage: dict[str, int],
-    ) -> str:
-        return await self.summary(
-            self._maker(wanted), wanted.model, items, calls, usage, summary=summary, instructions=wanted.instructions
-        )
 
     async def summary(
         self,
@@ -234,19 +222,17 @@ class Compactions(Background):
         told = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
         for chunk in transcript.chunks(items, room) or [""]:
             answer = await self._ask(maker, told, transcript.request(summary, chunk), length, calls)
-            reported = fields_of(answer.get("usage"))
+            reported = fields_of(answer.response.get("usage"))
             for name in SUMMED:
                 usage[name] += count(reported.get(name))
-            output = answer.get("output")
-            texts = [text_of(item) for item in output if _is_message(item)] if isinstance(output, list) else []
-            summary = "".join(texts).strip()
+            summary = answer.text.strip()
             if not summary:
                 raise ProviderError(failure.broken("it is no summary"))
         return summary or ""
 
     async def _ask(
         self, model: str, instructions: str, request: str, length: int, calls: list[dict[str, Any]]
-    ) -> dict[str, Any]:
+    ) -> Answer:
         """A summary from the model. Nothing of it is stored there."""
         asked = {
             "model": model,
@@ -261,15 +247,15 @@ class Compactions(Background):
         attempts = self._settings.provider_attempts
         while True:
             try:
-                answer = _answer(await self._provider.respond(body, {}))
+                answer = from_body(await self._provider.respond(body, {}))
                 break
             except ProviderError as error:
                 attempts -= 1
                 if error.failure.kind not in failure.RETRIED or attempts == 0:
                     raise
-                pause = error.failure.retry_after or FIRST_BACKOFF_SECONDS
-            await asyncio.sleep(min(pause, LONGEST_BACKOFF_SECONDS))
-        call["response_id"] = answer.get("id")
+                pause = failure.pause(error.failure, self._settings.provider_attempts - attempts)
+            await asyncio.sleep(min(pause, failure.LONGEST_BACKOFF_SECONDS))
+        call["response_id"] = answer.response["id"]
         return answer
 
     async def _renewing(self, claim: Claim, work: "asyncio.Task[str]") -> None:
@@ -313,39 +299,11 @@ class Compactions(Background):
 
 def threshold_of(params: dict[str, Any]) -> int | None:
     """The tokens from which on a request wants its conversation compacted (OpenAI's `context_management`)."""
-    entries = params.get("context_management")
-    for entry in entries if isinstance(entries, list) else []:
-        said = fields_of(entry)
-        threshold = said.get("compact_threshold")
-        if said.get("type") == "compaction" and isinstance(threshold, int):
-            return max(1, threshold)
-    return None
-
-
-def _answer(body: bytes) -> dict[str, Any]:
-    """The Response of a plain call.
-
-    Raises:
-        ProviderError: it is none, or one that failed.
-    """
-    try:
-        answer, _ = read_object(body)
-    except NotJSON as error:
-        raise ProviderError(failure.broken("it is not JSON")) from error
-    if answer.get("status") not in ("completed", "incomplete"):
-        read = failure.from_response if answer.get("status") == "failed" else failure.from_error
-        raise ProviderError(read(answer))
-    return answer
+    wanted = [entry.get("compact_threshold") for entry in params.get("context_management") or ()]
+    return next((tokens for tokens in wanted if tokens is not None), None)
 
 
 def _stays(item: Remembered) -> bool:
     """Whether an item that is covered stays as it is."""
-    return is_system(item.kept.item) or (item.kept.item.get("pinned") is True and bool(_carried(item)))
-
-
-def _carried(item: Remembered) -> list[Item]:
-    return kind_of(item.kept.item).carried(item.kept.item)
-
-
-def _is_message(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") == "message"
+    said = item.kept.item
+    return is_system(said) or (said.get("pinned") is True and bool(item.kept.kind.carried(said)))

@@ -5,6 +5,7 @@ Plain calls send `{code, message, request_id}` with an HTTP status, lookups `{er
 failed response (reference page, probe, captures). One table tells what the words mean: docs/failures.md shows it.
 """
 
+import random
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,6 +35,11 @@ class Kind(StrEnum):
 
 
 RETRIED = (Kind.THROTTLED, Kind.UNAVAILABLE)
+
+FIRST_BACKOFF_SECONDS = 0.5
+
+LONGEST_BACKOFF_SECONDS = 20.0
+"""A longer `Retry-After` is not waited for: it is passed on to the client, with a 429."""
 
 MODEL_UNSUPPORTED = "model_unsupported"
 MODEL_RETIRED = "model_retired"
@@ -169,6 +175,17 @@ def too_long(limit: int) -> Failure:
         "window."
     )
     return Failure(Kind.REFUSED, 400, TOO_LONG, message)
+
+
+def pause(found: Failure, attempt: int) -> float:
+    """Seconds to wait before the next attempt: what the provider asks for, else twice as long each time.
+
+    Args:
+        attempt: how many have been made.
+    """
+    if found.retry_after is not None:
+        return found.retry_after
+    return float(FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 _LIMIT = re.compile(

@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import random
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from app.db import ids
 from app.errors import Conflict, DatabaseUnavailable
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
-from app.items.shapes import message, text_of
+from app.items.shapes import message
 from app.items.weights import BYTES_PER_TOKEN, added, tokens
 from app.memory.compaction import Compactions, Wanted
 from app.memory.reader import Reader, within
@@ -46,11 +45,6 @@ from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
 
 log = structlog.get_logger()
-
-FIRST_BACKOFF_SECONDS = 0.5
-
-LONGEST_BACKOFF_SECONDS = 20.0
-"""A longer `Retry-After` is not waited for: it is passed on to the client, with a 429."""
 
 OURS = ("background", "context_management", "truncation")
 """Parameters that the provider does not know, and the service acts on."""
@@ -231,8 +225,8 @@ class Way:
                     body = smaller
                     continue
                 attempts -= 1
-                pause = _pause(found, self._settings.provider_attempts - attempts)
-                if found.kind not in RETRIED or attempts == 0 or pause > LONGEST_BACKOFF_SECONDS:
+                pause = failure.pause(found, self._settings.provider_attempts - attempts)
+                if found.kind not in RETRIED or attempts == 0 or pause > failure.LONGEST_BACKOFF_SECONDS:
                     raise
             await asyncio.sleep(pause)
 
@@ -240,15 +234,15 @@ class Way:
         """An answer in the format that was asked for, as far as the model can be brought to it. Its response says
         whether it fits; a stream's has been said by now, and is only looked at."""
         request = running.turn.request
-        if structured.asked_format(request.params) is None or not _said(answer):
+        if structured.asked_format(request.params) is None or not answer.text:
             return answer  # It may call a tool first.
         again = 0
-        while (fault := await asyncio.to_thread(structured.fault, request.params, _said(answer))) is not None:
+        while (fault := await asyncio.to_thread(structured.fault, request.params, answer.text)) is not None:
             if request.streamed or again == self._settings.structured_retries or answer.status != "completed":
                 break
             log.info("an answer does not fit its format; it is asked for once more")
             again += 1
-            talk = [message("assistant", _said(answer)), message("user", structured.ask_again(fault))]
+            talk = [message("assistant", answer.text), message("user", structured.ask_again(fault))]
             usage = answer.response.get("usage")
             try:
                 answer = await self._ask(running, running.with_more(talk))
@@ -484,20 +478,9 @@ def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, byte
     return b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind
 
 
-def _said(answer: Answer) -> str:
-    return "".join(text_of(item.item) for item in answer.output if item.type == "message")
-
-
 def _frame(tail: bytes) -> int:
     """What instructions and tools weigh, in tokens."""
     return len(tail) // BYTES_PER_TOKEN
-
-
-def _pause(found: Failure, attempt: int) -> float:
-    """Seconds to wait before the next attempt: what the provider asks for, else twice as long each time."""
-    if found.retry_after is not None:
-        return found.retry_after
-    return float(FIRST_BACKOFF_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
 
 
 def _moment(value: object) -> datetime | None:
