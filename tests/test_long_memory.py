@@ -17,9 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.chain.context import Context
+from app.db import ids
+from app.db.engine import Database
+from app.db.nodes import Nodes
 from app.items import vocabulary
 from app.items.weights import IMAGE_TOKENS
+from app.main import connect_provider
+from app.memory.compaction import Compactions, Wanted
+from app.memory.learnt import Learnt
+from app.memory.store import Claim, MemoryStore
 from app.provider.models import BadModels, Models
+from app.settings import Settings
 from tests.databases import query
 from tests.projects import new_key
 from tests.service import Emulator, Process, Service, eventually
@@ -63,9 +71,16 @@ def compactions(service: Service, thread: str) -> list[dict[str, Any]]:
 
 
 def ready(service: Service, thread: str) -> dict[str, Any]:
-    """The thread's nearest compaction, once it is ready."""
-    eventually(lambda: [c["status"] for c in compactions(service, thread)][:1] == ["ready"])
-    return compactions(service, thread)[0]
+    """The thread's nearest compaction, once it is ready and none begins any more."""
+    seen = [compactions(service, thread)[:1]]
+
+    def settled() -> bool:
+        time.sleep(0.2)  # The one of the last turn begins a moment after its answer.
+        seen.append(compactions(service, thread)[:1])
+        return seen[-1] == seen[-2] and [c["status"] for c in seen[-1]] == ["ready"]
+
+    eventually(settled)
+    return seen[-1][0]
 
 
 def talked(service: Service, thread: str, turns: int) -> None:
@@ -363,6 +378,47 @@ def test_over_fifty_windows_what_was_said_anywhere_is_found_and_no_call_is_too_l
     turns = [call for call in sent if call["body"].get("store") is not False]
     said_in_all = sum(call["answer"]["usage"]["output_tokens"] + len(FILLER * 2) // 4 for call in turns[:240])
     assert said_in_all >= 50 * WINDOW
+
+
+async def test_a_compaction_that_another_overtakes_goes_on_from_it(
+    forgetful: Service, small: Emulator, database_url: str
+) -> None:
+    small.reset()
+    thread = forgetful.thread()
+    turns = [forgetful.turn(thread, f"Room {n} is blue.", context_management=NEVER)["id"] for n in range(4)]
+    middle, last = (UUID(turn.removeprefix("turn_")) for turn in (turns[1], turns[3]))
+
+    class Overtaken(MemoryStore):
+        """Another one becomes ready between what is read and the claim."""
+
+        async def claim(self, *args: Any, **fields: Any) -> Claim | None:
+            await made.make(Wanted(project, middle, "qwen3.5-plus", kept_turns=0))
+            return await super().claim(*args, **fields)
+
+    our = Settings(dashscope_base_url=small.base_url)
+    database, provider, models = (
+        Database(database_url, pool_size=2, timeout_seconds=30),
+        connect_provider(our),
+        Models(),
+    )
+    known = Learnt(database, provider.binding)
+    nodes, worker_id = Nodes(database, routed=False), ids.new_uuid()
+    made, overtaken = (
+        Compactions(store(database, nodes, worker_id=worker_id, lease_seconds=30), provider, models, known, our)
+        for store in (MemoryStore, Overtaken)
+    )
+    try:
+        row = await database.fetchrow("SELECT project_id FROM turns WHERE id = $1", last)
+        assert row is not None
+        project: UUID = row["project_id"]
+        assert await overtaken.make(Wanted(project, last, "qwen3.5-plus", kept_turns=0)) is not None
+    finally:
+        await provider.close()
+        await database.close()
+    nearest, before = compactions(forgetful, thread)
+    assert (nearest["status"], before["status"]) == ("ready", "ready")
+    assert nearest["previous_id"] == before["id"]
+    assert (before["covered_turns"], nearest["covered_turns"]) == (2, 4)
 
 
 def test_a_compaction_is_made_when_asked_for_and_named_where_there_is_none(

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -139,8 +139,9 @@ class Compactions(Background):
         again = await self._store.recall(wanted.project_id, turns[-1].id)
         items = [item for item in again.items if item.turn_id in ids]
         if [turn.id for turn in again.turns] != [turn.id for turn in turns]:
+            # Something was deleted, or another compaction of the branch became ready: from what there is now.
             await self._store.fail(claim, {"code": "changed", "message": "The history changed meanwhile."}, {})
-            return None
+            return await self.make(replace(wanted, now=True))
         said = [item.kept.item for item in items if not _stays(item)]
         return await self._made(claim, wanted, None if before is None else before.text, said)
 
