@@ -70,9 +70,18 @@ async def json_object(request: Request) -> dict[str, Any]:
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
-    if is_deeper(raw, settings.max_json_depth):
+    return parsed(raw, settings.max_json_depth)
+
+
+def parsed(raw: bytes, max_depth: int) -> dict[str, Any]:
+    """A body, or a message, as the object that it is.
+
+    Raises:
+        BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
+    """
+    if is_deeper(raw, max_depth):
         raise BadRequest(
-            f"The request body is nested more than {settings.max_json_depth} levels deep. Flatten it.",
+            f"The request body is nested more than {max_depth} levels deep. Flatten it.",
             code="nesting_too_deep",
         )
     try:

@@ -85,6 +85,12 @@ class BodyTooSlow(APIError):
     code = "request_timeout"
 
 
+class TooManyRequests(APIError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class Overloaded(APIError):
     """This worker has as much to do as it can."""
 

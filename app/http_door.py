@@ -76,6 +76,8 @@ class HttpDoor(HttpToolsProtocol):
         bind_contextvars(request_id=request_id.decode())
         before = self.cycle
         super().on_headers_complete()
+        if "path" not in self.scope:
+            return  # It becomes a WebSocket, whose protocol reads the request again.
         # The application reads it after this: a slash at the end leads where the path without it does.
         if len(self.scope["path"]) > 1 and self.scope["path"].endswith("/"):
             self.scope["path"] = self.scope["path"].rstrip("/") or "/"

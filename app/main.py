@@ -42,6 +42,7 @@ from app.memory.service import Memory
 from app.memory.store import MemoryStore
 from app.openai_api import chat, contexts, conversations, responses
 from app.openai_api import models as models_routes
+from app.openai_api import socket as responses_socket
 from app.openai_api.absent import advice
 from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
@@ -123,7 +124,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, usage_routes.router, prefix="/v1")
     for prefix in ("/v1", *PROVIDER_PATHS):
         _include(app, responses.router, prefix=prefix)
-        app.router.routes[:0] = responses.hot_routes(prefix)
+        app.router.routes[:0] = [*responses.hot_routes(prefix), *responses_socket.routes(prefix)]
         _include(app, contexts.router, prefix=prefix)
         _include(app, models_routes.router, prefix=prefix)
         _include(app, conversations.router, prefix=prefix)

@@ -75,6 +75,8 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             workers=workers,
             loop="uvloop",
             http="app.http_door:HttpDoor",
+            ws="websockets-sansio",
+            ws_max_size=settings.max_body_bytes,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 5,

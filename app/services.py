@@ -3,6 +3,7 @@
 from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
+from starlette.requests import HTTPConnection
 
 T = TypeVar("T")
 
@@ -20,7 +21,7 @@ def provide(app: FastAPI, services: Services) -> None:
     app.state.services = services
 
 
-def services(request: Request) -> Services:
+def services(request: HTTPConnection) -> Services:
     found: Services = request.app.state.services
     return found
 

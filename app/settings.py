@@ -159,6 +159,8 @@ class Settings(BaseSettings):
     """How long the next piece of a request's body may take to come; all of it, ten times as long."""
     max_json_depth: Annotated[int, Field(ge=8, le=500)] = 64
     """The deepest nesting of a request body."""
+    socket_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """How long a WebSocket is open at most: Open Responses says an hour."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

@@ -13,6 +13,7 @@ _NAME = re.compile(r"[Mm]y name is ((?:[A-Z][\w'-]*)(?: [A-Z][\w'-]*)*|[^\s.,;:!
 
 _SUMMARISE = re.compile(r"\bsummari[sz]e\b|总结", re.IGNORECASE)
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
+VERBS = ("get", "fetch", "find", "search", "look", "lookup", "read", "list", "check")
 _SPEAKER = re.compile(r"^(user|system|developer|tool answers): ")
 _FACT = re.compile(r"\d|\b(decided|agreed|decision)\b|决定", re.IGNORECASE)
 
@@ -102,7 +103,14 @@ def function_to_call(context: Sequence[Item], tools: Sequence[Item], choice: Any
         allowed = [tool.get("name") for tool in choice.get("tools", []) if isinstance(tool, dict)]
         return next((tool for tool in functions if tool["name"] in allowed), None)
     asked = next((message_text(i) for i in reversed(context) if i["type"] == "message" and i["role"] == "user"), "")
-    return next((tool for tool in functions if tool["name"] in asked), None)
+    return next((tool for tool in functions if _is_named(tool["name"], asked)), None)
+
+
+def _is_named(name: str, asked: str) -> bool:
+    """Whether somebody has asked for a tool: by its name, or by what it gets (`get_weather`: "the weather")."""
+    subject = [word for word in name.lower().split("_") if word not in VERBS]
+    is_got = 0 < len(subject) <= name.count("_")
+    return name in asked or (is_got and all(word in asked.lower() for word in subject))
 
 
 def arguments(tool: Item, context: Sequence[Item]) -> str:

@@ -41,7 +41,7 @@ OF_THE_FRAME = ("instructions", "tools", "text", "tool_choice")
 class CompactCreate(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
-    model: str | None = Field(None, min_length=1, max_length=256)
+    model: str = Field(min_length=1, max_length=256)
     input: Any = None
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -159,7 +159,7 @@ Service = Annotated[Contexts, serving(Contexts)]
 @router.post("/responses/compact")
 async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(CompactCreate, await json_object(request))
-    return json_response(await contexts.compact(caller, sent, sent.model or services(request)[Models].default))
+    return json_response(await contexts.compact(caller, sent, sent.model))
 
 
 @router.post("/responses/input_tokens")

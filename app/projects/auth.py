@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Request
+from fastapi import Depends
+from starlette.requests import HTTPConnection
 from structlog.contextvars import bind_contextvars
 
 from app.db import ids
@@ -68,8 +69,8 @@ class KeyRing:
         self._known = {key: known for key, known in self._known.items() if known[1].project_id != project_id}
 
 
-async def authenticate(request: Request) -> Caller:
-    """The caller of a request.
+async def authenticate(request: HTTPConnection) -> Caller:
+    """The caller of a request, or of a WebSocket.
 
     Raises:
         Unauthorized: no key, or one that is unknown or revoked.

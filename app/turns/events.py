@@ -33,11 +33,16 @@ class Events:
 
     async def follow(self, start: int = 0) -> AsyncIterator[bytes]:
         """The frames from position `start`, as many at a time as there are, until the turn's end."""
+        async for new in self.batches(start):
+            yield new[0] if len(new) == 1 else b"".join(new)
+
+    async def batches(self, start: int = 0) -> AsyncIterator[list[bytes]]:
+        """The same, frame by frame."""
         while True:
             if start < len(self._frames):
                 new = self._frames[start:]
                 start += len(new)
-                yield new[0] if len(new) == 1 else b"".join(new)
+                yield new
             elif self._finished:
                 return
             else:

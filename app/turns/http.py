@@ -10,6 +10,7 @@ from uuid import UUID
 
 from fastapi import Request
 from fastapi.responses import Response
+from starlette.requests import HTTPConnection
 
 from app.bodies import json_response
 from app.db import ids
@@ -47,7 +48,7 @@ PASSED_ON = (SESSION_CACHE,)
 """The request headers that go to the provider. Others of its own name workspaces, or ask for what is not a turn."""
 
 
-def provider_headers(request: Request) -> dict[str, str]:
+def provider_headers(request: HTTPConnection) -> dict[str, str]:
     return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
 
 

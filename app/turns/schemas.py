@@ -118,6 +118,8 @@ class TurnRequest:
     """Whether the client is answered with events."""
     parent_id: UUID | None
     ignored: list[str]
+    previous_id: UUID | None = None
+    """The response that it goes on from, where that one is no stored turn."""
     background: bool = False
     if_busy: IfBusy = "reject"
     origin: "Origin" = field(default_factory=lambda: Origin())

@@ -135,6 +135,17 @@ class Turns:
         items = await self._store.items(caller.project_id, [row["id"]])
         return stored_turn(row, items[row["id"]])
 
+    async def thread_id(self, caller: Caller, address: Address) -> UUID:
+        """The thread at an address, or the one that a turn there would make.
+
+        Raises:
+            APIError: there is none.
+        """
+        if isinstance(address, New):
+            return address.id
+        found: UUID = (await self._store.thread(caller.project_id, address))["id"]
+        return found
+
     async def is_there(self, caller: Caller, turn_id: UUID) -> bool:
         """Whether the project has a turn of this id."""
         return await self._store.get(caller.project_id, turn_id) is not None

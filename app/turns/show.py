@@ -54,7 +54,7 @@ def response_object(turn: Opened, provider: dict[str, Any]) -> dict[str, Any]:
         request.params,
         turn.id,
         turn.thread_id,
-        turn.parent_id,
+        request.previous_id or turn.parent_id,
         turn.created_at,
         request.metadata,
         request.model,
@@ -77,6 +77,8 @@ def _response(
             shown[field] = default
         if field in params and params[field] is not None:
             shown[field] = params[field]
+    # The provider's may be what a schema was put into.
+    shown["instructions"] = params.get("instructions")
     shown["id"] = ids.response_id(id_)
     shown["object"] = "response"
     shown["created_at"] = int(created_at.timestamp())

@@ -1,0 +1,300 @@
+"""/responses over a WebSocket, as Open Responses has it (specification of 2026-04-24): `response.create` begins a
+response, and its events come back. `stream_id`, OpenAI's, names lanes: one after the other in each, beside each other.
+"""
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import orjson
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from app.bodies import json_response, parsed
+from app.db import ids
+from app.errors import APIError, BadRequest, TooManyRequests
+from app.items.kept import kept_output
+from app.items.pairs import answers
+from app.items.shapes import Item
+from app.openai_api.schemas import response_request
+from app.projects.auth import Caller, authenticate
+from app.provider.events import data_of, encoded
+from app.provider.models import Models
+from app.services import Services, services
+from app.settings import Connected
+from app.threads.address import Address, New, OfTurn, bucket_at
+from app.threads.names import Names
+from app.turns.client import Client
+from app.turns.http import provider_headers
+from app.turns.running import Running
+from app.turns.schemas import Origin, TurnRequest
+from app.turns.service import Turns
+from app.turns.show import response_object
+from app.turns.store import Opened
+
+MOST_LANES = 32
+"""Lanes of a connection that have something to do, as OpenAI's."""
+
+MOST_WAITING = 64
+"""Responses of a connection that run or wait for their lane."""
+
+MOST_REMEMBERED = 32
+"""Responses that nothing is kept of, by connection: the oldest is forgotten."""
+
+LONGEST_STREAM_ID = 256
+
+NOT_OF_A_SOCKET = ("stream_options", "background")
+
+GOING_AWAY = 1001
+
+
+def routes(prefix: str) -> list[WebSocketRoute]:
+    return [WebSocketRoute(f"{prefix}/responses", connect)]
+
+
+async def connect(socket: WebSocket) -> None:
+    try:
+        await authenticate(socket)
+    except APIError as refused:
+        await socket.send_denial_response(json_response(refused.body(), status=refused.status, headers=refused.headers))
+        return
+    await socket.accept()
+    await _Connection(socket).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """What a response goes on from that nothing is kept of."""
+
+    parent_id: UUID | None
+    """The stored turn before it."""
+    items: list[Item]
+    """Everything since."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    waiting: int = 0
+
+
+class _Connection:
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._services: Services = services(socket)
+        self._left = asyncio.Event()
+        self._lanes: dict[str | None, _Lane] = {}
+        self._remembered: OrderedDict[UUID, _Remembered] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        settings = self._services[Connected]
+        try:
+            async with asyncio.timeout(settings.socket_seconds):
+                while (message := await self._received()) is not None:
+                    await self._take(message)
+        except TimeoutError:
+            await self._end_at_limit(settings.socket_seconds)
+        finally:
+            self._left.set()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _end_at_limit(self, seconds: float) -> None:
+        """What runs may end; then the client is told to connect again."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        old = BadRequest(
+            f"A connection is open for {seconds:g} seconds at most. Open another one and go on.",
+            code="websocket_connection_limit_reached",
+        )
+        with suppress(WebSocketDisconnect):
+            await self._refuse(None, old)
+            await self._socket.close(GOING_AWAY)
+
+    async def _received(self) -> bytes | None:
+        """The client's next message; None when there will be none."""
+        came = await self._socket.receive()
+        if came["type"] == "websocket.disconnect":
+            return None
+        text = came.get("text")
+        sent: bytes = came["bytes"] if text is None else text.encode("utf-8", "surrogatepass")
+        return sent
+
+    async def _take(self, message: bytes) -> None:
+        """Let a message wait for its lane."""
+        stream_id: str | None = None
+        try:
+            event = parsed(message, self._services[Connected].max_json_depth)
+            stream_id = _stream_id(event)
+            if event.get("type") != "response.create":
+                raise BadRequest(
+                    f"'type' must be 'response.create', not {str(event.get('type'))[:80]!r}.",
+                    param="type",
+                    code="unknown_event_type",
+                )
+            lane = self._lane(stream_id)
+        except APIError as refused:
+            await self._refuse(stream_id, refused)
+            return
+        lane.waiting += 1
+        task = asyncio.create_task(self._in_turn(stream_id, lane, event, hashlib.sha256(message).digest()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _lane(self, stream_id: str | None) -> _Lane:
+        """Raises: TooManyRequests: there are too many, or too many wait."""
+        if len(self._tasks) >= MOST_WAITING:
+            raise TooManyRequests(
+                f"{MOST_WAITING} responses of this connection run or wait already. Send this when one has ended.",
+                code="websocket_queue_full",
+            )
+        if stream_id not in self._lanes and len(self._lanes) >= MOST_LANES:
+            raise TooManyRequests(
+                f"This connection has {MOST_LANES} lanes at work already. Use one of them, or open another connection.",
+                param="stream_id",
+                code="websocket_stream_limit_reached",
+            )
+        return self._lanes.setdefault(stream_id, _Lane())
+
+    async def _in_turn(self, stream_id: str | None, lane: _Lane, event: dict[str, Any], digest: bytes) -> None:
+        try:
+            async with lane.turn:
+                if not self._left.is_set():
+                    await self._respond(stream_id, event, digest)
+        except WebSocketDisconnect:
+            self._left.set()
+        finally:
+            lane.waiting -= 1
+            if not lane.waiting:
+                del self._lanes[stream_id]
+
+    async def _respond(self, stream_id: str | None, event: dict[str, Any], digest: bytes) -> None:
+        previous: UUID | None = None
+        try:
+            # A key that was revoked meanwhile begins nothing more.
+            caller = await authenticate(self._socket)
+            body = _body(event)
+            previous = _known(body.get("previous_response_id"), self._remembered)
+            address, sent = self._request(caller, body, previous, digest)
+            if event.get("generate") is False:
+                await self._warm_up(stream_id, caller, address, sent)
+                return
+            with Client(self._until_left) as client:
+                outcome = await self._services[Turns].create(
+                    caller, address, sent, provider_headers(self._socket), client
+                )
+            assert isinstance(outcome, Running)
+            if not len(outcome.events) and outcome.error is not None:
+                raise outcome.error
+            async for frames in outcome.events.batches():
+                if outcome.response is not None:
+                    # Before its last event: what that one is answered with may come by another lane.
+                    self._remember(outcome, outcome.response)
+                for frame in frames:
+                    await self._send(stream_id, data_of(frame))
+            if outcome.response is None and previous is not None:
+                self._remembered.pop(previous, None)
+        except APIError as refused:
+            if previous is not None:
+                self._remembered.pop(previous, None)
+            await self._refuse(stream_id, refused)
+
+    def _request(
+        self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes
+    ) -> tuple[Address, TurnRequest]:
+        """Where a message goes, and the turn that it asks for.
+
+        Args:
+            previous: the response of this connection that it goes on from, if nothing is kept of that one.
+        """
+        origin = Origin(caller.key_id, caller.address, digest, session_cache=caller.session_cache)
+        new_thread_id = partial(self._services[Names].new_thread_id, caller.project_id, None)
+        if previous is None:
+            return response_request(body, self._services[Models], origin, new_thread_id)
+        before = self._remembered[previous]
+        stored = None if before.parent_id is None else ids.response_id(before.parent_id)
+        address, sent = response_request(
+            {**body, "previous_response_id": stored}, self._services[Models], origin, new_thread_id
+        )
+        items = [*before.items, *sent.items]
+        if before.parent_id is None and (unasked := answers(items)):
+            raise BadRequest(
+                f"No tool call of this conversation has the call_id {min(unasked)[:80]!r}.",
+                param="input",
+                code="tool_call_not_found",
+            )
+        return address, replace(sent, items=items, previous_id=None if sent.keep else previous)
+
+    async def _warm_up(self, stream_id: str | None, caller: Caller, address: Address, sent: TurnRequest) -> None:
+        """Remember what a response would go on from, and ask no model (OpenAI's `generate: false`)."""
+        if not isinstance(address, New | OfTurn):
+            raise BadRequest("'generate' goes with 'previous_response_id' or with neither.", param="generate")
+        turns = self._services[Turns]
+        thread_id = await turns.thread_id(caller, address)
+        sent = await turns.with_references(caller, address, sent)
+        id_ = ids.new_id(bucket_at(address))
+        turn = Opened(caller.project_id, id_, thread_id, sent.parent_id, datetime.now(UTC), sent, b"")
+        self._keep(turn.id, _Remembered(sent.parent_id, sent.items))
+        for number, status in enumerate(("in_progress", "completed")):
+            kind = "response.created" if status == "in_progress" else "response.completed"
+            ended = int(turn.created_at.timestamp()) if status == "completed" else None
+            shown = response_object(turn, {"status": status, "completed_at": ended})
+            await self._send(stream_id, encoded(kind, {"response": shown}, number))
+
+    def _remember(self, ended: Running, response: dict[str, Any]) -> None:
+        """Keep what the next response goes on from, for as long as the connection is open."""
+        turn = ended.turn
+        if not turn.request.keep:
+            said = [kept.item for kept in kept_output(response.get("output"))]
+            self._keep(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *said]))
+
+    def _keep(self, id_: UUID, remembered: _Remembered) -> None:
+        self._remembered[id_] = remembered
+        while len(self._remembered) > MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+    async def _until_left(self) -> dict[str, Any]:
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _refuse(self, stream_id: str | None, refused: APIError) -> None:
+        await self._send(stream_id, orjson.dumps({"type": "error", "status": refused.status, **refused.body()}))
+
+    async def _send(self, stream_id: str | None, event: bytes) -> None:
+        if stream_id is not None:
+            event = b'%b,"stream_id":%b}' % (event[:-1], orjson.dumps(stream_id))
+        await self._socket.send_text(event.decode())
+
+
+def _stream_id(event: dict[str, Any]) -> str | None:
+    given = event.get("stream_id")
+    if given is not None and not (isinstance(given, str) and 0 < len(given) <= LONGEST_STREAM_ID):
+        raise BadRequest(f"'stream_id' must be a string of 1 to {LONGEST_STREAM_ID} characters.", param="stream_id")
+    return given
+
+
+def _body(event: dict[str, Any]) -> dict[str, Any]:
+    """The create parameters of a `response.create`.
+
+    Raises:
+        BadRequest: it has what a WebSocket has no use for.
+    """
+    for name in NOT_OF_A_SOCKET:
+        if event.get(name) is not None:
+            raise BadRequest(f"'{name}' is not taken over a WebSocket. Leave it out.", param=name)
+    if event.get("stream") not in (None, True):
+        raise BadRequest("'stream' is always on over a WebSocket. Leave it out.", param="stream")
+    if not isinstance(event.get("generate", True), bool):
+        raise BadRequest("'generate' must be true or false.", param="generate", code="invalid_type")
+    ours = ("type", "stream_id", "generate", *NOT_OF_A_SOCKET)
+    return {**{name: value for name, value in event.items() if name not in ours}, "stream": True}
+
+
+def _known(previous: Any, remembered: "OrderedDict[UUID, _Remembered]") -> UUID | None:
+    found = ids.parse(previous, ids.TURN_PREFIXES) if isinstance(previous, str) else None
+    return found if found in remembered else None
