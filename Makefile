@@ -26,9 +26,11 @@ check: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# requirements.lock is what the service runs on; requirements-dev.lock adds the tools of development. Needs uv.
+# requirements.lock is what the service runs on; requirements-dev.lock adds the tools of development. The third is a
+# program that tests run in an environment of its own. Needs uv.
 lock:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 
 .PHONY: serve test test-all check lock

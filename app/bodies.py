@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from app.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 from app.nesting import is_deeper
@@ -19,6 +19,14 @@ from app.settings import Connected
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON_TYPE = "application/json"
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
+"""Of an integer, behind its bounds: JSON has one kind of number, and 5.0 is a whole one."""
 
 LONGEST_LENGTH = 18
 """Digits of a Content-Length; no body is longer than such a number."""

@@ -1,6 +1,7 @@
 """/healthz, /readyz and /metrics: the routes that need no key, and say nothing of any project."""
 
 import os
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -8,25 +9,40 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, 
 from prometheus_client.multiprocess import MultiProcessCollector
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
+from typing_extensions import TypedDict
 
 from app import schema
 from app.bodies import json_response
 from app.cache.client import Cache
 from app.db.engine import IS_READ_ONLY, Database
 from app.db.replica import Reads
+from app.describing import PLAIN, described
 from app.errors import DatabaseUnavailable
 from app.services import services
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
+class Health(TypedDict):
+    status: Literal["ok"]
+
+
+class Readiness(TypedDict):
+    """Each is `ok`, or says what is wrong. `replica` is there where there is one."""
+
+    status: Literal["ready", "not ready"]
+    postgres: str
+    redis: str
+    migrations: str
+
+
+@router.get("/healthz", **described("The process answers.", Health))
 async def healthz() -> Response:
     """The process answers."""
     return json_response({"status": "ok"})
 
 
-@router.get("/readyz")
+@router.get("/readyz", **described("Turns can be taken.", Readiness, also={503: Readiness}))
 async def readyz(request: Request) -> Response:
     """Turns can be taken: Postgres is there and migrated. Redis may be away, and is reported."""
     here = services(request)
@@ -52,7 +68,7 @@ async def readyz(request: Request) -> Response:
     return json_response({"status": "ready" if ready else "not ready", **checks}, status=200 if ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", **described("Metrics for Prometheus, as text.", media=PLAIN))
 async def metrics() -> Response:
     """Prometheus's text form; of all workers together where there are several."""
     registry = REGISTRY

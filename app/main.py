@@ -9,10 +9,11 @@ import structlog
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
-from starlette.routing import Match, Route
+from starlette.routing import Route, compile_path
 
-from app import health, metrics, stopping
+from app import health, metrics, openapi, stopping
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
@@ -103,6 +104,7 @@ def create_app() -> FastAPI:
 
 def build(settings: Connected) -> FastAPI:
     app = FastAPI(
+        generate_unique_id_function=openapi.operation_id,
         title="Everthread",
         summary="Named threads over the Responses API, whose conversations do not expire.",
         lifespan=_lifespan,
@@ -122,13 +124,15 @@ def build(settings: Connected) -> FastAPI:
     _include(app, retention_routes.router, prefix="/v1")
     _include(app, search_routes.router, prefix="/v1")
     _include(app, usage_routes.router, prefix="/v1")
+    app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
-        _include(app, responses.router, prefix=prefix)
+        documented = prefix == "/v1"
+        _include(app, responses.router, prefix=prefix, documented=documented)
         app.router.routes[:0] = [*responses.hot_routes(prefix), *responses_socket.routes(prefix)]
-        _include(app, contexts.router, prefix=prefix)
-        _include(app, models_routes.router, prefix=prefix)
-        _include(app, conversations.router, prefix=prefix)
-        _include(app, chat.router, prefix=prefix)
+        _include(app, contexts.router, prefix=prefix, documented=documented)
+        _include(app, models_routes.router, prefix=prefix, documented=documented)
+        _include(app, conversations.router, prefix=prefix, documented=documented)
+        _include(app, chat.router, prefix=prefix, documented=documented)
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
     app.add_exception_handler(APIError, _refuse)
@@ -285,22 +289,24 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
     return await _refuse(request, refused)
 
 
-def _include(app: FastAPI, router: APIRouter, *, prefix: str = "") -> None:
+def _include(app: FastAPI, router: APIRouter, *, prefix: str = "", documented: bool = True) -> None:
     """A part's routes, with HEAD wherever there is GET: the server sends the head alone."""
     for route in router.routes:
         if isinstance(route, Route) and route.methods is not None and "GET" in route.methods:
             route.methods.add("HEAD")
-    app.include_router(router, prefix=prefix)
+    app.include_router(router, prefix=prefix, include_in_schema=documented)
 
 
 def _methods_at(request: Request) -> set[str]:
     """What can be done at a path, by all of its routes."""
-    found = {"OPTIONS"}
-    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
-        scope = {**request.scope, "method": method}
-        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes):
-            found.add(method)
-    return found
+    found: dict[int, set[str]] = {}
+    for route in iter_route_contexts(request.app.routes):
+        if isinstance(route.methods, set) and isinstance(route.path, str):
+            pattern, _, parameters = compile_path(route.path)
+            if pattern.match(request.scope["path"]):
+                # `/responses/compact` is no `/responses/{response_id}`: what has fewer parameters is meant.
+                found.setdefault(len(parameters), set()).update(route.methods)
+    return {"OPTIONS", *(found[min(found)] if found else ())}
 
 
 async def _refuse_unexpected(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ ORDER = (
     ("doctor",),
     ("serve",),
     ("main",),
-    ("schema", "health"),
+    ("schema", "health", "openapi"),
     ("console",),
     ("openai_api",),
     ("retention",),
@@ -37,7 +37,7 @@ ORDER = (
     ("db",),
     ("bodies", "background"),
     ("http_door", "telemetry"),
-    ("listening", "logs", "metrics", "capacity", "nesting", "services", "settings", "errors"),
+    ("listening", "describing", "logs", "metrics", "capacity", "nesting", "services", "settings", "errors"),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
 

@@ -444,3 +444,43 @@ def test_responses_and_events_fit_the_open_responses_specification(service: Serv
             model.model_validate_json(json.dumps(event), strict=True)
             checked += 1
     assert checked >= 6
+
+
+async def test_deleting_a_conversation_ends_its_open_streams_with_an_event_in_every_worker(
+    client: AsyncOpenAI, service: Service, service_env: dict[str, str], emulator: Emulator
+) -> None:
+    other = Service(env=service_env)
+    try:
+        conversation = await client.conversations.create()
+        emulator.fault("slow", seconds_per_event=0.1)
+        began: asyncio.Queue[str] = asyncio.Queue()
+
+        async def follow() -> str | None:
+            stream = await client.responses.create(
+                model=MODEL, input="Tell me a story", conversation=conversation.id, stream=True
+            )
+            async for event in stream:
+                if event.type == "response.created":
+                    began.put_nowait(event.response.id)
+            return event.code if event.type == "error" else None
+
+        async def follow_elsewhere(response_id: str) -> dict[str, Any]:
+            return await asyncio.to_thread(lambda: followed(other, response_id)[-1])
+
+        own = asyncio.create_task(follow())
+        response_id = await began.get()
+        elsewhere = asyncio.create_task(follow_elsewhere(response_id))
+        await asyncio.sleep(0.3)
+        await client.conversations.delete(conversation.id)
+        assert await asyncio.wait_for(own, 10) == "turn_deleted"
+        last = await asyncio.wait_for(elsewhere, 10)
+        assert (last["type"], last["code"]) == ("error", "turn_deleted")
+        with pytest.raises(NotFoundError):
+            await client.responses.retrieve(response_id)
+    finally:
+        other.stop()
+
+
+def followed(service: Service, response_id: str) -> list[dict[str, Any]]:
+    with service.http.stream("GET", f"/responses/{response_id}", params={"stream": True}) as answer:
+        return read_events(answer.iter_lines())

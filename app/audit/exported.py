@@ -4,15 +4,16 @@ Such a file is verified with nothing but itself and the public key. That of a pr
 thread has the thread's, each with the path that proves that it is in the tree of the last checkpoint.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 from uuid import UUID
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from typing_extensions import TypedDict
 
 from app.audit import store
 from app.audit.merkle import Proofs, Tree, leaf_data
@@ -66,7 +67,18 @@ async def lines_of_thread(database: Database, project_id: UUID, thread_id: UUID)
         yield _lines([record_object(row) for row in rows])
 
 
-def checkpoint_object(project_id: UUID, row: CheckpointRow) -> dict[str, Any]:
+class CheckpointObject(TypedDict):
+    object: Literal["audit.checkpoint"]
+    id: str
+    project: str
+    size: int
+    at: str
+    root: str
+    public_key: str
+    signature: str
+
+
+def checkpoint_object(project_id: UUID, row: CheckpointRow) -> CheckpointObject:
     return {
         "object": "audit.checkpoint",
         "id": f"checkpoint_{row['size']}",
@@ -237,5 +249,5 @@ def _thread(given: str) -> UUID:
     return found
 
 
-def _lines(objects: list[dict[str, Any]]) -> bytes:
+def _lines(objects: Sequence[Mapping[str, Any]]) -> bytes:
     return b"".join(orjson.dumps(each) + b"\n" for each in objects)

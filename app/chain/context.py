@@ -5,9 +5,23 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from typing_extensions import TypedDict
+
 from app.db import ids
 from app.items.shapes import fields_of
 from app.items.weights import count
+
+
+class ContextObject(TypedDict):
+    """How full the model's window is, and what it is not sent any more."""
+
+    tokens: int
+    window: int
+    share: float | None
+    dropped_items: int
+    since: str | None
+    compaction: str | None
+    cut_by_provider: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,7 @@ class Context:
             quick=float(quick) if isinstance(quick, int | float) and 0 <= quick <= 1 else 0.5,
         )
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> ContextObject:
         """As clients see it."""
         return {
             "tokens": self.tokens,

@@ -84,6 +84,11 @@ def in_logs(project: UUID, thread: UUID | None, turn: UUID) -> dict[str, str]:
     return named if thread is None else {**named, "thread": thread_id(thread)}
 
 
+def pattern(prefixes: tuple[str, ...]) -> str:
+    """What `parse` takes, as a regular expression."""
+    return f"^({'|'.join(prefixes)})_[0-9a-f]{{32}}$"
+
+
 def parse(text: str, prefixes: tuple[str, ...]) -> UUID | None:
     """The row's id, or None if `text` is not an id of this kind."""
     prefix, _, digits = text.partition("_")

@@ -4,18 +4,20 @@ A cursor is the id of a row. Where the row stands never changes, so that a page 
 touched while somebody is paging; and it is known of a deleted row too, so that its id is still a good cursor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
 from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
+from typing_extensions import TypedDict
 
 from app.errors import BadRequest
 
 Row = TypeVar("Row")
+T = TypeVar("T")
 
 Seconds = Annotated[int | None, Query(ge=0, le=253_402_300_799, description="Unix seconds.")]
 """A moment in a query."""
@@ -70,7 +72,15 @@ async def page(
 Paged = Annotated[Page, Depends(page)]
 
 
-def list_object(rows: Sequence[Row], show: Callable[[Row], dict[str, Any]], *, has_more: bool) -> dict[str, Any]:
+class ListObject(TypedDict, Generic[T]):
+    object: Literal["list"]
+    data: list[T]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+def list_object(rows: Sequence[Row], show: Callable[[Row], Mapping[str, Any]], *, has_more: bool) -> dict[str, Any]:
     data = [show(row) for row in rows]
     return {
         "object": "list",

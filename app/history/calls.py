@@ -3,17 +3,35 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
+from typing_extensions import TypedDict
 
 from app.db import ids
 from app.errors import NotFound
 from app.provider.account import account
 
 
-def call_object(turn_id: UUID, row: Mapping[str, Any]) -> dict[str, Any]:
+class CallObject(TypedDict):
+    id: str
+    object: Literal["call"]
+    turn_id: str
+    attempt: int
+    continuation: str
+    url: str
+    account: str | None
+    body: Any
+    dropped_items: int
+    status: int | None
+    response_id: str | None
+    error: dict[str, Any] | None
+    started_at: float
+    finished_at: float
+
+
+def call_object(turn_id: UUID, row: Mapping[str, Any]) -> CallObject:
     """A call, its body as it was sent: null where something of it was erased. Its digest stays in the audit trail."""
     return {
         "id": f"call_{turn_id.hex}_{row['attempt']}",

@@ -1,12 +1,22 @@
 """A conversation read back: as Responses items, as Chat messages, or as Markdown."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from app.db import ids
 from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED, type_of
 from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
+
+
+class Messages(TypedDict):
+    object: Literal["list"]
+    data: list[Item]
+    """Responses items, or Chat messages: as `format` says."""
+    has_more: bool
+
 
 SPEAKERS = {"system": "System", "developer": "Developer", "user": "User", "assistant": "Assistant"}
 

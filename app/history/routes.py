@@ -6,15 +6,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from app.bodies import checked, json_response, optional_json_object
-from app.db.pagination import Paged, list_object
+from app.db.pagination import ListObject, Paged, list_object
+from app.describing import CONFLICT, EVENTS, PLAIN, Deleted, described
 from app.history import messages
-from app.history.calls import as_curl, call_object, curl_headers
+from app.history.calls import CallObject, as_curl, call_object, curl_headers
 from app.history.playback import Tempo
-from app.history.service import History
+from app.history.service import BranchObject, History, LinkObject
 from app.projects.auth import Authenticated
 from app.services import serving
-from app.threads.address import BY_ID, BY_NAME, Addressed
-from app.threads.schemas import ThreadCreate, ThreadFork
+from app.threads.address import Addressed, at
+from app.threads.schemas import ThreadCreate, ThreadFork, ThreadObject
 from app.turns.events import EventStream
 
 router = APIRouter(tags=["history"])
@@ -24,27 +25,49 @@ Service = Annotated[History, serving(History)]
 Until = Annotated[str | None, Query(description="The last turn to show; the thread's head if left out.")]
 
 
-@router.post("/threads", status_code=201)
+@router.post(
+    "/threads",
+    **described(
+        "Make a thread, with a conversation to go on from or without.",
+        ThreadObject,
+        status=201,
+        body=ThreadCreate,
+        optional=True,
+        errors=CONFLICT,
+    ),
+)
 async def create(request: Request, caller: Authenticated, history: Service) -> Response:
     sent = checked(ThreadCreate, await optional_json_object(request))
     return json_response(await history.create_thread(caller, sent), status=201)
 
 
-@router.delete(BY_NAME)
-@router.delete(BY_ID)
+@at(router.delete, **described("Delete a thread and everything in it.", Deleted))
 async def delete(caller: Authenticated, history: Service, address: Addressed) -> Response:
     return json_response(await history.delete_thread(caller, address))
 
 
-@router.post(f"{BY_NAME}/fork")
-@router.post(f"{BY_ID}/fork")
+@at(
+    router.post,
+    "/fork",
+    **described(
+        "A new thread that goes on from a turn of this one.",
+        ThreadObject,
+        status=201,
+        body=ThreadFork,
+        optional=True,
+        errors=CONFLICT,
+    ),
+)
 async def fork(request: Request, caller: Authenticated, history: Service, address: Addressed) -> Response:
     sent = checked(ThreadFork, await optional_json_object(request))
     return json_response(await history.fork(caller, address, sent), status=201)
 
 
-@router.get(f"{BY_NAME}/turns/{{turn_id}}/calls")
-@router.get(f"{BY_ID}/turns/{{turn_id}}/calls")
+@at(
+    router.get,
+    "/turns/{turn_id}/calls",
+    **described("What was sent to the provider for a turn, byte for byte.", ListObject[CallObject], or_media=(PLAIN,)),
+)
 async def calls(
     caller: Authenticated,
     history: Service,
@@ -59,7 +82,7 @@ async def calls(
     return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
 
 
-@router.get("/calls/{call_id}")
+@router.get("/calls/{call_id}", **described("One call, by its id.", CallObject, or_media=(PLAIN,)))
 async def call(
     caller: Authenticated,
     history: Service,
@@ -72,8 +95,7 @@ async def call(
     return json_response(call_object(id_, row))
 
 
-@router.get(f"{BY_NAME}/replay")
-@router.get(f"{BY_ID}/replay")
+@at(router.get, "/replay", **described("The conversation as it happened, as events.", media=EVENTS))
 async def play(
     caller: Authenticated,
     history: Service,
@@ -85,14 +107,18 @@ async def play(
     return EventStream(await history.play(caller, address, until, Tempo(speed, longest_pause)), {})
 
 
-@router.get(f"{BY_NAME}/branches")
-@router.get(f"{BY_ID}/branches")
+@at(router.get, "/branches", **described("The ends of the branches of a thread.", ListObject[BranchObject]))
 async def branches(caller: Authenticated, history: Service, address: Addressed, page: Paged) -> Response:
     return json_response(await history.branches(caller, address, page))
 
 
-@router.get(f"{BY_NAME}/messages")
-@router.get(f"{BY_ID}/messages")
+@at(
+    router.get,
+    "/messages",
+    **described(
+        "The conversation: as items, as Chat messages, or as Markdown.", messages.Messages, or_media=("text/markdown",)
+    ),
+)
 async def read_back(
     caller: Authenticated,
     history: Service,
@@ -113,7 +139,10 @@ async def read_back(
     return json_response({"object": "list", "data": shown, "has_more": has_more})
 
 
-@router.get(f"{BY_NAME}/chain")
-@router.get(f"{BY_ID}/chain")
+@at(
+    router.get,
+    "/chain",
+    **described("How each turn reached the model, and whether it can be chained on.", ListObject[LinkObject]),
+)
 async def chain(caller: Authenticated, history: Service, address: Addressed, until: Until = None) -> Response:
     return json_response(await history.chain(caller, address, until))

@@ -2,14 +2,17 @@
 
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
-from app.chain.context import Context
+from typing_extensions import TypedDict
+
+from app.chain.context import Context, ContextObject
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, list_object
+from app.describing import Deleted
 from app.errors import BadRequest
 from app.history.calls import parse_call, unknown_call
 from app.history.edits import append_items
@@ -20,7 +23,7 @@ from app.items.client_door import items_of
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Place, unknown
-from app.threads.schemas import ThreadCreate, ThreadFork, optional_turn_id, thread_object
+from app.threads.schemas import ThreadCreate, ThreadFork, ThreadObject, optional_turn_id, thread_object
 from app.threads.service import columns, shown, turn_uuid, with_trail_key
 from app.trail.users import UserKeys
 from app.turns.cancel_signals import CancelSignals
@@ -28,6 +31,31 @@ from app.turns.event_log import EventLog
 from app.turns.rows import BranchRow, ItemRow, LinkRow, ThreadRow
 from app.turns.service import Turns
 from app.turns.store import TurnStore
+
+
+class BranchObject(TypedDict):
+    id: str
+    """Of its last turn."""
+    object: Literal["branch"]
+    status: str
+    head: bool
+    created_at: int | None
+
+
+class LinkObject(TypedDict):
+    id: str
+    """Of the turn."""
+    object: Literal["chain.link"]
+    parent_id: str | None
+    status: str
+    continuation: str | None
+    model: str
+    provider: str | None
+    context: ContextObject | None
+    response_id: str | None
+    response_created_at: int | None
+    response_expires_at: int | None
+    live: bool
 
 
 class History:
@@ -57,7 +85,7 @@ class History:
         self._binding = binding
         self._margin_seconds = margin_seconds
 
-    async def create_thread(self, caller: Caller, sent: ThreadCreate) -> dict[str, Any]:
+    async def create_thread(self, caller: Caller, sent: ThreadCreate) -> ThreadObject:
         items = items_of(sent.messages, "messages") if sent.messages else []
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         async with self._database.session() as session:
@@ -68,7 +96,7 @@ class History:
                 await session.refresh(thread)
             return thread_object(thread)
 
-    async def delete_thread(self, caller: Caller, address: Place) -> dict[str, Any]:
+    async def delete_thread(self, caller: Caller, address: Place) -> Deleted:
         async with self._database.session() as session:
             thread = await threads.locked(session, caller.project_id, address)
             if thread is None:
@@ -77,7 +105,7 @@ class History:
         await erased.forget(self._live_ids, self._event_log, self._signals)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
 
-    async def fork(self, caller: Caller, address: Place, sent: ThreadFork) -> dict[str, Any]:
+    async def fork(self, caller: Caller, address: Place, sent: ThreadFork) -> ThreadObject:
         """A new thread that shares this one's history up to a turn."""
         turn_id = None if sent.turn_id is None else turn_uuid("turn_id", sent.turn_id)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
@@ -109,7 +137,7 @@ class History:
         thread = await self._store.thread(caller.project_id, address)
         rows = await self._store.branches(caller.project_id, thread["id"], page)
 
-        def show(row: BranchRow) -> dict[str, Any]:
+        def show(row: BranchRow) -> BranchObject:
             return {
                 "id": ids.turn_id(row["id"]),
                 "object": "branch",
@@ -146,7 +174,7 @@ class History:
         rows = [] if last is None else await self._store.chain(caller.project_id, last)
         return list_object(rows, self._link, has_more=False)
 
-    def _link(self, row: LinkRow) -> dict[str, Any]:
+    def _link(self, row: LinkRow) -> LinkObject:
         expires_at = row["response_expires_at"]
         return {
             "id": ids.turn_id(row["id"]),

@@ -32,6 +32,73 @@ NOT_TAKEN = {
 """Parts that the provider documents no input for, and what to do instead."""
 
 
+_TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"enum": ["input_text", "output_text", "text"]}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_IMAGE_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "input_image"}, "image_url": {"type": "string"}},
+    "required": ["type", "image_url"],
+}
+_MESSAGE = {
+    "title": "Message",
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["message", None]},
+        "role": {"enum": list(ROLES)},
+        "content": {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, _TEXT_PART, _IMAGE_PART]}},
+            ]
+        },
+    },
+    "required": ["role", "content"],
+}
+_CALL_ID = {"type": "string", "minLength": 1, "maxLength": checks.LONGEST_ID}
+_FUNCTION_CALL = {
+    "title": "Function call",
+    "type": "object",
+    "properties": {
+        "type": {"const": "function_call"},
+        "call_id": _CALL_ID,
+        "name": {"type": "string"},
+        "arguments": {"type": "string"},
+    },
+    "required": ["type", "call_id", "name", "arguments"],
+}
+_FUNCTION_CALL_OUTPUT = {
+    "title": "Function call output",
+    "type": "object",
+    "properties": {
+        "type": {"const": "function_call_output"},
+        "call_id": _CALL_ID,
+        "output": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+    },
+    "required": ["type", "call_id", "output"],
+}
+_OTHER_ITEM = {
+    "title": "Another item",
+    "type": "object",
+    "properties": {"type": {"enum": sorted({REFERENCE, COMPACTION, *KINDS} - {MALFORMED, RESTORED, "message"})}},
+    "required": ["type"],
+}
+ITEM_SCHEMA: dict[str, Any] = {"anyOf": [_MESSAGE, _FUNCTION_CALL, _FUNCTION_CALL_OUTPUT, _OTHER_ITEM]}
+
+INPUT_SCHEMA: dict[str, Any] = {
+    "title": "Input",
+    "description": "A text, or a list of Responses items or Chat messages.",
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "minItems": 1, "items": ITEM_SCHEMA},
+        {"type": "null"},
+    ],
+}
+"""What `items_of` takes, as far as a JSON schema says it."""
+
+
 def items_of(value: Any, param: str = "input", *, references: bool = False) -> list[Item]:
     """The items of an input.
 

@@ -6,25 +6,36 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.bodies import checked, json_response, optional_json_object
-from app.memory.schemas import Compact
+from app.db.pagination import ListObject
+from app.describing import OF_A_MODEL, described
+from app.memory.schemas import Compact, CompactionObject
 from app.memory.service import Memory
 from app.projects.auth import Authenticated
 from app.services import serving
-from app.threads.address import BY_ID, BY_NAME, Addressed
+from app.threads.address import Addressed, at
 
 router = APIRouter(tags=["memory"])
 
 Service = Annotated[Memory, serving(Memory)]
 
 
-@router.post(f"{BY_NAME}/compact")
-@router.post(f"{BY_ID}/compact")
+@at(
+    router.post,
+    "/compact",
+    **described(
+        "Make the beginning of a long conversation into a summary, now.",
+        CompactionObject,
+        status=201,
+        body=Compact,
+        optional=True,
+        errors=OF_A_MODEL,
+    ),
+)
 async def compact(request: Request, caller: Authenticated, memory: Service, address: Addressed) -> Response:
     sent = checked(Compact, await optional_json_object(request))
     return json_response(await memory.compact(caller, address, sent), status=201)
 
 
-@router.get(f"{BY_NAME}/compactions")
-@router.get(f"{BY_ID}/compactions")
+@at(router.get, "/compactions", **described("What stands for the beginning of a thread.", ListObject[CompactionObject]))
 async def compactions(caller: Authenticated, memory: Service, address: Addressed) -> Response:
     return json_response(await memory.compactions(caller, address))

@@ -1,9 +1,11 @@
 """What a client may send about a thread's memory, and how a compaction is shown."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
+from app.bodies import WHOLE
 from app.db import ids
 from app.memory.store import CompactionRow
 
@@ -14,11 +16,31 @@ class Compact(BaseModel):
     model: str | None = Field(None, min_length=1, max_length=256)
     """That makes it; the service's, or the thread's own, if left out."""
     instructions: str | None = Field(None, min_length=1, max_length=20_000)
-    keep_turns: int = Field(2, ge=0, le=1000)
+    keep_turns: Annotated[int, Field(ge=0, le=1000), WHOLE] = 2
     """How many of the last turns stay as they are."""
 
 
-def compaction_object(row: CompactionRow) -> dict[str, Any]:
+class CompactionObject(TypedDict):
+    id: str
+    object: Literal["compaction"]
+    turn_id: str
+    """The last one that it stands for."""
+    previous_id: str | None
+    status: str
+    model: str
+    text: str | None
+    kept_items: Any
+    covered_turns: int
+    covered_tokens: int
+    tokens: int | None
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    attempts: int
+    created_at: int
+    completed_at: int | None
+
+
+def compaction_object(row: CompactionRow) -> CompactionObject:
     return {
         "id": ids.compaction_id(row["id"]),
         "object": "compaction",

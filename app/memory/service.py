@@ -7,7 +7,7 @@ from app.chain.live_ids import LiveIds
 from app.db.pagination import list_object
 from app.errors import BadRequest, Conflict
 from app.memory.compaction import Compactions, Wanted
-from app.memory.schemas import Compact, compaction_object
+from app.memory.schemas import Compact, CompactionObject, compaction_object
 from app.memory.store import MemoryStore
 from app.projects.auth import Caller
 from app.provider.client import ProviderError
@@ -29,7 +29,7 @@ class Memory:
         rows = await self._store.on_branch(caller.project_id, head)
         return list_object(rows, compaction_object, has_more=False)
 
-    async def compact(self, caller: Caller, address: Place, sent: Compact) -> dict[str, Any]:
+    async def compact(self, caller: Caller, address: Place, sent: Compact) -> CompactionObject:
         """Make a compaction of the thread now. Its next turn goes on from it, however short the conversation is.
 
         Raises:

@@ -1,13 +1,16 @@
 """/chat/completions, passed on as it is: code that has not migrated yet works on the same base URL. Nothing is kept."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
+from typing_extensions import TypedDict
 
-from app.bodies import JSON_TYPE, json_object
+from app.bodies import JSON_TYPE, checked, json_object
+from app.describing import EVENTS, OF_A_MODEL, described
 from app.projects.auth import Authenticated
 from app.provider.client import Provider, ProviderError
 from app.provider.refusals import client_error
@@ -17,11 +20,41 @@ from app.turns.http import provider_headers
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/chat/completions")
+class ChatCreate(BaseModel):
+    """Chat Completions' parameters: the provider's to check."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [{"model": "qwen3.5-plus", "messages": [{"role": "user", "content": "Hello!"}]}]
+        },
+    )
+
+    model: str = Field(min_length=1)
+    messages: list[dict[str, Any]] = Field(min_length=1)
+
+
+class ChatCompletion(TypedDict):
+    """As the provider gives it."""
+
+    choices: list[dict[str, Any]]
+
+
+@router.post(
+    "/chat/completions",
+    **described(
+        "Chat Completions, passed on to the provider; nothing is kept.",
+        ChatCompletion,
+        body=ChatCreate,
+        or_media=(EVENTS,),
+        errors=OF_A_MODEL,
+    ),
+)
 async def complete(
     request: Request, caller: Authenticated, provider: Annotated[Provider, serving(Provider)]
 ) -> Response:
     body = await json_object(request)
+    checked(ChatCreate, body)
     sent, headers = orjson.dumps(body), provider_headers(request)
     try:
         if body.get("stream") is True:

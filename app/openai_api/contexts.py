@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypedDict
 
 from app.bodies import checked, json_object, json_response
 from app.db import ids
+from app.describing import OF_A_MODEL, described
 from app.errors import BadRequest
 from app.items.client_door import items_of
 from app.items.kept import kept_input
@@ -30,6 +32,7 @@ from app.provider.models import Models
 from app.provider.refusals import client_error
 from app.services import services, serving
 from app.threads.address import ById, OfTurn, unknown
+from app.turns.schemas import Input
 from app.turns.service import Turns
 
 router = APIRouter(tags=["responses"])
@@ -39,23 +42,43 @@ OF_THE_FRAME = ("instructions", "tools", "text", "tool_choice")
 
 
 class CompactCreate(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        json_schema_extra={"examples": [{"model": "qwen3.5-plus", "input": "A long conversation."}]},
+    )
 
     model: str = Field(min_length=1, max_length=256)
-    input: Any = None
+    input: Input = None
     instructions: str | None = None
     previous_response_id: str | None = None
 
 
 class InputTokensCreate(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(
+        extra="allow", strict=True, json_schema_extra={"examples": [{"input": "How much is this?"}]}
+    )
 
     model: str | None = Field(None, min_length=1, max_length=256)
-    input: Any = None
+    input: Input = None
     instructions: str | None = None
     tools: list[dict[str, Any]] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
+
+
+class CompactedResponse(TypedDict):
+    id: str
+    object: Literal["response.compaction"]
+    created_at: int
+    model: str
+    output: list[Item]
+    usage: dict[str, Any]
+
+
+class InputTokens(TypedDict):
+    object: Literal["response.input_tokens"]
+    input_tokens: int
 
 
 class Contexts:
@@ -70,7 +93,7 @@ class Contexts:
         self._sealed = sealed
         self._turns = turns
 
-    async def compact(self, caller: Caller, sent: CompactCreate, model: str) -> dict[str, Any]:
+    async def compact(self, caller: Caller, sent: CompactCreate, model: str) -> CompactedResponse:
         """A conversation as its own users' messages and one item that stands for all the rest.
 
         Raises:
@@ -156,13 +179,21 @@ class Contexts:
 Service = Annotated[Contexts, serving(Contexts)]
 
 
-@router.post("/responses/compact")
+@router.post(
+    "/responses/compact",
+    **described(
+        "A conversation in few words, to go on from.", CompactedResponse, body=CompactCreate, errors=OF_A_MODEL
+    ),
+)
 async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(CompactCreate, await json_object(request))
     return json_response(await contexts.compact(caller, sent, sent.model))
 
 
-@router.post("/responses/input_tokens")
+@router.post(
+    "/responses/input_tokens",
+    **described("How many tokens the model would be sent.", InputTokens, body=InputTokensCreate),
+)
 async def input_tokens(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(InputTokensCreate, await json_object(request))
     counted = await contexts.input_tokens(caller, sent, services(request)[Models])

@@ -7,7 +7,8 @@ from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db import ids
-from app.db.pagination import Paged
+from app.db.pagination import ListObject, Paged
+from app.describing import Deleted, ItemObject, described
 from app.history.service import History
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
@@ -17,6 +18,7 @@ from app.openai_api.schemas import (
     conversation_uuid,
     items_to_add,
 )
+from app.openai_api.service import ConversationObject
 from app.projects.auth import Authenticated
 from app.services import serving
 from app.threads.address import ById
@@ -24,31 +26,36 @@ from app.threads.address import ById
 router = APIRouter(tags=["conversations"])
 
 
-@router.post("/conversations")
+@router.post(
+    "/conversations", **described("Make a conversation.", ConversationObject, body=ConversationCreate, optional=True)
+)
 async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
     sent = checked(ConversationCreate, await optional_json_object(request))
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
 
 
-@router.get("/conversations")
+@router.get("/conversations", **described("Conversations, the latest first.", ListObject[ConversationObject]))
 async def listed(caller: Authenticated, openai: Service, page: Paged) -> Response:
     return json_response(await openai.conversations(caller, page))
 
 
-@router.get("/conversations/{conversation_id}")
+@router.get("/conversations/{conversation_id}", **described("A conversation.", ConversationObject))
 async def retrieve(caller: Authenticated, openai: Service, conversation_id: str) -> Response:
     return json_response(await openai.conversation(caller, conversation_uuid(conversation_id)))
 
 
-@router.post("/conversations/{conversation_id}")
+@router.post(
+    "/conversations/{conversation_id}",
+    **described("Replace the metadata of a conversation.", ConversationObject, body=ConversationUpdate),
+)
 async def update(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
     sent = checked(ConversationUpdate, await json_object(request))
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
 
 
-@router.delete("/conversations/{conversation_id}")
+@router.delete("/conversations/{conversation_id}", **described("Delete a conversation and everything in it.", Deleted))
 async def delete(
     caller: Authenticated, openai: Service, history: Annotated[History, serving(History)], conversation_id: str
 ) -> Response:
@@ -58,23 +65,31 @@ async def delete(
     return json_response({"id": ids.conversation_id(id_), "object": "conversation.deleted", "deleted": True})
 
 
-@router.post("/conversations/{conversation_id}/items")
+@router.post(
+    "/conversations/{conversation_id}/items",
+    **described("Add items; the next response knows them.", ListObject[ItemObject], body=ItemsCreate),
+)
 async def add_items(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
     sent = checked(ItemsCreate, await json_object(request))
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
 
 
-@router.get("/conversations/{conversation_id}/items")
+@router.get(
+    "/conversations/{conversation_id}/items", **described("The items of a conversation.", ListObject[ItemObject])
+)
 async def list_items(caller: Authenticated, openai: Service, conversation_id: str, page: ItemPaged) -> Response:
     return json_response(await openai.items(caller, conversation_uuid(conversation_id), page))
 
 
-@router.get("/conversations/{conversation_id}/items/{item_id}")
+@router.get("/conversations/{conversation_id}/items/{item_id}", **described("An item.", ItemObject))
 async def retrieve_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
     return json_response(await openai.item(caller, conversation_uuid(conversation_id), item_id))
 
 
-@router.delete("/conversations/{conversation_id}/items/{item_id}")
+@router.delete(
+    "/conversations/{conversation_id}/items/{item_id}",
+    **described("Delete an item; the next response does not know it.", ConversationObject),
+)
 async def delete_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
     return json_response(await openai.delete_item(caller, conversation_uuid(conversation_id), item_id))

@@ -1,11 +1,14 @@
 """/models, as OpenAI's clients know it: what is known of the models that a turn can name."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
+from typing_extensions import TypedDict
 
 from app.bodies import json_response
+from app.db.pagination import ListObject, list_object
+from app.describing import described
 from app.errors import NotFound
 from app.memory.learnt import Learnt
 from app.projects.auth import Authenticated
@@ -20,16 +23,29 @@ Known = Annotated[Models, serving(Models)]
 Seen = Annotated[Learnt, serving(Learnt)]
 
 
-@router.get("/models")
+class ModelObject(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    context_window: int
+    """Tokens."""
+    input_budget: int
+    """Tokens that it reads before something is cut."""
+    max_output_tokens: int | None
+    input_modalities: list[str]
+    reasoning_efforts: list[str]
+    listed: bool
+    """Whether it is described here; else what is said of it is a guess."""
+
+
+@router.get("/models", **described("The models that are known.", ListObject[ModelObject]))
 async def listed(caller: Authenticated, models: Known, learnt: Seen) -> Response:
     names = sorted({models.default, *models.named(), *learnt.answered()})
-    shown = [model_object(name, models.of(name), learnt) for name in names]
-    return json_response(
-        {"object": "list", "data": shown, "first_id": names[0], "last_id": names[-1], "has_more": False}
-    )
+    return json_response(list_object(names, lambda name: model_object(name, models.of(name), learnt), has_more=False))
 
 
-@router.get("/models/{model:path}")
+@router.get("/models/{model:path}", **described("What is known of a model.", ModelObject))
 async def one(caller: Authenticated, models: Known, learnt: Seen, model: str) -> Response:
     family = models.of(model)
     if not family.name and model != models.default and model not in learnt.answered():
@@ -41,7 +57,7 @@ async def one(caller: Authenticated, models: Known, learnt: Seen, model: str) ->
     return json_response(model_object(model, family, learnt))
 
 
-def model_object(name: str, family: Family, learnt: Learnt) -> dict[str, Any]:
+def model_object(name: str, family: Family, learnt: Learnt) -> ModelObject:
     return {
         "id": name,
         "object": "model",

@@ -8,8 +8,18 @@ from fastapi.responses import Response
 from starlette.routing import Route
 
 from app.bodies import json_object, json_response
+from app.db.pagination import ListObject
+from app.describing import (
+    EVENTS,
+    IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    OF_A_MODEL,
+    Deleted,
+    ItemObject,
+    described,
+)
 from app.errors import BadRequest
-from app.openai_api.schemas import response_request, response_uuid
+from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, authenticate
 from app.provider.models import Models
@@ -19,7 +29,7 @@ from app.turns.client import Client
 from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin, provider_headers
 from app.turns.service import Turns
-from app.turns.show import stored_response
+from app.turns.show import ResponseObject, stored_response
 
 router = APIRouter(tags=["responses"])
 
@@ -43,6 +53,17 @@ def hot_routes(prefix: str) -> list[Route]:
     return [Route(f"{prefix}/responses", create, methods=["POST"])]
 
 
+@router.post(
+    "/responses",
+    **described(
+        "A response of the model, on a previous one, in a conversation, or on its own.",
+        ResponseObject,
+        body=ResponseCreate,
+        or_media=(EVENTS,),
+        errors=OF_A_MODEL,
+        parameters=[IDEMPOTENCY_KEY],
+    ),
+)
 async def create(request: Request) -> Response:
     here = services(request)
     caller = await authenticate(request)
@@ -54,7 +75,7 @@ async def create(request: Request) -> Response:
         return await answer(request, client, outcome, shown_response, stored_response)
 
 
-@router.get("/responses")
+@router.get("/responses", **described("Responses, the latest first.", ListObject[ResponseObject]))
 async def listed(
     caller: Authenticated,
     openai: Service,
@@ -64,7 +85,15 @@ async def listed(
     return json_response(await openai.responses(caller, None if after is None else response_uuid(after), limit))
 
 
-@router.get("/responses/{response_id}")
+@router.get(
+    "/responses/{response_id}",
+    **described(
+        "A response of any age; with `stream`, its events.",
+        ResponseObject,
+        or_media=(EVENTS,),
+        parameters=[LAST_EVENT_ID],
+    ),
+)
 async def retrieve(
     request: Request,
     caller: Authenticated,
@@ -73,24 +102,26 @@ async def retrieve(
     stream: Annotated[bool, Query()] = False,
     starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
-    id_ = response_uuid(response_id)
+    id_, first = response_uuid(response_id), first_event(starting_after, request)
     if not stream:
         if starting_after is not None:
             raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
         return json_response(await openai.response(caller, id_))
-    return EventStream(await openai.frames(caller, id_, first_event(starting_after, request)), {})
+    return EventStream(await openai.frames(caller, id_, first), {})
 
 
-@router.delete("/responses/{response_id}")
+@router.delete("/responses/{response_id}", **described("Delete a response.", Deleted))
 async def delete(caller: Authenticated, openai: Service, response_id: str) -> Response:
     return json_response(await openai.delete_response(caller, response_uuid(response_id)))
 
 
-@router.post("/responses/{response_id}/cancel")
+@router.post("/responses/{response_id}/cancel", **described("Stop a response that is being made.", ResponseObject))
 async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Response:
     return json_response(await openai.cancel(caller, response_uuid(response_id)))
 
 
-@router.get("/responses/{response_id}/input_items")
+@router.get(
+    "/responses/{response_id}/input_items", **described("What a response was asked with.", ListObject[ItemObject])
+)
 async def input_items(caller: Authenticated, openai: Service, response_id: str, page: ItemPaged) -> Response:
     return json_response(await openai.input_items(caller, response_uuid(response_id), page))

@@ -5,19 +5,39 @@ from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from app.db import ids
 from app.errors import BadRequest, NotFound
-from app.items.client_door import items_of
+from app.items.client_door import ITEM_SCHEMA, items_of
 from app.provider.models import Models
 from app.threads.address import Address, ById, New, OfTurn
 from app.threads.schemas import Metadata
-from app.turns.schemas import IfBusy, Origin, TurnRequest, new_turn
+from app.turns.schemas import IfBusy, Origin, TurnCreate, TurnRequest, new_turn
 
 MUTUALLY_EXCLUSIVE = (
     "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
 )
+
+
+class ResponseCreate(TurnCreate):
+    """OpenAI's create parameters. Fields that are not named here pass through."""
+
+    previous_response_id: str | None = None
+    """Of any age. Not together with `conversation`."""
+    conversation: Annotated[
+        Any,
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]},
+                    {"type": "null"},
+                ]
+            }
+        ),
+    ] = None
+    """An id, or an object that has one."""
 
 
 def response_request(
@@ -48,7 +68,14 @@ def response_request(
     # lock: any number go on from it, each by itself.
     if_busy: IfBusy = "wait" if previous is None else "beside"
     request = new_turn(
-        body, models, origin, parent_id=parent_id, keep=keep, if_busy=if_busy, needs_input=conversation is None
+        body,
+        models,
+        origin,
+        parent_id=parent_id,
+        keep=keep,
+        if_busy=if_busy,
+        needs_input=conversation is None,
+        shape=ResponseCreate,
     )
     return address, replace(request, no_lock=previous is not None and body.get("if_busy") is None)
 
@@ -99,23 +126,39 @@ def _conversation(value: Any) -> UUID:
     return conversation_uuid(id_)
 
 
-class ConversationCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+Item = Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]
+"""Checked by the door for items (`items/client_door.py`)."""
 
-    items: Annotated[list[Any], Field(max_length=100_000)] | None = None
+
+class ConversationCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [{}, {"metadata": {"plan": "pro"}, "items": [{"role": "user", "content": "Hello!"}]}]
+        },
+    )
+
+    items: Annotated[list[Item], Field(max_length=100_000)] | None = None
     metadata: Metadata | None = None
 
 
 class ConversationUpdate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"metadata": {"plan": "pro"}}]}
+    )
 
     metadata: Metadata | None = None
 
 
 class ItemsCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"items": [{"type": "message", "role": "user", "content": "Hello!"}]}]},
+    )
 
-    items: Annotated[list[Any], Field(min_length=1, max_length=100_000)]
+    items: Annotated[list[Item], Field(min_length=1, max_length=100_000)]
 
 
 def items_to_add(values: list[Any]) -> list[dict[str, Any]]:

@@ -4,10 +4,13 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Literal
 from uuid import UUID
 
+from typing_extensions import TypedDict
+
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
+from app.describing import Deleted
 from app.errors import APIError, BadRequest, NotFound
 from app.history.edits import Edits, append_items
 from app.items.kept import Kept, kept_row
@@ -60,7 +63,7 @@ class OpenAI:
         await self._response(caller, id_)
         return self._replay.frames(caller.project_id, id_, start)
 
-    async def delete_response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+    async def delete_response(self, caller: Caller, id_: UUID) -> Deleted:
         await self._response(caller, id_)
         await self._edits.delete_turn(caller.actor, caller.project_id, id_)
         return {"id": ids.response_id(id_), "object": "response", "deleted": True}
@@ -77,7 +80,7 @@ class OpenAI:
 
     async def create_conversation(
         self, caller: Caller, items: Sequence[dict[str, Any]], metadata: dict[str, str]
-    ) -> dict[str, Any]:
+    ) -> "ConversationObject":
         async with self._database.session() as session:
             thread = await threads.add(session, self._names, caller.actor, caller.project_id, {"metadata_": metadata})
             if items:
@@ -102,12 +105,12 @@ class OpenAI:
         items = await self._store.items(caller.project_id, [row["id"] for row in shown])
         return list_object(shown, lambda row: stored_response(row, items[row["id"]]), has_more=len(rows) > limit)
 
-    async def conversation(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+    async def conversation(self, caller: Caller, id_: UUID) -> "ConversationObject":
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, ById(id_))
         return conversation_object(_known(thread, id_))
 
-    async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> dict[str, Any]:
+    async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> "ConversationObject":
         async with self._database.session() as session:
             values = {"metadata_": metadata}
             thread = await threads.change(session, self._names, caller.actor, caller.project_id, ById(id_), values)
@@ -138,7 +141,7 @@ class OpenAI:
                 return shown_item(kept_row(row))
         raise _unknown_item(item_id)
 
-    async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
+    async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> "ConversationObject":
         conversation = await self.conversation(caller, id_)
         if not await self._edits.delete_item(caller.actor, caller.project_id, ById(id_), item_id):
             raise _unknown_item(item_id)
@@ -209,7 +212,14 @@ def shown_item(kept: Kept) -> dict[str, Any]:
     return {"status": "completed", **item}
 
 
-def conversation_object(thread: Thread) -> dict[str, Any]:
+class ConversationObject(TypedDict):
+    id: str
+    object: Literal["conversation"]
+    created_at: int
+    metadata: dict[str, str]
+
+
+def conversation_object(thread: Thread) -> ConversationObject:
     return {
         "id": ids.conversation_id(thread.id),
         "object": "conversation",

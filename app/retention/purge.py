@@ -1,13 +1,14 @@
 """Purging: what is older than a project keeps it, and everything of one end user."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Literal
 from uuid import UUID
 
 import asyncpg
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
+from typing_extensions import TypedDict
 
 from app.chain.live_ids import LiveIds
 from app.db import ids
@@ -211,7 +212,18 @@ def _ago(days: int) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
 
 
-def purge_object(purge: UserPurge) -> dict[str, Any]:
+class PurgeObject(TypedDict):
+    id: str
+    object: Literal["user.purge"]
+    user: str
+    status: Literal["in_progress", "completed"]
+    threads: int
+    threads_done: int
+    created_at: int
+    completed_at: int | None
+
+
+def purge_object(purge: UserPurge) -> PurgeObject:
     return {
         "id": f"purge_{purge.id.hex}",
         "object": "user.purge",

@@ -6,10 +6,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from app.bodies import checked, json_object, json_response
+from app.bodies import WHOLE, checked, json_object, json_response
+from app.describing import NDJSON, described
 from app.errors import BadRequest
 from app.projects.auth import Authenticated, KeyRing
-from app.retention.service import Retention
+from app.retention.purge import PurgeObject
+from app.retention.service import ProjectObject, Retention
 from app.services import serving
 
 router = APIRouter(tags=["retention"])
@@ -18,9 +20,16 @@ LONGEST_USER = 256
 
 
 class ProjectPatch(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "minProperties": 1,
+            "examples": [{"retention_days": 365}, {"retention_days": None, "session_cache": "auto"}],
+        },
+    )
 
-    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    retention_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] | None = None
     """After so many days the content of a turn is purged; null: it is kept."""
     session_cache: Literal["off", "on", "auto"] | None = None
     """Whether the provider is asked to cache contexts; null: as the service is set."""
@@ -42,12 +51,15 @@ Service = Annotated[Retention, serving(Retention)]
 User = Annotated[str, Depends(_user)]
 
 
-@router.get("/project")
+@router.get("/project", **described("The project.", ProjectObject))
 async def get(caller: Authenticated, retention: Service) -> Response:
     return json_response(await retention.project(caller))
 
 
-@router.patch("/project")
+@router.patch(
+    "/project",
+    **described("Change how long content is kept, and whether contexts are cached.", ProjectObject, body=ProjectPatch),
+)
 async def patch(
     request: Request, caller: Authenticated, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)]
 ) -> Response:
@@ -57,16 +69,19 @@ async def patch(
     return json_response(changed)
 
 
-@router.get("/users/{user:path}/data")
+@router.get("/users/{user:path}/data", **described("Everything of an end user, a thread a line.", media=NDJSON))
 async def export_user(caller: Authenticated, retention: Service, user: User) -> Response:
-    return StreamingResponse(await retention.export_user(caller, user), media_type="application/x-ndjson")
+    return StreamingResponse(await retention.export_user(caller, user), media_type=NDJSON)
 
 
-@router.delete("/users/{user:path}/data")
+@router.delete(
+    "/users/{user:path}/data",
+    **described("Purge everything of an end user; it goes on by itself.", PurgeObject, status=202),
+)
 async def forget_user(caller: Authenticated, retention: Service, user: User) -> Response:
     return json_response(await retention.forget_user(caller, user), status=202)
 
 
-@router.get("/purges/{purge_id}")
+@router.get("/purges/{purge_id}", **described("How far a purge is.", PurgeObject))
 async def purge(caller: Authenticated, retention: Service, purge_id: str) -> Response:
     return json_response(await retention.purge(caller, purge_id))

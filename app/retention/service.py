@@ -1,11 +1,12 @@
 """What a project keeps, for how long, and what of it belongs to one end user."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
 from sqlalchemy import select, update
+from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
@@ -13,7 +14,7 @@ from app.errors import NotFound
 from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.retention.cleaner import Cleaner
-from app.retention.purge import Purge, purge_object
+from app.retention.purge import Purge, PurgeObject, purge_object
 from app.threads.address import ById
 from app.threads.tables import Thread
 from app.trail.append import append_record
@@ -21,6 +22,15 @@ from app.trail.users import UserKeys
 from app.transfer.service import Transfer
 
 THREADS_AT_ONCE = 100
+
+
+class ProjectObject(TypedDict):
+    id: str
+    object: Literal["project"]
+    name: str
+    retention_days: int | None
+    session_cache: str | None
+    created_at: int
 
 
 class Retention:
@@ -31,11 +41,11 @@ class Retention:
         self._cleaner = cleaner
         self._transfer = transfer
 
-    async def project(self, caller: Caller) -> dict[str, Any]:
+    async def project(self, caller: Caller) -> ProjectObject:
         async with self._database.session() as session:
             return _project_object(await session.get_one(Project, caller.project_id))
 
-    async def change(self, caller: Caller, values: dict[str, Any]) -> dict[str, Any]:
+    async def change(self, caller: Caller, values: dict[str, Any]) -> ProjectObject:
         """Change for how many days content is kept (None: for ever), or whether contexts are cached."""
         changed = update(Project).where(Project.project_id == caller.project_id).values(values)
         async with self._database.session() as session:
@@ -46,13 +56,13 @@ class Retention:
         self._cleaner.wake()
         return shown
 
-    async def forget_user(self, caller: Caller, user: str) -> dict[str, Any]:
+    async def forget_user(self, caller: Caller, user: str) -> PurgeObject:
         """Purge everything of an end user. It goes on by itself; what is returned says how far it is."""
         purge_id = await self._purge.begin_user(caller.actor, caller.project_id, user)
         self._cleaner.wake()
         return await self._shown(caller, purge_id)
 
-    async def purge(self, caller: Caller, purge_id: str) -> dict[str, Any]:
+    async def purge(self, caller: Caller, purge_id: str) -> PurgeObject:
         """How far a purge is.
 
         Raises:
@@ -87,7 +97,7 @@ class Retention:
                 yield orjson.dumps(exported) + b"\n"
             last = thread_ids[-1]
 
-    async def _shown(self, caller: Caller, purge_id: UUID) -> dict[str, Any]:
+    async def _shown(self, caller: Caller, purge_id: UUID) -> PurgeObject:
         purge = await self._purge.get(caller.project_id, purge_id)
         if purge is None:
             raise _unknown_purge(f"purge_{purge_id.hex}")
@@ -98,7 +108,7 @@ def _unknown_purge(purge_id: str) -> NotFound:
     return NotFound(f"There is no purge {purge_id[:80]!r} in this project.", param="purge_id", code="purge_not_found")
 
 
-def _project_object(project: Project) -> dict[str, Any]:
+def _project_object(project: Project) -> ProjectObject:
     return {
         "id": f"proj_{project.project_id.hex}",
         "object": "project",

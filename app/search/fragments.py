@@ -2,7 +2,8 @@
 
 import html
 from collections.abc import Sequence
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from app.search.lexemes import Run, runs
 
@@ -13,7 +14,13 @@ MOST = 3
 """Fragments of a text."""
 
 
-def fragments(text: str, asked: Sequence[Run]) -> list[dict[str, Any]]:
+class FragmentObject(TypedDict):
+    text: str
+    highlights: list[list[int]]
+    html: str
+
+
+def fragments(text: str, asked: Sequence[Run]) -> list[FragmentObject]:
     """Where `text` has what is asked for.
 
     Returns:
@@ -30,7 +37,7 @@ def fragments(text: str, asked: Sequence[Run]) -> list[dict[str, Any]]:
     return [_fragment(text, places) for places in merged]
 
 
-def _fragment(text: str, places: list[tuple[int, int]]) -> dict[str, Any]:
+def _fragment(text: str, places: list[tuple[int, int]]) -> FragmentObject:
     first, last = max(0, places[0][0] - AROUND), min(len(text), places[-1][1] + AROUND)
     # Not cut in the middle of a word, where there are any.
     while 0 < first < places[0][0] and text[first - 1].isalnum() and text[first - 1].isascii():

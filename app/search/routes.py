@@ -7,10 +7,11 @@ from fastapi.responses import Response
 
 from app.bodies import json_response
 from app.db import ids
-from app.db.pagination import Seconds, moment
+from app.db.pagination import ListObject, Seconds, moment
+from app.describing import described
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
-from app.search.service import Search
+from app.search.service import HitObject, Search
 from app.search.store import Filters
 from app.services import serving
 
@@ -19,7 +20,7 @@ router = APIRouter(tags=["search"])
 Role = Literal["user", "assistant", "title"]
 
 
-@router.get("/search")
+@router.get("/search", **described("Full text over titles, and what users and the model said.", ListObject[HitObject]))
 async def search(
     request: Request,
     caller: Authenticated,
@@ -27,7 +28,7 @@ async def search(
     q: Annotated[str, Query(max_length=1000, description='Words; "words in a row"; -without.')],
     role: Annotated[Role | None, Query()] = None,
     user: Annotated[str | None, Query(max_length=256)] = None,
-    thread: Annotated[str | None, Query()] = None,
+    thread: Annotated[str | None, Query(json_schema_extra={"pattern": ids.pattern(ids.THREAD_PREFIXES)})] = None,
     since: Seconds = None,
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,

@@ -4,10 +4,11 @@ import base64
 from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import nlargest
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
+from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
@@ -17,7 +18,7 @@ from app.errors import BadRequest
 from app.items.shapes import text_of
 from app.projects.auth import Caller
 from app.search import lexemes, store
-from app.search.fragments import fragments
+from app.search.fragments import FragmentObject, fragments
 from app.search.matching import Matcher
 from app.search.store import Filters
 
@@ -41,6 +42,20 @@ class Hit:
     rank: float
     id: UUID
     role: str
+
+
+class HitObject(TypedDict):
+    id: str
+    """A cursor; nothing else."""
+    object: Literal["search.result"]
+    thread_id: str
+    thread_name: str | None
+    thread_title: str | None
+    turn_id: str | None
+    role: str
+    score: float
+    created_at: int
+    fragments: list[FragmentObject]
 
 
 class Search:
@@ -73,7 +88,7 @@ class Search:
 
     async def _shown(
         self, project_id: UUID, hits: list[Hit], terms: list[lexemes.Term], bound: datetime
-    ) -> list[dict[str, Any]]:
+    ) -> list[HitObject]:
         turn_ids = [hit.id for hit in hits if hit.role != "title"]
         rows = await store.turns(self._database, project_id, turn_ids)
         rows |= await store.threads(self._database, project_id, [hit.id for hit in hits if hit.role == "title"])
@@ -104,7 +119,7 @@ async def _hits(database: Database, project_id: UUID, terms: list[lexemes.Term],
 
 def _hit(
     hit: Hit, row: store.FoundRow, said: list[dict[str, Any]], marked: list[lexemes.Run], bound: datetime
-) -> dict[str, Any]:
+) -> HitObject:
     titled = hit.role == "title"
     text = row["title"] or "" if titled else "\n".join(text_of(item) for item in said if _said_by(hit.role, item))
     return {

@@ -1,7 +1,8 @@
 """A thread's address in a path, its id or its name, resolved once for every route below it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, assert_never
+from typing import Annotated, Any, TypeVar, assert_never
 from urllib.parse import quote
 from uuid import UUID
 
@@ -127,3 +128,22 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
 
 
 Addressed = Annotated[Place, Depends(address)]
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def at(register: Callable[..., Any], path: str = "", **how: Any) -> Callable[[Endpoint], Endpoint]:
+    """A route under a thread, reached by its id and by its name.
+
+    Args:
+        register: a router's decorator for a method.
+        path: behind the thread's.
+        how: what the decorator takes.
+    """
+
+    def decorate(endpoint: Endpoint) -> Endpoint:
+        for place in (BY_ID, BY_NAME):
+            register(f"{place}{path}", **how)(endpoint)
+        return endpoint
+
+    return decorate

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response, optional_json_object
-from app.db.pagination import Paged, Seconds, moment
+from app.db.pagination import ListObject, Paged, Seconds, moment
+from app.describing import CONFLICT, METADATA, described
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.services import serving
-from app.threads.address import BY_ID, BY_NAME, Addressed
-from app.threads.schemas import ThreadCreate, ThreadPatch, ThreadPut
+from app.threads.address import BY_NAME, Addressed, at
+from app.threads.schemas import ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads
 from app.threads.store import Filters
 
@@ -56,19 +57,28 @@ async def _filters(
     )
 
 
-@router.get("/threads")
+@router.get("/threads", **described("Threads, the latest first.", ListObject[ThreadObject], parameters=[METADATA]))
 async def list_threads(
     caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
 ) -> Response:
     return json_response(await threads.list_page(caller, filters, page))
 
 
-@router.get("/threads/count")
+@router.get("/threads/count", **described("How many threads there are.", ThreadCount, parameters=[METADATA]))
 async def count(caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)]) -> Response:
     return json_response(await threads.count(caller, filters))
 
 
-@router.put(BY_NAME)
+@router.put(
+    BY_NAME,
+    **described(
+        "The thread of a name, made if it is not there.",
+        ThreadObject,
+        also={201: ThreadObject},
+        body=ThreadPut,
+        optional=True,
+    ),
+)
 async def get_or_create(request: Request, caller: Authenticated, threads: Service, name: str) -> Response:
     checked(ThreadCreate, {"name": name})
     if "\0" in name:
@@ -78,14 +88,15 @@ async def get_or_create(request: Request, caller: Authenticated, threads: Servic
     return json_response(thread, status=201 if made else 200)
 
 
-@router.get(BY_NAME)
-@router.get(BY_ID)
+@at(router.get, **described("A thread.", ThreadObject))
 async def get(caller: Authenticated, threads: Service, address: Addressed) -> Response:
     return json_response(await threads.get(caller, address))
 
 
-@router.patch(BY_NAME)
-@router.patch(BY_ID)
+@at(
+    router.patch,
+    **described("Change a thread; fields left out stay as they are.", ThreadObject, body=ThreadPatch, errors=CONFLICT),
+)
 async def patch(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
     sent = checked(ThreadPatch, await json_object(request))
     return json_response(await threads.patch(caller, address, sent))

@@ -1,12 +1,14 @@
 """What a client may send about a thread, and how a thread is shown."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from typing_extensions import TypedDict
 
-from app.chain.context import Context
+from app.chain.context import Context, ContextObject
 from app.db import ids
+from app.items.client_door import ITEM_SCHEMA
 from app.threads.tables import Thread
 
 
@@ -16,7 +18,11 @@ def _addressable(name: str) -> str:
     return name
 
 
-Name = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_addressable)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=256, json_schema_extra={"pattern": r"^(?!\.{1,2}$)[^/]*$"}),
+    AfterValidator(_addressable),
+]
 Title = Annotated[str, Field(max_length=1000)]
 User = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -26,8 +32,22 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
 
 
+_TURN_ID: dict[str, Any] = {"type": "string", "pattern": ids.pattern(ids.TURN_PREFIXES)}
+TURN_ID = WithJsonSchema({"anyOf": [_TURN_ID, {"type": "null"}]})
+
+
 class ThreadCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {},
+                {"title": "A talk", "user": "user-1", "metadata": {"plan": "pro"}},
+                {"messages": [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."}]},
+            ]
+        },
+    )
 
     name: Name | None = None
     title: Title | None = None
@@ -35,14 +55,14 @@ class ThreadCreate(BaseModel):
     metadata: Metadata | None = None
     created_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
     """Unix seconds: when a conversation began that is brought here from elsewhere. Now, if left out."""
-    messages: list[Any] | None = None
+    messages: list[Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]] | None = None
     """A conversation to go on from: Chat messages or Responses items."""
 
 
 class ThreadPut(BaseModel):
     """What a thread that is made by name begins with. One that is there already stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{}, {"title": "A talk"}]})
 
     title: Title | None = None
     user: User | None = None
@@ -52,23 +72,27 @@ class ThreadPut(BaseModel):
 class ThreadPatch(BaseModel):
     """Fields left out stay as they are; null clears one. `metadata` is replaced as a whole."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"title": "Another title"}, {"archived": True}]}
+    )
 
     name: Name | None = None
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
     archived: bool = False
-    head_id: str | None = None
+    head_id: Annotated[str | None, WithJsonSchema(_TURN_ID)] = None
     """The turn that the next one continues: one of the thread's own, and not null."""
 
 
 class ThreadFork(BaseModel):
     """What a fork has of its own: title, user and metadata are the other thread's where they are left out."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{}, {"title": "Another way"}]}
+    )
 
-    turn_id: str | None = None
+    turn_id: Annotated[str | None, TURN_ID] = None
     """The last turn that is shared; the head if left out."""
     name: Name | None = None
     title: Title | None = None
@@ -76,7 +100,29 @@ class ThreadFork(BaseModel):
     metadata: Metadata | None = None
 
 
-def thread_object(thread: Thread, context: Context | None = None) -> dict[str, Any]:
+class ThreadObject(TypedDict):
+    id: str
+    object: Literal["thread"]
+    name: str | None
+    title: str | None
+    user: str | None
+    metadata: dict[str, str]
+    head_id: str | None
+    forked_turn_id: str | None
+    turn_count: int
+    context: ContextObject | None
+    archived: bool
+    created_at: int
+    updated_at: int
+
+
+class ThreadCount(TypedDict):
+    object: Literal["thread.count"]
+    count: int
+    more: bool
+
+
+def thread_object(thread: Thread, context: Context | None = None) -> ThreadObject:
     """A thread as clients see it.
 
     Args:

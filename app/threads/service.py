@@ -16,7 +16,15 @@ from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import ByName, Place, unknown
 from app.threads.names import Names
-from app.threads.schemas import ThreadCreate, ThreadFork, ThreadPatch, ThreadPut, thread_object
+from app.threads.schemas import (
+    ThreadCount,
+    ThreadCreate,
+    ThreadFork,
+    ThreadObject,
+    ThreadPatch,
+    ThreadPut,
+    thread_object,
+)
 from app.threads.store import Filters
 from app.threads.tables import Thread
 from app.trail.users import UserKeys
@@ -31,7 +39,7 @@ class Threads:
         self._users = users
         self._settled = settled
 
-    async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[dict[str, Any], bool]:
+    async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[ThreadObject, bool]:
         """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
         while True:
             if (known := await self._names.find(caller.project_id, name)) is not None:
@@ -51,20 +59,20 @@ class Threads:
             contexts = await store.contexts(session, rows)
         return list_object(rows, lambda row: thread_object(row, contexts.get(row.id)), has_more=has_more)
 
-    async def count(self, caller: Caller, filters: Filters) -> dict[str, Any]:
+    async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
         """How many threads there are: exactly up to MOST_COUNTED, and `more` beyond."""
         async with self._database.session() as session:
             found = await store.counted(session, caller.project_id, filters, MOST_COUNTED)
         return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
 
-    async def get(self, caller: Caller, address: Place) -> dict[str, Any]:
+    async def get(self, caller: Caller, address: Place) -> ThreadObject:
         async with self._database.session() as session:
             thread = await store.get(session, caller.project_id, address)
             if thread is None:
                 raise unknown(address)
             return await shown(session, thread)
 
-    async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> dict[str, Any]:
+    async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> ThreadObject:
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
             values["head_turn_id"] = turn_uuid("head_id", sent.head_id)
@@ -77,7 +85,7 @@ class Threads:
             return await shown(session, thread)
 
 
-async def shown(session: AsyncSession, thread: Thread) -> dict[str, Any]:
+async def shown(session: AsyncSession, thread: Thread) -> ThreadObject:
     """A thread as clients see it, with its head's context."""
     return thread_object(thread, (await store.contexts(session, [thread])).get(thread.id))
 

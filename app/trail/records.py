@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import orjson
+from typing_extensions import TypedDict
 
 from app.db import ids
 
@@ -27,6 +28,30 @@ FIRST = bytes(32)
 """What the first record of a chain has for its previous hash."""
 
 Part = str | bytes | int | None | Sequence[str]
+
+
+class ActorObject(TypedDict):
+    address: str | None
+    key: str | None
+    project: str
+    user: str | None
+
+
+class RecordObject(TypedDict):
+    id: str
+    object: Literal["audit.record"]
+    action: str
+    actor: ActorObject
+    at: str
+    content: str | None
+    """The digest of what the record is about."""
+    detail: str | None
+    previous: str
+    seq: int
+    thread: str | None
+    turn: str | None
+    version: int
+    hash: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response
+from app.describing import CONFLICT, described
 from app.projects.auth import Authenticated
 from app.services import serving
-from app.threads.address import BY_ID, BY_NAME, Addressed
+from app.threads.address import Addressed, at
+from app.threads.schemas import ThreadObject
 from app.transfer.schemas import ThreadRecord
 from app.transfer.service import Transfer
 
@@ -18,13 +20,21 @@ router = APIRouter(tags=["transfer"])
 Service = Annotated[Transfer, serving(Transfer)]
 
 
-@router.get(f"{BY_NAME}/export")
-@router.get(f"{BY_ID}/export")
+@at(router.get, "/export", **described("A whole thread, to be imported elsewhere.", ThreadRecord))
 async def export(caller: Authenticated, transfer: Service, address: Addressed) -> Response:
     return json_response(await transfer.export(caller, address))
 
 
-@router.post("/threads/import")
+@router.post(
+    "/threads/import",
+    **described(
+        "Take in a thread that was exported.",
+        ThreadObject,
+        also={201: ThreadObject},
+        body=ThreadRecord,
+        errors=CONFLICT,
+    ),
+)
 async def take(request: Request, caller: Authenticated, transfer: Service) -> Response:
     record = checked(ThreadRecord, await json_object(request))
     thread, written = await transfer.take(caller, record)

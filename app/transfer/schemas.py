@@ -3,8 +3,9 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+from app.bodies import WHOLE
 from app.db import ids
 from app.threads.schemas import Metadata, Name, Title, User
 
@@ -20,13 +21,17 @@ def _id_of(prefixes: tuple[str, ...]) -> AfterValidator:
     return AfterValidator(check)
 
 
-ThreadId = Annotated[str, _id_of(ids.THREAD_PREFIXES)]
-TurnId = Annotated[str, _id_of(ids.TURN_PREFIXES)]
+def _pattern(prefixes: tuple[str, ...]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": ids.pattern(prefixes)})
+
+
+ThreadId = Annotated[str, _id_of(ids.THREAD_PREFIXES), _pattern(ids.THREAD_PREFIXES)]
+TurnId = Annotated[str, _id_of(ids.TURN_PREFIXES), _pattern(ids.TURN_PREFIXES)]
 Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
 
 
 class ItemRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     origin: Literal["input", "output"]
     item_id: str = Field(min_length=1)
@@ -34,7 +39,7 @@ class ItemRecord(BaseModel):
 
 
 class TurnRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     id: TurnId
     parent_id: TurnId | None
@@ -53,25 +58,35 @@ class TurnRecord(BaseModel):
     response_id: str | None
     items: list[ItemRecord]
 
+    @model_validator(mode="after")
+    def _has_what_its_end_leaves(self) -> "TurnRecord":
+        if (self.status == "failed") != (self.error is not None):
+            raise ValueError("a failed turn has its 'error', and no other has one")
+        if self.status == "incomplete" and self.incomplete_details is None:
+            raise ValueError("an incomplete turn has its 'incomplete_details'")
+        if self.status == "completed" and self.continuation is not None and self.response_id is None:
+            raise ValueError("a turn that a model has completed has its 'response_id'")
+        return self
+
 
 class CompactionRecord(BaseModel):
     """What stands for a branch up to a turn, where a model is sent it anew."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     turn_id: TurnId
     model: str
     text: str = Field(min_length=1)
     kept_items: list[str]
-    covered_turns: int = Field(ge=1, le=2**31 - 1)
-    covered_tokens: int = Field(ge=0, le=2**53)
-    tokens: int = Field(ge=0, le=2**31 - 1)
+    covered_turns: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
+    covered_tokens: Annotated[int, Field(ge=0, le=2**53), WHOLE]
+    tokens: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
     usage: Any
     created_at: Seconds
 
 
 class ThreadRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     format: Literal["everthread.thread.v1"]
     id: ThreadId

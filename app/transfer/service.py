@@ -17,7 +17,7 @@ from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import ById, ByName, Place, unknown
 from app.threads.names import Names
-from app.threads.schemas import optional_turn_id, thread_object
+from app.threads.schemas import ThreadObject, optional_turn_id, thread_object
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
@@ -74,7 +74,7 @@ class Transfer:
             "compactions": [_exported_compaction(each) for each in compacted],
         }
 
-    async def take(self, caller: Caller, given: ThreadRecord) -> tuple[dict[str, Any], bool]:
+    async def take(self, caller: Caller, given: ThreadRecord) -> tuple[ThreadObject, bool]:
         """Write an exported thread. One that is there already, by its id or its name, stays as it is.
 
         Returns:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from app.errors import DatabaseUnavailable
+from app.errors import Conflict, DatabaseUnavailable
 from app.items.kept import Kept, kept_output
+from app.provider.events import own_frame
 from app.turns.pieces import Body, Piece
 from app.turns.streamed import output_of
 
@@ -115,6 +116,21 @@ def broken_off(
     if reason == TOO_LARGE or (reason is not None and ended.output):
         return replace(ended, status="incomplete", incomplete_details={"reason": reason})
     return replace(ended, status="failed", error=error, error_status=error_status)
+
+
+def closed_elsewhere() -> Conflict:
+    """Why a turn that was running here has no end here: another worker took this one for dead."""
+    return Conflict("This turn was closed by another worker while it was running. Read it to see.", code="turn_closed")
+
+
+def deleted() -> Conflict:
+    """Why a turn's stream, or its request, ends without its end."""
+    return Conflict("This turn was deleted while it was running. Nothing of it is kept.", code="turn_deleted")
+
+
+def gone_frame(why: Conflict, number: int) -> bytes:
+    """The event that ends the stream of a turn that has no end."""
+    return own_frame("error", {"code": why.code, "message": why.message, "param": why.param}, number)
 
 
 def last_event(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:

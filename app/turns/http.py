@@ -163,10 +163,8 @@ def first_event(starting_after: int | None, request: Request) -> int:
         BadRequest: the header is not the number of an event.
     """
     last = request.headers.get("last-event-id")
+    if last is not None and not _WHOLE_NUMBER.fullmatch(last):
+        raise BadRequest("'Last-Event-ID' must be the number of an event.", param="Last-Event-ID")
     if starting_after is not None:
         return starting_after + 1
-    if last is None:
-        return 0
-    if not _WHOLE_NUMBER.fullmatch(last):
-        raise BadRequest("'Last-Event-ID' must be the number of an event.", param="Last-Event-ID")
-    return int(last) + 1
+    return 0 if last is None else int(last) + 1

@@ -45,13 +45,19 @@ class Recorder:
         self._stop_timer()
         await self._write(last=True)
 
-    async def abandon(self, is_there: Callable[[], Awaitable[bool]]) -> None:
-        """Log nothing more: somebody else has closed the turn, or deleted it. Then what was logged goes, too."""
+    async def abandon(self, is_there: Callable[[], Awaitable[bool]]) -> bool:
+        """Log nothing more: somebody else has closed the turn, or deleted it. Then what was logged goes, too.
+
+        Returns:
+            Whether the turn is there.
+        """
         self._stop_timer()
         self._logs = False
         async with self._writing:
-            if not await is_there():
-                await self._event_log.forget(self._project_id, [self._turn_id])
+            if await is_there():
+                return True
+            await self._event_log.forget(self._project_id, [self._turn_id])
+            return False
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -8,6 +8,7 @@ import orjson
 
 from app.chain import answer as answers
 from app.chain.answer import SHOWS_RESPONSE, Answer
+from app.errors import Conflict
 from app.items.provider_door import without_nulls
 from app.items.shapes import fields_of
 from app.provider import failure
@@ -15,7 +16,7 @@ from app.provider.client import ProviderError
 from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.reading import NotJSON, read_object
 from app.turns import summaries
-from app.turns.closing import TERMINAL, last_event
+from app.turns.closing import TERMINAL, gone_frame, last_event
 from app.turns.provider_call import ProviderCall
 from app.turns.recorder import Recorder
 from app.turns.show import response_object
@@ -73,6 +74,12 @@ class Relay:
         if self._turn.request.streamed and (to_all or self.begun):
             kind, fields = last_event(response)
             self._recorder.events.publish([own_frame(kind, fields, len(self._recorder.events))])
+        self.end()
+
+    def say_gone(self, why: Conflict) -> None:
+        """Tell the listeners that there will be no end, and why."""
+        if self._turn.request.streamed and self.begun:
+            self._recorder.events.publish([gone_frame(why, len(self._recorder.events))])
         self.end()
 
     def end(self) -> None:

@@ -11,7 +11,7 @@ from app.items.provider_door import output_text_parts
 from app.items.shapes import Item
 from app.provider.events import own_frame
 from app.turns.cancel_signals import CancelSignals
-from app.turns.closing import last_event
+from app.turns.closing import deleted, gone_frame, last_event
 from app.turns.event_log import EventLog, LogBroken
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.runner import Runner
@@ -52,7 +52,11 @@ class Replay:
                     break
         except LogBroken:
             pass  # The end of the turn is told all the same, from Postgres.
-        response = stored_response(*await self._ended_at_last(project_id, turn_id))
+        try:
+            response = stored_response(*await self._ended_at_last(project_id, turn_id))
+        except NotFound:
+            yield gone_frame(deleted(), sent)
+            return
         if sent == 0:
             for number, (kind, fields) in enumerate(events_of(response)):
                 yield own_frame(kind, fields, number)

@@ -7,19 +7,20 @@ from fastapi.responses import Response
 from starlette.routing import Route
 
 from app.bodies import json_object, json_response
-from app.db.pagination import Paged
+from app.db.pagination import ListObject, Paged
+from app.describing import EVENTS, IDEMPOTENCY_KEY, LAST_EVENT_ID, OF_A_MODEL, described
 from app.projects.auth import Authenticated, authenticate
 from app.provider.models import Models
 from app.services import services, serving
-from app.threads.address import BY_ID, BY_NAME, Addressed, addressed
+from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
 from app.turns.client import Client
 from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin, provider_headers
 from app.turns.replay import Replay
 from app.turns.running import Running
-from app.turns.schemas import turn_request
+from app.turns.schemas import TurnCreate, turn_request
 from app.turns.service import Turns
-from app.turns.show import stored_turn, turn_object
+from app.turns.show import TurnObject, stored_turn, turn_object
 
 router = APIRouter(tags=["turns"])
 
@@ -37,6 +38,18 @@ def hot_routes(prefix: str) -> list[Route]:
     return [Route(f"{prefix}{place}/turns", create, methods=["POST"]) for place in (BY_ID, BY_NAME)]
 
 
+@at(
+    router.post,
+    "/turns",
+    **described(
+        "Say something: the model answers on what the thread has.",
+        TurnObject,
+        body=TurnCreate,
+        or_media=(EVENTS,),
+        errors=OF_A_MODEL,
+        parameters=[IDEMPOTENCY_KEY],
+    ),
+)
 async def create(request: Request) -> Response:
     here = services(request)
     turns = here[Turns]
@@ -51,14 +64,16 @@ async def create(request: Request) -> Response:
         return await answer(request, client, outcome, _show, stored_turn)
 
 
-@router.post(f"{BY_NAME}/turns/{{turn_id}}/cancel")
-@router.post(f"{BY_ID}/turns/{{turn_id}}/cancel")
+@at(router.post, "/turns/{turn_id}/cancel", **described("Stop a running turn; what it has said is kept.", TurnObject))
 async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     return json_response(await turns.cancel(caller, address, turn_id))
 
 
-@router.get(f"{BY_NAME}/turns/{{turn_id}}/events")
-@router.get(f"{BY_ID}/turns/{{turn_id}}/events")
+@at(
+    router.get,
+    "/turns/{turn_id}/events",
+    **described("The events of a turn, from any of them on, to its end.", media=EVENTS, parameters=[LAST_EVENT_ID]),
+)
 async def events(
     request: Request,
     caller: Authenticated,
@@ -72,13 +87,11 @@ async def events(
     return EventStream(replay.frames(caller.project_id, row["id"], first_event(starting_after, request)), {})
 
 
-@router.get(f"{BY_NAME}/turns")
-@router.get(f"{BY_ID}/turns")
+@at(router.get, "/turns", **described("The turns of a thread.", ListObject[TurnObject]))
 async def list_turns(caller: Authenticated, turns: Service, address: Addressed, page: Paged) -> Response:
     return json_response(await turns.list_page(caller, address, page))
 
 
-@router.get(f"{BY_NAME}/turns/{{turn_id}}")
-@router.get(f"{BY_ID}/turns/{{turn_id}}")
+@at(router.get, "/turns/{turn_id}", **described("A turn, with its input.", TurnObject))
 async def get(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     return json_response(await turns.get(caller, address, turn_id))

@@ -1,19 +1,19 @@
 """What a client may send to open a turn."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.bodies import checked
+from app.bodies import WHOLE, checked
 from app.db import ids
 from app.errors import BadRequest
-from app.items.client_door import COMPACTION, REFERENCE, check_sendable, items_of
+from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
 from app.provider.models import Family, Models
-from app.threads.schemas import Metadata
+from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
 
 OURS = ("input", "metadata", "parent_id", "replaces", "if_busy", "model")
@@ -52,35 +52,88 @@ class ContextManagement(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     type: Literal["compaction"]
-    compact_threshold: int | None = Field(None, ge=1)
+    compact_threshold: Annotated[int, Field(ge=1), WHOLE] | None = None
     """Tokens."""
+
+
+class Reasoning(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    effort: str | None = None
+    """A model that does not know it gets the next lower one that it knows."""
+    summary: str | None = None
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: str = Field(min_length=1)
+    name: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _is_callable(self) -> "Tool":
+        if self.type == "function" and self.name is None and self.function is None:
+            raise ValueError("a function needs its 'name'")
+        return self
+
+    @property
+    def function(self) -> Any:
+        """Chat's form has its name in here."""
+        return (self.model_extra or {}).get("function")
+
+
+Input = Annotated[Any, WithJsonSchema(INPUT_SCHEMA)]
+"""Checked by the door for items (`items/client_door.py`)."""
+
+
+class ToolChoice(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    type: str = Field(min_length=1)
 
 
 class TurnCreate(BaseModel):
     """The Responses API's create parameters. Fields that are not named here pass through."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(
+        extra="allow",
+        strict=True,
+        json_schema_extra={"examples": [{"input": "Hello!"}, {"input": "Hello!", "stream": True}]},
+    )
 
-    input: Any = None
+    input: Input = None
     model: str | None = Field(None, min_length=1, max_length=256)
     instructions: str | None = None
     stream: bool | None = None
     background: bool | None = None
     store: bool | None = None
     metadata: Metadata | None = None
-    tools: list[dict[str, Any]] | None = None
-    max_output_tokens: int | None = Field(None, ge=16)
+    tools: list[Tool] | None = None
+    reasoning: Reasoning | None = None
+    include: list[str] | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+    stream_options: dict[str, Any] | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: Annotated[int, WHOLE] | None = None
+    stop: str | list[str] | None = None
+    enable_thinking: bool | None = None
+    thinking_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
+    max_output_tokens: Annotated[int, Field(ge=16), WHOLE] | None = None
     temperature: float | None = Field(None, ge=0, lt=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tool_calls: int | None = Field(None, ge=1)
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    max_tool_calls: Annotated[int, Field(ge=1), WHOLE] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     truncation: Literal["auto", "disabled"] | None = None
     context_management: list[ContextManagement] | None = None
     parallel_tool_calls: bool | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     text: TextOptions | None = None
-    parent_id: str | None = None
-    replaces: str | None = None
+    parent_id: Annotated[str | None, TURN_ID] = None
+    replaces: Annotated[str | None, TURN_ID] = None
     if_busy: IfBusy | None = None
 
 
@@ -190,15 +243,17 @@ def new_turn(
     keep: bool = True,
     if_busy: IfBusy = "reject",
     needs_input: bool = True,
+    shape: type[TurnCreate] = TurnCreate,
 ) -> TurnRequest:
     """Check the create parameters that both surfaces share.
 
     Args:
+        shape: the surface's own.
         parent_id: the turn to continue, where the body itself names none.
         needs_input: False where the conversation may hold already what is to be answered.
         if_busy: what to do where the body does not say.
     """
-    sent = checked(TurnCreate, body)
+    sent = checked(shape, body)
     if sent.replaces is not None:
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None and needs_input:

@@ -6,16 +6,78 @@ used; what the provider adds stays as extra fields.
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
-from app.chain.context import Context
+from typing_extensions import TypedDict
+
+from app.chain.context import Context, ContextObject
 from app.db import ids
+from app.describing import ItemObject
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
 from app.threads.schemas import optional_turn_id
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.store import Opened
+
+Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+
+class _Response(TypedDict):
+    """A response as OpenAI's clients know it. What the provider adds comes as further fields."""
+
+    id: str
+    created_at: int
+    status: Status
+    model: str
+    metadata: dict[str, str]
+    previous_response_id: str | None
+    conversation: dict[str, str]
+    output: list[ItemObject]
+    usage: dict[str, Any] | None
+    error: dict[str, Any] | None
+    incomplete_details: dict[str, Any] | None
+    background: bool
+    completed_at: int | None
+    frequency_penalty: float
+    instructions: Any
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    parallel_tool_calls: bool
+    presence_penalty: float
+    prompt_cache_key: str | None
+    reasoning: dict[str, Any] | None
+    safety_identifier: str | None
+    service_tier: str
+    store: bool
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: Any
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["auto", "disabled"]
+
+
+class ResponseObject(_Response):
+    object: Literal["response"]
+
+
+class TurnObject(_Response):
+    """The same on the native surface."""
+
+    object: Literal["turn"]
+    thread_id: str
+    parent_id: str | None
+    continuation: Literal["new", "chained", "rebuilt"] | None
+    """How it reached the model."""
+    output_text: str
+    ignored: list[str]
+    """Fields of the request that have had no effect."""
+    context: ContextObject | None
+    input: NotRequired[list[ItemObject]]
+    """Where the turn is read back."""
+
 
 DEFAULTS: dict[str, Any] = {
     "background": False,

@@ -21,7 +21,7 @@ from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import new_input
 from app.db import ids
-from app.errors import Conflict, DatabaseUnavailable
+from app.errors import DatabaseUnavailable
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import message
@@ -35,7 +35,16 @@ from app.provider.refusals import client_error
 from app.settings import Settings
 from app.telemetry.spans import tracer
 from app.turns import context
-from app.turns.closing import INTERRUPTED, TOO_LARGE, CallRecord, Closing, broken_off, kept_response
+from app.turns.closing import (
+    INTERRUPTED,
+    TOO_LARGE,
+    CallRecord,
+    Closing,
+    broken_off,
+    closed_elsewhere,
+    deleted,
+    kept_response,
+)
 from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
 from app.turns.running import Running, Sent
@@ -415,10 +424,11 @@ class Way:
     async def _closed_elsewhere(self, running: Running) -> None:
         """Another worker took this one for dead and closed the turn, or somebody deleted it: that stands."""
         log.warning("a turn was closed or deleted meanwhile")
-        running.error = Conflict(
-            "This turn was closed or deleted while it was running. Read it to see.", code="turn_closed"
-        )
-        await running.recorder.abandon(lambda: self._store.exists(running.turn.project_id, running.turn.id))
+        turn = running.turn
+        why = running.error = closed_elsewhere()
+        if not await running.recorder.abandon(lambda: self._store.exists(turn.project_id, turn.id)):
+            why = running.error = deleted()
+        running.relay.say_gone(why)
 
     async def _close(self, running: Running, closing: Closing) -> Closing | None:
         """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again.

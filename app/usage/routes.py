@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
+from typing_extensions import TypedDict
 
 from app.bodies import json_response
 from app.db import ids
-from app.db.pagination import Seconds
+from app.db.pagination import ListObject, Seconds
 from app.db.replica import Reads
+from app.describing import described
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.provider.models import Models
@@ -23,7 +25,23 @@ router = APIRouter(tags=["usage"])
 Group = Literal["day", "model", "user", "thread"]
 
 
-@router.get("/usage")
+class UsageObject(TypedDict):
+    """Counts, and what it has cost; of a day, a model, a user or a thread: as `group_by` says."""
+
+    object: Literal["usage"]
+    turns: int
+    failed_turns: int
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+@router.get(
+    "/usage",
+    **described(
+        "Turns, tokens and money, by day, model, user or thread.", ListObject[UsageObject], or_media=("text/csv",)
+    ),
+)
 async def get(
     caller: Authenticated,
     reads: Annotated[Reads, serving(Reads)],

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.service import Emulator, Service
-from tests.tools import needs
+from tests.tools import installed, needs
 
 HERE = Path(__file__).parent
 pytestmark = needs("npm")
@@ -19,12 +18,7 @@ pytestmark = needs("npm")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the script finds its packages."""
-    folder = tmp_path_factory.mktemp("vercel")
-    for name in ("package.json", "vercel.mjs"):
-        shutil.copy(HERE / name, folder)
-    command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(command, cwd=folder, check=True, timeout=300)
-    return folder
+    return installed(HERE / "vercel", tmp_path_factory.mktemp("vercel"))
 
 
 def step(folder: Path, service: Service, *arguments: str) -> dict[str, Any]:

@@ -1,0 +1,136 @@
+"""What a route takes and gives, said beside it for the OpenAPI document, with the types that the code checks with."""
+
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+REF = "#/components/schemas/{model}"
+
+TEXT: dict[str, Any] = {"schema": {"type": "string"}}
+
+EVENT: dict[str, Any] = {
+    "schema": {
+        "type": "object",
+        "description": "An event of the stream: `data` is JSON, of the Responses API's events.",
+        "properties": {name: {"type": "string"} for name in ("event", "data", "id")},
+        "required": ["data"],
+    }
+}
+
+ERROR: dict[str, Any] = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
+
+
+class ErrorFields(TypedDict):
+    message: str
+    """Says what to do next."""
+    type: str
+    param: str | None
+    """The field at fault."""
+    code: str | None
+
+
+class Error(TypedDict):
+    error: ErrorFields
+
+
+class Deleted(TypedDict):
+    id: str
+    object: str
+    deleted: bool
+
+
+class ItemObject(TypedDict):
+    """One element of an input or output, in one of the Responses API's own types."""
+
+    type: str
+
+
+EVENTS = "text/event-stream"
+NDJSON = "application/x-ndjson"
+PLAIN = "text/plain"
+
+CONFLICT = {409: "Something else has the name, or has changed it meanwhile."}
+OF_A_BODY = {
+    408: "The body did not come in time.",
+    413: "The body is too large.",
+    415: "The body is packed in a way that is not known here.",
+}
+OF_A_MODEL = {
+    402: "The provider's account has no money left.",
+    403: "The provider refuses the account, or the model to it.",
+    409: "The thread is busy, or the Idempotency-Key was another request's.",
+    422: "The provider refuses what it was sent.",
+    429: "The provider is throttled.",
+    502: "The provider has failed.",
+    504: "The provider has not answered in time.",
+}
+
+
+def described(
+    says: str,
+    gives: Any = None,
+    *,
+    status: int = 200,
+    media: str | None = None,
+    also: dict[int, Any] | None = None,
+    or_media: tuple[str, ...] = (),
+    body: type[BaseModel] | None = None,
+    optional: bool = False,
+    errors: dict[int, str] | None = None,
+    parameters: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A route's description, as the arguments that FastAPI's decorators take.
+
+    Args:
+        says: what it does, in a sentence.
+        gives: the type of its answer.
+        status: the answer's.
+        media: of an answer that is not JSON.
+        also: what it answers with under other statuses.
+        or_media: other media types that the answer can be asked for in.
+        body: the model that its body is checked with.
+        optional: whether a request without a body is one with an empty object.
+        errors: statuses of its own, and what each means.
+        parameters: what the code reads by itself, in OpenAPI's words.
+    """
+    kinds = or_media if media is None else (media,)
+    answers: dict[int | str, dict[str, Any]] = {
+        status: {"content": {kind: EVENT if kind == EVENTS else TEXT for kind in kinds}}
+    }
+    for code, shape in {**({} if gives is None else {status: gives}), **(also or {})}.items():
+        answers.setdefault(code, {})["model"] = shape
+    for code, said in {**(OF_A_BODY if body is not None else {}), **(errors or {})}.items():
+        answers[code] = {"description": said, "content": ERROR}
+    extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
+    if body is not None:
+        schema = body.model_json_schema(ref_template=REF)
+        extra["requestBody"] = {"required": not optional, "content": {"application/json": {"schema": schema}}}
+    kind = {} if media is None else {"response_class": Response}
+    return {"summary": says, "status_code": status, "responses": answers, "openapi_extra": extra, **kind}
+
+
+def _header(name: str, said: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"in": "header", "name": name, "required": False, "description": said, "schema": schema}
+
+
+LAST_EVENT_ID = _header(
+    "Last-Event-ID",
+    "The number of the last event that was read; `starting_after` goes before it.",
+    {"type": "string", "pattern": "^[0-9]{1,9}$"},
+)
+IDEMPOTENCY_KEY = _header(
+    "Idempotency-Key",
+    "A request that is sent again with the same key gets the same turn.",
+    {"type": "string", "minLength": 1, "maxLength": 255},
+)
+METADATA: dict[str, Any] = {
+    "in": "query",
+    "name": "metadata",
+    "required": False,
+    "style": "deepObject",
+    "explode": True,
+    "description": "`metadata[key]=value`: threads that have all of these.",
+    "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+}

@@ -1,0 +1,188 @@
+"""The OpenAPI document of the routes as they are, and the page that shows it."""
+
+import base64
+import hashlib
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
+from pydantic import TypeAdapter
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from app.describing import ERROR, REF, Error
+
+DOCUMENT = "/openapi.json"
+PAGE = "/docs"
+ASSETS = "/docs/assets"
+
+PUBLIC = ("/healthz", "/readyz", "/metrics")
+"""Routes that need no key."""
+
+PARAMETERS = {
+    "thread_id": "The id of a thread; on either surface, `thread_…` and `conv_…` are the same.",
+    "name": "The name of a thread.",
+    "turn_id": "The id of a turn; `turn_…` and `resp_…` are the same.",
+    "user": "An end user, as threads name it.",
+    "model": "The name of a model.",
+}
+
+OF_ALL = {
+    "400": "A field is wrong: `param` names it.",
+    "401": "No key was sent, or one that is unknown or revoked.",
+    "404": "There is no such thing in this project.",
+    "500": "The service failed.",
+    "503": "The database is away, or the service is full. `Retry-After` says when to try again.",
+}
+
+TAGS = {
+    "threads": "Named, persistent conversations.",
+    "turns": "One request to the model with its answer.",
+    "history": "What has been said: read back, forked, deleted.",
+    "memory": "What stands for a long conversation's beginning.",
+    "responses": "OpenAI's Responses API. A response is a turn.",
+    "conversations": "OpenAI's Conversations API. A conversation is a thread.",
+    "models": "What is known of the models.",
+    "chat": "Passed on to the provider.",
+    "search": "Full text.",
+    "usage": "Turns, tokens, money.",
+    "audit": "Who did what, and the proof of it.",
+    "retention": "Keeping and forgetting.",
+    "transfer": "Whole threads, out and in.",
+    "health": "For who runs it.",
+}
+
+INTRODUCTION = """Conversation state for Qwen that does not expire. A thread is reached by its id, or by its name under
+`/v1/threads/by-name/`. `/v1/responses` and `/v1/conversations` are there under the provider's own paths too, and
+`/v1/responses` over a WebSocket. Each path takes `HEAD` where it takes `GET`, and `OPTIONS`."""
+
+
+def operation_id(route: Any) -> str:
+    """What generated clients call a route."""
+    by_name = "_by_name" if "/by-name/" in route.path and "{thread_id}" not in route.path else ""
+    return f"{route.tags[0]}_{route.name}{by_name if route.tags[0] != 'threads' or by_name else ''}"
+
+
+def routes() -> list[Route | Mount]:
+    """The document and its page, for anybody: they say nothing of any project."""
+    assets = Path(fastapi_offline.__file__).parent / "static"
+    return [
+        Route(DOCUMENT, _document, methods=["GET"]),
+        Route(PAGE, _page, methods=["GET"]),
+        Mount(ASSETS, StaticFiles(directory=assets)),
+    ]
+
+
+async def _document(request: Request) -> Response:
+    return Response(document_bytes(request.app), media_type="application/json")
+
+
+def document_bytes(app: FastAPI) -> bytes:
+    """The document of an application, made once."""
+    if app.openapi_schema is None:
+        app.openapi_schema = document(app)
+    return orjson.dumps(app.openapi_schema)
+
+
+async def _page(request: Request) -> Response:
+    shown = get_swagger_ui_html(
+        openapi_url=DOCUMENT,
+        title="Everthread",
+        swagger_js_url=f"{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS}/favicon.png",
+    )
+    own = re.findall(rb"<script>(.*?)</script>", bytes(shown.body), re.DOTALL)
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in own)
+    shown.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' {hashes}; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return shown
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # HEAD has the name of GET; it is taken out below.
+        made = get_openapi(
+            title=app.title,
+            version=app.version,
+            openapi_version="3.1.0",
+            summary=app.summary,
+            description=INTRODUCTION,
+            routes=app.routes,
+            tags=[{"name": name, "description": said} for name, said in TAGS.items()],
+        )
+    schemas: dict[str, Any] = made.setdefault("components", {}).setdefault("schemas", {})
+    error = TypeAdapter(Error).json_schema(ref_template=REF)
+    schemas |= {**error.pop("$defs"), "Error": error}
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    made["security"] = [{"key": []}]
+    for path, operations in made["paths"].items():
+        operations.pop("head", None)
+        for operation in operations.values():
+            _complete(path, operation, schemas)
+    named: dict[str, Any] = _named({name: _short(name) for name in schemas}, made)
+    return named
+
+
+def _short(name: str) -> str:
+    """`ListObject_ThreadObject_` is a `ThreadList`."""
+    of_list = re.fullmatch(r"ListObject_(\w+?)(?:Object)?_", name)
+    return f"{of_list[1]}List" if of_list else name.removesuffix("Object")
+
+
+def _named(names: dict[str, str], made: Any) -> Any:
+    """The same with its schemas under other names, and without the titles that pydantic gives to each field."""
+    if isinstance(made, list):
+        return [_named(names, each) for each in made]
+    if not isinstance(made, dict):
+        return made
+    if isinstance(ref := made.get("$ref"), str):
+        return {**made, "$ref": REF.format(model=names[ref.rpartition("/")[2]])}
+    is_schema = not {"info", "openapi"} & made.keys() and ("type" in made or "anyOf" in made)
+    return {
+        names.get(name, name) if names.keys() >= made.keys() else name: _named(names, value)
+        for name, value in made.items()
+        if not (is_schema and name == "title" and isinstance(value, str))
+    }
+
+
+def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """What FastAPI cannot know of a route that reads its request by itself."""
+    parameters: list[dict[str, Any]] = operation.setdefault("parameters", [])
+    declared = {each["name"]: each for each in parameters if each["in"] == "path"}
+    for name in re.findall(r"{(\w+)}", path):
+        if name not in declared:
+            declared[name] = {"in": "path", "name": name, "required": True, "schema": {"type": "string"}}
+            parameters.append(declared[name])
+        declared[name]["schema"].setdefault("minLength", 1)
+        if name in PARAMETERS:
+            declared[name].setdefault("description", PARAMETERS[name])
+    body = operation.get("requestBody")
+    if body is not None:
+        content = body["content"]["application/json"]
+        schema = content["schema"]
+        schemas.update(schema.pop("$defs", {}))
+        schemas[schema["title"]] = schema
+        content["schema"] = {"$ref": REF.format(model=schema["title"])}
+    answers = operation["responses"]
+    answers.pop("422", None) if answers.get("422", {}).get("description") == "Validation Error" else None
+    for answer in answers.values():
+        if not answer.get("description"):
+            answer["description"] = "As asked."
+    if path in PUBLIC:
+        operation["security"] = []
+        return
+    for status, said in OF_ALL.items():
+        answers.setdefault(status, {"description": said, "content": ERROR})
+    answers.setdefault("default", {"description": "Another error.", "content": ERROR})

@@ -1,0 +1,61 @@
+"""Clients that others' generators make of the OpenAPI document compile, and hold a conversation."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.service import Service
+from tests.tools import installed, needs
+
+HERE = Path(__file__).parent / "generated"
+
+HELD = {"text": "Ada", "turns": 2, "code": "thread_not_found"}
+
+
+def run(*command: str | Path, cwd: Path, **env: str) -> str:
+    ran = subprocess.run(
+        list(map(str, command)), cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True, timeout=300
+    )
+    assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
+    return ran.stdout
+
+
+def document(service: Service, folder: Path) -> Path:
+    path = folder / "openapi.json"
+    path.write_bytes(httpx2.get(f"{service.url}/openapi.json").content)
+    return path
+
+
+def said(service: Service, folder: Path, *command: str | Path) -> Any:
+    return json.loads(run(*command, cwd=folder, EVERTHREAD_URL=service.url, EVERTHREAD_KEY=service.key))
+
+
+@needs("npm")
+def test_a_client_in_typescript_compiles_and_holds_a_conversation(service: Service, tmp_path: Path) -> None:
+    folder = installed(HERE, tmp_path)
+    tools = folder / "node_modules" / ".bin"
+    run(tools / "openapi-typescript", document(service, folder), "-o", folder / "api.d.ts", cwd=folder)
+    run(tools / "tsc", "--strict", "--target", "es2022", "--module", "nodenext", "talk.ts", cwd=folder)
+    assert said(service, folder, "node", "talk.js") == HELD
+
+
+def test_a_client_in_python_compiles_and_holds_a_conversation(service: Service, tmp_path: Path) -> None:
+    # In an environment of its own: it needs an older typer than ours.
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    lock = HERE / "requirements.lock"
+    run(python, "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock, cwd=tmp_path)
+    path = os.pathsep.join([str(python.parent), os.environ["PATH"]])
+    generate = (python.parent / "openapi-python-client", "generate", "--path", document(service, tmp_path))
+    told = run(*generate, "--output-path", tmp_path / "client", cwd=tmp_path, PATH=path)
+    left_out = [line for line in told.splitlines() if line.startswith("WARNING")]
+    # What it says it cannot read are lines of JSON, which it does not know.
+    assert all("/export within" in line or "/data within" in line for line in left_out), told
+    shutil.copy(HERE / "talk.py", tmp_path / "client")
+    assert said(service, tmp_path / "client", python, "talk.py") == HELD
