@@ -78,6 +78,10 @@ from app.turns.service import Turns
 from app.turns.spool import Spool
 from app.turns.store import TurnStore
 from app.usage import routes as usage_routes
+from app.webhooks import routes as webhooks_routes
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.service import Webhooks
+from app.webhooks.store import WebhookStore
 
 log = structlog.get_logger()
 
@@ -124,6 +128,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, retention_routes.router, prefix="/v1")
     _include(app, search_routes.router, prefix="/v1")
     _include(app, usage_routes.router, prefix="/v1")
+    _include(app, webhooks_routes.router, prefix="/v1")
     app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
@@ -177,7 +182,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     purge = Purge(database, names, users, live_ids, event_log, signals)
     cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
-    background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions)
+    sealed_secrets, webhooks = Sealed(key, "secrets of webhooks"), WebhookStore(database, settled)
+    deliveries = Deliveries(webhooks, sealed_secrets, inside=settings.webhooks_inside)
+    background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries)
     transfer = Transfer(database, names, users)
     turns = Turns(store, runner, replay, sealed)
     history = History(
@@ -202,6 +209,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Memory(memory, compactions, models, live_ids),
         OpenAI(database, names, store, replay, live_ids, event_log, settled),
         Contexts(memory, reader, compactions, sealed, turns),
+        Webhooks(webhooks, deliveries, sealed_secrets, inside=settings.webhooks_inside),
     )  # fmt: skip
     provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.

@@ -41,9 +41,20 @@ REBUILT_ITEMS = Histogram(
 )
 DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
 COMPACTIONS = Counter("everthread_compactions", "Compactions, by what came of them.", ["outcome"])
+WEBHOOKS = Counter("everthread_webhooks", "Attempts to deliver to webhooks, by what came of them.", ["outcome"])
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
 
-COUNTERS = (TURNS, REFUSED_REQUESTS, PROVIDER_CALLS, TOKENS, LIVE_ID_LOOKUPS, DROPPED_ITEMS, COMPACTIONS, REDIS_ERRORS)
+COUNTERS = (
+    TURNS,
+    REFUSED_REQUESTS,
+    PROVIDER_CALLS,
+    TOKENS,
+    LIVE_ID_LOOKUPS,
+    DROPPED_ITEMS,
+    COMPACTIONS,
+    WEBHOOKS,
+    REDIS_ERRORS,
+)
 
 OTHER = "other"
 MOST_MODELS = 100

@@ -56,6 +56,7 @@ TAGS = {
     "audit": "Who did what, and the proof of it.",
     "retention": "Keeping and forgetting.",
     "transfer": "Whole threads, out and in.",
+    "webhooks": "Others told of what happens.",
     "health": "For who runs it.",
 }
 

@@ -25,12 +25,14 @@ from app.retention import tables as retention
 from app.threads import tables as threads
 from app.trail import tables as trail
 from app.turns import tables as turns
+from app.webhooks import tables as webhooks
 
 TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
-    retention.UserPurge, memory.Compaction, memory.LearntModel, ServedRevision,
+    retention.UserPurge, memory.Compaction, memory.LearntModel, webhooks.Webhook, webhooks.WebhookDelivery,
+    ServedRevision,
 )  # fmt: skip
 
 metadata = Base.metadata

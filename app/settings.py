@@ -162,6 +162,9 @@ class Settings(BaseSettings):
     socket_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long a WebSocket is open at most: Open Responses says an hour."""
 
+    webhooks_inside: bool = False
+    """Whether webhooks may lead to private addresses, and go without TLS."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @model_validator(mode="after")

@@ -34,6 +34,8 @@ TABLES = {
     "user_keys",
     "user_purges",
     "waiters",
+    "webhook_deliveries",
+    "webhooks",
 }
 
 

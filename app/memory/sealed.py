@@ -1,4 +1,5 @@
-"""Compactions that clients carry: OpenAI's `encrypted_content`, which only the project that it was made for can use."""
+"""What only the project can open that it was closed for: compactions that clients carry (OpenAI's `encrypted_content`),
+and secrets that have to be read again."""
 
 import base64
 import binascii
@@ -13,9 +14,9 @@ NONCE_BYTES = 12
 
 
 class Sealed:
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, purpose: str = "compactions that clients carry") -> None:
         """Args: key: the database's own, that other keys are made of."""
-        self._cipher = AESGCM(hashlib.blake2b(b"compactions that clients carry", key=key, digest_size=32).digest())
+        self._cipher = AESGCM(hashlib.blake2b(purpose.encode(), key=key, digest_size=32).digest())
 
     def closed(self, project_id: UUID, text: str) -> str:
         nonce = secrets.token_bytes(NONCE_BYTES)

@@ -9,6 +9,8 @@ SELECT create_reference_table('audit_checkpoints');
 SELECT create_reference_table('audit_keys');
 SELECT create_reference_table('user_purges');
 SELECT create_reference_table('learnt_models');
+SELECT create_reference_table('webhooks');
+SELECT create_reference_table('webhook_deliveries');
 
 -- Whoever migrates takes the foreign keys among these away before, and puts them back.
 SELECT create_distributed_table('threads', 'bucket');

@@ -1,0 +1,81 @@
+"""/v1/webhooks: who is told of what happens, and what each has been told."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from app.bodies import checked, json_object, json_response
+from app.db.pagination import ListObject
+from app.describing import Deleted, described
+from app.projects.auth import Authenticated
+from app.services import serving
+from app.webhooks.schemas import DeliveryObject, WebhookCreate, WebhookObject, WebhookPatch, WebhookSecret
+from app.webhooks.service import Status, Webhooks
+
+router = APIRouter(tags=["webhooks"])
+
+Service = Annotated[Webhooks, serving(Webhooks)]
+
+FULL = {409: "The project has as many as it can have."}
+
+
+@router.post(
+    "/webhooks",
+    **described("Be told of what happens from now on.", WebhookSecret, status=201, body=WebhookCreate, errors=FULL),
+)
+async def create(request: Request, caller: Authenticated, webhooks: Service) -> Response:
+    sent = checked(WebhookCreate, await json_object(request))
+    return json_response(await webhooks.create(caller, sent), status=201)
+
+
+@router.get("/webhooks", **described("The project's webhooks.", ListObject[WebhookObject]))
+async def listed(caller: Authenticated, webhooks: Service) -> Response:
+    return json_response(await webhooks.listed(caller))
+
+
+@router.get("/webhooks/{webhook_id}", **described("A webhook.", WebhookObject))
+async def get(caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+    return json_response(await webhooks.get(caller, webhook_id))
+
+
+@router.patch("/webhooks/{webhook_id}", **described("Change or pause a webhook.", WebhookObject, body=WebhookPatch))
+async def patch(request: Request, caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+    sent = checked(WebhookPatch, await json_object(request))
+    return json_response(await webhooks.change(caller, webhook_id, sent))
+
+
+@router.delete("/webhooks/{webhook_id}", **described("Tell it nothing more.", Deleted))
+async def delete(caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+    return json_response(await webhooks.delete(caller, webhook_id))
+
+
+@router.post(
+    "/webhooks/{webhook_id}/rotate",
+    **described("A new secret; the former one signs too, for a day.", WebhookSecret),
+)
+async def rotate(caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+    return json_response(await webhooks.rotate(caller, webhook_id))
+
+
+@router.get(
+    "/webhooks/{webhook_id}/deliveries",
+    **described("What it has been told, and what it has not taken yet, the latest first.", ListObject[DeliveryObject]),
+)
+async def deliveries(
+    caller: Authenticated,
+    webhooks: Service,
+    webhook_id: str,
+    status: Annotated[Status | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(description="The last_id of the page before.")] = None,
+) -> Response:
+    return json_response(await webhooks.deliveries(caller, webhook_id, status, after, limit))
+
+
+@router.post(
+    "/webhooks/{webhook_id}/deliveries/{event_id}/replay",
+    **described("Tell it of an event again.", DeliveryObject),
+)
+async def replay(caller: Authenticated, webhooks: Service, webhook_id: str, event_id: str) -> Response:
+    return json_response(await webhooks.replay(caller, webhook_id, event_id))
