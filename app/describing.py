@@ -120,6 +120,11 @@ LAST_EVENT_ID = _header(
     "The number of the last event that was read; `starting_after` goes before it.",
     {"type": "string", "pattern": "^[0-9]{1,9}$"},
 )
+LIFE_EVENT_ID = _header(
+    "Last-Event-ID",
+    "The id of the last event that was read; from now on, if left out.",
+    {"type": "string", "pattern": "^[0-9]{1,9}(;[0-9]{1,9}\\.[0-9]{1,9}){0,64}$"},
+)
 IDEMPOTENCY_KEY = _header(
     "Idempotency-Key",
     "A request that is sent again with the same key gets the same turn.",

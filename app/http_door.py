@@ -7,6 +7,7 @@ there are no more connections than files for them.
 import asyncio
 import re
 import secrets
+import threading
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -20,6 +21,9 @@ from app import capacity, metrics
 from app.settings import Settings
 
 LARGEST_HEAD_BYTES = 64 * 1024
+
+closing = threading.Event()
+"""Set when this process takes no more requests: a stream that has no end of its own ends."""
 
 REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[\w.:=/+-]{1,128}")
@@ -62,6 +66,10 @@ class HttpDoor(HttpToolsProtocol):
             self._refuse(431, message, "request_head_too_large")
         elif self._head_bytes and self._patience is None:
             self._patience = self.loop.call_later(_bounds().head_seconds, self._give_up)
+
+    def shutdown(self) -> None:
+        closing.set()
+        super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()

@@ -31,8 +31,10 @@ from app.db.pagination import Settled
 from app.db.replica import Reads
 from app.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
 from app.history import routes as history_routes
+from app.history.feedback import Feedbacks
 from app.history.forks import Forks
 from app.history.service import History
+from app.history.shares import Shares
 from app.logs import configure
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
@@ -72,11 +74,13 @@ from app.turns.cancel_signals import CancelSignals
 from app.turns.client import ClientLeft
 from app.turns.event_log import EventLog
 from app.turns.leases import Leases
+from app.turns.life import ThreadLife
 from app.turns.replay import Replay
 from app.turns.runner import Runner
 from app.turns.service import Turns
 from app.turns.spool import Spool
 from app.turns.store import TurnStore
+from app.turns.titles import Titles
 from app.usage import routes as usage_routes
 from app.webhooks import routes as webhooks_routes
 from app.webhooks.deliveries import Deliveries
@@ -174,7 +178,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     reader = Reader(memory, learnt, provider.binding)
     compactions = Compactions(memory, provider, models, learnt, settings)
-    runner = Runner(store, provider, live_ids, event_log, spool, signals, reader, compactions, settings)
+    titles = Titles(database, names, provider, settings)
+    runner = Runner(store, provider, live_ids, event_log, spool, signals, reader, compactions, titles, settings)
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
@@ -209,6 +214,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Memory(memory, compactions, models, live_ids),
         OpenAI(database, names, store, replay, live_ids, event_log, settled),
         Contexts(memory, reader, compactions, sealed, turns),
+        ThreadLife(database, store, replay),
+        Feedbacks(database, turns, store, settled),
+        Shares(database, turns, store),
         Webhooks(webhooks, deliveries, sealed_secrets, inside=settings.webhooks_inside),
     )  # fmt: skip
     provide(app, served)
@@ -224,6 +232,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await runner.drain(settings.drain_seconds, stopping.at_once.is_set)
         for work in background:
             await work.stop()
+        await titles.stop()
         await provider.close()
         await cache.close()
         await nodes.close()

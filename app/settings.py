@@ -162,6 +162,10 @@ class Settings(BaseSettings):
     socket_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long a WebSocket is open at most: Open Responses says an hour."""
 
+    titles: bool = False
+    """Whether a model gives threads a title after their first turn. It is a call of its own."""
+    title_model: str | None = None
+    """That makes titles; the turn's own, if left out."""
     webhooks_inside: bool = False
     """Whether webhooks may lead to private addresses, and go without TLS."""
 

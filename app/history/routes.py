@@ -3,19 +3,21 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 
-from app.bodies import checked, json_response, optional_json_object
+from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import ListObject, Paged, list_object
-from app.describing import CONFLICT, EVENTS, PLAIN, Deleted, described
+from app.describing import CONFLICT, EVENTS, NDJSON, PLAIN, Deleted, described
 from app.history import messages
 from app.history.calls import CallObject, as_curl, call_object, curl_headers
+from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject
+from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
 from app.projects.auth import Authenticated
 from app.services import serving
 from app.threads.address import Addressed, at
-from app.threads.schemas import ThreadCreate, ThreadFork, ThreadObject
+from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObject, ThreadsBulk
 from app.turns.events import EventStream
 
 router = APIRouter(tags=["history"])
@@ -39,6 +41,14 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
 async def create(request: Request, caller: Authenticated, history: Service) -> Response:
     sent = checked(ThreadCreate, await optional_json_object(request))
     return json_response(await history.create_thread(caller, sent), status=201)
+
+
+@router.post(
+    "/threads/bulk",
+    **described("Archive or delete many threads; each says what came of it.", ListObject[BulkResult], body=ThreadsBulk),
+)
+async def bulk(request: Request, caller: Authenticated, history: Service) -> Response:
+    return json_response(await history.bulk(caller, checked(ThreadsBulk, await json_object(request))))
 
 
 @at(router.delete, **described("Delete a thread and everything in it.", Deleted))
@@ -146,3 +156,81 @@ async def read_back(
 )
 async def chain(caller: Authenticated, history: Service, address: Addressed, until: Until = None) -> Response:
     return json_response(await history.chain(caller, address, until))
+
+
+FeedbackService = Annotated[Feedbacks, serving(Feedbacks)]
+ShareService = Annotated[Shares, serving(Shares)]
+Label = Annotated[str | None, Query(min_length=1, max_length=64, description="Only with this label.")]
+
+
+@at(
+    router.post,
+    "/turns/{turn_id}/feedback",
+    **described("Say what somebody thinks of a turn.", FeedbackObject, status=201, body=FeedbackCreate),
+)
+async def give_feedback(
+    request: Request, caller: Authenticated, feedback: FeedbackService, address: Addressed, turn_id: str
+) -> Response:
+    sent = checked(FeedbackCreate, await json_object(request))
+    return json_response(await feedback.add(caller, address, turn_id, sent), status=201)
+
+
+@at(router.get, "/turns/{turn_id}/feedback", **described("What people think of a turn.", ListObject[FeedbackObject]))
+async def feedback_of_turn(
+    caller: Authenticated, feedback: FeedbackService, address: Addressed, turn_id: str
+) -> Response:
+    return json_response(await feedback.of_turn(caller, address, turn_id))
+
+
+@router.get("/feedback", **described("The project's feedback.", ListObject[FeedbackObject]))
+async def list_feedback(caller: Authenticated, feedback: FeedbackService, page: Paged, label: Label = None) -> Response:
+    return json_response(await feedback.list_page(caller, label, page))
+
+
+@router.get(
+    "/feedback/export", **described("Feedback, each with the conversation so far, as JSON lines.", media=NDJSON)
+)
+async def export_feedback(caller: Authenticated, feedback: FeedbackService, label: Label = None) -> Response:
+    return StreamingResponse(await feedback.export(caller, label), media_type=NDJSON)
+
+
+@router.delete("/feedback/{feedback_id}", **described("Delete feedback.", Deleted))
+async def delete_feedback(caller: Authenticated, feedback: FeedbackService, feedback_id: str) -> Response:
+    return json_response(await feedback.delete(caller, feedback_id))
+
+
+@at(
+    router.post,
+    "/shares",
+    **described(
+        "A link that shows the conversation to whoever has it.", ShareLink, status=201, body=ShareCreate, optional=True
+    ),
+)
+async def share(request: Request, caller: Authenticated, shares: ShareService, address: Addressed) -> Response:
+    sent = checked(ShareCreate, await optional_json_object(request))
+    return json_response(await shares.create(caller, address, sent), status=201)
+
+
+@at(router.get, "/shares", **described("The links to a thread.", ListObject[ShareObject]))
+async def list_shares(caller: Authenticated, shares: ShareService, address: Addressed) -> Response:
+    return json_response(await shares.listed(caller, address))
+
+
+@router.delete("/shares/{share_id}", **described("Take a link back.", Deleted))
+async def take_back(caller: Authenticated, shares: ShareService, share_id: str) -> Response:
+    return json_response(await shares.take_back(caller, share_id))
+
+
+@router.get(
+    "/shared/{token}",
+    **described("What a link shows; it needs no key.", SharedThread, or_media=("text/markdown",)),
+)
+async def shared(
+    shares: ShareService, token: str, format: Annotated[Literal["json", "markdown"], Query()] = "json"
+) -> Response:
+    title, rows = await shares.read(token)
+    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
+    if format == "markdown":
+        said = messages.as_markdown(title, rows)
+        return Response(said, media_type="text/markdown; charset=utf-8", headers=headers)
+    return json_response(shared_thread(title, rows), headers=headers)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 from uuid import UUID
 
+from sqlalchemy.sql import func
 from typing_extensions import TypedDict
 
 from app.chain.context import Context, ContextObject
@@ -12,8 +13,8 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, list_object
-from app.describing import Deleted
-from app.errors import BadRequest
+from app.describing import Deleted, ErrorFields
+from app.errors import APIError, BadRequest, NotFound
 from app.history.calls import parse_call, unknown_call
 from app.history.edits import append_items
 from app.history.erase import erase
@@ -22,8 +23,16 @@ from app.history.playback import Tempo, play
 from app.items.client_door import items_of
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import Place, unknown
-from app.threads.schemas import ThreadCreate, ThreadFork, ThreadObject, optional_turn_id, thread_object
+from app.threads.address import ById, Place, unknown
+from app.threads.schemas import (
+    BulkResult,
+    ThreadCreate,
+    ThreadFork,
+    ThreadObject,
+    ThreadsBulk,
+    optional_turn_id,
+    thread_object,
+)
 from app.threads.service import columns, shown, turn_uuid, with_trail_key
 from app.trail.users import UserKeys
 from app.turns.cancel_signals import CancelSignals
@@ -104,6 +113,31 @@ class History:
             erased = await erase(session, self._names, caller.actor, thread)
         await erased.forget(self._live_ids, self._event_log, self._signals)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}
+
+    async def bulk(self, caller: Caller, sent: ThreadsBulk) -> dict[str, Any]:
+        """Archive, take out of the archive, or delete threads, and say of each what came of it."""
+        results: list[BulkResult] = []
+        for given in dict.fromkeys(sent.ids):
+            error: ErrorFields | None = None
+            try:
+                await self._do(caller, sent.action, given)
+            except APIError as refused:
+                error = refused.body()["error"]
+            results.append({"id": given, "done": error is None, "error": error})
+        return list_object(results, lambda result: result, has_more=False)
+
+    async def _do(self, caller: Caller, action: Literal["archive", "unarchive", "delete"], given: str) -> None:
+        id_ = ids.parse(given, ids.THREAD_PREFIXES)
+        if id_ is None:
+            raise NotFound(f"There is no thread {given[:80]!r}.", param="ids", code="thread_not_found")
+        if action == "delete":
+            await self.delete_thread(caller, ById(id_))
+            return
+        values = {"archived_at": func.now() if action == "archive" else None}
+        async with self._database.session() as session:
+            changed = await threads.change(session, self._names, caller.actor, caller.project_id, ById(id_), values)
+        if changed is None:
+            raise unknown(ById(id_))
 
     async def fork(self, caller: Caller, address: Place, sent: ThreadFork) -> ThreadObject:
         """A new thread that shares this one's history up to a turn."""

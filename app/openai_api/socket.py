@@ -92,6 +92,8 @@ class _Connection:
         self._lanes: dict[str | None, _Lane] = {}
         self._remembered: OrderedDict[UUID, _Remembered] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[Running] = set()
+        """What is cancelled when the client goes away."""
 
     async def run(self) -> None:
         settings = self._services[Connected]
@@ -103,6 +105,8 @@ class _Connection:
             await self._end_at_limit(settings.socket_seconds)
         finally:
             self._left.set()
+            for running in tuple(self._ending):
+                self._services[Turns].stop(running)
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _end_at_limit(self, seconds: float) -> None:
@@ -191,18 +195,26 @@ class _Connection:
             assert isinstance(outcome, Running)
             if not len(outcome.events) and outcome.error is not None:
                 raise outcome.error
-            async for frames in outcome.events.batches():
-                if outcome.response is not None:
-                    # Before its last event: what that one is answered with may come by another lane.
-                    self._remember(outcome, outcome.response)
-                for frame in frames:
-                    await self._send(stream_id, data_of(frame))
+            if sent.ends_with_client:
+                self._ending.add(outcome)
+            try:
+                await self._pass_on(stream_id, outcome)
+            finally:
+                self._ending.discard(outcome)
             if outcome.response is None and previous is not None:
                 self._remembered.pop(previous, None)
         except APIError as refused:
             if previous is not None:
                 self._remembered.pop(previous, None)
             await self._refuse(stream_id, refused)
+
+    async def _pass_on(self, stream_id: str | None, running: Running) -> None:
+        async for frames in running.events.batches():
+            if running.response is not None:
+                # Before its last event: what that one is answered with may come by another lane.
+                self._remember(running, running.response)
+            for frame in frames:
+                await self._send(stream_id, data_of(frame))
 
     def _request(
         self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes

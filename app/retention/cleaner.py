@@ -44,12 +44,17 @@ class Cleaner(Background):
             DatabaseUnavailable: Postgres is away.
         """
         await self._tried(self._purge_users())
+        await self._tried(self._purge_expired())
         for project in await self._database.fetch(DUE):
             await self._tried(self._purge_old(project))
         await self._tried(self._delete_copies())
 
     async def _purge_users(self) -> None:
         while await self._purge.continue_one():
+            pass
+
+    async def _purge_expired(self) -> None:
+        while await self._purge.expired_threads():
             pass
 
     async def _purge_old(self, project: asyncpg.Record) -> None:

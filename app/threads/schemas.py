@@ -1,13 +1,16 @@
 """What a client may send about a thread, and how a thread is shown."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from typing_extensions import TypedDict
 
+from app.bodies import WHOLE
 from app.chain.context import Context, ContextObject
 from app.db import ids
+from app.describing import ErrorFields
 from app.items.client_door import ITEM_SCHEMA
 from app.threads.tables import Thread
 
@@ -25,6 +28,8 @@ Name = Annotated[
 ]
 Title = Annotated[str, Field(max_length=1000)]
 User = Annotated[str, Field(min_length=1, max_length=256)]
+Ttl = Annotated[int, Field(ge=60, le=315_360_000), WHOLE]
+"""Seconds: it is purged when nobody has touched it for so long."""
 
 # OpenAI's limits: 16 pairs, keys of 64 and values of 512 characters.
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -53,6 +58,7 @@ class ThreadCreate(BaseModel):
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
+    ttl_seconds: Ttl | None = None
     created_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
     """Unix seconds: when a conversation began that is brought here from elsewhere. Now, if left out."""
     messages: list[Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]] | None = None
@@ -67,6 +73,7 @@ class ThreadPut(BaseModel):
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
+    ttl_seconds: Ttl | None = None
 
 
 class ThreadPatch(BaseModel):
@@ -80,6 +87,7 @@ class ThreadPatch(BaseModel):
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
+    ttl_seconds: Ttl | None = None
     archived: bool = False
     head_id: Annotated[str | None, WithJsonSchema(_TURN_ID)] = None
     """The turn that the next one continues: one of the thread's own, and not null."""
@@ -98,6 +106,34 @@ class ThreadFork(BaseModel):
     title: Title | None = None
     user: User | None = None
     metadata: Metadata | None = None
+    ttl_seconds: Ttl | None = None
+
+
+class ThreadsBulk(BaseModel):
+    """One thing done with many threads, each by itself: what cannot be done with one holds up no other."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"action": "archive", "ids": ["thread_00000000000000000000000000000000"]}]},
+    )
+
+    action: Literal["archive", "unarchive", "delete"]
+    ids: Annotated[list[str], Field(min_length=1, max_length=100)]
+
+
+class BulkResult(TypedDict):
+    id: str
+    done: bool
+    error: ErrorFields | None
+
+
+class LastMessage(TypedDict):
+    """The beginning of what was said last."""
+
+    turn_id: str
+    role: str
+    text: str
 
 
 class ThreadObject(TypedDict):
@@ -107,6 +143,10 @@ class ThreadObject(TypedDict):
     title: str | None
     user: str | None
     metadata: dict[str, str]
+    ttl_seconds: int | None
+    status: Literal["idle", "busy"]
+    """Whether a turn is in progress."""
+    last_message: LastMessage | None
     head_id: str | None
     forked_turn_id: str | None
     turn_count: int
@@ -122,12 +162,21 @@ class ThreadCount(TypedDict):
     more: bool
 
 
-def thread_object(thread: Thread, context: Context | None = None) -> ThreadObject:
-    """A thread as clients see it.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What is shown of a thread's head, and of what runs beside it."""
 
-    Args:
-        context: its head's; None where no model has answered it.
-    """
+    context: Context | None = None
+    """None where no model has answered it."""
+    said: LastMessage | None = None
+    busy: bool = False
+
+
+NO_HEAD = Head()
+
+
+def thread_object(thread: Thread, head: Head = NO_HEAD) -> ThreadObject:
+    """A thread as clients see it."""
     return {
         "id": ids.thread_id(thread.id),
         "object": "thread",
@@ -135,10 +184,13 @@ def thread_object(thread: Thread, context: Context | None = None) -> ThreadObjec
         "title": thread.title,
         "user": thread.user_id,
         "metadata": thread.metadata_,
+        "ttl_seconds": thread.ttl_seconds,
+        "status": "busy" if head.busy else "idle",
+        "last_message": head.said,
         "head_id": optional_turn_id(thread.head_turn_id),
         "forked_turn_id": optional_turn_id(thread.forked_turn_id),
         "turn_count": thread.turn_count,
-        "context": None if context is None else context.shown(),
+        "context": None if head.context is None else head.context.shown(),
         "archived": thread.archived_at is not None,
         "created_at": int(thread.created_at.timestamp()),
         "updated_at": int(thread.updated_at.timestamp()),

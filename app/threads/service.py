@@ -1,7 +1,7 @@
 """What can be done with a thread."""
 
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -56,8 +56,8 @@ class Threads:
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
             rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
-            contexts = await store.contexts(session, rows)
-        return list_object(rows, lambda row: thread_object(row, contexts.get(row.id)), has_more=has_more)
+            heads = await store.heads(session, rows)
+        return list_object(rows, lambda row: thread_object(row, heads[row.id]), has_more=has_more)
 
     async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
         """How many threads there are: exactly up to MOST_COUNTED, and `more` beyond."""
@@ -86,8 +86,8 @@ class Threads:
 
 
 async def shown(session: AsyncSession, thread: Thread) -> ThreadObject:
-    """A thread as clients see it, with its head's context."""
-    return thread_object(thread, (await store.contexts(session, [thread])).get(thread.id))
+    """A thread as clients see it, with what is shown of its head."""
+    return thread_object(thread, (await store.heads(session, [thread]))[thread.id])
 
 
 async def with_trail_key(users: UserKeys, project_id: UUID, values: dict[str, Any]) -> dict[str, Any]:
@@ -120,6 +120,9 @@ def columns(sent: ThreadCreate | ThreadPut | ThreadPatch | ThreadFork) -> dict[s
         given.pop("created_at", None)
     else:
         given["created_at"] = datetime.fromtimestamp(given["created_at"], UTC)
+    if "ttl_seconds" in given:
+        ttl = given["ttl_seconds"]
+        given["expires_at"] = None if ttl is None else func.now() + timedelta(seconds=ttl)
     if "metadata" in given:
         given["metadata_"] = given.pop("metadata") or {}
     return given

@@ -16,9 +16,11 @@ from app.chain.context import Context
 from app.db import ids
 from app.db.pagination import Page, Settled
 from app.errors import Conflict, NotFound
+from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.threads.address import ByName, Place, bucket_at
 from app.threads.names import Names
+from app.threads.schemas import Head, LastMessage
 from app.threads.tables import Thread, ThreadActivity, ThreadName
 from app.trail import contents
 from app.trail.append import append_record
@@ -86,19 +88,46 @@ CONTEXTS = text(
     WHERE t.context IS NOT NULL"""
 )
 
+SAID = text(
+    """SELECT i.turn_id, i.data FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
+    JOIN items i ON i.project_id = :project_id AND i.bucket = h.bucket AND i.turn_id = h.id AND i.type = 'message'
+    ORDER BY i.turn_id, i.position"""
+)
 
-async def contexts(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, Context]:
-    """The contexts of threads' heads, by thread. A head that was not answered by a model has none."""
-    heads = [thread for thread in threads if thread.head_turn_id is not None]
-    if not heads:
+BUSY = text(
+    """SELECT t.thread_id FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
+    JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_id = h.id
+    WHERE t.status = 'in_progress'"""
+)
+
+LAST_MESSAGE_LENGTH = 280
+"""Characters that are shown of it."""
+
+
+async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, Head]:
+    """What is shown of threads' heads, by thread."""
+    if not threads:
         return {}
-    where = {
-        "project_id": heads[0].project_id,
-        "buckets": [thread.bucket for thread in heads],
-        "ids": [thread.head_turn_id for thread in heads],
+    project = {"project_id": threads[0].project_id, "buckets": [thread.bucket for thread in threads]}
+    busy = set(await session.scalars(BUSY, {**project, "ids": [thread.id for thread in threads]}))
+    of_heads = {**project, "ids": [thread.head_turn_id for thread in threads]}
+    contexts = {row.id: Context.of(row.context) for row in await session.execute(CONTEXTS, of_heads)}
+    said = {row.turn_id: row.data for row in await session.execute(SAID, of_heads)}  # The last of each.
+    return {
+        thread.id: Head(
+            None if thread.head_turn_id is None else contexts.get(thread.head_turn_id),
+            None if thread.head_turn_id is None else _last_message(thread.head_turn_id, said.get(thread.head_turn_id)),
+            thread.id in busy,
+        )
+        for thread in threads
     }
-    found = {row.id: Context.of(row.context) for row in await session.execute(CONTEXTS, where)}
-    return {thread.id: found[thread.head_turn_id] for thread in heads if thread.head_turn_id in found}
+
+
+def _last_message(turn_id: UUID, item: dict[str, Any] | None) -> LastMessage | None:
+    if item is None:
+        return None
+    shown = text_of(item)[:LAST_MESSAGE_LENGTH]
+    return {"turn_id": ids.turn_id(turn_id), "role": string(item.get("role")), "text": shown}
 
 
 async def change(
@@ -139,7 +168,7 @@ async def change(
     except IntegrityError as error:
         raise _meaning(error) from error
     if thread is not None:
-        fields = sorted(CHANGED_AS.get(name, name) for name in values if name != "trail_key")
+        fields = sorted(CHANGED_AS.get(name, name) for name in values if name not in ("trail_key", "expires_at"))
         await touch(session, thread)
         await record_change(session, actor, thread, "thread.changed", ", ".join(fields))
     return thread

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -45,6 +46,10 @@ class Thread(Base):
     """What its user and their addresses are named with in the audit trail: its user's key, else its project's."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """Of the digests in its audit records."""
+    ttl_seconds: Mapped[int | None]
+    """It is purged when nobody has touched it for so long."""
+    expires_at: Mapped[datetime | None]
+    """Not before this moment. It is looked at then, and set anew where somebody has touched the thread."""
     archived_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """As it is shown. One that was imported keeps the moment that it had."""
@@ -59,6 +64,8 @@ class Thread(Base):
             name="threads_forked_turn_fkey",
             use_alter=True,
         ),
+        CheckConstraint("(ttl_seconds IS NULL) = (expires_at IS NULL)", name="ttl"),
+        Index("threads_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         Index("threads_arrived_idx", "project_id", "arrived_at", "id"),
         Index(
             "threads_user_idx",

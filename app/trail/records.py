@@ -21,6 +21,7 @@ Action = Literal[
     "thread.purged", "turn.opened", "turn.called", "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "compaction.made", "compaction.deleted",
     "key.created", "key.used", "key.revoked", "project.changed",
+    "feedback.given", "thread.shared", "thread.unshared",
     "webhook.created", "webhook.changed", "webhook.deleted",
     "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip

@@ -107,7 +107,8 @@ class EventLog:
                 frames = [frame + b"\n\n" for frame in data.split(b"\n\n") if frame]
                 expected += len(frames)
                 ended = end == b"1"
-                yield frames[max(0, start - first) :], ended
+                if (wanted := frames[max(0, start - first) :]) or ended:
+                    yield wanted, ended
                 if ended:
                     return
 

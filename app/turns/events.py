@@ -1,7 +1,7 @@
 """A running turn's events, to be followed by any number of listeners from any position."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -63,16 +63,31 @@ class EventStream(Response):
     media_type = "text/event-stream"
     charset = "utf-8"
 
-    def __init__(self, frames: AsyncIterator[bytes], headers: dict[str, str]) -> None:
+    def __init__(
+        self, frames: AsyncIterator[bytes], headers: dict[str, str], *, on_left: Callable[[], object] | None = None
+    ) -> None:
+        """Args: on_left: is called when the client goes away before the end."""
         self.status_code = 200
         self.background = None
         self._frames = frames
+        self._on_left = on_left
         self.init_headers({**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        async for chunk in self._frames:
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        watching = None if self._on_left is None else asyncio.create_task(_watch(receive, self._on_left))
+        try:
+            async for chunk in self._frames:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:
+            if watching is not None:
+                watching.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _watch(receive: Receive, on_left: Callable[[], object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    on_left()

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -27,6 +28,7 @@ from app.turns.replay import Kept, Replay
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.running import Running
 from app.turns.schemas import Origin
+from app.turns.service import Turns
 from app.turns.show import response_object
 
 Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
@@ -121,7 +123,8 @@ async def answer(
     headers = turn_headers(outcome)
     asked = outcome.turn.request
     if asked.stream and len(outcome.events):
-        return EventStream(outcome.events.follow(), headers)
+        stop = partial(services(request)[Turns].stop, outcome) if asked.ends_with_client else None
+        return EventStream(outcome.events.follow(), headers, on_left=stop)
     if asked.background:
         # Answered at once, as it was opened.
         response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from app.bodies import json_object, json_response
 from app.db.pagination import ListObject, Paged
-from app.describing import EVENTS, IDEMPOTENCY_KEY, LAST_EVENT_ID, OF_A_MODEL, described
+from app.describing import EVENTS, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
 from app.projects.auth import Authenticated, authenticate
 from app.provider.models import Models
 from app.services import services, serving
@@ -16,6 +16,7 @@ from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
 from app.turns.client import Client
 from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin, provider_headers
+from app.turns.life import ThreadLife
 from app.turns.replay import Replay
 from app.turns.running import Running
 from app.turns.schemas import TurnCreate, turn_request
@@ -85,6 +86,22 @@ async def events(
     replay = services(request)[Replay]
     row = await turns.row(caller, address, turn_id)
     return EventStream(replay.frames(caller.project_id, row["id"], first_event(starting_after, request)), {})
+
+
+@at(
+    router.get,
+    "/events",
+    **described(
+        "The thread's life as one stream: every turn, whoever asked for it, and what changes.",
+        media=EVENTS,
+        parameters=[LIFE_EVENT_ID],
+    ),
+)
+async def life(request: Request, caller: Authenticated, address: Addressed) -> Response:
+    frames = await services(request)[ThreadLife].frames(
+        caller, address, request.headers.get("last-event-id"), request.is_disconnected
+    )
+    return EventStream(frames, {})
 
 
 @at(router.get, "/turns", **described("The turns of a thread.", ListObject[TurnObject]))

@@ -28,6 +28,7 @@ from app.turns.running import Running
 from app.turns.schemas import TurnRequest
 from app.turns.spool import Spool
 from app.turns.store import Opened, TurnStore
+from app.turns.titles import Titles
 from app.turns.way import Way
 
 log = structlog.get_logger()
@@ -46,13 +47,14 @@ class Runner:
         signals: CancelSignals,
         reader: Reader,
         compactions: Compactions,
+        titles: Titles,
         settings: Settings,
     ) -> None:
         self._store = store
         self._live_ids = live_ids
         self._event_log = event_log
         self._settings = settings
-        self._way = Way(store, provider, live_ids, spool, reader, compactions, settings)
+        self._way = Way(store, provider, live_ids, spool, reader, compactions, titles, settings)
         self._running: dict[UUID, Running] = {}
         self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
@@ -92,6 +94,8 @@ class Runner:
             try:
                 await client.wait_for(running.answerable)
             except ClientLeft:
+                if request.ends_with_client:
+                    self.stop(running.turn.id)
                 await self.client_left(project_id, running.turn.id, request)
                 raise
         return running

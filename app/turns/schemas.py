@@ -16,7 +16,7 @@ from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
 
-OURS = ("input", "metadata", "parent_id", "replaces", "if_busy", "model")
+OURS = ("input", "metadata", "parent_id", "replaces", "if_busy", "model", "on_disconnect")
 """Fields that are not passed on as they are."""
 
 REPLACED = ("previous_response_id", "conversation")
@@ -135,6 +135,8 @@ class TurnCreate(BaseModel):
     parent_id: Annotated[str | None, TURN_ID] = None
     replaces: Annotated[str | None, TURN_ID] = None
     if_busy: IfBusy | None = None
+    on_disconnect: Literal["continue", "cancel"] | None = None
+    """What becomes of the turn when the client that asked for it goes away; it goes on if left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,8 @@ class TurnRequest:
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     keep: bool = True
     """False: nothing of the turn is written down."""
+    ends_with_client: bool = False
+    """It is cancelled when the client that asked for it goes away."""
     no_lock: bool = False
     """It runs beside others where the thread is busy or its parent not the head, and takes the place where not."""
 
@@ -284,6 +288,7 @@ def new_turn(
         parent_id=parent_id or parse_parent(sent.parent_id),
         ignored=family.ignored(body),
         background=bool(sent.background),
+        ends_with_client=sent.on_disconnect == "cancel" and not sent.background,
         if_busy=sent.if_busy or if_busy,
         origin=origin,
         keep=keep,

@@ -135,6 +135,10 @@ class Turns:
         items = await self._store.items(caller.project_id, [row["id"]])
         return stored_turn(row, items[row["id"]])
 
+    def stop(self, running: Running) -> None:
+        """Stop a turn that this worker runs; what it has said is kept."""
+        self._runner.stop(running.turn.id)
+
     async def thread_id(self, caller: Caller, address: Address) -> UUID:
         """The thread at an address, or the one that a turn there would make.
 

@@ -552,6 +552,16 @@ class TurnStore:
         rows = await self._database.fetch(*statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1))
         return page.cut(rows)
 
+    async def turns_after(self, project_id: UUID, thread_id: UUID, seq: int, limit: int) -> list[TurnRow]:
+        """A thread's turns behind a number, in their order."""
+        found = statements.TURNS_AFTER(**_of(project_id, thread_id), seq=seq, limit=limit)
+        return await self._database.fetch(*found)
+
+    async def first_running(self, project_id: UUID, thread_id: UUID) -> int | None:
+        """The number of the first turn of a thread that is in progress."""
+        row = await self._database.fetchrow(*statements.FIRST_RUNNING(**_of(project_id, thread_id)))
+        return None if row is None else row["min"]
+
     async def _moved(self, project_id: UUID, address: Address) -> Address:
         """Where a name leads by now that was another thread's a moment ago.
 

@@ -299,3 +299,8 @@ SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
     AND t.seq < coalesce(:seq::int, 2147483647)
 ORDER BY t.seq DESC LIMIT :limit
+
+-- first_running --
+-- The number of the first turn of a thread that is in progress.
+SELECT min(t.seq) FROM turns t
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.status = 'in_progress'

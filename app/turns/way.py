@@ -52,6 +52,7 @@ from app.turns.schemas import TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
+from app.turns.titles import Titles
 
 log = structlog.get_logger()
 
@@ -80,8 +81,10 @@ class Way:
         spool: Spool,
         reader: Reader,
         compactions: Compactions,
+        titles: Titles,
         settings: Settings,
     ) -> None:
+        self._titles = titles
         self._store = store
         self._reader = reader
         self._compactions = compactions
@@ -386,6 +389,7 @@ class Way:
         threshold = self._threshold(request)
         if request.keep and threshold is not None and running.context.tokens >= threshold:
             self._compactions.begin(Wanted(turn.project_id, turn.id, request.model))
+        self._titles.after(turn, answer.text)
 
     async def _fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""

@@ -1,0 +1,196 @@
+"""What people think of turns: a score, a label, a comment; listed, and exported with the conversation so far."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from sqlalchemy import and_, delete, insert, select, tuple_
+from typing_extensions import TypedDict
+
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import Page, Settled, list_object
+from app.describing import Deleted, ItemObject
+from app.errors import NotFound
+from app.history import messages
+from app.history.tables import Feedback
+from app.projects.auth import Caller
+from app.threads.address import Place
+from app.threads.schemas import User
+from app.trail.append import append_record
+from app.turns.service import Turns
+from app.turns.store import TurnStore
+from app.turns.tables import Turn
+
+EXPORTED_AT_ONCE = 100
+
+
+class FeedbackCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"score": 1, "label": "helpful"}]}
+    )
+
+    score: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """From -1 to 1."""
+    label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    comment: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    user: User | None = None
+    """Who thinks so."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "FeedbackCreate":
+        if self.score is None and self.label is None and self.comment is None:
+            raise ValueError("send a 'score', a 'label' or a 'comment'")
+        return self
+
+
+class FeedbackObject(TypedDict):
+    id: str
+    object: Literal["feedback"]
+    turn_id: str
+    thread_id: str
+    score: float | None
+    label: str | None
+    comment: str | None
+    user: str | None
+    created_at: int
+
+
+class ExportedFeedback(FeedbackObject):
+    """A line of the export."""
+
+    messages: list[ItemObject]
+    """The conversation up to the turn and with it, as Chat messages."""
+
+
+class Feedbacks:
+    def __init__(self, database: Database, turns: Turns, store: TurnStore, settled: Settled) -> None:
+        self._database = database
+        self._turns = turns
+        self._store = store
+        self._settled = settled
+
+    async def add(self, caller: Caller, address: Place, turn_id: str, sent: FeedbackCreate) -> FeedbackObject:
+        turn = await self._turns.row(caller, address, turn_id)
+        bucket = ids.bucket_of(turn["id"])
+        given = {"score": sent.score, "label": sent.label, "comment": sent.comment, "user_id": sent.user}
+        made = insert(Feedback).values(
+            project_id=caller.project_id, bucket=bucket, id=ids.new_id(bucket), turn_id=turn["id"], **given
+        )
+        async with self._database.session() as session:
+            row = (await session.execute(made.returning(Feedback))).scalar_one()
+            await append_record(
+                session, caller.actor, caller.project_id, "feedback.given", thread_id=turn["thread_id"],
+                turn_id=turn["id"],
+            )  # fmt: skip
+        return _shown(row, turn["thread_id"])
+
+    async def of_turn(self, caller: Caller, address: Place, turn_id: str) -> dict[str, Any]:
+        turn = await self._turns.row(caller, address, turn_id)
+        mine = and_(
+            Feedback.project_id == caller.project_id,
+            Feedback.bucket == ids.bucket_of(turn["id"]),
+            Feedback.turn_id == turn["id"],
+        )
+        async with self._database.session() as session:
+            rows = (await session.scalars(select(Feedback).where(mine).order_by(Feedback.id))).all()
+        return list_object(rows, lambda row: _shown(row, turn["thread_id"]), has_more=False)
+
+    async def list_page(self, caller: Caller, label: str | None, page: Page) -> dict[str, Any]:
+        """The project's feedback.
+
+        Raises:
+            BadRequest: the cursor is none of its ids.
+        """
+        cursor, descending = page.scan()
+        order = (Feedback.created_at, Feedback.id)
+        where = [Feedback.project_id == caller.project_id]
+        if label is not None:
+            where.append(Feedback.label == label)
+        async with self._database.session() as session:
+            if cursor is not None:
+                found = ids.parse(cursor, ("feedback",))
+                one = select(*order).where(
+                    Feedback.project_id == caller.project_id,
+                    Feedback.bucket == (0 if found is None else ids.bucket_of(found)),
+                    Feedback.id == found,
+                )
+                place = None if found is None else (await session.execute(one)).one_or_none()
+                if place is None:
+                    raise page.bad_cursor()
+                where.append(tuple_(*order) < tuple(place) if descending else tuple_(*order) > tuple(place))
+            if not descending:
+                where.append(Feedback.created_at < await self._settled.until(session))
+            by = [column.desc() if descending else column.asc() for column in order]
+            rows, more = page.cut(await _with_threads(session, where, by, page.limit + 1))
+        return list_object(rows, lambda row: _shown(*row), has_more=more)
+
+    async def delete(self, caller: Caller, given: str) -> Deleted:
+        id_ = ids.parse(given, ("feedback",))
+        if id_ is None:
+            raise _unknown(given)
+        this = (
+            Feedback.project_id == caller.project_id,
+            Feedback.bucket == ids.bucket_of(id_),
+            Feedback.id == id_,
+        )
+        async with self._database.session() as session:
+            if await session.scalar(delete(Feedback).where(*this).returning(Feedback.turn_id)) is None:
+                raise _unknown(given)
+        return {"id": feedback_id(id_), "object": "feedback.deleted", "deleted": True}
+
+    async def export(self, caller: Caller, label: str | None) -> AsyncIterator[bytes]:
+        """Each with the conversation so far, one a line, the oldest first."""
+        return self._lines(caller, label)
+
+    async def _lines(self, caller: Caller, label: str | None) -> AsyncIterator[bytes]:
+        last: tuple[Any, ...] | None = None
+        while True:
+            where = [Feedback.project_id == caller.project_id]
+            if label is not None:
+                where.append(Feedback.label == label)
+            if last is not None:
+                where.append(tuple_(Feedback.created_at, Feedback.id) > last)
+            async with self._database.session() as session:
+                by = [Feedback.created_at.asc(), Feedback.id.asc()]
+                rows = await _with_threads(session, where, by, EXPORTED_AT_ONCE)
+            for row, thread_id in rows:
+                items, _ = await self._store.messages(caller.project_id, row.turn_id)
+                line = {**_shown(row, thread_id), "messages": messages.as_chat(items)}
+                yield orjson.dumps(line) + b"\n"
+            if len(rows) < EXPORTED_AT_ONCE:
+                return
+            last = (rows[-1][0].created_at, rows[-1][0].id)
+
+
+async def _with_threads(session: Any, where: Any, by: Any, limit: int) -> list[tuple[Feedback, UUID]]:
+    """Feedback, each with the thread of its turn."""
+    of_turn = and_(Turn.project_id == Feedback.project_id, Turn.bucket == Feedback.bucket, Turn.id == Feedback.turn_id)
+    found = select(Feedback, Turn.thread_id).join(Turn, of_turn).where(*where).order_by(*by).limit(limit)
+    return [(row[0], row[1]) for row in (await session.execute(found)).all()]
+
+
+def feedback_id(id_: UUID) -> str:
+    return f"feedback_{id_.hex}"
+
+
+def _shown(row: Feedback, thread_id: UUID) -> FeedbackObject:
+    return {
+        "id": feedback_id(row.id),
+        "object": "feedback",
+        "turn_id": ids.turn_id(row.turn_id),
+        "thread_id": ids.thread_id(thread_id),
+        "score": row.score,
+        "label": row.label,
+        "comment": row.comment,
+        "user": row.user_id,
+        "created_at": int(row.created_at.timestamp()),
+    }
+
+
+def _unknown(given: str) -> NotFound:
+    return NotFound(
+        f"There is no feedback {given[:80]!r} in this project.", param="feedback_id", code="feedback_not_found"
+    )

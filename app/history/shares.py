@@ -1,0 +1,171 @@
+"""Links that show a conversation to whoever has them: up to one turn, until they expire or are taken back."""
+
+import hashlib
+import secrets
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import and_, delete, func, insert, or_, select
+from typing_extensions import TypedDict
+
+from app.bodies import WHOLE
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import list_object
+from app.describing import Deleted, ItemObject
+from app.errors import BadRequest, NotFound
+from app.history.tables import Share
+from app.items.kept import kept_row
+from app.projects.auth import Caller
+from app.threads import store as threads
+from app.threads.address import ById, Place
+from app.threads.schemas import TURN_ID
+from app.trail.append import append_record
+from app.turns.rows import ItemRow
+from app.turns.service import Turns
+from app.turns.store import TurnStore
+
+SHOWN_ROLES = ("user", "assistant")
+"""Whose messages are shown: not what the app tells the model, nor what tools are called with."""
+
+LONGEST_SECONDS = 315_360_000
+
+
+class ShareCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"expires_in": 604_800}]})
+
+    turn_id: Annotated[str | None, TURN_ID] = None
+    """The last turn that is shown; the head as it is now, if left out."""
+    expires_in: Annotated[int, Field(ge=60, le=LONGEST_SECONDS), WHOLE] | None = None
+    """Seconds; never, if left out."""
+
+
+class ShareObject(TypedDict):
+    id: str
+    object: Literal["share"]
+    thread_id: str
+    turn_id: str
+    expires_at: int | None
+    created_at: int
+
+
+class ShareLink(ShareObject):
+    path: str
+    """Shown this once: who has it reads the conversation."""
+
+
+class SharedThread(TypedDict):
+    object: Literal["shared.thread"]
+    title: str | None
+    messages: list[ItemObject]
+
+
+class Shares:
+    def __init__(self, database: Database, turns: Turns, store: TurnStore) -> None:
+        self._database = database
+        self._turns = turns
+        self._store = store
+
+    async def create(self, caller: Caller, address: Place, sent: ShareCreate) -> ShareLink:
+        thread = await self._store.thread(caller.project_id, address)
+        turn_id = thread["head_turn_id"]
+        if sent.turn_id is not None:
+            turn_id = (await self._turns.of_thread(caller, thread["id"], sent.turn_id))["id"]
+        if turn_id is None:
+            raise BadRequest("There is nothing to share yet: nothing has been said.", param="turn_id")
+        bucket = ids.bucket_of(thread["id"])
+        id_, secret = ids.new_id(bucket), secrets.token_urlsafe(32)
+        expires = None if sent.expires_in is None else func.now() + timedelta(seconds=sent.expires_in)
+        made = insert(Share).values(
+            project_id=caller.project_id, bucket=bucket, id=id_, thread_id=thread["id"], turn_id=turn_id,
+            token_hash=_hash(secret), expires_at=expires,
+        )  # fmt: skip
+        async with self._database.session() as session:
+            row = (await session.execute(made.returning(Share))).scalar_one()
+            await append_record(
+                session, caller.actor, caller.project_id, "thread.shared", thread_id=thread["id"], turn_id=turn_id
+            )
+        return {**_shown(row), "path": f"/v1/shared/{id_.hex}.{secret}"}
+
+    async def listed(self, caller: Caller, address: Place) -> dict[str, Any]:
+        thread = await self._store.thread(caller.project_id, address)
+        mine = and_(
+            Share.project_id == caller.project_id,
+            Share.bucket == ids.bucket_of(thread["id"]),
+            Share.thread_id == thread["id"],
+        )
+        async with self._database.session() as session:
+            rows = (await session.scalars(select(Share).where(mine).order_by(Share.id.desc()))).all()
+        return list_object(rows, _shown, has_more=False)
+
+    async def take_back(self, caller: Caller, given: str) -> Deleted:
+        id_ = ids.parse(given, ("share",))
+        if id_ is None:
+            raise _unknown(given)
+        this = (Share.project_id == caller.project_id, Share.bucket == ids.bucket_of(id_), Share.id == id_)
+        async with self._database.session() as session:
+            gone = await session.execute(delete(Share).where(*this).returning(Share.thread_id, Share.turn_id))
+            row = gone.one_or_none()
+            if row is None:
+                raise _unknown(given)
+            await append_record(
+                session, caller.actor, caller.project_id, "thread.unshared", thread_id=row[0], turn_id=row[1]
+            )
+        return {"id": f"share_{id_.hex}", "object": "share.deleted", "deleted": True}
+
+    async def read(self, token: str) -> tuple[str | None, list[ItemRow]]:
+        """The title and the messages that a link shows.
+
+        Raises:
+            NotFound: it is no link, or it has expired or was taken back.
+        """
+        digits, _, secret = token.partition(".")
+        id_ = ids.parse(f"share_{digits}", ("share",))
+        if id_ is None or not secret or len(secret) > 100 or not secret.isascii():
+            raise _no_link()
+        this = (Share.bucket == ids.bucket_of(id_), Share.token_hash == _hash(secret), Share.id == id_)
+        lives = or_(Share.expires_at.is_(None), Share.expires_at > func.now())
+        async with self._database.session() as session:
+            share = (await session.scalars(select(Share).where(*this, lives))).one_or_none()
+            thread = None if share is None else await threads.get(session, share.project_id, ById(share.thread_id))
+        if share is None or thread is None:
+            raise _no_link()
+        rows, _ = await self._store.messages(share.project_id, share.turn_id)
+        return thread.title, [row for row in rows if _is_shown(row)]
+
+
+def shared_thread(title: str | None, rows: list[ItemRow]) -> dict[str, Any]:
+    """What a link shows: what was said, and to whom."""
+    said = [
+        {"type": "message", "role": item["role"], "content": item.get("content")}
+        for item in (kept_row(row).item for row in rows)
+    ]
+    return {"object": "shared.thread", "title": title, "messages": said}
+
+
+def _is_shown(row: ItemRow) -> bool:
+    return row["type"] == "message" and row["data"].get("role") in SHOWN_ROLES
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _shown(row: Share) -> ShareObject:
+    return {
+        "id": f"share_{row.id.hex}",
+        "object": "share",
+        "thread_id": ids.thread_id(row.thread_id),
+        "turn_id": ids.turn_id(row.turn_id),
+        "expires_at": None if row.expires_at is None else int(row.expires_at.timestamp()),
+        "created_at": int(row.created_at.timestamp()),
+    }
+
+
+def _unknown(given: str) -> NotFound:
+    return NotFound(f"There is no link {given[:80]!r} in this project.", param="share_id", code="share_not_found")
+
+
+def _no_link() -> NotFound:
+    return NotFound("This link shows nothing: it has expired, or was taken back.", code="share_not_found")
