@@ -15,6 +15,10 @@ FAULT_MINUTES ?= 60
 test-all: .venv/ready
 	@CI=true $(BIN)/pytest --fault-minutes $(FAULT_MINUTES) $(ARGS)
 
+# The clients that people have, each installed and tried.
+clients: .venv/ready
+	@$(BIN)/pytest --clients tests/clients tests/test_real_clients.py $(ARGS)
+
 check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -26,11 +30,12 @@ check: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# requirements.lock is what the service runs on; requirements-dev.lock adds the tools of development. The third is a
-# program that tests run in an environment of its own. Needs uv.
+# requirements.lock is what the service runs on; requirements-dev.lock adds the tools of development. The others are
+# programs and clients that tests run in environments of their own. Needs uv.
 lock:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
+	for each in openai2 openai3; do uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve test test-all check lock
+.PHONY: serve test test-all clients check lock

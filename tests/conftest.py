@@ -16,7 +16,15 @@ from tests.service import Emulator, Process, Service, end_all
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
+    parser.addoption("--clients", action="store_true", help="Install and try other people's clients, too.")
     parser.addoption("--fault-seed", type=int, default=None, help="Repeat the misfortunes of an earlier run.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--clients"):
+        left = [item for item in items if item.get_closest_marker("clients") is not None]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(autouse=True)
