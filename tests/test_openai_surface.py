@@ -484,3 +484,19 @@ async def test_deleting_a_conversation_ends_its_open_streams_with_an_event_in_ev
 def followed(service: Service, response_id: str) -> list[dict[str, Any]]:
     with service.http.stream("GET", f"/responses/{response_id}", params={"stream": True}) as answer:
         return read_events(answer.iter_lines())
+
+
+async def test_a_response_in_a_conversation_names_no_previous_response_as_openais_does(
+    client: AsyncOpenAI, emulator: Emulator
+) -> None:
+    conversation = await client.conversations.create()
+    first = await client.responses.create(model=MODEL, input="My name is Ada.", conversation=conversation.id)
+    second = await client.responses.create(model=MODEL, input="What is my name?", conversation=conversation.id)
+    assert second.output_text == "Ada"
+    assert (first.previous_response_id, second.previous_response_id) == (None, None)
+    assert (await client.responses.retrieve(second.id)).previous_response_id is None
+    third = await client.responses.create(model=MODEL, input="And now?", previous_response_id=second.id)
+    assert third.previous_response_id == second.id
+    said = [item async for item in client.conversations.items.list(conversation.id, order="asc")]
+    assert [item.id for item in said if item.id is not None][1] == first.output[0].id
+    assert all("conversation" not in call["body"] for call in emulator.calls())

@@ -13,7 +13,7 @@ from app.items.client_door import ITEM_SCHEMA, items_of
 from app.provider.models import Models
 from app.threads.address import Address, ById, New, OfTurn
 from app.threads.schemas import Metadata
-from app.turns.schemas import IfBusy, Origin, TurnCreate, TurnRequest, new_turn
+from app.turns.schemas import OF_CONVERSATION, IfBusy, Origin, TurnCreate, TurnRequest, new_turn
 
 MUTUALLY_EXCLUSIVE = (
     "Mutually exclusive parameters: Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
@@ -77,6 +77,8 @@ def response_request(
         needs_input=conversation is None,
         shape=ResponseCreate,
     )
+    if isinstance(address, ById):
+        request = replace(request, params={**request.params, OF_CONVERSATION: ids.conversation_id(address.id)})
     return address, replace(request, no_lock=previous is not None and body.get("if_busy") is None)
 
 

@@ -23,6 +23,9 @@ REPLACED = ("previous_response_id", "conversation")
 """The provider's own state: a thread's turns are continued by Everthread."""
 
 
+OF_CONVERSATION = "conversation"
+"""The parameter that is kept of a request that named a conversation, and no previous response: it is answered so."""
+
 LONGEST_USER = 256
 
 IfBusy = Literal["reject", "wait", "cancel", "beside"]

@@ -18,6 +18,7 @@ from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
 from app.threads.schemas import optional_turn_id
 from app.turns.rows import ItemRow, TurnRow
+from app.turns.schemas import OF_CONVERSATION
 from app.turns.store import Opened
 
 Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -145,7 +146,9 @@ def _response(
     shown["object"] = "response"
     shown["created_at"] = int(created_at.timestamp())
     shown["metadata"] = metadata
-    shown["previous_response_id"] = None if parent_id is None else ids.response_id(parent_id)
+    # As OpenAI has it: who names a conversation is told of no previous response.
+    previous = None if OF_CONVERSATION in params else parent_id
+    shown["previous_response_id"] = None if previous is None else ids.response_id(previous)
     shown["conversation"] = {"id": ids.conversation_id(thread_id)}
     shown["model"] = provider.get("model") or model
     if not isinstance(shown["output"], list):

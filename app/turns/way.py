@@ -48,7 +48,7 @@ from app.turns.closing import (
 from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
 from app.turns.running import Running, Sent
-from app.turns.schemas import TurnRequest
+from app.turns.schemas import OF_CONVERSATION, TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
@@ -56,7 +56,7 @@ from app.turns.titles import Titles
 
 log = structlog.get_logger()
 
-OURS = ("background", "context_management", "truncation")
+OURS = ("background", "context_management", OF_CONVERSATION, "truncation")
 """Parameters that the provider does not know, and the service acts on."""
 
 CUT_SHORT = {Kind.BROKEN: INTERRUPTED, Kind.TIMEOUT: INTERRUPTED, Kind.TOO_LARGE: TOO_LARGE}
