@@ -16,7 +16,7 @@ from app.projects.auth import Caller
 from app.provider.events import data_of
 from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
-from app.threads.schemas import ThreadObject
+from app.threads.schemas import ThreadObject, thread_object
 from app.threads.service import shown
 from app.turns.replay import Replay
 from app.turns.rows import TurnRow
@@ -114,7 +114,7 @@ class ThreadLife:
                         yield _event("thread.turn.created", {"turn": stored_turn(row, items)}, told.place())
                         begin(row, 0)
                     if {name: now[name] for name in WATCHED} != {name: thread[name] for name in WATCHED}:  # type: ignore[literal-required]
-                        yield _event("thread.updated", {"thread": now}, None)
+                        yield _event("thread.updated", {"thread": await self._shown(caller, id_) or now}, None)
                     thread = now
                     quiet += 1
                 done, _ = await asyncio.wait({getting}, timeout=max(0.0, looks_at - clock.time()))
@@ -160,6 +160,12 @@ class ThreadLife:
         return found
 
     async def _thread(self, caller: Caller, id_: UUID) -> ThreadObject | None:
+        """The thread's own fields, by one statement: it is looked at again and again."""
+        async with self._database.session() as session:
+            thread = await threads.get(session, caller.project_id, ById(id_))
+        return None if thread is None else thread_object(thread)
+
+    async def _shown(self, caller: Caller, id_: UUID) -> ThreadObject | None:
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, ById(id_))
             return None if thread is None else await shown(session, thread)
