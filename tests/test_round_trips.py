@@ -14,12 +14,12 @@ TURNS = 10
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_chained_turn_is_two_statements_and_two_redis_commands(
-    service_env: dict[str, str], emulator: Emulator, redis_url: str, stream: bool
+    fresh_env: dict[str, str], emulator: Emulator, redis_url: str, stream: bool
 ) -> None:
-    proxy = Proxy(service_env["DATABASE_URL"])
+    proxy = Proxy(fresh_env["DATABASE_URL"])
     # The leases of a worker are renewed from time to time, and its keys looked up again: that is no turn's cost.
     once = {"EVERTHREAD_LEASE_SECONDS": "3600", "EVERTHREAD_EVENT_LOG_FLUSH_SECONDS": "5"}
-    service = Service(env={**service_env, "DATABASE_URL": proxy.url, **once})
+    service = Service(env={**fresh_env, "DATABASE_URL": proxy.url, **once})
     cache = redis.Redis.from_url(redis_url)
     counts: list[tuple[int, int]] = []
     try:
@@ -39,9 +39,11 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
 
 
 def _statements(proxy: Proxy) -> int:
-    """Those that name a table or a function of ours: not the greeting of a new connection."""
+    """Those that name a table or a function of ours: not the greeting of a new connection, nor the look whether there
+    are webhooks, which each worker takes from time to time."""
     return sum(
         any(name in statement for name in (*metadata.tables, "open_turn_v1", "close_turn_v2"))
+        and "FROM webhooks" not in statement
         for statement in proxy.executed
     )
 
