@@ -123,7 +123,12 @@ def test_a_device_that_comes_back_goes_on_where_it_was_in_every_turn(service: Se
             whole[event["turn_id"]] = whole.get(event["turn_id"], "") + event["delta"]
     assert sorted(whole.values()) == ["left and more and more words", "right and more and more"]
     assert "before" not in str(again.events)
-    again.leave()
+    later = Device(service, thread, after=again.ids[-1])
+    third = service.turn(thread, "Echo: and then")["id"]
+    eventually(lambda: later.said() == {third: "and then"})
+    assert later.kinds().count("response.completed") <= 1
+    for each_device in (again, later):
+        each_device.leave()
 
 
 def test_who_follows_names_a_place_of_the_stream_and_no_strangers_thread(service: Service, project: Project) -> None:

@@ -18,6 +18,7 @@ from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
 from app.threads.schemas import ThreadObject, thread_object
 from app.threads.service import shown
+from app.turns.closing import TERMINAL
 from app.turns.replay import Replay
 from app.turns.rows import TurnRow
 from app.turns.show import stored_turn
@@ -30,6 +31,8 @@ QUIET_POLLS = 30
 """After so many, a comment: what stands between does not take the connection for dead."""
 
 WAITING_FRAMES = 200
+
+LAST = tuple(f"event: {kind}\n".encode() for kind in (*TERMINAL, "error"))
 
 _PLACE = re.compile(r"[0-9]{1,9}(;[0-9]{1,9}\.[0-9]{1,9}){0,64}")
 
@@ -129,6 +132,8 @@ class ThreadLife:
                     told.speaking.pop(seq, None)
                     continue
                 told.speaking[seq] = told.speaking.get(seq, 0) + 1
+                if frame.startswith(LAST):
+                    del told.speaking[seq]  # Who has read it comes back to no turn that has ended.
                 yield b"id: %b\n%b" % (told.place().encode(), frame)
         finally:
             for task in (getting, *following):
