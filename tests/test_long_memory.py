@@ -421,6 +421,28 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
     assert (before["covered_turns"], nearest["covered_turns"]) == (2, 4)
 
 
+def test_a_tool_call_that_was_passed_over_holds_up_no_compaction_and_one_that_was_answered_is_not_parted(
+    service: Service, emulator: Emulator
+) -> None:
+    tool = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
+
+    def call_of(turn: dict[str, Any]) -> str:
+        (call,) = [item["call_id"] for item in turn["output"] if item["type"] == "function_call"]
+        return str(call)
+
+    thread = service.thread()
+    service.turn(thread, "Room 1 is blue.")
+    service.turn(thread, "What is the weather?", tools=[tool])
+    for number in range(2, 5):
+        service.turn(thread, f"Room {number} is blue.")
+    waiting = service.turn(thread, "What is the weather now?", tools=[tool])
+    answer = [{"type": "function_call_output", "call_id": call_of(waiting), "output": "sunny"}]
+    service.turn(thread, answer)
+    service.turn(thread, "Room 5 is blue.")
+    made = service.http.post(f"/threads/{thread}/compact", json={"keep_turns": 2})
+    assert (made.status_code, made.json()["covered_turns"]) == (201, 5)  # The sixth called what the seventh answers.
+
+
 def test_a_compaction_is_made_when_asked_for_and_named_where_there_is_none(
     service: Service, emulator: Emulator
 ) -> None:

@@ -6,6 +6,7 @@ stands for is untouched. A worker that makes one has a lease on it; where the wo
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,6 @@ from app.background import Background
 from app.chain.answer import Answer, from_body
 from app.errors import DatabaseUnavailable
 from app.items.kinds import is_system
-from app.items.pairs import asked
 from app.items.shapes import Item, fields_of, message
 from app.items.weights import count
 from app.items.weights import tokens as weight
@@ -159,12 +159,7 @@ class Compactions(Background):
             while covered > 0 and (kept == 0 or kept + weights[branch.turns[covered - 1].id] <= room):
                 covered -= 1
                 kept += max(1, weights[branch.turns[covered].id])
-        while covered > 0:
-            ids = {turn.id for turn in branch.turns[:covered]}
-            if not asked([item.kept.item for item in branch.items if item.turn_id in ids]):
-                break
-            covered -= 1
-        return max(0, covered)
+        return _parting_no_call(branch, covered)
 
     def _maker(self, wanted: Wanted) -> str:
         return wanted.by or self._settings.compaction_model or wanted.model
@@ -302,6 +297,32 @@ def threshold_of(params: dict[str, Any]) -> int | None:
     """The tokens from which on a request wants its conversation compacted (OpenAI's `context_management`)."""
     wanted = [entry.get("compact_threshold") for entry in params.get("context_management") or ()]
     return next((tokens for tokens in wanted if tokens is not None), None)
+
+
+def _parting_no_call(branch: Branch, covered: int) -> int:
+    """The most of a branch's first turns, `covered` at most, with which no tool call is parted from its output.
+
+    A call that was passed over waits for none; one of the last turn's may be answered by the next one.
+    """
+    places = {turn.id: place for place, turn in enumerate(branch.turns)}
+    answers: dict[str, list[int]] = {}
+    for item in branch.items:
+        if item.kept.kind.pair == "output":
+            answers.setdefault(item.kept.kind.key(item.kept.item), []).append(places[item.turn_id])
+    with_it = list(range(len(branch.turns)))
+    """For each turn, the last one that must be on its side."""
+    for item in branch.items:
+        if item.kept.kind.pair == "call":
+            place, given = places[item.turn_id], answers.get(item.kept.kind.key(item.kept.item), [])
+            waits = len(branch.turns) if place == len(branch.turns) - 1 else place
+            at = bisect_left(given, place)
+            with_it[place] = max(with_it[place], given[at] if at < len(given) else waits)
+    found = last = 0
+    for place in range(min(covered, len(branch.turns))):
+        last = max(last, with_it[place])
+        if last <= place:
+            found = place + 1
+    return found
 
 
 def _stays(item: Remembered) -> bool:
