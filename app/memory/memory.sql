@@ -132,7 +132,7 @@ RETURNING id
 
 -- abandoned --
 -- Compactions whose worker is dead, for whoever takes them.
-SELECT project_id, bucket, turn_id, model FROM compactions
+SELECT project_id, turn_id, model FROM compactions
 WHERE status = 'running' AND lease_expires_at < now()
 ORDER BY lease_expires_at LIMIT 5
 

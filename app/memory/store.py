@@ -60,7 +60,6 @@ class Compacted:
     """A compaction that stands for the beginning of a branch."""
 
     id: UUID
-    turn_id: UUID
     text: str
     tokens: int
     kept: list[Remembered]
@@ -110,7 +109,6 @@ class CompactionRow(TypedDict):
 
 class Abandoned(TypedDict):
     project_id: UUID
-    bucket: int
     turn_id: UUID
     model: str
 
@@ -162,9 +160,7 @@ class MemoryStore:
         found = await self._database.fetch(*_found["kept_items"](**here, item_ids=row["kept_items"]))
         by_id = {item["item_id"]: Remembered(kept_row(item), row["turn_id"], item["tokens"]) for item in found}
         kept = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
-        return Compacted(
-            id_, row["turn_id"], row["text"], row["tokens"], kept, row["covered_turns"], row["covered_tokens"]
-        )
+        return Compacted(id_, row["text"], row["tokens"], kept, row["covered_turns"], row["covered_tokens"])
 
     async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
         """The nearest ready compaction on a branch."""

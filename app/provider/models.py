@@ -87,7 +87,6 @@ class Family(BaseModel):
     efforts: tuple[Effort, ...] = Field(min_length=1)
     reasoning_summary: bool
     responses_api: bool
-    bytes_per_token: float = Field(gt=0, le=8)
     price: Price | None = None
 
     def token_budget(self, learnt_window: int | None = None) -> int:
