@@ -70,6 +70,8 @@ def test_who_follows_the_threads_sees_each_once_in_the_order_they_were_made(
     for number in range(12):
         made.append((service, behind)[number % 2].thread())
         follower.read()
+    # What was made while anybody's transaction was open is seen when that one has ended.
+    eventually(lambda: len(follower.read()) >= len(made))
     assert follower.read() == made
     listed = service.http.get("/threads", params={"limit": 12, "order_by": order_by}).json()["data"]
     assert [thread["id"] for thread in listed] == made[::-1]

@@ -85,6 +85,8 @@ def test_its_examples_work_and_fit_its_schemas(document: dict[str, Any], service
             assert answer.status_code in (200, 201), (path, example, answer.text)
             shown += 1
     assert shown > 20
+    for webhook in service.http.get("/webhooks").json()["data"]:
+        service.http.delete(f"/webhooks/{webhook['id']}")  # Nobody is told of what other tests do.
 
 
 def test_schemathesis_finds_nothing(
