@@ -5,7 +5,7 @@ from typing import Literal
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 from typing_extensions import TypedDict
@@ -55,16 +55,17 @@ WHERE t.project_id = $1 AND t.arrived_at > $2 AND t.arrived_at <= coalesce((
 
 EXPIRED = "SELECT project_id, bucket, id FROM threads WHERE expires_at <= now() ORDER BY expires_at LIMIT $1"
 
-# Somebody has touched it since, or a turn of it runs.
-LIVES_ON = """
-UPDATE threads t SET expires_at = greatest(
-    now() + interval '1 minute', t.updated_at + t.ttl_seconds * interval '1 second'
-) WHERE t.project_id = $1 AND t.bucket = $2 AND t.id = $3 AND t.expires_at <= now() AND (
-    t.updated_at + t.ttl_seconds * interval '1 second' > now() OR EXISTS (
-        SELECT FROM turns r WHERE r.project_id = $1 AND r.bucket = $2 AND r.thread_id = $3 AND r.status = 'in_progress'
-    )
-) RETURNING t.id
-"""
+# Somebody has touched it since, or a turn of it runs. By the database's clock, as what is due is.
+LIVES_ON = text(
+    """UPDATE threads t SET expires_at = greatest(
+        now() + interval '1 minute', t.updated_at + t.ttl_seconds * interval '1 second'
+    ) WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
+        t.updated_at + t.ttl_seconds * interval '1 second' > now() OR EXISTS (
+            SELECT FROM turns r WHERE r.project_id = :project_id AND r.bucket = :bucket AND r.thread_id = :id
+                AND r.status = 'in_progress'
+        )
+    ) RETURNING t.id"""
+)
 
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
@@ -140,11 +141,11 @@ class Purge:
         """Purge threads whose own time is over. Returns how many there were to look at."""
         due = await self._database.fetch(EXPIRED, THREADS_AT_ONCE)
         for row in due:
-            if await self._database.fetchrow(LIVES_ON, *row) is not None:
-                continue
             async with self._database.session() as session:
                 thread = await threads.locked(session, row["project_id"], ById(row["id"]))
-                if thread is None or thread.expires_at is None or thread.expires_at > datetime.now(UTC):
+                if thread is None or thread.expires_at is None:
+                    continue
+                if await session.scalar(LIVES_ON, dict(row)) is not None:
                     continue
                 erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
             await erased.forget(self._live_ids, self._event_log, self._signals)
