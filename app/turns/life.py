@@ -18,6 +18,7 @@ from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
 from app.threads.schemas import ThreadObject, thread_object
 from app.threads.service import shown
+from app.threads.tables import Thread
 from app.turns.closing import TERMINAL
 from app.turns.replay import Replay
 from app.turns.rows import TurnRow
@@ -78,8 +79,8 @@ class ThreadLife:
         told = _Told(place)
         if place is None:
             first = await self._store.first_running(caller.project_id, address.id)
-            told.begun = (await self._last_seq(caller, address.id)) if first is None else first - 1
-        return self._follow(caller, address.id, thread, told, has_left)
+            told.begun = thread.last_seq if first is None else first - 1
+        return self._follow(caller, address.id, thread_object(thread), told, has_left)
 
     async def _follow(
         self, caller: Caller, id_: UUID, thread: ThreadObject, told: _Told, has_left: Callable[[], Awaitable[bool]]
@@ -102,14 +103,15 @@ class ThreadLife:
                 if clock.time() >= looks_at:
                     looks_at = clock.time() + POLL_SECONDS
                     try:
-                        now = await self._thread(caller, id_)
+                        row_now = await self._thread(caller, id_)
                         rows = await self._store.turns_after(caller.project_id, id_, told.begun, TURNS_AT_ONCE)
                     except DatabaseUnavailable:
                         looks_at += AWAY_SECONDS
                         continue
-                    if now is None:
+                    if row_now is None:
                         yield _event("thread.deleted", {"thread_id": ids.thread_id(id_)}, None)
                         return
+                    now = thread_object(row_now)
                     for row in rows:
                         items = (await self._store.items(caller.project_id, [row["id"]]))[row["id"]]
                         told.begun = row["seq"]
@@ -164,21 +166,15 @@ class ThreadLife:
                 del told.speaking[seq]
         return found
 
-    async def _thread(self, caller: Caller, id_: UUID) -> ThreadObject | None:
-        """The thread's own fields, by one statement: it is looked at again and again."""
+    async def _thread(self, caller: Caller, id_: UUID) -> Thread | None:
+        """The thread's row alone, by one statement: it is looked at again and again."""
         async with self._database.session() as session:
-            thread = await threads.get(session, caller.project_id, ById(id_))
-        return None if thread is None else thread_object(thread)
+            return await threads.get(session, caller.project_id, ById(id_))
 
     async def _shown(self, caller: Caller, id_: UUID) -> ThreadObject | None:
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, ById(id_))
             return None if thread is None else await shown(session, thread)
-
-    async def _last_seq(self, caller: Caller, id_: UUID) -> int:
-        async with self._database.session() as session:
-            thread = await threads.get(session, caller.project_id, ById(id_))
-            return 0 if thread is None else thread.last_seq
 
 
 def _event(kind: str, fields: dict[str, Any], place: str | None) -> bytes:
