@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.service import Emulator, Service, read_events, said
-from tests.tools import needs
+from tests.tools import installed, needs
 
 HERE = Path(__file__).parent
 PROVIDER = "https://dashscope-intl.aliyuncs.com"
@@ -24,11 +23,7 @@ needs_curl = needs("curl")
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which `import OpenAI from "openai"` finds the npm package."""
-    folder = tmp_path_factory.mktemp("node")
-    shutil.copy(HERE / "package.json", folder)
-    command = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent"]
-    subprocess.run(command, cwd=folder, check=True, timeout=300)
-    return folder
+    return installed(HERE, tmp_path_factory.mktemp("node"))
 
 
 def run(service: Service, command: list[str], script: Path, cwd: Path, *, changes: dict[str, str] | None = None) -> str:
