@@ -1,4 +1,4 @@
-"""everthread serve | emulator | doctor | migrate | upgrade | import | export | keys | audit"""
+"""everthread serve | emulator | doctor | migrate | upgrade | import | export | projects | keys | audit"""
 
 import asyncio
 import sys
@@ -18,17 +18,16 @@ from app import schema
 from app import serve as service
 from app.audit.commands import audit_cli
 from app.db import connecting
-from app.db.engine import UNAVAILABLE, Database
-from app.db.ids import parse
+from app.db.engine import UNAVAILABLE
 from app.doctor import examine
 from app.embedded.data_dir import CannotStart, owned
 from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
 from app.listening import CannotServe, listening
 from app.logs import configure
-from app.projects import keys as api_keys
+from app.projects.commands import keys_cli, projects_cli
 from app.settings import Settings
-from app.terminal import DataDir, check_otel_settings, echo, read_settings, replacing, stop, with_database
+from app.terminal import DataDir, check_otel_settings, echo, read_settings, replacing, stop
 from app.transfer import client, watch
 
 T = TypeVar("T")
@@ -36,7 +35,7 @@ T = TypeVar("T")
 cli = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Conversations that do not expire."
 )
-keys_cli = typer.Typer(no_args_is_help=True, help="API keys, made and revoked.")
+cli.add_typer(projects_cli, name="projects")
 cli.add_typer(keys_cli, name="keys")
 cli.add_typer(audit_cli, name="audit")
 
@@ -218,59 +217,6 @@ def _transferred(work: Callable[[], T]) -> T:
         stop(str(error))
     except httpx2.TransportError as error:
         stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
-
-
-@keys_cli.command("create")
-def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
-    project: Annotated[str, typer.Option(help="Made if it is not there.")] = api_keys.DEFAULT_PROJECT,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a key and print it, this once."""
-    key = api_keys.new_key()
-
-    async def create(database: Database) -> None:
-        await api_keys.add_key(database, await api_keys.ensure_project(database, project), name, key)
-
-    with_database(create, data_dir)
-    echo(f"API key: {key}")
-
-
-@keys_cli.command("list")
-def list_keys(data_dir: DataDir = None) -> None:
-    """Show every key, without its secret."""
-    rows = [("ID", "PROJECT", "NAME", "KEY", "CREATED", "REVOKED")]
-    for project, id_, name, hint, created_at, revoked_at in with_database(api_keys.list_keys, data_dir):
-        revoked = "" if revoked_at is None else f"{revoked_at:%Y-%m-%d %H:%M}"
-        rows.append((f"key_{id_.hex}", project, name, hint, f"{created_at:%Y-%m-%d %H:%M}", revoked))
-    # Whole ids, however narrow the terminal is: they are what `revoke` takes.
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-@keys_cli.command("revoke")
-def revoke_key(
-    key: Annotated[str, typer.Argument(help="key_… as `keys list` shows it, or the key's name if only one has it.")],
-    data_dir: DataDir = None,
-) -> None:
-    """Revoke a key. Workers stop taking it within ten seconds."""
-
-    async def revoke(database: Database) -> str | None:
-        named = [row[1] for row in await api_keys.list_keys(database) if row[2] == key and row[5] is None]
-        if len(named) > 1:
-            return f"{len(named)} keys are named {key}: say which, by its id, as 'everthread keys list' shows it."
-        found = parse(key, ("key",)) or (named[0] if named else None)
-        if found is None:
-            return f"{key} is not the id of a key: key_ and 32 hex digits, as 'everthread keys list' shows it."
-        if not await api_keys.revoke_key(database, found):
-            return f"There is no key {key} that is not revoked already."
-        return None
-
-    refused = with_database(revoke, data_dir)
-    if refused is not None:
-        stop(refused)
-    echo(f"{key} is revoked.")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ NDJSON = "application/x-ndjson"
 PLAIN = "text/plain"
 
 CONFLICT = {409: "Something else has the name, or has changed it meanwhile."}
+FORBIDDEN = {403: "The key may not do this."}
 OF_A_BODY = {
     408: "The body did not come in time.",
     413: "The body is too large.",

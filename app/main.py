@@ -49,7 +49,9 @@ from app.openai_api import socket as responses_socket
 from app.openai_api.absent import advice
 from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
+from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
+from app.projects.service import Projects
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
 from app.retention import routes as retention_routes
@@ -133,6 +135,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, search_routes.router, prefix="/v1")
     _include(app, usage_routes.router, prefix="/v1")
     _include(app, webhooks_routes.router, prefix="/v1")
+    _include(app, projects_routes.router, prefix="/v1")
     app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
@@ -190,7 +193,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     sealed_secrets, webhooks = Sealed(key, "secrets of webhooks"), WebhookStore(database, settled)
     deliveries = Deliveries(webhooks, sealed_secrets, inside=settings.webhooks_inside)
     background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries)
-    transfer = Transfer(database, names, users)
+    transfer, keys = Transfer(database, names, users), KeyRing(database)
     turns = Turns(store, runner, replay, sealed)
     history = History(
         database,
@@ -206,7 +209,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     served = Services(
         settings, models, learnt, database, reads, cache, names, provider, replay, turns, history, transfer,
-        KeyRing(database),
+        keys, Projects(database, keys),
         Threads(database, names, users, settled),
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),

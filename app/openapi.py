@@ -36,7 +36,8 @@ PARAMETERS = {
 
 OF_ALL = {
     "400": "A field is wrong: `param` names it.",
-    "401": "No key was sent, or one that is unknown or revoked.",
+    "401": "No key was sent, or one that is unknown, revoked or past its end.",
+    "403": "The key has not the scope that this takes.",
     "404": "There is no such thing in this project.",
     "500": "The service failed.",
     "503": "The database is away, or the service is full. `Retry-After` says when to try again.",
@@ -57,6 +58,7 @@ TAGS = {
     "retention": "Keeping and forgetting.",
     "transfer": "Whole threads, out and in.",
     "webhooks": "Others told of what happens.",
+    "admin": "Projects, keys, provider accounts and limits, for keys with the scope admin.",
     "health": "For who runs it.",
 }
 

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.pool import NullPool
 
+from app.accounts import tables as accounts
 from app.audit import tables as audit
 from app.cache import tables as cache
 from app.chain import tables as chain
@@ -23,13 +24,15 @@ from app.history import tables as history
 from app.memory import tables as memory
 from app.projects import tables as projects
 from app.retention import tables as retention
+from app.sealing import tables as sealing
 from app.threads import tables as threads
 from app.trail import tables as trail
 from app.turns import tables as turns
 from app.webhooks import tables as webhooks
 
 TABLES = (
-    cache.CacheKey, projects.Project, projects.ApiKey, trail.UserKey, threads.Thread, threads.ThreadName,
+    cache.CacheKey, projects.Project, projects.ApiKey, sealing.DataKey, accounts.Account, trail.UserKey,
+    threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.LearntModel, webhooks.Webhook, webhooks.WebhookDelivery,

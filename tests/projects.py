@@ -1,7 +1,7 @@
 """Projects of a test's own: nobody else talks in them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -14,19 +14,22 @@ from app.audit.signing import signing_key
 from app.audit.verify import Verdict, verify_project
 from app.db.engine import Database
 from app.projects import keys
+from app.trail.records import SERVICE
 from tests.service import Service
 
 T = TypeVar("T")
 
 
-def new_key(database_url: str, project: str) -> str:
+def new_key(database_url: str, project: str, *, scopes: Sequence[str] = keys.SCOPES) -> str:
     """A key of a project, which is made if it is not there: what `everthread keys create` does."""
     key = keys.new_key()
 
     async def create() -> None:
         database = Database(database_url, pool_size=1, timeout_seconds=30)
         try:
-            await keys.add_key(database, await keys.ensure_project(database, project), "test", key)
+            project_id = await keys.ensure_project(database, project)
+            async with database.session() as session:
+                await keys.add_key(session, SERVICE, project_id, key, name="test", scopes=scopes)
         finally:
             await database.close()
 

@@ -12,6 +12,7 @@ from app import schema
 from tests.databases import migrate_now
 
 TABLES = {
+    "accounts",
     "alembic_version",
     "api_keys",
     "audit_checkpoints",
@@ -21,6 +22,7 @@ TABLES = {
     "cache_keys",
     "calls",
     "compactions",
+    "data_keys",
     "feedback",
     "items",
     "learnt_models",

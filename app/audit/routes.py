@@ -14,9 +14,9 @@ from app.db import ids
 from app.db.pagination import ListObject, Paged, Seconds, moment
 from app.describing import NDJSON, described
 from app.errors import BadRequest
-from app.projects.auth import Authenticated
+from app.projects.auth import Auditing
 from app.services import serving
-from app.threads.address import Addressed, at
+from app.threads.address import Audited, at
 from app.trail.records import Action, RecordObject
 
 router = APIRouter(tags=["audit"])
@@ -70,27 +70,27 @@ Filtered = Annotated[Filters, Depends(_filters)]
 
 
 @router.get("/audit", **described("The audit trail.", ListObject[RecordObject]))
-async def list_records(caller: Authenticated, audit: Service, filters: Filtered, page: Paged) -> Response:
+async def list_records(caller: Auditing, audit: Service, filters: Filtered, page: Paged) -> Response:
     return json_response(await audit.list_page(caller, filters, page))
 
 
 @at(router.get, "/audit", **described("The audit trail of a thread, of a deleted one too.", ListObject[RecordObject]))
 async def list_of_thread(
-    caller: Authenticated, audit: Service, address: Addressed, filters: Filtered, page: Paged
+    caller: Auditing, audit: Service, address: Audited, filters: Filtered, page: Paged
 ) -> Response:
     return json_response(await audit.list_of_thread(caller, address, filters, page))
 
 
 @router.get("/audit/checkpoints", **described("The signed states of the trail.", ListObject[CheckpointObject]))
-async def checkpoints(caller: Authenticated, audit: Service) -> Response:
+async def checkpoints(caller: Auditing, audit: Service) -> Response:
     return json_response(await audit.checkpoints(caller))
 
 
 @router.get("/audit/export", **described("The whole trail, signed up to now.", media=NDJSON))
-async def export(caller: Authenticated, audit: Service) -> Response:
+async def export(caller: Auditing, audit: Service) -> Response:
     return StreamingResponse(await audit.export(caller), media_type=NDJSON)
 
 
 @at(router.get, "/audit/export", **described("The trail of a thread, with the proof of it.", media=NDJSON))
-async def export_thread(caller: Authenticated, audit: Service, address: Addressed) -> Response:
+async def export_thread(caller: Auditing, audit: Service, address: Audited) -> Response:
     return StreamingResponse(await audit.export_thread(caller, address), media_type=NDJSON)

@@ -57,7 +57,7 @@ def conversation_id(id_: UUID) -> str:
 
 
 def project_id(id_: UUID) -> str:
-    return f"project_{id_.hex}"
+    return f"proj_{id_.hex}"
 
 
 def turn_id(id_: UUID) -> str:

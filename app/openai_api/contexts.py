@@ -26,7 +26,7 @@ from app.memory.sealed import Sealed
 from app.memory.store import MemoryStore
 from app.openai_api.schemas import conversation_uuid, previous_uuid
 from app.openai_api.service import shown_item
-from app.projects.auth import Authenticated, Caller
+from app.projects.auth import Authenticated, Caller, Reading
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.provider.refusals import client_error
@@ -194,7 +194,7 @@ async def compact(request: Request, caller: Authenticated, contexts: Service) ->
     "/responses/input_tokens",
     **described("How many tokens the model would be sent.", InputTokens, body=InputTokensCreate),
 )
-async def input_tokens(request: Request, caller: Authenticated, contexts: Service) -> Response:
+async def input_tokens(request: Request, caller: Reading, contexts: Service) -> Response:
     sent = checked(InputTokensCreate, await json_object(request))
     counted = await contexts.input_tokens(caller, sent, services(request)[Models])
     return json_response({"object": "response.input_tokens", "input_tokens": counted})

@@ -1,40 +1,85 @@
-"""Who is calling: the bearer key, and the project that it opens. No route is reached without one."""
+"""Who is calling: the bearer key, the project that it opens, and what it may do there. No route is reached without one.
 
+What a request needs hangs on its method, unless the route says so itself: `read` for GET and HEAD, else `write`.
+"""
+
+import asyncio
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
+import structlog
 from fastapi import Depends
+from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 from structlog.contextvars import bind_contextvars
 
 from app.db import ids
 from app.db.engine import Database
-from app.errors import Unauthorized
-from app.projects.keys import USE_KEY, hash_key
+from app.errors import DatabaseUnavailable, Forbidden, Unauthorized
+from app.projects.keys import USE_KEY, Scope, hash_key
+from app.projects.settings import Limits, ProjectSettings
 from app.services import services
 from app.trail.append import append_record
 from app.trail.records import Actor
 
-CACHE_SECONDS = 10.0
-"""How long a revoked key may still be taken by a worker that has seen it."""
+log = structlog.get_logger()
+
+CACHE_SECONDS = 4.0
+"""How long a worker may take a key that is revoked meanwhile."""
+
+RENEW_SECONDS = 2.0
+"""A key that is used is looked up again after so long, while it is still taken: a turn waits for no look-up."""
 
 CACHE_SIZE = 10_000
+
+READING = ("GET", "HEAD", "OPTIONS")
+
+BEARER = {"WWW-Authenticate": "Bearer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a key opens."""
+
+    project_id: UUID
+    key_id: UUID
+    scopes: frozenset[Scope]
+    operates: bool
+    """Whether its project is the one whose admins manage the service."""
+    settings: ProjectSettings
+    key_limits: Limits
+    session_cache: str | None = None
+    """The project's own setting: see `Project.session_cache`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    project_id: UUID
-    key_id: UUID
+    grant: Grant
     address: str | None = None
-    session_cache: str | None = None
-    """The project's own setting: see `Project.session_cache`."""
+
+    @property
+    def project_id(self) -> UUID:
+        return self.grant.project_id
+
+    @property
+    def key_id(self) -> UUID:
+        return self.grant.key_id
 
     @property
     def actor(self) -> Actor:
         """The caller as the audit trail names it."""
-        return Actor(self.key_id, self.address)
+        return Actor(self.grant.key_id, self.address)
+
+    def check(self, scope: Scope) -> None:
+        """Raises `Forbidden` if the key has not this scope."""
+        if scope not in self.grant.scopes:
+            raise Forbidden(
+                f"This API key has not the scope '{scope}', which this takes. Use a key that has it, or make one: "
+                f"'everthread keys create --scope {scope}'.",
+                code="missing_scope",
+            )
 
 
 class KeyRing:
@@ -42,53 +87,111 @@ class KeyRing:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[bytes, tuple[float, Caller]] = {}
+        self._known: dict[bytes, tuple[float, Grant]] = {}
+        self._renewing: dict[bytes, asyncio.Task[None]] = {}
 
-    async def caller(self, key: str, address: str | None) -> Caller | None:
-        """The key's caller, at an address; None if the key is unknown or revoked."""
+    async def grant(self, key: str, address: str | None) -> Grant | None:
+        """What a key opens; None if it is unknown, revoked or past its end, or its project is archived."""
         hashed = hash_key(key)
         now = time.monotonic()
         known = self._known.get(hashed)
-        if known is not None and known[0] > now:
-            return Caller(known[1].project_id, known[1].key_id, address, known[1].session_cache)
+        if known is None or known[0] <= now:
+            return await self._looked_up(hashed, address)
+        if known[0] - now < CACHE_SECONDS - RENEW_SECONDS and hashed not in self._renewing:
+            renewing = asyncio.create_task(self._renew(hashed, address), name="key")
+            self._renewing[hashed] = renewing
+            renewing.add_done_callback(lambda _: self._renewing.pop(hashed, None))
+        return known[1]
+
+    async def _renew(self, hashed: bytes, address: str | None) -> None:
+        try:
+            await self._looked_up(hashed, address)
+        except DatabaseUnavailable:
+            log.info("Postgres is away; a key is taken for some seconds more")
+
+    async def _looked_up(self, hashed: bytes, address: str | None) -> Grant | None:
+        asked_at = time.monotonic()
         row = await self._database.fetchrow(USE_KEY, hashed)
         if row is None:
             self._known.pop(hashed, None)
             return None
         if len(self._known) >= CACHE_SIZE:
             self._known.clear()
-        caller = Caller(row["project_id"], row["id"], address, row["session_cache"])
+        grant = Grant(
+            row["project_id"],
+            row["id"],
+            frozenset(row["scopes"]),
+            row["operates"],
+            _read(ProjectSettings, row["settings"]),
+            _read(Limits, row["limits"]),
+            row["session_cache"],
+        )
         if row["first_use"] is not None:
             async with self._database.session() as session:
-                await append_record(session, caller.actor, caller.project_id, "key.used", detail=row["first_use"])
-        self._known[hashed] = (now + CACHE_SECONDS, caller)
-        return caller
+                actor = Actor(grant.key_id, address)
+                await append_record(session, actor, grant.project_id, "key.used", detail=row["first_use"])
+        self._known[hashed] = (asked_at + CACHE_SECONDS, grant)
+        return grant
 
     def forget(self, project_id: UUID) -> None:
         """Look a project's keys and settings up anew: they have changed. Other workers do so within `CACHE_SECONDS`."""
         self._known = {key: known for key, known in self._known.items() if known[1].project_id != project_id}
 
 
-async def authenticate(request: HTTPConnection) -> Caller:
+def _read(shape: Any, kept: Any) -> Any:
+    """What is kept of settings, as far as this release knows it. One that it cannot read is as if it were not set, and
+    said: nobody is let in for it who was not before."""
+    try:
+        return shape.model_validate(kept)
+    except ValidationError as error:
+        log.error("settings in the database cannot be read", fields=[each["loc"] for each in error.errors()])
+        return shape()
+
+
+async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> Caller:
     """The caller of a request, or of a WebSocket.
 
+    Args:
+        scope: what the key must have; left out: as the request's method says.
+
     Raises:
-        Unauthorized: no key, or one that is unknown or revoked.
+        Unauthorized: no key, or one that is unknown, revoked or past its end.
+        Forbidden: the key may not do this.
     """
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
     key = key.strip()
-    if scheme.lower() != "bearer" or not key:
+    if kind.lower() != "bearer" or not key:
+        raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers=BEARER)
+    address = None if request.client is None else request.client.host
+    grant = await services(request)[KeyRing].grant(key, address)
+    if grant is None:
         raise Unauthorized(
-            "No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers={"WWW-Authenticate": "Bearer"}
+            "This API key is unknown, revoked or past its end. Make one with 'everthread keys create'.", headers=BEARER
         )
-    caller = await services(request)[KeyRing].caller(key, None if request.client is None else request.client.host)
-    if caller is None:
-        raise Unauthorized(
-            "This API key is unknown or revoked. Make one with 'everthread keys create'.",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-    bind_contextvars(project=ids.project_id(caller.project_id))
+    caller = Caller(grant, address)
+    caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
+    bind_contextvars(project=ids.project_id(grant.project_id))
     return caller
 
 
-Authenticated = Annotated[Caller, Depends(authenticate)]
+async def _by_method(request: HTTPConnection) -> Caller:
+    return await authenticate(request)
+
+
+async def _reading(request: HTTPConnection) -> Caller:
+    return await authenticate(request, "read")
+
+
+async def _auditing(request: HTTPConnection) -> Caller:
+    return await authenticate(request, "audit")
+
+
+async def _administering(request: HTTPConnection) -> Caller:
+    return await authenticate(request, "admin")
+
+
+Authenticated = Annotated[Caller, Depends(_by_method)]
+Reading = Annotated[Caller, Depends(_reading)]
+"""Of a POST that changes nothing."""
+Auditing = Annotated[Caller, Depends(_auditing)]
+Administering = Annotated[Caller, Depends(_administering)]

@@ -1,35 +1,46 @@
-"""API keys: made once, shown once, hashed at rest."""
+"""API keys: made once, shown once, hashed at rest; what each may do, and until when."""
 
 import hashlib
 import secrets
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.tables import ApiKey, Project
 from app.trail.append import append_record
-from app.trail.records import SERVICE
+from app.trail.records import SERVICE, Action, Actor
 from app.trail.users import new_trail_key
 
 DEFAULT_PROJECT = "default"
+"""The project of who runs the service: its admins manage all of it."""
+
+Scope = Literal["read", "write", "audit", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+USUAL: tuple[Scope, ...] = ("read", "write", "audit")
+"""What a key may do where nothing is said."""
 
 # The project that a key opens. That it is used is written down once an hour, however many workers see it.
 USE_KEY = """
 WITH key AS (
-    SELECT project_id, id, last_used_at FROM api_keys WHERE key_hash = $1 AND revoked_at IS NULL
+    SELECT k.project_id, k.id, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates
+    FROM api_keys k JOIN projects p ON p.project_id = k.project_id
+    WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+        AND p.archived_at IS NULL
 ), used AS (
     UPDATE api_keys k SET last_used_at = now() FROM key
     WHERE k.project_id = key.project_id AND k.id = key.id
         AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 hour')
     RETURNING k.project_id, k.id, k.name
 )
-SELECT key.project_id, key.id, used.name AS first_use, p.session_cache
-FROM key JOIN projects p ON p.project_id = key.project_id LEFT JOIN used ON true
+SELECT key.*, used.name AS first_use FROM key LEFT JOIN used ON true
 """
 
 
@@ -47,8 +58,12 @@ def hint(key: str) -> str:
     return f"{key[:7]}…" if len(key) >= 20 else "…"
 
 
+def key_id(id_: UUID) -> str:
+    return f"key_{id_.hex}"
+
+
 async def ensure_first_key(database: Database, bootstrap_key: str | None) -> str | None:
-    """Give a database its first key.
+    """Give a database its first key, which may do everything.
 
     Args:
         bootstrap_key: the key to have, or None to make one where there is none yet.
@@ -57,53 +72,140 @@ async def ensure_first_key(database: Database, bootstrap_key: str | None) -> str
         The key if it was made here: it cannot be shown again.
     """
     project_id = await ensure_project(database, DEFAULT_PROJECT)
-    if bootstrap_key is not None:
-        await add_key(database, project_id, "bootstrap", bootstrap_key)
-        return None
+    key = new_key() if bootstrap_key is None else bootstrap_key
     async with database.session() as session:
-        if await session.scalar(select(ApiKey.id).limit(1)) is not None:
+        if bootstrap_key is None and await session.scalar(select(ApiKey.id).limit(1)) is not None:
             return None
-    key = new_key()
-    await add_key(database, project_id, "first", key)
-    return key
+        name = "first" if bootstrap_key is None else "bootstrap"
+        await add_key(session, SERVICE, project_id, key, name=name, scopes=SCOPES)
+    return None if bootstrap_key is not None else key
 
 
 async def ensure_project(database: Database, name: str) -> UUID:
+    """The project of a name, which is made if it is not there."""
     async with database.session() as session:
-        made = (
-            insert(Project).values(project_id=new_uuid(), name=name, trail_key=new_trail_key()).on_conflict_do_nothing()
-        )
-        await session.execute(made)
+        await add_project(session, SERVICE, name)
         found = await session.scalar(select(Project.project_id).where(Project.name == name))
         assert found is not None
         return found
 
 
-async def add_key(database: Database, project_id: UUID, name: str, key: str) -> None:
-    """Keep a key's hash. A key that is already there stays as it is, revoked or not."""
-    values = {"project_id": project_id, "id": new_uuid(), "name": name, "key_hash": hash_key(key), "hint": hint(key)}
-    async with database.session() as session:
-        made = insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey.id)
-        id_ = await session.scalar(made)
-        if id_ is not None:
-            await append_record(session, SERVICE, project_id, "key.created", detail=f"key_{id_.hex} {name}")
+async def add_project(session: AsyncSession, actor: Actor, name: str) -> Project | None:
+    """A new project; None if there is one of this name."""
+    values = {
+        "project_id": new_uuid(),
+        "name": name,
+        "trail_key": new_trail_key(),
+        "operates": name == DEFAULT_PROJECT,
+    }
+    made = insert(Project).values(values).on_conflict_do_nothing().returning(Project)
+    project = (await session.execute(made)).scalar_one_or_none()
+    if project is not None:
+        await append_record(session, actor, project.project_id, "project.created", detail=name)
+    return project
 
 
-async def list_keys(database: Database) -> list[tuple[str, UUID, str, str, datetime, datetime | None]]:
-    """Every key as (project, id, name, hint, created, revoked), oldest first."""
-    columns = (Project.name, ApiKey.id, ApiKey.name, ApiKey.hint, ApiKey.created_at, ApiKey.revoked_at)
-    async with database.session() as session:
-        rows = await session.execute(
-            select(*columns).join(Project, Project.project_id == ApiKey.project_id).order_by(ApiKey.id)
-        )
-        return [row._tuple() for row in rows]
+async def set_archived(session: AsyncSession, actor: Actor, project: Project, *, archived: bool) -> bool:
+    """Take none of a project's keys any more, or take them again. False if it is so already."""
+    if archived == (project.archived_at is not None):
+        return False
+    project.archived_at = datetime.now(UTC) if archived else None
+    action: Action = "project.archived" if archived else "project.restored"
+    await append_record(session, actor, project.project_id, action, detail=project.name)
+    return True
 
 
-async def revoke_key(database: Database, key_id: UUID) -> bool:
-    """Revoke a key. Workers that have it cached refuse it within `auth.CACHE_SECONDS`."""
-    async with database.session() as session:
-        revoked = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None)).values(revoked_at=func.now())
-        row = (await session.execute(revoked.returning(ApiKey.project_id, ApiKey.name))).one_or_none()
-        if row is not None:
-            await append_record(session, SERVICE, row.project_id, "key.revoked", detail=f"key_{key_id.hex} {row.name}")
-        return row is not None
+async def add_key(
+    session: AsyncSession,
+    actor: Actor,
+    project_id: UUID,
+    key: str,
+    *,
+    name: str,
+    scopes: Sequence[str] = USUAL,
+    expires_at: datetime | None = None,
+    limits: dict[str, Any] | None = None,
+) -> ApiKey | None:
+    """Keep a key's hash. One that is already there stays as it is, revoked or not, and None is returned."""
+    id_ = new_uuid()
+    values = {
+        "project_id": project_id,
+        "id": id_,
+        "name": name,
+        "key_hash": hash_key(key),
+        "hint": hint(key),
+        "scopes": [scope for scope in SCOPES if scope in scopes],
+        "expires_at": expires_at,
+        "limits": limits or {},
+    }
+    made = insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey)
+    row = (await session.execute(made)).scalar_one_or_none()
+    if row is not None:
+        said = f"{key_id(id_)} {','.join(row.scopes)} {name}"
+        await append_record(session, actor, project_id, "key.created", detail=said)
+    return row
+
+
+async def rotate_key(
+    session: AsyncSession, actor: Actor, project_id: UUID, id_: UUID, key: str, *, overlap: timedelta
+) -> ApiKey | None:
+    """A new key in the place of one, with all that it may do. The one before is taken for the overlap still.
+
+    Returns:
+        The new key; None if there is none of this id that is taken now.
+    """
+    last_moment = func.least(ApiKey.expires_at, func.now() + overlap)
+    ending = update(ApiKey).where(*_is_taken(project_id, id_)).values(expires_at=last_moment)
+    # What it was limited to in time, the new one is: nobody outlives by rotation what was given for a day.
+    until = await session.scalar(select(ApiKey.expires_at).where(*_is_taken(project_id, id_)).with_for_update())
+    former = (await session.execute(ending.returning(ApiKey))).scalar_one_or_none()
+    if former is None:
+        return None
+    made = await add_key(
+        session,
+        actor,
+        project_id,
+        key,
+        name=former.name,
+        scopes=former.scopes,
+        expires_at=until,
+        limits=former.limits,
+    )
+    assert made is not None
+    said = f"{key_id(id_)} -> {key_id(made.id)} {former.name}"
+    await append_record(session, actor, project_id, "key.rotated", detail=said)
+    return made
+
+
+async def revoke_key(session: AsyncSession, actor: Actor, id_: UUID, project_id: UUID | None = None) -> bool:
+    """Revoke a key. Workers that have it cached refuse it within `auth.CACHE_SECONDS`.
+
+    Args:
+        project_id: whose key it must be; None: anybody's.
+    """
+    of_project = [] if project_id is None else [ApiKey.project_id == project_id]
+    revoked = update(ApiKey).where(ApiKey.id == id_, ApiKey.revoked_at.is_(None), *of_project)
+    row = (
+        await session.execute(revoked.values(revoked_at=func.now()).returning(ApiKey.project_id, ApiKey.name))
+    ).one_or_none()
+    if row is not None:
+        await append_record(session, actor, row.project_id, "key.revoked", detail=f"{key_id(id_)} {row.name}")
+    return row is not None
+
+
+async def list_keys(session: AsyncSession, project_id: UUID | None = None) -> list[tuple[str, ApiKey]]:
+    """Every key, or every one of a project, with its project's name; oldest first."""
+    wanted = select(Project.name, ApiKey).join(Project, Project.project_id == ApiKey.project_id).order_by(ApiKey.id)
+    if project_id is not None:
+        wanted = wanted.where(ApiKey.project_id == project_id)
+    return [row._tuple() for row in await session.execute(wanted)]
+
+
+def _is_taken(project_id: UUID, id_: UUID) -> tuple[ColumnElement[bool], ...]:
+    now = func.now()
+    return (
+        ApiKey.project_id == project_id,
+        ApiKey.id == id_,
+        ApiKey.revoked_at.is_(None),
+        or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
+    )

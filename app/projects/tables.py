@@ -1,9 +1,11 @@
 """Projects and their API keys."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, func
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, func, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -23,6 +25,13 @@ class Project(Base):
     """Turns that arrived up to then have been purged."""
     session_cache: Mapped[str | None] = mapped_column(Text)
     """Whether the provider is asked to cache its contexts: off, on or auto. None: as the service is set."""
+
+    operates: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether its keys with the scope admin manage the whole service, and not their own project alone."""
+    archived_at: Mapped[datetime | None]
+    """Since then, none of its keys is taken."""
+    settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    """See `settings.py`."""
 
     __table_args__ = (
         UniqueConstraint("name"),
@@ -44,6 +53,13 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     """To the hour."""
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{read,write,audit,admin}'"))
+    expires_at: Mapped[datetime | None]
+    limits: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    """Its own; empty: those of the project's keys."""
 
     # The one index that does not begin with the project: a key is what tells the project.
-    __table_args__ = (UniqueConstraint("key_hash"),)
+    __table_args__ = (
+        UniqueConstraint("key_hash"),
+        CheckConstraint("scopes <@ '{read,write,audit,admin}' AND scopes <> '{}'", name="scopes"),
+    )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.bodies import WHOLE, checked, json_object, json_response
 from app.describing import NDJSON, described
 from app.errors import BadRequest
-from app.projects.auth import Authenticated, KeyRing
+from app.projects.auth import Administering, Authenticated, KeyRing
 from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
 from app.services import serving
@@ -61,7 +61,7 @@ async def get(caller: Authenticated, retention: Service) -> Response:
     **described("Change how long content is kept, and whether contexts are cached.", ProjectObject, body=ProjectPatch),
 )
 async def patch(
-    request: Request, caller: Authenticated, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)]
+    request: Request, caller: Administering, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)]
 ) -> Response:
     sent = checked(ProjectPatch, await json_object(request))
     changed = await retention.change(caller, sent.model_dump(include=sent.model_fields_set))

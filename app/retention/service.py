@@ -110,7 +110,7 @@ def _unknown_purge(purge_id: str) -> NotFound:
 
 def _project_object(project: Project) -> ProjectObject:
     return {
-        "id": f"proj_{project.project_id.hex}",
+        "id": ids.project_id(project.project_id),
         "object": "project",
         "name": project.name,
         "retention_days": project.retention_days,

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 
 from app.db import ids
 from app.errors import APIError, BadRequest, NotFound
-from app.projects.auth import Authenticated, Caller
+from app.projects.auth import Auditing, Authenticated, Caller
 from app.services import services
 from app.threads.names import Names
 
@@ -97,6 +97,10 @@ async def address(request: Request, caller: Authenticated) -> Place:
     return await addressed(request, caller)
 
 
+async def _audited(request: Request, caller: Auditing) -> Place:
+    return await addressed(request, caller)
+
+
 async def addressed(request: Request, caller: Caller, *, cached: bool = False) -> Place:
     """The same.
 
@@ -128,6 +132,8 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
 
 
 Addressed = Annotated[Place, Depends(address)]
+Audited = Annotated[Place, Depends(_audited)]
+"""The same, for keys with the scope audit."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

@@ -97,7 +97,7 @@ def origin(request: Request, caller: Caller) -> Origin:
     timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
     longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
     retried = longest if retries else None
-    return Origin(caller.key_id, caller.address, request.state.body_hash, key, retried, caller.session_cache)
+    return Origin(caller.key_id, caller.address, request.state.body_hash, key, retried, caller.grant.session_cache)
 
 
 def _number(text: str | None) -> float | None:

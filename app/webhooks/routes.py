@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.bodies import checked, json_object, json_response
 from app.db.pagination import ListObject
 from app.describing import Deleted, described
-from app.projects.auth import Authenticated
+from app.projects.auth import Administering
 from app.services import serving
 from app.webhooks.schemas import DeliveryObject, WebhookCreate, WebhookObject, WebhookPatch, WebhookSecret
 from app.webhooks.service import Status, Webhooks
@@ -24,29 +24,29 @@ FULL = {409: "The project has as many as it can have."}
     "/webhooks",
     **described("Be told of what happens from now on.", WebhookSecret, status=201, body=WebhookCreate, errors=FULL),
 )
-async def create(request: Request, caller: Authenticated, webhooks: Service) -> Response:
+async def create(request: Request, caller: Administering, webhooks: Service) -> Response:
     sent = checked(WebhookCreate, await json_object(request))
     return json_response(await webhooks.create(caller, sent), status=201)
 
 
 @router.get("/webhooks", **described("The project's webhooks.", ListObject[WebhookObject]))
-async def listed(caller: Authenticated, webhooks: Service) -> Response:
+async def listed(caller: Administering, webhooks: Service) -> Response:
     return json_response(await webhooks.listed(caller))
 
 
 @router.get("/webhooks/{webhook_id}", **described("A webhook.", WebhookObject))
-async def get(caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+async def get(caller: Administering, webhooks: Service, webhook_id: str) -> Response:
     return json_response(await webhooks.get(caller, webhook_id))
 
 
 @router.patch("/webhooks/{webhook_id}", **described("Change or pause a webhook.", WebhookObject, body=WebhookPatch))
-async def patch(request: Request, caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+async def patch(request: Request, caller: Administering, webhooks: Service, webhook_id: str) -> Response:
     sent = checked(WebhookPatch, await json_object(request))
     return json_response(await webhooks.change(caller, webhook_id, sent))
 
 
 @router.delete("/webhooks/{webhook_id}", **described("Tell it nothing more.", Deleted))
-async def delete(caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+async def delete(caller: Administering, webhooks: Service, webhook_id: str) -> Response:
     return json_response(await webhooks.delete(caller, webhook_id))
 
 
@@ -54,7 +54,7 @@ async def delete(caller: Authenticated, webhooks: Service, webhook_id: str) -> R
     "/webhooks/{webhook_id}/rotate",
     **described("A new secret; the former one signs too, for a day.", WebhookSecret),
 )
-async def rotate(caller: Authenticated, webhooks: Service, webhook_id: str) -> Response:
+async def rotate(caller: Administering, webhooks: Service, webhook_id: str) -> Response:
     return json_response(await webhooks.rotate(caller, webhook_id))
 
 
@@ -63,7 +63,7 @@ async def rotate(caller: Authenticated, webhooks: Service, webhook_id: str) -> R
     **described("What it has been told, and what it has not taken yet, the latest first.", ListObject[DeliveryObject]),
 )
 async def deliveries(
-    caller: Authenticated,
+    caller: Administering,
     webhooks: Service,
     webhook_id: str,
     status: Annotated[Status | None, Query()] = None,
@@ -77,5 +77,5 @@ async def deliveries(
     "/webhooks/{webhook_id}/deliveries/{event_id}/replay",
     **described("Tell it of an event again.", DeliveryObject),
 )
-async def replay(caller: Authenticated, webhooks: Service, webhook_id: str, event_id: str) -> Response:
+async def replay(caller: Administering, webhooks: Service, webhook_id: str, event_id: str) -> Response:
     return json_response(await webhooks.replay(caller, webhook_id, event_id))

@@ -3,6 +3,8 @@
 -- What is small, or read with everything, is on every node.
 SELECT create_reference_table('projects');
 SELECT create_reference_table('api_keys');
+SELECT create_reference_table('data_keys');
+SELECT create_reference_table('accounts');
 SELECT create_reference_table('cache_keys');
 SELECT create_reference_table('audit_leaves');
 SELECT create_reference_table('audit_checkpoints');

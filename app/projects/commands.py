@@ -1,0 +1,229 @@
+"""`everthread projects` and `everthread keys`: for who has a shell on the service's host."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import func
+
+from app.db import ids
+from app.db.engine import Database
+from app.projects import keys
+from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
+from app.projects.tables import ApiKey, Project
+from app.terminal import DataDir, echo, stop, with_database
+from app.trail.records import SERVICE
+
+keys_cli = typer.Typer(no_args_is_help=True, help="API keys: made, rotated, revoked.")
+projects_cli = typer.Typer(no_args_is_help=True, help="Projects: made, archived, restored.")
+
+KEY_COLUMNS = ("ID", "PROJECT", "NAME", "KEY", "SCOPES", "CREATED", "LAST USED", "ENDS", "REVOKED")
+
+Key = Annotated[str, typer.Argument(help="key_… as `keys list` shows it, or the key's name if only one has it.")]
+Overlap = Annotated[
+    int, typer.Option(min=0, max=LONGEST_OVERLAP, help="Seconds for which the key before is still taken.")
+]
+Name = Annotated[str, typer.Argument(help="The project's name.")]
+
+
+@keys_cli.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "key",
+    project: Annotated[str, typer.Option(help="Made if it is not there.")] = keys.DEFAULT_PROJECT,
+    scope: Annotated[
+        list[str] | None, typer.Option(help="read, write, audit or admin; again for each. The first three if left out.")
+    ] = None,
+    expires_in_days: Annotated[float | None, typer.Option(min=0.001, max=36_500, help="Without it, no end.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it, this once."""
+    scopes = scope or list(keys.USUAL)
+    for each in scopes:
+        if each not in keys.SCOPES:
+            stop(f"There is no scope {each!r}: {', '.join(keys.SCOPES)}.")
+    key = keys.new_key()
+    ends = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
+
+    async def create(database: Database) -> None:
+        project_id = await keys.ensure_project(database, project)
+        async with database.session() as session:
+            await keys.add_key(session, SERVICE, project_id, key, name=name, scopes=scopes, expires_at=ends)
+
+    with_database(create, data_dir)
+    echo(f"API key: {key}")
+
+
+@keys_cli.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """Show every key, without its secret."""
+
+    async def listed(database: Database) -> list[tuple[str, ApiKey]]:
+        async with database.session() as session:
+            return await keys.list_keys(session)
+
+    rows: list[tuple[str, ...]] = [KEY_COLUMNS]
+    for project, key in with_database(listed, data_dir):
+        rows.append(
+            (
+                keys.key_id(key.id),
+                project,
+                key.name,
+                key.hint,
+                ",".join(key.scopes),
+                *map(_moment, (key.created_at, key.last_used_at, key.expires_at, key.revoked_at)),
+            )
+        )
+    _table(rows)
+
+
+@keys_cli.command("rotate")
+def rotate_key(key: Key, overlap_seconds: Overlap = USUAL_OVERLAP, data_dir: DataDir = None) -> None:
+    """Make a key in the place of one, with all that it may do, and print it, this once."""
+    made = keys.new_key()
+
+    async def rotate(database: Database) -> str | None:
+        async with database.session() as session:
+            found = await _found(session, key)
+            if isinstance(found, str):
+                return found
+            project_id, id_ = found
+            overlap = timedelta(seconds=overlap_seconds)
+            row = await keys.rotate_key(session, SERVICE, project_id, id_, made, overlap=overlap)
+            return None if row is not None else f"There is no key {key} that is taken now."
+
+    if (refused := with_database(rotate, data_dir)) is not None:
+        stop(refused)
+    echo(f"API key: {made}")
+    echo(f"{key} is taken for {overlap_seconds} seconds more.")
+
+
+@keys_cli.command("revoke")
+def revoke_key(key: Key, data_dir: DataDir = None) -> None:
+    """Revoke a key. Workers stop taking it within five seconds."""
+
+    async def revoke(database: Database) -> str | None:
+        async with database.session() as session:
+            found = await _found(session, key)
+            if isinstance(found, str):
+                return found
+            if not await keys.revoke_key(session, SERVICE, found[1]):
+                return f"There is no key {key} that is not revoked already."
+            return None
+
+    if (refused := with_database(revoke, data_dir)) is not None:
+        stop(refused)
+    echo(f"{key} is revoked.")
+
+
+@projects_cli.command("create")
+def create_project(name: Name, data_dir: DataDir = None) -> None:
+    """Make a project."""
+
+    async def create(database: Database) -> Project | None:
+        async with database.session() as session:
+            return await keys.add_project(session, SERVICE, name)
+
+    project = with_database(create, data_dir)
+    if project is None:
+        stop(f"There is a project {name!r} already.")
+    echo(f"{ids.project_id(project.project_id)} {name}: 'everthread keys create --project {name}' makes it a key.")
+
+
+@projects_cli.command("list")
+def list_projects(data_dir: DataDir = None) -> None:
+    """Show every project."""
+
+    async def listed(database: Database) -> list[Any]:
+        live = func.count(ApiKey.id).filter(ApiKey.revoked_at.is_(None))
+        wanted = select(Project, live).outerjoin(ApiKey, ApiKey.project_id == Project.project_id)
+        async with database.session() as session:
+            return list(await session.execute(wanted.group_by(Project.project_id).order_by(Project.created_at)))
+
+    rows = [("ID", "NAME", "KEYS", "CREATED", "ARCHIVED")]
+    for project, live in with_database(listed, data_dir):
+        moments = map(_moment, (project.created_at, project.archived_at))
+        rows.append((ids.project_id(project.project_id), project.name, str(live), *moments))
+    _table(rows)
+
+
+@projects_cli.command("rotate")
+def rotate_project(name: Name, overlap_seconds: Overlap = USUAL_OVERLAP, data_dir: DataDir = None) -> None:
+    """Make a key in the place of each of a project's, and print them, this once."""
+
+    async def rotate(database: Database) -> list[str]:
+        printed = []
+        async with database.session() as session:
+            project = await _project(session, name)
+            for _, key in await keys.list_keys(session, project.project_id):
+                made = keys.new_key()
+                overlap = timedelta(seconds=overlap_seconds)
+                if await keys.rotate_key(session, SERVICE, project.project_id, key.id, made, overlap=overlap):
+                    printed.append(f"{key.name}: {made}")
+        return printed
+
+    for line in with_database(rotate, data_dir):
+        echo(line)
+
+
+@projects_cli.command("revoke")
+def revoke_project(name: Name, data_dir: DataDir = None) -> None:
+    """Archive a project: none of its keys is taken any more. What it holds stays."""
+    _archive(name, data_dir, archived=True)
+    echo(f"{name} is archived. 'everthread projects restore {name}' takes its keys again.")
+
+
+@projects_cli.command("restore")
+def restore_project(name: Name, data_dir: DataDir = None) -> None:
+    """Take the keys of an archived project again."""
+    _archive(name, data_dir, archived=False)
+    echo(f"{name} is restored.")
+
+
+def _archive(name: str, data_dir: Any, *, archived: bool) -> None:
+    async def change(database: Database) -> str | None:
+        async with database.session() as session:
+            project = await _project(session, name)
+            if archived and project.operates:
+                return f"{name} manages the service, and cannot be archived."
+            if not await keys.set_archived(session, SERVICE, project, archived=archived):
+                return f"{name} is {'archived' if archived else 'not archived'} already."
+            return None
+
+    if (refused := with_database(change, data_dir)) is not None:
+        stop(refused)
+
+
+async def _project(session: AsyncSession, name: str) -> Project:
+    project = (await session.scalars(select(Project).where(Project.name == name))).one_or_none()
+    if project is None:
+        stop(f"There is no project {name!r}. 'everthread projects list' shows those that there are.")
+    return project
+
+
+async def _found(session: AsyncSession, key: str) -> tuple[UUID, UUID] | str:
+    """The project and id of a key; or why none is meant."""
+    rows = [row for _, row in await keys.list_keys(session)]
+    named = [row for row in rows if row.name == key and row.revoked_at is None]
+    if len(named) > 1:
+        return f"{len(named)} keys are named {key}: say which, by its id, as 'everthread keys list' shows it."
+    id_ = ids.parse(key, ("key",)) or (named[0].id if named else None)
+    if id_ is None:
+        return f"{key} is not the id of a key: key_ and 32 hex digits, as 'everthread keys list' shows it."
+    found = next((row for row in rows if row.id == id_), None)
+    return f"There is no key {key} that is not revoked already." if found is None else (found.project_id, id_)
+
+
+def _moment(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Whole ids, however narrow the terminal is: they are what other commands take."""
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

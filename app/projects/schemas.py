@@ -1,0 +1,148 @@
+"""What an admin may send about projects and keys, and how they are shown."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
+
+from app.bodies import WHOLE
+from app.db import ids
+from app.projects.keys import Scope, key_id
+from app.projects.settings import Limits, ModelName, Origin, ProjectSettings
+from app.projects.tables import ApiKey, Project
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
+Scopes = Annotated[list[Scope], Field(min_length=1, max_length=4)]
+Lifetime = Annotated[int, Field(ge=1, le=100 * 365 * 86_400), WHOLE]
+
+LONGEST_OVERLAP = 30 * 86_400
+USUAL_OVERLAP = 86_400
+
+
+class ProjectCreate(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "shop"}]})
+
+    name: Name
+
+
+class SettingsPatch(BaseModel):
+    """Fields left out stay as they are; one that is sent is replaced as a whole."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "minProperties": 1,
+            "examples": [{"aliases": {"chat": "qwen4-max"}, "limits": {"requests_per_minute": 600}}],
+        },
+    )
+
+    archived: bool | None = None
+    """True: none of its keys is taken any more; what it holds stays."""
+    aliases: dict[ModelName, ModelName] | None = None
+    models: list[ModelName] | None = None
+    """null: any."""
+    origins: list[Origin] | None = None
+    limits: Limits | None = None
+    key_limits: Limits | None = None
+    user_limits: Limits | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "SettingsPatch":
+        if not self.model_fields_set:
+            raise ValueError("send what is to be changed")
+        return self
+
+
+class KeyCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"name": "app", "scopes": ["read", "write"], "expires_in": 7_776_000}]},
+    )
+
+    name: Name
+    scopes: Scopes | None = None
+    """read, write and audit, if left out."""
+    expires_in: Lifetime | None = None
+    """Seconds; without it, until it is revoked."""
+    limits: Limits | None = None
+    """Of this key; without it, those of the project's keys."""
+
+
+class KeyRotate(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+
+    overlap_seconds: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP), WHOLE] = USUAL_OVERLAP
+    """For how long the key before is still taken."""
+
+
+class AdminProjectObject(TypedDict):
+    id: str
+    object: Literal["admin.project"]
+    name: str
+    operates: bool
+    """Its admins manage the whole service."""
+    archived_at: int | None
+    created_at: int
+    aliases: dict[str, str]
+    models: list[str] | None
+    origins: list[str]
+    limits: dict[str, int | float]
+    key_limits: dict[str, int | float]
+    user_limits: dict[str, int | float]
+
+
+class KeyObject(TypedDict):
+    id: str
+    object: Literal["admin.key"]
+    project: str
+    name: str
+    hint: str
+    """How it begins."""
+    scopes: list[str]
+    limits: dict[str, int | float]
+    created_at: int
+    expires_at: int | None
+    revoked_at: int | None
+    last_used_at: int | None
+    """To the hour."""
+
+
+class NewKeyObject(KeyObject):
+    key: str
+    """Shown this once."""
+
+
+def project_object(project: Project) -> AdminProjectObject:
+    settings = ProjectSettings.model_validate(project.settings)
+    return {
+        "id": ids.project_id(project.project_id),
+        "object": "admin.project",
+        "name": project.name,
+        "operates": project.operates,
+        "archived_at": None if project.archived_at is None else int(project.archived_at.timestamp()),
+        "created_at": int(project.created_at.timestamp()),
+        "aliases": settings.aliases,
+        "models": settings.models,
+        "origins": settings.origins,
+        "limits": settings.limits.model_dump(exclude_none=True),
+        "key_limits": settings.key_limits.model_dump(exclude_none=True),
+        "user_limits": settings.user_limits.model_dump(exclude_none=True),
+    }
+
+
+def key_object(key: ApiKey) -> KeyObject:
+    return {
+        "id": key_id(key.id),
+        "object": "admin.key",
+        "project": ids.project_id(key.project_id),
+        "name": key.name,
+        "hint": key.hint,
+        "scopes": key.scopes,
+        "limits": key.limits,
+        "created_at": int(key.created_at.timestamp()),
+        "expires_at": None if key.expires_at is None else int(key.expires_at.timestamp()),
+        "revoked_at": None if key.revoked_at is None else int(key.revoked_at.timestamp()),
+        "last_used_at": None if key.last_used_at is None else int(key.last_used_at.timestamp()),
+    }

@@ -1,0 +1,212 @@
+"""Projects and keys as admins manage them: those of their own project; those of the project that operates, all."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import func
+
+from app.db import ids
+from app.db.engine import Database
+from app.db.pagination import list_object
+from app.describing import Deleted
+from app.errors import BadRequest, Conflict, Forbidden, NotFound
+from app.projects import keys
+from app.projects.auth import Caller, KeyRing
+from app.projects.schemas import (
+    AdminProjectObject,
+    KeyCreate,
+    KeyRotate,
+    NewKeyObject,
+    ProjectCreate,
+    SettingsPatch,
+    key_object,
+    project_object,
+)
+from app.projects.settings import ProjectSettings
+from app.projects.tables import ApiKey, Project
+from app.trail.append import append_record
+
+OPERATORS_ALONE = ("archived", "models", "limits", "key_limits", "user_limits")
+"""What bounds a project is not the project's own to change."""
+
+MOST_KEYS = 1000
+
+
+class Projects:
+    def __init__(self, database: Database, ring: KeyRing) -> None:
+        self._database = database
+        self._ring = ring
+
+    async def create(self, caller: Caller, sent: ProjectCreate) -> AdminProjectObject:
+        _check_operates(caller)
+        async with self._database.session() as session:
+            project = await keys.add_project(session, caller.actor, sent.name)
+            if project is None:
+                raise Conflict(f"There is a project {sent.name!r} already.", param="name", code="name_taken")
+            return project_object(project)
+
+    async def listed(self, caller: Caller, after: str | None, limit: int) -> dict[str, Any]:
+        """The projects that the caller manages, oldest first."""
+        wanted = select(Project).order_by(Project.created_at, Project.project_id).limit(limit + 1)
+        if not caller.grant.operates:
+            wanted = wanted.where(Project.project_id == caller.project_id)
+        async with self._database.session() as session:
+            if after is not None:
+                place = await self._project(session, caller, after, param="after")
+                at = tuple_(Project.created_at, Project.project_id)
+                wanted = wanted.where(at > tuple_(place.created_at, place.project_id))
+            rows = (await session.scalars(wanted)).all()
+        return list_object(rows[:limit], project_object, has_more=len(rows) > limit)
+
+    async def get(self, caller: Caller, given: str) -> AdminProjectObject:
+        async with self._database.session() as session:
+            return project_object(await self._project(session, caller, given))
+
+    async def change(self, caller: Caller, given: str, sent: SettingsPatch) -> AdminProjectObject:
+        """Raises `Forbidden` for what only the service's own admins may change."""
+        changed = sent.model_dump(include=sent.model_fields_set, exclude_none=True)
+        for name in OPERATORS_ALONE:
+            if name in sent.model_fields_set and not caller.grant.operates:
+                raise Forbidden(
+                    f"'{name}' of a project is set by who runs the service.", param=name, code="operators_only"
+                )
+        async with self._database.session() as session:
+            project = await self._project(session, caller, given, locked=True)
+            archived = changed.pop("archived", None)
+            if archived and project.operates:
+                raise Conflict(
+                    "The project that manages the service cannot be archived.", param="archived", code="operates"
+                )
+            said = sorted(sent.model_fields_set - {"archived"})
+            if said:
+                kept = {name: value for name, value in project.settings.items() if name not in said}
+                settings = ProjectSettings.model_validate({**kept, **changed})
+                project.settings = settings.model_dump(exclude_defaults=True, exclude_none=True)
+                await append_record(
+                    session, caller.actor, project.project_id, "project.changed", detail=", ".join(said)
+                )
+            if archived is not None:
+                await keys.set_archived(session, caller.actor, project, archived=archived)
+            shown = project_object(project)
+        self._ring.forget(project.project_id)
+        return shown
+
+    async def create_key(self, caller: Caller, given: str, sent: KeyCreate) -> NewKeyObject:
+        scopes = sent.scopes or [scope for scope in keys.USUAL if scope in caller.grant.scopes]
+        for scope in scopes:
+            if scope not in caller.grant.scopes:
+                raise Forbidden(
+                    f"A key without the scope '{scope}' makes none that has it.", param="scopes", code="missing_scope"
+                )
+        key = keys.new_key()
+        ends = None if sent.expires_in is None else datetime.now(UTC) + timedelta(seconds=sent.expires_in)
+        limits = None if sent.limits is None else sent.limits.model_dump(exclude_none=True)
+        async with self._database.session() as session:
+            project = await self._project(session, caller, given, locked=True)
+            there = select(func.count()).where(ApiKey.project_id == project.project_id, ApiKey.revoked_at.is_(None))
+            if (await session.scalar(there) or 0) >= MOST_KEYS:
+                raise Conflict(
+                    f"The project has {MOST_KEYS} keys, as many as it can have. Revoke some.", code="too_many_keys"
+                )
+            row = await keys.add_key(
+                session,
+                caller.actor,
+                project.project_id,
+                key,
+                name=sent.name,
+                scopes=scopes,
+                expires_at=ends,
+                limits=limits,
+            )
+            assert row is not None
+            return {**key_object(row), "key": key}
+
+    async def list_keys(self, caller: Caller, given: str) -> dict[str, Any]:
+        async with self._database.session() as session:
+            project = await self._project(session, caller, given)
+            rows = [key for _, key in await keys.list_keys(session, project.project_id)]
+        return list_object(rows, key_object, has_more=False)
+
+    async def rotate_key(self, caller: Caller, given: str, key_id: str, sent: KeyRotate) -> NewKeyObject:
+        id_, key = _key_uuid(key_id), keys.new_key()
+        overlap = timedelta(seconds=sent.overlap_seconds)
+        async with self._database.session() as session:
+            project = await self._project(session, caller, given)
+            await self._check_scopes(session, caller, project.project_id, id_)
+            row = await keys.rotate_key(session, caller.actor, project.project_id, id_, key, overlap=overlap)
+            if row is None:
+                raise _unknown_key(key_id)
+            shown: NewKeyObject = {**key_object(row), "key": key}
+        self._ring.forget(project.project_id)
+        return shown
+
+    async def revoke_key(self, caller: Caller, given: str, key_id: str) -> Deleted:
+        id_ = _key_uuid(key_id)
+        if id_ == caller.key_id:
+            raise Conflict(
+                "A key does not revoke itself. Use another admin key, or 'everthread keys revoke'.",
+                param="key_id",
+                code="own_key",
+            )
+        async with self._database.session() as session:
+            project = await self._project(session, caller, given)
+            if not await keys.revoke_key(session, caller.actor, id_, project.project_id):
+                raise _unknown_key(key_id)
+        self._ring.forget(project.project_id)
+        return {"id": key_id, "object": "admin.key.revoked", "deleted": True}
+
+    async def project_id(self, caller: Caller, given: str) -> UUID:
+        """A project that the caller manages.
+
+        Raises:
+            NotFound: there is none, or it is somebody else's to manage.
+        """
+        async with self._database.session() as session:
+            return (await self._project(session, caller, given)).project_id
+
+    async def _check_scopes(self, session: AsyncSession, caller: Caller, project_id: UUID, id_: UUID) -> None:
+        """Who rotates a key has the new one: it must not be able to do more than its maker."""
+        key = await session.get(ApiKey, (project_id, id_))
+        missing = [] if key is None else [scope for scope in key.scopes if scope not in caller.grant.scopes]
+        if missing:
+            raise Forbidden(
+                f"A key without the scope '{missing[0]}' makes none that has it.", param="key_id", code="missing_scope"
+            )
+
+    async def _project(
+        self, session: AsyncSession, caller: Caller, given: str, *, locked: bool = False, param: str = "project_id"
+    ) -> Project:
+        id_ = ids.parse(given, ("proj",))
+        project = None
+        if id_ is not None and (caller.grant.operates or id_ == caller.project_id):
+            project = await session.get(Project, id_, with_for_update=locked)
+        if project is None and param == "after":
+            raise BadRequest("'after' must be the id of a project.", param="after", code="invalid_cursor")
+        if project is None:
+            raise NotFound(
+                f"There is no project {given[:80]!r} that this key manages.",
+                param="project_id",
+                code="project_not_found",
+            )
+        return project
+
+
+def _check_operates(caller: Caller) -> None:
+    if not caller.grant.operates:
+        raise Forbidden("Projects are made by who runs the service.", code="operators_only")
+
+
+def _key_uuid(given: str) -> UUID:
+    id_ = ids.parse(given, ("key",))
+    if id_ is None:
+        raise _unknown_key(given)
+    return id_
+
+
+def _unknown_key(given: str) -> NotFound:
+    return NotFound(
+        f"There is no key {given[:80]!r} in this project that is taken.", param="key_id", code="key_not_found"
+    )

@@ -1,0 +1,73 @@
+"""What a project asks for, in one column of its row: read with the key of each request, and checked where it is set."""
+
+import re
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from app.bodies import WHOLE
+
+MOST_LISTED = 200
+
+Whole = Annotated[int, Field(ge=1, le=10**15), WHOLE]
+
+ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+
+
+def _origin(value: str) -> str:
+    parts = urlsplit(value)
+    if value != f"{parts.scheme}://{parts.netloc}" or parts.scheme not in ("http", "https"):
+        raise ValueError("an origin is a scheme, a host and perhaps a port, as browsers send it: https://app.example")
+    if not _HOST.fullmatch(parts.netloc):
+        raise ValueError("an origin's host is in small letters, without a user or a wildcard")
+    return value
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+
+
+class Limits(BaseModel):
+    """Of a project, of a key, or of each end user. What is left out is not limited."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    requests_per_minute: Whole | None = None
+    tokens_per_minute: Whole | None = None
+    """Input and output together, as the provider counts them."""
+    turns_at_once: Whole | None = None
+    tokens_per_month: Whole | None = None
+    """Of a calendar month in UTC."""
+    cost_per_month: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    """In the currency of the price table."""
+    threads: Whole | None = None
+    stored_bytes: Whole | None = None
+    """Of items, as JSON."""
+    body_bytes: Whole | None = None
+    input_items: Whole | None = None
+
+
+class ProjectSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    aliases: Annotated[dict[ModelName, ModelName], Field(max_length=MOST_LISTED)] = {}
+    """Names of the project's own for models, or the successors of models that are retired."""
+    models: Annotated[list[ModelName], Field(max_length=MOST_LISTED)] | None = None
+    """The models that it may use, `qwen3.7-*` for all that begin so. Without it: any."""
+    origins: Annotated[list[Origin], Field(max_length=MOST_LISTED)] = []
+    """Where browsers may call from."""
+    limits: Limits = Limits()
+    key_limits: Limits = Limits()
+    """Of each key that has none of its own."""
+    user_limits: Limits = Limits()
+    """Of each end user."""
+
+    def may_use(self, model: str) -> bool:
+        return self.models is None or any(is_named(model, name) for name in self.models)
+
+
+def is_named(model: str, name: str) -> bool:
+    """Whether a model is the one of a name, or one of those that a name with `*` at its end stands for."""
+    return model == name or (name.endswith("*") and model.startswith(name[:-1]))

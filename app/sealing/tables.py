@@ -1,0 +1,25 @@
+"""Projects' own keys, each sealed by the service's master key."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, SmallInteger, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base
+
+
+class DataKey(Base):
+    """What is sealed for a project is sealed with the newest of these."""
+
+    __tablename__ = "data_keys"
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    """From 1."""
+    master_id: Mapped[bytes] = mapped_column(LargeBinary)
+    """Which master key has sealed it: how the SHA-256 of that begins."""
+    wrapped: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (CheckConstraint("number >= 1", name="number"),)
