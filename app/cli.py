@@ -1,4 +1,4 @@
-"""everthread serve | emulator | doctor | migrate | upgrade | import | export | projects | keys | audit"""
+"""everthread serve | emulator | doctor | migrate | upgrade | import | export | projects | keys | master-key | audit"""
 
 import asyncio
 import sys
@@ -26,6 +26,7 @@ from app.emulator.server import emulator_server
 from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects.commands import keys_cli, projects_cli
+from app.sealing.commands import master_key_cli
 from app.settings import Settings
 from app.terminal import DataDir, check_otel_settings, echo, read_settings, replacing, stop
 from app.transfer import client, watch
@@ -37,6 +38,7 @@ cli = typer.Typer(
 )
 cli.add_typer(projects_cli, name="projects")
 cli.add_typer(keys_cli, name="keys")
+cli.add_typer(master_key_cli, name="master-key")
 cli.add_typer(audit_cli, name="audit")
 
 

@@ -14,7 +14,16 @@ from app.db.engine import IS_READ_ONLY
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
 from app.listening import CannotServe
-from app.serve import audit_key, check_database, check_models, check_provider, check_redis
+from app.sealing.master import KEY_FILE as MASTER_KEY_FILE
+from app.serve import (
+    audit_key,
+    check_database,
+    check_master_key,
+    check_models,
+    check_provider,
+    check_redis,
+    master_keys,
+)
 from app.settings import Settings
 from app.terminal import misspelt
 
@@ -78,6 +87,23 @@ async def _audit_key(settings: Settings) -> str:
     return OK
 
 
+async def _master_key(settings: Settings) -> str:
+    given = (settings.master_key, settings.master_key_file, settings.master_key_command)
+    if not any(given) and not (settings.data_dir / MASTER_KEY_FILE).exists():
+        return (
+            f"{OK}: 'everthread serve' makes one in {settings.data_dir}; with several hosts, set EVERTHREAD_MASTER_KEY"
+        )
+    at_hand = master_keys(settings)
+    if (url := _database_url(settings)) is None:
+        return OK
+    await check_database(url, pooled=settings.database_pooler)
+    database = configured.connect(settings, url, pool_size=1)
+    try:
+        return f"{OK}: {await check_master_key(database, at_hand)}"
+    finally:
+        await database.close()
+
+
 def _database_url(settings: Settings) -> str | None:
     return settings.database_url or embedded_postgres.url_of_running(settings.data_dir / "postgres")
 
@@ -88,6 +114,7 @@ CHECKS: dict[str, Check] = {
     "Redis": _redis,
     "provider": _provider,
     "audit key": _audit_key,
+    "master key": _master_key,
 }
 
 

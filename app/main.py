@@ -4,6 +4,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from fastapi import APIRouter, FastAPI, Request
@@ -14,6 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route, compile_path
 
 from app import health, metrics, openapi, stopping
+from app.accounts import routes as accounts_routes
+from app.accounts.pool import Accounts, ProviderAccount
+from app.accounts.service import ProjectAccounts
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
@@ -58,6 +62,8 @@ from app.retention import routes as retention_routes
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge
 from app.retention.service import Retention
+from app.sealing.master import masters
+from app.sealing.vault import Vault
 from app.search import routes as search_routes
 from app.search.service import Search
 from app.services import Services, provide
@@ -136,6 +142,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, usage_routes.router, prefix="/v1")
     _include(app, webhooks_routes.router, prefix="/v1")
     _include(app, projects_routes.router, prefix="/v1")
+    _include(app, accounts_routes.router, prefix="/v1")
     app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
@@ -159,7 +166,6 @@ def build(settings: Connected) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Connected = app.state.services[Connected]
     database = configured.connect(settings, settings.database_url)
-    provider = connect_provider(settings)
     key = await _database_key(database)
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     seal, buckets, sealed = Seal(key), Buckets(key), Sealed(key)
@@ -177,23 +183,26 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     signals = CancelSignals(cache, seal)
     spool = Spool(settings.data_dir / "spool")
-    models, learnt = app.state.services[Models], Learnt(database, provider.binding)
+    vault = Vault(database, masters(settings))
+    accounts = connect_accounts(settings, database, vault)
+    models, learnt = app.state.services[Models], Learnt(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
-    reader = Reader(memory, learnt, provider.binding)
-    compactions = Compactions(memory, provider, models, learnt, settings)
-    titles = Titles(database, names, provider, settings)
-    runner = Runner(store, provider, live_ids, event_log, spool, signals, reader, compactions, titles, settings)
+    reader = Reader(memory, learnt)
+    compactions = Compactions(memory, accounts, models, learnt, settings)
+    titles = Titles(database, names, accounts, settings)
+    runner = Runner(store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, settings)
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
     audit_key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     purge = Purge(database, names, users, live_ids, event_log, signals)
-    cleaner = Cleaner(database, purge, provider, every_seconds=settings.cleaning_seconds)
+    cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
     sealed_secrets, webhooks = Sealed(key, "secrets of webhooks"), WebhookStore(database, settled)
     deliveries = Deliveries(webhooks, sealed_secrets, inside=settings.webhooks_inside)
     background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries)
     transfer, keys = Transfer(database, names, users), KeyRing(database)
+    projects = Projects(database, keys)
     turns = Turns(store, runner, replay, sealed)
     history = History(
         database,
@@ -204,19 +213,20 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         live_ids,
         event_log,
         signals,
-        binding=provider.binding,
+        accounts=accounts,
         margin_seconds=settings.response_id_margin_seconds,
     )
     served = Services(
-        settings, models, learnt, database, reads, cache, names, provider, replay, turns, history, transfer,
-        keys, Projects(database, keys),
+        settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
+        keys, projects,
+        ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
         Threads(database, names, users, settled),
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models, live_ids),
         OpenAI(database, names, store, replay, live_ids, event_log, settled),
-        Contexts(memory, reader, compactions, sealed, turns),
+        Contexts(memory, reader, accounts, compactions, sealed, turns),
         ThreadLife(database, store, replay),
         Feedbacks(database, turns, store, settled),
         Shares(database, turns, store),
@@ -236,7 +246,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for work in background:
             await work.stop()
         await titles.stop()
-        await provider.close()
+        await accounts.close()
         await cache.close()
         await nodes.close()
         await database.close()
@@ -260,11 +270,29 @@ async def _database_key(database: Database) -> bytes:
             await asyncio.sleep(AWAY_SECONDS)
 
 
+def connect_accounts(settings: Settings, database: Database, vault: Vault) -> Accounts:
+    """The provider accounts: that of the settings, and those in the database."""
+    return Accounts(
+        database,
+        vault,
+        ProviderAccount(None, "settings", connect_provider(settings)),
+        partial(_connected, settings),
+        has_key=settings.dashscope_api_key is not None,
+        inside=settings.accounts_inside,
+    )
+
+
 def connect_provider(settings: Settings) -> Provider:
+    """The provider that the settings name."""
     key = settings.dashscope_api_key
+    return _connected(settings, settings.provider_base_url, EMULATOR_KEY if key is None else key.get_secret_value())
+
+
+def _connected(settings: Settings, base_url: str, key: str, *, only_outside: bool = False) -> Provider:
     return Provider(
-        settings.provider_base_url,
-        EMULATOR_KEY if key is None else key.get_secret_value(),
+        base_url,
+        key,
+        only_outside=only_outside,
         connect_timeout_seconds=settings.provider_connect_timeout_seconds,
         timeout_seconds=settings.provider_timeout_seconds,
         stall_seconds=settings.provider_stall_seconds,

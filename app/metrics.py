@@ -40,6 +40,14 @@ REBUILT_ITEMS = Histogram(
     "everthread_rebuilt_items", "Items of a rebuilt history.", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 )
 DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
+MOVES = Counter(
+    "everthread_failovers",
+    "Turns that went on at another provider account, by why the one before did not answer.",
+    ["why"],
+)
+MOVED_TOKENS = Counter(
+    "everthread_failover_tokens", "Tokens of histories that were sent again because a turn went to another account."
+)
 COMPACTIONS = Counter("everthread_compactions", "Compactions, by what came of them.", ["outcome"])
 WEBHOOKS = Counter("everthread_webhooks", "Attempts to deliver to webhooks, by what came of them.", ["outcome"])
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
@@ -51,6 +59,8 @@ COUNTERS = (
     TOKENS,
     LIVE_ID_LOOKUPS,
     DROPPED_ITEMS,
+    MOVES,
+    MOVED_TOKENS,
     COMPACTIONS,
     WEBHOOKS,
     REDIS_ERRORS,

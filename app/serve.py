@@ -27,7 +27,7 @@ from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
 from app.db import configured, connecting
-from app.db.engine import UNAVAILABLE
+from app.db.engine import UNAVAILABLE, Database
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
@@ -37,6 +37,8 @@ from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
 from app.provider.models import BadModels, Models
+from app.sealing.master import BadMasterKey, Masters, masters
+from app.sealing.vault import Vault
 from app.settings import Connected, Settings
 from app.stopping import Server, Workers
 from app.terminal import echo
@@ -62,7 +64,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         listener = stack.enter_context(listening(host, port))
         port = listener.getsockname()[1]
         connected = _with_servers(stack, settings)
-        key = asyncio.run(_prepare_database(connected, audit_key(settings)))
+        key = asyncio.run(_prepare_database(connected, audit_key(settings), master_keys(settings)))
         connected = _with_provider(stack, connected, emulator_port)
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
@@ -132,6 +134,34 @@ def audit_key(settings: Settings) -> bytes:
         raise CannotServe(f"Cannot use the key of the audit trail: {error}. Check EVERTHREAD_AUDIT_KEY.") from error
 
 
+def master_keys(settings: Settings) -> Masters:
+    """The master key, and those before it.
+
+    Raises:
+        CannotServe: they cannot be used.
+    """
+    try:
+        return masters(settings)
+    except (BadMasterKey, OSError) as error:
+        raise CannotServe(f"Cannot use the master key: {error}.") from error
+
+
+async def check_master_key(database: Database, at_hand: Masters) -> str:
+    """How many projects' keys the master key opens.
+
+    Raises:
+        CannotServe: not all of them.
+    """
+    found = await Vault(database, at_hand).tried()
+    if found.unopened:
+        raise CannotServe(
+            f"The master key of this host opens {found.opened} of {found.opened + found.unopened} projects' keys. "
+            "Give it the EVERTHREAD_MASTER_KEY of the others; after a change of keys, the one before too, in "
+            "EVERTHREAD_FORMER_MASTER_KEYS."
+        )
+    return f"opens {found.opened} projects' keys"
+
+
 def check_models(settings: Settings) -> None:
     """Raises `CannotServe` if the deployment's own file of models cannot be used."""
     try:
@@ -156,7 +186,7 @@ async def check_redis(url: str) -> str | None:
     return None
 
 
-async def _prepare_database(settings: Connected, public_key: bytes) -> str | None:
+async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Masters) -> str | None:
     """Check that the database is there and migrated, and that this host may sign; and make the first key.
 
     Returns:
@@ -173,6 +203,7 @@ async def _prepare_database(settings: Connected, public_key: bytes) -> str | Non
     try:
         made = await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
         await keys.admit(database, public_key)
+        await check_master_key(database, at_hand)
         return made
     except keys.NotListed as error:
         raise CannotServe(

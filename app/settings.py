@@ -7,15 +7,37 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Region = Literal["singapore", "beijing", "virginia"]
+Region = Literal["singapore", "beijing", "virginia", "tokyo", "frankfurt", "hongkong"]
 
 # The current paths of the Responses API (reference pages, September 2026). The older
 # /api/v2/apps/protocols/compatible-mode/v1 still answers, but is out of maintenance.
-REGION_BASE_URLS: dict[Region, str] = {
-    "singapore": "https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
-    "beijing": "https://dashscope.aliyuncs.com/compatible-mode/v1",
-    "virginia": "https://dashscope-us.aliyuncs.com/compatible-mode/v1",
+PATH_OF_THE_API = "/compatible-mode/v1"
+REGION_HOSTS: dict[Region, str] = {
+    "singapore": "dashscope-intl.aliyuncs.com",
+    "beijing": "dashscope.aliyuncs.com",
+    "virginia": "dashscope-us.aliyuncs.com",
+    "hongkong": "cn-hongkong.dashscope.aliyuncs.com",
 }
+"""The hosts that serve every account of a region. Tokyo and Frankfurt have none: there, each workspace has its own."""
+
+REGION_CODES: dict[Region, str] = {
+    "singapore": "ap-southeast-1",
+    "beijing": "cn-beijing",
+    "virginia": "us-east-1",
+    "tokyo": "ap-northeast-1",
+    "frankfurt": "eu-central-1",
+    "hongkong": "cn-hongkong",
+}
+"""As the hosts of workspaces name them: `{WorkspaceId}.{region}.maas.aliyuncs.com`."""
+
+
+def region_base_url(region: Region, workspace: str | None) -> str | None:
+    """Where a region's accounts are served, or those of a workspace of it; None where it takes a workspace."""
+    if workspace is not None:
+        return f"https://{workspace}.{REGION_CODES[region]}.maas.aliyuncs.com{PATH_OF_THE_API}"
+    host = REGION_HOSTS.get(region)
+    return None if host is None else f"https://{host}{PATH_OF_THE_API}"
+
 
 SEVEN_DAYS = 7 * 24 * 3600
 
@@ -52,6 +74,10 @@ class Settings(BaseSettings):
     """Any endpoint that speaks the Responses API; wins over the region."""
     dashscope_region: Region = Field("singapore", validation_alias="DASHSCOPE_REGION")
     """Where the key was made; a key of one region is refused in the others."""
+    dashscope_workspace: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")] = Field(
+        None, validation_alias="DASHSCOPE_WORKSPACE"
+    )
+    """The workspace's id: its own host is used then. Tokyo and Frankfurt take one."""
     default_model: str = "qwen3.5-plus"
     """The model of turns that name none."""
 
@@ -135,6 +161,20 @@ class Settings(BaseSettings):
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """How often what was appended to the audit trail is signed."""
 
+    master_key: SecretStr | None = None
+    """What seals each project's own key: 64 hex digits. Without it, and without the two below: the one in the data
+    directory, made there once."""
+    master_key_file: Path | None = None
+    """A file that holds it."""
+    master_key_command: str | None = None
+    """A command that prints it: a key management service's, for instance."""
+    former_master_keys: SecretStr | None = None
+    """Those before it, with commas between: they open what they have sealed, until `everthread master-key rotate`."""
+
+    accounts_inside: bool = False
+    """Whether projects' provider accounts may lead to private addresses, and go without TLS. Those that the service's
+    own admins share may in any case."""
+
     fork_copies_turns: Annotated[int, Field(ge=0)] = 16
     """A fork of a history that is no longer than this has a copy of it, in another bucket; a longer one is shared."""
 
@@ -181,10 +221,21 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> "Settings":
+        if self.dashscope_base_url is None and not region_base_url(self.dashscope_region, self.dashscope_workspace):
+            raise PydanticCustomError(
+                "workspace",
+                "DASHSCOPE_WORKSPACE is needed: in this DASHSCOPE_REGION each workspace has a host of its own",
+            )
+        return self
+
     @property
     def provider_base_url(self) -> str:
         """The endpoint that turns are sent to, with no slash at its end."""
-        return (self.dashscope_base_url or REGION_BASE_URLS[self.dashscope_region]).rstrip("/")
+        found = self.dashscope_base_url or region_base_url(self.dashscope_region, self.dashscope_workspace)
+        assert found is not None  # `_leads_somewhere` has seen to it.
+        return found.rstrip("/")
 
 
 class Connected(Settings):

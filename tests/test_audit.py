@@ -30,7 +30,8 @@ from tests.service import Emulator, Process, Service
 def test_every_change_to_a_thread_leaves_a_record(project: Project, emulator: Emulator) -> None:
     thread = project.call("POST", "/threads", json={"user": "ann", "name": f"n-{project.name}"})["id"]
     project.call("PATCH", f"/threads/{thread}", json={"title": "A talk"})
-    turn = project.call("POST", f"/threads/{thread}/turns", json={"input": "My name is Ada."})["id"]
+    answered = project.call("POST", f"/threads/{thread}/turns", json={"input": "My name is Ada."})
+    turn, account = answered["id"], answered["account"]
     emulator.forget()
     again = project.call("POST", f"/threads/{thread}/turns", json={"input": "What is my name?"})
     assert again["output_text"] == "Ada"
@@ -46,11 +47,11 @@ def test_every_change_to_a_thread_leaves_a_record(project: Project, emulator: Em
         ("thread.created", None),
         ("thread.changed", "title"),
         ("turn.opened", None),
-        ("turn.called", "1 new 200"),
+        ("turn.called", f"1 new 200 {account}"),
         ("turn.closed", "completed"),
         ("turn.opened", None),
-        ("turn.called", "1 chained 400"),
-        ("turn.called", "2 rebuilt 200"),
+        ("turn.called", f"1 chained 400 {account}"),
+        ("turn.called", f"2 rebuilt 200 {account}"),
         ("turn.closed", "completed"),
         ("items.added", None),
         ("item.deleted", added),
@@ -69,7 +70,7 @@ def test_every_change_to_a_thread_leaves_a_record(project: Project, emulator: Em
     assert project.records(user="bob") == []
     assert records[2]["turn"] == turn
     verdict = project.verify()
-    assert (verdict.problems, verdict.records) == ([], 14 + 2)
+    assert (verdict.problems, verdict.records) == ([], 14 + 3)
 
 
 def test_a_record_is_the_sha_256_of_its_canonical_json_and_names_the_one_before(project: Project) -> None:
@@ -160,7 +161,7 @@ def talked(project: Project) -> tuple[Project, str]:
     project.checkpoint()
     verdict = project.verify()
     assert (verdict.problems, verdict.unsigned) == ([], 0)
-    assert verdict.records == 1 + 2 * 3 + 2
+    assert verdict.records == 1 + 2 * 3 + 3
     return project, thread
 
 
@@ -331,7 +332,7 @@ def test_an_exported_trail_is_verified_offline_with_the_public_key_alone(
     code, said = verified(lines)
     assert code == 0, said
     assert said[-1] == "The audit trail verifies."
-    assert "7 records in 2 chains, 1 checkpoints; 0 records are newer" in said[0]
+    assert "8 records in 2 chains, 1 checkpoints; 0 records are newer" in said[0]
     place = next(n for n, line in enumerate(lines) if '"turn.called"' in line)
     changed = [line.replace("1 new 200", "1 new 500") for line in lines]
     code, now = verified(changed)
@@ -420,7 +421,7 @@ def test_the_command_verifies_the_database_and_names_what_is_wrong(talked: tuple
     assert (code, said[-1]) == (0, "The audit trail verifies."), said
     assert (
         said[0]
-        == f"{project.name}: 9 records in 2 chains, 1 checkpoints; 0 records are newer than the last checkpoint."
+        == f"{project.name}: 10 records in 2 chains, 1 checkpoints; 0 records are newer than the last checkpoint."
     )
     code, said = verified("--project", project.name, "--thread", thread)
     assert (code, said[0].partition(": ")[2][:23]) == (0, "7 records in 1 chains, ")
@@ -461,7 +462,7 @@ def test_records_are_found_by_time_actor_action_and_thread_on_cursor_pages(proje
     for thread in threads:
         project.call("POST", f"/threads/{thread}/turns", json={"input": "Hi"})
     everything = project.records()
-    assert [record["action"] for record in everything[:2]] == ["key.created", "key.used"]
+    assert [record["action"] for record in everything[:2]] == ["project.created", "key.created", "key.used"]
     assert len({r["actor"]["user"] for r in project.records(action="thread.created")}) == 2
     assert {r["thread"] for r in project.records(user="bob")} == {threads[1]}
     assert len(project.records(thread=threads[0])) == 4

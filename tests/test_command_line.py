@@ -33,7 +33,7 @@ def test_keys_are_listed_whole_in_any_terminal_and_revoked_by_id_or_name(
     code, lines = lines_of("keys", "list", env=env)
     assert code == 0
     rows = [line.split() for line in lines]
-    assert rows[0] == ["ID", "PROJECT", "NAME", "KEY", "CREATED", "REVOKED"]
+    assert rows[0] == ["ID", "PROJECT", "NAME", "KEY", "SCOPES", "CREATED", "USED", "ENDS", "REVOKED"]
     (phone,) = [row[0] for row in rows if row[2] == "phone"]
     assert len(phone) == len("key_") + 32
     assert lines_of("keys", "revoke", "phone", env=env)[0] == 0

@@ -174,7 +174,7 @@ def test_a_file_of_the_spool_gives_back_what_it_was_given(
 ) -> None:
     now = datetime.fromisoformat("2026-11-25T12:00:00.123456+00:00")
     sent = Body(body, [text, text], [-1, -dropped])
-    call = CallRecord("chained", "http://x", sent, dropped, None, None, details, now, now)
+    call = CallRecord("chained", "x#1234", "http://x", sent, dropped, None, None, details, now, now)
     turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text))
     output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
     closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,

@@ -38,7 +38,19 @@ ORDER = (
     ("db",),
     ("bodies", "background"),
     ("http_door", "telemetry"),
-    ("listening", "describing", "logs", "metrics", "capacity", "nesting", "services", "settings", "errors"),
+    (
+        "listening",
+        "describing",
+        "logs",
+        "metrics",
+        "capacity",
+        "nesting",
+        "services",
+        "settings",
+        "errors",
+        "outside",
+        "kept_file",
+    ),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
 

@@ -22,11 +22,13 @@ from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.items import vocabulary
 from app.items.weights import IMAGE_TOKENS
-from app.main import connect_provider
+from app.main import connect_accounts
 from app.memory.compaction import Compactions, Wanted
 from app.memory.learnt import Learnt
 from app.memory.store import Claim, MemoryStore
 from app.provider.models import BadModels, Models
+from app.sealing.master import Master, Masters
+from app.sealing.vault import Vault
 from app.settings import Settings
 from tests.databases import query
 from tests.projects import new_key
@@ -396,15 +398,12 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
             return await super().claim(*args, **fields)
 
     our = Settings(dashscope_base_url=small.base_url)
-    database, provider, models = (
-        Database(database_url, pool_size=2, timeout_seconds=30),
-        connect_provider(our),
-        Models(),
-    )
-    known = Learnt(database, provider.binding)
+    database, models = Database(database_url, pool_size=2, timeout_seconds=30), Models()
+    accounts = connect_accounts(our, database, Vault(database, Masters(Master.of("33" * 32))))
+    known = Learnt(database)
     nodes, worker_id = Nodes(database, routed=False), ids.new_uuid()
     made, overtaken = (
-        Compactions(store(database, nodes, worker_id=worker_id, lease_seconds=30), provider, models, known, our)
+        Compactions(store(database, nodes, worker_id=worker_id, lease_seconds=30), accounts, models, known, our)
         for store in (MemoryStore, Overtaken)
     )
     try:
@@ -413,7 +412,7 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
         project: UUID = row["project_id"]
         assert await overtaken.make(Wanted(project, last, "qwen3.5-plus", kept_turns=0)) is not None
     finally:
-        await provider.close()
+        await accounts.close()
         await database.close()
     nearest, before = compactions(forgetful, thread)
     assert (nearest["status"], before["status"]) == ("ready", "ready")

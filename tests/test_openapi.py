@@ -74,6 +74,10 @@ def test_no_operation_is_reached_without_a_key_but_those_that_say_so(
 def test_its_examples_work_and_fit_its_schemas(document: dict[str, Any], service: Service) -> None:
     thread, shown = service.thread(name="by-example"), 0
     turn = service.turn(thread, "Hello!")["id"]
+    project = service.http.post("/admin/projects", json={"name": "of examples"}).json()["id"]
+    key = service.http.post(f"/admin/projects/{project}/keys", json={"name": "of examples"}).json()["id"]
+    place = f"/admin/projects/{project}/accounts"
+    account = service.http.post(place, json={"name": "a", "api_key": "sk-a", "region": "beijing"}).json()["id"]
     for method, path, operation in operations(document):
         body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
         schema = document["components"]["schemas"].get(body.get("$ref", "").rpartition("/")[2], {})
@@ -81,6 +85,7 @@ def test_its_examples_work_and_fit_its_schemas(document: dict[str, Any], service
             Draft202012Validator({**schema, "components": document["components"]}).validate(example)
             where = path.replace("{thread_id}", thread).replace("{name}", "by-example").removeprefix("/v1")
             where = where.replace("{conversation_id}", thread.replace("thread_", "conv_")).replace("{turn_id}", turn)
+            where = where.replace("{project_id}", project).replace("{key_id}", key).replace("{account_id}", account)
             answer = service.http.request(method, where, json=example)
             assert answer.status_code in (200, 201), (path, example, answer.text)
             shown += 1
@@ -108,7 +113,7 @@ def test_schemathesis_finds_nothing(
     assert ran.returncode == 0, ran.stdout
     counted = re.search(r"Selected: (\d+)/(\d+)\n", ran.stdout)
     assert counted is not None
-    assert int(counted[2]) - int(counted[1]) == 2, ran.stdout  # The streams without an end.
+    assert int(counted[2]) - int(counted[1]) == 3, ran.stdout  # Streams without an end, and its own key.
 
 
 def test_the_page_shows_it_and_loads_nothing_from_elsewhere(running_service: Service) -> None:

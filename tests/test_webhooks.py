@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from app.webhooks.outside import Inside, OutsideResolver
+from app.outside import Inside, OutsideResolver
 from tests.databases import migrate_now, new_database, query
 from tests.projects import new_key
 from tests.service import Emulator, Service, eventually

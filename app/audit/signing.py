@@ -1,6 +1,5 @@
 """The key that checkpoints are signed with (Ed25519), and what exactly is signed."""
 
-import os
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -10,6 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import SecretStr
 
+from app.kept_file import kept
 from app.trail.records import instant
 
 KEY_FILE = "audit.key"
@@ -30,19 +30,8 @@ def signing_key(given: SecretStr | None, data_dir: Path) -> Ed25519PrivateKey:
     """
     if given is not None:
         return Ed25519PrivateKey.from_private_bytes(_bytes(given.get_secret_value()))
-    path = data_dir / KEY_FILE
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    made = Ed25519PrivateKey.generate()
-    part = path.with_suffix(f".{os.getpid()}")
-    part.touch(mode=0o600)
-    part.write_text(made.private_bytes_raw().hex())
-    try:
-        os.link(part, path)  # Of two processes at once, one makes it.
-    except FileExistsError:
-        made = Ed25519PrivateKey.from_private_bytes(_bytes(path.read_text()))
-    finally:
-        part.unlink()
-    return made
+    digits = kept(data_dir / KEY_FILE, lambda: Ed25519PrivateKey.generate().private_bytes_raw().hex())
+    return Ed25519PrivateKey.from_private_bytes(_bytes(digits))
 
 
 def public_key(hex_digits: str) -> Ed25519PublicKey:

@@ -17,17 +17,19 @@ QUEUE = text(
     ON CONFLICT DO NOTHING"""
 )
 
-# Those whose time has come.
+# Those whose time has come, at the accounts that there are.
 DUE = """
-SELECT project_id, bucket, response_id, next_at, least(3600, 5 * 2 ^ tries)::float8 FROM provider_deletions
-WHERE binding = $1 AND next_at <= now() ORDER BY next_at LIMIT $2
+SELECT d.project_id, d.bucket, d.response_id, d.next_at, least(3600, 5 * 2 ^ d.tries)::float8
+FROM (SELECT $1::text AS binding UNION SELECT binding FROM accounts) b CROSS JOIN LATERAL (
+    SELECT * FROM provider_deletions p WHERE p.binding = b.binding AND p.next_at <= now() ORDER BY p.next_at LIMIT $2
+) d ORDER BY d.next_at LIMIT $2
 """
 
 # Each for one worker, as it was seen; the pause until the next try is set before the first.
 TAKE = """
 UPDATE provider_deletions SET tries = tries + 1, next_at = now() + $5::float8 * interval '1 second'
 WHERE project_id = $1 AND bucket = $2 AND response_id = $3 AND next_at = $4
-RETURNING project_id, bucket, response_id
+RETURNING project_id, bucket, response_id, binding
 """
 
 DONE = "DELETE FROM provider_deletions WHERE project_id = $1 AND bucket = $2 AND response_id = $3"
@@ -40,6 +42,7 @@ class Copy(NamedTuple):
     project_id: UUID
     bucket: int
     response_id: str
+    binding: str
 
 
 async def queue(session: AsyncSession, project_id: UUID, bucket: int, turn_ids: Sequence[UUID]) -> None:
@@ -48,7 +51,11 @@ async def queue(session: AsyncSession, project_id: UUID, bucket: int, turn_ids: 
 
 
 async def take(database: Database, binding: str, limit: int) -> list[Copy]:
-    """Copies to delete now. One that is not reported as done comes again later."""
+    """Copies to delete now. One that is not reported as done comes again later.
+
+    Args:
+        binding: of the account that is in no table.
+    """
     await database.fetch(EXPIRED)
     taken: list[Copy] = []
     for due in await database.fetch(DUE, binding, limit):
@@ -59,4 +66,4 @@ async def take(database: Database, binding: str, limit: int) -> list[Copy]:
 
 
 async def done(database: Database, taken: Copy) -> None:
-    await database.fetch(DONE, *taken)
+    await database.fetch(DONE, taken.project_id, taken.bucket, taken.response_id)

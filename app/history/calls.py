@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.errors import NotFound
+from app.items.shapes import fields_of
 from app.provider.account import account
 
 
@@ -40,7 +41,7 @@ def call_object(turn_id: UUID, row: Mapping[str, Any]) -> CallObject:
         "attempt": row["attempt"],
         "continuation": row["continuation"],
         "url": row["url"],
-        "account": None if row["binding"] is None else account(row["binding"]),
+        "account": _account(row),
         "body": None if row["body"] is None else orjson.loads(row["body"]),
         "dropped_items": row["dropped_items"],
         "status": row["status"],
@@ -49,6 +50,14 @@ def call_object(turn_id: UUID, row: Mapping[str, Any]) -> CallObject:
         "started_at": row["started_at"].timestamp(),
         "finished_at": row["finished_at"].timestamp(),
     }
+
+
+def _account(row: Mapping[str, Any]) -> str | None:
+    """The account that was asked: of a call that has failed its error says it, of the others the turn."""
+    said = fields_of(row["error"]).get("account")
+    if said is None and row["binding"] is not None:
+        return account(row["binding"])
+    return said
 
 
 def parse_call(call_id: str) -> tuple[UUID, int]:

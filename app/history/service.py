@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.sql import func
 from typing_extensions import TypedDict
 
+from app.accounts.pool import Accounts
 from app.chain.context import Context, ContextObject
 from app.chain.live_ids import LiveIds
 from app.db import ids
@@ -22,6 +23,7 @@ from app.history.forks import Forks
 from app.history.playback import Tempo, play
 from app.items.client_door import items_of
 from app.projects.auth import Caller
+from app.provider.account import account
 from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
 from app.threads.schemas import (
@@ -60,6 +62,8 @@ class LinkObject(TypedDict):
     continuation: str | None
     model: str
     provider: str | None
+    account: str | None
+    """As calls and the audit trail name it."""
     context: ContextObject | None
     response_id: str | None
     response_created_at: int | None
@@ -79,7 +83,7 @@ class History:
         event_log: EventLog,
         signals: CancelSignals,
         *,
-        binding: str,
+        accounts: Accounts,
         margin_seconds: float,
     ) -> None:
         self._database = database
@@ -91,7 +95,7 @@ class History:
         self._live_ids = live_ids
         self._event_log = event_log
         self._signals = signals
-        self._binding = binding
+        self._accounts = accounts
         self._margin_seconds = margin_seconds
 
     async def create_thread(self, caller: Caller, sent: ThreadCreate) -> ThreadObject:
@@ -206,9 +210,10 @@ class History:
         """How each turn of a branch reached the model, and whether it can be chained on."""
         _, last = await self._branch(caller, address, until)
         rows = [] if last is None else await self._store.chain(caller.project_id, last)
-        return list_object(rows, self._link, has_more=False)
+        bindings = {each.binding for each in await self._accounts.of(caller.project_id)}
+        return list_object(rows, lambda row: self._link(row, bindings), has_more=False)
 
-    def _link(self, row: LinkRow) -> LinkObject:
+    def _link(self, row: LinkRow, bindings: set[str]) -> LinkObject:
         expires_at = row["response_expires_at"]
         return {
             "id": ids.turn_id(row["id"]),
@@ -218,6 +223,7 @@ class History:
             "continuation": row["continuation"],
             "model": row["model"],
             "provider": None if row["binding"] is None else row["binding"].partition("#")[0],
+            "account": None if row["binding"] is None else account(row["binding"]),
             "context": None if row["context"] is None else Context.of(row["context"]).shown(),
             "response_id": row["response_id"],
             "response_created_at": _seconds(row["response_created_at"]),
@@ -226,7 +232,7 @@ class History:
                 row["status"] in ("completed", "incomplete")
                 and expires_at is not None
                 and row["response_unknown_at"] is None
-                and row["binding"] == self._binding
+                and row["binding"] in bindings
                 and time.time() < expires_at.timestamp() - self._margin_seconds
             ),
         }

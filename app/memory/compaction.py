@@ -17,6 +17,7 @@ import orjson
 import structlog
 
 from app import metrics
+from app.accounts.pool import Accounts, ProviderAccount
 from app.background import Background
 from app.chain.answer import Answer, from_body
 from app.errors import DatabaseUnavailable
@@ -28,7 +29,7 @@ from app.memory import transcript
 from app.memory.learnt import Learnt
 from app.memory.store import Branch, Claim, MemoryStore, Remembered
 from app.provider import failure
-from app.provider.client import Provider, ProviderError
+from app.provider.client import ProviderError
 from app.provider.models import Family, Models
 from app.settings import Settings
 
@@ -74,27 +75,28 @@ class Wanted:
 
 class Compactions(Background):
     def __init__(
-        self, store: MemoryStore, provider: Provider, models: Models, learnt: Learnt, settings: Settings
+        self, store: MemoryStore, accounts: Accounts, models: Models, learnt: Learnt, settings: Settings
     ) -> None:
         super().__init__()
         self._store = store
-        self._provider = provider
+        self._accounts = accounts
         self._models = models
         self._learnt = learnt
         self._settings = settings
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    def threshold(self, family: Family, model: str, params: dict[str, Any]) -> int | None:
+    def threshold(self, binding: str, family: Family, model: str, params: dict[str, Any]) -> int | None:
         """From how many tokens on a conversation is compacted; None for never.
 
         Args:
+            binding: of the account that is asked.
             params: the request's: its `context_management` goes before the service's setting.
         """
         if (wanted := threshold_of(params)) is not None:
             return wanted
         share = self._settings.compaction_share
-        return None if share == 0 else int(share * self._learnt.token_budget(family, model))
+        return None if share == 0 else int(share * self._learnt.at(binding).token_budget(family, model))
 
     def begin(self, wanted: Wanted) -> None:
         """Make a compaction in the background."""
@@ -112,7 +114,8 @@ class Compactions(Background):
             ProviderError: the model gave none.
         """
         branch = await self._store.recall(wanted.project_id, wanted.turn_id)
-        covered = self._covered(branch, wanted)
+        account = await self._accounts.first(wanted.project_id, wanted.model)
+        covered = self._covered(branch, wanted, self._budget(account, wanted.model))
         if covered == 0:
             return None
         turns = branch.turns[:covered]
@@ -145,13 +148,21 @@ class Compactions(Background):
         said = [item.kept.item for item in items if not _stays(item)]
         return await self._made(claim, wanted, None if before is None else before.text, said)
 
-    def _covered(self, branch: Branch, wanted: Wanted) -> int:
-        """How many of the branch's first turns are to be covered. No tool call is parted from its output."""
+    def _budget(self, account: ProviderAccount, model: str) -> int:
+        """How many tokens a model reads at an account."""
+        return self._learnt.at(account.binding).token_budget(self._models.of(model), model)
+
+    def _covered(self, branch: Branch, wanted: Wanted, budget: int) -> int:
+        """How many of the branch's first turns are to be covered. No tool call is parted from its output.
+
+        Args:
+            budget: what the model that reads it reads, in tokens.
+        """
         covered = len(branch.turns)
         if wanted.kept_turns is not None:
             covered -= wanted.kept_turns
         else:
-            room = int(KEPT_SHARE * self._learnt.token_budget(self._models.of(wanted.model), wanted.model))
+            room = int(KEPT_SHARE * budget)
             weights = {turn.id: 0 for turn in branch.turns}
             for item in branch.items:
                 weights[item.turn_id] += weight(item.kept.item)
@@ -168,7 +179,14 @@ class Compactions(Background):
         calls: list[dict[str, Any]] = []
         usage = dict.fromkeys(SUMMED, 0)
         asked = self.summary(
-            self._maker(wanted), wanted.model, items, calls, usage, summary=summary, instructions=wanted.instructions
+            wanted.project_id,
+            self._maker(wanted),
+            wanted.model,
+            items,
+            calls,
+            usage,
+            summary=summary,
+            instructions=wanted.instructions,
         )
         work = asyncio.create_task(asked)
         lease = asyncio.create_task(self._renewing(claim, work))
@@ -193,6 +211,7 @@ class Compactions(Background):
 
     async def summary(
         self,
+        project_id: UUID,
         maker: str,
         reader: str,
         items: Sequence[Item],
@@ -212,12 +231,13 @@ class Compactions(Background):
         Raises:
             ProviderError: the model gave none.
         """
-        room = int(CHUNK_SHARE * self._learnt.token_budget(self._models.of(maker), maker))
-        read = self._learnt.token_budget(self._models.of(reader), reader)
+        account = await self._accounts.first(project_id, maker)
+        room = int(CHUNK_SHARE * self._budget(account, maker))
+        read = self._budget(await self._accounts.first(project_id, reader), reader)
         length = max(SHORTEST_SUMMARY, min(LONGEST_SUMMARY, int(SUMMARY_SHARE * read)))
         told = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
         for chunk in transcript.chunks(items, room) or [""]:
-            answer = await self._ask(maker, told, transcript.request(summary, chunk), length, calls)
+            answer = await self._ask(account, maker, told, transcript.request(summary, chunk), length, calls)
             reported = fields_of(answer.response.get("usage"))
             for name in SUMMED:
                 usage[name] += count(reported.get(name))
@@ -227,7 +247,13 @@ class Compactions(Background):
         return summary or ""
 
     async def _ask(
-        self, model: str, instructions: str, request: str, length: int, calls: list[dict[str, Any]]
+        self,
+        account: ProviderAccount,
+        model: str,
+        instructions: str,
+        request: str,
+        length: int,
+        calls: list[dict[str, Any]],
     ) -> Answer:
         """A summary from the model. Nothing of it is stored there."""
         asked = {
@@ -238,12 +264,12 @@ class Compactions(Background):
             "reasoning": {"effort": "none"},
         }
         body = orjson.dumps(self._models.of(model).fitted(asked))
-        call: dict[str, Any] = {"url": self._provider.url, "body": body.decode(), "started_at": time.time()}
+        call: dict[str, Any] = {"url": account.provider.url, "body": body.decode(), "started_at": time.time()}
         calls.append(call)
         attempts = self._settings.provider_attempts
         while True:
             try:
-                answer = from_body(await self._provider.respond(body, {}))
+                answer = from_body(await account.provider.respond(body, {}))
                 break
             except ProviderError as error:
                 attempts -= 1

@@ -39,8 +39,8 @@ LATEST_SHARE = 0.3
 """How much the latest count weighs in the average."""
 
 READ = """
-SELECT model, window_tokens, tokens_per_counted FROM learnt_models
-WHERE binding = $1 AND learnt_at > now() - interval '7 days'
+SELECT binding, model, window_tokens, tokens_per_counted FROM learnt_models
+WHERE binding = ANY($1::text[]) AND learnt_at > now() - interval '7 days'
 """
 
 WRITE = """
@@ -53,17 +53,16 @@ RETURNING model
 """
 
 
-class Learnt(Background):
-    def __init__(self, database: Database, binding: str) -> None:
-        super().__init__()
-        self._database = database
-        self._binding = binding
+class LearntAt:
+    """What one account's answers show. An odd endpoint of one project's teaches nothing to another's."""
+
+    def __init__(self, news: asyncio.Event) -> None:
+        self._news = news
         self._windows: dict[str, int] = {}
         self._per_counted: dict[str, float] = {}
         self._suspected: dict[str, int] = {}
         """What a provider that has cut an input counted then."""
-        self._unwritten: set[str] = set()
-        self._news = asyncio.Event()
+        self.unwritten: set[str] = set()
 
     def answered(self) -> list[str]:
         """Models that have shown something of themselves: they can be had."""
@@ -129,18 +128,42 @@ class Learnt(Background):
             self._write(model)
 
     def _write(self, model: str) -> None:
-        self._unwritten.add(model)
+        self.unwritten.add(model)
         self._news.set()
+
+    def known(self, model: str) -> tuple[int | None, float | None]:
+        """A model's window, and what it counts for a token of Qwen's older vocabulary, as far as was learnt."""
+        return self._windows.get(model), self._per_counted.get(model)
+
+    def read(self, model: str, window: int | None, per_counted: float | None) -> None:
+        """Take over what another worker has learnt."""
+        if window is not None:
+            self._windows[model] = window
+        if per_counted is not None:
+            self._per_counted[model] = per_counted
+
+
+class Learnt(Background):
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+        self._at: dict[str, LearntAt] = {}
+        self._news = asyncio.Event()
+
+    def at(self, binding: str) -> LearntAt:
+        """What an account's answers have shown."""
+        found = self._at.get(binding)
+        if found is None:
+            found = self._at[binding] = LearntAt(self._news)
+            self._news.set()  # Others may have learnt something of it.
+        return found
 
     async def run(self) -> None:
         while True:
             try:
                 await self._written()
-                for row in await self._database.fetch(READ, self._binding):
-                    if row["window_tokens"] is not None:
-                        self._windows[row["model"]] = row["window_tokens"]
-                    if row["tokens_per_counted"] is not None:
-                        self._per_counted[row["model"]] = row["tokens_per_counted"]
+                for row in await self._database.fetch(READ, list(self._at)):
+                    self.at(row["binding"]).read(row["model"], row["window_tokens"], row["tokens_per_counted"])
             except DatabaseUnavailable:
                 log.warning("Postgres is away; what was learnt of models is not written yet")
             try:
@@ -151,7 +174,7 @@ class Learnt(Background):
 
     async def _written(self) -> None:
         self._news.clear()
-        for model in list(self._unwritten):
-            learnt = self._windows.get(model), self._per_counted.get(model)
-            await self._database.fetchrow(WRITE, self._binding, model, *learnt)
-            self._unwritten.discard(model)
+        for binding, learnt in list(self._at.items()):
+            for model in list(learnt.unwritten):
+                await self._database.fetchrow(WRITE, binding, model, *learnt.known(model))
+                learnt.unwritten.discard(model)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from app.chain.continuation import Target
 from app.chain.rebuild import Abilities, rebuild
 from app.items import vocabulary
 from app.items.kinds import RESTORED
@@ -29,21 +30,21 @@ class Given:
 
 
 class Reader:
-    def __init__(self, store: MemoryStore, learnt: Learnt, binding: str) -> None:
+    def __init__(self, store: MemoryStore, learnt: Learnt) -> None:
         self.store = store
         self.learnt = learnt
-        self._binding = binding
 
-    def abilities(self, family: Family, model: str) -> Abilities:
-        return Abilities(self.learnt.token_budget(family, model), family.sees_images, family.tool_outputs)
+    def target(self, binding: str, family: Family, model: str) -> Target:
+        """A model at an account, with what it can take."""
+        budget = self.learnt.at(binding).token_budget(family, model)
+        return Target(binding, model, Abilities(budget, family.sees_images, family.tool_outputs))
 
     async def given(
         self,
         project_id: UUID,
         parent_id: UUID | None,
         new: Sequence[Item],
-        model: str,
-        abilities: Abilities,
+        target: Target,
         *,
         counting: bool = False,
     ) -> Given:
@@ -51,18 +52,19 @@ class Reader:
 
         Args:
             parent_id: the last turn of what came before; None for a conversation that begins.
-            abilities: what the model can take of it.
+            target: the model, with what it can take of it.
             counting: whether it is counted in any case.
         """
         branch = Branch() if parent_id is None else await self.store.recall(project_id, parent_id)
         compacted = branch.compacted
         kept = [] if compacted is None else compacted.kept
         before = [*kept, *branch.items]
-        items = [self._as_sent(item, model) for item in before]
+        items = [_as_sent(item, target) for item in before]
         item_ids = [item.kept.id for item in before]
         if compacted is not None:
             items.insert(len(kept), compacted.item)
             item_ids.insert(len(kept), compacted.source)
+        abilities, learnt = target.abilities, self.learnt.at(target.binding)
         rebuilt = rebuild(items, new, abilities)
         counted = counting or rebuilt.whole > COUNTED_FROM * abilities.token_budget
         if counted:
@@ -70,7 +72,7 @@ class Reader:
             if compacted is not None:
                 counts.insert(len(kept), compacted.tokens)
             counts += await vocabulary.counts(new)
-            rebuilt = rebuild(items, new, abilities, self.learnt.expected(model, counts))
+            rebuilt = rebuild(items, new, abilities, learnt.expected(target.model, counts))
         return Given(
             rebuilt.input,
             [[item_ids[place] for place in places] for places in rebuilt.sources],
@@ -80,18 +82,20 @@ class Reader:
             None if compacted is None else compacted.id,
         )
 
-    def _as_sent(self, remembered: Remembered, model: str) -> Item:
-        """The item; encrypted reasoning as what goes back unchanged, where this model at this account made it."""
-        item = remembered.kept.item
-        if (
-            remembered.kept.type == "reasoning"
-            and string(item.get("encrypted_content"))
-            and (remembered.binding, remembered.model) == (self._binding, model)
-        ):
-            return {"type": RESTORED, "item": item}
-        return item
+
+def _as_sent(remembered: Remembered, target: Target) -> Item:
+    """The item; encrypted reasoning as what goes back unchanged, where this model at this account made it."""
+    item = remembered.kept.item
+    if (
+        remembered.kept.type == "reasoning"
+        and string(item.get("encrypted_content"))
+        and (remembered.binding, remembered.model) == (target.binding, target.model)
+    ):
+        return {"type": RESTORED, "item": item}
+    return item
 
 
-def within(abilities: Abilities, frame: int) -> Abilities:
+def within(target: Target, frame: int) -> Target:
     """What is left for the input beside instructions and tools."""
-    return replace(abilities, token_budget=max(0, abilities.token_budget - frame))
+    left = max(0, target.abilities.token_budget - frame)
+    return replace(target, abilities=replace(target.abilities, token_budget=left))

@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 from typing_extensions import TypedDict
 
+from app.accounts.pool import Accounts
 from app.bodies import JSON_TYPE, checked, json_object
 from app.describing import EVENTS, OF_A_MODEL, described
 from app.projects.auth import Authenticated
-from app.provider.client import Provider, ProviderError
+from app.provider.client import ProviderError
 from app.provider.refusals import client_error
 from app.services import serving
 from app.turns.http import provider_headers
@@ -51,12 +52,13 @@ class ChatCompletion(TypedDict):
     ),
 )
 async def complete(
-    request: Request, caller: Authenticated, provider: Annotated[Provider, serving(Provider)]
+    request: Request, caller: Authenticated, accounts: Annotated[Accounts, serving(Accounts)]
 ) -> Response:
     body = await json_object(request)
-    checked(ChatCreate, body)
+    model = checked(ChatCreate, body).model
     sent, headers = orjson.dumps(body), provider_headers(request)
     try:
+        provider = (await accounts.first(caller.project_id, model)).provider
         if body.get("stream") is True:
             chunks = await provider.open_chat_stream(sent, headers)
             return StreamingResponse(chunks, media_type="text/event-stream")

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
+from app.accounts.pool import Accounts
 from app.bodies import checked, json_object, json_response
 from app.db import ids
 from app.describing import OF_A_MODEL, described
@@ -85,10 +86,17 @@ class Contexts:
     """What a model would be given, counted or in few words."""
 
     def __init__(
-        self, store: MemoryStore, reader: Reader, compactions: Compactions, sealed: Sealed, turns: Turns
+        self,
+        store: MemoryStore,
+        reader: Reader,
+        accounts: Accounts,
+        compactions: Compactions,
+        sealed: Sealed,
+        turns: Turns,
     ) -> None:
         self._store = store
         self._reader = reader
+        self._accounts = accounts
         self._compactions = compactions
         self._sealed = sealed
         self._turns = turns
@@ -110,7 +118,9 @@ class Contexts:
             )
         usage = dict.fromkeys(SUMMED, 0)
         try:
-            said = await self._compactions.summary(model, model, items, [], usage, instructions=sent.instructions)
+            said = await self._compactions.summary(
+                caller.project_id, model, model, items, [], usage, instructions=sent.instructions
+            )
         except ProviderError as error:
             raise client_error(error.failure) from error
         stay = [item for item in items if type_of(item) == "message" and (item["role"] == "user" or is_system(item))]
@@ -134,12 +144,16 @@ class Contexts:
         model = sent.model or models.default
         parent = await self._parent(caller, sent)
         new = self._items(caller, sent.input)
-        abilities = self._reader.abilities(models.of(model), model)
-        given = await self._reader.given(caller.project_id, parent, new, model, abilities, counting=True)
+        try:
+            account = await self._accounts.first(caller.project_id, model)
+        except ProviderError as error:
+            raise client_error(error.failure) from error
+        target = self._reader.target(account.binding, models.of(model), model)
+        given = await self._reader.given(caller.project_id, parent, new, target, counting=True)
         frame = {name: value for name in OF_THE_FRAME if (value := (sent.model_extra or {}).get(name))}
         frame |= {name: value for name in ("instructions", "tools") if (value := getattr(sent, name))}
         weight = text_tokens(orjson.dumps(frame).decode()) if frame else 0
-        return given.tokens + self._reader.learnt.tokens(model, weight)
+        return given.tokens + self._reader.learnt.at(account.binding).tokens(model, weight)
 
     def _items(self, caller: Caller, value: Any) -> list[Item]:
         items = items_of(value, references=True) if value is not None else []

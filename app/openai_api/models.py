@@ -2,25 +2,35 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 from typing_extensions import TypedDict
 
+from app.accounts.pool import Accounts
 from app.bodies import json_response
 from app.db.pagination import ListObject, list_object
 from app.describing import described
 from app.errors import NotFound
-from app.memory.learnt import Learnt
+from app.memory.learnt import Learnt, LearntAt
 from app.projects.auth import Authenticated
 from app.provider.models import Family, Models
-from app.services import serving
+from app.services import services, serving
 
 router = APIRouter(tags=["models"])
 
 OWNER = "alibaba_cloud"
 
 Known = Annotated[Models, serving(Models)]
-Seen = Annotated[Learnt, serving(Learnt)]
+
+
+async def _seen(request: Request, caller: Authenticated) -> LearntAt:
+    """What the account has shown that the project's requests go to first."""
+    here = services(request)
+    (first, *_) = await here[Accounts].of(caller.project_id)
+    return here[Learnt].at(first.binding)
+
+
+Seen = Annotated[LearntAt, Depends(_seen)]
 
 
 class ModelObject(TypedDict):
@@ -57,7 +67,7 @@ async def one(caller: Authenticated, models: Known, learnt: Seen, model: str) ->
     return json_response(model_object(model, family, learnt))
 
 
-def model_object(name: str, family: Family, learnt: Learnt) -> ModelObject:
+def model_object(name: str, family: Family, learnt: LearntAt) -> ModelObject:
     return {
         "id": name,
         "object": "model",

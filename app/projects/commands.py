@@ -21,7 +21,7 @@ from app.trail.records import SERVICE
 keys_cli = typer.Typer(no_args_is_help=True, help="API keys: made, rotated, revoked.")
 projects_cli = typer.Typer(no_args_is_help=True, help="Projects: made, archived, restored.")
 
-KEY_COLUMNS = ("ID", "PROJECT", "NAME", "KEY", "SCOPES", "CREATED", "LAST USED", "ENDS", "REVOKED")
+KEY_COLUMNS = ("ID", "PROJECT", "NAME", "KEY", "SCOPES", "CREATED", "USED", "ENDS", "REVOKED")
 
 Key = Annotated[str, typer.Argument(help="key_… as `keys list` shows it, or the key's name if only one has it.")]
 Overlap = Annotated[

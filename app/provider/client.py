@@ -14,6 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from app.outside import OutsideResolver
 from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure
@@ -26,6 +27,8 @@ CHAT_PATH = "/chat/completions"
 
 SESSION_CACHE = "x-dashscope-session-cache"
 """The header that asks for a cached context: `enable`."""
+
+PROVIDERS_DOMAIN = ".aliyuncs.com"
 
 LOOKUP_SECONDS = 10.0
 
@@ -51,7 +54,12 @@ class Provider:
         stall_seconds: float,
         max_answer_bytes: int,
         gather_milliseconds: int = 0,
+        only_outside: bool = False,
     ) -> None:
+        """Args: only_outside: whether it is connected to at public addresses alone, whatever its name leads to. The
+        provider's own names lead nowhere else.
+        """
+        only_outside = only_outside and not (urlsplit(base_url).hostname or "").endswith(PROVIDERS_DOMAIN)
         self.url = base_url + PATH
         self.binding = accounts.binding(base_url, api_key)
         self.account = accounts.account(self.binding)
@@ -71,10 +79,13 @@ class Provider:
                 "Content-Type": "application/json",
                 "Accept-Encoding": "identity",
             },
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=30, resolver=OutsideResolver() if only_outside else None
+            ),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_timeout_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy(base_url),
+            # Behind a proxy it would be the proxy that looks a name up.
+            proxy=None if only_outside else _proxy(base_url),
         )
 
     async def respond(self, body: bytes, headers: dict[str, str]) -> bytes:

@@ -44,6 +44,7 @@ LONGEST_BACKOFF_SECONDS = 20.0
 MODEL_UNSUPPORTED = "model_unsupported"
 MODEL_RETIRED = "model_retired"
 REFUSED_CODE = "refused_by_provider"
+MODEL_NOT_FOUND = "model_not_found"
 TOO_LONG = "context_length_exceeded"
 
 
@@ -85,7 +86,7 @@ MEANINGS = (
         MODEL_RETIRED,
     ),
     Meaning(
-        Kind.REFUSED, r"unsupported model|model_?not_?found|model .{0,80} (does not exist|not found)", "model_not_found"
+        Kind.REFUSED, r"unsupported model|model_?not_?found|model .{0,80} (does not exist|not found)", MODEL_NOT_FOUND
     ),
     # A backend's own status, quoted in the message, says more than the one around it.
     Meaning(Kind.THROTTLED, r'"status_code"\s*:\s*429|<429>'),

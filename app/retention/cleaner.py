@@ -8,11 +8,11 @@ import asyncpg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.accounts.pool import Accounts
 from app.background import Background
 from app.chain import copies
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
-from app.provider.client import Provider
 from app.retention.purge import Purge
 
 log = structlog.get_logger()
@@ -25,11 +25,11 @@ SELECT project_id, retention_days, purged_until FROM projects WHERE retention_da
 
 
 class Cleaner(Background):
-    def __init__(self, database: Database, purge: Purge, provider: Provider, *, every_seconds: float) -> None:
+    def __init__(self, database: Database, purge: Purge, accounts: Accounts, *, every_seconds: float) -> None:
         super().__init__()
         self._database = database
         self._purge = purge
-        self._provider = provider
+        self._accounts = accounts
         self._every_seconds = every_seconds
         self._due = asyncio.Event()
 
@@ -66,9 +66,10 @@ class Cleaner(Background):
             pass
 
     async def _delete_copies(self) -> None:
-        while taken := await copies.take(self._database, self._provider.binding, COPIES_AT_ONCE):
+        while taken := await copies.take(self._database, self._accounts.of_settings.binding, COPIES_AT_ONCE):
             for row in taken:
-                if await self._provider.delete(row.response_id):
+                account = await self._accounts.at(row.project_id, row.binding)
+                if account is not None and await account.provider.delete(row.response_id):
                     await copies.done(self._database, row)
 
     async def _tried(self, work: Awaitable[None]) -> None:

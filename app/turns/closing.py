@@ -28,6 +28,8 @@ OF_THEIR_OWN = ("status", "output", "usage", "error", "incomplete_details")
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     continuation: str
+    account: str
+    """As people are shown it."""
     url: str
     body: Body
     dropped_items: int

@@ -60,14 +60,14 @@ def wants_cache(mode: str, context: Context, weight: int) -> bool:
     return weight >= SMALLEST_CACHED and context.quick >= PAYS_FROM
 
 
-async def after(running: Running, usage: Any, learnt: Learnt, now: float) -> Context:
+async def after(running: Running, usage: Any, learnt_of: Learnt, now: float) -> Context:
     """The context of a turn that was answered. A cut of the provider's is seen here, and the window learnt from it.
 
     Args:
         usage: what the provider has counted for the answer.
         now: Unix seconds.
     """
-    request, sent = running.turn.request, running.sent
+    request, sent, learnt = running.turn.request, running.sent, learnt_of.at(running.account.binding)
     said = fields_of(usage)
     reported, spoken = count(said.get("input_tokens")), count(said.get("output_tokens"))
     reasoned = count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens"))

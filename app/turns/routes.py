@@ -29,8 +29,13 @@ Service = Annotated[Turns, serving(Turns)]
 
 
 def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
+    ended, account = running.response is not None, running.asked_account
     return turn_object(
-        response, running.turn, running.continuation.value, running.context if running.response is not None else None
+        response,
+        running.turn,
+        running.continuation.value,
+        running.context if ended else None,
+        account.provider.account if ended and account is not None else None,
     )
 
 

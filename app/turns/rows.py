@@ -27,6 +27,7 @@ class TurnRow(TypedDict):
     incomplete_details: dict[str, Any] | None
     context: dict[str, Any] | None
     """Of older turns, and those without an answer: None."""
+    binding: str | None
     seq: int
     pace: NotRequired[dict[str, Any] | None]
     """Of turns that are read by their ids."""

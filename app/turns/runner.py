@@ -10,12 +10,12 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from app import capacity, metrics
+from app.accounts.pool import Accounts
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.errors import APIError, Overloaded
 from app.memory.compaction import Compactions
 from app.memory.reader import Reader
-from app.provider.client import Provider
 from app.settings import Settings
 from app.threads.address import Address, ById, ByName
 from app.turns.cancel_signals import CancelSignals
@@ -40,7 +40,7 @@ class Runner:
     def __init__(
         self,
         store: TurnStore,
-        provider: Provider,
+        accounts: Accounts,
         live_ids: LiveIds,
         event_log: EventLog,
         spool: Spool,
@@ -54,7 +54,7 @@ class Runner:
         self._live_ids = live_ids
         self._event_log = event_log
         self._settings = settings
-        self._way = Way(store, provider, live_ids, spool, reader, compactions, titles, settings)
+        self._way = Way(store, accounts, live_ids, spool, reader, compactions, titles, settings)
         self._running: dict[UUID, Running] = {}
         self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.accounts.pool import ProviderAccount
 from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
 from app.errors import APIError
@@ -57,6 +58,10 @@ class Running:
     """The items that the model is sent."""
     sources: Sequence[Sequence[str]] = ()
     """For each of them, where the history was sent, what it was made of."""
+    asked_account: ProviderAccount | None = None
+    """The one that is asked, or was asked last; None before any is."""
+    tried: list[ProviderAccount] = field(default_factory=list)
+    """Those that have failed."""
     frame: tuple[bytes, bytes] = (b"", b"")
     """What is sent before and behind them."""
     pieces: Pieces = field(default_factory=Pieces)
@@ -67,6 +72,12 @@ class Running:
     closed: bool = False
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None
+
+    @property
+    def account(self) -> ProviderAccount:
+        """The account that is asked, once one is."""
+        assert self.asked_account is not None
+        return self.asked_account
 
     @property
     def events(self) -> Events:

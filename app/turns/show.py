@@ -16,6 +16,7 @@ from app.db import ids
 from app.describing import ItemObject
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
+from app.provider.account import account as account_of
 from app.threads.schemas import optional_turn_id
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.schemas import OF_CONVERSATION
@@ -76,6 +77,8 @@ class TurnObject(_Response):
     ignored: list[str]
     """Fields of the request that have had no effect."""
     context: ContextObject | None
+    account: str | None
+    """The provider account that was asked last, as calls and the audit trail name it."""
     input: NotRequired[list[ItemObject]]
     """Where the turn is read back."""
 
@@ -191,7 +194,11 @@ def _usage(provider: dict[str, Any]) -> dict[str, Any]:
 
 
 def turn_object(
-    response: dict[str, Any], turn: Opened, continuation: str | None, context: Context | None
+    response: dict[str, Any],
+    turn: Opened,
+    continuation: str | None,
+    context: Context | None,
+    account: str | None,
 ) -> dict[str, Any]:
     """The same row on the native surface.
 
@@ -208,6 +215,7 @@ def turn_object(
         "output_text": output_text(response["output"]),
         "ignored": turn.request.ignored,
         "context": None if context is None else context.shown(),
+        "account": account,
     }
 
 
@@ -249,6 +257,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "continuation": row["continuation"],
         "ignored": row["ignored"],
         "context": None if row["context"] is None else Context.of(row["context"]).shown(),
+        "account": None if row["binding"] is None else account_of(row["binding"]),
         "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
         "output_text": output_text(shown["output"]),
     }

@@ -160,6 +160,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
 def _written_call(call: CallRecord) -> dict[str, Any]:
     return {
         "continuation": call.continuation,
+        "account": call.account,
         "url": call.url,
         "body": {"sent": base64.b64encode(call.body.sent).decode(), "frames": call.body.frames, "refs": call.body.refs},
         "dropped_items": call.dropped_items,
@@ -174,6 +175,7 @@ def _written_call(call: CallRecord) -> dict[str, Any]:
 def _read_call(call: dict[str, Any]) -> CallRecord:
     return CallRecord(
         str(call["continuation"]),
+        str(call.get("account", "")),  # The release before wrote none.
         str(call["url"]),
         Body(
             base64.b64decode(call["body"]["sent"], validate=True),

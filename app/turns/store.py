@@ -224,7 +224,9 @@ class TurnStore:
                 turn.salt, attempt, call.continuation, call.url, call.body.sent, call.dropped_items, call.status,
                 call.response_id, _json(call.error),
             )  # fmt: skip
-            records.append(("turn.called", f"{attempt} {call.continuation} {call.status}", said))
+            records.append(
+                ("turn.called", f"{attempt} {call.continuation} {call.status} {call.account}".rstrip(), said)
+            )
         closed = contents.closed(
             turn.salt, closing.status, closing.continuation, response, usage, error, incomplete_details,
             closing.binding, closing.response_id, pace, item_ids, data,

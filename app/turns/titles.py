@@ -5,11 +5,12 @@ import asyncio
 import orjson
 import structlog
 
+from app.accounts.pool import Accounts
 from app.chain.answer import from_body
 from app.db.engine import Database
 from app.errors import APIError
 from app.items.shapes import text_of
-from app.provider.client import Provider, ProviderError
+from app.provider.client import ProviderError
 from app.settings import Settings
 from app.threads import store as threads
 from app.threads.address import ById
@@ -32,10 +33,10 @@ AT_ONCE = 4
 
 
 class Titles:
-    def __init__(self, database: Database, names: Names, provider: Provider, settings: Settings) -> None:
+    def __init__(self, database: Database, names: Names, accounts: Accounts, settings: Settings) -> None:
         self._database = database
         self._names = names
-        self._provider = provider
+        self._accounts = accounts
         self._settings = settings
         self._free = asyncio.Semaphore(AT_ONCE)
         self._making: set[asyncio.Task[None]] = set()
@@ -77,7 +78,8 @@ class Titles:
             "max_output_tokens": MOST_TOKENS,
             "store": False,
         }
-        made = from_body(await self._provider.respond(orjson.dumps(body), {})).text
+        account = await self._accounts.first(turn.project_id, str(body["model"]))
+        made = from_body(await account.provider.respond(orjson.dumps(body), {})).text
         return " ".join(made.split()).strip("\"'“”「」《》.。 ")[:LONGEST_TITLE]
 
     async def _give(self, turn: Opened, title: str) -> None:

@@ -14,6 +14,7 @@ import orjson
 import structlog
 
 from app import metrics
+from app.accounts.pool import PASSED_ON, Accounts, goes_on_elsewhere
 from app.chain import answer as answers
 from app.chain import continuation
 from app.chain.answer import Answer
@@ -29,7 +30,7 @@ from app.items.weights import BYTES_PER_TOKEN, added, tokens
 from app.memory.compaction import Compactions, Wanted
 from app.memory.reader import Reader, within
 from app.provider import failure, structured
-from app.provider.client import SESSION_CACHE, Provider, ProviderError
+from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.failure import RETRIED, Failure, Kind
 from app.provider.refusals import client_error
 from app.settings import Settings
@@ -48,7 +49,7 @@ from app.turns.closing import (
 from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
 from app.turns.running import Running, Sent
-from app.turns.schemas import OF_CONVERSATION, TurnRequest
+from app.turns.schemas import OF_CONVERSATION
 from app.turns.show import response_object
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
@@ -76,7 +77,7 @@ class Way:
     def __init__(
         self,
         store: TurnStore,
-        provider: Provider,
+        accounts: Accounts,
         live_ids: LiveIds,
         spool: Spool,
         reader: Reader,
@@ -88,7 +89,7 @@ class Way:
         self._store = store
         self._reader = reader
         self._compactions = compactions
-        self._provider = provider
+        self._accounts = accounts
         self._live_ids = live_ids
         self._spool = spool
         self._settings = settings
@@ -108,8 +109,7 @@ class Way:
 
     async def _run_to_its_end(self, running: Running) -> None:
         try:
-            target = self._target(running.turn)
-            body = await self._continue(running, target)
+            body = await self._continue(running)
             answer = await self._fitting(running, await self._ask(running, body))
             await self._complete(running, answer)
         except ProviderError as error:
@@ -129,14 +129,17 @@ class Way:
                 status = None if running.answerable.done() else 500
                 await self._close(running, running.failed(internal, status))
 
-    def _target(self, turn: Opened) -> Target:
-        model = turn.request.model
-        return Target(self._provider.binding, model, self._reader.abilities(turn.request.family, model))
+    def _target(self, running: Running) -> Target:
+        request = running.turn.request
+        return self._reader.target(running.account.binding, request.family, request.model)
 
-    async def _continue(self, running: Running, target: Target) -> Body:
-        """Decide how the turn reaches the model, and write the body that it is sent."""
+    async def _continue(self, running: Running) -> Body:
+        """Decide by which account and how the turn reaches the model, and write the body that it is sent."""
         turn = running.turn
         live = None if turn.parent_id is None else await self._live(running, turn.parent_id)
+        home = None if live is None else live.binding
+        running.asked_account = await self._accounts.first(turn.project_id, turn.request.model, home)
+        target = self._target(running)
         if live is not None and await self._is_shorter_now(running, live):
             live = None
         running.continuation = continuation.decide(
@@ -158,18 +161,22 @@ class Way:
                 live.context, len(body.sent) - len(head) - len(tail), sum(map(tokens, turn.request.items)), _frame(tail)
             )
             return body
-        return await self._rebuild(running, target)
+        body = await self._rebuild(running, target)
+        if home not in (None, target.binding):
+            metrics.MOVED_TOKENS.inc(running.sent.weight)
+        return body
 
     async def _is_shorter_now(self, running: Running, live: LiveId) -> bool:
         """Whether a compaction has become ready since the chain began, and is worth beginning another."""
-        turn, threshold = running.turn, self._threshold(running.turn.request)
+        turn, threshold = running.turn, self._threshold(running)
         if threshold is None or live.context.tokens < threshold or turn.parent_id is None:
             return False
         nearest = await self._reader.store.nearest(turn.project_id, turn.parent_id)
         return nearest is not None and nearest.hex != live.context.compaction
 
-    def _threshold(self, request: TurnRequest) -> int | None:
-        return self._compactions.threshold(request.family, request.model, request.params)
+    def _threshold(self, running: Running) -> int | None:
+        request = running.turn.request
+        return self._compactions.threshold(running.account.binding, request.family, request.model, request.params)
 
     async def _live(self, running: Running, parent_id: UUID) -> LiveId | None:
         """The parent's response id: from Redis, else from Postgres."""
@@ -195,9 +202,7 @@ class Way:
             running.context = await self._reader.store.context(turn.project_id, turn.parent_id)
         head, tail = _frames(turn, None)
         frame = _frame(tail)
-        given = await self._reader.given(
-            turn.project_id, turn.parent_id, request.items, request.model, within(target.abilities, frame)
-        )
+        given = await self._reader.given(turn.project_id, turn.parent_id, request.items, within(target, frame))
         if given.dropped_items and request.params.get("truncation") == "disabled":
             raise ProviderError(failure.too_long(target.abilities.token_budget))
         running.dropped_items = given.dropped_items
@@ -239,8 +244,32 @@ class Way:
                 attempts -= 1
                 pause = failure.pause(found, self._settings.provider_attempts - attempts)
                 if found.kind not in RETRIED or attempts == 0 or pause > failure.LONGEST_BACKOFF_SECONDS:
-                    raise
+                    if (moved := await self._moved(running, found)) is None:
+                        raise
+                    body, attempts = moved, self._settings.provider_attempts
+                    continue
             await asyncio.sleep(pause)
+
+    async def _moved(self, running: Running, found: Failure) -> Body | None:
+        """The body for another account, after one has failed; None where there is none that could answer instead.
+
+        No id of the account's is in it: the whole history goes along.
+        """
+        if not goes_on_elsewhere(found):
+            return None
+        turn, failed = running.turn, running.account
+        if found.code not in PASSED_ON:
+            failed.breaker(turn.request.model).failed(time.monotonic())
+        running.tried.append(failed)
+        other = await self._accounts.next(turn.project_id, turn.request.model, running.tried)
+        if other is None:
+            return None
+        log.warning("an account does not answer; the turn goes on at another", why=found.kind, to=other.name)
+        running.asked_account = other
+        body = await self._rebuild(running, self._target(running))
+        metrics.of(metrics.MOVES, found.kind).inc()
+        metrics.MOVED_TOKENS.inc(running.sent.weight)
+        return body
 
     async def _fitting(self, running: Running, answer: Answer) -> Answer:
         """An answer in the format that was asked for, as far as the model can be brought to it. Its response says
@@ -272,7 +301,7 @@ class Way:
         log.info("the provider does not know a live id; rebuilding")
         await self._live_ids.forget(turn.project_id, turn.thread_id)
         await self._store.forget_response(turn.project_id, turn.parent_id)
-        return await self._rebuild(running, self._target(turn))
+        return await self._rebuild(running, self._target(running))
 
     async def _smaller(self, running: Running, found: Failure) -> Body | None:
         """The provider has refused the input as too long: learn from it, and send less. None where that is not wanted,
@@ -282,15 +311,16 @@ class Way:
             return None
         weight, limit = running.sent.weight, failure.limit_in(found.message)
         if limit is not None:
-            self._reader.learnt.refused(request.model, limit)
-        target = self._target(turn)
+            self._reader.learnt.at(running.account.binding).refused(request.model, limit)
+        target = self._target(running)
         budget = min(target.abilities.token_budget, int(SMALLER_SHARE * weight), limit or weight)
         body = await self._rebuild(running, replace(target, abilities=replace(target.abilities, token_budget=budget)))
         return body if running.sent.weight < weight else None
 
     async def _call(self, running: Running, body: Body) -> Answer:
         """One attempt, with its record."""
-        turn, provider = running.turn, self._provider
+        turn, account = running.turn, running.account
+        provider = account.provider
         started_at = datetime.now(UTC)
         stream = turn.request.streamed
         status: int | None = 200
@@ -299,7 +329,7 @@ class Way:
         headers = self._headers(running)
         with ProviderCall(
             provider.url,
-            provider.account,
+            account.label,
             turn.request.model,
             stream=stream,
             conversation=ids.thread_id(turn.thread_id),
@@ -312,9 +342,11 @@ class Way:
                     answer = answers.from_body(await provider.respond(body.sent, headers))
                 response_id = answer.response["id"]
                 call.answered(answer.response)
+                if account.breakers:
+                    account.breaker(turn.request.model).answered()
                 return answer
             except ProviderError as refused:
-                status, error = refused.failure.status, refused.failure.as_error()
+                status, error = refused.failure.status, {**refused.failure.as_error(), "account": provider.account}
                 response_id = usable_id(running.relay.opening.get("id"))
                 call.failed(refused.failure.kind.value)
                 raise
@@ -322,6 +354,7 @@ class Way:
                 running.calls.append(
                     CallRecord(
                         running.continuation.value,
+                        provider.account,
                         provider.url,
                         body,
                         running.dropped_items,
@@ -382,11 +415,11 @@ class Way:
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if live and request.keep:
             entry = LiveId(
-                turn.id, response["id"], self._provider.binding, request.model, ends, running.context, asked(output)
+                turn.id, response["id"], running.account.binding, request.model, ends, running.context, asked(output)
             )
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await running.recorder.end()
-        threshold = self._threshold(request)
+        threshold = self._threshold(running)
         if request.keep and threshold is not None and running.context.tokens >= threshold:
             self._compactions.begin(Wanted(turn.project_id, turn.id, request.model))
         self._titles.after(turn, answer.text)
@@ -420,7 +453,7 @@ class Way:
         return {
             "continuation": running.continuation.value,
             "calls": running.calls,
-            "binding": self._provider.binding,
+            "binding": None if running.asked_account is None else running.asked_account.binding,
             "pace": running.recorder.pace.measured(),
             "pieces": running.pieces.new,
         }

@@ -13,11 +13,11 @@ import aiohttp
 import orjson
 import structlog
 
-from app import metrics
+from app import metrics, outside
 from app.background import Background
 from app.errors import DatabaseUnavailable
 from app.memory.sealed import Sealed
-from app.webhooks import outside, signing
+from app.webhooks import signing
 from app.webhooks.events import event_id, event_object
 from app.webhooks.rows import DeliveryRow, WebhookRow
 from app.webhooks.store import WebhookStore

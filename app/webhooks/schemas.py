@@ -8,9 +8,9 @@ from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from app.db import ids
+from app.outside import LONGEST_URL
 from app.webhooks import signing
 from app.webhooks.events import EVENT_TYPES, EventObject, EventType, event_id, event_object
-from app.webhooks.outside import LONGEST_URL
 from app.webhooks.rows import DeliveryRow, WebhookRow
 
 

@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from app import outside
 from app.db.pagination import list_object
 from app.describing import Deleted
 from app.errors import BadRequest, Conflict, NotFound
 from app.memory.sealed import Sealed
 from app.projects.auth import Caller
-from app.webhooks import outside, signing
+from app.webhooks import signing
 from app.webhooks.deliveries import Deliveries
 from app.webhooks.events import EVENT_TYPES, parse_event_id
 from app.webhooks.rows import DeliveryRow, WebhookRow

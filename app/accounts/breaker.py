@@ -1,0 +1,39 @@
+"""A circuit breaker: an account that fails is left alone for a while, then one turn tries it."""
+
+from typing import Literal, get_args
+
+FIRST_PAUSE_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 60.0
+
+State = Literal["closed", "half_open", "open"]
+STATES: tuple[State, ...] = get_args(State)
+"""From the best on."""
+
+
+class Breaker:
+    """Of an account, for one model: throttling is a model's. Moments are the event loop's, in seconds."""
+
+    __slots__ = ("_pause", "_until")
+
+    def __init__(self) -> None:
+        self._pause = 0.0
+        self._until = 0.0
+
+    def state(self, now: float) -> State:
+        if not self._pause:
+            return "closed"
+        return "open" if now < self._until else "half_open"
+
+    def lets_through(self, now: float) -> bool:
+        """Whether the account may be asked. While somebody tries it, the others leave it alone as long as before."""
+        if self.state(now) == "half_open":
+            self._until = now + self._pause
+            return True
+        return not self._pause
+
+    def failed(self, now: float) -> None:
+        self._pause = min(2 * self._pause or FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        self._until = now + self._pause
+
+    def answered(self) -> None:
+        self._pause = 0.0

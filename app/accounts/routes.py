@@ -1,0 +1,63 @@
+"""/v1/admin/projects/…/accounts: the provider accounts that a project's turns are answered with."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch
+from app.accounts.service import ProjectAccounts
+from app.bodies import checked, json_object, json_response
+from app.db.pagination import ListObject
+from app.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.projects.auth import Administering
+from app.services import serving
+
+router = APIRouter(tags=["admin"], prefix="/admin/projects/{project_id}/accounts")
+
+Service = Annotated[ProjectAccounts, serving(ProjectAccounts)]
+
+REFUSED = {**CONFLICT, **FORBIDDEN}
+
+
+@router.post("", **described("Add an account.", AccountObject, status=201, body=AccountCreate, errors=REFUSED))
+async def create_account(request: Request, caller: Administering, accounts: Service, project_id: str) -> Response:
+    sent = checked(AccountCreate, await json_object(request))
+    return json_response(await accounts.create(caller, project_id, sent), status=201)
+
+
+@router.get("", **described("A project's accounts, the one that is asked first first.", ListObject[AccountObject]))
+async def list_accounts(caller: Administering, accounts: Service, project_id: str) -> Response:
+    return json_response(await accounts.listed(caller, project_id))
+
+
+@router.get("/{account_id}", **described("An account.", AccountObject))
+async def get_account(caller: Administering, accounts: Service, project_id: str, account_id: str) -> Response:
+    return json_response(await accounts.get(caller, project_id, account_id))
+
+
+@router.patch(
+    "/{account_id}", **described("Change or disable an account.", AccountObject, body=AccountPatch, errors=REFUSED)
+)
+async def patch_account(
+    request: Request, caller: Administering, accounts: Service, project_id: str, account_id: str
+) -> Response:
+    sent = checked(AccountPatch, await json_object(request))
+    return json_response(await accounts.change(caller, project_id, account_id, sent))
+
+
+@router.delete("/{account_id}", **described("Ask this account nothing more.", Deleted))
+async def delete_account(caller: Administering, accounts: Service, project_id: str, account_id: str) -> Response:
+    return json_response(await accounts.delete(caller, project_id, account_id))
+
+
+@router.post(
+    "/{account_id}/check",
+    **described(
+        "Have the provider say what it makes of the key.",
+        AccountCheck,
+        errors={409: "The account is not used: what it says tells why."},
+    ),
+)
+async def check_account(caller: Administering, accounts: Service, project_id: str, account_id: str) -> Response:
+    return json_response(await accounts.check(caller, project_id, account_id))
