@@ -462,12 +462,12 @@ def test_records_are_found_by_time_actor_action_and_thread_on_cursor_pages(proje
     for thread in threads:
         project.call("POST", f"/threads/{thread}/turns", json={"input": "Hi"})
     everything = project.records()
-    assert [record["action"] for record in everything[:2]] == ["project.created", "key.created", "key.used"]
+    assert [record["action"] for record in everything[:3]] == ["project.created", "key.created", "key.used"]
     assert len({r["actor"]["user"] for r in project.records(action="thread.created")}) == 2
     assert {r["thread"] for r in project.records(user="bob")} == {threads[1]}
     assert len(project.records(thread=threads[0])) == 4
-    key = everything[1]["actor"]["key"]
-    assert project.records(key=key) == everything[1:]
+    key = everything[2]["actor"]["key"]
+    assert project.records(key=key) == everything[2:]
     turn = project.records(action="turn.closed")[0]["turn"]
     assert [r["action"] for r in project.records(turn=turn)] == ["turn.opened", "turn.called", "turn.closed"]
     assert project.records(since=4_000_000_000) == []

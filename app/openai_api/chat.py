@@ -55,7 +55,7 @@ async def complete(
     request: Request, caller: Authenticated, accounts: Annotated[Accounts, serving(Accounts)]
 ) -> Response:
     body = await json_object(request)
-    model = checked(ChatCreate, body).model
+    body["model"] = model = caller.grant.settings.resolved(checked(ChatCreate, body).model)
     sent, headers = orjson.dumps(body), provider_headers(request)
     try:
         provider = (await accounts.first(caller.project_id, model)).provider

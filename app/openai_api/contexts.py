@@ -141,7 +141,7 @@ class Contexts:
 
     async def input_tokens(self, caller: Caller, sent: InputTokensCreate, models: Models) -> int:
         """What the model would be sent for a request, in tokens: what it has been sent before included."""
-        model = sent.model or models.default
+        model = caller.grant.settings.resolved(sent.model or models.default)
         parent = await self._parent(caller, sent)
         new = self._items(caller, sent.input)
         try:
@@ -201,7 +201,7 @@ Service = Annotated[Contexts, serving(Contexts)]
 )
 async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(CompactCreate, await json_object(request))
-    return json_response(await contexts.compact(caller, sent, sent.model))
+    return json_response(await contexts.compact(caller, sent, caller.grant.settings.resolved(sent.model)))
 
 
 @router.post(

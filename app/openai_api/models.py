@@ -13,6 +13,7 @@ from app.describing import described
 from app.errors import NotFound
 from app.memory.learnt import Learnt, LearntAt
 from app.projects.auth import Authenticated
+from app.projects.settings import ProjectSettings
 from app.provider.models import Family, Models
 from app.services import services, serving
 
@@ -51,20 +52,29 @@ class ModelObject(TypedDict):
 
 @router.get("/models", **described("The models that are known.", ListObject[ModelObject]))
 async def listed(caller: Authenticated, models: Known, learnt: Seen) -> Response:
-    names = sorted({models.default, *models.named(), *learnt.answered()})
-    return json_response(list_object(names, lambda name: model_object(name, models.of(name), learnt), has_more=False))
+    settings = caller.grant.settings
+    names = {models.default, *models.named(), *learnt.answered(), *settings.aliases}
+    shown = [name for name in sorted(names) if settings.may_use(name)]
+    return json_response(list_object(shown, lambda name: _shown(name, settings, models, learnt), has_more=False))
 
 
 @router.get("/models/{model:path}", **described("What is known of a model.", ModelObject))
 async def one(caller: Authenticated, models: Known, learnt: Seen, model: str) -> Response:
-    family = models.of(model)
-    if not family.name and model != models.default and model not in learnt.answered():
+    settings = caller.grant.settings
+    named = models.of(model).name or model in (models.default, *learnt.answered(), *settings.aliases)
+    if not named or not settings.may_use(model):
         raise NotFound(
             f"Nothing is known of a model {model[:80]!r}. A turn may name it all the same: the provider decides.",
             param="model",
             code="model_not_found",
         )
-    return json_response(model_object(model, family, learnt))
+    return json_response(_shown(model, settings, models, learnt))
+
+
+def _shown(name: str, settings: ProjectSettings, models: Models, learnt: LearntAt) -> ModelObject:
+    """A model under the name that the project has for it."""
+    model = settings.resolved(name)
+    return {**model_object(model, models.of(model), learnt), "id": name}
 
 
 def model_object(name: str, family: Family, learnt: LearntAt) -> ModelObject:

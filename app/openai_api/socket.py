@@ -224,7 +224,10 @@ class _Connection:
         Args:
             previous: the response of this connection that it goes on from, if nothing is kept of that one.
         """
-        origin = Origin(caller.key_id, caller.address, digest, session_cache=caller.grant.session_cache)
+        grant = caller.grant
+        origin = Origin(
+            caller.key_id, caller.address, digest, session_cache=grant.session_cache, settings=grant.settings
+        )
         new_thread_id = partial(self._services[Names].new_thread_id, caller.project_id, None)
         if previous is None:
             return response_request(body, self._services[Models], origin, new_thread_id)

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from app.bodies import WHOLE
+from app.errors import Forbidden
 
 MOST_LISTED = 200
 
@@ -64,8 +65,34 @@ class ProjectSettings(BaseModel):
     user_limits: Limits = Limits()
     """Of each end user."""
 
-    def may_use(self, model: str) -> bool:
-        return self.models is None or any(is_named(model, name) for name in self.models)
+    def may_use(self, asked: str) -> bool:
+        """Whether a name stands for a model that the project may use."""
+        try:
+            self.resolved(asked)
+        except Forbidden:
+            return False
+        return True
+
+    def resolved(self, asked: str) -> str:
+        """The model that a name stands for. An alias may lead to another, a successor to its own.
+
+        Raises:
+            Forbidden: the project may not use it.
+        """
+        model, seen = asked, {asked}
+        while (after := self.aliases.get(model)) is not None and after not in seen:
+            model = after
+            seen.add(model)
+        if self.models is not None and not any(is_named(model, name) for name in self.models):
+            raise Forbidden(
+                f"This project may not use the model {model[:80]!r}. It may use: {', '.join(self.models[:20])}.",
+                param="model",
+                code="model_not_allowed",
+            )
+        return model
+
+
+NO_SETTINGS = ProjectSettings()
 
 
 def is_named(model: str, name: str) -> bool:

@@ -7,7 +7,7 @@ failed response (reference page, probe, captures). One table tells what the word
 
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -166,6 +166,16 @@ def broken(message: str) -> Failure:
 def too_large(limit: int) -> Failure:
     message = f"The provider's answer is larger than {limit} bytes (EVERTHREAD_MAX_ANSWER_BYTES)."
     return Failure(Kind.TOO_LARGE, None, "answer_too_large", message)
+
+
+def retired(found: Failure, model: str, successor: str | None) -> Failure:
+    """That the provider does not have a model any more, and what to do."""
+    instead = "another model" if successor is None else repr(successor)
+    message = (
+        f"The model {model[:80]!r} is retired. Send {instead} instead, or have the project's aliases do so: PATCH "
+        f'/v1/admin/projects/ID {{"aliases": {{"{model[:80]}": "{successor or "MODEL"}"}}}}. ({found.message})'
+    )
+    return replace(found, kind=Kind.REFUSED, code=MODEL_RETIRED, message=message)
 
 
 def too_long(limit: int) -> Failure:

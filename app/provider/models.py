@@ -163,11 +163,16 @@ class Models:
         except ValidationError as error:
             (first, *_) = error.errors()
             raise BadModels(f"{file or HERE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        self._successors = {**known.get("successors", {}), **own.get("successors", {})}
         self._families = sorted(listed, key=lambda family: -len(family.name))
 
     def named(self) -> list[str]:
         """The families whose name is a whole model's."""
         return [family.name for family in self._families if not family.name.endswith("-")]
+
+    def successor(self, model: str) -> str | None:
+        """What to ask for instead of a model that is retired; None for one that is not, as far as is known."""
+        return self._successors.get(model)
 
     def of(self, model: str) -> Family:
         """The family of a model: of several whose name it begins with, the longest."""
@@ -192,9 +197,12 @@ def _read(file: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadModels(f"{file}: {error}") from error
     families = said.get("families", {})
-    tables = [said.get("default", {}), families, *(families.values() if isinstance(families, dict) else ())]
-    if set(said) - {"default", "families"} or not all(isinstance(table, dict) for table in tables):
-        raise BadModels(f'{file}: it must have a table [default], tables [families."NAME"], and nothing else')
+    successors = said.get("successors", {})
+    tables = [said.get("default", {}), successors, families, *(families.values() if isinstance(families, dict) else ())]
+    if set(said) - {"default", "successors", "families"} or not all(isinstance(table, dict) for table in tables):
+        raise BadModels(f'{file}: it must have tables [default], [successors], [families."NAME"], and nothing else')
+    if isinstance(successors, dict) and not all(isinstance(name, str) and name for name in successors.values()):
+        raise BadModels(f"{file}: successors: each is the name of a model")
     if "" in families:
         raise BadModels(f"{file}: a family needs a name; what is not listed is [default]")
     return said

@@ -18,7 +18,8 @@ from app.db import ids
 
 Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
-    "thread.purged", "turn.opened", "turn.called", "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
+    "thread.purged", "turn.opened", "turn.called", "turn.model_replaced",
+    "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "compaction.made", "compaction.deleted",
     "key.created", "key.used", "key.changed", "key.rotated", "key.revoked",
     "project.created", "project.changed", "project.archived", "project.restored",

@@ -63,6 +63,8 @@ class Closing:
     """What the calls have sent for the first time in their thread, and refer to."""
     context: dict[str, Any] | None = None
     """What the model has read, and what was left out: see `chain/context.py`."""
+    replaced_model: str | None = None
+    """Which model stood for which name; None where it was named itself."""
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""

@@ -70,6 +70,8 @@ def turn_headers(running: Running) -> dict[str, str]:
     family, context = turn.request.family, running.context
     if not family.name:
         headers["Everthread-Unlisted-Model"] = quote(turn.request.model)
+    if turn.request.replaced_model is not None:
+        headers["Everthread-Model"] = quote(turn.request.model)
     if adjusted := family.adjusted(turn.request.params):
         headers["Everthread-Adjusted"] = ", ".join(f"{path}={value}" for path, value in adjusted.items())
     if context.dropped_items:
@@ -97,7 +99,15 @@ def origin(request: Request, caller: Caller) -> Origin:
     timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
     longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
     retried = longest if retries else None
-    return Origin(caller.key_id, caller.address, request.state.body_hash, key, retried, caller.grant.session_cache)
+    return Origin(
+        caller.key_id,
+        caller.address,
+        request.state.body_hash,
+        key,
+        retried,
+        caller.grant.session_cache,
+        caller.grant.settings,
+    )
 
 
 def _number(text: str | None) -> float | None:

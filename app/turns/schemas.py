@@ -12,6 +12,7 @@ from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
+from app.projects.settings import NO_SETTINGS, ProjectSettings
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
@@ -155,6 +156,8 @@ class Origin:
     """Set for an automatic retry of a client: how long ago its first attempt may have been."""
     session_cache: str | None = None
     """The project's own setting: off, on or auto; None: as the service is set."""
+    settings: ProjectSettings = NO_SETTINGS
+    """What the project asks for."""
 
     @property
     def actor(self) -> Actor:
@@ -176,6 +179,8 @@ class TurnRequest:
     """Whether the client is answered with events."""
     parent_id: UUID | None
     ignored: list[str]
+    asked_model: str = ""
+    """What the client has called it."""
     previous_id: UUID | None = None
     """The response that it goes on from, where that one is no stored turn."""
     background: bool = False
@@ -205,6 +210,11 @@ class TurnRequest:
             if isinstance(given, str) and 0 < len(given) <= LONGEST_USER:
                 return given
         return None
+
+    @property
+    def replaced_model(self) -> str | None:
+        """Which model stands for which name; None where it was named itself."""
+        return f"{self.asked_model} -> {self.model}" if self.asked_model not in ("", self.model) else None
 
     @property
     def references(self) -> list[str]:
@@ -270,7 +280,8 @@ def new_turn(
             "'background' needs a stored response, or nobody could read it. Leave 'store' out.",
             param="background",
         )
-    model = sent.model or models.default
+    asked = sent.model or models.default
+    model = origin.settings.resolved(asked)
     family = models.of(model)
     if not family.responses_api:
         raise BadRequest(
@@ -284,6 +295,7 @@ def new_turn(
     return TurnRequest(
         items=items,
         model=model,
+        asked_model=asked,
         family=family,
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},

@@ -110,6 +110,7 @@ def written(turn: Closable, closing: Closing) -> bytes:
                 "error_status": closing.error_status,
                 "pace": closing.pace,
                 "context": closing.context,
+                "replaced_model": closing.replaced_model,
                 "pieces": [
                     {"data": piece.data, "digest": piece.digest.hex(), "sources": list(piece.sources)}
                     for piece in closing.pieces
@@ -154,6 +155,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         closing["pace"],
         [Piece(str(one["data"]), bytes.fromhex(one["digest"]), list(one["sources"])) for one in closing["pieces"]],
         closing.get("context"),
+        closing.get("replaced_model"),
     )
 
 

@@ -231,6 +231,8 @@ class TurnStore:
             turn.salt, closing.status, closing.continuation, response, usage, error, incomplete_details,
             closing.binding, closing.response_id, pace, item_ids, data,
         )  # fmt: skip
+        if closing.replaced_model is not None:
+            records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))
         row = await self._nodes.of(ids.bucket_of(turn.id)).fetchrow(
             *statements.CLOSE_TURN(

@@ -426,7 +426,8 @@ class Way:
 
     async def _fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
-        relay, refused = running.relay, client_error(found)
+        relay, found = running.relay, self._with_successor(running, found)
+        refused = client_error(found)
         told = relay.begun or running.turn.request.background
         closing = broken_off(
             running.events.since(0),
@@ -448,6 +449,14 @@ class Way:
         relay.say_last(shown, to_all=running.error is None)
         await running.recorder.end()
 
+    def _with_successor(self, running: Running, found: Failure) -> Failure:
+        """A failure of a model that is retired says so, and what to ask for instead."""
+        model = running.turn.request.model
+        successor = self._compactions.models.successor(model)
+        if found.code != failure.MODEL_RETIRED and (successor is None or found.code not in PASSED_ON):
+            return found
+        return failure.retired(found, model, successor)
+
     def _way_of(self, running: Running) -> dict[str, Any]:
         """What a closing says of how its turn has come to the model."""
         return {
@@ -456,6 +465,7 @@ class Way:
             "binding": None if running.asked_account is None else running.asked_account.binding,
             "pace": running.recorder.pace.measured(),
             "pieces": running.pieces.new,
+            "replaced_model": running.turn.request.replaced_model,
         }
 
     async def _closed_elsewhere(self, running: Running) -> None:
