@@ -53,9 +53,12 @@ from app.openai_api import socket as responses_socket
 from app.openai_api.absent import advice
 from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
+from app.projects import minting
 from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
+from app.projects.cors import Cors, Origins
 from app.projects.service import Projects
+from app.projects.user_tokens import UserTokens
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
 from app.retention import routes as retention_routes
@@ -71,6 +74,7 @@ from app.settings import Connected, OTelSettings, Settings
 from app.telemetry import asked as telemetry
 from app.telemetry.spans import tracer
 from app.threads import routes as threads_routes
+from app.threads.address import Owners
 from app.threads.names import Names
 from app.threads.service import Threads
 from app.trail.users import UserKeys
@@ -142,6 +146,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, usage_routes.router, prefix="/v1")
     _include(app, webhooks_routes.router, prefix="/v1")
     _include(app, projects_routes.router, prefix="/v1")
+    _include(app, minting.router, prefix="/v1")
     _include(app, accounts_routes.router, prefix="/v1")
     app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
@@ -154,6 +159,7 @@ def build(settings: Connected) -> FastAPI:
         _include(app, chat.router, prefix=prefix, documented=documented)
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
+    app.add_middleware(Cors)
     app.add_exception_handler(APIError, _refuse)
     app.add_exception_handler(ClientLeft, _answer_nobody)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
@@ -201,7 +207,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     sealed_secrets, webhooks = Sealed(key, "secrets of webhooks"), WebhookStore(database, settled)
     deliveries = Deliveries(webhooks, sealed_secrets, inside=settings.webhooks_inside)
     background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries)
-    transfer, keys = Transfer(database, names, users), KeyRing(database)
+    tokens = UserTokens(key)
+    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens)
     projects = Projects(database, keys)
     turns = Turns(store, runner, replay, sealed)
     history = History(
@@ -218,7 +225,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     served = Services(
         settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, projects,
+        keys, projects, tokens, Owners(database), Origins(database),
         ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
         Threads(database, names, users, settled),
         Audit(database, reads, users, checkpoints, settled),

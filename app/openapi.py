@@ -58,6 +58,7 @@ TAGS = {
     "retention": "Keeping and forgetting.",
     "transfer": "Whole threads, out and in.",
     "webhooks": "Others told of what happens.",
+    "users": "Tokens for end users, so that a browser speaks to the service itself.",
     "admin": "Projects, keys, provider accounts and limits, for keys with the scope admin.",
     "health": "For who runs it.",
 }

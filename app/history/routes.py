@@ -15,9 +15,11 @@ from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
 from app.projects.auth import Authenticated
+from app.projects.user_tokens import for_users
 from app.services import serving
 from app.threads.address import Addressed, at
 from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObject, ThreadsBulk
+from app.threads.service import for_caller
 from app.turns.events import EventStream
 
 router = APIRouter(tags=["history"])
@@ -27,6 +29,7 @@ Service = Annotated[History, serving(History)]
 Until = Annotated[str | None, Query(description="The last turn to show; the thread's head if left out.")]
 
 
+@for_users
 @router.post(
     "/threads",
     **described(
@@ -39,7 +42,7 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
     ),
 )
 async def create(request: Request, caller: Authenticated, history: Service) -> Response:
-    sent = checked(ThreadCreate, await optional_json_object(request))
+    sent = for_caller(caller, checked(ThreadCreate, await optional_json_object(request)))
     return json_response(await history.create_thread(caller, sent), status=201)
 
 
@@ -51,6 +54,7 @@ async def bulk(request: Request, caller: Authenticated, history: Service) -> Res
     return json_response(await history.bulk(caller, checked(ThreadsBulk, await json_object(request))))
 
 
+@for_users
 @at(router.delete, **described("Delete a thread and everything in it.", Deleted))
 async def delete(caller: Authenticated, history: Service, address: Addressed) -> Response:
     return json_response(await history.delete_thread(caller, address))
@@ -122,6 +126,7 @@ async def branches(caller: Authenticated, history: Service, address: Addressed, 
     return json_response(await history.branches(caller, address, page))
 
 
+@for_users
 @at(
     router.get,
     "/messages",
@@ -163,6 +168,7 @@ ShareService = Annotated[Shares, serving(Shares)]
 Label = Annotated[str | None, Query(min_length=1, max_length=64, description="Only with this label.")]
 
 
+@for_users
 @at(
     router.post,
     "/turns/{turn_id}/feedback",

@@ -151,7 +151,7 @@ class History:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:
                 raise unknown(address)
-            return await shown(session, await self._forks.fork(session, caller.actor, source, turn_id, values))
+            return await shown(session, caller, await self._forks.fork(session, caller.actor, source, turn_id, values))
 
     async def calls(self, caller: Caller, address: Place, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)

@@ -1,8 +1,9 @@
 """/conversations, as OpenAI's clients know it."""
 
 from typing import Annotated
+from uuid import UUID
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response, optional_json_object
@@ -17,13 +18,30 @@ from app.openai_api.schemas import (
     ItemsCreate,
     conversation_uuid,
     items_to_add,
+    unknown_conversation,
 )
 from app.openai_api.service import ConversationObject
 from app.projects.auth import Authenticated
-from app.services import serving
-from app.threads.address import ById
+from app.projects.user_tokens import for_users
+from app.services import services, serving
+from app.threads.address import ById, Owners
 
 router = APIRouter(tags=["conversations"])
+
+
+async def _own(request: Request, caller: Authenticated, conversation_id: str) -> UUID:
+    """The thread behind a conversation's id in a path, if the caller may reach it.
+
+    Raises:
+        NotFound: there is none.
+    """
+    id_ = conversation_uuid(conversation_id)
+    if not await services(request)[Owners].owns(caller, ById(id_)):
+        raise unknown_conversation(conversation_id)
+    return id_
+
+
+Own = Annotated[UUID, Depends(_own)]
 
 
 @router.post(
@@ -40,9 +58,10 @@ async def listed(caller: Authenticated, openai: Service, page: Paged) -> Respons
     return json_response(await openai.conversations(caller, page))
 
 
+@for_users
 @router.get("/conversations/{conversation_id}", **described("A conversation.", ConversationObject))
-async def retrieve(caller: Authenticated, openai: Service, conversation_id: str) -> Response:
-    return json_response(await openai.conversation(caller, conversation_uuid(conversation_id)))
+async def retrieve(caller: Authenticated, openai: Service, own: Own) -> Response:
+    return json_response(await openai.conversation(caller, own))
 
 
 @router.post(
@@ -55,14 +74,14 @@ async def update(request: Request, caller: Authenticated, openai: Service, conve
     return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
 
 
+@for_users
 @router.delete("/conversations/{conversation_id}", **described("Delete a conversation and everything in it.", Deleted))
 async def delete(
-    caller: Authenticated, openai: Service, history: Annotated[History, serving(History)], conversation_id: str
+    caller: Authenticated, openai: Service, history: Annotated[History, serving(History)], own: Own
 ) -> Response:
-    id_ = conversation_uuid(conversation_id)
-    await openai.conversation(caller, id_)
-    await history.delete_thread(caller, ById(id_))
-    return json_response({"id": ids.conversation_id(id_), "object": "conversation.deleted", "deleted": True})
+    await openai.conversation(caller, own)
+    await history.delete_thread(caller, ById(own))
+    return json_response({"id": ids.conversation_id(own), "object": "conversation.deleted", "deleted": True})
 
 
 @router.post(
@@ -75,11 +94,12 @@ async def add_items(request: Request, caller: Authenticated, openai: Service, co
     return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
 
 
+@for_users
 @router.get(
     "/conversations/{conversation_id}/items", **described("The items of a conversation.", ListObject[ItemObject])
 )
-async def list_items(caller: Authenticated, openai: Service, conversation_id: str, page: ItemPaged) -> Response:
-    return json_response(await openai.items(caller, conversation_uuid(conversation_id), page))
+async def list_items(caller: Authenticated, openai: Service, own: Own, page: ItemPaged) -> Response:
+    return json_response(await openai.items(caller, own, page))
 
 
 @router.get("/conversations/{conversation_id}/items/{item_id}", **described("An item.", ItemObject))

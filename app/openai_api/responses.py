@@ -2,6 +2,7 @@
 
 from functools import partial
 from typing import Annotated
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -19,11 +20,13 @@ from app.describing import (
     described,
 )
 from app.errors import BadRequest
-from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
+from app.openai_api.schemas import ResponseCreate, response_request, response_uuid, unknown_response
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
-from app.projects.auth import Authenticated, authenticate
+from app.projects.auth import Authenticated, Caller, authenticate
+from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.services import services, serving
+from app.threads.address import Owners, unknown
 from app.threads.names import Names
 from app.turns.client import Client
 from app.turns.events import EventStream
@@ -53,6 +56,7 @@ def hot_routes(prefix: str) -> list[Route]:
     return [Route(f"{prefix}/responses", create, methods=["POST"])]
 
 
+@for_users
 @router.post(
     "/responses",
     **described(
@@ -70,6 +74,8 @@ async def create(request: Request) -> Response:
     body, came = await json_object(request), origin(request, caller)
     new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
     address, sent = response_request(body, here[Models], came, new_thread_id)
+    if not await here[Owners].owns(caller, address):
+        raise unknown(address)
     with Client(request.receive) as client:
         outcome = await here[Turns].create(caller, address, sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)
@@ -85,6 +91,7 @@ async def listed(
     return json_response(await openai.responses(caller, None if after is None else response_uuid(after), limit))
 
 
+@for_users
 @router.get(
     "/responses/{response_id}",
     **described(
@@ -102,7 +109,7 @@ async def retrieve(
     stream: Annotated[bool, Query()] = False,
     starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
-    id_, first = response_uuid(response_id), first_event(starting_after, request)
+    id_, first = await _own(request, caller, response_id), first_event(starting_after, request)
     if not stream:
         if starting_after is not None:
             raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
@@ -110,18 +117,35 @@ async def retrieve(
     return EventStream(await openai.frames(caller, id_, first), {})
 
 
+@for_users
 @router.delete("/responses/{response_id}", **described("Delete a response.", Deleted))
-async def delete(caller: Authenticated, openai: Service, response_id: str) -> Response:
-    return json_response(await openai.delete_response(caller, response_uuid(response_id)))
+async def delete(request: Request, caller: Authenticated, openai: Service, response_id: str) -> Response:
+    return json_response(await openai.delete_response(caller, await _own(request, caller, response_id)))
 
 
+@for_users
 @router.post("/responses/{response_id}/cancel", **described("Stop a response that is being made.", ResponseObject))
-async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Response:
-    return json_response(await openai.cancel(caller, response_uuid(response_id)))
+async def cancel(request: Request, caller: Authenticated, openai: Service, response_id: str) -> Response:
+    return json_response(await openai.cancel(caller, await _own(request, caller, response_id)))
 
 
+@for_users
 @router.get(
     "/responses/{response_id}/input_items", **described("What a response was asked with.", ListObject[ItemObject])
 )
-async def input_items(caller: Authenticated, openai: Service, response_id: str, page: ItemPaged) -> Response:
-    return json_response(await openai.input_items(caller, response_uuid(response_id), page))
+async def input_items(
+    request: Request, caller: Authenticated, openai: Service, response_id: str, page: ItemPaged
+) -> Response:
+    return json_response(await openai.input_items(caller, await _own(request, caller, response_id), page))
+
+
+async def _own(request: Request, caller: Caller, given: str) -> UUID:
+    """The turn behind a response id in a path, if the caller may reach it.
+
+    Raises:
+        NotFound: there is none.
+    """
+    id_ = response_uuid(given)
+    if not await services(request)[Owners].owns_turn(caller, id_):
+        raise unknown_response(given)
+    return id_

@@ -5,7 +5,7 @@ What a request needs hangs on its method, unless the route says so itself: `read
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -18,8 +18,9 @@ from structlog.contextvars import bind_contextvars
 from app.db import ids
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable, Forbidden, Unauthorized
-from app.projects.keys import USE_KEY, Scope, hash_key
+from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
 from app.projects.settings import Limits, ProjectSettings
+from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.services import services
 from app.trail.append import append_record
 from app.trail.records import Actor
@@ -52,6 +53,10 @@ class Grant:
     key_limits: Limits
     session_cache: str | None = None
     """The project's own setting: see `Project.session_cache`."""
+    user: str | None = None
+    """The end user whose token it is; None for a key."""
+    thread_id: UUID | None = None
+    """The one thread that the token opens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,29 @@ class Caller:
 class KeyRing:
     """Keys that were good a moment ago, so that a turn needs no statement for its key."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tokens: UserTokens) -> None:
         self._database = database
-        self._known: dict[bytes, tuple[float, Grant]] = {}
-        self._renewing: dict[bytes, asyncio.Task[None]] = {}
+        self._tokens = tokens
+        self._known: dict[bytes | UUID, tuple[float, Grant]] = {}
+        self._renewing: dict[bytes | UUID, asyncio.Task[None]] = {}
 
     async def grant(self, key: str, address: str | None) -> Grant | None:
         """What a key opens; None if it is unknown, revoked or past its end, or its project is archived."""
-        hashed = hash_key(key)
+        if is_token(key):
+            return await self._of_token(key, address)
+        return await self._of_key(hash_key(key), address)
+
+    async def _of_token(self, given: str, address: str | None) -> Grant | None:
+        """What a user's token opens, as long as the key is good that minted it."""
+        token = self._tokens.read(given)
+        grant = None if token is None else await self._of_key(token.key_id, address)
+        if token is None or grant is None or grant.project_id != token.project_id:
+            return None
+        scopes = grant.scopes & token.actions
+        return replace(grant, scopes=scopes, operates=False, user=token.user, thread_id=token.thread_id)
+
+    async def _of_key(self, hashed: bytes | UUID, address: str | None) -> Grant | None:
+        """Args: hashed: the key's hash, or its id."""
         now = time.monotonic()
         known = self._known.get(hashed)
         if known is None or known[0] <= now:
@@ -103,15 +123,16 @@ class KeyRing:
             renewing.add_done_callback(lambda _: self._renewing.pop(hashed, None))
         return known[1]
 
-    async def _renew(self, hashed: bytes, address: str | None) -> None:
+    async def _renew(self, hashed: bytes | UUID, address: str | None) -> None:
         try:
             await self._looked_up(hashed, address)
         except DatabaseUnavailable:
             log.info("Postgres is away; a key is taken for some seconds more")
 
-    async def _looked_up(self, hashed: bytes, address: str | None) -> Grant | None:
+    async def _looked_up(self, hashed: bytes | UUID, address: str | None) -> Grant | None:
         asked_at = time.monotonic()
-        row = await self._database.fetchrow(USE_KEY, hashed)
+        statement = USE_KEY if isinstance(hashed, bytes) else USE_KEY_OF_ID
+        row = await self._database.fetchrow(statement, hashed)
         if row is None:
             self._known.pop(hashed, None)
             return None
@@ -169,6 +190,9 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
             "This API key is unknown, revoked or past its end. Make one with 'everthread keys create'.", headers=BEARER
         )
     caller = Caller(grant, address)
+    if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
+        raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
+    request.state.origins = grant.settings.origins
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
     return caller

@@ -43,6 +43,9 @@ WITH key AS (
 SELECT key.*, used.name AS first_use FROM key LEFT JOIN used ON true
 """
 
+USE_KEY_OF_ID = USE_KEY.replace("k.key_hash = $1", "k.id = $1")
+"""The same, of the key that minted a user's token."""
+
 
 def new_key() -> str:
     """A key of 256 random bits."""

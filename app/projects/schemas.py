@@ -77,6 +77,33 @@ class KeyRotate(BaseModel):
     """For how long the key before is still taken."""
 
 
+class UserTokenCreate(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60}]},
+    )
+
+    user: Annotated[str, Field(min_length=1, max_length=256)]
+    """The end user, as threads name it."""
+    thread: str | None = None
+    """The id of a thread of the user's, if the token is to open no other."""
+    actions: Annotated[list[Literal["read", "write"]], Field(min_length=1, max_length=2)] | None = None
+    """Both, if left out, as far as the key may."""
+    expires_in: Annotated[int, Field(ge=1, le=86_400), WHOLE] = 3600
+    """Seconds."""
+
+
+class UserTokenObject(TypedDict):
+    object: Literal["user_token"]
+    token: str
+    """Sent as a key is: `Authorization: Bearer TOKEN`."""
+    user: str
+    thread: str | None
+    actions: list[str]
+    expires_at: int
+
+
 class AdminProjectObject(TypedDict):
     id: str
     object: Literal["admin.project"]

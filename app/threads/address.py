@@ -1,7 +1,7 @@
 """A thread's address in a path, its id or its name, resolved once for every route below it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar, assert_never
 from urllib.parse import quote
 from uuid import UUID
@@ -9,13 +9,27 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.db import ids
-from app.errors import APIError, BadRequest, NotFound
+from app.db.engine import Database
+from app.errors import APIError, BadRequest, Forbidden, NotFound
 from app.projects.auth import Auditing, Authenticated, Caller
 from app.services import services
 from app.threads.names import Names
 
 BY_ID = "/threads/{thread_id}"
 BY_NAME = "/threads/by-name/{name}"
+
+LONGEST_NAME = 256
+
+SAFE_IN_USERS = "@+.-_~!$&'()*,;= "
+"""Characters of a user that stand in a name as they are."""
+
+OWN_THREAD = "SELECT id FROM threads WHERE project_id = $1 AND bucket = $2 AND id = $3 AND user_id = $4"
+
+OWN_TURN = """
+SELECT th.id FROM turns t
+JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+WHERE t.project_id = $1 AND t.bucket = $2 AND t.id = $3 AND t.deleted_at IS NULL AND th.user_id = $4
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,64 @@ def unknown(address: Address) -> APIError:
             assert_never(address)
 
 
+class Owners:
+    """Whose a thread is, for who comes with the token of an end user: what is another's is as if it were not there."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def owns(self, caller: Caller, address: Address) -> bool:
+        """Whether the caller may reach what is at an address: who has a key, all; a user, what is the user's own.
+
+        Raises:
+            Forbidden: a token that is for one thread makes no other.
+        """
+        grant = caller.grant
+        if grant.user is None:
+            return True
+        match address:
+            case New():
+                if grant.thread_id is not None:
+                    raise Forbidden("This token is for one thread. Name that.", code="not_for_users")
+                return True
+            case OfTurn(turn):
+                return await self.owns_turn(caller, turn)
+            case _:
+                return await self._is_own(caller, OWN_THREAD, address.id)
+
+    async def owns_turn(self, caller: Caller, turn_id: UUID) -> bool:
+        return caller.grant.user is None or await self._is_own(caller, OWN_TURN, turn_id)
+
+    async def _is_own(self, caller: Caller, statement: str, id_: UUID) -> bool:
+        grant = caller.grant
+        row = await self._database.fetchrow(statement, grant.project_id, ids.bucket_of(id_), id_, grant.user)
+        return row is not None and grant.thread_id in (None, row["id"])
+
+
+def name_of(caller: Caller, name: str) -> str:
+    """The name that a caller's name for a thread stands for: an end user's are apart from all others.
+
+    Raises:
+        BadRequest: it is too long together with the user's.
+    """
+    if caller.grant.user is None:
+        return name
+    whole = f"{_prefix(caller.grant.user)}{name}"
+    if len(whole) > LONGEST_NAME:
+        raise BadRequest(f"'name' and the user's have more than {LONGEST_NAME} characters together.", param="name")
+    return whole
+
+
+def name_for(caller: Caller, name: str | None) -> str | None:
+    """A thread's name as the caller knows it."""
+    return name if name is None or caller.grant.user is None else name.removeprefix(_prefix(caller.grant.user))
+
+
+def _prefix(user: str) -> str:
+    # No two users' names can meet: the first colon ends the user.
+    return f"{quote(user, safe=SAFE_IN_USERS)}:"
+
+
 def unknown_name(name: str) -> NotFound:
     return NotFound(f"There is no thread named {name!r} in this project.", param="name", code="thread_not_found")
 
@@ -108,16 +180,23 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
         cached: whether a name may be taken for the thread that had it a moment ago: the caller sees to it that the
             thread still has it.
     """
+    place = await _found(request, caller, cached=cached)
+    if not await services(request)[Owners].owns(caller, place):
+        raise unknown(replace(place, name=request.path_params["name"]) if isinstance(place, ByName) else place)
+    return place
+
+
+async def _found(request: Request, caller: Caller, *, cached: bool) -> Place:
     name = request.path_params.get("name")
     if name is not None:
         if "\0" in name:
             raise NotFound("There is no thread with a NUL character in its name.", param="name")
-        names = services(request)[Names]
+        called, name, names = name, name_of(caller, name), services(request)[Names]
         thread_id = (names.known(caller.project_id, name) if cached else None) or await names.find(
             caller.project_id, name
         )
         if thread_id is None:
-            raise unknown_name(name)
+            raise unknown_name(called)
         return ByName(thread_id, name)
     given = request.path_params["thread_id"]
     found = ids.parse(given, ids.THREAD_PREFIXES)

@@ -11,10 +11,11 @@ from app.db.pagination import ListObject, Paged, Seconds, moment
 from app.describing import CONFLICT, METADATA, described
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
+from app.projects.user_tokens import for_users
 from app.services import serving
 from app.threads.address import BY_NAME, Addressed, at
 from app.threads.schemas import ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
-from app.threads.service import Threads
+from app.threads.service import Threads, for_caller, of_caller
 from app.threads.store import Filters
 
 router = APIRouter(tags=["threads"])
@@ -57,11 +58,12 @@ async def _filters(
     )
 
 
+@for_users
 @router.get("/threads", **described("Threads, the latest first.", ListObject[ThreadObject], parameters=[METADATA]))
 async def list_threads(
     caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
 ) -> Response:
-    return json_response(await threads.list_page(caller, filters, page))
+    return json_response(await threads.list_page(caller, of_caller(caller, filters), page))
 
 
 @router.get("/threads/count", **described("How many threads there are.", ThreadCount, parameters=[METADATA]))
@@ -69,6 +71,7 @@ async def count(caller: Authenticated, threads: Service, filters: Annotated[Filt
     return json_response(await threads.count(caller, filters))
 
 
+@for_users
 @router.put(
     BY_NAME,
     **described(
@@ -83,20 +86,22 @@ async def get_or_create(request: Request, caller: Authenticated, threads: Servic
     checked(ThreadCreate, {"name": name})
     if "\0" in name:
         raise BadRequest("'name' contains a NUL character. Remove it.", param="name", code="invalid_character")
-    sent = checked(ThreadPut, await optional_json_object(request))
+    sent = for_caller(caller, checked(ThreadPut, await optional_json_object(request)))
     thread, made = await threads.get_or_create(caller, name, sent)
     return json_response(thread, status=201 if made else 200)
 
 
+@for_users
 @at(router.get, **described("A thread.", ThreadObject))
 async def get(caller: Authenticated, threads: Service, address: Addressed) -> Response:
     return json_response(await threads.get(caller, address))
 
 
+@for_users
 @at(
     router.patch,
     **described("Change a thread; fields left out stay as they are.", ThreadObject, body=ThreadPatch, errors=CONFLICT),
 )
 async def patch(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
-    sent = checked(ThreadPatch, await json_object(request))
+    sent = for_caller(caller, checked(ThreadPatch, await json_object(request)))
     return json_response(await threads.patch(caller, address, sent))

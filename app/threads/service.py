@@ -1,8 +1,9 @@
 """What can be done with a thread."""
 
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,10 +12,10 @@ from sqlalchemy.sql import func
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
-from app.errors import BadRequest, Conflict
+from app.errors import BadRequest, Conflict, Forbidden
 from app.projects.auth import Caller
 from app.threads import store
-from app.threads.address import ByName, Place, unknown
+from app.threads.address import ByName, Place, name_for, name_of, unknown, unknown_name
 from app.threads.names import Names
 from app.threads.schemas import (
     ThreadCount,
@@ -39,25 +40,29 @@ class Threads:
         self._users = users
         self._settled = settled
 
-    async def get_or_create(self, caller: Caller, name: str, sent: ThreadPut) -> tuple[ThreadObject, bool]:
+    async def get_or_create(self, caller: Caller, called: str, sent: ThreadPut) -> tuple[ThreadObject, bool]:
         """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
+        name = name_of(caller, called)
+        _check_makes(caller)
         while True:
             if (known := await self._names.find(caller.project_id, name)) is not None:
                 async with self._database.session() as session:
                     thread = await store.get(session, caller.project_id, ByName(known, name))
+                    if thread is not None and caller.grant.user not in (None, thread.user_id):
+                        raise unknown_name(called)
                     if thread is not None:
-                        return await shown(session, thread), False
+                        return await shown(session, caller, thread), False
             values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
             with suppress(Conflict):
                 async with self._database.session() as session:
                     thread = await store.add(session, self._names, caller.actor, caller.project_id, values)
-                    return thread_object(thread), True
+                    return _as_called(caller, thread_object(thread)), True
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
             rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
             heads = await store.heads(session, rows)
-        return list_object(rows, lambda row: thread_object(row, heads[row.id]), has_more=has_more)
+        return list_object(rows, lambda row: _as_called(caller, thread_object(row, heads[row.id])), has_more=has_more)
 
     async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
         """How many threads there are: exactly up to MOST_COUNTED, and `more` beyond."""
@@ -70,7 +75,7 @@ class Threads:
             thread = await store.get(session, caller.project_id, address)
             if thread is None:
                 raise unknown(address)
-            return await shown(session, thread)
+            return await shown(session, caller, thread)
 
     async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> ThreadObject:
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
@@ -82,12 +87,60 @@ class Threads:
             thread = await store.change(session, self._names, caller.actor, caller.project_id, address, values)
             if thread is None:
                 raise unknown(address)
-            return await shown(session, thread)
+            return await shown(session, caller, thread)
 
 
-async def shown(session: AsyncSession, thread: Thread) -> ThreadObject:
-    """A thread as clients see it, with what is shown of its head."""
-    return thread_object(thread, (await store.heads(session, [thread]))[thread.id])
+async def shown(session: AsyncSession, caller: Caller, thread: Thread) -> ThreadObject:
+    """A thread as the caller sees it, with what is shown of its head."""
+    return _as_called(caller, thread_object(thread, (await store.heads(session, [thread]))[thread.id]))
+
+
+def _as_called(caller: Caller, thread: ThreadObject) -> ThreadObject:
+    return {**thread, "name": name_for(caller, thread["name"])}
+
+
+Sent = TypeVar("Sent", ThreadCreate, ThreadPut, ThreadPatch)
+
+
+def for_caller(caller: Caller, sent: Sent) -> Sent:
+    """What a caller sends of a thread: an end user's is that user's, under names of the user's own.
+
+    Raises:
+        Forbidden: it is to be somebody else's.
+    """
+    user = caller.grant.user
+    if user is None:
+        return sent
+    if "user" in sent.model_fields_set and sent.user != user:
+        raise Forbidden("The threads of a user's token are that user's.", param="user", code="not_for_users")
+    values: dict[str, Any] = {} if isinstance(sent, ThreadPatch) else {"user": user}
+    if not isinstance(sent, ThreadPut) and sent.name is not None:
+        values["name"] = name_of(caller, sent.name)
+    if not isinstance(sent, ThreadPatch):
+        _check_makes(caller)
+    changed = sent.model_copy(update=values)
+    changed.model_fields_set.update(values)
+    return changed
+
+
+def of_caller(caller: Caller, filters: Filters) -> Filters:
+    """What a caller lists: an end user, the user's own.
+
+    Raises:
+        Forbidden: a token for one thread lists none.
+    """
+    user = caller.grant.user
+    if user is None:
+        return filters
+    if caller.grant.thread_id is not None or filters.user not in (None, user):
+        raise Forbidden("This token does not list these threads.", param="user", code="not_for_users")
+    name = None if filters.name is None else name_of(caller, filters.name)
+    return replace(filters, user=user, name=name)
+
+
+def _check_makes(caller: Caller) -> None:
+    if caller.grant.thread_id is not None:
+        raise Forbidden("This token is for one thread, which is there already.", code="not_for_users")
 
 
 async def with_trail_key(users: UserKeys, project_id: UUID, values: dict[str, Any]) -> dict[str, Any]:

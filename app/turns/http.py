@@ -106,6 +106,7 @@ def origin(request: Request, caller: Caller) -> Origin:
         key,
         retried,
         caller.grant.session_cache,
+        caller.grant.user,
         caller.grant.settings,
     )
 

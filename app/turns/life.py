@@ -108,7 +108,7 @@ class ThreadLife:
                     except DatabaseUnavailable:
                         looks_at += AWAY_SECONDS
                         continue
-                    if row_now is None:
+                    if row_now is None or caller.grant.user not in (None, row_now.user_id):
                         yield _event("thread.deleted", {"thread_id": ids.thread_id(id_)}, None)
                         return
                     now = thread_object(row_now)
@@ -174,7 +174,7 @@ class ThreadLife:
     async def _shown(self, caller: Caller, id_: UUID) -> ThreadObject | None:
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, ById(id_))
-            return None if thread is None else await shown(session, thread)
+            return None if thread is None else await shown(session, caller, thread)
 
 
 def _event(kind: str, fields: dict[str, Any], place: str | None) -> bytes:

@@ -10,6 +10,7 @@ from app.bodies import json_object, json_response
 from app.db.pagination import ListObject, Paged
 from app.describing import EVENTS, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
 from app.projects.auth import Authenticated, authenticate
+from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.services import services, serving
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
@@ -44,6 +45,7 @@ def hot_routes(prefix: str) -> list[Route]:
     return [Route(f"{prefix}{place}/turns", create, methods=["POST"]) for place in (BY_ID, BY_NAME)]
 
 
+@for_users
 @at(
     router.post,
     "/turns",
@@ -70,11 +72,13 @@ async def create(request: Request) -> Response:
         return await answer(request, client, outcome, _show, stored_turn)
 
 
+@for_users
 @at(router.post, "/turns/{turn_id}/cancel", **described("Stop a running turn; what it has said is kept.", TurnObject))
 async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     return json_response(await turns.cancel(caller, address, turn_id))
 
 
+@for_users
 @at(
     router.get,
     "/turns/{turn_id}/events",
@@ -93,6 +97,7 @@ async def events(
     return EventStream(replay.frames(caller.project_id, row["id"], first_event(starting_after, request)), {})
 
 
+@for_users
 @at(
     router.get,
     "/events",
@@ -109,11 +114,13 @@ async def life(request: Request, caller: Authenticated, address: Addressed) -> R
     return EventStream(frames, {})
 
 
+@for_users
 @at(router.get, "/turns", **described("The turns of a thread.", ListObject[TurnObject]))
 async def list_turns(caller: Authenticated, turns: Service, address: Addressed, page: Paged) -> Response:
     return json_response(await turns.list_page(caller, address, page))
 
 
+@for_users
 @at(router.get, "/turns/{turn_id}", **described("A turn, with its input.", TurnObject))
 async def get(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     return json_response(await turns.get(caller, address, turn_id))

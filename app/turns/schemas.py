@@ -156,6 +156,8 @@ class Origin:
     """Set for an automatic retry of a client: how long ago its first attempt may have been."""
     session_cache: str | None = None
     """The project's own setting: off, on or auto; None: as the service is set."""
+    user: str | None = None
+    """The end user whose token it came with."""
     settings: ProjectSettings = NO_SETTINGS
     """What the project asks for."""
 
@@ -204,7 +206,12 @@ class TurnRequest:
 
     @property
     def user(self) -> str | None:
-        """The end user that the request names, as OpenAI's clients do: a thread that it makes is this user's."""
+        """The end user that the request names, as OpenAI's clients do: a thread that it makes is this user's.
+
+        With a user's own token, whatever it names.
+        """
+        if self.origin.user is not None:
+            return self.origin.user
         for name in ("safety_identifier", "user"):
             given = self.params.get(name)
             if isinstance(given, str) and 0 < len(given) <= LONGEST_USER:

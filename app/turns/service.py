@@ -94,7 +94,7 @@ class Turns:
                 items.append(item)
                 continue
             row = found.get(item["id"])
-            if row is None:
+            if row is None or (caller.grant.user is not None and not row["within"]):
                 raise BadRequest(
                     f"'{item['where']}.id': there is no item {item['id'][:80]!r} in this project.",
                     param=f"{item['where']}.id",

@@ -1,0 +1,107 @@
+"""Which web pages may call from a browser: those whose origins a project lists, compared letter by letter.
+
+A preflight names no project, for it has no key: it is answered for an origin that any project lists. What is asked
+then is shown to the page only if the project lists it that the key, or the token, is of. No cookies: a page has to
+bring a token of its own.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+
+CACHE_SECONDS = 4.0
+
+PREFLIGHT_SECONDS = b"600"
+"""How long a browser need not ask again. What it is shown is decided anew each time."""
+
+ORIGINS = """
+SELECT DISTINCT jsonb_array_elements_text(settings->'origins') AS origin FROM projects
+WHERE settings ? 'origins' AND archived_at IS NULL
+"""
+
+METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
+
+VARIES = (b"vary", b"Origin")
+
+
+class Origins:
+    """Those that any project lists."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: frozenset[str] = frozenset()
+        self._until = 0.0
+
+    async def are_listed(self, origin: str) -> bool:
+        if self._until < (now := time.monotonic()):
+            try:
+                self._known = frozenset(row["origin"] for row in await self._database.fetch(ORIGINS))
+            except DatabaseUnavailable:
+                return False
+            self._until = now + CACHE_SECONDS
+        return origin in self._known
+
+
+class Cors:
+    """The middleware. A request without an Origin passes through it as it is."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = _header(scope, b"origin") if scope["type"] == "http" else None
+        if origin is None:
+            await self._app(scope, receive, send)
+            return
+        asked = _header(scope, b"access-control-request-method")
+        if scope["method"] == "OPTIONS" and asked is not None:
+            await _answer_preflight(scope, origin, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), VARIES]
+                if await _is_shown(scope, origin):
+                    headers += [(b"access-control-allow-origin", origin.encode()),
+                                (b"access-control-expose-headers", b"*")]  # fmt: skip
+                message["headers"] = headers
+            await send(message)
+
+        scope.setdefault("state", {})
+        await self._app(scope, receive, with_headers)
+
+
+async def _is_shown(scope: Scope, origin: str) -> bool:
+    """Whether a page may see an answer: by the project's list; where nobody was let in, by everybody's, so that a page
+    is told that its token has ended."""
+    listed: Sequence[str] | None = scope["state"].get("origins")
+    return origin in listed if listed is not None else await _origins(scope).are_listed(origin)
+
+
+async def _answer_preflight(scope: Scope, origin: str, send: Send) -> None:
+    headers = [VARIES, (b"content-length", b"0")]
+    if await _origins(scope).are_listed(origin):
+        wanted = _header(scope, b"access-control-request-headers") or ""
+        headers += [
+            (b"access-control-allow-origin", origin.encode()),
+            (b"access-control-allow-methods", METHODS),
+            (b"access-control-allow-headers", wanted.encode("latin-1", "replace")),
+            (b"access-control-max-age", PREFLIGHT_SECONDS),
+        ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _origins(scope: Scope) -> Origins:
+    found: Any = scope["app"].state.services[Origins]
+    origins: Origins = found
+    return origins
+
+
+def _header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)

@@ -1,0 +1,46 @@
+"""POST /v1/user_tokens: a token that a browser speaks to the service with, for one end user."""
+
+import time
+from typing import Annotated, cast
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from app.bodies import checked, json_object, json_response
+from app.db import ids
+from app.describing import FORBIDDEN, described
+from app.errors import BadRequest, Forbidden
+from app.projects.auth import Authenticated
+from app.projects.keys import Scope
+from app.projects.schemas import UserTokenCreate, UserTokenObject
+from app.projects.user_tokens import UserToken, UserTokens
+from app.services import serving
+
+router = APIRouter(tags=["users"])
+
+
+@router.post(
+    "/user_tokens",
+    **described(
+        "A token for one end user, for a browser.", UserTokenObject, status=201, body=UserTokenCreate, errors=FORBIDDEN
+    ),
+)
+async def mint(request: Request, caller: Authenticated, tokens: Annotated[UserTokens, serving(UserTokens)]) -> Response:
+    sent = checked(UserTokenCreate, await json_object(request))
+    wanted = frozenset(cast(list[Scope], sent.actions or ["read", "write"]))
+    actions = wanted & caller.grant.scopes
+    if sent.actions is not None and actions != wanted:
+        raise Forbidden("A key mints no token that can do more than itself.", param="actions", code="missing_scope")
+    thread = None if sent.thread is None else ids.parse(sent.thread, ids.THREAD_PREFIXES)
+    if sent.thread is not None and thread is None:
+        raise BadRequest("'thread' must be the id of a thread: thread_ and 32 hex digits.", param="thread")
+    token = UserToken(caller.project_id, caller.key_id, sent.user, thread, actions, int(time.time()) + sent.expires_in)
+    shown: UserTokenObject = {
+        "object": "user_token",
+        "token": tokens.mint(token),
+        "user": sent.user,
+        "thread": None if thread is None else ids.thread_id(thread),
+        "actions": sorted(actions),
+        "expires_at": token.expires_at,
+    }
+    return json_response(shown, status=201)

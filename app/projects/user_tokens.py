@@ -1,0 +1,93 @@
+"""Tokens for end users, so that a browser speaks to the service itself: short-lived, signed, and for one user alone.
+
+What a token opens is a part of what the key opens that minted it, and ends with that key. Routes are closed to them
+but for those that say otherwise: see `for_users`.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+import jwt
+
+from app.projects.keys import SCOPES, Scope
+
+ISSUER = "everthread"
+ALGORITHM = "HS256"
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+_open: set[Any] = set()
+
+
+def for_users(endpoint: Endpoint) -> Endpoint:
+    """Open a route to users' tokens. It must look at nothing that is not the user's: see `threads/address.py`."""
+    _open.add(endpoint)
+    return endpoint
+
+
+def is_for_users(endpoint: object) -> bool:
+    return endpoint in _open
+
+
+@dataclass(frozen=True, slots=True)
+class UserToken:
+    """What a token says."""
+
+    project_id: UUID
+    key_id: UUID
+    """The key that minted it."""
+    user: str
+    thread_id: UUID | None
+    """The one thread that it opens; None: the user's own."""
+    actions: frozenset[Scope]
+    expires_at: int
+    """Unix seconds."""
+
+
+class UserTokens:
+    def __init__(self, key: bytes) -> None:
+        """Args: key: the database's own, that other keys are made of."""
+        self._key = hashlib.blake2b(b"tokens of end users", key=key, digest_size=32).digest()
+
+    def mint(self, token: UserToken) -> str:
+        said = {
+            "iss": ISSUER,
+            "sub": token.user,
+            "project": token.project_id.hex,
+            "key": token.key_id.hex,
+            "thread": None if token.thread_id is None else token.thread_id.hex,
+            "actions": sorted(token.actions),
+            "iat": int(time.time()),
+            "exp": token.expires_at,
+        }
+        return jwt.encode(said, self._key, ALGORITHM)
+
+    def read(self, given: str) -> UserToken | None:
+        """What a token says; None for one that was not minted here, or whose time is over."""
+        try:
+            said = jwt.decode(
+                given,
+                self._key,
+                [ALGORITHM],
+                issuer=ISSUER,
+                options={"require": ["exp", "iat", "sub", "iss"], "strict_aud": True},
+            )
+            return UserToken(
+                UUID(said["project"]),
+                UUID(said["key"]),
+                str(said["sub"]),
+                None if said["thread"] is None else UUID(said["thread"]),
+                frozenset(scope for scope in SCOPES if scope in said["actions"]),
+                int(said["exp"]),
+            )
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def is_token(given: str) -> bool:
+    """Whether what was sent as a key is a token: keys have no dots."""
+    return given.count(".") == 2
