@@ -70,10 +70,12 @@ async def json_object(request: Request) -> dict[str, Any]:
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
     """
     settings = services(request)[Connected]
+    of_project: int | None = getattr(request.state, "most_bytes", None)
+    most = settings.max_body_bytes if of_project is None else min(of_project, settings.max_body_bytes)
     raw = _unpacked(
-        await _read(request, settings.max_body_bytes, settings.body_pause_seconds),
+        await _read(request, most, settings.body_pause_seconds),
         request.headers.get("content-encoding", "identity").strip().lower(),
-        settings.max_body_bytes,
+        most,
     )
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
@@ -166,7 +168,8 @@ def _unpacked(raw: bytes, encoding: str, limit: int) -> bytes:
 
 def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(
-        f"The request body is larger than {limit} bytes. Send less, or raise EVERTHREAD_MAX_BODY_BYTES."
+        f"The request body is larger than {limit} bytes. Send less, or have the project's limit 'body_bytes', or "
+        "EVERTHREAD_MAX_BODY_BYTES, raised."
     )
 
 

@@ -39,6 +39,7 @@ from app.history.feedback import Feedbacks
 from app.history.forks import Forks
 from app.history.service import History
 from app.history.shares import Shares
+from app.limits.service import RateLimits
 from app.logs import configure
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
@@ -196,7 +197,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     reader = Reader(memory, learnt)
     compactions = Compactions(memory, accounts, models, learnt, settings)
     titles = Titles(database, names, accounts, settings)
-    runner = Runner(store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, settings)
+    limits = RateLimits(cache, database, models, workers=settings.workers)
+    runner = Runner(store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, limits, settings)
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
@@ -206,11 +208,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
     sealed_secrets, webhooks = Sealed(key, "secrets of webhooks"), WebhookStore(database, settled)
     deliveries = Deliveries(webhooks, sealed_secrets, inside=settings.webhooks_inside)
-    background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries)
+    background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries, limits)
     tokens = UserTokens(key)
     transfer, keys = Transfer(database, names, users), KeyRing(database, tokens)
     projects = Projects(database, keys)
-    turns = Turns(store, runner, replay, sealed)
+    turns = Turns(store, runner, replay, sealed, limits)
     history = History(
         database,
         Forks(names, settings.fork_copies_turns),
@@ -225,9 +227,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     served = Services(
         settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, projects, tokens, Owners(database), Origins(database),
+        keys, limits, projects, tokens, Owners(database), Origins(database),
         ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
-        Threads(database, names, users, settled),
+        Threads(database, names, users, settled, limits),
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),

@@ -68,7 +68,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         connected = _with_provider(stack, connected, emulator_port)
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
-        _export(connected)
+        _export(connected, workers)
         config = uvicorn.Config(
             "app.main:create_app",
             factory=True,
@@ -325,10 +325,11 @@ def _is_up(url: str) -> bool:
         return False
 
 
-def _export(settings: Connected) -> None:
+def _export(settings: Connected, workers: int) -> None:
     """Workers are processes of their own, and read their settings from the environment."""
     os.environ["DATABASE_URL"] = settings.database_url
     os.environ["REDIS_URL"] = settings.redis_url
+    os.environ["EVERTHREAD_WORKERS"] = str(workers)
     if settings.dashscope_base_url is not None:
         os.environ["DASHSCOPE_BASE_URL"] = settings.dashscope_base_url
     os.environ["EVERTHREAD_DATA_DIR"] = str(Path(settings.data_dir).resolve())

@@ -148,6 +148,10 @@ class Settings(BaseSettings):
     max_turns: Annotated[int | None, Field(ge=1)] = None
     """How many turns a worker may run at once; more are refused with 503. Without it: what the limit of open files
     allows."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """How many processes share a project's limits while Redis is away. 'everthread serve' says its own number."""
+    project_share: Annotated[float, Field(gt=0, le=1)] = 0.75
+    """Which share of them one project may have: the rest is left to the others."""
     idempotency_key_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
     """How long an Idempotency-Key stands for the turn that it was first sent with."""
     event_log_seconds: Annotated[int, Field(gt=0)] = 3600

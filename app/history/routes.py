@@ -14,6 +14,7 @@ from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
+from app.limits.room import FOR_THREAD
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
 from app.services import serving
@@ -32,6 +33,7 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
 @for_users
 @router.post(
     "/threads",
+    dependencies=FOR_THREAD,
     **described(
         "Make a thread, with a conversation to go on from or without.",
         ThreadObject,
@@ -63,6 +65,7 @@ async def delete(caller: Authenticated, history: Service, address: Addressed) ->
 @at(
     router.post,
     "/fork",
+    dependencies=FOR_THREAD,
     **described(
         "A new thread that goes on from a turn of this one.",
         ThreadObject,

@@ -21,6 +21,8 @@ from app.items.kept import kept_input
 from app.items.kinds import is_system, type_of
 from app.items.shapes import Item
 from app.items.vocabulary import text_tokens
+from app.limits.rules import asks_of
+from app.limits.service import RateLimits
 from app.memory.compaction import SUMMED, Compactions
 from app.memory.reader import Reader
 from app.memory.sealed import Sealed
@@ -201,7 +203,15 @@ Service = Annotated[Contexts, serving(Contexts)]
 )
 async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(CompactCreate, await json_object(request))
-    return json_response(await contexts.compact(caller, sent, caller.grant.settings.resolved(sent.model)))
+    model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
+    admission, used = await limits.admit(asks_of(caller, 0)), 0
+    try:
+        made = await contexts.compact(caller, sent, model)
+        used = made["usage"]["total_tokens"]
+        return json_response(made)
+    finally:
+        if admission is not None:
+            limits.end(admission, used, 0.0)
 
 
 @router.post(

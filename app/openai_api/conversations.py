@@ -11,6 +11,7 @@ from app.db import ids
 from app.db.pagination import ListObject, Paged
 from app.describing import Deleted, ItemObject, described
 from app.history.service import History
+from app.limits.room import FOR_ITEMS, FOR_THREAD
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
     ConversationCreate,
@@ -45,7 +46,9 @@ Own = Annotated[UUID, Depends(_own)]
 
 
 @router.post(
-    "/conversations", **described("Make a conversation.", ConversationObject, body=ConversationCreate, optional=True)
+    "/conversations",
+    dependencies=FOR_THREAD,
+    **described("Make a conversation.", ConversationObject, body=ConversationCreate, optional=True),
 )
 async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
     sent = checked(ConversationCreate, await optional_json_object(request))
@@ -86,6 +89,7 @@ async def delete(
 
 @router.post(
     "/conversations/{conversation_id}/items",
+    dependencies=FOR_ITEMS,
     **described("Add items; the next response knows them.", ListObject[ItemObject], body=ItemsCreate),
 )
 async def add_items(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:

@@ -226,7 +226,12 @@ class _Connection:
         """
         grant = caller.grant
         origin = Origin(
-            caller.key_id, caller.address, digest, session_cache=grant.session_cache, settings=grant.settings
+            caller.key_id,
+            caller.address,
+            digest,
+            session_cache=grant.session_cache,
+            settings=grant.settings,
+            key_limits=grant.key_limits,
         )
         new_thread_id = partial(self._services[Names].new_thread_id, caller.project_id, None)
         if previous is None:

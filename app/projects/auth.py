@@ -193,6 +193,8 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
         raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
     request.state.origins = grant.settings.origins
+    bounds = (grant.settings.limits.body_bytes, grant.key_limits.body_bytes)
+    request.state.most_bytes = min((bound for bound in bounds if bound is not None), default=None)
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
     return caller

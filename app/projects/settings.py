@@ -93,6 +93,7 @@ class ProjectSettings(BaseModel):
 
 
 NO_SETTINGS = ProjectSettings()
+NO_LIMITS = Limits()
 
 
 def is_named(model: str, name: str) -> bool:

@@ -13,6 +13,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
 from app.errors import BadRequest, Conflict, Forbidden
+from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import ByName, Place, name_for, name_of, unknown, unknown_name
@@ -34,7 +35,8 @@ MOST_COUNTED = 10_000
 
 
 class Threads:
-    def __init__(self, database: Database, names: Names, users: UserKeys, settled: Settled) -> None:
+    def __init__(self, database: Database, names: Names, users: UserKeys, settled: Settled, limits: RateLimits) -> None:
+        self._limits = limits
         self._database = database
         self._names = names
         self._users = users
@@ -52,6 +54,7 @@ class Threads:
                         raise unknown_name(called)
                     if thread is not None:
                         return await shown(session, caller, thread), False
+            await self._limits.check_stored(caller.project_id, sent.user, caller.grant.settings)
             values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
             with suppress(Conflict):
                 async with self._database.session() as session:

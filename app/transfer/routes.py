@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response
 from app.describing import CONFLICT, described
+from app.limits.room import FOR_THREAD
 from app.projects.auth import Authenticated
 from app.services import serving
 from app.threads.address import Addressed, at
@@ -27,6 +28,7 @@ async def export(caller: Authenticated, transfer: Service, address: Addressed) -
 
 @router.post(
     "/threads/import",
+    dependencies=FOR_THREAD,
     **described(
         "Take in a thread that was exported.",
         ThreadObject,

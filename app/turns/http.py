@@ -58,6 +58,7 @@ def turn_headers(running: Running) -> dict[str, str]:
     """What every answer to a turn tells, streamed or not, good or bad."""
     turn = running.turn
     headers = {
+        **({} if running.admission is None else running.admission.headers),
         "Everthread-Thread": ids.thread_id(turn.thread_id),
         "Everthread-Turn": ids.turn_id(turn.id),
         "Everthread-Continuation": running.continuation.value,
@@ -108,6 +109,7 @@ def origin(request: Request, caller: Caller) -> Origin:
         caller.grant.session_cache,
         caller.grant.user,
         caller.grant.settings,
+        caller.grant.key_limits,
     )
 
 

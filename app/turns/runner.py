@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,11 @@ from app import capacity, metrics
 from app.accounts.pool import Accounts
 from app.chain.live_ids import LiveIds
 from app.db import ids
-from app.errors import APIError, Overloaded
+from app.errors import APIError, Overloaded, TooManyRequests
+from app.items.weights import tokens
+from app.limits.rules import Asks
+from app.limits.service import Admission, RateLimits
+from app.limits.spent import spent
 from app.memory.compaction import Compactions
 from app.memory.reader import Reader
 from app.settings import Settings
@@ -48,6 +53,7 @@ class Runner:
         reader: Reader,
         compactions: Compactions,
         titles: Titles,
+        limits: RateLimits,
         settings: Settings,
     ) -> None:
         self._store = store
@@ -56,8 +62,12 @@ class Runner:
         self._settings = settings
         self._way = Way(store, accounts, live_ids, spool, reader, compactions, titles, settings)
         self._running: dict[UUID, Running] = {}
+        self._limits = limits
+        self._of_projects: Counter[UUID] = Counter()
+        """How many of the running turns are each project's."""
         self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
+        self._most_of_project = max(1, int(settings.project_share * self._most_turns))
 
     async def start(
         self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
@@ -75,15 +85,31 @@ class Runner:
                 f"This worker runs {self._most_turns} turns, as many as it can. Send this again later.",
                 headers={"Retry-After": "1"},
             )
+        if self._of_projects[project_id] >= self._most_of_project:
+            raise TooManyRequests(
+                f"This project runs {self._most_of_project} turns in this worker, as many as leave room for others. "
+                "Send this again later.",
+                code="project_busy",
+                headers={"Retry-After": "1"},
+            )
         # Redis is asked while Postgres opens the turn.
         asked = self._live_ids.ask(project_id, address.id) if isinstance(address, ById | ByName) else None
-        turn = await self._opening.open(project_id, address, request, client)
+        self._of_projects[project_id] += 1
+        admission: Admission | None = None
+        try:
+            admission = await self._limits.admit(_asks(project_id, request))
+            turn = await self._opening.open(project_id, address, request, client)
+        except BaseException:
+            self._give_back(project_id, admission)
+            raise
         if isinstance(turn, Joined):
+            self._give_back(project_id, admission)
             running = self._running.get(turn.turn_id)
             if running is None:
                 return turn
         else:
             running = self._begun(turn, headers, asked)
+            running.admission = admission
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
@@ -99,6 +125,18 @@ class Runner:
                 await self.client_left(project_id, running.turn.id, request)
                 raise
         return running
+
+    def _give_back(self, project_id: UUID, admission: Admission | None) -> None:
+        """Nothing has come of a request that was let in: it runs no more, and has used nothing."""
+        self._free(project_id)
+        if admission is not None:
+            self._limits.end(admission, 0, 0.0)
+
+    def _free(self, project_id: UUID) -> None:
+        """One of a project's places is free again."""
+        self._of_projects[project_id] -= 1
+        if not self._of_projects[project_id]:
+            del self._of_projects[project_id]
 
     def _begun(self, turn: Opened, headers: dict[str, str], asked: "asyncio.Future[Any] | None") -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -157,6 +195,10 @@ class Runner:
 
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]
+        self._free(running.turn.project_id)
+        if running.admission is not None:
+            usage = None if running.response is None else running.response.get("usage")
+            self._limits.end(running.admission, *spent(usage, running.turn.request.family.price))
         metrics.RUNNING_TURNS.dec()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", exc_info=error)
@@ -168,3 +210,15 @@ class Runner:
         if not running.ended.done():
             running.ended.set_result(None)
         self._opening.free(running.turn.thread_id)
+
+
+def _asks(project_id: UUID, request: TurnRequest) -> Asks:
+    origin = request.origin
+    return Asks(
+        project_id,
+        origin.api_key_id,
+        request.user,
+        origin.settings,
+        origin.key_limits,
+        lambda: sum(map(tokens, request.items)),
+    )

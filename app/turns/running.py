@@ -10,6 +10,7 @@ from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
 from app.errors import APIError
 from app.items.shapes import Item
+from app.limits.service import Admission
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events
 from app.turns.pieces import Body, Pieces, written
@@ -70,6 +71,8 @@ class Running:
     cancelled: bool = False
     closing: bool = False
     closed: bool = False
+    admission: Admission | None = None
+    """What it has taken of its limits."""
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None
 

@@ -12,7 +12,7 @@ from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
-from app.projects.settings import NO_SETTINGS, ProjectSettings
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
@@ -159,6 +159,7 @@ class Origin:
     user: str | None = None
     """The end user whose token it came with."""
     settings: ProjectSettings = NO_SETTINGS
+    key_limits: Limits = NO_LIMITS
     """What the project asks for."""
 
     @property
@@ -297,6 +298,7 @@ def new_turn(
             code="model_unsupported",
         )
     items = [] if sent.input is None else items_of(sent.input, references=True)
+    check_count(items, origin)
     if items:
         check_items(items, model, family)
     return TurnRequest(
@@ -315,6 +317,18 @@ def new_turn(
         origin=origin,
         keep=keep,
     )
+
+
+def check_count(items: list[Item], origin: Origin) -> None:
+    """Raises `BadRequest` for more items than the project, or the key, may send at once."""
+    bounds = (origin.settings.limits.input_items, origin.key_limits.input_items)
+    most = min((bound for bound in bounds if bound is not None), default=None)
+    if most is not None and len(items) > most:
+        raise BadRequest(
+            f"'input' has {len(items)} items, and {most} are the most that may be sent at once.",
+            param="input",
+            code="too_many_items",
+        )
 
 
 def check_items(items: list[Item], model: str, family: Family) -> None:

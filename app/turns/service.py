@@ -12,6 +12,7 @@ from app.items.client_door import COMPACTION, REFERENCE
 from app.items.kept import kept_row
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
+from app.limits.service import RateLimits
 from app.memory.sealed import Sealed
 from app.memory.store import as_message
 from app.projects.auth import Caller
@@ -28,7 +29,8 @@ from app.turns.store import TurnStore
 
 
 class Turns:
-    def __init__(self, store: TurnStore, runner: Runner, replay: Replay, sealed: Sealed) -> None:
+    def __init__(self, store: TurnStore, runner: Runner, replay: Replay, sealed: Sealed, limits: RateLimits) -> None:
+        self._limits = limits
         self._sealed = sealed
         self._replay = replay
         self._store = store
@@ -37,6 +39,10 @@ class Turns:
     async def create(
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
+        makes_thread = isinstance(address, New)
+        await self._limits.check_stored(
+            caller.project_id, request.user, request.origin.settings, makes_thread=makes_thread
+        )
         request = await self.with_references(caller, address, request)
         if not request.items:
             await self._check_waits_for_answer(caller, address)

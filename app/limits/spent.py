@@ -1,0 +1,25 @@
+"""What an answer has used, from what the provider counts in it."""
+
+from typing import Any
+
+from app.items.shapes import fields_of
+from app.items.weights import count
+from app.provider.models import Price
+
+
+def spent(usage: Any, price: Price | None) -> tuple[int, float]:
+    """Tokens, and what they cost; nothing where no price is known.
+
+    Args:
+        usage: of a Response, whatever it is.
+    """
+    said = fields_of(usage)
+    read, written = count(said.get("input_tokens")), count(said.get("output_tokens"))
+    tokens = count(said.get("total_tokens")) or read + written
+    if price is None:
+        return tokens, 0.0
+    details = said.get("x_details")
+    first = fields_of(details[0]) if isinstance(details, list) and details else {}
+    kept = count(fields_of(first.get("prompt_tokens_details")).get("cache_creation_input_tokens"))
+    cached = count(fields_of(said.get("input_tokens_details")).get("cached_tokens"))
+    return tokens, price.cost(input=read, cached=cached, written=kept, output=written)

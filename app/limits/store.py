@@ -1,0 +1,77 @@
+"""What limits are held against that Postgres knows: what a month has used, and what is stored."""
+
+from datetime import datetime
+from uuid import UUID
+
+from app.db.engine import Database
+from app.items.weights import MOST_COUNTED
+from app.provider.models import Models
+
+USED = """
+SELECT t.model, sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
+    sum(token_count(t.usage->'input_tokens'))::float8 AS input_tokens,
+    sum(token_count(t.usage->'input_tokens_details'->'cached_tokens'))::float8 AS cached_tokens,
+    sum(token_count(t.usage->'x_details'->0->'prompt_tokens_details'->'cache_creation_input_tokens'))::float8
+        AS cache_write_tokens,
+    sum(token_count(t.usage->'output_tokens'))::float8 AS output_tokens
+FROM turns t
+WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND t.usage IS NOT NULL
+    AND ($3::uuid IS NULL OR t.api_key_id = $3)
+    AND ($4::text IS NULL OR EXISTS (
+        SELECT FROM threads th WHERE th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+            AND th.user_id = $4
+    ))
+GROUP BY t.model
+"""
+
+THREADS = """
+SELECT count(*) AS count FROM (
+    SELECT FROM threads WHERE project_id = $1 AND ($2::text IS NULL OR user_id = $2) LIMIT $3
+) AS there
+"""
+
+BYTES = """
+SELECT coalesce(sum(pg_column_size(i.data)), 0)::bigint AS count FROM items i
+WHERE i.project_id = $1 AND ($2::text IS NULL OR EXISTS (
+    SELECT FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+    WHERE t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id AND th.user_id = $2
+))
+"""
+
+
+async def used(
+    database: Database, models: Models, project_id: UUID, key_id: UUID | None, user: str | None, since: datetime
+) -> tuple[int, float]:
+    """How many tokens turns have used since a moment, and what they cost, as far as prices are known.
+
+    Args:
+        key_id: of the turns that one key has asked for; `user`, of those in one end user's threads.
+    """
+    tokens, cost = 0, 0.0
+    for row in await database.fetch(USED, project_id, since, key_id, user):
+        tokens += min(int(row["total_tokens"]), MOST_COUNTED)
+        price = models.of(row["model"]).price
+        if price is not None:
+            cost += price.cost(
+                input=int(row["input_tokens"]),
+                cached=int(row["cached_tokens"]),
+                written=int(row["cache_write_tokens"]),
+                output=int(row["output_tokens"]),
+            )
+    return tokens, cost
+
+
+async def threads(database: Database, project_id: UUID, user: str | None, limit: int) -> int:
+    """How many threads there are, up to a limit."""
+    row = await database.fetchrow(THREADS, project_id, user, limit)
+    assert row is not None
+    found: int = row["count"]
+    return found
+
+
+async def stored_bytes(database: Database, project_id: UUID, user: str | None, limit: int) -> int:
+    """How much the items take, as they are stored."""
+    row = await database.fetchrow(BYTES, project_id, user)
+    assert row is not None
+    found: int = row["count"]
+    return found
