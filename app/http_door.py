@@ -8,8 +8,11 @@ import asyncio
 import re
 import secrets
 import threading
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import count
 from typing import Any
 
@@ -29,6 +32,16 @@ REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[\w.:=/+-]{1,128}")
 """What a client may name its request by."""
 
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""What a browser is told of every answer: that it is what it says, stands in no frame, and names no page to others."""
+
+_connected: Counter[str] = Counter()
+"""How many connections each address has to this process."""
+
 _of_process, _numbers = f"req_{secrets.token_hex(10)}".encode(), count(1)
 
 
@@ -43,12 +56,20 @@ class HttpDoor(HttpToolsProtocol):
         self._in_head = True
         self._patience: asyncio.TimerHandle | None = None
         self._refused = False
+        self._address: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > _bounds().connections:
             self._refuse(503, "This server has as many connections as it can have. Try again later.", "overloaded")
             return
+        self._address = None if self.client is None else self.client[0]
+        if self._address is not None:
+            _connected[self._address] += 1
+            if _connected[self._address] > _bounds().per_address and not _is_trusted(self._address):
+                message = "Your address has as many connections as one may have. Use them again, or try again later."
+                self._refuse(429, message, "too_many_connections")
+                return
         self._patience = self.loop.call_later(_bounds().head_seconds, self._give_up)
 
     def data_received(self, data: bytes) -> None:
@@ -73,7 +94,20 @@ class HttpDoor(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
+        self._count_no_more()
         super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        # Another protocol has the connection from now on, and says nothing of its end here.
+        self._count_no_more()
+        super().handle_websocket_upgrade()
+
+    def _count_no_more(self) -> None:
+        if self._address is not None:
+            _connected[self._address] -= 1
+            if not _connected[self._address]:
+                del _connected[self._address]
+            self._address = None
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -90,7 +124,7 @@ class HttpDoor(HttpToolsProtocol):
         if len(self.scope["path"]) > 1 and self.scope["path"].endswith("/"):
             self.scope["path"] = self.scope["path"].rstrip("/") or "/"
         if self.cycle is not None and self.cycle is not before:  # It is an ordinary request.
-            self.cycle.default_headers = [*self.cycle.default_headers, (REQUEST_ID, request_id)]
+            self.cycle.default_headers = [*self.cycle.default_headers, *SECURITY_HEADERS, (REQUEST_ID, request_id)]
 
     def on_message_complete(self) -> None:
         self._in_head, self._head_bytes = True, 0
@@ -128,11 +162,24 @@ class HttpDoor(HttpToolsProtocol):
 @dataclass(frozen=True, slots=True)
 class _Bounds:
     connections: int
+    per_address: int
     head_seconds: float
+    trusted: Sequence[IPv4Network | IPv6Network]
 
 
 @cache
 def _bounds() -> _Bounds:
     """The bounds of this process."""
     settings = Settings()
-    return _Bounds(capacity.most_connections(settings.database_pool_size), settings.head_seconds)
+    most = capacity.most_connections(settings.database_pool_size)
+    trusted = [ip_network(each.strip(), strict=False) for each in (settings.trusted_proxies or "").split(",") if each]
+    return _Bounds(most, settings.connections_per_address or max(1, most // 2), settings.head_seconds, trusted)
+
+
+def _is_trusted(address: str) -> bool:
+    """Whether an address is a proxy's, behind which there are many."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in _bounds().trusted)

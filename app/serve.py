@@ -26,7 +26,7 @@ from app import capacity, schema
 from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
-from app.db import configured, connecting
+from app.db import configured, connecting, wall
 from app.db.engine import UNAVAILABLE, Database
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
@@ -79,6 +79,8 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             http="app.http_door:HttpDoor",
             ws="websockets-sansio",
             ws_max_size=settings.max_body_bytes,
+            proxy_headers=settings.trusted_proxies is not None,
+            forwarded_allow_ips=settings.trusted_proxies,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=int(settings.drain_seconds) + 5,
@@ -192,7 +194,7 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
     Returns:
         The first key, if it was made now.
     """
-    await check_database(settings.database_url, pooled=settings.database_pooler)
+    await check_database(settings.database_url, pooled=settings.database_pooler, row_security=settings.row_security)
     if settings.database_read_url is not None:
         try:
             connecting.arguments(settings.database_read_url)
@@ -215,7 +217,7 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
         await database.close()
 
 
-async def check_database(url: str, *, pooled: bool = False) -> None:
+async def check_database(url: str, *, pooled: bool = False, row_security: bool = False) -> None:
     """Raises `CannotServe` if the database cannot be reached, or is none that this release can run on."""
     try:
         engine = connecting.engine(url, timeout_seconds=CONNECT_SECONDS, pooled=pooled, poolclass=NullPool)
@@ -224,12 +226,15 @@ async def check_database(url: str, *, pooled: bool = False) -> None:
     try:
         async with engine.connect() as connection:
             misfit = await connection.run_sync(schema.misfit)
+            walled = not row_security or await connection.scalar(wall.MAY_SET)
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         raise CannotServe(connecting.why(error)) from error
     finally:
         await engine.dispose()
     if misfit is not None:
         raise CannotServe(f"This release cannot run on the database: {misfit}.")
+    if not walled:
+        raise CannotServe(schema.NO_ROLE)
 
 
 def _with_provider(stack: ExitStack, settings: Connected, emulator_port: int) -> Connected:

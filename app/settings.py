@@ -1,5 +1,6 @@
 """Every variable the service reads, with its meaning. Nothing else reads the environment."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,6 +56,15 @@ def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
     return key
 
 
+def _networks(given: str | None) -> str | None:
+    for each in (given or "").split(","):
+        try:
+            ip_network(each.strip() or "::1", strict=False)
+        except ValueError:
+            raise ValueError(f"{each.strip()[:80]!r} is no address and no network, as 10.0.0.0/8 is one") from None
+    return given
+
+
 class Settings(BaseSettings):
     """The service's settings. `EVERTHREAD_` goes before each name that has no alias."""
 
@@ -89,6 +99,9 @@ class Settings(BaseSettings):
     database_pooler: bool = False
     """Whether a pooler stands before Postgres that gives each transaction another connection (PgBouncer's
     pool_mode transaction). Without prepared statements, a turn costs some more."""
+    row_security: bool = False
+    """Whether what is done for a project is done as a role that sees the rows of that project alone (app/db/wall.py): a
+    second wall, for three round trips a statement instead of one."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 10
     """Connections to Postgres per worker."""
     database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
@@ -195,6 +208,12 @@ class Settings(BaseSettings):
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM, how long running turns may take to finish."""
 
+    trusted_proxies: Annotated[str | None, AfterValidator(_networks)] = None
+    """Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks, with commas between. Without
+    it: nobody's."""
+    connections_per_address: Annotated[int | None, Field(ge=1)] = None
+    """How many connections one address may have to a worker; those of trusted proxies as many as there can be. Without
+    it: half of all."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """The largest request body. Images travel inside it, as data URLs."""
     head_seconds: Annotated[float, Field(gt=0)] = 20.0

@@ -11,7 +11,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import memory, report, scale, store, traffic
+from benchmarks import memory, report, scale, store, tenants, traffic
 from benchmarks.targets import venv
 
 HERE = Path(__file__).parent
@@ -24,7 +24,9 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=1_000_000, help="threads, turns and records at most")
     parser.add_argument("--skip", action="append", default=[], choices=list(traffic.PEERS))
     parser.add_argument(
-        "--only", choices=["traffic", "scale", "store", "memory", "report"], help="the rest is taken from results.json"
+        "--only",
+        choices=["traffic", "scale", "store", "memory", "tenants", "report"],
+        help="the rest is taken from results.json",
     )
     given = parser.parse_args()
     kept = given.out / "results.json"
@@ -39,6 +41,8 @@ def main() -> None:
             results["store"] = store.run(work / "p", min(given.largest, 300_000), _say)
         if given.only in (None, "memory"):
             results["memory"] = memory.run(work / "m", _say)
+        if given.only in (None, "tenants"):
+            results["tenants"] = tenants.run(work / "n", _say)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if given.only != "report":

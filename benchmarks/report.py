@@ -91,6 +91,16 @@ def report(results: Results) -> str:
         ]
         for title in ("counting", "rebuilding", "cache"):
             parts += [f"### {title.capitalize()}", "", *_table(results["memory"][title]), ""]
+    if "tenants" in results:
+        parts += [
+            "## Tenants",
+            "",
+            "What limits, an account of its own, a user's token and row-level security add to a plain turn: the "
+            "ratio is to the same turn without them, in the same round.",
+            "",
+            *_table(results["tenants"]),
+            "",
+        ]
     parts += ["## Cost against size", ""]
     for title, plot in (
         ("threads", "threads"), ("long threads", "long-threads"), ("search", "search"), ("audit", "audit"),

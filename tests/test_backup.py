@@ -47,6 +47,7 @@ def test_a_dump_comes_back_whole_and_its_conversations_go_on(
     command: list[str | Path] = [
         PROGRAMS / "pg_restore",
         "--no-owner",
+        "--no-privileges",
         "--exit-on-error",
         "-d",
         restored["DATABASE_URL"],

@@ -185,7 +185,13 @@ def test_compose_migrates_first_and_keeps_what_must_be_kept() -> None:
     assert "PASSWORD" not in app["environment"]["DATABASE_URL"]
     assert "maxmemory" in " ".join(compose["services"]["redis"]["command"])
     assert set(compose["volumes"]) == {"everthread", "postgres", "redis"}
-    for name in ("EVERTHREAD_AUDIT_KEY", "EVERTHREAD_BOOTSTRAP_KEY", "DASHSCOPE_API_KEY", "WORKERS"):
+    for name in (
+        "EVERTHREAD_AUDIT_KEY",
+        "EVERTHREAD_MASTER_KEY",
+        "EVERTHREAD_BOOTSTRAP_KEY",
+        "DASHSCOPE_API_KEY",
+        "WORKERS",
+    ):
         assert name in app["environment"]
 
 

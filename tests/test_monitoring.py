@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from tests.service import Emulator, Service, eventually, free_port
+from tests.test_accounts import Tenant
 from tests.tools import needs, program
 
 pytestmark = needs("prometheus")
@@ -54,7 +55,7 @@ def prometheus(
     tmp_path_factory: pytest.TempPathFactory, service_env: dict[str, str], running_emulator: Emulator
 ) -> Iterator[Prometheus]:
     running_emulator.reset()
-    service = Service(env=service_env)
+    service = Service(env={**service_env, "EVERTHREAD_ACCOUNTS_INSIDE": "true"})
     prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), service)
 
     def talk() -> None:
@@ -66,6 +67,11 @@ def prometheus(
         service.http.post(f"/threads/{thread}/turns", json={"input": 7})
         running_emulator.fault("status", status=500, code="InternalError", message="down", times=3)
         service.http.post(f"/threads/{thread}/turns", json={"input": "Hello"})
+        # One whose first account refuses its key.
+        tenant = Tenant(service)
+        for name, key in (("first", "sk-invalid"), ("second", "sk-second")):
+            tenant.account(name, running_emulator.base_url, key)
+        tenant.turn(tenant.thread(), "Hello")
 
     try:
         talk()  # Every series that there is has begun.

@@ -112,7 +112,7 @@ def test_a_line_of_the_log_names_its_request_project_thread_and_turn(
     assert len(of_turns) == 3
     for line in of_turns:
         kinds = {name: str(line[name]).partition("_")[0] for name in ("request_id", "project", "thread", "turn")}
-        assert kinds == {"request_id": "req", "project": "project", "thread": "thread", "turn": "turn"}
+        assert kinds == {"request_id": "req", "project": "proj", "thread": "thread", "turn": "turn"}
     assert len({line["turn"] for line in of_turns}) == 3
 
 

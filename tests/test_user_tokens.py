@@ -78,7 +78,7 @@ def test_user_reaches_nothing_of_another_user_as_if_it_were_not_there(tenant: Te
         ("GET", "/threads/{thread}/events", None),
         ("POST", "/threads/{thread}/turns", {"input": "Hi"}),
         ("POST", "/threads/{thread}/turns/{turn}/cancel", None),
-        ("POST", "/threads/{thread}/turns/{turn}/feedback", {"rating": 1}),
+        ("POST", "/threads/{thread}/turns/{turn}/feedback", {"score": 1}),
         ("GET", "/threads/by-name/{name}", None),
         ("POST", "/threads/by-name/{name}/turns", {"input": "Hi"}),
         ("GET", "/responses/{response}", None),

@@ -17,6 +17,7 @@ import structlog
 from app import outside
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
+from app.db.wall import across_projects
 from app.errors import DatabaseUnavailable
 from app.projects.settings import is_named
 from app.provider import failure
@@ -186,8 +187,9 @@ class Accounts:
 
     async def _looked_up(self, project_id: UUID) -> Sequence[ProviderAccount]:
         asked_at = time.monotonic()
-        rows = await self._database.fetch(THERE, project_id)
-        there = [account for row in rows if (account := await self._opened(row)) is not None]
+        with across_projects():  # Those that are shared are another project's.
+            rows = await self._database.fetch(THERE, project_id)
+            there = [account for row in rows if (account := await self._opened(row)) is not None]
         if len(self._known) >= MOST_PROJECTS:
             self._known.clear()
         self._known[project_id] = (asked_at + CACHE_SECONDS, there)

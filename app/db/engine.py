@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import orjson
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from app.db import connecting
+from app.db import connecting, wall
 from app.errors import DatabaseUnavailable
 
 READ_ONLY = "25006"
@@ -69,8 +70,12 @@ class Database:
         at: tuple[str, int] | None = None,
         settings: Mapping[str, str] | None = None,
         pooled: bool = False,
+        row_security: bool = False,
     ) -> None:
         """For `at`, `settings` and `pooled`, see `connecting.engine`.
+
+        Args:
+            row_security: whether what is done for a project is done behind the wall: see `wall.py`.
 
         Raises:
             connecting.BadURL: the URL cannot be used.
@@ -78,6 +83,7 @@ class Database:
         self.url = url
         self._pool_size = pool_size
         self._pooled = pooled
+        self._row_security = row_security
         self.engine: AsyncEngine = connecting.engine(
             url,
             timeout_seconds=timeout_seconds,
@@ -112,6 +118,7 @@ class Database:
             at=(host, port),
             settings=settings,
             pooled=self._pooled,
+            row_security=self._row_security,
         )
 
     # What a row is, its statement says: each store's functions have types for theirs (`rows.py`).
@@ -131,6 +138,9 @@ class Database:
         """An ORM session in a transaction, committed at the end."""
         try:
             async with self._sessions() as session, session.begin():
+                if self._row_security and (project := wall.project()) is not None:
+                    session.info[wall.WALLED] = True
+                    await session.execute(text(wall.said(project)))
                 yield session
         except DBAPIError as error:
             if error.connection_invalidated or isinstance(error.orig, UNAVAILABLE):
@@ -152,7 +162,10 @@ class Database:
         pooled = await self._take()
         try:
             connection = pooled.driver_connection
-            if self._pooled:
+            project = wall.project() if self._row_security else None
+            if project is not None:
+                answer = await _walled(connection, project, method, statement, arguments)
+            elif self._pooled:
                 # Behind a pooler, a statement is prepared and run on one server only within a transaction.
                 async with connection.transaction():
                     answer = await getattr(connection, method)(statement, *arguments)
@@ -251,6 +264,18 @@ class Database:
                 return
         if pooled is not None:
             self._idle.append(pooled)
+
+
+async def _walled(connection: Any, project: UUID, method: str, statement: str, arguments: tuple[Any, ...]) -> Any:
+    """Run one statement for a project alone, in a transaction of its own."""
+    await connection.execute(f"BEGIN; {wall.said(project)}")
+    try:
+        answer = await getattr(connection, method)(statement, *arguments)
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+    return answer
 
 
 def may_pass(sqlstate: str | None) -> bool:

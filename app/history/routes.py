@@ -238,7 +238,7 @@ async def shared(
     shares: ShareService, token: str, format: Annotated[Literal["json", "markdown"], Query()] = "json"
 ) -> Response:
     title, rows = await shares.read(token)
-    headers = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
+    headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}
     if format == "markdown":
         said = messages.as_markdown(title, rows)
         return Response(said, media_type="text/markdown; charset=utf-8", headers=headers)

@@ -22,4 +22,6 @@ def spent(usage: Any, price: Price | None) -> tuple[int, float]:
     first = fields_of(details[0]) if isinstance(details, list) and details else {}
     kept = count(fields_of(first.get("prompt_tokens_details")).get("cache_creation_input_tokens"))
     cached = count(fields_of(said.get("input_tokens_details")).get("cached_tokens"))
-    return tokens, price.cost(input=read, cached=cached, written=kept, output=written)
+    cost = price.cost(input=read, cached=cached, written=kept, output=written)
+    calls = {tool: count(fields_of(used).get("count")) for tool, used in fields_of(said.get("x_tools")).items()}
+    return tokens, cost + price.of_tools(calls)

@@ -5,15 +5,16 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
-from app.provider.models import Models
+from app.provider.models import CALLS_BY_TOOL, Models
 
-USED = """
+_USED = """
 SELECT t.model, sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
     sum(token_count(t.usage->'input_tokens'))::float8 AS input_tokens,
     sum(token_count(t.usage->'input_tokens_details'->'cached_tokens'))::float8 AS cached_tokens,
     sum(token_count(t.usage->'x_details'->0->'prompt_tokens_details'->'cache_creation_input_tokens'))::float8
         AS cache_write_tokens,
-    sum(token_count(t.usage->'output_tokens'))::float8 AS output_tokens
+    sum(token_count(t.usage->'output_tokens'))::float8 AS output_tokens,
+    {tools} AS tools
 FROM turns t
 WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND t.usage IS NOT NULL
     AND ($3::uuid IS NULL OR t.api_key_id = $3)
@@ -23,6 +24,8 @@ WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND 
     ))
 GROUP BY t.model
 """
+
+USED = _USED.replace("{tools}", CALLS_BY_TOOL)
 
 THREADS = """
 SELECT count(*) AS count FROM (
@@ -57,7 +60,7 @@ async def used(
                 cached=int(row["cached_tokens"]),
                 written=int(row["cache_write_tokens"]),
                 output=int(row["output_tokens"]),
-            )
+            ) + price.of_tools(row["tools"])
     return tokens, cost
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 from structlog.contextvars import bind_contextvars
 
-from app.db import ids
+from app.db import ids, wall
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable, Forbidden, Unauthorized
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
@@ -132,7 +132,8 @@ class KeyRing:
     async def _looked_up(self, hashed: bytes | UUID, address: str | None) -> Grant | None:
         asked_at = time.monotonic()
         statement = USE_KEY if isinstance(hashed, bytes) else USE_KEY_OF_ID
-        row = await self._database.fetchrow(statement, hashed)
+        with wall.across_projects():  # A key is what tells the project.
+            row = await self._database.fetchrow(statement, hashed)
         if row is None:
             self._known.pop(hashed, None)
             return None
@@ -197,6 +198,8 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     request.state.most_bytes = min((bound for bound in bounds if bound is not None), default=None)
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
+    if not (scope == "admin" and grant.operates):  # Who manages the service goes through all projects.
+        wall.begin_for(grant.project_id)
     return caller
 
 

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,6 +37,11 @@ TOOLS = (
 )  # fmt: skip
 """The types of tools that it knows; others it passes over (a probe)."""
 
+CALLS_BY_TOOL = "json_build_object({})".format(
+    ", ".join(f"'{tool}', coalesce(sum(token_count(t.usage->'x_tools'->'{tool}'->'count')), 0)" for tool in TOOLS)
+)
+"""In SQL, how often each tool was called in turns `t`, as the provider has counted."""
+
 
 class BadModels(ValueError):
     """A file of models cannot be used."""
@@ -53,6 +58,8 @@ class Price(BaseModel):
     """Of input that a cache held; a tenth of `input` if left out (reference page)."""
     cache_write: float | None = Field(None, ge=0)
     """Of input that a cache is to hold; a quarter more than `input` if left out (reference page)."""
+    tools: dict[str, Annotated[float, Field(ge=0)]] = {}
+    """Of one call of a built-in tool: `web_search`, `code_interpreter` …"""
 
     def cost(self, *, input: int, cached: int, written: int, output: int) -> float:
         """What so many tokens cost. Those that a cache held, and those that it is to hold, are among the input."""
@@ -62,6 +69,10 @@ class Price(BaseModel):
     def saved(self, *, cached: int, written: int) -> float:
         """What a cache has saved, less what it cost to write to it."""
         return (cached * (self.input - self._cached) - written * (self._written - self.input)) / MILLION
+
+    def of_tools(self, calls: Mapping[str, int]) -> float:
+        """What so many calls of each built-in tool cost, as far as that is known."""
+        return sum(number * self.tools.get(tool, 0.0) for tool, number in calls.items())
 
     @property
     def _cached(self) -> float:

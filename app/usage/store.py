@@ -7,7 +7,7 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
-from app.provider.models import Models
+from app.provider.models import CALLS_BY_TOOL, Models
 
 GROUPS = {
     "day": (
@@ -37,6 +37,7 @@ SELECT key, json_agg(model_rows) AS models FROM (
                 CASE WHEN json_typeof(t.usage->'x_tools') = 'object' THEN t.usage->'x_tools' END
             ) AS tool WHERE json_typeof(tool.value) = 'object'
         )), 0) AS tool_calls,
+        {tools} AS tools,
         count(*) FILTER (WHERE t.continuation = 'rebuilt') AS rebuilt_turns,
         coalesce(sum(token_count(t.usage->'input_tokens')) FILTER (WHERE t.continuation = 'rebuilt'), 0)
             AS rebuilt_input_tokens,
@@ -47,7 +48,7 @@ SELECT key, json_agg(model_rows) AS models FROM (
         AND ($5::text IS NULL OR {turns} > $5)
     GROUP BY 1, 2
     UNION ALL
-    SELECT {compactions}, c.model, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, count(*),
+    SELECT {compactions}, c.model, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, count(*),
         sum(token_count(c.usage->'input_tokens')), sum(token_count(c.usage->'output_tokens'))
     FROM compactions c
     JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
@@ -92,7 +93,7 @@ async def usage(
         after: the key to go on from.
     """
     turns, compactions = GROUPS[group_by]
-    statement = _USAGE.format(turns=turns, compactions=compactions)
+    statement = _USAGE.format(turns=turns, compactions=compactions, tools=CALLS_BY_TOOL)
     return await database.fetch(statement, project_id, since, until, limit, after)
 
 
@@ -120,7 +121,7 @@ def _costs(row: Mapping[str, Any], models: Models) -> dict[str, float] | None:
     )
     turns = price.cost(input=int(row["input_tokens"]), cached=cached, written=written, output=int(row["output_tokens"]))
     return {
-        "cost": turns + made,
+        "cost": turns + made + price.of_tools(row["tools"] or {}),
         "rebuilt_input_cost": price.cost(input=int(row["rebuilt_input_tokens"]), cached=0, written=0, output=0),
         "compaction_cost": made,
         "saved_by_cache": price.saved(cached=cached, written=written),

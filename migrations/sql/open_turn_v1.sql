@@ -21,7 +21,7 @@ CREATE FUNCTION open_turn_v1(
     types text[], item_ids text[], data_ text[],
     address text, created_content bytea, opened_content bytea,
     OUT outcome text, OUT thread_id_ uuid, OUT parent_id_ uuid, OUT created_at_ timestamptz, OUT parent_forgotten boolean
-) LANGUAGE plpgsql SET everthread.function = 'open_turn_v1' AS $function$
+) LANGUAGE plpgsql AS $function$
 DECLARE
     at_ timestamptz;
     th record;
@@ -78,6 +78,7 @@ BEGIN
         END IF;
     END IF;
 
+    PERFORM set_config('everthread.function', 'open_turn_v1', true);
     INSERT INTO turns (
         project_id, bucket, id, thread_id, seq, beside, parent_id, status, model, params, metadata, ignored,
         created_at, arrived_at, worker_id, lease_expires_at, api_key_id, idempotency_key, key_scope, body_hash, salt
@@ -94,6 +95,7 @@ BEGIN
             DELETE FROM threads t WHERE t.project_id = project AND t.bucket = b AND t.id = thread;
         END IF;
         outcome := 'busy';
+        PERFORM set_config('everthread.function', '', true);
         RETURN;
     END IF;
     FOR i IN 1..cardinality(types) LOOP
@@ -124,6 +126,7 @@ BEGIN
             after);
     UPDATE threads t SET last_seq = th.last_seq + 1, chain_seq = chain, chain_hash = after
         WHERE t.project_id = project AND t.bucket = b AND t.id = thread_id_;
+    PERFORM set_config('everthread.function', '', true);
     outcome := 'opened';
     created_at_ := at_;
 END

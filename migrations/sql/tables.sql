@@ -27,7 +27,8 @@ BEGIN
 END
 $function$;
 
--- The functions that open and close turns have looked already at what this says no to.
+-- The functions that open and close turns have looked already at what this says no to. They say so by themselves, and not by a
+-- SET in their definition, which takes a superuser.
 CREATE FUNCTION by_function() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE RETURN
     coalesce(current_setting('everthread.function', true), '') <> '';
 

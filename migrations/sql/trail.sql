@@ -36,7 +36,7 @@ $function$;
 CREATE FUNCTION append_records_v1(
     p_project uuid, p_bucket smallint, p_chain uuid, p_user_digest bytea, p_key uuid, p_address text,
     p_actions text[], p_turns uuid[], p_details text[], p_contents bytea[]
-) RETURNS void LANGUAGE plpgsql SET everthread.function = 'append_records_v1' AS $function$
+) RETURNS void LANGUAGE plpgsql AS $function$
 DECLARE
     chain bigint;
     before bytea;
@@ -48,6 +48,7 @@ DECLARE
     moment timestamptz;
     arrived timestamptz;
 BEGIN
+    PERFORM set_config('everthread.function', 'append_records_v1', true);
     IF p_chain <> p_project THEN
         SELECT t.chain_seq, t.chain_hash, t.trail_key, trail_digest_v1(t.trail_key, 'user', t.user_id),
                 CASE WHEN t.chain_seq = 0 THEN t.arrived_at END
@@ -87,6 +88,7 @@ BEGIN
         UPDATE threads t SET chain_seq = chain, chain_hash = before
             WHERE t.project_id = p_project AND t.bucket = p_bucket AND t.id = p_chain;
     END IF;
+    PERFORM set_config('everthread.function', '', true);
 END
 $function$;
 ALTER FUNCTION append_records_v1 SET enable_sort = off;
