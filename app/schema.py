@@ -70,24 +70,10 @@ KEYS_BETWEEN = """
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
 WHERE contype = 'f' AND confrelid IN ('threads'::regclass, 'turns'::regclass) AND conparentid = 0
 """
-DISTRIBUTE = Path(__file__).parents[1] / "migrations" / "sql" / "citus.sql"
+SQL = Path(__file__).parents[1] / "migrations" / "sql"
+DISTRIBUTE = SQL / "citus.sql"
+SERVICE_ROLE = SQL / "service_role.sql"
 
-# In a database that was restored elsewhere, the role is not there; and new tables have to be opened to it.
-SERVICE_ROLE = f"""
-DO $$ BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{wall.ROLE}') THEN
-        CREATE ROLE {wall.ROLE} NOLOGIN NOSUPERUSER NOBYPASSRLS;
-    END IF;
-    IF NOT pg_has_role(current_user, '{wall.ROLE}', 'MEMBER') THEN
-        EXECUTE format('GRANT {wall.ROLE} TO %I', current_user);
-    END IF;
-    GRANT USAGE ON SCHEMA public TO {wall.ROLE};
-    GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {wall.ROLE};
-EXCEPTION
-    WHEN insufficient_privilege THEN NULL;
-    WHEN duplicate_object OR unique_violation THEN NULL;  -- Another database's migration has just made it.
-END $$
-"""
 NO_ROLE = (
     f"The role {wall.ROLE} could not be made, or may not be used: EVERTHREAD_ROW_SECURITY cannot be turned on. "
     f"Have a superuser do 'CREATE ROLE {wall.ROLE}; GRANT {wall.ROLE} TO' the user of DATABASE_URL."
@@ -172,7 +158,7 @@ async def migrate(
             await _let_go_of_snapshot(guard)
             async with engine.connect() as connection:
                 await connection.run_sync(_run, revision)
-                if not await connection.scalar(wall.MAY_SET):
+                if not await wall.may_be_used(connection):
                     report(NO_ROLE)
     finally:
         await engine.dispose()
@@ -193,7 +179,7 @@ def _run(connection: Connection, revision: str) -> None:
     plans = RESET_PLANS if down else SET_PLANS
     if not down:
         for _ in range(2):  # One that another database's migration makes at the same moment is there the next time.
-            connection.exec_driver_sql(SERVICE_ROLE)
+            connection.exec_driver_sql(SERVICE_ROLE.read_text())
     connection.execute(text(plans))
     current = current_revision(connection)
     if current is not None and connection.scalar(text(HAS_SERVED)):

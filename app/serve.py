@@ -226,7 +226,7 @@ async def check_database(url: str, *, pooled: bool = False, row_security: bool =
     try:
         async with engine.connect() as connection:
             misfit = await connection.run_sync(schema.misfit)
-            walled = not row_security or await connection.scalar(wall.MAY_SET)
+            walled = not row_security or await wall.may_be_used(connection)
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         raise CannotServe(connecting.why(error)) from error
     finally:

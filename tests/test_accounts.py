@@ -15,6 +15,7 @@ import pytest
 
 from app.settings import REGION_CODES, region_base_url
 from tests.service import Emulator, Process, Service, eventually, read_events, said
+from tests.tenants import Tenant
 
 KEY_OF_A = "sk-account-a-of-the-tests"
 KEY_OF_B = "sk-account-b-of-the-tests"
@@ -55,45 +56,6 @@ def pair(running_pair: Pair, emulator: Emulator) -> Pair:
     running_pair.a.reset()
     running_pair.b.reset()
     return running_pair
-
-
-class Tenant:
-    """A project with accounts of its own."""
-
-    def __init__(self, service: Service) -> None:
-        self.service = service
-        self.id = service.http.post("/admin/projects", json={"name": uuid4().hex}).json()["id"]
-        place = f"/admin/projects/{self.id}"
-        made = service.http.post(f"{place}/keys", json={"name": "app", "scopes": ["read", "write", "audit", "admin"]})
-        self.key = made.json()["key"]
-        self.http = httpx2.Client(
-            base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60
-        )
-
-    def account(self, name: str, base_url: str, key: str, **fields: Any) -> dict[str, Any]:
-        answer = self.http.post(
-            f"/admin/projects/{self.id}/accounts", json={"name": name, "base_url": base_url, "api_key": key, **fields}
-        )
-        assert answer.status_code == 201, answer.text
-        made: dict[str, Any] = answer.json()
-        return made
-
-    def state(self, account: dict[str, Any]) -> Any:
-        return self.http.get(f"/admin/projects/{self.id}/accounts/{account['id']}").json()["state"]
-
-    def thread(self) -> str:
-        thread: str = self.http.post("/threads", json={}).json()["id"]
-        return thread
-
-    def turn(self, thread: str, text: str, **fields: Any) -> dict[str, Any]:
-        answer = self.http.post(f"/threads/{thread}/turns", json={"input": text, **fields})
-        assert answer.status_code == 200, answer.text
-        turn: dict[str, Any] = answer.json()
-        return turn
-
-    def calls(self, thread: str, turn: str) -> list[dict[str, Any]]:
-        calls: list[dict[str, Any]] = self.http.get(f"/threads/{thread}/turns/{turn}/calls").json()["data"]
-        return calls
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.service import Emulator, Process, Service
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 
 
 def converse(service: Service, *pieces: bytes, pause: float = 0.0) -> bytes:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.service import Service, eventually
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 
 
 def things(tenant: Tenant) -> dict[str, str]:

@@ -36,7 +36,7 @@ ORDER = (
     ("terminal",),
     ("cache", "embedded"),
     ("db",),
-    ("bodies", "background"),
+    ("bodies", "background", "fresh"),
     ("http_door", "telemetry"),
     (
         "listening",

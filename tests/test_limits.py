@@ -16,17 +16,12 @@ import redis
 
 from tests.breakable import Servers
 from tests.service import Emulator, Service, eventually
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 
 
 @pytest.fixture
 def tenant(service: Service) -> Tenant:
     return Tenant(service)
-
-
-def limit(tenant: Tenant, **settings: Any) -> None:
-    answer = tenant.service.http.patch(f"/admin/projects/{tenant.id}", json=settings)
-    assert answer.status_code == 200, answer.text
 
 
 def refused(answer: httpx2.Response, which: str, code: str = "rate_limit_exceeded") -> None:
@@ -40,7 +35,7 @@ def ask(http: httpx2.Client, **fields: Any) -> httpx2.Response:
 
 
 def test_requests_a_minute_are_counted_and_said_and_a_refusal_makes_nothing(tenant: Tenant, emulator: Emulator) -> None:
-    limit(tenant, limits={"requests_per_minute": 3})
+    tenant.settings(limits={"requests_per_minute": 3})
     answers = [ask(tenant.http) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200] * 3
     assert [answer.headers["x-ratelimit-remaining-requests"] for answer in answers] == ["2", "1", "0"]
@@ -57,7 +52,7 @@ def test_requests_a_minute_are_counted_and_said_and_a_refusal_makes_nothing(tena
 
 
 def test_openai_client_knows_a_refusal_and_comes_again_when_it_was_told_to(tenant: Tenant) -> None:
-    limit(tenant, limits={"requests_per_minute": 60})
+    tenant.settings(limits={"requests_per_minute": 60})
     client = openai.OpenAI(base_url=f"{tenant.service.url}/v1", api_key=tenant.key, max_retries=0)
     with pytest.raises(openai.RateLimitError):  # noqa: PT012
         for _ in range(100):
@@ -70,7 +65,7 @@ def test_limit_is_one_for_all_workers(own_env: dict[str, str]) -> None:
     service = Service("--workers", "2", env=own_env)
     try:
         tenant = Tenant(service)
-        limit(tenant, limits={"requests_per_minute": 10})
+        tenant.settings(limits={"requests_per_minute": 10})
         time.sleep(4)  # Each worker has looked the key up anew.
 
         def one(_: int) -> int:
@@ -86,7 +81,7 @@ def test_limit_is_one_for_all_workers(own_env: dict[str, str]) -> None:
 
 
 def test_tokens_a_minute_are_set_right_by_what_was_used(tenant: Tenant) -> None:
-    limit(tenant, limits={"tokens_per_minute": 1000})
+    tenant.settings(limits={"tokens_per_minute": 1000})
     first = ask(tenant.http, input="word " * 100)
     used = first.json()["usage"]["total_tokens"]
     time.sleep(0.5)
@@ -97,7 +92,7 @@ def test_tokens_a_minute_are_set_right_by_what_was_used(tenant: Tenant) -> None:
 
 
 def test_request_that_is_larger_than_a_minutes_tokens_waits_for_all_of_them_and_no_longer(tenant: Tenant) -> None:
-    limit(tenant, limits={"tokens_per_minute": 100})
+    tenant.settings(limits={"tokens_per_minute": 100})
     assert ask(tenant.http, input="word " * 3000).status_code == 200
     refused(ask(tenant.http), "project.tokens_per_minute")
 
@@ -112,7 +107,7 @@ def running(tenant: Tenant, number: int, seconds: float, emulator: Emulator) -> 
 
 
 def test_turns_at_once(tenant: Tenant, emulator: Emulator) -> None:
-    limit(tenant, limits={"turns_at_once": 2})
+    tenant.settings(limits={"turns_at_once": 2})
     threads = running(tenant, 2, 2, emulator)
     refused(ask(tenant.http), "project.turns_at_once")
     for thread in threads:
@@ -121,7 +116,7 @@ def test_turns_at_once(tenant: Tenant, emulator: Emulator) -> None:
 
 
 def test_what_failed_or_was_refused_later_runs_no_more(tenant: Tenant, emulator: Emulator) -> None:
-    limit(tenant, limits={"turns_at_once": 1})
+    tenant.settings(limits={"turns_at_once": 1})
     for _ in range(3):
         emulator.fault("status", status=400, code="InvalidParameter", message="no", times=1)
         assert ask(tenant.http).status_code == 400
@@ -132,7 +127,7 @@ def test_what_failed_or_was_refused_later_runs_no_more(tenant: Tenant, emulator:
 def test_turn_whose_worker_has_died_does_not_count_for_ever(
     tenant: Tenant, service_env: dict[str, str], redis_url: str
 ) -> None:
-    limit(tenant, limits={"turns_at_once": 1})
+    tenant.settings(limits={"turns_at_once": 1})
     key = f"everthread:limits:{{{tenant.id.removeprefix('proj_')}}}:project:running"
     cache = redis.Redis.from_url(redis_url)
     cache.zadd(key, {"of a dead worker": (time.time() + 2) * 1000})
@@ -141,7 +136,7 @@ def test_turn_whose_worker_has_died_does_not_count_for_ever(
 
 
 def test_keys_and_users_have_limits_of_their_own(tenant: Tenant) -> None:
-    limit(tenant, key_limits={"requests_per_minute": 2}, user_limits={"requests_per_minute": 1})
+    tenant.settings(key_limits={"requests_per_minute": 2}, user_limits={"requests_per_minute": 1})
     place = f"/admin/projects/{tenant.id}/keys"
     made = [tenant.http.post(place, json={"name": "k"}).json()["key"] for _ in range(2)]
     own = tenant.http.post(place, json={"name": "k", "limits": {"requests_per_minute": 4}}).json()["key"]
@@ -158,7 +153,7 @@ def test_keys_and_users_have_limits_of_their_own(tenant: Tenant) -> None:
 
 
 def test_user_with_a_token_is_limited_whatever_name_is_sent(tenant: Tenant) -> None:
-    limit(tenant, user_limits={"requests_per_minute": 1})
+    tenant.settings(user_limits={"requests_per_minute": 1})
     token = tenant.http.post("/user_tokens", json={"user": "ann"}).json()["token"]
     with httpx2.Client(base_url=tenant.http.base_url, headers={"Authorization": f"Bearer {token}"}) as ann:
         assert ask(ann, user="x").status_code == 200
@@ -166,7 +161,7 @@ def test_user_with_a_token_is_limited_whatever_name_is_sent(tenant: Tenant) -> N
 
 
 def test_tokens_of_a_month_are_postgres_to_say(tenant: Tenant, redis_url: str) -> None:
-    limit(tenant, limits={"tokens_per_month": 50})
+    tenant.settings(limits={"tokens_per_month": 50})
     used = 0
     while used < 50:
         answer = ask(tenant.http)
@@ -177,7 +172,7 @@ def test_tokens_of_a_month_are_postgres_to_say(tenant: Tenant, redis_url: str) -
     assert answer.headers["x-should-retry"] == "false"
     redis.Redis.from_url(redis_url).flushall()
     refused(ask(tenant.http), "project.tokens_per_month", "insufficient_quota")
-    limit(tenant, limits={"tokens_per_month": 10**6})
+    tenant.settings(limits={"tokens_per_month": 10**6})
     assert ask(tenant.http).status_code == 200
 
 
@@ -188,7 +183,7 @@ def test_money_of_a_month_by_the_price_table(own_env: dict[str, str], tmp_path: 
     try:
         tenant = Tenant(service)
         first = ask(tenant.http).json()["usage"]["total_tokens"]
-        limit(tenant, limits={"cost_per_month": (first + 1) / 1000})
+        tenant.settings(limits={"cost_per_month": (first + 1) / 1000})
         assert ask(tenant.http).status_code == 200  # What was spent before the limit was set counts.
         eventually(lambda: ask(tenant.http).status_code == 429)
         answer = ask(tenant.http)
@@ -217,7 +212,7 @@ def _exported(http: httpx2.Client) -> Any:
 def test_no_way_leads_past_the_most_threads(
     tenant: Tenant, name: str, make: Callable[[httpx2.Client], httpx2.Response]
 ) -> None:
-    limit(tenant, limits={"threads": 2})
+    tenant.settings(limits={"threads": 2})
     assert ask(tenant.http).status_code == 200
     assert tenant.http.put("/threads/by-name/known").status_code == 201
     refused(make(tenant.http), "project.threads", "insufficient_quota")
@@ -227,14 +222,14 @@ def test_no_way_leads_past_the_most_threads(
 
 
 def test_threads_of_one_user(tenant: Tenant) -> None:
-    limit(tenant, user_limits={"threads": 1})
+    tenant.settings(user_limits={"threads": 1})
     assert ask(tenant.http, user="ann").status_code == 200
     refused(ask(tenant.http, user="ann"), "user.threads", "insufficient_quota")
     assert ask(tenant.http, user="bob").status_code == 200
 
 
 def test_bytes_stored(tenant: Tenant) -> None:
-    limit(tenant, limits={"stored_bytes": 3000})
+    tenant.settings(limits={"stored_bytes": 3000})
     thread = tenant.thread()
     for _ in range(4):
         tenant.turn(thread, "".join(random.choices(string.printable, k=1000)))
@@ -247,7 +242,7 @@ def test_bytes_stored(tenant: Tenant) -> None:
 
 
 def test_body_and_input_are_bounded_by_name(tenant: Tenant) -> None:
-    limit(tenant, limits={"body_bytes": 2000, "input_items": 2})
+    tenant.settings(limits={"body_bytes": 2000, "input_items": 2})
     answer = ask(tenant.http, input="x" * 3000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
     assert "2000 bytes" in answer.json()["error"]["message"]
@@ -259,7 +254,7 @@ def test_body_and_input_are_bounded_by_name(tenant: Tenant) -> None:
 
 
 def test_chat_and_summaries_are_counted_too(tenant: Tenant) -> None:
-    limit(tenant, limits={"requests_per_minute": 2, "turns_at_once": 1})
+    tenant.settings(limits={"requests_per_minute": 2, "turns_at_once": 1})
     body = {"model": "qwen3.5-plus", "messages": [{"role": "user", "content": "Hi"}]}
     assert tenant.http.post("/chat/completions", json=body).status_code == 200
     with tenant.http.stream("POST", "/chat/completions", json={**body, "stream": True}) as answer:
@@ -274,7 +269,7 @@ def test_limits_hold_while_redis_is_away(own_env: dict[str, str], own_servers: S
     service = Service(env=own_env)
     try:
         tenant = Tenant(service)
-        limit(tenant, limits={"requests_per_minute": 5})
+        tenant.settings(limits={"requests_per_minute": 5})
         own_servers.stop_redis()
         statuses = [ask(tenant.http).status_code for _ in range(8)]
         assert statuses == [200] * 5 + [429] * 3

@@ -6,7 +6,7 @@ import openai
 import pytest
 
 from tests.service import Emulator, Service
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 
 
 @pytest.fixture
@@ -14,14 +14,8 @@ def tenant(service: Service) -> Tenant:
     return Tenant(service)
 
 
-def use(tenant: Tenant, **settings: Any) -> None:
-    """What the tenant's project asks for, from now on."""
-    answer = tenant.service.http.patch(f"/admin/projects/{tenant.id}", json=settings)
-    assert answer.status_code == 200, answer.text
-
-
 def test_alias_stands_for_its_model_and_the_trail_says_which(tenant: Tenant, emulator: Emulator) -> None:
-    use(tenant, aliases={"chat": "best", "best": "qwen4-max"})
+    tenant.settings(aliases={"chat": "best", "best": "qwen4-max"})
     thread = tenant.thread()
     answer = tenant.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "model": "chat"})
     turn = answer.json()
@@ -37,7 +31,7 @@ def test_alias_stands_for_its_model_and_the_trail_says_which(tenant: Tenant, emu
 def test_thread_goes_on_with_the_successor_of_its_model(tenant: Tenant) -> None:
     thread = tenant.thread()
     tenant.turn(thread, "My name is Ada.", model="qwen3-max")
-    use(tenant, aliases={"qwen3-max": "qwen4-max"})
+    tenant.settings(aliases={"qwen3-max": "qwen4-max"})
     turn = tenant.turn(thread, "What is my name?", model="qwen3-max")
     assert (turn["output_text"], turn["model"], turn["continuation"]) == ("Ada", "qwen4-max", "rebuilt")
 
@@ -72,7 +66,7 @@ def test_model_that_is_not_known_to_be_retired_is_not_said_to_be(service: Servic
 def test_model_that_a_project_may_not_use_is_not_asked(
     tenant: Tenant, emulator: Emulator, path: str, body: dict[str, Any]
 ) -> None:
-    use(tenant, models=["qwen3.7-*", "qwen4-max"], aliases={"sly": "qwen3.5-plus", "fine": "qwen3.7-max"})
+    tenant.settings(models=["qwen3.7-*", "qwen4-max"], aliases={"sly": "qwen3.5-plus", "fine": "qwen3.7-max"})
     for model in ("qwen3.5-plus", "sly", "qwen3.7"):
         answer = tenant.http.post(path, json={**body, "model": model})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "model_not_allowed")
@@ -83,7 +77,7 @@ def test_model_that_a_project_may_not_use_is_not_asked(
 
 
 def test_list_of_models_has_what_the_project_may_use_under_its_own_names(tenant: Tenant) -> None:
-    use(tenant, models=["qwen4-max"], aliases={"chat": "qwen4-max", "sly": "qwen3.5-plus"})
+    tenant.settings(models=["qwen4-max"], aliases={"chat": "qwen4-max", "sly": "qwen3.5-plus"})
     listed = tenant.http.get("/models").json()["data"]
     assert [model["id"] for model in listed] == ["chat", "qwen4-max"]
     assert tenant.http.get("/models/chat").json()["context_window"] == 1_000_000
@@ -92,6 +86,6 @@ def test_list_of_models_has_what_the_project_may_use_under_its_own_names(tenant:
 
 
 def test_aliases_that_lead_in_a_ring_lead_somewhere(tenant: Tenant) -> None:
-    use(tenant, aliases={"one": "two", "two": "one"})
+    tenant.settings(aliases={"one": "two", "two": "one"})
     answer = tenant.http.post("/responses", json={"model": "one", "input": "Hi"})
     assert answer.status_code in (200, 400)

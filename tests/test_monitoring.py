@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from tests.service import Emulator, Service, eventually, free_port
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 from tests.tools import needs, program
 
 pytestmark = needs("prometheus")

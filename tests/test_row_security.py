@@ -13,7 +13,7 @@ from app.db import wall
 from app.schema import metadata
 from tests.databases import new_database
 from tests.service import Process, Service, eventually
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 
 TABLES = [table.name for table in metadata.sorted_tables if "project_id" in table.columns]
 WRITTEN = ("threads", "turns", "items", "calls", "audit_records", "api_keys", "thread_activity", "projects")

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from tests.service import Service, eventually
-from tests.test_accounts import Tenant
+from tests.tenants import Tenant
 
 PAGE = "https://app.example"
 
@@ -158,6 +158,15 @@ def test_user_makes_threads_of_its_own_alone(tenant: Tenant) -> None:
     assert ann.patch(f"/threads/{thread}", json={"user": "bob"}).status_code == 403
     assert ann.patch(f"/threads/{thread}", json={"title": "A talk", "name": "t"}).json()["name"] == "t"
     assert ann.get("/threads", params={"user": "bob"}).status_code == 403
+
+
+def test_same_idempotency_key_of_two_users_is_two_turns(tenant: Tenant) -> None:
+    ann, bob = browser(tenant, "ann"), browser(tenant, "bob")
+    key = {"Idempotency-Key": "1"}
+    made = [each.post("/responses", json={"input": "Hi"}, headers=key).json()["id"] for each in (ann, bob, ann)]
+    assert made[0] == made[2]
+    assert made[0] != made[1]
+    assert tenant.http.post("/responses", json={"input": "Hi"}, headers=key).json()["id"] not in made
 
 
 def test_token_for_one_thread_opens_that_one(tenant: Tenant) -> None:

@@ -4,7 +4,6 @@ A project has its own, or those that the service has for all: the one of its set
 of a project's own is never asked for another; and a project that has its own never spends the service's.
 """
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from app import outside
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
 from app.db.wall import across_projects
-from app.errors import DatabaseUnavailable
+from app.fresh import Fresh
 from app.projects.settings import is_named
 from app.provider import failure
 from app.provider.client import Provider, ProviderError
@@ -37,8 +36,6 @@ RENEW_SECONDS = 4.0
 
 LEFT_OPEN_SECONDS = 3600.0
 """After so long no turn is left that was begun with an account which is not there any more."""
-
-MOST_PROJECTS = 10_000
 
 MOST_MODELS = 200
 """Models of an account that have breakers of their own."""
@@ -115,8 +112,9 @@ class Accounts:
         self._has_key = has_key
         self._connect = connect
         self._inside = inside
-        self._known: dict[UUID, tuple[float, Sequence[ProviderAccount]]] = {}
-        self._renewing: dict[UUID, asyncio.Task[None]] = {}
+        self._known: Fresh[UUID, Sequence[ProviderAccount]] = Fresh(
+            "accounts", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS
+        )
         self._by_id: dict[UUID, tuple[tuple[Any, ...], ProviderAccount]] = {}
         self._left_open: list[tuple[float, Provider]] = []
 
@@ -159,46 +157,31 @@ class Accounts:
 
     def forget(self) -> None:
         """Look all accounts up anew: some have changed."""
-        self._known = {project_id: (0.0, before) for project_id, (_, before) in self._known.items()}
+        self._known.forget()
 
     async def close(self) -> None:
-        for task in self._renewing.values():
-            task.cancel()
+        await self._known.stop()
         await self.of_settings.provider.close()
         for provider in [*(each.provider for _, each in self._by_id.values()), *(each for _, each in self._left_open)]:
             await provider.close()
 
     async def _there(self, project_id: UUID) -> Sequence[ProviderAccount]:
         """The project's accounts and the shared ones."""
-        known, now = self._known.get(project_id), time.monotonic()
-        if known is None or known[0] <= now:
-            return await self._looked_up(project_id)
-        if known[0] - now < CACHE_SECONDS - RENEW_SECONDS and project_id not in self._renewing:
-            renewing = asyncio.create_task(self._renew(project_id), name="accounts")
-            self._renewing[project_id] = renewing
-            renewing.add_done_callback(lambda _: self._renewing.pop(project_id, None))
-        return known[1]
-
-    async def _renew(self, project_id: UUID) -> None:
-        try:
-            await self._looked_up(project_id)
-        except DatabaseUnavailable:
-            log.info("Postgres is away; accounts stay as they are for a while")
+        found = await self._known.get(project_id, lambda: self._looked_up(project_id))
+        assert found is not None
+        return found
 
     async def _looked_up(self, project_id: UUID) -> Sequence[ProviderAccount]:
-        asked_at = time.monotonic()
         with across_projects():  # Those that are shared are another project's.
             rows = await self._database.fetch(THERE, project_id)
             there = [account for row in rows if (account := await self._opened(row)) is not None]
-        if len(self._known) >= MOST_PROJECTS:
-            self._known.clear()
-        self._known[project_id] = (asked_at + CACHE_SECONDS, there)
-        await self._close_unused(asked_at)
+        await self._close_unused(there)
         return there
 
-    async def _close_unused(self, now: float) -> None:
+    async def _close_unused(self, there: Sequence[ProviderAccount]) -> None:
         """Close the connections of accounts that nobody has had for so long that no turn is left with one."""
-        used = {each.id for _, there in self._known.values() for each in there}
+        now = time.monotonic()
+        used = {each.id for known in (*self._known.values(), there) for each in known}
         for id_, (_, account) in list(self._by_id.items()):
             if id_ not in used:
                 del self._by_id[id_]

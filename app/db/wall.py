@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from uuid import UUID
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 ROLE = "everthread_service"
 
@@ -28,12 +29,16 @@ COME_BACK = text(f"SELECT set_config('role', '{ROLE}', true)")
 
 WALLED = "walled"
 
-MAY_SET = text(
-    """SELECT EXISTS (
-        SELECT FROM pg_roles WHERE rolname = 'everthread_service' AND pg_has_role(current_user, oid, 'MEMBER')
-    )"""
-)
-"""Whether the connection may act as the role."""
+
+async def may_be_used(connection: AsyncConnection) -> bool:
+    """Whether a connection may act as the role: it is tried, for what a membership means differs by release."""
+    try:
+        await connection.execute(COME_BACK)
+        return True
+    except DBAPIError:
+        return False
+    finally:
+        await connection.rollback()
 
 
 def begin_for(project_id: UUID) -> None:

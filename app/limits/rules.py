@@ -1,6 +1,5 @@
 """Which limits a request meets: those of its project, of its key, and of its end user."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,10 +7,13 @@ from typing import Literal
 from uuid import UUID
 
 from app.projects.auth import Caller
-from app.projects.settings import NO_LIMITS, Limits, ProjectSettings
+from app.projects.settings import KeyLimits, ProjectSettings, Rates
+from app.projects.user_tokens import user_hash
 
 Kind = Literal["bucket", "running", "month"]
 Whose = Literal["project", "key", "user"]
+
+NOTHING = Rates()
 
 MICRO = 1_000_000
 """Money is counted in millionths."""
@@ -25,16 +27,14 @@ class Asks:
     key_id: UUID | None
     user: str | None
     settings: ProjectSettings
-    key_limits: Limits
-    """The key's own; those of the project's keys, if it has none."""
+    key_limits: KeyLimits
     tokens: Callable[[], int]
     """What it sends, estimated: asked for only where it is counted."""
 
     @property
-    def limits(self) -> tuple[tuple[Whose, Limits], ...]:
-        of_key = self.settings.key_limits if self.key_limits == NO_LIMITS else self.key_limits
-        of_user = self.settings.user_limits if self.user is not None else NO_LIMITS
-        return (("project", self.settings.limits), ("key", of_key), ("user", of_user))
+    def limits(self) -> tuple[tuple[Whose, Rates], ...]:
+        of_user = self.settings.user_limits if self.user is not None else NOTHING
+        return (("project", self.settings.limits), ("key", self.key_limits), ("user", of_user))
 
 
 def asks_of(caller: Caller, tokens: int) -> Asks:
@@ -60,10 +60,10 @@ class Rule:
 
 def rules(asks: Asks, now: datetime) -> list[Rule]:
     """The limits that are set."""
-    return [rule for whose, limits in asks.limits if limits != NO_LIMITS for rule in _of(asks, whose, limits, now)]
+    return [rule for whose, limits in asks.limits for rule in _of(asks, whose, limits, now)]
 
 
-def _of(asks: Asks, whose: Whose, limits: Limits, now: datetime) -> Iterator[Rule]:
+def _of(asks: Asks, whose: Whose, limits: Rates, now: datetime) -> Iterator[Rule]:
     base = f"everthread:limits:{{{asks.project_id.hex}}}:{_who(asks, whose)}"
     if limits.requests_per_minute is not None:
         yield Rule(whose, "requests_per_minute", "bucket", f"{base}:requests", limits.requests_per_minute, 1)
@@ -92,8 +92,7 @@ def _who(asks: Asks, whose: Whose) -> str:
         case "key":
             return "key" if asks.key_id is None else asks.key_id.hex
         case "user":
-            # A user's name may be anything, and nobody reads it in Redis.
-            return "u" + hashlib.blake2b((asks.user or "").encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+            return f"u{user_hash(asks.user or '')}"  # Nobody reads a user's name in Redis.
 
 
 def month_of(now: datetime) -> datetime:

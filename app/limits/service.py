@@ -27,7 +27,7 @@ from app.errors import TooManyRequests
 from app.limits import store
 from app.limits.local import LocalShare
 from app.limits.rules import MICRO, Asks, Rule, Whose, month_of, rules, running_key
-from app.projects.settings import Limits, ProjectSettings
+from app.projects.settings import Limits, ProjectSettings, UserLimits
 from app.provider.models import Models
 
 log = structlog.get_logger()
@@ -68,7 +68,7 @@ class _Script:
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
 
-ADMIT, END = _Script("admit.lua"), _Script("end.lua")
+ADMIT, END, RENEW = _Script("admit.lua"), _Script("end.lua"), _Script("renew.lua")
 
 
 @dataclass(eq=False, slots=True)
@@ -150,7 +150,7 @@ class RateLimits(Background):
         Raises:
             TooManyRequests: saying which limit is reached.
         """
-        bounds: list[tuple[Whose, Limits, str | None]] = [("project", settings.limits, None)]
+        bounds: list[tuple[Whose, Limits | UserLimits, str | None]] = [("project", settings.limits, None)]
         if user is not None:
             bounds.append(("user", settings.user_limits, user))
         for whose, limits, of in bounds:
@@ -178,8 +178,11 @@ class RateLimits(Background):
         self._counts[place] = (now + COUNTED_SECONDS, found + 1)
         return found
 
-    async def _asked(self, admission: Admission) -> tuple[int, int, Sequence[int]]:
+    async def _asked(self, admission: Admission, begun: int = 0) -> tuple[int, int, Sequence[int]]:
         """What Redis says: the number of the limit that refuses, how many ms to wait, and what each has left.
+
+        Args:
+            begun: how many counters were begun for it.
 
         Raises:
             RedisError, OSError: it is away.
@@ -198,8 +201,10 @@ class RateLimits(Background):
         refused, wait, *left = map(int, answer)
         if refused >= 0:
             return refused, wait, left
+        if begun == len(admission.rules):
+            raise RedisAway("It forgets what it was told a moment ago.")
         await self._begin_counter(admission.asks, admission.rules[-refused - 1])
-        return await self._asked(admission)
+        return await self._asked(admission, begun + 1)
 
     async def _begin_counter(self, asks: Asks, rule: Rule) -> None:
         """Begin a month's counter with what Postgres says was used."""
@@ -214,12 +219,9 @@ class RateLimits(Background):
         """Say of the requests of this worker that they are under way still."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            until = int((time.time() + LEASE_SECONDS) * 1000)
             for admission in list(self._admitted):
-                for rule in admission.rules:
-                    if rule.kind == "running":
-                        self._cache.send(("ZADD", rule.key, until, admission.id))
-                        self._cache.send(("PEXPIRE", rule.key, 2 * LEASE_SECONDS * 1000))
+                keys = [rule.key for rule in admission.rules if rule.kind == "running"]
+                self._cache.send(("EVAL", RENEW.source, len(keys), *keys, admission.id, LEASE_SECONDS * 1000))
 
 
 def _headers(met: Sequence[Rule], left: Sequence[int]) -> dict[str, str]:

@@ -3,8 +3,6 @@
 What a request needs hangs on its method, unless the route says so itself: `read` for GET and HEAD, else `write`.
 """
 
-import asyncio
-import time
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from uuid import UUID
@@ -17,9 +15,10 @@ from structlog.contextvars import bind_contextvars
 
 from app.db import ids, wall
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable, Forbidden, Unauthorized
+from app.errors import Forbidden, Unauthorized
+from app.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
-from app.projects.settings import Limits, ProjectSettings
+from app.projects.settings import KeyLimits, ProjectSettings
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.services import services
 from app.trail.append import append_record
@@ -32,8 +31,6 @@ CACHE_SECONDS = 4.0
 
 RENEW_SECONDS = 2.0
 """A key that is used is looked up again after so long, while it is still taken: a turn waits for no look-up."""
-
-CACHE_SIZE = 10_000
 
 READING = ("GET", "HEAD", "OPTIONS")
 
@@ -50,7 +47,8 @@ class Grant:
     operates: bool
     """Whether its project is the one whose admins manage the service."""
     settings: ProjectSettings
-    key_limits: Limits
+    key_limits: KeyLimits
+    """The key's own; those of the project's keys, if it has none."""
     session_cache: str | None = None
     """The project's own setting: see `Project.session_cache`."""
     user: str | None = None
@@ -93,71 +91,51 @@ class KeyRing:
     def __init__(self, database: Database, tokens: UserTokens) -> None:
         self._database = database
         self._tokens = tokens
-        self._known: dict[bytes | UUID, tuple[float, Grant]] = {}
-        self._renewing: dict[bytes | UUID, asyncio.Task[None]] = {}
+        self._known: Fresh[bytes | UUID, Grant] = Fresh("keys", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS)
 
     async def grant(self, key: str, address: str | None) -> Grant | None:
         """What a key opens; None if it is unknown, revoked or past its end, or its project is archived."""
         if is_token(key):
             return await self._of_token(key, address)
-        return await self._of_key(hash_key(key), address)
+        hashed = hash_key(key)
+        return await self._known.get(hashed, lambda: self._looked_up(USE_KEY, hashed, address))
 
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
         """What a user's token opens, as long as the key is good that minted it."""
         token = self._tokens.read(given)
-        grant = None if token is None else await self._of_key(token.key_id, address)
-        if token is None or grant is None or grant.project_id != token.project_id:
+        if token is None:
+            return None
+        id_ = token.key_id
+        grant = await self._known.get(id_, lambda: self._looked_up(USE_KEY_OF_ID, id_, address))
+        if grant is None or grant.project_id != token.project_id:
             return None
         scopes = grant.scopes & token.actions
         return replace(grant, scopes=scopes, operates=False, user=token.user, thread_id=token.thread_id)
 
-    async def _of_key(self, hashed: bytes | UUID, address: str | None) -> Grant | None:
-        """Args: hashed: the key's hash, or its id."""
-        now = time.monotonic()
-        known = self._known.get(hashed)
-        if known is None or known[0] <= now:
-            return await self._looked_up(hashed, address)
-        if known[0] - now < CACHE_SECONDS - RENEW_SECONDS and hashed not in self._renewing:
-            renewing = asyncio.create_task(self._renew(hashed, address), name="key")
-            self._renewing[hashed] = renewing
-            renewing.add_done_callback(lambda _: self._renewing.pop(hashed, None))
-        return known[1]
-
-    async def _renew(self, hashed: bytes | UUID, address: str | None) -> None:
-        try:
-            await self._looked_up(hashed, address)
-        except DatabaseUnavailable:
-            log.info("Postgres is away; a key is taken for some seconds more")
-
-    async def _looked_up(self, hashed: bytes | UUID, address: str | None) -> Grant | None:
-        asked_at = time.monotonic()
-        statement = USE_KEY if isinstance(hashed, bytes) else USE_KEY_OF_ID
+    async def _looked_up(self, statement: str, key: bytes | UUID, address: str | None) -> Grant | None:
         with wall.across_projects():  # A key is what tells the project.
-            row = await self._database.fetchrow(statement, hashed)
+            row = await self._database.fetchrow(statement, key)
         if row is None:
-            self._known.pop(hashed, None)
             return None
-        if len(self._known) >= CACHE_SIZE:
-            self._known.clear()
+        settings = _read(ProjectSettings, row["settings"])
         grant = Grant(
             row["project_id"],
             row["id"],
             frozenset(row["scopes"]),
             row["operates"],
-            _read(ProjectSettings, row["settings"]),
-            _read(Limits, row["limits"]),
+            settings,
+            _read(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits,
             row["session_cache"],
         )
         if row["first_use"] is not None:
             async with self._database.session() as session:
                 actor = Actor(grant.key_id, address)
                 await append_record(session, actor, grant.project_id, "key.used", detail=row["first_use"])
-        self._known[hashed] = (asked_at + CACHE_SECONDS, grant)
         return grant
 
     def forget(self, project_id: UUID) -> None:
         """Look a project's keys and settings up anew: they have changed. Other workers do so within `CACHE_SECONDS`."""
-        self._known = {key: known for key, known in self._known.items() if known[1].project_id != project_id}
+        self._known.forget(lambda grant: grant.project_id == project_id)
 
 
 def _read(shape: Any, kept: Any) -> Any:

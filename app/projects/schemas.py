@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from app.bodies import WHOLE
 from app.db import ids
 from app.projects.keys import Scope, key_id
-from app.projects.settings import Limits, ModelName, Origin, ProjectSettings
+from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
@@ -46,8 +46,8 @@ class SettingsPatch(BaseModel):
     """null: any."""
     origins: list[Origin] | None = None
     limits: Limits | None = None
-    key_limits: Limits | None = None
-    user_limits: Limits | None = None
+    key_limits: KeyLimits | None = None
+    user_limits: UserLimits | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> "SettingsPatch":
@@ -68,7 +68,7 @@ class KeyCreate(BaseModel):
     """read, write and audit, if left out."""
     expires_in: Lifetime | None = None
     """Seconds; without it, until it is revoked."""
-    limits: Limits | None = None
+    limits: KeyLimits | None = None
     """Of this key; without it, those of the project's keys."""
 
 

@@ -30,8 +30,8 @@ def _origin(value: str) -> str:
 Origin = Annotated[str, AfterValidator(_origin)]
 
 
-class Limits(BaseModel):
-    """Of a project, of a key, or of each end user. What is left out is not limited."""
+class Rates(BaseModel):
+    """How much is asked of models. What is left out is not limited."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -43,11 +43,25 @@ class Limits(BaseModel):
     """Of a calendar month in UTC."""
     cost_per_month: Annotated[float, Field(gt=0, le=1e12)] | None = None
     """In the currency of the price table."""
-    threads: Whole | None = None
-    stored_bytes: Whole | None = None
-    """Of items, as JSON."""
+
+
+class KeyLimits(Rates):
+    """Of a key."""
+
     body_bytes: Whole | None = None
     input_items: Whole | None = None
+
+
+class UserLimits(Rates):
+    """Of an end user."""
+
+    threads: Whole | None = None
+    stored_bytes: Whole | None = None
+    """Of items, as they are stored."""
+
+
+class Limits(KeyLimits, UserLimits):
+    """Of a project."""
 
 
 class ProjectSettings(BaseModel):
@@ -60,9 +74,9 @@ class ProjectSettings(BaseModel):
     origins: Annotated[list[Origin], Field(max_length=MOST_LISTED)] = []
     """Where browsers may call from."""
     limits: Limits = Limits()
-    key_limits: Limits = Limits()
+    key_limits: KeyLimits = KeyLimits()
     """Of each key that has none of its own."""
-    user_limits: Limits = Limits()
+    user_limits: UserLimits = UserLimits()
     """Of each end user."""
 
     def may_use(self, asked: str) -> bool:
@@ -93,7 +107,7 @@ class ProjectSettings(BaseModel):
 
 
 NO_SETTINGS = ProjectSettings()
-NO_LIMITS = Limits()
+NO_LIMITS = KeyLimits()
 
 
 def is_named(model: str, name: str) -> bool:

@@ -88,6 +88,11 @@ class UserTokens:
             return None
 
 
+def user_hash(user: str) -> str:
+    """A user's name, which may be long and hold anything, as 32 digits."""
+    return hashlib.blake2b(user.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
 def is_token(given: str) -> bool:
     """Whether what was sent as a key is a token: keys have no dots."""
     return given.count(".") == 2

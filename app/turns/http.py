@@ -17,6 +17,7 @@ from app.bodies import json_response
 from app.db import ids
 from app.errors import BadRequest
 from app.projects.auth import Caller
+from app.projects.user_tokens import user_hash
 from app.provider.client import SESSION_CACHE
 from app.provider.refusals import failed_before
 from app.provider.structured import asked_format
@@ -96,6 +97,9 @@ def origin(request: Request, caller: Caller) -> Origin:
         raise BadRequest(
             f"'Idempotency-Key' must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key", code="invalid_value"
         )
+    if key is not None and caller.grant.user is not None:
+        # Two users' keys are not one key, though they are the same word: no user gets another's turn.
+        key = f"user:{user_hash(caller.grant.user)}:{key}"
     retries = int(_number(headers.get("x-stainless-retry-count")) or 0)
     timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
     longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)

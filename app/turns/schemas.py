@@ -12,7 +12,7 @@ from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
-from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
@@ -159,7 +159,7 @@ class Origin:
     user: str | None = None
     """The end user whose token it came with."""
     settings: ProjectSettings = NO_SETTINGS
-    key_limits: Limits = NO_LIMITS
+    key_limits: KeyLimits = NO_LIMITS
     """What the project asks for."""
 
     @property
