@@ -91,7 +91,12 @@ def world(
     assert Process("audit", "export", str(folder / "trail.ndjson"), env=there).ended() == 0
     subprocess.run([PROGRAMS / "pg_dump", "-Fc", "-f", folder / "everthread.dump", urls[0]], check=True)
     (folder / "threads.jsonl").write_text('[{"role": "user", "content": "Hi"}]\n{"name": "b", "messages": []}\n')
+    project = service.http.get("/project").json()["id"]
+    account = {"name": "emulator", "api_key": "sk-account", "base_url": running_emulator.base_url}
+    place = f"/admin/projects/{project}/accounts"
     placeholders = {
+        "proj_…": project,
+        "acct_…": service.http.post(place, json=account).json()["id"],
         "et_…": KEY,
         "thread_01a2…": thread,
         "8c1e…": public.lines[-1],
