@@ -42,7 +42,7 @@ def main() -> None:
         if given.only in (None, "memory"):
             results["memory"] = memory.run(work / "m", _say)
         if given.only in (None, "tenants"):
-            results["tenants"] = tenants.run(work / "n", _say)
+            results["tenants"] = {"made on": _machine()["date"], "turns": tenants.run(work / "n", _say)}
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if given.only != "report":

@@ -95,10 +95,11 @@ def report(results: Results) -> str:
         parts += [
             "## Tenants",
             "",
-            "What limits, an account of its own, a user's token and row-level security add to a plain turn: the "
+            f"Made on {results['tenants']['made on']}. What limits, an account of its own, a user's token and row-level"
+            " security add to a plain turn: the "
             "ratio is to the same turn without them, in the same round.",
             "",
-            *_table(results["tenants"]),
+            *_table(results["tenants"]["turns"]),
             "",
         ]
     parts += ["## Cost against size", ""]

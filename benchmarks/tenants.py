@@ -2,6 +2,7 @@
 service and of its stores, as a multiple of the same turn without them in the same run."""
 
 import asyncio
+import secrets
 import statistics
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ from benchmarks.load import Load
 from benchmarks.targets import KEY, MODEL
 from benchmarks.traffic import Row
 
-ROUNDS = 5
+ROUNDS = 10
 AT_ONCE = 16
 TURNS = 640
 
@@ -40,15 +41,18 @@ def run(work: Path, say: Any) -> list[Row]:
 async def _run(started: list[Any], stores: Any, upstream: str, say: Any) -> list[Row]:
     (url, tree), (walled_url, walled_tree) = started
     compared = {
-        "as it is": (url, tree, KEY),
+        "as it is": (url, tree, await _tenant(url)),
+        "with one limit": (url, tree, await _tenant(url, limits={"requests_per_minute": 10**9})),
         "with four limits": (url, tree, await _tenant(url, limits=EVERY_LIMIT)),
         "at an account of its own": (url, tree, await _tenant(url, account=f"{upstream}/compatible-mode/v1")),
         "with a user's token": (url, tree, await _token(url)),
-        "behind the second wall": (walled_url, walled_tree, KEY),
+        "behind the second wall": (walled_url, walled_tree, await _tenant(walled_url)),
     }
     measured: dict[str, list[Row]] = {name: [] for name in compared}
     for number in range(ROUNDS):
-        for name, (at, processes, key) in compared.items():
+        # Each goes first as often as any other.
+        order = list(compared.items())
+        for name, (at, processes, key) in [*order[number % len(order) :], *order[: number % len(order)]]:
             async with Load(at, key, AT_ONCE) as load:
                 made = [await load.ask("POST", "/v1/threads", {}) for _ in range(AT_ONCE)]
                 paths = [f"/v1/threads/{thread['id']}/turns" for thread in made]
@@ -86,7 +90,7 @@ async def _run(started: list[Any], stores: Any, upstream: str, say: Any) -> list
 async def _tenant(url: str, *, limits: Row | None = None, account: str | None = None) -> str:
     """The key of a new project."""
     async with Load(url, KEY, 1) as load:
-        project = await load.ask("POST", "/v1/admin/projects", {"name": f"with {'limits' if limits else 'an account'}"})
+        project = await load.ask("POST", "/v1/admin/projects", {"name": secrets.token_hex(8)})
         place = f"/v1/admin/projects/{project['id']}"
         if limits is not None:
             await load.ask("PATCH", place, {"limits": limits})

@@ -4,7 +4,7 @@
 -- much it is, and what the turn takes of it:
 --   bucket   so much a minute: a hash of what is left and since when; what is taken may be all of it, but not more
 --   running  so many at once: a sorted set of those that run, by when each is taken for dead
---   month    so much in all: a counter; what the turn "takes" is how many ms the month has left
+--   month    so much in all: a counter
 -- Gives: 0 or the number of the limit that refuses, or minus the number of a counter that is not there; how many ms to
 -- wait; and what each limit has left.
 local time = redis.call('TIME')
@@ -41,7 +41,7 @@ for place, key in ipairs(KEYS) do
         end
         left[place] = math.max(0, limit - tonumber(used))
         if left[place] == 0 then
-            refuse(place, takes)
+            refuse(place, 1000)
         end
     end
 end

@@ -10,7 +10,7 @@ for place, key in ipairs(KEYS) do
     local kind, takes = ARGV[2 * place], ARGV[2 * place + 1]
     if kind == 'running' then
         redis.call('ZREM', key, ARGV[1])
-    elseif redis.call('EXISTS', key) == 1 then
+    elseif takes ~= '0' and redis.call('EXISTS', key) == 1 then
         if kind == 'bucket' then
             redis.call('HINCRBYFLOAT', key, 'left', -tonumber(takes))
         else

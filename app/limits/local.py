@@ -15,28 +15,31 @@ class LocalShare:
         self._left: dict[str, tuple[float, float]] = {}
         self._running: dict[str, set[str]] = {}
 
-    def admit(self, rules: Sequence[Rule], id_: str) -> tuple[int, int]:
+    def admit(self, rules: Sequence[Rule], takes: Sequence[int], id_: str) -> tuple[int, int]:
         """Let a turn in, or take nothing.
+
+        Args:
+            takes: how much it takes of each.
 
         Returns:
             The number of the rule that refuses, from 1, or 0; and how many milliseconds to wait.
         """
         now = time.monotonic()
         levels: dict[str, float] = {}
-        for place, rule in enumerate(rules, 1):
+        for place, (rule, taken) in enumerate(zip(rules, takes, strict=True), 1):
             limit = self._share(rule)
             if rule.kind == "bucket":
                 left, at = self._left.get(rule.key, (limit, now))
                 levels[rule.key] = level = min(limit, left + (now - at) * limit / 60)
-                if level < min(rule.takes, limit):
-                    return place, int((min(rule.takes, limit) - level) * 60_000 / limit) + 1
+                if level < min(taken, limit):
+                    return place, int((min(taken, limit) - level) * 60_000 / limit) + 1
             elif rule.kind == "running" and len(self._running.get(rule.key, ())) >= limit:
                 return place, 1000
         if len(self._left) > MOST_BUCKETS:
             self._left.clear()
-        for rule in rules:
+        for rule, taken in zip(rules, takes, strict=True):
             if rule.kind == "bucket":
-                self._left[rule.key] = (levels[rule.key] - min(rule.takes, self._share(rule)), now)
+                self._left[rule.key] = (levels[rule.key] - min(taken, self._share(rule)), now)
             elif rule.kind == "running":
                 self._running.setdefault(rule.key, set()).add(id_)
         return 0, 0

@@ -15,6 +15,8 @@ Whose = Literal["project", "key", "user"]
 
 NOTHING = Rates()
 
+TOKENS_PER_MINUTE = "tokens_per_minute"
+
 MICRO = 1_000_000
 """Money is counted in millionths."""
 
@@ -54,35 +56,41 @@ class Rule:
     key: str
     """In Redis: all of a project's in one slot of a cluster."""
     limit: int
-    takes: int
-    """Of a bucket: what a request takes. Of a month: how many milliseconds it has left."""
 
 
-def rules(asks: Asks, now: datetime) -> list[Rule]:
-    """The limits that are set."""
-    return [rule for whose, limits in asks.limits for rule in _of(asks, whose, limits, now)]
+NO_LIMIT = 2**53
 
 
-def _of(asks: Asks, whose: Whose, limits: Rates, now: datetime) -> Iterator[Rule]:
-    base = f"everthread:limits:{{{asks.project_id.hex}}}:{_who(asks, whose)}"
+def rules(asks: Asks, month: str) -> list[Rule]:
+    """The limits that are set. The first one is of running turns, with which a turn's end is told once: where none of
+    those is set, one that lets in everybody.
+
+    Args:
+        month: in UTC, as 202611.
+    """
+    met = [rule for whose, limits in asks.limits for rule in _of(asks, whose, limits, month)]
+    if met and not any(rule.kind == "running" for rule in met):
+        met.append(Rule("project", "", "running", f"{_base(asks.project_id)}:all", NO_LIMIT))
+    return sorted(met, key=lambda rule: rule.kind != "running")
+
+
+def _of(asks: Asks, whose: Whose, limits: Rates, month: str) -> Iterator[Rule]:
+    base = f"{_base(asks.project_id)}:{_who(asks, whose)}"
     if limits.requests_per_minute is not None:
-        yield Rule(whose, "requests_per_minute", "bucket", f"{base}:requests", limits.requests_per_minute, 1)
+        yield Rule(whose, "requests_per_minute", "bucket", f"{base}:requests", limits.requests_per_minute)
     if limits.tokens_per_minute is not None:
-        yield Rule(whose, "tokens_per_minute", "bucket", f"{base}:tokens", limits.tokens_per_minute, asks.tokens())
+        yield Rule(whose, TOKENS_PER_MINUTE, "bucket", f"{base}:tokens", limits.tokens_per_minute)
     if limits.turns_at_once is not None:
-        yield Rule(whose, "turns_at_once", "running", f"{base}:running", limits.turns_at_once, 1)
-    month = f"{now:%Y%m}"
+        yield Rule(whose, "turns_at_once", "running", f"{base}:running", limits.turns_at_once)
     if limits.tokens_per_month is not None:
-        left = _left_of_month(now)
-        yield Rule(whose, "tokens_per_month", "month", f"{base}:{month}:tokens", limits.tokens_per_month, left)
+        yield Rule(whose, "tokens_per_month", "month", f"{base}:{month}:tokens", limits.tokens_per_month)
     if limits.cost_per_month is not None:
-        limit, left = max(1, int(limits.cost_per_month * MICRO)), _left_of_month(now)
-        yield Rule(whose, "cost_per_month", "month", f"{base}:{month}:cost", limit, left)
+        limit = max(1, int(limits.cost_per_month * MICRO))
+        yield Rule(whose, "cost_per_month", "month", f"{base}:{month}:cost", limit)
 
 
-def running_key(project_id: UUID) -> str:
-    """The set of a project's running turns that have limits."""
-    return f"everthread:limits:{{{project_id.hex}}}:all"
+def _base(project_id: UUID) -> str:
+    return f"everthread:limits:{{{project_id.hex}}}"
 
 
 def _who(asks: Asks, whose: Whose) -> str:
@@ -100,8 +108,8 @@ def month_of(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def _left_of_month(now: datetime) -> int:
-    """Milliseconds."""
+def left_of_month(now: datetime) -> int:
+    """Seconds until the next one begins."""
     began = month_of(now)
     ends = began.replace(year=began.year + began.month // 12, month=began.month % 12 + 1)
-    return int((ends - now).total_seconds() * 1000)
+    return int((ends - now).total_seconds()) + 1

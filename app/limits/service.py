@@ -7,10 +7,12 @@ Postgres's to say: Redis has a counter that is begun with that.
 
 import asyncio
 import hashlib
+import itertools
 import math
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -21,13 +23,13 @@ from redis.exceptions import NoScriptError, RedisError
 from app import metrics
 from app.background import Background
 from app.cache.client import Cache, RedisAway, reason
+from app.cache.connect import Client
 from app.db.engine import Database
-from app.db.ids import new_uuid
 from app.errors import TooManyRequests
 from app.limits import store
 from app.limits.local import LocalShare
-from app.limits.rules import MICRO, Asks, Rule, Whose, month_of, rules, running_key
-from app.projects.settings import Limits, ProjectSettings, UserLimits
+from app.limits.rules import MICRO, TOKENS_PER_MINUTE, Asks, Rule, Whose, left_of_month, month_of, rules
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
 from app.provider.models import Models
 
 log = structlog.get_logger()
@@ -35,6 +37,8 @@ log = structlog.get_logger()
 HERE = Path(__file__).parent
 
 NEAR = 0.9
+
+MOST_CALLERS = 10_000
 
 LEASE_SECONDS = 60
 """A turn whose worker has not said for so long that it runs is taken for dead."""
@@ -67,18 +71,36 @@ class _Script:
         self.source = (HERE / name).read_bytes()
         self.digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest()
 
+    async def load(self, client: Client) -> None:
+        await client.script_load(self.source)
 
-ADMIT, END, RENEW = _Script("admit.lua"), _Script("end.lua"), _Script("renew.lua")
+
+ADMIT, END, RENEW = SCRIPTS = (_Script("admit.lua"), _Script("end.lua"), _Script("renew.lua"))
+
+
+@dataclass(eq=False, slots=True)
+class _Met:
+    """The limits that a caller's requests meet, as long as nothing of them changes."""
+
+    asks: Asks
+    month: str
+    rules: list[Rule]
+    keys: list[str]
+    words: list[str | int]
+    """Of `admit.lua`, but for the id and how many tokens are taken."""
+    places: list[int]
+    """Where in them stands how many tokens are taken."""
 
 
 @dataclass(eq=False, slots=True)
 class Admission:
     """A request that was let in, until it has ended."""
 
-    asks: Asks
-    rules: Sequence[Rule]
+    met: _Met
     id: str
-    headers: dict[str, str] = field(default_factory=dict)
+    tokens: int
+    """That were taken of buckets."""
+    headers: dict[str, str]
     """What the client is told of its limits."""
 
 
@@ -91,7 +113,10 @@ class RateLimits(Background):
         self._models = models
         self._local = LocalShare(workers)
         self._admitted: set[Admission] = set()
+        self._met: dict[tuple[UUID, UUID | None, str | None], _Met] = {}
         self._counts: dict[tuple[UUID, str | None, str], tuple[float, int]] = {}
+        self._month, self._month_ends = "", 0.0
+        self._name, self._numbers = secrets.token_hex(8), itertools.count()
 
     async def admit(self, asks: Asks) -> Admission | None:
         """Let a request in. None where nothing limits it: then there is nothing to end.
@@ -99,44 +124,73 @@ class RateLimits(Background):
         Raises:
             TooManyRequests: saying which limit refuses, and when to come again.
         """
-        met = rules(asks, datetime.now(UTC))
-        if not met:
+        met = self._met_by(asks)
+        if met is None:
             return None
-        # The one that says whether the turn has ended already.
-        first = Rule("project", "", "running", running_key(asks.project_id), 2**53, 1)
-        admission = Admission(asks, [first, *met], new_uuid().hex)
+        id_ = f"{self._name}{next(self._numbers):x}"
+        tokens = asks.tokens() if met.places else 0
         try:
-            refused, wait, left = await self._asked(admission)
+            refused, wait, left = await self._asked(met, id_, tokens)
         except (RedisError, OSError) as error:
             log.warning("Redis is away; each worker lets in its share", error=reason(error))
             metrics.REDIS_ERRORS.inc()
-            refused, wait = self._local.admit(admission.rules, admission.id)
+            takes = [tokens if rule.name == TOKENS_PER_MINUTE else 1 for rule in met.rules]
+            refused, wait = self._local.admit(met.rules, takes, id_)
             left = ()
-        shown = _headers(admission.rules, left)
+        shown = _headers(met.rules, left)
         if refused:
-            raise _refusal(admission.rules[refused - 1], wait, shown)
-        admission.headers = shown
+            raise _refusal(met.rules[refused - 1], wait, shown)
+        admission = Admission(met, id_, tokens, shown)
         self._admitted.add(admission)
         return admission
+
+    def _met_by(self, asks: Asks) -> _Met | None:
+        """What a caller's requests meet, made once; None where nothing limits them."""
+        if asks.settings is NO_SETTINGS and asks.key_limits is NO_LIMITS:
+            return None
+        caller, month = (asks.project_id, asks.key_id, asks.user), self._this_month()
+        known = self._met.get(caller)
+        if (
+            known is not None
+            and known.month == month
+            and known.asks.settings is asks.settings
+            and known.asks.key_limits is asks.key_limits
+        ):
+            return known if known.rules else None
+        met = rules(asks, month)
+        words: list[str | int] = ["", LEASE_SECONDS * 1000]
+        for rule in met:
+            words += [rule.kind, rule.limit, 1]
+        places = [4 + 3 * place for place, rule in enumerate(met) if rule.name == TOKENS_PER_MINUTE]
+        if len(self._met) >= MOST_CALLERS:
+            self._met.clear()
+        known = self._met[caller] = _Met(asks, month, met, [rule.key for rule in met], words, places)
+        return known if met else None
+
+    def _this_month(self) -> str:
+        if time.time() >= self._month_ends:
+            now = datetime.now(UTC)
+            self._month, self._month_ends = f"{now:%Y%m}", time.time() + left_of_month(now)
+        return self._month
 
     def end(self, admission: Admission, tokens: int, cost: float) -> None:
         """A request has ended, which has used so many tokens, for so much money."""
         self._admitted.discard(admission)
-        self._local.end(admission.rules, admission.id)
-        words: list[str | int | float] = []
-        for rule in admission.rules:
+        met = admission.met
+        self._local.end(met.rules, admission.id)
+        words: list[str | int] = [admission.id]
+        for rule in met.rules:
             match rule.name:
                 case "tokens_per_minute":
-                    takes: float = tokens - min(rule.takes, rule.limit)
+                    takes = tokens - min(admission.tokens, rule.limit)
                 case "tokens_per_month":
                     takes = tokens
                 case "cost_per_month":
                     takes = round(cost * MICRO)
                 case _:
                     takes = 0
-            words += [rule.kind, takes]
-        keys = [rule.key for rule in admission.rules]
-        self._cache.send(("EVAL", END.source, len(keys), *keys, admission.id, *words))
+            words += (rule.kind, takes)
+        self._cache.send(("EVALSHA", END.digest, len(met.keys), *met.keys, *words))
 
     async def check_stored(
         self, project_id: UUID, user: str | None, settings: ProjectSettings, *, makes_thread: bool = True
@@ -178,7 +232,7 @@ class RateLimits(Background):
         self._counts[place] = (now + COUNTED_SECONDS, found + 1)
         return found
 
-    async def _asked(self, admission: Admission, begun: int = 0) -> tuple[int, int, Sequence[int]]:
+    async def _asked(self, met: _Met, id_: str, tokens: int, begun: int = 0) -> tuple[int, int, Sequence[int]]:
         """What Redis says: the number of the limit that refuses, how many ms to wait, and what each has left.
 
         Args:
@@ -187,24 +241,27 @@ class RateLimits(Background):
         Raises:
             RedisError, OSError: it is away.
         """
-        words: list[str | int] = [admission.id, LEASE_SECONDS * 1000]
-        for rule in admission.rules:
-            words += [rule.kind, rule.limit, rule.takes]
-        keys = [rule.key for rule in admission.rules]
-        asked = self._cache.ask(("EVALSHA", ADMIT.digest, len(keys), *keys, *words))
+        words = [*met.words]
+        words[0] = id_
+        for place in met.places:
+            words[place] = tokens
+        asked = self._cache.ask(("EVALSHA", ADMIT.digest, len(met.keys), *met.keys, *words))
         if asked is None:
             raise RedisAway("It has not answered a moment ago.")
         try:
             answer = await asked
         except NoScriptError:
-            answer = await self._cache.execute(("EVAL", ADMIT.source, len(keys), *keys, *words))
-        refused, wait, *left = map(int, answer)
+            # One that was started anew: it is told all of them, for nobody waits for what the others answer.
+            for script in SCRIPTS:
+                await self._cache.call(script.load)
+            answer = await self._cache.execute(("EVALSHA", ADMIT.digest, len(met.keys), *met.keys, *words))
+        refused = answer[0]
         if refused >= 0:
-            return refused, wait, left
-        if begun == len(admission.rules):
+            return refused, answer[1], answer[2:]
+        if begun == len(met.rules):
             raise RedisAway("It forgets what it was told a moment ago.")
-        await self._begin_counter(admission.asks, admission.rules[-refused - 1])
-        return await self._asked(admission, begun + 1)
+        await self._begin_counter(met.asks, met.rules[-refused - 1])
+        return await self._asked(met, id_, tokens, begun + 1)
 
     async def _begin_counter(self, asks: Asks, rule: Rule) -> None:
         """Begin a month's counter with what Postgres says was used."""
@@ -220,8 +277,8 @@ class RateLimits(Background):
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             for admission in list(self._admitted):
-                keys = [rule.key for rule in admission.rules if rule.kind == "running"]
-                self._cache.send(("EVAL", RENEW.source, len(keys), *keys, admission.id, LEASE_SECONDS * 1000))
+                keys = [rule.key for rule in admission.met.rules if rule.kind == "running"]
+                self._cache.send(("EVALSHA", RENEW.digest, len(keys), *keys, admission.id, LEASE_SECONDS * 1000))
 
 
 def _headers(met: Sequence[Rule], left: Sequence[int]) -> dict[str, str]:
@@ -238,7 +295,7 @@ def _headers(met: Sequence[Rule], left: Sequence[int]) -> dict[str, str]:
 
 
 def _refusal(rule: Rule, wait: int, shown: dict[str, str]) -> TooManyRequests:
-    seconds = max(1, math.ceil(wait / 1000))
+    seconds = left_of_month(datetime.now(UTC)) if rule.name in OF_A_MONTH else max(1, math.ceil(wait / 1000))
     headers = {**shown, "Retry-After": str(seconds), "Everthread-Limit": f"{rule.whose}.{rule.name}"}
     limit = rule.limit / MICRO if rule.name == "cost_per_month" else rule.limit
     if rule.name in OF_A_MONTH:
