@@ -236,6 +236,18 @@ def test_disabled_and_deleted_accounts_are_not_asked(pair: Pair, tenant: Tenant)
     assert (len(pair.a.calls()), len(pair.b.calls())) == (1, 1)
 
 
+def test_project_whose_accounts_are_all_disabled_does_not_spend_the_services(
+    pair: Pair, tenant: Tenant, emulator: Emulator
+) -> None:
+    place = f"/admin/projects/{tenant.id}/accounts"
+    for account in tenant.http.get(place).json()["data"]:
+        tenant.http.patch(f"{place}/{account['id']}", json={"disabled": True})
+    answer = tenant.http.post("/responses", json={"input": "Hi"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "model_not_found")
+    assert tenant.http.get("/models").status_code == 200
+    assert emulator.calls() == []
+
+
 def test_new_key_of_an_account_is_another_account_and_its_threads_are_rebuilt(pair: Pair, tenant: Tenant) -> None:
     place = f"/admin/projects/{tenant.id}/accounts"
     first = tenant.http.get(place).json()["data"][0]

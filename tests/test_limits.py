@@ -17,6 +17,7 @@ import redis
 from tests.breakable import Servers
 from tests.service import Emulator, Service, eventually
 from tests.tenants import Tenant
+from tests.test_cache import cluster, sentinels
 
 
 @pytest.fixture
@@ -275,6 +276,24 @@ def test_limits_hold_while_redis_is_away(own_env: dict[str, str], own_servers: S
         assert statuses == [200] * 5 + [429] * 3
         own_servers.start_redis()
     finally:
+        service.stop()
+
+
+@pytest.mark.parametrize("form", [cluster, sentinels])
+def test_limits_are_counted_in_any_form_of_redis(
+    service_env: dict[str, str], emulator: Emulator, tmp_path: Path, form: Any
+) -> None:
+    with form(tmp_path) as (*_, url):
+        service = Service(env={**service_env, "REDIS_URL": url})
+        tenant = Tenant(service)
+        tenant.settings(
+            limits={"requests_per_minute": 3, "turns_at_once": 5, "tokens_per_month": 10**6},
+            user_limits={"tokens_per_minute": 10**6},
+        )
+        answers = [ask(tenant.http, user="ann") for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        left = [int(answer.headers["x-ratelimit-remaining-tokens"]) for answer in answers[:3]]
+        assert left == sorted(left, reverse=True)
         service.stop()
 
 

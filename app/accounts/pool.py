@@ -41,9 +41,10 @@ MOST_MODELS = 200
 """Models of an account that have breakers of their own."""
 
 THERE = """
-SELECT a.project_id, a.id, a.name, a.position, a.weight, a.base_url, a.api_key, a.models, a.shared, p.operates
+SELECT a.project_id, a.id, a.name, a.position, a.weight, a.base_url, a.api_key, a.models, a.shared, a.disabled,
+    p.operates
 FROM accounts a JOIN projects p ON p.project_id = a.project_id
-WHERE (a.project_id = $1 OR a.shared) AND NOT a.disabled ORDER BY a.position, a.id
+WHERE a.project_id = $1 OR a.shared ORDER BY a.position, a.id
 """
 
 PASSED_ON = (failure.MODEL_UNSUPPORTED, failure.MODEL_NOT_FOUND)
@@ -90,6 +91,15 @@ class ProviderAccount:
         return max((breaker.state(now) for breaker in self.breakers.values()), key=STATES.index, default="closed")
 
 
+@dataclass(frozen=True, slots=True)
+class _There:
+    """What a project can be answered with."""
+
+    has_own: bool
+    """Whether it has accounts of its own, usable or not: then no other is asked."""
+    usable: Sequence[ProviderAccount]
+
+
 class Accounts:
     def __init__(
         self,
@@ -112,9 +122,7 @@ class Accounts:
         self._has_key = has_key
         self._connect = connect
         self._inside = inside
-        self._known: Fresh[UUID, Sequence[ProviderAccount]] = Fresh(
-            "accounts", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS
-        )
+        self._known: Fresh[UUID, _There] = Fresh("accounts", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS)
         self._by_id: dict[UUID, tuple[tuple[Any, ...], ProviderAccount]] = {}
         self._left_open: list[tuple[float, Provider]] = []
 
@@ -125,13 +133,14 @@ class Accounts:
             DatabaseUnavailable: Postgres is away, and was not asked for them a moment ago.
         """
         there = await self._there(project_id)
-        if own := [each for each in there if each.of_project]:
-            return own
-        return [self.of_settings, *there] if self._has_key or not there else there
+        if there.has_own:
+            return [each for each in there.usable if each.of_project]
+        shared = there.usable
+        return [self.of_settings, *shared] if self._has_key or not shared else shared
 
     async def found(self, project_id: UUID, id_: UUID) -> ProviderAccount | None:
         """An account of the project, or a shared one; None where it is not used."""
-        return next((each for each in await self._there(project_id) if each.id == id_), None)
+        return next((each for each in (await self._there(project_id)).usable if each.id == id_), None)
 
     async def at(self, project_id: UUID, binding: str) -> ProviderAccount | None:
         """The account of a project that a response id belongs to."""
@@ -165,23 +174,23 @@ class Accounts:
         for provider in [*(each.provider for _, each in self._by_id.values()), *(each for _, each in self._left_open)]:
             await provider.close()
 
-    async def _there(self, project_id: UUID) -> Sequence[ProviderAccount]:
-        """The project's accounts and the shared ones."""
+    async def _there(self, project_id: UUID) -> _There:
         found = await self._known.get(project_id, lambda: self._looked_up(project_id))
         assert found is not None
         return found
 
-    async def _looked_up(self, project_id: UUID) -> Sequence[ProviderAccount]:
+    async def _looked_up(self, project_id: UUID) -> _There:
         with across_projects():  # Those that are shared are another project's.
             rows = await self._database.fetch(THERE, project_id)
-            there = [account for row in rows if (account := await self._opened(row)) is not None]
+            usable = [account for row in rows if (account := await self._opened(row)) is not None]
+        there = _There(any(not row["shared"] for row in rows), usable)
         await self._close_unused(there)
         return there
 
-    async def _close_unused(self, there: Sequence[ProviderAccount]) -> None:
+    async def _close_unused(self, there: _There) -> None:
         """Close the connections of accounts that nobody has had for so long that no turn is left with one."""
         now = time.monotonic()
-        used = {each.id for known in (*self._known.values(), there) for each in known}
+        used = {each.id for known in (*self._known.values(), there) for each in known.usable}
         for id_, (_, account) in list(self._by_id.items()):
             if id_ not in used:
                 del self._by_id[id_]
@@ -190,7 +199,9 @@ class Accounts:
             await self._left_open.pop(0)[1].close()
 
     async def _opened(self, row: Any) -> ProviderAccount | None:
-        """An account as it was the last time, where its row says the same; None for one that cannot be used."""
+        """An account as it was the last time, where its row says the same; None for one that is not to be used."""
+        if row["disabled"]:
+            return None
         said = tuple(row)
         known = self._by_id.get(row["id"])
         if known is not None and known[0] == said:

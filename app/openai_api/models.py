@@ -27,7 +27,8 @@ Known = Annotated[Models, serving(Models)]
 async def _seen(request: Request, caller: Authenticated) -> LearntAt:
     """What the account has shown that the project's requests go to first."""
     here = services(request)
-    (first, *_) = await here[Accounts].of(caller.project_id)
+    accounts = here[Accounts]
+    first = next(iter(await accounts.of(caller.project_id)), accounts.of_settings)
     return here[Learnt].at(first.binding)
 
 
