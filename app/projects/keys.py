@@ -75,6 +75,10 @@ async def ensure_first_key(database: Database, bootstrap_key: str | None) -> str
         The key if it was made here: it cannot be shown again.
     """
     project_id = await ensure_project(database, DEFAULT_PROJECT)
+    async with database.session() as session:
+        # The release before makes it without: somebody has to manage the service.
+        nobody = ~select(Project.project_id).where(Project.operates).exists()
+        await session.execute(update(Project).where(Project.project_id == project_id, nobody).values(operates=True))
     key = new_key() if bootstrap_key is None else bootstrap_key
     async with database.session() as session:
         if bootstrap_key is None and await session.scalar(select(ApiKey.id).limit(1)) is not None:
