@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import text
@@ -10,7 +11,7 @@ from sqlalchemy import text
 from app.audit import keys
 from app.audit.signing import KEY_FILE
 from app.db import configured
-from app.db.engine import IS_READ_ONLY
+from app.db.engine import IS_READ_ONLY, Database
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
 from app.listening import CannotServe
@@ -41,17 +42,13 @@ async def _settings(settings: Settings) -> str:
 async def _postgres(settings: Settings) -> str:
     if (url := _database_url(settings)) is None:
         return f"{OK}: the embedded one, which 'everthread serve' starts"
-    await check_database(url, pooled=settings.database_pooler)
-    database = configured.connect(settings, url, pool_size=1)
     try:
-        async with database.session() as session:
+        async with _database(settings, url) as database, database.session() as session:
             version = str(await session.scalar(text("SHOW server_version")))
             if await session.scalar(IS_READ_ONLY):
                 raise CannotServe("It is read-only: is DATABASE_URL that of a standby?")
     except DatabaseUnavailable as error:
         raise CannotServe(error.message) from error
-    finally:
-        await database.close()
     return f"{OK}: {version}, at the migration that this release needs"
 
 
@@ -76,12 +73,8 @@ async def _audit_key(settings: Settings) -> str:
     public = audit_key(settings)
     if (url := _database_url(settings)) is None:
         return OK
-    await check_database(url, pooled=settings.database_pooler)
-    database = configured.connect(settings, url, pool_size=1)
-    try:
+    async with _database(settings, url) as database:
         listed = {key for key, _, retired_at in await keys.listed(database) if retired_at is None}
-    finally:
-        await database.close()
     if listed and public not in listed:
         raise CannotServe(f"The database does not list it: 'everthread audit keys add {public.hex()}'.")
     return OK
@@ -96,10 +89,21 @@ async def _master_key(settings: Settings) -> str:
     at_hand = master_keys(settings)
     if (url := _database_url(settings)) is None:
         return OK
+    async with _database(settings, url) as database:
+        return f"{OK}: {await check_master_key(database, at_hand)}"
+
+
+@asynccontextmanager
+async def _database(settings: Settings, url: str) -> AsyncIterator[Database]:
+    """The database, looked at first.
+
+    Raises:
+        CannotServe: it cannot be used.
+    """
     await check_database(url, pooled=settings.database_pooler)
     database = configured.connect(settings, url, pool_size=1)
     try:
-        return f"{OK}: {await check_master_key(database, at_hand)}"
+        yield database
     finally:
         await database.close()
 

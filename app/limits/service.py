@@ -29,7 +29,7 @@ from app.errors import TooManyRequests
 from app.limits import store
 from app.limits.local import LocalShare
 from app.limits.rules import MICRO, TOKENS_PER_MINUTE, Asks, Rule, Whose, left_of_month, month_of, rules
-from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
+from app.projects.settings import Limits, ProjectSettings, UserLimits
 from app.provider.models import Models
 
 log = structlog.get_logger()
@@ -146,8 +146,6 @@ class RateLimits(Background):
 
     def _met_by(self, asks: Asks) -> _Met | None:
         """What a caller's requests meet, made once; None where nothing limits them."""
-        if asks.settings is NO_SETTINGS and asks.key_limits is NO_LIMITS:
-            return None
         caller, month = (asks.project_id, asks.key_id, asks.user), self._this_month()
         known = self._met.get(caller)
         if (

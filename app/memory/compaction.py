@@ -80,7 +80,7 @@ class Compactions(Background):
         super().__init__()
         self._store = store
         self._accounts = accounts
-        self.models = models
+        self._models = models
         self._learnt = learnt
         self._settings = settings
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
@@ -150,7 +150,7 @@ class Compactions(Background):
 
     def _budget(self, account: ProviderAccount, model: str) -> int:
         """How many tokens a model reads at an account."""
-        return self._learnt.at(account.binding).token_budget(self.models.of(model), model)
+        return self._learnt.at(account.binding).token_budget(self._models.of(model), model)
 
     def _covered(self, branch: Branch, wanted: Wanted, budget: int) -> int:
         """How many of the branch's first turns are to be covered. No tool call is parted from its output.
@@ -263,7 +263,7 @@ class Compactions(Background):
             "max_output_tokens": length,
             "reasoning": {"effort": "none"},
         }
-        body = orjson.dumps(self.models.of(model).fitted(asked))
+        body = orjson.dumps(self._models.of(model).fitted(asked))
         call: dict[str, Any] = {"url": account.provider.url, "body": body.decode(), "started_at": time.time()}
         calls.append(call)
         attempts = self._settings.provider_attempts

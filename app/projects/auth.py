@@ -18,7 +18,7 @@ from app.db.engine import Database
 from app.errors import Forbidden, Unauthorized
 from app.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
-from app.projects.settings import KeyLimits, ProjectSettings
+from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.services import services
 from app.trail.append import append_record
@@ -172,8 +172,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
         raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
     request.state.origins = grant.settings.origins
-    bounds = (grant.settings.limits.body_bytes, grant.key_limits.body_bytes)
-    request.state.most_bytes = min((bound for bound in bounds if bound is not None), default=None)
+    request.state.most_bytes = least(grant.settings.limits.body_bytes, grant.key_limits.body_bytes)
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
     if not (scope == "admin" and grant.operates):  # Who manages the service goes through all projects.

@@ -1,5 +1,6 @@
 """Projects and keys as admins manage them: those of their own project; those of the project that operates, all."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -96,11 +97,7 @@ class Projects:
 
     async def create_key(self, caller: Caller, given: str, sent: KeyCreate) -> NewKeyObject:
         scopes = sent.scopes or [scope for scope in keys.USUAL if scope in caller.grant.scopes]
-        for scope in scopes:
-            if scope not in caller.grant.scopes:
-                raise Forbidden(
-                    f"A key without the scope '{scope}' makes none that has it.", param="scopes", code="missing_scope"
-                )
+        _check_has(caller, scopes, "scopes")
         key = keys.new_key()
         ends = None if sent.expires_in is None else datetime.now(UTC) + timedelta(seconds=sent.expires_in)
         limits = None if sent.limits is None else sent.limits.model_dump(exclude_none=True)
@@ -170,11 +167,7 @@ class Projects:
     async def _check_scopes(self, session: AsyncSession, caller: Caller, project_id: UUID, id_: UUID) -> None:
         """Who rotates a key has the new one: it must not be able to do more than its maker."""
         key = await session.get(ApiKey, (project_id, id_))
-        missing = [] if key is None else [scope for scope in key.scopes if scope not in caller.grant.scopes]
-        if missing:
-            raise Forbidden(
-                f"A key without the scope '{missing[0]}' makes none that has it.", param="key_id", code="missing_scope"
-            )
+        _check_has(caller, [] if key is None else key.scopes, "key_id")
 
     async def _project(
         self, session: AsyncSession, caller: Caller, given: str, *, locked: bool = False, param: str = "project_id"
@@ -192,6 +185,15 @@ class Projects:
                 code="project_not_found",
             )
         return project
+
+
+def _check_has(caller: Caller, scopes: Sequence[str], param: str) -> None:
+    """Raises `Forbidden` if a key is to have a scope that the one which makes it has not."""
+    for scope in scopes:
+        if scope not in caller.grant.scopes:
+            raise Forbidden(
+                f"A key without the scope '{scope}' makes none that has it.", param=param, code="missing_scope"
+            )
 
 
 def _check_operates(caller: Caller) -> None:

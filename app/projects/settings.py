@@ -106,6 +106,11 @@ class ProjectSettings(BaseModel):
         return model
 
 
+def least(*bounds: int | None) -> int | None:
+    """The tightest of bounds; None where none is set."""
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
 NO_SETTINGS = ProjectSettings()
 NO_LIMITS = KeyLimits()
 

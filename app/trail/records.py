@@ -21,7 +21,7 @@ Action = Literal[
     "thread.purged", "turn.opened", "turn.called", "turn.model_replaced",
     "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "compaction.made", "compaction.deleted",
-    "key.created", "key.used", "key.changed", "key.rotated", "key.revoked",
+    "key.created", "key.used", "key.rotated", "key.revoked",
     "project.created", "project.changed", "project.archived", "project.restored",
     "account.created", "account.changed", "account.deleted",
     "feedback.given", "thread.shared", "thread.unshared",

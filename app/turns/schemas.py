@@ -12,7 +12,7 @@ from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
-from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings, least
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
@@ -184,6 +184,8 @@ class TurnRequest:
     ignored: list[str]
     asked_model: str = ""
     """What the client has called it."""
+    successor: str | None = None
+    """What to ask for instead, where the model is known to be retired."""
     previous_id: UUID | None = None
     """The response that it goes on from, where that one is no stored turn."""
     background: bool = False
@@ -305,6 +307,7 @@ def new_turn(
         items=items,
         model=model,
         asked_model=asked,
+        successor=models.successor(model),
         family=family,
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},
@@ -321,8 +324,7 @@ def new_turn(
 
 def check_count(items: list[Item], origin: Origin) -> None:
     """Raises `BadRequest` for more items than the project, or the key, may send at once."""
-    bounds = (origin.settings.limits.input_items, origin.key_limits.input_items)
-    most = min((bound for bound in bounds if bound is not None), default=None)
+    most = least(origin.settings.limits.input_items, origin.key_limits.input_items)
     if most is not None and len(items) > most:
         raise BadRequest(
             f"'input' has {len(items)} items, and {most} are the most that may be sent at once.",

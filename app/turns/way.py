@@ -49,7 +49,7 @@ from app.turns.closing import (
 from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
 from app.turns.running import Running, Sent
-from app.turns.schemas import OF_CONVERSATION
+from app.turns.schemas import OF_CONVERSATION, TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
@@ -426,7 +426,7 @@ class Way:
 
     async def _fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
-        relay, found = running.relay, self._with_successor(running, found)
+        relay, found = running.relay, _with_successor(running.turn.request, found)
         refused = client_error(found)
         told = relay.begun or running.turn.request.background
         closing = broken_off(
@@ -448,14 +448,6 @@ class Way:
             running.response = shown
         relay.say_last(shown, to_all=running.error is None)
         await running.recorder.end()
-
-    def _with_successor(self, running: Running, found: Failure) -> Failure:
-        """A failure of a model that is retired says so, and what to ask for instead."""
-        model = running.turn.request.model
-        successor = self._compactions.models.successor(model)
-        if found.code != failure.MODEL_RETIRED and (successor is None or found.code not in PASSED_ON):
-            return found
-        return failure.retired(found, model, successor)
 
     def _way_of(self, running: Running) -> dict[str, Any]:
         """What a closing says of how its turn has come to the model."""
@@ -517,6 +509,13 @@ class Way:
             )
             return False
         return True
+
+
+def _with_successor(request: TurnRequest, found: Failure) -> Failure:
+    """A failure of a model that is retired says so, and what to ask for instead."""
+    if found.code != failure.MODEL_RETIRED and (request.successor is None or found.code not in PASSED_ON):
+        return found
+    return failure.retired(found, request.model, request.successor)
 
 
 def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, bytes]:
