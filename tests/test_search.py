@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.db import ids
-from app.search import lexemes
+from app.items import lexemes
 from app.search.fragments import fragments
 from app.search.matching import Matcher
 from tests.projects import new_key

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from typing_extensions import TypedDict
 
-from app.search.lexemes import Run, runs
+from app.items.lexemes import Run, runs
 
 AROUND = 60
 """Characters shown on either side of a match."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import islice, pairwise
 from math import log2
 
-from app.search.lexemes import BETWEEN, UNSPACED, Term, folded
+from app.items.lexemes import BETWEEN, UNSPACED, Term, folded
 
 LONGEST_TEXT = 200_000
 """Characters of a text that are searched."""

@@ -16,9 +16,10 @@ from app.db.pagination import list_object
 from app.db.replica import Reads
 from app.db.wall import across_projects
 from app.errors import BadRequest
+from app.items import lexemes
 from app.items.shapes import text_of
 from app.projects.auth import Caller
-from app.search import lexemes, store
+from app.search import store
 from app.search.fragments import FragmentObject, fragments
 from app.search.matching import Matcher
 from app.search.store import Filters

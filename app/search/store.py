@@ -9,7 +9,7 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.db.ids import bucket_of
-from app.search.lexemes import Term, tsquery
+from app.items.lexemes import Term, tsquery
 from app.search.matching import LONGEST_TEXT
 
 CANDIDATES = 2000

@@ -1,6 +1,6 @@
 -- What is searched for: lexemes of titles and messages, in GIN indexes and nowhere else. What an index finds is looked
 -- at again in the text itself (app/search/matching.py), so that an index may hold too much, but never too little:
--- app/search/lexemes.py folds in the same way, and says by which lexemes a text is asked for.
+-- app/items/lexemes.py folds in the same way, and says by which lexemes a text is asked for.
 --
 -- Postgres's own parsers find words between spaces. Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese are
 -- written without them, or with endings stuck to the words: there, each pair of neighbouring characters is a lexeme,
