@@ -23,12 +23,13 @@ from app.doctor import examine
 from app.embedded.data_dir import CannotStart, owned
 from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
+from app.kept_file import replacing
 from app.listening import CannotServe, listening
 from app.logs import configure
 from app.projects.commands import keys_cli, projects_cli
 from app.sealing.commands import master_key_cli
 from app.settings import Settings
-from app.terminal import DataDir, check_otel_settings, echo, read_settings, replacing, stop
+from app.terminal import DataDir, check_otel_settings, echo, read_settings, stop
 from app.transfer import client, watch
 
 T = TypeVar("T")

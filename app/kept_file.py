@@ -1,9 +1,10 @@
-"""A secret in a file of the data directory, made there once."""
+"""Files that are whole or not there: a secret that is made once, and what takes the place of another."""
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def kept(path: Path, make: Callable[[], str]) -> str:
@@ -22,3 +23,17 @@ def kept(path: Path, make: Callable[[], str]) -> str:
         os.link(part, path)
     part.unlink()
     return path.read_text()
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is whole: what was there before stays until then."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

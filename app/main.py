@@ -66,6 +66,7 @@ from app.retention import routes as retention_routes
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge
 from app.retention.service import Retention
+from app.sealing.content_keys import ContentKeys
 from app.sealing.master import masters
 from app.sealing.vault import Vault
 from app.search import routes as search_routes
@@ -97,6 +98,7 @@ from app.turns.titles import Titles
 from app.usage import routes as usage_routes
 from app.webhooks import routes as webhooks_routes
 from app.webhooks.deliveries import Deliveries
+from app.webhooks.secrets import Secrets
 from app.webhooks.service import Webhooks
 from app.webhooks.store import WebhookStore
 
@@ -189,29 +191,34 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     store = TurnStore(database, nodes, names, users, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     signals = CancelSignals(cache, seal)
-    spool = Spool(settings.data_dir / "spool")
     vault = Vault(database, masters(settings))
+    content_keys = ContentKeys(database, vault)
+    for each in (database, replica):
+        if each is not None:
+            each.load_key = content_keys.load
+    spool = Spool(settings.data_dir / "spool", content_keys)
     accounts = connect_accounts(settings, database, vault)
     models, learnt = app.state.services[Models], Learnt(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     reader = Reader(memory, learnt)
-    compactions = Compactions(memory, accounts, models, learnt, settings)
+    compactions = Compactions(memory, accounts, models, learnt, content_keys, settings)
     titles = Titles(database, names, accounts, settings)
     limits = RateLimits(cache, database, models, workers=settings.workers)
     runner = Runner(store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, limits, settings)
     replay = Replay(store, runner, event_log, signals)
-    leases = Leases(store, runner, event_log, replay, spool, lease_seconds=settings.lease_seconds)
+    leases = Leases(store, runner, event_log, replay, spool, content_keys, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
     audit_key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     purge = Purge(database, names, users, live_ids, event_log, signals)
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
-    sealed_secrets, webhooks = Sealed(key, "secrets of webhooks"), WebhookStore(database, settled)
-    deliveries = Deliveries(webhooks, sealed_secrets, inside=settings.webhooks_inside)
+    secrets = Secrets(database, vault, Sealed(key, "secrets of webhooks"))
+    webhooks = WebhookStore(database, settled)
+    deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
     background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries, limits)
     tokens = UserTokens(key)
-    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens)
-    projects = Projects(database, keys)
+    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
+    projects = Projects(database, keys, vault, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
     history = History(
         database,
@@ -238,8 +245,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Contexts(memory, reader, accounts, compactions, sealed, turns),
         ThreadLife(database, store, replay),
         Feedbacks(database, turns, store, settled),
-        Shares(database, turns, store),
-        Webhooks(webhooks, deliveries, sealed_secrets, inside=settings.webhooks_inside),
+        Shares(database, turns, store, content_keys),
+        Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
     )  # fmt: skip
     provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.

@@ -203,7 +203,11 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
     database = configured.connect(settings, settings.database_url, pool_size=1)
     bootstrap = settings.bootstrap_key
     try:
-        made = await ensure_first_key(database, None if bootstrap is None else bootstrap.get_secret_value())
+        made = await ensure_first_key(
+            database,
+            None if bootstrap is None else bootstrap.get_secret_value(),
+            Vault(database, at_hand) if settings.encrypt_projects else None,
+        )
         await keys.admit(database, public_key)
         await check_master_key(database, at_hand)
         return made

@@ -188,6 +188,9 @@ class Settings(BaseSettings):
     former_master_keys: SecretStr | None = None
     """Those before it, with commas between: they open what they have sealed, until `everthread master-key rotate`."""
 
+    encrypt_projects: bool = False
+    """Whether every project that is made encrypts its contents at rest, the first one too."""
+
     accounts_inside: bool = False
     """Whether projects' provider accounts may lead to private addresses, and go without TLS. Those that the service's
     own admins share may in any case."""

@@ -3,11 +3,10 @@
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, BinaryIO, NoReturn, TypeVar
+from typing import Annotated, NoReturn, TypeVar
 
 import asyncpg
 import httpx2
@@ -76,20 +75,6 @@ def misspelt(names: Iterable[str]) -> list[str]:
 def stop(sentence: str) -> NoReturn:
     sys.stderr.write(f"everthread: {sentence}\n")
     raise typer.Exit(1)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is whole: what was there before stays until then."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def refusal(answer: httpx2.Response) -> str:

@@ -1,5 +1,5 @@
-"""What limits, an account of a project's own, a user's token and row-level security add to a plain turn: CPU of the
-service and of its stores, as a multiple of the same turn without them in the same run."""
+"""What limits, an account of a project's own, a user's token, encryption at rest and row-level security add to a plain
+turn: CPU of the service and of its stores, as a multiple of the same turn without them in the same run."""
 
 import asyncio
 import secrets
@@ -46,6 +46,7 @@ async def _run(started: list[Any], stores: Any, upstream: str, say: Any) -> list
         "with four limits": (url, tree, await _tenant(url, limits=EVERY_LIMIT)),
         "at an account of its own": (url, tree, await _tenant(url, account=f"{upstream}/compatible-mode/v1")),
         "with a user's token": (url, tree, await _token(url)),
+        "encrypted at rest": (url, tree, await _tenant(url, encrypted=True)),
         "behind the second wall": (walled_url, walled_tree, await _tenant(walled_url)),
     }
     measured: dict[str, list[Row]] = {name: [] for name in compared}
@@ -87,10 +88,11 @@ async def _run(started: list[Any], stores: Any, upstream: str, say: Any) -> list
     return rows
 
 
-async def _tenant(url: str, *, limits: Row | None = None, account: str | None = None) -> str:
+async def _tenant(url: str, *, limits: Row | None = None, account: str | None = None, encrypted: bool = False) -> str:
     """The key of a new project."""
     async with Load(url, KEY, 1) as load:
-        project = await load.ask("POST", "/v1/admin/projects", {"name": secrets.token_hex(8)})
+        made = {"name": secrets.token_hex(8), "encrypted": encrypted}
+        project = await load.ask("POST", "/v1/admin/projects", made)
         place = f"/v1/admin/projects/{project['id']}"
         if limits is not None:
             await load.ask("PATCH", place, {"limits": limits})

@@ -13,6 +13,8 @@ from tests.projects import Project
 from tests.servers import servers
 from tests.service import Emulator, Process, Service, end_all
 
+ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
@@ -118,6 +120,8 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
         "EVERTHREAD_FORK_COPIES_TURNS": "0",
         # The whole suite behind the second wall: what is done for a project sees the rows of that project alone.
         **({"EVERTHREAD_ROW_SECURITY": "true"} if os.environ.get("TEST_ROW_SECURITY") else {}),
+        # The whole suite on a project whose contents are encrypted.
+        **({"EVERTHREAD_ENCRYPT_PROJECTS": "true", "EVERTHREAD_MASTER_KEY": "44" * 32} if ENCRYPTED else {}),
         # In a Citus cluster lists would show what the tests have just written two seconds later.
         **({"EVERTHREAD_SETTLING_SECONDS": "0"} if os.environ.get("TEST_CITUS_NODES") else {}),
     }

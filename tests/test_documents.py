@@ -22,6 +22,8 @@ NOT_RUN_HERE = {
     "make serve": "what runs here is what it starts; tests/test_serve.py has its forms",
     "make test": "this is it",
     "docker compose": "there is no container engine; tests/test_containers.py runs what the image starts",
+    "everthread projects destroy-key": "it asks, and changes the master key: tests/test_encryption.py does it",
+    "everthread master-key check": "the copy is the reader's: tests/test_encryption.py tries one",
     "everthread serve --host 0.0.0.0": "tests/test_containers.py starts it",
     "everthread serve": "tests/test_telemetry.py starts it so",
     'psql "$COORDINATOR"': "by hand, with a Citus built outside this repository: docs/scaling.md",

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from app.db.engine import may_pass
 from app.items.kept import kept_output
+from app.sealing.at_rest import PLAIN
 from app.trail.records import Actor
 from app.turns import spool
 from app.turns.closing import CallRecord, Closing
@@ -175,7 +176,7 @@ def test_a_file_of_the_spool_gives_back_what_it_was_given(
     now = datetime.fromisoformat("2026-11-25T12:00:00.123456+00:00")
     sent = Body(body, [text, text], [-1, -dropped])
     call = CallRecord("chained", "x#1234", "http://x", sent, dropped, None, None, details, now, now)
-    turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text))
+    turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text), PLAIN)
     output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
     closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,
                       None, now, None, {"ms": [1], "chars": [2]}, [Piece(text, body, [text])])  # fmt: skip

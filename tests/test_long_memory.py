@@ -27,6 +27,8 @@ from app.memory.compaction import Compactions, Wanted
 from app.memory.learnt import Learnt
 from app.memory.store import Claim, MemoryStore
 from app.provider.models import BadModels, Models
+from app.sealing.at_rest import PLAIN, begin_with
+from app.sealing.content_keys import ContentKeys
 from app.sealing.master import Master, Masters
 from app.sealing.vault import Vault
 from app.settings import Settings
@@ -399,11 +401,13 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
 
     our = Settings(dashscope_base_url=small.base_url)
     database, models = Database(database_url, pool_size=2, timeout_seconds=30), Models()
-    accounts = connect_accounts(our, database, Vault(database, Masters(Master.of("33" * 32))))
+    vault = Vault(database, Masters(Master.of("33" * 32)))
+    accounts, keys = connect_accounts(our, database, vault), ContentKeys(database, vault)
+    begin_with(PLAIN)
     known = Learnt(database)
     nodes, worker_id = Nodes(database, routed=False), ids.new_uuid()
     made, overtaken = (
-        Compactions(store(database, nodes, worker_id=worker_id, lease_seconds=30), accounts, models, known, our)
+        Compactions(store(database, nodes, worker_id=worker_id, lease_seconds=30), accounts, models, known, keys, our)
         for store in (MemoryStore, Overtaken)
     )
     try:

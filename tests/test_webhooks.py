@@ -8,14 +8,16 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
+from app.memory.sealed import Sealed
 from app.outside import Inside, OutsideResolver
 from tests.databases import migrate_now, new_database, query
+from tests.postgres_pair import run_sql
 from tests.projects import new_key
 from tests.service import Emulator, Service, eventually
 
@@ -264,6 +266,28 @@ def test_a_rotated_secret_signs_beside_the_former_one(project: httpx2.Client, re
     headers, body = receiver.came[0]
     for secret in (first["secret"], second["secret"]):
         OpenAI(api_key="none").webhooks.unwrap(body.decode(), headers, secret=secret)
+
+
+def test_a_secret_is_sealed_by_no_key_of_the_database_and_one_of_the_release_before_signs_still(
+    project: httpx2.Client, receiver: Receiver, own_database_url: str
+) -> None:
+    webhook = made(project, receiver.url, events=["thread.created"])
+    project_id = UUID(project.get("/project").json()["id"].removeprefix("proj_"))
+    of_database = Sealed(run_sql(own_database_url, "SELECT key FROM cache_keys")[0]["key"], "secrets of webhooks")
+    mine = f"WHERE project_id = '{project_id}'"
+    (row,) = run_sql(own_database_url, f"SELECT secret FROM webhooks {mine}")
+    assert of_database.opened(project_id, row["secret"]) is None
+    former = of_database.closed(project_id, webhook["secret"])
+    run_sql(own_database_url, f"UPDATE webhooks SET secret = '{former}' {mine}")
+    project.post("/threads", json={})
+    eventually(lambda: len(receiver.came) == 1)
+    headers, body = receiver.came[0]
+    OpenAI(api_key="none").webhooks.unwrap(body.decode(), headers, secret=webhook["secret"])
+    # One that nobody can open signs nothing, and what is unsigned is not sent.
+    run_sql(own_database_url, f"UPDATE webhooks SET secret = '1.AAAA' {mine}")
+    project.post("/threads", json={})
+    eventually(lambda: deliveries(project, webhook)[0]["last_error"] == "Its secret cannot be opened here.")
+    assert len(receiver.came) == 1
 
 
 def test_a_purged_user_is_told_of_without_a_name(project: httpx2.Client, receiver: Receiver) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from uuid import UUID
 
 import httpx2
 import typer
@@ -16,7 +17,12 @@ from app.audit.verify import Problem, Verdict, counted, verify_project
 from app.db import ids
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
-from app.terminal import DataDir, echo, read_settings, refusal, replacing, stop, with_database
+from app.db.sealed import CannotOpen
+from app.kept_file import replacing
+from app.sealing.content_keys import ContentKeys
+from app.sealing.master import BadMasterKey, masters
+from app.sealing.vault import Vault
+from app.terminal import DataDir, echo, read_settings, refusal, stop, with_database
 from app.threads.address import path_of
 from app.threads.names import Names
 
@@ -57,7 +63,7 @@ def verify(
     else:
         trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
         verdicts = with_database(
-            lambda database: _verify_all(database, project, thread, trusted), data_dir, only_reads=True
+            lambda database: _verify_all(database, project, thread, trusted, data_dir), data_dir, only_reads=True
         )
         if not verdicts:
             stop(f"There is no project {project!r}.")
@@ -70,6 +76,8 @@ def verify(
             f"{name}: {verdict.records} records in {verdict.chains} chains, {verdict.checkpoints} checkpoints; "
             f"{verdict.unsigned} records are newer than the last checkpoint."
         )
+        if verdict.sealed_for_good:
+            echo("  The key of its contents was destroyed: they were not compared.")
         for problem in verdict.problems:
             echo(f"  {problem}")
     for name, problems, explained in compared:
@@ -187,7 +195,11 @@ def show_public_key(data_dir: DataDir = None) -> None:
 
 
 async def _verify_all(
-    database: Database, project: str | None, thread: str | None, trusted: list[Ed25519PublicKey]
+    database: Database,
+    project: str | None,
+    thread: str | None,
+    trusted: list[Ed25519PublicKey],
+    data_dir: Path | None,
 ) -> dict[str, Verdict]:
     named = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
     names = Names(database, Buckets(await database_key(database)))
@@ -200,6 +212,7 @@ async def _verify_all(
         total = await counted(database, project_id, thread_id)
         if thread_id is not None and total == 0:
             continue
+        await _have_key(database, project_id, row["name"], data_dir)
         with _progress() as progress:
             bar = progress.add_task(row["name"], total=total)
             verdicts[row["name"]] = await verify_project(
@@ -214,6 +227,18 @@ async def _verify_all(
     if thread is not None and not verdicts:
         stop(f"The audit trail knows no thread {thread}.")
     return verdicts
+
+
+async def _have_key(database: Database, project_id: UUID, name: str, data_dir: Path | None) -> None:
+    """Have the key at hand that a project's contents are sealed with. No master key is made here."""
+    encrypted, destroyed = await store.sealed(database, project_id)
+    if not encrypted or destroyed:
+        return
+    settings = read_settings(data_dir=data_dir)
+    try:
+        await ContentKeys(database, Vault(database, masters(settings, make=False))).load(project_id)
+    except (BadMasterKey, CannotOpen, OSError) as error:
+        stop(f"The contents of {name} are sealed, and cannot be compared with the trail here: {error}.")
 
 
 def _verify_file(file: Path, trusted: list[Ed25519PublicKey]) -> Verdict:

@@ -12,10 +12,12 @@ import asyncpg
 from app.audit.rows import RecordRow
 from app.db import ids
 from app.db.engine import Database
+from app.db.sealed import document_text, opened_salt, opened_text, opened_texts
 from app.trail import contents
 from app.turns.pieces import furthest, put_together
 
 Found = tuple[str, str]
+Row = dict[str, Any]
 
 TURNS_AT_ONCE = 1000
 
@@ -147,22 +149,33 @@ class Contents:
 
     async def _compare(self, chains: list[Chain]) -> list[Found]:
         found: list[Found] = []
-        threads = {
-            row["id"]: row
-            for row in await self._database.fetch(THREADS, self._project_id, *_at([chain.id for chain in chains]))
-        }
+        threads = await self._threads([chain.id for chain in chains])
         for chain in chains:
             wrong = self._wrong_thread(chain, threads.get(chain.id))
             if wrong is not None and await self._moved_on(chain):
-                row = await self._database.fetchrow(THREADS, self._project_id, *_at([chain.id]))
-                wrong = self._wrong_thread(chain, row)
+                wrong = self._wrong_thread(chain, (await self._threads([chain.id])).get(chain.id))
             if wrong is not None:
                 found.append((ids.thread_id(chain.id), wrong))
         for some in _portions(chains):
             found += await self._compare_turns(some)
         return found
 
-    def _wrong_thread(self, chain: Chain, row: asyncpg.Record | None) -> str | None:
+    async def _threads(self, thread_ids: Sequence[UUID]) -> dict[UUID, Row]:
+        rows = await self._database.fetch(THREADS, self._project_id, *_at(thread_ids))
+        return {
+            row["id"]: {
+                **row,
+                "salt": opened_salt(row["salt"]),
+                "title": opened_text(row["title"]),
+            }
+            for row in rows
+        }
+
+    async def _turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
+        rows = await self._database.fetch(TURNS, self._project_id, *_at(turn_ids))
+        return {row["id"]: _opened_turn(row) for row in rows}
+
+    def _wrong_thread(self, chain: Chain, row: Row | None) -> str | None:
         if chain.thread is None:
             return None  # Older than the audit trail.
         if row is None:
@@ -178,7 +191,7 @@ class Contents:
 
     async def _compare_turns(self, portion: list[tuple[Chain, UUID]]) -> list[Found]:
         turn_ids = [turn_id for _, turn_id in portion]
-        turns = {row["id"]: row for row in await self._database.fetch(TURNS, self._project_id, *_at(turn_ids))}
+        turns = await self._turns(turn_ids)
         calls = await self._calls(turns)
         found: list[Found] = []
         for chain, turn_id in portion:
@@ -190,7 +203,7 @@ class Contents:
         return found
 
     def _wrong_turn(
-        self, chain: Chain, turn_id: UUID, row: asyncpg.Record | None, calls: dict[tuple[UUID, str], dict[str, Any]]
+        self, chain: Chain, turn_id: UUID, row: Row | None, calls: dict[tuple[UUID, str], dict[str, Any]]
     ) -> Iterator[tuple[int, str]]:
         if turn_id in chain.gone or chain.deleted:
             return
@@ -204,19 +217,20 @@ class Contents:
             if _now(kind, row, calls) != digest:
                 yield seq, f"what it holds is not what was recorded ({kind})"
 
-    async def _calls(self, turns: dict[UUID, asyncpg.Record]) -> dict[tuple[UUID, str], dict[str, Any]]:
+    async def _calls(self, turns: dict[UUID, Row]) -> dict[tuple[UUID, str], dict[str, Any]]:
         """The calls of turns, by turn and kind of content, their bodies put together."""
         rows = await self._database.fetch(CALLS, self._project_id, *_at(list(turns)))
         threads = {row["thread_id"] for row in rows if furthest(row["refs"])[1]}
-        pieces: dict[UUID, dict[int, str]] = {thread_id: {} for thread_id in threads}
+        pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in threads}
         if threads:
             for piece in await self._database.fetch(PIECES, self._project_id, *_at(list(threads))):
-                pieces[piece["thread_id"]][piece["number"]] = piece["data"]
+                pieces[piece["thread_id"]][piece["number"]] = opened_text(piece["data"])
         calls: dict[tuple[UUID, str], dict[str, Any]] = {}
         for row in rows:
             own = {int(item[3]): item[2] for item in turns[row["turn_id"]]["items"] or [] if item[0] == "input"}
-            body = put_together(row["frames"], row["refs"], own, pieces.get(row["thread_id"], {}))
-            calls[row["turn_id"], f"call {row['attempt']}"] = {**row, "body": body}
+            body = put_together(opened_texts(row["frames"]), row["refs"], own, pieces.get(row["thread_id"], {}))
+            error = document_text(row["error"])
+            calls[row["turn_id"], f"call {row['attempt']}"] = {**row, "body": body, "error": error}
         return calls
 
     async def _moved_on(self, chain: Chain) -> bool:
@@ -234,7 +248,20 @@ def _portions(chains: list[Chain]) -> Iterator[list[tuple[Chain, UUID]]]:
         yield turns[start : start + TURNS_AT_ONCE]
 
 
-def _now(kind: str, row: asyncpg.Record, calls: dict[tuple[UUID, str], dict[str, Any]]) -> bytes | None:
+def _opened_turn(row: asyncpg.Record) -> Row:
+    """A turn with its items and its compaction, what of it lies sealed opened."""
+    documents = ("params", "response", "error", "incomplete_details", "compaction_calls")
+    return {
+        **row,
+        **{name: document_text(row[name]) for name in documents},
+        "salt": opened_salt(row["salt"]),
+        "compaction_salt": opened_salt(row["compaction_salt"]),
+        "compaction": opened_text(row["compaction"]),
+        "items": [[origin, id_, document_text(data), position] for origin, id_, data, position in row["items"] or []],
+    }
+
+
+def _now(kind: str, row: Row, calls: dict[tuple[UUID, str], dict[str, Any]]) -> bytes | None:
     """The digest of what a turn holds now."""
     salt = row["salt"]
     items = row["items"] or []

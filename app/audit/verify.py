@@ -42,6 +42,8 @@ class Verdict:
     unsigned: int = 0
     """Records that no checkpoint covers yet."""
     problems: list[Problem] = field(default_factory=list)
+    sealed_for_good: bool = False
+    """The key of the contents was destroyed: there is nothing that records could be compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +187,13 @@ async def verify_project(
 ) -> Verdict:
     """Verify a project's trail in the database, or one thread's, and the contents that it tells of.
 
+    What lies sealed is opened: its key has to be at hand, or to have been destroyed.
+
     Args:
         trusted: the public keys that checkpoints must have been signed with, each with one of them.
         advance: told how many records have been looked at, from time to time.
     """
-    verdict = Verdict()
+    verdict = Verdict(sealed_for_good=(await store.sealed(database, project_id))[1])
     tree = Tree()
     # Leaves first: whatever they name must be among the records that are read after them.
     signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}
@@ -198,14 +202,19 @@ async def verify_project(
         check_tree(project_id, grown, signed, tree, trusted, verdict)
     check_ends(signed, verdict)
     chains = Chains(verdict, partial(named, project_id))
-    contents = Contents(database, project_id)
+    contents, told = Contents(database, project_id), False
     async for rows in store.in_chain_order(database, project_id, thread_id):
         for row in rows:
             chains.take(_link(row))
-        verdict.problems += [Problem(*found) for found in await contents.take(rows)]
+            told = told or row["action"] == "project.key_destroyed"
+        if not verdict.sealed_for_good:
+            verdict.problems += [Problem(*found) for found in await contents.take(rows)]
         advance(len(rows))
     chains.end()
-    verdict.problems += [Problem(*found) for found in await contents.end(thread_id)]
+    if not verdict.sealed_for_good:
+        verdict.problems += [Problem(*found) for found in await contents.end(thread_id)]
+    elif not told and thread_id is None:
+        verdict.problems.append(Problem("the project's own", "its key is destroyed, and no record tells of it"))
     if chains.leaves < tree.size:
         verdict.problems += await _lost(database, project_id, thread_id)
     return verdict

@@ -24,7 +24,7 @@ from app.trail import contents
 from app.trail.append import Record, append_record, append_records
 from app.trail.records import Action, Actor
 from app.turns.event_log import EventLog
-from app.turns.tables import Call, Item, SentPiece, Turn
+from app.turns.tables import DOCUMENT, Call, Item, SentPiece, Turn
 
 
 class Edits:
@@ -105,7 +105,7 @@ async def erase_turns(
     emptied: dict[str, Any] = {
         "deleted_at": func.now(), "params": {}, "metadata_": {}, "response": None, "pace": None, "context": None,
         "salt": None, "body_hash": None, "idempotency_key": None, "key_scope": None, "client_left_at": None,
-        "error": case((Turn.status == "failed", type_coerce(said, Turn.error.type))),
+        "error": case((Turn.status == "failed", type_coerce(said, DOCUMENT))),
     }  # fmt: skip
     await session.execute(
         update(Turn)

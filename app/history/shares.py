@@ -18,6 +18,7 @@ from app.errors import BadRequest, NotFound
 from app.history.tables import Share
 from app.items.kept import kept_row
 from app.projects.auth import Caller
+from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
 from app.threads.address import ById, Place
 from app.threads.schemas import TURN_ID
@@ -62,7 +63,8 @@ class SharedThread(TypedDict):
 
 
 class Shares:
-    def __init__(self, database: Database, turns: Turns, store: TurnStore) -> None:
+    def __init__(self, database: Database, turns: Turns, store: TurnStore, content_keys: ContentKeys) -> None:
+        self._content_keys = content_keys
         self._database = database
         self._turns = turns
         self._store = store
@@ -128,8 +130,12 @@ class Shares:
         lives = or_(Share.expires_at.is_(None), Share.expires_at > func.now())
         async with self._database.session() as session:
             share = (await session.scalars(select(Share).where(*this, lives))).one_or_none()
-            thread = None if share is None else await threads.get(session, share.project_id, ById(share.thread_id))
-        if share is None or thread is None:
+        if share is None:
+            raise _no_link()
+        await self._content_keys.load(share.project_id)  # No key has told the project.
+        async with self._database.session() as session:
+            thread = await threads.get(session, share.project_id, ById(share.thread_id))
+        if thread is None:
             raise _no_link()
         rows, _ = await self._store.messages(share.project_id, share.turn_id)
         return thread.title, [row for row in rows if _is_shown(row)]

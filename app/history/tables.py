@@ -7,6 +7,7 @@ from sqlalchemy import CheckConstraint, Double, ForeignKeyConstraint, Index, Lar
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
+from app.sealing.columns import SealedText
 
 _TURN = ["turns.project_id", "turns.bucket", "turns.id"]
 
@@ -21,7 +22,7 @@ class Feedback(Base):
     score: Mapped[float | None] = mapped_column(Double)
     """From -1 to 1."""
     label: Mapped[str | None] = mapped_column(Text)
-    comment: Mapped[str | None] = mapped_column(Text)
+    comment: Mapped[str | None] = mapped_column(SealedText)
     user_id: Mapped[str | None] = mapped_column(Text)
     """Who thinks so, as the app names its users."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
@@ -30,7 +31,7 @@ class Feedback(Base):
         ForeignKeyConstraint(["project_id", "bucket", "turn_id"], _TURN, name="feedback_turn_fkey", ondelete="CASCADE"),
         CheckConstraint("score BETWEEN -1 AND 1", name="score"),
         CheckConstraint("char_length(label) BETWEEN 1 AND 64", name="label"),
-        CheckConstraint("char_length(comment) BETWEEN 1 AND 4000", name="comment"),
+        CheckConstraint("char_length(comment) BETWEEN 1 AND 4000 OR starts_with(comment, E'\\x01')", name="comment"),
         CheckConstraint("num_nonnulls(score, label, comment) > 0", name="something"),
         Index("feedback_turn_idx", "project_id", "bucket", "turn_id"),
         Index("feedback_created_idx", "project_id", "created_at", "id"),

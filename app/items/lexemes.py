@@ -7,9 +7,12 @@ lexeme, and so is the last character of a run, so that every character begins on
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
+
+LONGEST_TEXT = 200_000
+"""Characters of a text that are searched."""
 
 LONGEST_WORD = 100
 """Characters of a word that are looked up."""
@@ -92,16 +95,43 @@ def terms(asked: str) -> list[Term]:
     return found
 
 
-def tsquery(wanted: Sequence[Term], project_id: UUID, roles: Sequence[str], times: Sequence[str] = ()) -> str:
+def tsquery(
+    wanted: Sequence[Term],
+    project_id: UUID,
+    roles: Sequence[str],
+    times: Sequence[str] = (),
+    hashed: Callable[[str], str] | None = None,
+) -> str:
     """The lexemes that a text must have for all of `wanted` to be in it, as a tsquery literal.
 
     Args:
         times: what the ids of the texts' turns begin with, as 4 to 6 hex digits; any, if left out.
+        hashed: makes of a word what a sealed text has of it. Plain texts are found too: a project has both while it
+            is being encrypted.
     """
     ends = [f"={time}" for time in times] or [""]
     marks = " | ".join(f"'={role}{project_id.hex}{end}'" for role in roles for end in ends)
-    lexemes = {lexeme for term in wanted for run in term.runs for lexeme in _lexemes(run, exact=term.exact)}
-    return " & ".join([f"({marks})", *sorted(lexemes)])
+    runs_ = [(run, term.exact) for term in wanted for run in term.runs]
+    lexemes = " & ".join(sorted({lexeme for run, exact in runs_ for lexeme in _lexemes(run, exact=exact)}))
+    if hashed is not None:
+        words = " & ".join(sorted({f"'{hashed(word)}'" for run, _ in runs_ for word in asked(run)}))
+        lexemes = f"({lexemes} | {words})"
+    return f"({marks}) & {lexemes}"
+
+
+def whole(text: str) -> Iterator[str]:
+    """What a sealed text is found by: its words as they are compared, and the characters of scripts without spaces,
+    one by one and in pairs."""
+    for run in runs(folded(text[:LONGEST_TEXT])):
+        yield from asked(run)
+        if not run.spaced:
+            yield from run.text
+
+
+def asked(run: Run) -> list[str]:
+    if run.spaced or len(run.text) == 1:
+        return [run.text[:LONGEST_WORD]]
+    return [run.text[i : i + 2] for i in range(len(run.text) - 1)]
 
 
 def _lexemes(run: Run, *, exact: bool) -> list[str]:

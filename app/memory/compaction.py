@@ -20,6 +20,7 @@ from app import metrics
 from app.accounts.pool import Accounts, ProviderAccount
 from app.background import Background
 from app.chain.answer import Answer, from_body
+from app.db.sealed import CannotOpen
 from app.errors import DatabaseUnavailable
 from app.items.kinds import is_system
 from app.items.shapes import Item, fields_of, message
@@ -27,10 +28,12 @@ from app.items.weights import count
 from app.items.weights import tokens as weight
 from app.memory import transcript
 from app.memory.learnt import Learnt
-from app.memory.store import Branch, Claim, MemoryStore, Remembered
+from app.memory.store import Abandoned, Branch, Claim, MemoryStore, Remembered
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.models import Family, Models
+from app.sealing import at_rest
+from app.sealing.content_keys import ContentKeys
 from app.settings import Settings
 
 log = structlog.get_logger()
@@ -75,10 +78,17 @@ class Wanted:
 
 class Compactions(Background):
     def __init__(
-        self, store: MemoryStore, accounts: Accounts, models: Models, learnt: Learnt, settings: Settings
+        self,
+        store: MemoryStore,
+        accounts: Accounts,
+        models: Models,
+        learnt: Learnt,
+        content_keys: ContentKeys,
+        settings: Settings,
     ) -> None:
         super().__init__()
         self._store = store
+        self._content_keys = content_keys
         self._accounts = accounts
         self._models = models
         self._learnt = learnt
@@ -307,9 +317,16 @@ class Compactions(Background):
         while True:
             with suppress(DatabaseUnavailable):
                 for row in await self._store.abandoned():
-                    wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"])
-                    await self._in_background(wanted)
+                    await self._take_over(row)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _take_over(self, row: Abandoned) -> None:
+        wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"])
+        try:
+            with at_rest.written_with(await self._content_keys.sealer(wanted.project_id)):
+                await self._in_background(wanted)
+        except CannotOpen as error:
+            log.error("a compaction cannot be made: the project's contents are not opened here", why=str(error))
 
     async def stop(self) -> None:
         await super().stop()

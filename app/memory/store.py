@@ -13,11 +13,13 @@ from app.chain.context import Context
 from app.db import ids
 from app.db.engine import Database
 from app.db.nodes import Nodes
+from app.db.sealed import opened_text
 from app.db.sql import Statement, statements
 from app.errors import NotFound
 from app.items import vocabulary
 from app.items.kept import Kept, kept_row
 from app.items.shapes import Item, message
+from app.sealing import at_rest
 from app.threads.address import Place, unknown
 from app.trail import contents
 from app.trail.append import append_record
@@ -160,7 +162,8 @@ class MemoryStore:
         found = await self._database.fetch(*_found["kept_items"](**here, item_ids=row["kept_items"]))
         by_id = {item["item_id"]: Remembered(kept_row(item), row["turn_id"], item["tokens"]) for item in found}
         kept = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
-        return Compacted(id_, row["text"], row["tokens"], kept, row["covered_turns"], row["covered_tokens"])
+        text = opened_text(row["text"]) or ""
+        return Compacted(id_, text, row["tokens"], kept, row["covered_turns"], row["covered_tokens"])
 
     async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
         """The nearest ready compaction on a branch."""
@@ -207,7 +210,9 @@ class MemoryStore:
         """Every compaction on a branch, the nearest first."""
         if turn_id is None:
             return []
-        return await self._database.fetch(*_found["on_branch"](**_at(project_id, turn_id)))
+        rows = await self._database.fetch(*_found["on_branch"](**_at(project_id, turn_id)))
+        opened: list[Any] = [{**row, "text": opened_text(row["text"])} for row in rows]
+        return opened
 
     async def claim(
         self,
@@ -263,15 +268,16 @@ class MemoryStore:
         self, claim: Claim, said: str, *, tokens: int, calls: Sequence[dict[str, Any]], usage: dict[str, Any]
     ) -> bool:
         """Make a compaction ready, with its record in the trail. False if the claim is lost."""
-        salt, documents = contents.new_salt(), (orjson.dumps(list(calls)).decode(), orjson.dumps(usage).decode())
+        salt, seal = contents.new_salt(), at_rest.sealer()
+        documents = orjson.dumps(list(calls)).decode(), orjson.dumps(usage).decode()
         async with self._database.session() as session:
             mine = {**_of(claim), "worker_id": self._worker_id}
             thread = {"project_id": claim.project_id, "bucket": mine["bucket"], "thread_id": claim.thread_id}
             if await _run(session, _found["lock_thread"], **thread) is None:
                 return False
             row = await _run(
-                session, _found["finish"], **mine, text=said, tokens=tokens, calls=documents[0], usage=documents[1],
-                salt=salt,
+                session, _found["finish"], **mine, text=seal.text(said), tokens=tokens,
+                calls=seal.document(documents[0]), usage=documents[1], salt=seal.salt(salt),
             )  # fmt: skip
             if row is None:
                 return False
@@ -289,7 +295,8 @@ class MemoryStore:
 
     async def fail(self, claim: Claim, error: dict[str, Any], usage: dict[str, Any]) -> None:
         mine = {**_of(claim), "worker_id": self._worker_id}
-        documents = {"error": orjson.dumps(error).decode(), "usage": orjson.dumps(usage).decode()}
+        said = at_rest.sealer().document(orjson.dumps(error).decode())
+        documents = {"error": said, "usage": orjson.dumps(usage).decode()}
         await self._database.fetchrow(*_found["fail"](**mine, **documents))
 
     async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:

@@ -12,7 +12,6 @@ from sqlalchemy import (
     Double,
     ForeignKeyConstraint,
     Index,
-    LargeBinary,
     SmallInteger,
     Text,
     UniqueConstraint,
@@ -24,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
+from app.sealing.columns import SealedDocument, SealedSalt, SealedText
 
 
 class Compaction(Base):
@@ -45,18 +45,18 @@ class Compaction(Base):
     attempts: Mapped[int] = mapped_column(server_default=sql("1"))
     model: Mapped[str] = mapped_column(Text)
     """That makes it."""
-    text: Mapped[str | None] = mapped_column(Text)
+    text: Mapped[str | None] = mapped_column(SealedText)
     kept_items: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=sql("'{}'"))
     """The ids of the items it covers that stay as they are: system messages and pinned ones."""
     covered_turns: Mapped[int]
     covered_tokens: Mapped[int] = mapped_column(BigInteger)
     tokens: Mapped[int | None]
     """What it counts itself."""
-    calls: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON)
+    calls: Mapped[list[dict[str, Any]] | None] = mapped_column(SealedDocument)
     """What the model was sent for it."""
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
-    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    error: Mapped[dict[str, Any] | None] = mapped_column(SealedDocument)
+    salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """Of the digest in its audit record."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     completed_at: Mapped[datetime | None]

@@ -15,11 +15,15 @@ from structlog.contextvars import bind_contextvars
 
 from app.db import ids, wall
 from app.db.engine import Database
-from app.errors import Forbidden, Unauthorized
+from app.db.sealed import CannotOpen
+from app.errors import APIError, Forbidden, Unauthorized
 from app.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
 from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
+from app.sealing import at_rest
+from app.sealing.at_rest import PLAIN, Sealer
+from app.sealing.content_keys import ContentKeys
 from app.services import services
 from app.trail.append import append_record
 from app.trail.records import Actor
@@ -51,6 +55,8 @@ class Grant:
     """The key's own; those of the project's keys, if it has none."""
     session_cache: str | None = None
     """The project's own setting: see `Project.session_cache`."""
+    sealer: Sealer = PLAIN
+    """How the project's contents are written."""
     user: str | None = None
     """The end user whose token it is; None for a key."""
     thread_id: UUID | None = None
@@ -85,11 +91,23 @@ class Caller:
             )
 
 
+class ContentsSealed(APIError):
+    status = 503
+    code = "contents_sealed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The contents of this project are sealed by a master key that this service does not have. Who runs it "
+            "finds out with 'everthread master-key check'."
+        )
+
+
 class KeyRing:
     """Keys that were good a moment ago, so that a turn needs no statement for its key."""
 
-    def __init__(self, database: Database, tokens: UserTokens) -> None:
+    def __init__(self, database: Database, tokens: UserTokens, content_keys: ContentKeys) -> None:
         self._database = database
+        self._content_keys = content_keys
         self._tokens = tokens
         self._known: Fresh[bytes | UUID, Grant] = Fresh("keys", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS)
 
@@ -126,12 +144,19 @@ class KeyRing:
             settings,
             _read(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits,
             row["session_cache"],
+            await self._sealer(row),
         )
         if row["first_use"] is not None:
             async with self._database.session() as session:
                 actor = Actor(grant.key_id, address)
                 await append_record(session, actor, grant.project_id, "key.used", detail=row["first_use"])
         return grant
+
+    async def _sealer(self, row: Any) -> Sealer:
+        try:
+            return await self._content_keys.sealer_of(row["project_id"], encrypted=row["encrypted"], seals=row["seals"])
+        except CannotOpen as error:
+            raise ContentsSealed from error
 
     def forget(self, project_id: UUID) -> None:
         """Look a project's keys and settings up anew: they have changed. Other workers do so within `CACHE_SECONDS`."""
@@ -175,6 +200,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     request.state.most_bytes = least(grant.settings.limits.body_bytes, grant.key_limits.body_bytes)
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
+    at_rest.begin_with(grant.sealer)
     if not (scope == "admin" and grant.operates):  # Who manages the service goes through all projects.
         wall.begin_for(grant.project_id)
     return caller

@@ -1,5 +1,6 @@
 """`everthread projects` and `everthread keys`: for who has a shell on the service's host."""
 
+import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -12,10 +13,17 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.sealed import CannotOpen
 from app.projects import keys
+from app.projects.encryption import KEY_DESTROYED, SOON, destroy_key, encrypt_from_now
 from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
 from app.projects.tables import ApiKey, Project
-from app.terminal import DataDir, echo, stop, with_database
+from app.sealing import encrypting
+from app.sealing.content_keys import ContentKeys
+from app.sealing.master import BadMasterKey, Masters, keep, masters
+from app.sealing.vault import Vault
+from app.settings import Settings
+from app.terminal import DataDir, echo, read_settings, stop, with_database
 from app.trail.records import SERVICE
 
 keys_cli = typer.Typer(no_args_is_help=True, help="API keys: made, rotated, revoked.")
@@ -49,7 +57,7 @@ def create_key(
     ends = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
 
     async def create(database: Database) -> None:
-        project_id = await keys.ensure_project(database, project)
+        project_id = await keys.ensure_project(database, project, _vault(database, data_dir))
         async with database.session() as session:
             await keys.add_key(session, SERVICE, project_id, key, name=name, scopes=scopes, expires_at=ends)
 
@@ -120,12 +128,18 @@ def revoke_key(key: Key, data_dir: DataDir = None) -> None:
 
 
 @projects_cli.command("create")
-def create_project(name: Name, data_dir: DataDir = None) -> None:
+def create_project(
+    name: Name,
+    encrypted: Annotated[
+        bool, typer.Option("--encrypted", help="Its contents lie sealed, by a key of its own.")
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Make a project."""
 
     async def create(database: Database) -> Project | None:
         async with database.session() as session:
-            return await keys.add_project(session, SERVICE, name)
+            return await keys.add_project(session, SERVICE, name, _vault(database, data_dir, encrypted=encrypted))
 
     project = with_database(create, data_dir)
     if project is None:
@@ -143,9 +157,9 @@ def list_projects(data_dir: DataDir = None) -> None:
         async with database.session() as session:
             return list(await session.execute(wanted.group_by(Project.project_id).order_by(Project.created_at)))
 
-    rows = [("ID", "NAME", "KEYS", "CREATED", "ARCHIVED")]
+    rows = [("ID", "NAME", "KEYS", "CREATED", "ENCRYPTED", "ARCHIVED")]
     for project, live in with_database(listed, data_dir):
-        moments = map(_moment, (project.created_at, project.archived_at))
+        moments = map(_moment, (project.created_at, project.encrypted_at, project.archived_at))
         rows.append((ids.project_id(project.project_id), project.name, str(live), *moments))
     _table(rows)
 
@@ -183,12 +197,115 @@ def restore_project(name: Name, data_dir: DataDir = None) -> None:
     echo(f"{name} is restored.")
 
 
+@projects_cli.command("encrypt")
+def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
+    """Encrypt a project's contents at rest: what is written from now on, and what is there already.
+
+    It cannot be taken back. Can be broken off, and said again.
+    """
+    at_hand, _ = _masters(data_dir)
+
+    async def encrypt(database: Database) -> tuple[int, int]:
+        vault = Vault(database, at_hand)
+        async with database.session() as session:
+            project = await _project(session, name, locked=True)
+            if project.key_destroyed_at is not None:
+                stop(KEY_DESTROYED)
+            if project.encrypted_at is None:
+                await encrypt_from_now(session, vault, SERVICE, project, wait=SOON)
+        content_keys, id_ = ContentKeys(database, vault), project.project_id
+        database.load_key = content_keys.load
+        sealer = await content_keys.sealer(id_)
+        if sealer.key is None:
+            await asyncio.sleep(SOON.total_seconds() + 1)
+            sealer = await content_keys.sealer(id_)
+        return await encrypting.encrypt(database, id_, sealer), await encrypting.running(database, id_)
+
+    try:
+        sealed, running = with_database(encrypt, data_dir)
+    except CannotOpen as error:
+        stop(f"Cannot encrypt {name}: {error}.")
+    echo(f"{name} is encrypted. {sealed} rows that lay open are sealed.")
+    if running:
+        stop(f"{running} turns run that were opened before: say this again when they have ended.")
+
+
+@projects_cli.command("destroy-key")
+def destroy_project_key(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Destroy the key of an archived, encrypted project: nobody reads what it holds any more, in no backup either.
+
+    The master key is changed for that. Every other place that has it must take the new one, and the old one must go.
+    """
+    at_hand, settings = _masters(data_dir)
+    if not yes:
+        typer.confirm(f"Nobody will be able to read what {name} holds, ever. Go on?", abort=True)
+
+    async def look(database: Database) -> UUID:
+        async with database.session() as session:
+            project = await _project(session, name)
+            if project.encrypted_at is None or project.archived_at is None:
+                stop(f"{name} must be encrypted and archived first: 'everthread projects revoke {name}' archives it.")
+            if project.key_destroyed_at is not None:
+                stop(f"The key of {name} is destroyed already.")
+        # What the root itself has sealed, no changed master key would open.
+        tried = await Vault(database, at_hand).rewrap(but_for=project.project_id)
+        if tried.unopened:
+            stop(f"{tried.unopened} keys are sealed by a master key that is not here. Nothing was destroyed.")
+        return project.project_id
+
+    project_id = with_database(look, data_dir)
+    left = at_hand.without(project_id)
+    try:
+        path = keep(settings, left)
+    except OSError as error:
+        stop(f"The changed master key cannot be written: {error.strerror}. Nothing was destroyed.")
+
+    async def destroy(database: Database) -> None:
+        async with database.session() as session:
+            project = await _project(session, name, locked=True)
+            await destroy_key(session, Vault(database, left), SERVICE, project)
+
+    with_database(destroy, data_dir)
+    echo(f"The key of {name} is destroyed.")
+    if path is not None:
+        echo(f"The master key in {path} does not open it any more. Delete every copy of what it was before.")
+    else:
+        echo(
+            "Put this in the place of the master key, delete every copy of what it was before, and restart the service:"
+        )
+        echo(left.current.written)
+    if left.former:
+        echo("And this in the place of EVERTHREAD_FORMER_MASTER_KEYS:")
+        echo(",".join(each.written for each in left.former))
+
+
+def _vault(database: Database, data_dir: Any, *, encrypted: bool = False) -> Vault | None:
+    """What a new project is encrypted by; None for one that is not."""
+    if not encrypted and not read_settings(data_dir=data_dir).encrypt_projects:
+        return None
+    return Vault(database, _masters(data_dir)[0])
+
+
+def _masters(data_dir: Any) -> tuple[Masters, Settings]:
+    settings = read_settings(data_dir=data_dir)
+    try:
+        return masters(settings), settings
+    except (BadMasterKey, OSError) as error:
+        stop(f"Cannot use the master key: {error}.")
+
+
 def _archive(name: str, data_dir: Any, *, archived: bool) -> None:
     async def change(database: Database) -> str | None:
         async with database.session() as session:
             project = await _project(session, name)
             if archived and project.operates:
                 return f"{name} manages the service, and cannot be archived."
+            if not archived and project.key_destroyed_at is not None:
+                return KEY_DESTROYED
             if not await keys.set_archived(session, SERVICE, project, archived=archived):
                 return f"{name} is {'archived' if archived else 'not archived'} already."
             return None
@@ -197,8 +314,9 @@ def _archive(name: str, data_dir: Any, *, archived: bool) -> None:
         stop(refused)
 
 
-async def _project(session: AsyncSession, name: str) -> Project:
-    project = (await session.scalars(select(Project).where(Project.name == name))).one_or_none()
+async def _project(session: AsyncSession, name: str, *, locked: bool = False) -> Project:
+    wanted = select(Project).where(Project.name == name)
+    project = (await session.scalars(wanted.with_for_update() if locked else wanted)).one_or_none()
     if project is None:
         stop(f"There is no project {name!r}. 'everthread projects list' shows those that there are.")
     return project

@@ -14,7 +14,9 @@ from sqlalchemy.sql import func
 
 from app.db.engine import Database
 from app.db.ids import new_uuid
+from app.projects.encryption import encrypt_from_now
 from app.projects.tables import ApiKey, Project
+from app.sealing.vault import Vault
 from app.trail.append import append_record
 from app.trail.records import SERVICE, Action, Actor
 from app.trail.users import new_trail_key
@@ -30,7 +32,8 @@ USUAL: tuple[Scope, ...] = ("read", "write", "audit")
 # The project that a key opens. That it is used is written down once an hour, however many workers see it.
 USE_KEY = """
 WITH key AS (
-    SELECT k.project_id, k.id, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates
+    SELECT k.project_id, k.id, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates,
+        p.encrypted_at IS NOT NULL AS encrypted, coalesce(p.encrypted_at <= now(), false) AS seals
     FROM api_keys k JOIN projects p ON p.project_id = k.project_id
     WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
         AND p.archived_at IS NULL
@@ -65,16 +68,19 @@ def key_id(id_: UUID) -> str:
     return f"key_{id_.hex}"
 
 
-async def ensure_first_key(database: Database, bootstrap_key: str | None) -> str | None:
+async def ensure_first_key(
+    database: Database, bootstrap_key: str | None, encrypted_by: Vault | None = None
+) -> str | None:
     """Give a database its first key, which may do everything.
 
     Args:
+        encrypted_by: see `add_project`.
         bootstrap_key: the key to have, or None to make one where there is none yet.
 
     Returns:
         The key if it was made here: it cannot be shown again.
     """
-    project_id = await ensure_project(database, DEFAULT_PROJECT)
+    project_id = await ensure_project(database, DEFAULT_PROJECT, encrypted_by)
     async with database.session() as session:
         # The release before makes it without: somebody has to manage the service.
         nobody = ~select(Project.project_id).where(Project.operates).exists()
@@ -88,17 +94,23 @@ async def ensure_first_key(database: Database, bootstrap_key: str | None) -> str
     return None if bootstrap_key is not None else key
 
 
-async def ensure_project(database: Database, name: str) -> UUID:
-    """The project of a name, which is made if it is not there."""
+async def ensure_project(database: Database, name: str, encrypted_by: Vault | None = None) -> UUID:
+    """The project of a name, which is made if it is not there: see `add_project`."""
     async with database.session() as session:
-        await add_project(session, SERVICE, name)
+        await add_project(session, SERVICE, name, encrypted_by)
         found = await session.scalar(select(Project.project_id).where(Project.name == name))
         assert found is not None
         return found
 
 
-async def add_project(session: AsyncSession, actor: Actor, name: str) -> Project | None:
-    """A new project; None if there is one of this name."""
+async def add_project(
+    session: AsyncSession, actor: Actor, name: str, encrypted_by: Vault | None = None
+) -> Project | None:
+    """A new project; None if there is one of this name.
+
+    Args:
+        encrypted_by: where its key is, if its contents are to be encrypted.
+    """
     values = {
         "project_id": new_uuid(),
         "name": name,
@@ -109,6 +121,8 @@ async def add_project(session: AsyncSession, actor: Actor, name: str) -> Project
     project = (await session.execute(made)).scalar_one_or_none()
     if project is not None:
         await append_record(session, actor, project.project_id, "project.created", detail=name)
+        if encrypted_by is not None:
+            await encrypt_from_now(session, encrypted_by, actor, project)
     return project
 
 

@@ -25,6 +25,8 @@ class ProjectCreate(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "shop"}]})
 
     name: Name
+    encrypted: bool = False
+    """Whether its contents are encrypted at rest, with a key of its own. It cannot be taken back."""
 
 
 class SettingsPatch(BaseModel):
@@ -113,6 +115,10 @@ class AdminProjectObject(TypedDict):
     operates: bool
     """Its admins manage the whole service."""
     archived_at: int | None
+    encrypted_at: int | None
+    """Since when its contents are written encrypted; null: they lie in the database as they are."""
+    key_destroyed_at: int | None
+    """Since when nobody can read what was encrypted."""
     created_at: int
     aliases: dict[str, str]
     models: list[str] | None
@@ -151,6 +157,8 @@ def project_object(project: Project) -> AdminProjectObject:
         "name": project.name,
         "operates": project.operates,
         "archived_at": None if project.archived_at is None else int(project.archived_at.timestamp()),
+        "encrypted_at": None if project.encrypted_at is None else int(project.encrypted_at.timestamp()),
+        "key_destroyed_at": None if project.key_destroyed_at is None else int(project.key_destroyed_at.timestamp()),
         "created_at": int(project.created_at.timestamp()),
         "aliases": settings.aliases,
         "models": settings.models,

@@ -16,6 +16,7 @@ from app.describing import Deleted
 from app.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.projects import keys
 from app.projects.auth import Caller, KeyRing
+from app.projects.encryption import KEY_DESTROYED
 from app.projects.schemas import (
     AdminProjectObject,
     KeyCreate,
@@ -28,6 +29,7 @@ from app.projects.schemas import (
 )
 from app.projects.settings import ProjectSettings
 from app.projects.tables import ApiKey, Project
+from app.sealing.vault import Vault
 from app.trail.append import append_record
 
 OPERATORS_ALONE = ("archived", "models", "limits", "key_limits", "user_limits")
@@ -37,14 +39,18 @@ MOST_KEYS = 1000
 
 
 class Projects:
-    def __init__(self, database: Database, ring: KeyRing) -> None:
+    def __init__(self, database: Database, ring: KeyRing, vault: Vault, *, encrypts: bool) -> None:
+        """Args: encrypts: whether every project that is made is encrypted."""
+        self._vault = vault
+        self._encrypts = encrypts
         self._database = database
         self._ring = ring
 
     async def create(self, caller: Caller, sent: ProjectCreate) -> AdminProjectObject:
         _check_operates(caller)
         async with self._database.session() as session:
-            project = await keys.add_project(session, caller.actor, sent.name)
+            vault = self._vault if sent.encrypted or self._encrypts else None
+            project = await keys.add_project(session, caller.actor, sent.name, vault)
             if project is None:
                 raise Conflict(f"There is a project {sent.name!r} already.", param="name", code="name_taken")
             return project_object(project)
@@ -81,6 +87,8 @@ class Projects:
                 raise Conflict(
                     "The project that manages the service cannot be archived.", param="archived", code="operates"
                 )
+            if archived is False and project.key_destroyed_at is not None:
+                raise Conflict(KEY_DESTROYED, param="archived", code="key_destroyed")
             said = sorted(sent.model_fields_set - {"archived"})
             if said:
                 kept = {name: value for name, value in project.settings.items() if name not in said}

@@ -32,11 +32,18 @@ class Project(Base):
     """Since then, none of its keys is taken."""
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     """See `settings.py`."""
+    encrypted_at: Mapped[datetime | None]
+    """From then on its contents are written sealed. None: they lie there as they are."""
+    key_destroyed_at: Mapped[datetime | None]
+    """Since then nobody can open them."""
 
     __table_args__ = (
         UniqueConstraint("name"),
         CheckConstraint("retention_days BETWEEN 1 AND 36500", name="retention_days"),
         CheckConstraint("session_cache IN ('off', 'on', 'auto')", name="session_cache"),
+        CheckConstraint(
+            "key_destroyed_at IS NULL OR (encrypted_at IS NOT NULL AND archived_at IS NOT NULL)", name="key_destroyed"
+        ),
     )
 
 

@@ -8,12 +8,14 @@ from uuid import UUID
 import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.db import wall
 from app.db.engine import Database
-from app.sealing.master import Masters
+from app.db.sealed import CannotOpen
+from app.sealing.master import Master, Masters
 from app.sealing.tables import DataKey
 
 log = structlog.get_logger()
@@ -23,11 +25,13 @@ NUMBER_BYTES = 2
 NONCE_BYTES = 12
 HEAD_BYTES = len(FORM) + NUMBER_BYTES + NONCE_BYTES
 
+WRAPPED = b"\x02"
+"""What a project's key begins with that the project's leaf of the master key has sealed; the release before sealed by
+the root, and wrote nothing before it."""
+WRAPPED_BYTES = len(WRAPPED) + NONCE_BYTES + 32 + 16
+
 KEY = "SELECT master_id, wrapped FROM data_keys WHERE project_id = $1 AND number = $2"
-
-
-class CannotOpen(Exception):
-    """Something sealed is not opened with what is at hand here."""
+KEYS = "SELECT number, master_id, wrapped FROM data_keys WHERE project_id = $1 ORDER BY number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Vault:
     def __init__(self, database: Database, masters: Masters) -> None:
         self._database = database
         self._masters = masters
-        self._ciphers: dict[tuple[UUID, int], AESGCM] = {}
+        self._keys: dict[tuple[UUID, int], bytes] = {}
 
     async def seal(self, session: AsyncSession, project_id: UUID, purpose: str, content: bytes) -> bytes:
         """Seal a content for a project. It opens for the same project and purpose alone.
@@ -52,15 +56,35 @@ class Vault:
         Raises:
             CannotOpen: the project's key was sealed by a master key that is not here.
         """
+        number, key = await self.key(session, project_id)
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        head = FORM + number.to_bytes(NUMBER_BYTES, "big") + nonce
+        return head + AESGCM(key).encrypt(nonce, content, _bound(project_id, purpose))
+
+    async def key(self, session: AsyncSession, project_id: UUID) -> tuple[int, bytes]:
+        """A project's own key, made where there is none, and its number.
+
+        Raises:
+            CannotOpen: it was sealed by a master key that is not here.
+        """
         newest = select(DataKey).where(DataKey.project_id == project_id).order_by(DataKey.number.desc()).limit(1)
         row = (await session.scalars(newest)).one_or_none()
         if row is None:
             await session.execute(insert(DataKey).values(self._new(project_id, 1)).on_conflict_do_nothing())
             row = (await session.scalars(newest)).one()
-        cipher = self._opened(project_id, row.number, row.master_id, row.wrapped)
-        nonce = secrets.token_bytes(NONCE_BYTES)
-        head = FORM + row.number.to_bytes(NUMBER_BYTES, "big") + nonce
-        return head + cipher.encrypt(nonce, content, _bound(project_id, purpose))
+        return row.number, self._opened(project_id, row.number, row.master_id, row.wrapped)
+
+    async def keys(self, project_id: UUID) -> list[tuple[int, bytes]]:
+        """A project's keys with their numbers, the newest last.
+
+        Raises:
+            CannotOpen: one was sealed by a master key that is not here.
+        """
+        with wall.across_projects():  # Whoever meets something sealed has them looked up.
+            rows = await self._database.fetch(KEYS, project_id)
+        return [
+            (row["number"], self._opened(project_id, row["number"], row["master_id"], row["wrapped"])) for row in rows
+        ]
 
     async def open(self, project_id: UUID, purpose: str, sealed: bytes) -> bytes:
         """What was sealed for this project and purpose.
@@ -71,15 +95,15 @@ class Vault:
         if len(sealed) < HEAD_BYTES or not sealed.startswith(FORM):
             raise CannotOpen("it is nothing that was sealed here")
         number = int.from_bytes(sealed[len(FORM) : len(FORM) + NUMBER_BYTES], "big")
-        cipher = self._ciphers.get((project_id, number))
-        if cipher is None:
+        key = self._keys.get((project_id, number))
+        if key is None:
             row = await self._database.fetchrow(KEY, project_id, number)
             if row is None:
                 raise CannotOpen("the key that it was sealed with is gone")
-            cipher = self._opened(project_id, number, row["master_id"], row["wrapped"])
+            key = self._opened(project_id, number, row["master_id"], row["wrapped"])
         nonce = sealed[len(FORM) + NUMBER_BYTES : HEAD_BYTES]
         try:
-            return cipher.decrypt(nonce, sealed[HEAD_BYTES:], _bound(project_id, purpose))
+            return AESGCM(key).decrypt(nonce, sealed[HEAD_BYTES:], _bound(project_id, purpose))
         except InvalidTag as error:
             raise CannotOpen("it was changed, or sealed for something else") from error
 
@@ -94,15 +118,20 @@ class Vault:
                     unopened += 1
                     continue
                 opened += 1
-                by_former += row.master_id != self._masters.current.id
+                by_former += not self._is_current(row)
         return Tried(opened, by_former, unopened)
 
-    async def rewrap(self) -> Tried:
-        """Seal every project's key by the current master key. Services that have both go on meanwhile."""
+    async def rewrap(self, *, but_for: UUID | None = None) -> Tried:
+        """Seal every project's key by the current master key. Services that have both go on meanwhile.
+
+        Args:
+            but_for: a project whose key is not looked at.
+        """
         opened = by_former = unopened = 0
         async with self._database.session() as session:
-            for row in (await session.scalars(select(DataKey).with_for_update())).all():
-                if row.master_id == self._masters.current.id:
+            others = select(DataKey) if but_for is None else select(DataKey).where(DataKey.project_id != but_for)
+            for row in (await session.scalars(others.with_for_update())).all():
+                if self._is_current(row):
                     opened += 1
                     continue
                 try:
@@ -116,29 +145,53 @@ class Vault:
                 by_former += 1
         return Tried(opened, by_former, unopened)
 
+    async def destroy(self, session: AsyncSession, project_id: UUID) -> int:
+        """Delete a project's keys. Who has them in a backup opens them all the same, with a master key that still does:
+        see `Master.without`. How many there were."""
+        gone = await session.execute(delete(DataKey).where(DataKey.project_id == project_id).returning(DataKey.number))
+        numbers = gone.scalars().all()
+        for number in numbers:
+            self._keys.pop((project_id, number), None)
+        return len(numbers)
+
+    def _is_current(self, row: DataKey) -> bool:
+        return row.master_id == self._masters.current.id and _by_leaf(row.wrapped)
+
     def _new(self, project_id: UUID, number: int) -> dict[str, Any]:
         return self._wrapped(project_id, number, AESGCM.generate_key(256))
 
     def _wrapped(self, project_id: UUID, number: int, key: bytes) -> dict[str, Any]:
         master, nonce = self._masters.current, secrets.token_bytes(NONCE_BYTES)
-        wrapped = nonce + master.cipher.encrypt(nonce, key, _key_bound(project_id, number))
+        cipher = _found(master.cipher_of(project_id))
+        wrapped = WRAPPED + nonce + cipher.encrypt(nonce, key, _key_bound(project_id, number))
         return {"project_id": project_id, "number": number, "master_id": master.id, "wrapped": wrapped}
 
-    def _opened(self, project_id: UUID, number: int, master_id: bytes, wrapped: bytes) -> AESGCM:
-        cipher = self._ciphers.get((project_id, number))
-        if cipher is None:
-            cipher = AESGCM(self._unwrapped(project_id, number, master_id, wrapped))
-            self._ciphers[project_id, number] = cipher
-        return cipher
+    def _opened(self, project_id: UUID, number: int, master_id: bytes, wrapped: bytes) -> bytes:
+        key = self._keys.get((project_id, number))
+        if key is None:
+            key = self._keys[project_id, number] = self._unwrapped(project_id, number, master_id, wrapped)
+        return key
 
     def _unwrapped(self, project_id: UUID, number: int, master_id: bytes, wrapped: bytes) -> bytes:
-        master = self._masters.by_id(master_id)
+        master: Master | None = self._masters.by_id(master_id)
         if master is None:
             raise CannotOpen("the master key that sealed the project's key is not here")
+        cipher = _found(master.cipher_of(project_id) if _by_leaf(wrapped) else master.cipher)
+        sealed = wrapped.removeprefix(WRAPPED) if _by_leaf(wrapped) else wrapped
         try:
-            return master.cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _key_bound(project_id, number))
+            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _key_bound(project_id, number))
         except InvalidTag as error:
             raise CannotOpen("the project's key was changed, or is another project's") from error
+
+
+def _by_leaf(wrapped: bytes) -> bool:
+    return len(wrapped) == WRAPPED_BYTES and wrapped.startswith(WRAPPED)
+
+
+def _found(cipher: AESGCM | None) -> AESGCM:
+    if cipher is None:
+        raise CannotOpen("the project's key was destroyed: this master key does not open it")
+    return cipher
 
 
 def _bound(project_id: UUID, purpose: str) -> bytes:

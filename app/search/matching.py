@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from itertools import islice, pairwise
 from math import log2
 
-from app.items.lexemes import BETWEEN, UNSPACED, Term, folded
-
-LONGEST_TEXT = 200_000
-"""Characters of a text that are searched."""
+from app.items.lexemes import BETWEEN, LONGEST_TEXT, UNSPACED, Term, folded
 
 MOST_PLACES = 255
 """Places of a term that count."""

@@ -19,6 +19,7 @@ from app.errors import BadRequest
 from app.items import lexemes
 from app.items.shapes import text_of
 from app.projects.auth import Caller
+from app.sealing import at_rest
 from app.search import store
 from app.search.fragments import FragmentObject, fragments
 from app.search.matching import Matcher
@@ -75,6 +76,9 @@ class Search:
             BadRequest: nothing of what is asked can be searched for, or the cursor is none of ours.
         """
         terms = lexemes.terms(asked)
+        if at_rest.sealer().key is not None:
+            # Of a sealed word, nobody can ask for the beginning.
+            terms = [replace(term, exact=True) for term in terms]
         if all(term.excluded for term in terms):
             raise BadRequest("'q' needs a word that is to be found.", param="q")
         cursor = None if after is None else _cursor(after)

@@ -1,7 +1,7 @@
 """Searching in Postgres: an index finds what may match, newest first, and gives the texts to look at."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypedDict
@@ -9,8 +9,10 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.db.ids import bucket_of
-from app.items.lexemes import Term, tsquery
-from app.search.matching import LONGEST_TEXT
+from app.db.sealed import opened_text
+from app.items.lexemes import LONGEST_TEXT, Term, tsquery
+from app.items.shapes import string, text_of
+from app.sealing import at_rest
 
 CANDIDATES = 2000
 """Of what may match, so many of the newest are looked at: a word that stands everywhere costs no more than that."""
@@ -50,7 +52,8 @@ ORDER BY id DESC LIMIT {CANDIDATES}
 """  # noqa: S608
 
 TEXTS = f"""
-SELECT i.turn_id AS id, i.data->>'role' AS role, left(message_text_v1(i.data), {LONGEST_TEXT}) AS text
+SELECT i.turn_id AS id, i.data->>'role' AS role, left(message_text_v1(i.data), {LONGEST_TEXT}) AS text,
+    CASE WHEN json_typeof(i.data) = 'array' THEN i.data END AS sealed
 FROM unnest($2::smallint[], $3::uuid[], $4::integer[]) AS k (bucket, id, position)
 JOIN items i ON i.project_id = $1 AND i.bucket = k.bucket AND i.turn_id = k.id AND i.position = k.position
 """  # noqa: S608
@@ -123,7 +126,14 @@ async def texts(
         bytes_left -= sum(row.size for row in some)
         columns = [[getattr(row, name) for row in some] for name in ("bucket", "id", "position")]
         # What has been deleted since the look-up is not there.
-        yield [Text(row["id"], row["role"], row["text"]) for row in await database.fetch(TEXTS, project_id, *columns)]
+        yield [_text(row) for row in await database.fetch(TEXTS, project_id, *columns)]
+
+
+def _text(row: Any) -> Text:
+    item = row["sealed"]  # Opened by now.
+    if item is None:
+        return Text(row["id"], row["role"], row["text"])
+    return Text(row["id"], string(item.get("role")), text_of(item)[:LONGEST_TEXT])
 
 
 async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Any]:
@@ -139,7 +149,7 @@ async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], 
         await connection.exec_driver_sql("SET LOCAL work_mem = '256MB'")
         for digits in (*TIME_DIGITS, 0):
             times, begin = _last_times(now_, digits)
-            asked = tsquery(wanted, project_id, roles, times)
+            asked = tsquery(wanted, project_id, roles, times, _hashed())
             arguments = (project_id, asked, *_filters(filters), older_than, CANDIDATES - len(found))
             found += await connection.exec_driver_sql(MESSAGES, arguments)
             older_than = begin
@@ -160,9 +170,15 @@ def _last_times(milliseconds: int, digits: int) -> tuple[list[str], UUID]:
 
 async def titles(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Text]:
     """The titles that may match."""
-    asked = tsquery(wanted, project_id, ["title"])
+    asked = tsquery(wanted, project_id, ["title"], hashed=_hashed())
     found = await database.fetch(TITLES, project_id, asked, *_filters(filters))
-    return [Text(row["id"], "title", row["title"]) for row in found]
+    return [Text(row["id"], "title", opened_text(row["title"]) or "") for row in found]
+
+
+def _hashed() -> Callable[[str], str] | None:
+    """What a sealed text has of a word; None where the project's lie open."""
+    sealer = at_rest.sealer()
+    return None if sealer.key is None else sealer.hashed_word
 
 
 def _filters(filters: Filters) -> tuple[Any, ...]:
@@ -190,7 +206,9 @@ async def said(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -
 async def _rows(database: Database, statement: str, project_id: UUID, found: Sequence[UUID]) -> dict[UUID, FoundRow]:
     if not found:
         return {}
-    return {row["id"]: row for row in await database.fetch(statement, project_id, *_places(found))}
+    rows = await database.fetch(statement, project_id, *_places(found))
+    opened: dict[UUID, Any] = {row["id"]: {**row, "title": opened_text(row["title"])} for row in rows}
+    return opened
 
 
 def _places(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:

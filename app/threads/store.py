@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, select, text, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, and_, delete, or_, select, text, tuple_, type_coerce, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
@@ -18,6 +18,7 @@ from app.db.pagination import Page, Settled
 from app.errors import Conflict, NotFound
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
+from app.sealing import at_rest
 from app.threads.address import ByName, Place, bucket_at
 from app.threads.names import Names
 from app.threads.schemas import Head, LastMessage
@@ -299,7 +300,7 @@ def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:
         begins = ThreadName.name.startswith(filters.name, autoescape=True)
         where.append(Thread.id.in_(select(ThreadName.thread_id).where(ThreadName.project_id == project_id, begins)))
     if filters.metadata:
-        where.append(Thread.metadata_.contains(filters.metadata))
+        where.append(_has(filters.metadata))
     if filters.archived is not None:
         where.append(Thread.archived_at.is_not(None) if filters.archived else Thread.archived_at.is_(None))
     if filters.created_after is not None:
@@ -311,6 +312,16 @@ def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:
     if filters.updated_before is not None:
         where.append(Thread.updated_at < filters.updated_before)
     return where
+
+
+def _has(metadata: dict[str, str]) -> ColumnElement[bool]:
+    """Threads with these pairs; a project has open ones and sealed ones while it is being encrypted."""
+    column, sealer = type_coerce(Thread.metadata_, JSONB), at_rest.sealer()
+    return (
+        column.contains(metadata)
+        if sealer.key is None
+        else or_(column.contains(metadata), column.contains(sealer.pairs(metadata)))
+    )
 
 
 def _meaning(error: IntegrityError) -> Exception:

@@ -15,10 +15,10 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
+from app.sealing.columns import SealedMetadata, SealedSalt, SealedTitle
 
 
 class Thread(Base):
@@ -29,9 +29,9 @@ class Thread(Base):
     """Which of 1024 parts of its project it lies in, with all that belongs to it: see `db/buckets.py`."""
     id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str | None] = mapped_column(Text)
-    title: Mapped[str | None] = mapped_column(Text)
+    title: Mapped[str | None] = mapped_column(SealedTitle)
     user_id: Mapped[str | None] = mapped_column(Text)
-    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, server_default=text("'{}'"))
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", SealedMetadata, server_default=text("'{}'"))
     head_turn_id: Mapped[UUID | None]
     """The turn that the next one continues."""
     forked_turn_id: Mapped[UUID | None]
@@ -44,7 +44,7 @@ class Thread(Base):
     chain_hash: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("decode(repeat('00', 32), 'hex')"))
     trail_key: Mapped[bytes] = mapped_column(LargeBinary)
     """What its user and their addresses are named with in the audit trail: its user's key, else its project's."""
-    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """Of the digests in its audit records."""
     ttl_seconds: Mapped[int | None]
     """It is purged when nobody has touched it for so long."""

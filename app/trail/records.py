@@ -23,6 +23,7 @@ Action = Literal[
     "items.added", "item.deleted", "compaction.made", "compaction.deleted",
     "key.created", "key.used", "key.rotated", "key.revoked",
     "project.created", "project.changed", "project.archived", "project.restored",
+    "project.encrypted", "project.key_destroyed",
     "account.created", "account.changed", "account.deleted",
     "feedback.given", "thread.shared", "thread.unshared",
     "webhook.created", "webhook.changed", "webhook.deleted",

@@ -13,6 +13,8 @@ from app import metrics
 from app.cache.client import Cache, reason
 from app.cache.connect import Client
 from app.cache.seal import Seal
+from app.db.sealed import CannotOpen
+from app.sealing.at_rest import Sealer, opened_bytes
 
 log = structlog.get_logger()
 
@@ -31,10 +33,16 @@ class EventLog:
         self._seal = seal
         self._keep_seconds = keep_seconds
 
-    async def append(self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], *, last: bool) -> bool:
-        """Write a batch in one round trip. False if Redis is away: the turn goes on without its log."""
+    async def append(
+        self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], sealer: Sealer, *, last: bool
+    ) -> bool:
+        """Write a batch in one round trip. False if Redis is away: the turn goes on without its log.
+
+        Args:
+            sealer: the project's.
+        """
         key = _key(project_id, turn_id)
-        number, data, end = b"%d" % first, b"".join(frames), b"1" if last else b"0"
+        number, data, end = b"%d" % first, sealer.bytes(b"".join(frames)), b"1" if last else b"0"
         mac = self._seal.mac(key, number, data, end)
         entry = ("XADD", key, "*", "n", number, "d", data, "end", end, "mac", mac)
         try:
@@ -104,7 +112,11 @@ class EventLog:
                     raise LogBroken(f"events {expected} to {first} are missing")
                 if first < expected:
                     continue  # An entry of ours that somebody has written again.
-                frames = [frame + b"\n\n" for frame in data.split(b"\n\n") if frame]
+                try:
+                    said = opened_bytes(data) or b""
+                except CannotOpen as error:
+                    raise LogBroken("its events are sealed, and their key is not at hand") from error
+                frames = [frame + b"\n\n" for frame in said.split(b"\n\n") if frame]
                 expected += len(frames)
                 ended = end == b"1"
                 if (wanted := frames[max(0, start - first) :]) or ended:

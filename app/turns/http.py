@@ -21,6 +21,7 @@ from app.projects.user_tokens import user_hash
 from app.provider.client import SESSION_CACHE
 from app.provider.refusals import failed_before
 from app.provider.structured import asked_format
+from app.sealing import at_rest
 from app.services import services
 from app.turns.client import Client, ClientLeft
 from app.turns.events import EventStream
@@ -107,7 +108,7 @@ def origin(request: Request, caller: Caller) -> Origin:
     return Origin(
         caller.key_id,
         caller.address,
-        request.state.body_hash,
+        at_rest.sealer().digest(request.state.body_hash),
         key,
         retried,
         caller.grant.session_cache,

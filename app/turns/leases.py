@@ -14,8 +14,10 @@ import structlog
 
 from app.background import Background
 from app.db import ids
+from app.db.sealed import CannotOpen, opened_salt
 from app.errors import DatabaseUnavailable, NotFound
 from app.provider.events import own_frame
+from app.sealing.content_keys import ContentKeys
 from app.trail.records import SERVICE
 from app.turns.closing import INTERRUPTED, Closing, broken_off, last_event
 from app.turns.event_log import EventLog, LogBroken
@@ -40,6 +42,7 @@ class Leases(Background):
         event_log: EventLog,
         replay: Replay,
         spool: Spool,
+        content_keys: ContentKeys,
         *,
         lease_seconds: float,
     ) -> None:
@@ -49,6 +52,7 @@ class Leases(Background):
         self._event_log = event_log
         self._replay = replay
         self._spool = spool
+        self._content_keys = content_keys
         self._lease_seconds = lease_seconds
 
     async def run(self) -> None:
@@ -73,21 +77,23 @@ class Leases(Background):
             log.warning("a worker died; its turn is closed", **named)
             try:
                 await self._close(row)
-            except (asyncpg.PostgresError, NotFound, ValueError) as error:
+            except (asyncpg.PostgresError, NotFound, ValueError, CannotOpen) as error:
                 # One that cannot be closed does not hold up the others.
                 log.error("a dead worker's turn cannot be closed", error=type(error).__name__, **named)
 
     async def _close(self, row: ExpiredRow) -> None:
         project_id, turn_id = row["project_id"], row["id"]
+        sealer = await self._content_keys.sealer(project_id)
         frames = await self._frames(project_id, turn_id)
         count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
         sent = (await self._store.items(project_id, [turn_id]))[turn_id]
-        turn = Closable(project_id, turn_id, row["thread_id"], len(sent), row["salt"] or b"", SERVICE)
+        salt = opened_salt(row["salt"]) or b""
+        turn = Closable(project_id, turn_id, row["thread_id"], len(sent), salt, SERVICE, sealer)
         if await self._store.close(turn, closing) is not None and count:
             shown = stored_response(*await self._replay.kept(project_id, turn_id))
             kind, fields = last_event(shown)
             last = own_frame(kind, fields, count)
-            await self._event_log.append(project_id, turn_id, count, [last], last=True)
+            await self._event_log.append(project_id, turn_id, count, [last], sealer, last=True)
 
     async def _frames(self, project_id: UUID, turn_id: UUID) -> list[bytes]:
         """The events that had reached the event log."""

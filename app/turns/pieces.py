@@ -6,7 +6,7 @@ and not the history again; and what is erased is gone from every call that has s
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import orjson
@@ -41,7 +41,7 @@ class Body:
 
 
 def put_together(
-    frames: Sequence[str] | None, refs: Sequence[int], own: Mapping[int, str], pieces: Mapping[int, str]
+    frames: Sequence[str] | None, refs: Sequence[int], own: Mapping[int, str | None], pieces: Mapping[int, str | None]
 ) -> str | None:
     """A body from its pieces: nothing but concatenation. None where something of it was erased.
 
@@ -72,11 +72,13 @@ class Pieces:
     """The pieces of a thread, by digest: those that are there, and those that this turn adds."""
 
     known: Mapping[bytes, int] = field(default_factory=dict)
+    digested: Callable[[bytes], bytes] = bytes
+    """What digests go through on their way to the table."""
     new: list[Piece] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
 
     def number(self, data: bytes, sources: Sequence[str]) -> int:
-        digest = hashlib.sha256(data).digest()[:DIGEST_BYTES]
+        digest = self.digested(hashlib.sha256(data).digest()[:DIGEST_BYTES])
         number = self.known.get(digest) or self._numbers.get(digest)
         if number is None:
             self.new.append(Piece(data.decode(), digest, sources))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+from app.sealing.at_rest import Sealer
 from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.pace import Pace
@@ -12,7 +13,7 @@ from app.turns.pace import Pace
 
 class Recorder:
     def __init__(
-        self, event_log: EventLog, project_id: UUID, turn_id: UUID, *, logs: bool, flush_seconds: float
+        self, event_log: EventLog, project_id: UUID, turn_id: UUID, sealer: Sealer, *, logs: bool, flush_seconds: float
     ) -> None:
         """Args: logs: whether events go to the log. flush_seconds: how long they are gathered before they do."""
         self.events = Events()
@@ -20,6 +21,7 @@ class Recorder:
         self._event_log = event_log
         self._project_id = project_id
         self._turn_id = turn_id
+        self._sealer = sealer
         self._logs = logs
         self._flush_seconds = flush_seconds
         self._began_at = time.monotonic()
@@ -75,4 +77,6 @@ class Recorder:
                 return
             first, self._logged = self._logged, self._logged + len(frames)
             # After a gap, it is not written on.
-            self._logs = await self._event_log.append(self._project_id, self._turn_id, first, frames, last=last)
+            self._logs = await self._event_log.append(
+                self._project_id, self._turn_id, first, frames, self._sealer, last=last
+            )

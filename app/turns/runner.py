@@ -141,7 +141,7 @@ class Runner:
     def _begun(self, turn: Opened, headers: dict[str, str], asked: "asyncio.Future[Any] | None") -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         logs, seconds = turn.request.keep and turn.request.streamed, self._settings.event_log_flush_seconds
-        recorder = Recorder(self._event_log, turn.project_id, turn.id, logs=logs, flush_seconds=seconds)
+        recorder = Recorder(self._event_log, turn.project_id, turn.id, turn.sealer, logs=logs, flush_seconds=seconds)
         return Running(turn, headers, answerable, asked, recorder, Relay(turn, recorder, answerable))
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:

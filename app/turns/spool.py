@@ -7,6 +7,7 @@ whoever finds a file reads it, closes its turn, and removes it then: whatever di
 import base64
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import asyncpg
 import orjson
 import structlog
 
+from app.db.sealed import CannotOpen, KeyNotAtHand
 from app.items.kept import Kept
+from app.sealing.at_rest import PLAIN, opened_bytes
+from app.sealing.content_keys import ContentKeys
 from app.trail.records import Actor
 from app.turns.closing import CallRecord, Closing
 from app.turns.pieces import Body, Piece
@@ -26,13 +30,16 @@ log = structlog.get_logger()
 
 VERSION = 2
 
+UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OSError, asyncpg.PostgresError, CannotOpen)
+
 SET_ASIDE = ".unreadable"
 """What is put behind the name of a file that cannot be worked off: somebody has to look at it."""
 
 
 class Spool:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, content_keys: ContentKeys) -> None:
         self._directory = directory
+        self._content_keys = content_keys
 
     def keep(self, turn: Closable, closing: Closing) -> None:
         """Write what a turn is to be closed with. It is on the disk when this returns.
@@ -44,7 +51,7 @@ class Spool:
         part = self._directory / f"{turn.id.hex}.part"
         try:
             with part.open("wb") as file:
-                file.write(written(turn, closing))
+                file.write(turn.sealer.bytes(written(turn, closing)))
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(self._directory / f"{turn.id.hex}.json")
@@ -64,11 +71,11 @@ class Spool:
             return
         for path in sorted(self._directory.glob("*.json")):
             try:
-                turn, closing = read(path.read_bytes())
+                turn, closing = await self._read(path.read_bytes())
                 closed = await store.close(turn, closing) is not None
             except FileNotFoundError:
                 continue  # Another worker has closed it.
-            except (ValueError, TypeError, KeyError, AttributeError, OSError, asyncpg.PostgresError) as error:
+            except UNREADABLE as error:
                 log.error(
                     "a file of the spool cannot be worked off and is set aside; look at it",
                     file=path.name,
@@ -78,6 +85,16 @@ class Spool:
                 continue
             path.unlink(missing_ok=True)
             log.info("a turn was closed from disk", closed=closed, **turn.in_logs)
+
+    async def _read(self, content: bytes) -> tuple[Closable, Closing]:
+        """What a file holds. Raises one of `UNREADABLE`."""
+        try:
+            opened = opened_bytes(content)
+        except KeyNotAtHand as missing:
+            await self._content_keys.load(missing.project_id)
+            opened = opened_bytes(content)
+        turn, closing = read(opened or b"")
+        return replace(turn, sealer=await self._content_keys.sealer(turn.project_id)), closing
 
 
 def written(turn: Closable, closing: Closing) -> bytes:
@@ -137,6 +154,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         int(turn["input_items"]),
         bytes.fromhex(turn["salt"]),
         Actor(_optional(turn["key_id"], UUID), turn["address"]),
+        PLAIN,
     )
     return closable, Closing(
         closing["status"],

@@ -22,9 +22,11 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
+from app.db.sealed import document_text, opened_text, opened_texts
 from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
+from app.sealing import at_rest
 from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
 from app.threads.names import Names
 from app.trail import contents
@@ -61,11 +63,14 @@ class Opened:
     salt: bytes
     parent_forgotten: bool = False
     """The parent's response id is of no use any more, whatever Redis says."""
+    sealer: at_rest.Sealer = at_rest.PLAIN
 
     @property
     def closable(self) -> "Closable":
         request = self.request
-        return Closable(self.project_id, self.id, self.thread_id, len(request.items), self.salt, request.origin.actor)
+        return Closable(
+            self.project_id, self.id, self.thread_id, len(request.items), self.salt, request.origin.actor, self.sealer
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,8 @@ class Closable:
     """How many items of input it has: those of the output come after them."""
     salt: bytes
     actor: Actor
+    sealer: at_rest.Sealer
+    """Its project's."""
 
     @property
     def in_logs(self) -> dict[str, str]:
@@ -129,8 +136,9 @@ class TurnStore:
         """
         bucket = bucket_at(address)
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
-        types, item_ids, data = columns(kept_input(request.items))
-        params = _dumps(request.params)
+        kept = kept_input(request.items)
+        types, item_ids, data = columns(kept)
+        params, seal = _dumps(request.params), at_rest.sealer()
         created: bytes | None = None
         trail_key: bytes | None = None
         user = request.user if isinstance(address, New) else None
@@ -152,25 +160,25 @@ class TurnStore:
                     beside=request.beside,
                     ticket=ticket,
                     model=request.model,
-                    params=params,
-                    metadata=_dumps(request.metadata),
+                    params=seal.document(params),
+                    metadata=_dumps(seal.metadata(request.metadata)),
                     ignored=request.ignored,
                     worker_id=self._worker_id,
                     lease_seconds=self._lease_seconds,
                     api_key_id=request.origin.api_key_id,
                     idempotency_key=request.origin.idempotency_key,
                     body_hash=request.origin.body_hash,
-                    salt=salt,
+                    salt=seal.salt(salt),
                     types=types,
                     item_ids=item_ids,
-                    data=data,
+                    data=seal.items(kept, data),
                     address=request.origin.address,
                     created=created,
                     opened=contents.opened(salt, request.model, params, request.metadata, item_ids, data),
                 )
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
-            turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor)
+            turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor, seal)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
         assert row is not None
@@ -196,6 +204,7 @@ class TurnStore:
             request,
             salt,
             bool(row["parent_forgotten"]),
+            seal,
         )
 
     async def close(self, turn: Closable, closing: Closing) -> Closing | None:
@@ -214,7 +223,7 @@ class TurnStore:
         return closing if await self._close(turn, closing) else None
 
     async def _close(self, turn: Closable, closing: Closing) -> bool:
-        calls = closing.calls
+        calls, seal = closing.calls, turn.sealer
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace, context = map(_json, (closing.incomplete_details, closing.pace, closing.context))
@@ -242,10 +251,10 @@ class TurnStore:
                 turn_id=turn.id,
                 status=closing.status,
                 continuation=closing.continuation,
-                response=response,
+                response=seal.document(response),
                 usage=usage,
-                error=error,
-                incomplete_details=incomplete_details,
+                error=seal.document(error),
+                incomplete_details=seal.document(incomplete_details),
                 binding=closing.binding,
                 response_id=closing.response_id,
                 response_created_at=closing.response_created_at,
@@ -256,19 +265,19 @@ class TurnStore:
                 first_position=turn.input_items,
                 types=types,
                 item_ids=item_ids,
-                data=data,
+                data=seal.items(closing.output, data),
                 continuations=[call.continuation for call in calls],
                 urls=[call.url for call in calls],
-                frames=[frame for call in calls for frame in call.body.frames],
+                frames=seal.texts(frame for call in calls for frame in call.body.frames),
                 frame_counts=[len(call.body.frames) for call in calls],
                 refs=[ref for call in calls for ref in call.body.refs],
                 piece_digests=[piece.digest for piece in closing.pieces],
                 piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
-                piece_data=[piece.data for piece in closing.pieces],
+                piece_data=seal.texts(piece.data for piece in closing.pieces),
                 dropped=[call.dropped_items for call in calls],
                 statuses=[call.status for call in calls],
                 response_ids=[call.response_id for call in calls],
-                errors=[_json(call.error) for call in calls],
+                errors=seal.documents(_json(call.error) for call in calls),
                 began=[call.started_at for call in calls],
                 ended=[call.finished_at for call in calls],
                 api_key_id=turn.actor.key_id,
@@ -478,16 +487,16 @@ class TurnStore:
         """Every attempt at the provider, with the exact body sent: None where something of it was erased."""
         calls: list[dict[str, Any]] = []
         own = {
-            row["position"]: row["data"]
+            row["position"]: document_text(row["data"])
             for row in await self._database.fetch(*statements.SENT_INPUT(**_at(project_id, turn_id)))
         }
         for call in await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id))):
             first, last = furthest(call["refs"])
-            pieces: dict[int, str] = {}
+            pieces: dict[int, str | None] = {}
             if last:
                 sent = statements.SENT_PIECES(**_of(project_id, call["thread_id"]), first=first, last=last)
-                pieces = {row["number"]: row["data"] for row in await self._database.fetch(*sent)}
-            calls.append({**call, "body": put_together(call["frames"], call["refs"], own, pieces)})
+                pieces = {row["number"]: opened_text(row["data"]) for row in await self._database.fetch(*sent)}
+            calls.append({**call, "body": put_together(opened_texts(call["frames"]), call["refs"], own, pieces)})
         return calls
 
     async def branches(self, project_id: UUID, thread_id: UUID, page: Page) -> list[BranchRow]:
@@ -523,7 +532,10 @@ class TurnStore:
             name = address.name if isinstance(address, ByName) else None
             found = statements.FIND_THREAD(**_of(project_id, address.id), name=name)
         row = await self._database.fetchrow(*found)
-        return row or await self.thread(project_id, await self._moved(project_id, address))
+        if row is None:
+            return await self.thread(project_id, await self._moved(project_id, address))
+        title = opened_text(row["title"]) or row["name"]
+        return {"id": row["id"], "head_turn_id": row["head_turn_id"], "title": title}
 
     async def responses(self, project_id: UUID, after: UUID | None, limit: int) -> list[TurnRow] | None:
         """Responses of a project, the latest first.

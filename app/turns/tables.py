@@ -12,19 +12,28 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
-    LargeBinary,
     SmallInteger,
     Text,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, domain
+from app.sealing.columns import (
+    SealedDigest,
+    SealedDocument,
+    SealedItem,
+    SealedMetadata,
+    SealedSalt,
+    SealedText,
+    SealedTexts,
+)
 
 DOCUMENT = JSON(none_as_null=True)
 """As it came, key order and all; `json` and not `jsonb`."""
+SEALED = SealedDocument()
 
 
 class Turn(Base):
@@ -45,9 +54,9 @@ class Turn(Base):
     continuation: Mapped[str | None] = mapped_column(Text)
     """None until the turn is closed, and for items that were added outside any call to the model."""
     model: Mapped[str] = mapped_column(Text)
-    params: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
+    params: Mapped[dict[str, Any]] = mapped_column(SEALED)
     """The request as the client sent it, without its input and metadata."""
-    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", JSONB, server_default=text("'{}'"))
+    metadata_: Mapped[dict[str, str]] = mapped_column("metadata", SealedMetadata, server_default=text("'{}'"))
     ignored: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
     """What was asked for and the provider passes over."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -67,18 +76,18 @@ class Turn(Base):
     """Where its Idempotency-Key holds: its thread, or the project where its request made the thread."""
     client_left_at: Mapped[datetime | None]
     """Since when its client is known to have gone before the first byte of an answer, and no retry has claimed it."""
-    body_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    body_hash: Mapped[bytes | None] = mapped_column(SealedDigest("params"))
     """SHA-256 of the request's body: tells a client's retry."""
-    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """Of the digests in its audit records. It goes with the content; older turns have none."""
     error_status: Mapped[int | None] = mapped_column(SmallInteger)
     """The HTTP status that a failed turn was answered with; None where its client had been answered before."""
 
-    response: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    response: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     """The provider's response object without its output and usage."""
     usage: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
-    error: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
-    incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    error: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
+    incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     pace: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     """When each delta of a streamed answer came, and how long it was: see `turns/pace.py`."""
     context: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
@@ -146,7 +155,7 @@ class Item(Base):
     """`malformed` for what the provider gave and has not the shape of its own type."""
     item_id: Mapped[str] = mapped_column(Text)
     """The id on the wire: the provider's for its output, where a key can be made of it; else ours."""
-    data: Mapped[dict[str, Any]] = mapped_column(DOCUMENT)
+    data: Mapped[dict[str, Any]] = mapped_column(SealedItem)
     tokens: Mapped[int | None]
     """What it counts by Qwen's vocabulary, once somebody has counted it."""
 
@@ -179,7 +188,7 @@ class Call(Base):
     attempt: Mapped[int] = mapped_column(domain("call_attempt", Integer()), primary_key=True)
     continuation: Mapped[str] = mapped_column(domain("call_continuation", Text()))
     url: Mapped[str] = mapped_column(Text)
-    frames: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    frames: Mapped[list[str] | None] = mapped_column(SealedTexts)
     """The exact text that was sent, but for what `refs` stand for: see `turns/pieces.py`. None: it was erased."""
     refs: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=text("'{}'"))
     dropped_items: Mapped[int] = mapped_column(server_default=text("0"))
@@ -187,7 +196,7 @@ class Call(Base):
     status: Mapped[int | None]
     """The HTTP status; None where no answer came."""
     response_id: Mapped[str | None] = mapped_column(Text)
-    error: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    error: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     started_at: Mapped[datetime]
     finished_at: Mapped[datetime]
 
@@ -210,9 +219,9 @@ class SentPiece(Base):
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     thread_id: Mapped[UUID] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
-    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    digest: Mapped[bytes] = mapped_column(SealedDigest("data"))
     sources: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    data: Mapped[str | None] = mapped_column(Text)
+    data: Mapped[str | None] = mapped_column(SealedText)
     """None: it was erased."""
 
     __table_args__ = (

@@ -29,7 +29,7 @@ SELECT close_turn_v2(
 SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
     context, token_count(usage->'total_tokens') AS total_tokens,
     ARRAY(
-        SELECT coalesce(i.data->>'call_id', i.data->>'id') FROM items i
+        SELECT coalesce(i.data->>'call_id', i.data->>'id', i.data->1->>'call_id') FROM items i
         WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = :turn_id AND i.origin = 'output'
             AND i.type = ANY(:call_types::text[])
     ) AS open_calls
@@ -261,12 +261,12 @@ WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id A
 
 -- find_thread --
 -- A thread's id and head. By a name it is found only as long as it has it.
-SELECT id, head_turn_id, coalesce(title, name) AS title FROM threads
+SELECT id, head_turn_id, title, name FROM threads
 WHERE project_id = :project_id AND bucket = :bucket AND id = :thread_id AND (:name::text IS NULL OR name = :name)
 
 -- thread_of_turn --
 -- The same, of the thread that a turn was made in.
-SELECT th.id, th.head_turn_id, coalesce(th.title, th.name) AS title FROM threads th
+SELECT th.id, th.head_turn_id, th.title, th.name FROM threads th
 WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = (
     SELECT t.thread_id FROM turns t
     WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL

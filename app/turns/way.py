@@ -198,7 +198,7 @@ class Way:
         """
         turn, request = running.turn, running.turn.request
         if turn.parent_id is not None:
-            running.pieces = Pieces(await self._store.pieces(turn.project_id, turn.thread_id))
+            running.pieces = Pieces(await self._store.pieces(turn.project_id, turn.thread_id), turn.sealer.digest)
             running.context = await self._reader.store.context(turn.project_id, turn.parent_id)
         head, tail = _frames(turn, None)
         frame = _frame(tail)

@@ -16,10 +16,10 @@ import structlog
 from app import metrics, outside
 from app.background import Background
 from app.errors import DatabaseUnavailable
-from app.memory.sealed import Sealed
 from app.webhooks import signing
 from app.webhooks.events import event_id, event_object
 from app.webhooks.rows import DeliveryRow, WebhookRow
+from app.webhooks.secrets import Secrets
 from app.webhooks.store import WebhookStore
 
 log = structlog.get_logger()
@@ -46,11 +46,11 @@ CLEAN_SECONDS = 3600.0
 
 
 class Deliveries(Background):
-    def __init__(self, store: WebhookStore, sealed: Sealed, *, inside: bool) -> None:
+    def __init__(self, store: WebhookStore, secrets: Secrets, *, inside: bool) -> None:
         """Args: inside: whether they may be sent to private addresses."""
         super().__init__()
         self._store = store
-        self._sealed = sealed
+        self._secrets = secrets
         self._inside = inside
         self._woken = asyncio.Event()
         self._client: aiohttp.ClientSession | None = None
@@ -130,7 +130,10 @@ class Deliveries(Background):
         event = event_object(row["chain_id"], row["seq"], row["type"], row["at"], row["data"])
         body = orjson.dumps(event)
         id_ = event_id(row["chain_id"], row["seq"])
-        signed = signing.headers(self._secrets(webhook), id_, int(time.time()), body)
+        secrets = await self._opened_secrets(webhook)
+        if not secrets:
+            return None, "Its secret cannot be opened here."
+        signed = signing.headers(secrets, id_, int(time.time()), body)
         # What was allowed when it was made need not be allowed now.
         if (wrong := outside.wrong_with(webhook["url"], inside=self._inside)) is not None:
             return None, f"The URL {wrong}."
@@ -145,12 +148,12 @@ class Deliveries(Background):
         except (aiohttp.ClientError, OSError) as error:
             return None, f"It could not be reached: {type(error).__name__}."
 
-    def _secrets(self, webhook: WebhookRow) -> list[str]:
-        sealed = [webhook["secret"]]
+    async def _opened_secrets(self, webhook: WebhookRow) -> list[str]:
+        closed = [webhook["secret"]]
         until = webhook["former_until"]
         if webhook["former_secret"] is not None and until is not None and until > datetime.now(UTC):
-            sealed.append(webhook["former_secret"])
-        opened = [self._sealed.opened(webhook["project_id"], each) for each in sealed]
+            closed.append(webhook["former_secret"])
+        opened = [await self._secrets.opened(webhook["project_id"], each) for each in closed]
         return [each for each in opened if each is not None]
 
     def _session(self) -> aiohttp.ClientSession:

@@ -7,7 +7,6 @@ from app import outside
 from app.db.pagination import list_object
 from app.describing import Deleted
 from app.errors import BadRequest, Conflict, NotFound
-from app.memory.sealed import Sealed
 from app.projects.auth import Caller
 from app.webhooks import signing
 from app.webhooks.deliveries import Deliveries
@@ -24,17 +23,18 @@ from app.webhooks.schemas import (
     webhook_object,
     webhook_uuid,
 )
+from app.webhooks.secrets import Secrets
 from app.webhooks.store import FORMER_SECRET_HOURS, MOST_WEBHOOKS, WebhookStore
 
 Status = Literal["pending", "delivered", "failed"]
 
 
 class Webhooks:
-    def __init__(self, store: WebhookStore, deliveries: Deliveries, sealed: Sealed, *, inside: bool) -> None:
+    def __init__(self, store: WebhookStore, deliveries: Deliveries, secrets: Secrets, *, inside: bool) -> None:
         """Args: inside: whether URLs may lead to private addresses."""
         self._store = store
         self._deliveries = deliveries
-        self._sealed = sealed
+        self._secrets = secrets
         self._inside = inside
 
     async def create(self, caller: Caller, sent: WebhookCreate) -> WebhookSecret:
@@ -44,7 +44,7 @@ class Webhooks:
             "url": sent.url,
             "events": list(dict.fromkeys(sent.events or EVENT_TYPES)),
             "description": sent.description,
-            "secret": self._sealed.closed(caller.project_id, secret),
+            "secret": await self._secrets.closed(caller.project_id, secret),
         }
         row = await self._store.add(caller.actor, caller.project_id, values)
         if row is None:
@@ -81,7 +81,7 @@ class Webhooks:
         row = await self._row(caller, given)
         secret = signing.new_secret()
         values = {
-            "secret": self._sealed.closed(caller.project_id, secret),
+            "secret": await self._secrets.closed(caller.project_id, secret),
             "former_secret": row["secret"],
             "former_until": datetime.now(UTC) + timedelta(hours=FORMER_SECRET_HOURS),
         }

@@ -1,0 +1,34 @@
+"""A project's contents encrypted at rest, from some moment on; and its key destroyed."""
+
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.projects.tables import Project
+from app.sealing.vault import Vault
+from app.trail.append import append_record
+from app.trail.records import Actor
+
+KEY_DESTROYED = "The project's key was destroyed: nobody can read what it holds, and it stays archived."
+
+SOON = timedelta(seconds=10)
+"""Until contents are written sealed, every worker has looked the project up: see `auth.CACHE_SECONDS`."""
+
+
+async def encrypt_from_now(
+    session: AsyncSession, vault: Vault, actor: Actor, project: Project, *, wait: timedelta = timedelta()
+) -> None:
+    """Write the project's contents sealed from a moment on. Its row is new, or locked."""
+    await vault.key(session, project.project_id)
+    project.encrypted_at = await session.scalar(select(func.now() + wait))
+    await session.flush()
+    await append_record(session, actor, project.project_id, "project.encrypted", detail=project.name)
+
+
+async def destroy_key(session: AsyncSession, vault: Vault, actor: Actor, project: Project) -> None:
+    """Delete the key that an archived project's contents are sealed with. Its row is locked."""
+    await vault.destroy(session, project.project_id)
+    project.key_destroyed_at = await session.scalar(select(func.now()))
+    await session.flush()
+    await append_record(session, actor, project.project_id, "project.key_destroyed", detail=project.name)

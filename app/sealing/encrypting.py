@@ -1,0 +1,119 @@
+"""Contents that a project had before it was encrypted, sealed where they lie."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Table, text
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.engine import Dialect
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db.base import Base
+from app.db.engine import Database
+from app.sealing.at_rest import Sealer
+from app.sealing.columns import Sealable, SealedDigest
+
+ROWS_AT_ONCE = 500
+DIALECT: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+
+OPENED_BEFORE = """
+SELECT count(*) AS count FROM turns t JOIN projects p ON p.project_id = t.project_id
+WHERE t.project_id = $1 AND t.status = 'in_progress' AND t.arrived_at < p.encrypted_at + interval '1 second'
+"""
+"""Turns that were opened before contents were sealed: they are closed as they were opened."""
+
+
+async def encrypt(
+    database: Database, project_id: UUID, sealer: Sealer, advance: Callable[[int], None] = lambda count: None
+) -> int:
+    """Seal what lies open of a project. The service goes on meanwhile; what dies on the way is done by the next call.
+
+    Returns:
+        How many rows held something that lay open.
+    """
+    done = 0
+    for table in Base.metadata.sorted_tables:
+        columns = {column.name: column.type for column in table.columns if isinstance(column.type, Sealable)}
+        if not columns:
+            continue
+        places = [column.name for column in table.primary_key.columns if column.name != "project_id"]
+        last: list[Any] | None = None
+        while True:
+            async with database.session() as session:
+                rows = await _open_rows(session, table, columns, project_id, places, last)
+                for row in rows:
+                    await _seal(session, table, columns, project_id, row, sealer, places)
+            if not rows:
+                break
+            last = [rows[-1][name] for name in places]
+            done += len(rows)
+            advance(len(rows))
+    return done
+
+
+async def running(database: Database, project_id: UUID) -> int:
+    """How many turns run that will still write open contents."""
+    row = await database.fetchrow(OPENED_BEFORE, project_id)
+    assert row is not None
+    count: int = row["count"]
+    return count
+
+
+async def _open_rows(
+    session: AsyncSession,
+    table: Table,
+    columns: Mapping[str, Sealable],
+    project_id: UUID,
+    places: list[str],
+    last: list[Any] | None,
+) -> list[Any]:
+    """The next rows of which something lies open, each locked: as text, and whether it does."""
+    open_ = {name: _lies_open(name, type_, columns) for name, type_ in columns.items()}
+    shown = [*places, *(f"{type_.as_text.format(name)} AS {name}" for name, type_ in columns.items())]
+    shown += [f"coalesce({condition}, false) AS open_{name}" for name, condition in open_.items()]
+    after = "" if last is None else f"AND ({', '.join(places)}) > ({', '.join(f':{name}' for name in places)})"
+    statement = " ".join(
+        [
+            "SELECT", ", ".join(shown), "FROM", table.name, "WHERE project_id = :project_id", after,
+            "AND (", " OR ".join(f"({condition})" for condition in open_.values()), ")",
+            "ORDER BY", ", ".join(places), "LIMIT :limit FOR UPDATE",
+        ]
+    )  # fmt: skip
+    place = {} if last is None else dict(zip(places, last, strict=True))
+    found = await session.execute(
+        text(statement),
+        {"project_id": project_id, "limit": ROWS_AT_ONCE, **place},
+    )
+    return list(found.mappings())
+
+
+def _lies_open(name: str, type_: Sealable, columns: Mapping[str, Sealable]) -> str:
+    if isinstance(type_, SealedDigest):
+        return f"{name} IS NOT NULL AND {columns[type_.beside].lies_open.format(type_.beside)}"
+    return type_.lies_open.format(name)
+
+
+async def _seal(
+    session: AsyncSession,
+    table: Table,
+    columns: Mapping[str, Sealable],
+    project_id: UUID,
+    row: Any,
+    sealer: Sealer,
+    places: list[str],
+) -> None:
+    values = {
+        name: type_.sealed(sealer, row[name])
+        for name, type_ in columns.items()
+        if row[f"open_{name}"] and row[name] is not None
+    }
+    set_ = ", ".join(f"{name} = CAST(:{name} AS {_sql_type(table, name)})" for name in values)
+    where = " AND ".join(f"{name} = :at_{name}" for name in places)
+    statement = " ".join(["UPDATE", table.name, "SET", set_, "WHERE project_id = :project_id AND", where])
+    at = {f"at_{name}": row[name] for name in places}
+    await session.execute(text(statement), {"project_id": project_id, **values, **at})
+
+
+def _sql_type(table: Table, name: str) -> str:
+    return str(table.columns[name].type.compile(dialect=DIALECT))

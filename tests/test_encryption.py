@@ -1,0 +1,614 @@
+"""Contents encrypted at rest: what lies in Postgres, Redis and files, who can read it, and what still works."""
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx2
+import pytest
+import redis as redis_py
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import ARRAY, JSON, LargeBinary, Text
+
+from app import schema
+from app.db import sealed
+from app.items import lexemes
+from app.sealing.at_rest import PLAIN, ContentKey, Sealer
+from app.sealing.columns import Sealable
+from app.sealing.master import BadMasterKey, Master, new_master_key
+from tests.databases import migrate_now, new_database
+from tests.postgres_pair import run_sql
+from tests.service import Emulator, Process, Service, eventually
+
+PLAIN_COLUMNS = {
+    "accounts.api_key": "sealed by itself, for what it is used for",
+    "accounts.base_url": "how the project is set up",
+    "accounts.binding": "how the project is set up",
+    "accounts.hint": "how the project is set up",
+    "accounts.models": "how the project is set up",
+    "accounts.name": "how the project is set up",
+    "api_keys.hint": "how the project is set up",
+    "api_keys.key_hash": "a digest of random bits",
+    "api_keys.limits": "how the project is set up",
+    "api_keys.name": "how the project is set up",
+    "api_keys.scopes": "how the project is set up",
+    "audit_checkpoints.public_key": "the proof",
+    "audit_checkpoints.root": "the proof",
+    "audit_checkpoints.signature": "the proof",
+    "audit_keys.public_key": "the proof",
+    "audit_leaves.hash": "the proof",
+    "audit_records.action": "the proof: it verifies without any key",
+    "audit_records.address_digest": "names nobody without the key beside the user",
+    "audit_records.content": "salted: without the salt, which is sealed, it tells nothing",
+    "audit_records.detail": "the proof: ids, states, names of fields",
+    "audit_records.hash": "the proof",
+    "audit_records.previous": "the proof",
+    "audit_records.user_digest": "names nobody without the key beside the user",
+    "cache_keys.key": "of the database, not of a project",
+    "calls.continuation": "how a turn came to the model",
+    "calls.response_id": "the provider's id",
+    "calls.url": "the provider's address",
+    "compactions.kept_items": "ids",
+    "compactions.model": "which model",
+    "compactions.status": "a state",
+    "compactions.usage": "numbers: the database sums them",
+    "data_keys.master_id": "which master key",
+    "data_keys.wrapped": "sealed by the master key",
+    "feedback.label": "what feedback is listed by",
+    "feedback.user_id": "who: what is looked up and purged by",
+    "items.item_id": "an id",
+    "items.origin": "a state",
+    "items.type": "which kind of item",
+    "learnt_models.binding": "of no project",
+    "learnt_models.model": "of no project",
+    "pieces.sources": "ids",
+    "projects.name": "how the project is set up",
+    "projects.session_cache": "how the project is set up",
+    "projects.settings": "how the project is set up",
+    "projects.trail_key": "names addresses in the trail; no contents",
+    "provider_deletions.binding": "the provider's account",
+    "provider_deletions.response_id": "the provider's id",
+    "served_revisions.revision": "of no project",
+    "shares.token_hash": "a digest of random bits",
+    "thread_names.name": "what a thread is looked up by, and by its beginning",
+    "threads.chain_hash": "the proof",
+    "threads.name": "what a thread is looked up by, and by its beginning",
+    "threads.trail_key": "names the user in the trail; no contents",
+    "threads.user_id": "who: what is looked up and purged by",
+    "turns.binding": "the provider's account",
+    "turns.context": "numbers and ids",
+    "turns.continuation": "how a turn came to the model",
+    "turns.idempotency_key": "what a repeated request is told by",
+    "turns.ignored": "names of fields",
+    "turns.model": "which model",
+    "turns.pace": "numbers: when how many characters came",
+    "turns.response_id": "the provider's id",
+    "turns.status": "a state",
+    "turns.usage": "numbers: the database sums them",
+    "user_keys.key": "names the user in the trail; no contents",
+    "user_keys.user_id": "who: what is looked up and purged by",
+    "user_purges.address": "who asked for it",
+    "user_purges.user_id": "who: what is looked up and purged by",
+    "webhook_deliveries.data": "ids and states",
+    "webhook_deliveries.last_error": "which kind of error",
+    "webhook_deliveries.status": "a state",
+    "webhook_deliveries.type": "which event",
+    "webhooks.description": "how the project is set up",
+    "webhooks.events": "how the project is set up",
+    "webhooks.former_secret": "sealed by itself, for what it is used for",
+    "webhooks.secret": "sealed by itself, for what it is used for",
+    "webhooks.url": "how the project is set up",
+}
+"""Columns that could hold what was said, and lie open for an encrypted project too; with the reason."""
+
+CANARY = "Quetzalcoatlus"
+"""A word that stands in everything that is said in these tests, and nowhere else."""
+
+MASTER = "55" * 32
+
+
+def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_reason() -> None:
+    holding: set[str] = set()
+    sealed_: set[str] = set()
+    for table in schema.metadata.tables.values():
+        for column in table.columns:
+            type_: Any = column.type
+            name = f"{table.name}.{column.name}"
+            if isinstance(type_, Sealable):
+                sealed_.add(name)
+            elif isinstance(getattr(type_, "data_type", type_), Text | JSON | LargeBinary | ARRAY):
+                holding.add(name)
+    assert holding - {"calls.refs"} == set(PLAIN_COLUMNS)
+    assert sealed_ == {
+        "calls.error", "calls.frames", "compactions.calls", "compactions.error", "compactions.salt", "compactions.text",
+        "feedback.comment", "items.data", "pieces.data", "pieces.digest", "threads.metadata", "threads.salt",
+        "threads.title", "turns.body_hash", "turns.error", "turns.incomplete_details", "turns.metadata", "turns.params",
+        "turns.response", "turns.salt",
+    }  # fmt: skip
+
+
+def test_the_list_of_columns_is_that_of_the_database(database_url: str) -> None:
+    """What a migration adds and no table of the models knows would be on no list."""
+    rows = run_sql(
+        database_url,
+        """SELECT c.table_name || '.' || c.column_name AS name FROM information_schema.columns c
+        JOIN information_schema.tables t USING (table_schema, table_name)
+        WHERE c.table_schema = 'public' AND t.table_type = 'BASE TABLE' AND c.table_name <> 'alembic_version'
+            AND c.data_type IN ('text', 'json', 'jsonb', 'bytea', 'character varying', 'ARRAY')""",
+    )
+    modelled = {
+        f"{table.name}.{column.name}"
+        for table in schema.metadata.tables.values()
+        for column in table.columns
+        if isinstance(column.type, Sealable)
+    }
+    assert {row["name"] for row in rows} - {"calls.refs"} == modelled | set(PLAIN_COLUMNS)
+
+
+class Encrypted:
+    """A service, and an encrypted project of it, spoken to over HTTP and looked at from below."""
+
+    def __init__(self, env: dict[str, str], data_dir: Path, *, encrypted: bool = True) -> None:
+        self.env = {**env, "EVERTHREAD_MASTER_KEY": MASTER, "EVERTHREAD_DATA_DIR": str(data_dir)}
+        self.service = Service(env=self.env)
+        self.name = uuid4().hex
+        made = self.service.http.post("/admin/projects", json={"name": self.name, "encrypted": encrypted})
+        assert made.status_code == 201, made.text
+        self.id = made.json()["id"]
+        self.http = self.client(["read", "write", "audit", "admin"])
+
+    @property
+    def uuid(self) -> UUID:
+        return UUID(self.id.removeprefix("proj_"))
+
+    def client(self, scopes: list[str]) -> httpx2.Client:
+        key = self.service.http.post(f"/admin/projects/{self.id}/keys", json={"name": "app", "scopes": scopes})
+        return httpx2.Client(
+            base_url=f"{self.service.url}/v1", headers={"Authorization": f"Bearer {key.json()['key']}"}, timeout=60
+        )
+
+    def post(self, path: str, **body: Any) -> Any:
+        answer = self.http.post(path, json=body)
+        assert answer.status_code in (200, 201), answer.text
+        return answer.json()
+
+    def get(self, path: str, **params: Any) -> Any:
+        answer = self.http.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def turn(self, thread: str, text: str, **fields: Any) -> Any:
+        return self.post(f"/threads/{thread}/turns", input=text, **fields)
+
+    def command(self, *arguments: str, code: int = 0) -> list[str]:
+        process = Process(*arguments, env=self.env)
+        assert process.ended() == code, process.lines
+        return process.lines
+
+    def rows(self) -> dict[str, list[str]]:
+        """Each row of the project, as text, by its table."""
+
+        async def read() -> dict[str, list[str]]:
+            connection = await asyncpg.connect(self.env["DATABASE_URL"])
+            try:
+                return {
+                    table.name: [
+                        row["said"]
+                        for row in await connection.fetch(
+                            f"SELECT t::text AS said FROM {table.name} t WHERE project_id = $1",
+                            self.uuid,
+                        )
+                    ]
+                    for table in schema.metadata.tables.values()
+                    if "project_id" in table.columns
+                }
+            finally:
+                await connection.close()
+
+        return asyncio.run(read())
+
+    def lying_open(self, word: str = CANARY) -> set[str]:
+        """The tables that hold the word, as it is or as hex."""
+        found = (word.lower(), word.encode().hex(), word.lower().encode().hex())
+        return {
+            table for table, rows in self.rows().items() if any(each in row.lower() for row in rows for each in found)
+        }
+
+    def in_redis(self, word: str = CANARY) -> bool:
+        client: Any = redis_py.Redis.from_url(self.env["REDIS_URL"])
+        said = ""
+        for key in client.scan_iter(f"everthread:{self.uuid.hex}:*"):
+            said += repr(client.xrange(key) if client.type(key) == b"stream" else client.get(key))
+        assert said
+        return word in said
+
+
+@pytest.fixture(scope="module")
+def running_encrypted(
+    server_urls: tuple[str, str], service_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Encrypted]:
+    url = new_database(server_urls[0])
+    migrate_now(url)
+    env = {**service_env, "DATABASE_URL": url, "EVERTHREAD_AUDIT_KEY": "22" * 32}
+    encrypted = Encrypted(env, tmp_path_factory.mktemp("encrypted"))
+    yield encrypted
+    assert encrypted.service.stop() == 0
+
+
+@pytest.fixture
+def encrypted(running_encrypted: Encrypted, emulator: Emulator) -> Encrypted:
+    return running_encrypted
+
+
+def talk(project: Encrypted, emulator: Emulator) -> tuple[str, str]:
+    """A conversation in which everything that can be said has the word. Its thread, and one of its turns."""
+    said = f"{CANARY} is my name."
+    thread = project.post(
+        "/threads", title=f"About {CANARY}", metadata={"topic": CANARY}, messages=[{"role": "user", "content": said}]
+    )["id"]
+    turn = project.turn(thread, said, instructions=f"Speak of {CANARY}.", metadata={"about": CANARY})
+    project.turn(thread, f"What is {CANARY}?", tools=[{"type": "function", "name": CANARY, "parameters": {}}])
+    with project.http.stream(
+        "POST", f"/threads/{thread}/turns", json={"input": f"Echo: {CANARY}.", "stream": True}
+    ) as answer:
+        assert CANARY in answer.read().decode()
+    emulator.forget()  # The next one is rebuilt, in pieces.
+    project.turn(thread, f"Once more: {CANARY}.")
+    emulator.fault("status", status=400, code="DataInspectionFailed", message=f"No {CANARY} here.")
+    failed = project.http.post(f"/threads/{thread}/turns", json={"input": f"This fails, {CANARY}."})
+    assert failed.status_code == 400
+    project.post(f"/threads/{thread}/turns/{turn['id']}/feedback", comment=f"I like {CANARY}.")
+    return thread, turn["id"]
+
+
+def test_nothing_that_was_said_lies_open(encrypted: Encrypted, emulator: Emulator) -> None:
+    thread, turn = talk(encrypted, emulator)
+    assert encrypted.lying_open() == set()
+    assert not encrypted.in_redis()
+    # And the test would see it.
+    shown = encrypted.get(f"/threads/{thread}")
+    assert (shown["title"], shown["metadata"]) == (f"About {CANARY}", {"topic": CANARY})
+    assert encrypted.get(f"/threads/{thread}/turns/{turn}/feedback")["data"][0]["comment"] == f"I like {CANARY}."
+    assert encrypted.get(f"/threads/{thread}/turns/{turn}")["metadata"] == {"about": CANARY}
+
+
+def test_an_open_project_beside_it_lies_open_where_it_should_and_nowhere_else(
+    encrypted: Encrypted, emulator: Emulator
+) -> None:
+    """The same conversation, not encrypted: what the test above looks for is there."""
+    other = Encrypted.__new__(Encrypted)
+    other.env, other.service, other.name = encrypted.env, encrypted.service, uuid4().hex
+    other.id = other.service.http.post("/admin/projects", json={"name": other.name}).json()["id"]
+    other.http = other.client(["read", "write"])
+    talk(other, emulator)
+    assert other.lying_open() == {"threads", "turns", "items", "calls", "pieces", "feedback"}
+    assert other.in_redis()
+
+
+def test_everything_reads_as_it_does_for_an_open_project(encrypted: Encrypted, emulator: Emulator) -> None:
+    thread, turn = talk(encrypted, emulator)
+    messages = encrypted.get(f"/threads/{thread}/messages")["data"]
+    assert all(CANARY in json.dumps(message) for message in messages if message.get("role") == "user")
+    assert len(messages) > 5
+    calls = encrypted.get(f"/threads/{thread}/turns/{turn}/calls")["data"]
+    assert calls[0]["body"]["instructions"] == f"Speak of {CANARY}."
+    rebuilt = next(
+        link for link in encrypted.get(f"/threads/{thread}/chain")["data"] if link["continuation"] == "rebuilt"
+    )
+    sent = encrypted.get(f"/threads/{thread}/turns/{rebuilt['id']}/calls")["data"][-1]["body"]
+    assert sent["input"][0]["content"] == f"{CANARY} is my name."
+    fork = encrypted.post(f"/threads/{thread}/fork")
+    assert (fork["title"], fork["metadata"]) == (f"About {CANARY}", {"topic": CANARY})
+    exported = encrypted.get(f"/threads/{thread}/export")
+    assert exported["turns"][1]["params"]["instructions"] == f"Speak of {CANARY}."
+    link = encrypted.post(f"/threads/{thread}/shares")["path"]
+    shared = httpx2.get(f"{encrypted.service.url}{link}").json()
+    assert shared["title"] == f"About {CANARY}"
+    assert encrypted.lying_open() == set()
+
+
+def test_an_import_and_a_copied_fork_are_sealed_too(encrypted: Encrypted, emulator: Emulator) -> None:
+    thread, _ = talk(encrypted, emulator)
+    exported = encrypted.get(f"/threads/{thread}/export")
+    assert encrypted.http.delete(f"/threads/{thread}").status_code == 200
+    assert encrypted.http.post("/threads/import", json=exported).status_code == 201
+    assert encrypted.get(f"/threads/{thread}/export")["turns"] == exported["turns"]
+    assert encrypted.lying_open() == set()
+
+
+def test_a_search_finds_whole_words_and_phrases_and_no_beginnings(encrypted: Encrypted) -> None:
+    thread = encrypted.post("/threads", title="The Étude in C", messages=[
+        {"role": "user", "content": "Chopin wrote a nocturne. Naïve café!"},
+        {"role": "user", "content": "北京烤鸭很好吃"},
+    ])["id"]  # fmt: skip
+
+    def found(asked: str, **params: Any) -> set[str]:
+        return {hit["thread_id"] for hit in encrypted.get("/search", q=asked, **params)["data"]}
+
+    for asked in ("nocturne", "NOCTURNE chopin", '"wrote a nocturne"', "naive cafe", "烤鸭", "京", "etude"):
+        assert thread in found(asked), asked
+    for asked in ("noct", '"a wrote nocturne"', "鸭烤", "nocturne -chopin", "mazurka"):
+        assert thread not in found(asked), asked
+    hit = encrypted.get("/search", q="nocturne")["data"][0]
+    assert "<mark>nocturne</mark>" in hit["fragments"][0]["html"]
+
+
+def test_metadata_is_found_by_whole_pairs(encrypted: Encrypted) -> None:
+    mine = encrypted.post("/threads", metadata={"plan": "pro", "team": "red"})["id"]
+    encrypted.post("/threads", metadata={"plan": "free", "team": "red"})
+
+    def found(**pairs: str) -> list[str]:
+        params = {f"metadata[{name}]": value for name, value in pairs.items()}
+        return [thread["id"] for thread in encrypted.get("/threads", **params)["data"]]
+
+    assert found(plan="pro") == [mine]
+    assert found(plan="pro", team="red") == [mine]
+    assert found(plan="pro", team="blue") == []
+    changed = encrypted.http.patch(f"/threads/{mine}", json={"metadata": {"plan": "basic"}})
+    assert changed.json()["metadata"] == {"plan": "basic"}
+    assert found(plan="pro") == []
+
+
+def test_a_tool_call_is_answered_along_the_chain(encrypted: Encrypted, emulator: Emulator) -> None:
+    thread = encrypted.post("/threads")["id"]
+    tool = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
+    first = encrypted.turn(thread, "call weather", tools=[tool])
+    call = next(item for item in first["output"] if item["type"] == "function_call")
+    redis_py.Redis.from_url(encrypted.env["REDIS_URL"]).flushdb()  # What is open is asked of Postgres.
+    answered = {"type": "function_call_output", "call_id": call["call_id"], "output": CANARY}
+    turn = encrypted.post(f"/threads/{thread}/turns", input=[answered], tools=[tool])
+    assert (turn["status"], turn["continuation"]) == ("completed", "chained")
+    assert encrypted.lying_open() == set()
+
+
+def test_a_repeated_request_is_told_by_its_key_and_body(encrypted: Encrypted) -> None:
+    thread = encrypted.post("/threads")["id"]
+    headers = {"Idempotency-Key": uuid4().hex}
+    turns = [
+        encrypted.http.post(f"/threads/{thread}/turns", json={"input": "Hello."}, headers=headers).json()["id"]
+        for _ in range(2)
+    ]
+    assert turns[0] == turns[1]
+    other = encrypted.http.post(f"/threads/{thread}/turns", json={"input": "Goodbye."}, headers=headers)
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+
+
+def test_the_trail_of_sealed_contents_verifies_and_tells_a_change(encrypted: Encrypted, emulator: Emulator) -> None:
+    thread, turn = talk(encrypted, emulator)
+    verify = ("audit", "verify", "--project", encrypted.name)
+    assert encrypted.command(*verify)[-1] == "The audit trail verifies."
+    # Another content of the project's in its place: it opens, and is not what was said.
+    of_turn = f"turn_id = '{UUID(turn.removeprefix('turn_'))}'"
+    run_sql(
+        encrypted.env["DATABASE_URL"],
+        f"""UPDATE items SET data = (SELECT data FROM items WHERE project_id = '{encrypted.uuid}' AND NOT {of_turn}
+            ORDER BY turn_id DESC LIMIT 1) WHERE {of_turn} AND position = 0""",
+    )
+    assert encrypted.command(*verify, code=1)[-1] == "The audit trail does NOT verify."
+    encrypted.http.delete(f"/threads/{thread}")
+
+
+def test_what_was_changed_in_the_database_is_not_shown_as_it_is(encrypted: Encrypted) -> None:
+    thread = encrypted.post("/threads", title=CANARY)["id"]
+    at = f"id = '{UUID(thread.removeprefix('thread_'))}'"
+    (row,) = run_sql(encrypted.env["DATABASE_URL"], f"SELECT title FROM threads WHERE {at}")
+    changed = row["title"][:60] + ("A" if row["title"][60] != "A" else "B") + row["title"][61:]
+    run_sql(encrypted.env["DATABASE_URL"], f"UPDATE threads SET title = E'\\x01{changed[1:]}' WHERE {at}")
+    assert encrypted.http.get(f"/threads/{thread}").status_code == 500
+    encrypted.http.delete(f"/threads/{thread}")
+    run_sql(encrypted.env["DATABASE_URL"], f"DELETE FROM threads WHERE {at}")
+
+
+def test_another_worker_shows_a_running_stream_and_closes_a_dead_ones_turn(
+    encrypted: Encrypted, emulator: Emulator
+) -> None:
+    second = Service(env={**encrypted.env, "EVERTHREAD_LEASE_SECONDS": "2"})
+    dying = Service(env={**encrypted.env, "EVERTHREAD_LEASE_SECONDS": "2"})
+    key = encrypted.http.headers["authorization"]
+    thread = encrypted.post("/threads")["id"]
+    emulator.fault("slow", seconds=0.2)
+    body = {"input": f"Echo: {f'{CANARY} ' * 50}", "stream": True}
+    with httpx2.stream(
+        "POST", f"{dying.url}/v1/threads/{thread}/turns", json=body, headers={"Authorization": key}, timeout=60
+    ) as answer:
+        lines = answer.iter_lines()
+        while "Quetz" not in next(lines):
+            pass
+        time.sleep(1)
+        assert not encrypted.in_redis("Quetz")
+        dying.process.stop(9)
+    turn = encrypted.get(f"/threads/{thread}/turns")["data"][0]["id"]
+    place = f"{second.url}/v1/threads/{thread}/turns/{turn}"
+    eventually(lambda: httpx2.get(place, headers={"Authorization": key}).json()["status"] == "incomplete", seconds=20)
+    assert CANARY in httpx2.get(place, headers={"Authorization": key}).text
+    assert encrypted.lying_open() == set()
+    assert second.stop() == 0
+
+
+def test_a_project_that_has_talked_is_encrypted_where_it_lies(
+    fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    project = Encrypted(fresh_env, tmp_path, encrypted=False)
+    thread, turn = talk(project, emulator)
+    before = project.get(f"/threads/{thread}/export"), project.get(f"/threads/{thread}/turns/{turn}/calls")
+    assert project.lying_open() != set()
+    said = project.command("projects", "encrypt", project.name)
+    assert said[-1].startswith(f"{project.name} is encrypted."), said
+    assert project.lying_open() == set()
+    assert (project.get(f"/threads/{thread}/export"), project.get(f"/threads/{thread}/turns/{turn}/calls")) == before
+    assert [hit["thread_id"] for hit in project.get("/search", q=CANARY, role="title")["data"]] == [thread]
+    project.turn(thread, f"And now, {CANARY}?")
+    assert project.lying_open() == set()
+    assert project.command("audit", "verify", "--project", project.name)[-1] == "The audit trail verifies."
+    assert project.command("projects", "encrypt", project.name)[-1].endswith(" 0 rows that lay open are sealed.")
+    with pytest.raises(asyncpg.PostgresError, match="projects_encrypted_check"):
+        run_sql(project.env["DATABASE_URL"], f"UPDATE projects SET encrypted_at = NULL WHERE name = '{project.name}'")
+    assert project.service.stop() == 0
+
+
+def test_with_its_key_destroyed_nobody_reads_a_project_in_a_backup_either_and_the_trail_verifies(
+    fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    env = {**fresh_env, "EVERTHREAD_DATA_DIR": str(tmp_path)}
+    service = Service(env=env)
+    names = ["doomed", "other"]
+    texts = {}
+    projects = {}
+    for name in names:
+        project = projects[name] = Encrypted.__new__(Encrypted)
+        project.env, project.service, project.name = env, service, name
+        project.id = service.http.post("/admin/projects", json={"name": name, "encrypted": True}).json()["id"]
+        project.http = project.client(["read", "write"])
+        texts[name] = talk(project, emulator)[0]
+    doomed, other = (projects[name] for name in names)
+    backup = run_sql(env["DATABASE_URL"], "SELECT * FROM data_keys")
+    assert (
+        "must be encrypted and archived first"
+        in doomed.command("projects", "destroy-key", "doomed", "--yes", code=1)[-1]
+    )
+    doomed.command("projects", "revoke", "doomed")
+    before = (tmp_path / "master.key").read_text()
+    said = doomed.command("projects", "destroy-key", "doomed", "--yes")
+    assert said[0] == "The key of doomed is destroyed."
+    left = Master.of((tmp_path / "master.key").read_text())
+    assert left.cipher_of(doomed.uuid) is None
+    assert left.cipher is None  # Not the root either.
+    assert (tmp_path / "master.key").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "master.key").read_text() != before
+    # The keys as a backup has them, back in the database: this one is of no use, and the other's is.
+    (row,) = [row for row in backup if row["project_id"] == doomed.uuid]
+    assert (
+        run_sql(
+            env["DATABASE_URL"],
+            f"""INSERT INTO data_keys (project_id, number, master_id, wrapped) VALUES (
+                '{row["project_id"]}', 1, '\\x{row["master_id"].hex()}', '\\x{row["wrapped"].hex()}'
+            ) RETURNING number""",
+        )[0]["number"]
+        == 1
+    )
+    assert doomed.command("master-key", "check", code=1)[-1].endswith(
+        "1 keys are sealed by a master key that is not here."
+    )
+    run_sql(env["DATABASE_URL"], f"DELETE FROM data_keys WHERE project_id = '{doomed.uuid}'")
+    assert service.stop() == 0
+
+    service = Service(env=env)
+    assert (
+        service.http.patch(f"/admin/projects/{doomed.id}", json={"archived": False}).json()["error"]["code"]
+        == "key_destroyed"
+    )
+    assert doomed.command("projects", "restore", "doomed", code=1)[-1].endswith("it stays archived.")
+    with httpx2.Client(base_url=f"{service.url}/v1", headers=other.http.headers, timeout=60) as http:
+        assert http.get(f"/threads/{texts['other']}").json()["title"] == f"About {CANARY}"
+        assert http.post(f"/threads/{texts['other']}/turns", json={"input": "Hello."}).status_code == 200
+    said = other.command("audit", "verify")
+    assert "  The key of its contents was destroyed: they were not compared." in said
+    assert said[-1] == "The audit trail verifies."
+    assert service.stop() == 0
+
+
+def test_without_the_master_key_a_service_says_so_and_does_not_start(encrypted: Encrypted, tmp_path: Path) -> None:
+    env = {**encrypted.env, "EVERTHREAD_DATA_DIR": str(tmp_path), "EVERTHREAD_MASTER_KEY": "66" * 32}
+    process = Process("serve", "--port", "0", env=env)
+    assert process.ended() == 1
+    assert "The master key of this host opens" in process.lines[-1]
+    said = Process(
+        "audit", "verify", "--project", encrypted.name, env={**encrypted.env, "EVERTHREAD_MASTER_KEY": "66" * 32}
+    )
+    assert said.ended() == 1
+    assert "are sealed, and cannot be compared with the trail here" in said.lines[-1]
+
+
+def key(number: int = 1) -> ContentKey:
+    found = ContentKey.of(UUID(int=number), 1, bytes([number]) * 32)
+    sealed.know(found.project_id, 1, found.cipher)
+    return found
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers(-1000, 1000) | texts, lambda of: st.lists(of) | st.dictionaries(texts, of)
+)
+
+
+@given(
+    texts,
+    st.dictionaries(texts, documents),
+    st.dictionaries(texts, texts, min_size=1),
+    st.binary(min_size=16, max_size=16),
+)
+def test_whatever_was_sealed_or_written_open_is_read_back(
+    said: str, document: dict[str, Any], metadata: dict[str, str], salt: bytes
+) -> None:
+    for sealer in (PLAIN, Sealer(key())):
+        for written in (sealer.text(said), sealer.title(said)):
+            assert sealed.opened_text(written) == said
+        text = json.dumps(document)
+        assert sealed.document_text(sealer.document(text)) == text
+        assert sealed.loads(sealer.document(text) or "") == document
+        assert sealed.loads(sealer.item(document, text)) == document
+        assert sealed.loads(json.dumps(sealer.metadata(metadata))) == metadata
+        assert sealed.opened_salt(sealer.salt(salt)) == salt
+
+
+@given(texts, texts)
+def test_a_sealed_text_is_asked_for_by_the_words_that_it_is_found_by(text: str, more: str) -> None:
+    """Every term that a text matches whole, it has the lexemes of."""
+    has = set(lexemes.whole(f"{text} {more}"))
+    for term in lexemes.terms(f'"{lexemes.folded(text)}"'):
+        for run in term.runs:
+            assert set(lexemes.asked(run)) <= has
+
+
+@given(st.integers(0, 255), st.integers(1, 200))
+def test_what_was_sealed_is_not_opened_when_any_of_it_was_changed(place: int, bits: int) -> None:
+    written = Sealer(key()).text("something") or ""
+    at = len(sealed.MARK) + place % (len(written) - len(sealed.MARK))
+    other = written[:at] + chr(ord(written[at]) ^ bits) + written[at + 1 :]
+    try:
+        assert sealed.opened_text(other) == "something"  # Another spelling of the same bytes, in Base64's last digit.
+    except sealed.CannotOpen:
+        return
+
+
+def test_one_projects_key_does_not_open_what_anothers_has_sealed() -> None:
+    mine, other = key(1), key(2)
+    written = mine.seal(b"mine").removeprefix(sealed.MARK)
+    raw = base64.b64decode(written)
+    moved = sealed.MARK + base64.b64encode(other.project_id.bytes + raw[16:]).decode()
+    with pytest.raises(sealed.CannotOpen):
+        sealed.opened_text(moved)
+
+
+@given(st.lists(st.uuids(), min_size=2, max_size=6, unique=True))
+def test_a_master_key_without_a_project_opens_all_others_as_before(projects: list[UUID]) -> None:
+    whole = Master.of(new_master_key())
+    ciphers = {id_: whole.cipher_of(id_) for id_ in projects}
+    left, gone = whole, set[UUID]()
+    for id_ in projects[:-1]:
+        left, gone = Master.of(left.without(id_).written), gone | {id_}
+        for each in projects:
+            cipher, known = left.cipher_of(each), ciphers[each]
+            assert known is not None
+            if each in gone:
+                assert cipher is None
+            else:
+                assert cipher is not None
+                assert cipher.decrypt(b"0" * 12, known.encrypt(b"0" * 12, b"key", b""), b"") == b"key"
+        assert left.cipher is None
+        assert left.id == whole.id
+
+
+@pytest.mark.parametrize(
+    "written", ["", "x", "11" * 31, "aa:", "aa:0", "aa:0=11", f"aa:2={'11' * 32}", f"zz:0={'11' * 32}"]
+)
+def test_what_is_no_master_key_is_refused(written: str) -> None:
+    with pytest.raises(BadMasterKey):
+        Master.of(written)
