@@ -19,6 +19,10 @@ test-all: .venv/ready
 clients: .venv/ready
 	@$(BIN)/pytest --clients tests/clients tests/test_real_clients.py $(ARGS)
 
+# The pictures of docs/console.md, made anew. Needs Chromium.
+screenshots: .venv/ready
+	@$(BIN)/python -m tests.screenshots
+
 check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -38,4 +42,4 @@ lock:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve test test-all clients check lock
+.PHONY: serve test test-all clients screenshots check lock

@@ -1,4 +1,4 @@
-"""everthread serve | emulator | doctor | migrate | upgrade | import | export | projects | keys | master-key | audit"""
+"""everthread serve | emulator | demo | doctor | migrate | import | export | projects | keys | master-key | audit | …"""
 
 import asyncio
 import sys
@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import schema
 from app import serve as service
 from app.audit.commands import audit_cli
+from app.console import demo
 from app.db import connecting
 from app.db.engine import UNAVAILABLE
 from app.doctor import examine
@@ -211,6 +212,22 @@ def show_call(
             lambda: watch.call(url, key, call_id, curl=curl, report=lambda line: sys.stderr.write(f"{line}\n"))
         )
     )
+
+
+@cli.command("demo")
+def show_demo(
+    key: Key,
+    url: Url = "http://127.0.0.1:8080",
+    emulator: Annotated[
+        str, typer.Option(help="Where the emulator is that the service asks.")
+    ] = "http://127.0.0.1:8090",
+) -> None:
+    """Have a hundred conversations with the emulator, in several languages, to look at in the console."""
+    try:
+        count = _transferred(lambda: demo.run(url, key, emulator, echo))
+    except demo.CannotShow as error:
+        stop(f"{error}.")
+    echo(f"{count} conversations, and a few special ones: {url}/console")
 
 
 def _transferred(work: Callable[[], T]) -> T:

@@ -26,6 +26,7 @@ from app.bodies import json_response, wrong_field
 from app.cache.client import Cache
 from app.cache.seal import Seal
 from app.chain.live_ids import LiveIds
+from app.console import routes as console
 from app.db import configured
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
@@ -59,6 +60,7 @@ from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
 from app.projects.cors import Cors, Origins
 from app.projects.service import Projects
+from app.projects.sessions import Sessions
 from app.projects.user_tokens import UserTokens
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
@@ -96,6 +98,7 @@ from app.turns.spool import Spool
 from app.turns.store import TurnStore
 from app.turns.titles import Titles
 from app.usage import routes as usage_routes
+from app.usage.hours import TurnHours
 from app.webhooks import routes as webhooks_routes
 from app.webhooks.deliveries import Deliveries
 from app.webhooks.secrets import Secrets
@@ -162,6 +165,8 @@ def build(settings: Connected) -> FastAPI:
         _include(app, chat.router, prefix=prefix, documented=documented)
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
+    if settings.console:
+        app.router.routes.extend(console.routes(app))
     app.add_middleware(Cors)
     app.add_exception_handler(APIError, _refuse)
     app.add_exception_handler(ClientLeft, _answer_nobody)
@@ -204,7 +209,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     compactions = Compactions(memory, accounts, models, learnt, content_keys, settings)
     titles = Titles(database, names, accounts, settings)
     limits = RateLimits(cache, database, models, workers=settings.workers)
-    runner = Runner(store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, limits, settings)
+    hours = TurnHours(database)
+    runner = Runner(
+        store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, limits, hours, settings
+    )
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, content_keys, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
@@ -215,9 +223,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     secrets = Secrets(database, vault, Sealed(key, "secrets of webhooks"))
     webhooks = WebhookStore(database, settled)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
-    background = (reads, nodes, learnt, leases, cancel_requests, checkpoints, cleaner, compactions, deliveries, limits)
-    tokens = UserTokens(key)
-    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
+    background = (
+        reads,
+        nodes,
+        learnt,
+        leases,
+        cancel_requests,
+        checkpoints,
+        cleaner,
+        compactions,
+        deliveries,
+        limits,
+        hours,
+    )
+    tokens, sessions = UserTokens(key), Sessions(key)
+    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, sessions, content_keys)
     projects = Projects(database, keys, vault, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
     history = History(
@@ -234,7 +254,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     served = Services(
         settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, limits, projects, tokens, Owners(database), Origins(database),
+        keys, limits, projects, tokens, sessions, Owners(database), Origins(database),
         ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
         Threads(database, names, users, settled, limits),
         Audit(database, reads, users, checkpoints, settled),

@@ -28,6 +28,7 @@ from app.sealing import tables as sealing
 from app.threads import tables as threads
 from app.trail import tables as trail
 from app.turns import tables as turns
+from app.usage import tables as usage
 from app.webhooks import tables as webhooks
 
 TABLES = (
@@ -36,7 +37,7 @@ TABLES = (
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.LearntModel, webhooks.Webhook, webhooks.WebhookDelivery,
-    history.Feedback, history.Share,
+    history.Feedback, history.Share, usage.TurnHour,
     ServedRevision,
 )  # fmt: skip
 

@@ -318,6 +318,7 @@ def _announce(url: str, key: str | None, settings: Settings) -> None:
         echo("It is shown this once. 'everthread keys create' makes more.")
         shown = key
     body = shlex.quote('{"input": "Hello!"}')
+    echo(f"Console: {url}/console")
     echo("Try it:")
     echo(f'  curl -X PUT {url}/v1/threads/by-name/first -H "Authorization: Bearer {shown}"')
     echo(

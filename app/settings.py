@@ -191,6 +191,9 @@ class Settings(BaseSettings):
     encrypt_projects: bool = False
     """Whether every project that is made encrypts its contents at rest, the first one too."""
 
+    console: bool = True
+    """Whether there is a console at /console, for who has a key."""
+
     accounts_inside: bool = False
     """Whether projects' provider accounts may lead to private addresses, and go without TLS. Those that the service's
     own admins share may in any case."""

@@ -34,6 +34,7 @@ TABLES = {
     "thread_activity",
     "thread_names",
     "threads",
+    "turn_hours",
     "turns",
     "user_keys",
     "user_purges",

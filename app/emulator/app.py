@@ -22,7 +22,7 @@ CURRENT_PATH = "/compatible-mode/v1"
 OLDER_PATH = "/api/v2/apps/protocols/compatible-mode/v1"
 FAULTS = (
     "status", "rate_limit_200", "stall", "cut", "malformed", "slow", "failed", "incomplete", "error_event", "flat",
-    "error_200", "answer", "redirect",
+    "error_200", "answer", "output", "redirect",
 )  # fmt: skip
 
 BREAKS = ("stall", "cut", "malformed", "failed", "incomplete", "error_event", "flat", "error_200")
@@ -135,6 +135,8 @@ async def _create(request: Request, state: State, key: str) -> Response:
         return _sse(_one(failed)) if stream else JSONResponse(failed)
     if fault is not None and fault["kind"] == "answer":
         return _given_answer(fault)
+    if fault is not None and fault["kind"] == "output":
+        stored.response["output"] = fault.get("output", [])
     if fault is not None and fault["kind"] == "redirect":
         return Response(status_code=int(fault.get("status", 307)), headers={"Location": str(fault.get("location"))})
     if fault is not None and fault["kind"] in ("error_event", "flat", "error_200") and not stream:

@@ -34,7 +34,8 @@ class Tempo:
 async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tempo) -> AsyncIterator[bytes]:
     """The events of a branch, up to the turn `last`, as server-sent events.
 
-    Before the events of each turn stands a `thread.turn` with its input; at the end, `thread.replayed`.
+    Each says when it happened, `at`. Before those of each turn stands a `thread.turn` with its input; at the end,
+    `thread.replayed`.
     """
     now, number = None, 0
     links = [] if last is None else await store.chain(project_id, last)
@@ -64,6 +65,7 @@ def _moments(turns: Sequence[tuple[TurnRow, list[ItemRow]]]) -> Iterator[Moment]
         ended = row["completed_at"].timestamp() if row["completed_at"] else began
         opening = {
             "type": "thread.turn",
+            "at": round(began, 3),
             "turn_id": ids.turn_id(row["id"]),
             "status": row["status"],
             "created_at": int(began),
@@ -81,7 +83,7 @@ def _moments(turns: Sequence[tuple[TurnRow, list[ItemRow]]]) -> Iterator[Moment]
             for piece, milliseconds in pieces:
                 at = max(at, began + milliseconds / 1000)
                 said = {**fields, "delta": piece} if kind == "response.output_text.delta" else fields
-                last = kind in TERMINAL
-                data = encoded(kind, said, number)
-                yield (max(at, ended) if last else at), b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
+                when = max(at, ended) if kind in TERMINAL else at
+                data = encoded(kind, {**said, "at": round(when, 3)}, number)
+                yield when, b"event: %b\ndata: %b\n\n" % (kind.encode(), data)
                 number += 1

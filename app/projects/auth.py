@@ -19,6 +19,7 @@ from app.db.sealed import CannotOpen
 from app.errors import APIError, Forbidden, Unauthorized
 from app.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
+from app.projects.sessions import Sessions
 from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.sealing import at_rest
@@ -105,7 +106,8 @@ class ContentsSealed(APIError):
 class KeyRing:
     """Keys that were good a moment ago, so that a turn needs no statement for its key."""
 
-    def __init__(self, database: Database, tokens: UserTokens, content_keys: ContentKeys) -> None:
+    def __init__(self, database: Database, tokens: UserTokens, sessions: Sessions, content_keys: ContentKeys) -> None:
+        self._sessions = sessions
         self._database = database
         self._content_keys = content_keys
         self._tokens = tokens
@@ -119,16 +121,21 @@ class KeyRing:
         return await self._known.get(hashed, lambda: self._looked_up(USE_KEY, hashed, address))
 
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
-        """What a user's token opens, as long as the key is good that minted it."""
+        """What a user's token opens, or a session of the console, as long as the key is good that it came of."""
+        if (session := self._sessions.read(given)) is not None:
+            return await self._of_key(session.key_id, session.project_id, address)
         token = self._tokens.read(given)
         if token is None:
             return None
-        id_ = token.key_id
-        grant = await self._known.get(id_, lambda: self._looked_up(USE_KEY_OF_ID, id_, address))
-        if grant is None or grant.project_id != token.project_id:
+        grant = await self._of_key(token.key_id, token.project_id, address)
+        if grant is None:
             return None
         scopes = grant.scopes & token.actions
         return replace(grant, scopes=scopes, operates=False, user=token.user, thread_id=token.thread_id)
+
+    async def _of_key(self, id_: UUID, project_id: UUID, address: str | None) -> Grant | None:
+        grant = await self._known.get(id_, lambda: self._looked_up(USE_KEY_OF_ID, id_, address))
+        return grant if grant is not None and grant.project_id == project_id else None
 
     async def _looked_up(self, statement: str, key: bytes | UUID, address: str | None) -> Grant | None:
         with wall.across_projects():  # A key is what tells the project.

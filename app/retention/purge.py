@@ -105,6 +105,11 @@ class Purge:
             )
         return purge_id
 
+    async def latest(self, project_id: UUID, limit: int) -> list[UserPurge]:
+        wanted = select(UserPurge).where(UserPurge.project_id == project_id)
+        async with self._database.session() as session:
+            return list(await session.scalars(wanted.order_by(UserPurge.id.desc()).limit(limit)))
+
     async def get(self, project_id: UUID, purge_id: UUID) -> UserPurge | None:
         async with self._database.session() as session:
             return await session.get(UserPurge, (project_id, purge_id))

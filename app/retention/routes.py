@@ -2,11 +2,12 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.bodies import WHOLE, checked, json_object, json_response
+from app.db.pagination import ListObject
 from app.describing import NDJSON, described
 from app.errors import BadRequest
 from app.projects.auth import Administering, Authenticated, KeyRing
@@ -80,6 +81,13 @@ async def export_user(caller: Authenticated, retention: Service, user: User) -> 
 )
 async def forget_user(caller: Authenticated, retention: Service, user: User) -> Response:
     return json_response(await retention.forget_user(caller, user), status=202)
+
+
+@router.get("/purges", **described("The latest purges of users, the newest first.", ListObject[PurgeObject]))
+async def purges(
+    caller: Authenticated, retention: Service, limit: Annotated[int, Query(ge=1, le=100)] = 20
+) -> Response:
+    return json_response(await retention.purges(caller, limit))
 
 
 @router.get("/purges/{purge_id}", **described("How far a purge is.", PurgeObject))

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.pagination import list_object
 from app.errors import NotFound
 from app.projects.auth import Caller
 from app.projects.tables import Project
@@ -72,6 +73,11 @@ class Retention:
         if found is None:
             raise _unknown_purge(purge_id)
         return await self._shown(caller, found)
+
+    async def purges(self, caller: Caller, limit: int) -> dict[str, Any]:
+        """The latest purges of users, the newest first."""
+        rows = await self._purge.latest(caller.project_id, limit + 1)
+        return list_object(rows[:limit], purge_object, has_more=len(rows) > limit)
 
     async def export_user(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
         """Every thread of an end user, one a line, as `everthread import` takes them."""

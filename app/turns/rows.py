@@ -29,6 +29,8 @@ class TurnRow(TypedDict):
     """Of older turns, and those without an answer: None."""
     binding: str | None
     seq: int
+    first_word_ms: int | None
+    """How long the first word of a stream took."""
     pace: NotRequired[dict[str, Any] | None]
     """Of turns that are read by their ids."""
 

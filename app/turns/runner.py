@@ -35,6 +35,7 @@ from app.turns.spool import Spool
 from app.turns.store import Opened, TurnStore
 from app.turns.titles import Titles
 from app.turns.way import Way
+from app.usage.hours import TurnHours
 
 log = structlog.get_logger()
 
@@ -54,8 +55,10 @@ class Runner:
         compactions: Compactions,
         titles: Titles,
         limits: RateLimits,
+        hours: TurnHours,
         settings: Settings,
     ) -> None:
+        self._hours = hours
         self._store = store
         self._live_ids = live_ids
         self._event_log = event_log
@@ -200,6 +203,9 @@ class Runner:
             usage = None if running.response is None else running.response.get("usage")
             self._limits.end(running.admission, *spent(usage, running.turn.request.family.price))
         metrics.RUNNING_TURNS.dec()
+        first = next(iter(running.recorder.pace.milliseconds), None)
+        took = int(running.recorder.seconds() * 1000)
+        self._hours.ended(running.turn.project_id, running.turn.request.model, running.outcome, took, first)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", exc_info=error)
         if running.response is None and running.error is None:

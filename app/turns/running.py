@@ -86,6 +86,13 @@ class Running:
     def events(self) -> Events:
         return self.recorder.events
 
+    @property
+    def outcome(self) -> str:
+        """How it has ended: its status, or of one that has failed the meaning of its error."""
+        if self.error is not None:
+            return self.error.meaning
+        return "failed" if self.response is None else str(self.response.get("status"))
+
     def with_more(self, items: Sequence[Item]) -> Body:
         """What was sent last, with more behind it."""
         head, tail = self.frame

@@ -79,6 +79,8 @@ class TurnObject(_Response):
     context: ContextObject | None
     account: str | None
     """The provider account that was asked last, as calls and the audit trail name it."""
+    first_word_ms: int | None
+    """How long the first word of a stream took, in milliseconds."""
     input: NotRequired[list[ItemObject]]
     """Where the turn is read back."""
 
@@ -199,6 +201,7 @@ def turn_object(
     continuation: str | None,
     context: Context | None,
     account: str | None,
+    first_word_ms: int | None,
 ) -> dict[str, Any]:
     """The same row on the native surface.
 
@@ -216,6 +219,7 @@ def turn_object(
         "ignored": turn.request.ignored,
         "context": None if context is None else context.shown(),
         "account": account,
+        "first_word_ms": first_word_ms,
     }
 
 
@@ -258,6 +262,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "ignored": row["ignored"],
         "context": None if row["context"] is None else Context.of(row["context"]).shown(),
         "account": None if row["binding"] is None else account_of(row["binding"]),
+        "first_word_ms": row["first_word_ms"],
         "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
         "output_text": output_text(shown["output"]),
     }

@@ -93,7 +93,8 @@ ORDER BY branch.depth DESC
 
 -- _turn_columns --
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
-    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq
+    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq,
+    (t.pace->'ms'->>0)::int AS first_word_ms
 
 -- get_turn --
 -- A turn by its id.

@@ -11,13 +11,14 @@ from typing_extensions import TypedDict
 
 from app.bodies import json_response
 from app.db import ids
-from app.db.pagination import ListObject, Seconds
+from app.db.pagination import ListObject, Seconds, list_object
 from app.db.replica import Reads
 from app.describing import described
 from app.errors import BadRequest
 from app.projects.auth import Authenticated
 from app.provider.models import Models
 from app.services import serving
+from app.usage.hours import listed, shown
 from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
 
 router = APIRouter(tags=["usage"])
@@ -61,18 +62,60 @@ async def get(
     rows = await reads.read(
         lambda database: usage(database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
     )
-    shown = [_row(group_by, row, models) for row in rows[:limit]]
+    found = [_row(group_by, row, models) for row in rows[:limit]]
     if format == "csv":
-        return Response(_csv(group_by, shown), media_type="text/csv; charset=utf-8")
+        return Response(_csv(group_by, found), media_type="text/csv; charset=utf-8")
     return json_response(
         {
             "object": "list",
-            "data": shown,
-            "first_id": shown[0][group_by] if shown else None,
-            "last_id": shown[-1][group_by] if shown else None,
+            "data": found,
+            "first_id": found[0][group_by] if found else None,
+            "last_id": found[-1][group_by] if found else None,
             "has_more": len(rows) > limit,
         }
     )
+
+
+class HourObject(TypedDict):
+    """The turns of an hour that a model has answered, and that ended in one way."""
+
+    id: str
+    object: Literal["usage.hour"]
+    hour: int
+    """Its beginning, Unix seconds."""
+    model: str
+    outcome: str
+    """A turn's status; of one that has failed, the meaning of its error."""
+    turns: int
+    p50_ms: int | None
+    p95_ms: int | None
+    p99_ms: int | None
+    first_word_p50_ms: int | None
+    """Of streams."""
+    first_word_p95_ms: int | None
+    first_word_p99_ms: int | None
+    durations: list[int]
+    """How many took how long; the bounds are in docs/monitoring.md."""
+    first_words: list[int]
+
+
+@router.get(
+    "/usage/hours",
+    **described("How turns have gone, hour by hour: errors, and how long answers took.", ListObject[HourObject]),
+)
+async def hours(
+    caller: Authenticated,
+    reads: Annotated[Reads, serving(Reads)],
+    since: Seconds = None,
+    until: Seconds = None,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+) -> Response:
+    if since is not None and until is not None and until <= since:
+        raise BadRequest("'until' must be later than 'since'.", param="until")
+    begin = datetime.fromtimestamp(since or 0, UTC)
+    end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
+    rows = await reads.read(lambda database: listed(database, caller.project_id, begin, end, limit + 1))
+    return json_response(list_object(rows[:limit], shown, has_more=len(rows) > limit))
 
 
 def _key(group_by: Group, after: str | None) -> str | None:

@@ -13,6 +13,7 @@ SELECT create_reference_table('user_purges');
 SELECT create_reference_table('learnt_models');
 SELECT create_reference_table('webhooks');
 SELECT create_reference_table('webhook_deliveries');
+SELECT create_reference_table('turn_hours');
 
 -- Whoever migrates takes the foreign keys among these away before, and puts them back.
 SELECT create_distributed_table('threads', 'bucket');

@@ -26,6 +26,15 @@ SQL = Path(__file__).parents[1] / "sql"
 def upgrade() -> None:
     for statement in commands(SQL / "at_rest.sql"):
         op.get_bind().exec_driver_sql(statement)
+    # A restore looks at nothing but the catalog by itself: see 0003.
+    for function in ("message_lexemes_v1(uuid, uuid, json)", "title_lexemes_v1(uuid, text)"):
+        op.execute(
+            f"""
+            DO $$ BEGIN
+                EXECUTE 'ALTER FUNCTION {function} SET search_path TO ' || current_setting('search_path');
+            END $$
+            """
+        )
     with op.get_context().autocommit_block():
         op.execute("ALTER TABLE feedback VALIDATE CONSTRAINT feedback_comment_check")
 

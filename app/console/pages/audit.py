@@ -1,0 +1,59 @@
+"""The audit trail, and the proof of it, which the page's script checks."""
+
+import asyncio
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from starlette.responses import Response
+
+from app.audit import exported
+from app.audit.signing import BadKey, public_key
+from app.bodies import json_response
+from app.console import session
+from app.console.view import View
+
+ROWS = 50
+
+
+async def page(view: View) -> Response:
+    return view.page("audit.html", filters=_asked(view), **await _rows(view, "/audit"))
+
+
+async def rows(view: View) -> Response:
+    return view.page("_records.html", **await _rows(view, "/audit"))
+
+
+async def of_thread(view: View) -> Response:
+    """A thread's own records, a deleted one's too."""
+    thread_id = view.request.path_params["thread_id"]
+    found = await _rows(view, f"/threads/{thread_id}/audit")
+    template = "_records.html" if view.asked("after") else "trail.html"
+    return view.page(template, thread_id=thread_id, **found)
+
+
+async def verified(view: View) -> Response:
+    """An exported trail, verified here: for browsers that have no WebCrypto."""
+    if not session.is_own(view.request):
+        return json_response({"good": False, "message": "This was not sent by a page of the console."}, status=403)
+    try:
+        trusted = [public_key(view.request.headers.get("x-public-key", ""))]
+        content = await view.request.body()
+        with TemporaryDirectory() as directory:
+            path = Path(directory) / "trail.ndjson"
+            path.write_bytes(content)
+            verdict = await asyncio.to_thread(exported.verify_file, path, trusted)
+    except (BadKey, exported.BadFile) as error:
+        return json_response({"good": False, "message": f"{error}."})
+    problems = "; ".join(str(problem) for problem in verdict.problems[:5])
+    return json_response({"good": not problems, "message": problems or f"{verdict.records} records verify."})
+
+
+def _asked(view: View) -> dict[str, str]:
+    return {name: view.asked(name) for name in ("thread", "turn", "key", "user", "action")}
+
+
+async def _rows(view: View, path: str) -> dict[str, Any]:
+    found = await view.api.get(path, **_asked(view), limit=ROWS, after=view.asked("after"))
+    more = {**view.request.query_params, "after": found["last_id"]} if found["has_more"] else None
+    return {"records": found["data"], "more": more, "at": view.request.url.path.removesuffix("/rows")}

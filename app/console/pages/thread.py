@@ -1,0 +1,222 @@
+"""A thread: the conversation as people read it, from its end upwards, branch by branch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from app.console.view import View
+from app.items.shapes import IMAGE_PARTS, fields_of, objects, string, text_of, words
+from app.limits.spent import spent
+from app.provider.models import Models
+from app.services import services
+
+TURNS = 50
+"""On a page; a longer conversation is read on upwards."""
+
+MOST_MAPPED = 400
+"""Turns that the map of a thread shows."""
+
+
+async def page(view: View) -> Response:
+    """The end of the conversation, or that of one of its branches."""
+    thread_id = view.request.path_params["thread_id"]
+    until = view.asked("until") or None
+    found = await view.api.get(f"/threads/{thread_id}/turns", limit=TURNS)
+    last = until
+    if not found["data"] and last is None:
+        last = (await view.api.get(f"/threads/{thread_id}"))["head_id"]  # All that a new fork has is another thread's.
+    if last is not None and all(turn["id"] != last for turn in found["data"]):
+        return view.page("thread.html", thread_id=thread_id, until=until, **await _upwards(view, thread_id, last))
+    shown = _shown(view, found["data"], until)
+    return view.page("thread.html", thread_id=thread_id, until=until, **shown)
+
+
+async def earlier(view: View) -> Response:
+    """What comes before, up to the turn that the page names."""
+    thread_id = view.request.path_params["thread_id"]
+    return view.page(
+        "_turns.html", thread_id=thread_id, until=None, **await _upwards(view, thread_id, view.asked("last"))
+    )
+
+
+async def turn(view: View) -> Response:
+    """One turn, as it is now."""
+    thread_id = view.request.path_params["thread_id"]
+    found = await view.api.get(f"/threads/{thread_id}/turns/{view.request.path_params['turn_id']}")
+    return view.page("_turns.html", thread_id=thread_id, until=None, turns=[_turn(view, found, [])], earlier=None)
+
+
+async def about(view: View) -> Response:
+    """What the thread is called, whose it is, and what can be done with it."""
+    thread = await view.api.get(f"/threads/{view.request.path_params['thread_id']}")
+    return view.page("_about.html", thread=thread, until=view.asked("until") or None)
+
+
+async def tree(view: View) -> Response:
+    """The map of a thread's turns."""
+    thread_id = view.request.path_params["thread_id"]
+    turns: list[dict[str, Any]] = []
+    after: str | None = None
+    while len(turns) < MOST_MAPPED:
+        found = await view.api.get(f"/threads/{thread_id}/turns", limit=100, after=after)
+        turns += found["data"]
+        after = found["last_id"]
+        if not found["has_more"]:
+            break
+    return view.page("tree.html", thread_id=thread_id, nodes=_mapped(turns), cut=len(turns) >= MOST_MAPPED)
+
+
+async def _upwards(view: View, thread_id: str, last: str) -> dict[str, Any]:
+    """The turns of a branch that ends with a turn which may be far back, or another thread's."""
+    newest = await view.api.get(f"/threads/{thread_id}/turns/{last}")
+    home = newest["thread_id"]  # What a fork shares is listed where it was said.
+    found = await view.api.find(f"/threads/{home}/turns", limit=TURNS - 1, after=last)
+    before = [] if found is None else found["data"]
+    return _shown(view, [newest, *before], last)
+
+
+def _shown(view: View, latest_first: Sequence[dict[str, Any]], until: str | None) -> dict[str, Any]:
+    """A branch of some turns, oldest first; and the turn with which what stands before it ends."""
+    by_id = {turn["id"]: turn for turn in latest_first}
+    siblings: dict[str | None, list[str]] = {}
+    for turn in reversed(latest_first):
+        siblings.setdefault(turn["parent_id"], []).append(turn["id"])
+    at = until if until in by_id else latest_first[0]["id"] if latest_first else None
+    branch: list[dict[str, Any]] = []
+    while at is not None and at in by_id:
+        turn = by_id[at]
+        branch.append(_turn(view, turn, [_leaf(each, siblings) for each in siblings[turn["parent_id"]]]))
+        at = turn["parent_id"]
+    return {"turns": branch[::-1], "earlier": at}
+
+
+def _leaf(turn_id: str, siblings: dict[str | None, list[str]]) -> tuple[str, str]:
+    """A turn, and the newest turn that goes on from it, as far as they are known."""
+    at = turn_id
+    while at in siblings:
+        at = siblings[at][-1]
+    return turn_id, at
+
+
+def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> dict[str, Any]:
+    """A turn as a page shows it. Args: beside: the turns that have the same parent, with their branches' ends."""
+    usage = fields_of(turn["usage"])
+    price = services(view.request)[Models].of(turn["model"]).price if turn["model"] else None
+    place = next((number for number, (id_, _) in enumerate(beside) if id_ == turn["id"]), 0)
+    return {
+        "id": turn["id"],
+        "status": turn["status"],
+        "continuation": turn["continuation"] or "added",
+        "model": turn["model"],
+        "account": turn["account"],
+        "created_at": turn["created_at"],
+        "seconds": None if turn["completed_at"] is None else turn["completed_at"] - turn["created_at"],
+        "first_word": turn["first_word_ms"],
+        "tokens": usage.get("total_tokens"),
+        "cached": fields_of(usage.get("input_tokens_details")).get("cached_tokens") or 0,
+        "cost": None if price is None or not usage else spent(usage, price)[1],
+        "dropped": fields_of(turn["context"]).get("dropped_items") or 0,
+        "compacted": bool(fields_of(turn["context"]).get("compaction_id")),
+        "error": string(fields_of(turn["error"]).get("message")) or None,
+        "input": [part(item) for item in turn["input"]],
+        "output": [part(item) for item in turn["output"]],
+        "own_input": "\n".join(text_of(item) for item in turn["input"] if item.get("role") == "user"),
+        "branch": place + 1,
+        "branches": len(beside),
+        "before": beside[place - 1][1] if place > 0 else None,
+        "after": beside[place + 1][1] if place + 1 < len(beside) else None,
+    }
+
+
+def part(item: dict[str, Any]) -> dict[str, Any]:
+    """An item, as one of the few forms that a page has."""
+    type_ = string(item.get("type")) or "message"
+    if type_ == "message":
+        pictures = [_picture(each) for each in objects(item.get("content")) if each.get("type") in IMAGE_PARTS]
+        cited = [
+            _source(note)
+            for each in objects(item.get("content"))
+            for note in objects(each.get("annotations"))
+        ]  # fmt: skip
+        sources = [each for each in cited if each is not None]
+        return {
+            "form": "message", "role": string(item.get("role")), "text": text_of(item), "pictures": pictures,
+            "sources": sources,
+        }  # fmt: skip
+    if type_ == "reasoning":
+        said = [string(each.get("text")) for each in objects(item.get("summary")) + objects(item.get("content"))]
+        return {"form": "reasoning", "text": "\n\n".join(said)}
+    if type_.endswith("_output"):
+        output = item.get("output")
+        pictures = [_picture(each) for each in objects(output) if each.get("type") in IMAGE_PARTS]
+        said_ = "".join(string(each.get("text")) for each in objects(output)) if isinstance(output, list) else output
+        return {"form": "output", "name": type_, "text": _pretty(said_), "pictures": pictures}
+    details = {name: value for name, value in item.items() if name not in ("id", "type", "status", "call_id")}
+    action = fields_of(details.get("action"))
+    sources = [found for each in objects(action.get("sources")) if (found := _source(each)) is not None]
+    name = string(details.pop("name", None)) or type_
+    arguments = details.get("arguments")
+    return {
+        "form": "call", "name": name, "text": _pretty(arguments if arguments is not None else details),
+        "sources": sources,
+    }  # fmt: skip
+
+
+def _picture(found: dict[str, Any]) -> dict[str, str | None]:
+    """An image that was sent inline is shown; one that lies elsewhere is a link, and is not fetched."""
+    url = found.get("image_url")
+    url = string(fields_of(url).get("url")) if isinstance(url, dict) else string(url)
+    inline = url.startswith(("data:image/png;", "data:image/jpeg;", "data:image/gif;", "data:image/webp;"))
+    return {"inline": url if inline else None, "link": url if url.startswith(("https://", "http://")) else None}
+
+
+def _source(found: dict[str, Any]) -> dict[str, str] | None:
+    url = string(found.get("url"))
+    return {"url": url, "title": string(found.get("title")) or url} if url.startswith(("http://", "https://")) else None
+
+
+def _pretty(value: Any) -> str:
+    """JSON, set out, where it is some; else the text."""
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            return str(value)
+        if not isinstance(value, dict | list):
+            return words(value)
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+
+
+def _mapped(latest_first: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Where each turn stands on the map: a row for each, a column for each branch."""
+    children: dict[str | None, list[str]] = {}
+    known = {turn["id"] for turn in latest_first}
+    ordered = list(reversed(latest_first))
+    for turn in ordered:
+        parent = turn["parent_id"] if turn["parent_id"] in known else None
+        children.setdefault(parent, []).append(turn["id"])
+    column: dict[str, int] = {}
+    used = 0
+    for turn in ordered:
+        parent = turn["parent_id"]
+        if parent in column and children[parent][0] == turn["id"]:
+            column[turn["id"]] = column[parent]
+        else:
+            column[turn["id"]], used = used, used + 1
+    row = {turn["id"]: number for number, turn in enumerate(ordered)}
+    points = [
+        {
+            "id": turn["id"], "x": 20 + 24 * column[turn["id"]], "y": 20 + 28 * row[turn["id"]],
+            "status": turn["status"], "created_at": turn["created_at"],
+            "said": "\n".join(text_of(item) for item in turn["input"])[:60],
+            "leaf": turn["id"] not in children,
+        }
+        for turn in ordered
+    ]  # fmt: skip
+    places = {point["id"]: point for point in points}
+    lines = [
+        (places[turn["parent_id"]], places[turn["id"]]) for turn in ordered if turn["parent_id"] in places
+    ]  # fmt: skip
+    return {"points": points, "lines": lines, "width": 40 + 24 * used, "height": 40 + 28 * len(points)}

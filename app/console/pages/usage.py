@@ -1,0 +1,62 @@
+"""What was used: turns, tokens and money, by day, model and user."""
+
+import time
+from collections import Counter
+from typing import Any
+
+from starlette.responses import Response
+
+from app.console.view import View
+from app.usage.hours import percentile
+
+DAYS = 30
+GROUPS = ("day", "model", "user")
+
+
+async def page(view: View) -> Response:
+    since = int(time.time()) - DAYS * 86_400
+    groups = {group: (await view.api.get("/usage", group_by=group, since=since))["data"] for group in GROUPS}
+    project = await view.api.get("/project")
+    accounts = await view.api.find(f"/admin/projects/{project['id']}/accounts") if view.may("admin") else None
+    hours = (await view.api.get("/usage/hours", since=int(time.time()) - 7 * 86_400, limit=5000))["data"]
+    return view.page(
+        "usage.html",
+        groups=groups,
+        total=_total(groups["day"]),
+        hours=_by_hour(hours),
+        errors=_errors(hours),
+        purges=(await view.api.get("/purges"))["data"],
+        accounts=None if accounts is None else accounts["data"],
+    )
+
+
+def _by_hour(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All models and outcomes of an hour together."""
+    hours: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        sums = hours.setdefault(
+            row["hour"], {"hour": row["hour"], "turns": 0, "durations": [0] * len(row["durations"])}
+        )
+        sums["turns"] += row["turns"]
+        sums["durations"] = [one + other for one, other in zip(sums["durations"], row["durations"], strict=True)]
+    return [
+        {**sums, **{f"p{share}": percentile(sums["durations"], share / 100) for share in (50, 95, 99)}}
+        for _, sums in sorted(hours.items())
+    ]
+
+
+def _errors(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """How often each error was met, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        if row["outcome"] not in ("completed", "incomplete", "cancelled"):
+            counts[row["outcome"]] += row["turns"]
+    return counts.most_common()
+
+
+def _total(days: list[dict[str, Any]]) -> dict[str, Any]:
+    """All days together."""
+    names = ("turns", "failed_turns", "rebuilt_turns", "input_tokens", "cached_tokens", "output_tokens")
+    costs = [day["cost"] for day in days]
+    cost = None if any(each is None for each in costs) else sum(costs)
+    return {**{name: sum(day[name] for day in days) for name in names}, "cost": cost}

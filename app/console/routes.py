@@ -1,0 +1,46 @@
+"""/console: conversations, chains, proof and cost, in a browser."""
+
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from app.console.api import Door
+from app.console.pages import audit, chain, replay, settings, thread, threads, usage
+from app.console.session import PATH
+from app.console.view import page, sign_in_page, sign_out_page
+
+HERE = Path(__file__).parent
+
+THREAD = "/threads/{thread_id}"
+
+
+def routes(app: ASGIApp) -> list[Route | Mount]:
+    """All of it. Args: app: that has the public API."""
+    pages = {
+        "/threads": threads.page, "/threads/rows": threads.rows, "/search": threads.search,
+        THREAD: thread.page, f"{THREAD}/about": thread.about, f"{THREAD}/earlier": thread.earlier,
+        f"{THREAD}/turns/{{turn_id}}": thread.turn, f"{THREAD}/tree": thread.tree,
+        f"{THREAD}/chain": chain.page, f"{THREAD}/turns/{{turn_id}}/calls": chain.calls,
+        f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
+        "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,
+        "/settings": settings.page,
+    }  # fmt: skip
+    made: list[Route | Mount] = [Route(PATH + path, page(handler), methods=["GET"]) for path, handler in pages.items()]
+    return [
+        Route(PATH, _begin, methods=["GET"]),
+        Route(f"{PATH}/sign-in", sign_in_page, methods=["GET", "POST"]),
+        Route(f"{PATH}/sign-out", sign_out_page, methods=["POST"]),
+        Route(f"{PATH}/verify", page(audit.verified), methods=["POST"]),
+        *made,
+        Mount(f"{PATH}/assets", StaticFiles(directory=HERE / "assets")),
+        Mount(f"{PATH}/vendor", StaticFiles(directory=HERE / "vendor")),
+        Mount(f"{PATH}/api", Door(app)),
+    ]
+
+
+async def _begin(request: Request) -> Response:
+    return RedirectResponse(f"{PATH}/threads", status_code=303)

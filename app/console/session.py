@@ -1,0 +1,106 @@
+"""Who looks at a page: signed in with an API key, and told by a cookie that only this site sends."""
+
+import hmac
+import time
+from collections import OrderedDict
+from urllib.parse import parse_qs, quote
+
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import RedirectResponse, Response
+
+from app.projects.auth import Grant, KeyRing
+from app.projects.sessions import LIFE_SECONDS, Session, Sessions
+from app.services import services
+
+COOKIE = "everthread_console"
+PATH = "/console"
+SIGN_IN = f"{PATH}/sign-in"
+
+MOST_ATTEMPTS = 10
+ATTEMPT_SECONDS = 60.0
+MOST_ADDRESSES = 10_000
+
+PROOF = "x-csrf-token"
+
+_attempts: OrderedDict[str, list[float]] = OrderedDict()
+
+
+def cookie_of(request: HTTPConnection) -> str:
+    return request.cookies.get(COOKIE, "")
+
+
+async def grant_of(request: HTTPConnection) -> Grant | None:
+    """What the session of a request opens; None without one, or where its key is not good any more."""
+    cookie = cookie_of(request)
+    if not cookie or services(request)[Sessions].read(cookie) is None:
+        return None
+    address = None if request.client is None else request.client.host
+    return await services(request)[KeyRing].grant(cookie, address)
+
+
+def is_own(request: HTTPConnection) -> bool:
+    """Whether a request that changes something comes from a page of the session's."""
+    given = request.headers.get(PROOF, "")
+    return from_here(request) and hmac.compare_digest(given, services(request)[Sessions].proof(cookie_of(request)))
+
+
+def from_here(request: HTTPConnection) -> bool:
+    """Whether this very site has sent it, as far as the browser says."""
+    site = request.headers.get("sec-fetch-site")
+    return site in (None, "same-origin")
+
+
+async def sign_in(request: Request) -> tuple[Response | None, str | None]:
+    """Begin a session with the key of a form: the answer that begins it, or why there is none."""
+    address = "" if request.client is None else request.client.host
+    if not from_here(request):
+        return None, "This key is unknown, revoked or past its end."
+    if not _may_try(address):
+        return None, "Too many attempts. Wait a minute."
+    form = parse_qs((await request.body())[:4096].decode("utf-8", "replace"))
+    key = form.get("key", [""])[0].strip()
+    grant = await services(request)[KeyRing].grant(key, address) if key and "." not in key else None
+    if grant is None:
+        return None, "This key is unknown, revoked or past its end."
+    _attempts.pop(address, None)
+    answer = RedirectResponse(_next(form.get("next", [""])[0]), status_code=303)
+    answer.set_cookie(
+        COOKIE,
+        services(request)[Sessions].mint(Session(grant.project_id, grant.key_id)),
+        max_age=LIFE_SECONDS,
+        path=PATH,
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="strict",
+    )
+    return answer, None
+
+
+def sign_out(request: Request) -> Response:
+    answer = RedirectResponse(SIGN_IN, status_code=303)
+    answer.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="strict")
+    return answer
+
+
+def to_sign_in(request: Request) -> Response:
+    """Where somebody without a session is sent; htmx is told in its own way."""
+    if "hx-request" in request.headers:
+        return Response(status_code=401, headers={"HX-Redirect": SIGN_IN})
+    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"{SIGN_IN}?next={quote(wanted)}", status_code=303)
+
+
+def _next(given: str) -> str:
+    """A page of the console's, and nothing else."""
+    is_page = given.startswith(f"{PATH}/") and "\\" not in given and "//" not in given and given.isprintable()
+    return given if is_page else f"{PATH}/threads"
+
+
+def _may_try(address: str) -> bool:
+    now = time.monotonic()
+    tried = [at for at in _attempts.pop(address, []) if at > now - ATTEMPT_SECONDS]
+    may = len(tried) < MOST_ATTEMPTS
+    _attempts[address] = [*tried, now] if may else tried
+    while len(_attempts) > MOST_ADDRESSES:
+        _attempts.popitem(last=False)
+    return may

@@ -1,0 +1,115 @@
+"""A page being made: who looks at it, in which language, and what it is made of."""
+
+import functools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from app.console import markdown, session
+from app.console.api import Api, Refused
+from app.console.words import Words, language_of, words
+from app.projects.auth import Grant
+from app.projects.sessions import Sessions
+from app.services import services
+
+HERE = Path(__file__).parent
+
+SECURITY = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+}
+
+_templates = Environment(
+    loader=FileSystemLoader(HERE / "templates"),
+    autoescape=select_autoescape(default=True, default_for_string=True),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _machine(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+_templates.filters |= {"moment": _moment, "machine": _machine, "markdown": markdown.rendered}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    request: Request
+    api: Api
+    grant: Grant
+    t: Words
+    language: str
+
+    def asked(self, name: str) -> str:
+        """A field of the query; without what no field may hold."""
+        return self.request.query_params.get(name, "").replace("\0", "").strip()
+
+    def may(self, scope: str) -> bool:
+        return scope in self.grant.scopes
+
+    def page(self, template: str, *, status: int = 200, **shown: Any) -> Response:
+        return _html(self.request, template, self.t, self.language, status, may=self.may, **shown)
+
+
+Handler = Callable[[View], Awaitable[Response]]
+
+
+def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    """A route for who is signed in. What the API refuses is shown as a page."""
+
+    @functools.wraps(handler)
+    async def answer(request: Request) -> Response:
+        grant = await session.grant_of(request)
+        if grant is None:
+            return session.to_sign_in(request)
+        language = language_of(request.headers.get("accept-language", ""))
+        view = View(request, Api(request.app, request), grant, words(language), language)
+        try:
+            return await handler(view)
+        except Refused as refused:
+            return view.page("refused.html", status=refused.status, message=str(refused))
+
+    return answer
+
+
+async def sign_in_page(request: Request) -> Response:
+    wrong: str | None = None
+    if request.method == "POST":
+        answer, wrong = await session.sign_in(request)
+        if answer is not None:
+            return answer
+    language = language_of(request.headers.get("accept-language", ""))
+    t = words(language)
+    status = 200 if wrong is None else 429 if wrong.startswith("Too many") else 403
+    return _html(
+        request, "sign_in.html", t, language, status, wrong=wrong, next=request.query_params.get("next", ""),
+        may=lambda _: False,
+    )  # fmt: skip
+
+
+async def sign_out_page(request: Request) -> Response:
+    return session.sign_out(request) if session.from_here(request) else session.to_sign_in(request)
+
+
+def _html(request: Request, template: str, t: Words, language: str, status: int, **shown: Any) -> Response:
+    proof = services(request)[Sessions].proof(session.cookie_of(request))
+    text = _templates.get_template(template).render(
+        t=t, language=language, path=request.url.path, query=request.query_params, proof=proof, **shown
+    )
+    return HTMLResponse(text, status_code=status, headers=SECURITY)

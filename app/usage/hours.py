@@ -1,0 +1,151 @@
+"""How turns have gone: errors by their meaning, and how long answers took, hour by hour.
+
+Each worker counts in its memory and adds what it has to the sums in Postgres from time to time: no turn waits for that,
+and what has not been written yet goes with a worker that dies.
+"""
+
+import asyncio
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypedDict
+from uuid import UUID
+
+import structlog
+
+from app.background import Background
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+
+log = structlog.get_logger()
+
+BOUNDS = (
+    50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600, 2200, 3200, 4500, 6400, 9000, 13_000, 18_000, 25_000, 36_000,
+    50_000, 72_000, 100_000, 200_000, 400_000, 800_000,
+)  # fmt: skip
+"""Milliseconds: a place of a histogram counts what took so long at most, and longer than the place before."""
+
+WRITE_SECONDS = 15.0
+
+MOST_KINDS = 5000
+"""Of a worker, between two times that it writes."""
+
+ADD = """
+INSERT INTO turn_hours AS t (project_id, hour, model, outcome, turns, durations, first_words)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (project_id, hour, model, outcome) DO UPDATE SET turns = t.turns + excluded.turns,
+    durations = added_v1(t.durations, excluded.durations), first_words = added_v1(t.first_words, excluded.first_words)
+"""
+
+LISTED = """
+SELECT hour, model, outcome, turns, durations, first_words FROM turn_hours
+WHERE project_id = $1 AND hour >= $2 AND hour < $3 ORDER BY hour, model, outcome LIMIT $4
+"""
+
+Kind = tuple[UUID, int, str, str]
+"""Project, the hour's beginning in Unix seconds, model, outcome."""
+
+
+@dataclass(slots=True)
+class Sums:
+    turns: int = 0
+    durations: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    first_words: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+
+class HourRow(TypedDict):
+    hour: datetime
+    model: str
+    outcome: str
+    turns: int
+    durations: list[int]
+    first_words: list[int]
+
+
+class TurnHours(Background):
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+        self._sums: dict[Kind, Sums] = {}
+
+    def ended(self, project_id: UUID, model: str, outcome: str, milliseconds: int, first_word: int | None) -> None:
+        """A turn has ended.
+
+        Args:
+            outcome: its status; of one that has failed, the meaning of its error.
+            milliseconds: how long it took; `first_word`, how long the first word of its stream.
+        """
+        kind = (project_id, int(time.time()) // 3600 * 3600, model, outcome)
+        if kind not in self._sums and len(self._sums) >= MOST_KINDS:
+            return
+        sums = self._sums.setdefault(kind, Sums())
+        sums.turns += 1
+        sums.durations[bisect_left(BOUNDS, milliseconds)] += 1
+        if first_word is not None:
+            sums.first_words[bisect_left(BOUNDS, first_word)] += 1
+
+    async def write(self) -> None:
+        """Add what was counted. What cannot be written now is written later.
+
+        Raises:
+            DatabaseUnavailable: Postgres is away.
+        """
+        while self._sums:
+            kind = next(iter(self._sums))
+            sums = self._sums.pop(kind)
+            project_id, hour, model, outcome = kind
+            try:
+                at = datetime.fromtimestamp(hour, UTC)
+                await self._database.fetch(
+                    ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
+                )
+            except DatabaseUnavailable:
+                self._sums.setdefault(kind, sums)
+                raise
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            try:
+                await self.write()
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; how turns have gone is written later")
+
+    async def stop(self) -> None:
+        await super().stop()
+        try:
+            await self.write()
+        except DatabaseUnavailable:
+            log.warning("Postgres is away; how the last turns have gone is not written")
+
+
+async def listed(database: Database, project_id: UUID, since: datetime, until: datetime, limit: int) -> list[HourRow]:
+    return await database.fetch(LISTED, project_id, since, until, limit)
+
+
+def percentile(histogram: Sequence[int], share: float) -> int | None:
+    """Within how many milliseconds a share of what was counted has come; None where nothing was, or it is not known."""
+    wanted = share * sum(histogram)
+    seen = 0
+    for bound, count in zip(BOUNDS, histogram, strict=False):
+        seen += count
+        if count and seen >= wanted:
+            return bound
+    return None
+
+
+def shown(row: HourRow) -> dict[str, Any]:
+    return {
+        "object": "usage.hour",
+        "id": f"{int(row['hour'].timestamp())}",
+        "hour": int(row["hour"].timestamp()),
+        "model": row["model"],
+        "outcome": row["outcome"],
+        "turns": row["turns"],
+        **{f"p{share}_ms": percentile(row["durations"], share / 100) for share in (50, 95, 99)},
+        **{f"first_word_p{share}_ms": percentile(row["first_words"], share / 100) for share in (50, 95, 99)},
+        "durations": row["durations"],
+        "first_words": row["first_words"],
+    }

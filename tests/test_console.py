@@ -1,0 +1,615 @@
+"""The console, in a real browser: what each page is for, who gets in, and that no text of anybody's does anything."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from starlette.routing import Route
+
+import app
+from app.console import markdown
+from app.console.routes import routes
+from app.console.words import CHINESE, language_of
+from tests.databases import migrate_now, new_database
+from tests.service import Emulator, Process, Service, eventually
+from tests.wire import Proxy
+
+HERE = Path(app.__file__).parent / "console"
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
+
+ATTACKS = (
+    "<script>window.hacked = 1</script>",
+    "<img src=x onerror='window.hacked = 1'>",
+    "<svg onload=window.hacked=1>",
+    "[a](javascript:window.hacked=1)",
+    "[a](data:text/html,<script>window.hacked=1</script>)",
+    '![a](x" onerror="window.hacked=1)',
+    "<a href='javascript:window.hacked=1'>x</a>",
+    '"><script>window.hacked = 1</script>',
+    "' onmouseover='window.hacked=1",
+    "</textarea><script>window.hacked = 1</script>",
+    "</title><script>window.hacked = 1</script>",
+    "{{ 7 * 7 }} {% raw %} ${7 * 7}",
+    "<iframe srcdoc='<script>parent.hacked=1</script>'></iframe>",
+    "<style>@import 'javascript:window.hacked=1'</style>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=window.hacked=1>",
+    "<div hx-get='/console/api/threads' hx-trigger='load' hx-on::load='window.hacked=1'>x</div>",
+    "```html\n<script>window.hacked = 1</script>\n```",
+    "<form action='javascript:window.hacked=1'><button>x</button></form>",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(running: Service) -> Iterator[Browser]:
+    """Begun after the service: no other loop is begun while its own runs."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def own_env(server_urls: tuple[str, str], service_env: dict[str, str]) -> dict[str, str]:
+    url = new_database(server_urls[0])
+    migrate_now(url)
+    return {
+        **service_env,
+        "DATABASE_URL": url,
+        "EVERTHREAD_AUDIT_KEY": "22" * 32,
+        "EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def running(own_env: dict[str, str]) -> Iterator[Service]:
+    service = Service(env=own_env)
+    yield service
+    assert service.stop() == 0
+
+
+def new_key(service: Service, *, scopes: Sequence[str] = ("read", "write", "audit", "admin")) -> str:
+    """A key of a new project."""
+    project = service.http.post("/admin/projects", json={"name": uuid4().hex}).json()["id"]
+    made = service.http.post(f"/admin/projects/{project}/keys", json={"name": "console", "scopes": list(scopes)})
+    key: str = made.json()["key"]
+    return key
+
+
+class Console:
+    """A browser that is signed in, and what has gone wrong in it."""
+
+    def __init__(self, context: BrowserContext, service: Service, key: str) -> None:
+        self.context = context
+        self.service = service
+        self.wrong: list[str] = []
+        self.page = context.new_page()
+        self.page.on("console", self._told)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("dialog", lambda dialog: dialog.accept())
+        self.http = httpx2.Client(base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        self.open("")
+        self.page.fill("#key", key)
+        self.page.click("main button")
+        self.page.wait_for_url("**/console/threads")
+
+    def _told(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(message.text)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(f"{self.service.url}/console{path}")
+        return self.page
+
+    def thread(self, *texts: str, **fields: Any) -> str:
+        thread: str = self.http.post("/threads", json=fields).json()["id"]
+        for text in texts:
+            assert self.http.post(f"/threads/{thread}/turns", json={"input": text}).status_code == 200
+        return thread
+
+
+@pytest.fixture
+def console(browser: Browser, running: Service, own_env: dict[str, str], emulator: Emulator) -> Iterator[Console]:
+    """In a project of the test's own."""
+    context = browser.new_context(locale="en-US")
+    console = Console(context, running, new_key(running))
+    yield console
+    context.close()
+    # A violation of the policy, a script that fails, a file that is not there: each is told in the console.
+    assert console.wrong == []
+
+
+def test_a_thread_is_found_by_words_names_and_users_as_one_types(console: Console) -> None:
+    kyoto = console.thread("The maple leaves are red.", title="Trip to Kyoto", name="ada-kyoto", user="ada")
+    console.thread("Nothing of that.", title="Groceries")
+    page = console.open("/threads")
+    expect(page.locator(".threads li")).to_have_count(2)
+    for asked in ("Kyoto", "maple", "ada-ky", "ada"):
+        page.fill("#q", asked)
+        expect(page.locator("#list a", has_text="Trip to Kyoto").first).to_be_visible()
+        expect(page.locator("#list a", has_text="Groceries")).to_have_count(0)
+    page.fill("#q", "xylophone")
+    expect(page.locator("#list")).to_contain_text("Nothing was found.")
+    page.fill("#q", "")
+    expect(page.locator(".threads li")).to_have_count(2)
+    page.fill("#q", "maple")
+    expect(page.locator("#list mark")).to_have_text("maple")
+    page.click("#list a")
+    expect(page.locator("h1")).to_have_text("Trip to Kyoto")
+    assert kyoto in page.url
+
+
+def test_threads_are_filtered_and_the_list_goes_on_without_an_end(console: Console) -> None:
+    for number in range(45):
+        console.thread(title=f"Thread {number}", metadata={"plan": "pro" if number % 2 else "free"}, user="ada")
+    page = console.open("/threads")
+    expect(page.locator(".threads li")).to_have_count(30)
+    page.locator(".more").scroll_into_view_if_needed()
+    expect(page.locator(".threads li")).to_have_count(45)
+    page = console.open("/threads?metadata=plan=pro")
+    expect(page.locator(".threads li")).to_have_count(22)
+    assert page.locator("input[name=metadata]").input_value() == "plan=pro"
+    page = console.open("/threads?archived=true")
+    expect(page.locator("#list")).to_contain_text("Nothing is here yet.")
+
+
+def test_a_turn_that_somebody_else_asks_for_moves_its_thread_up(console: Console) -> None:
+    first, _ = console.thread(title="First"), console.thread(title="Second")
+    page = console.open("/threads")
+    expect(page.locator(".threads li > a").first).to_have_text("Second")
+    console.http.post(f"/threads/{first}/turns", json={"input": "Hello."})
+    expect(page.locator(".threads li > a").first).to_have_text("First", timeout=10_000)
+
+
+def test_a_conversation_is_read_gone_on_with_edited_and_answered_again(console: Console) -> None:
+    thread = console.thread("My name is Ada.", title="Names")
+    page = console.open(f"/threads/{thread}")
+    page.fill("#say", "What is my name?")
+    page.click("text=Send")
+    expect(page.locator("article").nth(1)).to_contain_text("Ada")
+    expect(page.locator("article").nth(1).locator("footer")).to_contain_text("completed")
+    expect(page.locator("article").nth(1).locator("footer")).to_contain_text("chained")
+    expect(page.locator("article").nth(1).locator("footer")).to_contain_text("tokens")
+    page.locator("article").nth(1).get_by_role("button", name="Edit").click()
+    page.locator("article form textarea").fill("Echo: edited")
+    page.locator("article form button").click()
+    page.wait_for_url("**?until=*")
+    expect(page.locator("article").nth(1)).to_contain_text("edited")
+    expect(page.locator("article").nth(1)).to_contain_text("Branch 2 of 2")
+    page.get_by_label("the branch before").click()
+    expect(page.locator("article").nth(1)).to_contain_text("What is my name?")
+    page.locator("article").nth(1).get_by_role("button", name="Answer again").click()
+    expect(page.locator("article").nth(1)).to_contain_text("Branch 3 of 3")
+    page = console.open(f"/threads/{thread}/tree")
+    expect(page.locator("circle")).to_have_count(4)
+    page.locator("svg a").nth(1).click()
+    expect(page.locator("article").nth(1)).to_contain_text("What is my name?")
+
+
+def test_a_thread_is_forked_archived_and_deleted_from_its_page(console: Console) -> None:
+    thread = console.thread("Echo: one", "Echo: two", title="To be kept")
+    page = console.open(f"/threads/{thread}")
+    page.locator("article").first.get_by_role("button", name="Fork here").click()
+    page.wait_for_url(lambda url: thread not in url)
+    expect(page.locator("article")).to_have_count(1)
+    page = console.open(f"/threads/{thread}")
+    page.locator("#about").get_by_role("button", name="Archive").click()
+    expect(page.get_by_role("button", name="Unarchive")).to_be_visible()
+    assert console.http.get(f"/threads/{thread}").json()["archived"] is True
+    page.get_by_role("button", name="Delete").click()
+    page.wait_for_url("**/console/threads")
+    assert console.http.get(f"/threads/{thread}").status_code == 404
+
+
+def test_a_page_that_is_opened_in_mid_stream_shows_what_came_before_and_every_word_after(
+    console: Console, emulator: Emulator
+) -> None:
+    thread = console.thread(title="A story")
+    emulator.fault("slow", seconds=0.1)
+    words = " ".join(f"word{number}" for number in range(60))
+    turn = console.http.post(
+        f"/threads/{thread}/turns", json={"input": f"Echo: {words}", "stream": True, "background": True},
+    )  # fmt: skip
+    assert turn.status_code == 200 or turn.is_success
+    page = console.open(f"/threads/{thread}")
+    expect(page.locator("article")).to_contain_text("word59", timeout=30_000)
+    expect(page.locator("article footer")).to_contain_text("completed")
+    assert page.locator("article .assistant .text").inner_text().split() == words.split()
+
+
+def test_a_turn_that_runs_is_cancelled_from_the_page(console: Console, emulator: Emulator) -> None:
+    thread = console.thread(title="A story")
+    emulator.fault("slow", seconds=0.3)
+    console.http.post(f"/threads/{thread}/turns", json={"input": f"Echo: {'so ' * 200}", "background": True})
+    page = console.open(f"/threads/{thread}")
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("article footer")).to_contain_text("cancelled", timeout=15_000)
+
+
+def test_a_long_thread_opens_at_its_end_and_is_read_on_upwards(console: Console) -> None:
+    thread = console.thread(title="Long")
+    for number in range(120):
+        items = [{"type": "message", "role": "user", "content": f"Number {number}."}]
+        body = {"items": items}
+        assert console.http.post(f"/conversations/conv_{thread[7:]}/items", json=body).status_code == 200
+    page = console.open(f"/threads/{thread}")
+    expect(page.locator("article")).to_have_count(50)
+    expect(page.locator("article").last).to_contain_text("Number 119.")
+    expect(page.locator("article").last).to_be_in_viewport()
+    for _ in range(4):
+        more = page.locator("[data-upwards]")
+        if more.count():
+            more.scroll_into_view_if_needed()
+            page.wait_for_timeout(400)
+    expect(page.locator("article")).to_have_count(120)
+    expect(page.locator("article").first).to_contain_text("Number 0.")
+
+
+def test_the_page_of_a_thread_asks_the_database_three_times(
+    browser: Browser, own_env: dict[str, str], emulator: Emulator
+) -> None:
+    proxy = Proxy(own_env["DATABASE_URL"])
+    service = Service(env={**own_env, "DATABASE_URL": proxy.url})
+    with browser.new_context() as context:
+        console = Console(context, service, service.key)
+        thread = console.thread(*[f"Echo: {number}" for number in range(50)])
+        cookies = {cookie["name"]: cookie["value"] for cookie in context.cookies()}
+        http = httpx2.Client(base_url=service.url, cookies=cookies)
+        console.open("/sign-in")  # Nothing asks for anything any more.
+        place = f"/console/threads/{thread}"
+        assert http.get(place).status_code == 200
+        asked = len(proxy.executed)
+        assert http.get(place).text.count("<article") == 50
+        mine = [
+            each for each in proxy.executed[asked:] if re.search("FROM (threads|turns|items|projects|api_keys)", each)
+        ]
+        assert len([each for each in mine if "lease_expires_at" not in each]) == 3, mine
+    assert service.stop() == 0
+
+
+def test_the_chain_says_where_it_was_rebuilt_and_why_and_what_a_call_has_sent(
+    console: Console, emulator: Emulator
+) -> None:
+    thread = console.thread("Echo: one", "Echo: two")
+    emulator.forget()
+    console.http.post(f"/threads/{thread}/turns", json={"input": "Echo: three"})
+    console.http.post(f"/threads/{thread}/turns", json={"input": "Echo: four", "model": "qwen-max"})
+    page = console.open(f"/threads/{thread}/chain")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(4)
+    expect(rows.nth(1)).to_contain_text("chained")
+    expect(rows.nth(2)).to_contain_text("the provider did not know the id")
+    expect(rows.nth(3)).to_contain_text("another model")
+    expect(page.locator("rect.life")).to_have_count(4)
+    rows.nth(2).locator("a").click()
+    expect(page.locator("section.call")).to_have_count(2)
+    expect(page.locator("section.call .diff .plus").first).to_be_attached()
+    page.locator("summary", has_text="as curl").first.click()
+    expect(page.locator("section.call").first).to_contain_text("Authorization: Bearer $DASHSCOPE_API_KEY")
+
+
+def test_a_conversation_is_played_paused_and_gone_through(console: Console) -> None:
+    thread = console.thread("Echo: the first answer", "Echo: the second answer")
+    page = console.open(f"/threads/{thread}/replay")
+    expect(page.locator("[data-ready]")).to_be_attached()
+    page.select_option("#speed", "20")
+    page.click("#play")
+    expect(page.locator("#stage")).to_contain_text("the second answer", timeout=15_000)
+    expect(page.locator("#play")).to_have_text("Play")
+    page.evaluate("const p = document.querySelector('#position'); p.value = 1; p.dispatchEvent(new Event('input'))")
+    expect(page.locator("#stage")).not_to_contain_text("the second answer")
+    page.click("#here")
+    expect(page.locator("article")).to_have_count(1)
+
+
+@pytest.mark.parametrize("place", ["thread", "project"])
+def test_the_proof_of_a_trail_is_checked_in_the_browser(console: Console, own_env: dict[str, str], place: str) -> None:
+    thread = console.thread("Echo: one", "Echo: two", title="Proved")
+    public = Process("audit", "public-key", env=own_env)
+    assert public.ended() == 0
+    key = public.lines[-1]
+    page = console.open(f"/threads/{thread}/trail" if place == "thread" else "/audit")
+    expect(page.locator("tbody")).to_contain_text("turn.closed")
+    page.fill("input[name=key] >> nth=-1", key)
+    page.click("text=Verify")
+    expect(page.locator("#verdict.good")).to_contain_text("signed", timeout=15_000)
+    expect(page.locator("#verdict li").first).to_contain_text("thread.created" if place == "thread" else "")
+    page.fill("input[name=key] >> nth=-1", "ab" * 32)
+    page.click("text=Verify")
+    expect(page.locator("#verdict.wrong")).to_have_text("The checkpoint was signed with another key.")
+
+    def altered(route: Any) -> None:
+        body = route.fetch().text()
+        route.fulfill(body=body.replace('"detail":"completed"', '"detail":"failed"', 1))
+
+    page.route("**/audit/export", altered)
+    page.fill("input[name=key] >> nth=-1", key)
+    page.click("text=Verify")
+    expect(page.locator("#verdict.wrong")).to_contain_text("it was changed")
+
+
+def test_usage_shows_tokens_money_errors_and_how_long_answers_took(console: Console, emulator: Emulator) -> None:
+    thread = console.thread("Echo: one", "Echo: two", user="ada")
+    emulator.fault("status", status=400, code="DataInspectionFailed")
+    console.http.post(f"/threads/{thread}/turns", json={"input": "No."})
+    eventually(lambda: len(console.http.get("/usage/hours").json()["data"]) == 2, seconds=30)
+    page = console.open("/usage")
+    expect(page.locator("#user tbody th")).to_have_text("ada")
+    expect(page.locator("#plot canvas")).to_be_attached()
+    expect(page.locator("#latency canvas")).to_be_attached()
+    expect(page.locator("#errors li")).to_have_count(1)
+    expect(page.locator(".sums")).to_contain_text("3")
+
+
+def test_settings_make_keys_limits_accounts_and_webhooks(console: Console) -> None:
+    page = console.open("/settings")
+    form = page.locator("form", has=page.get_by_role("button", name="Make a key"))
+    form.locator("[name=name]").fill("app of the test")
+    form.get_by_role("button").click()
+    expect(page.locator("#shown code")).to_have_text(re.compile("^et_"))
+    made = page.locator("#shown code").inner_text()
+    assert (
+        httpx2.get(f"{console.service.url}/v1/threads", headers={"Authorization": f"Bearer {made}"}).status_code == 200
+    )
+    page = console.open("/settings")
+    page.get_by_label("Revoke app of the test").click()
+    expect(page.locator("tr", has_text="app of the test")).to_contain_text("Revoked")
+    page.fill("[name=retention_days]", "30")
+    page.locator("form", has=page.locator("[name=retention_days]")).get_by_role("button").click()
+    eventually(lambda: console.http.get("/project").json()["retention_days"] == 30)
+    webhook = page.locator("form", has=page.locator("[name=url]"))
+    webhook.locator("[name=url]").fill("https://example.com/hook")
+    webhook.get_by_role("button").click()
+    expect(page.locator("#shown code")).to_have_text(re.compile("^whsec_"))
+    account = page.locator("form", has=page.locator("[name=base_url]"))
+    account.locator("[name=name]").fill("inside")
+    account.locator("[name=base_url]").fill("https://127.0.0.1/v1")
+    account.locator("[name=api_key]").fill("sk-x")
+    console.page.on("response", lambda _: None)
+    account.get_by_role("button").click()
+    expect(page.locator("#said")).to_contain_text("base_url")
+    console.wrong = [each for each in console.wrong if "400" not in each]  # The browser tells of the refusal, too.
+
+
+def test_purges_are_shown_with_their_progress(console: Console) -> None:
+    console.thread("Echo: one", user="ada@example.com")
+    assert console.http.delete("/users/ada@example.com/data").status_code == 202
+    eventually(lambda: console.http.get("/purges").json()["data"][0]["status"] == "completed")
+    page = console.open("/usage")
+    expect(page.locator("progress")).to_have_attribute("value", "1")
+
+
+def test_a_demo_has_conversations_in_many_languages_whose_ids_have_expired(own_env: dict[str, str]) -> None:
+    emulator = Emulator()
+    service = Service(env={**own_env, "DASHSCOPE_BASE_URL": emulator.base_url})
+    project = service.http.post("/admin/projects", json={"name": uuid4().hex}).json()["id"]
+    key = service.http.post(f"/admin/projects/{project}/keys", json={"name": "demo"}).json()["key"]
+    env = {"EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": key}
+    shown = Process("demo", "--emulator", emulator.base_url.removesuffix("/compatible-mode/v1"), env=env)
+    assert shown.ended() == 0, shown.lines
+    with httpx2.Client(base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60) as http:
+        counted = http.get("/threads/count").json()["count"]
+        assert counted > 100
+        found = http.get("/search", params={"q": "名字"}).json()["data"]
+        chain = http.get(f"/threads/{found[0]['thread_id']}/chain").json()["data"]
+        assert [link["continuation"] for link in chain] == ["new", "rebuilt", "chained"]
+        said = http.get(f"/threads/{found[0]['thread_id']}/messages").json()["data"]
+        assert "您叫" in json.dumps(said, ensure_ascii=False)
+    nowhere = Process("demo", "--emulator", service.url, env=env)
+    assert nowhere.ended() == 1
+    assert nowhere.lines == [f"everthread: There is no emulator at {service.url}: say --emulator."]
+    assert service.stop() == 0
+    emulator.stop()
+
+
+def test_it_can_be_turned_off(own_env: dict[str, str]) -> None:
+    service = Service(env={**own_env, "EVERTHREAD_CONSOLE": "false"})
+    assert httpx2.get(f"{service.url}/console").status_code == 404
+    assert service.stop() == 0
+
+
+def test_nobody_gets_in_without_a_good_key_and_a_session_ends_with_its_key(
+    browser: Browser, running: Service, own_env: dict[str, str]
+) -> None:
+    with browser.new_context(locale="en-US") as context:
+        page = context.new_page()
+        page.goto(f"{running.url}/console/threads?user=ada")
+        assert "/console/sign-in?next=" in page.url
+        page.fill("#key", "et_nobody")
+        page.click("main button")
+        expect(page.locator("[role=alert]")).to_have_text("This key is unknown, revoked or past its end.")
+        key = new_key(running)
+        page.goto(f"{running.url}/console/threads?user=ada")
+        page.fill("#key", key)
+        page.click("main button")
+        page.wait_for_url("**/console/threads?user=ada")
+        (cookie,) = context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/console")
+        assert key not in cookie["value"]
+        http = httpx2.Client(base_url=f"{running.url}/v1", headers={"Authorization": f"Bearer {key}"})
+        project = http.get("/project").json()["id"]
+        mine = http.get(f"/admin/projects/{project}/keys").json()["data"][0]["id"]
+        assert running.http.delete(f"/admin/projects/{project}/keys/{mine}").status_code == 200
+        page.wait_for_timeout(5000)
+        page.goto(f"{running.url}/console/threads")
+        assert "/console/sign-in" in page.url
+
+
+def test_every_route_of_the_console_wants_a_session_but_the_sign_in(running: Service) -> None:
+    places = [route for route in routes(build_nothing) if isinstance(route, Route)]
+    assert len(places) > 15
+    for route in places:
+        for method in (route.methods or set()) - {"HEAD"}:
+            path = re.sub(r"{\w+}", "thread_" + "0" * 32, route.path)
+            answer = httpx2.request(method, running.url + path)
+            if route.path == "/console/sign-in":
+                assert answer.status_code in (200, 403)
+            else:
+                assert answer.status_code == 303, path
+                assert answer.headers["location"].startswith(("/console/sign-in", "/console/threads")), path
+    for path in ("threads", "project", "admin/projects", "../v1/threads", "%2e%2e/v1/threads"):
+        assert httpx2.get(f"{running.url}/console/api/{path}").status_code in (401, 404)
+
+
+async def build_nothing(scope: object, receive: object, send: object) -> None:
+    """An application that is asked for nothing."""
+
+
+def test_signing_out_ends_it_and_guessing_is_slowed_down(browser: Browser, own_env: dict[str, str]) -> None:
+    service = Service(env=own_env)
+    with browser.new_context(locale="en-US") as context:
+        console = Console(context, service, service.key)
+        console.page.click("text=Sign out")
+        console.open("/threads")
+        assert "/console/sign-in" in console.page.url
+        answers = [
+            httpx2.post(f"{service.url}/console/sign-in", data={"key": f"et_{number}"}).status_code
+            for number in range(12)
+        ]
+        assert answers[:10] == [403] * 10
+        assert answers[10:] == [429] * 2
+    assert service.stop() == 0
+
+
+def test_what_changes_something_is_taken_from_the_consoles_own_pages_alone(console: Console) -> None:
+    thread = console.thread(title="Mine")
+    cookies = {cookie["name"]: cookie["value"] for cookie in console.context.cookies()}
+    proof = console.page.locator("meta[name=csrf-token]").get_attribute("content") or ""
+    place = f"{console.service.url}/console/api/threads/{thread}"
+    for headers in ({}, {"X-CSRF-Token": "0" * 64}, {"X-CSRF-Token": proof, "Sec-Fetch-Site": "cross-site"}):
+        refused = httpx2.request("DELETE", place, cookies=cookies, headers=headers)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "csrf")
+    assert httpx2.delete(place).status_code == 401
+    assert httpx2.get(f"{console.service.url}/v1/threads", cookies=cookies).status_code == 401
+    for next_ in ("https://evil.example", "//evil.example", "/console/\\evil", "/v1/threads"):
+        answer = httpx2.post(
+            f"{console.service.url}/console/sign-in",
+            data={"key": console.http.headers["authorization"][7:], "next": next_},
+        )
+        assert answer.headers["location"] == "/console/threads"
+
+
+def test_a_key_sees_the_pages_that_its_scopes_open(browser: Browser, running: Service, own_env: dict[str, str]) -> None:
+    key = new_key(running, scopes=["read"])
+    with browser.new_context(locale="en-US") as context:
+        console = Console(context, running, key)
+        expect(console.page.locator("header nav a")).to_have_text(["Threads", "Usage"])
+        console.open("/settings")
+        expect(console.page.locator("[role=alert]")).to_have_text("This key has not the scope 'admin'.")
+        console.open("/audit")
+        expect(console.page.locator("[role=alert]")).to_contain_text("scope 'audit'")
+
+
+def test_nothing_that_somebody_has_written_runs(console: Console, emulator: Emulator) -> None:
+    threads = []
+    for attack in ATTACKS:
+        thread = console.thread(title=attack, user=attack[:200], metadata={attack[:60]: attack[:500]})
+        threads.append(thread)
+        emulator.fault("output", output=[
+            {"type": "reasoning", "id": f"rs_{uuid4().hex}", "summary": [{"type": "summary_text", "text": attack}]},
+            {"type": "web_search_call", "id": f"ws_{uuid4().hex}", "status": "completed",
+             "action": {"type": "search", "query": attack, "sources": [{"type": "url", "url": attack}]}},
+            {"type": "function_call", "id": f"fc_{uuid4().hex}", "call_id": f"call_{uuid4().hex}", "name": attack,
+             "arguments": attack, "status": "completed"},
+            {"type": "message", "id": f"msg_{uuid4().hex}", "role": "assistant", "status": "completed",
+             "content": [{"type": "output_text", "text": attack,
+                          "annotations": [{"type": "url_citation", "url": attack, "title": attack}]}]},
+        ])  # fmt: skip
+        console.http.post(f"/threads/{thread}/turns", json={"input": attack, "metadata": {"a": attack[:500]}})
+    pages = ["/threads", "/search?q=hacked", "/usage", "/audit"]
+    pages += [f"/threads/{thread}{place}" for thread in threads for place in ("", "/tree")]
+    pages += [f"/threads/{threads[0]}{place}" for place in ("/chain", "/replay", "/trail")]
+    pages.append(f"/threads/{threads[0]}?until=%22%3E%3Cscript%3Ewindow.hacked=1%3C/script%3E")
+    for path in pages:
+        page = console.open(path)
+        page.wait_for_load_state("networkidle") if path in ("/threads", f"/threads/{threads[0]}") else None
+        assert page.evaluate("window.hacked") is None, path
+        assert page.locator("main [onerror], main [onload], main iframe, main style, main script").count() == 0
+        assert page.locator("a[href^='javascript:'], a[href^='data:']").count() == 0
+    console.wrong = [each for each in console.wrong if "404" not in each]  # The turn of the last page is none.
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_markdown_of_an_attacker_is_text(attack: str) -> None:
+    shown = str(markdown.rendered(attack))
+    assert not re.search(r"<(script|img|svg|iframe|style|form|math|input)\b", shown)
+    assert not re.search(r"<[^>]*\s(on\w+|hx-[\w:-]+|style|srcdoc)\s*=", shown)
+    assert not re.search(r"href=\"(javascript|data):", shown)
+
+
+PAGES = ("/threads", "/threads/{thread}", "/threads/{thread}/chain", "/threads/{thread}/tree",
+         "/threads/{thread}/replay", "/threads/{thread}/trail", "/threads/{thread}/turns/{turn}/calls", "/audit",
+         "/usage", "/settings")  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
+    browser: Browser, running: Service, own_env: dict[str, str], emulator: Emulator, scheme: Any
+) -> None:
+    with browser.new_context(locale="en-US", color_scheme=scheme, viewport={"width": 375, "height": 720}) as context:
+        console = Console(context, running, new_key(running))
+        thread = console.thread(
+            "Echo: # A heading\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |", title="Seen"
+        )
+        turn = console.http.get(f"/threads/{thread}/turns").json()["data"][0]["id"]
+        found: dict[str, str] = {}
+        for path in ("/sign-in", *PAGES):
+            page = console.open(path.format(thread=thread, turn=turn))
+            page.wait_for_load_state("networkidle") if path != "/threads" else page.wait_for_timeout(300)
+            results = Axe().run(page)
+            found |= {f"{path} {each['id']}": each["nodes"][0]["html"] for each in results.response["violations"]}
+            assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+        assert found == {}
+        assert console.wrong == []
+
+
+def test_it_speaks_chinese_with_who_would_rather_read_that(
+    browser: Browser, running: Service, own_env: dict[str, str]
+) -> None:
+    with browser.new_context(locale="zh-CN") as context:
+        console = Console(context, running, new_key(running))
+        expect(console.page.locator("h1")).to_have_text("会话")
+        assert console.page.locator("html").get_attribute("lang") == "zh-CN"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-US,en;q=0.9,zh;q=0.8", "en"), ("fr,zh;q=0.5", "zh"), ("", "en"),
+     ("de", "en"), ("en;q=0.1,zh;q=0.2", "zh"), (";q=,,zh;q=x", "zh")],
+)  # fmt: skip
+def test_the_language_is_the_browsers(accepted: str, language: str) -> None:
+    assert language_of(accepted) == language
+
+
+def test_everything_that_is_said_has_a_chinese_form() -> None:
+    texts = [path.read_text() for path in [*(HERE / "templates").glob("*.html"), *HERE.rglob("*.py")]]
+    said = {found for text in texts for found in re.findall(r"\bt\(\s*\"([^\"]+)\"", text)}
+    said |= {found for text in texts for found in re.findall(r"\bt\('([^']+)'", text)}
+    assert len(said) > 80
+    assert said - set(CHINESE) == set()
+
+
+def test_what_comes_from_others_is_what_its_manifest_says() -> None:
+    vendor = HERE / "vendor"
+    manifest = json.loads((vendor / "manifest.json").read_text())
+    listed = {name: details["sha256"] for package in manifest for name, details in package["files"].items()}
+    there = {path.name for path in vendor.iterdir()} - {"manifest.json"}
+    assert {name for name in there if not name.endswith(".LICENSE")} == set(listed)
+    for name, digest in listed.items():
+        assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == digest
+    for package in manifest:
+        assert package["version"]
+        assert package["licence"]
+        assert (vendor / f"{package['name'].removesuffix('.org')}.LICENSE").read_text()
