@@ -85,6 +85,8 @@ def test_usage_is_counted_by_day_model_user_and_thread(
     assert (ann["rebuilt_turns"], ann["rebuilt_input_tokens"]) == (1, turns[1]["usage"]["input_tokens"])
     by_model = call("GET", "/usage", params={"group_by": "model"})["data"]
     assert [(row["model"], row["turns"]) for row in by_model] == [("qwen3-max", 1), ("qwen3.5-plus", 3)]
+    (account,) = call("GET", "/usage", params={"group_by": "account"})["data"]
+    assert (account["account"], account["turns"]) == (turns[0]["account"], 4)
     (day,) = call("GET", "/usage")["data"]
     assert day["turns"] == 4
     page = call("GET", "/usage", params={"group_by": "thread", "limit": 1})

@@ -18,8 +18,10 @@ from starlette.routing import Route
 
 import app
 from app.console import markdown
+from app.console.pages import settings
 from app.console.routes import routes
 from app.console.words import CHINESE, language_of
+from app.projects.settings import Limits
 from tests.databases import migrate_now, new_database
 from tests.service import Emulator, Process, Service, eventually
 from tests.wire import Proxy
@@ -597,6 +599,8 @@ def test_everything_that_is_said_has_a_chinese_form() -> None:
     texts = [path.read_text() for path in [*(HERE / "templates").glob("*.html"), *HERE.rglob("*.py")]]
     said = {found for text in texts for found in re.findall(r"\bt\(\s*\"([^\"]+)\"", text)}
     said |= {found for text in texts for found in re.findall(r"\bt\('([^']+)'", text)}
+    said |= set(settings.LIMITS.values())
+    assert set(settings.LIMITS) == set(Limits.model_fields)
     assert len(said) > 80
     assert said - set(CHINESE) == set()
 

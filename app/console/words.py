@@ -56,11 +56,12 @@ CHINESE = {
     "This key has not the scope '{scope}'.": "此密钥没有“{scope}”权限。",
     "There is no such page.": "没有这个页面。", "Encrypted": "已加密", "Base URL": "Base URL", "Weight": "权重",
     "How long answers took, in the last seven days": "最近七天的回答耗时", "By hour": "按小时", "Hour": "小时",
+    "By account": "按账号", "Input of rebuilt": "重建输入", "Cost of rebuilt": "重建费用",
+    "Saved by the cache": "缓存节省",
     "Errors": "错误", "Purges": "清除任务", "Refused": "被拒绝", "Back": "返回", "none": "无",
-    "requests_per_minute": "每分钟请求数", "tokens_per_minute": "每分钟 token 数", "turns_at_once": "同时进行的轮次",
-    "tokens_per_month": "每月 token 数", "cost_per_month": "每月费用", "threads": "会话数",
-    "stored_bytes": "存储字节数",
-    "body_bytes": "请求体字节数", "input_items": "输入条目数",
+    "Requests per minute": "每分钟请求数", "Tokens per minute": "每分钟 token 数", "Turns at once": "同时进行的轮次",
+    "Tokens per month": "每月 token 数", "Cost per month": "每月费用", "Most threads": "会话数上限",
+    "Bytes stored": "存储字节数", "Bytes of a request": "请求体字节数", "Items of an input": "输入条目数",
 }  # fmt: skip
 
 

@@ -23,11 +23,11 @@ from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
 
 router = APIRouter(tags=["usage"])
 
-Group = Literal["day", "model", "user", "thread"]
+Group = Literal["day", "model", "user", "thread", "account"]
 
 
 class UsageObject(TypedDict):
-    """Counts, and what it has cost; of a day, a model, a user or a thread: as `group_by` says."""
+    """Counts, and what it has cost; of a day, a model, a user, a thread or an account: as `group_by` says."""
 
     object: Literal["usage"]
     turns: int
@@ -40,7 +40,9 @@ class UsageObject(TypedDict):
 @router.get(
     "/usage",
     **described(
-        "Turns, tokens and money, by day, model, user or thread.", ListObject[UsageObject], or_media=("text/csv",)
+        "Turns, tokens and money, by day, model, user, thread or provider account.",
+        ListObject[UsageObject],
+        or_media=("text/csv",),
     ),
 )
 async def get(

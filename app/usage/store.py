@@ -17,6 +17,11 @@ GROUPS = {
     "model": ("t.model", "c.model"),
     "user": ("th.user_id", "th.user_id"),
     "thread": ("t.thread_id::text", "t.thread_id::text"),
+    # As `provider/account.py` shows one. What a compaction was asked of is not written down.
+    "account": (
+        r"regexp_replace(t.binding, '^[a-z]+://([^/#]*@)?([^/#]*).*#([0-9a-f]{0,8}).*$', '\2#\3')",
+        "NULL::text",
+    ),
 }
 """The expressions that each way of grouping puts turns together by, and compactions."""
 

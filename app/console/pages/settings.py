@@ -3,7 +3,13 @@
 from starlette.responses import Response
 
 from app.console.view import View
-from app.projects.settings import Limits
+
+LIMITS = {
+    "requests_per_minute": "Requests per minute", "tokens_per_minute": "Tokens per minute",
+    "turns_at_once": "Turns at once", "tokens_per_month": "Tokens per month", "cost_per_month": "Cost per month",
+    "threads": "Most threads", "stored_bytes": "Bytes stored", "body_bytes": "Bytes of a request",
+    "input_items": "Items of an input",
+}  # fmt: skip
 
 
 async def page(view: View) -> Response:
@@ -25,6 +31,6 @@ async def page(view: View) -> Response:
         accounts=(await view.api.get(f"{place}/accounts"))["data"],
         retention=own if is_own else None,
         webhooks=(await view.api.get("/webhooks"))["data"] if is_own else None,
-        limits=list(Limits.model_fields),
+        limits=LIMITS,
         operates=view.grant.operates,
     )

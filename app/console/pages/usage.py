@@ -10,7 +10,9 @@ from app.console.view import View
 from app.usage.hours import percentile
 
 DAYS = 30
-GROUPS = ("day", "model", "user")
+ENDED = ("completed", "incomplete", "cancelled")
+"""Outcomes that are no error."""
+GROUPS = ("day", "model", "user", "account")
 
 
 async def page(view: View) -> Response:
@@ -35,9 +37,10 @@ def _by_hour(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     hours: dict[int, dict[str, Any]] = {}
     for row in rows:
         sums = hours.setdefault(
-            row["hour"], {"hour": row["hour"], "turns": 0, "durations": [0] * len(row["durations"])}
+            row["hour"], {"hour": row["hour"], "turns": 0, "errors": 0, "durations": [0] * len(row["durations"])}
         )
         sums["turns"] += row["turns"]
+        sums["errors"] += 0 if row["outcome"] in ENDED else row["turns"]
         sums["durations"] = [one + other for one, other in zip(sums["durations"], row["durations"], strict=True)]
     return [
         {**sums, **{f"p{share}": percentile(sums["durations"], share / 100) for share in (50, 95, 99)}}
@@ -49,7 +52,7 @@ def _errors(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
     """How often each error was met, the most frequent first."""
     counts: Counter[str] = Counter()
     for row in rows:
-        if row["outcome"] not in ("completed", "incomplete", "cancelled"):
+        if row["outcome"] not in ENDED:
             counts[row["outcome"]] += row["turns"]
     return counts.most_common()
 
