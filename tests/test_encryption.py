@@ -19,10 +19,17 @@ from sqlalchemy import ARRAY, JSON, LargeBinary, Text
 
 from app import schema
 from app.db import sealed
+from app.db.engine import Database
 from app.items import lexemes
+from app.projects.encryption import encrypt_from_now
+from app.projects.tables import Project
+from app.sealing import encrypting
 from app.sealing.at_rest import PLAIN, ContentKey, Sealer
 from app.sealing.columns import Sealable
-from app.sealing.master import BadMasterKey, Master, new_master_key
+from app.sealing.content_keys import ContentKeys
+from app.sealing.master import BadMasterKey, Master, Masters, new_master_key
+from app.sealing.vault import Vault
+from app.trail.records import SERVICE
 from tests.databases import migrate_now, new_database
 from tests.postgres_pair import run_sql
 from tests.service import Emulator, Process, Service, eventually
@@ -516,6 +523,69 @@ def test_with_its_key_destroyed_nobody_reads_a_project_in_a_backup_either_and_th
     assert "  The key of its contents was destroyed: they were not compared." in said
     assert said[-1] == "The audit trail verifies."
     assert service.stop() == 0
+
+
+def test_what_was_broken_off_is_done_by_the_next_call(
+    fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    project = Encrypted(fresh_env, tmp_path, encrypted=False)
+    talk(project, emulator)
+    assert project.command("projects", "encrypt", project.name)
+    # As if it had died before: some rows lie open still.
+    opened = Encrypted.__new__(Encrypted)
+    opened.env, opened.service, opened.name = project.env, project.service, uuid4().hex
+    opened.id = opened.service.http.post("/admin/projects", json={"name": opened.name}).json()["id"]
+    opened.http = opened.client(["read", "write"])
+    talk(opened, emulator)
+
+    def die(count: int) -> None:
+        raise KeyboardInterrupt
+
+    async def half() -> None:
+        database = Database(project.env["DATABASE_URL"], pool_size=1, timeout_seconds=30)
+        vault = Vault(database, Masters(Master.of(MASTER)))
+        async with database.session() as session:
+            row = await session.get_one(Project, opened.uuid)
+            await encrypt_from_now(session, vault, SERVICE, row)
+        sealer = await ContentKeys(database, vault).sealer(opened.uuid)
+        with pytest.raises(KeyboardInterrupt):
+            await encrypting.encrypt(database, opened.uuid, sealer, die)
+        await database.close()
+
+    asyncio.run(half())
+    assert opened.lying_open() != set()
+    assert opened.command("projects", "encrypt", opened.name)[-1].startswith(f"{opened.name} is encrypted.")
+    assert opened.lying_open() == set()
+    # And a key whose destruction died behind the change of the master key.
+    opened.command("projects", "revoke", opened.name)
+    left = Master.of(MASTER).without(opened.uuid).written
+    opened.env = {**opened.env, "EVERTHREAD_MASTER_KEY": left}
+    said = opened.command("projects", "destroy-key", opened.name, "--yes")
+    assert said[0] == f"The key of {opened.name} is destroyed."
+    assert said[-1] == left
+    with pytest.raises(asyncpg.PostgresError, match="projects_key_destroyed_check"):
+        run_sql(opened.env["DATABASE_URL"], f"UPDATE projects SET key_destroyed_at = NULL WHERE name = '{opened.name}'")
+    assert project.service.stop() == 0
+
+
+def test_a_worker_that_cannot_open_a_projects_key_refuses_its_requests_and_serves_others(encrypted: Encrypted) -> None:
+    second = Service(env=encrypted.env)
+    made = second.http.post("/admin/projects", json={"name": uuid4().hex, "encrypted": True}).json()["id"]
+    key = second.http.post(f"/admin/projects/{made}/keys", json={"name": "app"}).json()["key"]
+    run_sql(
+        encrypted.env["DATABASE_URL"],
+        f"UPDATE data_keys SET wrapped = wrapped || 'x' WHERE project_id = '{UUID(made.removeprefix('proj_'))}'",
+    )
+    refused = httpx2.get(
+        f"{encrypted.service.url}/v1/threads", headers={"Authorization": f"Bearer {key}"}, timeout=60
+    )  # fmt: skip
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "contents_sealed")
+    assert encrypted.http.get("/threads").status_code == 200
+    run_sql(
+        encrypted.env["DATABASE_URL"],
+        f"DELETE FROM data_keys WHERE project_id = '{UUID(made.removeprefix('proj_'))}'",
+    )
+    assert second.stop() == 0
 
 
 def test_without_the_master_key_a_service_says_so_and_does_not_start(encrypted: Encrypted, tmp_path: Path) -> None:
