@@ -576,3 +576,18 @@ def test_a_host_signs_only_with_a_key_that_the_database_lists(
         ("audit.key_added", public[0]), ("audit.key_added", public[1]), ("audit.key_retired", public[0]),
     }  # fmt: skip
     assert with_other.stop() == 0
+
+
+def test_a_project_whose_leaves_were_changed_is_signed_no_more_and_holds_nobody_up(
+    project: Project, service: Service
+) -> None:
+    """Its checkpoint is refused each time: who waited for that would wait for ever, and all other projects with him."""
+    thread = project.call("POST", "/threads", json={})["id"]
+    size = project.checkpoint()
+    project.sql("DELETE FROM audit_leaves WHERE project_id = $1 AND position = 0")
+    project.call("POST", f"/threads/{thread}/turns", json={"input": "Hello."})
+    assert project.checkpoint() == size
+    exported = project.http.get("/audit/export", timeout=20)
+    assert exported.status_code == 200
+    assert any("leaves" in str(problem) or "leaf" in str(problem) for problem in project.verify().problems)
+    assert service.http.get("/audit/export", timeout=60).status_code == 200

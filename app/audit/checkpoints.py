@@ -12,6 +12,7 @@ from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
 from app.background import Background
+from app.db import ids
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 
@@ -66,10 +67,22 @@ class Checkpoints(Background):
         self._writing = asyncio.Lock()
 
     async def write(self, project_id: UUID) -> int:
-        """Sign all that is in the project's chains now, if anything is new. Returns the tree's size."""
+        """Sign all that is in the project's chains now, if anything is new. Returns the size of the signed tree.
+
+        Where leaves do not fit their checkpoint, nothing is signed any more: somebody has changed them; that is said.
+        """
         async with self._writing:  # A tree is nobody else's while it grows.
+            signed: int | None = None
             while (size := await self._try(project_id)) is None:
-                pass
+                last = await self._database.fetchrow(LAST, project_id)
+                before, signed = signed, 0 if last is None else last["size"]
+                if signed == before:  # Nobody else has written one: it is not for that that ours is refused.
+                    log.error(
+                        "the leaves of a project's audit trail do not fit its checkpoints, and nothing of it is signed "
+                        "any more: 'everthread audit verify' says more",
+                        project=ids.project_id(project_id),
+                    )
+                    return signed
         return size
 
     async def _try(self, project_id: UUID) -> int | None:
