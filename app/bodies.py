@@ -62,25 +62,36 @@ def wrong_field(found: Mapping[str, Any]) -> BadRequest:
     return BadRequest(said if param is None else f"'{param}': {said}", param=param, code=code)
 
 
-async def json_object(request: Request) -> dict[str, Any]:
-    """The request's body.
+async def body_of(request: Request, most: int | None = None) -> bytes:
+    """The request's body, whatever it is.
+
+    Args:
+        most: bytes, where it may have fewer than any body.
 
     Raises:
-        BodyTooLarge: over `max_body_bytes`, whether or not Content-Length said so.
-        BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
+        BodyTooLarge: over that, whether or not Content-Length said so.
     """
     settings = services(request)[Connected]
-    of_project: int | None = getattr(request.state, "most_bytes", None)
-    most = settings.max_body_bytes if of_project is None else min(of_project, settings.max_body_bytes)
-    raw = _unpacked(
+    most = settings.max_body_bytes if most is None else min(most, settings.max_body_bytes)
+    return _unpacked(
         await _read(request, most, settings.body_pause_seconds),
         request.headers.get("content-encoding", "identity").strip().lower(),
         most,
     )
+
+
+async def json_object(request: Request) -> dict[str, Any]:
+    """The request's body.
+
+    Raises:
+        BodyTooLarge: over `max_body_bytes`, or the project's limit.
+        BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
+    """
+    raw = await body_of(request, getattr(request.state, "most_bytes", None))
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
-    return parsed(raw, settings.max_json_depth)
+    return parsed(raw, services(request)[Connected].max_json_depth)
 
 
 def parsed(raw: bytes, max_depth: int) -> dict[str, Any]:

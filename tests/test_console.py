@@ -469,6 +469,11 @@ async def build_nothing(scope: object, receive: object, send: object) -> None:
     """An application that is asked for nothing."""
 
 
+def test_nobody_is_read_more_than_a_key_before_he_is_known(running: Service) -> None:
+    answer = httpx2.post(f"{running.url}/console/sign-in", content=b"key=" + b"x" * 5000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
+
+
 def test_signing_out_ends_it_and_guessing_is_slowed_down(browser: Browser, own_env: dict[str, str]) -> None:
     service = Service(env=own_env)
     with browser.new_context(locale="en-US") as context:

@@ -19,7 +19,7 @@ from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.sealed import CannotOpen
 from app.kept_file import replacing
-from app.sealing.content_keys import ContentKeys
+from app.sealing.content_keys import ContentKeys, state_of
 from app.sealing.master import BadMasterKey, masters
 from app.sealing.vault import Vault
 from app.terminal import DataDir, echo, read_settings, refusal, stop, with_database
@@ -231,8 +231,8 @@ async def _verify_all(
 
 async def _have_key(database: Database, project_id: UUID, name: str, data_dir: Path | None) -> None:
     """Have the key at hand that a project's contents are sealed with. No master key is made here."""
-    encrypted, destroyed = await store.sealed(database, project_id)
-    if not encrypted or destroyed:
+    state = await state_of(database, project_id)
+    if not state.encrypted or state.destroyed:
         return
     settings = read_settings(data_dir=data_dir)
     try:

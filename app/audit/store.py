@@ -37,10 +37,6 @@ SELECT size, at, root, public_key, signature FROM audit_checkpoints WHERE projec
 
 PLACE = "SELECT at FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq = $4"
 
-SEALED = """
-SELECT encrypted_at IS NOT NULL AS sealed, key_destroyed_at IS NOT NULL AS destroyed FROM projects WHERE project_id = $1
-"""
-
 LOWEST, HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 
 
@@ -136,12 +132,6 @@ async def projects(database: Database, name: str | None = None) -> list[ProjectR
     return await database.fetch(
         "SELECT project_id, name FROM projects WHERE $1::text IS NULL OR name = $1 ORDER BY project_id", name
     )
-
-
-async def sealed(database: Database, project_id: UUID) -> tuple[bool, bool]:
-    """Whether a project's contents lie sealed, and whether their key was destroyed."""
-    row = await database.fetchrow(SEALED, project_id)
-    return (False, False) if row is None else (row["sealed"], row["destroyed"])
 
 
 async def exists(database: Database, project_id: UUID, chain_id: UUID) -> bool:

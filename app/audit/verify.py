@@ -18,6 +18,7 @@ from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
 from app.db import ids
 from app.db.engine import Database
+from app.sealing.content_keys import state_of
 from app.trail.records import FIRST, canonical, record_hash
 
 Advance = Callable[[int], None]
@@ -193,7 +194,7 @@ async def verify_project(
         trusted: the public keys that checkpoints must have been signed with, each with one of them.
         advance: told how many records have been looked at, from time to time.
     """
-    verdict = Verdict(sealed_for_good=(await store.sealed(database, project_id))[1])
+    verdict = Verdict(sealed_for_good=(await state_of(database, project_id)).destroyed)
     tree = Tree()
     # Leaves first: whatever they name must be among the records that are read after them.
     signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.bodies import json_response
 from app.console import session
 from app.errors import Forbidden, Unauthorized
+from app.terminal import refusal
 
 API = "/v1"
 SAFE = ("GET", "HEAD")
@@ -46,7 +47,7 @@ class Api:
         """
         answer = await self._client.get(API + path, params={k: v for k, v in params.items() if v not in (None, "")})
         if answer.status_code >= 400:
-            raise _refused(answer)
+            raise Refused(answer.status_code, refusal(answer))
         is_json = answer.headers.get("content-type", "").startswith("application/json")
         return orjson.loads(answer.content) if is_json else answer.text
 
@@ -58,20 +59,6 @@ class Api:
             if refused.status in (400, 403, 404):
                 return None
             raise
-
-    async def post(self, path: str, body: bytes) -> Any:
-        answer = await self._client.post(API + path, content=body, headers={"Content-Type": "application/json"})
-        if answer.status_code >= 400:
-            raise _refused(answer)
-        return orjson.loads(answer.content)
-
-
-def _refused(answer: httpx2.Response) -> Refused:
-    try:
-        message = str(orjson.loads(answer.content)["error"]["message"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        message = f"HTTP {answer.status_code}"
-    return Refused(answer.status_code, message)
 
 
 class Door:

@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import httpx2
 
+from app.terminal import refusal
+
 SEED = 7
 THREADS = 100
 EXPIRY_DAYS = 8.0
@@ -142,9 +144,7 @@ class _Demo:
         first = self._answer(thread, {"input": "A slogan for a bakery?"}, [_message("Bread that gets you up.")])
         for other in ("Rise and dine.", "Our dough, your day."):
             self._answer(thread, {"replaces": first["id"]}, [_message(other)])
-        self._provider.post(
-            "/_emulator/faults", json=[{"kind": "status", "status": 400, "code": "DataInspectionFailed"}]
-        )
+        self._told({"kind": "status", "status": 400, "code": "DataInspectionFailed"})
         self._http.post(f"/threads/{thread}/turns", json={"input": "Something that is not allowed."})
         thread = self._sent("POST", "/threads", {"title": "A long day of support", "user": "ravi@example.com"})["id"]
         for number in range(70):
@@ -168,7 +168,7 @@ class _Demo:
     def _sent(self, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
         answer = self._http.request(method, path, json=body)
         if answer.status_code >= 400:
-            raise CannotShow(str(answer.json()["error"]["message"]).rstrip("."))
+            raise CannotShow(refusal(answer).rstrip("."))
         found: dict[str, Any] = answer.json()
         return found
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, quote
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
+from app.bodies import body_of
 from app.projects.auth import Grant, KeyRing
 from app.projects.sessions import LIFE_SECONDS, Session, Sessions
 from app.services import services
@@ -19,6 +20,12 @@ SIGN_IN = f"{PATH}/sign-in"
 MOST_ATTEMPTS = 10
 ATTEMPT_SECONDS = 60.0
 MOST_ADDRESSES = 10_000
+
+LONGEST_FORM = 4096
+"""Bytes."""
+
+WRONG_KEY = "This key is unknown, revoked or past its end."
+TOO_MANY = "Too many attempts. Wait a minute."
 
 PROOF = "x-csrf-token"
 
@@ -54,14 +61,14 @@ async def sign_in(request: Request) -> tuple[Response | None, str | None]:
     """Begin a session with the key of a form: the answer that begins it, or why there is none."""
     address = "" if request.client is None else request.client.host
     if not from_here(request):
-        return None, "This key is unknown, revoked or past its end."
+        return None, WRONG_KEY
     if not _may_try(address):
-        return None, "Too many attempts. Wait a minute."
-    form = parse_qs((await request.body())[:4096].decode("utf-8", "replace"))
+        return None, TOO_MANY
+    form = parse_qs((await body_of(request, LONGEST_FORM)).decode("utf-8", "replace"))
     key = form.get("key", [""])[0].strip()
     grant = await services(request)[KeyRing].grant(key, address) if key and "." not in key else None
     if grant is None:
-        return None, "This key is unknown, revoked or past its end."
+        return None, WRONG_KEY
     _attempts.pop(address, None)
     answer = RedirectResponse(_next(form.get("next", [""])[0]), status_code=303)
     answer.set_cookie(

@@ -96,7 +96,7 @@ async def sign_in_page(request: Request) -> Response:
             return answer
     language = language_of(request.headers.get("accept-language", ""))
     t = words(language)
-    status = 200 if wrong is None else 429 if wrong.startswith("Too many") else 403
+    status = 200 if wrong is None else 429 if wrong == session.TOO_MANY else 403
     return _html(
         request, "sign_in.html", t, language, status, wrong=wrong, next=request.query_params.get("next", ""),
         may=lambda _: False,

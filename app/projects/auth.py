@@ -122,11 +122,10 @@ class KeyRing:
 
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
         """What a user's token opens, or a session of the console, as long as the key is good that it came of."""
-        if (session := self._sessions.read(given)) is not None:
-            return await self._of_key(session.key_id, session.project_id, address)
         token = self._tokens.read(given)
         if token is None:
-            return None
+            session = self._sessions.read(given)
+            return None if session is None else await self._of_key(session.key_id, session.project_id, address)
         grant = await self._of_key(token.key_id, token.project_id, address)
         if grant is None:
             return None

@@ -19,10 +19,10 @@ from app.projects.encryption import KEY_DESTROYED, SOON, destroy_key, encrypt_fr
 from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
 from app.projects.tables import ApiKey, Project
 from app.sealing import encrypting
+from app.sealing.commands import masters_at_hand
 from app.sealing.content_keys import ContentKeys
-from app.sealing.master import BadMasterKey, Masters, keep, masters
+from app.sealing.master import keep
 from app.sealing.vault import Vault
-from app.settings import Settings
 from app.terminal import DataDir, echo, read_settings, stop, with_database
 from app.trail.records import SERVICE
 
@@ -203,7 +203,7 @@ def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
 
     It cannot be taken back. Can be broken off, and said again.
     """
-    at_hand, _ = _masters(data_dir)
+    at_hand, _ = masters_at_hand(data_dir)
 
     async def encrypt(database: Database) -> tuple[int, int]:
         vault = Vault(database, at_hand)
@@ -240,7 +240,7 @@ def destroy_project_key(
 
     The master key is changed for that. Every other place that has it must take the new one, and the old one must go.
     """
-    at_hand, settings = _masters(data_dir)
+    at_hand, settings = masters_at_hand(data_dir)
     if not yes:
         typer.confirm(f"Nobody will be able to read what {name} holds, ever. Go on?", abort=True)
 
@@ -287,15 +287,7 @@ def _vault(database: Database, data_dir: Any, *, encrypted: bool = False) -> Vau
     """What a new project is encrypted by; None for one that is not."""
     if not encrypted and not read_settings(data_dir=data_dir).encrypt_projects:
         return None
-    return Vault(database, _masters(data_dir)[0])
-
-
-def _masters(data_dir: Any) -> tuple[Masters, Settings]:
-    settings = read_settings(data_dir=data_dir)
-    try:
-        return masters(settings), settings
-    except (BadMasterKey, OSError) as error:
-        stop(f"Cannot use the master key: {error}.")
+    return Vault(database, masters_at_hand(data_dir)[0])
 
 
 def _archive(name: str, data_dir: Any, *, archived: bool) -> None:

@@ -5,6 +5,7 @@ import typer
 from app.db.engine import Database
 from app.sealing.master import BadMasterKey, Masters, masters, new_master_key
 from app.sealing.vault import Tried, Vault
+from app.settings import Settings
 from app.terminal import DataDir, echo, read_settings, stop, with_database
 
 master_key_cli = typer.Typer(no_args_is_help=True, help="The key that seals every project's own.")
@@ -19,7 +20,7 @@ def new() -> None:
 @master_key_cli.command("check")
 def check(data_dir: DataDir = None) -> None:
     """Try whether this master key opens every project's key: after a restore, or before a key is put away."""
-    at_hand = _masters(data_dir)
+    at_hand, _ = masters_at_hand(data_dir)
 
     async def tried(database: Database) -> Tried:
         return await Vault(database, at_hand).tried()
@@ -35,7 +36,7 @@ def check(data_dir: DataDir = None) -> None:
 @master_key_cli.command("rotate")
 def rotate(data_dir: DataDir = None) -> None:
     """Seal every project's key by the current master key, those of EVERTHREAD_FORMER_MASTER_KEYS too."""
-    at_hand = _masters(data_dir)
+    at_hand, _ = masters_at_hand(data_dir)
 
     async def rewrap(database: Database) -> Tried:
         return await Vault(database, at_hand).rewrap()
@@ -46,8 +47,10 @@ def rotate(data_dir: DataDir = None) -> None:
         stop(f"{done.unopened} keys are sealed by a master key that is not here, and stay as they are.")
 
 
-def _masters(data_dir: DataDir) -> Masters:
+def masters_at_hand(data_dir: DataDir = None) -> tuple[Masters, Settings]:
+    """The master keys that a command of the host has, and the settings that name them. It ends without them."""
+    settings = read_settings(data_dir=data_dir)
     try:
-        return masters(read_settings(data_dir=data_dir))
+        return masters(settings), settings
     except (BadMasterKey, OSError) as error:
         stop(f"Cannot use the master key: {error}.")

@@ -1,5 +1,6 @@
 """The keys of projects that encrypt their contents, at hand in this process."""
 
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -19,6 +20,25 @@ FROM projects WHERE project_id = $1
 """
 
 
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a project's contents are kept."""
+
+    encrypted: bool
+    """They have a key, and some may be sealed by it."""
+    seals: bool
+    """It is time to seal what is written."""
+    destroyed: bool
+    """The key is gone for good."""
+
+
+async def state_of(database: Database, project_id: UUID) -> State:
+    """That of a project, looked up now; of one that is not there, that of an open one."""
+    with wall.across_projects():
+        row = await database.fetchrow(STATE, project_id)
+    return State(False, False, False) if row is None else State(row["encrypted"], row["seals"], row["destroyed"])
+
+
 class ContentKeys:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -31,15 +51,12 @@ class ContentKeys:
         Raises:
             CannotOpen: the project's key cannot be had.
         """
-        with wall.across_projects():
-            row = await self._database.fetchrow(STATE, project_id)
-        if row is None:
-            return PLAIN
-        if row["destroyed"]:
+        state = await state_of(self._database, project_id)
+        if state.destroyed:
             sealed.know_destroyed(project_id)
             self._keys.pop(project_id, None)
             return PLAIN
-        return await self.sealer_of(project_id, encrypted=row["encrypted"], seals=row["seals"])
+        return await self.sealer_of(project_id, encrypted=state.encrypted, seals=state.seals)
 
     async def sealer_of(self, project_id: UUID, *, encrypted: bool, seals: bool) -> Sealer:
         """The same, where it is known that the project has a key for its contents, and whether it is time to seal."""

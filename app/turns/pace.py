@@ -20,6 +20,11 @@ class Pace:
         """Date the deltas that were added since the last call."""
         self.milliseconds += [milliseconds] * (len(self.chars) - len(self.milliseconds))
 
+    @property
+    def first(self) -> int | None:
+        """When the first delta came, in milliseconds; None of a stream without text."""
+        return self.milliseconds[0] if self.milliseconds else None
+
     def measured(self) -> dict[str, Any] | None:
         """The pace as it is kept; None of a stream without text."""
         return {"ms": self.milliseconds[: len(self.chars)], "chars": self.chars} if self.chars else None

@@ -37,7 +37,7 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
         running.continuation.value,
         running.context if ended else None,
         account.provider.account if ended and account is not None else None,
-        next(iter(running.recorder.pace.milliseconds), None) if ended else None,
+        running.recorder.pace.first if ended else None,
     )
 
 

@@ -203,9 +203,8 @@ class Runner:
             usage = None if running.response is None else running.response.get("usage")
             self._limits.end(running.admission, *spent(usage, running.turn.request.family.price))
         metrics.RUNNING_TURNS.dec()
-        first = next(iter(running.recorder.pace.milliseconds), None)
-        took = int(running.recorder.seconds() * 1000)
-        self._hours.ended(running.turn.project_id, running.turn.request.model, running.outcome, took, first)
+        turn, took = running.turn, int(running.recorder.seconds() * 1000)
+        self._hours.ended(turn.project_id, turn.request.model, running.outcome, took, running.recorder.pace.first)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", exc_info=error)
         if running.response is None and running.error is None:

@@ -48,11 +48,21 @@ Kind = tuple[UUID, int, str, str]
 """Project, the hour's beginning in Unix seconds, model, outcome."""
 
 
+def added(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """Two histograms as one."""
+    return [a + b for a, b in zip(one, other, strict=True)]
+
+
 @dataclass(slots=True)
 class Sums:
     turns: int = 0
     durations: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     first_words: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+
+    def with_more(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.turns + other.turns, added(self.durations, other.durations), added(self.first_words, other.first_words)
+        )
 
 
 class HourRow(TypedDict):
@@ -102,7 +112,7 @@ class TurnHours(Background):
                     ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
                 )
             except DatabaseUnavailable:
-                self._sums.setdefault(kind, sums)
+                self._sums[kind] = sums.with_more(self._sums.get(kind, Sums()))
                 raise
 
     async def run(self) -> None:

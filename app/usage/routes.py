@@ -56,10 +56,7 @@ async def get(
     after: Annotated[str | None, Query(max_length=256, description="The last_id of the page before.")] = None,
     format: Annotated[Literal["json", "csv"], Query()] = "json",
 ) -> Response:
-    if since is not None and until is not None and until <= since:
-        raise BadRequest("'until' must be later than 'since'.", param="until")
-    begin = datetime.fromtimestamp(since or 0, UTC)
-    end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
+    begin, end = _range(since, until)
     key = _key(group_by, after)
     rows = await reads.read(
         lambda database: usage(database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
@@ -112,12 +109,16 @@ async def hours(
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> Response:
-    if since is not None and until is not None and until <= since:
-        raise BadRequest("'until' must be later than 'since'.", param="until")
-    begin = datetime.fromtimestamp(since or 0, UTC)
-    end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
+    begin, end = _range(since, until)
     rows = await reads.read(lambda database: listed(database, caller.project_id, begin, end, limit + 1))
     return json_response(list_object(rows[:limit], shown, has_more=len(rows) > limit))
+
+
+def _range(since: int | None, until: int | None) -> tuple[datetime, datetime]:
+    if since is not None and until is not None and until <= since:
+        raise BadRequest("'until' must be later than 'since'.", param="until")
+    end = datetime(9999, 1, 1, tzinfo=UTC) if until is None else datetime.fromtimestamp(until, UTC)
+    return datetime.fromtimestamp(since or 0, UTC), end
 
 
 def _key(group_by: Group, after: str | None) -> str | None:

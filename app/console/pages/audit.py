@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from app.audit import exported
 from app.audit.signing import BadKey, public_key
-from app.bodies import json_response
+from app.bodies import body_of, json_response
 from app.console import session
 from app.console.view import View
 
@@ -38,7 +38,7 @@ async def verified(view: View) -> Response:
         return json_response({"good": False, "message": "This was not sent by a page of the console."}, status=403)
     try:
         trusted = [public_key(view.request.headers.get("x-public-key", ""))]
-        content = await view.request.body()
+        content = await body_of(view.request)
         with TemporaryDirectory() as directory:
             path = Path(directory) / "trail.ndjson"
             path.write_bytes(content)

@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from app.console.view import View
-from app.usage.hours import percentile
+from app.usage.hours import added, percentile
 
 DAYS = 30
 ENDED = ("completed", "incomplete", "cancelled")
@@ -41,7 +41,7 @@ def _by_hour(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         sums["turns"] += row["turns"]
         sums["errors"] += 0 if row["outcome"] in ENDED else row["turns"]
-        sums["durations"] = [one + other for one, other in zip(sums["durations"], row["durations"], strict=True)]
+        sums["durations"] = added(sums["durations"], row["durations"])
     return [
         {**sums, **{f"p{share}": percentile(sums["durations"], share / 100) for share in (50, 95, 99)}}
         for _, sums in sorted(hours.items())
