@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
 from starlette.routing import Route
 
 import app
@@ -52,6 +52,9 @@ ATTACKS = (
     "```html\n<script>window.hacked = 1</script>\n```",
     "<form action='javascript:window.hacked=1'><button>x</button></form>",
 )
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,22 @@ def test_threads_are_filtered_and_the_list_goes_on_without_an_end(console: Conso
     assert page.locator("input[name=metadata]").input_value() == "plan=pro"
     page = console.open("/threads?archived=true")
     expect(page.locator("#list")).to_contain_text("Nothing is here yet.")
+
+
+def test_threads_are_filtered_by_whether_a_turn_runs(console: Console, emulator: Emulator) -> None:
+    console.thread("Hello.", title="Idle")
+    busy = console.thread(title="Busy")
+    emulator.fault("slow", seconds=0.3)
+    body = {"input": f"Echo: {'so ' * 200}", "background": True}
+    turn = console.http.post(f"/threads/{busy}/turns", json=body).json()["id"]
+    page = console.open("/threads")
+    page.click("text=Filter")
+    page.select_option("select[name=status]", label="running")
+    page.click("text=Apply")
+    expect(page.locator(".threads li > a")).to_have_text(["Busy"])
+    expect(page.locator(".threads .tag.running")).to_have_text("running")
+    console.http.post(f"/threads/{busy}/turns/{turn}/cancel")
+    expect(page.locator("#list")).to_contain_text("Nothing is here yet.", timeout=10_000)
 
 
 def test_a_turn_that_somebody_else_asks_for_moves_its_thread_up(console: Console) -> None:
@@ -340,6 +359,49 @@ def test_the_proof_of_a_trail_is_checked_in_the_browser(console: Console, own_en
     page.fill("input[name=key] >> nth=-1", key)
     page.click("text=Verify")
     expect(page.locator("#verdict.wrong")).to_contain_text("it was changed")
+
+
+def test_where_a_page_is_not_secure_the_server_checks_the_proof_and_says_so(
+    console: Console, own_env: dict[str, str]
+) -> None:
+    thread = console.thread("Echo: one", title="Proved")
+    public = Process("audit", "public-key", env=own_env)
+    assert public.ended() == 0
+    console.page.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")
+    page = console.open("/audit")
+
+    def verdict(key: str) -> Locator:
+        page.fill("input[name=key] >> nth=-1", key)
+        page.click("text=Verify")
+        return page.locator("#verdict")
+
+    eventually(lambda: thread in console.http.get("/audit/export").text)
+    expect(verdict(public.lines[-1])).to_contain_text("the server has checked it, not this browser.")
+    expect(page.locator("#verdict.good")).to_contain_text("records verify.")
+    expect(verdict("ab" * 32)).to_have_class("wrong")
+    altered = console.http.get("/audit/export").text.replace('"detail":"completed"', '"detail":"failed"', 1)
+    page.route("**/audit/export", lambda route: route.fulfill(body=altered))
+    expect(verdict(public.lines[-1])).to_have_class("wrong")
+    expect(page.locator("#verdict")).not_to_contain_text("records verify.")
+
+
+def test_images_that_were_sent_inline_are_shown_and_none_is_fetched(console: Console, emulator: Emulator) -> None:
+    inline, elsewhere = f"data:image/png;base64,{PIXEL}", "https://example.com/cat.png"
+    drawing = "data:image/svg+xml;base64,PHN2Zy8+"
+    parts = [{"type": "input_image", "image_url": url} for url in (inline, elsewhere, drawing)]
+    content = [{"type": "input_text", "text": "What are these?"}, *parts]
+    thread = console.thread()
+    said = console.http.post(f"/threads/{thread}/turns", json={"input": [{"role": "user", "content": content}]})
+    assert said.status_code == 200
+    page = console.page
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    console.open(f"/threads/{thread}")
+    expect(page.locator("article img")).to_have_count(1)
+    expect(page.locator("article img")).to_have_attribute("src", inline)
+    assert page.evaluate("document.querySelector('article img').naturalWidth") == 1
+    expect(page.locator("article .message a")).to_have_attribute("href", elsewhere)
+    assert [url for url in asked if not url.startswith((console.service.url, "data:"))] == []
 
 
 def test_usage_shows_tokens_money_errors_and_how_long_answers_took(console: Console, emulator: Emulator) -> None:

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.projects import keys
-from tests.service import Process, Service
+from tests.service import Emulator, Process, Service, eventually
 
 
 def unique() -> str:
@@ -109,6 +109,23 @@ def test_lists_are_filtered_by_user_name_metadata_and_time(service: Service) -> 
     assert all_ids(service, user=mark, updated_after=now - 60, created_before=now + 60) == [two, one]
     assert all_ids(service, user=mark, updated_before=now - 60) == []
     assert all_ids(service, user=mark, created_after=now + 60) == []
+
+
+def test_lists_and_counts_are_filtered_by_whether_a_turn_is_in_progress(service: Service, emulator: Emulator) -> None:
+    user = unique()
+    idle, busy = service.thread(user=user), service.thread(user=user)
+    emulator.fault("slow", seconds=0.3)
+    body = {"input": f"Echo: {'so ' * 200}", "background": True}
+    turn = service.http.post(f"/threads/{busy}/turns", json=body).json()["id"]
+    assert all_ids(service, user=user, status="busy") == [busy]
+    assert all_ids(service, user=user, status="busy", order_by="activity") == [busy]
+    assert all_ids(service, user=user, status="idle") == [idle]
+    assert service.http.get("/threads/count", params={"user": user, "status": "busy"}).json()["count"] == 1
+    service.http.post(f"/threads/{busy}/turns/{turn}/cancel")
+    eventually(lambda: all_ids(service, user=user, status="busy") == [])
+    refused = service.http.get("/threads", params={"status": "running"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "status"
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -14,7 +14,7 @@ from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
 from app.services import serving
 from app.threads.address import BY_NAME, Addressed, at
-from app.threads.schemas import ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
+from app.threads.schemas import Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads, for_caller, of_caller
 from app.threads.store import Filters
 
@@ -31,6 +31,7 @@ async def _filters(
     user: Annotated[str | None, Query()] = None,
     name: Annotated[str | None, Query(description="The beginning of the name.")] = None,
     archived: Annotated[bool | None, Query()] = None,
+    status: Annotated[Status | None, Query()] = None,
     created_after: Seconds = None,
     created_before: Seconds = None,
     updated_after: Seconds = None,
@@ -50,6 +51,7 @@ async def _filters(
         name,
         metadata,
         archived,
+        status,
         moment(created_after),
         moment(created_before),
         moment(updated_after),

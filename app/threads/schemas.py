@@ -28,6 +28,7 @@ Name = Annotated[
 ]
 Title = Annotated[str, Field(max_length=1000)]
 User = Annotated[str, Field(min_length=1, max_length=256)]
+Status = Literal["idle", "busy"]
 Ttl = Annotated[int, Field(ge=60, le=315_360_000), WHOLE]
 """Seconds: it is purged when nobody has touched it for so long."""
 
@@ -144,7 +145,7 @@ class ThreadObject(TypedDict):
     user: str | None
     metadata: dict[str, str]
     ttl_seconds: int | None
-    status: Literal["idle", "busy"]
+    status: Status
     """Whether a turn is in progress."""
     last_message: LastMessage | None
     head_id: str | None

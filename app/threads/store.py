@@ -6,7 +6,20 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, or_, select, text, tuple_, type_coerce, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    and_,
+    delete,
+    literal_column,
+    not_,
+    or_,
+    select,
+    text,
+    tuple_,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -21,7 +34,7 @@ from app.projects.tables import Project
 from app.sealing import at_rest
 from app.threads.address import ByName, Place, bucket_at
 from app.threads.names import Names
-from app.threads.schemas import Head, LastMessage
+from app.threads.schemas import Head, LastMessage, Status
 from app.threads.tables import Thread, ThreadActivity, ThreadName
 from app.trail import contents
 from app.trail.append import append_record
@@ -47,6 +60,7 @@ class Filters:
     """The beginning of the name."""
     metadata: dict[str, str] = field(default_factory=dict)
     archived: bool | None = None
+    status: Status | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
     updated_after: datetime | None = None
@@ -99,6 +113,14 @@ BUSY = text(
     """SELECT t.thread_id FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
     JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_id = h.id
     WHERE t.status = 'in_progress'"""
+)
+
+IS_BUSY = literal_column(
+    """EXISTS (
+        SELECT FROM turns t WHERE t.project_id = threads.project_id AND t.bucket = threads.bucket
+            AND t.thread_id = threads.id AND t.status = 'in_progress'
+    )""",
+    Boolean,
 )
 
 LAST_MESSAGE_LENGTH = 280
@@ -303,6 +325,8 @@ def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:
         where.append(_has(filters.metadata))
     if filters.archived is not None:
         where.append(Thread.archived_at.is_not(None) if filters.archived else Thread.archived_at.is_(None))
+    if filters.status is not None:
+        where.append(IS_BUSY if filters.status == "busy" else not_(IS_BUSY))
     if filters.created_after is not None:
         where.append(Thread.created_at > filters.created_after)
     if filters.created_before is not None:

@@ -43,20 +43,16 @@ async def _rows(view: View) -> dict[str, Any]:
     filters = _asked(view)
     key, _, value = filters["metadata"].partition("=")
     params: dict[str, Any] = {
-        "user": filters["user"], "name": filters["name"], "archived": filters["archived"] or "false",
+        "user": filters["user"], "name": filters["name"], "status": filters["status"],
+        "archived": None if filters["archived"] == "any" else filters["archived"] or "false",
         "order_by": filters["order_by"] or "activity", "created_after": _day(filters["since"]),
         "created_before": _day(filters["until"]), "limit": ROWS, "after": view.asked("after"),
     }  # fmt: skip
-    if filters["archived"] == "any":
-        params["archived"] = None
     if key and value:
         params[f"metadata[{key}]"] = value
     found = await view.api.get("/threads", **params)
-    listed = found["data"]
-    if filters["status"] == "running":
-        listed = [thread for thread in listed if thread.get("status") == "in_progress"]
     more = {**view.request.query_params, "after": found["last_id"]} if found["has_more"] else None
-    return {"threads": listed, "more": more}
+    return {"threads": found["data"], "more": more}
 
 
 def _day(given: str) -> int | None:
