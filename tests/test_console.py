@@ -282,7 +282,8 @@ def test_the_page_of_a_thread_asks_the_database_three_times(
     browser: Browser, own_env: dict[str, str], emulator: Emulator
 ) -> None:
     proxy = Proxy(own_env["DATABASE_URL"])
-    service = Service(env={**own_env, "DATABASE_URL": proxy.url})
+    quiet = {"EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "3600"}  # What is done beside asks for projects too.
+    service = Service(env={**own_env, **quiet, "DATABASE_URL": proxy.url})
     with browser.new_context() as context:
         console = Console(context, service, service.key)
         thread = console.thread(*[f"Echo: {number}" for number in range(50)])

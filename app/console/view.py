@@ -63,6 +63,10 @@ class View:
     def may(self, scope: str) -> bool:
         return scope in self.grant.scopes
 
+    def more(self, found: dict[str, Any]) -> dict[str, Any] | None:
+        """The query of the page behind one of the API's; None behind the last."""
+        return {**self.request.query_params, "after": found["last_id"]} if found["has_more"] else None
+
     def page(self, template: str, *, status: int = 200, **shown: Any) -> Response:
         return _html(self.request, template, self.t, self.language, status, may=self.may, **shown)
 

@@ -129,18 +129,15 @@ def whole(text: str) -> Iterator[str]:
 
 
 def asked(run: Run) -> list[str]:
+    """What a run is looked up by: a word, or the pairs of a script without spaces."""
     if run.spaced or len(run.text) == 1:
         return [run.text[:LONGEST_WORD]]
     return [run.text[i : i + 2] for i in range(len(run.text) - 1)]
 
 
 def _lexemes(run: Run, *, exact: bool) -> list[str]:
-    if run.spaced:
-        whole = exact and len(run.text) < LONGEST_WORD
-        return [f"'{run.text[:LONGEST_WORD]}'" + ("" if whole else ":*")]
-    if len(run.text) == 1:
-        return [f"'{run.text}':*"]
-    return [f"'{run.text[i : i + 2]}'" for i in range(len(run.text) - 1)]
+    is_whole = exact and len(run.text) < LONGEST_WORD if run.spaced else len(run.text) > 1
+    return [f"'{word}'" + ("" if is_whole else ":*") for word in asked(run)]
 
 
 _UNSPACED = re.compile(f"[{UNSPACED}]")

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import wall
 from app.db.engine import Database
 from app.db.sealed import CannotOpen
-from app.sealing.master import Master, Masters
+from app.sealing.master import Masters
 from app.sealing.tables import DataKey
 
 log = structlog.get_logger()
@@ -145,14 +145,12 @@ class Vault:
                 by_former += 1
         return Tried(opened, by_former, unopened)
 
-    async def destroy(self, session: AsyncSession, project_id: UUID) -> int:
+    async def destroy(self, session: AsyncSession, project_id: UUID) -> None:
         """Delete a project's keys. Who has them in a backup opens them all the same, with a master key that still does:
-        see `Master.without`. How many there were."""
-        gone = await session.execute(delete(DataKey).where(DataKey.project_id == project_id).returning(DataKey.number))
-        numbers = gone.scalars().all()
-        for number in numbers:
+        see `Master.without`."""
+        gone = delete(DataKey).where(DataKey.project_id == project_id).returning(DataKey.number)
+        for number in await session.scalars(gone):
             self._keys.pop((project_id, number), None)
-        return len(numbers)
 
     def _is_current(self, row: DataKey) -> bool:
         return row.master_id == self._masters.current.id and _by_leaf(row.wrapped)
@@ -173,11 +171,13 @@ class Vault:
         return key
 
     def _unwrapped(self, project_id: UUID, number: int, master_id: bytes, wrapped: bytes) -> bytes:
-        master: Master | None = self._masters.by_id(master_id)
+        master = self._masters.by_id(master_id)
         if master is None:
             raise CannotOpen("the master key that sealed the project's key is not here")
-        cipher = _found(master.cipher_of(project_id) if _by_leaf(wrapped) else master.cipher)
-        sealed = wrapped.removeprefix(WRAPPED) if _by_leaf(wrapped) else wrapped
+        if _by_leaf(wrapped):
+            cipher, sealed = _found(master.cipher_of(project_id)), wrapped[len(WRAPPED) :]
+        else:
+            cipher, sealed = _found(master.cipher), wrapped
         try:
             return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _key_bound(project_id, number))
         except InvalidTag as error:

@@ -1,5 +1,5 @@
 // What the pages do by themselves: the rest is htmx and plain links.
-import { call, say } from "./api.js";
+import { PROOF, call } from "./api.js";
 import { follow } from "./stream.js";
 import { play } from "./replay.js";
 import { verify } from "./verify.js";
@@ -7,7 +7,7 @@ import { verify } from "./verify.js";
 const LIVE_MILLISECONDS = 3000;
 
 document.body.addEventListener("htmx:configRequest", (event) => {
-  event.detail.headers["X-CSRF-Token"] = document.querySelector("meta[name=csrf-token]").content;
+  Object.assign(event.detail.headers, PROOF);
 });
 
 // A list that moves: its first page is asked for again, as long as somebody looks at it and nobody has read on.
@@ -148,5 +148,3 @@ function edit(button) {
 
 const player = document.querySelector("[data-replay]");
 if (player) play(player);
-
-export { say };

@@ -4,33 +4,29 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const scales = { x: { range: (_, least, most) => (least === most ? [least - 43200, most + 43200] : [least, most]) } };
 const axis = { stroke: colour("--ink"), grid: { stroke: colour("--line") } };
 
-const latency = document.querySelector("#latency");
-const hours = [...document.querySelectorAll("#hours tbody tr")].reverse();
-if (hours.length) {
-  const values = (name) => hours.map((row) => (row.dataset[name] ? Number(row.dataset[name]) : null));
-  const line = (label, name) => ({ label, stroke: colour(name), width: 2, points: { show: true } });
+// Lines over time, of the numbers that a table's rows have. Args: lines: of each its label, number and colour.
+function plot(place, rows, time, lines) {
+  if (!rows.length) return;
+  const values = (name) => rows.map((row) => (row.dataset[name] ? Number(row.dataset[name]) : null));
+  const series = lines.map(([label, , name]) => ({ label, stroke: colour(name), width: 2, points: { show: true } }));
   new uPlot(
-    {
-      width: Math.min(latency.clientWidth, 900), height: 220, scales, axes: [axis, { ...axis, size: 70 }],
-      series: [{}, line("p50", "--good"), line("p95", "--warn"), line("p99", "--bad")],
-    },
-    [values("hour"), values("p50"), values("p95"), values("p99")],
-    latency,
+    { width: Math.min(place.clientWidth, 900), height: 220, scales, axes: [axis, { ...axis, size: 70 }], series: [{}, ...series] },
+    [rows.map(time), ...lines.map(([, name]) => values(name))],
+    place,
   );
 }
 
-const plot = document.querySelector("#plot");
-const rows = [...document.querySelectorAll("#day tbody tr")].filter((row) => row.dataset.key);
-if (rows.length) {
-  const days = rows.map((row) => Date.parse(`${row.dataset.key}T00:00:00Z`) / 1000);
-  const values = (name) => rows.map((row) => Number(row.dataset[name]));
-  const series = (label, name) => ({ label, stroke: colour(name), width: 2, points: { show: true } });
-  new uPlot(
-    {
-      width: Math.min(plot.clientWidth, 900), height: 220, scales, axes: [axis, { ...axis, size: 70 }],
-      series: [{}, series(plot.dataset.input, "--user"), series(plot.dataset.output, "--good")],
-    },
-    [days, values("input"), values("output")],
-    plot,
-  );
-}
+plot(
+  document.querySelector("#latency"),
+  [...document.querySelectorAll("#hours tbody tr")].reverse(),
+  (row) => Number(row.dataset.hour),
+  [["p50", "p50", "--good"], ["p95", "p95", "--warn"], ["p99", "p99", "--bad"]],
+);
+
+const tokens = document.querySelector("#plot");
+plot(
+  tokens,
+  [...document.querySelectorAll("#day tbody tr")].filter((row) => row.dataset.key),
+  (row) => Date.parse(`${row.dataset.key}T00:00:00Z`) / 1000,
+  [[tokens.dataset.input, "input", "--user"], [tokens.dataset.output, "output", "--good"]],
+);

@@ -1,4 +1,6 @@
 // The proof of a trail, a thread's or the whole project's, checked here: each record's hash, its chain, its path to the signed root, the signature.
+import { PROOF } from "./api.js";
+
 const HEX = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 const BYTES = (hex) => new Uint8Array(hex.match(/../g).map((pair) => parseInt(pair, 16)));
 const TEXT = new TextEncoder();
@@ -135,7 +137,7 @@ export async function verify(form) {
 async function onServer(exported, key) {
   const answer = await fetch("/console/verify", {
     method: "POST",
-    headers: { "X-CSRF-Token": document.querySelector("meta[name=csrf-token]").content, "X-Public-Key": key },
+    headers: { ...PROOF, "X-Public-Key": key },
     body: exported,
   });
   const said = await answer.json();

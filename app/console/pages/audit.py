@@ -55,5 +55,4 @@ def _asked(view: View) -> dict[str, str]:
 
 async def _rows(view: View, path: str) -> dict[str, Any]:
     found = await view.api.get(path, **_asked(view), limit=ROWS, after=view.asked("after"))
-    more = {**view.request.query_params, "after": found["last_id"]} if found["has_more"] else None
-    return {"records": found["data"], "more": more, "at": view.request.url.path.removesuffix("/rows")}
+    return {"records": found["data"], "more": view.more(found), "at": view.request.url.path.removesuffix("/rows")}

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from app.console.pages.thread import left_out
 from app.console.view import View
 from app.items.shapes import fields_of
 
-LIFE_SECONDS = 7 * 86_400
 MOST_DRAWN = 200
 """Turns, from the end on."""
 
@@ -51,9 +51,8 @@ def _link(view: View, link: dict[str, Any], before: dict[str, Any] | None) -> di
     now = time.time()
     expires = link["response_expires_at"]
     state = None if expires is None else "live" if link["live"] else "expired" if expires <= now else "none"
-    return {**link, "why": view.t(_why(link, before)) if link["continuation"] == "rebuilt" else None, "state": state,
-            "dropped": fields_of(link["context"]).get("dropped_items") or 0,
-            "compacted": bool(fields_of(link["context"]).get("compaction_id"))}  # fmt: skip
+    why = view.t(_why(link, before)) if link["continuation"] == "rebuilt" else None
+    return {**link, **left_out(link), "why": why, "state": state}
 
 
 def _why(link: dict[str, Any], before: dict[str, Any] | None) -> str:

@@ -28,8 +28,9 @@ async def page(view: View) -> Response:
     if not found["data"] and last is None:
         last = (await view.api.get(f"/threads/{thread_id}"))["head_id"]  # All that a new fork has is another thread's.
     if last is not None and all(turn["id"] != last for turn in found["data"]):
-        return view.page("thread.html", thread_id=thread_id, until=until, **await _upwards(view, thread_id, last))
-    shown = _shown(view, found["data"], until)
+        shown = await _upwards(view, thread_id, last)
+    else:
+        shown = _shown(view, found["data"], until)
     return view.page("thread.html", thread_id=thread_id, until=until, **shown)
 
 
@@ -117,8 +118,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "tokens": usage.get("total_tokens"),
         "cached": fields_of(usage.get("input_tokens_details")).get("cached_tokens") or 0,
         "cost": None if price is None or not usage else spent(usage, price)[1],
-        "dropped": fields_of(turn["context"]).get("dropped_items") or 0,
-        "compacted": bool(fields_of(turn["context"]).get("compaction_id")),
+        **left_out(turn),
         "error": string(fields_of(turn["error"]).get("message")) or None,
         "input": [part(item) for item in turn["input"]],
         "output": [part(item) for item in turn["output"]],
@@ -128,6 +128,12 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "before": beside[place - 1][1] if place > 0 else None,
         "after": beside[place + 1][1] if place + 1 < len(beside) else None,
     }
+
+
+def left_out(turn: dict[str, Any]) -> dict[str, Any]:
+    """What of the history was not sent with a turn."""
+    context = fields_of(turn["context"])
+    return {"dropped": context.get("dropped_items") or 0, "compacted": bool(context.get("compaction_id"))}
 
 
 def part(item: dict[str, Any]) -> dict[str, Any]:

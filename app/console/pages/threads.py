@@ -51,8 +51,7 @@ async def _rows(view: View) -> dict[str, Any]:
     if key and value:
         params[f"metadata[{key}]"] = value
     found = await view.api.get("/threads", **params)
-    more = {**view.request.query_params, "after": found["last_id"]} if found["has_more"] else None
-    return {"threads": found["data"], "more": more}
+    return {"threads": found["data"], "more": view.more(found)}
 
 
 def _day(given: str) -> int | None:
