@@ -1,6 +1,7 @@
 """The embedded servers are their owner's alone: nobody else on the machine reaches their files or sockets."""
 
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -80,6 +81,26 @@ def test_redis_runs_below_a_closed_home_and_opens_none_of_it(closed: Path) -> No
         # One that a killed owner left running is found again, wherever its socket is.
         with embedded_redis.running(closed / "redis") as again:
             assert again == url
+
+
+USER_OF_POSTGRES = """
+import sys
+from app.embedded import postgres_user
+postgres_user.USER = sys.argv[1]
+print(postgres_user.user_id())
+"""
+
+
+@as_root
+def test_services_that_start_at_once_on_a_new_machine_make_one_user_for_postgres() -> None:
+    name = "everthread-test"
+    command = [sys.executable, "-c", USER_OF_POSTGRES, name]
+    try:
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+        ids = {process.communicate()[0].strip() for process in started}
+        assert ids == {str(pwd.getpwnam(name).pw_uid)}
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
 
 
 @as_root

@@ -1,6 +1,7 @@
 """Who the embedded Postgres runs as. It refuses to run as root: then it is a user of its own, with no rights but to
 reach its files where root keeps them, so that no directory has to be opened to others."""
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -24,19 +25,31 @@ def user_id() -> int | None:
     """
     if os.geteuid() != 0:
         return None
+    known = _known()
+    if known is not None:
+        return known
+    users = os.open("/etc", os.O_RDONLY)
     try:
-        return pwd.getpwnam(USER).pw_uid
-    except KeyError:
-        pass
-    try:
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", USER]
-        subprocess.run(command, check=True, capture_output=True)
+        # Of two at once useradd refuses one, or lets both make it, each with an id of its own.
+        fcntl.flock(users, fcntl.LOCK_EX)
+        if _known() is None:
+            command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", USER]
+            subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise CannotStart(
             f"Postgres does not run as root, and a user {USER} for it could not be made ({error}). "
             "Run the service as an ordinary user, or set DATABASE_URL."
         ) from error
+    finally:
+        os.close(users)
     return pwd.getpwnam(USER).pw_uid
+
+
+def _known() -> int | None:
+    try:
+        return pwd.getpwnam(USER).pw_uid
+    except KeyError:
+        return None
 
 
 def as_user(uid: int | None, programs: Path, files: Iterable[Path]) -> list[str]:
