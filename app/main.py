@@ -78,7 +78,6 @@ from app.settings import Connected, OTelSettings, Settings
 from app.telemetry import asked as telemetry
 from app.telemetry.spans import tracer
 from app.threads import routes as threads_routes
-from app.threads.address import Owners
 from app.threads.names import Names
 from app.threads.service import Threads
 from app.trail.users import UserKeys
@@ -254,7 +253,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     served = Services(
         settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, limits, projects, tokens, sessions, Owners(database), Origins(database),
+        keys, limits, projects, tokens, sessions, Origins(database),
         ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
         Threads(database, names, users, settled, limits),
         Audit(database, reads, users, checkpoints, settled),

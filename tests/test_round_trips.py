@@ -12,9 +12,10 @@ from tests.wire import Proxy
 TURNS = 10
 
 
+@pytest.mark.parametrize("user", [None, "ann"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_chained_turn_is_two_statements_and_two_redis_commands(
-    fresh_env: dict[str, str], emulator: Emulator, redis_url: str, stream: bool
+    fresh_env: dict[str, str], emulator: Emulator, redis_url: str, stream: bool, user: str | None
 ) -> None:
     proxy = Proxy(fresh_env["DATABASE_URL"])
     # The leases of a worker are renewed from time to time, and its keys looked up again: that is no turn's cost.
@@ -23,7 +24,10 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
     cache = redis.Redis.from_url(redis_url)
     counts: list[tuple[int, int]] = []
     try:
-        thread = service.thread()
+        thread = service.thread(user=user)
+        if user is not None:
+            token = service.http.post("/user_tokens", json={"user": user}).json()["token"]
+            service.http.headers["Authorization"] = f"Bearer {token}"
         service.turn(thread, "Hello")
         for _ in range(3):
             time.sleep(0.2)
@@ -43,7 +47,7 @@ def _statements(proxy: Proxy) -> int:
     up from time to time, while turns go on: whether there are webhooks, a key and a project's accounts again, what was
     learnt of models, how turns have gone."""
     return sum(
-        any(name in statement for name in (*metadata.tables, "open_turn_v1", "close_turn_v2"))
+        any(name in statement for name in (*metadata.tables, "open_turn_v2", "close_turn_v2"))
         and not any(
             apart in statement
             for apart in ("FROM webhooks", "FROM api_keys", "FROM accounts", "FROM learnt_models", "INTO turn_hours")

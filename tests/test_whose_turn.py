@@ -23,11 +23,18 @@ ANSWERS_IN = 0.8
 LEAVES_AFTER = 0.4
 
 
-def ask_and_leave(service: Service, path: str, body: Any, after: float = LEAVES_AFTER, **headers: str) -> None:
+def ask_and_leave(
+    service: Service, path: str, body: Any, after: float = LEAVES_AFTER, key: str | None = None, **headers: str
+) -> None:
     """Send a request, and go away without having read a byte of its answer."""
     raw = orjson.dumps(body)
     with socket.create_connection(("127.0.0.1", service.port)) as connection:
-        head = {"Host": "localhost", "Authorization": f"Bearer {service.key}", "Content-Length": len(raw), **headers}
+        head = {
+            "Host": "localhost",
+            "Authorization": f"Bearer {key or service.key}",
+            "Content-Length": len(raw),
+            **headers,
+        }
         lines = [f"POST /v1{path} HTTP/1.1", *(f"{name}: {value}" for name, value in head.items()), "", ""]
         connection.sendall("\r\n".join(lines).encode() + raw)
         time.sleep(after)
@@ -94,6 +101,23 @@ def test_an_automatic_retry_takes_over_what_its_client_left_before_the_first_byt
     other = service.http.post(place, json=body, headers=RETRY)
     assert other.headers["everthread-turn"] != answer.headers["everthread-turn"]
     assert len(emulator.calls()) == 2
+
+
+def test_a_user_who_retries_in_anothers_thread_is_told_that_there_is_none(service: Service, emulator: Emulator) -> None:
+    bob, ann = (service.http.post("/user_tokens", json={"user": uuid4().hex}).json() for _ in range(2))
+    thread = service.thread(user=bob["user"])
+    place, body = f"/threads/{thread}/turns", {"input": "Echo: a secret"}
+    emulator.fault("slow", seconds=1.5, seconds_per_event=0.3)
+    ask_and_leave(service, place, body, key=bob["token"])
+    time.sleep(0.1)
+    for headers in (RETRY, {**RETRY, "Idempotency-Key": "1"}, {}):
+        asked = {"Authorization": f"Bearer {ann['token']}", **headers}
+        answer = service.http.post(place, json=body, headers=asked)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "thread_not_found")
+        assert "everthread-turn" not in answer.headers
+    own = service.http.post(place, json=body, headers={"Authorization": f"Bearer {bob['token']}", **RETRY})
+    assert own.json()["output_text"] == "a secret"
+    assert len(emulator.calls()) == 1
 
 
 def test_a_retry_takes_over_nothing_once_the_thread_has_gone_on(service: Service, emulator: Emulator) -> None:

@@ -68,10 +68,11 @@ class Edits:
             await self._live_ids.forget(project_id, thread_id)
         return deleted
 
-    async def delete_turn(self, actor: Actor, project_id: UUID, turn_id: UUID) -> None:
+    async def delete_turn(self, actor: Actor, project_id: UUID, address: OfTurn) -> None:
         """Delete what a turn holds. Its row stays without content, for the turns that continue it."""
+        turn_id = address.turn
         async with self._database.session() as session:
-            thread = await _idle_thread(session, project_id, OfTurn(turn_id))
+            thread = await _idle_thread(session, project_id, address)
             if thread.head_turn_id == turn_id:
                 parent = select(Turn.parent_id).where(*at(Turn.id, project_id, turn_id))
                 thread.head_turn_id = await session.scalar(parent)
@@ -253,7 +254,7 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Place |
     if isinstance(address, OfTurn):
         of_turn = select(Turn.thread_id).where(*at(Turn.id, project_id, address.turn), Turn.deleted_at.is_(None))
         if (thread_id := await session.scalar(of_turn)) is not None:
-            place = ById(thread_id)
+            place = ById(thread_id, address.user)
     else:
         place = address
     thread = None if place is None else await threads.locked(session, project_id, place)

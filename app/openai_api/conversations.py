@@ -1,7 +1,6 @@
 """/conversations, as OpenAI's clients know it."""
 
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -10,6 +9,7 @@ from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db import ids
 from app.db.pagination import ListObject, Paged
 from app.describing import Deleted, ItemObject, described
+from app.errors import NotFound
 from app.history.service import History
 from app.limits.room import FOR_ITEMS, FOR_THREAD
 from app.openai_api.responses import ItemPaged, Service
@@ -24,25 +24,25 @@ from app.openai_api.schemas import (
 from app.openai_api.service import ConversationObject
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
-from app.services import services, serving
-from app.threads.address import ById, Owners
+from app.services import serving
+from app.threads.address import ById, owned
 
 router = APIRouter(tags=["conversations"])
 
 
-async def _own(request: Request, caller: Authenticated, conversation_id: str) -> UUID:
-    """The thread behind a conversation's id in a path, if the caller may reach it.
+async def _own(caller: Authenticated, conversation_id: str) -> ById:
+    """Where the conversation of a path is, for the caller.
 
     Raises:
-        NotFound: there is none.
+        NotFound: it is the id of none, or not the token's.
     """
-    id_ = conversation_uuid(conversation_id)
-    if not await services(request)[Owners].owns(caller, ById(id_)):
-        raise unknown_conversation(conversation_id)
-    return id_
+    try:
+        return owned(caller, ById(conversation_uuid(conversation_id)))
+    except NotFound as error:
+        raise unknown_conversation(conversation_id) from error
 
 
-Own = Annotated[UUID, Depends(_own)]
+Own = Annotated[ById, Depends(_own)]
 
 
 @router.post(
@@ -83,8 +83,8 @@ async def delete(
     caller: Authenticated, openai: Service, history: Annotated[History, serving(History)], own: Own
 ) -> Response:
     await openai.conversation(caller, own)
-    await history.delete_thread(caller, ById(own))
-    return json_response({"id": ids.conversation_id(own), "object": "conversation.deleted", "deleted": True})
+    await history.delete_thread(caller, own)
+    return json_response({"id": ids.conversation_id(own.id), "object": "conversation.deleted", "deleted": True})
 
 
 @router.post(

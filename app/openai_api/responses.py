@@ -2,7 +2,6 @@
 
 from functools import partial
 from typing import Annotated
-from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -20,13 +19,13 @@ from app.describing import (
     described,
 )
 from app.errors import BadRequest
-from app.openai_api.schemas import ResponseCreate, response_request, response_uuid, unknown_response
+from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, Caller, authenticate
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.services import services, serving
-from app.threads.address import Owners, unknown
+from app.threads.address import OfTurn, owned
 from app.threads.names import Names
 from app.turns.client import Client
 from app.turns.events import EventStream
@@ -74,10 +73,8 @@ async def create(request: Request) -> Response:
     body, came = await json_object(request), origin(request, caller)
     new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
     address, sent = response_request(body, here[Models], came, new_thread_id)
-    if not await here[Owners].owns(caller, address):
-        raise unknown(address)
     with Client(request.receive) as client:
-        outcome = await here[Turns].create(caller, address, sent, provider_headers(request), client)
+        outcome = await here[Turns].create(caller, owned(caller, address), sent, provider_headers(request), client)
         return await answer(request, client, outcome, shown_response, stored_response)
 
 
@@ -109,43 +106,38 @@ async def retrieve(
     stream: Annotated[bool, Query()] = False,
     starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
-    id_, first = await _own(request, caller, response_id), first_event(starting_after, request)
+    address, first = _own(caller, response_id), first_event(starting_after, request)
     if not stream:
         if starting_after is not None:
             raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
-        return json_response(await openai.response(caller, id_))
-    return EventStream(await openai.frames(caller, id_, first), {})
+        return json_response(await openai.response(caller, address))
+    return EventStream(await openai.frames(caller, address, first), {})
 
 
 @for_users
 @router.delete("/responses/{response_id}", **described("Delete a response.", Deleted))
-async def delete(request: Request, caller: Authenticated, openai: Service, response_id: str) -> Response:
-    return json_response(await openai.delete_response(caller, await _own(request, caller, response_id)))
+async def delete(caller: Authenticated, openai: Service, response_id: str) -> Response:
+    return json_response(await openai.delete_response(caller, _own(caller, response_id)))
 
 
 @for_users
 @router.post("/responses/{response_id}/cancel", **described("Stop a response that is being made.", ResponseObject))
-async def cancel(request: Request, caller: Authenticated, openai: Service, response_id: str) -> Response:
-    return json_response(await openai.cancel(caller, await _own(request, caller, response_id)))
+async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Response:
+    return json_response(await openai.cancel(caller, _own(caller, response_id)))
 
 
 @for_users
 @router.get(
     "/responses/{response_id}/input_items", **described("What a response was asked with.", ListObject[ItemObject])
 )
-async def input_items(
-    request: Request, caller: Authenticated, openai: Service, response_id: str, page: ItemPaged
-) -> Response:
-    return json_response(await openai.input_items(caller, await _own(request, caller, response_id), page))
+async def input_items(caller: Authenticated, openai: Service, response_id: str, page: ItemPaged) -> Response:
+    return json_response(await openai.input_items(caller, _own(caller, response_id), page))
 
 
-async def _own(request: Request, caller: Caller, given: str) -> UUID:
-    """The turn behind a response id in a path, if the caller may reach it.
+def _own(caller: Caller, response_id: str) -> OfTurn:
+    """Where the response of a path is, for the caller.
 
     Raises:
-        NotFound: there is none.
+        NotFound: it is the id of none.
     """
-    id_ = response_uuid(given)
-    if not await services(request)[Owners].owns_turn(caller, id_):
-        raise unknown_response(given)
-    return id_
+    return owned(caller, OfTurn(response_uuid(response_id)))

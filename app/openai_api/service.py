@@ -18,7 +18,7 @@ from app.items.kinds import type_of
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import ById
+from app.threads.address import ById, OfTurn
 from app.threads.names import Names
 from app.threads.tables import Thread
 from app.turns.event_log import EventLog
@@ -49,33 +49,33 @@ class OpenAI:
         self._store = store
         self._edits = Edits(database, live_ids, event_log)
 
-    async def response(self, caller: Caller, id_: UUID) -> dict[str, Any]:
-        row = await self._response(caller, id_)
-        items = await self._store.items(caller.project_id, [id_])
-        return stored_response(row, items[id_])
+    async def response(self, caller: Caller, address: OfTurn) -> dict[str, Any]:
+        row = await self._response(caller, address)
+        items = await self._store.items(caller.project_id, [row["id"]])
+        return stored_response(row, items[row["id"]])
 
-    async def frames(self, caller: Caller, id_: UUID, start: int) -> AsyncIterator[bytes]:
+    async def frames(self, caller: Caller, address: OfTurn, start: int) -> AsyncIterator[bytes]:
         """The response's events from number `start` on.
 
         Raises:
             NotFound: there is no such response.
         """
-        await self._response(caller, id_)
-        return self._replay.frames(caller.project_id, id_, start)
+        row = await self._response(caller, address)
+        return self._replay.frames(caller.project_id, row["id"], start)
 
-    async def delete_response(self, caller: Caller, id_: UUID) -> Deleted:
-        await self._response(caller, id_)
-        await self._edits.delete_turn(caller.actor, caller.project_id, id_)
-        return {"id": ids.response_id(id_), "object": "response", "deleted": True}
+    async def delete_response(self, caller: Caller, address: OfTurn) -> Deleted:
+        row = await self._response(caller, address)
+        await self._edits.delete_turn(caller.actor, caller.project_id, address)
+        return {"id": ids.response_id(row["id"]), "object": "response", "deleted": True}
 
-    async def cancel(self, caller: Caller, id_: UUID) -> dict[str, Any]:
+    async def cancel(self, caller: Caller, address: OfTurn) -> dict[str, Any]:
         """Stop a response that is being made. One that has ended stays as it is."""
-        await self._response(caller, id_)
-        return stored_response(*await self._replay.cancelled(caller.project_id, id_))
+        row = await self._response(caller, address)
+        return stored_response(*await self._replay.cancelled(caller.project_id, row["id"]))
 
-    async def input_items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
-        await self._response(caller, id_)
-        items = (await self._store.items(caller.project_id, [id_]))[id_]
+    async def input_items(self, caller: Caller, address: OfTurn, page: "ItemPage") -> dict[str, Any]:
+        row = await self._response(caller, address)
+        items = (await self._store.items(caller.project_id, [row["id"]]))[row["id"]]
         return page.cut([item for item in items if item["origin"] == "input"])
 
     async def create_conversation(
@@ -105,10 +105,10 @@ class OpenAI:
         items = await self._store.items(caller.project_id, [row["id"] for row in shown])
         return list_object(shown, lambda row: stored_response(row, items[row["id"]]), has_more=len(rows) > limit)
 
-    async def conversation(self, caller: Caller, id_: UUID) -> "ConversationObject":
+    async def conversation(self, caller: Caller, address: ById) -> "ConversationObject":
         async with self._database.session() as session:
-            thread = await threads.get(session, caller.project_id, ById(id_))
-        return conversation_object(_known(thread, id_))
+            thread = await threads.get(session, caller.project_id, address)
+        return conversation_object(_known(thread, address.id))
 
     async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> "ConversationObject":
         async with self._database.session() as session:
@@ -124,9 +124,9 @@ class OpenAI:
         kept = [Kept(type_of(item), id_, item) for id_, item in zip(added, items, strict=True)]
         return list_object(kept, shown_item, has_more=False)
 
-    async def items(self, caller: Caller, id_: UUID, page: "ItemPage") -> dict[str, Any]:
+    async def items(self, caller: Caller, address: ById, page: "ItemPage") -> dict[str, Any]:
         """A page of a conversation. The latest items are read from its end: as many turns as the page needs."""
-        head = await self._head(caller, id_)
+        head = await self._head(caller, address)
         turns: int | None = page.limit + 1 if page.order == "desc" else None
         while True:
             rows, more = await self._store.messages(caller.project_id, head, turns)
@@ -135,30 +135,30 @@ class OpenAI:
             turns *= 4
 
     async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
-        rows, _ = await self._store.messages(caller.project_id, await self._head(caller, id_))
+        rows, _ = await self._store.messages(caller.project_id, await self._head(caller, ById(id_)))
         for row in rows:
             if row["item_id"] == item_id:
                 return shown_item(kept_row(row))
         raise _unknown_item(item_id)
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> "ConversationObject":
-        conversation = await self.conversation(caller, id_)
+        conversation = await self.conversation(caller, ById(id_))
         if not await self._edits.delete_item(caller.actor, caller.project_id, ById(id_), item_id):
             raise _unknown_item(item_id)
         return conversation
 
-    async def _head(self, caller: Caller, id_: UUID) -> UUID | None:
+    async def _head(self, caller: Caller, address: ById) -> UUID | None:
         try:
-            thread = await self._store.thread(caller.project_id, ById(id_))
+            thread = await self._store.thread(caller.project_id, address)
         except NotFound as error:
-            raise unknown_conversation(ids.conversation_id(id_)) from error
+            raise unknown_conversation(ids.conversation_id(address.id)) from error
         head: UUID | None = thread["head_turn_id"]
         return head
 
-    async def _response(self, caller: Caller, id_: UUID) -> TurnRow:
-        row = await self._store.get(caller.project_id, id_)
+    async def _response(self, caller: Caller, address: OfTurn) -> TurnRow:
+        row = await self._store.at(caller.project_id, address)
         if row is None or (row["continuation"] is None and row["status"] == "completed"):
-            raise unknown_response(ids.response_id(id_))
+            raise unknown_response(ids.response_id(address.turn))
         return row
 
 

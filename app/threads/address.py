@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, TypeVar, assert_never
+from typing import Annotated, Any, TypeVar, assert_never, overload
 from urllib.parse import quote
 from uuid import UUID
 
 from fastapi import Depends, Request
 
 from app.db import ids
-from app.db.engine import Database
 from app.errors import APIError, BadRequest, Forbidden, NotFound
 from app.projects.auth import Auditing, Authenticated, Caller
 from app.services import services
@@ -23,18 +22,12 @@ LONGEST_NAME = 256
 SAFE_IN_USERS = "@+.-_~!$&'()*,;= "
 """Characters of a user that stand in a name as they are."""
 
-OWN_THREAD = "SELECT id FROM threads WHERE project_id = $1 AND bucket = $2 AND id = $3 AND user_id = $4"
-
-OWN_TURN = """
-SELECT th.id FROM turns t
-JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
-WHERE t.project_id = $1 AND t.bucket = $2 AND t.id = $3 AND t.deleted_at IS NULL AND th.user_id = $4
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class ById:
     id: UUID
+    user: str | None = None
+    """Whose the thread must be; None: anybody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +36,7 @@ class ByName:
     """Of the thread that had the name when it was looked up."""
     name: str
     """What the thread must still be called."""
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +44,9 @@ class OfTurn:
     """The thread that a turn is in."""
 
     turn: UUID
+    user: str | None = None
+    thread_id: UUID | None = None
+    """Which it must be; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,59 +74,58 @@ def bucket_at(address: Address) -> int:
 
 def known_id(address: Address) -> UUID | None:
     """The thread's id, as far as the address tells it."""
-    return None if isinstance(address, OfTurn) else address.id
+    return address.thread_id if isinstance(address, OfTurn) else address.id
 
 
 def unknown(address: Address) -> APIError:
     """The error for an address at which there is no thread."""
     match address:
-        case OfTurn(turn):
+        case OfTurn(turn=turn):
             return BadRequest(
                 f"Previous response with id '{ids.response_id(turn)}' not found.",
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
-        case ByName(name=name):
-            return unknown_name(name)
-        case ById(id_) | New(id_):
+        case ByName(name=name, user=user):
+            return unknown_name(_without_prefix(user, name))
+        case ById(id=id_) | New(id=id_):
             shown = ids.thread_id(id_)
             return NotFound(f"There is no thread {shown} in this project.", param="thread_id", code="thread_not_found")
         case _:
             assert_never(address)
 
 
-class Owners:
-    """Whose a thread is, for who comes with the token of an end user: what is another's is as if it were not there."""
+@overload
+def owned(caller: Caller, address: ById) -> ById: ...
+@overload
+def owned(caller: Caller, address: OfTurn) -> OfTurn: ...
+@overload
+def owned(caller: Caller, address: Place) -> Place: ...
+@overload
+def owned(caller: Caller, address: Address) -> Address: ...
+def owned(caller: Caller, address: Address) -> Address:
+    """An address at which who comes with a user's token finds what is the user's own, and else nothing: the statements
+    that look there say so themselves.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def owns(self, caller: Caller, address: Address) -> bool:
-        """Whether the caller may reach what is at an address: who has a key, all; a user, what is the user's own.
-
-        Raises:
-            Forbidden: a token that is for one thread makes no other.
-        """
-        grant = caller.grant
-        if grant.user is None:
-            return True
-        match address:
-            case New():
-                if grant.thread_id is not None:
-                    raise Forbidden("This token is for one thread. Name that.", code="not_for_users")
-                return True
-            case OfTurn(turn):
-                return await self.owns_turn(caller, turn)
-            case _:
-                return await self._is_own(caller, OWN_THREAD, address.id)
-
-    async def owns_turn(self, caller: Caller, turn_id: UUID) -> bool:
-        return caller.grant.user is None or await self._is_own(caller, OWN_TURN, turn_id)
-
-    async def _is_own(self, caller: Caller, statement: str, id_: UUID) -> bool:
-        grant = caller.grant
-        row = await self._database.fetchrow(statement, grant.project_id, ids.bucket_of(id_), id_, grant.user)
-        return row is not None and grant.thread_id in (None, row["id"])
+    Raises:
+        APIError: the token is for another thread.
+    """
+    grant = caller.grant
+    if grant.user is None:
+        return address
+    match address:
+        case New():
+            if grant.thread_id is not None:
+                raise Forbidden("This token is for one thread. Name that.", code="not_for_users")
+            return address
+        case OfTurn(turn=turn):
+            return OfTurn(turn, grant.user, grant.thread_id)
+        case _:
+            own = replace(address, user=grant.user)
+            if grant.thread_id not in (None, address.id):
+                raise unknown(own)
+            # The token's thread stays the one that it opens, whatever it is called by now.
+            return own if grant.thread_id is None else ById(address.id, grant.user)
 
 
 def name_of(caller: Caller, name: str) -> str:
@@ -148,7 +144,11 @@ def name_of(caller: Caller, name: str) -> str:
 
 def name_for(caller: Caller, name: str | None) -> str | None:
     """A thread's name as the caller knows it."""
-    return name if name is None or caller.grant.user is None else name.removeprefix(_prefix(caller.grant.user))
+    return None if name is None else _without_prefix(caller.grant.user, name)
+
+
+def _without_prefix(user: str | None, name: str) -> str:
+    return name if user is None else name.removeprefix(_prefix(user))
 
 
 def _prefix(user: str) -> str:
@@ -180,10 +180,7 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
         cached: whether a name may be taken for the thread that had it a moment ago: the caller sees to it that the
             thread still has it.
     """
-    place = await _found(request, caller, cached=cached)
-    if not await services(request)[Owners].owns(caller, place):
-        raise unknown(replace(place, name=request.path_params["name"]) if isinstance(place, ByName) else place)
-    return place
+    return owned(caller, await _found(request, caller, cached=cached))
 
 
 async def _found(request: Request, caller: Caller, *, cached: bool) -> Place:

@@ -310,7 +310,8 @@ async def _key_of(session: AsyncSession, project_id: UUID) -> bytes:
 
 def _at(project_id: UUID, address: Place) -> tuple[ColumnElement[bool], ...]:
     same = (Thread.project_id == project_id, Thread.bucket == ids.bucket_of(address.id), Thread.id == address.id)
-    return (*same, Thread.name == address.name) if isinstance(address, ByName) else same
+    named = (Thread.name == address.name,) if isinstance(address, ByName) else ()
+    return (*same, *named, *(() if address.user is None else (Thread.user_id == address.user,)))
 
 
 def _filters(filters: Filters, project_id: UUID) -> list[ColumnElement[bool]]:

@@ -73,18 +73,19 @@ class ThreadLife:
         """
         if place is not None and not _PLACE.fullmatch(place):
             raise BadRequest("'Last-Event-ID' must be the id of an event of this stream.", param="Last-Event-ID")
-        thread = await self._thread(caller, address.id)
+        thread = await self._thread(caller, address)
         if thread is None:
             raise unknown(address)
         told = _Told(place)
         if place is None:
             first = await self._store.first_running(caller.project_id, address.id)
             told.begun = thread.last_seq if first is None else first - 1
-        return self._follow(caller, address.id, thread_object(thread), told, has_left)
+        return self._follow(caller, ById(address.id, address.user), thread_object(thread), told, has_left)
 
     async def _follow(
-        self, caller: Caller, id_: UUID, thread: ThreadObject, told: _Told, has_left: Callable[[], Awaitable[bool]]
+        self, caller: Caller, address: ById, thread: ThreadObject, told: _Told, has_left: Callable[[], Awaitable[bool]]
     ) -> AsyncIterator[bytes]:
+        id_ = address.id
         queue: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue(WAITING_FRAMES)
         following: set[asyncio.Task[None]] = set()
 
@@ -103,12 +104,12 @@ class ThreadLife:
                 if clock.time() >= looks_at:
                     looks_at = clock.time() + POLL_SECONDS
                     try:
-                        row_now = await self._thread(caller, id_)
+                        row_now = await self._thread(caller, address)
                         rows = await self._store.turns_after(caller.project_id, id_, told.begun, TURNS_AT_ONCE)
                     except DatabaseUnavailable:
                         looks_at += AWAY_SECONDS
                         continue
-                    if row_now is None or caller.grant.user not in (None, row_now.user_id):
+                    if row_now is None:
                         yield _event("thread.deleted", {"thread_id": ids.thread_id(id_)}, None)
                         return
                     now = thread_object(row_now)
@@ -119,7 +120,7 @@ class ThreadLife:
                         yield _event("thread.turn.created", {"turn": stored_turn(row, items)}, told.place())
                         begin(row, 0)
                     if {name: now[name] for name in WATCHED} != {name: thread[name] for name in WATCHED}:  # type: ignore[literal-required]
-                        yield _event("thread.updated", {"thread": await self._shown(caller, id_) or now}, None)
+                        yield _event("thread.updated", {"thread": await self._shown(caller, address) or now}, None)
                     thread = now
                     quiet += 1
                 done, _ = await asyncio.wait({getting}, timeout=max(0.0, looks_at - clock.time()))
@@ -166,14 +167,14 @@ class ThreadLife:
                 del told.speaking[seq]
         return found
 
-    async def _thread(self, caller: Caller, id_: UUID) -> Thread | None:
+    async def _thread(self, caller: Caller, address: Place) -> Thread | None:
         """The thread's row alone, by one statement: it is looked at again and again."""
         async with self._database.session() as session:
-            return await threads.get(session, caller.project_id, ById(id_))
+            return await threads.get(session, caller.project_id, address)
 
-    async def _shown(self, caller: Caller, id_: UUID) -> ThreadObject | None:
+    async def _shown(self, caller: Caller, address: ById) -> ThreadObject | None:
         async with self._database.session() as session:
-            thread = await threads.get(session, caller.project_id, ById(id_))
+            thread = await threads.get(session, caller.project_id, address)
             return None if thread is None else await shown(session, caller, thread)
 
 

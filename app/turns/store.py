@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, assert_never
 from uuid import UUID
@@ -340,6 +340,7 @@ class TurnStore:
                 body_hash=origin.body_hash,
                 api_key_id=origin.api_key_id,
                 parent_id=parent_id,
+                of_user=_user_of(address),
                 within_seconds=within_seconds,
             )
         )
@@ -463,7 +464,11 @@ class TurnStore:
         return await self._database.fetch(*statements.CHAIN(**_at(project_id, turn_id)))
 
     async def get(self, project_id: UUID, turn_id: UUID) -> TurnRow | None:
-        return await self._database.fetchrow(*statements.GET_TURN(**_at(project_id, turn_id)))
+        return await self.at(project_id, OfTurn(turn_id))
+
+    async def at(self, project_id: UUID, address: OfTurn) -> TurnRow | None:
+        """The turn that an address names, if it is in the thread, and the thread the user's, that it names besides."""
+        return await self._database.fetchrow(*statements.GET_TURN(**_of_turn(project_id, address)))
 
     async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
         return await self._database.fetchrow(*statements.CLOSED_AS(**_at(project_id, turn_id))) is not None
@@ -527,10 +532,10 @@ class TurnStore:
             NotFound: there is none at this address.
         """
         if isinstance(address, OfTurn):
-            found = statements.THREAD_OF_TURN(**_at(project_id, address.turn))
+            found = statements.THREAD_OF_TURN(**_of_turn(project_id, address))
         else:
             name = address.name if isinstance(address, ByName) else None
-            found = statements.FIND_THREAD(**_of(project_id, address.id), name=name)
+            found = statements.FIND_THREAD(**_of(project_id, address.id), name=name, of_user=_user_of(address))
         row = await self._database.fetchrow(*found)
         if row is None:
             return await self.thread(project_id, await self._moved(project_id, address))
@@ -587,7 +592,7 @@ class TurnStore:
         if isinstance(address, ByName):
             found = await self._names.find(project_id, address.name)
             if found is not None and found != address.id:
-                return ByName(found, address.name)
+                return replace(address, id=found)
         raise unknown(address)
 
     async def _number(self, project_id: UUID, page: Page) -> int | None:
@@ -611,7 +616,7 @@ class TurnStore:
     async def _thread_id(self, project_id: UUID, address: Address) -> UUID | None:
         if not isinstance(address, OfTurn):
             return address.id
-        row = await self._database.fetchrow(*statements.THREAD_OF_TURN(**_at(project_id, address.turn)))
+        row = await self._database.fetchrow(*statements.THREAD_OF_TURN(**_of_turn(project_id, address)))
         return None if row is None else row["id"]
 
     async def _busy(self, project_id: UUID, address: Address) -> Busy:
@@ -632,9 +637,12 @@ class TurnStore:
 
 def _asked(address: Address) -> dict[str, Any]:
     """An address as the arguments of OPEN_TURN."""
-    asked = {"thread_id": known_id(address), "after_turn": None, "name": None, "new_thread": False}
+    asked = {
+        "thread_id": known_id(address), "after_turn": None, "name": None, "of_user": _user_of(address),
+        "new_thread": False,
+    }  # fmt: skip
     match address:
-        case OfTurn(turn):
+        case OfTurn(turn=turn):
             return {**asked, "after_turn": turn}
         case ByName(name=name):
             return {**asked, "name": name}
@@ -649,6 +657,14 @@ def _asked(address: Address) -> dict[str, Any]:
 def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:
     """Where a turn is."""
     return {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
+
+
+def _of_turn(project_id: UUID, address: OfTurn) -> dict[str, Any]:
+    return {**_at(project_id, address.turn), "thread_id": address.thread_id, "of_user": address.user}
+
+
+def _user_of(address: Address) -> str | None:
+    return None if isinstance(address, New) else address.user
 
 
 def _places(turns: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 -- open_turn --
--- Opens a turn: see migrations/sql/open_turn_v1.sql. A transaction of its own, and one of a turn's two.
-SELECT * FROM open_turn_v1(
-    :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :new_thread::boolean,
-    :user_id::text, :trail_key::bytea,
+-- Opens a turn: see migrations/sql/open_turn_v2.sql. A transaction of its own, and one of a turn's two.
+SELECT * FROM open_turn_v2(
+    :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :of_user::text,
+    :new_thread::boolean, :user_id::text, :trail_key::bytea,
     :turn_id::uuid, :parent_id::uuid, :first::boolean, :beside::text, :ticket::uuid,
     :model::text, :params::text, :metadata::text, :ignored::text[],
     :worker_id::uuid, :lease_seconds::float8, :api_key_id::uuid, :idempotency_key::text, :body_hash::bytea,
@@ -97,9 +97,14 @@ ORDER BY branch.depth DESC
     (t.pace->'ms'->>0)::int AS first_word_ms
 
 -- get_turn --
--- A turn by its id.
+-- A turn by its id; for an end user, one of the user's own.
 SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
+    AND (:thread_id::uuid IS NULL OR t.thread_id = :thread_id)
+    AND (:of_user::text IS NULL OR EXISTS (
+        SELECT FROM threads th WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = t.thread_id
+            AND th.user_id = :of_user
+    ))
 
 -- turns --
 -- Turns of one thread by their ids, with their pace.
@@ -198,7 +203,7 @@ WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id
     AND t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = th.id AND t.seq = th.last_seq
     AND t.body_hash = :body_hash AND t.api_key_id = :api_key_id AND t.idempotency_key IS NULL
     AND t.client_left_at IS NOT NULL AND (t.completed_at IS NULL OR t.id = th.head_turn_id)
-    AND (:parent_id::uuid IS NULL OR t.parent_id = :parent_id)
+    AND (:parent_id::uuid IS NULL OR t.parent_id = :parent_id) AND (:of_user::text IS NULL OR th.user_id = :of_user)
     AND t.created_at > now() - :within_seconds::float8 * interval '1 second' AND t.deleted_at IS NULL
 RETURNING t.id
 
@@ -261,9 +266,10 @@ WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id A
     AND status = 'in_progress'
 
 -- find_thread --
--- A thread's id and head. By a name it is found only as long as it has it.
+-- A thread's id and head. By a name it is found only as long as it has it, and for an end user only if it is the user's.
 SELECT id, head_turn_id, title, name FROM threads
 WHERE project_id = :project_id AND bucket = :bucket AND id = :thread_id AND (:name::text IS NULL OR name = :name)
+    AND (:of_user::text IS NULL OR user_id = :of_user)
 
 -- thread_of_turn --
 -- The same, of the thread that a turn was made in.
@@ -271,7 +277,7 @@ SELECT th.id, th.head_turn_id, th.title, th.name FROM threads th
 WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = (
     SELECT t.thread_id FROM turns t
     WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
-)
+) AND (:thread_id::uuid IS NULL OR th.id = :thread_id) AND (:of_user::text IS NULL OR th.user_id = :of_user)
 
 -- turns_after --
 -- A page of a thread's turns, from a number on upwards.

@@ -46,11 +46,12 @@ SELECT create_distributed_function(
     colocate_with => 'threads', force_delegation => true
 ) FROM pg_proc p
 WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN (
-    'open_turn_v1', 'close_turn_v1', 'close_turn_v2', 'append_records_v1'
+    'open_turn_v1', 'open_turn_v2', 'close_turn_v1', 'close_turn_v2', 'append_records_v1'
 );
 
 -- Citus before the mending of its issue 8371 keeps a plan for each execution of a statement in a function, without end.
 ALTER FUNCTION open_turn_v1 SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION open_turn_v2 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION close_turn_v1 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION close_turn_v2 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION append_records_v1 SET plan_cache_mode = force_custom_plan;
