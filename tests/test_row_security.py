@@ -11,11 +11,18 @@ import pytest
 
 from app.db import wall
 from app.schema import metadata
-from tests.databases import new_database
+from tests.databases import migrate_now, new_database, query
 from tests.service import Process, Service, eventually
 from tests.tenants import Tenant
+from tests.test_new_database import statistics
 
 TABLES = [table.name for table in metadata.sorted_tables if "project_id" in table.columns]
+OTHERS = 20_000
+ROWS_READ = """
+SELECT coalesce(sum(idx_tup_read), 0) + (
+    SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables
+) AS rows FROM pg_stat_user_indexes
+"""
 WRITTEN = ("threads", "turns", "items", "calls", "audit_records", "api_keys", "thread_activity", "projects")
 
 
@@ -147,6 +154,77 @@ def test_conversation_is_held_behind_it_and_everything_beside_goes_on(walled: Se
     eventually(lambda: tenant.http.get(f"/purges/{purge['id']}").json()["status"] == "completed", seconds=30)
     assert tenant.http.get(f"/threads/{thread}").status_code == 404
     assert walled.http.get("/admin/projects").json()["data"]  # Who manages the service goes through all of them.
+
+
+OF_THE_OWNER = (
+    ("found_messages_v1", "($1, $2::tsquery, NULL, NULL, NULL, NULL, NULL, NULL, 9)", "secret:*"),
+    ("found_titles_v1", "($1, $2::tsquery, NULL, NULL, NULL, NULL, NULL, 9)", "secret:*"),
+    (
+        "listed_threads_v1",
+        "($1, $2, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, true, NULL, NULL, NULL, 9)",
+        None,
+    ),
+)
+"""What is done with the owner's rights, behind the wall too."""
+
+
+@pytest.mark.parametrize(("function", "arguments", "asked"), OF_THE_OWNER)
+def test_owners_functions_give_who_is_behind_the_wall_rows_of_its_own_project_alone(
+    walled: Service, pair: tuple[UUID, UUID], database_url: str, function: str, arguments: str, asked: str | None
+) -> None:
+    mine, theirs = pair
+    query(database_url, *(f"UPDATE threads SET title = 'A secret' WHERE project_id = '{each}'" for each in pair))
+    statement = f"SELECT id FROM {function}{arguments}"
+    found, other = as_role(database_url, mine, (statement, mine, asked), (statement, theirs, asked))
+    assert len(found) == 1
+    assert other == []
+    (nothing,) = as_role(database_url, None, (statement, mine, asked))
+    assert nothing == []
+
+
+def test_functions_of_the_owner_are_these_and_nobody_elses(walled: Service, database_url: str) -> None:
+    found = statistics(
+        database_url,
+        """SELECT proname, proacl::text AS may, array_to_string(proconfig, ' ') AS settings FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND prosecdef ORDER BY proname""",
+    )
+    assert [row["proname"] for row in found] == [name for name, _, _ in OF_THE_OWNER]
+    for row in found:
+        assert f"{wall.ROLE}=X/" in row["may"]
+        assert not any(entry.startswith("=") for entry in row["may"].strip("{}").split(","))
+        assert "pg_temp" in row["settings"]
+
+
+def test_what_is_found_by_an_index_is_found_by_it_behind_the_wall(
+    service_env: dict[str, str], empty_database_url: str
+) -> None:
+    migrate_now(empty_database_url)
+    env = {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_ROW_SECURITY": "true"}
+    service = Service(env=env)
+    thread = service.thread(name="wanted-1", title="Wanted title", metadata={"plan": "pro"})
+    service.turn(thread, "Wanted words.")
+    query(
+        empty_database_url,
+        "SET session_replication_role = replica",
+        f"""INSERT INTO threads (project_id, bucket, id, name, title, metadata, trail_key)
+        SELECT project_id, n % 1024, gen_random_uuid(), 'other-' || n, 'Other ' || n, '{{"plan": "free"}}', trail_key
+        FROM projects, generate_series(1, {OTHERS}) n""",
+        f"""INSERT INTO thread_names (project_id, bucket, name, thread_id)
+        SELECT project_id, n % 1024, 'other-' || n, gen_random_uuid() FROM projects, generate_series(1, {OTHERS}) n""",
+        f"""INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
+        SELECT project_id, n % 1024, gen_random_uuid(), 0, 'input', 'message', 'msg_' || n,
+            '{{"type": "message", "role": "user", "content": "other"}}'
+        FROM projects, generate_series(1, {OTHERS}) n""",
+        "ANALYZE",
+    )
+    for asked in ("/threads?metadata[plan]=pro", "/threads?name=wanted", "/threads/count?metadata[plan]=pro",
+                  "/threads?metadata[plan]=pro&order_by=activity", "/search?q=wanted"):  # fmt: skip
+        query(empty_database_url, "SELECT pg_stat_reset()")
+        answer = service.http.get(asked).json()
+        assert answer["count"] == 1 if "count" in asked else answer["data"], asked
+        read = statistics(empty_database_url, ROWS_READ)[0]["rows"]
+        assert 0 < read < OTHERS / 10, asked
+    service.stop()
 
 
 def test_where_no_role_can_be_made_migrate_says_so_and_serve_does_not_pretend(

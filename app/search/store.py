@@ -26,30 +26,9 @@ TIME_DIGITS = (6, 5, 4)
 BATCH = 100
 """Texts that are held at a time."""
 
-MESSAGES = """
-SELECT i.bucket, i.turn_id AS id, i.position, pg_column_size(i.data) AS size FROM items i
-WHERE i.project_id = $1 AND i.type = 'message' AND message_lexemes_v1(i.project_id, i.turn_id, i.data) @@ $2::tsquery
-    AND ($8::uuid IS NULL OR i.turn_id < $8)
-    AND ($3::timestamptz IS NULL AND $4::timestamptz IS NULL AND $5::timestamptz IS NULL AND $6::text IS NULL
-        AND $7::uuid IS NULL OR EXISTS (
-            SELECT FROM turns t JOIN threads th ON th.project_id = $1 AND th.bucket = i.bucket AND th.id = t.thread_id
-            WHERE t.project_id = $1 AND t.bucket = i.bucket AND t.id = i.turn_id
-                AND ($3::timestamptz IS NULL OR t.arrived_at < $3)
-                AND ($4::timestamptz IS NULL OR t.created_at >= $4)
-                AND ($5::timestamptz IS NULL OR t.created_at < $5)
-                AND ($6::text IS NULL OR th.user_id = $6) AND ($7::uuid IS NULL OR th.id = $7)
-        ))
-ORDER BY i.turn_id DESC, i.position DESC LIMIT $9
-"""
-
-TITLES = f"""
-SELECT id, title FROM threads
-WHERE project_id = $1 AND title IS NOT NULL AND title_lexemes_v1(project_id, title) @@ $2::tsquery
-    AND ($3::timestamptz IS NULL OR arrived_at < $3) AND ($4::timestamptz IS NULL OR created_at >= $4)
-    AND ($5::timestamptz IS NULL OR created_at < $5) AND ($6::text IS NULL OR user_id = $6)
-    AND ($7::uuid IS NULL OR id = $7)
-ORDER BY id DESC LIMIT {CANDIDATES}
-"""  # noqa: S608
+# Both are in migrations/sql/owner_functions.sql.
+MESSAGES = "SELECT * FROM found_messages_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+TITLES = "SELECT * FROM found_titles_v1($1, $2, $3, $4, $5, $6, $7, $8)"
 
 TEXTS = f"""
 SELECT i.turn_id AS id, i.data->>'role' AS role, left(message_text_v1(i.data), {LONGEST_TEXT}) AS text,
@@ -123,8 +102,8 @@ async def texts(
     bytes_left = MOST_BYTES
     while found and bytes_left > 0:
         some, found = found[:BATCH], found[BATCH:]
-        bytes_left -= sum(row.size for row in some)
-        columns = [[getattr(row, name) for row in some] for name in ("bucket", "id", "position")]
+        bytes_left -= sum(row["size"] for row in some)
+        columns = [[row[name] for row in some] for name in ("bucket", "id", "position")]
         # What has been deleted since the look-up is not there.
         yield [_text(row) for row in await database.fetch(TEXTS, project_id, *columns)]
 
@@ -143,18 +122,14 @@ async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], 
     found: list[Any] = []
     older_than: UUID | None = None
     now_ = int(time.time() * 1000)
-    async with database.session() as session:
-        connection = await session.connection()
-        # A bitmap that does not fit is lossy: then the texts themselves would be taken apart, one by one.
-        await connection.exec_driver_sql("SET LOCAL work_mem = '256MB'")
-        for digits in (*TIME_DIGITS, 0):
-            times, begin = _last_times(now_, digits)
-            asked = tsquery(wanted, project_id, roles, times, _hashed())
-            arguments = (project_id, asked, *_filters(filters), older_than, CANDIDATES - len(found))
-            found += await connection.exec_driver_sql(MESSAGES, arguments)
-            older_than = begin
-            if len(found) >= CANDIDATES:
-                break
+    for digits in (*TIME_DIGITS, 0):
+        times, begin = _last_times(now_, digits)
+        asked = tsquery(wanted, project_id, roles, times, _hashed())
+        most = CANDIDATES - len(found)
+        found += await database.fetch(MESSAGES, project_id, asked, *_filters(filters), older_than, most)
+        older_than = begin
+        if len(found) >= CANDIDATES:
+            break
     return found
 
 
@@ -171,7 +146,7 @@ def _last_times(milliseconds: int, digits: int) -> tuple[list[str], UUID]:
 async def titles(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Text]:
     """The titles that may match."""
     asked = tsquery(wanted, project_id, ["title"], hashed=_hashed())
-    found = await database.fetch(TITLES, project_id, asked, *_filters(filters))
+    found = await database.fetch(TITLES, project_id, asked, *_filters(filters), CANDIDATES)
     return [Text(row["id"], "title", opened_text(row["title"]) or "") for row in found]
 
 

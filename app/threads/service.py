@@ -1,7 +1,6 @@
 """What can be done with a thread."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -13,7 +12,6 @@ from sqlalchemy.sql import func
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
-from app.db.wall import across_projects
 from app.errors import BadRequest, Conflict, Forbidden
 from app.limits.service import RateLimits
 from app.projects.auth import Caller
@@ -64,23 +62,16 @@ class Threads:
                     return _as_called(caller, thread_object(thread)), True
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
-        async with self._session(filters) as session:
+        async with self._database.session() as session:
             rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
             heads = await store.heads(session, rows)
         return list_object(rows, lambda row: _as_called(caller, thread_object(row, heads[row.id])), has_more=has_more)
 
     async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
         """How many threads there are: exactly up to MOST_COUNTED, and `more` beyond."""
-        async with self._session(filters) as session:
+        async with self._database.session() as session:
             found = await store.counted(session, caller.project_id, filters, MOST_COUNTED)
         return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
-
-    @asynccontextmanager
-    async def _session(self, filters: Filters) -> AsyncIterator[AsyncSession]:
-        """Filters by metadata and by the beginning of a name have indexes that do not go together with a policy."""
-        with across_projects() if filters.metadata or filters.name is not None else nullcontext():
-            async with self._database.session() as session:
-                yield session
 
     async def get(self, caller: Caller, address: Place) -> ThreadObject:
         async with self._database.session() as session:
