@@ -12,7 +12,7 @@ from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
 from app.background import Background
-from app.db import ids
+from app.db import ids, wall
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 
@@ -147,6 +147,7 @@ class Checkpoints(Background):
             await asyncio.sleep(self._every_seconds)
             try:
                 for project in await store.projects(self._database):
-                    await self.write(project["project_id"])
+                    with wall.within(project["project_id"]):
+                        await self.write(project["project_id"])
             except DatabaseUnavailable:
                 log.warning("Postgres is away; the next checkpoint will cover what this one should have")

@@ -9,7 +9,7 @@ list.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from uuid import UUID
 
@@ -52,13 +52,19 @@ def project() -> UUID | None:
 
 
 @contextmanager
-def across_projects() -> Iterator[None]:
-    """What is done within is not for one project: who uses it says why, and filters by itself."""
-    before = _project.set(None)
+def within(project_id: UUID | None) -> Iterator[None]:
+    """What is done within, and what it begins, is for one project: for work beside the requests, once it has found
+    whose it is."""
+    before = _project.set(project_id)
     try:
         yield
     finally:
         _project.reset(before)
+
+
+def across_projects() -> AbstractContextManager[None]:
+    """What is done within is not for one project: who uses it says why, and filters by itself."""
+    return within(None)
 
 
 def said(project_id: UUID) -> str:

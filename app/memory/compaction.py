@@ -20,6 +20,7 @@ from app import metrics
 from app.accounts.pool import Accounts, ProviderAccount
 from app.background import Background
 from app.chain.answer import Answer, from_body
+from app.db import wall
 from app.db.sealed import CannotOpen
 from app.errors import DatabaseUnavailable
 from app.items.kinds import is_system
@@ -323,7 +324,8 @@ class Compactions(Background):
     async def _take_over(self, row: Abandoned) -> None:
         wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"])
         try:
-            with at_rest.written_with(await self._content_keys.sealer(wanted.project_id)):
+            sealer = await self._content_keys.sealer(wanted.project_id)
+            with wall.within(wanted.project_id), at_rest.written_with(sealer):
                 await self._in_background(wanted)
         except CannotOpen as error:
             log.error("a compaction cannot be made: the project's contents are not opened here", why=str(error))

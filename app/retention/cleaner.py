@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.accounts.pool import Accounts
 from app.background import Background
 from app.chain import copies
+from app.db import wall
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 from app.retention.purge import Purge
@@ -46,7 +47,8 @@ class Cleaner(Background):
         await self._tried(self._purge_users())
         await self._tried(self._purge_expired())
         for project in await self._database.fetch(DUE):
-            await self._tried(self._purge_old(project))
+            with wall.within(project["project_id"]):
+                await self._tried(self._purge_old(project))
         await self._tried(self._delete_copies())
 
     async def _purge_users(self) -> None:
@@ -70,7 +72,8 @@ class Cleaner(Background):
             for row in taken:
                 account = await self._accounts.at(row.project_id, row.binding)
                 if account is not None and await account.provider.delete(row.response_id):
-                    await copies.done(self._database, row)
+                    with wall.within(row.project_id):
+                        await copies.done(self._database, row)
 
     async def _tried(self, work: Awaitable[None]) -> None:
         try:

@@ -11,7 +11,7 @@ from sqlalchemy.sql import func
 from typing_extensions import TypedDict
 
 from app.chain.live_ids import LiveIds
-from app.db import ids
+from app.db import ids, wall
 from app.db.engine import Database
 from app.history.edits import erase_turns
 from app.history.erase import Erased, erase
@@ -119,8 +119,9 @@ class Purge:
         for seen in await self._database.fetch(UNFINISHED):
             taken = await self._database.fetchrow(TAKE, *seen, LEASE_SECONDS)
             if taken is not None:
-                while await self._purge_some(taken):
-                    pass
+                with wall.within(taken["project_id"]):
+                    while await self._purge_some(taken):
+                        pass
                 return True
         return False
 
@@ -146,15 +147,17 @@ class Purge:
         """Purge threads whose own time is over. Returns how many there were to look at."""
         due = await self._database.fetch(EXPIRED, THREADS_AT_ONCE)
         for row in due:
-            async with self._database.session() as session:
-                thread = await threads.locked(session, row["project_id"], ById(row["id"]))
-                if thread is None or thread.expires_at is None:
-                    continue
-                if await session.scalar(LIVES_ON, dict(row)) is not None:
-                    continue
-                erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
-            await erased.forget(self._live_ids, self._event_log, self._signals)
+            with wall.within(row["project_id"]):
+                await self._purge_expired(row)
         return len(due)
+
+    async def _purge_expired(self, row: asyncpg.Record) -> None:
+        async with self._database.session() as session:
+            thread = await threads.locked(session, row["project_id"], ById(row["id"]))
+            if thread is None or thread.expires_at is None or await session.scalar(LIVES_ON, dict(row)) is not None:
+                return
+            erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
+        await erased.forget(self._live_ids, self._event_log, self._signals)
 
     async def old_turns(self, project_id: UUID, days: int, since: datetime | None) -> datetime | None:
         """Purge the content of turns that are older than so many days, some at a time.

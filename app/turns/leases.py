@@ -13,7 +13,7 @@ import asyncpg
 import structlog
 
 from app.background import Background
-from app.db import ids
+from app.db import ids, wall
 from app.db.sealed import CannotOpen, opened_salt
 from app.errors import DatabaseUnavailable, NotFound
 from app.provider.events import own_frame
@@ -76,7 +76,8 @@ class Leases(Background):
             named = ids.in_logs(row["project_id"], row["thread_id"], row["id"])
             log.warning("a worker died; its turn is closed", **named)
             try:
-                await self._close(row)
+                with wall.within(row["project_id"]):
+                    await self._close(row)
             except (asyncpg.PostgresError, NotFound, ValueError, CannotOpen) as error:
                 # One that cannot be closed does not hold up the others.
                 log.error("a dead worker's turn cannot be closed", error=type(error).__name__, **named)

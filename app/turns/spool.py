@@ -17,6 +17,7 @@ import asyncpg
 import orjson
 import structlog
 
+from app.db import wall
 from app.db.sealed import CannotOpen, KeyNotAtHand
 from app.items.kept import Kept
 from app.sealing.at_rest import PLAIN, opened_bytes
@@ -72,7 +73,8 @@ class Spool:
         for path in sorted(self._directory.glob("*.json")):
             try:
                 turn, closing = await self._read(path.read_bytes())
-                closed = await store.close(turn, closing) is not None
+                with wall.within(turn.project_id):
+                    closed = await store.close(turn, closing) is not None
             except FileNotFoundError:
                 continue  # Another worker has closed it.
             except UNREADABLE as error:

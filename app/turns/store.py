@@ -18,7 +18,7 @@ import structlog
 
 from app.chain.context import Context
 from app.chain.live_ids import LiveId
-from app.db import ids
+from app.db import ids, wall
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
@@ -381,7 +381,8 @@ class TurnStore:
         for entry in list(self._unconfirmed):
             turn, until = entry
             try:
-                closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
+                with wall.within(turn.project_id):
+                    closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
             except asyncpg.PostgresError as error:
                 log.error(
                     "a turn whose opening was not confirmed cannot be closed", sqlstate=error.sqlstate, **turn.in_logs

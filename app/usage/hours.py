@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 
 from app.background import Background
+from app.db import wall
 from app.db.engine import Database
 from app.errors import DatabaseUnavailable
 
@@ -108,9 +109,10 @@ class TurnHours(Background):
             project_id, hour, model, outcome = kind
             try:
                 at = datetime.fromtimestamp(hour, UTC)
-                await self._database.fetch(
-                    ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
-                )
+                with wall.within(project_id):
+                    await self._database.fetch(
+                        ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
+                    )
             except DatabaseUnavailable:
                 self._sums[kind] = sums.with_more(self._sums.get(kind, Sums()))
                 raise

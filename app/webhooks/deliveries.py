@@ -15,6 +15,7 @@ import structlog
 
 from app import metrics, outside
 from app.background import Background
+from app.db import wall
 from app.errors import DatabaseUnavailable
 from app.webhooks import signing
 from app.webhooks.events import event_id, event_object
@@ -88,17 +89,19 @@ class Deliveries(Background):
         if not webhooks:
             return IDLE_SECONDS
         until = await self._store.until()
-        more = [await self._store.read_on(webhook, until) for webhook in webhooks]
+        more = False
         for webhook in webhooks:
-            # Each by itself: one that does not answer holds up no other.
-            if not webhook["paused"] and webhook["id"] not in self._sending:
-                sending = asyncio.create_task(self._tell(webhook))
-                self._sending[webhook["id"]] = sending
-                sending.add_done_callback(partial(self._told, webhook["id"]))
+            with wall.within(webhook["project_id"]):
+                more = await self._store.read_on(webhook, until) or more
+                # Each by itself: one that does not answer holds up no other.
+                if not webhook["paused"] and webhook["id"] not in self._sending:
+                    sending = asyncio.create_task(self._tell(webhook))
+                    self._sending[webhook["id"]] = sending
+                    sending.add_done_callback(partial(self._told, webhook["id"]))
         if time.monotonic() - self._cleaned_at > CLEAN_SECONDS:
             await self._store.forget_old()
             self._cleaned_at = time.monotonic()
-        return 0.0 if any(more) else POLL_SECONDS * max(1.0, len(webhooks) / READ_A_SECOND)
+        return 0.0 if more else POLL_SECONDS * max(1.0, len(webhooks) / READ_A_SECOND)
 
     async def _tell(self, webhook: WebhookRow) -> None:
         """Send what is due, some at a time, until nothing is."""
