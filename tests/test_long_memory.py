@@ -733,6 +733,13 @@ def test_what_was_used_is_shown_in_tokens_and_by_a_price_table_in_money(
         assert row["cost"] == pytest.approx((input_cost + row["output_tokens"] * 10 + made) / 1e6, abs=2e-6)
         saved = row["cached_tokens"] * 1.8 - row["cache_write_tokens"] * 0.5
         assert row["saved_by_cache"] == pytest.approx(saved / 1e6, abs=1e-6)
+        query(
+            fresh_env["DATABASE_URL"],
+            "UPDATE turns SET binding = 'https://batch.dashscope.aliyuncs.com/compatible-mode/v1#0' WHERE model <> ''",
+        )
+        (batch,) = service.http.get("/usage").json()["data"]
+        assert batch["cost"] == pytest.approx((row["cost"] + row["compaction_cost"]) / 2, abs=2e-6)
+        assert batch["saved_by_cache"] == pytest.approx(row["saved_by_cache"] / 2, abs=2e-6)
         service.turn(service.thread(), "Hello", model="qwen3.8-flash")
         (row,) = service.http.get("/usage").json()["data"]
         assert row["cost"] is None  # One of the prices is not known.

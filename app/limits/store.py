@@ -5,16 +5,18 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
+from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models
 
-_USED = """
-SELECT t.model, sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
+USED = f"""
+SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch,
+    sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
     sum(token_count(t.usage->'input_tokens'))::float8 AS input_tokens,
     sum(token_count(t.usage->'input_tokens_details'->'cached_tokens'))::float8 AS cached_tokens,
     sum(token_count(t.usage->'x_details'->0->'prompt_tokens_details'->'cache_creation_input_tokens'))::float8
         AS cache_write_tokens,
     sum(token_count(t.usage->'output_tokens'))::float8 AS output_tokens,
-    {tools} AS tools
+    {CALLS_BY_TOOL} AS tools
 FROM turns t
 WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND t.usage IS NOT NULL
     AND ($3::uuid IS NULL OR t.api_key_id = $3)
@@ -22,10 +24,8 @@ WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND 
         SELECT FROM threads th WHERE th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
             AND th.user_id = $4
     ))
-GROUP BY t.model
-"""
-
-USED = _USED.replace("{tools}", CALLS_BY_TOOL)
+GROUP BY 1, 2
+"""  # noqa: S608
 
 THREADS = """
 SELECT count(*) AS count FROM (
@@ -55,6 +55,7 @@ async def used(
         tokens += min(int(row["total_tokens"]), MOST_COUNTED)
         price = models.of(row["model"]).price
         if price is not None:
+            price = price.charged(batch=row["batch"])
             cost += price.cost(
                 input=int(row["input_tokens"]),
                 cached=int(row["cached_tokens"]),

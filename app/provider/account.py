@@ -1,14 +1,24 @@
 """Provider accounts told apart without their keys, which are stored nowhere: by the endpoint and a hash."""
 
 import hashlib
+import re
 from urllib.parse import urlsplit
 
 SHOWN_DIGITS = 8
+
+BATCH = r"^([a-z]+://([^/#]*@)?)?batch\."
+"""What the binding, or the account, of an endpoint begins with where answers are waited for, and cheaper:
+batch.dashscope.aliyuncs.com (reference page of Batch Chat)."""
 
 
 def binding(base_url: str, api_key: str) -> str:
     """What a response id belongs to."""
     return f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
+
+
+def is_batch(account: str | None) -> bool:
+    """Whether an account, or a binding, is one at which the batch price is charged."""
+    return account is not None and re.match(BATCH, account) is not None
 
 
 def account(binding: str) -> str:

@@ -58,8 +58,19 @@ class Price(BaseModel):
     """Of input that a cache held; a tenth of `input` if left out (reference page)."""
     cache_write: float | None = Field(None, ge=0)
     """Of input that a cache is to hold; a quarter more than `input` if left out (reference page)."""
+    batch: float = Field(0.5, ge=0)
+    """The share of the price of tokens that is charged at a batch endpoint; half if left out (reference page)."""
     tools: dict[str, Annotated[float, Field(ge=0)]] = {}
     """Of one call of a built-in tool: `web_search`, `code_interpreter` …"""
+
+    def charged(self, *, batch: bool) -> "Price":
+        """What is charged at an account. Args: batch: see `account.is_batch`."""
+        if not batch:
+            return self
+        tokens = {
+            "input": self.input, "output": self.output, "cached": self._cached, "cache_write": self._written,
+        }  # fmt: skip
+        return self.model_copy(update={name: price * self.batch for name, price in tokens.items()})
 
     def cost(self, *, input: int, cached: int, written: int, output: int) -> float:
         """What so many tokens cost. Those that a cache held, and those that it is to hold, are among the input."""

@@ -201,7 +201,8 @@ class Runner:
         self._free(running.turn.project_id)
         if running.admission is not None:
             usage = None if running.response is None else running.response.get("usage")
-            self._limits.end(running.admission, *spent(usage, running.turn.request.family.price))
+            asked = None if running.asked_account is None else running.asked_account.binding
+            self._limits.end(running.admission, *spent(usage, running.turn.request.family.price, asked))
         metrics.RUNNING_TURNS.dec()
         turn, took = running.turn, int(running.recorder.seconds() * 1000)
         self._hours.ended(turn.project_id, turn.request.model, running.outcome, took, running.recorder.pace.first)

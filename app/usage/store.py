@@ -7,6 +7,7 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
+from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models
 
 GROUPS = {
@@ -29,7 +30,7 @@ GROUPS = {
 # A turn arrives when it is made, or later: the index by arrival begins where the range does.
 _USAGE = """
 SELECT key, json_agg(model_rows) AS models FROM (
-    SELECT {turns} AS key, t.model, count(*) AS turns,
+    SELECT {turns} AS key, t.model, coalesce(t.binding ~ '{batch}', false) AS batch, count(*) AS turns,
         count(*) FILTER (WHERE t.status = 'failed') AS failed_turns,
         sum(token_count(t.usage->'input_tokens')) AS input_tokens,
         sum(token_count(t.usage->'input_tokens_details'->'cached_tokens')) AS cached_tokens,
@@ -51,9 +52,9 @@ SELECT key, json_agg(model_rows) AS models FROM (
     WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.created_at >= $2 AND t.created_at < $3
         AND t.status <> 'in_progress' AND t.model <> '' AND t.copied_from_id IS NULL
         AND ($5::text IS NULL OR {turns} > $5)
-    GROUP BY 1, 2
+    GROUP BY 1, 2, 3
     UNION ALL
-    SELECT {compactions}, c.model, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, count(*),
+    SELECT {compactions}, c.model, false, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, count(*),
         sum(token_count(c.usage->'input_tokens')), sum(token_count(c.usage->'output_tokens'))
     FROM compactions c
     JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
@@ -98,7 +99,7 @@ async def usage(
         after: the key to go on from.
     """
     turns, compactions = GROUPS[group_by]
-    statement = _USAGE.format(turns=turns, compactions=compactions, tools=CALLS_BY_TOOL)
+    statement = _USAGE.format(turns=turns, compactions=compactions, tools=CALLS_BY_TOOL, batch=BATCH)
     return await database.fetch(statement, project_id, since, until, limit, after)
 
 
@@ -124,10 +125,13 @@ def _costs(row: Mapping[str, Any], models: Models) -> dict[str, float] | None:
     made = price.cost(
         input=int(row["compaction_input_tokens"]), cached=0, written=0, output=int(row["compaction_output_tokens"])
     )
-    turns = price.cost(input=int(row["input_tokens"]), cached=cached, written=written, output=int(row["output_tokens"]))
+    charged = price.charged(batch=row["batch"])
+    turns = charged.cost(
+        input=int(row["input_tokens"]), cached=cached, written=written, output=int(row["output_tokens"])
+    )
     return {
         "cost": turns + made + price.of_tools(row["tools"] or {}),
-        "rebuilt_input_cost": price.cost(input=int(row["rebuilt_input_tokens"]), cached=0, written=0, output=0),
+        "rebuilt_input_cost": charged.cost(input=int(row["rebuilt_input_tokens"]), cached=0, written=0, output=0),
         "compaction_cost": made,
-        "saved_by_cache": price.saved(cached=cached, written=written),
+        "saved_by_cache": charged.saved(cached=cached, written=written),
     }

@@ -117,7 +117,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "first_word": turn["first_word_ms"],
         "tokens": usage.get("total_tokens"),
         "cached": fields_of(usage.get("input_tokens_details")).get("cached_tokens") or 0,
-        "cost": None if price is None or not usage else spent(usage, price)[1],
+        "cost": None if price is None or not usage else spent(usage, price, turn["account"])[1],
         **left_out(turn),
         "error": string(fields_of(turn["error"]).get("message")) or None,
         "input": [part(item) for item in turn["input"]],
