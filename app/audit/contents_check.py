@@ -38,8 +38,7 @@ SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.
     ) AS items
 FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
 JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted.id
-LEFT JOIN compactions c ON c.project_id = $1 AND c.bucket = wanted.bucket AND c.turn_id = wanted.id
-    AND c.status = 'ready'
+LEFT JOIN compactions c ON c.project_id = $1 AND c.bucket = t.bucket AND c.turn_id = t.id AND c.status = 'ready'
 """
 
 CALLS = """

@@ -1,5 +1,6 @@
 """The provider's copies of what is deleted here: queued in the transaction that deletes, deleted there afterwards."""
 
+import random
 from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
@@ -17,12 +18,12 @@ QUEUE = text(
     ON CONFLICT DO NOTHING"""
 )
 
-# Those whose time has come, at the accounts that there are.
+BINDINGS = "SELECT $1::text AS binding UNION SELECT binding FROM accounts"
+
+# Those of an account whose time has come.
 DUE = """
-SELECT d.project_id, d.bucket, d.response_id, d.next_at, least(3600, 5 * 2 ^ d.tries)::float8
-FROM (SELECT $1::text AS binding UNION SELECT binding FROM accounts) b CROSS JOIN LATERAL (
-    SELECT * FROM provider_deletions p WHERE p.binding = b.binding AND p.next_at <= now() ORDER BY p.next_at LIMIT $2
-) d ORDER BY d.next_at LIMIT $2
+SELECT project_id, bucket, response_id, next_at, least(3600, 5 * 2 ^ tries)::float8 FROM provider_deletions
+WHERE binding = $1 AND next_at <= now() ORDER BY next_at LIMIT $2
 """
 
 # Each for one worker, as it was seen; the pause until the next try is set before the first.
@@ -51,17 +52,22 @@ async def queue(session: AsyncSession, project_id: UUID, bucket: int, turn_ids: 
 
 
 async def take(database: Database, binding: str, limit: int) -> list[Copy]:
-    """Copies to delete now. One that is not reported as done comes again later.
+    """Copies to delete now, at the accounts that there are. One that is not reported as done comes again later.
 
     Args:
         binding: of the account that is in no table.
     """
     await database.fetch(EXPIRED)
+    bindings = await database.fetch(BINDINGS, binding)
+    random.shuffle(bindings)  # One that has very many holds up no other for ever.
     taken: list[Copy] = []
-    for due in await database.fetch(DUE, binding, limit):
-        row = await database.fetchrow(TAKE, *due)
-        if row is not None:
-            taken.append(Copy(*row))
+    for at in bindings:
+        for due in await database.fetch(DUE, at["binding"], limit - len(taken)):
+            row = await database.fetchrow(TAKE, *due)
+            if row is not None:
+                taken.append(Copy(*row))
+        if len(taken) == limit:
+            break
     return taken
 
 
