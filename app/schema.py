@@ -75,6 +75,10 @@ SQL = Path(__file__).parents[1] / "migrations" / "sql"
 DISTRIBUTE = SQL / "citus.sql"
 SERVICE_ROLE = SQL / "service_role.sql"
 
+NO_WALL_IN_CLUSTER = (
+    "EVERTHREAD_ROW_SECURITY cannot be turned on in a Citus cluster: its coordinator logs in to the nodes as whoever "
+    f"asks, and nobody logs in as {wall.ROLE}."
+)
 NO_ROLE = (
     f"The role {wall.ROLE} could not be made, or may not be used: EVERTHREAD_ROW_SECURITY cannot be turned on. "
     f"Have a superuser do 'CREATE ROLE {wall.ROLE}; GRANT {wall.ROLE} TO' the user of DATABASE_URL."
@@ -148,12 +152,12 @@ async def migrate(
         async with engine.connect() as guard:
             # A lock of a transaction, on a connection of its own: it outlives the migrations' commits, and no pooler
             # keeps it. Tried again and again, for CREATE INDEX CONCURRENTLY waits for every running statement.
-            told = False
+            reported = False
             while not await guard.scalar(text(LOCK)):
-                if not told:
+                if not reported:
                     holders = "; ".join(str(row.who) for row in await guard.execute(text(LOCK_HOLDERS)))
                     report(f"Waiting for another migration of this database: {holders or 'it has just ended'}.")
-                    told = True
+                    reported = True
                 await guard.rollback()
                 await asyncio.sleep(LOCK_POLL_SECONDS)
             await _let_go_of_snapshot(guard)

@@ -19,6 +19,7 @@ from typing import NoReturn
 import asyncpg
 import uvicorn
 from redis.exceptions import RedisClusterException, RedisError
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -231,12 +232,15 @@ async def check_database(url: str, *, pooled: bool = False, row_security: bool =
         async with engine.connect() as connection:
             misfit = await connection.run_sync(schema.misfit)
             walled = not row_security or await wall.may_be_used(connection)
+            cluster = row_security and await connection.scalar(text(schema.HAS_CITUS))
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         raise CannotServe(connecting.why(error)) from error
     finally:
         await engine.dispose()
     if misfit is not None:
         raise CannotServe(f"This release cannot run on the database: {misfit}.")
+    if cluster:
+        raise CannotServe(schema.NO_WALL_IN_CLUSTER)
     if not walled:
         raise CannotServe(schema.NO_ROLE)
 

@@ -121,6 +121,10 @@ def test_every_key_and_reference_begins_with_the_project(database_url: str) -> N
     [
         ("UPDATE turns SET status = 'in_progress' WHERE id = $2", "turns_completed_at_check"),
         ("UPDATE turns SET status = 'resting' WHERE id = $2", "turns_status_check"),
+        (
+            "UPDATE threads SET ttl_seconds = 60 WHERE id = (SELECT thread_id FROM turns WHERE id = $2)",
+            "threads_ttl_check",
+        ),
         ("UPDATE turns SET status = 'failed' WHERE id = $2", "turns_error_check"),
         ("UPDATE turns SET response_id = NULL, response_expires_at = NULL WHERE id = $2", "turns_response_id_check"),
         ("UPDATE turns SET parent_id = gen_random_uuid() WHERE id = $2", "turns_parent_fkey"),

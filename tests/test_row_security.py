@@ -1,6 +1,7 @@
 """The second wall: as the service's role, a statement that has lost its filter sees nothing of another project."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tests.databases import migrate_now, new_database, query
 from tests.service import Process, Service, eventually
 from tests.tenants import Tenant
 from tests.test_new_database import statistics
+
+pytestmark = pytest.mark.skipif("TEST_CITUS_NODES" in os.environ, reason="a cluster has no second wall")
 
 TABLES = [table.name for table in metadata.sorted_tables if "project_id" in table.columns]
 OTHERS = 20_000
@@ -222,7 +225,7 @@ def test_what_is_found_by_an_index_is_found_by_it_behind_the_wall(
         query(empty_database_url, "SELECT pg_stat_reset()")
         answer = service.http.get(asked).json()
         assert answer["count"] == 1 if "count" in asked else answer["data"], asked
-        read = statistics(empty_database_url, ROWS_READ)[0]["rows"]
+        read = next((rows for _ in range(5) if (rows := statistics(empty_database_url, ROWS_READ)[0]["rows"])), 0)
         assert 0 < read < OTHERS / 10, asked
     service.stop()
 

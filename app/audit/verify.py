@@ -203,18 +203,18 @@ async def verify_project(
         check_tree(project_id, grown, signed, tree, trusted, verdict)
     check_ends(signed, verdict)
     chains = Chains(verdict, partial(named, project_id))
-    contents, told = Contents(database, project_id), False
+    contents, key_destroyed = Contents(database, project_id), False
     async for rows in store.in_chain_order(database, project_id, thread_id):
         for row in rows:
             chains.take(_link(row))
-            told = told or row["action"] == "project.key_destroyed"
+            key_destroyed = key_destroyed or row["action"] == "project.key_destroyed"
         if not verdict.sealed_for_good:
             verdict.problems += [Problem(*found) for found in await contents.take(rows)]
         advance(len(rows))
     chains.end()
     if not verdict.sealed_for_good:
         verdict.problems += [Problem(*found) for found in await contents.end(thread_id)]
-    elif not told and thread_id is None:
+    elif not key_destroyed and thread_id is None:
         verdict.problems.append(Problem("the project's own", "its key is destroyed, and no record tells of it"))
     if chains.leaves < tree.size:
         verdict.problems += await _lost(database, project_id, thread_id)
@@ -256,11 +256,9 @@ def named(project_id: UUID, chain_id: UUID) -> str:
 
 async def counted(database: Database, project_id: UUID, thread_id: UUID | None) -> int:
     """How many records there are to verify."""
-    row = await database.fetchrow(
-        "SELECT count(*) AS n FROM audit_records WHERE project_id = $1 AND ($2::uuid IS NULL OR chain_id = $2)",
+    count: int = await database.fetchval(
+        "SELECT count(*) FROM audit_records WHERE project_id = $1 AND ($2::uuid IS NULL OR chain_id = $2)",
         project_id,
         thread_id,
     )
-    assert row is not None
-    count: int = row["n"]
     return count

@@ -133,6 +133,10 @@ class Database:
         row: Any | None = await self._run_opened("fetchrow", statement, arguments)
         return row
 
+    async def fetchval(self, statement: str, *arguments: Any) -> Any:
+        """Run one statement in a transaction of its own and give the first column of its first row."""
+        return await self._run_opened("fetchval", statement, arguments)
+
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """Run one statement in a transaction of its own and give its rows."""
         rows: list[Any] = await self._run_opened("fetch", statement, arguments)

@@ -130,9 +130,7 @@ class Reads(Background):
         self._state = "ok" if self._fresh_at is not None else "behind"
 
     async def _position(self) -> int:
-        row = await self._primary.fetchrow(WRITTEN)
-        assert row is not None
-        return int(row["position"])
+        return int(await self._primary.fetchval(WRITTEN))
 
     async def _replayed(self, replica: Database) -> int:
         """Raises: NotAReplica: it is none of this database's, or was promoted."""

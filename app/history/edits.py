@@ -61,10 +61,12 @@ class Edits:
                 await session.execute(update(Turn).where(*at(Turn.id, project_id, turn_id)).values(salt=None))
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
                 await record_turn(session, actor, thread, "item.deleted", turn_id, item_id)
-            told = await _give_up_chains(session, thread) if deleted else []
-            compactions = await _delete_compactions(session, actor, thread, told, list(turn_ids)) if deleted else []
-            await _erase_pieces(session, thread, told, [item_id, *compactions])
-        for thread_id in told:
+            thread_ids = await _give_up_chains(session, thread) if deleted else []
+            compactions = (
+                await _delete_compactions(session, actor, thread, thread_ids, list(turn_ids)) if deleted else []
+            )
+            await _erase_pieces(session, thread, thread_ids, [item_id, *compactions])
+        for thread_id in thread_ids:
             await self._live_ids.forget(project_id, thread_id)
         return deleted
 
@@ -77,8 +79,8 @@ class Edits:
                 parent = select(Turn.parent_id).where(*at(Turn.id, project_id, turn_id))
                 thread.head_turn_id = await session.scalar(parent)
                 await session.flush()
-            told = await erase_turns(session, actor, thread, [turn_id], "turn.deleted")
-        for thread_id in told:
+            thread_ids = await erase_turns(session, actor, thread, [turn_id], "turn.deleted")
+        for thread_id in thread_ids:
             await self._live_ids.forget(project_id, thread_id)
         await self._event_log.forget(project_id, [turn_id])
 
@@ -116,10 +118,10 @@ async def erase_turns(
     )
     records = [Record(action, turn_id) for turn_id in turn_ids]
     await append_records(session, actor, project_id, thread.id, records)
-    told = await _give_up_chains(session, thread)
-    compactions = await _delete_compactions(session, actor, thread, told, turn_ids)
-    await _erase_pieces(session, thread, told, [*item_ids, *compactions])
-    return set(told)
+    thread_ids = await _give_up_chains(session, thread)
+    compactions = await _delete_compactions(session, actor, thread, thread_ids, turn_ids)
+    await _erase_pieces(session, thread, thread_ids, [*item_ids, *compactions])
+    return set(thread_ids)
 
 
 # What covers a turn comes after it, in its thread, or in a fork that shares it; and so does what builds on that.
@@ -277,25 +279,25 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Place |
 
 # A fork's chains hold what it shares; it lies in the same bucket.
 GIVE_UP_CHAINS = text(
-    """WITH RECURSIVE told AS (
+    """WITH RECURSIVE affected AS (
         SELECT CAST(:thread_id AS uuid) AS id
         UNION
-        SELECT heirs.id FROM told CROSS JOIN LATERAL (
+        SELECT heirs.id FROM affected CROSS JOIN LATERAL (
             SELECT th.id FROM turns t
             JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
-            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = told.id
+            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = affected.id
             UNION ALL
             SELECT c.thread_id FROM turns t
             JOIN turns c ON c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
-            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = told.id
-                AND c.thread_id <> told.id
+            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = affected.id
+                AND c.thread_id <> affected.id
         ) AS heirs
     ), given_up AS (
         UPDATE turns SET response_unknown_at = now()
-        WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM told)
+        WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM affected)
             AND response_expires_at > now() AND response_unknown_at IS NULL
     )
-    SELECT id FROM told"""
+    SELECT id FROM affected"""
 )
 
 

@@ -29,7 +29,7 @@ GROUP BY 1, 2
 
 THREADS = """
 SELECT count(*) AS count FROM (
-    SELECT FROM threads WHERE project_id = $1 AND ($2::text IS NULL OR user_id = $2) LIMIT $3
+    SELECT 1 FROM threads WHERE project_id = $1 AND ($2::text IS NULL OR user_id = $2) LIMIT $3
 ) AS there
 """
 
@@ -67,15 +67,11 @@ async def used(
 
 async def threads(database: Database, project_id: UUID, user: str | None, limit: int) -> int:
     """How many threads there are, up to a limit."""
-    row = await database.fetchrow(THREADS, project_id, user, limit)
-    assert row is not None
-    found: int = row["count"]
+    found: int = await database.fetchval(THREADS, project_id, user, limit)
     return found
 
 
 async def stored_bytes(database: Database, project_id: UUID, user: str | None, limit: int) -> int:
     """How much the items take, as they are stored."""
-    row = await database.fetchrow(BYTES, project_id, user)
-    assert row is not None
-    found: int = row["count"]
+    found: int = await database.fetchval(BYTES, project_id, user)
     return found

@@ -246,9 +246,9 @@ class Compactions(Background):
         room = int(CHUNK_SHARE * self._budget(account, maker))
         read = self._budget(await self._accounts.first(project_id, reader), reader)
         length = max(SHORTEST_SUMMARY, min(LONGEST_SUMMARY, int(SUMMARY_SHARE * read)))
-        told = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
+        prompt = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
         for chunk in transcript.chunks(items, room) or [""]:
-            answer = await self._ask(account, maker, told, transcript.request(summary, chunk), length, calls)
+            answer = await self._ask(account, maker, prompt, transcript.request(summary, chunk), length, calls)
             reported = fields_of(answer.response.get("usage"))
             for name in SUMMED:
                 usage[name] += count(reported.get(name))

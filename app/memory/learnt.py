@@ -45,8 +45,8 @@ WHERE binding = ANY($1::text[]) AND learnt_at > now() - interval '7 days'
 
 WRITE = """
 INSERT INTO learnt_models AS l (binding, model, window_tokens, tokens_per_counted) VALUES ($1, $2, $3, $4)
-ON CONFLICT (binding, model) DO UPDATE SET learnt_at = now(),
-    window_tokens = CASE WHEN l.learnt_at > now() - interval '7 days'
+ON CONFLICT (binding, model) DO UPDATE SET learnt_at = excluded.learnt_at,
+    window_tokens = CASE WHEN excluded.learnt_at - l.learnt_at < interval '7 days'
         THEN least(l.window_tokens, excluded.window_tokens) ELSE excluded.window_tokens END,
     tokens_per_counted = coalesce(excluded.tokens_per_counted, l.tokens_per_counted)
 RETURNING model

@@ -98,9 +98,10 @@ ON CONFLICT ON CONSTRAINT compactions_turn_key DO UPDATE SET
     lease_expires_at = excluded.lease_expires_at, model = excluded.model, kept_items = excluded.kept_items,
     covered_turns = excluded.covered_turns, covered_tokens = excluded.covered_tokens, attempts = c.attempts + 1,
     error = NULL, calls = NULL, usage = NULL, completed_at = NULL
+-- The moment is the one that the row would have been made at: a cluster takes no other here.
 WHERE (c.status = 'failed' AND (:now::boolean
-        OR c.completed_at < now() - least(86400, 30 * 2 ^ least(c.attempts, 20)) * interval '1 second'))
-    OR (c.status = 'running' AND c.lease_expires_at < now())
+        OR excluded.created_at - c.completed_at > least(86400, 30 * 2 ^ least(c.attempts, 20)) * interval '1 second'))
+    OR (c.status = 'running' AND c.lease_expires_at < excluded.created_at)
 RETURNING c.id
 
 -- renew --

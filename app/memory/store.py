@@ -168,12 +168,11 @@ class MemoryStore:
     async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
         """The nearest ready compaction on a branch."""
         node = self._nodes.of(ids.bucket_of(turn_id))
-        row = await node.fetchrow(*_found["nearest"](**_at(project_id, turn_id)))
-        return None if row is None else row["compaction"]
+        found: UUID | None = await node.fetchval(*_found["nearest"](**_at(project_id, turn_id)))
+        return found
 
     async def context(self, project_id: UUID, turn_id: UUID) -> Context:
-        row = await self._database.fetchrow(*_found["context_of"](**_at(project_id, turn_id)))
-        return Context.of(None if row is None else row["context"])
+        return Context.of(await self._database.fetchval(*_found["context_of"](**_at(project_id, turn_id))))
 
     async def count(self, project_id: UUID, items: Sequence[Remembered]) -> list[int]:
         """What items count, each counted once: it is kept with them."""

@@ -259,7 +259,7 @@ class _Connection:
         sent = await turns.with_references(caller, address, sent)
         id_ = ids.new_id(bucket_at(address))
         turn = Opened(caller.project_id, id_, thread_id, sent.parent_id, datetime.now(UTC), sent, b"")
-        self._keep(turn.id, _Remembered(sent.parent_id, sent.items))
+        self._add_remembered(turn.id, _Remembered(sent.parent_id, sent.items))
         for number, status in enumerate(("in_progress", "completed")):
             kind = "response.created" if status == "in_progress" else "response.completed"
             ended = int(turn.created_at.timestamp()) if status == "completed" else None
@@ -271,9 +271,9 @@ class _Connection:
         turn = ended.turn
         if not turn.request.keep:
             said = [kept.item for kept in kept_output(response.get("output"))]
-            self._keep(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *said]))
+            self._add_remembered(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *said]))
 
-    def _keep(self, id_: UUID, remembered: _Remembered) -> None:
+    def _add_remembered(self, id_: UUID, remembered: _Remembered) -> None:
         self._remembered[id_] = remembered
         while len(self._remembered) > MOST_REMEMBERED:
             self._remembered.popitem(last=False)

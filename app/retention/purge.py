@@ -55,16 +55,16 @@ WHERE t.project_id = $1 AND t.arrived_at > $2 AND t.arrived_at <= coalesce((
 
 EXPIRED = "SELECT project_id, bucket, id FROM threads WHERE expires_at <= now() ORDER BY expires_at LIMIT $1"
 
-# Somebody has touched it since, or a turn of it runs. By the database's clock, as what is due is.
-LIVES_ON = text(
-    """UPDATE threads t SET expires_at = greatest(
-        now() + interval '1 minute', t.updated_at + t.ttl_seconds * interval '1 second'
-    ) WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
+# Until when a thread lives that somebody has touched since, or a turn of which runs: by the database's clock, as what
+# is due is.
+LIVES_UNTIL = text(
+    """SELECT greatest(now() + interval '1 minute', t.updated_at + t.ttl_seconds * interval '1 second') FROM threads t
+    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
         t.updated_at + t.ttl_seconds * interval '1 second' > now() OR EXISTS (
             SELECT FROM turns r WHERE r.project_id = :project_id AND r.bucket = :bucket AND r.thread_id = :id
                 AND r.status = 'in_progress'
         )
-    ) RETURNING t.id"""
+    )"""
 )
 
 BEGINNING = datetime.fromtimestamp(0, UTC)
@@ -154,7 +154,10 @@ class Purge:
     async def _purge_expired(self, row: asyncpg.Record) -> None:
         async with self._database.session() as session:
             thread = await threads.locked(session, row["project_id"], ById(row["id"]))
-            if thread is None or thread.expires_at is None or await session.scalar(LIVES_ON, dict(row)) is not None:
+            if thread is None or thread.expires_at is None:
+                return
+            if (until := await session.scalar(LIVES_UNTIL, dict(row))) is not None:
+                thread.expires_at = until
                 return
             erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
         await erased.forget(self._live_ids, self._event_log, self._signals)

@@ -38,26 +38,37 @@ async def encrypt(
         if not columns:
             continue
         places = [column.name for column in table.primary_key.columns if column.name != "project_id"]
-        last: list[Any] | None = None
-        while True:
-            async with database.session() as session:
-                rows = await _open_rows(session, table, columns, project_id, places, last)
-                for row in rows:
-                    await _seal(session, table, columns, project_id, row, sealer, places)
-            if not rows:
-                break
-            last = [rows[-1][name] for name in places]
-            done += len(rows)
-            advance(len(rows))
+        for bucket in await _open_buckets(database, table, columns, project_id):
+            last: list[Any] | None = None
+            while True:
+                async with database.session() as session:
+                    rows = await _open_rows(session, table, columns, project_id, bucket, places, last)
+                    for row in rows:
+                        await _seal(session, table, columns, project_id, row, sealer, places)
+                if not rows:
+                    break
+                last = [rows[-1][name] for name in places]
+                done += len(rows)
+                advance(len(rows))
     return done
 
 
 async def running(database: Database, project_id: UUID) -> int:
     """How many turns run that will still write open contents."""
-    row = await database.fetchrow(OPENED_BEFORE, project_id)
-    assert row is not None
-    count: int = row["count"]
+    count: int = await database.fetchval(OPENED_BEFORE, project_id)
     return count
+
+
+async def _open_buckets(
+    database: Database, table: Table, columns: Mapping[str, Sealable], project_id: UUID
+) -> list[int | None]:
+    """Where rows lie of which something lies open: they are locked bucket by bucket, each on its shard. None for a
+    table that has no buckets."""
+    if "bucket" not in table.columns:
+        return [None]
+    somewhere = " OR ".join(f"({_lies_open(name, type_, columns)})" for name, type_ in columns.items())
+    statement = " ".join(["SELECT DISTINCT bucket FROM", table.name, "WHERE project_id = $1 AND (", somewhere, ")"])
+    return sorted(row["bucket"] for row in await database.fetch(statement, project_id))
 
 
 async def _open_rows(
@@ -65,17 +76,19 @@ async def _open_rows(
     table: Table,
     columns: Mapping[str, Sealable],
     project_id: UUID,
+    bucket: int | None,
     places: list[str],
     last: list[Any] | None,
 ) -> list[Any]:
     """The next rows of which something lies open, each locked: as text, and whether it does."""
+    within = "" if bucket is None else "AND bucket = :in_bucket"
     open_ = {name: _lies_open(name, type_, columns) for name, type_ in columns.items()}
     shown = [*places, *(f"{type_.as_text.format(name)} AS {name}" for name, type_ in columns.items())]
     shown += [f"coalesce({condition}, false) AS open_{name}" for name, condition in open_.items()]
     after = "" if last is None else f"AND ({', '.join(places)}) > ({', '.join(f':{name}' for name in places)})"
     statement = " ".join(
         [
-            "SELECT", ", ".join(shown), "FROM", table.name, "WHERE project_id = :project_id", after,
+            "SELECT", ", ".join(shown), "FROM", table.name, "WHERE project_id = :project_id", within, after,
             "AND (", " OR ".join(f"({condition})" for condition in open_.values()), ")",
             "ORDER BY", ", ".join(places), "LIMIT :limit FOR UPDATE",
         ]
@@ -83,7 +96,7 @@ async def _open_rows(
     place = {} if last is None else dict(zip(places, last, strict=True))
     found = await session.execute(
         text(statement),
-        {"project_id": project_id, "limit": ROWS_AT_ONCE, **place},
+        {"project_id": project_id, "limit": ROWS_AT_ONCE, **({} if bucket is None else {"in_bucket": bucket}), **place},
     )
     return list(found.mappings())
 

@@ -88,9 +88,7 @@ class FoundRow(TypedDict):
 
 async def now(database: Database) -> datetime:
     """The database's moment: what turns are dated by."""
-    row = await database.fetchrow("SELECT clock_timestamp() AS now")
-    assert row is not None
-    moment: datetime = row["now"]
+    moment: datetime = await database.fetchval("SELECT clock_timestamp()")
     return moment
 
 

@@ -332,8 +332,8 @@ async def _place(
     moment = await session.scalar(found)
     if moment is None:
         chain = (AuditRecord.project_id == project_id, AuditRecord.bucket == bucket, AuditRecord.chain_id == thread_id)
-        told = AuditRecord.action.not_in(GONE) if by_activity else AuditRecord.action.in_(BORN)
-        last = select(AuditRecord.at).where(*chain, told).order_by(AuditRecord.seq.desc()).limit(1)
+        of_kind = AuditRecord.action.not_in(GONE) if by_activity else AuditRecord.action.in_(BORN)
+        last = select(AuditRecord.at).where(*chain, of_kind).order_by(AuditRecord.seq.desc()).limit(1)
         moment = await session.scalar(last)
     return None if moment is None else (moment, thread_id)
 

@@ -1,11 +1,11 @@
-"""Named threads. What a row must be is checked by the trigger threads_guard (migrations/sql/guards.sql)."""
+"""Named threads. What a row must be is checked by the triggers threads_guard (migrations/sql/guards.sql) and
+threads_ttl_guard (migrations/sql/cheaper_turns.sql)."""
 
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
-    CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -64,7 +64,6 @@ class Thread(Base):
             name="threads_forked_turn_fkey",
             use_alter=True,
         ),
-        CheckConstraint("(ttl_seconds IS NULL) = (expires_at IS NULL)", name="ttl"),
         Index("threads_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         Index("threads_arrived_idx", "project_id", "arrived_at", "id"),
         Index(

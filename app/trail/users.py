@@ -40,8 +40,8 @@ class UserKeys:
 
     async def get(self, project_id: UUID, user_id: str) -> bytes | None:
         """A user's key; None for one that the trail has never named, or does not name any more."""
-        row = await self._database.fetchrow(FIND, *self._at(project_id, user_id))
-        return None if row is None else row["key"]
+        found: bytes | None = await self._database.fetchval(FIND, *self._at(project_id, user_id))
+        return found
 
     async def get_or_make(self, project_id: UUID, user_id: str) -> bytes:
         """A user's key, made where there is none. Of two at once, both get the same."""

@@ -41,8 +41,8 @@ WATCHED = ("name", "title", "user", "metadata", "head_id", "archived", "ttl_seco
 """What of a thread is told when it changes."""
 
 
-class _Told:
-    """How far a listener has been told: every turn up to a number, but for those that are still speaking."""
+class _Position:
+    """How far a listener has read: every turn up to a number, but for those that are still speaking."""
 
     def __init__(self, place: str | None) -> None:
         begun, *speaking = (place or "0").split(";")
@@ -76,14 +76,19 @@ class ThreadLife:
         thread = await self._thread(caller, address)
         if thread is None:
             raise unknown(address)
-        told = _Told(place)
+        position = _Position(place)
         if place is None:
             first = await self._store.first_running(caller.project_id, address.id)
-            told.begun = thread.last_seq if first is None else first - 1
-        return self._follow(caller, ById(address.id, address.user), thread_object(thread), told, has_left)
+            position.begun = thread.last_seq if first is None else first - 1
+        return self._follow(caller, ById(address.id, address.user), thread_object(thread), position, has_left)
 
     async def _follow(
-        self, caller: Caller, address: ById, thread: ThreadObject, told: _Told, has_left: Callable[[], Awaitable[bool]]
+        self,
+        caller: Caller,
+        address: ById,
+        thread: ThreadObject,
+        position: _Position,
+        has_left: Callable[[], Awaitable[bool]],
     ) -> AsyncIterator[bytes]:
         id_ = address.id
         queue: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue(WAITING_FRAMES)
@@ -98,14 +103,14 @@ class ThreadLife:
         quiet, looks_at = 0, 0.0
         clock = asyncio.get_running_loop()
         try:
-            for row in await self._rows(caller, id_, told):
-                begin(row, told.speaking[row["seq"]])
+            for row in await self._rows(caller, id_, position):
+                begin(row, position.speaking[row["seq"]])
             while not closing.is_set() and not await has_left():
                 if clock.time() >= looks_at:
                     looks_at = clock.time() + POLL_SECONDS
                     try:
                         row_now = await self._thread(caller, address)
-                        rows = await self._store.turns_after(caller.project_id, id_, told.begun, TURNS_AT_ONCE)
+                        rows = await self._store.turns_after(caller.project_id, id_, position.begun, TURNS_AT_ONCE)
                     except DatabaseUnavailable:
                         looks_at += AWAY_SECONDS
                         continue
@@ -115,9 +120,9 @@ class ThreadLife:
                     now = thread_object(row_now)
                     for row in rows:
                         items = (await self._store.items(caller.project_id, [row["id"]]))[row["id"]]
-                        told.begun = row["seq"]
-                        told.speaking[row["seq"]] = 0
-                        yield _event("thread.turn.created", {"turn": stored_turn(row, items)}, told.place())
+                        position.begun = row["seq"]
+                        position.speaking[row["seq"]] = 0
+                        yield _event("thread.turn.created", {"turn": stored_turn(row, items)}, position.place())
                         begin(row, 0)
                     if {name: now[name] for name in WATCHED} != {name: thread[name] for name in WATCHED}:  # type: ignore[literal-required]
                         yield _event("thread.updated", {"thread": await self._shown(caller, address) or now}, None)
@@ -132,12 +137,12 @@ class ThreadLife:
                 (seq, frame), quiet = getting.result(), 0
                 getting = asyncio.create_task(queue.get())
                 if frame is None:
-                    told.speaking.pop(seq, None)
+                    position.speaking.pop(seq, None)
                     continue
-                told.speaking[seq] = told.speaking.get(seq, 0) + 1
+                position.speaking[seq] = position.speaking.get(seq, 0) + 1
                 if frame.startswith(LAST):
-                    del told.speaking[seq]  # Who has read it comes back to no turn that has ended.
-                yield b"id: %b\n%b" % (told.place().encode(), frame)
+                    del position.speaking[seq]  # Who has read it comes back to no turn that has ended.
+                yield b"id: %b\n%b" % (position.place().encode(), frame)
         finally:
             for task in (getting, *following):
                 task.cancel()
@@ -156,15 +161,15 @@ class ThreadLife:
                         await queue.put((row["seq"], b"event: %b\n%b\n\n" % (rest.partition(b"\n")[0], said)))
         await queue.put((row["seq"], None))
 
-    async def _rows(self, caller: Caller, id_: UUID, told: _Told) -> list[TurnRow]:
+    async def _rows(self, caller: Caller, id_: UUID, position: _Position) -> list[TurnRow]:
         """The turns that were speaking when the listener went away. Those that are gone are not told of any more."""
         found: list[TurnRow] = []
-        for seq in list(told.speaking):
+        for seq in list(position.speaking):
             rows = await self._store.turns_after(caller.project_id, id_, seq - 1, 1)
             if rows and rows[0]["seq"] == seq:
                 found.append(rows[0])
             else:
-                del told.speaking[seq]
+                del position.speaking[seq]
         return found
 
     async def _thread(self, caller: Caller, address: Place) -> Thread | None:

@@ -126,7 +126,7 @@ class Relay:
                     frames = []
                     return self._ended_by(type_, event, repaired=repaired)
                 if type_ in summaries.THOUGHTS and self._as_summary:
-                    for kind, fields in summaries.told(type_, event, self._summarised):
+                    for kind, fields in summaries.summary_events(type_, event, self._summarised):
                         frames.append(own_frame(kind, fields, first + len(frames)))
                     self.spoken = True
                     continue

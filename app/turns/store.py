@@ -147,7 +147,7 @@ class TurnStore:
         if user is not None:
             trail_key = await self._users.get_or_make(project_id, user)
         try:
-            row = await self._nodes.of(bucket).fetchrow(
+            (row,) = await self._nodes.of(bucket).fetch(
                 *statements.OPEN_TURN(
                     project_id=project_id,
                     bucket=bucket,
@@ -181,7 +181,6 @@ class TurnStore:
             turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor, seal)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
             raise
-        assert row is not None
         match row["outcome"]:
             case "no_thread":
                 return await self.open(project_id, await self._moved(project_id, address), request, ticket)
@@ -243,7 +242,7 @@ class TurnStore:
         if closing.replaced_model is not None:
             records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))
-        row = await self._nodes.of(ids.bucket_of(turn.id)).fetchrow(
+        closed_at = await self._nodes.of(ids.bucket_of(turn.id)).fetchval(
             *statements.CLOSE_TURN(
                 project_id=turn.project_id,
                 bucket=ids.bucket_of(turn.id),
@@ -287,8 +286,7 @@ class TurnStore:
                 contents=[content for _, _, content in records],
             )
         )
-        assert row is not None
-        return row["completed_at"] is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
+        return closed_at is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
         """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
@@ -332,7 +330,7 @@ class TurnStore:
         thread_id = await self._thread_id(project_id, address)
         if thread_id is None:
             return None
-        row = await self._database.fetchrow(
+        found: UUID | None = await self._database.fetchval(
             *statements.CLAIM_FIRST_ATTEMPT(
                 project_id=project_id,
                 bucket=bucket_at(address),
@@ -344,7 +342,7 @@ class TurnStore:
                 within_seconds=within_seconds,
             )
         )
-        return None if row is None else row["id"]
+        return found
 
     async def request_cancel(self, project_id: UUID, turn_id: UUID) -> None:
         """Set the flag that a running turn is to be stopped."""
@@ -476,8 +474,8 @@ class TurnStore:
 
     async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
         """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
-        row = await self._database.fetchrow(*statements.IN_HISTORY(**_of(project_id, thread_id), turn_id=turn_id))
-        return bool(row and row["found"])
+        asked = statements.IN_HISTORY(**_of(project_id, thread_id), turn_id=turn_id)
+        return bool(await self._database.fetchval(*asked))
 
     async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, TurnRow]:
         """Turns of one thread with their pace, by id. Deleted ones are left out."""
@@ -581,8 +579,8 @@ class TurnStore:
 
     async def first_running(self, project_id: UUID, thread_id: UUID) -> int | None:
         """The number of the first turn of a thread that is in progress."""
-        row = await self._database.fetchrow(*statements.FIRST_RUNNING(**_of(project_id, thread_id)))
-        return None if row is None else row["min"]
+        found: int | None = await self._database.fetchval(*statements.FIRST_RUNNING(**_of(project_id, thread_id)))
+        return found
 
     async def _moved(self, project_id: UUID, address: Address) -> Address:
         """Where a name leads by now that was another thread's a moment ago.
@@ -617,8 +615,8 @@ class TurnStore:
     async def _thread_id(self, project_id: UUID, address: Address) -> UUID | None:
         if not isinstance(address, OfTurn):
             return address.id
-        row = await self._database.fetchrow(*statements.THREAD_OF_TURN(**_of_turn(project_id, address)))
-        return None if row is None else row["id"]
+        found: UUID | None = await self._database.fetchval(*statements.THREAD_OF_TURN(**_of_turn(project_id, address)))
+        return found
 
     async def _busy(self, project_id: UUID, address: Address) -> Busy:
         thread_id = await self._thread_id(project_id, address)

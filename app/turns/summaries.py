@@ -13,7 +13,7 @@ PART = "response.reasoning_summary_part"
 TEXT = "response.reasoning_summary_text"
 
 
-def told(type_: str, event: dict[str, Any], begun: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def summary_events(type_: str, event: dict[str, Any], begun: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The events that stand for one of the provider's: of each item, its one part is added, grows, and is done.
 
     Args:

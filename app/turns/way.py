@@ -428,14 +428,14 @@ class Way:
         """Close a turn that has no answer, or only the beginning of one."""
         relay, found = running.relay, _with_successor(running.turn.request, found)
         refused = client_error(found)
-        told = relay.begun or running.turn.request.background
+        has_begun = relay.begun or running.turn.request.background
         closing = broken_off(
             running.events.since(0),
             relay.opening,
             found.as_error(),
             reason=CUT_SHORT.get(found.kind) if relay.begun or found.kind is Kind.TOO_LARGE else None,
             cancelled=running.cancelled,
-            error_status=None if told else refused.status,
+            error_status=None if has_begun else refused.status,
         )
         kept = await self._close(running, replace(closing, **self._way_of(running)))
         if kept is None:

@@ -70,7 +70,8 @@ RETURNING *
 
 TRIED = """
 UPDATE webhook_deliveries SET status = $6, last_status = $7, last_error = $8,
-    delivered_at = CASE WHEN $6 = 'delivered' THEN now() END, next_at = now() + $9::float8 * interval '1 second'
+    delivered_at = now() + CASE WHEN $6 = 'delivered' THEN interval '0' END,
+    next_at = now() + $9::float8 * interval '1 second'
 WHERE project_id = $1 AND webhook_id = $2 AND chain_id = $3 AND seq = $4 AND attempts = $5 AND status = 'pending'
 """
 
@@ -149,7 +150,7 @@ class WebhookStore:
         rows: list[RecordRow] = await self._database.fetch(RECORDS, project_id, *seen, until, RECORDS_AT_ONCE)
         if not rows:
             return False
-        told = [row for row in rows if type_of(row) in webhook["events"]]
+        wanted = [row for row in rows if type_of(row) in webhook["events"]]
         last = rows[-1]
         async with self._database.session() as session:
             place = {"at": last["at"], "chain": last["chain_id"], "seq": last["seq"]}
@@ -157,8 +158,8 @@ class WebhookStore:
             this = {"project_id": project_id, "id": webhook["id"]}
             if await session.scalar(READ_UP_TO, {**this, **place, **before}) is None:
                 return False
-            if told:
-                await session.execute(WRITE, {**this, **_columns(told)})
+            if wanted:
+                await session.execute(WRITE, {**this, **_columns(wanted)})
         return len(rows) == RECORDS_AT_ONCE
 
     async def take(self, webhook: WebhookRow, limit: int, lease_seconds: float) -> list[DeliveryRow]:
@@ -203,11 +204,11 @@ def _key(row: DeliveryRow) -> tuple[UUID, UUID, UUID, int]:
     return row["project_id"], row["webhook_id"], row["chain_id"], row["seq"]
 
 
-def _columns(told: Sequence[RecordRow]) -> dict[str, list[Any]]:
+def _columns(records: Sequence[RecordRow]) -> dict[str, list[Any]]:
     return {
-        "chains": [row["chain_id"] for row in told],
-        "seqs": [row["seq"] for row in told],
-        "types": [type_of(row) for row in told],
-        "ats": [row["at"] for row in told],
-        "datas": [orjson.dumps(data_of(row)).decode() for row in told],
+        "chains": [row["chain_id"] for row in records],
+        "seqs": [row["seq"] for row in records],
+        "types": [type_of(row) for row in records],
+        "ats": [row["at"] for row in records],
+        "datas": [orjson.dumps(data_of(row)).decode() for row in records],
     }

@@ -16,6 +16,7 @@ CREATE FUNCTION close_turn_v2(
     api_key uuid, address text, actions text[], details text[], contents bytea[]
 ) RETURNS timestamptz LANGUAGE plpgsql AS $function$
 DECLARE
+    said text;  -- An assignment is no statement of its own, as PERFORM is.
     at_ timestamptz;
     thread_id_ uuid := thread;
     closed record;
@@ -39,7 +40,7 @@ BEGIN
     SELECT t.user_id, t.head_turn_id, t.chain_seq, t.chain_hash, t.trail_key INTO th FROM threads t
         WHERE t.project_id = project AND t.bucket = b AND t.id = thread_id_ FOR NO KEY UPDATE;
     at_ := clock_timestamp();  -- Not before the lock: a chain's moments go upwards.
-    PERFORM set_config('everthread.function', 'close_turn_v2', true);
+    said := set_config('everthread.function', 'close_turn_v2', true);
     UPDATE turns t SET
         status = status_, continuation = continuation_, response = response_::json, usage = usage_::json,
         error = error_::json, incomplete_details = incomplete_details_::json, binding = binding_,
@@ -49,7 +50,7 @@ BEGIN
         WHERE t.project_id = project AND t.bucket = b AND t.id = turn AND t.completed_at IS NULL
         RETURNING t.beside, t.parent_id INTO closed;
     IF NOT FOUND THEN
-        PERFORM set_config('everthread.function', '', true);
+        said := set_config('everthread.function', '', true);
         RETURN NULL;
     END IF;
     FOR i IN 1..cardinality(types) LOOP
@@ -111,7 +112,7 @@ BEGIN
         WHERE t.project_id = project AND t.bucket = b AND t.id = thread_id_;
     UPDATE thread_activity a SET active_at = at_
         WHERE a.project_id = project AND a.bucket = b AND a.thread_id = thread_id_;
-    PERFORM set_config('everthread.function', '', true);
+    said := set_config('everthread.function', '', true);
     RETURN at_;
 END
 $function$;

@@ -24,6 +24,7 @@ CREATE FUNCTION open_turn_v2(
     OUT outcome text, OUT thread_id_ uuid, OUT parent_id_ uuid, OUT created_at_ timestamptz, OUT parent_forgotten boolean
 ) LANGUAGE plpgsql AS $function$
 DECLARE
+    said text;  -- An assignment is no statement of its own, as PERFORM is.
     at_ timestamptz;
     th record;
     of_thread uuid;
@@ -81,7 +82,7 @@ BEGIN
         END IF;
     END IF;
 
-    PERFORM set_config('everthread.function', 'open_turn_v2', true);
+    said := set_config('everthread.function', 'open_turn_v2', true);
     INSERT INTO turns (
         project_id, bucket, id, thread_id, seq, beside, parent_id, status, model, params, metadata, ignored,
         created_at, arrived_at, worker_id, lease_expires_at, api_key_id, idempotency_key, key_scope, body_hash, salt
@@ -98,7 +99,7 @@ BEGIN
             DELETE FROM threads t WHERE t.project_id = project AND t.bucket = b AND t.id = thread;
         END IF;
         outcome := 'busy';
-        PERFORM set_config('everthread.function', '', true);
+        said := set_config('everthread.function', '', true);
         RETURN;
     END IF;
     FOR i IN 1..cardinality(types) LOOP
@@ -129,7 +130,7 @@ BEGIN
             after);
     UPDATE threads t SET last_seq = th.last_seq + 1, chain_seq = chain, chain_hash = after
         WHERE t.project_id = project AND t.bucket = b AND t.id = thread_id_;
-    PERFORM set_config('everthread.function', '', true);
+    said := set_config('everthread.function', '', true);
     outcome := 'opened';
     created_at_ := at_;
 END

@@ -22,8 +22,8 @@ async def page(view: View) -> Response:
     thread_id = view.request.path_params["thread_id"]
     found = await view.api.get(f"/threads/{thread_id}/chain", until=view.asked("until"))
     links = found["data"]
-    told = [_link(view, link, before) for before, link in zip([None, *links], links, strict=False)][-MOST_DRAWN:]
-    return view.page("chain.html", thread_id=thread_id, links=told, line=_line(told), cut=len(links) > MOST_DRAWN)
+    shown = [_link(view, link, before) for before, link in zip([None, *links], links, strict=False)][-MOST_DRAWN:]
+    return view.page("chain.html", thread_id=thread_id, links=shown, line=_line(shown), cut=len(links) > MOST_DRAWN)
 
 
 async def calls(view: View) -> Response:
