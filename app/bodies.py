@@ -4,12 +4,12 @@ import asyncio
 import hashlib
 import zlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from app.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
 from app.nesting import is_deeper
@@ -19,6 +19,22 @@ from app.settings import Connected
 Model = TypeVar("Model", bound=BaseModel)
 
 JSON_TYPE = "application/json"
+
+
+class Body(BaseModel):
+    """What a client sends: of the very types that are said, and without fields that are not."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Changes(Body):
+    """A body that changes what is there: with one field at least."""
+
+    @model_validator(mode="after")
+    def _has_one(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError(f"send at least one of {', '.join(type(self).model_fields)}")
+        return self
 
 
 def _whole(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import TypedDict
 
 from app.accounts.breaker import State
 from app.accounts.tables import Account
-from app.bodies import WHOLE
+from app.bodies import WHOLE, Body, Changes
 from app.db import ids
 from app.outside import LONGEST_URL
 from app.projects.schemas import Name
@@ -23,10 +23,8 @@ Weight = Annotated[int, Field(ge=1, le=1000), WHOLE]
 Position = Annotated[int, Field(ge=0, le=1_000_000), WHOLE]
 
 
-class AccountCreate(BaseModel):
+class AccountCreate(Body):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "examples": [
                 {"name": "singapore", "api_key": "sk-of-the-account", "region": "singapore", "models": ["qwen3.7-*"]}
@@ -41,7 +39,7 @@ class AccountCreate(BaseModel):
     """Its own host is used then."""
     base_url: Url | None = None
     """Of any endpoint that speaks the Responses API, instead of a region."""
-    models: Models = []
+    models: Models = Field(default_factory=list)
     """Those that it is asked for, `qwen3.7-*` for all that begin so; empty: all."""
     weight: Weight = 1
     """Of accounts of one position, each is asked as often as it weighs."""
@@ -59,12 +57,10 @@ class AccountCreate(BaseModel):
         return self
 
 
-class AccountPatch(BaseModel):
+class AccountPatch(Changes):
     """Fields left out stay as they are. Another endpoint is another account."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"minProperties": 1, "examples": [{"weight": 2}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "examples": [{"weight": 2}]})
 
     name: Name | None = None
     api_key: Key | None = None
@@ -74,12 +70,6 @@ class AccountPatch(BaseModel):
     shared: bool | None = None
     disabled: bool | None = None
     """It is not asked meanwhile."""
-
-    @model_validator(mode="after")
-    def _says_something(self) -> "AccountPatch":
-        if not self.model_fields_set:
-            raise ValueError("send what is to be changed")
-        return self
 
 
 class AccountObject(TypedDict):

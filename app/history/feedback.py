@@ -5,14 +5,15 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from sqlalchemy import and_, delete, insert, select, tuple_
 from typing_extensions import TypedDict
 
+from app.bodies import Body
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
-from app.describing import Deleted, ItemObject
+from app.describing import Deleted
 from app.errors import NotFound
 from app.history import messages
 from app.history.tables import Feedback
@@ -27,10 +28,8 @@ from app.turns.tables import Turn
 EXPORTED_AT_ONCE = 100
 
 
-class FeedbackCreate(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"score": 1, "label": "helpful"}]}
-    )
+class FeedbackCreate(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"score": 1, "label": "helpful"}]})
 
     score: Annotated[float, Field(ge=-1, le=1)] | None = None
     """From -1 to 1."""
@@ -56,13 +55,6 @@ class FeedbackObject(TypedDict):
     comment: str | None
     user: str | None
     created_at: int
-
-
-class ExportedFeedback(FeedbackObject):
-    """A line of the export."""
-
-    messages: list[ItemObject]
-    """The conversation up to the turn and with it, as Chat messages."""
 
 
 class Feedbacks:

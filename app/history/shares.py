@@ -5,11 +5,11 @@ import secrets
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import and_, delete, func, insert, or_, select
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE
+from app.bodies import WHOLE, Body
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
@@ -33,8 +33,8 @@ SHOWN_ROLES = ("user", "assistant")
 LONGEST_SECONDS = 315_360_000
 
 
-class ShareCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"expires_in": 604_800}]})
+class ShareCreate(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"expires_in": 604_800}]})
 
     turn_id: Annotated[str | None, TURN_ID] = None
     """The last turn that is shown; the head as it is now, if left out."""

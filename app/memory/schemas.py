@@ -2,17 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE
+from app.bodies import WHOLE, Body
 from app.db import ids
 from app.memory.store import CompactionRow
 
 
-class Compact(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class Compact(Body):
     model: str | None = Field(None, min_length=1, max_length=256)
     """That makes it; the service's, or the thread's own, if left out."""
     instructions: str | None = Field(None, min_length=1, max_length=20_000)

@@ -5,8 +5,9 @@ from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
 
+from app.bodies import Body
 from app.db import ids
 from app.errors import BadRequest, NotFound
 from app.items.client_door import ITEM_SCHEMA, items_of
@@ -132,10 +133,8 @@ Item = Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]
 """Checked by the door for items (`items/client_door.py`)."""
 
 
-class ConversationCreate(BaseModel):
+class ConversationCreate(Body):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "examples": [{}, {"metadata": {"plan": "pro"}, "items": [{"role": "user", "content": "Hello!"}]}]
         },
@@ -145,18 +144,14 @@ class ConversationCreate(BaseModel):
     metadata: Metadata | None = None
 
 
-class ConversationUpdate(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"metadata": {"plan": "pro"}}]}
-    )
+class ConversationUpdate(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"plan": "pro"}}]})
 
     metadata: Metadata | None = None
 
 
-class ItemsCreate(BaseModel):
+class ItemsCreate(Body):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={"examples": [{"items": [{"type": "message", "role": "user", "content": "Hello!"}]}]},
     )
 

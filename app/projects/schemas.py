@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE
+from app.bodies import WHOLE, Body, Changes
 from app.db import ids
 from app.projects.keys import Scope, key_id
 from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
@@ -21,20 +21,18 @@ LONGEST_OVERLAP = 30 * 86_400
 USUAL_OVERLAP = 86_400
 
 
-class ProjectCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "shop"}]})
+class ProjectCreate(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "shop"}]})
 
     name: Name
     encrypted: bool = False
     """Whether its contents are encrypted at rest, with a key of its own. It cannot be taken back."""
 
 
-class SettingsPatch(BaseModel):
+class SettingsPatch(Changes):
     """Fields left out stay as they are; one that is sent is replaced as a whole."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "minProperties": 1,
             "examples": [{"aliases": {"chat": "qwen4-max"}, "limits": {"requests_per_minute": 600}}],
@@ -51,17 +49,9 @@ class SettingsPatch(BaseModel):
     key_limits: KeyLimits | None = None
     user_limits: UserLimits | None = None
 
-    @model_validator(mode="after")
-    def _says_something(self) -> "SettingsPatch":
-        if not self.model_fields_set:
-            raise ValueError("send what is to be changed")
-        return self
 
-
-class KeyCreate(BaseModel):
+class KeyCreate(Body):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={"examples": [{"name": "app", "scopes": ["read", "write"], "expires_in": 7_776_000}]},
     )
 
@@ -74,17 +64,15 @@ class KeyCreate(BaseModel):
     """Of this key; without it, those of the project's keys."""
 
 
-class KeyRotate(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+class KeyRotate(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
 
     overlap_seconds: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP), WHOLE] = USUAL_OVERLAP
     """For how long the key before is still taken."""
 
 
-class UserTokenCreate(BaseModel):
+class UserTokenCreate(Body):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={"examples": [{"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60}]},
     )
 

@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 
-from app.bodies import WHOLE, checked, json_object, json_response
+from app.bodies import WHOLE, Changes, checked, json_object, json_response
 from app.db.pagination import ListObject
 from app.describing import NDJSON, described
 from app.errors import BadRequest
@@ -20,10 +20,8 @@ router = APIRouter(tags=["retention"])
 LONGEST_USER = 256
 
 
-class ProjectPatch(BaseModel):
+class ProjectPatch(Changes):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "minProperties": 1,
             "examples": [{"retention_days": 365}, {"retention_days": None, "session_cache": "auto"}],
@@ -34,12 +32,6 @@ class ProjectPatch(BaseModel):
     """After so many days the content of a turn is purged; null: it is kept."""
     session_cache: Literal["off", "on", "auto"] | None = None
     """Whether the provider is asked to cache contexts; null: as the service is set."""
-
-    @model_validator(mode="after")
-    def _says_something(self) -> "ProjectPatch":
-        if not self.model_fields_set:
-            raise ValueError("send 'retention_days' or 'session_cache'")
-        return self
 
 
 async def _user(user: str) -> str:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE
+from app.bodies import WHOLE, Body
 from app.chain.context import Context, ContextObject
 from app.db import ids
 from app.describing import ErrorFields
@@ -42,10 +42,8 @@ _TURN_ID: dict[str, Any] = {"type": "string", "pattern": ids.pattern(ids.TURN_PR
 TURN_ID = WithJsonSchema({"anyOf": [_TURN_ID, {"type": "null"}]})
 
 
-class ThreadCreate(BaseModel):
+class ThreadCreate(Body):
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={
             "examples": [
                 {},
@@ -66,10 +64,10 @@ class ThreadCreate(BaseModel):
     """A conversation to go on from: Chat messages or Responses items."""
 
 
-class ThreadPut(BaseModel):
+class ThreadPut(Body):
     """What a thread that is made by name begins with. One that is there already stays as it is."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{}, {"title": "A talk"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "A talk"}]})
 
     title: Title | None = None
     user: User | None = None
@@ -77,12 +75,10 @@ class ThreadPut(BaseModel):
     ttl_seconds: Ttl | None = None
 
 
-class ThreadPatch(BaseModel):
+class ThreadPatch(Body):
     """Fields left out stay as they are; null clears one. `metadata` is replaced as a whole."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{"title": "Another title"}, {"archived": True}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Another title"}, {"archived": True}]})
 
     name: Name | None = None
     title: Title | None = None
@@ -94,12 +90,10 @@ class ThreadPatch(BaseModel):
     """The turn that the next one continues: one of the thread's own, and not null."""
 
 
-class ThreadFork(BaseModel):
+class ThreadFork(Body):
     """What a fork has of its own: title, user and metadata are the other thread's where they are left out."""
 
-    model_config = ConfigDict(
-        extra="forbid", strict=True, json_schema_extra={"examples": [{}, {"title": "Another way"}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "Another way"}]})
 
     turn_id: Annotated[str | None, TURN_ID] = None
     """The last turn that is shared; the head if left out."""
@@ -110,12 +104,10 @@ class ThreadFork(BaseModel):
     ttl_seconds: Ttl | None = None
 
 
-class ThreadsBulk(BaseModel):
+class ThreadsBulk(Body):
     """One thing done with many threads, each by itself: what cannot be done with one holds up no other."""
 
     model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
         json_schema_extra={"examples": [{"action": "archive", "ids": ["thread_00000000000000000000000000000000"]}]},
     )
 

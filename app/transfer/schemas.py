@@ -3,9 +3,9 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from app.bodies import WHOLE
+from app.bodies import WHOLE, Body
 from app.db import ids
 from app.threads.schemas import Metadata, Name, Title, User
 
@@ -30,17 +30,13 @@ TurnId = Annotated[str, _id_of(ids.TURN_PREFIXES), _pattern(ids.TURN_PREFIXES)]
 Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
 
 
-class ItemRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class ItemRecord(Body):
     origin: Literal["input", "output"]
     item_id: str = Field(min_length=1)
     data: dict[str, Any]
 
 
-class TurnRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class TurnRecord(Body):
     id: TurnId
     parent_id: TurnId | None
     status: Literal["completed", "incomplete", "failed", "cancelled"]
@@ -69,10 +65,8 @@ class TurnRecord(BaseModel):
         return self
 
 
-class CompactionRecord(BaseModel):
+class CompactionRecord(Body):
     """What stands for a branch up to a turn, where a model is sent it anew."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     turn_id: TurnId
     model: str
@@ -85,9 +79,7 @@ class CompactionRecord(BaseModel):
     created_at: Seconds
 
 
-class ThreadRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class ThreadRecord(Body):
     format: Literal["everthread.thread.v1"]
     id: ThreadId
     name: Name | None
@@ -101,7 +93,7 @@ class ThreadRecord(BaseModel):
     forked_turn_id: TurnId | None = None
     """The last turn that it shares with another thread. That turn, and those before it, are among the turns."""
     turns: list[TurnRecord]
-    compactions: list[CompactionRecord] = []
+    compactions: list[CompactionRecord] = Field(default_factory=list)
 
 
 def thread_uuid(value: str) -> UUID:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.bodies import WHOLE, checked
+from app.bodies import WHOLE, Body, checked
 from app.db import ids
 from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
@@ -52,9 +52,7 @@ class TextOptions(BaseModel):
     format: TextFormat | None = None
 
 
-class ContextManagement(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
+class ContextManagement(Body):
     type: Literal["compaction"]
     compact_threshold: Annotated[int, Field(ge=1), WHOLE] | None = None
     """Tokens."""

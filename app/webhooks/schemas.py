@@ -3,10 +3,11 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
+from app.bodies import Body, Changes
 from app.db import ids
 from app.outside import LONGEST_URL
 from app.webhooks import signing
@@ -27,8 +28,8 @@ Description = Annotated[str, Field(max_length=500)]
 EXAMPLE: JsonDict = {"url": "https://app.example.com/everthread", "events": ["response.completed", "response.failed"]}
 
 
-class WebhookCreate(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [EXAMPLE]})
+class WebhookCreate(Body):
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     url: Url
     events: Events | None = None
@@ -38,22 +39,16 @@ class WebhookCreate(BaseModel):
     """One is made if left out, and shown once."""
 
 
-class WebhookPatch(BaseModel):
+class WebhookPatch(Changes):
     """Fields left out stay as they are."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     url: Url | None = None
     events: Events | None = None
     description: Description | None = None
     paused: bool | None = None
     """What happens meanwhile is told when it goes on."""
-
-    @model_validator(mode="after")
-    def _says_something(self) -> "WebhookPatch":
-        if not self.model_fields_set:
-            raise ValueError("send what is to be changed")
-        return self
 
 
 class WebhookObject(TypedDict):
