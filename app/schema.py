@@ -74,6 +74,7 @@ WHERE contype = 'f' AND confrelid IN ('threads'::regclass, 'turns'::regclass) AN
 SQL = Path(__file__).parents[1] / "migrations" / "sql"
 DISTRIBUTE = SQL / "citus.sql"
 SERVICE_ROLE = SQL / "service_role.sql"
+FUNCTION_RIGHTS = SQL / "function_rights.sql"
 
 NO_WALL_IN_CLUSTER = (
     "EVERTHREAD_ROW_SECURITY cannot be turned on in a Citus cluster: its coordinator logs in to the nodes as whoever "
@@ -185,6 +186,7 @@ def _run(connection: Connection, revision: str) -> None:
     if not down:
         for _ in range(2):  # One that another database's migration makes at the same moment is there the next time.
             connection.exec_driver_sql(SERVICE_ROLE.read_text())
+        connection.exec_driver_sql(FUNCTION_RIGHTS.read_text())
     connection.execute(text(plans))
     current = current_revision(connection)
     if current is not None and connection.scalar(text(HAS_SERVED)):

@@ -198,6 +198,27 @@ def test_functions_of_the_owner_are_these_and_nobody_elses(walled: Service, data
         assert "pg_temp" in row["settings"]
 
 
+def test_who_may_read_the_tables_may_search_and_nobody_else_and_each_migrate_sees_to_it(
+    database_url: str, tmp_path: Path
+) -> None:
+    url = new_database(database_url)
+    migrate_now(url)
+    reader, stranger = (f"{kind}_{tmp_path.parent.name.replace('-', '_')}" for kind in ("reader", "stranger"))
+    try:
+        query(
+            url, f"CREATE ROLE {reader}", f"CREATE ROLE {stranger}", f"GRANT SELECT ON threads TO {reader}",
+            # As a dump leaves it that was restored without its privileges.
+            *(f"GRANT EXECUTE ON FUNCTION {name} TO PUBLIC" for name, _, _ in OF_THE_OWNER),
+        )  # fmt: skip
+        migrate_now(url)
+        for name, _, _ in OF_THE_OWNER:
+            may = f"SELECT has_function_privilege($r${{}}$r$, '{name}'::regproc, 'EXECUTE') AS may"
+            assert statistics(url, may.format(reader))[0]["may"], name
+            assert not statistics(url, may.format(stranger))[0]["may"], name
+    finally:
+        query(url, *(f"DROP OWNED BY {role}; DROP ROLE {role}" for role in (reader, stranger)))
+
+
 def test_what_is_found_by_an_index_is_found_by_it_behind_the_wall(
     service_env: dict[str, str], empty_database_url: str
 ) -> None:

@@ -3,7 +3,6 @@
 DO $function$
 DECLARE
     t regclass;
-    f regprocedure;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'everthread_service') THEN
         CREATE ROLE everthread_service NOLOGIN NOSUPERUSER NOBYPASSRLS;
@@ -20,13 +19,6 @@ BEGIN
             AND NOT has_table_privilege('everthread_service', c.oid, 'DELETE')
     LOOP
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO everthread_service', t);
-    END LOOP;
-    -- Those of row-level security's owner_functions.sql, which are not everybody's.
-    FOR f IN SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = 'public'::regnamespace AND p.prosecdef
-            AND NOT has_function_privilege('everthread_service', p.oid, 'EXECUTE')
-    LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO everthread_service', f);
     END LOOP;
 EXCEPTION
     WHEN insufficient_privilege THEN NULL;
