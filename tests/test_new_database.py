@@ -12,6 +12,11 @@ from tests.service import Emulator, Service
 THREADS = 160
 TURNS = 5000
 
+ROWS_READ = """
+SELECT coalesce(sum(idx_tup_read), 0) + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables) AS rows
+FROM pg_stat_user_indexes
+"""
+
 
 def statistics(url: str, statement: str) -> list[asyncpg.Record]:
     async def run() -> list[asyncpg.Record]:
@@ -80,11 +85,7 @@ def test_forgetting_reads_what_it_deletes_and_not_every_other_thread(
     purge = service.http.delete("/users/ada/data").json()
     while service.http.get(f"/purges/{purge['id']}").json()["status"] != "completed":
         pass
-    read = statistics(
-        empty_database_url,
-        """SELECT coalesce(sum(idx_tup_read), 0) + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables)
-        AS rows FROM pg_stat_user_indexes""",
-    )
+    read = statistics(empty_database_url, ROWS_READ)
     # 60 turns in 3 threads, with their items, calls and records.
     assert 0 < read[0]["rows"] < 10_000
     service.stop()

@@ -15,17 +15,12 @@ from app.schema import metadata
 from tests.databases import migrate_now, new_database, query
 from tests.service import Process, Service, eventually
 from tests.tenants import Tenant
-from tests.test_new_database import statistics
+from tests.test_new_database import ROWS_READ, statistics
 
 pytestmark = pytest.mark.skipif("TEST_CITUS_NODES" in os.environ, reason="a cluster has no second wall")
 
 TABLES = [table.name for table in metadata.sorted_tables if "project_id" in table.columns]
 OTHERS = 20_000
-ROWS_READ = """
-SELECT coalesce(sum(idx_tup_read), 0) + (
-    SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables
-) AS rows FROM pg_stat_user_indexes
-"""
 WRITTEN = ("threads", "turns", "items", "calls", "audit_records", "api_keys", "thread_activity", "projects")
 
 

@@ -125,7 +125,7 @@ def deliveries(client: httpx2.Client, webhook: dict[str, Any], **params: Any) ->
 
 
 def an_hour_passes(database_url: str) -> None:
-    query(database_url, "UPDATE webhook_deliveries SET next_at = now() WHERE status = 'pending'")
+    query(database_url, "UPDATE webhook_deliveries SET next_at = next_at - interval '1 hour' WHERE status = 'pending'")
 
 
 def test_what_happens_is_told_signed_as_openai_signs(
