@@ -186,10 +186,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     reads = Reads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
     worker_id = new_uuid()
     nodes = Nodes(database, routed=settings.citus_routing)
+    distributed = await is_distributed(database)
+    if distributed:
+        database.groups = False
     names, users, settled = (
         Names(database, buckets),
         UserKeys(database, buckets),
-        Settled(await _settling(database, settings)),
+        Settled(_settling(settings, distributed=distributed)),
     )
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, nodes, names, users, worker_id=worker_id, lease_seconds=settings.lease_seconds)
@@ -288,9 +291,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(tracer().close)
 
 
-async def _settling(database: Database, settings: Settings) -> float | None:
+def _settling(settings: Settings, *, distributed: bool) -> float | None:
     """How long a list that is read upwards waits for open transactions. No node of a cluster sees those of all."""
-    if settings.settling_seconds is None and await is_distributed(database):
+    if settings.settling_seconds is None and distributed:
         return DISTRIBUTED_SETTLING_SECONDS
     return settings.settling_seconds
 

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Proxy:
-    """Listens on a port of its own. `executed` are the statements, in the order of their execution."""
+    """Listens on a port of its own. `executed` are the statements, in the order of their execution; `together` is how
+    many each Sync ended: those are one transaction."""
 
     def __init__(self, database_url: str) -> None:
         parsed = urlsplit(database_url)
@@ -19,6 +20,7 @@ class Proxy:
         user = f"{parsed.username or 'postgres'}:{parsed.password or ''}"
         self.url = f"postgresql://{user}@127.0.0.1:{port}{parsed.path}?ssl=disable"
         self.executed: list[str] = []
+        self.together: list[int] = []
         self._lost: str | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -53,8 +55,12 @@ class Proxy:
                     break
                 if started and (statement := connection.executes(pending[:1], pending[5:length])) is not None:
                     self.executed.append(statement)
+                    connection.unsynced += 1
                     if self._lost is not None and self._lost in statement:
                         connection.losing, self._lost = True, None
+                if started and pending[:1] == b"S" and connection.unsynced:
+                    self.together.append(connection.unsynced)
+                    connection.unsynced = 0
                 pending, started = pending[length:], True
             connection.server.sendall(data)
         _shut(connection.server)
@@ -73,6 +79,7 @@ class _Connection:
     client: socket.socket
     server: socket.socket
     losing: bool = False
+    unsynced: int = 0
     prepared: dict[bytes, str] = field(default_factory=dict)
     bound: str = ""
 

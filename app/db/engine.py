@@ -6,7 +6,7 @@ A turn's two statements go straight to asyncpg, which keeps them prepared on eac
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db import connecting, sealed, wall
+from app.db.group_commit import GroupCommit, Undone
 from app.db.sealed import CannotOpen, KeyNotAtHand
 from app.errors import DatabaseUnavailable
 
@@ -109,6 +110,10 @@ class Database:
         self._held = 0
         self._opening = 0
         self._most_held = max(1, pool_size - LEFT_TO_SESSIONS)
+        self.groups = not (pooled or row_security)
+        """Whether statements may share a transaction: not where each has one made for it, nor in a cluster, where one
+        of many shards is committed in two phases."""
+        self._groups: dict[str, GroupCommit] = {}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
@@ -123,7 +128,7 @@ class Database:
             pooled=self._pooled,
             row_security=self._row_security,
         )
-        other.load_key = self.load_key
+        other.load_key, other.groups = self.load_key, False
         return other
 
     # What a row is, its statement says: each store's functions have types for theirs (`rows.py`).
@@ -140,6 +145,27 @@ class Database:
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """Run one statement in a transaction of its own and give its rows."""
         rows: list[Any] = await self._run_opened("fetch", statement, arguments)
+        return rows
+
+    async def fetchrow_in_group(self, bucket: int, statement: str, *arguments: Any) -> Any:
+        """Run a statement that gives one row and locks rows of one bucket alone. Those that come while one is under way
+        share a transaction: see `group_commit`."""
+        if not self.groups:
+            return await self.fetchrow(statement, *arguments)
+        group = self._groups.get(statement)
+        if group is None:
+            group = self._groups[statement] = GroupCommit(statement, self.fetchrow, self._fetch_together)
+        return await group.fetchrow(bucket, arguments)
+
+    async def _fetch_together(self, statement: str, each: Sequence[tuple[Any, ...]]) -> list[Any]:
+        try:
+            rows: list[Any] = await self._run("fetchmany", statement, (each,))
+        except DatabaseUnavailable as error:
+            if isinstance(error.__cause__, UNAVAILABLE):
+                raise
+            raise Undone from error
+        except asyncpg.PostgresError as error:
+            raise Undone from error
         return rows
 
     @asynccontextmanager

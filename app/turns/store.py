@@ -147,7 +147,8 @@ class TurnStore:
         if user is not None:
             trail_key = await self._users.get_or_make(project_id, user)
         try:
-            (row,) = await self._nodes.of(bucket).fetch(
+            row = await self._nodes.of(bucket).fetchrow_in_group(
+                bucket,
                 *statements.OPEN_TURN(
                     project_id=project_id,
                     bucket=bucket,
@@ -175,7 +176,7 @@ class TurnStore:
                     address=request.origin.address,
                     created=created,
                     opened=contents.opened(salt, request.model, params, request.metadata, item_ids, data),
-                )
+                ),
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
             turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor, seal)
@@ -242,10 +243,12 @@ class TurnStore:
         if closing.replaced_model is not None:
             records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))
-        closed_at = await self._nodes.of(ids.bucket_of(turn.id)).fetchval(
+        bucket = ids.bucket_of(turn.id)
+        row = await self._nodes.of(bucket).fetchrow_in_group(
+            bucket,
             *statements.CLOSE_TURN(
                 project_id=turn.project_id,
-                bucket=ids.bucket_of(turn.id),
+                bucket=bucket,
                 thread_id=turn.thread_id,
                 turn_id=turn.id,
                 status=closing.status,
@@ -284,9 +287,9 @@ class TurnStore:
                 actions=[action for action, _, _ in records],
                 details=[detail for _, detail, _ in records],
                 contents=[content for _, _, content in records],
-            )
+            ),
         )
-        return closed_at is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
+        return row["completed_at"] is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
         """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
