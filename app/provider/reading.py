@@ -37,7 +37,8 @@ def read_json(data: bytes) -> tuple[Any, bool]:
         except orjson.JSONDecodeError:
             pass
         else:
-            return _cleaned(value) if is_deeper(data, DEEPEST) else (value, False)
+            # What has been read has an end to each beginning.
+            return _cleaned(value) if len(data) > 2 * DEEPEST and is_deeper(data, DEEPEST) else (value, False)
     try:
         value = json.loads(data.decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError) as error:
