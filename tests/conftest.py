@@ -124,6 +124,7 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
         **({"EVERTHREAD_ENCRYPT_PROJECTS": "true", "EVERTHREAD_MASTER_KEY": "44" * 32} if ENCRYPTED else {}),
         # In a Citus cluster lists would show what the tests have just written two seconds later.
         **({"EVERTHREAD_SETTLING_SECONDS": "0"} if os.environ.get("TEST_CITUS_NODES") else {}),
+        **({"EVERTHREAD_CITUS_ROUTING": "true"} if os.environ.get("TEST_CITUS_ROUTING") else {}),
     }
 
 

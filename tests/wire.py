@@ -55,7 +55,7 @@ class Proxy:
                     break
                 if started and (statement := connection.executes(pending[:1], pending[5:length])) is not None:
                     self.executed.append(statement)
-                    connection.unsynced += 1
+                    connection.unsynced += pending[:1] == b"E"
                     if self._lost is not None and self._lost in statement:
                         connection.losing, self._lost = True, None
                 if started and pending[:1] == b"S" and connection.unsynced:

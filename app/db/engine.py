@@ -111,8 +111,8 @@ class Database:
         self._opening = 0
         self._most_held = max(1, pool_size - LEFT_TO_SESSIONS)
         self.groups = not (pooled or row_security)
-        """Whether statements may share a transaction: not where each has one made for it, nor in a cluster, where one
-        of many shards is committed in two phases."""
+        """Whether statements may share a transaction: not where each has one made for it, nor through the coordinator
+        of a cluster, where one on the shards of several nodes is committed in two phases."""
         self._groups: dict[str, GroupCommit] = {}
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
@@ -128,7 +128,7 @@ class Database:
             pooled=self._pooled,
             row_security=self._row_security,
         )
-        other.load_key, other.groups = self.load_key, False
+        other.load_key = self.load_key
         return other
 
     # What a row is, its statement says: each store's functions have types for theirs (`rows.py`).
