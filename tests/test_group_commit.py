@@ -134,6 +134,25 @@ async def test_two_workers_whose_statements_meet_never_wait_for_each_other(
     await other.close()
 
 
+async def test_what_locks_rows_in_an_order_of_its_own_meets_no_group(database: Database) -> None:
+    all_at_once = """WITH locked AS (SELECT bucket, pg_sleep(0.002) FROM (
+        SELECT bucket FROM counted WHERE bucket < 8 ORDER BY bucket DESC FOR NO KEY UPDATE
+    ) AS backwards) UPDATE counted c SET n = n + 1 FROM locked WHERE c.bucket = locked.bucket RETURNING c.n"""
+
+    async def again_and_again(bucket: int) -> None:
+        for _ in range(40):
+            await database.fetchrow_in_group(bucket, LOCKED, bucket)
+
+    async def all_of_them() -> None:
+        for _ in range(20):
+            async with database.apart():
+                await database.fetch(all_at_once)
+
+    await asyncio.gather(all_of_them(), *(again_and_again(bucket) for bucket in range(8)))
+    assert await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    assert {row["n"] for row in await database.fetch("SELECT n FROM counted WHERE bucket < 8")} == {60}
+
+
 async def test_all_are_told_when_the_server_goes_away_under_them(database: Database, empty_database_url: str) -> None:
     slow = "SELECT $1::int AS bucket, pg_sleep(0.2)"
     asked = [asyncio.create_task(database.fetchrow_in_group(bucket, slow, bucket)) for bucket in range(5)]

@@ -7,7 +7,7 @@ A turn's two statements go straight to asyncpg, which keeps them prepared on eac
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -113,7 +113,7 @@ class Database:
         self.groups = not (pooled or row_security)
         """Whether statements may share a transaction: not where each has one made for it, nor through the coordinator
         of a cluster, where one on the shards of several nodes is committed in two phases."""
-        self._groups: dict[str, GroupCommit] = {}
+        self._group_commit = GroupCommit(self.fetchrow, self._fetch_together)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
@@ -152,10 +152,11 @@ class Database:
         share a transaction: see `group_commit`."""
         if not self.groups:
             return await self.fetchrow(statement, *arguments)
-        group = self._groups.get(statement)
-        if group is None:
-            group = self._groups[statement] = GroupCommit(statement, self.fetchrow, self._fetch_together)
-        return await group.fetchrow(bucket, arguments)
+        return await self._group_commit.fetchrow(bucket, statement, arguments)
+
+    def apart(self) -> AbstractAsyncContextManager[None]:
+        """Within, each of this process's statements has a transaction of its own: see `GroupCommit.apart`."""
+        return self._group_commit.apart()
 
     async def _fetch_together(self, statement: str, each: Sequence[tuple[Any, ...]]) -> list[Any]:
         try:

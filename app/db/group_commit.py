@@ -4,12 +4,14 @@ A third of what a turn costs Postgres is its commits and its ways there and back
 once, in a transaction of its own. Those that come while it is under way wait for it, and share the next transaction.
 
 None can harm another. A statement locks rows of its own bucket alone, a transaction has one of each bucket, in the
-order of the buckets: no two wait for each other. Where one fails, Postgres undoes all of its transaction, and each is
-run again by itself. Where one is held up, by a lock say, those who have waited `PATIENCE_SECONDS` go past it.
+order of the buckets: no two wait for each other. What locks rows of many buckets is done apart. Where one statement
+fails, Postgres undoes its transaction, and each is run again by itself. Where one is held up, by a lock say, those who
+have waited `PATIENCE_SECONDS` go past it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -48,34 +50,65 @@ class Waiting:
 
 
 class GroupCommit:
-    """What is under way of one statement, which gives one row and locks rows of one bucket."""
+    """What is under way at a server of statements that give one row and lock rows of one bucket."""
 
-    def __init__(self, statement: str, alone: Alone, together: Together) -> None:
+    def __init__(self, alone: Alone, together: Together) -> None:
         """
         Args:
-            alone: runs the statement in a transaction of its own, and gives its row.
-            together: runs it with each of these arguments in one transaction, and gives a row for each, in their order.
+            alone: runs a statement in a transaction of its own, and gives its row.
+            together: runs one with each of these arguments in one transaction, and gives a row for each, in order.
                 Raises `Undone` where none of it is done.
         """
-        self._statement = statement
-        self._alone = alone
-        self._together = together
-        self._under_way = 0
-        self._waiting: list[Waiting] = []
-        self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[list[Any]]] = set()
+        self.alone = alone
+        self.together = together
+        self._lines: dict[str, _Line] = {}
+        self._apart = 0
 
-    async def fetchrow(self, bucket: int, arguments: tuple[Any, ...]) -> Any:
-        """Run the statement, and give its row once it is committed.
+    async def fetchrow(self, bucket: int, statement: str, arguments: tuple[Any, ...]) -> Any:
+        """Run a statement, and give its row once it is committed.
 
         Raises:
             DatabaseUnavailable: the server is away. The statement may have been committed all the same.
         """
+        line = self._lines.get(statement)
+        if line is None:
+            line = self._lines[statement] = _Line(statement, self)
+        return await line.fetchrow(bucket, arguments)
+
+    @property
+    def most(self) -> int:
+        """How many statements may share a transaction now."""
+        return 1 if self._apart else MOST_STATEMENTS
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[None]:
+        """Within, no transaction has two statements: for what locks rows of many buckets, in an order of its own."""
+        self._apart += 1
+        try:
+            if under_way := [task for line in self._lines.values() for task in line.tasks]:
+                await asyncio.wait(under_way)
+            yield
+        finally:
+            self._apart -= 1
+
+
+class _Line:
+    """Those who wait with one statement."""
+
+    def __init__(self, statement: str, group_commit: GroupCommit) -> None:
+        self._statement = statement
+        self._of = group_commit
+        self._under_way = 0
+        self._waiting: list[Waiting] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.tasks: set[asyncio.Task[list[Any]]] = set()
+
+    async def fetchrow(self, bucket: int, arguments: tuple[Any, ...]) -> Any:
         if self._under_way:
             return await self._in_group(bucket, arguments)
         self._under_way += 1
         try:
-            return await self._alone(self._statement, *arguments)
+            return await self._of.alone(self._statement, *arguments)
         finally:
             self._ended()
 
@@ -97,7 +130,7 @@ class GroupCommit:
         if group:
             self._under_way += 1
             task = asyncio.get_running_loop().create_task(self._rows(group))
-            self._tasks.add(task)
+            self.tasks.add(task)
             task.add_done_callback(partial(self._give, group))
 
     def _taken(self) -> list[Waiting]:
@@ -106,7 +139,7 @@ class GroupCommit:
         for waiting in self._waiting:
             if waiting.row.done():
                 continue  # Nobody waits for it any more.
-            if len(taken) < MOST_STATEMENTS and waiting.bucket not in taken:
+            if len(taken) < self._of.most and waiting.bucket not in taken:
                 taken[waiting.bucket] = waiting
             else:
                 left.append(waiting)
@@ -128,19 +161,21 @@ class GroupCommit:
         """The row of each, or what it failed with."""
         if len(group) > 1:
             try:
-                return await self._together(self._statement, [waiting.arguments for waiting in group])
+                return await self._of.together(self._statement, [waiting.arguments for waiting in group])
             except Undone:
                 pass
         return [await self._by_itself(waiting) for waiting in group]
 
     async def _by_itself(self, waiting: Waiting) -> Any:
+        if waiting.row.done():
+            return None
         try:
-            return await self._alone(self._statement, *waiting.arguments)
+            return await self._of.alone(self._statement, *waiting.arguments)
         except (DatabaseUnavailable, asyncpg.PostgresError) as error:
             return error
 
     def _give(self, group: list[Waiting], task: asyncio.Task[list[Any]]) -> None:
-        self._tasks.discard(task)
+        self.tasks.discard(task)
         self._ended()
         if task.cancelled():
             for waiting in group:

@@ -4,6 +4,8 @@ A node that does not hold it any more passes the statement on: a map that is out
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
@@ -45,6 +47,14 @@ class Nodes(Background):
     def of(self, bucket: int) -> Database:
         """The connections to where a bucket lies."""
         return self._by_bucket[bucket] if self._by_bucket else self._database
+
+    @asynccontextmanager
+    async def apart(self) -> AsyncIterator[None]:
+        """`Database.apart`, of all of them."""
+        async with AsyncExitStack() as stack:
+            for each in (self._database, *self._by_place.values()):
+                await stack.enter_async_context(each.apart())
+            yield
 
     async def refresh(self) -> None:
         """Look where the buckets lie now.

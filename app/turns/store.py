@@ -362,13 +362,15 @@ class TurnStore:
             turns: project and id of each. With none, Postgres is asked all the same: that is how a worker notices that
                 it is away.
         """
-        return await self._database.fetch(
-            *statements.RENEW_LEASES(
-                lease_seconds=self._lease_seconds,
-                **_places(turns),
-                worker_id=self._worker_id,
+        # All at once, in any order, while turns among them may be closed in groups, in theirs.
+        async with self._nodes.apart():
+            return await self._database.fetch(
+                *statements.RENEW_LEASES(
+                    lease_seconds=self._lease_seconds,
+                    **_places(turns),
+                    worker_id=self._worker_id,
+                )
             )
-        )
 
     async def close_unconfirmed(self) -> None:
         """Close the turns that may have been opened without our hearing of it: the model was never asked.

@@ -28,8 +28,6 @@ DECLARE
     chain bigint;
     before bytea;
     after bytea;
-    befores bytea[] := '{}';
-    hashes bytea[] := '{}';
     who bytea;
     whence bytea;
 BEGIN
@@ -93,16 +91,12 @@ BEGIN
         chain := chain + 1;
         after := record_hash_v1(project, thread_id_, chain, at_, actions[i], turn, api_key, who, whence, details[i],
             contents[i], before);
-        befores := befores || before;
-        hashes := hashes || after;
+        INSERT INTO audit_records (project_id, bucket, chain_id, seq, at, action, turn_id, key_id, user_digest,
+                address_digest, detail, content, previous, hash)
+            VALUES (project, b, thread_id_, chain, at_, actions[i], turn, api_key, who, whence, details[i], contents[i],
+                before, after);
         before := after;
     END LOOP;
-    INSERT INTO audit_records (project_id, bucket, chain_id, seq, at, action, turn_id, key_id, user_digest,
-            address_digest, detail, content, previous, hash)
-        SELECT project, b, thread_id_, th.chain_seq + r.number, at_, r.action, turn, api_key, who, whence, r.detail,
-                r.content, r.previous, r.hash
-            FROM unnest(actions, details, contents, befores, hashes)
-                WITH ORDINALITY AS r (action, detail, content, previous, hash, number);
     -- One that ran beside another moves the head only where it still goes on from it.
     UPDATE threads t SET
         head_turn_id = CASE
