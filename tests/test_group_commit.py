@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from app.db.engine import Database
-from app.db.group_commit import MOST_STATEMENTS
+from app.db.group_commit import MOST_CHARACTERS, MOST_STATEMENTS
 from app.errors import DatabaseUnavailable
 from tests.service import Emulator, Service
 from tests.wire import Proxy
@@ -36,7 +36,8 @@ async def database(empty_database_url: str) -> AsyncIterator[Database]:
 
 
 async def say(database: Database, bucket: int, said: str | None = None) -> Any:
-    return await database.fetchrow_in_group(bucket, SAY, bucket, said or f"words of {bucket}")
+    said = said or f"words of {bucket}"
+    return await database.fetchrow_in_group(bucket, len(said), SAY, bucket, said)
 
 
 async def said(database: Database) -> list[tuple[int, str]]:
@@ -63,6 +64,13 @@ async def test_two_of_a_bucket_do_not_share_a_transaction(database: Database) ->
     assert [row["said"] for row in rows] == [f"{number}" for number in range(6)]
 
 
+async def test_one_that_writes_much_holds_up_nobody(database: Database) -> None:
+    much = "x" * (MOST_CHARACTERS + 1)
+    rows = await asyncio.gather(*(say(database, bucket, much if bucket == 3 else None) for bucket in range(8)))
+    by_transaction = [[row["transaction"] for row in rows].count(row["transaction"]) for row in rows]
+    assert by_transaction == [1, 6, 6, 1, 6, 6, 6, 6]
+
+
 async def test_what_one_is_refused_for_the_others_do_not_hear_of(database: Database) -> None:
     for wrong, error in (("bad", asyncpg.CheckViolationError), ("\0", asyncpg.CharacterNotInRepertoireError)):
         answers = await asyncio.gather(
@@ -86,7 +94,7 @@ async def test_one_that_nobody_waits_for_any_more_is_not_run(database: Database)
 
 async def test_who_goes_away_meanwhile_leaves_the_others_what_they_asked_for(database: Database) -> None:
     slow = "SELECT $1::int AS bucket, pg_sleep(0.1)"
-    asked = [asyncio.create_task(database.fetchrow_in_group(bucket, slow, bucket)) for bucket in range(5)]
+    asked = [asyncio.create_task(database.fetchrow_in_group(bucket, 1, slow, bucket)) for bucket in range(5)]
     await asyncio.sleep(0.15)  # The first has been, and the others are under way together.
     asked[2].cancel()
     answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -101,11 +109,11 @@ async def test_one_that_is_held_up_by_a_lock_holds_up_nobody_who_comes_later(
     async with asyncio.timeout(5):
         async with other.transaction():
             await other.execute("UPDATE counted SET n = 100 WHERE bucket = 1")
-            held_up = asyncio.create_task(database.fetchrow_in_group(1, LOCKED, 1))
+            held_up = asyncio.create_task(database.fetchrow_in_group(1, 1, LOCKED, 1))
             await asyncio.sleep(0.05)
             for _ in range(3):
                 rows = await asyncio.gather(
-                    *(database.fetchrow_in_group(bucket, LOCKED, bucket) for bucket in range(2, 12))
+                    *(database.fetchrow_in_group(bucket, 1, LOCKED, bucket) for bucket in range(2, 12))
                 )
             assert [row["n"] for row in rows] == [3] * 10
             assert not held_up.done()
@@ -124,7 +132,7 @@ async def test_two_workers_whose_statements_meet_never_wait_for_each_other(
         asked = []
         for worker in (database, other):
             rng.shuffle(buckets)
-            asked += [worker.fetchrow_in_group(bucket, LOCKED, bucket) for bucket in buckets]
+            asked += [worker.fetchrow_in_group(bucket, 1, LOCKED, bucket) for bucket in buckets]
         await asyncio.gather(*asked)
     # Postgres notices a deadlock after a second.
     deadlocks = await database.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
@@ -141,7 +149,7 @@ async def test_what_locks_rows_in_an_order_of_its_own_meets_no_group(database: D
 
     async def again_and_again(bucket: int) -> None:
         for _ in range(40):
-            await database.fetchrow_in_group(bucket, LOCKED, bucket)
+            await database.fetchrow_in_group(bucket, 1, LOCKED, bucket)
 
     async def all_of_them() -> None:
         for _ in range(20):
@@ -155,7 +163,7 @@ async def test_what_locks_rows_in_an_order_of_its_own_meets_no_group(database: D
 
 async def test_all_are_told_when_the_server_goes_away_under_them(database: Database, empty_database_url: str) -> None:
     slow = "SELECT $1::int AS bucket, pg_sleep(0.2)"
-    asked = [asyncio.create_task(database.fetchrow_in_group(bucket, slow, bucket)) for bucket in range(5)]
+    asked = [asyncio.create_task(database.fetchrow_in_group(bucket, 1, slow, bucket)) for bucket in range(5)]
     await asyncio.sleep(0.3)
     other = await asyncpg.connect(empty_database_url)
     await other.execute(

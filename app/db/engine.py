@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db import connecting, sealed, wall
-from app.db.group_commit import GroupCommit, Undone
+from app.db.group_commit import MOST_CHARACTERS, GroupCommit, Undone
 from app.db.sealed import CannotOpen, KeyNotAtHand
 from app.errors import DatabaseUnavailable
 
@@ -147,10 +147,14 @@ class Database:
         rows: list[Any] = await self._run_opened("fetch", statement, arguments)
         return rows
 
-    async def fetchrow_in_group(self, bucket: int, statement: str, *arguments: Any) -> Any:
+    async def fetchrow_in_group(self, bucket: int, characters: int, statement: str, *arguments: Any) -> Any:
         """Run a statement that gives one row and locks rows of one bucket alone. Those that come while one is under way
-        share a transaction: see `group_commit`."""
-        if not self.groups:
+        share a transaction: see `group_commit`.
+
+        Args:
+            characters: how much it writes, roughly.
+        """
+        if not self.groups or characters > MOST_CHARACTERS:
             return await self.fetchrow(statement, *arguments)
         return await self._group_commit.fetchrow(bucket, statement, arguments)
 

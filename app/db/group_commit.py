@@ -23,6 +23,9 @@ from app.errors import DatabaseUnavailable
 MOST_STATEMENTS = 16
 """How many statements share a transaction at most."""
 
+MOST_CHARACTERS = 65_536
+"""How much a statement may write to share one: what takes long holds up the others."""
+
 MOST_TRANSACTIONS = 4
 """How many transactions of a statement are under way at most."""
 

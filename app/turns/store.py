@@ -149,6 +149,7 @@ class TurnStore:
         try:
             row = await self._nodes.of(bucket).fetchrow_in_group(
                 bucket,
+                sum(map(len, data)),
                 *statements.OPEN_TURN(
                     project_id=project_id,
                     bucket=bucket,
@@ -244,8 +245,10 @@ class TurnStore:
             records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))
         bucket = ids.bucket_of(turn.id)
+        frames = seal.texts(frame for call in calls for frame in call.body.frames)
         row = await self._nodes.of(bucket).fetchrow_in_group(
             bucket,
+            sum(map(len, data)) + sum(map(len, frames)),
             *statements.CLOSE_TURN(
                 project_id=turn.project_id,
                 bucket=bucket,
@@ -270,7 +273,7 @@ class TurnStore:
                 data=seal.items(closing.output, data),
                 continuations=[call.continuation for call in calls],
                 urls=[call.url for call in calls],
-                frames=seal.texts(frame for call in calls for frame in call.body.frames),
+                frames=frames,
                 frame_counts=[len(call.body.frames) for call in calls],
                 refs=[ref for call in calls for ref in call.body.refs],
                 piece_digests=[piece.digest for piece in closing.pieces],
