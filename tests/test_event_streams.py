@@ -1,5 +1,6 @@
 """Server-sent events are read as the standard says, wherever they are cut; the official client is the oracle."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 
@@ -133,3 +134,36 @@ async def test_a_stream_that_speaks_fast_is_read_in_pieces_that_hold_nothing_bac
 
     assert said(gathered) == said(each)
     assert said(each).split() == ["word"] * 200
+
+
+async def test_what_has_come_in_a_pause_is_read_whole() -> None:
+    event = b'data: {"type":"response.output_text.delta","delta":"word"}\n\n'
+    chunk = b"%x\r\n%b\r\n" % (len(event), event)
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk)
+        await asyncio.sleep(0.02)
+        writer.write(chunk)  # After this one the reader pauses.
+        await asyncio.sleep(0.02)
+        writer.write(chunk * 10)
+        await asyncio.sleep(0.6)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    provider = Provider(
+        f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}",
+        "sk-tests",
+        connect_timeout_seconds=5,
+        timeout_seconds=30,
+        stall_seconds=10,
+        max_answer_bytes=10**7,
+        gather_milliseconds=500,
+    )
+    try:
+        async with provider.stream(b"{}", {}) as chunks:
+            assert [read.count(b"data:") async for read in chunks] == [1, 1, 10]
+    finally:
+        await provider.close()
+        server.close()

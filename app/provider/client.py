@@ -215,6 +215,9 @@ async def _gathered(answer: aiohttp.ClientResponse, milliseconds: int) -> AsyncI
     loop = asyncio.get_running_loop()
     speaks, resumed = False, 0.0
     while chunk := await answer.content.readany():
+        # Of what comes after a pause, aiohttp gives the first piece and keeps the rest.
+        while more := answer.content.read_nowait():
+            chunk += more
         yield chunk
         speaks = speaks or SPEECH in chunk
         now = loop.time() * 1000
