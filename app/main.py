@@ -188,7 +188,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     nodes = Nodes(database, routed=settings.citus_routing)
     distributed = await is_distributed(database)
     if distributed:
-        database.groups = False
+        database.is_coordinator()
     names, users, settled = (
         Names(database, buckets),
         UserKeys(database, buckets),

@@ -59,6 +59,9 @@ caches: among ten, a turn cost Postgres a quarter more than among four."""
 PATIENCE_SECONDS = 0.025
 """How long a statement waits for one of them before another connection is opened."""
 
+PATIENCE_OF_COORDINATORS = 0.1
+"""The same through the coordinator of a cluster, each connection to which opens some to every worker."""
+
 
 class Database:
     """The pool. Every method raises `DatabaseUnavailable` (HTTP 503) when the server is away."""
@@ -110,12 +113,18 @@ class Database:
         self._held = 0
         self._opening = 0
         self._most_held = max(1, pool_size - LEFT_TO_SESSIONS)
-        self.groups = not (pooled or row_security)
-        """Whether statements may share a transaction: not where each has one made for it, nor through the coordinator
-        of a cluster, where one on the shards of several nodes is committed in two phases."""
+        self._patience_seconds = PATIENCE_SECONDS
+        # A pooler and the wall make each statement a transaction of its own.
+        self._groups = not (pooled or row_security)
         self._group_commit = GroupCommit(self.fetchrow, self._fetch_together)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
+
+    def is_coordinator(self) -> None:
+        """Say that this is the coordinator of a cluster. It commits a transaction on the shards of several nodes in two
+        phases: statements share none.
+        """
+        self._groups, self._patience_seconds = False, PATIENCE_OF_COORDINATORS
 
     def at(self, host: str, port: int, settings: Mapping[str, str]) -> "Database":
         """As many connections to another server, with all else that the URL says."""
@@ -154,7 +163,7 @@ class Database:
         Args:
             characters: how much it writes, roughly.
         """
-        if not self.groups or characters > MOST_CHARACTERS:
+        if not self._groups or characters > MOST_CHARACTERS:
             return await self.fetchrow(statement, *arguments)
         return await self._group_commit.fetchrow(bucket, statement, arguments)
 
@@ -258,7 +267,7 @@ class Database:
             self._drop(pooled)
         if AT_HAND <= self._held < self._most_held:
             with suppress(DatabaseUnavailable):
-                handed_over = await self._wait(PATIENCE_SECONDS)
+                handed_over = await self._wait(self._patience_seconds)
                 return await self._take() if handed_over is None else handed_over
         # One at a time, once there are some: whoever waits for the new one has it soon.
         if self._held < (min(AT_HAND, self._most_held) if self._opening else self._most_held):
