@@ -18,7 +18,7 @@ from tests.service import Emulator, Service
 from tests.wire import Proxy
 
 SAY = """INSERT INTO said (bucket, said) VALUES ($1::int, $2::text)
-RETURNING said, xmin::text AS transaction, pg_backend_pid() AS pid"""
+RETURNING said, xmin::text AS transaction"""
 LOCKED = "UPDATE counted SET n = n + 1 WHERE bucket = $1::int RETURNING n"
 
 

@@ -175,9 +175,11 @@ class Database:
         try:
             rows: list[Any] = await self._run("fetchmany", statement, (each,))
         except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, UNAVAILABLE):
-                raise
-            raise Undone from error
+            cause = error.__cause__
+            # Where there was no connection to be had, none of them has a better one.
+            if isinstance(cause, asyncpg.PostgresError) and not isinstance(cause, UNAVAILABLE):
+                raise Undone from error
+            raise
         except asyncpg.PostgresError as error:
             raise Undone from error
         return rows
