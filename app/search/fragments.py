@@ -1,17 +1,29 @@
 """The places of a text that match, with what stands around them."""
 
 import html
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from heapq import merge
 
 from typing_extensions import TypedDict
 
-from app.items.lexemes import Run, runs
+from app.items.lexemes import BETWEEN, Run, folded, runs
+from app.search.matching import begins_word
 
 AROUND = 60
 """Characters shown on either side of a match."""
 
 MOST = 3
 """Fragments of a text."""
+
+LONGEST = 400
+"""Characters of a fragment between its first match's beginning and its last match's end. What matches beyond them is in
+the next fragment; a match that is longer itself is cut."""
+
+BLOCK = 1000
+"""Characters that are folded and searched at a time. Only a block with a match is cut into words."""
+
+_BLOCK = re.compile(f".{{1,{BLOCK}}}[^{BETWEEN}]*", re.DOTALL)
 
 
 class FragmentObject(TypedDict):
@@ -28,12 +40,12 @@ def fragments(text: str, asked: Sequence[Run]) -> list[FragmentObject]:
     """
     merged: list[list[tuple[int, int]]] = []
     for start, end in _matches(text, asked):
-        if merged and start - merged[-1][-1][1] < AROUND:
+        if merged and start - merged[-1][-1][1] < AROUND and end - merged[-1][0][0] <= LONGEST:
             merged[-1].append((start, end))
         elif len(merged) == MOST:
             break
         else:
-            merged.append([(start, end)])
+            merged.append([(start, min(end, start + LONGEST))])
     return [_fragment(text, places) for places in merged]
 
 
@@ -58,39 +70,43 @@ def _fragment(text: str, places: list[tuple[int, int]]) -> FragmentObject:
     }
 
 
-def _matches(text: str, asked: Sequence[Run]) -> list[tuple[int, int]]:
+def _matches(text: str, asked: Sequence[Run]) -> Iterator[tuple[int, int]]:
+    """Yield the matches from the text's beginning on, without overlaps. The work ends where the caller stops."""
     spaced = tuple(run.text for run in asked if run.spaced)
     unspaced = [run.text for run in asked if not run.spaced]
-    found: list[tuple[int, int]] = []
-    for run in runs(text):
-        if run.spaced:
-            if spaced and run.text.startswith(spaced):
-                found.append((run.start, run.end))
-        elif len(run.text) == run.end - run.start:
-            found += [
-                (run.start + place, run.start + place + len(part))
-                for part in unspaced
-                for place in _places(run.text, part)
-            ]
-        elif any(part in run.text for part in unspaced):
-            found.append((run.start, run.end))  # Folding has changed the length: the whole run is shown.
-    return _joined(sorted(found))
+    wanted = re.compile("|".join([*map(begins_word, spaced), *map(re.escape, unspaced)]))
+    for block in _BLOCK.finditer(text):
+        if wanted.search(folded(block[0])) is None:
+            continue
+        for run in runs(block[0]):
+            start, end = block.start() + run.start, block.start() + run.end
+            if run.spaced:
+                if spaced and run.text.startswith(spaced):
+                    yield start, end
+            elif len(run.text) == run.end - run.start:
+                for place, until in _joined(merge(*(_places(run.text, part) for part in unspaced))):
+                    yield start + place, start + until
+            elif any(part in run.text for part in unspaced):
+                yield start, end  # Folding has changed the length: the whole run is shown.
 
 
-def _places(text: str, part: str) -> list[int]:
-    places, place = [], text.find(part)
+def _places(text: str, part: str) -> Iterator[tuple[int, int]]:
+    place = text.find(part)
     while place >= 0:
-        places.append(place)
+        yield place, place + len(part)
         place = text.find(part, place + len(part))
-    return places
 
 
-def _joined(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Overlapping places as one."""
-    joined: list[tuple[int, int]] = []
+def _joined(places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield overlapping places as one."""
+    joined: tuple[int, int] | None = None
     for start, end in places:
-        if joined and start < joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        if joined is None:
+            joined = (start, end)
+        elif start < joined[1] and end - joined[0] <= LONGEST:
+            joined = (joined[0], max(end, joined[1]))
         else:
-            joined.append((start, end))
-    return joined
+            yield joined
+            joined = (max(start, joined[1]), end)
+    if joined is not None:
+        yield joined

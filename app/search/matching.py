@@ -40,14 +40,19 @@ class Matcher:
 def _pattern(term: Term) -> re.Pattern[str]:
     """A pattern for folded texts. What is looked for stands first in it, for `re` is quick with that."""
     first, *others = term.runs
-    found = re.escape(first.text)
-    pattern = f"{found}(?<!{_IN_WORD}{found})" if first.spaced else found
+    pattern = begins_word(first.text) if first.spaced else re.escape(first.text)
     before = first
     for run in others:
         rest = f"{_IN_WORD}*" if before.spaced and not term.exact else ""
         pattern += f"{rest}[{BETWEEN}]{'+' if before.spaced and run.spaced else '*'}" + re.escape(run.text)
         before = run
     return re.compile(pattern + (f"(?!{_IN_WORD})" if term.exact and before.spaced else ""))
+
+
+def begins_word(word: str) -> str:
+    """Return a pattern for a word, or the beginning of one, in a folded text."""
+    found = re.escape(word)
+    return f"{found}(?<!{_IN_WORD}{found})"
 
 
 def _nearest(one: list[int], other: list[int]) -> int:

@@ -1,5 +1,6 @@
 """Searching a project's threads."""
 
+import asyncio
 import base64
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,11 +21,23 @@ from app.items.shapes import text_of
 from app.projects.auth import Caller
 from app.sealing import at_rest
 from app.search import store
-from app.search.fragments import FragmentObject, fragments
+from app.search.fragments import MOST, FragmentObject, fragments
 from app.search.matching import Matcher
 from app.search.store import Filters
 
 TITLE_WEIGHT = 2.0
+
+MOST_TERMS = 32
+"""Words and phrases of a query."""
+
+MOST_WORDS = 64
+"""Words of a query, those of its phrases too. In a script without spaces, each pair of characters counts as a word."""
+
+SHOWN_AT_ONCE = 5
+"""Hits whose messages are held at a time."""
+
+LOOKED_THROUGH = 10_000_000
+"""Characters of a page's messages that are looked through for fragments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +85,17 @@ class Search:
         """One page of hits, best first.
 
         Raises:
-            BadRequest: nothing of what is asked can be searched for, or the cursor is none of ours.
+            BadRequest: nothing of what is asked can be searched for, it has too many words, or the cursor is none of
+                ours.
         """
         terms = lexemes.terms(asked)
+        if len(terms) > MOST_TERMS or sum(len(lexemes.asked(run)) for term in terms for run in term.runs) > MOST_WORDS:
+            raise BadRequest(
+                f"'q' has more than {MOST_TERMS} words and phrases, or more than {MOST_WORDS} words in all (of "
+                "Chinese, Japanese and other scripts without spaces: pairs of characters). Ask for fewer.",
+                param="q",
+                code="too_many_words",
+            )
         if at_rest.sealer().key is not None:
             # Of a sealed word, nobody can ask for the beginning.
             terms = [replace(term, exact=True) for term in terms]
@@ -97,10 +118,20 @@ class Search:
         turn_ids = [hit.id for hit in hits if hit.role != "title"]
         rows = await store.turns(self._database, project_id, turn_ids)
         rows |= await store.threads(self._database, project_id, [hit.id for hit in hits if hit.role == "title"])
-        said = await store.said(self._database, project_id, turn_ids)
         marked = [run for term in terms if not term.excluded for run in term.runs]
-        # What has been deleted since it was found is no hit.
-        return [_hit(hit, rows[hit.id], said.get(hit.id, []), marked, bound) for hit in hits if hit.id in rows]
+        shown: list[HitObject] = []
+        left = LOOKED_THROUGH
+        for at in range(0, len(hits), SHOWN_AT_ONCE):
+            some = hits[at : at + SHOWN_AT_ONCE]
+            said = await store.said(self._database, project_id, [hit.id for hit in some if hit.role != "title"])
+            for hit in some:
+                if hit.id not in rows:
+                    continue  # What has been deleted since it was found is no hit.
+                texts = _texts(hit, rows[hit.id], said.get(hit.id, []), left)
+                left -= sum(map(len, texts))
+                found = await asyncio.to_thread(_fragments, texts, marked)
+                shown.append(_hit(hit, rows[hit.id], found, bound))
+        return shown
 
 
 async def _hits(database: Database, project_id: UUID, terms: list[lexemes.Term], filters: Filters) -> list[Hit]:
@@ -108,25 +139,48 @@ async def _hits(database: Database, project_id: UUID, terms: list[lexemes.Term],
     wanted, matcher = [term for term in terms if not term.excluded], Matcher(terms)
     ranks: dict[tuple[UUID, str], float] = {}
 
-    def look_at(found: list[store.Text], weight: float) -> None:
+    async def look_at(found: list[store.Text], weight: float) -> None:
+        # Beside the loop: it is pure matching, whose amount `store.texts` bounds.
+        await asyncio.to_thread(rank_all, found, weight)
+
+    def rank_all(found: list[store.Text], weight: float) -> None:
         for each in found:
             rank = matcher.rank(each.text)
             if rank is not None:
                 ranks[each.id, each.role] = max(rank * weight, ranks.get((each.id, each.role), 0))
 
     if "title" in filters.roles:
-        look_at(await store.titles(database, project_id, wanted, filters), TITLE_WEIGHT)
+        await look_at(await store.titles(database, project_id, wanted, filters), TITLE_WEIGHT)
     if set(filters.roles) != {"title"}:
         async for found in store.texts(database, project_id, wanted, filters):
-            look_at(found, 1)
+            await look_at(found, 1)
     return [Hit(rank, id_, role) for (id_, role), rank in ranks.items()]
 
 
-def _hit(
-    hit: Hit, row: store.FoundRow, said: list[dict[str, Any]], marked: list[lexemes.Run], bound: datetime
-) -> HitObject:
+def _texts(hit: Hit, row: store.FoundRow, said: list[dict[str, Any]], left: int) -> list[str]:
+    """Return the texts of a hit that fragments are taken from, no more than `left` characters of them."""
+    found: list[str] = []
+    for text in (
+        [row["title"] or ""] if hit.role == "title" else (text_of(m) for m in said if m.get("role") == hit.role)
+    ):
+        if left <= 0:
+            break
+        found.append(text[: min(left, lexemes.LONGEST_TEXT)])
+        left -= len(found[-1])
+    return found
+
+
+def _fragments(texts: list[str], marked: list[lexemes.Run]) -> list[FragmentObject]:
+    found: list[FragmentObject] = []
+    for text in texts:
+        found += fragments(text, marked)[: MOST - len(found)]
+        if len(found) == MOST:
+            break
+    return found
+
+
+def _hit(hit: Hit, row: store.FoundRow, found: list[FragmentObject], bound: datetime) -> HitObject:
     titled = hit.role == "title"
-    text = row["title"] or "" if titled else "\n".join(text_of(item) for item in said if _said_by(hit.role, item))
     return {
         "id": _encoded(Cursor(bound, hit.rank, hit.id, hit.role)),
         "object": "search.result",
@@ -137,12 +191,8 @@ def _hit(
         "role": hit.role,
         "score": hit.rank,
         "created_at": int(row["created_at"].timestamp()),
-        "fragments": fragments(text, marked),
+        "fragments": found,
     }
-
-
-def _said_by(role: str, item: dict[str, Any]) -> bool:
-    return item.get("role") == role
 
 
 def _encoded(cursor: Cursor) -> str:

@@ -17,13 +17,15 @@ from app.sealing import at_rest
 CANDIDATES = 2000
 """Of what may match, so many of the newest are looked at: a word that stands everywhere costs no more than that."""
 
-MOST_BYTES = 16_000_000
-"""... and no more than so many bytes of it, as they are stored."""
+MOST_CHARACTERS = 16_000_000
+"""... and no more than so many characters of it: of as many words as `WORDS_AT_ONCE`, fewer in proportion for more."""
+
+WORDS_AT_ONCE = 4
 
 TIME_DIGITS = (6, 5, 4)
 """Of the hex digits of a turn's id, so many are a lexeme of its messages: 2^24, 2^28 and 2^32 milliseconds."""
 
-BATCH = 100
+BATCH = 50
 """Texts that are held at a time."""
 
 # Both are in migrations/sql/owner_functions.sql.
@@ -97,13 +99,14 @@ async def texts(
 ) -> AsyncIterator[list[Text]]:
     """The messages that may match, newest first, some at a time."""
     found = await _newest(database, project_id, wanted, filters)
-    bytes_left = MOST_BYTES
-    while found and bytes_left > 0:
+    left = float(MOST_CHARACTERS)
+    while found and left > 0:
         some, found = found[:BATCH], found[BATCH:]
-        bytes_left -= sum(row["size"] for row in some)
         columns = [[row[name] for row in some] for name in ("bucket", "id", "position")]
         # What has been deleted since the look-up is not there.
-        yield [_text(row) for row in await database.fetch(TEXTS, project_id, *columns)]
+        read = [_text(row) for row in await database.fetch(TEXTS, project_id, *columns)]
+        left -= sum(len(each.text) for each in read) * max(1.0, len(wanted) / WORDS_AT_ONCE)
+        yield read
 
 
 def _text(row: Any) -> Text:
