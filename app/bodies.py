@@ -4,19 +4,26 @@ import asyncio
 import hashlib
 import zlib
 from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import orjson
 from fastapi import Request
 from fastapi.responses import Response
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
-from app.nesting import is_deeper
+from app.nesting import Excess, excess
 from app.services import services
 from app.settings import Connected
 
 Model = TypeVar("Model", bound=BaseModel)
+Element = TypeVar("Element")
+
+ListOf = Annotated[list[Element], Field(fail_fast=True)]
+"""A list of a body, checked up to its first wrong element: an error about each costs more than the list itself."""
+
+MOST_FIELDS = 500
+"""Fields of a body, or of an object in one, whose names are checked, known or not."""
 
 JSON_TYPE = "application/json"
 
@@ -25,6 +32,11 @@ class Body(BaseModel):
     """What a client sends: of the very types that are said, and without fields that are not."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few(cls, value: Any) -> Any:
+        return few_fields(value)
 
 
 class Changes(Body):
@@ -35,6 +47,13 @@ class Changes(Body):
         if not self.model_fields_set:
             raise ValueError(f"send at least one of {', '.join(type(self).model_fields)}")
         return self
+
+
+def few_fields(value: Any) -> Any:
+    """Return the value. Raises ValueError for an object of too many fields: an error about each is expensive."""
+    if isinstance(value, dict) and len(value) > MOST_FIELDS:
+        raise ValueError(f"has more than {MOST_FIELDS} fields")
+    return value
 
 
 def _whole(value: Any) -> Any:
@@ -101,26 +120,33 @@ async def json_object(request: Request) -> dict[str, Any]:
 
     Raises:
         BodyTooLarge: over `max_body_bytes`, or the project's limit.
-        BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
+        BadRequest: not UTF-8, not JSON, not an object, nested too deep, of too many values, or with a NUL character.
     """
     raw = await body_of(request, getattr(request.state, "most_bytes", None))
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
-    return parsed(raw, services(request)[Connected].max_json_depth)
+    return parsed(raw, services(request)[Connected])
 
 
-def parsed(raw: bytes, max_depth: int) -> dict[str, Any]:
+def parsed(raw: bytes, settings: Connected) -> dict[str, Any]:
     """A body, or a message, as the object that it is.
 
     Raises:
-        BadRequest: not UTF-8, not JSON, not an object, nested too deep, or with a NUL character.
+        BadRequest: not UTF-8, not JSON, not an object, nested too deep, of too many values, or with a NUL character.
     """
-    if is_deeper(raw, max_depth):
-        raise BadRequest(
-            f"The request body is nested more than {max_depth} levels deep. Flatten it.",
-            code="nesting_too_deep",
-        )
+    match excess(raw, values=settings.max_json_values, levels=settings.max_json_depth):
+        case Excess.LEVELS:
+            raise BadRequest(
+                f"The request body is nested more than {settings.max_json_depth} levels deep. Flatten it.",
+                code="nesting_too_deep",
+            )
+        case Excess.VALUES:
+            raise BadRequest(
+                f"The request body has more than {settings.max_json_values} JSON values. Send it in parts, or have "
+                "EVERTHREAD_MAX_JSON_VALUES raised.",
+                code="too_many_values",
+            )
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -200,8 +226,15 @@ def _too_large(limit: int) -> BodyTooLarge:
     )
 
 
+LONGEST_PATH = 200
+"""Characters of a path that an error names."""
+
+
 def _find_nul(value: Any) -> str | None:
-    """The path of the first string (or key) that holds a NUL character."""
+    """Return the path of a string (or key) that holds a NUL character.
+
+    A path that is already longer than an error shows does not grow: the work does not depend on the length of keys.
+    """
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:
         where, found = stack.pop()
@@ -209,11 +242,15 @@ def _find_nul(value: Any) -> str | None:
             if "\0" in found:
                 return where
         elif isinstance(found, list):
-            stack.extend((f"{where}[{index}]", element) for index, element in enumerate(found))
+            stack.extend((_inner(where, f"[{index}]"), element) for index, element in enumerate(found))
         elif isinstance(found, dict):
             for key, element in found.items():
-                inner = f"{where}.{key}" if where else key
+                inner = _inner(where, f".{key[:LONGEST_PATH]}" if where else key[:LONGEST_PATH])
                 if "\0" in key:
                     return inner.replace("\0", "\\u0000")
                 stack.append((inner, element))
     return None
+
+
+def _inner(where: str, part: str) -> str:
+    return where if len(where) > LONGEST_PATH else where + part

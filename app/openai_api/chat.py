@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
-from app.bodies import JSON_TYPE, checked, json_object
+from app.bodies import JSON_TYPE, ListOf, checked, json_object
 from app.describing import EVENTS, OF_A_MODEL, described
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import asks_of
@@ -36,7 +36,7 @@ class ChatCreate(BaseModel):
     )
 
     model: str = Field(min_length=1)
-    messages: list[dict[str, Any]] = Field(min_length=1)
+    messages: ListOf[dict[str, Any]] = Field(min_length=1)
 
 
 class ChatCompletion(TypedDict):

@@ -133,7 +133,7 @@ class _Connection:
         """Let a message wait for its lane."""
         stream_id: str | None = None
         try:
-            event = parsed(message, self._services[Connected].max_json_depth)
+            event = parsed(message, self._services[Connected])
             stream_id = _stream_id(event)
             if event.get("type") != "response.create":
                 raise BadRequest(

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE, Body, Changes
+from app.bodies import WHOLE, Body, Changes, ListOf, few_fields
 from app.db import ids
 from app.projects.keys import Scope, key_id
 from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
@@ -41,10 +41,10 @@ class SettingsPatch(Changes):
 
     archived: bool | None = None
     """True: none of its keys is taken any more; what it holds stays."""
-    aliases: dict[ModelName, ModelName] | None = None
-    models: list[ModelName] | None = None
+    aliases: Annotated[dict[ModelName, ModelName], BeforeValidator(few_fields)] | None = None
+    models: ListOf[ModelName] | None = None
     """null: any."""
-    origins: list[Origin] | None = None
+    origins: ListOf[Origin] | None = None
     limits: Limits | None = None
     key_limits: KeyLimits | None = None
     user_limits: UserLimits | None = None

@@ -7,10 +7,13 @@ from typing import Any
 
 import orjson
 
-from app.nesting import is_deeper
+from app.nesting import Excess, excess
 
 DEEPEST = 100
 """Levels of nesting; what lies deeper is left out."""
+
+MOST_VALUES = 200_000
+"""Values in an answer, or in an event of a stream."""
 
 TOO_DEEP = "[nested too deep]"
 
@@ -29,16 +32,19 @@ def read_json(data: bytes) -> tuple[Any, bool]:
         The value, and whether something of it could not be kept as it came.
 
     Raises:
-        NotJSON: there is nothing to be read.
+        NotJSON: there is nothing to be read, or it has more than `MOST_VALUES` values.
     """
+    # A text this short cannot be too deep, nor have too many values.
+    exceeded = excess(data, values=MOST_VALUES, levels=DEEPEST) if len(data) > 2 * DEEPEST else None
+    if exceeded is Excess.VALUES:
+        raise NotJSON(f"it has more than {MOST_VALUES} values")
     if b"\\u0000" not in data:
         try:
             value = orjson.loads(data)
         except orjson.JSONDecodeError:
             pass
         else:
-            # What has been read has an end to each beginning.
-            return _cleaned(value) if len(data) > 2 * DEEPEST and is_deeper(data, DEEPEST) else (value, False)
+            return (value, False) if exceeded is None else _cleaned(value)
     try:
         value = json.loads(data.decode("utf-8", "replace"), strict=False)
     except (ValueError, RecursionError) as error:

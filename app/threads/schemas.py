@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE, Body
+from app.bodies import WHOLE, Body, few_fields
 from app.chain.context import Context, ContextObject
 from app.db import ids
 from app.describing import ErrorFields
@@ -35,7 +35,7 @@ Ttl = Annotated[int, Field(ge=60, le=315_360_000), WHOLE]
 # OpenAI's limits: 16 pairs, keys of 64 and values of 512 characters.
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16), BeforeValidator(few_fields)]
 
 
 _TURN_ID: dict[str, Any] = {"type": "string", "pattern": ids.pattern(ids.TURN_PREFIXES)}

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
-from app.bodies import WHOLE, Body
+from app.bodies import WHOLE, Body, ListOf
 from app.db import ids
 from app.threads.schemas import Metadata, Name, Title, User
 
@@ -44,7 +44,7 @@ class TurnRecord(Body):
     model: str
     params: dict[str, Any]
     metadata: Metadata
-    ignored: list[str]
+    ignored: ListOf[str]
     created_at: Seconds
     completed_at: Seconds
     response: dict[str, Any] | None
@@ -52,7 +52,7 @@ class TurnRecord(Body):
     error: dict[str, Any] | None
     incomplete_details: dict[str, Any] | None
     response_id: str | None
-    items: list[ItemRecord]
+    items: ListOf[ItemRecord]
 
     @model_validator(mode="after")
     def _has_what_its_end_leaves(self) -> "TurnRecord":
@@ -71,7 +71,7 @@ class CompactionRecord(Body):
     turn_id: TurnId
     model: str
     text: str = Field(min_length=1)
-    kept_items: list[str]
+    kept_items: ListOf[str]
     covered_turns: Annotated[int, Field(ge=1, le=2**31 - 1), WHOLE]
     covered_tokens: Annotated[int, Field(ge=0, le=2**53), WHOLE]
     tokens: Annotated[int, Field(ge=0, le=2**31 - 1), WHOLE]
@@ -92,8 +92,8 @@ class ThreadRecord(Body):
     head_id: TurnId | None
     forked_turn_id: TurnId | None = None
     """The last turn that it shares with another thread. That turn, and those before it, are among the turns."""
-    turns: list[TurnRecord]
-    compactions: list[CompactionRecord] = Field(default_factory=list)
+    turns: ListOf[TurnRecord]
+    compactions: ListOf[CompactionRecord] = Field(default_factory=list)
 
 
 def thread_uuid(value: str) -> UUID:

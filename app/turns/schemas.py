@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.bodies import WHOLE, Body, checked
+from app.bodies import WHOLE, Body, ListOf, checked
 from app.db import ids
 from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
@@ -110,9 +110,9 @@ class TurnCreate(BaseModel):
     background: bool | None = None
     store: bool | None = None
     metadata: Metadata | None = None
-    tools: list[Tool] | None = None
+    tools: ListOf[Tool] | None = None
     reasoning: Reasoning | None = None
-    include: list[str] | None = None
+    include: ListOf[str] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -121,7 +121,7 @@ class TurnCreate(BaseModel):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     seed: Annotated[int, WHOLE] | None = None
-    stop: str | list[str] | None = None
+    stop: str | ListOf[str] | None = None
     enable_thinking: bool | None = None
     thinking_budget: Annotated[int, Field(ge=0), WHOLE] | None = None
     max_output_tokens: Annotated[int, Field(ge=16), WHOLE] | None = None
@@ -130,7 +130,7 @@ class TurnCreate(BaseModel):
     max_tool_calls: Annotated[int, Field(ge=1), WHOLE] | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    context_management: list[ContextManagement] | None = None
+    context_management: ListOf[ContextManagement] | None = None
     parallel_tool_calls: bool | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     text: TextOptions | None = None
