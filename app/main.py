@@ -40,6 +40,7 @@ from app.history.feedback import Feedbacks
 from app.history.forks import Forks
 from app.history.service import History
 from app.history.shares import Shares
+from app.killable import Killable
 from app.limits.service import RateLimits
 from app.logs import configure
 from app.memory import routes as memory_routes
@@ -212,8 +213,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     titles = Titles(database, names, accounts, settings)
     limits = RateLimits(cache, database, models, workers=settings.workers)
     hours = TurnHours(database)
+    killable = Killable()
     runner = Runner(
-        store, accounts, live_ids, event_log, spool, signals, reader, compactions, titles, limits, hours, settings
+        store,
+        accounts,
+        live_ids,
+        event_log,
+        spool,
+        signals,
+        reader,
+        compactions,
+        titles,
+        limits,
+        hours,
+        killable,
+        settings,
     )
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, content_keys, lease_seconds=settings.lease_seconds)
@@ -269,6 +283,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Feedbacks(database, turns, store, settled),
         Shares(database, turns, store, content_keys),
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
+        killable,
     )  # fmt: skip
     provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.
@@ -284,6 +299,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for work in background:
             await work.stop()
         await titles.stop()
+        await killable.stop()
         await accounts.close()
         await cache.close()
         await nodes.close()

@@ -45,6 +45,7 @@ ORDER = (
         "metrics",
         "capacity",
         "nesting",
+        "killable",
         "services",
         "settings",
         "errors",

@@ -2,13 +2,16 @@
 
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from app.provider.structured import fault
+from app.killable import Killable
+from app.provider import json_schema
+from app.provider.structured import check
 from tests.service import Emulator, Service
 
 SCHEMA = {
@@ -129,9 +132,14 @@ def test_a_tool_call_is_not_held_against_a_schema(service: Service, emulator: Em
         {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
     ],
 )
-def test_a_schema_of_any_kind_harms_nobody(schema: dict[str, Any]) -> None:
+async def test_a_schema_that_cannot_be_applied_is_said_to_be_unchecked(schema: dict[str, Any]) -> None:
     params = {"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
-    fault(params, json.dumps("a" * 40 + "!"))
+    killable = Killable()
+    found = await check(params, json.dumps("a" * 40 + "!"), uuid4(), killable)
+    await killable.stop()
+    assert found.fits is None
+    assert found.fault is not None
+    assert found.fault.startswith("not checked: ")
 
 
 json_values = st.recursive(
@@ -143,4 +151,4 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["type", "properties", "items", "$ref", "enum", "required"]), json_values))
 def test_any_schema_is_checked_or_passed_over(schema: dict[str, Any]) -> None:
-    fault({"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}, '{"a": [1, "b"]}')
+    json_schema.check(schema, '{"a": [1, "b"]}')

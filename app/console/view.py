@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from app.console import markdown, session
+from app.console import session
 from app.console.api import Api, Refused
 from app.console.words import Words, language_of, words
 from app.projects.auth import Grant
@@ -45,7 +45,7 @@ def _machine(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-_templates.filters |= {"moment": _moment, "machine": _machine, "markdown": markdown.rendered}
+_templates.filters |= {"moment": _moment, "machine": _machine}
 
 
 @dataclass(frozen=True, slots=True)

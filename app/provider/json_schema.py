@@ -1,30 +1,44 @@
-"""A value against a schema that somebody has sent: nothing is fetched for it, and nothing hangs on it."""
+"""Answers checked against a schema that a client has sent. No reference is fetched.
 
+The cost has no bound that the size of the schema tells (`allOf` and `$ref` double it with each level, a pattern can
+backtrack for ever), so that this runs in a process that can be killed (`app/killable.py`).
+"""
+
+import re
+from itertools import islice
 from typing import Any
 
+import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError, best_match
-from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+MOST_FAULTS = 50
+"""Faults of an answer of which the most telling is chosen."""
 
-def fault(schema: dict[str, Any], value: Any) -> str | None:
-    """What does not fit, and where; None if all does, or the schema is none that can be checked against."""
+LONGEST_FAULT = 500
+"""Characters: a message of the validator quotes the value."""
+
+
+def check(schema: dict[str, Any], text: str) -> tuple[str | None, str | None]:
+    """Return why a text does not fit a schema, and why it cannot be checked; None for each that does not apply."""
     try:
-        Draft202012Validator.check_schema(schema)
-        found = best_match(_Validator(schema, registry=Registry()).iter_errors(value))
-    except (SchemaError, Unresolvable, RecursionError):
-        return None
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        return f"it is not JSON: {error}"[:LONGEST_FAULT], None
+    try:
+        Draft202012Validator.check_schema(schema, format_checker=None)
+        found = best_match(islice(Draft202012Validator(schema, registry=Registry()).iter_errors(value), MOST_FAULTS))
+    except SchemaError as error:
+        return None, f"the schema is not valid: {error.message}"[:LONGEST_FAULT]
+    except Unresolvable as error:
+        return None, f"a reference in the schema leads nowhere: {error}"[:LONGEST_FAULT]
+    except re.error as error:
+        return None, f"a pattern in the schema is not valid: {error}"[:LONGEST_FAULT]
+    except RecursionError:
+        return None, "the schema refers to itself without an end"
     if found is None:
-        return None
+        return None, None
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in found.absolute_path).lstrip(".")
-    return f"{where or 'the whole'}: {found.message}"
-
-
-def _unlooked_at(*_: object) -> None:
-    return None
-
-
-# Who writes a pattern could hold the service up with it.
-_Validator = extend(Draft202012Validator, {"pattern": _unlooked_at, "patternProperties": _unlooked_at})
+    return f"{where or 'the whole'}: {found.message}"[:LONGEST_FAULT], None

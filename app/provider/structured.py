@@ -5,12 +5,23 @@ So the model is asked in words, and its answer is looked at: one that does not f
 headers say that the format was prompted, and its response whether it fits.
 """
 
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import orjson
 
-LONGEST_FAULT = 500
-"""Characters: a message of the validator's quotes the value."""
+from app.killable import GivenUp, Killable
+from app.nesting import excess
+from app.provider.reading import DEEPEST, MOST_VALUES
+
+CHECK = "app.provider.json_schema:check"
+
+LONGEST_SCHEMA = 200_000
+"""Bytes of a schema; it is sent to the model, too. OpenAI takes 120,000 characters of names and values."""
+
+MOST_OF_SCHEMA = 20_000
+"""JSON values of a schema. OpenAI takes 5,000 properties."""
 
 ASK_FOR_SCHEMA = (
     "Answer with one JSON object only, with no words and no code fence around it. It must fit this JSON Schema:"
@@ -51,29 +62,48 @@ def with_format_in_words(params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "instructions": f"{instructions}\n\n{words}" if instructions else words}
 
 
-def fault(params: dict[str, Any], text: str) -> str | None:
-    """Why an answer is not what its format asked for; None if it is, or nothing was asked for.
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether an answer fits the format that was asked for."""
 
-    A schema's own references are followed, and none that leads elsewhere: nothing is fetched. Its patterns are not
-    looked at: who writes one could hold the service up.
+    fits: bool | None
+    """None: it could not be checked."""
+    fault: str | None = None
+    """Why it does not fit, or why it was not checked."""
+
+
+async def check(params: dict[str, Any], text: str, project_id: UUID, killable: Killable) -> Check:
+    """Return whether an answer fits the format that was asked for; it does if none was.
+
+    A schema is applied in a process that can be killed: what would take too long is not checked, and said to be so.
     """
     asked = asked_format(params)
     if asked is None:
-        return None
+        return Check(fits=True)
+    schema = asked.get("schema")
+    if isinstance(schema, dict):
+        try:
+            fault, unchecked = await killable.run(project_id, CHECK, schema, text)
+        except GivenUp as error:
+            fault, unchecked = None, str(error)
+        return Check(None, f"not checked: {unchecked}") if unchecked else Check(fault is None, fault)
+    if excess(text.encode(), values=MOST_VALUES, levels=DEEPEST) is not None:
+        return Check(None, f"not checked: it has more than {MOST_VALUES} values, or {DEEPEST} levels")
     try:
         said = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        return f"it is not JSON: {error}"
-    if not isinstance(said, dict) and asked["type"] == "json_object":
-        return "it is no JSON object"
-    schema = asked.get("schema")
-    if not isinstance(schema, dict):
-        return None
-    # Loaded when something is first checked: it would cost a tenth of a second of each start.
-    from app.provider import json_schema  # noqa: PLC0415
+        return Check(fits=False, fault=f"it is not JSON: {error}")
+    return Check(fits=True) if isinstance(said, dict) else Check(fits=False, fault="it is no JSON object")
 
-    found = json_schema.fault(schema, said)
-    return None if found is None else found[:LONGEST_FAULT]
+
+def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that a client has sent. Raises ValueError for one that is larger than a schema may be."""
+    written = orjson.dumps(schema)
+    if len(written) > LONGEST_SCHEMA:
+        raise ValueError(f"the schema is larger than {LONGEST_SCHEMA} bytes")
+    if excess(written, values=MOST_OF_SCHEMA, levels=DEEPEST) is not None:
+        raise ValueError(f"the schema has more than {MOST_OF_SCHEMA} values")
+    return schema
 
 
 def ask_again(fault: str) -> str:

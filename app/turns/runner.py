@@ -16,6 +16,7 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.errors import APIError, Overloaded, TooManyRequests
 from app.items.weights import tokens
+from app.killable import Killable
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.limits.spent import spent
@@ -56,6 +57,7 @@ class Runner:
         titles: Titles,
         limits: RateLimits,
         hours: TurnHours,
+        killable: Killable,
         settings: Settings,
     ) -> None:
         self._hours = hours
@@ -63,7 +65,7 @@ class Runner:
         self._live_ids = live_ids
         self._event_log = event_log
         self._settings = settings
-        self._way = Way(store, accounts, live_ids, spool, reader, compactions, titles, settings)
+        self._way = Way(store, accounts, live_ids, spool, reader, compactions, titles, killable, settings)
         self._running: dict[UUID, Running] = {}
         self._limits = limits
         self._of_projects: Counter[UUID] = Counter()

@@ -13,6 +13,7 @@ from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sen
 from app.items.kinds import output_images
 from app.items.shapes import Item
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings, least
+from app.provider import structured
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
 from app.trail.records import Actor
@@ -43,6 +44,8 @@ class TextFormat(BaseModel):
     def _has_schema(self) -> "TextFormat":
         if self.type == "json_schema" and self.schema_ is None:
             raise ValueError("a json_schema needs its 'schema'")
+        if self.schema_ is not None:
+            structured.checked_schema(self.schema_)
         return self
 
 

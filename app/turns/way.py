@@ -27,6 +27,7 @@ from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import message
 from app.items.weights import BYTES_PER_TOKEN, added, tokens
+from app.killable import Killable
 from app.memory.compaction import Compactions, Wanted
 from app.memory.reader import Reader, within
 from app.provider import failure, structured
@@ -83,8 +84,10 @@ class Way:
         reader: Reader,
         compactions: Compactions,
         titles: Titles,
+        killable: Killable,
         settings: Settings,
     ) -> None:
+        self._killable = killable
         self._titles = titles
         self._store = store
         self._reader = reader
@@ -278,21 +281,47 @@ class Way:
         if structured.asked_format(request.params) is None or not answer.text:
             return answer  # It may call a tool first.
         again = 0
-        while (fault := await asyncio.to_thread(structured.fault, request.params, answer.text)) is not None:
+        while True:
+            check = await self._checked(running, answer)
+            if check.fits is not False or self.stopping:
+                break
             if request.streamed or again == self._settings.structured_retries or answer.status != "completed":
                 break
             log.info("an answer does not fit its format; it is asked for once more")
             again += 1
-            talk = [message("assistant", answer.text), message("user", structured.ask_again(fault))]
+            talk = [message("assistant", answer.text), message("user", structured.ask_again(check.fault or ""))]
             usage = answer.response.get("usage")
             try:
                 answer = await self._ask(running, running.with_more(talk))
             except ProviderError:
                 break  # The answer that there is, is one.
+            except asyncio.CancelledError:
+                self._keep_on(running)
+                break
             running.counted = answer.response.get("usage")
             answer.response["usage"] = added(usage, running.counted)
-        answer.response["format_check"] = {"fits": fault is None, "fault": fault, "asked_again": again}
+        answer.response["format_check"] = {"fits": check.fits, "fault": check.fault, "asked_again": again}
         return answer
+
+    async def _checked(self, running: Running, answer: Answer) -> structured.Check:
+        """Check an answer. At the end of the process it is kept unchecked: the model has given it."""
+        turn = running.turn
+        try:
+            return await structured.check(turn.request.params, answer.text, turn.project_id, self._killable)
+        except asyncio.CancelledError:
+            self._keep_on(running)
+            return structured.Check(None, "not checked: the service was stopped")
+
+    def _keep_on(self, running: Running) -> None:
+        """Withdraw a cancellation that comes from the end of the process, once there is an answer to be stored.
+
+        Raises:
+            CancelledError: the turn itself was cancelled.
+        """
+        task = asyncio.current_task()
+        if running.cancelled or not self.stopping or task is None:
+            raise asyncio.CancelledError
+        task.uncancel()
 
     async def _forget(self, running: Running) -> Body:
         """The provider does not know the id that we chained on: remember that, and rebuild."""
@@ -381,6 +410,7 @@ class Way:
 
     async def _complete(self, running: Running, answer: Answer) -> None:
         turn, request, response = running.turn, running.turn.request, answer.response
+        running.closing = True  # The model has answered: the end of the process waits until that is kept.
         if not request.family.name:
             self._tell_unlisted(request.model)
         ends = continuation.expires_at(

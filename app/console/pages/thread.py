@@ -4,16 +4,32 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from markupsafe import Markup
 from starlette.responses import Response
 
 from app.console.view import View
 from app.items.shapes import IMAGE_PARTS, fields_of, objects, string, text_of, words
+from app.killable import GivenUp, Killable
 from app.limits.spent import spent
+from app.nesting import excess
 from app.provider.models import Models
 from app.services import services
 
 TURNS = 50
 """On a page; a longer conversation is read on upwards."""
+
+MARKDOWN = "app.console.markdown:rendered"
+
+MOST_RENDERED = 1_000_000
+"""Characters of a page's texts that are rendered as Markdown; the others are shown as they are."""
+
+LONGEST_SET_OUT = 200_000
+"""Characters of JSON that is set out on lines of its own; longer JSON is shown as it is."""
+
+MOST_SET_OUT = 10_000
+"""Its values."""
+
+DEEPEST_SET_OUT = 64
 
 MOST_MAPPED = 400
 """Turns that the map of a thread shows."""
@@ -31,22 +47,25 @@ async def page(view: View) -> Response:
         shown = await _upwards(view, thread_id, last)
     else:
         shown = _shown(view, found["data"], until)
+    await _render(view, shown["turns"])
     return view.page("thread.html", thread_id=thread_id, until=until, **shown)
 
 
 async def earlier(view: View) -> Response:
     """What comes before, up to the turn that the page names."""
     thread_id = view.request.path_params["thread_id"]
-    return view.page(
-        "_turns.html", thread_id=thread_id, until=None, **await _upwards(view, thread_id, view.asked("last"))
-    )
+    shown = await _upwards(view, thread_id, view.asked("last"))
+    await _render(view, shown["turns"])
+    return view.page("_turns.html", thread_id=thread_id, until=None, **shown)
 
 
 async def turn(view: View) -> Response:
     """One turn, as it is now."""
     thread_id = view.request.path_params["thread_id"]
     found = await view.api.get(f"/threads/{thread_id}/turns/{view.request.path_params['turn_id']}")
-    return view.page("_turns.html", thread_id=thread_id, until=None, turns=[_turn(view, found, [])], earlier=None)
+    turns = [_turn(view, found, [])]
+    await _render(view, turns)
+    return view.page("_turns.html", thread_id=thread_id, until=None, turns=turns, earlier=None)
 
 
 async def about(view: View) -> Response:
@@ -67,6 +86,21 @@ async def tree(view: View) -> Response:
         if not found["has_more"]:
             break
     return view.page("tree.html", thread_id=thread_id, nodes=_mapped(turns), cut=len(turns) >= MOST_MAPPED)
+
+
+async def _render(view: View, turns: Sequence[dict[str, Any]]) -> None:
+    """Add the HTML of what was said to the parts of some turns: `html`, None where the text is to be shown as it is."""
+    parts = [part for turn in turns for part in (*turn["input"], *turn["output"]) if "html" in part]
+    left, texts = MOST_RENDERED, []
+    for part in reversed(parts):  # The newest are what the page is opened for.
+        texts.append(part["text"] if len(part["text"]) <= left else "")
+        left -= len(texts[-1])
+    try:
+        made = await services(view.request)[Killable].run(view.grant.project_id, MARKDOWN, texts)
+    except GivenUp:
+        return
+    for part, text, html in zip(reversed(parts), texts, made, strict=True):
+        part["html"] = None if html is None or text != part["text"] else Markup(html)  # noqa: S704
 
 
 async def _upwards(view: View, thread_id: str, last: str) -> dict[str, Any]:
@@ -148,12 +182,12 @@ def part(item: dict[str, Any]) -> dict[str, Any]:
         ]  # fmt: skip
         sources = [each for each in cited if each is not None]
         return {
-            "form": "message", "role": string(item.get("role")), "text": text_of(item), "pictures": pictures,
-            "sources": sources,
+            "form": "message", "role": string(item.get("role")), "text": text_of(item), "html": None,
+            "pictures": pictures, "sources": sources,
         }  # fmt: skip
     if type_ == "reasoning":
         said = [string(each.get("text")) for each in objects(item.get("summary")) + objects(item.get("content"))]
-        return {"form": "reasoning", "text": "\n\n".join(said)}
+        return {"form": "reasoning", "text": "\n\n".join(said), "html": None}
     if type_.endswith("_output"):
         output = item.get("output")
         pictures = [_picture(each) for each in objects(output) if each.get("type") in IMAGE_PARTS]
@@ -186,6 +220,8 @@ def _source(found: dict[str, Any]) -> dict[str, str] | None:
 def _pretty(value: Any) -> str:
     """JSON, set out, where it is some; else the text."""
     if isinstance(value, str):
+        if len(value) > LONGEST_SET_OUT or excess(value.encode(), values=MOST_SET_OUT, levels=DEEPEST_SET_OUT):
+            return value
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
