@@ -1,7 +1,8 @@
-"""The first door: what a connection may cost before anything is known of who is there.
+"""The HTTP/1.1 door: message framing checked as RFC 9112 requires, and bounds on an unauthenticated connection.
 
-uvicorn's protocol over httptools, with bounds: the head of a request has a largest size and a time to come in, and
-there are no more connections than files for them.
+uvicorn's protocols with bounds. The bytes of a request outside its body (head, trailers, chunk extensions), its fields,
+the time for its head, the requests in a pipeline and the connections of an address are all limited. Trailers are
+counted and discarded: they never become headers.
 """
 
 import asyncio
@@ -14,16 +15,33 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from app import capacity, metrics
 from app.settings import Settings
 
 LARGEST_HEAD_BYTES = 64 * 1024
+"""Limit on the bytes of a request outside its body: head, trailers and chunk extensions together."""
+
+LONGEST_PATH_BYTES = 8 * 1024
+"""Limit on a path, which uvicorn decodes before anything else sees it."""
+
+MOST_FIELDS = 100
+"""Limit on the fields of a request, headers and trailers together."""
+
+MOST_PIPELINED = 64
+"""Limit on the requests of a connection that wait for the one before them."""
+
+CHUNK_BYTES = 16
+"""Framing that each chunk may have uncounted: its size, and the ends of its two lines."""
+
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
+"""A Host field (RFC 9110, section 7.2): a name or an address, and a port. It may be empty."""
 
 closing = threading.Event()
 """Set when this process takes no more requests: a stream that has no end of its own ends."""
@@ -49,43 +67,86 @@ def _new_id() -> bytes:
     return b"%b%012x" % (_of_process, next(_numbers))
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The error that a request gets before its connection is closed."""
+
+    status: int
+    message: str
+    code: str
+
+
+TOO_LARGE = Refused(
+    431,
+    f"The request has more than {LARGEST_HEAD_BYTES} bytes or {MOST_FIELDS} fields outside its body. "
+    "Send fewer or shorter headers.",
+    "request_head_too_large",
+)
+
+
+class _Stopped(Exception):
+    """Raised within a callback of the parser to end its work."""
+
+
 class HttpDoor(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._head_bytes = 0
         self._in_head = True
+        self._begun = False
+        """True between the first byte of a request line and the end of its head."""
+        self._head_bytes = 0
+        """Bytes of the request outside its body, as far as whole reads show them."""
+        self._field_bytes = 0
+        """Bytes of the request target and of fields that are complete: exact, wherever reads begin and end."""
+        self._fields = 0
+        self._body_bytes = self._chunks = 0
+        """What the current read held."""
+        self._ended = False
+        """True if a request ended within the current read."""
         self._patience: asyncio.TimerHandle | None = None
         self._refused = False
+        self._refusal: Refused | None = None
         self._address: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > _bounds().connections:
-            self._refuse(503, "This server has as many connections as it can have. Try again later.", "overloaded")
+            message = "This server has as many connections as it can have. Try again later."
+            self._refuse(Refused(503, message, "overloaded"))
             return
         self._address = None if self.client is None else self.client[0]
-        if self._address is not None:
-            _connected[self._address] += 1
-            if _connected[self._address] > _bounds().per_address and not _is_trusted(self._address):
-                message = "Your address has as many connections as one may have. Use them again, or try again later."
-                self._refuse(429, message, "too_many_connections")
-                return
+        _count(self._address)
+        if (
+            self._address is not None
+            and _connected[self._address] > _bounds().per_address
+            and not _is_trusted(self._address)
+        ):
+            message = "Your address has as many connections as one may have. Use them again, or try again later."
+            self._refuse(Refused(429, message, "too_many_connections"))
+            return
         self._patience = self.loop.call_later(_bounds().head_seconds, self._give_up)
 
     def data_received(self, data: bytes) -> None:
+        while data and not self._refused and self.transport.get_protocol() is self:
+            # A head is read up to its limit and no further, so that the limit is exact.
+            room = LARGEST_HEAD_BYTES - self._head_bytes if self._in_head else len(data)
+            self._read(data[:room])
+            data = data[room:]
+
+    def _read(self, data: bytes) -> None:
+        self._body_bytes = self._chunks = 0
+        self._ended = False
+        super().data_received(data)
         if self._refused:
             return
-        if self._in_head:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if not self._in_head or self._refused:
-            return
-        if self._head_bytes > LARGEST_HEAD_BYTES:
-            message = (
-                f"The head of the request is larger than {LARGEST_HEAD_BYTES} bytes. Send fewer or shorter headers."
-            )
-            self._refuse(431, message, "request_head_too_large")
-        elif self._head_bytes and self._patience is None:
+        if self._ended:
+            self._head_bytes = 0  # What belongs to the next request is not known; its fields are counted exactly.
+        else:
+            outside_body = len(data) - self._body_bytes - CHUNK_BYTES * self._chunks
+            self._head_bytes = max(0, self._head_bytes + outside_body)
+        if self._head_bytes >= LARGEST_HEAD_BYTES + (not self._in_head):
+            self._refuse(TOO_LARGE)
+        elif self._patience is None and (self._begun or (self._in_head and self._head_bytes)):
             self._patience = self.loop.call_later(_bounds().head_seconds, self._give_up)
 
     def shutdown(self) -> None:
@@ -94,44 +155,103 @@ class HttpDoor(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
-        self._count_no_more()
+        _count_no_more(self._address)
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        # Another protocol has the connection from now on, and says nothing of its end here.
-        self._count_no_more()
+        # Another protocol has the connection from now on, and counts it.
+        _count_no_more(self._address)
         super().handle_websocket_upgrade()
 
-    def _count_no_more(self) -> None:
-        if self._address is not None:
-            _connected[self._address] -= 1
-            if not _connected[self._address]:
-                del _connected[self._address]
-            self._address = None
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def on_message_begin(self) -> None:
+        self._begun = True
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_field(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields += 1
+        self._count_field(len(name) + len(value) + 4)
+        if self._in_head:
+            super().on_header(name, value)
+
+    def _count_field(self, size: int) -> None:
+        self._field_bytes += size
+        if self._field_bytes > LARGEST_HEAD_BYTES or self._fields > MOST_FIELDS:
+            self._stop(TOO_LARGE)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        given = self._checked_head()
+        self._in_head = self._begun = False
         self._be_patient()
-        given = next((value for name, value in self.headers if name == REQUEST_ID), None)
         request_id = given if given is not None and _GOOD_ID.fullmatch(given) else _new_id()
         # What is logged for this request, and by the turn that it begins, names it.
         bind_contextvars(request_id=request_id.decode())
         before = self.cycle
         super().on_headers_complete()
-        if "path" not in self.scope:
-            return  # It becomes a WebSocket, whose protocol reads the request again.
-        # The application reads it after this: a slash at the end leads where the path without it does.
-        if len(self.scope["path"]) > 1 and self.scope["path"].endswith("/"):
-            self.scope["path"] = self.scope["path"].rstrip("/") or "/"
-        if self.cycle is not None and self.cycle is not before:  # It is an ordinary request.
+        if self.cycle is not None and self.cycle is not before:  # Not a WebSocket, whose protocol reads the head again.
             self.cycle.default_headers = [*self.cycle.default_headers, *SECURITY_HEADERS, (REQUEST_ID, request_id)]
 
+    def _checked_head(self) -> bytes | None:
+        """Return the X-Request-ID field. Stop the connection if the head breaks a rule of RFC 9112."""
+        version, hosts, codings = self.parser.get_http_version(), [], []
+        request_id: bytes | None = None
+        for name, value in self.headers:
+            if name == b"host":
+                hosts.append(value)
+            elif name == b"transfer-encoding":
+                codings.append(value.lower())
+            elif name == REQUEST_ID and request_id is None:
+                request_id = value
+        if len(self.url) > LONGEST_PATH_BYTES and len(self.url.partition(b"?")[0]) > LONGEST_PATH_BYTES:
+            message = f"The path of the request is longer than {LONGEST_PATH_BYTES} bytes. Shorten it."
+            self._stop(Refused(414, message, "request_head_too_large"))
+        if version not in ("1.0", "1.1"):
+            self._stop(Refused(505, "Only HTTP/1.1 and HTTP/1.0 are supported.", "http_version_not_supported"))
+        if len(hosts) != 1 and (hosts or version == "1.1"):
+            message = f"The request has {len(hosts)} Host headers. Send exactly one (RFC 9112, section 3.2)."
+            self._stop(Refused(400, message, "invalid_http"))
+        if hosts and not _HOST.fullmatch(hosts[0]):
+            message = "The Host header is not a host with an optional port (RFC 9112, section 3.2)."
+            self._stop(Refused(400, message, "invalid_http"))
+        if codings and version == "1.0":
+            message = "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1). Send a Content-Length."
+            self._stop(Refused(400, message, "invalid_http"))
+        if codings and codings != [b"chunked"]:
+            message = "The only supported Transfer-Encoding is 'chunked'. Compress the body with Content-Encoding."
+            self._stop(Refused(501, message, "unsupported_encoding"))
+        if len(self.pipeline) >= MOST_PIPELINED:
+            message = f"More than {MOST_PIPELINED} requests of this connection wait. Read their answers first."
+            self._stop(Refused(429, message, "rate_limit_exceeded"))
+        return request_id
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
-        self._in_head, self._head_bytes = True, 0
+        self._in_head = self._ended = True
+        self._field_bytes = self._fields = 0
+        self._be_patient()
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._in_head and self.cycle.response_complete and self._patience is None:
+            # The answer did not need the whole body. What is left of it has a time limit, too.
+            self._patience = self.loop.call_later(_bounds().head_seconds, self.transport.close)
+
     def send_400_response(self, msg: str) -> None:
-        self._refuse(400, f"{msg} It is not HTTP/1.1 as RFC 9112 has it.", "invalid_http")
+        invalid = Refused(400, f"{msg} It is not HTTP/1.1 as RFC 9112 has it.", "invalid_http")
+        self._refuse(self._refusal or invalid)
 
     def _be_patient(self) -> None:
         if self._patience is not None:
@@ -141,22 +261,84 @@ class HttpDoor(HttpToolsProtocol):
     def _give_up(self) -> None:
         self._patience = None
         if not self.transport.is_closing():
-            self._refuse(408, "The head of the request did not come in time.", "request_timeout")
+            self._refuse(Refused(408, "The head of the request did not come in time.", "request_timeout"))
 
-    def _refuse(self, status: int, message: str, code: str) -> None:
-        """Answer, and close the connection: nothing more of it is read."""
+    def _stop(self, refused: Refused) -> NoReturn:
+        """Refuse the request from within a callback of the parser: uvicorn then calls `send_400_response`."""
+        self._refusal = refused
+        raise _Stopped
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer with the error where an answer is due, and close the connection. Nothing more of it is read."""
         self._refused = True
-        metrics.of(metrics.REFUSED_REQUESTS, str(status), code).inc()
-        type_ = "server_error" if status >= 500 else "invalid_request_error"
-        body = orjson.dumps({"error": {"message": message, "type": type_, "param": None, "code": code}})
-        head = [
-            STATUS_LINE[status],
-            b"content-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n",
-            b"%b: %b\r\n" % (REQUEST_ID, _new_id()),
-            b"content-length: %d\r\n\r\n" % len(body),
-        ]
-        self.transport.write(b"".join([*head, body]))
+        self._be_patient()
+        metrics.of(metrics.REFUSED_REQUESTS, str(refused.status), refused.code).inc()
+        cycle = self.cycle
+        if cycle is not None and self._in_head and not cycle.response_complete:
+            # Earlier requests of the connection are answered first; the one at fault, behind them, is dropped.
+            cycle.keep_alive = False
+            return
+        if cycle is not None and not self._in_head:
+            if self.pipeline or cycle.response_started:
+                # A second answer to the same request would be taken for the answer to the next one.
+                self.transport.close()
+                return
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.write(_answer(refused))
         self.transport.close()
+
+
+class WebSocketDoor(WebSocketsSansIOProtocol):
+    """uvicorn's protocol of a WebSocket, counted for its address, with an answer to every handshake that fails."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._address = None if self.client is None else self.client[0]
+        _count(self._address)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _count_no_more(self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.close_sent:
+            # The library's own limits on a handshake are narrower, and it answers nothing where they are passed.
+            message = "The WebSocket handshake has a body, or a line of more than 8 kB. Leave out what is not needed."
+            self.transport.write(_answer(Refused(400, message, "invalid_http")))
+            self.close_sent = True
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # Else uvicorn logs an error for each handshake that is denied.
+
+
+def _count(address: str | None) -> None:
+    if address is not None:
+        _connected[address] += 1
+
+
+def _count_no_more(address: str | None) -> None:
+    if address is not None:
+        _connected[address] -= 1
+        if not _connected[address]:
+            del _connected[address]
+
+
+def _answer(refused: Refused) -> bytes:
+    type_ = "server_error" if refused.status == 503 else "invalid_request_error"
+    error = {"message": refused.message, "type": type_, "param": None, "code": refused.code}
+    body = orjson.dumps({"error": error})
+    head = [
+        STATUS_LINE[refused.status],
+        b"content-type: application/json\r\nconnection: close\r\nretry-after: 1\r\n",
+        b"%b: %b\r\n" % (REQUEST_ID, _new_id()),
+        b"content-length: %d\r\n\r\n" % len(body),
+    ]
+    return b"".join([*head, body])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
-from starlette.routing import Route, compile_path
+from starlette.requests import ClientDisconnect
+from starlette.routing import Route, WebSocketRoute, compile_path
+from starlette.websockets import WebSocket
 
 from app import health, metrics, openapi, stopping
 from app.accounts import routes as accounts_routes
@@ -65,6 +67,7 @@ from app.projects.sessions import Sessions
 from app.projects.user_tokens import UserTokens
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
+from app.request_target import RequestTarget
 from app.retention import routes as retention_routes
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge
@@ -137,6 +140,7 @@ def build(settings: Connected) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
+        redirect_slashes=False,
     )
     models = Models(settings.models_file, default=settings.default_model, window_tokens=settings.context_window_tokens)
     provide(app, Services(settings, models))
@@ -158,18 +162,23 @@ def build(settings: Connected) -> FastAPI:
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
         _include(app, responses.router, prefix=prefix, documented=documented)
-        app.router.routes[:0] = [*responses.hot_routes(prefix), *responses_socket.routes(prefix)]
+        app.router.routes[:0] = responses.hot_routes(prefix)
         _include(app, contexts.router, prefix=prefix, documented=documented)
         _include(app, models_routes.router, prefix=prefix, documented=documented)
         _include(app, conversations.router, prefix=prefix, documented=documented)
         _include(app, chat.router, prefix=prefix, documented=documented)
+    # Before the mounts of static files, which take a WebSocket for a request.
+    sockets = [route for prefix in ("/v1", *PROVIDER_PATHS) for route in responses_socket.routes(prefix)]
+    app.router.routes[:0] = [*sockets, WebSocketRoute("/{path:path}", _refuse_socket)]
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
     if settings.console:
         app.router.routes.extend(console.routes(app))
+    app.add_middleware(RequestTarget)
     app.add_middleware(Cors)
     app.add_exception_handler(APIError, _refuse)
     app.add_exception_handler(ClientLeft, _answer_nobody)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(RequestValidationError, _refuse_fields)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(Exception, _refuse_unexpected)
@@ -389,6 +398,13 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
     refused.status = error.status_code
     refused.headers = dict(error.headers or {})
     return await _refuse(request, refused)
+
+
+async def _refuse_socket(socket: WebSocket) -> None:
+    message = f"There is no WebSocket at {socket.scope['path']}. Connect to /v1/responses instead."
+    refused = NotFound(message, code="unknown_url")
+    metrics.of(metrics.REFUSED_REQUESTS, str(refused.status), refused.meaning).inc()
+    await socket.send_denial_response(json_response(refused.body(), status=refused.status))
 
 
 def _include(app: FastAPI, router: APIRouter, *, prefix: str = "", documented: bool = True) -> None:

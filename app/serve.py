@@ -78,7 +78,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             workers=workers,
             loop="uvloop",
             http="app.http_door:HttpDoor",
-            ws="websockets-sansio",
+            ws="app.http_door:WebSocketDoor",
             ws_max_size=settings.max_body_bytes,
             proxy_headers=settings.trusted_proxies is not None,
             forwarded_allow_ips=settings.trusted_proxies,

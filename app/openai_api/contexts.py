@@ -27,7 +27,7 @@ from app.memory.compaction import SUMMED, Compactions
 from app.memory.reader import Reader
 from app.memory.sealed import Sealed
 from app.memory.store import MemoryStore
-from app.openai_api.schemas import conversation_uuid, previous_uuid
+from app.openai_api.schemas import conversation_of, previous_uuid
 from app.openai_api.service import shown_item
 from app.projects.auth import Authenticated, Caller, Reading
 from app.provider.client import ProviderError
@@ -181,8 +181,7 @@ class Contexts:
             return await self._turn(caller, sent.previous_response_id)
         if sent.conversation is None:
             return None
-        named = sent.conversation.get("id") if isinstance(sent.conversation, dict) else sent.conversation
-        _, head, _ = await self._store.head(caller.project_id, ById(conversation_uuid(str(named))))
+        _, head, _ = await self._store.head(caller.project_id, ById(conversation_of(sent.conversation)))
         return head
 
     async def _turn(self, caller: Caller, previous: str) -> UUID:

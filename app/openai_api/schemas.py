@@ -61,7 +61,7 @@ def response_request(
         parent_id = previous_uuid(previous)
         address: Address = OfTurn(parent_id)
     elif conversation is not None:
-        address = ById(_conversation(conversation))
+        address = ById(conversation_of(conversation))
     else:
         address = New(new_thread_id())
     keep = body.get("store") is not False
@@ -95,7 +95,15 @@ def unknown_response(value: str) -> NotFound:
     return NotFound(f"Response with id '{value[:80]}' not found.", code="response_not_found")
 
 
-def conversation_uuid(value: str) -> UUID:
+def conversation_uuid(value: str, param: str = "conversation_id") -> UUID:
+    """Return the thread behind a conversation id.
+
+    Raises:
+        BadRequest: it has another prefix, as OpenAI answers.
+        NotFound: the rest of it is no id of ours.
+    """
+    if not value.startswith(tuple(f"{prefix}_" for prefix in ids.THREAD_PREFIXES)):
+        raise BadRequest(f"Invalid '{param}': '{value[:80]}'. Expected an ID that begins with 'conv_'.", param=param)
     found = ids.parse(value, ids.THREAD_PREFIXES)
     if found is None:
         raise unknown_conversation(value)
@@ -120,13 +128,14 @@ def previous_uuid(value: Any) -> UUID:
     return found
 
 
-def _conversation(value: Any) -> UUID:
+def conversation_of(value: Any) -> UUID:
+    """Return the thread that a body's `conversation` names: an id, or an object with one."""
     id_ = value.get("id") if isinstance(value, dict) else value
     if not isinstance(id_, str):
         raise BadRequest(
             "'conversation' must be an id, or an object with an 'id'.", param="conversation", code="invalid_type"
         )
-    return conversation_uuid(id_)
+    return conversation_uuid(id_, "conversation")
 
 
 Item = Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]
