@@ -49,7 +49,7 @@ ORDER = (
         "services",
         "settings",
         "errors",
-        "outside",
+        "egress",
         "kept_file",
     ),
 )

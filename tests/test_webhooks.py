@@ -14,8 +14,8 @@ import httpx2
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
+from app.egress import Inside, OutsideResolver
 from app.memory.sealed import Sealed
-from app.outside import Inside, OutsideResolver
 from tests.databases import migrate_now, new_database, query
 from tests.postgres_pair import run_sql
 from tests.projects import new_key

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from app import outside
+from app import egress
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
 from app.db.sealed import CannotOpen
@@ -208,7 +208,7 @@ class Accounts:
         if known is not None and known[0] == said:
             return known[1]
         only_outside = not (self._inside or row["operates"])
-        if outside.wrong_with(row["base_url"], inside=not only_outside) is not None:
+        if egress.wrong_with(row["base_url"], inside=not only_outside) is not None:
             log.error("an account is not used: its URL leads inside", account=row["id"].hex)
             return None
         try:

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
-from app import outside
+from app import egress
 from app.accounts.breaker import State
 from app.accounts.pool import PURPOSE, Accounts
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch, account_object
@@ -158,7 +158,7 @@ class ProjectAccounts:
             return found
         assert sent.base_url is not None
         base_url = sent.base_url.rstrip("/")
-        wrong = outside.wrong_with(base_url, inside=self._inside or project.operates)
+        wrong = egress.wrong_with(base_url, inside=self._inside or project.operates)
         if wrong is None and "?" in base_url:
             wrong = "must have no query"
         if wrong is not None:

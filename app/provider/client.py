@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
-from app.outside import OutsideResolver
+from app.egress import OutsideResolver
 from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure

@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 import structlog
 
-from app import metrics, outside
+from app import egress, metrics
 from app.background import Background
 from app.db import wall
 from app.errors import DatabaseUnavailable
@@ -138,7 +138,7 @@ class Deliveries(Background):
             return None, "Its secret cannot be opened here."
         signed = signing.headers(secrets, id_, int(time.time()), body)
         # What was allowed when it was made need not be allowed now.
-        if (wrong := outside.wrong_with(webhook["url"], inside=self._inside)) is not None:
+        if (wrong := egress.wrong_with(webhook["url"], inside=self._inside)) is not None:
             return None, f"The URL {wrong}."
         try:
             async with self._session().post(
@@ -161,7 +161,7 @@ class Deliveries(Background):
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
-            resolver: dict[str, Any] = {} if self._inside else {"resolver": outside.OutsideResolver()}
+            resolver: dict[str, Any] = {} if self._inside else {"resolver": egress.OutsideResolver()}
             # No connection outlives its attempt: each is to an address that was checked.
             self._client = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(force_close=True, use_dns_cache=False, **resolver),

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from app import outside
+from app import egress
 from app.db.pagination import list_object
 from app.describing import Deleted
 from app.errors import BadRequest, Conflict, NotFound
@@ -128,7 +128,7 @@ class Webhooks:
         return row
 
     def _check(self, url: str) -> None:
-        if (wrong := outside.wrong_with(url, inside=self._inside)) is not None:
+        if (wrong := egress.wrong_with(url, inside=self._inside)) is not None:
             raise BadRequest(f"'url' {wrong}.", param="url", code="invalid_url")
 
 
