@@ -351,11 +351,11 @@ def connect_provider(settings: Settings) -> Provider:
     return _connected(settings, settings.provider_base_url, EMULATOR_KEY if key is None else key.get_secret_value())
 
 
-def _connected(settings: Settings, base_url: str, key: str, *, only_outside: bool = False) -> Provider:
+def _connected(settings: Settings, base_url: str, key: str, *, public_only: bool = False) -> Provider:
     return Provider(
         base_url,
         key,
-        only_outside=only_outside,
+        public_only=public_only,
         connect_timeout_seconds=settings.provider_connect_timeout_seconds,
         timeout_seconds=settings.provider_timeout_seconds,
         stall_seconds=settings.provider_stall_seconds,

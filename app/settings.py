@@ -195,8 +195,8 @@ class Settings(BaseSettings):
     """Whether there is a console at /console, for who has a key."""
 
     accounts_inside: bool = False
-    """Whether projects' provider accounts may lead to private addresses, and go without TLS. Those that the service's
-    own admins share may in any case."""
+    """Whether projects' provider accounts may lead to private addresses, go without TLS, and use the environment's
+    proxy. The base URL of the environment, and accounts of the operating project, always may."""
 
     fork_copies_turns: Annotated[int, Field(ge=0)] = 16
     """A fork of a history that is no longer than this has a copy of it, in another bucket; a longer one is shared."""

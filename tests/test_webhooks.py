@@ -14,7 +14,6 @@ import httpx2
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from app.egress import Inside, OutsideResolver
 from app.memory.sealed import Sealed
 from tests.databases import migrate_now, new_database, query
 from tests.postgres_pair import run_sql
@@ -339,14 +338,6 @@ def test_a_webhook_that_leads_inside_or_is_none_is_refused(service: Service, fie
     field = next(name for name in ("events", "secret", "url") if name in fields)
     assert (answer.status_code, answer.json()["error"]["param"].split(".")[0]) == (400, field), answer.text
     assert service.http.get("/webhooks").json()["data"] == []
-
-
-@pytest.mark.parametrize("host", ["localhost", "2130706433", "0x7f000001", "127.1"])
-async def test_a_name_that_leads_inside_is_not_connected_to(host: str) -> None:
-    resolver = OutsideResolver()
-    with pytest.raises(Inside):
-        await resolver.resolve(host, 443)
-    await resolver.close()
 
 
 def test_a_delivery_to_a_name_that_leads_inside_reaches_nobody(

@@ -114,8 +114,8 @@ class Accounts:
     ) -> None:
         """Args:
         of_settings: the account that the service's settings name; `has_key`, whether they have a key for it.
-        connect: makes a provider of a base URL, a key, and whether it must lead outside.
-        inside: whether accounts of projects may lead inside.
+        connect: makes a provider of a base URL and a key; `public_only`: it connects to public addresses only.
+        inside: whether accounts of projects may lead to private addresses.
         """
         self._database = database
         self._vault = vault
@@ -207,16 +207,16 @@ class Accounts:
         known = self._by_id.get(row["id"])
         if known is not None and known[0] == said:
             return known[1]
-        only_outside = not (self._inside or row["operates"])
-        if egress.wrong_with(row["base_url"], inside=not only_outside) is not None:
-            log.error("an account is not used: its URL leads inside", account=row["id"].hex)
+        public_only = not (self._inside or row["operates"])
+        if egress.url_fault(row["base_url"], private=not public_only) is not None:
+            log.error("an account is not used: its URL must lead to a public address", account=row["id"].hex)
             return None
         try:
             key = (await self._vault.open(row["project_id"], PURPOSE, row["api_key"])).decode()
         except CannotOpen as error:
             log.error("an account is not used: its key cannot be opened", account=row["id"].hex, why=str(error))
             return None
-        provider = self._connect(row["base_url"], key, only_outside=only_outside)
+        provider = self._connect(row["base_url"], key, public_only=public_only)
         account = ProviderAccount(
             row["id"], row["name"], provider, row["position"], row["weight"], list(row["models"]), not row["shared"]
         )

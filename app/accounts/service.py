@@ -137,7 +137,7 @@ class ProjectAccounts:
         if account is None:
             raise Conflict(
                 "This account is not used: it is disabled, its key cannot be opened with this master key, or its URL "
-                "leads inside.",
+                "does not lead to a public address.",
                 param="account_id",
                 code="account_not_used",
             )
@@ -158,7 +158,7 @@ class ProjectAccounts:
             return found
         assert sent.base_url is not None
         base_url = sent.base_url.rstrip("/")
-        wrong = egress.wrong_with(base_url, inside=self._inside or project.operates)
+        wrong = egress.url_fault(base_url, private=self._inside or project.operates)
         if wrong is None and "?" in base_url:
             wrong = "must have no query"
         if wrong is not None:

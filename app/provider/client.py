@@ -12,14 +12,17 @@ from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+import structlog
 from yarl import URL
 
-from app.egress import OutsideResolver
+from app import egress
 from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure
 from app.provider.secret import Secret
 from app.telemetry.spans import tracer
+
+log = structlog.get_logger()
 
 EMULATOR_KEY = "sk-emulator"
 PATH = "/responses"
@@ -28,9 +31,10 @@ CHAT_PATH = "/chat/completions"
 SESSION_CACHE = "x-dashscope-session-cache"
 """The header that asks for a cached context: `enable`."""
 
-PROVIDERS_DOMAIN = ".aliyuncs.com"
-
 LOOKUP_SECONDS = 10.0
+
+FRAMED_SHARE = 2
+"""How much longer an answer may be as it is sent, in chunks, than what it says."""
 
 SPEECH = b"response.output_text.delta"
 
@@ -54,12 +58,9 @@ class Provider:
         stall_seconds: float,
         max_answer_bytes: int,
         gather_milliseconds: int = 0,
-        only_outside: bool = False,
+        public_only: bool = False,
     ) -> None:
-        """Args: only_outside: whether it is connected to at public addresses alone, whatever its name leads to. The
-        provider's own names lead nowhere else.
-        """
-        only_outside = only_outside and not (urlsplit(base_url).hostname or "").endswith(PROVIDERS_DOMAIN)
+        """Args: public_only: whether it connects to public addresses only (app/egress.py)."""
         self.url = base_url + PATH
         self.binding = accounts.binding(base_url, api_key)
         self.account = accounts.account(self.binding)
@@ -79,13 +80,16 @@ class Provider:
                 "Content-Type": "application/json",
                 "Accept-Encoding": "identity",
             },
-            connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=30, resolver=OutsideResolver() if only_outside else None
+            connector=egress.Connector(
+                public_only=public_only,
+                answer_bytes=FRAMED_SHARE * max_answer_bytes,
+                limit=0,
+                keepalive_timeout=30,
             ),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_timeout_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Behind a proxy it would be the proxy that looks a name up.
-            proxy=None if only_outside else _proxy(base_url),
+            # A proxy would look up the name by itself, so that the address could not be checked here.
+            proxy=None if public_only else _proxy(base_url),
         )
 
     async def respond(self, body: bytes, headers: dict[str, str]) -> bytes:
@@ -144,13 +148,16 @@ class Provider:
     @asynccontextmanager
     async def _streaming(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
         try:
-            async with self._session.post(
+            request = self._session.post(
                 self._base_url + path,
                 data=body,
                 headers={**headers, **tracer().headers()},
                 timeout=self._streamed,
                 allow_redirects=False,
-            ) as answer:
+            )
+            async with asyncio.timeout(self._stall_seconds):  # Interim answers (1xx) are no sign of life.
+                answer = await request
+            async with answer:
                 if answer.status != 200:
                     _check(answer, self._secret.hidden(await self._whole(answer)))
                 yield self._secret.hidden_in(self._bounded(_gathered(answer, self._gather_milliseconds)))
@@ -191,7 +198,7 @@ class Provider:
         except TimeoutError:
             return failure.timed_out(LOOKUP_SECONDS)
         except (aiohttp.ClientError, OSError) as error:
-            return failure.no_connection(str(error) or type(error).__name__)
+            return failure.no_connection(egress.reason(error))
         return None if status < 300 else failure.from_http(status, content, retry_after)
 
     async def _of_response(self, method: str, response_id: str) -> tuple[int, bytes, str | None]:
@@ -255,9 +262,9 @@ def _check(answer: aiohttp.ClientResponse, content: bytes) -> None:
 
 def _failure(error: Exception, seconds: float) -> Failure:
     """What an exception means: whether the model can have been asked depends on it."""
-    reason = str(error) or type(error).__name__
+    log.warning("a request to the provider failed", error=type(error).__name__)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return failure.no_connection(reason)
+        return failure.no_connection(egress.reason(error))
     if isinstance(error, TimeoutError):
         return failure.timed_out(seconds)
-    return failure.broken(reason)
+    return failure.broken(egress.reason(error))

@@ -152,7 +152,7 @@ def is_error(said: dict[str, Any]) -> bool:
 
 
 def no_connection(message: str) -> Failure:
-    return Failure(Kind.UNAVAILABLE, None, "provider_unreachable", f"The provider could not be reached: {message}")
+    return Failure(Kind.UNAVAILABLE, None, "provider_unreachable", f"The provider could not be reached: {message}.")
 
 
 def timed_out(seconds: float) -> Failure:
@@ -160,7 +160,7 @@ def timed_out(seconds: float) -> Failure:
 
 
 def broken(message: str) -> Failure:
-    return Failure(Kind.BROKEN, None, "provider_answer_broken", f"The provider's answer broke off: {message}")
+    return Failure(Kind.BROKEN, None, "provider_answer_broken", f"The provider's answer broke off: {message}.")
 
 
 def too_large(limit: int) -> Failure:

@@ -6,7 +6,6 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import aiohttp
@@ -36,6 +35,9 @@ AT_ONCE = 10
 """Deliveries of a webhook."""
 
 TIMEOUT_SECONDS = 15.0
+
+ANSWER_BYTES = 65536
+
 LEASE_SECONDS = 60.0
 
 FIRST_PAUSE_SECONDS = 5.0
@@ -138,7 +140,7 @@ class Deliveries(Background):
             return None, "Its secret cannot be opened here."
         signed = signing.headers(secrets, id_, int(time.time()), body)
         # What was allowed when it was made need not be allowed now.
-        if (wrong := egress.wrong_with(webhook["url"], inside=self._inside)) is not None:
+        if (wrong := egress.url_fault(webhook["url"], private=self._inside)) is not None:
             return None, f"The URL {wrong}."
         try:
             async with self._session().post(
@@ -149,7 +151,7 @@ class Deliveries(Background):
         except TimeoutError:
             return None, f"It did not answer within {TIMEOUT_SECONDS:g} seconds."
         except (aiohttp.ClientError, OSError) as error:
-            return None, f"It could not be reached: {type(error).__name__}."
+            return None, f"It could not be reached: {egress.reason(error)}."
 
     async def _opened_secrets(self, webhook: WebhookRow) -> list[str]:
         closed = [webhook["secret"]]
@@ -161,12 +163,15 @@ class Deliveries(Background):
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
-            resolver: dict[str, Any] = {} if self._inside else {"resolver": egress.OutsideResolver()}
-            # No connection outlives its attempt: each is to an address that was checked.
+            # Of an answer only its status is read.
             self._client = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(force_close=True, use_dns_cache=False, **resolver),
+                connector=egress.Connector(
+                    public_only=not self._inside, answer_bytes=ANSWER_BYTES, force_close=True, use_dns_cache=False
+                ),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
                 headers={"User-Agent": "Everthread"},
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )
         return self._client

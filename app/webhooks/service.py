@@ -128,7 +128,7 @@ class Webhooks:
         return row
 
     def _check(self, url: str) -> None:
-        if (wrong := egress.wrong_with(url, inside=self._inside)) is not None:
+        if (wrong := egress.url_fault(url, private=self._inside)) is not None:
             raise BadRequest(f"'url' {wrong}.", param="url", code="invalid_url")
 
 
