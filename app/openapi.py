@@ -43,6 +43,10 @@ OF_ALL = {
     "503": "The database is away, or the service is full. `Retry-After` says when to try again.",
 }
 
+RENAMED = {"ResponseObject": "ResponseObject", "KeyLimits": "LimitsOfKey"}
+"""Schemas whose short names collide in generated clients: openapi-python-client has a `Response` of its own, and calls
+the type of the field `limits` of `Key` `KeyLimits`."""
+
 TAGS = {
     "threads": "Named, persistent conversations.",
     "turns": "One request to the model with its answer.",
@@ -141,6 +145,8 @@ def document(app: FastAPI) -> dict[str, Any]:
 
 def _short(name: str) -> str:
     """`ListObject_ThreadObject_` is a `ThreadList`."""
+    if name in RENAMED:
+        return RENAMED[name]
     of_list = re.fullmatch(r"ListObject_(\w+?)(?:Object)?_", name)
     return f"{of_list[1]}List" if of_list else name.removesuffix("Object")
 

@@ -60,6 +60,18 @@ def test_every_operation_says_what_it_does_and_what_can_go_wrong(document: dict[
         assert path in openapi.PUBLIC or {"400", "401", "500", "default"} <= operation["responses"].keys()
 
 
+def test_no_two_types_of_a_generated_client_have_one_name(document: dict[str, Any]) -> None:
+    """A type written within a field is named for its schema and the field; some names are the generators' own."""
+    schemas = document["components"]["schemas"]
+    taken = {"Response", "Unset", "File", "Client", "AuthenticatedClient"}
+    for name, schema in schemas.items():
+        for field, said in schema.get("properties", {}).items():
+            shapes = [said, said.get("items", {}), *said.get("anyOf", ())]
+            if any("enum" in shape or shape.get("type") == "object" for shape in shapes):
+                taken.add(name + "".join(part.capitalize() for part in field.split("_")))
+    assert not taken & schemas.keys()
+
+
 def test_no_operation_is_reached_without_a_key_but_those_that_say_so(
     document: dict[str, Any], running_service: Service
 ) -> None:
