@@ -167,6 +167,37 @@ def test_a_function_call_and_its_output_go_over_two_turns(service: Service, emul
     assert "assistant: The tool answered: 18 degrees" in recited
 
 
+@pytest.mark.parametrize("lost", [False, True])
+async def test_the_output_of_an_open_call_may_stand_behind_a_message(
+    service: Service, emulator: Emulator, lost: bool
+) -> None:
+    """The provider takes no message before the output: it is sent first, on a live chain as in a rebuild."""
+    create = service.openai.responses.create
+    tool: Any = {"type": "function", "name": "weather", "parameters": {"properties": {"city": {"type": "string"}}}}
+    called = await create(model="qwen3.5-plus", input="Paris", tools=[tool], tool_choice="required")
+    (call,) = [item for item in called.output if item.type == "function_call"]
+    if lost:
+        emulator.advance(days=8)
+    mixed: Any = [
+        {"role": "user", "content": "My name is Ada."},
+        {"type": "function_call_output", "call_id": call.call_id, "output": "18 degrees"},
+        {"role": "user", "content": "What is my name?"},
+    ]
+    answer = await create(model="qwen3.5-plus", input=mixed, tools=[tool], previous_response_id=called.id)
+    assert answer.output_text == "Ada"
+    sent = emulator.calls()[-1]["body"]
+    assert ("previous_response_id" in sent) is not lost
+    kinds = [item["type"] for item in sent["input"]]
+    assert kinds[-3:] == ["function_call_output", "message", "message"]
+    # What was said is kept in the order in which it was sent, and so is the body of the call.
+    stored = (await service.openai.responses.input_items.list(answer.id, order="asc")).data
+    assert [item.type for item in stored][-3:] == ["message", "function_call_output", "message"]
+    thread = answer.conversation.id.replace("conv_", "thread_") if answer.conversation else ""
+    turn = answer.id.replace("resp_", "turn_")
+    *_, kept = service.http.get(f"/threads/{thread}/turns/{turn}/calls").json()["data"]
+    assert kept["body"] == sent
+
+
 def test_every_role_and_image_is_there_after_a_rebuild(service: Service, emulator: Emulator) -> None:
     thread = service.thread()
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}

@@ -99,16 +99,20 @@ def _of_history(places: list[int], length: int) -> tuple[int, ...]:
 
 
 def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:
-    """The input array for a model that has the history: outputs answer calls that it has made."""
+    """Return the input array for a model that has the history.
+
+    Outputs of the calls that it has made go first, as they do in a rebuild: the provider takes no message before them.
+    """
     if len(new) == 1 and type_of(new[0]) == "message":
         return _carried(new[0], model)
+    outputs: list[Item] = []
     sent: list[Item] = []
     for block in arranged(new):
         if block.answers_nothing and model.takes_tool_outputs:
-            sent.extend(_carried(new[block.items[0]], model))
+            outputs.extend(_carried(new[block.items[0]], model))
         else:
             sent.extend(_sent(block, new, model))
-    return sent
+    return outputs + sent
 
 
 def _sent(block: Block, items: Sequence[Item], model: Abilities) -> list[Item]:

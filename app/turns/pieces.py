@@ -6,6 +6,7 @@ and not the history again; and what is erased is gone from every call that has s
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -138,8 +139,9 @@ def written(
     """
     writer = Writer()
     writer.literal(head)
-    mine = [orjson.dumps(item) for item in own]
-    position = 0
+    mine: dict[bytes, deque[int]] = {}
+    for position, item in enumerate(own):
+        mine.setdefault(orjson.dumps(item), deque()).append(position)
     for place, item in enumerate(items):
         data = orjson.dumps(item)
         if pieces is not None and sources[place]:
@@ -148,11 +150,9 @@ def written(
             continue
         if place:
             writer.literal(b",")
-        found = next((n for n in range(position, len(mine)) if mine[n] == data), None)
-        if found is None:
-            writer.literal(data)
+        if positions := mine.get(data):
+            writer.own(data, positions.popleft())
         else:
-            writer.own(data, found)
-            position = found + 1
+            writer.literal(data)
     writer.literal(tail)
     return writer.body()
