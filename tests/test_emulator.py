@@ -1,12 +1,13 @@
 """The emulator is the provider, as its pages and a probe of it describe it."""
 
+import json
 from typing import Any
 
 import httpx2
 import pytest
 from openai import APIStatusError, AsyncOpenAI, BadRequestError
 
-from tests.service import Emulator
+from tests.service import Emulator, Service
 
 OLDER = "/api/v2/apps/protocols/compatible-mode/v1"
 
@@ -138,6 +139,56 @@ def test_an_input_item_that_the_provider_does_not_take_is_refused(emulator: Emul
 def test_chats_nested_form_of_a_function_tool_is_refused(emulator: Emulator) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     assert raw(emulator, {"model": "qwen3.5-plus", "input": "Hi", "tools": tools}).status_code == 400
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}, "auto"])
+async def test_chats_nested_form_of_a_function_tool_is_taken_by_chat_completions(
+    service: Service, emulator: Emulator, choice: Any
+) -> None:
+    """As clients send it that know no Responses API, through the service."""
+    chat = service.openai.chat.completions
+    asked: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
+    first = await chat.create(model="qwen3.5-plus", messages=asked, tools=[WEATHER], tool_choice=choice)
+    assert first.choices[0].finish_reason == "tool_calls"
+    assert first.choices[0].message.tool_calls is not None
+    (call,) = first.choices[0].message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    assert json.loads(call.function.arguments).keys() == {"city"}
+    chunks = await chat.create(model="qwen3.5-plus", messages=asked, tools=[WEATHER], tool_choice=choice, stream=True)
+    deltas = [part async for chunk in chunks for part in chunk.choices[0].delta.tool_calls or ()]
+    written = "".join((part.function.arguments or "") for part in deltas if part.function)
+    assert (deltas[0].function and deltas[0].function.name, written) == ("get_weather", call.function.arguments)
+    answered: Any = [
+        *asked,
+        first.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+    ]
+    second = await chat.create(model="qwen3.5-plus", messages=answered, tools=[WEATHER])
+    assert (second.choices[0].finish_reason, second.choices[0].message.content) == ("stop", "The tool answered: sunny")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function", "name": "f"}]},
+        {"tools": [WEATHER], "tool_choice": {"type": "function", "name": "get_weather"}},
+        {"messages": [{"role": "tool", "tool_call_id": "call_nobody", "content": "x"}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"id": "c", "type": "function"}]}]},
+    ],
+)
+async def test_chat_completions_takes_no_half_of_a_tool_call_and_no_tool_of_the_responses_api(
+    emulator: Emulator, fields: dict[str, Any]
+) -> None:
+    body: Any = {"model": "qwen3.5-plus", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    with pytest.raises(BadRequestError):
+        await client(emulator).chat.completions.create(**body)
 
 
 def test_a_context_over_the_window_is_cut_without_a_word() -> None:

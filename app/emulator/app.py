@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import orjson
@@ -290,29 +290,44 @@ def encode(event: dict[str, Any]) -> bytes:
 
 async def _chat(request: Request, state: State, key: str) -> Response:
     """Chat Completions, plain or streamed: for code that has not moved to the Responses API."""
-    body = await _body(request)
+    body = validate.in_responses_form(await _body(request))
     validate.request(body, state.models)
     context = validate.chat_messages(body.get("messages"))
-    words = answers.text(context, None)
+    tool = answers.function_to_call(context, body["tools"], body["tool_choice"])
+    message: dict[str, Any] = {"role": "assistant"}
+    if tool is None:
+        words = message["content"] = answers.text(context, None)
+    else:
+        words = answers.arguments(tool, context)
+        call = {"id": new_id("call_"), "type": "function", "function": {"name": tool["name"], "arguments": words}}
+        message |= {"content": None, "tool_calls": [call]}
     head = {"id": new_id("chatcmpl-"), "created": int(state.now()), "model": body["model"]}
+    finish = "stop" if tool is None else "tool_calls"
     if body.get("stream") is True:
-        return _sse(_chat_chunks(head, words))
+        return _sse(_chat_chunks(head, message, finish))
     seen, spoken = sum(map(answers.item_tokens, context)), answers.tokens(words)
     usage = {"prompt_tokens": seen, "completion_tokens": spoken, "total_tokens": seen + spoken}
-    message = {"role": "assistant", "content": words}
-    choice = {"index": 0, "finish_reason": "stop", "logprobs": None, "message": message}
+    choice = {"index": 0, "finish_reason": finish, "logprobs": None, "message": message}
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
-async def _chat_chunks(head: dict[str, Any], words: str) -> AsyncIterator[bytes]:
-    for delta, finish in [
-        *(({"role": "assistant", "content": part}, None) for part in model.chunks(words)),
-        ({}, "stop"),
-    ]:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+async def _chat_chunks(head: dict[str, Any], message: dict[str, Any], finish: str) -> AsyncIterator[bytes]:
+    for delta, reason in [*((delta, None) for delta in _chat_deltas(message)), ({}, finish)]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
         chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
         yield b"data: " + orjson.dumps(chunk) + b"\n\n"
     yield b"data: [DONE]\n\n"
+
+
+def _chat_deltas(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if "tool_calls" not in message:
+        yield from ({"role": "assistant", "content": part} for part in model.chunks(message["content"]))
+        return
+    (call,) = message["tool_calls"]
+    begun = {**call, "function": {**call["function"], "arguments": ""}}
+    yield {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **begun}]}
+    for part in model.chunks(call["function"]["arguments"]):
+        yield {"tool_calls": [{"index": 0, "function": {"arguments": part}}]}
 
 
 def _failed_response(body: dict[str, Any], code: str, message: str) -> dict[str, Any]:

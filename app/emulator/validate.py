@@ -66,10 +66,63 @@ def input_items(value: Any) -> list[Item]:
 
 
 def chat_messages(value: Any) -> list[Item]:
-    """A Chat Completions request's `messages` as items."""
+    """Return a Chat Completions request's `messages` as items.
+
+    Raises:
+        ProviderError: 400 for a message that the provider does not take, or half of a tool call.
+    """
     if not isinstance(value, list) or not value:
         raise invalid_parameter("Required parameter(messages) missing or invalid, please check the request parameters.")
-    return [_message(item, f"messages[{index}]") for index, item in enumerate(value) if isinstance(item, dict)]
+    items = [
+        item
+        for index, given in enumerate(value)
+        if isinstance(given, dict)
+        for item in _chat_items(given, f"messages[{index}]")
+    ]
+    tool_outputs(items)
+    return items
+
+
+def _chat_items(given: dict[str, Any], where: str) -> list[Item]:
+    """The message's own item, and those of the tool calls that Chat nests in it."""
+    if given.get("role") == "tool":
+        output = {"type": "function_call_output", "call_id": given.get("tool_call_id"), "output": given.get("content")}
+        return [_item(output, where)]
+    calls = given.get("tool_calls") or []
+    spoken = {name: value for name, value in given.items() if name != "tool_calls" and value is not None}
+    items = [] if calls and not spoken.get("content") else [_message(spoken, where)]
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise invalid_parameter(f"{where}.tool_calls: each needs an id and a function.")
+        named = {"call_id": call.get("id"), "name": function.get("name"), "arguments": function.get("arguments")}
+        items.append(_item({"type": "function_call", **named}, where))
+    return items
+
+
+def in_responses_form(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a Chat Completions request with its tools as the Responses API has them: Chat nests them in `function`.
+
+    Raises:
+        ProviderError: 400 for a tool in the Responses form.
+    """
+    choice = body.get("tool_choice")
+    if isinstance(choice, dict):
+        tools = [{"type": "function", "name": _function(choice, "tool_choice").get("name")}]
+        choice = {"type": "allowed_tools", "mode": "required", "tools": tools}
+    given = body.get("tools") or []
+    tools = [
+        {"type": "function", **_function(tool, f"tools[{index}]")}
+        for index, tool in enumerate(given if isinstance(given, list) else [given])
+    ]
+    return {**body, "tools": tools, "tool_choice": choice}
+
+
+def _function(given: Any, where: str) -> dict[str, Any]:
+    function = given.get("function") if isinstance(given, dict) else None
+    if not isinstance(function, dict):
+        raise invalid_parameter(f"{where}: Missing required parameter: 'function'.")
+    return function
 
 
 TOOL_ROLE = (

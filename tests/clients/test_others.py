@@ -82,6 +82,14 @@ def test_a_client_in_python_uses_a_tool_and_goes_on_a_month_later(
     talk(service, emulator, tmp_path, pythons[PYTHON[client]], HERE / f"use_{client}.py")
 
 
+def test_instructor_in_its_default_mode_has_an_answer_in_a_shape(
+    service: Service, emulator: Emulator, pythons: dict[str, Path], tmp_path: Path
+) -> None:
+    env = {"EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": service.key}
+    script = HERE / "use_instructor_chat.py"
+    assert run(pythons[PYTHON["instructor"]], script, cwd=tmp_path, **env).strip()
+
+
 @pytest.mark.parametrize("client", ["agents", "langchain"])
 def test_a_client_in_javascript_uses_a_tool_and_goes_on_a_month_later(
     service: Service, emulator: Emulator, scripts: Path, client: str
