@@ -115,14 +115,17 @@ async def body_of(request: Request, most: int | None = None) -> bytes:
     )
 
 
-async def json_object(request: Request) -> dict[str, Any]:
+async def json_object(request: Request, *, limited: bool = True) -> dict[str, Any]:
     """The request's body.
+
+    Args:
+        limited: False for a route that deletes, which no limit of the project's may refuse.
 
     Raises:
         BodyTooLarge: over `max_body_bytes`, or the project's limit.
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, of too many values, or with a NUL character.
     """
-    raw = await body_of(request, getattr(request.state, "most_bytes", None))
+    raw = await body_of(request, getattr(request.state, "most_bytes", None) if limited else None)
     request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
@@ -172,7 +175,7 @@ async def optional_json_object(request: Request) -> dict[str, Any]:
 async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:
     declared = request.headers.get("content-length", "")
     if len(declared) > LONGEST_LENGTH or (declared.isdecimal() and int(declared) > limit):
-        raise _too_large(limit)
+        raise too_large(limit)
     chunks: list[bytes] = []
     size = 0
     loop = asyncio.get_running_loop()
@@ -183,7 +186,7 @@ async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit:
-                    raise _too_large(limit)
+                    raise too_large(limit)
                 chunks.append(chunk)
                 if (now := loop.time()) > begun + pause_seconds / 10:  # Most bodies come at once.
                     patience.reschedule(min(until, now + pause_seconds))
@@ -213,13 +216,13 @@ def _unpacked(raw: bytes, encoding: str, limit: int) -> bytes:
     except zlib.error as error:
         raise BadRequest(f"The request body is not gzip: {error}.", code="invalid_encoding") from error
     if len(body) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     if not unpacking.eof or unpacking.unused_data:
         raise BadRequest("The request body is not one whole gzip stream.", code="invalid_encoding")
     return body
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(
         f"The request body is larger than {limit} bytes. Send less, or have the project's limit 'body_bytes', or "
         "EVERTHREAD_MAX_BODY_BYTES, raised."

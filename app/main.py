@@ -2,12 +2,12 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
@@ -43,6 +43,8 @@ from app.history.forks import Forks
 from app.history.service import History
 from app.history.shares import Shares
 from app.killable import Killable
+from app.limits.charges import Charges
+from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
 from app.logs import configure
 from app.memory import routes as memory_routes
@@ -154,10 +156,10 @@ def build(settings: Connected) -> FastAPI:
     _include(app, retention_routes.router, prefix="/v1")
     _include(app, search_routes.router, prefix="/v1")
     _include(app, usage_routes.router, prefix="/v1")
-    _include(app, webhooks_routes.router, prefix="/v1")
-    _include(app, projects_routes.router, prefix="/v1")
+    _include(app, webhooks_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
+    _include(app, projects_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
     _include(app, minting.router, prefix="/v1")
-    _include(app, accounts_routes.router, prefix="/v1")
+    _include(app, accounts_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
     app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
@@ -218,9 +220,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     models, learnt = app.state.services[Models], Learnt(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     reader = Reader(memory, learnt)
-    compactions = Compactions(memory, accounts, models, learnt, content_keys, settings)
-    titles = Titles(database, names, accounts, settings)
-    limits = RateLimits(cache, database, models, workers=settings.workers)
+    charges = Charges(database)
+    limits = RateLimits(cache, database, models, charges, workers=settings.workers)
+    compactions = Compactions(memory, accounts, models, learnt, content_keys, limits, settings)
+    titles = Titles(database, names, accounts, models, limits, settings)
     hours = TurnHours(database)
     killable = Killable()
     runner = Runner(
@@ -259,6 +262,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         compactions,
         deliveries,
         limits,
+        charges,
         hours,
     )
     tokens, sessions = UserTokens(key), Sessions(key)
@@ -274,6 +278,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         live_ids,
         event_log,
         signals,
+        limits,
         accounts=accounts,
         margin_seconds=settings.response_id_margin_seconds,
     )
@@ -285,8 +290,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Audit(database, reads, users, checkpoints, settled),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
-        Memory(memory, compactions, models, live_ids),
-        OpenAI(database, names, store, replay, live_ids, event_log, settled),
+        Memory(memory, compactions, models, live_ids, limits),
+        OpenAI(database, names, store, replay, live_ids, event_log, settled, limits),
         Contexts(memory, reader, accounts, compactions, sealed, turns),
         ThreadLife(database, store, replay),
         Feedbacks(database, turns, store, settled),
@@ -305,9 +310,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         await runner.drain(settings.drain_seconds, stopping.at_once.is_set)
+        await titles.stop()
         for work in background:
             await work.stop()
-        await titles.stop()
         await killable.stop()
         await accounts.close()
         await cache.close()
@@ -407,12 +412,19 @@ async def _refuse_socket(socket: WebSocket) -> None:
     await socket.send_denial_response(json_response(refused.body(), status=refused.status))
 
 
-def _include(app: FastAPI, router: APIRouter, *, prefix: str = "", documented: bool = True) -> None:
+def _include(
+    app: FastAPI,
+    router: APIRouter,
+    *,
+    prefix: str = "",
+    documented: bool = True,
+    dependencies: Sequence[params.Depends] = (),
+) -> None:
     """A part's routes, with HEAD wherever there is GET: the server sends the head alone."""
     for route in router.routes:
         if isinstance(route, Route) and route.methods is not None and "GET" in route.methods:
             route.methods.add("HEAD")
-    app.include_router(router, prefix=prefix, include_in_schema=documented)
+    app.include_router(router, prefix=prefix, include_in_schema=documented, dependencies=dependencies)
 
 
 def _methods_at(request: Request) -> set[str]:

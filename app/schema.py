@@ -21,6 +21,7 @@ from app.db import connecting, sql, wall
 from app.db.base import Base
 from app.db.tables import ServedRevision
 from app.history import tables as history
+from app.limits import tables as limits
 from app.memory import tables as memory
 from app.projects import tables as projects
 from app.retention import tables as retention
@@ -37,7 +38,7 @@ TABLES = (
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.LearntModel, webhooks.Webhook, webhooks.WebhookDelivery,
-    history.Feedback, history.Share, usage.TurnHour,
+    history.Feedback, history.Share, usage.TurnHour, limits.Charge,
     ServedRevision,
 )  # fmt: skip
 

@@ -23,6 +23,7 @@ from yarl import URL
 
 from app import egress
 from app.provider.client import Provider, ProviderError
+from app.provider.permit import Permit
 from app.webhooks.store import MOST_WEBHOOKS
 from tests.databases import migrate_now, new_database, query
 from tests.projects import new_key
@@ -204,7 +205,7 @@ async def test_a_name_that_resolves_privately_is_not_connected_to_be_it_the_prov
         max_answer_bytes=1000, public_only=True,
     )  # fmt: skip
     with pytest.raises(ProviderError) as refused:
-        await provider.respond(b"{}", {})
+        await provider.respond(Permit(), b"{}", {})
     assert refused.value.failure.code == "provider_unreachable"
     assert not await provider.delete("resp_1")
     await provider.close()

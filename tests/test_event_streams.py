@@ -10,6 +10,7 @@ from openai._streaming import SSEDecoder as OfficialDecoder
 
 from app.provider.client import Provider
 from app.provider.events import RawEvent, SSEDecoder
+from app.provider.permit import Permit
 from tests.service import Emulator
 
 Pair = tuple[str, str]
@@ -120,7 +121,7 @@ async def test_a_stream_that_speaks_fast_is_read_in_pieces_that_hold_nothing_bac
             gather_milliseconds=gather_milliseconds,
         )
         try:
-            async with provider.stream(body, {}) as read:
+            async with provider.stream(Permit(), body, {}) as read:
                 return [chunk async for chunk in read]
         finally:
             await provider.close()
@@ -162,7 +163,7 @@ async def test_what_has_come_in_a_pause_is_read_whole() -> None:
         gather_milliseconds=500,
     )
     try:
-        async with provider.stream(b"{}", {}) as chunks:
+        async with provider.stream(Permit(), b"{}", {}) as chunks:
             assert [read.count(b"data:") async for read in chunks] == [1, 1, 10]
     finally:
         await provider.close()

@@ -21,6 +21,7 @@ TABLES = {
     "audit_records",
     "cache_keys",
     "calls",
+    "charges",
     "compactions",
     "data_keys",
     "feedback",

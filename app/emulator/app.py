@@ -303,18 +303,31 @@ async def _chat(request: Request, state: State, key: str) -> Response:
         message |= {"content": None, "tool_calls": [call]}
     head = {"id": new_id("chatcmpl-"), "created": int(state.now()), "model": body["model"]}
     finish = "stop" if tool is None else "tool_calls"
-    if body.get("stream") is True:
-        return _sse(_chat_chunks(head, message, finish))
     seen, spoken = sum(map(answers.item_tokens, context)), answers.tokens(words)
     usage = {"prompt_tokens": seen, "completion_tokens": spoken, "total_tokens": seen + spoken}
+    if body.get("stream") is True:
+        options = body.get("stream_options")
+        counts = isinstance(options, dict) and options.get("include_usage") is True
+        return _sse(_chat_chunks(head, message, finish, usage if counts else None))
     choice = {"index": 0, "finish_reason": finish, "logprobs": None, "message": message}
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
-async def _chat_chunks(head: dict[str, Any], message: dict[str, Any], finish: str) -> AsyncIterator[bytes]:
+async def _chat_chunks(
+    head: dict[str, Any], message: dict[str, Any], finish: str, usage: dict[str, int] | None
+) -> AsyncIterator[bytes]:
+    """Yield the chunks of a streamed chat completion.
+
+    Args:
+        usage: sent in a last chunk of its own; the other chunks have `usage: null` then (OpenAI's reference).
+    """
+    without = {} if usage is None else {"usage": None}
     for delta, reason in [*((delta, None) for delta in _chat_deltas(message)), ({}, finish)]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
-        chunk = {**head, "object": "chat.completion.chunk", "choices": [choice]}
+        chunk = {**head, "object": "chat.completion.chunk", "choices": [choice], **without}
+        yield b"data: " + orjson.dumps(chunk) + b"\n\n"
+    if usage is not None:
+        chunk = {**head, "object": "chat.completion.chunk", "choices": [], "usage": usage}
         yield b"data: " + orjson.dumps(chunk) + b"\n\n"
     yield b"data: [DONE]\n\n"
 

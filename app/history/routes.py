@@ -14,10 +14,11 @@ from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
-from app.limits.room import FOR_THREAD
+from app.limits.room import FOR_ITEMS, check_room
+from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
-from app.services import serving
+from app.services import services, serving
 from app.threads.address import Addressed, at
 from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObject, ThreadsBulk
 from app.threads.service import for_caller
@@ -33,7 +34,6 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
 @for_users
 @router.post(
     "/threads",
-    dependencies=FOR_THREAD,
     **described(
         "Make a thread, with a conversation to go on from or without.",
         ThreadObject,
@@ -53,7 +53,7 @@ async def create(request: Request, caller: Authenticated, history: Service) -> R
     **described("Archive or delete many threads; each says what came of it.", ListObject[BulkResult], body=ThreadsBulk),
 )
 async def bulk(request: Request, caller: Authenticated, history: Service) -> Response:
-    return json_response(await history.bulk(caller, checked(ThreadsBulk, await json_object(request))))
+    return json_response(await history.bulk(caller, checked(ThreadsBulk, await json_object(request, limited=False))))
 
 
 @for_users
@@ -65,7 +65,6 @@ async def delete(caller: Authenticated, history: Service, address: Addressed) ->
 @at(
     router.post,
     "/fork",
-    dependencies=FOR_THREAD,
     **described(
         "A new thread that goes on from a turn of this one.",
         ThreadObject,
@@ -181,6 +180,7 @@ async def give_feedback(
     request: Request, caller: Authenticated, feedback: FeedbackService, address: Addressed, turn_id: str
 ) -> Response:
     sent = checked(FeedbackCreate, await json_object(request))
+    await check_room(services(request)[RateLimits], caller, sent.user)
     return json_response(await feedback.add(caller, address, turn_id, sent), status=201)
 
 
@@ -211,6 +211,7 @@ async def delete_feedback(caller: Authenticated, feedback: FeedbackService, feed
 @at(
     router.post,
     "/shares",
+    dependencies=FOR_ITEMS,
     **described(
         "A link that shows the conversation to whoever has it.", ShareLink, status=201, body=ShareCreate, optional=True
     ),

@@ -22,6 +22,8 @@ from app.history.erase import erase
 from app.history.forks import Forks
 from app.history.playback import Tempo, play
 from app.items.client_door import items_of
+from app.limits.room import check_items, check_room
+from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.provider.account import account
 from app.threads import store as threads
@@ -82,6 +84,7 @@ class History:
         live_ids: LiveIds,
         event_log: EventLog,
         signals: CancelSignals,
+        limits: RateLimits,
         *,
         accounts: Accounts,
         margin_seconds: float,
@@ -95,11 +98,14 @@ class History:
         self._live_ids = live_ids
         self._event_log = event_log
         self._signals = signals
+        self._limits = limits
         self._accounts = accounts
         self._margin_seconds = margin_seconds
 
     async def create_thread(self, caller: Caller, sent: ThreadCreate) -> ThreadObject:
+        check_items(caller, len(sent.messages or ()), "messages")
         items = items_of(sent.messages, "messages") if sent.messages else []
+        await check_room(self._limits, caller, sent.user, makes_thread=True)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         async with self._database.session() as session:
             thread = await threads.add(session, self._names, caller.actor, caller.project_id, values)
@@ -147,6 +153,12 @@ class History:
         """A new thread that shares this one's history up to a turn."""
         turn_id = None if sent.turn_id is None else turn_uuid("turn_id", sent.turn_id)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
+        user = sent.user
+        if "user" not in sent.model_fields_set:
+            async with self._database.session() as session:
+                thread = await threads.get(session, caller.project_id, address)
+                user = None if thread is None else thread.user_id
+        await check_room(self._limits, caller, user, makes_thread=True)
         async with self._database.session() as session:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:

@@ -1,9 +1,9 @@
 """Which limits a request meets: those of its project, of its key, and of its end user."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from app.projects.auth import Caller
@@ -39,10 +39,27 @@ class Asks:
         return (("project", self.settings.limits), ("key", self.key_limits), ("user", of_user))
 
 
-def asks_of(caller: Caller, tokens: int) -> Asks:
-    """What a caller asks for outside of any turn."""
+def asks_of(caller: Caller, tokens: int, user: str | None = None) -> Asks:
+    """Return what a caller asks for outside any turn.
+
+    Args:
+        tokens: an estimate of what it sends.
+        user: the end user that the request names, see `user_of`.
+    """
     grant = caller.grant
-    return Asks(grant.project_id, grant.key_id, grant.user, grant.settings, grant.key_limits, lambda: tokens)
+    return Asks(grant.project_id, grant.key_id, grant.user or user, grant.settings, grant.key_limits, lambda: tokens)
+
+
+LONGEST_USER = 256
+
+
+def user_of(params: Mapping[str, Any]) -> str | None:
+    """Return the end user that a request's parameters name, as OpenAI's clients name one."""
+    for name in ("safety_identifier", "user"):
+        given = params.get(name)
+        if isinstance(given, str) and 0 < len(given) <= LONGEST_USER:
+            return given
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +78,39 @@ class Rule:
 NO_LIMIT = 2**53
 
 
-def rules(asks: Asks, month: str) -> list[Rule]:
+PER_REQUEST = ("requests_per_minute", "turns_at_once")
+
+
+def rules(asks: Asks, month: str, *, background: bool = False) -> list[Rule]:
     """The limits that are set. The first one is of running turns, with which a turn's end is told once: where none of
     those is set, one that lets in everybody.
 
     Args:
         month: in UTC, as 202611.
+        background: for a call that the service makes by itself. It is no request of the user's and no turn, and meets
+            only the limits of tokens and money.
     """
-    met = [rule for whose, limits in asks.limits for rule in _of(asks, whose, limits, month)]
+    met = [
+        rule
+        for whose, limits in asks.limits
+        for rule in _of(asks, whose, limits, month)
+        if not (background and rule.name in PER_REQUEST)
+    ]
     if met and not any(rule.kind == "running" for rule in met):
         met.append(Rule("project", "", "running", f"{_base(asks.project_id)}:all", NO_LIMIT))
     return sorted(met, key=lambda rule: rule.kind != "running")
+
+
+ADMIN_REQUESTS_PER_MINUTE = "admin_requests_per_minute"
+
+MOST_ADMIN_REQUESTS = 600
+"""Requests a minute to the admin routes, for each project but the one that operates the service. It is fixed, and not
+the project's own to reach: whatever its limits are, its admins can take back what they have set."""
+
+
+def admin_rules(project_id: UUID) -> list[Rule]:
+    key = f"{_base(project_id)}:admin"
+    return [Rule("project", ADMIN_REQUESTS_PER_MINUTE, "bucket", key, MOST_ADMIN_REQUESTS)]
 
 
 def _of(asks: Asks, whose: Whose, limits: Rates, month: str) -> Iterator[Rule]:

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -27,10 +28,24 @@ from app.cache.connect import Client
 from app.db.engine import Database
 from app.errors import TooManyRequests
 from app.limits import store
+from app.limits.charges import Charges, Kind, NewCharge
 from app.limits.local import LocalShare
-from app.limits.rules import MICRO, TOKENS_PER_MINUTE, Asks, Rule, Whose, left_of_month, month_of, rules
-from app.projects.settings import Limits, ProjectSettings, UserLimits
-from app.provider.models import Models
+from app.limits.rules import (
+    ADMIN_REQUESTS_PER_MINUTE,
+    MICRO,
+    TOKENS_PER_MINUTE,
+    Asks,
+    Rule,
+    Whose,
+    admin_rules,
+    left_of_month,
+    month_of,
+    rules,
+)
+from app.limits.spent import kept, spent
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
+from app.provider.models import Models, Price
+from app.provider.permit import Permit
 
 log = structlog.get_logger()
 
@@ -59,6 +74,7 @@ SAID = {
     "cost_per_month": "of cost a month",
     "threads": "threads",
     "stored_bytes": "bytes stored",
+    ADMIN_REQUESTS_PER_MINUTE: "requests a minute to the admin routes",
 }
 
 Count = Callable[[Database, UUID, str | None, int], Awaitable[int]]
@@ -93,42 +109,97 @@ class _Met:
 
 
 @dataclass(eq=False, slots=True)
-class Admission:
-    """A request that was let in, until it has ended."""
+class Admission(Permit):
+    """An admitted request, until it has ended: what lets it call the provider, and what it has used."""
 
-    met: _Met
+    asks: Asks
+    met: _Met | None
+    """None where nothing limits it."""
     id: str
     tokens: int
     """That were taken of buckets."""
     headers: dict[str, str]
     """What the client is told of its limits."""
+    used_tokens: int = 0
+    used_cost: float = 0.0
+
+    def add(self, usage: Any, price: Price | None, binding: str | None) -> None:
+        """Count an answer of the provider.
+
+        Args:
+            usage: of a Response, whatever it is.
+            binding: of the account that was asked.
+        """
+        tokens, cost = spent(usage, price, binding)
+        self.used_tokens += tokens
+        self.used_cost += cost
 
 
 class RateLimits(Background):
-    def __init__(self, cache: Cache, database: Database, models: Models, *, workers: int) -> None:
+    def __init__(self, cache: Cache, database: Database, models: Models, charges: Charges, *, workers: int) -> None:
         """Args: workers: how many processes share what there is, as far as this one knows."""
         super().__init__()
+        self._charges = charges
         self._cache = cache
         self._database = database
         self._models = models
         self._local = LocalShare(workers)
-        self._admitted: set[Admission] = set()
-        self._met: dict[tuple[UUID, UUID | None, str | None], _Met] = {}
+        self._admitted_now: set[Admission] = set()
+        self._met: dict[tuple[UUID, UUID | None, str | None, bool], _Met] = {}
         self._counts: dict[tuple[UUID, str | None, str], tuple[float, int]] = {}
         self._month, self._month_ends = "", 0.0
         self._name, self._numbers = secrets.token_hex(8), itertools.count()
 
-    async def admit(self, asks: Asks) -> Admission | None:
-        """Let a request in. None where nothing limits it: then there is nothing to end.
+    async def admit(self, asks: Asks) -> Admission:
+        """Admit a request that asks a model.
 
         Raises:
             TooManyRequests: saying which limit refuses, and when to come again.
         """
-        met = self._met_by(asks)
+        return await self._admitted(asks, self._met_by(asks))
+
+    async def admit_background(self, asks: Asks) -> Admission:
+        """Admit a call that the service makes by itself, such as a compaction or a title, for whoever has caused it.
+
+        It is no request of theirs, but its tokens and its cost are theirs.
+
+        Raises:
+            TooManyRequests: their tokens or their money are used up.
+        """
+        return await self._admitted(asks, self._met_by(asks, background=True), takes=0)
+
+    async def check_admin_rate(self, project_id: UUID) -> None:
+        """Count a request to an admin route.
+
+        Raises:
+            TooManyRequests: the project sends too many of them.
+        """
+        place = (project_id, None, ADMIN_REQUESTS_PER_MINUTE, False)
+        met = self._met.get(place)
         if met is None:
-            return None
-        id_ = f"{self._name}{next(self._numbers):x}"
-        tokens = asks.tokens() if met.places else 0
+            asks = Asks(project_id, None, None, NO_SETTINGS, NO_LIMITS, lambda: 0)
+            met = self._remembered(place, asks, "", admin_rules(project_id))
+        await self._held(met, self._new_id(), 0)
+
+    def _new_id(self) -> str:
+        return f"{self._name}{next(self._numbers):x}"
+
+    async def _admitted(self, asks: Asks, met: _Met | None, takes: int | None = None) -> Admission:
+        """Args: takes: how many tokens are taken of buckets; None: as many as the request is estimated to send."""
+        id_ = self._new_id()
+        if met is None:
+            return Admission(asks, None, id_, 0, {})
+        tokens = (asks.tokens() if takes is None else takes) if met.places else 0
+        admission = Admission(asks, met, id_, tokens, await self._held(met, id_, tokens))
+        self._admitted_now.add(admission)
+        return admission
+
+    async def _held(self, met: _Met, id_: str, tokens: int) -> dict[str, str]:
+        """Take of every limit what a request takes, or of none. Return what the client is told of them.
+
+        Raises:
+            TooManyRequests: one of them refuses.
+        """
         try:
             refused, wait, left = await self._asked(met, id_, tokens)
         except (RedisError, OSError) as error:
@@ -140,13 +211,11 @@ class RateLimits(Background):
         shown = _headers(met.rules, left)
         if refused:
             raise _refusal(met.rules[refused - 1], wait, shown)
-        admission = Admission(met, id_, tokens, shown)
-        self._admitted.add(admission)
-        return admission
+        return shown
 
-    def _met_by(self, asks: Asks) -> _Met | None:
+    def _met_by(self, asks: Asks, *, background: bool = False) -> _Met | None:
         """What a caller's requests meet, made once; None where nothing limits them."""
-        caller, month = (asks.project_id, asks.key_id, asks.user), self._this_month()
+        caller, month = (asks.project_id, asks.key_id, asks.user, background), self._this_month()
         known = self._met.get(caller)
         if (
             known is not None
@@ -155,15 +224,20 @@ class RateLimits(Background):
             and known.asks.key_limits is asks.key_limits
         ):
             return known if known.rules else None
-        met = rules(asks, month)
+        known = self._remembered(caller, asks, month, rules(asks, month, background=background))
+        return known if known.rules else None
+
+    def _remembered(
+        self, place: tuple[UUID, UUID | None, str | None, bool], asks: Asks, month: str, met: list[Rule]
+    ) -> _Met:
         words: list[str | int] = ["", LEASE_SECONDS * 1000]
         for rule in met:
             words += [rule.kind, rule.limit, 1]
         places = [4 + 3 * place for place, rule in enumerate(met) if rule.name == TOKENS_PER_MINUTE]
         if len(self._met) >= MOST_CALLERS:
             self._met.clear()
-        known = self._met[caller] = _Met(asks, month, met, [rule.key for rule in met], words, places)
-        return known if met else None
+        found = self._met[place] = _Met(asks, month, met, [rule.key for rule in met], words, places)
+        return found
 
     def _this_month(self) -> str:
         if time.time() >= self._month_ends:
@@ -171,24 +245,49 @@ class RateLimits(Background):
             self._month, self._month_ends = f"{now:%Y%m}", time.time() + left_of_month(now)
         return self._month
 
-    def end(self, admission: Admission, tokens: int, cost: float) -> None:
-        """A request has ended, which has used so many tokens, for so much money."""
-        self._admitted.discard(admission)
+    def end(self, admission: Admission) -> None:
+        """End a request: it runs no more, and what it took of its limits is set right by what it has used."""
+        if admission.ended:
+            return
+        admission.ended = True
         met = admission.met
+        if met is None:
+            return
+        self._admitted_now.discard(admission)
         self._local.end(met.rules, admission.id)
         words: list[str | int] = [admission.id]
         for rule in met.rules:
             match rule.name:
                 case "tokens_per_minute":
-                    takes = tokens - min(admission.tokens, rule.limit)
+                    takes = admission.used_tokens - min(admission.tokens, rule.limit)
                 case "tokens_per_month":
-                    takes = tokens
+                    takes = admission.used_tokens
                 case "cost_per_month":
-                    takes = round(cost * MICRO)
+                    takes = round(admission.used_cost * MICRO)
                 case _:
                     takes = 0
             words += (rule.kind, takes)
         self._cache.send(("EVALSHA", END.digest, len(met.keys), *met.keys, *words))
+
+    def record(
+        self,
+        admission: Admission,
+        kind: Kind,
+        model: str,
+        binding: str | None,
+        usage: Any,
+        *,
+        thread_id: UUID | None = None,
+        estimated: bool = False,
+    ) -> None:
+        """Write down what was spent outside a stored turn, for `/v1/usage` and for the month's counters."""
+        asks = admission.asks
+        counts = {**kept(usage), **({"estimated": True} if estimated else {})}
+        self._charges.add(NewCharge(asks.project_id, kind, model, binding, asks.key_id, asks.user, thread_id, counts))
+
+    async def cause(self, project_id: UUID, turn_id: UUID) -> Asks | None:
+        """Return who asked for a turn; None if it was deleted."""
+        return await store.cause(self._database, project_id, turn_id)
 
     async def check_stored(
         self, project_id: UUID, user: str | None, settings: ProjectSettings, *, makes_thread: bool = True
@@ -274,8 +373,9 @@ class RateLimits(Background):
         """Say of the requests of this worker that they are under way still."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            for admission in list(self._admitted):
-                keys = [rule.key for rule in admission.met.rules if rule.kind == "running"]
+            for admission in list(self._admitted_now):
+                met = admission.met.rules if admission.met is not None else ()
+                keys = [rule.key for rule in met if rule.kind == "running"]
                 self._cache.send(("EVALSHA", RENEW.digest, len(keys), *keys, admission.id, LEASE_SECONDS * 1000))
 
 

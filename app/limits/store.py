@@ -1,15 +1,18 @@
-"""What limits are held against that Postgres knows: what a month has used, and what is stored."""
+"""Monthly usage and stored bytes per project, read from Postgres for limit checks."""
 
 from datetime import datetime
 from uuid import UUID
 
+from app.db import ids
 from app.db.engine import Database
 from app.items.weights import MOST_COUNTED
+from app.limits.rules import Asks
+from app.projects.auth import read_kept
+from app.projects.settings import KeyLimits, ProjectSettings
 from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models
 
-USED = f"""
-SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch,
+_SUMS = f"""
     sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
     sum(token_count(t.usage->'input_tokens'))::float8 AS input_tokens,
     sum(token_count(t.usage->'input_tokens_details'->'cached_tokens'))::float8 AS cached_tokens,
@@ -17,6 +20,10 @@ SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch,
         AS cache_write_tokens,
     sum(token_count(t.usage->'output_tokens'))::float8 AS output_tokens,
     {CALLS_BY_TOOL} AS tools
+"""
+
+USED = f"""
+SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch, {_SUMS}
 FROM turns t
 WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND t.usage IS NOT NULL
     AND ($3::uuid IS NULL OR t.api_key_id = $3)
@@ -25,7 +32,23 @@ WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND 
             AND th.user_id = $4
     ))
 GROUP BY 1, 2
+UNION ALL
+SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch, {_SUMS}
+FROM charges t
+WHERE t.project_id = $1 AND t.at >= $2 AND ($3::uuid IS NULL OR t.api_key_id = $3)
+    AND ($4::text IS NULL OR t.user_id = $4)
+GROUP BY 1, 2
 """  # noqa: S608
+
+# A compaction or a title goes on behalf of whoever asked for the turn that it stands behind.
+CAUSE = """
+SELECT t.api_key_id, th.user_id, p.settings, k.limits
+FROM turns t
+JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+JOIN projects p ON p.project_id = t.project_id
+LEFT JOIN api_keys k ON k.project_id = t.project_id AND k.id = t.api_key_id
+WHERE t.project_id = $1 AND t.bucket = $2 AND t.id = $3
+"""
 
 THREADS = """
 SELECT count(*) AS count FROM (
@@ -33,19 +56,35 @@ SELECT count(*) AS count FROM (
 ) AS there
 """
 
-BYTES = """
-SELECT coalesce(sum(pg_column_size(i.data)), 0)::bigint AS count FROM items i
-WHERE i.project_id = $1 AND ($2::text IS NULL OR EXISTS (
-    SELECT FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
-    WHERE t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id AND th.user_id = $2
-))
-"""
+_OF_USER = """($2::text IS NULL OR EXISTS (
+        SELECT FROM threads th WHERE th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+            AND th.user_id = $2
+    ))"""
+
+BYTES = f"""
+SELECT sum(bytes)::bigint AS count FROM (
+    SELECT coalesce(sum(pg_column_size(i.data)), 0) AS bytes FROM items i
+    WHERE i.project_id = $1 AND ($2::text IS NULL OR EXISTS (
+        SELECT FROM turns t
+        WHERE t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id AND {_OF_USER}
+    ))
+    UNION ALL
+    SELECT coalesce(sum(pg_column_size(t.params) + pg_column_size(t.metadata)), 0) FROM turns t
+    WHERE t.project_id = $1 AND {_OF_USER}
+    UNION ALL
+    SELECT coalesce(sum(coalesce(pg_column_size(th.title), 0) + pg_column_size(th.metadata)), 0) FROM threads th
+    WHERE th.project_id = $1 AND ($2::text IS NULL OR th.user_id = $2)
+    UNION ALL
+    SELECT coalesce(sum(coalesce(pg_column_size(f.comment), 0) + coalesce(pg_column_size(f.label), 0)), 0)
+    FROM feedback f WHERE f.project_id = $1 AND ($2::text IS NULL OR f.user_id = $2)
+) AS stored
+"""  # noqa: S608
 
 
 async def used(
     database: Database, models: Models, project_id: UUID, key_id: UUID | None, user: str | None, since: datetime
 ) -> tuple[int, float]:
-    """How many tokens turns have used since a moment, and what they cost, as far as prices are known.
+    """Return how many tokens were used since a moment, and what they cost, as far as prices are known.
 
     Args:
         key_id: of the turns that one key has asked for; `user`, of those in one end user's threads.
@@ -72,6 +111,16 @@ async def threads(database: Database, project_id: UUID, user: str | None, limit:
 
 
 async def stored_bytes(database: Database, project_id: UUID, user: str | None, limit: int) -> int:
-    """How much the items take, as they are stored."""
+    """Return the stored size of contents: items, turns' parameters, titles, metadata and feedback."""
     found: int = await database.fetchval(BYTES, project_id, user)
     return found
+
+
+async def cause(database: Database, project_id: UUID, turn_id: UUID) -> Asks | None:
+    """Return who asked for a turn, for calls that are made on its behalf later; None if the turn was deleted."""
+    row = await database.fetchrow(CAUSE, project_id, ids.bucket_of(turn_id), turn_id)
+    if row is None:
+        return None
+    settings = read_kept(ProjectSettings, row["settings"])
+    limits = read_kept(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits
+    return Asks(project_id, row["api_key_id"], row["user_id"], settings, limits, lambda: 0)

@@ -22,11 +22,13 @@ from app.background import Background
 from app.chain.answer import Answer, from_body
 from app.db import wall
 from app.db.sealed import CannotOpen
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, TooManyRequests
 from app.items.kinds import is_system
 from app.items.shapes import Item, fields_of, message
-from app.items.weights import count
+from app.items.weights import added, count
 from app.items.weights import tokens as weight
+from app.limits.rules import Asks
+from app.limits.service import Admission, RateLimits
 from app.memory import transcript
 from app.memory.learnt import Learnt
 from app.memory.store import Abandoned, Branch, Claim, MemoryStore, Remembered
@@ -85,9 +87,11 @@ class Compactions(Background):
         models: Models,
         learnt: Learnt,
         content_keys: ContentKeys,
+        limits: RateLimits,
         settings: Settings,
     ) -> None:
         super().__init__()
+        self._limits = limits
         self._store = store
         self._content_keys = content_keys
         self._accounts = accounts
@@ -109,13 +113,14 @@ class Compactions(Background):
         share = self._settings.compaction_share
         return None if share == 0 else int(share * self._learnt.at(binding).token_budget(family, model))
 
-    def begin(self, wanted: Wanted) -> None:
-        """Make a compaction in the background."""
-        task = asyncio.create_task(self._in_background(wanted), name=f"compaction of {wanted.turn_id}")
+    def begin(self, wanted: Wanted, asks: Asks) -> None:
+        """Make a compaction in the background, unless the tokens or the money of who asked for the turn are used up:
+        then its thread goes on with the uncompacted history."""
+        task = asyncio.create_task(self._in_background(wanted, asks), name=f"compaction of {wanted.turn_id}")
         self._tasks[wanted.turn_id] = task
         task.add_done_callback(lambda _: self._made_or_not(wanted, task))
 
-    async def make(self, wanted: Wanted) -> UUID | None:
+    async def make(self, wanted: Wanted, admission: Admission) -> UUID | None:
         """Make a compaction, and wait for it.
 
         Returns:
@@ -155,9 +160,9 @@ class Compactions(Background):
         if [turn.id for turn in again.turns] != [turn.id for turn in turns]:
             # Something was deleted, or another compaction of the branch became ready: from what there is now.
             await self._store.fail(claim, {"code": "changed", "message": "The history changed meanwhile."}, {})
-            return await self.make(replace(wanted, now=True))
+            return await self.make(replace(wanted, now=True), admission)
         said = [item.kept.item for item in items if not _stays(item)]
-        return await self._made(claim, wanted, None if before is None else before.text, said)
+        return await self._made(claim, wanted, admission, None if before is None else before.text, said)
 
     def _budget(self, account: ProviderAccount, model: str) -> int:
         """How many tokens a model reads at an account."""
@@ -186,11 +191,14 @@ class Compactions(Background):
     def _maker(self, wanted: Wanted) -> str:
         return wanted.by or self._settings.compaction_model or wanted.model
 
-    async def _made(self, claim: Claim, wanted: Wanted, summary: str | None, items: Sequence[Item]) -> UUID | None:
+    async def _made(
+        self, claim: Claim, wanted: Wanted, admission: Admission, summary: str | None, items: Sequence[Item]
+    ) -> UUID | None:
         calls: list[dict[str, Any]] = []
         usage = dict.fromkeys(SUMMED, 0)
         asked = self.summary(
             wanted.project_id,
+            admission,
             self._maker(wanted),
             wanted.model,
             items,
@@ -198,6 +206,7 @@ class Compactions(Background):
             usage,
             summary=summary,
             instructions=wanted.instructions,
+            thread_id=claim.thread_id,
         )
         work = asyncio.create_task(asked)
         lease = asyncio.create_task(self._renewing(claim, work))
@@ -223,6 +232,7 @@ class Compactions(Background):
     async def summary(
         self,
         project_id: UUID,
+        admission: Admission,
         maker: str,
         reader: str,
         items: Sequence[Item],
@@ -231,6 +241,7 @@ class Compactions(Background):
         *,
         summary: str | None = None,
         instructions: str | None = None,
+        thread_id: UUID | None = None,
     ) -> str:
         """What items come to, in as many calls as they need: each goes on from what the one before has said.
 
@@ -238,6 +249,7 @@ class Compactions(Background):
             maker: the model that makes it; `reader`, the one that reads it.
             calls: what was sent is added to these, and to `usage` what it cost.
             summary: of what came before.
+            thread_id: that it is made for, if it is made for one.
 
         Raises:
             ProviderError: the model gave none.
@@ -247,19 +259,28 @@ class Compactions(Background):
         read = self._budget(await self._accounts.first(project_id, reader), reader)
         length = max(SHORTEST_SUMMARY, min(LONGEST_SUMMARY, int(SUMMARY_SHARE * read)))
         prompt = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
-        for chunk in transcript.chunks(items, room) or [""]:
-            answer = await self._ask(account, maker, prompt, transcript.request(summary, chunk), length, calls)
-            reported = fields_of(answer.response.get("usage"))
-            for name in SUMMED:
-                usage[name] += count(reported.get(name))
-            summary = answer.text.strip()
-            if not summary:
-                raise ProviderError(failure.broken("it is no summary"))
+        used: Any = None
+        try:
+            for chunk in transcript.chunks(items, room) or [""]:
+                request = transcript.request(summary, chunk)
+                answer = await self._ask(account, admission, maker, prompt, request, length, calls)
+                reported = fields_of(answer.response.get("usage"))
+                used = added(used, reported)
+                admission.add(reported, self._models.of(maker).price, account.binding)
+                for name in SUMMED:
+                    usage[name] += count(reported.get(name))
+                summary = answer.text.strip()
+                if not summary:
+                    raise ProviderError(failure.broken("it is no summary"))
+        finally:
+            if used is not None:
+                self._limits.record(admission, "compaction", maker, account.binding, used, thread_id=thread_id)
         return summary or ""
 
     async def _ask(
         self,
         account: ProviderAccount,
+        admission: Admission,
         model: str,
         instructions: str,
         request: str,
@@ -280,7 +301,7 @@ class Compactions(Background):
         attempts = self._settings.provider_attempts
         while True:
             try:
-                answer = from_body(await account.provider.respond(body, {}))
+                answer = from_body(await account.provider.respond(admission, body, {}))
                 break
             except ProviderError as error:
                 attempts -= 1
@@ -305,10 +326,16 @@ class Compactions(Background):
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a compaction failed in the service", exc_info=error)
 
-    async def _in_background(self, wanted: Wanted) -> None:
+    async def _in_background(self, wanted: Wanted, asks: Asks) -> None:
         try:
             async with self._places:
-                await self.make(wanted)
+                admission = await self._limits.admit_background(asks)
+                try:
+                    await self.make(wanted, admission)
+                finally:
+                    self._limits.end(admission)
+        except TooManyRequests as refused:
+            log.info("a conversation is not compacted: a limit is reached", code=refused.code)
         except ProviderError:
             return  # Said, and written down; a later turn tries it again.
         except DatabaseUnavailable:
@@ -326,7 +353,12 @@ class Compactions(Background):
         try:
             sealer = await self._content_keys.sealer(wanted.project_id)
             with wall.within(wanted.project_id), at_rest.written_with(sealer):
-                await self._in_background(wanted)
+                asks = await self._limits.cause(wanted.project_id, wanted.turn_id)
+                if asks is None:
+                    return  # The turn was deleted, and the compaction with it.
+                await self._in_background(wanted, asks)
+                # One that was not begun, because a limit refused it, does not stand before those of other projects.
+                await self._store.give_up(wanted.project_id, wanted.turn_id)
         except CannotOpen as error:
             log.error("a compaction cannot be made: the project's contents are not opened here", why=str(error))
 

@@ -125,6 +125,14 @@ WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND 
     AND worker_id = :worker_id
 RETURNING id
 
+-- give_up --
+-- Fails a compaction that nobody makes, until a later turn asks for it again.
+UPDATE compactions SET status = 'failed', error = :error::json, calls = NULL, worker_id = NULL,
+    lease_expires_at = NULL, completed_at = now()
+WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id AND status = 'running'
+    AND lease_expires_at < now()
+RETURNING id
+
 -- give_up_chain --
 -- What goes on from a turn is sent anew.
 UPDATE turns SET response_unknown_at = now()

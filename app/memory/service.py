@@ -6,6 +6,8 @@ from uuid import UUID
 from app.chain.live_ids import LiveIds
 from app.db.pagination import list_object
 from app.errors import BadRequest, Conflict
+from app.limits.rules import asks_of
+from app.limits.service import RateLimits
 from app.memory.compaction import Compactions, Wanted
 from app.memory.schemas import Compact, CompactionObject, compaction_object
 from app.memory.store import MemoryStore
@@ -17,7 +19,10 @@ from app.threads.address import Place
 
 
 class Memory:
-    def __init__(self, store: MemoryStore, compactions: Compactions, models: Models, live_ids: LiveIds) -> None:
+    def __init__(
+        self, store: MemoryStore, compactions: Compactions, models: Models, live_ids: LiveIds, limits: RateLimits
+    ) -> None:
+        self._limits = limits
         self._live_ids = live_ids
         self._store = store
         self._compactions = compactions
@@ -48,10 +53,13 @@ class Memory:
             by=sent.model,
             now=True,
         )
+        admission = await self._limits.admit(asks_of(caller, 0))
         try:
-            made = await self._compactions.make(wanted)
+            made = await self._compactions.make(wanted, admission)
         except ProviderError as error:
             raise client_error(error.failure) from error
+        finally:
+            self._limits.end(admission)
         if made is None:
             await self._refuse_running(caller, head)  # Somebody else was faster.
             raise _nothing()

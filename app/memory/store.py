@@ -298,6 +298,12 @@ class MemoryStore:
         documents = {"error": said, "usage": orjson.dumps(usage).decode()}
         await self._database.fetchrow(*_found["fail"](**mine, **documents))
 
+    async def give_up(self, project_id: UUID, turn_id: UUID) -> None:
+        """Fail a compaction that nobody makes, until a later turn asks for it again."""
+        error = {"code": "limit_reached", "message": "A limit of the project was reached."}
+        said = at_rest.sealer().document(orjson.dumps(error).decode())
+        await self._database.fetchrow(*_found["give_up"](**_at(project_id, turn_id), error=said))
+
     async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:
         """Have what goes on from a turn sent anew, with what is remembered by now."""
         await self._database.fetchrow(*_found["give_up_chain"](**_at(project_id, turn_id)))

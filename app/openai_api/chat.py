@@ -1,6 +1,8 @@
-"""/chat/completions, passed on as it is: code that has not migrated yet works on the same base URL. Nothing is kept."""
+"""/chat/completions, passed on as it is: code that has not migrated yet works on the same base URL. Nothing is kept but
+what it cost."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
@@ -8,21 +10,31 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from app.accounts.pool import Accounts
+from app.accounts.pool import Accounts, ProviderAccount
 from app.bodies import JSON_TYPE, ListOf, checked, json_object
 from app.describing import EVENTS, OF_A_MODEL, described
+from app.items.shapes import fields_of
 from app.items.weights import BYTES_PER_TOKEN
-from app.limits.rules import asks_of
+from app.limits.room import check_items
+from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
+from app.limits.spent import of_chat
 from app.projects.auth import Authenticated
 from app.provider.client import ProviderError
+from app.provider.events import RawEvent, SSEDecoder
+from app.provider.failure import Kind
+from app.provider.models import Models
 from app.provider.refusals import client_error
 from app.services import services, serving
 from app.turns.http import provider_headers
 
 router = APIRouter(tags=["chat"])
+
+CUT_SHORT = (Kind.BROKEN, Kind.TIMEOUT, Kind.TOO_LARGE)
+"""Failures after which the model may have read the request, and the provider charges for it."""
 
 
 class ChatCreate(BaseModel):
@@ -59,31 +71,133 @@ async def complete(
     request: Request, caller: Authenticated, accounts: Annotated[Accounts, serving(Accounts)]
 ) -> Response:
     body = await json_object(request)
-    body["model"] = model = caller.grant.settings.resolved(checked(ChatCreate, body).model)
-    sent, headers, limits = orjson.dumps(body), provider_headers(request), services(request)[RateLimits]
+    given = checked(ChatCreate, body)
+    check_items(caller, len(given.messages), "messages")
+    body["model"] = model = caller.grant.settings.resolved(given.model)
+    streams, shows_usage = body.get("stream") is True, _shows_usage(body)
+    if streams:
+        _ask_for_usage(body)
+    sent, headers, here = orjson.dumps(body), provider_headers(request), services(request)
     weight = len(sent) // BYTES_PER_TOKEN
-    admission = await limits.admit(asks_of(caller, weight))
-    streams = False
+    admission = await here[RateLimits].admit(asks_of(caller, weight, user_of(body)))
+    spending = _Spending(here[RateLimits], here[Models], admission, model, weight)
+    streaming = False
     try:
-        provider = (await accounts.first(caller.project_id, model)).provider
-        if body.get("stream") is True:
-            chunks = await provider.open_chat_stream(sent, headers)
-            streams = True
-            return StreamingResponse(_to_its_end(chunks, limits, admission, weight), media_type="text/event-stream")
-        return Response(await provider.chat(sent, headers), media_type=JSON_TYPE)
+        account = spending.account = await accounts.first(caller.project_id, model)
+        if streams:
+            chunks = await account.provider.open_chat_stream(admission, sent, headers)
+            streaming = spending.asked = True
+            return _ChatStream(_events(chunks, spending, shows_usage), spending)
+        answer = await account.provider.chat(admission, sent, headers)
+        spending.count_answer(answer)
+        return Response(answer, media_type=JSON_TYPE)
     except ProviderError as error:
+        spending.asked = error.failure.kind in CUT_SHORT
         raise client_error(error.failure) from error
     finally:
-        if admission is not None and not streams:
-            limits.end(admission, weight, 0.0)
+        if not streaming:
+            spending.end()
 
 
-async def _to_its_end(
-    chunks: AsyncIterator[bytes], limits: RateLimits, admission: Admission | None, weight: int
-) -> AsyncIterator[bytes]:
+@dataclass(slots=True)
+class _Spending:
+    """What a request uses, until it is charged for it."""
+
+    limits: RateLimits
+    models: Models
+    admission: Admission
+    model: str
+    read: int
+    """An estimate of the tokens that were sent."""
+    account: ProviderAccount | None = None
+    asked: bool = False
+    """True once the model has read what was sent."""
+    written: int = 0
+    """Bytes of text that came back."""
+    usage: Any = None
+    """The provider's count, once it has come."""
+
+    def count_answer(self, answer: bytes) -> None:
+        self.asked, self.written = True, len(answer)
+        try:
+            self.usage = fields_of(orjson.loads(answer)).get("usage")
+        except orjson.JSONDecodeError:
+            return  # No usage: it is charged by its length.
+
+    def end(self) -> None:
+        """Charge what was used: by the provider's count, and by an estimate where the answer broke off before it."""
+        if self.asked and self.account is not None and not self.admission.ended:
+            counted = of_chat(self.usage)
+            estimated = not counted["total_tokens"]
+            if estimated:
+                counted = {"input_tokens": self.read, "output_tokens": self.written // BYTES_PER_TOKEN}
+            binding = self.account.binding
+            self.admission.add(counted, self.models.of(self.model).price, binding)
+            self.limits.record(self.admission, "chat", self.model, binding, counted, estimated=estimated)
+        self.limits.end(self.admission)
+
+
+def _shows_usage(body: dict[str, Any]) -> bool:
+    """True if the client has asked for the usage of a stream."""
+    return fields_of(body.get("stream_options")).get("include_usage") is True
+
+
+def _ask_for_usage(body: dict[str, Any]) -> None:
+    """Have the provider count a stream. Options that are no object are left for the provider to refuse."""
+    options = body.get("stream_options")
+    if options is None or isinstance(options, dict):
+        body["stream_options"] = {**(options or {}), "include_usage": True}
+
+
+class _ChatStream(StreamingResponse):
+    """A streamed answer. It is charged for when it ends, whoever has ended it, and at whatever moment."""
+
+    def __init__(self, events: AsyncIterator[bytes], spending: _Spending) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._spending = spending
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._spending.end()
+
+
+async def _events(chunks: AsyncIterator[bytes], spending: _Spending, shows_usage: bool) -> AsyncIterator[bytes]:
+    """A stream's events as the client has asked for them."""
+    decoder = SSEDecoder()
+    async for chunk in chunks:
+        if sent := b"".join(_passed_on(event, spending, shows_usage) for event in decoder.feed(chunk)):
+            yield sent
+    if sent := b"".join(_passed_on(event, spending, shows_usage) for event in decoder.end()):
+        yield sent
+
+
+def _passed_on(event: RawEvent, spending: _Spending, shows_usage: bool) -> bytes:
+    """An event as the client gets it; nothing for one that it has not asked for."""
+    data = event.data
     try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        if admission is not None:
-            limits.end(admission, weight, 0.0)
+        chunk = fields_of(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        chunk = {}  # The end's mark, or what is the client's to read.
+    choices = chunk.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        spending.written += _length(fields_of(choice).get("delta"))
+    if "usage" in chunk:
+        if chunk["usage"] is not None:
+            spending.usage = chunk["usage"]
+        if not shows_usage:
+            if not choices:
+                return b""
+            data = orjson.dumps({name: value for name, value in chunk.items() if name != "usage"})
+    name = b"event: %b\n" % event.name if event.name else b""
+    return name + b"".join(b"data: %b\n" % line for line in data.split(b"\n")) + b"\n"
+
+
+def _length(delta: Any) -> int:
+    """Return how much text a delta holds, in bytes: content, reasoning, and the arguments of tool calls."""
+    said = fields_of(delta)
+    calls = said.get("tool_calls")
+    functions = [fields_of(fields_of(call).get("function")) for call in calls] if isinstance(calls, list) else []
+    texts = [*said.values(), *(value for function in functions for value in function.values())]
+    return sum(len(text.encode()) for text in texts if isinstance(text, str))

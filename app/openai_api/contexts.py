@@ -21,8 +21,9 @@ from app.items.kept import kept_input
 from app.items.kinds import is_system, type_of
 from app.items.shapes import Item
 from app.items.vocabulary import text_tokens
-from app.limits.rules import asks_of
-from app.limits.service import RateLimits
+from app.limits.room import check_count
+from app.limits.rules import asks_of, user_of
+from app.limits.service import Admission, RateLimits
 from app.memory.compaction import SUMMED, Compactions
 from app.memory.reader import Reader
 from app.memory.sealed import Sealed
@@ -103,7 +104,7 @@ class Contexts:
         self._sealed = sealed
         self._turns = turns
 
-    async def compact(self, caller: Caller, sent: CompactCreate, model: str) -> CompactedResponse:
+    async def compact(self, caller: Caller, sent: CompactCreate, model: str, admission: Admission) -> CompactedResponse:
         """A conversation as its own users' messages and one item that stands for all the rest.
 
         Raises:
@@ -121,7 +122,7 @@ class Contexts:
         usage = dict.fromkeys(SUMMED, 0)
         try:
             said = await self._compactions.summary(
-                caller.project_id, model, model, items, [], usage, instructions=sent.instructions
+                caller.project_id, admission, model, model, items, [], usage, instructions=sent.instructions
             )
         except ProviderError as error:
             raise client_error(error.failure) from error
@@ -159,6 +160,7 @@ class Contexts:
 
     def _items(self, caller: Caller, value: Any) -> list[Item]:
         items = items_of(value, references=True) if value is not None else []
+        check_count(len(items), caller.grant.settings, caller.grant.key_limits, "input")
         for item in items:
             if item.get("type") == "item_reference":
                 raise BadRequest(
@@ -203,14 +205,11 @@ Service = Annotated[Contexts, serving(Contexts)]
 async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(CompactCreate, await json_object(request))
     model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
-    admission, used = await limits.admit(asks_of(caller, 0)), 0
+    admission = await limits.admit(asks_of(caller, 0, user_of(sent.model_extra or {})))
     try:
-        made = await contexts.compact(caller, sent, model)
-        used = made["usage"]["total_tokens"]
-        return json_response(made)
+        return json_response(await contexts.compact(caller, sent, model, admission))
     finally:
-        if admission is not None:
-            limits.end(admission, used, 0.0)
+        limits.end(admission)
 
 
 @router.post(

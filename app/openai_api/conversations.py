@@ -11,7 +11,7 @@ from app.db.pagination import ListObject, Paged
 from app.describing import Deleted, ItemObject, described
 from app.errors import NotFound
 from app.history.service import History
-from app.limits.room import FOR_ITEMS, FOR_THREAD
+from app.limits.room import FOR_ITEMS, FOR_THREAD, check_items
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
     ConversationCreate,
@@ -52,6 +52,7 @@ Own = Annotated[ById, Depends(_own)]
 )
 async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
     sent = checked(ConversationCreate, await optional_json_object(request))
+    check_items(caller, len(sent.items or ()), "items")
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
 
@@ -94,6 +95,7 @@ async def delete(
 )
 async def add_items(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
     sent = checked(ItemsCreate, await json_object(request))
+    check_items(caller, len(sent.items), "items")
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
 

@@ -15,6 +15,8 @@ from app.errors import APIError, BadRequest, NotFound
 from app.history.edits import Edits, append_items
 from app.items.kept import Kept, kept_row
 from app.items.kinds import type_of
+from app.limits.room import check_growth
+from app.limits.service import RateLimits
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
@@ -41,7 +43,9 @@ class OpenAI:
         live_ids: LiveIds,
         event_log: EventLog,
         settled: Settled,
+        limits: RateLimits,
     ) -> None:
+        self._limits = limits
         self._settled = settled
         self._replay = replay
         self._database = database
@@ -111,6 +115,10 @@ class OpenAI:
         return conversation_object(_known(thread, address.id))
 
     async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> "ConversationObject":
+        async with self._database.session() as session:
+            before = _known(await threads.get(session, caller.project_id, ById(id_)), id_)
+        growth = {"metadata": before.metadata_}, {"metadata": metadata}
+        await check_growth(self._limits, caller, before.user_id, *growth)
         async with self._database.session() as session:
             values = {"metadata_": metadata}
             thread = await threads.change(session, self._names, caller.actor, caller.project_id, ById(id_), values)

@@ -16,7 +16,7 @@ import orjson
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.bodies import json_response, parsed
+from app.bodies import json_response, parsed, too_large
 from app.db import ids
 from app.errors import APIError, BadRequest, TooManyRequests
 from app.items.kept import kept_output
@@ -78,6 +78,14 @@ class _Remembered:
     """Everything since."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A message, as far as it is remembered beside its JSON."""
+
+    size: int
+    digest: bytes
+
+
 @dataclass(slots=True)
 class _Lane:
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -133,6 +141,7 @@ class _Connection:
         """Let a message wait for its lane."""
         stream_id: str | None = None
         try:
+            self._check_size(len(message))
             event = parsed(message, self._services[Connected])
             stream_id = _stream_id(event)
             if event.get("type") != "response.create":
@@ -146,7 +155,9 @@ class _Connection:
             await self._refuse(stream_id, refused)
             return
         lane.waiting += 1
-        task = asyncio.create_task(self._in_turn(stream_id, lane, event, hashlib.sha256(message).digest()))
+        task = asyncio.create_task(
+            self._in_turn(stream_id, lane, event, _Sent(len(message), hashlib.sha256(message).digest()))
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -165,11 +176,17 @@ class _Connection:
             )
         return self._lanes.setdefault(stream_id, _Lane())
 
-    async def _in_turn(self, stream_id: str | None, lane: _Lane, event: dict[str, Any], digest: bytes) -> None:
+    def _check_size(self, size: int) -> None:
+        """Raise BodyTooLarge for a message that is longer than the project's or the key's limit 'body_bytes'."""
+        most = self._socket.state.most_bytes
+        if most is not None and size > most:
+            raise too_large(most)
+
+    async def _in_turn(self, stream_id: str | None, lane: _Lane, event: dict[str, Any], message: _Sent) -> None:
         try:
             async with lane.turn:
                 if not self._left.is_set():
-                    await self._respond(stream_id, event, digest)
+                    await self._respond(stream_id, event, message)
         except WebSocketDisconnect:
             self._left.set()
         finally:
@@ -177,14 +194,15 @@ class _Connection:
             if not lane.waiting:
                 del self._lanes[stream_id]
 
-    async def _respond(self, stream_id: str | None, event: dict[str, Any], digest: bytes) -> None:
+    async def _respond(self, stream_id: str | None, event: dict[str, Any], message: _Sent) -> None:
         previous: UUID | None = None
         try:
             # A key that was revoked meanwhile begins nothing more.
             caller = await authenticate(self._socket)
+            self._check_size(message.size)  # The limit may be another one by now.
             body = _body(event)
             previous = _known(body.get("previous_response_id"), self._remembered)
-            address, sent = self._request(caller, body, previous, digest)
+            address, sent = self._request(caller, body, previous, message.digest)
             if event.get("generate") is False:
                 await self._warm_up(stream_id, caller, address, sent)
                 return

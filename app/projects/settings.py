@@ -13,6 +13,12 @@ MOST_LISTED = 200
 
 Whole = Annotated[int, Field(ge=1, le=10**15), WHOLE]
 
+LEAST_BODY = 1000
+"""Bytes. With a smaller limit hardly any request of the API could be sent."""
+
+LEAST_COST = 0.000_001
+"""Money is counted in millionths."""
+
 ModelName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|\[[0-9a-f:.]+\](:[0-9]{1,5})?")
@@ -41,14 +47,14 @@ class Rates(BaseModel):
     turns_at_once: Whole | None = None
     tokens_per_month: Whole | None = None
     """Of a calendar month in UTC."""
-    cost_per_month: Annotated[float, Field(gt=0, le=1e12)] | None = None
+    cost_per_month: Annotated[float, Field(ge=LEAST_COST, le=1e12)] | None = None
     """In the currency of the price table."""
 
 
 class KeyLimits(Rates):
     """Of a key."""
 
-    body_bytes: Whole | None = None
+    body_bytes: Annotated[int, Field(ge=LEAST_BODY, le=10**15), WHOLE] | None = None
     input_items: Whole | None = None
 
 

@@ -19,6 +19,7 @@ from app import egress
 from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure
+from app.provider.permit import Permit
 from app.provider.secret import Secret
 from app.telemetry.spans import tracer
 
@@ -92,37 +93,39 @@ class Provider:
             proxy=None if public_only else _proxy(base_url),
         )
 
-    async def respond(self, body: bytes, headers: dict[str, str]) -> bytes:
+    async def respond(self, permit: Permit, body: bytes, headers: dict[str, str]) -> bytes:
         """Ask for a whole answer.
 
         Raises:
             ProviderError: there is none.
         """
-        return await self._post(PATH, body, headers)
+        return await self._post(permit, PATH, body, headers)
 
-    def stream(self, body: bytes, headers: dict[str, str]) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+    def stream(
+        self, permit: Permit, body: bytes, headers: dict[str, str]
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Ask for a stream, and read its bytes as they come.
 
         Raises:
             ProviderError: there is none, or it broke off, or it was silent for `stall_seconds`.
         """
-        return self._streaming(PATH, body, headers)
+        return self._streaming(permit, PATH, body, headers)
 
-    async def chat(self, body: bytes, headers: dict[str, str]) -> bytes:
+    async def chat(self, permit: Permit, body: bytes, headers: dict[str, str]) -> bytes:
         """A Chat Completions request, passed on.
 
         Raises:
             ProviderError: it was refused, or there is no answer.
         """
-        return await self._post(CHAT_PATH, body, headers)
+        return await self._post(permit, CHAT_PATH, body, headers)
 
-    async def open_chat_stream(self, body: bytes, headers: dict[str, str]) -> AsyncIterator[bytes]:
+    async def open_chat_stream(self, permit: Permit, body: bytes, headers: dict[str, str]) -> AsyncIterator[bytes]:
         """A streamed Chat Completions request, passed on. What is returned has begun.
 
         Raises:
             ProviderError: it was refused, or there is no answer.
         """
-        opened = self._streaming(CHAT_PATH, body, headers)
+        opened = self._streaming(permit, CHAT_PATH, body, headers)
         chunks = await opened.__aenter__()
 
         async def passed_on() -> AsyncIterator[bytes]:
@@ -134,7 +137,8 @@ class Provider:
 
         return passed_on()
 
-    async def _post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+    async def _post(self, permit: Permit, path: str, body: bytes, headers: dict[str, str]) -> bytes:
+        permit.check()
         try:
             async with self._session.post(
                 self._base_url + path, data=body, headers={**headers, **tracer().headers()}, allow_redirects=False
@@ -146,7 +150,10 @@ class Provider:
         return content
 
     @asynccontextmanager
-    async def _streaming(self, path: str, body: bytes, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _streaming(
+        self, permit: Permit, path: str, body: bytes, headers: dict[str, str]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        permit.check()
         try:
             request = self._session.post(
                 self._base_url + path,

@@ -15,6 +15,7 @@ from app.db import ids, wall
 from app.db.engine import Database
 from app.history.edits import erase_turns
 from app.history.erase import Erased, erase
+from app.limits import charges
 from app.projects.tables import Project
 from app.retention.tables import UserPurge
 from app.threads import store as threads
@@ -202,6 +203,7 @@ class Purge:
         async with self._database.session() as session:
             thread_ids = list(await session.scalars(mine.order_by(Thread.id).limit(THREADS_AT_ONCE)))
             if not thread_ids:
+                await charges.forget_user(session, project_id, user)
                 ended = update(UserPurge).where(*this, UserPurge.completed_at.is_(None)).values(completed_at=func.now())
                 done = (await session.execute(ended.returning(UserPurge.threads_done))).scalar_one_or_none()
                 if done is not None:

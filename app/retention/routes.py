@@ -10,6 +10,7 @@ from app.bodies import WHOLE, Changes, checked, json_object, json_response
 from app.db.pagination import ListObject
 from app.describing import NDJSON, described
 from app.errors import BadRequest
+from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Authenticated, KeyRing
 from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
@@ -51,6 +52,7 @@ async def get(caller: Authenticated, retention: Service) -> Response:
 
 @router.patch(
     "/project",
+    dependencies=AT_ADMIN_RATE,
     **described("Change how long content is kept, and whether contexts are cached.", ProjectObject, body=ProjectPatch),
 )
 async def patch(

@@ -13,6 +13,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
 from app.errors import BadRequest, Conflict, Forbidden
+from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.threads import store
@@ -54,7 +55,7 @@ class Threads:
                         raise unknown_name(called)
                     if thread is not None:
                         return await shown(session, caller, thread), False
-            await self._limits.check_stored(caller.project_id, sent.user, caller.grant.settings)
+            await check_room(self._limits, caller, sent.user, makes_thread=True)
             values = await with_trail_key(self._users, caller.project_id, {"name": name, **columns(sent)})
             with suppress(Conflict):
                 async with self._database.session() as session:
@@ -81,6 +82,7 @@ class Threads:
             return await shown(session, caller, thread)
 
     async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> ThreadObject:
+        await self._check_growth(caller, address, sent)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
             values["head_turn_id"] = turn_uuid("head_id", sent.head_id)
@@ -91,6 +93,17 @@ class Threads:
             if thread is None:
                 raise unknown(address)
             return await shown(session, caller, thread)
+
+    async def _check_growth(self, caller: Caller, address: Place, sent: ThreadPatch) -> None:
+        """Raise TooManyRequests if a change makes a thread longer, and there is no room for more."""
+        longer = sent.model_dump(include=sent.model_fields_set & {"title", "metadata"})
+        if not any(longer.values()):
+            return
+        async with self._database.session() as session:
+            thread = await store.get(session, caller.project_id, address)
+        if thread is not None:
+            before = {"title": thread.title, "metadata": thread.metadata_}
+            await check_growth(self._limits, caller, thread.user_id, before, longer)
 
 
 async def shown(session: AsyncSession, caller: Caller, thread: Thread) -> ThreadObject:

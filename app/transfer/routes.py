@@ -7,9 +7,10 @@ from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response
 from app.describing import CONFLICT, described
-from app.limits.room import FOR_THREAD
+from app.limits.room import check_room
+from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
-from app.services import serving
+from app.services import services, serving
 from app.threads.address import Addressed, at
 from app.threads.schemas import ThreadObject
 from app.transfer.schemas import ThreadRecord
@@ -28,7 +29,6 @@ async def export(caller: Authenticated, transfer: Service, address: Addressed) -
 
 @router.post(
     "/threads/import",
-    dependencies=FOR_THREAD,
     **described(
         "Take in a thread that was exported.",
         ThreadObject,
@@ -39,5 +39,6 @@ async def export(caller: Authenticated, transfer: Service, address: Addressed) -
 )
 async def take(request: Request, caller: Authenticated, transfer: Service) -> Response:
     record = checked(ThreadRecord, await json_object(request))
+    await check_room(services(request)[RateLimits], caller, record.user, makes_thread=True)
     thread, written = await transfer.take(caller, record)
     return json_response(thread, status=201 if written else 200)

@@ -60,7 +60,7 @@ def turn_headers(running: Running) -> dict[str, str]:
     """What every answer to a turn tells, streamed or not, good or bad."""
     turn = running.turn
     headers = {
-        **({} if running.admission is None else running.admission.headers),
+        **running.admission.headers,
         "Everthread-Thread": ids.thread_id(turn.thread_id),
         "Everthread-Turn": ids.turn_id(turn.id),
         "Everthread-Continuation": running.continuation.value,

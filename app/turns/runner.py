@@ -19,7 +19,6 @@ from app.items.weights import tokens
 from app.killable import Killable
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
-from app.limits.spent import spent
 from app.memory.compaction import Compactions
 from app.memory.reader import Reader
 from app.settings import Settings
@@ -65,7 +64,9 @@ class Runner:
         self._live_ids = live_ids
         self._event_log = event_log
         self._settings = settings
-        self._way = Way(store, accounts, live_ids, spool, reader, compactions, titles, killable, settings)
+        self._way = Way(store, accounts, live_ids, spool, reader, compactions, killable, settings)
+        self._compactions = compactions
+        self._titles = titles
         self._running: dict[UUID, Running] = {}
         self._limits = limits
         self._of_projects: Counter[UUID] = Counter()
@@ -113,8 +114,7 @@ class Runner:
             if running is None:
                 return turn
         else:
-            running = self._begun(turn, headers, asked)
-            running.admission = admission
+            running = self._begun(turn, headers, asked, admission)
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
@@ -135,7 +135,7 @@ class Runner:
         """Nothing has come of a request that was let in: it runs no more, and has used nothing."""
         self._free(project_id)
         if admission is not None:
-            self._limits.end(admission, 0, 0.0)
+            self._limits.end(admission)
 
     def _free(self, project_id: UUID) -> None:
         """One of a project's places is free again."""
@@ -143,11 +143,13 @@ class Runner:
         if not self._of_projects[project_id]:
             del self._of_projects[project_id]
 
-    def _begun(self, turn: Opened, headers: dict[str, str], asked: "asyncio.Future[Any] | None") -> Running:
+    def _begun(
+        self, turn: Opened, headers: dict[str, str], asked: "asyncio.Future[Any] | None", admission: Admission
+    ) -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         logs, seconds = turn.request.keep and turn.request.streamed, self._settings.event_log_flush_seconds
         recorder = Recorder(self._event_log, turn.project_id, turn.id, turn.sealer, logs=logs, flush_seconds=seconds)
-        return Running(turn, headers, answerable, asked, recorder, Relay(turn, recorder, answerable))
+        return Running(turn, headers, answerable, asked, recorder, Relay(turn, recorder, answerable), admission)
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
         """Write down that nobody was given a byte of a turn's answer, if a retry may claim it."""
@@ -201,10 +203,11 @@ class Runner:
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]
         self._free(running.turn.project_id)
-        if running.admission is not None:
-            usage = None if running.response is None else running.response.get("usage")
-            asked = None if running.asked_account is None else running.asked_account.binding
-            self._limits.end(running.admission, *spent(usage, running.turn.request.family.price, asked))
+        self._charge(running)
+        # Only now: what the turn has used counts against the limits that these meet.
+        if running.compaction is not None:
+            self._compactions.begin(running.compaction, running.admission.asks)
+        self._titles.after(running.turn, running.text, running.admission.asks)
         metrics.RUNNING_TURNS.dec()
         turn, took = running.turn, int(running.recorder.seconds() * 1000)
         self._hours.ended(turn.project_id, turn.request.model, running.outcome, took, running.recorder.pace.first)
@@ -218,6 +221,26 @@ class Runner:
         if not running.ended.done():
             running.ended.set_result(None)
         self._opening.free(running.turn.thread_id)
+
+    def _charge(self, running: Running) -> None:
+        """End the turn's admission, and write down what its row does not count."""
+        turn, admission = running.turn, running.admission
+        binding = None if running.asked_account is None else running.asked_account.binding
+        if running.uncounted is not None:
+            admission.add(running.uncounted, turn.request.family.price, binding)
+            self._limits.record(
+                admission,
+                "cut",
+                turn.request.model,
+                binding,
+                running.uncounted,
+                thread_id=turn.thread_id if turn.request.keep else None,
+                estimated=True,
+            )
+        usage = None if running.response is None else running.response.get("usage")
+        if not turn.request.keep and usage is not None:
+            self._limits.record(admission, "response", turn.request.model, binding, usage)
+        self._limits.end(admission)
 
 
 def _asks(project_id: UUID, request: TurnRequest) -> Asks:

@@ -11,6 +11,7 @@ from app.chain.continuation import Continuation
 from app.errors import APIError
 from app.items.shapes import Item
 from app.limits.service import Admission
+from app.memory.compaction import Wanted
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events
 from app.turns.pieces import Body, Pieces, written
@@ -46,6 +47,8 @@ class Running:
     """The question for the thread's live id, if it is on its way already."""
     recorder: Recorder
     relay: Relay
+    admission: Admission
+    """What lets it call the provider."""
     calls: list[CallRecord] = field(default_factory=list)
     continuation: Continuation = Continuation.NEW
     dropped_items: int = 0
@@ -55,6 +58,12 @@ class Running:
     sent: Sent = field(default_factory=Sent)
     counted: Any = None
     """What the provider has counted for the last of several answers; None for one."""
+    compaction: Wanted | None = None
+    """The compaction that its thread is due, once the turn has been charged for."""
+    text: str = ""
+    """What was answered, for a title."""
+    uncounted: dict[str, int] | None = None
+    """An estimate of what was used by an answer that broke off before the provider had counted it."""
     input: Sequence[Item] = ()
     """The items that the model is sent."""
     sources: Sequence[Sequence[str]] = ()
@@ -71,8 +80,6 @@ class Running:
     cancelled: bool = False
     closing: bool = False
     closed: bool = False
-    admission: Admission | None = None
-    """What it has taken of its limits."""
     ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None
 

@@ -12,7 +12,9 @@ from app.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item
-from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings, least
+from app.limits.room import check_count
+from app.limits.rules import user_of
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings
 from app.provider import structured
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
@@ -27,8 +29,6 @@ REPLACED = ("previous_response_id", "conversation")
 
 OF_CONVERSATION = "conversation"
 """The parameter that is kept of a request that named a conversation, and no previous response: it is answered so."""
-
-LONGEST_USER = 256
 
 IfBusy = Literal["reject", "wait", "cancel", "beside"]
 """What a turn does that finds another one in progress: give up, queue, stop the other one, or run beside it."""
@@ -216,11 +216,7 @@ class TurnRequest:
         """
         if self.origin.user is not None:
             return self.origin.user
-        for name in ("safety_identifier", "user"):
-            given = self.params.get(name)
-            if isinstance(given, str) and 0 < len(given) <= LONGEST_USER:
-                return given
-        return None
+        return user_of(self.params)
 
     @property
     def replaced_model(self) -> str | None:
@@ -301,7 +297,7 @@ def new_turn(
             code="model_unsupported",
         )
     items = [] if sent.input is None else items_of(sent.input, references=True)
-    check_count(items, origin)
+    check_count(len(items), origin.settings, origin.key_limits, "input")
     if items:
         check_items(items, model, family)
     return TurnRequest(
@@ -321,17 +317,6 @@ def new_turn(
         origin=origin,
         keep=keep,
     )
-
-
-def check_count(items: list[Item], origin: Origin) -> None:
-    """Raises `BadRequest` for more items than the project, or the key, may send at once."""
-    most = least(origin.settings.limits.input_items, origin.key_limits.input_items)
-    if most is not None and len(items) > most:
-        raise BadRequest(
-            f"'input' has {len(items)} items, and {most} are the most that may be sent at once.",
-            param="input",
-            code="too_many_items",
-        )
 
 
 def check_items(items: list[Item], model: str, family: Family) -> None:

@@ -12,6 +12,7 @@ from app.items.client_door import COMPACTION, REFERENCE
 from app.items.kept import kept_row
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
+from app.limits.room import check_room
 from app.limits.service import RateLimits
 from app.memory.sealed import Sealed
 from app.memory.store import as_message
@@ -39,10 +40,8 @@ class Turns:
     async def create(
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
-        makes_thread = isinstance(address, New)
-        await self._limits.check_stored(
-            caller.project_id, request.user, request.origin.settings, makes_thread=makes_thread
-        )
+        if request.keep:
+            await check_room(self._limits, caller, request.user, makes_thread=isinstance(address, New))
         request = await self.with_references(caller, address, request)
         if not request.items:
             await self._check_waits_for_answer(caller, address)

@@ -54,7 +54,6 @@ from app.turns.schemas import OF_CONVERSATION, TurnRequest
 from app.turns.show import response_object
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
-from app.turns.titles import Titles
 
 log = structlog.get_logger()
 
@@ -83,12 +82,10 @@ class Way:
         spool: Spool,
         reader: Reader,
         compactions: Compactions,
-        titles: Titles,
         killable: Killable,
         settings: Settings,
     ) -> None:
         self._killable = killable
-        self._titles = titles
         self._store = store
         self._reader = reader
         self._compactions = compactions
@@ -365,12 +362,13 @@ class Way:
         ) as call:
             try:
                 if stream:
-                    async with provider.stream(body.sent, headers) as chunks:
+                    async with provider.stream(running.admission, body.sent, headers) as chunks:
                         answer = await running.relay.pass_on(chunks, call)
                 else:
-                    answer = answers.from_body(await provider.respond(body.sent, headers))
+                    answer = answers.from_body(await provider.respond(running.admission, body.sent, headers))
                 response_id = answer.response["id"]
                 call.answered(answer.response)
+                running.admission.add(answer.response.get("usage"), turn.request.family.price, account.binding)
                 if account.breakers:
                     account.breaker(turn.request.model).answered()
                 return answer
@@ -451,8 +449,8 @@ class Way:
         await running.recorder.end()
         threshold = self._threshold(running)
         if request.keep and threshold is not None and running.context.tokens >= threshold:
-            self._compactions.begin(Wanted(turn.project_id, turn.id, request.model))
-        self._titles.after(turn, answer.text)
+            running.compaction = Wanted(turn.project_id, turn.id, request.model)
+        running.text = answer.text
 
     async def _fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
@@ -467,6 +465,10 @@ class Way:
             cancelled=running.cancelled,
             error_status=None if has_begun else refused.status,
         )
+        if found.kind in CUT_SHORT and (relay.begun or running.cancelled) and running.sent.weight:
+            # The provider has read the input and begun to write, and charges for it.
+            written = sum(tokens(item.item) for item in closing.output)
+            running.uncounted = {"input_tokens": running.sent.weight, "output_tokens": written}
         kept = await self._close(running, replace(closing, **self._way_of(running)))
         if kept is None:
             await self._closed_elsewhere(running)

@@ -1,4 +1,4 @@
-"""/v1/usage: turns, tokens and tool calls, by day, model, user or thread."""
+"""/v1/usage: turns, other answers of the model, tokens and tool calls, by day, model, user, thread or account."""
 
 import csv
 import io
@@ -33,8 +33,14 @@ class UsageObject(TypedDict):
     turns: int
     failed_turns: int
     input_tokens: int
+    """Of turns, Chat Completions and titles; `compaction_input_tokens` are those of compactions."""
     output_tokens: int
+    chat_completions: int
+    titles: int
+    compactions: int
+    """Those of /responses/compact too."""
     cost: float | None
+    """Of all of them."""
 
 
 @router.get(

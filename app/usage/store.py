@@ -1,4 +1,4 @@
-"""What was used, counted from the turns and the compactions themselves."""
+"""Usage reports, counted from the turns themselves and from the charges for everything else."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,28 +10,23 @@ from app.items.weights import MOST_COUNTED
 from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models
 
+_ACCOUNT = r"regexp_replace(t.binding, '^[a-z]+://([^/#]*@)?([^/#]*).*#([0-9a-f]{0,8}).*$', '\2#\3')"
+"""As `provider/account.py` shows one."""
+
 GROUPS = {
     "day": (
         "to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-        "to_char(c.completed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+        "to_char(t.at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
     ),
-    "model": ("t.model", "c.model"),
-    "user": ("th.user_id", "th.user_id"),
+    "model": ("t.model", "t.model"),
+    "user": ("th.user_id", "t.user_id"),
     "thread": ("t.thread_id::text", "t.thread_id::text"),
-    # As `provider/account.py` shows one. What a compaction was asked of is not written down.
-    "account": (
-        r"regexp_replace(t.binding, '^[a-z]+://([^/#]*@)?([^/#]*).*#([0-9a-f]{0,8}).*$', '\2#\3')",
-        "NULL::text",
-    ),
+    "account": (_ACCOUNT, _ACCOUNT),
 }
-"""The expressions that each way of grouping puts turns together by, and compactions."""
+"""The expressions that each way of grouping puts turns together by, and charges."""
 
 # `token_count` takes whatever the provider has reported, and gives 0 for what is no number.
-# A turn arrives when it is made, or later: the index by arrival begins where the range does.
-_USAGE = """
-SELECT key, json_agg(model_rows) AS models FROM (
-    SELECT {turns} AS key, t.model, coalesce(t.binding ~ '{batch}', false) AS batch, count(*) AS turns,
-        count(*) FILTER (WHERE t.status = 'failed') AS failed_turns,
+_SUMS = f"""
         sum(token_count(t.usage->'input_tokens')) AS input_tokens,
         sum(token_count(t.usage->'input_tokens_details'->'cached_tokens')) AS cached_tokens,
         sum(token_count(t.usage->'x_details'->0->'prompt_tokens_details'->'cache_creation_input_tokens'))
@@ -43,33 +38,48 @@ SELECT key, json_agg(model_rows) AS models FROM (
                 CASE WHEN json_typeof(t.usage->'x_tools') = 'object' THEN t.usage->'x_tools' END
             ) AS tool WHERE json_typeof(tool.value) = 'object'
         )), 0) AS tool_calls,
-        {tools} AS tools,
+        {CALLS_BY_TOOL} AS tools
+"""  # noqa: S608
+
+_BATCH = f"coalesce(t.binding ~ '{BATCH}', false) AS batch"
+
+# A turn arrives when it is made, or later: the index by arrival begins where the range does.
+_USAGE = """
+SELECT key, json_agg(model_rows) AS models FROM (
+    SELECT {turns} AS key, t.model, {batch}, count(*) AS turns,
+        count(*) FILTER (WHERE t.status = 'failed') AS failed_turns, {sums},
         count(*) FILTER (WHERE t.continuation = 'rebuilt') AS rebuilt_turns,
         coalesce(sum(token_count(t.usage->'input_tokens')) FILTER (WHERE t.continuation = 'rebuilt'), 0)
             AS rebuilt_input_tokens,
-        0 AS compactions, 0 AS compaction_input_tokens, 0 AS compaction_output_tokens
+        0 AS chat_completions, 0 AS titles, 0 AS compactions, 0 AS compaction_input_tokens,
+        0 AS compaction_output_tokens
     FROM turns t JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
     WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.created_at >= $2 AND t.created_at < $3
         AND t.status <> 'in_progress' AND t.model <> '' AND t.copied_from_id IS NULL
         AND ($5::text IS NULL OR {turns} > $5)
     GROUP BY 1, 2, 3
     UNION ALL
-    SELECT {compactions}, c.model, false, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, count(*),
-        sum(token_count(c.usage->'input_tokens')), sum(token_count(c.usage->'output_tokens'))
-    FROM compactions c
-    JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
-    JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
-    WHERE c.project_id = $1 AND c.completed_at >= $2 AND c.completed_at < $3
-        AND token_count(c.usage->'input_tokens') > 0 AND ($5::text IS NULL OR {compactions} > $5)
-    GROUP BY 1, 2
+    SELECT {charges} AS key, t.model, {batch}, count(*) FILTER (WHERE t.kind = 'response'), 0, {sums}, 0, 0,
+        count(*) FILTER (WHERE t.kind = 'chat'), count(*) FILTER (WHERE t.kind = 'title'), 0, 0, 0
+    FROM charges t
+    WHERE t.project_id = $1 AND t.at >= $2 AND t.at < $3 AND t.kind <> 'compaction'
+        AND ($5::text IS NULL OR {charges} > $5)
+    GROUP BY 1, 2, 3
+    UNION ALL
+    SELECT {charges} AS key, t.model, {batch}, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, count(*),
+        sum(token_count(t.usage->'input_tokens')), sum(token_count(t.usage->'output_tokens'))
+    FROM charges t
+    WHERE t.project_id = $1 AND t.at >= $2 AND t.at < $3 AND t.kind = 'compaction'
+        AND ($5::text IS NULL OR {charges} > $5)
+    GROUP BY 1, 2, 3
 ) AS model_rows
 GROUP BY key ORDER BY key NULLS FIRST LIMIT $4
 """
 
 COUNTED = (
     "turns", "failed_turns", "input_tokens", "cached_tokens", "cache_write_tokens", "output_tokens",
-    "reasoning_tokens", "tool_calls", "rebuilt_turns", "rebuilt_input_tokens", "compactions",
-    "compaction_input_tokens", "compaction_output_tokens",
+    "reasoning_tokens", "tool_calls", "rebuilt_turns", "rebuilt_input_tokens", "chat_completions", "titles",
+    "compactions", "compaction_input_tokens", "compaction_output_tokens",
 )  # fmt: skip
 
 COSTS = ("cost", "rebuilt_input_cost", "compaction_cost", "saved_by_cache")
@@ -98,8 +108,8 @@ async def usage(
         group_by: one of GROUPS.
         after: the key to go on from.
     """
-    turns, compactions = GROUPS[group_by]
-    statement = _USAGE.format(turns=turns, compactions=compactions, tools=CALLS_BY_TOOL, batch=BATCH)
+    turns, charges = GROUPS[group_by]
+    statement = _USAGE.format(turns=turns, charges=charges, sums=_SUMS, batch=_BATCH)
     return await database.fetch(statement, project_id, since, until, limit, after)
 
 
@@ -122,10 +132,10 @@ def _costs(row: Mapping[str, Any], models: Models) -> dict[str, float] | None:
     if price is None:
         return None
     cached, written = int(row["cached_tokens"]), int(row["cache_write_tokens"])
-    made = price.cost(
+    charged = price.charged(batch=row["batch"])
+    made = charged.cost(
         input=int(row["compaction_input_tokens"]), cached=0, written=0, output=int(row["compaction_output_tokens"])
     )
-    charged = price.charged(batch=row["batch"])
     turns = charged.cost(
         input=int(row["input_tokens"]), cached=cached, written=written, output=int(row["output_tokens"])
     )

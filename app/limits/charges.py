@@ -1,0 +1,129 @@
+"""Charges: what is spent outside stored turns, written to Postgres in batches.
+
+No request waits for the insert. A worker that is killed loses the charges of its last second from `/v1/usage`; the
+month's counter in Redis has them.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+from uuid import UUID
+
+import orjson
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql import select, update
+
+from app.background import Background
+from app.db import ids, wall
+from app.db.engine import Database
+from app.errors import DatabaseUnavailable
+from app.limits.tables import Charge
+
+log = structlog.get_logger()
+
+Kind = Literal["chat", "response", "compaction", "title", "cut"]
+"""`response`: one that is not stored. `cut`: a turn that broke off before the provider had counted it, estimated."""
+
+WRITE_SECONDS = 1.0
+AT_ONCE = 500
+MOST_UNWRITTEN = 20_000
+"""Charges that a worker keeps while Postgres is away."""
+
+# With the ids made before: a batch that is written twice counts once.
+ADD = """
+INSERT INTO charges (project_id, bucket, id, at, kind, model, binding, api_key_id, user_id, thread_id, usage)
+SELECT $1::uuid, c.bucket, c.id, c.at, c.kind, c.model, c.binding, c.api_key_id, c.user_id, c.thread_id, c.usage
+FROM json_to_recordset($2::json) AS c (
+    bucket smallint, id uuid, at timestamptz, kind text, model text, binding text, api_key_id uuid, user_id text,
+    thread_id uuid, usage json
+)
+ON CONFLICT DO NOTHING
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NewCharge:
+    project_id: UUID
+    kind: Kind
+    model: str
+    binding: str | None
+    api_key_id: UUID | None
+    user_id: str | None
+    thread_id: UUID | None
+    usage: dict[str, Any]
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    id: UUID = field(default_factory=lambda: ids.new_id(ids.new_bucket()))
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "bucket": ids.bucket_of(self.id), "id": self.id, "at": self.at, "kind": self.kind, "model": self.model,
+            "binding": self.binding, "api_key_id": self.api_key_id, "user_id": self.user_id,
+            "thread_id": self.thread_id, "usage": self.usage,
+        }  # fmt: skip
+
+
+class Charges(Background):
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+        self._unwritten: dict[UUID, list[NewCharge]] = {}
+        self._count = 0
+
+    def add(self, charge: NewCharge) -> None:
+        if self._count >= MOST_UNWRITTEN:
+            log.error("a charge is lost: Postgres has been away for too long", kind=charge.kind)
+            return
+        self._unwritten.setdefault(charge.project_id, []).append(charge)
+        self._count += 1
+
+    async def write(self) -> None:
+        """Write the charges that were added.
+
+        Raises:
+            DatabaseUnavailable: Postgres is away; the charges are kept.
+        """
+        while self._unwritten:
+            project_id, charges = self._unwritten.popitem()
+            self._count -= len(charges)
+            batch, left = charges[:AT_ONCE], charges[AT_ONCE:]
+            self._keep(project_id, left)
+            try:
+                with wall.within(project_id):
+                    await self._database.fetch(ADD, project_id, _json(batch))
+            except DatabaseUnavailable:
+                self._keep(project_id, batch)
+                raise
+
+    def _keep(self, project_id: UUID, charges: list[NewCharge]) -> None:
+        if charges:
+            self._unwritten.setdefault(project_id, []).extend(charges)
+            self._count += len(charges)
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(WRITE_SECONDS)
+            try:
+                await self.write()
+            except DatabaseUnavailable:
+                log.warning("Postgres is away; charges are written later")
+
+    async def stop(self) -> None:
+        await super().stop()
+        try:
+            await self.write()
+        except DatabaseUnavailable:
+            log.error("Postgres is away; the last charges are lost from the usage", charges=self._count)
+
+
+def _json(charges: list[NewCharge]) -> str:
+    # The driver's UUIDs are a class of its own.
+    return orjson.dumps([charge.row() for charge in charges], default=str).decode()
+
+
+async def forget_user(session: AsyncSession, project_id: UUID, user: str) -> None:
+    """Take an end user's name out of the project's charges. What was spent stays."""
+    mine = (Charge.project_id == project_id, Charge.user_id == user)
+    for bucket in await session.scalars(select(Charge.bucket).where(*mine).distinct()):
+        await session.execute(update(Charge).where(*mine, Charge.bucket == bucket).values(user_id=None))
