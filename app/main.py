@@ -265,8 +265,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         charges,
         hours,
     )
-    tokens, sessions = UserTokens(key), Sessions(key)
-    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, sessions, content_keys)
+    tokens, sessions = UserTokens(key), Sessions(database, key)
+    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
     projects = Projects(database, keys, vault, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
     history = History(

@@ -33,8 +33,8 @@ from app.usage import tables as usage
 from app.webhooks import tables as webhooks
 
 TABLES = (
-    cache.CacheKey, projects.Project, projects.ApiKey, sealing.DataKey, accounts.Account, trail.UserKey,
-    threads.Thread, threads.ThreadName,
+    cache.CacheKey, projects.Project, projects.ApiKey, projects.ConsoleSession, sealing.DataKey,
+    accounts.Account, trail.UserKey, threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.LearntModel, webhooks.Webhook, webhooks.WebhookDelivery,

@@ -71,6 +71,7 @@ PLAIN_COLUMNS = {
     "compactions.model": "which model",
     "compactions.status": "a state",
     "compactions.usage": "numbers: the database sums them",
+    "console_sessions.token_hash": "a digest of random bits",
     "data_keys.master_id": "which master key",
     "data_keys.wrapped": "sealed by the master key",
     "feedback.label": "what feedback is listed by",
@@ -144,9 +145,9 @@ def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_rea
     assert holding - {"calls.refs"} == set(PLAIN_COLUMNS)
     assert sealed_ == {
         "calls.error", "calls.frames", "compactions.calls", "compactions.error", "compactions.salt", "compactions.text",
-        "feedback.comment", "items.data", "pieces.data", "pieces.digest", "threads.metadata", "threads.salt",
-        "threads.title", "turns.body_hash", "turns.error", "turns.incomplete_details", "turns.metadata", "turns.params",
-        "turns.response", "turns.salt",
+        "feedback.comment", "items.data", "pieces.data", "pieces.digest", "shares.title", "threads.metadata",
+        "threads.salt", "threads.title", "turns.body_hash", "turns.error", "turns.incomplete_details", "turns.metadata",
+        "turns.params", "turns.response", "turns.salt",
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ TABLES = {
     "calls",
     "charges",
     "compactions",
+    "console_sessions",
     "data_keys",
     "feedback",
     "items",

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.bodies import json_response
 from app.console import session
 from app.errors import Forbidden, Unauthorized
+from app.projects.auth import SIGNED_IN, Grant
 from app.terminal import refusal
 
 API = "/v1"
@@ -30,12 +31,14 @@ class Refused(Exception):
 
 
 class Api:
-    def __init__(self, app: ASGIApp, request: HTTPConnection) -> None:
+    def __init__(self, app: ASGIApp, request: HTTPConnection, grant: Grant) -> None:
+        async def signed_in(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, SIGNED_IN: grant}, receive, send)
+
         address = "" if request.client is None else request.client.host
         self._client = httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app=app, client=(address, 0)),
+            transport=httpx2.ASGITransport(app=signed_in, client=(address, 0)),
             base_url="http://console",
-            headers={"Authorization": f"Bearer {session.cookie_of(request)}"},
             timeout=None,
         )
 
@@ -69,7 +72,8 @@ class Door:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
-        if scope["type"] != "http" or await session.grant_of(request) is None:
+        grant = await session.grant_of(request) if scope["type"] == "http" else None
+        if grant is None:
             refused = Unauthorized("You are not signed in, or your key is not good any more. Sign in again.")
             await json_response(refused.body(), status=401)(scope, receive, send)
             return
@@ -79,11 +83,11 @@ class Door:
             return
         path = API + scope["path"].removeprefix(scope.get("root_path", "")).removeprefix(f"{session.PATH}/api")
         kept = [(name, value) for name, value in scope["headers"] if name not in (b"cookie", b"authorization")]
-        bearer = (b"authorization", b"Bearer " + session.cookie_of(request).encode())
         inner = {
             "type": "http", "asgi": scope["asgi"], "http_version": scope["http_version"], "method": scope["method"],
             "scheme": scope["scheme"], "path": path, "raw_path": quote(path, safe="/:@!$&'()*+,;=~%").encode(),
-            "query_string": scope["query_string"], "root_path": "", "headers": [*kept, bearer],
+            "query_string": scope["query_string"], "root_path": "", "headers": kept,
             "client": scope.get("client"), "server": scope.get("server"), "extensions": scope.get("extensions", {}),
+            SIGNED_IN: grant,
         }  # fmt: skip
         await self._app(inner, receive, send)

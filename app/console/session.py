@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from app.bodies import body_of
 from app.projects.auth import Grant, KeyRing
-from app.projects.sessions import LIFE_SECONDS, Session, Sessions
+from app.projects.sessions import LIFE_SECONDS, Sessions
 from app.services import services
 
 COOKIE = "everthread_console"
@@ -38,11 +38,11 @@ def cookie_of(request: HTTPConnection) -> str:
 
 async def grant_of(request: HTTPConnection) -> Grant | None:
     """What the session of a request opens; None without one, or where its key is not good any more."""
-    cookie = cookie_of(request)
-    if not cookie or services(request)[Sessions].read(cookie) is None:
+    session = await services(request)[Sessions].find(cookie_of(request))
+    if session is None:
         return None
     address = None if request.client is None else request.client.host
-    return await services(request)[KeyRing].grant(cookie, address)
+    return await services(request)[KeyRing].of_session(session, address)
 
 
 def is_own(request: HTTPConnection) -> bool:
@@ -73,7 +73,7 @@ async def sign_in(request: Request) -> tuple[Response | None, str | None]:
     answer = RedirectResponse(_next(form.get("next", [""])[0]), status_code=303)
     answer.set_cookie(
         COOKIE,
-        services(request)[Sessions].mint(Session(grant.project_id, grant.key_id)),
+        await services(request)[Sessions].begin(grant.project_id, grant.key_id),
         max_age=LIFE_SECONDS,
         path=PATH,
         secure=request.url.scheme == "https",
@@ -83,7 +83,9 @@ async def sign_in(request: Request) -> tuple[Response | None, str | None]:
     return answer, None
 
 
-def sign_out(request: Request) -> Response:
+async def sign_out(request: Request) -> Response:
+    """End the session in Postgres, and take the cookie back. Streams that the session has opened end soon after."""
+    await services(request)[Sessions].end(cookie_of(request))
     answer = RedirectResponse(SIGN_IN, status_code=303)
     answer.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="strict")
     return answer

@@ -83,7 +83,7 @@ def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         if grant is None:
             return session.to_sign_in(request)
         language = language_of(request.headers.get("accept-language", ""))
-        view = View(request, Api(request.app, request), grant, words(language), language)
+        view = View(request, Api(request.app, request, grant), grant, words(language), language)
         try:
             return await handler(view)
         except Refused as refused:
@@ -108,7 +108,7 @@ async def sign_in_page(request: Request) -> Response:
 
 
 async def sign_out_page(request: Request) -> Response:
-    return session.sign_out(request) if session.from_here(request) else session.to_sign_in(request)
+    return await session.sign_out(request) if session.from_here(request) else session.to_sign_in(request)
 
 
 def _html(request: Request, template: str, t: Words, language: str, status: int, **shown: Any) -> Response:

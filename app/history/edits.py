@@ -16,6 +16,7 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
+from app.history.tables import Share
 from app.items.kept import columns, kept_input
 from app.threads import store as threads
 from app.threads.address import ById, OfTurn, Place, unknown
@@ -114,6 +115,12 @@ async def erase_turns(
         update(Turn)
         .where(Turn.project_id == project_id, Turn.bucket == bucket, Turn.id.in_(turn_ids))
         .values(emptied)
+        .execution_options(synchronize_session=False)
+    )
+    await session.execute(
+        update(Share)
+        .where(Share.project_id == project_id, Share.bucket == bucket, Share.turn_id.in_(turn_ids))
+        .values(title=None)
         .execution_options(synchronize_session=False)
     )
     records = [Record(action, turn_id) for turn_id in turn_ids]

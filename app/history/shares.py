@@ -18,9 +18,10 @@ from app.errors import BadRequest, NotFound
 from app.history.tables import Share
 from app.items.kept import kept_row
 from app.projects.auth import Caller
+from app.projects.tables import Project
 from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
-from app.threads.address import ById, Place
+from app.threads.address import ById, Place, unknown
 from app.threads.schemas import TURN_ID
 from app.trail.append import append_record
 from app.turns.rows import ItemRow
@@ -79,11 +80,14 @@ class Shares:
         bucket = ids.bucket_of(thread["id"])
         id_, secret = ids.new_id(bucket), secrets.token_urlsafe(32)
         expires = None if sent.expires_in is None else func.now() + timedelta(seconds=sent.expires_in)
-        made = insert(Share).values(
-            project_id=caller.project_id, bucket=bucket, id=id_, thread_id=thread["id"], turn_id=turn_id,
-            token_hash=_hash(secret), expires_at=expires,
-        )  # fmt: skip
         async with self._database.session() as session:
+            shared = await threads.get(session, caller.project_id, ById(thread["id"]))
+            if shared is None:
+                raise unknown(address)
+            made = insert(Share).values(
+                project_id=caller.project_id, bucket=bucket, id=id_, thread_id=thread["id"], turn_id=turn_id,
+                title=shared.title, token_hash=_hash(secret), expires_at=expires,
+            )  # fmt: skip
             row = (await session.execute(made.returning(Share))).scalar_one()
             await append_record(
                 session, caller.actor, caller.project_id, "thread.shared", thread_id=thread["id"], turn_id=turn_id
@@ -117,10 +121,10 @@ class Shares:
         return {"id": f"share_{id_.hex}", "object": "share.deleted", "deleted": True}
 
     async def read(self, token: str) -> tuple[str | None, list[ItemRow]]:
-        """The title and the messages that a link shows.
+        """Return the messages that a link shows, and the title that the thread had when the link was made.
 
         Raises:
-            NotFound: it is no link, or it has expired or was taken back.
+            NotFound: it is no link, it has expired or was taken back, or its project is archived.
         """
         digits, _, secret = token.partition(".")
         id_ = ids.parse(f"share_{digits}", ("share",))
@@ -129,16 +133,21 @@ class Shares:
         this = (Share.bucket == ids.bucket_of(id_), Share.token_hash == _hash(secret), Share.id == id_)
         lives = or_(Share.expires_at.is_(None), Share.expires_at > func.now())
         async with self._database.session() as session:
-            share = (await session.scalars(select(Share).where(*this, lives))).one_or_none()
+            project_id = await session.scalar(
+                select(Share.project_id)
+                .join(Project, Project.project_id == Share.project_id)
+                .where(*this, lives, Project.archived_at.is_(None))
+            )
+        if project_id is None:
+            raise _no_link()
+        await self._content_keys.load(project_id)  # No key has told the project.
+        async with self._database.session() as session:
+            mine = (Share.project_id == project_id, *this, lives)
+            share = (await session.scalars(select(Share).where(*mine))).one_or_none()
         if share is None:
             raise _no_link()
-        await self._content_keys.load(share.project_id)  # No key has told the project.
-        async with self._database.session() as session:
-            thread = await threads.get(session, share.project_id, ById(share.thread_id))
-        if thread is None:
-            raise _no_link()
-        rows, _ = await self._store.messages(share.project_id, share.turn_id)
-        return thread.title, [row for row in rows if _is_shown(row)]
+        rows, _ = await self._store.messages(project_id, share.turn_id)
+        return share.title, [row for row in rows if _is_shown(row)]
 
 
 def shared_thread(title: str | None, rows: list[ItemRow]) -> dict[str, Any]:
@@ -174,4 +183,6 @@ def _unknown(given: str) -> NotFound:
 
 
 def _no_link() -> NotFound:
-    return NotFound("This link shows nothing: it has expired, or was taken back.", code="share_not_found")
+    return NotFound(
+        "This link shows nothing: it has expired, was taken back, or its project is archived.", code="share_not_found"
+    )

@@ -49,6 +49,8 @@ class Share(Base):
     thread_id: Mapped[UUID]
     turn_id: Mapped[UUID]
     """The last one that is shown."""
+    title: Mapped[str | None] = mapped_column(SealedText)
+    """The title that the thread had when it was shared."""
     token_hash: Mapped[bytes] = mapped_column(LargeBinary)
     """Of what is in the link: the link itself is not kept."""
     expires_at: Mapped[datetime | None]

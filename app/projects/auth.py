@@ -19,7 +19,7 @@ from app.db.sealed import CannotOpen
 from app.errors import APIError, Forbidden, Unauthorized
 from app.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
-from app.projects.sessions import Sessions
+from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.sealing import at_rest
@@ -38,6 +38,10 @@ RENEW_SECONDS = 2.0
 """A key that is used is looked up again after so long, while it is still taken: a turn waits for no look-up."""
 
 READING = ("GET", "HEAD", "OPTIONS")
+
+SIGNED_IN = "everthread.signed_in"
+"""Key of the ASGI scope under which the console passes the grant of a session on. No client can set it, and no route
+takes a session's cookie."""
 
 BEARER = {"WWW-Authenticate": "Bearer"}
 
@@ -62,6 +66,10 @@ class Grant:
     """The end user whose token it is; None for a key."""
     thread_id: UUID | None = None
     """The one thread that the token opens."""
+    session_id: UUID | None = None
+    """The console session that the caller is signed in with; None for a key or a token."""
+    expires_at: float | None = None
+    """Unix time at which the token or session expires; None for a key, whose row tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,7 @@ class ContentsSealed(APIError):
 class KeyRing:
     """Keys that were good a moment ago, so that a turn needs no statement for its key."""
 
-    def __init__(self, database: Database, tokens: UserTokens, sessions: Sessions, content_keys: ContentKeys) -> None:
-        self._sessions = sessions
+    def __init__(self, database: Database, tokens: UserTokens, content_keys: ContentKeys) -> None:
         self._database = database
         self._content_keys = content_keys
         self._tokens = tokens
@@ -120,17 +127,28 @@ class KeyRing:
         hashed = hash_key(key)
         return await self._known.get(hashed, lambda: self._looked_up(USE_KEY, hashed, address))
 
+    async def of_session(self, session: Session, address: str | None) -> Grant | None:
+        """Return what a console session opens; None if its key is not valid any more."""
+        grant = await self._of_key(session.key_id, session.project_id, address)
+        return None if grant is None else replace(grant, session_id=session.id, expires_at=session.expires_at)
+
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
-        """What a user's token opens, or a session of the console, as long as the key is good that it came of."""
+        """Return what a user token opens; None if it or the key that minted it is not valid any more."""
         token = self._tokens.read(given)
         if token is None:
-            session = self._sessions.read(given)
-            return None if session is None else await self._of_key(session.key_id, session.project_id, address)
+            return None
         grant = await self._of_key(token.key_id, token.project_id, address)
         if grant is None:
             return None
         scopes = grant.scopes & token.actions
-        return replace(grant, scopes=scopes, operates=False, user=token.user, thread_id=token.thread_id)
+        return replace(
+            grant,
+            scopes=scopes,
+            operates=False,
+            user=token.user,
+            thread_id=token.thread_id,
+            expires_at=float(token.expires_at),
+        )
 
     async def _of_key(self, id_: UUID, project_id: UUID, address: str | None) -> Grant | None:
         grant = await self._known.get(id_, lambda: self._looked_up(USE_KEY_OF_ID, id_, address))
@@ -189,16 +207,8 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
         Unauthorized: no key, or one that is unknown, revoked or past its end.
         Forbidden: the key may not do this.
     """
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    key = key.strip()
-    if kind.lower() != "bearer" or not key:
-        raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers=BEARER)
     address = None if request.client is None else request.client.host
-    grant = await services(request)[KeyRing].grant(key, address)
-    if grant is None:
-        raise Unauthorized(
-            "This API key is unknown, revoked or past its end. Make one with 'everthread keys create'.", headers=BEARER
-        )
+    grant: Grant = request.scope.get(SIGNED_IN) or await _bearer(request, address)
     caller = Caller(grant, address)
     if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
         raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
@@ -212,6 +222,19 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     if not (scope == "admin" and grant.operates):  # Who manages the service goes through all projects.
         wall.begin_for(grant.project_id)
     return caller
+
+
+async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip()
+    if kind.lower() != "bearer" or not key:
+        raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers=BEARER)
+    grant = await services(request)[KeyRing].grant(key, address)
+    if grant is None:
+        raise Unauthorized(
+            "This API key is unknown, revoked or past its end. Make one with 'everthread keys create'.", headers=BEARER
+        )
+    return grant
 
 
 async def _by_method(request: HTTPConnection) -> Caller:

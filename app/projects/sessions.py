@@ -1,56 +1,93 @@
-"""Sessions of the console: what a browser has in the place of the API key that it has signed in with.
+"""Console sessions: rows in Postgres that a browser's cookie names, so that signing out holds for every worker at once.
 
-A session opens what its key does, and ends with it: only the key's id is in it.
+The cookie is 256 random bits, and only their hash is stored. A session opens what its key opens, and ends with it.
 """
 
 import hashlib
 import hmac
 import secrets
-import time
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
-import jwt
+from sqlalchemy import delete, insert, or_, select
+from sqlalchemy.sql import func
 
-ISSUER = "everthread console"
-ALGORITHM = "HS256"
+from app.db import wall
+from app.db.engine import Database
+from app.db.ids import new_uuid
+from app.projects.tables import ConsoleSession
 
 LIFE_SECONDS = 12 * 3600
+
+MOST_OF_KEY = 100
+"""Sessions of one key. Signing in once more ends the oldest."""
+
+LONGEST_COOKIE = 100
+
+FIND = """
+SELECT project_id, id, key_id, extract(epoch FROM expires_at)::float8 AS expires_at
+FROM console_sessions WHERE token_hash = $1 AND expires_at > now()
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     project_id: UUID
+    id: UUID
     key_id: UUID
+    expires_at: float
+    """Unix time."""
 
 
 class Sessions:
-    def __init__(self, key: bytes) -> None:
-        """Args: key: the database's own, that other keys are made of."""
+    def __init__(self, database: Database, key: bytes) -> None:
+        """Args: key: the database's own key, which other keys are derived from."""
+        self._database = database
         self._key = hashlib.blake2b(b"sessions of the console", key=key, digest_size=32).digest()
 
-    def mint(self, session: Session) -> str:
-        now = int(time.time())
-        said = {
-            "iss": ISSUER,
-            "sub": session.key_id.hex,
-            "project": session.project_id.hex,
-            "jti": secrets.token_hex(8),
-            "iat": now,
-            "exp": now + LIFE_SECONDS,
-        }
-        return jwt.encode(said, self._key, ALGORITHM)
+    async def begin(self, project_id: UUID, key_id: UUID) -> str:
+        """Begin a session of a key. Returns the value of its cookie."""
+        cookie = secrets.token_urlsafe(32)
+        made = insert(ConsoleSession).values(
+            project_id=project_id,
+            id=new_uuid(),
+            key_id=key_id,
+            token_hash=_hash(cookie),
+            expires_at=func.now() + timedelta(seconds=LIFE_SECONDS),
+        )
+        newest = (
+            select(ConsoleSession.id)
+            .where(ConsoleSession.project_id == project_id, ConsoleSession.key_id == key_id)
+            .order_by(ConsoleSession.created_at.desc())
+            .limit(MOST_OF_KEY - 1)
+        )
+        of_key = (ConsoleSession.project_id == project_id) & (ConsoleSession.key_id == key_id)
+        over = or_(ConsoleSession.expires_at <= func.now(), of_key & ConsoleSession.id.not_in(newest))
+        with wall.across_projects():  # Expired sessions of every project are deleted.
+            async with self._database.session() as session:
+                await session.execute(delete(ConsoleSession).where(over))
+                await session.execute(made)
+        return cookie
 
-    def read(self, given: str) -> Session | None:
-        """What a session says; None for one that was not minted here, or whose time is over."""
-        try:
-            said = jwt.decode(
-                given, self._key, [ALGORITHM], issuer=ISSUER, options={"require": ["exp", "iat", "sub", "iss", "jti"]}
-            )
-            return Session(UUID(said["project"]), UUID(said["sub"]))
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError):
+    async def find(self, cookie: str) -> Session | None:
+        """Return the session of a cookie; None if there is none, or it has ended. Always read from Postgres."""
+        if not 0 < len(cookie) <= LONGEST_COOKIE:
             return None
+        with wall.across_projects():  # The session tells the project.
+            row = await self._database.fetchrow(FIND, _hash(cookie))
+        return None if row is None else Session(**row)
 
-    def proof(self, given: str) -> str:
-        """What a page of the session sends along with whatever changes something: no other site can know it."""
-        return hmac.new(self._key, b"proof:" + given.encode(), hashlib.sha256).hexdigest()
+    async def end(self, cookie: str) -> None:
+        """End a session: no worker accepts its cookie from now on."""
+        with wall.across_projects():
+            async with self._database.session() as session:
+                await session.execute(delete(ConsoleSession).where(ConsoleSession.token_hash == _hash(cookie)))
+
+    def proof(self, cookie: str) -> str:
+        """Return what a page of the session sends with each change: no other site can know it."""
+        return hmac.new(self._key, b"proof:" + cookie.encode(), hashlib.sha256).hexdigest()
+
+
+def _hash(cookie: str) -> bytes:
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).digest()

@@ -4,7 +4,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, func, text
+from sqlalchemy import (
+    ARRAY,
+    CheckConstraint,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -69,4 +80,31 @@ class ApiKey(Base):
     __table_args__ = (
         UniqueConstraint("key_hash"),
         CheckConstraint("scopes <@ '{read,write,audit,admin}' AND scopes <> '{}'", name="scopes"),
+    )
+
+
+class ConsoleSession(Base):
+    """A browser that is signed in to the console with a key, until the row expires or is deleted."""
+
+    __tablename__ = "console_sessions"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    key_id: Mapped[UUID]
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    """SHA-256 of the cookie, which is not stored."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["project_id", "key_id"],
+            ["api_keys.project_id", "api_keys.id"],
+            name="console_sessions_key_fkey",
+            ondelete="CASCADE",
+        ),
+        UniqueConstraint("token_hash"),
+        CheckConstraint("octet_length(token_hash) = 32", name="token_hash"),
+        Index("console_sessions_key_idx", "project_id", "key_id"),
+        Index("console_sessions_expires_idx", "expires_at"),
     )

@@ -79,6 +79,16 @@ class CompactionRecord(Body):
     created_at: Seconds
 
 
+class ShareRecord(Body):
+    """A link to the thread, as it is exported. It is not imported: a link works only where it was made."""
+
+    turn_id: TurnId
+    title: Title | None
+    """The title of the thread when it was shared."""
+    expires_at: Seconds | None
+    created_at: Seconds
+
+
 class ThreadRecord(Body):
     format: Literal["everthread.thread.v1"]
     id: ThreadId
@@ -94,6 +104,7 @@ class ThreadRecord(Body):
     """The last turn that it shares with another thread. That turn, and those before it, are among the turns."""
     turns: ListOf[TurnRecord]
     compactions: ListOf[CompactionRecord] = Field(default_factory=list)
+    shares: ListOf[ShareRecord] = Field(default_factory=list)
 
 
 def thread_uuid(value: str) -> UUID:

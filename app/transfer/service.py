@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import ids
 from app.db.engine import Database
 from app.errors import BadRequest
+from app.history.tables import Share
 from app.items.kept import imported_type
 from app.memory.tables import Compaction
 from app.projects.auth import Caller
@@ -57,6 +58,10 @@ class Transfer:
                 Compaction.status == "ready",
             )
             compacted = (await session.scalars(compactions.order_by(Compaction.id))).all()
+            links = select(Share).where(
+                Share.project_id == caller.project_id, Share.bucket == thread.bucket, Share.thread_id == thread.id
+            )
+            shares = (await session.scalars(links.order_by(Share.id))).all()
             await threads.record_change(session, caller.actor, thread, "thread.exported")
         return {
             "format": FORMAT,
@@ -72,6 +77,7 @@ class Transfer:
             "forked_turn_id": optional_turn_id(thread.forked_turn_id),
             "turns": [_exported(turn, items[turn.id]) for turn in turns],
             "compactions": [_exported_compaction(each) for each in compacted],
+            "shares": [_exported_share(each) for each in shares],
         }
 
     async def take(self, caller: Caller, given: ThreadRecord) -> tuple[ThreadObject, bool]:
@@ -226,6 +232,15 @@ def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
         "incomplete_details": turn.incomplete_details,
         "response_id": turn.response_id,
         "items": items,
+    }
+
+
+def _exported_share(share: Share) -> dict[str, Any]:
+    return {
+        "turn_id": ids.turn_id(share.turn_id),
+        "title": share.title,
+        "expires_at": None if share.expires_at is None else share.expires_at.timestamp(),
+        "created_at": share.created_at.timestamp(),
     }
 
 

@@ -3,6 +3,7 @@
 -- What is small, or read with everything, is on every node.
 SELECT create_reference_table('projects');
 SELECT create_reference_table('api_keys');
+SELECT create_reference_table('console_sessions');
 SELECT create_reference_table('data_keys');
 SELECT create_reference_table('accounts');
 SELECT create_reference_table('cache_keys');
