@@ -64,6 +64,7 @@ from app.projects import minting
 from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
 from app.projects.cors import Cors, Origins
+from app.projects.credential_watch import CredentialWatch
 from app.projects.service import Projects
 from app.projects.sessions import Sessions
 from app.projects.user_tokens import UserTokens
@@ -265,7 +266,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         charges,
         hours,
     )
-    tokens, sessions = UserTokens(key), Sessions(database, key)
+    tokens, sessions, watch = UserTokens(key), Sessions(database, key), CredentialWatch(database)
     transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
     projects = Projects(database, keys, vault, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
@@ -284,7 +285,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     served = Services(
         settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, limits, projects, tokens, sessions, Origins(database),
+        keys, limits, projects, tokens, sessions, watch, Origins(database),
         ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
         Threads(database, names, users, settled, limits),
         Audit(database, reads, users, checkpoints, settled),
@@ -314,6 +315,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         for work in background:
             await work.stop()
         await killable.stop()
+        await watch.stop()
         await accounts.close()
         await cache.close()
         await nodes.close()

@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import asyncpg
 import httpx2
+import orjson
 import typer
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
@@ -83,6 +84,22 @@ def refusal(answer: httpx2.Response) -> str:
         return str(answer.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return f"HTTP {answer.status_code}"
+
+
+def cut_off(end: bytes) -> str | None:
+    """Return why an export was cut off by the service, told by its last line; None if it is whole.
+
+    Args:
+        end: the last bytes of the export.
+    """
+    try:
+        last = orjson.loads(end.rstrip().rpartition(b"\n")[2])
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(last, dict) or last.get("object") != "error":
+        return None
+    error = last.get("error")
+    return str(error.get("message")) if isinstance(error, dict) else "it says no reason"
 
 
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded servers keep their data.")]

@@ -22,11 +22,14 @@ from app.kept_file import replacing
 from app.sealing.content_keys import ContentKeys, state_of
 from app.sealing.master import BadMasterKey, masters
 from app.sealing.vault import Vault
-from app.terminal import DataDir, echo, read_settings, refusal, stop, with_database
+from app.terminal import DataDir, cut_off, echo, read_settings, refusal, stop, with_database
 from app.threads.address import path_of
 from app.threads.names import Names
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
+
+LONGEST_ERROR = 4096
+"""Bytes of the line that says why an export was cut off."""
 
 PublicKeys = Annotated[
     list[str] | None,
@@ -110,8 +113,12 @@ def export_trail(
                 answer.read()
                 stop(f"The service refuses: {refusal(answer)}")
             with replacing(file) as target:
+                end = b""
                 for chunk in answer.iter_bytes():
                     target.write(chunk)
+                    end = (end + chunk)[-LONGEST_ERROR:]
+                if (why := cut_off(end)) is not None:
+                    stop(f"The export was cut off, and {file} is left as it was: {why}")
     except httpx2.TransportError as error:
         stop(f"Cannot reach the service: {error}. Is it up, and is --url right?")
     except OSError as error:

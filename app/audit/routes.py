@@ -4,7 +4,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from app.audit.exported import CheckpointObject
 from app.audit.service import Audit
@@ -15,6 +15,8 @@ from app.db.pagination import ListObject, Paged, Seconds, moment
 from app.describing import NDJSON, described
 from app.errors import BadRequest
 from app.projects.auth import Auditing
+from app.projects.credential_watch import listening
+from app.projects.held import Export
 from app.services import serving
 from app.threads.address import Audited, at
 from app.trail.records import Action, RecordObject
@@ -87,10 +89,10 @@ async def checkpoints(caller: Auditing, audit: Service) -> Response:
 
 
 @router.get("/audit/export", **described("The whole trail, signed up to now.", media=NDJSON))
-async def export(caller: Auditing, audit: Service) -> Response:
-    return StreamingResponse(await audit.export(caller), media_type=NDJSON)
+async def export(request: Request, caller: Auditing, audit: Service) -> Response:
+    return Export(await audit.export(caller), listening(request, caller))
 
 
 @at(router.get, "/audit/export", **described("The trail of a thread, with the proof of it.", media=NDJSON))
-async def export_thread(caller: Auditing, audit: Service, address: Audited) -> Response:
-    return StreamingResponse(await audit.export_thread(caller, address), media_type=NDJSON)
+async def export_thread(request: Request, caller: Auditing, audit: Service, address: Audited) -> Response:
+    return Export(await audit.export_thread(caller, address), listening(request, caller))

@@ -308,21 +308,25 @@ async def _chat(request: Request, state: State, key: str) -> Response:
     if body.get("stream") is True:
         options = body.get("stream_options")
         counts = isinstance(options, dict) and options.get("include_usage") is True
-        return _sse(_chat_chunks(head, message, finish, usage if counts else None))
+        pause = state.settings.delta_milliseconds / 1000
+        return _sse(_chat_chunks(head, message, finish, usage if counts else None, pause))
     choice = {"index": 0, "finish_reason": finish, "logprobs": None, "message": message}
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
 
 
 async def _chat_chunks(
-    head: dict[str, Any], message: dict[str, Any], finish: str, usage: dict[str, int] | None
+    head: dict[str, Any], message: dict[str, Any], finish: str, usage: dict[str, int] | None, pause: float
 ) -> AsyncIterator[bytes]:
     """Yield the chunks of a streamed chat completion.
 
     Args:
         usage: sent in a last chunk of its own; the other chunks have `usage: null` then (OpenAI's reference).
+        pause: seconds before each chunk.
     """
     without = {} if usage is None else {"usage": None}
     for delta, reason in [*((delta, None) for delta in _chat_deltas(message)), ({}, finish)]:
+        if pause:
+            await asyncio.sleep(pause)
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         chunk = {**head, "object": "chat.completion.chunk", "choices": [choice], **without}
         yield b"data: " + orjson.dumps(chunk) + b"\n\n"

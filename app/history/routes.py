@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import ListObject, Paged, list_object
@@ -17,6 +17,8 @@ from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject
 from app.limits.room import FOR_ITEMS, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
+from app.projects.credential_watch import listening
+from app.projects.held import Export
 from app.projects.user_tokens import for_users
 from app.services import services, serving
 from app.threads.address import Addressed, at
@@ -113,6 +115,7 @@ async def call(
 
 @at(router.get, "/replay", **described("The conversation as it happened, as events.", media=EVENTS))
 async def play(
+    request: Request,
     caller: Authenticated,
     history: Service,
     address: Addressed,
@@ -120,7 +123,8 @@ async def play(
     speed: Annotated[float, Query(ge=0, le=1000, description="1: as it was; 10: ten times as fast; 0: at once.")] = 1,
     longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
 ) -> Response:
-    return EventStream(await history.play(caller, address, until, Tempo(speed, longest_pause)), {})
+    frames = await history.play(caller, address, until, Tempo(speed, longest_pause))
+    return EventStream(frames, listening(request, caller, address.id), resumed_by=None)
 
 
 @at(router.get, "/branches", **described("The ends of the branches of a thread.", ListObject[BranchObject]))
@@ -199,8 +203,10 @@ async def list_feedback(caller: Authenticated, feedback: FeedbackService, page: 
 @router.get(
     "/feedback/export", **described("Feedback, each with the conversation so far, as JSON lines.", media=NDJSON)
 )
-async def export_feedback(caller: Authenticated, feedback: FeedbackService, label: Label = None) -> Response:
-    return StreamingResponse(await feedback.export(caller, label), media_type=NDJSON)
+async def export_feedback(
+    request: Request, caller: Authenticated, feedback: FeedbackService, label: Label = None
+) -> Response:
+    return Export(await feedback.export(caller, label), listening(request, caller))
 
 
 @router.delete("/feedback/{feedback_id}", **described("Delete feedback.", Deleted))

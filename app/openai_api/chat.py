@@ -9,13 +9,13 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts, ProviderAccount
 from app.bodies import JSON_TYPE, ListOf, checked, json_object
 from app.describing import EVENTS, OF_A_MODEL, described
+from app.errors import APIError
 from app.items.shapes import fields_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_items
@@ -23,6 +23,8 @@ from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
 from app.limits.spent import of_chat
 from app.projects.auth import Authenticated
+from app.projects.credential_watch import Listener, listening
+from app.projects.held import HeldResponse
 from app.provider.client import ProviderError
 from app.provider.events import RawEvent, SSEDecoder
 from app.provider.failure import Kind
@@ -87,7 +89,8 @@ async def complete(
         if streams:
             chunks = await account.provider.open_chat_stream(admission, sent, headers)
             streaming = spending.asked = True
-            return _ChatStream(_events(chunks, spending, shows_usage), spending)
+            listener = listening(request, caller, admitted=True)
+            return ChatStream(_events(chunks, spending, shows_usage), listener, spending)
         answer = await account.provider.chat(admission, sent, headers)
         spending.count_answer(answer)
         return Response(answer, media_type=JSON_TYPE)
@@ -149,12 +152,18 @@ def _ask_for_usage(body: dict[str, Any]) -> None:
         body["stream_options"] = {**(options or {}), "include_usage": True}
 
 
-class _ChatStream(StreamingResponse):
-    """A streamed answer. It is charged for when it ends, whoever has ended it, and at whatever moment."""
+class ChatStream(HeldResponse):
+    """A streamed answer. It is charged for when it ends, whoever ends it.
 
-    def __init__(self, events: AsyncIterator[bytes], spending: _Spending) -> None:
-        super().__init__(events, media_type="text/event-stream")
+    If its credential is revoked, it ends with an error in the shape of Chat Completions.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], listener: Listener, spending: _Spending) -> None:
+        super().__init__(events, listener, media_type="text/event-stream", ends_with_client=True)
         self._spending = spending
+
+    def last_words(self, error: APIError) -> bytes:
+        return b"data: %b\n\n" % orjson.dumps(error.body())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

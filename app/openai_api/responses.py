@@ -22,6 +22,7 @@ from app.errors import BadRequest
 from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, Caller, authenticate
+from app.projects.credential_watch import listening
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.services import services, serving
@@ -73,9 +74,9 @@ async def create(request: Request) -> Response:
     body, came = await json_object(request), origin(request, caller)
     new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
     address, sent = response_request(body, here[Models], came, new_thread_id)
-    with Client(request.receive) as client:
+    with Client(request.receive, listening(request, caller, admitted=True)) as client:
         outcome = await here[Turns].create(caller, owned(caller, address), sent, provider_headers(request), client)
-        return await answer(request, client, outcome, shown_response, stored_response)
+        return await answer(request, caller, client, outcome, shown_response, stored_response)
 
 
 @router.get("/responses", **described("Responses, the latest first.", ListObject[ResponseObject]))
@@ -111,7 +112,8 @@ async def retrieve(
         if starting_after is not None:
             raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
         return json_response(await openai.response(caller, address))
-    return EventStream(await openai.frames(caller, address, first), {})
+    thread_id, frames = await openai.frames(caller, address, first)
+    return EventStream(frames, listening(request, caller, thread_id))
 
 
 @for_users

@@ -58,14 +58,14 @@ class OpenAI:
         items = await self._store.items(caller.project_id, [row["id"]])
         return stored_response(row, items[row["id"]])
 
-    async def frames(self, caller: Caller, address: OfTurn, start: int) -> AsyncIterator[bytes]:
-        """The response's events from number `start` on.
+    async def frames(self, caller: Caller, address: OfTurn, start: int) -> tuple[UUID, AsyncIterator[bytes]]:
+        """Return the id of the response's thread, and the response's events from number `start` on.
 
         Raises:
             NotFound: there is no such response.
         """
         row = await self._response(caller, address)
-        return self._replay.frames(caller.project_id, row["id"], start)
+        return row["thread_id"], self._replay.frames(caller.project_id, row["id"], start)
 
     async def delete_response(self, caller: Caller, address: OfTurn) -> Deleted:
         row = await self._response(caller, address)

@@ -4,6 +4,7 @@ response, and its events come back. `stream_id`, OpenAI's, names lanes: one afte
 
 import asyncio
 import hashlib
+import math
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from app.items.pairs import answers
 from app.items.shapes import Item
 from app.openai_api.schemas import response_request
 from app.projects.auth import Caller, authenticate
+from app.projects.credential_watch import listening
 from app.provider.events import data_of, encoded
 from app.provider.models import Models
 from app.services import Services, services
@@ -52,6 +54,10 @@ LONGEST_STREAM_ID = 256
 NOT_OF_A_SOCKET = ("stream_options", "background")
 
 GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
+
+LAST_WORDS_SECONDS = 2.0
+"""How long a client that does not read may delay the end of its connection."""
 
 
 def routes(prefix: str) -> list[WebSocketRoute]:
@@ -60,12 +66,12 @@ def routes(prefix: str) -> list[WebSocketRoute]:
 
 async def connect(socket: WebSocket) -> None:
     try:
-        await authenticate(socket)
+        caller = await authenticate(socket)
     except APIError as refused:
         await socket.send_denial_response(json_response(refused.body(), status=refused.status, headers=refused.headers))
         return
     await socket.accept()
-    await _Connection(socket).run()
+    await _Connection(socket, caller).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +99,13 @@ class _Lane:
 
 
 class _Connection:
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, socket: WebSocket, caller: Caller) -> None:
         self._socket = socket
         self._services: Services = services(socket)
+        self._listener = listening(socket, caller)
+        self._answering = listening(socket, caller, admitted=True)
+        self._sent: dict[UUID, int] = {}
+        """The number of the last event that was sent, of each response that is being sent."""
         self._left = asyncio.Event()
         self._lanes: dict[str | None, _Lane] = {}
         self._remembered: OrderedDict[UUID, _Remembered] = OrderedDict()
@@ -106,11 +116,15 @@ class _Connection:
     async def run(self) -> None:
         settings = self._services[Connected]
         try:
-            async with asyncio.timeout(settings.socket_seconds):
-                while (message := await self._received()) is not None:
-                    await self._take(message)
+            async with asyncio.timeout(settings.socket_seconds) as held:
+                with self._listener.calling(lambda: held.reschedule(-math.inf)):
+                    while (message := await self._received()) is not None:
+                        await self._take(message)
         except TimeoutError:
-            await self._end_at_limit(settings.socket_seconds)
+            if self._listener.end is None:
+                await self._end_at_limit(settings.socket_seconds)
+            else:
+                await self._end_with_credential()
         finally:
             self._left.set()
             for running in tuple(self._ending):
@@ -127,6 +141,23 @@ class _Connection:
         with suppress(WebSocketDisconnect):
             await self._refuse(None, old)
             await self._socket.close(GOING_AWAY)
+
+    async def _end_with_credential(self) -> None:
+        """Close a connection whose credential has ended. Responses that run are answered to their end if it expired,
+        and only then: they run on in any case, and the error says up to where they were sent."""
+        if self._listener.end == "credential_expired":
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as held:
+                    with self._answering.calling(lambda: held.reschedule(-math.inf)):
+                        await asyncio.wait(self._tasks) if self._tasks else None
+        error = (self._listener if self._answering.end is None else self._answering).error()
+        cut = [{"id": ids.response_id(id_), "sequence_number": number} for id_, number in self._sent.items()]
+        self._left.set()
+        last = orjson.dumps({"type": "error", "status": error.status, **error.body(), "responses": cut})
+        with suppress(WebSocketDisconnect, TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._socket.send_text(last.decode())
+                await self._socket.close(POLICY_VIOLATION)
 
     async def _received(self) -> bytes | None:
         """The client's next message; None when there will be none."""
@@ -227,12 +258,20 @@ class _Connection:
             await self._refuse(stream_id, refused)
 
     async def _pass_on(self, stream_id: str | None, running: Running) -> None:
+        self._sent[running.turn.id] = -1
+        try:
+            await self._pass_on_to_its_end(stream_id, running)
+        finally:
+            self._sent.pop(running.turn.id, None)
+
+    async def _pass_on_to_its_end(self, stream_id: str | None, running: Running) -> None:
         async for frames in running.events.batches():
             if running.response is not None:
                 # Before its last event: what that one is answered with may come by another lane.
                 self._remember(running, running.response)
             for frame in frames:
                 await self._send(stream_id, data_of(frame))
+                self._sent[running.turn.id] += 1
 
     def _request(
         self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes
@@ -304,6 +343,8 @@ class _Connection:
         await self._send(stream_id, orjson.dumps({"type": "error", "status": refused.status, **refused.body()}))
 
     async def _send(self, stream_id: str | None, event: bytes) -> None:
+        if self._left.is_set():
+            raise WebSocketDisconnect
         if stream_id is not None:
             event = b'%b,"stream_id":%b}' % (event[:-1], orjson.dumps(stream_id))
         await self._socket.send_text(event.decode())

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import ConfigDict, Field
 
 from app.bodies import WHOLE, Changes, checked, json_object, json_response
@@ -12,6 +12,8 @@ from app.describing import NDJSON, described
 from app.errors import BadRequest
 from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Authenticated, KeyRing
+from app.projects.credential_watch import listening
+from app.projects.held import Export
 from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
 from app.services import serving
@@ -65,8 +67,8 @@ async def patch(
 
 
 @router.get("/users/{user:path}/data", **described("Everything of an end user, a thread a line.", media=NDJSON))
-async def export_user(caller: Authenticated, retention: Service, user: User) -> Response:
-    return StreamingResponse(await retention.export_user(caller, user), media_type=NDJSON)
+async def export_user(request: Request, caller: Authenticated, retention: Service, user: User) -> Response:
+    return Export(await retention.export_user(caller, user), listening(request, caller))
 
 
 @router.delete(

@@ -103,6 +103,9 @@ def _entry(where: str, value: Any) -> Entry:
         return Entry(where, problem="must be an array of messages or an object")
     if value.get("format") == FORMAT:
         return Entry(where, value)
+    if value.get("object") == "error":
+        why = string(fields_of(value.get("error")).get("message"))
+        return Entry(where, problem=f"says that the export was cut off there: {why}")
     if isinstance(value.get("mapping"), dict):
         return _chatgpt(where, value)
     if isinstance(value.get("chat_messages"), list):

@@ -39,6 +39,8 @@ def replay(url: str, key: str, thread: str, speed: float, until: str | None, sho
                     show("\n")
                 case "response.output_item.done":
                     show(f"\n[{event['item'].get('type')}] {brief(event['item'])}\n")
+                case "error":
+                    raise CannotTransfer(f"The replay was cut off: {event['message']}")
                 case "response.failed":
                     show(f"\n[failed] {event['response']['error']['message']}\n")
 

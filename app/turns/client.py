@@ -1,9 +1,12 @@
-"""The client that asked for a turn: whether it has gone away before the first byte of its answer."""
+"""The client that asked for a turn: tells whether it, or its right to the answer, has gone before the first byte."""
 
 import asyncio
+from contextlib import ExitStack
 from typing import Any
 
 from starlette.types import Receive
+
+from app.projects.credential_watch import Listener
 
 WATCH_AFTER_SECONDS = 0.2
 """Before that nobody is watched for: the `openai` clients wait longer than this until they try again."""
@@ -16,8 +19,11 @@ class ClientLeft(Exception):
 class Client:
     """A request's client, its body read, for as long as this context lasts."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, listener: Listener | None = None) -> None:
+        """Args: listener: of the credential that the request came with."""
         self._receive = receive
+        self._listener = listener
+        self._listening = ExitStack()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -26,9 +32,12 @@ class Client:
 
     def __enter__(self) -> "Client":
         self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)
+        if self._listener is not None:
+            self._listening.enter_context(self._listener.calling(self._wake))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._listening.close()
         if self._timer is not None:
             self._timer.cancel()
         if self._watching is not None:
@@ -39,8 +48,9 @@ class Client:
 
         Raises:
             ClientLeft: the client has gone first.
+            APIError: its credential has been revoked first.
         """
-        if not answerable.done() and not self.has_left:
+        if not answerable.done() and not self._is_gone():
             self._waiter = self._loop.create_future()
             answerable.add_done_callback(self._wake)
             try:
@@ -48,7 +58,17 @@ class Client:
             finally:
                 answerable.remove_done_callback(self._wake)
         if not answerable.done():
+            self.check()
+
+    def check(self) -> None:
+        """Raise the same if the client, or its right to be answered, has gone."""
+        if self._listener is not None and self._listener.end is not None:
+            raise self._listener.error()
+        if self.has_left:
             raise ClientLeft
+
+    def _is_gone(self) -> bool:
+        return self.has_left or (self._listener is not None and self._listener.end is not None)
 
     def _begin_to_watch(self) -> None:
         self._watching = self._loop.create_task(self._watch())

@@ -1,11 +1,17 @@
 """A running turn's events, to be followed by any number of listeners from any position."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal
 
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+import orjson
+
+from app.errors import APIError
+from app.projects.credential_watch import Listener
+from app.projects.held import HeldResponse
+
+_IDS = re.compile(rb"^id: ([0-9.;]+)$", re.MULTILINE)
 
 
 class Events:
@@ -57,37 +63,56 @@ class Events:
                 future.set_result(None)
 
 
-class EventStream(Response):
-    """Server-sent events, written as they come. A client that goes away ends its own stream only."""
+class EventStream(HeldResponse):
+    """Server-sent events. A client that disconnects ends only its own stream.
 
-    media_type = "text/event-stream"
-    charset = "utf-8"
+    A stream whose credential has ended closes with an event `error`, which tells where to resume.
+    """
 
     def __init__(
-        self, frames: AsyncIterator[bytes], headers: dict[str, str], *, on_left: Callable[[], object] | None = None
+        self,
+        frames: AsyncIterator[bytes],
+        listener: Listener,
+        headers: dict[str, str] | None = None,
+        *,
+        on_left: Callable[[], object] | None = None,
+        resumed_by: Literal["starting_after", "Last-Event-ID"] | None = "starting_after",
     ) -> None:
-        """Args: on_left: is called when the client goes away before the end."""
-        self.status_code = 200
-        self.background = None
-        self._frames = frames
-        self._on_left = on_left
-        self.init_headers({**headers, "Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
+        """Args: resumed_by: the parameter or header that resumes the stream; None if it begins anew."""
+        super().__init__(
+            frames,
+            listener,
+            {**(headers or {}), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+            media_type="text/event-stream",
+            on_left=on_left,
+        )
+        self._resumed_by = resumed_by
+        self._last = b""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        watching = None if self._on_left is None else asyncio.create_task(_watch(receive, self._on_left))
-        try:
-            async for chunk in self._frames:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        finally:
-            if watching is not None:
-                watching.cancel()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    def passed(self, chunk: bytes) -> None:
+        if chunk.startswith(b"id: "):
+            self._last = chunk
+
+    def last_words(self, error: APIError) -> bytes:
+        ids = _IDS.findall(self._last)
+        return ended_frame(error, ids[-1].decode() if ids else None, self._resumed_by)
 
 
-async def _watch(receive: Receive, on_left: Callable[[], object]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    on_left()
+def ended_frame(
+    error: APIError, last_id: str | None, resumed_by: Literal["starting_after", "Last-Event-ID"] | None
+) -> bytes:
+    """Return the event that ends a stream whose listener may read it no longer.
+
+    It has no `id:` line, so that a browser resumes after the last event of the stream itself.
+    """
+    said: dict[str, Any] = {"type": "error", "code": error.code, "message": error.message, "param": None}
+    again = "Open it again with a valid credential"
+    if resumed_by == "starting_after":
+        number = -1 if last_id is None else int(last_id)
+        said |= {"message": f"{error.message} {again} and starting_after={number}.", "sequence_number": number}
+        said["starting_after"] = number
+    elif resumed_by is not None and last_id is not None:
+        said |= {"message": f"{error.message} {again} and the header {resumed_by}: {last_id}", "last_event_id": last_id}
+    else:
+        said["message"] = f"{error.message} {again}."
+    return b"event: error\ndata: %b\n\n" % orjson.dumps(said)

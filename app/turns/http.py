@@ -17,6 +17,7 @@ from app.bodies import json_response
 from app.db import ids
 from app.errors import BadRequest
 from app.projects.auth import Caller
+from app.projects.credential_watch import listening
 from app.projects.user_tokens import user_hash
 from app.provider.client import SESSION_CACHE
 from app.provider.refusals import failed_before
@@ -124,7 +125,7 @@ def _number(text: str | None) -> float | None:
 
 
 async def answer(
-    request: Request, client: Client, outcome: Running | Joined, show: Show, show_kept: ShowKept
+    request: Request, caller: Caller, client: Client, outcome: Running | Joined, show: Show, show_kept: ShowKept
 ) -> Response:
     """The answer to whoever asked for a turn, or repeated a request that had asked for it.
 
@@ -137,12 +138,13 @@ async def answer(
         ClientLeft: nobody is there any more.
     """
     if isinstance(outcome, Joined):
-        return await _joined(request, client, outcome, show_kept)
+        return await _joined(request, caller, client, outcome, show_kept)
     headers = turn_headers(outcome)
     asked = outcome.turn.request
     if asked.stream and len(outcome.events):
         stop = partial(services(request)[Turns].stop, outcome) if asked.ends_with_client else None
-        return EventStream(outcome.events.follow(), headers, on_left=stop)
+        listener = listening(request, caller, outcome.turn.thread_id, admitted=True)
+        return EventStream(outcome.events.follow(), listener, headers, on_left=stop)
     if asked.background:
         # Answered at once, as it was opened.
         response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})
@@ -153,12 +155,13 @@ async def answer(
     return json_response(show(outcome, outcome.response), headers=headers)
 
 
-async def _joined(request: Request, client: Client, joined: Joined, show_kept: ShowKept) -> Response:
+async def _joined(request: Request, caller: Caller, client: Client, joined: Joined, show_kept: ShowKept) -> Response:
     replay = services(request)[Replay]
     headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
     row, items = await replay.kept(joined.project_id, joined.turn_id)
     if row["params"].get("stream") is True and row["status"] != "failed":
-        return EventStream(replay.frames(joined.project_id, joined.turn_id, 0), headers)
+        listener = listening(request, caller, row["thread_id"], admitted=True)
+        return EventStream(replay.frames(joined.project_id, joined.turn_id, 0), listener, headers)
     if row["params"].get("background") is not True:
         row, items = await _ended(replay, client, joined)
         if row["status"] == "failed":

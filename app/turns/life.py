@@ -10,9 +10,10 @@ import orjson
 
 from app.db import ids
 from app.db.engine import Database
-from app.errors import BadRequest, DatabaseUnavailable
+from app.errors import BadRequest, DatabaseUnavailable, NotFound
 from app.http_door import closing
 from app.projects.auth import Caller
+from app.projects.credential_watch import MESSAGES
 from app.provider.events import data_of
 from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
@@ -20,6 +21,7 @@ from app.threads.schemas import ThreadObject, thread_object
 from app.threads.service import shown
 from app.threads.tables import Thread
 from app.turns.closing import TERMINAL
+from app.turns.events import ended_frame
 from app.turns.replay import Replay
 from app.turns.rows import TurnRow
 from app.turns.show import stored_turn
@@ -110,10 +112,15 @@ class ThreadLife:
                     looks_at = clock.time() + POLL_SECONDS
                     try:
                         row_now = await self._thread(caller, address)
+                        moved = row_now is None and await self._has_moved(caller, address)
                         rows = await self._store.turns_after(caller.project_id, id_, position.begun, TURNS_AT_ONCE)
                     except DatabaseUnavailable:
                         looks_at += AWAY_SECONDS
                         continue
+                    if moved:
+                        gone = NotFound(MESSAGES["thread_not_found"], code="thread_not_found")
+                        yield ended_frame(gone, position.place(), "Last-Event-ID")
+                        return
                     if row_now is None:
                         yield _event("thread.deleted", {"thread_id": ids.thread_id(id_)}, None)
                         return
@@ -176,6 +183,10 @@ class ThreadLife:
         """The thread's row alone, by one statement: it is looked at again and again."""
         async with self._database.session() as session:
             return await threads.get(session, caller.project_id, address)
+
+    async def _has_moved(self, caller: Caller, address: ById) -> bool:
+        """Return True if the thread exists and has another user by now."""
+        return address.user is not None and await self._thread(caller, ById(address.id)) is not None
 
     async def _shown(self, caller: Caller, address: ById) -> ThreadObject | None:
         async with self._database.session() as session:

@@ -13,7 +13,7 @@ from app.provider.refusals import is_retried
 from app.settings import Settings
 from app.threads.address import Address, New, bucket_at
 from app.turns.cancel_signals import CancelSignals
-from app.turns.client import Client, ClientLeft
+from app.turns.client import Client
 from app.turns.schemas import Origin, TurnRequest
 from app.turns.store import Busy, Opened, TurnStore
 
@@ -72,8 +72,7 @@ class Opening:
                         return same
                     if same:
                         continue
-                    if client.has_left:
-                        raise ClientLeft from busy
+                    client.check()
                     if request.if_busy in ("reject", "beside") or time.monotonic() > deadline:
                         raise
                     if request.if_busy == "cancel" and busy.running_id is not None:

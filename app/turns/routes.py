@@ -10,6 +10,7 @@ from app.bodies import json_object, json_response
 from app.db.pagination import ListObject, Paged
 from app.describing import EVENTS, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
 from app.projects.auth import Authenticated, authenticate
+from app.projects.credential_watch import listening
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.services import services, serving
@@ -68,9 +69,9 @@ async def create(request: Request) -> Response:
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)
     sent = turn_request(body, here[Models], origin(request, caller), first=first)
-    with Client(request.receive) as client:
+    with Client(request.receive, listening(request, caller, admitted=True)) as client:
         outcome = await turns.create(caller, address, sent, provider_headers(request), client)
-        return await answer(request, client, outcome, _show, stored_turn)
+        return await answer(request, caller, client, outcome, _show, stored_turn)
 
 
 @for_users
@@ -95,7 +96,8 @@ async def events(
 ) -> Response:
     replay = services(request)[Replay]
     row = await turns.row(caller, address, turn_id)
-    return EventStream(replay.frames(caller.project_id, row["id"], first_event(starting_after, request)), {})
+    frames = replay.frames(caller.project_id, row["id"], first_event(starting_after, request))
+    return EventStream(frames, listening(request, caller, address.id))
 
 
 @for_users
@@ -112,7 +114,7 @@ async def life(request: Request, caller: Authenticated, address: Addressed) -> R
     frames = await services(request)[ThreadLife].frames(
         caller, address, request.headers.get("last-event-id"), request.is_disconnected
     )
-    return EventStream(frames, {})
+    return EventStream(frames, listening(request, caller, address.id), resumed_by="Last-Event-ID")
 
 
 @for_users

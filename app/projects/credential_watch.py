@@ -1,0 +1,201 @@
+"""Repeated checks of the credentials that open streams, exports and sockets were opened with.
+
+Each worker checks a key once per `CHECK_SECONDS` while listeners of that key are open, however many there are. User
+tokens and console sessions share the check of the key that they come from. Turns need no statement: a turn that is
+answered before the first check costs a set insertion.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
+from typing import Literal
+from uuid import UUID
+
+import structlog
+from starlette.requests import HTTPConnection
+
+from app.db import ids, wall
+from app.db.engine import Database
+from app.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
+from app.projects.auth import Caller
+from app.services import services
+
+log = structlog.get_logger()
+
+CHECK_SECONDS = 1.5
+"""Interval of the checks. A listener must end within five seconds, and a statement may take some of them."""
+
+AT_ONCE = 1000
+"""Ids per statement."""
+
+End = Literal["credential_expired", "credential_revoked", "project_archived", "thread_not_found"]
+"""Why a listener ends: the `code` of its error."""
+
+KEY_END = """
+SELECT CASE
+    WHEN k.revoked_at IS NOT NULL THEN 'credential_revoked'
+    WHEN p.archived_at IS NOT NULL THEN 'project_archived'
+    WHEN k.expires_at <= now() THEN 'credential_expired'
+    ELSE 'valid'
+END
+FROM api_keys k JOIN projects p ON p.project_id = k.project_id WHERE k.project_id = $1 AND k.id = $2
+"""
+
+SESSIONS = "SELECT id FROM console_sessions WHERE project_id = $1 AND id = ANY($2::uuid[])"
+
+OWNERS = """
+SELECT id, user_id FROM threads WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND id = ANY($3::uuid[])
+"""
+
+MESSAGES: dict[End, str] = {
+    "credential_expired": "The API key or token that opened this has expired.",
+    "credential_revoked": "The API key, token or session that opened this was revoked.",
+    "project_archived": "The project was archived.",
+    "thread_not_found": "This thread no longer belongs to the user of the token that opened this.",
+}
+
+
+class Listener:
+    """Something held open with a credential: `end` is set when the credential ends."""
+
+    def __init__(self, watch: "CredentialWatch", caller: Caller, thread_id: UUID | None, *, admitted: bool) -> None:
+        grant = caller.grant
+        self._watch = watch
+        self.key = (grant.project_id, grant.key_id)
+        self.session_id = grant.session_id
+        self.user = grant.user
+        self.thread_id = None if grant.user is None else thread_id
+        self.end: End | None = None
+        self._expires_at = grant.expires_at
+        self._admitted = admitted
+        self._callback: Callable[[], object] | None = None
+
+    @contextmanager
+    def calling(self, callback: Callable[[], object]) -> Iterator[None]:
+        """Call `callback` when the credential ends while this context lasts; at once if it has ended before."""
+        self._callback = callback
+        timer: asyncio.TimerHandle | None = None
+        self._watch.add(self)
+        if self.end is not None:
+            callback()
+        elif self._expires_at is not None and not self._admitted:
+            left = max(0.0, self._expires_at - time.time())
+            timer = asyncio.get_running_loop().call_later(left, self.ended, "credential_expired")
+        try:
+            yield
+        finally:
+            self._callback = None
+            self._watch.remove(self)
+            if timer is not None:
+                timer.cancel()
+
+    def ended(self, end: End) -> None:
+        """Record why the credential ended. Expiry does not end the answer to a request that was admitted before."""
+        if self.end is not None or (self._admitted and end == "credential_expired"):
+            return
+        self.end = end
+        if self._callback is not None:
+            self._callback()
+
+    def error(self) -> APIError:
+        """Return the error of a listener that has ended."""
+        assert self.end is not None
+        if self.end == "thread_not_found":
+            return NotFound(MESSAGES[self.end], code=self.end)
+        return Unauthorized(MESSAGES[self.end], code=self.end)
+
+
+class CredentialWatch:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._listeners: dict[tuple[UUID, UUID], set[Listener]] = {}
+        self._checking: dict[tuple[UUID, UUID], asyncio.Task[None]] = {}
+
+    def listener(self, caller: Caller, thread_id: UUID | None = None, *, admitted: bool = False) -> Listener:
+        """Return a listener for what is held open for a caller.
+
+        Args:
+            thread_id: the thread that is listened to. A user token's listener ends when the thread gets another user.
+            admitted: True for the answer to a request that starts work. It outlasts the expiry of its credential, not
+                a revocation.
+        """
+        return Listener(self, caller, thread_id, admitted=admitted)
+
+    def add(self, listener: Listener) -> None:
+        self._listeners.setdefault(listener.key, set()).add(listener)
+        if listener.key not in self._checking:
+            self._check_repeatedly(listener.key)
+
+    def remove(self, listener: Listener) -> None:
+        self._listeners[listener.key].discard(listener)
+
+    async def stop(self) -> None:
+        tasks = list(self._checking.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _check_repeatedly(self, key: tuple[UUID, UUID]) -> None:
+        # In an empty context: the checks belong to no request.
+        task = asyncio.create_task(self._run(key), name="credential watch", context=Context())
+        self._checking[key] = task
+        task.add_done_callback(lambda task: self._stopped(key, task))
+
+    def _stopped(self, key: tuple[UUID, UUID], task: "asyncio.Task[None]") -> None:
+        del self._checking[key]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a credential could not be checked; the check is repeated", exc_info=error)
+            self._check_repeatedly(key)
+
+    async def _run(self, key: tuple[UUID, UUID]) -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            if not self._listeners[key]:
+                del self._listeners[key]
+                return
+            try:
+                with wall.within(key[0]):
+                    await self._check(*key)
+            except DatabaseUnavailable:
+                # Nobody can revoke a key while Postgres is away, and tokens expire by the clock.
+                log.info("Postgres is unavailable; open streams are checked again when it is back")
+
+    async def _check(self, project_id: UUID, key_id: UUID) -> None:
+        listeners = self._listeners[project_id, key_id]
+        state = await self._database.fetchval(KEY_END, project_id, key_id)
+        if state != "valid":
+            for listener in tuple(listeners):
+                listener.ended(state or "credential_revoked")
+            return
+        await self._check_sessions(project_id, [each for each in listeners if each.session_id is not None])
+        await self._check_threads(project_id, [each for each in listeners if each.thread_id is not None])
+
+    async def _check_sessions(self, project_id: UUID, listeners: Sequence[Listener]) -> None:
+        for start in range(0, len(listeners), AT_ONCE):
+            some = listeners[start : start + AT_ONCE]
+            rows = await self._database.fetch(SESSIONS, project_id, [each.session_id for each in some])
+            open_ = {row["id"] for row in rows}
+            for listener in some:
+                if listener.session_id not in open_:
+                    listener.ended("credential_revoked")
+
+    async def _check_threads(self, project_id: UUID, listeners: Sequence[Listener]) -> None:
+        """End the listeners of threads that have another user by now. A deleted thread tells its listeners itself."""
+        for start in range(0, len(listeners), AT_ONCE):
+            some = listeners[start : start + AT_ONCE]
+            found = {each.thread_id for each in some if each.thread_id is not None}
+            buckets = {ids.bucket_of(each) for each in found}
+            rows = await self._database.fetch(OWNERS, project_id, list(buckets), list(found))
+            owners = {row["id"]: row["user_id"] for row in rows}
+            for listener in some:
+                if listener.thread_id in owners and owners[listener.thread_id] != listener.user:
+                    listener.ended("thread_not_found")
+
+
+def listening(
+    request: HTTPConnection, caller: Caller, thread_id: UUID | None = None, *, admitted: bool = False
+) -> Listener:
+    """Return a listener for what a request holds open: see `CredentialWatch.listener`."""
+    return services(request)[CredentialWatch].listener(caller, thread_id, admitted=admitted)

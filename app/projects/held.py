@@ -1,0 +1,111 @@
+"""Responses that outlast their request's authentication: they end with the credential that opened them."""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from app.describing import NDJSON
+from app.errors import APIError
+from app.projects.credential_watch import Listener
+
+LAST_WORDS_SECONDS = 2.0
+"""How long a client that does not read may delay the end of its stream."""
+
+
+class HeldResponse(Response):
+    """A streamed body that ends, with a last word about why, when its listener does."""
+
+    charset = "utf-8"
+
+    def __init__(
+        self,
+        chunks: AsyncIterator[bytes],
+        listener: Listener,
+        headers: dict[str, str] | None = None,
+        *,
+        media_type: str,
+        on_left: Callable[[], object] | None = None,
+        ends_with_client: bool = False,
+    ) -> None:
+        """Args:
+        on_left: is called when the client disconnects, or its credential ends, before the end.
+        ends_with_client: stop reading `chunks` when the client disconnects.
+        """
+        self.status_code = 200
+        self.background = None
+        self.media_type = media_type
+        self._chunks = chunks
+        self._listener = listener
+        self._on_left = on_left
+        self._ends_with_client = ends_with_client
+        self.init_headers(headers)
+        self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
+
+    def last_words(self, error: APIError) -> bytes:
+        """Return what a client reads at the end of a body that was cut off."""
+        raise NotImplementedError
+
+    def passed(self, chunk: bytes) -> None:
+        """Take note of a chunk that was sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        watching: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout(None) as held:
+
+                def cut() -> None:
+                    held.reschedule(-math.inf)
+
+                if self._on_left is not None or self._ends_with_client:
+                    watching = asyncio.create_task(_watch(receive, self._on_left or cut))
+                with self._listener.calling(cut):
+                    async for chunk in self._chunks:
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                        self.passed(chunk)
+        except TimeoutError:
+            if not held.expired():
+                raise
+            if self._listener.end is not None:
+                if self._on_left is not None:
+                    self._on_left()
+                if not await self._end(send):
+                    return
+        finally:
+            if watching is not None:
+                watching.cancel()
+            if isinstance(self._chunks, AsyncGenerator):
+                await self._chunks.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _end(self, send: Send) -> bool:
+        """Send the last words. False if the client does not read them: its connection is closed as it is."""
+        try:
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                last = self.last_words(self._listener.error())
+                await send({"type": "http.response.body", "body": last, "more_body": True})
+        except TimeoutError:
+            return False
+        return True
+
+
+class Export(HeldResponse):
+    """Lines of JSON. The last line of an export that was cut off is an object `error`."""
+
+    def __init__(self, lines: AsyncIterator[bytes], listener: Listener) -> None:
+        super().__init__(lines, listener, media_type=NDJSON, ends_with_client=True)
+
+    def last_words(self, error: APIError) -> bytes:
+        return orjson.dumps({"object": "error", **error.body()}) + b"\n"
+
+
+async def _watch(receive: Receive, on_left: Callable[[], object]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    on_left()

@@ -1,0 +1,475 @@
+"""What is held open ends within five seconds of the end of its credential, and says where to go on."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.service import Emulator, Process, Service, eventually
+from tests.tenants import Tenant
+from tests.wire import Proxy
+
+SECONDS = 5.0
+"""How long a listener may outlive what it was opened with."""
+
+TOKEN_SECONDS = 3
+WORDS = "Echo: " + " ".join(f"word{number}" for number in range(40))
+
+STREAMS = {
+    "threads_life": "/threads/{thread}/events",
+    "turns_events": "/threads/{thread}/turns/{turn}/events",
+    "responses_retrieve": "/responses/{response}?stream=true",
+    "history_play": "/threads/{thread}/replay?speed=0.0001&longest_pause=60",
+}
+"""Routes that answer a GET with a stream of events."""
+
+FOR_USERS = ("threads_life", "turns_events", "responses_retrieve")
+
+
+class Listener:
+    """Somebody who reads a stream to its end."""
+
+    def __init__(self, url: str, bearer: str | None, *, json: Any = None, **how: Any) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.ids: list[str] = []
+        self.status: int | None = None
+        self.body = b""
+        self.ended_at: float | None = None
+        headers = {} if bearer is None else {"Authorization": f"Bearer {bearer}"}
+        self._asked = ("GET" if json is None else "POST", url, {"headers": headers, "json": json, **how})
+        self.open = threading.Event()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        method, url, how = self._asked
+        with httpx2.Client(timeout=60) as client, client.stream(method, url, **how) as answer:
+            self.status = answer.status_code
+            self.open.set()
+            if answer.status_code != 200:
+                self.body = answer.read()
+            for line in answer.iter_lines() if answer.status_code == 200 else ():
+                if line.startswith("id: "):
+                    self.ids.append(line[4:])
+                elif line.startswith("data: ") and line != "data: [DONE]":
+                    self.events.append(json.loads(line[6:]))
+        self.ended_at = time.monotonic()
+        self.open.set()
+
+    def ends_within(self, moment: float, seconds: float = SECONDS) -> None:
+        self._thread.join(max(0.1, moment + seconds + 20 - time.monotonic()))
+        assert self.ended_at is not None, "it is still open"
+        assert self.ended_at - moment < seconds, self.ended_at - moment
+
+    def said(self) -> str:
+        return "".join(event["delta"] for event in self.events if event.get("type") == "response.output_text.delta")
+
+
+@pytest.fixture(scope="module")
+def two(service_env: dict[str, str]) -> Iterator[Service]:
+    service = Service("--workers", "2", env={**service_env, "EVERTHREAD_PROVIDER_STALL_SECONDS": "20"})
+    yield service
+    assert service.stop() == 0
+
+
+@pytest.fixture
+def tenant(two: Service, emulator: Emulator) -> Tenant:
+    return Tenant(two)
+
+
+def key_of(tenant: Tenant, **fields: Any) -> tuple[str, str]:
+    """Another key of the project: its id, and itself."""
+    made = tenant.http.post(f"/admin/projects/{tenant.id}/keys", json={"name": "another", **fields})
+    assert made.status_code == 201, made.text
+    return made.json()["id"], made.json()["key"]
+
+
+def revoke(tenant: Tenant, key_id: str) -> None:
+    assert tenant.http.delete(f"/admin/projects/{tenant.id}/keys/{key_id}").status_code == 200
+
+
+def token_of(tenant: Tenant, key: str, **fields: Any) -> str:
+    headers = {"Authorization": f"Bearer {key}"}
+    sent = {"user": "ann", "expires_in": 600, **fields}
+    answer = httpx2.post(f"{tenant.service.url}/v1/user_tokens", json=sent, headers=headers)
+    assert answer.status_code == 201, answer.text
+    token: str = answer.json()["token"]
+    return token
+
+
+def slow_turn(tenant: Tenant, emulator: Emulator, **of_thread: Any) -> tuple[str, str]:
+    """A thread in which something was said, and a turn of it that speaks for some 14 seconds."""
+    thread = tenant.http.post("/threads", json={"user": "ann", **of_thread}).json()["id"]
+    tenant.turn(thread, "Echo: before")
+    emulator.fault("slow", seconds_per_event=0.5)
+    begun = tenant.http.post(
+        f"/threads/{thread}/turns", json={"input": WORDS, "background": True, "stream": False}
+    ).json()
+    return thread, begun["id"]
+
+
+def paths(thread: str, turn: str) -> dict[str, str]:
+    named = {"thread": thread, "turn": turn, "response": turn.replace("turn_", "resp_")}
+    return {name: path.format(**named) for name, path in STREAMS.items()}
+
+
+@pytest.mark.parametrize("end", ["expired token", "expired key", "revoked key", "minting key", "archived project"])
+def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
+    tenant: Tenant, emulator: Emulator, end: str
+) -> None:
+    thread, turn = slow_turn(tenant, emulator)
+    of_user = end in ("expired token", "minting key")
+    key_id, key = key_of(tenant, **({"expires_in": TOKEN_SECONDS} if end == "expired key" else {}))
+    moment = time.monotonic() + TOKEN_SECONDS
+    bearer = (
+        token_of(tenant, key, **({"expires_in": TOKEN_SECONDS} if end == "expired token" else {})) if of_user else key
+    )
+    names = [name for name in STREAMS if name in FOR_USERS or not of_user]
+    url = f"{tenant.service.url}/v1"
+    # Several of each, so that both workers have some.
+    listeners = [(name, Listener(url + paths(thread, turn)[name], bearer)) for name in names * 4]
+    of_bearer = {"Authorization": f"Bearer {bearer}"}
+    wire = None if of_user else connect(f"{url.replace('http', 'ws')}/responses", additional_headers=of_bearer)
+    assert all(listener.open.wait(10) and listener.status == 200 for _, listener in listeners)
+    if end in ("revoked key", "minting key"):
+        revoke(tenant, key_id)
+        moment = time.monotonic()
+    elif end == "archived project":
+        tenant.settings(archived=True)
+        moment = time.monotonic()
+    code = {
+        "expired token": "credential_expired", "expired key": "credential_expired",
+        "archived project": "project_archived",
+    }.get(end, "credential_revoked")  # fmt: skip
+    if wire is not None:
+        error = json.loads(wire.recv(timeout=20))
+        assert time.monotonic() - moment < SECONDS
+        assert (error["type"], error["status"], error["error"]["code"]) == ("error", 401, code)
+        with pytest.raises(ConnectionClosed):
+            wire.recv(timeout=10)
+    for name, listener in listeners:
+        listener.ends_within(moment)
+        last = listener.events[-1]
+        assert (last["type"], last["code"], last["param"]) == ("error", code, None), name
+        if name in ("turns_events", "responses_retrieve"):
+            assert last["sequence_number"] == last["starting_after"] == int(listener.ids[-1])
+        elif name == "threads_life":
+            assert last["last_event_id"] == listener.ids[-1]
+    if end == "archived project":
+        tenant.settings(archived=False)
+        eventually(lambda: tenant.http.get("/project").status_code == 200)
+    eventually(lambda: tenant.http.get(f"/threads/{thread}/turns/{turn}").json()["status"] == "completed", seconds=60)
+    # Who comes back with a valid key misses nothing.
+    for name, listener in listeners[: len(names)]:
+        if name in ("turns_events", "responses_retrieve"):
+            params = {"starting_after": listener.ids[-1], "stream": "true"}
+            again = Listener(url + paths(thread, turn)[name].partition("?")[0], tenant.key, params=params)
+            again.ends_within(time.monotonic(), 30)
+            assert listener.said() + again.said() == WORDS.removeprefix("Echo: ")
+
+
+def test_new_messages_are_not_shown_to_who_had_a_token(tenant: Tenant, emulator: Emulator) -> None:
+    thread = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    url = f"{tenant.service.url}/v1/threads/{thread}/events"
+    listener = Listener(url, token_of(tenant, tenant.key, expires_in=TOKEN_SECONDS))
+    moment = time.monotonic() + TOKEN_SECONDS
+    listener.ends_within(moment)
+    tenant.turn(thread, "Echo: a secret of later")
+    time.sleep(1)
+    assert "secret" not in json.dumps(listener.events)
+    assert listener.events[-1]["code"] == "credential_expired"
+
+
+def test_a_thread_that_went_to_another_user_is_not_listened_to_any_more(tenant: Tenant, emulator: Emulator) -> None:
+    thread, turn = slow_turn(tenant, emulator)
+    url, token = f"{tenant.service.url}/v1", token_of(tenant, tenant.key)
+    places = paths(thread, turn)
+    listeners = [Listener(url + places[name], token) for name in FOR_USERS * 2]
+    own = Listener(url + places["turns_events"], tenant.key)
+    assert all(listener.open.wait(10) and listener.status == 200 for listener in (*listeners, own))
+    assert tenant.http.patch(f"/threads/{thread}", json={"user": "bob"}).status_code == 200
+    moment = time.monotonic()
+    for listener in listeners:
+        listener.ends_within(moment)
+        assert (listener.events[-1]["type"], listener.events[-1]["code"]) == ("error", "thread_not_found")
+    own.ends_within(time.monotonic(), 60)
+    assert own.events[-1]["type"] == "response.completed"
+
+
+@pytest.mark.parametrize("path", ["/threads/{thread}/turns", "/responses"])
+def test_an_admitted_answer_outlasts_the_expiry_of_its_token(tenant: Tenant, emulator: Emulator, path: str) -> None:
+    thread = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    emulator.fault("slow", seconds_per_event=0.4)
+    token = token_of(tenant, tenant.key, expires_in=TOKEN_SECONDS)
+    begun = time.monotonic()
+    body = {"input": WORDS, "stream": True}
+    listener = Listener(tenant.service.url + "/v1" + path.format(thread=thread), token, json=body)
+    listener.ends_within(begun, 60)
+    assert listener.ended_at is not None
+    assert listener.ended_at - begun > TOKEN_SECONDS + SECONDS
+    assert listener.events[-1]["type"] == "response.completed"
+    assert listener.said() == WORDS.removeprefix("Echo: ")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("end", ["minting key", "archived project"])
+def test_an_admitted_answer_ends_on_revocation_and_its_turn_is_stored(
+    tenant: Tenant, emulator: Emulator, end: str, stream: bool
+) -> None:
+    thread = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    emulator.fault("slow", seconds_per_event=0.3, seconds=14)
+    key_id, key = key_of(tenant)
+    url = f"{tenant.service.url}/v1/threads/{thread}/turns"
+    listener = Listener(url, token_of(tenant, key), json={"input": WORDS, "stream": stream})
+    emulator.is_asked()
+    if stream:
+        eventually(lambda: bool(listener.said()))
+    revoke(tenant, key_id) if end == "minting key" else tenant.settings(archived=True)
+    moment = time.monotonic()
+    listener.ends_within(moment)
+    code = "credential_revoked" if end == "minting key" else "project_archived"
+    if stream:
+        last = listener.events[-1]
+        assert (last["type"], last["code"], last["starting_after"]) == ("error", code, int(listener.ids[-1]))
+    else:
+        assert (listener.status, json.loads(listener.body)["error"]["code"]) == (401, code)
+    if end == "archived project":
+        tenant.settings(archived=False)
+        eventually(lambda: tenant.http.get("/project").status_code == 200)
+    eventually(
+        lambda: tenant.http.get(f"/threads/{thread}/turns").json()["data"][0]["status"] == "completed", seconds=60
+    )
+    (turn,) = tenant.http.get(f"/threads/{thread}/turns").json()["data"]
+    assert turn["output_text"] == WORDS.removeprefix("Echo: ")
+
+
+def test_a_response_on_a_socket_is_finished_after_expiry_and_cut_on_revocation(
+    tenant: Tenant, emulator: Emulator
+) -> None:
+    place = f"{tenant.service.url.replace('http', 'ws')}/v1/responses"
+    for revoked in (False, True):
+        emulator.fault("slow", seconds_per_event=0.5)
+        key_id, key = key_of(tenant, **({} if revoked else {"expires_in": TOKEN_SECONDS}))
+        with connect(place, additional_headers={"Authorization": f"Bearer {key}"}, close_timeout=1) as wire:
+            wire.send(json.dumps({"type": "response.create", "model": "qwen3.5-plus", "input": WORDS}))
+            events = [json.loads(wire.recv(timeout=20)) for _ in range(6)]
+            if revoked:
+                revoke(tenant, key_id)
+            moment = time.monotonic()
+            with suppress(ConnectionClosed):
+                while True:
+                    events.append(json.loads(wire.recv(timeout=30)))
+        error, seconds = events.pop(), time.monotonic() - moment
+        if revoked:
+            assert error["error"]["code"] == "credential_revoked"
+            assert error["responses"] == [
+                {"id": events[0]["response"]["id"], "sequence_number": events[-1]["sequence_number"]}
+            ]
+            assert seconds < SECONDS
+        else:
+            assert error["error"]["code"] == "credential_expired"
+            assert events[-1]["type"] == "response.completed"
+            assert seconds > TOKEN_SECONDS + SECONDS
+
+
+def test_chat_completions_end_on_revocation(service_env: dict[str, str]) -> None:
+    slow = Emulator(env={"EVERTHREAD_EMULATOR_DELTA_MILLISECONDS": "300"})
+    service = Service(env={**service_env, "DASHSCOPE_BASE_URL": slow.base_url})
+    try:
+        tenant = Tenant(service)
+        key_id, key = key_of(tenant)
+        body = {"model": "qwen3.5-plus", "stream": True, "messages": [{"role": "user", "content": WORDS}]}
+        listener = Listener(f"{tenant.service.url}/v1/chat/completions", key, json=body)
+        eventually(lambda: len(listener.events) > 3)
+        revoke(tenant, key_id)
+        listener.ends_within(time.monotonic())
+        assert listener.events[-1]["error"]["code"] == "credential_revoked"
+    finally:
+        service.stop()
+        slow.stop()
+
+
+def raw_export(tenant: Tenant, path: str, key: str) -> Iterator[bytes]:
+    """The bytes of an export as a client reads them that is slow and has little room."""
+    place = urlsplit(tenant.service.url)
+    with socket.socket() as wire:
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        wire.connect((place.hostname, place.port))
+        wire.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n\r\n".encode())
+        wire.settimeout(30)
+        while chunk := wire.recv(60_000):
+            yield chunk
+            if b"\r\n0\r\n\r\n" in chunk[-7:]:
+                return
+            time.sleep(0.03)
+
+
+EXPORTS = {
+    "retention_export_user": "/v1/users/ann/data",
+    "history_export_feedback": "/v1/feedback/export",
+}
+
+
+@pytest.mark.parametrize("path", EXPORTS.values())
+def test_a_cut_export_says_so_in_its_last_line(tenant: Tenant, path: str, tmp_path: Path) -> None:
+    text = "Much was said. " * 60_000
+    for number in range(24):
+        sent = {"user": "ann", "messages": [{"role": "user", "content": f"{number} {text}"}]}
+        thread = tenant.http.post("/threads", json=sent).json()["id"]
+        (turn,) = tenant.http.get(f"/threads/{thread}/turns").json()["data"]
+        assert tenant.http.post(f"/threads/{thread}/turns/{turn['id']}/feedback", json={"score": 1}).status_code == 201
+    key_id, key = key_of(tenant)
+    body = b""
+    for chunk in raw_export(tenant, path, key):
+        if not body:
+            revoke(tenant, key_id)
+        body += chunk
+    assert body.endswith(b"\r\n0\r\n\r\n")
+    lines = [line for line in body.split(b"\n") if line.startswith(b"{")]
+    assert len(lines) < 25
+    last = json.loads(lines[-1])
+    assert (last["object"], last["error"]["code"]) == ("error", "credential_revoked")
+    file = tmp_path / "cut.jsonl"
+    file.write_bytes(lines[-1] + b"\n")
+    imported = Process("import", str(file), "--key", tenant.key, "--url", tenant.service.url)
+    assert imported.ended() == 1
+    assert "the export was cut off there" in "\n".join(imported.lines)
+
+
+def test_every_route_that_streams_is_held_to_its_credential(two: Service) -> None:
+    """A new stream or export has to stand in the lists above."""
+    document = httpx2.get(f"{two.url}/openapi.json").json()
+    found: set[str] = set()
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for answer in operation["responses"].values():
+                if {"text/event-stream", "application/x-ndjson"} & set(answer.get("content", {})):
+                    found.add(operation["operationId"].removesuffix("_by_name"))
+        assert path
+    answers = {"turns_create", "responses_create", "chat_complete"}
+    held = {name.replace("threads_life", "turns_life") for name in (*STREAMS, *EXPORTS)}
+    assert found == held | answers | {"audit_export", "audit_export_thread"}
+    here = Path(__file__).parents[1] / "app"
+    others = [str(each) for each in here.rglob("*.py") if "StreamingResponse" in each.read_text()]
+    assert [each for each in others if "/emulator/" not in each] == []
+
+
+def test_many_streams_of_one_key_are_one_look_up(fresh_env: dict[str, str], emulator: Emulator) -> None:
+    proxy = Proxy(fresh_env["DATABASE_URL"])
+    service = Service(env={**fresh_env, "DATABASE_URL": proxy.url})
+    try:
+        thread = service.http.post("/threads", json={"user": "ann"}).json()["id"]
+        emulator.fault("slow", seconds_per_event=0.4)
+        turn = service.http.post(f"/threads/{thread}/turns", json={"input": WORDS, "background": True}).json()["id"]
+        tokens = [
+            service.http.post("/user_tokens", json={"user": "ann", "expires_in": 60 + number}).json()["token"]
+            for number in range(30)
+        ]
+        url = f"{service.url}/v1/threads/{thread}/turns/{turn}/events"
+        listeners = [Listener(url, token) for token in tokens]
+        assert all(listener.open.wait(10) and listener.status == 200 for listener in listeners)
+        time.sleep(2)
+        before = len(proxy.executed)
+        time.sleep(6)
+        asked = proxy.executed[before:]
+        checks = [each for each in asked if "'credential_revoked'" in each]
+        owners = [each for each in asked if "SELECT id, user_id FROM threads" in each]
+        assert 2 <= len(checks) <= 5
+        assert 2 <= len(owners) <= 5
+    finally:
+        service.stop()
+
+
+def signed_in(service: Service, key: str) -> str:
+    answer = httpx2.post(f"{service.url}/console/sign-in", data={"key": key})
+    assert answer.status_code == 303
+    return str(answer.cookies["everthread_console"])
+
+
+def statuses(service: Service, path: str, times: int = 16, **how: Any) -> set[int]:
+    """What is answered over connections of their own, so that both workers are asked."""
+    return {httpx2.get(service.url + path, **how).status_code for _ in range(times)}
+
+
+def test_signing_out_of_the_console_holds_at_once_on_every_worker(tenant: Tenant) -> None:
+    thread = tenant.thread()
+    kept, ended = signed_in(tenant.service, tenant.key), signed_in(tenant.service, tenant.key)
+    cookies = {"everthread_console": ended}
+    for path in ("/console/threads", f"/console/threads/{thread}", "/console/usage", "/console/api/threads"):
+        assert statuses(tenant.service, path, 8, cookies=cookies) == {200}, path
+    listener = Listener(f"{tenant.service.url}/console/api/threads/{thread}/events", None, cookies=cookies)
+    assert listener.open.wait(10)
+    assert listener.status == 200
+    out = httpx2.post(f"{tenant.service.url}/console/sign-out", cookies=cookies)
+    moment = time.monotonic()
+    assert (out.status_code, out.headers["location"]) == (303, "/console/sign-in")
+    assert statuses(tenant.service, "/console/api/threads", cookies=cookies) == {401}
+    assert statuses(tenant.service, "/console/threads", cookies=cookies) == {303}
+    assert statuses(tenant.service, "/console/threads", cookies={"everthread_console": kept}) == {200}
+    listener.ends_within(moment)
+    assert listener.events[-1]["code"] == "credential_revoked"
+
+
+def test_no_cookie_of_the_console_is_a_key(tenant: Tenant, service_env: dict[str, str]) -> None:
+    cookie = signed_in(tenant.service, tenant.key)
+    bearer = {"Authorization": f"Bearer {cookie}"}
+    assert statuses(tenant.service, "/v1/threads", 4, headers=bearer) == {401}
+    assert statuses(tenant.service, "/v1/threads", 4, cookies={"everthread_console": cookie}) == {401}
+    assert statuses(tenant.service, "/v1/threads", 4, headers={**bearer, "everthread.signed_in": "1"}) == {401}
+    # Nor is a key, or a user's token, a cookie.
+    for given in (tenant.key, token_of(tenant, tenant.key)):
+        assert statuses(tenant.service, "/console/api/threads", 2, cookies={"everthread_console": given}) == {401}
+
+
+def test_a_key_has_a_hundred_sessions_at_most(tenant: Tenant) -> None:
+    first = signed_in(tenant.service, tenant.key)
+    for _ in range(100):
+        last = signed_in(tenant.service, tenant.key)
+    assert statuses(tenant.service, "/console/api/threads", 2, cookies={"everthread_console": first}) == {401}
+    assert statuses(tenant.service, "/console/api/threads", 2, cookies={"everthread_console": last}) == {200}
+
+
+def test_a_link_of_an_archived_project_shows_nothing(tenant: Tenant) -> None:
+    thread = tenant.thread()
+    tenant.turn(thread, "Echo: hello")
+    link = tenant.service.url + tenant.http.post(f"/threads/{thread}/shares").json()["path"]
+    assert httpx2.get(link).status_code == 200
+    tenant.settings(archived=True)
+    for _ in range(8):
+        refused = httpx2.get(link)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "share_not_found")
+    tenant.settings(archived=False)
+    assert httpx2.get(link).status_code == 200
+
+
+def test_a_link_shows_the_title_of_its_moment_which_is_exported_and_erased(tenant: Tenant) -> None:
+    thread = tenant.http.post("/threads", json={"title": "What we may show"}).json()["id"]
+    turn = tenant.turn(thread, "Echo: hello")["id"]
+    links = [tenant.http.post(f"/threads/{thread}/shares").json()]
+    tenant.http.patch(f"/threads/{thread}", json={"title": "A secret of later"})
+    links.append(tenant.http.post(f"/threads/{thread}/shares").json())
+
+    def titles() -> list[str | None]:
+        return [httpx2.get(tenant.service.url + link["path"]).json()["title"] for link in links]
+
+    assert titles() == ["What we may show", "A secret of later"]
+    markdown = httpx2.get(tenant.service.url + links[0]["path"], params={"format": "markdown"}).text
+    assert "What we may show" in markdown
+    assert "later" not in markdown
+    exported = tenant.http.get(f"/threads/{thread}/export").json()
+    assert [share["title"] for share in exported["shares"]] == ["What we may show", "A secret of later"]
+    assert tenant.http.delete(f"/threads/{thread}").status_code == 200
+    again = tenant.http.post("/threads/import", json=exported)
+    assert again.status_code == 201, again.text
+    assert tenant.http.get(f"/threads/{thread}/shares").json()["data"] == []
+    assert tenant.http.get(f"/threads/{thread}/turns/{turn}").status_code == 200
