@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from app.terminal import cut_off
 from tests.service import Emulator, Process, Service, eventually
 from tests.tenants import Tenant
 from tests.wire import Proxy
@@ -339,6 +340,8 @@ def test_a_cut_export_says_so_in_its_last_line(tenant: Tenant, path: str, tmp_pa
     assert len(lines) < 25
     last = json.loads(lines[-1])
     assert (last["object"], last["error"]["code"]) == ("error", "credential_revoked")
+    assert cut_off(body[-4096:].removesuffix(b"\r\n0\r\n\r\n")) == last["error"]["message"]
+    assert cut_off(lines[0] + b"\n") is None
     file = tmp_path / "cut.jsonl"
     file.write_bytes(lines[-1] + b"\n")
     imported = Process("import", str(file), "--key", tenant.key, "--url", tenant.service.url)
@@ -468,7 +471,13 @@ def test_a_link_shows_the_title_of_its_moment_which_is_exported_and_erased(tenan
     assert "later" not in markdown
     exported = tenant.http.get(f"/threads/{thread}/export").json()
     assert [share["title"] for share in exported["shares"]] == ["What we may show", "A secret of later"]
+    assert tenant.http.delete(f"/responses/{turn.replace('turn_', 'resp_')}").status_code == 200
+    assert titles() == [None, None]
+    emptied = tenant.http.get(f"/threads/{thread}/export").json()
+    assert [share["title"] for share in emptied["shares"]] == [None, None]
     assert tenant.http.delete(f"/threads/{thread}").status_code == 200
+    for link in links:
+        assert httpx2.get(tenant.service.url + link["path"]).status_code == 404
     again = tenant.http.post("/threads/import", json=exported)
     assert again.status_code == 201, again.text
     assert tenant.http.get(f"/threads/{thread}/shares").json()["data"] == []

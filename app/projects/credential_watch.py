@@ -145,8 +145,11 @@ class CredentialWatch:
 
     def _stopped(self, key: tuple[UUID, UUID], task: "asyncio.Task[None]") -> None:
         del self._checking[key]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
             log.error("a credential could not be checked; the check is repeated", exc_info=error)
+        if key in self._listeners:  # A listener may have come since the last check, too.
             self._check_repeatedly(key)
 
     async def _run(self, key: tuple[UUID, UUID]) -> None:
