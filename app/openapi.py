@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from app.db import ids
 from app.describing import ERROR, REF, Error
 
 DOCUMENT = "/openapi.json"
@@ -70,6 +71,13 @@ TAGS = {
 INTRODUCTION = """Conversation state for Qwen that does not expire. A thread is reached by its id, or by its name under
 `/v1/threads/by-name/`. `/v1/responses` and `/v1/conversations` are there under the provider's own paths too, and
 `/v1/responses` over a WebSocket. Each path takes `HEAD` where it takes `GET`, and `OPTIONS`."""
+
+
+CONVERSATION_ID = f"^({'|'.join(ids.THREAD_PREFIXES)})_"
+"""The pattern of a conversation's id in a path."""
+
+WITHOUT_NUL = "^[^\\u0000]*$"
+"""The pattern of a string that has no other: no text can hold a NUL, which Postgres does not store."""
 
 
 def operation_id(route: Any) -> str:
@@ -139,8 +147,24 @@ def document(app: FastAPI) -> dict[str, Any]:
         operations.pop("head", None)
         for operation in operations.values():
             _complete(path, operation, schemas)
+    _forbid_nul(made)
     named: dict[str, Any] = _named({name: _short(name) for name in schemas}, made)
     return named
+
+
+def _forbid_nul(schema: Any) -> None:
+    """Give every string of a document, and every name of a map, the pattern that excludes a NUL."""
+    if isinstance(schema, list):
+        for each in schema:
+            _forbid_nul(each)
+    elif isinstance(schema, dict):
+        if schema.get("type") == "string" and not {"pattern", "enum", "const", "format"} & schema.keys():
+            schema["pattern"] = WITHOUT_NUL
+        if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):
+            schema.setdefault("propertyNames", {}).setdefault("pattern", WITHOUT_NUL)
+        for name, each in schema.items():
+            if name not in ("examples", "example", "default"):
+                _forbid_nul(each)
 
 
 def _short(name: str) -> str:
@@ -176,6 +200,8 @@ def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> 
             declared[name] = {"in": "path", "name": name, "required": True, "schema": {"type": "string"}}
             parameters.append(declared[name])
         declared[name]["schema"].setdefault("minLength", 1)
+        if name == "conversation_id":
+            declared[name]["schema"].setdefault("pattern", CONVERSATION_ID)
         if name in PARAMETERS:
             declared[name].setdefault("description", PARAMETERS[name])
     body = operation.get("requestBody")
