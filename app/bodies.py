@@ -63,6 +63,9 @@ def _whole(value: Any) -> Any:
 WHOLE = BeforeValidator(_whole)
 """Of an integer, behind its bounds: JSON has one kind of number, and 5.0 is a whole one."""
 
+LARGE_BYTES = 1 << 20
+"""A larger body is hashed and measured in a thread, beside the event loop."""
+
 LONGEST_LENGTH = 18
 """Digits of a Content-Length; no body is longer than such a number."""
 
@@ -126,10 +129,18 @@ async def json_object(request: Request, *, limited: bool = True) -> dict[str, An
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, of too many values, or with a NUL character.
     """
     raw = await body_of(request, getattr(request.state, "most_bytes", None) if limited else None)
-    request.state.body_hash = hashlib.sha256(raw).digest()
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
-    return parsed(raw, services(request)[Connected])
+    settings = services(request)[Connected]
+    measure = asyncio.to_thread(_measured, raw, settings) if len(raw) > LARGE_BYTES else None
+    request.state.body_hash = _measured(raw, settings) if measure is None else await measure
+    return _object(raw)
+
+
+def _measured(raw: bytes, settings: Connected) -> bytes:
+    """Return the hash of a body that is not too deep, nor of too many values."""
+    _check_size(raw, settings)
+    return hashlib.sha256(raw).digest()
 
 
 def parsed(raw: bytes, settings: Connected) -> dict[str, Any]:
@@ -138,18 +149,11 @@ def parsed(raw: bytes, settings: Connected) -> dict[str, Any]:
     Raises:
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, of too many values, or with a NUL character.
     """
-    match excess(raw, values=settings.max_json_values, levels=settings.max_json_depth):
-        case Excess.LEVELS:
-            raise BadRequest(
-                f"The request body is nested more than {settings.max_json_depth} levels deep. Flatten it.",
-                code="nesting_too_deep",
-            )
-        case Excess.VALUES:
-            raise BadRequest(
-                f"The request body has more than {settings.max_json_values} JSON values. Send it in parts, or have "
-                "EVERTHREAD_MAX_JSON_VALUES raised.",
-                code="too_many_values",
-            )
+    _check_size(raw, settings)
+    return _object(raw)
+
+
+def _object(raw: bytes) -> dict[str, Any]:
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -163,6 +167,21 @@ def parsed(raw: bytes, settings: Connected) -> dict[str, Any]:
             code="invalid_character",
         )
     return body
+
+
+def _check_size(raw: bytes, settings: Connected) -> None:
+    match excess(raw, values=settings.max_json_values, levels=settings.max_json_depth):
+        case Excess.LEVELS:
+            raise BadRequest(
+                f"The request body is nested more than {settings.max_json_depth} levels deep. Flatten it.",
+                code="nesting_too_deep",
+            )
+        case Excess.VALUES:
+            raise BadRequest(
+                f"The request body has more than {settings.max_json_values} JSON values. Send it in parts, or have "
+                "EVERTHREAD_MAX_JSON_VALUES raised.",
+                code="too_many_values",
+            )
 
 
 async def optional_json_object(request: Request) -> dict[str, Any]:
@@ -229,31 +248,26 @@ def too_large(limit: int) -> BodyTooLarge:
     )
 
 
-LONGEST_PATH = 200
-"""Characters of a path that an error names."""
+LONGEST_KEY = 200
+"""Characters of a key that an error names."""
 
 
 def _find_nul(value: Any) -> str | None:
-    """Return the path of a string (or key) that holds a NUL character.
+    """Return the path of a string (or key) that holds a NUL character. The nesting of the value is bounded."""
+    found = _nul_in(value)
+    return None if found is None else found.removeprefix(".").replace("\0", "\\u0000")
 
-    A path that is already longer than an error shows does not grow: the work does not depend on the length of keys.
-    """
-    stack: list[tuple[str, Any]] = [("", value)]
-    while stack:
-        where, found = stack.pop()
-        if isinstance(found, str):
-            if "\0" in found:
-                return where
-        elif isinstance(found, list):
-            stack.extend((_inner(where, f"[{index}]"), element) for index, element in enumerate(found))
-        elif isinstance(found, dict):
-            for key, element in found.items():
-                inner = _inner(where, f".{key[:LONGEST_PATH]}" if where else key[:LONGEST_PATH])
-                if "\0" in key:
-                    return inner.replace("\0", "\\u0000")
-                stack.append((inner, element))
+
+def _nul_in(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "" if "\0" in value else None
+    if isinstance(value, list):
+        for index, element in enumerate(value):
+            if (inner := _nul_in(element)) is not None:
+                return f"[{index}]{inner}"
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            inner = "" if "\0" in key else _nul_in(element)
+            if inner is not None:
+                return f".{key[:LONGEST_KEY]}{inner}"
     return None
-
-
-def _inner(where: str, part: str) -> str:
-    return where if len(where) > LONGEST_PATH else where + part

@@ -21,10 +21,16 @@ from app.audit.rows import CheckpointRow, LeafRow
 from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
 from app.db import ids
 from app.db.engine import Database
+from app.nesting import excess
 from app.trail.records import instant, record_hash, record_object
 
 LINES_AT_ONCE = 1000
 """How often the reader's progress is told."""
+
+MOST_OF_LINE = 10_000
+"""JSON values in a line; a record has some twenty."""
+
+DEEPEST = 64
 
 
 Leaf = tuple[int, UUID, int, bytes]
@@ -200,6 +206,8 @@ def _read(file: BinaryIO, advance: Advance) -> Any:
         if number % LINES_AT_ONCE == 0:
             advance(read)
             read = 0
+        if excess(line, values=MOST_OF_LINE, levels=DEEPEST) is not None:
+            raise BadFile(f"line {number} has more than {MOST_OF_LINE} values, or more than {DEEPEST} levels")
         try:
             said = orjson.loads(line)
         except orjson.JSONDecodeError as error:

@@ -16,6 +16,9 @@ from app.items.shapes import Item, message
 
 ROLES = ("system", "developer", "user", "assistant")
 
+MOST_ELEMENTS = 20_000
+"""Items of an input, and parts of its items. Each is checked, stored and weighed by itself."""
+
 REFERENCE = "item_reference"
 COMPACTION = "compaction"
 """What a client has of `/responses/compact`: the service alone can read it."""
@@ -118,6 +121,13 @@ def items_of(value: Any, param: str = "input", *, references: bool = False) -> l
         raise BadRequest(f"'{param}' must be a string or a list of items.", param=param, code="invalid_type")
     if not value:
         raise BadRequest(f"'{param}' is empty. Send at least one item.", param=param)
+    inner = (part for element in value if isinstance(element, dict) for part in element.values())
+    if len(value) + sum(len(part) for part in inner if isinstance(part, list)) > MOST_ELEMENTS:
+        raise BadRequest(
+            f"'{param}' has more than {MOST_ELEMENTS} items and parts. Send it in several requests.",
+            param=param,
+            code="too_many_items",
+        )
     items: list[Item] = []
     for where, element in translated(value, param):
         items.extend(_items(element, where, references=references))

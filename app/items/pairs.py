@@ -4,6 +4,7 @@ Whatever a history has (calls in parallel, an id that is used twice, words betwe
 without a call, a call that was never answered), what comes out is pairs: each call with its output close behind it.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,10 +24,14 @@ class Block:
     """It is the output of a call that is not among the items."""
 
 
+_Waiting = tuple[Block, deque[int]]
+"""A block, and those of its calls that may wait for an output of one id."""
+
+
 def arranged(items: Sequence[Item]) -> list[Block]:
     """Items that are sent, as blocks, in order. Calls without an output, and what is never sent, are left out."""
     blocks: list[Block] = []
-    waiting: dict[str, list[Block]] = {}
+    waiting: dict[str, list[_Waiting]] = {}
     tools: Block | None = None
     for place, item in enumerate(items):
         kind = kind_of(item)
@@ -37,9 +42,12 @@ def arranged(items: Sequence[Item]) -> list[Block]:
             tools.items.append(place)
             tools.calls[place] = None
             for key in _keys(kind, item):
-                waiting.setdefault(key, []).append(tools)
+                of_key = waiting.setdefault(key, [])
+                if not of_key or of_key[-1][0] is not tools:
+                    of_key.append((tools, deque()))
+                of_key[-1][1].append(place)
         elif kind.pair == "output":
-            answered = _answered(waiting.get(kind.key(item), []), items, kind.key(item))
+            answered = _answered(waiting.get(kind.key(item), []))
             if answered is None:
                 blocks.append(Block([place], answers_nothing=True))
                 tools = None
@@ -75,12 +83,18 @@ def _keys(kind: Kind, item: Item) -> set[str]:
     )
 
 
-def _answered(blocks: list[Block], items: Sequence[Item], key: str) -> tuple[Block, int] | None:
-    """The call that an output answers: of those with its id, the first open one of the latest block."""
-    for block in reversed(blocks):
-        for call, output in block.calls.items():
-            if output is None and key in _keys(kind_of(items[call]), items[call]):
+def _answered(waiting: list[_Waiting]) -> tuple[Block, int] | None:
+    """Return the call that an output answers: of those with its id, the first open one of the latest block.
+
+    Calls that have been answered are taken out, so that each is looked at once.
+    """
+    while waiting:
+        block, calls = waiting[-1]
+        while calls:
+            call = calls.popleft()
+            if block.calls[call] is None:
                 return block, call
+        waiting.pop()
     return None
 
 

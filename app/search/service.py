@@ -36,6 +36,9 @@ MOST_WORDS = 64
 SHOWN_AT_ONCE = 5
 """Hits whose messages are held at a time."""
 
+FIRST_YEAR, LAST_YEAR = 2000, 9000
+"""Of a cursor. Beyond them, another time zone can be outside what Postgres and Python can express."""
+
 LOOKED_THROUGH = 10_000_000
 """Characters of a page's messages that are looked through for fragments."""
 
@@ -204,7 +207,10 @@ def _cursor(given: str) -> Cursor:
     try:
         said = given.removeprefix("hit_")
         bound, rank, id_, role = orjson.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
-        return Cursor(datetime.fromisoformat(bound), float(rank), UUID(id_), str(role))
+        moment = datetime.fromisoformat(bound)
+        if moment.tzinfo is None or not FIRST_YEAR <= moment.year <= LAST_YEAR:
+            raise ValueError(bound)
+        return Cursor(moment, float(rank), UUID(id_), str(role))
     except (ValueError, TypeError, AttributeError) as error:
         raise BadRequest(
             "'after' must be the last_id of a page of this search.", param="after", code="invalid_cursor"

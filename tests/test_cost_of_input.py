@@ -1,0 +1,233 @@
+"""The cost of everything that outside input reaches, against the size of the input: it grows no faster than the input.
+
+A new parser, renderer, matcher or validator is a line of the table. What has no bound of this kind (schemas, Markdown)
+runs in a process that is killed: tests/test_hostile_input.py.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+
+from app.bodies import checked, parsed
+from app.chain.rebuild import Abilities, rebuild
+from app.console import markdown
+from app.console.pages.thread import part
+from app.console.words import language_of
+from app.errors import BadRequest
+from app.items import lexemes, vocabulary, weights
+from app.items.client_door import check_sendable, items_of
+from app.provider import failure
+from app.provider.events import SSEDecoder
+from app.provider.reading import NotJSON, read_json
+from app.search.fragments import fragments
+from app.search.matching import Matcher
+from app.settings import Connected
+from app.threads.schemas import ThreadCreate
+from app.transfer.formats import _entries
+from app.transfer.schemas import ThreadRecord
+from app.turns.schemas import TurnCreate
+
+Work = Callable[[], Any]
+
+MOST_RATIO = 8.0
+"""The cost of an input of four times the size: 4 is linear, 16 is quadratic. Between them lies the noise."""
+
+LEAST_SECONDS = 0.002
+"""Of the smallest input. What is quicker is enlarged first: a ratio of nothing says nothing."""
+
+LARGEST_FACTOR = 64
+TRIES = 4
+
+SETTINGS = Connected.model_construct(max_json_depth=64, max_json_values=200_000)
+
+
+def parse(raw: bytes) -> None:
+    with suppress(BadRequest):
+        parsed(raw, SETTINGS)
+
+
+def read(raw: bytes) -> None:
+    with suppress(NotJSON):
+        read_json(raw)
+
+
+def check(model: Any, body: dict[str, Any]) -> None:
+    with suppress(BadRequest):
+        checked(model, body)
+
+
+def take(items: list[Any]) -> None:
+    with suppress(BadRequest):
+        found = items_of(items)
+        check_sendable(found, "input")
+        rebuild(found, [user("a")], Abilities(10_000))
+
+
+def search(text: str, asked: str) -> None:
+    terms = lexemes.terms(asked)
+    Matcher(terms).rank(text)
+    fragments(text, [run for term in terms for run in term.runs])
+
+
+def decode(chunks: list[bytes]) -> None:
+    decoder = SSEDecoder()
+    for chunk in chunks:
+        decoder.feed(chunk)
+    decoder.end()
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def call(number: int) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": f"c{number}", "name": "f", "arguments": "{}"}
+
+
+def output(number: int) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": f"c{number}", "output": "a"}
+
+
+MARKS = ("\u0301\u0316", "\u05b0\u0591", "\uff9e\u0316")
+SCRIPTS = {
+    "words": "lorem ipsumq dolor ",
+    "a": "a",
+    "a b": "a ",
+    "xa": "xa ",
+    "cjk": "字",
+    "cjk words": "字 ",
+    "ß": "ßa ",
+}
+QUERIES = {
+    "word": "ipsumq",
+    "letters": "a b c d e f g h",
+    "phrase": '"a a a a"',
+    "chain": "a.a.a.a.b",
+    "cjk": "字字 字.字",
+}
+
+
+def tokens(text: str, size: int) -> Work:
+    said = text * (size // len(text))
+    return lambda: vocabulary.text_tokens(said)
+
+
+def folding(text: str, size: int) -> Work:
+    said = "a" + text * size
+    return lambda: lexemes.folded(said)
+
+
+def searching(text: str, asked: str, size: int) -> Work:
+    said = (text * size)[: 4 * size]
+    return lambda: search(said, asked)
+
+
+# What is done with an input of size n: each makes the input, and returns what is measured.
+TABLE: dict[str, Callable[[int], Work]] = {
+    # A body, a message of a WebSocket
+    "body: open arrays": lambda n: (lambda raw: lambda: parse(raw))(b"[" * (20 * n)),
+    "body: empty arrays": lambda n: (lambda raw: lambda: parse(raw))(b'{"a":[' + b"[]," * (9 * n)),
+    "body: quotes": lambda n: (lambda raw: lambda: parse(raw))(b'"' * (20 * n)),
+    "body: backslashes": lambda n: (lambda raw: lambda: parse(raw))(b'{"a":"' + b"\\" * (20 * n)),
+    "body: escaped quotes": lambda n: (lambda raw: lambda: parse(raw))(b'{"a":["' + rb"\"," * (20 * n) + b'"]}'),
+    "body: an unterminated string": lambda n: (lambda raw: lambda: parse(raw))(
+        b'{"a":[' + b"[]," * 70 + b'"' + rb"\"" * n
+    ),
+    "body: a NUL behind a long key": lambda n: (lambda raw: lambda: parse(raw))(
+        b'{"' + b"k" * (10 * n) + b'":[' + b"1," * n + b'"\\u0000"]}'
+    ),
+    "body: digits": lambda n: (lambda raw: lambda: parse(raw))(b'{"a":' + b"9" * n + b"}"),
+    # Its fields
+    "fields: unknown": lambda n: (lambda body: lambda: check(ThreadCreate, body))({f"k{i}": 1 for i in range(n)}),
+    "fields: metadata": lambda n: (lambda body: lambda: check(ThreadCreate, body))(
+        {"metadata": {f"k{i}": 1 for i in range(n)}}
+    ),
+    "fields: tools": lambda n: (lambda body: lambda: check(TurnCreate, body))({"tools": [{"type": "f"}] * n}),
+    "fields: wrong tools": lambda n: (lambda body: lambda: check(TurnCreate, body))({"tools": [{}] * n}),
+    "fields: a record": lambda n: (lambda body: lambda: check(ThreadRecord, body))({"turns": [{}] * n}),
+    # Its items
+    "items: messages": lambda n: (lambda items: lambda: take(items))([user("a")] * (n // 10)),
+    "items: parts": lambda n: (lambda items: lambda: take(items))([user(["a"] * (n // 5))]),
+    "items: calls and outputs": lambda n: (lambda items: lambda: take(items))(
+        [make(i) for i in range(n // 20) for make in (call, output)]
+    ),
+    "items: all calls first": lambda n: (lambda items: lambda: take(items))(
+        [*map(call, range(n // 20)), *map(output, reversed(range(n // 20)))]
+    ),
+    "items: one call id": lambda n: (lambda items: lambda: take(items))(
+        [output(1)] * (n // 20) + [call(1)] * (n // 20)
+    ),
+    "items: the weight of a deep value": lambda n: (lambda item: lambda: weights.tokens(item))(
+        {"type": "x", "a": [["b"] * n]}
+    ),
+    # Tokens
+    **{
+        f"tokens: {text!r}": partial(tokens, text)
+        for text in ("a", " ", "\n", "字", "=", "9", "\u0301", "z" * 999 + " ")
+    },
+    # The provider
+    "provider: a long event": lambda n: (lambda chunks: lambda: decode(chunks))([b"data: x", *[b"y" * 10] * n]),
+    "provider: empty lines": lambda n: (lambda chunks: lambda: decode(chunks))([b"\r\n" * 50] * (n // 10)),
+    "provider: data lines": lambda n: (lambda chunks: lambda: decode(chunks))([b"data: a\n" * 50] * (n // 10)),
+    "provider: JSON that is broken": lambda n: (lambda raw: lambda: read(raw))(
+        b'{"a":[' + b'"\\ud800\\u0000",' * n + b"1]}"
+    ),
+    "provider: open arrays": lambda n: (lambda raw: lambda: read(raw))(b"[" * (20 * n)),
+    "provider: an error": lambda n: (lambda raw: lambda: failure.from_http(400, raw, None))(
+        json.dumps({"message": "range of input length should be [" + " 1" * (5 * n)}).encode()
+    ),
+    "provider: Retry-After": lambda n: (lambda said: lambda: failure.seconds(said))("1 " * n),
+    # Search
+    **{
+        f"folding: {text!r}": partial(folding, text)
+        for text in (*MARKS, "é", "ß", "ﷺ", "\u1100\u1161")
+    },
+    **{
+        f"search: {query} in {script}": partial(searching, SCRIPTS[script], QUERIES[query])
+        for query in QUERIES
+        for script in SCRIPTS
+    },
+    "search: a query": lambda n: (lambda asked: lambda: lexemes.terms(asked))('-"a' * (n // 10)),
+    # The console: what is not rendered in a process of its own
+    "console: arguments of a call": lambda n: (lambda item: lambda: part(item))(
+        {"type": "function_call", "name": "f", "arguments": "[" + "[]," * n + "1]"}
+    ),
+    "console: languages": lambda n: (lambda said: lambda: language_of(said))("a;q=0.5," * (n // 10)),
+    "console: brackets": lambda n: (lambda text: lambda: markdown.rendered([text]))("[" * (n // 20)),
+    "console: emphasis": lambda n: (lambda text: lambda: markdown.rendered([text]))("*a **b " * (n // 100)),
+    "console: quotes": lambda n: (lambda text: lambda: markdown.rendered([text]))("> " * (n // 100)),
+    # Files
+    "import: lines": lambda n: (lambda raw: lambda: _entries(raw))(b'{"messages":[]}\n' * (n // 10)),
+    "import: a broken file": lambda n: (lambda raw: lambda: _entries(raw))(b'{"a":' * n),
+}  # fmt: skip
+
+
+def cost(work: Work) -> float:
+    """The CPU seconds of this process, at best."""
+    best = float("inf")
+    for _ in range(TRIES):
+        begun = time.process_time()
+        work()
+        best = min(best, time.process_time() - begun)
+    return best
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_cost_grows_no_faster_than_the_input(name: str) -> None:
+    make, size = TABLE[name], 2000
+    make(size)()  # What is loaded once is loaded.
+    while cost(make(size)) < LEAST_SECONDS and size < 2000 * LARGEST_FACTOR:
+        size *= 4
+    # Caches and the allocator have thresholds: what is linear is so at one of these sizes, what is quadratic at none.
+    measured = []
+    for scale in (1, 2, 4):
+        first, second, fourth = (cost(make(scale * times * size)) for times in (1, 2, 4))
+        measured.append([first, second, fourth])
+        if fourth / max(first, LEAST_SECONDS) <= MOST_RATIO:
+            return
+    pytest.fail(f"seconds of CPU time at 1x, 2x and 4x: {measured}")
