@@ -213,9 +213,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     signals = CancelSignals(cache, seal)
     vault = Vault(database, masters(settings))
     content_keys = ContentKeys(database, vault)
-    for each in (database, replica):
-        if each is not None:
-            each.load_key = content_keys.load
+    await content_keys.keep_sealing()
     spool = Spool(settings.data_dir / "spool", content_keys)
     accounts = connect_accounts(settings, database, vault)
     models, learnt = app.state.services[Models], Learnt(database)
@@ -247,7 +245,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     cancel_requests = CancelRequests(cache, signals, store, runner)
     audit_key = signing_key(settings.audit_key, settings.data_dir)
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
-    purge = Purge(database, names, users, live_ids, event_log, signals)
+    purge = Purge(database, names, users, live_ids, event_log, signals, content_keys)
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
     secrets = Secrets(database, vault, Sealed(key, "secrets of webhooks"))
     webhooks = WebhookStore(database, settled)

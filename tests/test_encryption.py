@@ -1,7 +1,6 @@
 """Contents encrypted at rest: what lies in Postgres, Redis and files, who can read it, and what still works."""
 
 import asyncio
-import base64
 import json
 import time
 from collections.abc import Iterator
@@ -18,13 +17,11 @@ from hypothesis import strategies as st
 from sqlalchemy import ARRAY, JSON, LargeBinary, Text
 
 from app import schema
-from app.db import sealed
 from app.db.engine import Database
 from app.items import lexemes
 from app.projects.encryption import encrypt_from_now
 from app.projects.tables import Project
 from app.sealing import encrypting
-from app.sealing.at_rest import PLAIN, ContentKey, Sealer
 from app.sealing.columns import Sealable
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import BadMasterKey, Master, Masters, new_master_key
@@ -418,9 +415,9 @@ def test_what_was_changed_in_the_database_is_not_shown_as_it_is(encrypted: Encry
     (row,) = run_sql(encrypted.env["DATABASE_URL"], f"SELECT title FROM threads WHERE {at}")
     changed = row["title"][:60] + ("A" if row["title"][60] != "A" else "B") + row["title"][61:]
     run_sql(encrypted.env["DATABASE_URL"], f"UPDATE threads SET title = E'\\x01{changed[1:]}' WHERE {at}")
-    assert encrypted.http.get(f"/threads/{thread}").status_code == 500
-    encrypted.http.delete(f"/threads/{thread}")
-    run_sql(encrypted.env["DATABASE_URL"], f"DELETE FROM threads WHERE {at}")
+    shown = encrypted.get(f"/threads/{thread}")
+    assert (shown["title"], shown["unreadable"]) == (None, ["title"])
+    assert encrypted.http.delete(f"/threads/{thread}").status_code == 200
 
 
 def test_another_worker_shows_a_running_stream_and_closes_a_dead_ones_turn(
@@ -606,36 +603,7 @@ def test_without_the_master_key_a_service_says_so_and_does_not_start(encrypted: 
     assert "are sealed, and cannot be compared with the trail here" in said.lines[-1]
 
 
-def key(number: int = 1) -> ContentKey:
-    found = ContentKey.of(UUID(int=number), 1, bytes([number]) * 32)
-    sealed.know(found.project_id, 1, found.cipher)
-    return found
-
-
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
-documents = st.recursive(
-    st.none() | st.booleans() | st.integers(-1000, 1000) | texts, lambda of: st.lists(of) | st.dictionaries(texts, of)
-)
-
-
-@given(
-    texts,
-    st.dictionaries(texts, documents),
-    st.dictionaries(texts, texts, min_size=1),
-    st.binary(min_size=16, max_size=16),
-)
-def test_whatever_was_sealed_or_written_open_is_read_back(
-    said: str, document: dict[str, Any], metadata: dict[str, str], salt: bytes
-) -> None:
-    for sealer in (PLAIN, Sealer(key())):
-        for written in (sealer.text(said), sealer.title(said)):
-            assert sealed.opened_text(written) == said
-        text = json.dumps(document)
-        assert sealed.document_text(sealer.document(text)) == text
-        assert sealed.loads(sealer.document(text) or "") == document
-        assert sealed.loads(sealer.item(document, text)) == document
-        assert sealed.loads(json.dumps(sealer.metadata(metadata))) == metadata
-        assert sealed.opened_salt(sealer.salt(salt)) == salt
 
 
 @given(texts, texts)
@@ -645,26 +613,6 @@ def test_a_sealed_text_is_asked_for_by_the_words_that_it_is_found_by(text: str, 
     for term in lexemes.terms(f'"{lexemes.folded(text)}"'):
         for run in term.runs:
             assert set(lexemes.asked(run)) <= has
-
-
-@given(st.integers(0, 255), st.integers(1, 200))
-def test_what_was_sealed_is_not_opened_when_any_of_it_was_changed(place: int, bits: int) -> None:
-    written = Sealer(key()).text("something") or ""
-    at = len(sealed.MARK) + place % (len(written) - len(sealed.MARK))
-    other = written[:at] + chr(ord(written[at]) ^ bits) + written[at + 1 :]
-    try:
-        assert sealed.opened_text(other) == "something"  # Another spelling of the same bytes, in Base64's last digit.
-    except sealed.CannotOpen:
-        return
-
-
-def test_one_projects_key_does_not_open_what_anothers_has_sealed() -> None:
-    mine, other = key(1), key(2)
-    written = mine.seal(b"mine").removeprefix(sealed.MARK)
-    raw = base64.b64decode(written)
-    moved = sealed.MARK + base64.b64encode(other.project_id.bytes + raw[16:]).decode()
-    with pytest.raises(sealed.CannotOpen):
-        sealed.opened_text(moved)
 
 
 @given(st.lists(st.uuids(), min_size=2, max_size=6, unique=True))

@@ -16,13 +16,13 @@ import structlog
 from app import egress
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
 from app.db.wall import across_projects
 from app.fresh import Fresh
 from app.projects.settings import is_named
 from app.provider import failure
 from app.provider.client import Provider, ProviderError
 from app.provider.failure import Failure, Kind
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.vault import Vault
 
 log = structlog.get_logger()

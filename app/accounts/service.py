@@ -16,7 +16,6 @@ from app.accounts.tables import Account
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
-from app.db.sealed import CannotOpen
 from app.describing import Deleted
 from app.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.projects.auth import Caller
@@ -24,6 +23,7 @@ from app.projects.service import Projects
 from app.projects.tables import Project
 from app.provider.account import binding
 from app.provider.failure import Kind
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.vault import Vault
 from app.settings import region_base_url
 from app.trail.append import append_record

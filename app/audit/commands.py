@@ -17,8 +17,8 @@ from app.audit.verify import Problem, Verdict, counted, verify_project
 from app.db import ids
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
 from app.kept_file import replacing
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys, state_of
 from app.sealing.master import BadMasterKey, masters
 from app.sealing.vault import Vault

@@ -3,7 +3,7 @@
 A content that is gone must have a record that says so: of its deletion, or of its purge.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -12,9 +12,18 @@ import asyncpg
 from app.audit.rows import RecordRow
 from app.db import ids
 from app.db.engine import Database
-from app.db.sealed import document_text, opened_salt, opened_text, opened_texts
+from app.memory.tables import Compaction
+from app.sealing import opening
+from app.sealing.at_rest import item_place
+from app.sealing.ciphertext import CannotOpen, Place
+from app.sealing.columns import rows_of
+from app.threads.tables import Thread
 from app.trail import contents
 from app.turns.pieces import furthest, put_together
+from app.turns.tables import Call, SentPiece, Turn
+
+TURNS_MADE, CALLS_MADE, PIECES_SENT = map(rows_of, (Turn, Call, SentPiece))
+THREADS_NOW, COMPACTIONS = rows_of(Thread), rows_of(Compaction)
 
 Found = tuple[str, str]
 Row = dict[str, Any]
@@ -31,7 +40,7 @@ TURNS = """
 SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
     t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
     t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace,
-    c.salt AS compaction_salt, c.text AS compaction, c.calls::text AS compaction_calls,
+    c.id AS compaction_id, c.salt AS compaction_salt, c.text AS compaction, c.calls::text AS compaction_calls,
     c.usage::text AS compaction_usage, (
         SELECT array_agg(ARRAY[i.origin, i.item_id, i.data::text, i.position::text] ORDER BY i.position) FROM items i
         WHERE i.project_id = $1 AND i.bucket = t.bucket AND i.turn_id = t.id
@@ -50,7 +59,7 @@ JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted
 """
 
 PIECES = """
-SELECT p.thread_id, p.number, p.data FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
+SELECT p.thread_id, p.number, p.digest, p.data FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
 JOIN pieces p ON p.project_id = $1 AND p.bucket = wanted.bucket AND p.thread_id = wanted.id
 WHERE p.data IS NOT NULL
 """
@@ -161,24 +170,19 @@ class Contents:
 
     async def _threads(self, thread_ids: Sequence[UUID]) -> dict[UUID, Row]:
         rows = await self._database.fetch(THREADS, self._project_id, *_at(thread_ids))
-        return {
-            row["id"]: {
-                **row,
-                "salt": opened_salt(row["salt"]),
-                "title": opened_text(row["title"]),
-            }
-            for row in rows
-        }
+        return {row["id"]: THREADS_NOW.opened(self._project_id, row) for row in rows}
 
     async def _turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
         rows = await self._database.fetch(TURNS, self._project_id, *_at(turn_ids))
-        return {row["id"]: _opened_turn(row) for row in rows}
+        return {row["id"]: _opened_turn(self._project_id, row) for row in rows}
 
     def _wrong_thread(self, chain: Chain, row: Row | None) -> str | None:
         if chain.thread is None:
             return None  # Older than the audit trail.
         if row is None:
             return None if chain.deleted else "the thread is gone, and no record tells that it was deleted"
+        if row.get("unreadable"):
+            return _moved([f"threads.{name}" for name in row["unreadable"]])
         if row["salt"] is None:
             return "the thread's salt is gone: what it says cannot be proved"
         seq, digest = chain.thread
@@ -194,6 +198,10 @@ class Contents:
         calls = await self._calls(turns)
         found: list[Found] = []
         for chain, turn_id in portion:
+            if (row := turns.get(turn_id)) is not None and row["unreadable"]:
+                # Even where an item of the turn was deleted, and its digests prove nothing any more.
+                found.append((f"{ids.thread_id(chain.id)} {ids.turn_id(turn_id)}", _moved(row["unreadable"])))
+                continue
             for seq, wrong in self._wrong_turn(chain, turn_id, turns.get(turn_id), calls):
                 await self._moved_on(chain)
                 if turn_id not in chain.gone and not chain.deleted:
@@ -211,6 +219,9 @@ class Contents:
                 yield seq, "its content is gone, and no record tells that it was deleted"
                 return
             call = calls.get((turn_id, kind))
+            if call is not None and call["unreadable"]:
+                yield seq, _moved(call["unreadable"])
+                return
             if call is not None and call["body"] is None and (chain.gone or chain.lost_compactions):
                 continue  # It had sent what was deleted.
             if _now(kind, row, calls) != digest:
@@ -223,13 +234,14 @@ class Contents:
         pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in threads}
         if threads:
             for piece in await self._database.fetch(PIECES, self._project_id, *_at(list(threads))):
-                pieces[piece["thread_id"]][piece["number"]] = opened_text(piece["data"])
+                opened = PIECES_SENT.opened(self._project_id, piece)
+                pieces[piece["thread_id"]][piece["number"]] = opened["data"]
         calls: dict[tuple[UUID, str], dict[str, Any]] = {}
         for row in rows:
             own = {int(item[3]): item[2] for item in turns[row["turn_id"]]["items"] or [] if item[0] == "input"}
-            body = put_together(opened_texts(row["frames"]), row["refs"], own, pieces.get(row["thread_id"], {}))
-            error = document_text(row["error"])
-            calls[row["turn_id"], f"call {row['attempt']}"] = {**row, "body": body, "error": error}
+            call = _opened_call(self._project_id, row)
+            body = put_together(call["frames"], row["refs"], own, pieces.get(row["thread_id"], {}))
+            calls[row["turn_id"], f"call {row['attempt']}"] = {**call, "body": body}
         return calls
 
     async def _moved_on(self, chain: Chain) -> bool:
@@ -240,6 +252,10 @@ class Contents:
         return bool(rows)
 
 
+def _moved(columns: Sequence[str]) -> str:
+    return f"{', '.join(sorted(set(columns)))} cannot be opened: it was changed, or written for another row or project"
+
+
 def _portions(chains: list[Chain]) -> Iterator[list[tuple[Chain, UUID]]]:
     """The turns of chains, a thousand at a time."""
     turns = [(chain, turn_id) for chain in chains for turn_id in chain.said]
@@ -247,17 +263,59 @@ def _portions(chains: list[Chain]) -> Iterator[list[tuple[Chain, UUID]]]:
         yield turns[start : start + TURNS_AT_ONCE]
 
 
-def _opened_turn(row: asyncpg.Record) -> Row:
-    """A turn with its items and its compaction, what of it lies sealed opened."""
-    documents = ("params", "response", "error", "incomplete_details", "compaction_calls")
-    return {
-        **row,
-        **{name: document_text(row[name]) for name in documents},
-        "salt": opened_salt(row["salt"]),
-        "compaction_salt": opened_salt(row["compaction_salt"]),
-        "compaction": opened_text(row["compaction"]),
-        "items": [[origin, id_, document_text(data), position] for origin, id_, data, position in row["items"] or []],
-    }
+class _Opener:
+    """Opens the values of a row, and remembers which cannot be opened."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+
+    def open(self, read: Callable[[Place, str, Any], Any], place: Place, field: str, stored: Any) -> Any:
+        if stored is None:
+            return None
+        try:
+            return read(place, field, stored)
+        except CannotOpen:
+            self.unreadable.append(f"{place.holder}.{field}")
+            return None
+
+
+def _opened_turn(project_id: UUID, row: asyncpg.Record) -> Row:
+    """Return a turn with its items and its compaction, opened, and the columns of it that cannot be."""
+    opener, turn = _Opener(), TURNS_MADE.at(project_id, row["id"])
+    found: Row = {**row}
+    for name in ("params", "response", "error", "incomplete_details"):
+        found[name] = opener.open(opening.document_text, turn, name, row[name])
+    found["metadata"] = opener.open(_metadata, turn, "metadata", row["metadata"])
+    found["salt"] = opener.open(_salt, turn, "salt", row["salt"])
+    if row["compaction_id"] is not None:
+        made = COMPACTIONS.at(project_id, row["id"], row["compaction_id"])
+        found["compaction"] = opener.open(opening.text, made, "text", row["compaction"])
+        found["compaction_calls"] = opener.open(opening.document_text, made, "calls", row["compaction_calls"])
+        found["compaction_salt"] = opener.open(_salt, made, "salt", row["compaction_salt"])
+    found["items"] = [
+        [origin, id_, opener.open(opening.document_text, _item(project_id, row, position), "data", data), position]
+        for origin, id_, data, position in row["items"] or []
+    ]
+    return {**found, "unreadable": opener.unreadable}
+
+
+def _opened_call(project_id: UUID, row: asyncpg.Record) -> Row:
+    opener, place = _Opener(), CALLS_MADE.at(project_id, row["turn_id"], row["attempt"])
+    frames = opener.open(opening.texts, place, "frames", row["frames"])
+    error = opener.open(opening.document_text, place, "error", row["error"])
+    return {**row, "frames": frames, "error": error, "unreadable": opener.unreadable}
+
+
+def _item(project_id: UUID, turn: asyncpg.Record, position: str) -> Place:
+    return item_place(project_id, turn["id"], int(position))
+
+
+def _metadata(place: Place, field: str, stored: dict[str, Any]) -> dict[str, str]:
+    return opening.metadata(place, stored)
+
+
+def _salt(place: Place, field: str, stored: bytes) -> bytes:
+    return opening.salt(place, stored)
 
 
 def _now(kind: str, row: Row, calls: dict[tuple[UUID, str], dict[str, Any]]) -> bytes | None:

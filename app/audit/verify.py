@@ -18,7 +18,7 @@ from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
 from app.db import ids
 from app.db.engine import Database
-from app.sealing.content_keys import state_of
+from app.sealing.content_keys import cleared, state_of
 from app.trail.records import FIRST, canonical, record_hash
 
 Advance = Callable[[int], None]
@@ -195,6 +195,9 @@ async def verify_project(
         advance: told how many records have been looked at, from time to time.
     """
     verdict = Verdict(sealed_for_good=(await state_of(database, project_id)).destroyed)
+    if thread_id is None and project_id in [cleared_id for cleared_id, _ in await cleared(database)]:
+        said = "its contents are encrypted, as a record tells, and the project's row (encrypted_at) says otherwise"
+        verdict.problems.append(Problem("the project's own", said))
     tree = Tree()
     # Leaves first: whatever they name must be among the records that are read after them.
     signed = {row["size"]: row for row in await store.checkpoints(database, project_id)}

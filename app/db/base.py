@@ -1,5 +1,6 @@
 """The declarative base of every table, with names for constraints that migrations can rely on."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 from uuid import UUID
@@ -21,6 +22,10 @@ class Base(DeclarativeBase):
         }
     )
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: TIMESTAMP(timezone=True), UUID: Uuid()}
+    __bound_by__: ClassVar[tuple[str, ...]] = ()
+    """The columns that the row's ciphertexts are bound to, beside its project: see `sealing/columns.py`."""
+    unreadable: ClassVar[Sequence[str]] = ()
+    """The columns of an entity whose values could not be opened."""
 
 
 def domain(name: str, type_: TypeEngine[Any]) -> TypeEngine[Any]:

@@ -6,7 +6,7 @@ A turn's two statements go straight to asyncpg, which keeps them prepared on eac
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
@@ -18,9 +18,8 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from app.db import connecting, sealed, wall
+from app.db import connecting, wall
 from app.db.group_commit import MOST_CHARACTERS, GroupCommit, Undone
-from app.db.sealed import CannotOpen, KeyNotAtHand
 from app.errors import DatabaseUnavailable
 
 READ_ONLY = "25006"
@@ -86,8 +85,6 @@ class Database:
             connecting.BadURL: the URL cannot be used.
         """
         self.url = url
-        self.load_key: Callable[[UUID], Awaitable[None]] = _has_none
-        """Has the key of a project at hand whose sealed contents were met; raises `CannotOpen` if it cannot."""
         self._pool_size = pool_size
         self._pooled = pooled
         self._row_security = row_security
@@ -102,7 +99,7 @@ class Database:
             max_overflow=0,
             hide_parameters=True,  # They hold what people have said.
             json_serializer=_json,
-            json_deserializer=sealed.loads,
+            json_deserializer=orjson.loads,
             pool_timeout=timeout_seconds,
         )
         # What the dialect makes of a server that answers, and takes no connection: it is starting, or stopping.
@@ -128,7 +125,7 @@ class Database:
 
     def at(self, host: str, port: int, settings: Mapping[str, str]) -> "Database":
         """As many connections to another server, with all else that the URL says."""
-        other = Database(
+        return Database(
             self.url,
             pool_size=self._pool_size,
             timeout_seconds=self._timeout_seconds,
@@ -137,23 +134,21 @@ class Database:
             pooled=self._pooled,
             row_security=self._row_security,
         )
-        other.load_key = self.load_key
-        return other
 
     # What a row is, its statement says: each store's functions have types for theirs (`rows.py`).
 
     async def fetchrow(self, statement: str, *arguments: Any) -> Any | None:
         """Run one statement in a transaction of its own and give its first row."""
-        row: Any | None = await self._run_opened("fetchrow", statement, arguments)
+        row: Any | None = await self._run("fetchrow", statement, arguments)
         return row
 
     async def fetchval(self, statement: str, *arguments: Any) -> Any:
         """Run one statement in a transaction of its own and give the first column of its first row."""
-        return await self._run_opened("fetchval", statement, arguments)
+        return await self._run("fetchval", statement, arguments)
 
     async def fetch(self, statement: str, *arguments: Any) -> list[Any]:
         """Run one statement in a transaction of its own and give its rows."""
-        rows: list[Any] = await self._run_opened("fetch", statement, arguments)
+        rows: list[Any] = await self._run("fetch", statement, arguments)
         return rows
 
     async def fetchrow_in_group(self, bucket: int, characters: int, statement: str, *arguments: Any) -> Any:
@@ -189,7 +184,7 @@ class Database:
         """An ORM session in a transaction, committed at the end.
 
         Raises:
-            DatabaseUnavailable: the server is away; or something sealed was met whose key is at hand from now on.
+            DatabaseUnavailable: the server is away.
         """
         try:
             async with self._sessions() as session, session.begin():
@@ -207,22 +202,11 @@ class Database:
             raise
         except UNAVAILABLE as error:
             raise DatabaseUnavailable from error
-        except KeyNotAtHand as missing:
-            await self.load_key(missing.project_id)
-            raise DatabaseUnavailable from missing
 
     async def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
         await self.engine.dispose()
-
-    async def _run_opened(self, method: str, statement: str, arguments: tuple[Any, ...]) -> Any:
-        """Run one statement; once more where it met a key that had to be looked up. What writes gives no contents."""
-        try:
-            return await self._run(method, statement, arguments)
-        except KeyNotAtHand as missing:
-            await self.load_key(missing.project_id)
-            return await self._run(method, statement, arguments)
 
     async def _run(self, method: str, statement: str, arguments: tuple[Any, ...]) -> Any:
         pooled = await self._take()
@@ -347,10 +331,6 @@ async def _walled(connection: Any, project: UUID, method: str, statement: str, a
 def may_pass(sqlstate: str | None) -> bool:
     """Whether a statement that failed in this way may be done when it is tried again."""
     return sqlstate is not None and sqlstate.startswith(MAY_PASS)
-
-
-async def _has_none(project_id: UUID) -> None:
-    raise CannotOpen("a project's contents are sealed, and nothing here has its key")
 
 
 def _give_up(waiter: "asyncio.Future[Any]") -> None:

@@ -3,7 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 import orjson
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.errors import NotFound
 from app.items.shapes import fields_of
+from app.items.unreadable import marked
 from app.provider.account import account
 
 
@@ -30,6 +31,8 @@ class CallObject(TypedDict):
     error: dict[str, Any] | None
     started_at: float
     finished_at: float
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened: `frames` for the literal parts of the body. Left out where there are none."""
 
 
 def call_object(turn_id: UUID, row: Mapping[str, Any]) -> CallObject:
@@ -49,6 +52,7 @@ def call_object(turn_id: UUID, row: Mapping[str, Any]) -> CallObject:
         "error": row["error"],
         "started_at": row["started_at"].timestamp(),
         "finished_at": row["finished_at"].timestamp(),
+        **marked(row),
     }
 
 

@@ -8,8 +8,12 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
+from app.db.base import Base
 from app.items.provider_door import new_id
+from app.items.unreadable import ContentUnreadable
 from app.memory.tables import Compaction
+from app.sealing import at_rest
+from app.sealing.columns import ITEMS, rows_of
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
@@ -35,6 +39,9 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
     Args:
         bucket: where the branch lies.
         turn_ids: from its first turn on.
+
+    Raises:
+        ContentUnreadable: something of it cannot be opened, and so not be copied.
     """
     if not turn_ids:
         return
@@ -52,6 +59,7 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
     item_ids: dict[str, str] = {}
     for seq, turn_id in enumerate(turn_ids, 1):
         turn, id_, salt = turns[turn_id], ids.new_id(fork.bucket), contents.new_salt()
+        _check_readable(turn_id, turn, *items[turn_id])
         mine = [_item_row(fork, id_, item) for item in items[turn_id]]
         row = {name: getattr(turn, name) for name in KEPT}
         rows.append(
@@ -75,9 +83,10 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
                 Record("turn.imported", id_, f"copy of {ids.turn_id(turn_id)}", contents.imported_rows(salt, row, mine))
             )
         parent_id = id_
-    await session.execute(insert(Turn), rows)
+    sealer = at_rest.sealer()
+    await session.execute(insert(Turn), [rows_of(Turn).written(sealer, row) for row in rows])
     if item_rows:
-        await session.execute(insert(Item), item_rows)
+        await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in item_rows])
     await append_records(session, actor, fork.project_id, fork.id, records)
     await _copy_compactions(session, actor, fork, bucket, copies, item_ids)
     await session.refresh(fork)  # The end of its audit chain has moved.
@@ -102,6 +111,7 @@ async def _copy_compactions(
     rows: list[dict[str, Any]] = []
     records: list[Record] = []
     for each in made:
+        _check_readable(each.turn_id, each)
         salt, id_ = contents.new_salt(), ids.new_uuid()
         row = {
             **{name: getattr(each, name) for name in COMPACTION_KEPT},
@@ -119,8 +129,17 @@ async def _copy_compactions(
             Record("compaction.made", row["turn_id"], ids.compaction_id(id_), contents.compacted_row(salt, row))
         )
     if rows:
-        await session.execute(insert(Compaction), rows)
+        sealer = at_rest.sealer()
+        await session.execute(insert(Compaction), [rows_of(Compaction).written(sealer, row) for row in rows])
         await append_records(session, actor, fork.project_id, fork.id, records)
+
+
+def _check_readable(turn_id: UUID, *entities: Base) -> None:
+    if any(set(entity.unreadable) - {"salt", "calls"} for entity in entities):
+        turn = ids.turn_id(turn_id)
+        raise ContentUnreadable(
+            f"A content of turn {turn}", f"Fork the thread at a turn before {turn}, or delete the item or the turn."
+        )
 
 
 def _item_row(fork: Thread, turn_id: UUID, item: Item) -> dict[str, Any]:

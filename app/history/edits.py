@@ -18,6 +18,8 @@ from app.db.engine import Database
 from app.errors import Conflict
 from app.history.tables import Share
 from app.items.kept import columns, kept_input
+from app.sealing import at_rest
+from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
 from app.threads.address import ById, OfTurn, Place, unknown
 from app.threads.tables import Thread
@@ -202,20 +204,24 @@ async def append_items(
         "completed_at": func.now(),
         "salt": salt,
     }
-    await session.execute(insert(Turn).values(**turn))
+    sealer = at_rest.sealer()
+    await session.execute(insert(Turn).values(rows_of(Turn).written(sealer, turn)))
     await session.execute(
         insert(Item),
         [
-            {
-                "project_id": thread.project_id,
-                "bucket": thread.bucket,
-                "turn_id": turn_id,
-                "position": position,
-                "origin": "input",
-                "type": types[position],
-                "item_id": item_ids[position],
-                "data": item,
-            }
+            ITEMS.written(
+                sealer,
+                {
+                    "project_id": thread.project_id,
+                    "bucket": thread.bucket,
+                    "turn_id": turn_id,
+                    "position": position,
+                    "origin": "input",
+                    "type": types[position],
+                    "item_id": item_ids[position],
+                    "data": item,
+                },
+            )
             for position, item in enumerate(items)
         ],
     )

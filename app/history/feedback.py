@@ -1,7 +1,7 @@
 """What people think of turns: a score, a label, a comment; listed, and exported with the conversation so far."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 import orjson
@@ -17,7 +17,10 @@ from app.describing import Deleted
 from app.errors import NotFound
 from app.history import messages
 from app.history.tables import Feedback
+from app.items.unreadable import ContentUnreadable, marked
 from app.projects.auth import Caller
+from app.sealing import at_rest
+from app.sealing.columns import rows_of
 from app.threads.address import Place
 from app.threads.schemas import User
 from app.trail.append import append_record
@@ -55,6 +58,8 @@ class FeedbackObject(TypedDict):
     comment: str | None
     user: str | None
     created_at: int
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened. Left out where there are none."""
 
 
 class Feedbacks:
@@ -68,9 +73,8 @@ class Feedbacks:
         turn = await self._turns.row(caller, address, turn_id)
         bucket = ids.bucket_of(turn["id"])
         given = {"score": sent.score, "label": sent.label, "comment": sent.comment, "user_id": sent.user}
-        made = insert(Feedback).values(
-            project_id=caller.project_id, bucket=bucket, id=ids.new_id(bucket), turn_id=turn["id"], **given
-        )
+        row_ = {"project_id": caller.project_id, "bucket": bucket, "id": ids.new_id(bucket), "turn_id": turn["id"]}
+        made = insert(Feedback).values(rows_of(Feedback).written(at_rest.sealer(), {**row_, **given}))
         async with self._database.session() as session:
             row = (await session.execute(made.returning(Feedback))).scalar_one()
             await append_record(
@@ -150,7 +154,11 @@ class Feedbacks:
                 rows = await _with_threads(session, where, by, EXPORTED_AT_ONCE)
             for row, thread_id in rows:
                 items, _ = await self._store.messages(caller.project_id, row.turn_id)
-                line = {**_shown(row, thread_id), "messages": messages.as_chat(items)}
+                line: dict[str, Any] = {**_shown(row, thread_id)}
+                try:
+                    line["messages"] = messages.as_chat(items)
+                except ContentUnreadable:
+                    line |= {"messages": None, "unreadable": [*line.get("unreadable", []), "messages"]}
                 yield orjson.dumps(line) + b"\n"
             if len(rows) < EXPORTED_AT_ONCE:
                 return
@@ -179,6 +187,7 @@ def _shown(row: Feedback, thread_id: UUID) -> FeedbackObject:
         "comment": row.comment,
         "user": row.user_id,
         "created_at": int(row.created_at.timestamp()),
+        **marked(row),
     }
 
 

@@ -12,12 +12,16 @@ from app.db import ids
 from app.db.ids import BUCKETS
 from app.errors import Conflict, NotFound
 from app.history.copied import copied
+from app.sealing import ciphertext
+from app.sealing.at_rest import MARK
+from app.sealing.ciphertext import CannotOpen
+from app.sealing.columns import rows_of
 from app.threads import store
 from app.threads.names import Names
 from app.threads.tables import Thread
 from app.trail.append import append_record
 from app.trail.records import Actor
-from app.turns.tables import Turn
+from app.turns.tables import SentPiece, Turn
 
 # Turns that a fork shares become its own: the thread that they were made in is about to go. They keep their numbers:
 # those of the fork's own turns begin above them.
@@ -126,6 +130,16 @@ TAKE_PIECES = text(
     SELECT project_id, bucket, :fork_id, number + CAST(:last_piece AS integer), digest, sources, data FROM pieces
     WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id"""
 )
+# Their ciphertexts are bound to the thread that they were written for.
+SEALED_PIECES = text(
+    """SELECT number, digest, data FROM pieces
+    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number > :last_piece
+        AND starts_with(data, :mark)"""
+)
+REWRITE_PIECE = text(
+    """UPDATE pieces SET data = :data, sources = CASE WHEN CAST(:data AS text) IS NULL THEN '{}' ELSE sources END
+    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number = :number"""
+)
 REFER_TO_THEM = text(
     """UPDATE calls SET refs = ARRAY(
         SELECT CASE WHEN first.ref = 0 THEN r.ref ELSE r.ref + CAST(:last_piece AS integer) END
@@ -151,6 +165,18 @@ HEIRS = text(
 )
 
 
+async def _seal_anew(session: AsyncSession, thread: Thread, fork_id: UUID, taken: dict[str, Any]) -> None:
+    """Seal the pieces that a fork has taken over for their new place. One that cannot be opened is erased."""
+    pieces = rows_of(SentPiece)
+    for row in (await session.execute(SEALED_PIECES, {**taken, "mark": MARK})).all():
+        source, target = (pieces.at(thread.project_id, owner, row.digest) for owner in (thread.id, fork_id))
+        try:
+            data = MARK + ciphertext.moved(row.data.removeprefix(MARK), source, target, "data")
+        except CannotOpen:
+            data = None
+        await session.execute(REWRITE_PIECE, {**taken, "number": row.number, "data": data})
+
+
 async def leave_to_forks(session: AsyncSession, thread: Thread) -> dict[UUID, list[UUID]]:
     """Give the turns that forks share to them, the oldest fork first. The thread's row is locked.
 
@@ -166,5 +192,6 @@ async def leave_to_forks(session: AsyncSession, thread: Thread) -> dict[UUID, li
         to_fork = {**of_thread, "fork_id": heir, "turn_ids": turn_ids}
         last = {"last_piece": await session.scalar(LAST_PIECE, to_fork)}
         await session.execute(TAKE_PIECES, {**to_fork, **last})
+        await _seal_anew(session, thread, heir, {**to_fork, **last})
         await session.execute(REFER_TO_THEM, {**to_fork, **last})
     return inherited

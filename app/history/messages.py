@@ -9,6 +9,7 @@ from app.db import ids
 from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED, type_of
 from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
+from app.items.unreadable import ContentUnreadable, is_unreadable
 
 
 class Messages(TypedDict):
@@ -31,9 +32,17 @@ def as_responses(rows: Sequence[Row]) -> list[Item]:
 
 
 def as_chat(rows: Sequence[Row]) -> list[Item]:
-    """The `messages` of a Chat Completions request. Items that Chat has no form for are left out."""
+    """Return the `messages` of a Chat Completions request. Items that Chat has no form for are left out.
+
+    Raises:
+        ContentUnreadable: one cannot be opened. What is sent to a model is never sent without it.
+    """
     messages: list[Item] = []
-    for kept in map(kept_row, rows):
+    for kept, row in zip(map(kept_row, rows), rows, strict=True):
+        if is_unreadable(kept.data):
+            raise ContentUnreadable(
+                f"Item {kept.id} of turn {ids.turn_id(row['turn_id'])}", "Read the messages as format=responses."
+            )
         if kept.type == "message":
             content = kept.item.get("content")
             said = text_of(kept.item) if kept.item["role"] == "assistant" else _chat_content(content)
@@ -48,7 +57,9 @@ def as_markdown(title: str | None, rows: Sequence[Row]) -> str:
     """A page to read."""
     blocks = [f"# {title}"] if title else []
     for kept in map(kept_row, rows):
-        if kept.type == "message":
+        if is_unreadable(kept.data):
+            blocks.append("*(something that cannot be opened)*")
+        elif kept.type == "message":
             role = kept.item["role"]
             blocks.append(f"**{SPEAKERS.get(role, role)}**\n\n{_markdown_content(kept.item.get('content'))}")
         elif (heading := kept.kind.title(kept.item)) is not None:

@@ -17,6 +17,7 @@ from app.describing import Deleted, ItemObject
 from app.errors import BadRequest, NotFound
 from app.history.tables import Share
 from app.items.kept import kept_row
+from app.items.unreadable import is_unreadable
 from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.sealing.content_keys import ContentKeys
@@ -152,15 +153,20 @@ class Shares:
 
 def shared_thread(title: str | None, rows: list[ItemRow]) -> dict[str, Any]:
     """What a link shows: what was said, and to whom."""
-    said = [
-        {"type": "message", "role": item["role"], "content": item.get("content")}
-        for item in (kept_row(row).item for row in rows)
-    ]
+    said = [_said(row) for row in rows]
     return {"object": "shared.thread", "title": title, "messages": said}
 
 
+def _said(row: ItemRow) -> dict[str, Any]:
+    kept = kept_row(row)
+    if is_unreadable(kept.data):
+        return {**kept.data}
+    return {"type": "message", "role": kept.item["role"], "content": kept.item.get("content")}
+
+
 def _is_shown(row: ItemRow) -> bool:
-    return row["type"] == "message" and row["data"].get("role") in SHOWN_ROLES
+    data = row["data"]
+    return row["type"] == "message" and (is_unreadable(data) or data.get("role") in SHOWN_ROLES)
 
 
 def _hash(secret: str) -> bytes:

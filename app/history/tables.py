@@ -14,6 +14,7 @@ _TURN = ["turns.project_id", "turns.bucket", "turns.id"]
 
 class Feedback(Base):
     __tablename__ = "feedback"
+    __bound_by__ = ("turn_id", "id")
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

@@ -11,6 +11,7 @@ from app.errors import BadRequest
 from app.items import client_door, provider_door
 from app.items.kinds import MALFORMED, Kind, kind_of, type_of
 from app.items.shapes import Item
+from app.items.unreadable import is_unreadable
 
 NEUTRAL: Item = {"type": MALFORMED}
 
@@ -69,8 +70,9 @@ class Row(Protocol):
 
 
 def kept_row(row: Row) -> Kept:
-    """An item read back."""
-    return Kept(row["type"], row["item_id"], row["data"])
+    """An item read back. One that cannot be opened has no shape to rely on."""
+    data = row["data"]
+    return Kept(MALFORMED if is_unreadable(data) else row["type"], row["item_id"], data)
 
 
 def imported_type(origin: str, data: Item) -> str:

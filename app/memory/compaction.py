@@ -21,10 +21,10 @@ from app.accounts.pool import Accounts, ProviderAccount
 from app.background import Background
 from app.chain.answer import Answer, from_body
 from app.db import wall
-from app.db.sealed import CannotOpen
 from app.errors import DatabaseUnavailable, TooManyRequests
 from app.items.kinds import is_system
 from app.items.shapes import Item, fields_of, message
+from app.items.unreadable import ContentUnreadable
 from app.items.weights import added, count
 from app.items.weights import tokens as weight
 from app.limits.rules import Asks
@@ -36,6 +36,7 @@ from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.models import Family, Models
 from app.sealing import at_rest
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
 from app.settings import Settings
 
@@ -155,7 +156,11 @@ class Compactions(Background):
         if claim is None:
             return None
         # Read again, now that nothing can go without this compaction's going with it.
-        again = await self._store.recall(wanted.project_id, turns[-1].id)
+        try:
+            again = await self._store.recall(wanted.project_id, turns[-1].id)
+        except ContentUnreadable as error:
+            await self._store.fail(claim, {"code": error.code, "message": error.message}, {})
+            raise
         items = [item for item in again.items if item.turn_id in ids]
         if [turn.id for turn in again.turns] != [turn.id for turn in turns]:
             # Something was deleted, or another compaction of the branch became ready: from what there is now.
@@ -340,6 +345,8 @@ class Compactions(Background):
             return  # Said, and written down; a later turn tries it again.
         except DatabaseUnavailable:
             log.warning("Postgres is away; a compaction is left for later")
+        except ContentUnreadable:
+            log.warning("a compaction is not made: something of the conversation cannot be opened")
 
     async def run(self) -> None:
         while True:
@@ -358,7 +365,7 @@ class Compactions(Background):
                     return  # The turn was deleted, and the compaction with it.
                 await self._in_background(wanted, asks)
                 # One that was not begun, because a limit refused it, does not stand before those of other projects.
-                await self._store.give_up(wanted.project_id, wanted.turn_id)
+                await self._store.give_up(row)
         except CannotOpen as error:
             log.error("a compaction cannot be made: the project's contents are not opened here", why=str(error))
 

@@ -24,7 +24,7 @@ WITH RECURSIVE path AS (
 -- without items.
 {_path}
 SELECT path.id AS turn_id, path.thread_id, path.binding, path.model, path.compaction,
-    items.type, items.item_id, items.data, items.tokens
+    items.type, items.item_id, items.data, items.tokens, items.position
 FROM path LEFT JOIN LATERAL (
     SELECT type, item_id, data, tokens, position FROM items
     WHERE project_id = :project_id AND bucket = :bucket AND turn_id = path.id AND path.compaction IS NULL OFFSET 0
@@ -42,7 +42,7 @@ WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND 
 
 -- kept_items --
 -- Items by their ids.
-SELECT type, item_id, data, tokens FROM items
+SELECT turn_id, position, type, item_id, data, tokens FROM items
 WHERE project_id = :project_id AND bucket = :bucket AND item_id = ANY(:item_ids::text[])
 
 -- count_items --
@@ -129,7 +129,7 @@ RETURNING id
 -- Fails a compaction that nobody makes, until a later turn asks for it again.
 UPDATE compactions SET status = 'failed', error = :error::json, calls = NULL, worker_id = NULL,
     lease_expires_at = NULL, completed_at = now()
-WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id AND status = 'running'
+WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND status = 'running'
     AND lease_expires_at < now()
 RETURNING id
 
@@ -140,10 +140,11 @@ WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND respon
 RETURNING id
 
 -- abandoned --
--- Compactions whose worker is dead, for whoever takes them.
-SELECT project_id, turn_id, model FROM compactions
+-- Compactions whose worker is dead, for whoever takes them. In any order: some that cannot be made, because something of
+-- their conversation cannot be opened, do not hold up the others.
+SELECT project_id, id, turn_id, model FROM compactions
 WHERE status = 'running' AND lease_expires_at < now()
-ORDER BY lease_expires_at LIMIT 5
+ORDER BY random() LIMIT 5
 
 -- head --
 -- A thread's head and the model of it.

@@ -1,12 +1,13 @@
 """What a client may send about a thread's memory, and how a compaction is shown."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from app.bodies import WHOLE, Body
 from app.db import ids
+from app.items.unreadable import marked
 from app.memory.store import CompactionRow
 
 
@@ -36,6 +37,8 @@ class CompactionObject(TypedDict):
     attempts: int
     created_at: int
     completed_at: int | None
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened. Left out where there are none."""
 
 
 def compaction_object(row: CompactionRow) -> CompactionObject:
@@ -56,4 +59,5 @@ def compaction_object(row: CompactionRow) -> CompactionObject:
         "attempts": row["attempts"],
         "created_at": int(row["created_at"].timestamp()),
         "completed_at": None if row["completed_at"] is None else int(row["completed_at"].timestamp()),
+        **marked(row),
     }

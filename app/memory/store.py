@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 import orjson
@@ -13,17 +13,23 @@ from app.chain.context import Context
 from app.db import ids
 from app.db.engine import Database
 from app.db.nodes import Nodes
-from app.db.sealed import opened_text
 from app.db.sql import Statement, statements
 from app.errors import NotFound
 from app.items import vocabulary
 from app.items.kept import Kept, kept_row
 from app.items.shapes import Item, message
+from app.items.unreadable import ContentUnreadable, is_unreadable
+from app.memory.tables import Compaction
 from app.sealing import at_rest
-from app.threads.address import Place, unknown
+from app.sealing.ciphertext import Place
+from app.sealing.columns import ITEMS, rows_of
+from app.threads.address import Place as Address
+from app.threads.address import unknown
 from app.trail import contents
 from app.trail.append import append_record
 from app.trail.records import SERVICE
+
+COMPACTIONS = rows_of(Compaction)
 
 _found = statements(Path(__file__).with_name("memory.sql"))
 
@@ -107,10 +113,13 @@ class CompactionRow(TypedDict):
     attempts: int
     created_at: Any
     completed_at: Any
+    unreadable: NotRequired[list[str]]
+    """The columns that cannot be opened."""
 
 
 class Abandoned(TypedDict):
     project_id: UUID
+    id: UUID
     turn_id: UUID
     model: str
 
@@ -134,7 +143,11 @@ class MemoryStore:
         self.lease_seconds = lease_seconds
 
     async def recall(self, project_id: UUID, turn_id: UUID) -> Branch:
-        """A branch up to a turn."""
+        """Return a branch up to a turn.
+
+        Raises:
+            ContentUnreadable: something of it cannot be opened. A model is sent all of a branch or nothing.
+        """
         branch = Branch()
         nearest: UUID | None = None
         node = self._nodes.of(ids.bucket_of(turn_id))
@@ -145,9 +158,8 @@ class MemoryStore:
             if not branch.turns or branch.turns[-1].id != row["turn_id"]:
                 branch.turns.append(Turn(row["turn_id"], row["thread_id"]))
             if row["item_id"] is not None:
-                branch.items.append(
-                    Remembered(kept_row(row), row["turn_id"], row["tokens"], row["binding"], row["model"])
-                )
+                kept = _readable(project_id, row)
+                branch.items.append(Remembered(kept, row["turn_id"], row["tokens"], row["binding"], row["model"]))
         if nearest is not None:
             branch.compacted = await self._compacted(project_id, turn_id, nearest)
             if branch.compacted is None:  # Deleted in this moment: once more, without it.
@@ -156,14 +168,22 @@ class MemoryStore:
 
     async def _compacted(self, project_id: UUID, turn_id: UUID, id_: UUID) -> Compacted | None:
         here = {"project_id": project_id, "bucket": ids.bucket_of(turn_id)}
-        row = await self._database.fetchrow(*_found["compaction"](**here, compaction_id=id_))
-        if row is None:
+        stored = await self._database.fetchrow(*_found["compaction"](**here, compaction_id=id_))
+        if stored is None:
             return None
+        row = COMPACTIONS.opened(project_id, stored)
+        if row.get("unreadable"):
+            until = ids.turn_id(row["turn_id"])
+            raise ContentUnreadable(
+                f"The compaction of this conversation up to turn {until}",
+                f"Delete an item that it covers, so that it goes too, or fork the thread at a turn before {until}.",
+            )
         found = await self._database.fetch(*_found["kept_items"](**here, item_ids=row["kept_items"]))
-        by_id = {item["item_id"]: Remembered(kept_row(item), row["turn_id"], item["tokens"]) for item in found}
+        by_id = {
+            item["item_id"]: Remembered(_readable(project_id, item), row["turn_id"], item["tokens"]) for item in found
+        }
         kept = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
-        text = opened_text(row["text"]) or ""
-        return Compacted(id_, text, row["tokens"], kept, row["covered_turns"], row["covered_tokens"])
+        return Compacted(id_, row["text"] or "", row["tokens"], kept, row["covered_turns"], row["covered_tokens"])
 
     async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
         """The nearest ready compaction on a branch."""
@@ -191,7 +211,7 @@ class MemoryStore:
             )
         return [item.tokens or 0 for item in items]
 
-    async def head(self, project_id: UUID, address: Place) -> tuple[UUID, UUID | None, str | None]:
+    async def head(self, project_id: UUID, address: Address) -> tuple[UUID, UUID | None, str | None]:
         """A thread's id, its head, and the head's model.
 
         Raises:
@@ -210,8 +230,7 @@ class MemoryStore:
         if turn_id is None:
             return []
         rows = await self._database.fetch(*_found["on_branch"](**_at(project_id, turn_id)))
-        opened: list[Any] = [{**row, "text": opened_text(row["text"])} for row in rows]
-        return opened
+        return [COMPACTIONS.opened(project_id, row) for row in rows]
 
     async def claim(
         self,
@@ -267,7 +286,7 @@ class MemoryStore:
         self, claim: Claim, said: str, *, tokens: int, calls: Sequence[dict[str, Any]], usage: dict[str, Any]
     ) -> bool:
         """Make a compaction ready, with its record in the trail. False if the claim is lost."""
-        salt, seal = contents.new_salt(), at_rest.sealer()
+        salt, seal, place = contents.new_salt(), at_rest.sealer(), _place(claim)
         documents = orjson.dumps(list(calls)).decode(), orjson.dumps(usage).decode()
         async with self._database.session() as session:
             mine = {**_of(claim), "worker_id": self._worker_id}
@@ -275,8 +294,8 @@ class MemoryStore:
             if await _run(session, _found["lock_thread"], **thread) is None:
                 return False
             row = await _run(
-                session, _found["finish"], **mine, text=seal.text(said), tokens=tokens,
-                calls=seal.document(documents[0]), usage=documents[1], salt=seal.salt(salt),
+                session, _found["finish"], **mine, text=seal.text(place, "text", said), tokens=tokens,
+                calls=seal.document(place, "calls", documents[0]), usage=documents[1], salt=seal.salt(salt, place),
             )  # fmt: skip
             if row is None:
                 return False
@@ -294,15 +313,19 @@ class MemoryStore:
 
     async def fail(self, claim: Claim, error: dict[str, Any], usage: dict[str, Any]) -> None:
         mine = {**_of(claim), "worker_id": self._worker_id}
-        said = at_rest.sealer().document(orjson.dumps(error).decode())
+        said = at_rest.sealer().document(_place(claim), "error", orjson.dumps(error).decode())
         documents = {"error": said, "usage": orjson.dumps(usage).decode()}
         await self._database.fetchrow(*_found["fail"](**mine, **documents))
 
-    async def give_up(self, project_id: UUID, turn_id: UUID) -> None:
-        """Fail a compaction that nobody makes, until a later turn asks for it again."""
+    async def give_up(self, abandoned: Abandoned) -> None:
+        """Mark a compaction as failed whose worker died and which no worker may make. A later turn requests it again."""
+        project_id, turn_id, id_ = abandoned["project_id"], abandoned["turn_id"], abandoned["id"]
         error = {"code": "limit_reached", "message": "A limit of the project was reached."}
-        said = at_rest.sealer().document(orjson.dumps(error).decode())
-        await self._database.fetchrow(*_found["give_up"](**_at(project_id, turn_id), error=said))
+        said = at_rest.sealer().document(
+            COMPACTIONS.at(project_id, turn_id, id_), "error", orjson.dumps(error).decode()
+        )
+        here = {"project_id": project_id, "bucket": ids.bucket_of(turn_id)}
+        await self._database.fetchrow(*_found["give_up"](**here, compaction_id=id_, error=said))
 
     async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:
         """Have what goes on from a turn sent anew, with what is remembered by now."""
@@ -318,6 +341,22 @@ class MemoryStore:
             if row["id"] == id_:
                 return row
         raise NotFound("The compaction was deleted meanwhile, with something that it covers.", code="compaction_gone")
+
+
+def _readable(project_id: UUID, row: Any) -> Kept:
+    """Return an item of a branch. Raises `ContentUnreadable`."""
+    kept = kept_row(ITEMS.opened(project_id, row))
+    if is_unreadable(kept.data):
+        turn = ids.turn_id(row["turn_id"])
+        raise ContentUnreadable(
+            f"Item {kept.id} of turn {turn}",
+            f"Delete the item, or fork the thread at a turn before {turn}.",
+        )
+    return kept
+
+
+def _place(claim: Claim) -> Place:
+    return COMPACTIONS.at(claim.project_id, claim.turn_id, claim.id)
 
 
 async def _run(session: AsyncSession, statement: Statement, **arguments: Any) -> Any:

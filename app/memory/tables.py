@@ -30,6 +30,7 @@ class Compaction(Base):
     """The beginning of a branch in few words: from its first turn to `turn_id`, for all branches that go through it."""
 
     __tablename__ = "compactions"
+    __bound_by__ = ("turn_id", "id")
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

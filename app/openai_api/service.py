@@ -1,7 +1,7 @@
 """Responses and conversations over turns and threads: a response is a turn, a conversation is a thread."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 from typing_extensions import TypedDict
@@ -15,6 +15,7 @@ from app.errors import APIError, BadRequest, NotFound
 from app.history.edits import Edits, append_items
 from app.items.kept import Kept, kept_row
 from app.items.kinds import type_of
+from app.items.unreadable import marked
 from app.limits.room import check_growth
 from app.limits.service import RateLimits
 from app.openai_api.schemas import unknown_conversation, unknown_response
@@ -225,6 +226,8 @@ class ConversationObject(TypedDict):
     object: Literal["conversation"]
     created_at: int
     metadata: dict[str, str]
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened. Left out where there are none."""
 
 
 def conversation_object(thread: Thread) -> ConversationObject:
@@ -233,6 +236,7 @@ def conversation_object(thread: Thread) -> ConversationObject:
         "object": "conversation",
         "created_at": int(thread.created_at.timestamp()),
         "metadata": thread.metadata_,
+        **marked(thread),
     }
 
 

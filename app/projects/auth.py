@@ -15,7 +15,6 @@ from structlog.contextvars import bind_contextvars
 
 from app.db import ids, wall
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
 from app.errors import APIError, Forbidden, Unauthorized
 from app.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
@@ -24,6 +23,7 @@ from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, Sealer
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
 from app.services import services
 from app.trail.append import append_record

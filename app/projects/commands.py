@@ -13,12 +13,12 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
 from app.projects import keys
 from app.projects.encryption import KEY_DESTROYED, SOON, destroy_key, encrypt_from_now
 from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
 from app.projects.tables import ApiKey, Project
 from app.sealing import encrypting
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.commands import masters_at_hand
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import keep
@@ -214,7 +214,6 @@ def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
             if project.encrypted_at is None:
                 await encrypt_from_now(session, vault, SERVICE, project, wait=SOON)
         content_keys, id_ = ContentKeys(database, vault), project.project_id
-        database.load_key = content_keys.load
         sealer = await content_keys.sealer(id_)
         if sealer.key is None:
             await asyncio.sleep(SOON.total_seconds() + 1)

@@ -18,6 +18,7 @@ from app.history.erase import Erased, erase
 from app.limits import charges
 from app.projects.tables import Project
 from app.retention.tables import UserPurge
+from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
 from app.threads.address import ById
 from app.threads.names import Names
@@ -80,7 +81,9 @@ class Purge:
         live_ids: LiveIds,
         event_log: EventLog,
         signals: CancelSignals,
+        content_keys: ContentKeys,
     ) -> None:
+        self._content_keys = content_keys
         self._database = database
         self._names = names
         self._users = users
@@ -153,6 +156,7 @@ class Purge:
         return len(due)
 
     async def _purge_expired(self, row: asyncpg.Record) -> None:
+        await self._content_keys.try_to_load(row["project_id"])  # For what forks take over.
         async with self._database.session() as session:
             thread = await threads.locked(session, row["project_id"], ById(row["id"]))
             if thread is None or thread.expires_at is None:
@@ -196,6 +200,7 @@ class Purge:
     async def _purge_some(self, taken: asyncpg.Record) -> bool:
         """Purge a few threads of a user. False when none is left, and the purge is complete."""
         project_id, user = taken["project_id"], taken["user_id"]
+        await self._content_keys.try_to_load(project_id)
         actor = Actor(taken["key_id"], taken["address"])
         this = (UserPurge.project_id == project_id, UserPurge.id == taken["id"])
         mine = select(Thread.id).where(Thread.project_id == project_id, Thread.user_id == user)

@@ -1,8 +1,17 @@
-"""How contents are written for a project: sealed, where it encrypts them, else as they are.
+"""Contents on their way to the tables: sealed for a project that encrypts them, otherwise as they are.
 
-What is asked for by the database stands beside what is sealed: of a message its role and keyed hashes of its words, of
-a tool call its id, of metadata keyed hashes of whole pairs. The hashes tell who has the tables which contents have a
-word in common, and how many words each has; not which.
+Every column type has a stored form that a plain value never has, so that nothing that a client sends is taken for a
+ciphertext:
+
+- text: a ciphertext follows MARK; a plain text that begins with ESCAPE is written with one more in front of it;
+- JSON: a ciphertext is the first element of an array; a plain array that begins with a string or null is written as
+  `[null, array]`;
+- metadata: a ciphertext is the one element of an array under the empty name, where plain metadata has a string;
+- salts: a ciphertext is longer than SALT_BYTES.
+
+`opening.py` reads these forms. Beside a ciphertext stands what the database looks contents up by: the role of a
+message and keyed hashes of its words, the id of a tool call, keyed hashes of pairs of metadata. The hashes show which
+contents have a word in common, and how many words each has; not which words.
 """
 
 import hashlib
@@ -17,23 +26,42 @@ from uuid import UUID
 import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from app.db import sealed
 from app.items import lexemes
 from app.items.kept import Kept
 from app.items.shapes import text_of
+from app.sealing import ciphertext
+from app.sealing.ciphertext import Place
+
+MARK = "\x01et1:"
+"""The beginning of a text that is sealed."""
+ESCAPE = "\x01"
+"""Written before a plain text that begins with it."""
+
+PLAIN_ARRAY = "[null,"
+"""The beginning of a JSON array that holds a plain array."""
+
+SALT_BYTES = 16
+"""The length of a plain salt; a sealed one is longer."""
+
+SALT_BREAK = b" "
+"""Stands between the ciphertexts of a salt that is written to several rows."""
 
 HASH_BYTES = 8
 PAIR_BYTES = 12
 
 MOST_WORDS = 30_000
-"""Of a text, that it is found by: a tsvector holds less than a megabyte."""
+"""Hashed words of one text: a tsvector holds less than a megabyte."""
 
 SEARCHED_ROLES = ("user", "assistant")
 
 
+def item_place(project_id: UUID, turn_id: UUID, position: int) -> Place:
+    return Place(project_id, "items", (turn_id, position))
+
+
 @dataclass(frozen=True, slots=True)
 class ContentKey:
-    """What a project's contents are sealed with, and what is hashed of them."""
+    """A project's key for its contents: one that seals, and one for hashes."""
 
     project_id: UUID
     number: int
@@ -42,11 +70,12 @@ class ContentKey:
 
     @classmethod
     def of(cls, project_id: UUID, number: int, data_key: bytes) -> "ContentKey":
-        """Two keys from the project's one: what seals hashes nothing."""
+        """Derive both keys from the project's data key."""
         return cls(project_id, number, AESGCM(_derived(data_key, "contents")), _derived(data_key, "hashes"))
 
-    def seal(self, content: bytes) -> str:
-        return sealed.seal(self.project_id, self.number, self.cipher, content)
+    def seal(self, place: Place, field: str, content: bytes) -> str:
+        assert place.project_id == self.project_id
+        return ciphertext.sealed(self.cipher, self.number, place, field, content)
 
     def hashed(self, kind: str, content: bytes, length: int) -> bytes:
         return hashlib.blake2b(content, key=self.hash_key, digest_size=length, person=kind.encode()).digest()
@@ -54,51 +83,55 @@ class ContentKey:
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """What a project's contents go through on their way to the tables."""
+    """Writes contents in their stored form."""
 
     key: ContentKey | None = None
-    """None: they lie there as they are."""
+    """None: they are stored as they are."""
 
-    def text(self, said: str | None) -> str | None:
+    def text(self, place: Place, field: str, said: str | None) -> str | None:
         if said is None:
             return None
         if self.key is None:
-            return sealed.ESCAPE + said if said.startswith(sealed.ESCAPE) else said
-        return self.key.seal(said.encode())
+            return ESCAPE + said if said.startswith(ESCAPE) else said
+        return MARK + self.key.seal(place, field, said.encode())
 
-    def title(self, said: str | None) -> str | None:
-        """A text that is searched for."""
-        written = self.text(said)
+    def title(self, place: Place, field: str, said: str | None) -> str | None:
+        """Return a text that can be searched, with the hashes of its words."""
+        written = self.text(place, field, said)
         if self.key is None or written is None or said is None:
             return written
         return " ".join([written, *self.words(said)])
 
-    def texts(self, said: Iterable[str]) -> list[str]:
-        """Texts that begin with no control character: pieces of JSON."""
-        return list(said) if self.key is None else [self.key.seal(each.encode()) for each in said]
+    def texts(self, place: Place, field: str, said: Iterable[str]) -> list[str]:
+        return [self.text(place, field, each) or "" for each in said]
 
-    def document(self, text: str | None) -> str | None:
-        """A JSON document, as text."""
-        if self.key is None or text is None:
-            return text
-        return orjson.dumps([self.key.seal(text.encode())]).decode()
+    def document(self, place: Place, field: str, text: str | None) -> str | None:
+        """Return a JSON document, given as text."""
+        if text is None:
+            return None
+        if self.key is None:
+            return f"{PLAIN_ARRAY}{text}]" if text.startswith(('["', "[null")) else text
+        return orjson.dumps([self.key.seal(place, field, text.encode())]).decode()
 
-    def documents(self, texts: Iterable[str | None]) -> list[str | None]:
-        return [self.document(text) for text in texts]
-
-    def item(self, data: Mapping[str, Any], text: str) -> str:
-        """An item's document, given as it is and as text."""
+    def item(self, place: Place, data: Mapping[str, Any], text: str) -> str:
+        """Return an item's document, given as an object and as text."""
         if self.key is None:
             return text
-        return orjson.dumps([self.key.seal(text.encode()), self.about(data)]).decode()
+        return orjson.dumps([self.key.seal(place, "data", text.encode()), self.about(data)]).decode()
 
-    def items(self, kept: Sequence[Kept], texts: Sequence[str]) -> Sequence[str]:
+    def items(
+        self, project_id: UUID, turn_id: UUID, first: int, kept: Sequence[Kept], texts: Sequence[str]
+    ) -> Sequence[str]:
+        """Return the documents of a turn's items. Args: first: the position of the first of them."""
         if self.key is None:
             return texts
-        return [self.item(item.data, text) for item, text in zip(kept, texts, strict=True)]
+        return [
+            self.item(item_place(project_id, turn_id, position), item.data, text)
+            for position, (item, text) in enumerate(zip(kept, texts, strict=True), first)
+        ]
 
     def about(self, data: Mapping[str, Any]) -> dict[str, str]:
-        """What of an item the database asks for."""
+        """Return what the database looks an item up by."""
         found: dict[str, str] = {}
         call_id = data.get("call_id") or data.get("id")
         if isinstance(call_id, str):
@@ -108,30 +141,40 @@ class Sealer:
             found |= {"role": role, "words": " ".join(self.words(text_of(dict(data))))}
         return found
 
-    def metadata(self, metadata: dict[str, str]) -> dict[str, Any]:
-        if self.key is None or not metadata:
+    def metadata(self, place: Place, metadata: dict[str, str]) -> dict[str, Any]:
+        if not metadata:
             return metadata
-        return {"": [self.key.seal(orjson.dumps(metadata))], **self.pairs(metadata)}
+        if not isinstance(metadata.get("", ""), str):
+            raise TypeError("the values of metadata are strings")
+        if self.key is None:
+            return metadata
+        return {"": [self.key.seal(place, "metadata", orjson.dumps(metadata))], **self.pairs(metadata)}
 
     def pairs(self, metadata: Mapping[str, str]) -> dict[str, int]:
-        """What sealed metadata has that holds these pairs."""
+        """Return what sealed metadata has that holds these pairs."""
         assert self.key is not None
         return {self.key.hashed("pair", orjson.dumps(pair), PAIR_BYTES).hex(): 1 for pair in metadata.items()}
 
-    def salt(self, salt: bytes | None) -> bytes | None:
-        """With a salt that lies open, short contents could be guessed from their digests."""
-        return salt if self.key is None or salt is None else self.key.seal(salt).encode()
+    def salt(self, salt: bytes | None, *places: Place) -> bytes | None:
+        """Return a salt. With a salt that lies open, short contents could be guessed from their digests.
+
+        Args:
+            places: the rows that it is written to: the value has a ciphertext for each of them.
+        """
+        if self.key is None or salt is None:
+            return salt
+        return SALT_BREAK.join(self.key.seal(place, "salt", salt).encode() for place in places)
 
     def digest(self, digest: bytes) -> bytes:
-        """A digest that contents are told to be the same by: nobody without the key can guess what it is of."""
+        """Return a digest that equal contents have in common, keyed so that only the project's key can make it."""
         return digest if self.key is None else self.key.hashed("digest", digest, len(digest))
 
-    def bytes(self, content: bytes) -> bytes:
-        """What lies outside of Postgres: in Redis, or in a file."""
-        return content if self.key is None else self.key.seal(content).encode()
+    def bytes(self, place: Place, field: str, content: bytes) -> bytes:
+        """Return what is written outside of Postgres: to Redis, or to a file. `content` does not begin with MARK."""
+        return content if self.key is None else MARK.encode() + self.key.seal(place, field, content).encode()
 
     def words(self, said: str) -> list[str]:
-        """The words of a text that it is found by, hashed, in an order that tells nothing."""
+        """Return the hashes of a text's words, sorted, so that their order tells nothing."""
         found = {self.hashed_word(word) for word in lexemes.whole(said)}
         return sorted(found)[:MOST_WORDS]
 
@@ -146,13 +189,13 @@ _sealer: ContextVar[Sealer] = ContextVar("sealer")
 
 
 def begin_with(sealer: Sealer) -> None:
-    """From here on, in this request and in what it begins, contents are written with this one."""
+    """Write contents with this sealer from here on, in this request and in the tasks that it starts."""
     _sealer.set(sealer)
 
 
 @contextmanager
 def written_with(sealer: Sealer) -> Iterator[None]:
-    """What is written within is of one project."""
+    """Write contents with this sealer within."""
     token = _sealer.set(sealer)
     try:
         yield
@@ -161,27 +204,12 @@ def written_with(sealer: Sealer) -> Iterator[None]:
 
 
 def sealer() -> Sealer:
-    """The sealer of the project that this is done for.
+    """Return the sealer of the current project.
 
     Raises:
-        LookupError: nobody has said which: nothing is written open for want of that.
+        LookupError: none was set. Contents are never written open for that reason.
     """
     return _sealer.get()
-
-
-def opened_bytes(content: bytes) -> bytes | None:
-    """What `Sealer.bytes` has written; None where its key was destroyed.
-
-    Raises:
-        CannotOpen: its key is not at hand, or it was changed.
-    """
-    mark = sealed.MARK.encode()
-    if not content.startswith(mark):
-        return content
-    try:
-        return sealed.opened(content.decode("ascii"))
-    except UnicodeDecodeError as error:
-        raise sealed.CannotOpen("it is nothing that was sealed here") from error
 
 
 def _derived(key: bytes, purpose: str) -> bytes:

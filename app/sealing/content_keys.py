@@ -1,23 +1,40 @@
-"""The keys of projects that encrypt their contents, at hand in this process."""
+"""The keys of projects that encrypt their contents, in this process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
 
-from app.db import sealed, wall
+from app.db import wall
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
+from app.sealing import ciphertext
 from app.sealing.at_rest import PLAIN, ContentKey, Sealer
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.vault import Vault
 
 log = structlog.get_logger()
 
-STATE = """
-SELECT encrypted_at IS NOT NULL AS encrypted, coalesce(encrypted_at <= now(), false) AS seals,
-    key_destroyed_at IS NOT NULL AS destroyed
-FROM projects WHERE project_id = $1
+TOLD = """
+SELECT min(r.at) FROM audit_records r
+WHERE r.project_id = p.project_id AND r.chain_id = p.project_id AND r.action = 'project.encrypted'
 """
+"""Since when a project is encrypted, as its audit trail says."""
+
+# `projects.encrypted_at` can be cleared or moved by who writes to the table; the audit trail says so all the same.
+STATE = f"""
+SELECT p.encrypted_at IS NOT NULL OR told.at IS NOT NULL AS encrypted,
+    coalesce(p.encrypted_at <= now(), false) OR coalesce(told.at < now() - interval '1 minute', false) AS seals,
+    p.key_destroyed_at IS NOT NULL AS destroyed
+FROM projects p LEFT JOIN LATERAL ({TOLD}) AS told (at) ON true
+WHERE p.project_id = $1
+"""  # noqa: S608
+
+CLEARED = f"""
+SELECT p.project_id, p.name FROM projects p JOIN LATERAL ({TOLD}) AS told (at) ON true
+WHERE told.at IS NOT NULL AND (p.encrypted_at IS NULL OR p.encrypted_at > told.at + interval '1 minute')
+ORDER BY p.name
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +42,24 @@ class State:
     """How a project's contents are kept."""
 
     encrypted: bool
-    """They have a key, and some may be sealed by it."""
+    """The project has a key for its contents, and some may be sealed with it."""
     seals: bool
-    """It is time to seal what is written."""
+    """What is written now is sealed."""
     destroyed: bool
     """The key is gone for good."""
 
 
 async def state_of(database: Database, project_id: UUID) -> State:
-    """That of a project, looked up now; of one that is not there, that of an open one."""
+    """Return how a project keeps its contents; a project that does not exist has them open."""
     with wall.across_projects():
         row = await database.fetchrow(STATE, project_id)
     return State(False, False, False) if row is None else State(row["encrypted"], row["seals"], row["destroyed"])
+
+
+async def cleared(database: Database) -> Sequence[tuple[UUID, str]]:
+    """Return the projects whose audit trail says that they are encrypted, and whose row does not: id and name."""
+    with wall.across_projects():
+        return [(row["project_id"], row["name"]) for row in await database.fetch(CLEARED)]
 
 
 class ContentKeys:
@@ -44,34 +67,53 @@ class ContentKeys:
         self._database = database
         self._vault = vault
         self._keys: dict[UUID, ContentKey] = {}
+        self._sealing: set[UUID] = set()
+        """Projects that seal what they write. That does not end, whatever their rows say."""
+
+    async def keep_sealing(self) -> None:
+        """Seal the contents of projects whose `encrypted_at` was cleared or moved past the service."""
+        for project_id, name in await cleared(self._database):
+            log.error("a project's encrypted_at was changed by hand; its contents are still sealed", name=name)
+            self._sealing.add(project_id)
 
     async def sealer(self, project_id: UUID) -> Sealer:
-        """How contents are written for a project, looked up now: for work beside any request.
+        """Return how contents are written for a project, looked up now: for work outside of requests.
 
         Raises:
-            CannotOpen: the project's key cannot be had.
+            CannotOpen: the project's key is not available.
         """
         state = await state_of(self._database, project_id)
         if state.destroyed:
-            sealed.know_destroyed(project_id)
+            ciphertext.know_destroyed(project_id)
             self._keys.pop(project_id, None)
             return PLAIN
         return await self.sealer_of(project_id, encrypted=state.encrypted, seals=state.seals)
 
     async def sealer_of(self, project_id: UUID, *, encrypted: bool, seals: bool) -> Sealer:
-        """The same, where it is known that the project has a key for its contents, and whether it is time to seal."""
+        """Return the same where it is known whether the project has a key for its contents, and whether it seals."""
+        if seals and encrypted:
+            self._sealing.add(project_id)
+        elif project_id in self._sealing:
+            encrypted = seals = True
         if not encrypted:
             return PLAIN
         key = self._keys.get(project_id) or await self._load(project_id)
         return Sealer(key) if seals else PLAIN
 
     async def load(self, project_id: UUID) -> None:
-        """Have the key of a project at hand whose sealed contents were met: `Database.load_key`.
+        """Have a project's key in this process, so that its contents can be opened.
 
         Raises:
-            CannotOpen: it cannot be had.
+            CannotOpen: the key is not available.
         """
         await self.sealer(project_id)
+
+    async def try_to_load(self, project_id: UUID) -> None:
+        """Have a project's key in this process if it is available. Deleting contents needs none."""
+        try:
+            await self.load(project_id)
+        except CannotOpen as error:
+            log.warning("a project's key is not available", why=str(error))
 
     async def _load(self, project_id: UUID) -> ContentKey:
         found = await self._vault.keys(project_id)
@@ -80,6 +122,6 @@ class ContentKeys:
             raise CannotOpen("the project's key is gone")
         for number, data_key in found:
             key = ContentKey.of(project_id, number, data_key)
-            sealed.know(project_id, number, key.cipher)
+            ciphertext.know(project_id, number, key.cipher)
         self._keys[project_id] = key
         return key

@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db.base import Base
 from app.db.engine import Database
 from app.sealing.at_rest import Sealer
-from app.sealing.columns import Sealable, SealedDigest
+from app.sealing.ciphertext import Place
+from app.sealing.columns import Sealable, SealedDigest, rows_of
 
 ROWS_AT_ONCE = 500
 DIALECT: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -33,8 +34,9 @@ async def encrypt(
         How many rows held something that lay open.
     """
     done = 0
-    for table in Base.metadata.sorted_tables:
-        columns = {column.name: column.type for column in table.columns if isinstance(column.type, Sealable)}
+    for model in [mapper.class_ for mapper in Base.registry.mappers]:
+        table: Any = model.__table__
+        columns = rows_of(model).columns
         if not columns:
             continue
         places = [column.name for column in table.primary_key.columns if column.name != "project_id"]
@@ -42,15 +44,25 @@ async def encrypt(
             last: list[Any] | None = None
             while True:
                 async with database.session() as session:
-                    rows = await _open_rows(session, table, columns, project_id, bucket, places, last)
-                    for row in rows:
-                        await _seal(session, table, columns, project_id, row, sealer, places)
-                if not rows:
+                    found = await _open_rows(session, model, project_id, bucket, places, last)
+                    for row in found:
+                        place = _place(model, sealer, project_id, row)
+                        await _seal(session, table, columns, place, row, sealer, places)
+                if not found:
                     break
-                last = [rows[-1][name] for name in places]
-                done += len(rows)
-                advance(len(rows))
+                last = [found[-1][name] for name in places]
+                done += len(found)
+                advance(len(found))
     return done
+
+
+def _place(model: type[Base], sealer: Sealer, project_id: UUID, row: Any) -> Place:
+    """Return the place of a row. A digest that it is bound to is keyed in the same statement."""
+    of = rows_of(model)
+    keyed = [
+        sealer.digest(row[name]) if name in of.columns and row[f"open_{name}"] else row[name] for name in of.bound_by
+    ]
+    return of.at(project_id, *keyed)
 
 
 async def running(database: Database, project_id: UUID) -> int:
@@ -73,22 +85,23 @@ async def _open_buckets(
 
 async def _open_rows(
     session: AsyncSession,
-    table: Table,
-    columns: Mapping[str, Sealable],
+    model: type[Base],
     project_id: UUID,
     bucket: int | None,
     places: list[str],
     last: list[Any] | None,
 ) -> list[Any]:
-    """The next rows of which something lies open, each locked: as text, and whether it does."""
+    """Return the next rows with something that lies open, each locked: as text, and whether it does."""
+    columns, bound_by = rows_of(model).columns, rows_of(model).bound_by
     within = "" if bucket is None else "AND bucket = :in_bucket"
     open_ = {name: _lies_open(name, type_, columns) for name, type_ in columns.items()}
-    shown = [*places, *(f"{type_.as_text.format(name)} AS {name}" for name, type_ in columns.items())]
+    of = [name for name in bound_by if name not in places and name not in columns]
+    shown = [*places, *of, *(f"{type_.as_text.format(name)} AS {name}" for name, type_ in columns.items())]
     shown += [f"coalesce({condition}, false) AS open_{name}" for name, condition in open_.items()]
     after = "" if last is None else f"AND ({', '.join(places)}) > ({', '.join(f':{name}' for name in places)})"
     statement = " ".join(
         [
-            "SELECT", ", ".join(shown), "FROM", table.name, "WHERE project_id = :project_id", within, after,
+            "SELECT", ", ".join(shown), "FROM", rows_of(model).table, "WHERE project_id = :project_id", within, after,
             "AND (", " OR ".join(f"({condition})" for condition in open_.values()), ")",
             "ORDER BY", ", ".join(places), "LIMIT :limit FOR UPDATE",
         ]
@@ -111,13 +124,13 @@ async def _seal(
     session: AsyncSession,
     table: Table,
     columns: Mapping[str, Sealable],
-    project_id: UUID,
+    place: Place,
     row: Any,
     sealer: Sealer,
     places: list[str],
 ) -> None:
     values = {
-        name: type_.sealed(sealer, row[name])
+        name: type_.sealed(sealer, place, name, row[name])
         for name, type_ in columns.items()
         if row[f"open_{name}"] and row[name] is not None
     }
@@ -125,7 +138,7 @@ async def _seal(
     where = " AND ".join(f"{name} = :at_{name}" for name in places)
     statement = " ".join(["UPDATE", table.name, "SET", set_, "WHERE project_id = :project_id AND", where])
     at = {f"at_{name}": row[name] for name in places}
-    await session.execute(text(statement), {"project_id": project_id, **values, **at})
+    await session.execute(text(statement), {"project_id": place.project_id, **values, **at})
 
 
 def _sql_type(table: Table, name: str) -> str:

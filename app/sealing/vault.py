@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import wall
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.master import Masters
 from app.sealing.tables import DataKey
 

@@ -9,10 +9,11 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.db.ids import bucket_of
-from app.db.sealed import opened_text
 from app.items.lexemes import LONGEST_TEXT, Term, tsquery
 from app.items.shapes import string, text_of
 from app.sealing import at_rest
+from app.sealing.columns import ITEMS
+from app.sealing.columns import TITLES as TITLED
 
 CANDIDATES = 2000
 """Of what may match, so many of the newest are looked at: a word that stands everywhere costs no more than that."""
@@ -33,8 +34,9 @@ MESSAGES = "SELECT * FROM found_messages_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 TITLES = "SELECT * FROM found_titles_v1($1, $2, $3, $4, $5, $6, $7, $8)"
 
 TEXTS = f"""
-SELECT i.turn_id AS id, i.data->>'role' AS role, left(message_text_v1(i.data), {LONGEST_TEXT}) AS text,
-    CASE WHEN json_typeof(i.data) = 'array' THEN i.data END AS sealed
+SELECT i.turn_id AS id, i.turn_id, i.position, i.type, i.data->>'role' AS role,
+    left(message_text_v1(i.data), {LONGEST_TEXT}) AS text,
+    CASE WHEN json_typeof(i.data) = 'array' THEN i.data END AS data
 FROM unnest($2::smallint[], $3::uuid[], $4::integer[]) AS k (bucket, id, position)
 JOIN items i ON i.project_id = $1 AND i.bucket = k.bucket AND i.turn_id = k.id AND i.position = k.position
 """  # noqa: S608
@@ -52,7 +54,7 @@ WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND id = ANY($3::uuid[])
 """
 
 SAID = """
-SELECT turn_id, data FROM items
+SELECT turn_id, position, type, data FROM items
 WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND turn_id = ANY($3::uuid[]) AND type = 'message'
 ORDER BY turn_id, position
 """
@@ -104,15 +106,16 @@ async def texts(
         some, found = found[:BATCH], found[BATCH:]
         columns = [[row[name] for row in some] for name in ("bucket", "id", "position")]
         # What has been deleted since the look-up is not there.
-        read = [_text(row) for row in await database.fetch(TEXTS, project_id, *columns)]
+        read = [_text(project_id, row) for row in await database.fetch(TEXTS, project_id, *columns)]
         left -= sum(len(each.text) for each in read) * max(1.0, len(wanted) / WORDS_AT_ONCE)
         yield read
 
 
-def _text(row: Any) -> Text:
-    item = row["sealed"]  # Opened by now.
-    if item is None:
+def _text(project_id: UUID, row: Any) -> Text:
+    if row["data"] is None:
         return Text(row["id"], row["role"], row["text"])
+    # One that cannot be opened has no text, and is no hit.
+    item = ITEMS.opened(project_id, row)["data"]
     return Text(row["id"], string(item.get("role")), text_of(item)[:LONGEST_TEXT])
 
 
@@ -148,7 +151,7 @@ async def titles(database: Database, project_id: UUID, wanted: Sequence[Term], f
     """The titles that may match."""
     asked = tsquery(wanted, project_id, ["title"], hashed=_hashed())
     found = await database.fetch(TITLES, project_id, asked, *_filters(filters), CANDIDATES)
-    return [Text(row["id"], "title", opened_text(row["title"]) or "") for row in found]
+    return [Text(row["id"], "title", TITLED.opened(project_id, row)["title"] or "") for row in found]
 
 
 def _hashed() -> Callable[[str], str] | None:
@@ -175,7 +178,7 @@ async def said(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -
     """The messages of turns."""
     messages: dict[UUID, list[Any]] = {}
     for item in await database.fetch(SAID, project_id, *_places(turn_ids)) if turn_ids else []:
-        messages.setdefault(item["turn_id"], []).append(item["data"])
+        messages.setdefault(item["turn_id"], []).append(ITEMS.opened(project_id, item)["data"])
     return messages
 
 
@@ -183,8 +186,14 @@ async def _rows(database: Database, statement: str, project_id: UUID, found: Seq
     if not found:
         return {}
     rows = await database.fetch(statement, project_id, *_places(found))
-    opened: dict[UUID, Any] = {row["id"]: {**row, "title": opened_text(row["title"])} for row in rows}
+    opened: dict[UUID, Any] = {row["id"]: {**row, "title": _title(project_id, row)} for row in rows}
     return opened
+
+
+def _title(project_id: UUID, row: Any) -> str | None:
+    opened = TITLED.opened(project_id, {"id": row["thread_id"], "title": row["title"]})
+    title: str | None = opened["title"]
+    return title
 
 
 def _places(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:

@@ -1,7 +1,7 @@
 """What a client may send about a thread, and how a thread is shown."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -12,6 +12,7 @@ from app.chain.context import Context, ContextObject
 from app.db import ids
 from app.describing import ErrorFields
 from app.items.client_door import ITEM_SCHEMA
+from app.items.unreadable import marked
 from app.threads.tables import Thread
 
 
@@ -147,6 +148,8 @@ class ThreadObject(TypedDict):
     archived: bool
     created_at: int
     updated_at: int
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened. Left out where there are none."""
 
 
 class ThreadCount(TypedDict):
@@ -187,6 +190,7 @@ def thread_object(thread: Thread, head: Head = NO_HEAD) -> ThreadObject:
         "archived": thread.archived_at is not None,
         "created_at": int(thread.created_at.timestamp()),
         "updated_at": int(thread.updated_at.timestamp()),
+        **marked(thread),
     }
 
 

@@ -35,6 +35,7 @@ from app.errors import Conflict, NotFound
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.sealing import at_rest
+from app.sealing.columns import ITEMS, rows_of
 from app.threads.address import ByName, Place, bucket_at
 from app.threads.names import Names
 from app.threads.schemas import Head, LastMessage, Status
@@ -89,7 +90,8 @@ async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUI
     made = {"project_id": project_id, "bucket": ids.bucket_of(id_), "id": id_, "salt": contents.new_salt(), **given}
     if "trail_key" not in made:
         made["trail_key"] = await _key_of(session, project_id)
-    thread = (await session.execute(insert(Thread).values(made).returning(Thread))).scalar_one()
+    written = rows_of(Thread).written(at_rest.sealer(), made)
+    thread = (await session.execute(insert(Thread).values(written).returning(Thread))).scalar_one()
     activity = {"project_id": project_id, "bucket": thread.bucket, "thread_id": id_, "active_at": thread.arrived_at}
     await session.execute(insert(ThreadActivity).values(activity))
     await record_change(session, actor, thread, "thread.imported" if "id" in values else "thread.created")
@@ -107,7 +109,8 @@ CONTEXTS = text(
 )
 
 SAID = text(
-    """SELECT i.turn_id, i.data FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
+    """SELECT i.turn_id, i.position, i.type, i.data
+    FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
     JOIN items i ON i.project_id = :project_id AND i.bucket = h.bucket AND i.turn_id = h.id AND i.type = 'message'
     ORDER BY i.turn_id, i.position"""
 )
@@ -130,7 +133,8 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
     busy = set(await session.scalars(BUSY, {**project, "ids": [thread.id for thread in threads]}))
     of_heads = {**project, "ids": [thread.head_turn_id for thread in threads]}
     contexts = {row.id: Context.of(row.context) for row in await session.execute(CONTEXTS, of_heads)}
-    said = {row.turn_id: row.data for row in await session.execute(SAID, of_heads)}  # The last of each.
+    found = (ITEMS.opened(threads[0].project_id, row) for row in (await session.execute(SAID, of_heads)).mappings())
+    said = {row["turn_id"]: row["data"] for row in found}  # The last of each.
     return {
         thread.id: Head(
             None if thread.head_turn_id is None else contexts.get(thread.head_turn_id),
@@ -174,10 +178,12 @@ async def change(
             raise _no_turn_of_it()
     if "user_id" in values and "trail_key" not in values:
         values["trail_key"] = await _key_of(session, project_id)
+    rows = rows_of(Thread)
+    written = rows.written(at_rest.sealer(), values, rows.at(project_id, address.id))
     statement = (
         update(Thread)
         .where(*_at(project_id, address))
-        .values(**values, updated_at=func.now())
+        .values(**written, updated_at=func.now())
         .returning(Thread)
         .execution_options(synchronize_session=False, populate_existing=True)
     )

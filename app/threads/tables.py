@@ -23,6 +23,7 @@ from app.sealing.columns import SealedMetadata, SealedSalt, SealedTitle
 
 class Thread(Base):
     __tablename__ = "threads"
+    __bound_by__ = ("id",)
 
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from app.db.sealed import SALT_BYTES
 from app.trail.records import content_digest
+
+SALT_BYTES = 16
 
 
 def new_salt() -> bytes:

@@ -15,6 +15,8 @@ from app.history.tables import Share
 from app.items.kept import imported_type
 from app.memory.tables import Compaction
 from app.projects.auth import Caller
+from app.sealing import at_rest
+from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
 from app.threads.address import ById, ByName, Place, unknown
 from app.threads.names import Names
@@ -151,7 +153,8 @@ async def _write(
     thread = await threads.add(session, names, caller.actor, project_id, values)
     if turns:
         rows = [_turn_row(project_id, id_, turn, highest + place) for place, turn in enumerate(turns, 1)]
-        await session.execute(insert(Turn), rows)
+        sealer = at_rest.sealer()
+        await session.execute(insert(Turn), [rows_of(Turn).written(sealer, row) for row in rows])
         items_of = [_item_rows(project_id, turn) for turn in turns]
         records = [
             Record("turn.imported", row["id"], row["status"], contents.imported_rows(row["salt"], row, mine))
@@ -160,7 +163,7 @@ async def _write(
         await append_records(session, caller.actor, project_id, id_, records)
         items = [row for mine in items_of for row in mine]
         if items:
-            await session.execute(insert(Item), items)
+            await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in items])
         await _write_compactions(session, caller, id_, given, {row["id"] for row in rows})
     await session.refresh(thread)  # The end of its audit chain has moved.
     thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
@@ -195,7 +198,8 @@ async def _write_compactions(
         rows.append(row)
         records.append(Record("compaction.made", turn_id, ids.compaction_id(id_), contents.compacted_row(salt, row)))
     if rows:
-        await session.execute(insert(Compaction), rows)
+        sealer = at_rest.sealer()
+        await session.execute(insert(Compaction), [rows_of(Compaction).written(sealer, row) for row in rows])
         await append_records(session, caller.actor, caller.project_id, thread_id, records)
 
 

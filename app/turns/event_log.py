@@ -13,8 +13,9 @@ from app import metrics
 from app.cache.client import Cache, reason
 from app.cache.connect import Client
 from app.cache.seal import Seal
-from app.db.sealed import CannotOpen
-from app.sealing.at_rest import Sealer, opened_bytes
+from app.sealing import opening
+from app.sealing.at_rest import Sealer
+from app.sealing.ciphertext import CannotOpen, Place
 
 log = structlog.get_logger()
 
@@ -42,7 +43,7 @@ class EventLog:
             sealer: the project's.
         """
         key = _key(project_id, turn_id)
-        number, data, end = b"%d" % first, sealer.bytes(b"".join(frames)), b"1" if last else b"0"
+        number, data, end = b"%d" % first, _sealed(sealer, project_id, turn_id, first, frames), b"1" if last else b"0"
         mac = self._seal.mac(key, number, data, end)
         entry = ("XADD", key, "*", "n", number, "d", data, "end", end, "mac", mac)
         try:
@@ -113,9 +114,9 @@ class EventLog:
                 if first < expected:
                     continue  # An entry of ours that somebody has written again.
                 try:
-                    said = opened_bytes(data) or b""
+                    said = opening.content(_place(project_id, turn_id, first), "events", data)
                 except CannotOpen as error:
-                    raise LogBroken("its events are sealed, and their key is not at hand") from error
+                    raise LogBroken("its events cannot be opened") from error
                 frames = [frame + b"\n\n" for frame in said.split(b"\n\n") if frame]
                 expected += len(frames)
                 ended = end == b"1"
@@ -138,6 +139,15 @@ def _entries(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
         return list(entries[0] if entries and isinstance(entries[0], list) else entries)
     assert isinstance(answer, list)
     return list(answer[0][1])
+
+
+def _sealed(sealer: Sealer, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes]) -> bytes:
+    return sealer.bytes(_place(project_id, turn_id, first), "events", b"".join(frames))
+
+
+def _place(project_id: UUID, turn_id: UUID, first: int) -> Place:
+    """Return the place of a batch, by the number of its first event."""
+    return Place(project_id, "event log", (turn_id, first))
 
 
 def _key(project_id: UUID, turn_id: UUID) -> str:

@@ -14,9 +14,9 @@ import structlog
 
 from app.background import Background
 from app.db import ids, wall
-from app.db.sealed import CannotOpen, opened_salt
 from app.errors import DatabaseUnavailable, NotFound
 from app.provider.events import own_frame
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
 from app.trail.records import SERVICE
 from app.turns.closing import INTERRUPTED, Closing, broken_off, last_event
@@ -26,7 +26,7 @@ from app.turns.rows import ExpiredRow
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
-from app.turns.store import Closable, TurnStore
+from app.turns.store import TURNS, Closable, TurnStore
 from app.turns.streamed import opening_of
 
 log = structlog.get_logger()
@@ -88,7 +88,7 @@ class Leases(Background):
         frames = await self._frames(project_id, turn_id)
         count, closing = len(frames), _closing(frames, cancelled=row["cancel"])
         sent = (await self._store.items(project_id, [turn_id]))[turn_id]
-        salt = opened_salt(row["salt"]) or b""
+        salt = TURNS.opened(project_id, row)["salt"] or b""
         turn = Closable(project_id, turn_id, row["thread_id"], len(sent), salt, SERVICE, sealer)
         if await self._store.close(turn, closing) is not None and count:
             shown = stored_response(*await self._replay.kept(project_id, turn_id))

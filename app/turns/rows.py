@@ -33,6 +33,8 @@ class TurnRow(TypedDict):
     """How long the first word of a stream took."""
     pace: NotRequired[dict[str, Any] | None]
     """Of turns that are read by their ids."""
+    unreadable: NotRequired[list[str]]
+    """The columns that cannot be opened."""
 
 
 class ItemRow(TypedDict):

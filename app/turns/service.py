@@ -9,9 +9,10 @@ from app.db import ids
 from app.db.pagination import Page, list_object
 from app.errors import BadRequest, NotFound
 from app.items.client_door import COMPACTION, REFERENCE
-from app.items.kept import kept_row
+from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
+from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.limits.room import check_room
 from app.limits.service import RateLimits
 from app.memory.sealed import Sealed
@@ -51,7 +52,7 @@ class Turns:
         """Refuse a request without input for a thread that does not end with something to be answered."""
         thread = await self._store.thread(caller.project_id, address)
         rows, _ = await self._store.messages(caller.project_id, thread["head_turn_id"], 1)
-        last = kept_row(rows[-1]) if rows else None
+        last = _readable(rows[-1]) if rows else None
         if last is None or not (last.kind.pair == "output" or last.item.get("role") == "user"):
             raise BadRequest(
                 "'input' is required: the conversation does not end with a message of the user's or a tool's output.",
@@ -74,7 +75,7 @@ class Turns:
         again = {name: value for name, value in body.items() if name != "replaces"}
         if again.get("input") is None:
             items = await self._store.items(caller.project_id, [row["id"]])
-            sent = [kept_row(item) for item in items[row["id"]] if item["origin"] == "input"]
+            sent = [_readable(item) for item in items[row["id"]] if item["origin"] == "input"]
             again["input"] = [kept.item for kept in sent if kept.type != MALFORMED]
         if row["parent_id"] is not None:
             again["parent_id"] = ids.turn_id(row["parent_id"])
@@ -106,7 +107,7 @@ class Turns:
                     code="item_not_found",
                 )
             if not row["within"]:
-                items.append(kept_row(row).item)
+                items.append(_readable(row).item)
         check_items(items, request.model, request.family)
         return replace(request, items=items)
 
@@ -181,3 +182,11 @@ class Turns:
         ):
             raise NotFound(f"There is no turn {turn_id[:80]!r} in this thread.", param=param, code="turn_not_found")
         return row
+
+
+def _readable(row: Row) -> Kept:
+    """Return an item that a request needs. Raises `ContentUnreadable`."""
+    kept = kept_row(row)
+    if is_unreadable(kept.data):
+        raise ContentUnreadable(f"Item {kept.id}", "Delete the item, or send the request without it.")
+    return kept

@@ -16,6 +16,7 @@ from app.db import ids
 from app.describing import ItemObject
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
+from app.items.unreadable import marked
 from app.provider.account import account as account_of
 from app.threads.schemas import optional_turn_id
 from app.turns.rows import ItemRow, TurnRow
@@ -59,6 +60,8 @@ class _Response(TypedDict):
     top_logprobs: int
     top_p: float
     truncation: Literal["auto", "disabled"]
+    unreadable: NotRequired[list[str]]
+    """The stored parts that cannot be opened. Left out where there are none."""
 
 
 class ResponseObject(_Response):
@@ -246,6 +249,7 @@ def stored_response(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
     shown["output"] = [kept_row(item).shown for item in items if item["origin"] == "output"]
     shown["error"] = row["error"]
     shown["incomplete_details"] = row["incomplete_details"]
+    shown |= marked(row)
     return shown
 
 

@@ -18,9 +18,10 @@ import orjson
 import structlog
 
 from app.db import wall
-from app.db.sealed import CannotOpen, KeyNotAtHand
 from app.items.kept import Kept
-from app.sealing.at_rest import PLAIN, opened_bytes
+from app.sealing import opening
+from app.sealing.at_rest import PLAIN
+from app.sealing.ciphertext import CannotOpen, Place
 from app.sealing.content_keys import ContentKeys
 from app.trail.records import Actor
 from app.turns.closing import CallRecord, Closing
@@ -49,13 +50,14 @@ class Spool:
             OSError: it is not: the disk is full, for one.
         """
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = self._directory / f"{turn.id.hex}.part"
+        name = f"{turn.project_id.hex}.{turn.id.hex}"
+        part = self._directory / f"{name}.part"
         try:
             with part.open("wb") as file:
-                file.write(turn.sealer.bytes(written(turn, closing)))
+                file.write(turn.sealer.bytes(_place(turn.project_id, turn.id), "closing", written(turn, closing)))
                 file.flush()
                 os.fsync(file.fileno())
-            part.rename(self._directory / f"{turn.id.hex}.json")
+            part.rename(self._directory / f"{name}.json")
             _sync(self._directory)
         except OSError:
             part.unlink(missing_ok=True)
@@ -72,7 +74,7 @@ class Spool:
             return
         for path in sorted(self._directory.glob("*.json")):
             try:
-                turn, closing = await self._read(path.read_bytes())
+                turn, closing = await self._read(path.stem, path.read_bytes())
                 with wall.within(turn.project_id):
                     closed = await store.close(turn, closing) is not None
             except FileNotFoundError:
@@ -88,15 +90,18 @@ class Spool:
             path.unlink(missing_ok=True)
             log.info("a turn was closed from disk", closed=closed, **turn.in_logs)
 
-    async def _read(self, content: bytes) -> tuple[Closable, Closing]:
-        """What a file holds. Raises one of `UNREADABLE`."""
-        try:
-            opened = opened_bytes(content)
-        except KeyNotAtHand as missing:
-            await self._content_keys.load(missing.project_id)
-            opened = opened_bytes(content)
-        turn, closing = read(opened or b"")
-        return replace(turn, sealer=await self._content_keys.sealer(turn.project_id)), closing
+    async def _read(self, name: str, content: bytes) -> tuple[Closable, Closing]:
+        """Return what a file holds. Raises one of `UNREADABLE`."""
+        project_id, turn_id = map(UUID, name.split("."))
+        sealer = await self._content_keys.sealer(project_id)
+        turn, closing = read(opening.content(_place(project_id, turn_id), "closing", content))
+        if (turn.project_id, turn.id) != (project_id, turn_id):
+            raise ValueError("another turn's file")
+        return replace(turn, sealer=sealer), closing
+
+
+def _place(project_id: UUID, turn_id: UUID) -> Place:
+    return Place(project_id, "spool", (turn_id,))
 
 
 def written(turn: Closable, closing: Closing) -> bytes:

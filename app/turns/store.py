@@ -22,19 +22,21 @@ from app.db import ids, wall
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
-from app.db.sealed import document_text, opened_text, opened_texts
 from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
 from app.sealing import at_rest
+from app.sealing.ciphertext import CannotOpen, Place
+from app.sealing.columns import ITEMS, SealedDocument, rows_of
 from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
 from app.threads.names import Names
+from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.records import Actor
 from app.trail.users import UserKeys
 from app.turns import statements
 from app.turns.closing import NEVER_ASKED, Closing
-from app.turns.pieces import furthest, put_together
+from app.turns.pieces import Piece, furthest, put_together
 from app.turns.rows import (
     BranchRow,
     ExpiredRow,
@@ -48,6 +50,10 @@ from app.turns.rows import (
     TurnRow,
 )
 from app.turns.schemas import Origin, TurnRequest
+from app.turns.tables import Call, SentPiece, Turn
+
+DOCUMENT = SealedDocument()
+TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,9 @@ class TurnStore:
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         kept = kept_input(request.items)
         types, item_ids, data = columns(kept)
-        params, seal = _dumps(request.params), at_rest.sealer()
+        params, seal, place = _dumps(request.params), at_rest.sealer(), TURNS.at(project_id, turn_id)
+        # A thread that the turn makes has the same salt.
+        made = [THREADS.at(project_id, address.id)] if isinstance(address, New) else []
         created: bytes | None = None
         trail_key: bytes | None = None
         user = request.user if isinstance(address, New) else None
@@ -162,18 +170,18 @@ class TurnStore:
                     beside=request.beside,
                     ticket=ticket,
                     model=request.model,
-                    params=seal.document(params),
-                    metadata=_dumps(seal.metadata(request.metadata)),
+                    params=seal.document(place, "params", params),
+                    metadata=_dumps(seal.metadata(place, request.metadata)),
                     ignored=request.ignored,
                     worker_id=self._worker_id,
                     lease_seconds=self._lease_seconds,
                     api_key_id=request.origin.api_key_id,
                     idempotency_key=request.origin.idempotency_key,
                     body_hash=request.origin.body_hash,
-                    salt=seal.salt(salt),
+                    salt=seal.salt(salt, place, *made),
                     types=types,
                     item_ids=item_ids,
-                    data=seal.items(kept, data),
+                    data=seal.items(project_id, turn_id, 0, kept, data),
                     address=request.origin.address,
                     created=created,
                     opened=contents.opened(salt, request.model, params, request.metadata, item_ids, data),
@@ -224,7 +232,7 @@ class TurnStore:
         return closing if await self._close(turn, closing) else None
 
     async def _close(self, turn: Closable, closing: Closing) -> bool:
-        calls, seal = closing.calls, turn.sealer
+        calls, seal, place = closing.calls, turn.sealer, TURNS.at(turn.project_id, turn.id)
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace, context = map(_json, (closing.incomplete_details, closing.pace, closing.context))
@@ -245,7 +253,10 @@ class TurnStore:
             records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))
         bucket = ids.bucket_of(turn.id)
-        frames = seal.texts(frame for call in calls for frame in call.body.frames)
+        made = [CALLS_MADE.at(turn.project_id, turn.id, attempt) for attempt in range(1, len(calls) + 1)]
+        frames = [
+            frame for at, call in zip(made, calls, strict=True) for frame in seal.texts(at, "frames", call.body.frames)
+        ]
         row = await self._nodes.of(bucket).fetchrow_in_group(
             bucket,
             sum(map(len, data)) + sum(map(len, frames)),
@@ -256,10 +267,10 @@ class TurnStore:
                 turn_id=turn.id,
                 status=closing.status,
                 continuation=closing.continuation,
-                response=seal.document(response),
+                response=seal.document(place, "response", response),
                 usage=usage,
-                error=seal.document(error),
-                incomplete_details=seal.document(incomplete_details),
+                error=seal.document(place, "error", error),
+                incomplete_details=seal.document(place, "incomplete_details", incomplete_details),
                 binding=closing.binding,
                 response_id=closing.response_id,
                 response_created_at=closing.response_created_at,
@@ -270,7 +281,7 @@ class TurnStore:
                 first_position=turn.input_items,
                 types=types,
                 item_ids=item_ids,
-                data=seal.items(closing.output, data),
+                data=seal.items(turn.project_id, turn.id, turn.input_items, closing.output, data),
                 continuations=[call.continuation for call in calls],
                 urls=[call.url for call in calls],
                 frames=frames,
@@ -278,11 +289,11 @@ class TurnStore:
                 refs=[ref for call in calls for ref in call.body.refs],
                 piece_digests=[piece.digest for piece in closing.pieces],
                 piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
-                piece_data=seal.texts(piece.data for piece in closing.pieces),
+                piece_data=[seal.text(_piece_at(turn, piece), "data", piece.data) for piece in closing.pieces],
                 dropped=[call.dropped_items for call in calls],
                 statuses=[call.status for call in calls],
                 response_ids=[call.response_id for call in calls],
-                errors=seal.documents(_json(call.error) for call in calls),
+                errors=[seal.document(at, "error", _json(call.error)) for at, call in zip(made, calls, strict=True)],
                 began=[call.started_at for call in calls],
                 ended=[call.finished_at for call in calls],
                 api_key_id=turn.actor.key_id,
@@ -448,10 +459,10 @@ class TurnStore:
     ) -> dict[str, ReferencedRow]:
         """Items by their ids, and whether each is `within` the history of a thread."""
         bucket = None if thread_id is None else ids.bucket_of(thread_id)
-        rows = await self._database.fetch(
+        found = await self._database.fetch(
             *statements.REFERENCED(thread_id=thread_id, bucket=bucket, project_id=project_id, item_ids=list(item_ids))
         )
-        return {row["item_id"]: row for row in rows}
+        return {row["item_id"]: ITEMS.opened(project_id, row) for row in found}
 
     async def messages(
         self, project_id: UUID, turn_id: UUID | None, turns: int | None = None
@@ -464,8 +475,9 @@ class TurnStore:
         """
         if turn_id is None:
             return [], False
-        rows = await self._database.fetch(*statements.MESSAGES(**_at(project_id, turn_id), turns=turns))
-        return [row for row in rows if row["item_id"] is not None], bool(rows and rows[0]["more"])
+        found = await self._database.fetch(*statements.MESSAGES(**_at(project_id, turn_id), turns=turns))
+        items = [ITEMS.opened(project_id, row) for row in found if row["item_id"] is not None]
+        return items, bool(found and found[0]["more"])
 
     async def chain(self, project_id: UUID, turn_id: UUID) -> list[LinkRow]:
         return await self._database.fetch(*statements.CHAIN(**_at(project_id, turn_id)))
@@ -475,7 +487,8 @@ class TurnStore:
 
     async def at(self, project_id: UUID, address: OfTurn) -> TurnRow | None:
         """The turn that an address names, if it is in the thread, and the thread the user's, that it names besides."""
-        return await self._database.fetchrow(*statements.GET_TURN(**_of_turn(project_id, address)))
+        row = await self._database.fetchrow(*statements.GET_TURN(**_of_turn(project_id, address)))
+        return None if row is None else TURNS.opened(project_id, row)
 
     async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
         return await self._database.fetchrow(*statements.CLOSED_AS(**_at(project_id, turn_id))) is not None
@@ -490,25 +503,29 @@ class TurnStore:
         if not turn_ids:
             return {}
         bucket = ids.bucket_of(turn_ids[0])
-        rows = await self._database.fetch(
+        found = await self._database.fetch(
             *statements.TURNS(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
         )
-        return {row["id"]: row for row in rows}
+        return {row["id"]: TURNS.opened(project_id, row) for row in found}
 
     async def calls(self, project_id: UUID, turn_id: UUID) -> list[dict[str, Any]]:
         """Every attempt at the provider, with the exact body sent: None where something of it was erased."""
         calls: list[dict[str, Any]] = []
         own = {
-            row["position"]: document_text(row["data"])
+            row["position"]: _own_text(project_id, row)
             for row in await self._database.fetch(*statements.SENT_INPUT(**_at(project_id, turn_id)))
         }
-        for call in await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id))):
+        for row in await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id))):
+            call = CALLS_MADE.opened(project_id, row)
             first, last = furthest(call["refs"])
             pieces: dict[int, str | None] = {}
             if last:
                 sent = statements.SENT_PIECES(**_of(project_id, call["thread_id"]), first=first, last=last)
-                pieces = {row["number"]: opened_text(row["data"]) for row in await self._database.fetch(*sent)}
-            calls.append({**call, "body": put_together(opened_texts(call["frames"]), call["refs"], own, pieces)})
+                pieces = {
+                    piece["number"]: PIECES.opened(project_id, piece)["data"]
+                    for piece in await self._database.fetch(*sent)
+                }
+            calls.append({**call, "body": put_together(call["frames"], call["refs"], own, pieces)})
         return calls
 
     async def branches(self, project_id: UUID, thread_id: UUID, page: Page) -> list[BranchRow]:
@@ -529,7 +546,7 @@ class TurnStore:
         else:
             return found
         for row in await self._database.fetch(*asked):
-            found[row["turn_id"]].append(row)
+            found[row["turn_id"]].append(ITEMS.opened(project_id, row))
         return found
 
     async def thread(self, project_id: UUID, address: Address) -> ThreadRow:
@@ -546,7 +563,7 @@ class TurnStore:
         row = await self._database.fetchrow(*found)
         if row is None:
             return await self.thread(project_id, await self._moved(project_id, address))
-        title = opened_text(row["title"]) or row["name"]
+        title = THREADS.opened(project_id, row)["title"] or row["name"]
         return {"id": row["id"], "head_turn_id": row["head_turn_id"], "title": title}
 
     async def responses(self, project_id: UUID, after: UUID | None, limit: int) -> list[TurnRow] | None:
@@ -564,9 +581,10 @@ class TurnStore:
             if row is None:
                 return None
             arrived_at = row["arrived_at"]
-        return await self._database.fetch(
+        found = await self._database.fetch(
             *statements.RESPONSES(project_id=project_id, arrived_at=arrived_at, turn_id=after, limit=limit + 1)
         )
+        return [TURNS.opened(project_id, row) for row in found]
 
     async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[TurnRow], bool]:
         """One page of a thread's turns, and whether more rows follow it.
@@ -577,13 +595,13 @@ class TurnStore:
         descending = page.scan()[1]
         seq = await self._number(project_id, page)
         statement = statements.TURNS_BEFORE if descending else statements.TURNS_AFTER
-        rows = await self._database.fetch(*statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1))
-        return page.cut(rows)
+        found = await self._database.fetch(*statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1))
+        return page.cut([TURNS.opened(project_id, row) for row in found])
 
     async def turns_after(self, project_id: UUID, thread_id: UUID, seq: int, limit: int) -> list[TurnRow]:
         """A thread's turns behind a number, in their order."""
         found = statements.TURNS_AFTER(**_of(project_id, thread_id), seq=seq, limit=limit)
-        return await self._database.fetch(*found)
+        return [TURNS.opened(project_id, row) for row in await self._database.fetch(*found)]
 
     async def first_running(self, project_id: UUID, thread_id: UUID) -> int | None:
         """The number of the first turn of a thread that is in progress."""
@@ -640,6 +658,21 @@ class TurnStore:
             thread_id,
             running["id"] if running else None,
         )
+
+
+def _own_text(project_id: UUID, row: Any) -> str | None:
+    """Return an item's document in the bytes that were sent; None if it cannot be opened."""
+    try:
+        return DOCUMENT.opened_text(
+            at_rest.item_place(project_id, row["turn_id"], row["position"]), "data", row["data"]
+        )
+    except CannotOpen:
+        return None
+
+
+def _piece_at(turn: Closable, piece: Piece) -> Place:
+    assert turn.thread_id is not None
+    return PIECES.at(turn.project_id, turn.thread_id, piece.digest)
 
 
 def _asked(address: Address) -> dict[str, Any]:

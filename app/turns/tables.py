@@ -40,6 +40,7 @@ class Turn(Base):
     """One request to the model with its answer."""
 
     __tablename__ = "turns"
+    __bound_by__ = ("id",)
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
@@ -144,6 +145,7 @@ class Item(Base):
     """One element of a turn's input or output, in the Responses API's own types."""
 
     __tablename__ = "items"
+    __bound_by__ = ("turn_id", "position")
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
@@ -181,6 +183,7 @@ class Call(Base):
     """One HTTP attempt towards the provider."""
 
     __tablename__ = "calls"
+    __bound_by__ = ("turn_id", "attempt")
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
@@ -214,6 +217,7 @@ class SentPiece(Base):
     """What calls of a thread have sent for items of its history: see `turns/pieces.py`."""
 
     __tablename__ = "pieces"
+    __bound_by__ = ("thread_id", "digest")
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

@@ -73,7 +73,7 @@ WITH RECURSIVE branch AS (
             AND (:turns::int IS NULL OR branch.depth < :turns - 1) OFFSET 0
     ) t
 )
-SELECT branch.id AS turn_id, items.type, items.item_id, items.data,
+SELECT branch.id AS turn_id, items.type, items.item_id, items.data, items.position,
     (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
 FROM branch LEFT JOIN LATERAL (
     SELECT type, item_id, data, position FROM items
@@ -113,19 +113,19 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids
 
 -- calls --
 -- Every attempt at the provider for a turn, its body in pieces.
-SELECT c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id, c.error,
+SELECT c.turn_id, c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id, c.error,
     c.started_at, c.finished_at, t.thread_id, t.binding
 FROM calls c JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
 WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = :turn_id ORDER BY c.attempt
 
 -- sent_input --
 -- A turn's input in the very bytes that were sent.
-SELECT position, data::text AS data FROM items
+SELECT turn_id, position, data::text AS data FROM items
 WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id AND origin = 'input'
 
 -- sent_pieces --
 -- Pieces that calls of a thread refer to, as far as they are still there.
-SELECT number, data FROM pieces
+SELECT thread_id, number, digest, data FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
     AND number BETWEEN :first::int AND :last::int AND data IS NOT NULL
 
@@ -152,20 +152,20 @@ SELECT seq FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id
 
 -- items --
 -- The items of turns of one thread.
-SELECT turn_id, origin, type, item_id, data FROM items
+SELECT turn_id, position, origin, type, item_id, data FROM items
 WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
 ORDER BY turn_id, position
 
 -- items_of_many --
 -- The items of turns of many threads.
-SELECT i.turn_id, i.origin, i.type, i.item_id, i.data
+SELECT i.turn_id, i.position, i.origin, i.type, i.item_id, i.data
 FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS wanted (bucket, id)
 JOIN items i ON i.project_id = :project_id AND i.bucket = wanted.bucket AND i.turn_id = wanted.id
 ORDER BY i.turn_id, i.position
 
 -- referenced --
 -- Items by their ids, wherever in the project; those in the thread's own history are `within` it, and come last.
-SELECT i.type, i.item_id, i.data, :thread_id::uuid IS NOT NULL AND t.bucket = :bucket::smallint AND (
+SELECT i.turn_id, i.position, i.type, i.item_id, i.data, :thread_id::uuid IS NOT NULL AND t.bucket = :bucket::smallint AND (
     t.thread_id = :thread_id OR in_history(:project_id, :bucket::smallint, :thread_id, t.id)
 ) AS within
 FROM items i JOIN turns t ON t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id

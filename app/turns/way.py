@@ -26,6 +26,7 @@ from app.errors import DatabaseUnavailable
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import message
+from app.items.unreadable import ContentUnreadable
 from app.items.weights import BYTES_PER_TOKEN, added, tokens
 from app.killable import Killable
 from app.memory.compaction import Compactions, Wanted
@@ -114,6 +115,8 @@ class Way:
             await self._complete(running, answer)
         except ProviderError as error:
             await self._fail(running, error.failure)
+        except ContentUnreadable as error:
+            await self._refuse(running, error)
         except DatabaseUnavailable as error:
             away = {"code": error.code, "message": error.message}
             await self._close(running, running.failed(away, error.status))
@@ -479,6 +482,19 @@ class Way:
         else:
             running.response = shown
         relay.say_last(shown, to_all=running.error is None)
+        await running.recorder.end()
+
+    async def _refuse(self, running: Running, error: ContentUnreadable) -> None:
+        """Close a turn whose history cannot be read whole: the model is not asked."""
+        relay = running.relay
+        has_begun = relay.begun or running.turn.request.background
+        said = {"code": error.code, "message": error.message}
+        kept = await self._close(running, running.failed(said, None if has_begun else error.status))
+        if kept is None:
+            await self._closed_elsewhere(running)
+            return
+        running.error = error
+        relay.say_last(response_object(running.turn, kept.shown(relay.opening)), to_all=False)
         await running.recorder.end()
 
     def _way_of(self, running: Running) -> dict[str, Any]:

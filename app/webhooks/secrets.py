@@ -5,8 +5,8 @@ import binascii
 from uuid import UUID
 
 from app.db.engine import Database
-from app.db.sealed import CannotOpen
 from app.memory.sealed import Sealed
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.vault import Vault
 
 BY_VAULT = "1."
