@@ -183,10 +183,15 @@ def export_threads(
     """Write every thread of a project to a file that `import` takes back."""
     try:
         with replacing(file) as target:
-            count = _transferred(lambda: client.export_file(target, url, key))
+            exported = _transferred(lambda: client.export_file(target, url, key))
     except OSError as error:
         stop(f"Cannot write {file}: {error.strerror}.")
-    echo(f"{count} threads exported to {file}.")
+    echo(f"{exported.count} threads exported to {file}.")
+    if exported.not_whole:
+        stop(
+            f"{len(exported.not_whole)} of them hold contents that cannot be opened, named under 'unreadable': "
+            f"{', '.join(exported.not_whole[:10])}. Their ciphertexts were changed or moved, or a key is missing."
+        )
 
 
 @cli.command("replay")

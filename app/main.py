@@ -247,7 +247,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     purge = Purge(database, names, users, live_ids, event_log, signals, content_keys)
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
-    secrets = Secrets(database, vault, Sealed(key, "secrets of webhooks"))
+    secrets = Secrets(database, vault)
     webhooks = WebhookStore(database, settled)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
     background = (

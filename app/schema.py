@@ -33,7 +33,7 @@ from app.usage import tables as usage
 from app.webhooks import tables as webhooks
 
 TABLES = (
-    cache.CacheKey, projects.Project, projects.ApiKey, projects.ConsoleSession, sealing.DataKey,
+    cache.CacheKey, projects.Project, projects.ApiKey, projects.ConsoleSession, sealing.DataKey, sealing.MasterNodes,
     accounts.Account, trail.UserKey, threads.Thread, threads.ThreadName,
     threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,

@@ -38,6 +38,8 @@ from app.main import connect_provider
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
 from app.provider.models import BadModels, Models
+from app.sealing.ciphertext import CannotOpen
+from app.sealing.content_keys import cleared
 from app.sealing.master import BadMasterKey, Masters, masters
 from app.sealing.vault import Vault
 from app.settings import Connected, Settings
@@ -155,7 +157,10 @@ async def check_master_key(database: Database, at_hand: Masters) -> str:
     Raises:
         CannotServe: not all of them.
     """
-    found = await Vault(database, at_hand).tried()
+    try:
+        found = await Vault(database, at_hand).tried()
+    except CannotOpen as error:
+        raise CannotServe(f"Cannot use the master key: {error}.") from error
     if found.unopened:
         raise CannotServe(
             f"The master key of this host opens {found.opened} of {found.opened + found.unopened} projects' keys. "
@@ -211,6 +216,12 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
         )
         await keys.admit(database, public_key)
         await check_master_key(database, at_hand)
+        for _, name in await cleared(database):
+            echo(
+                f"The project {name} is encrypted, as its audit trail tells, and its row in the table projects says "
+                "otherwise: encrypted_at was changed by hand. Its contents are still written sealed. Set encrypted_at "
+                f"back with 'everthread projects encrypt {name}', and find out who has written to the database."
+            )
         return made
     except keys.NotListed as error:
         raise CannotServe(

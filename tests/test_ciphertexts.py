@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app import schema
 from app.db.base import Base
-from app.sealing import ciphertext
+from app.sealing import ciphertext, opening
 from app.sealing.at_rest import MARK, PLAIN, SALT_BYTES, ContentKey, Sealer
 from app.sealing.ciphertext import CannotOpen, Place
 from app.sealing.columns import (
@@ -28,6 +28,7 @@ from app.sealing.columns import (
     Written,
     rows_of,
 )
+from app.turns import event_log, spool
 
 assert schema.metadata is Base.metadata  # All tables are known.
 
@@ -204,3 +205,17 @@ def test_every_row_with_sealed_columns_is_bound_to_its_key() -> None:
         # A piece's number is given by the statement that inserts it: its digest stands for it.
         assert own - set(rows.bound_by) == ({"number"} if table.name == "pieces" else set())
     assert rows_of(next(model for model in MODELS if model.__tablename__ == "items")).bound_by == ITEMS.bound_by
+
+
+def test_what_lies_outside_of_postgres_opens_for_its_turn_and_purpose_alone() -> None:
+    turn, other = uuid4(), uuid4()
+    batch = event_log._sealed(SEALER, PROJECT, turn, 3, [b"event: a\n\n"])
+    assert opening.content(event_log._place(PROJECT, turn, 3), "events", batch) == b"event: a\n\n"
+    for place, field in (
+        (event_log._place(PROJECT, other, 3), "events"),
+        (event_log._place(PROJECT, turn, 4), "events"),
+        (event_log._place(OTHER, turn, 3), "events"),
+        (spool._place(PROJECT, turn), "closing"),
+    ):
+        with pytest.raises(CannotOpen):
+            opening.content(place, field, batch)

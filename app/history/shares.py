@@ -20,6 +20,8 @@ from app.items.kept import kept_row
 from app.items.unreadable import is_unreadable
 from app.projects.auth import Caller
 from app.projects.tables import Project
+from app.sealing import at_rest
+from app.sealing.columns import rows_of
 from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
@@ -85,10 +87,9 @@ class Shares:
             shared = await threads.get(session, caller.project_id, ById(thread["id"]))
             if shared is None:
                 raise unknown(address)
-            made = insert(Share).values(
-                project_id=caller.project_id, bucket=bucket, id=id_, thread_id=thread["id"], turn_id=turn_id,
-                title=shared.title, token_hash=_hash(secret), expires_at=expires,
-            )  # fmt: skip
+            row_ = {"project_id": caller.project_id, "bucket": bucket, "id": id_, "thread_id": thread["id"]}
+            given = {"turn_id": turn_id, "title": shared.title, "token_hash": _hash(secret), "expires_at": expires}
+            made = insert(Share).values(rows_of(Share).written(at_rest.sealer(), {**row_, **given}))
             row = (await session.execute(made.returning(Share))).scalar_one()
             await append_record(
                 session, caller.actor, caller.project_id, "thread.shared", thread_id=thread["id"], turn_id=turn_id

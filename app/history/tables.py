@@ -43,6 +43,7 @@ class Share(Base):
     """A link that shows a conversation up to a turn, to whoever has it."""
 
     __tablename__ = "shares"
+    __bound_by__ = ("thread_id", "turn_id", "id")
 
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)

@@ -318,7 +318,7 @@ class MemoryStore:
         await self._database.fetchrow(*_found["fail"](**mine, **documents))
 
     async def give_up(self, abandoned: Abandoned) -> None:
-        """Mark a compaction as failed whose worker died and which no worker may make. A later turn requests it again."""
+        """Mark a compaction as failed whose worker died and that no worker may make. A later turn asks for it again."""
         project_id, turn_id, id_ = abandoned["project_id"], abandoned["turn_id"], abandoned["id"]
         error = {"code": "limit_reached", "message": "A limit of the project was reached."}
         said = at_rest.sealer().document(

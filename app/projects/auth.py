@@ -60,8 +60,8 @@ class Grant:
     """The key's own; those of the project's keys, if it has none."""
     session_cache: str | None = None
     """The project's own setting: see `Project.session_cache`."""
-    sealer: Sealer = PLAIN
-    """How the project's contents are written."""
+    sealer: Sealer | None = PLAIN
+    """How the project's contents are written; None where its key is not available."""
     user: str | None = None
     """The end user whose token it is; None for a key."""
     thread_id: UUID | None = None
@@ -176,11 +176,12 @@ class KeyRing:
                 await append_record(session, actor, grant.project_id, "key.used", detail=row["first_use"])
         return grant
 
-    async def _sealer(self, row: Any) -> Sealer:
+    async def _sealer(self, row: Any) -> Sealer | None:
         try:
             return await self._content_keys.sealer_of(row["project_id"], encrypted=row["encrypted"], seals=row["seals"])
         except CannotOpen as error:
-            raise ContentsSealed from error
+            log.error("a project's key is not available", project=ids.project_id(row["project_id"]), why=str(error))
+            return None
 
     def forget(self, project_id: UUID) -> None:
         """Look a project's keys and settings up anew: they have changed. Other workers do so within `CACHE_SECONDS`."""
@@ -218,7 +219,10 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     request.state.most_bytes = None if scope == "admin" else most_bytes
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
-    at_rest.begin_with(grant.sealer)
+    if grant.sealer is not None:
+        at_rest.begin_with(grant.sealer)
+    elif request.scope.get("method") != "DELETE":  # Deleting contents takes no key.
+        raise ContentsSealed
     if not (scope == "admin" and grant.operates):  # Who manages the service goes through all projects.
         wall.begin_for(grant.project_id)
     return caller

@@ -14,14 +14,14 @@ from sqlalchemy.sql import func
 from app.db import ids
 from app.db.engine import Database
 from app.projects import keys
-from app.projects.encryption import KEY_DESTROYED, SOON, destroy_key, encrypt_from_now
+from app.projects.encryption import KEY_DESTROYED, SOON, as_told, destroy_key, encrypt_from_now
 from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
 from app.projects.tables import ApiKey, Project
 from app.sealing import encrypting
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.commands import masters_at_hand
 from app.sealing.content_keys import ContentKeys
-from app.sealing.master import keep
+from app.sealing.master import Masters, file_of, keep
 from app.sealing.vault import Vault
 from app.terminal import DataDir, echo, read_settings, stop, with_database
 from app.trail.records import SERVICE
@@ -211,7 +211,7 @@ def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
             project = await _project(session, name, locked=True)
             if project.key_destroyed_at is not None:
                 stop(KEY_DESTROYED)
-            if project.encrypted_at is None:
+            if not await as_told(session, project) and project.encrypted_at is None:
                 await encrypt_from_now(session, vault, SERVICE, project, wait=SOON)
         content_keys, id_ = ContentKeys(database, vault), project.project_id
         sealer = await content_keys.sealer(id_)
@@ -243,27 +243,40 @@ def destroy_project_key(
     if not yes:
         typer.confirm(f"Nobody will be able to read what {name} holds, ever. Go on?", abort=True)
 
-    async def look(database: Database) -> UUID:
+    async def look(database: Database) -> tuple[UUID, Masters]:
         async with database.session() as session:
             project = await _project(session, name)
             if project.encrypted_at is None or project.archived_at is None:
                 stop(f"{name} must be encrypted and archived first: 'everthread projects revoke {name}' archives it.")
             if project.key_destroyed_at is not None:
                 stop(f"The key of {name} is destroyed already.")
-        # What the root itself has sealed, no changed master key would open.
-        tried = await Vault(database, at_hand).rewrap(but_for=project.project_id)
+        vault = Vault(database, at_hand)
+        try:
+            tried = await vault.tried(but_for=project.project_id)
+        except CannotOpen as error:
+            stop(f"Cannot use the master key: {error}. Nothing was destroyed.")
         if tried.unopened:
             stop(f"{tried.unopened} keys are sealed by a master key that is not here. Nothing was destroyed.")
-        return project.project_id
+        return project.project_id, await vault.unlocked()
 
-    project_id = with_database(look, data_dir)
-    left = at_hand.without(project_id)
+    project_id, whole = with_database(look, data_dir)
+    path = file_of(settings)
+    left = whole.without(project_id)
+    # What comes from the environment has to be short; a file holds any number of nodes.
+    left = Masters(left.current if path is not None else left.current.short(), [each.short() for each in left.former])
+    nodes = [each for each in left.all if each.secret is not None]
+    nodes_path = settings.data_dir / f"master-nodes.{nodes[0].secret_id.hex()}.txt" if nodes else None
     try:
-        path = keep(settings, left)
+        if nodes_path is not None:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+            keep(nodes_path, "".join(f"{each.sealed_nodes.hex()}\n" for each in nodes))
+        if path is not None:
+            keep(path, left.current.written)
     except OSError as error:
         stop(f"The changed master key cannot be written: {error.strerror}. Nothing was destroyed.")
 
     async def destroy(database: Database) -> None:
+        await Vault(database, at_hand).keep_nodes(left)
         async with database.session() as session:
             project = await _project(session, name, locked=True)
             await destroy_key(session, Vault(database, left), SERVICE, project)
@@ -272,7 +285,9 @@ def destroy_project_key(
     echo(f"The key of {name} is destroyed.")
     if path is not None:
         echo(f"The master key in {path} does not open it any more. Delete every copy of what it was before.")
-    else:
+    if nodes_path is not None:
+        echo(f"Keep {nodes_path} with the backups. It is no secret: a restored database needs it, see 'load-nodes'.")
+    if path is None:
         echo(
             "Put this in the place of the master key, delete every copy of what it was before, and restart the service:"
         )

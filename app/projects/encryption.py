@@ -8,9 +8,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.projects.tables import Project
 from app.sealing.vault import Vault
 from app.trail.append import append_record
-from app.trail.records import Actor
+from app.trail.records import Action, Actor
+from app.trail.tables import AuditRecord
 
 KEY_DESTROYED = "The project's key was destroyed: nobody can read what it holds, and it stays archived."
+
+ENCRYPTED: Action = "project.encrypted"
+
+MOST_AFTER_RECORD = timedelta(minutes=1)
+"""How long after its record a project may begin to seal. Anything later is a change by hand: see `content_keys.py`."""
 
 SOON = timedelta(seconds=10)
 """Until contents are written sealed, every worker has looked the project up: see `auth.CACHE_SECONDS`."""
@@ -23,7 +29,24 @@ async def encrypt_from_now(
     await vault.key(session, project.project_id)
     project.encrypted_at = await session.scalar(select(func.now() + wait))
     await session.flush()
-    await append_record(session, actor, project.project_id, "project.encrypted", detail=project.name)
+    await append_record(session, actor, project.project_id, ENCRYPTED, detail=project.name)
+
+
+async def as_told(session: AsyncSession, project: Project) -> bool:
+    """Set `encrypted_at` back to what the audit trail tells, if it was changed by hand. False if it was not.
+
+    Its row is locked.
+    """
+    chain = (AuditRecord.project_id == project.project_id, AuditRecord.chain_id == project.project_id)
+    told = await session.scalar(select(func.min(AuditRecord.at)).where(*chain, AuditRecord.action == ENCRYPTED))
+    if told is None:
+        return False
+    kept = select(Project.encrypted_at <= told + MOST_AFTER_RECORD).where(Project.project_id == project.project_id)
+    if await session.scalar(kept):
+        return False
+    project.encrypted_at = told
+    await session.flush()
+    return True
 
 
 async def destroy_key(session: AsyncSession, vault: Vault, actor: Actor, project: Project) -> None:

@@ -1,9 +1,12 @@
-"""The master key, which seals each project's own key, and is in no database: where it comes from.
+"""The master key, which seals each project's own key and is in no database.
 
-It is the root of a tree of keys, two below each, and a project's own key is sealed by the leaf that the project's id
-leads to. So a master key can be made that opens all projects' keys but one's: from the nodes beside the way to that
-leaf. Where it takes the place of the one before, nobody opens that project's key any more, in no backup either, and all
-backups of the others stay what they are (a puncturable pseudorandom function after Goldreich, Goldwasser and Micali).
+It is the root of a binary tree of keys, and a project's own key is sealed by the leaf that the project's id leads to.
+So there is a master key that opens all projects' keys but one: the nodes beside the path to that leaf. Where it
+replaces the one before, nobody opens that project's key any more, in no backup either, and the backups of the other
+projects stay usable (a puncturable pseudorandom function after Goldreich, Goldwasser and Micali).
+
+The nodes are too many for an environment variable after some destroyed keys. There the master key is a short secret
+that seals them, and the sealed nodes are in the table `master_nodes`.
 """
 
 import hashlib
@@ -11,12 +14,13 @@ import hmac
 import secrets
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from uuid import UUID
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.kept_file import kept, replacing
@@ -26,8 +30,14 @@ KEY_FILE = "master.key"
 ID_BYTES = 8
 COMMAND_SECONDS = 30.0
 
+NONCE_BYTES = 12
+NODES = b"everthread master nodes v1"
+
 LEAF_BITS = 64
 """How deep the tree is. Two of a million projects have one leaf with a chance of 1 in 10^7."""
+
+NODE_BYTES = 1 + LEAF_BITS // 8 + 32
+"""A node among those that are sealed: its depth, its path and its key."""
 
 
 class BadMasterKey(ValueError):
@@ -37,21 +47,27 @@ class BadMasterKey(ValueError):
 @dataclass(frozen=True)
 class Master:
     id: bytes
-    """How the SHA-256 of the root begins."""
+    """The first bytes of the root's SHA-256."""
     nodes: Mapping[str, bytes]
-    """Keys of the tree, each by the way from the root to it, in bits. Whole, it is the root alone."""
+    """Keys of the tree, each by the path from the root to it, in bits. Whole, it is the root alone."""
+    secret: bytes | None = None
+    """What its nodes are sealed with, where they are in the database."""
 
     @classmethod
     def of(cls, written: str) -> "Master":
-        """Raises `BadMasterKey` if it is not a root in hex, nor what `written` makes of some nodes."""
-        id_, _, nodes = written.strip().rpartition(":")
+        """Read a root, some nodes, or a secret that seals nodes. Raises `BadMasterKey` for anything else."""
+        id_, _, rest = written.strip().rpartition(":")
         try:
             if not id_:
-                root = _key(nodes)
+                root = _key(rest)
                 return cls(hashlib.sha256(root).digest()[:ID_BYTES], {"": root})
-            found = dict(node.split("=", 1) for node in nodes.split("/"))
+            if len(id_) != 2 * ID_BYTES:
+                raise ValueError("an id of another length")
+            if "=" not in rest:
+                return cls(bytes.fromhex(id_), {}, _key(rest))
+            found = dict(node.split("=", 1) for node in rest.split("/"))
             if any(set(way) - set("01") or not 0 < len(way) <= LEAF_BITS for way in found):
-                raise ValueError("a way in other digits")
+                raise ValueError("a path in other digits")
             return cls(bytes.fromhex(id_), {way: _key(digits) for way, digits in found.items()})
         except ValueError as error:
             raise BadMasterKey("a master key is 64 hex digits: 'everthread master-key new' makes one") from error
@@ -59,17 +75,48 @@ class Master:
     @property
     def written(self) -> str:
         """The key as text, which `of` reads: a secret."""
+        if self.secret is not None:
+            return f"{self.id.hex()}:{self.secret.hex()}"
         if "" in self.nodes:
             return self.nodes[""].hex()
         return f"{self.id.hex()}:" + "/".join(f"{way}={key.hex()}" for way, key in sorted(self.nodes.items()))
 
     @property
-    def cipher(self) -> AESGCM | None:
-        """What the release before has sealed every project's key with; None where the root is not there."""
-        return AESGCM(self.nodes[""]) if "" in self.nodes else None
+    def secret_id(self) -> bytes:
+        """What the sealed nodes are found by."""
+        assert self.secret is not None
+        return hashlib.sha256(b"id of a secret" + self.secret).digest()[:ID_BYTES]
+
+    def short(self) -> "Master":
+        """Return the same master key with a new secret. Its nodes have to be kept as `sealed_nodes`."""
+        return Master(self.id, self.nodes, secrets.token_bytes(32))
+
+    @property
+    def sealed_nodes(self) -> bytes:
+        assert self.secret is not None
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        nodes = b"".join(
+            bytes([len(way)]) + int(way.ljust(LEAF_BITS, "0"), 2).to_bytes(LEAF_BITS // 8, "big") + key
+            for way, key in sorted(self.nodes.items())
+        )
+        return nonce + AESGCM(self.secret).encrypt(nonce, nodes, NODES + self.id)
+
+    def with_nodes(self, sealed: bytes) -> "Master":
+        """Return the master key with its nodes. Raises `BadMasterKey` if they were sealed with another secret."""
+        assert self.secret is not None
+        try:
+            found = AESGCM(self.secret).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], NODES + self.id)
+        except (InvalidTag, ValueError) as error:
+            raise BadMasterKey("the nodes of the master key were changed, or belong to another secret") from error
+        nodes: dict[str, bytes] = {}
+        for start in range(0, len(found), NODE_BYTES):
+            depth, way = found[start], int.from_bytes(found[start + 1 : start + 1 + LEAF_BITS // 8], "big")
+            key = found[start + 1 + LEAF_BITS // 8 : start + NODE_BYTES]
+            nodes[f"{way:0{LEAF_BITS}b}"[:depth]] = key
+        return Master(self.id, nodes, self.secret)
 
     def cipher_of(self, project_id: UUID) -> AESGCM | None:
-        """What a project's key is sealed with; None where this master key opens it no more."""
+        """Return what a project's key is sealed with; None where this master key opens it no more."""
         leaf = _way(project_id)
         for depth in range(LEAF_BITS + 1):
             if (key := self.nodes.get(leaf[:depth])) is not None:
@@ -77,7 +124,7 @@ class Master:
         return None
 
     def without(self, project_id: UUID) -> "Master":
-        """A master key that opens what this one opens, but for this project's key."""
+        """Return a master key that opens what this one opens, except this project's key."""
         leaf = _way(project_id)
         kept: dict[str, bytes] = {}
         for way, key in self.nodes.items():
@@ -97,12 +144,19 @@ class Masters:
     current: Master
     former: Sequence[Master] = ()
 
+    @property
+    def all(self) -> Sequence[Master]:
+        return (self.current, *self.former)
+
+    def each(self, change: Callable[[Master], Master]) -> "Masters":
+        return Masters(change(self.current), [change(each) for each in self.former])
+
     def without(self, project_id: UUID) -> "Masters":
-        """Master keys that open what these open, but for a project's key."""
-        return Masters(self.current.without(project_id), [each.without(project_id) for each in self.former])
+        """Return master keys that open what these open, except a project's key."""
+        return self.each(lambda master: master.without(project_id))
 
     def by_id(self, id_: bytes) -> Master | None:
-        return next((each for each in (self.current, *self.former) if each.id == id_), None)
+        return next((each for each in self.all if each.id == id_), None)
 
 
 def new_master_key() -> str:
@@ -159,19 +213,17 @@ def masters(settings: Settings, *, make: bool = True) -> Masters:
     return Masters(Master.of(digits), [Master.of(each) for each in former.split(",") if each.strip()])
 
 
-def keep(settings: Settings, at_hand: Masters) -> Path | None:
-    """Have a changed master key in the file that it came from. None where it came from no file: it is for the caller
-    to put in its place.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+def file_of(settings: Settings) -> Path | None:
+    """Return the file that the master key is in; None where it comes from the environment or from a command."""
     if settings.master_key is not None or settings.master_key_command is not None:
         return None
-    path = settings.master_key_file or settings.data_dir / KEY_FILE
+    return settings.master_key_file or settings.data_dir / KEY_FILE
+
+
+def keep(path: Path, content: str) -> None:
+    """Write a secret to a file. Raises `OSError`."""
     with replacing(path, mode=0o600) as file:
-        file.write(at_hand.current.written.encode())
-    return path
+        file.write(content.encode())
 
 
 def _read(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Projects' own keys, each sealed by the service's master key."""
+"""Projects' own keys, each sealed by the service's master key; and the sealed nodes of a master key that is short."""
 
 from datetime import datetime
 from uuid import UUID
@@ -23,3 +23,14 @@ class DataKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (CheckConstraint("number >= 1", name="number"),)
+
+
+class MasterNodes(Base):
+    """The nodes of a master key, sealed with the secret that is in the environment: see `master.py`."""
+
+    __tablename__ = "master_nodes"
+
+    secret_id: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    """Of which secret: the first bytes of a digest of it."""
+    nodes: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

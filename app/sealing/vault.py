@@ -1,4 +1,4 @@
-"""What is sealed for a project: by a key of the project's own, which the master key seals (AES-256-GCM, both)."""
+"""Values sealed for a project with a key of its own, which the master key seals (AES-256-GCM, both)."""
 
 import secrets
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import wall
 from app.db.engine import Database
 from app.sealing.ciphertext import CannotOpen
-from app.sealing.master import Masters
-from app.sealing.tables import DataKey
+from app.sealing.master import BadMasterKey, Master, Masters
+from app.sealing.tables import DataKey, MasterNodes
 
 log = structlog.get_logger()
 
@@ -25,12 +25,8 @@ NUMBER_BYTES = 2
 NONCE_BYTES = 12
 HEAD_BYTES = len(FORM) + NUMBER_BYTES + NONCE_BYTES
 
-WRAPPED = b"\x02"
-"""What a project's key begins with that the project's leaf of the master key has sealed; the release before sealed by
-the root, and wrote nothing before it."""
-WRAPPED_BYTES = len(WRAPPED) + NONCE_BYTES + 32 + 16
-
 KEY = "SELECT master_id, wrapped FROM data_keys WHERE project_id = $1 AND number = $2"
+NODES = "SELECT nodes FROM master_nodes WHERE secret_id = $1"
 KEYS = "SELECT number, master_id, wrapped FROM data_keys WHERE project_id = $1 ORDER BY number"
 
 
@@ -50,6 +46,45 @@ class Vault:
         self._masters = masters
         self._keys: dict[tuple[UUID, int], bytes] = {}
 
+    async def unlocked(self) -> Masters:
+        """Return the master keys, with the nodes of those that are short.
+
+        Raises:
+            CannotOpen: the nodes of one are not in this database.
+        """
+        masters = self._masters
+        if all(each.nodes for each in masters.all):
+            return masters
+        found: dict[bytes, Master] = {}
+        for each in masters.all:
+            found[each.id] = each if each.nodes else await self._with_nodes(each)
+        self._masters = masters.each(lambda master: found[master.id])
+        return self._masters
+
+    async def _with_nodes(self, master: Master) -> Master:
+        with wall.across_projects():
+            nodes = await self._database.fetchval(NODES, master.secret_id)
+        if nodes is None:
+            raise CannotOpen(
+                f"the nodes of master key {master.id.hex()} are not in this database: load the file that "
+                "'everthread projects destroy-key' has written, with 'everthread master-key load-nodes'"
+            )
+        try:
+            return master.with_nodes(nodes)
+        except BadMasterKey as error:
+            raise CannotOpen(str(error)) from error
+
+    async def keep_nodes(self, short: Masters) -> None:
+        """Write the nodes of short master keys to the database. Those of former secrets go, except the present ones,
+        which are in use until the service is restarted."""
+        used = [each.secret_id for each in (*short.all, *self._masters.all) if each.secret is not None]
+        async with self._database.session() as session:
+            await session.execute(delete(MasterNodes).where(MasterNodes.secret_id.not_in(used)))
+            for each in short.all:
+                if each.secret is not None:
+                    values = {"secret_id": each.secret_id, "nodes": each.sealed_nodes}
+                    await session.execute(insert(MasterNodes).values(values).on_conflict_do_nothing())
+
     async def seal(self, session: AsyncSession, project_id: UUID, purpose: str, content: bytes) -> bytes:
         """Seal a content for a project. It opens for the same project and purpose alone.
 
@@ -67,6 +102,7 @@ class Vault:
         Raises:
             CannotOpen: it was sealed by a master key that is not here.
         """
+        await self.unlocked()
         newest = select(DataKey).where(DataKey.project_id == project_id).order_by(DataKey.number.desc()).limit(1)
         row = (await session.scalars(newest)).one_or_none()
         if row is None:
@@ -80,7 +116,8 @@ class Vault:
         Raises:
             CannotOpen: one was sealed by a master key that is not here.
         """
-        with wall.across_projects():  # Whoever meets something sealed has them looked up.
+        await self.unlocked()
+        with wall.across_projects():
             rows = await self._database.fetch(KEYS, project_id)
         return [
             (row["number"], self._opened(project_id, row["number"], row["master_id"], row["wrapped"])) for row in rows
@@ -100,6 +137,7 @@ class Vault:
             row = await self._database.fetchrow(KEY, project_id, number)
             if row is None:
                 raise CannotOpen("the key that it was sealed with is gone")
+            await self.unlocked()
             key = self._opened(project_id, number, row["master_id"], row["wrapped"])
         nonce = sealed[len(FORM) + NUMBER_BYTES : HEAD_BYTES]
         try:
@@ -107,31 +145,41 @@ class Vault:
         except InvalidTag as error:
             raise CannotOpen("it was changed, or sealed for something else") from error
 
-    async def tried(self) -> Tried:
-        """Try every project's key."""
+    async def tried(self, *, but_for: UUID | None = None) -> Tried:
+        """Try every project's key.
+
+        Args:
+            but_for: a project whose key is not looked at.
+
+        Raises:
+            CannotOpen: the nodes of a master key are not in this database.
+        """
+        await self.unlocked()
         opened = by_former = unopened = 0
         async with self._database.session() as session:
             for row in await session.scalars(select(DataKey)):
+                if row.project_id == but_for:
+                    continue
                 try:
                     self._opened(row.project_id, row.number, row.master_id, row.wrapped)
                 except CannotOpen:
                     unopened += 1
                     continue
                 opened += 1
-                by_former += not self._is_current(row)
+                by_former += row.master_id != self._masters.current.id
         return Tried(opened, by_former, unopened)
 
-    async def rewrap(self, *, but_for: UUID | None = None) -> Tried:
-        """Seal every project's key by the current master key. Services that have both go on meanwhile.
+    async def rewrap(self) -> Tried:
+        """Seal every project's key by the current master key. Services that have both run on meanwhile.
 
-        Args:
-            but_for: a project whose key is not looked at.
+        Raises:
+            CannotOpen: the nodes of a master key are not in this database.
         """
+        await self.unlocked()
         opened = by_former = unopened = 0
         async with self._database.session() as session:
-            others = select(DataKey) if but_for is None else select(DataKey).where(DataKey.project_id != but_for)
-            for row in (await session.scalars(others.with_for_update())).all():
-                if self._is_current(row):
+            for row in (await session.scalars(select(DataKey).with_for_update())).all():
+                if row.master_id == self._masters.current.id:
                     opened += 1
                     continue
                 try:
@@ -152,16 +200,13 @@ class Vault:
         for number in await session.scalars(gone):
             self._keys.pop((project_id, number), None)
 
-    def _is_current(self, row: DataKey) -> bool:
-        return row.master_id == self._masters.current.id and _by_leaf(row.wrapped)
-
     def _new(self, project_id: UUID, number: int) -> dict[str, Any]:
         return self._wrapped(project_id, number, AESGCM.generate_key(256))
 
     def _wrapped(self, project_id: UUID, number: int, key: bytes) -> dict[str, Any]:
         master, nonce = self._masters.current, secrets.token_bytes(NONCE_BYTES)
         cipher = _found(master.cipher_of(project_id))
-        wrapped = WRAPPED + nonce + cipher.encrypt(nonce, key, _key_bound(project_id, number))
+        wrapped = nonce + cipher.encrypt(nonce, key, _key_bound(project_id, number))
         return {"project_id": project_id, "number": number, "master_id": master.id, "wrapped": wrapped}
 
     def _opened(self, project_id: UUID, number: int, master_id: bytes, wrapped: bytes) -> bytes:
@@ -174,18 +219,11 @@ class Vault:
         master = self._masters.by_id(master_id)
         if master is None:
             raise CannotOpen("the master key that sealed the project's key is not here")
-        if _by_leaf(wrapped):
-            cipher, sealed = _found(master.cipher_of(project_id)), wrapped[len(WRAPPED) :]
-        else:
-            cipher, sealed = _found(master.cipher), wrapped
+        cipher = _found(master.cipher_of(project_id))
         try:
-            return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _key_bound(project_id, number))
+            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], _key_bound(project_id, number))
         except InvalidTag as error:
             raise CannotOpen("the project's key was changed, or is another project's") from error
-
-
-def _by_leaf(wrapped: bytes) -> bool:
-    return len(wrapped) == WRAPPED_BYTES and wrapped.startswith(WRAPPED)
 
 
 def _found(cipher: AESGCM | None) -> AESGCM:

@@ -1,7 +1,7 @@
 """`everthread import` and `everthread export`: files of threads, through a running service's API."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -91,9 +91,16 @@ def _entries(path: Path) -> list[Entry]:
         raise CannotTransfer(f"{path} cannot be read: {error}.") from error
 
 
-def export_file(target: BinaryIO, url: str, key: str) -> int:
-    """Write every thread of the key's project as a line of JSON, oldest first. Returns how many there are."""
-    count = 0
+@dataclass(slots=True)
+class Exported:
+    count: int = 0
+    not_whole: list[str] = field(default_factory=list)
+    """The threads that hold contents which cannot be opened."""
+
+
+def export_file(target: BinaryIO, url: str, key: str) -> Exported:
+    """Write every thread of the key's project as a line of JSON, oldest first."""
+    exported = Exported()
     with connect(url, key) as client, _progress() as progress:
         task = progress.add_task("Exporting", total=None)
         for thread_id in _thread_ids(client):
@@ -102,9 +109,11 @@ def export_file(target: BinaryIO, url: str, key: str) -> int:
                 continue  # It was deleted meanwhile.
             _check(answer, f"thread {thread_id}")
             target.write(answer.content.strip() + b"\n")
-            count += 1
-            progress.update(task, completed=count)
-    return count
+            exported.count += 1
+            if "unreadable" in answer.json():
+                exported.not_whole.append(thread_id)
+            progress.update(task, completed=exported.count)
+    return exported
 
 
 def _send(client: httpx2.Client, thread: dict[str, Any]) -> tuple[int, str | None]:

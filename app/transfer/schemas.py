@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from app.bodies import WHOLE, Body, ListOf
 from app.db import ids
@@ -105,6 +105,15 @@ class ThreadRecord(Body):
     turns: ListOf[TurnRecord]
     compactions: ListOf[CompactionRecord] = Field(default_factory=list)
     shares: ListOf[ShareRecord] = Field(default_factory=list)
+    unreadable: ListOf[str] = Field(default_factory=list)
+    """The parts that could not be opened when the thread was exported. Such a record is not imported."""
+
+    @field_validator("unreadable")
+    @classmethod
+    def _is_whole(cls, value: list[str]) -> list[str]:
+        if value:
+            raise ValueError("this export is not whole: what is named here could not be opened when it was made")
+        return value
 
 
 def thread_uuid(value: str) -> UUID:

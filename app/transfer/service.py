@@ -46,12 +46,15 @@ class Transfer:
             ended = (*here, or_(Turn.thread_id == thread.id, Turn.id.in_(shared)), Turn.status != "in_progress")
             turns = (await session.scalars(select(Turn).where(*ended).order_by(Turn.seq))).all()
             items: dict[UUID, list[dict[str, Any]]] = {turn.id: [] for turn in turns}
+            unreadable = {turn.id: list(turn.unreadable) for turn in turns}
             of_turns = (
                 Item.project_id == caller.project_id,
                 Item.bucket == thread.bucket,
                 Item.turn_id.in_(select(Turn.id).where(*ended)),
             )
             for item in await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position)):
+                if item.unreadable:
+                    unreadable[item.turn_id].append(f"items[{len(items[item.turn_id])}].data")
                 items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
             compactions = select(Compaction).where(
                 Compaction.project_id == caller.project_id,
@@ -65,6 +68,12 @@ class Transfer:
             )
             shares = (await session.scalars(links.order_by(Share.id))).all()
             await threads.record_change(session, caller.actor, thread, "thread.exported")
+        parts = [
+            *thread.unreadable,
+            *(f"turns[{n}].{name}" for n, turn in enumerate(turns) for name in unreadable[turn.id]),
+            *(f"compactions[{n}].{name}" for n, each in enumerate(compacted) for name in each.unreadable),
+            *(f"shares[{n}].{name}" for n, each in enumerate(shares) for name in each.unreadable),
+        ]
         return {
             "format": FORMAT,
             "id": ids.thread_id(thread.id),
@@ -80,6 +89,7 @@ class Transfer:
             "turns": [_exported(turn, items[turn.id]) for turn in turns],
             "compactions": [_exported_compaction(each) for each in compacted],
             "shares": [_exported_share(each) for each in shares],
+            **({"unreadable": parts} if parts else {}),
         }
 
     async def take(self, caller: Caller, given: ThreadRecord) -> tuple[ThreadObject, bool]:
