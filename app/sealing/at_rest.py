@@ -103,7 +103,9 @@ class Sealer:
         return " ".join([written, *self.words(said)])
 
     def texts(self, place: Place, field: str, said: Iterable[str]) -> list[str]:
-        return [self.text(place, field, each) or "" for each in said]
+        if self.key is None:
+            return [ESCAPE + each if each.startswith(ESCAPE) else each for each in said]
+        return [MARK + self.key.seal(place, field, each.encode()) for each in said]
 
     def document(self, place: Place, field: str, text: str | None) -> str | None:
         """Return a JSON document, given as text."""

@@ -26,7 +26,7 @@ from app.errors import Conflict, DatabaseUnavailable, NotFound
 from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
 from app.sealing import at_rest
-from app.sealing.ciphertext import CannotOpen, Place
+from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
 from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
 from app.threads.names import Names
@@ -289,7 +289,7 @@ class TurnStore:
                 refs=[ref for call in calls for ref in call.body.refs],
                 piece_digests=[piece.digest for piece in closing.pieces],
                 piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
-                piece_data=[seal.text(_piece_at(turn, piece), "data", piece.data) for piece in closing.pieces],
+                piece_data=[_piece_data(turn, piece) for piece in closing.pieces],
                 dropped=[call.dropped_items for call in calls],
                 statuses=[call.status for call in calls],
                 response_ids=[call.response_id for call in calls],
@@ -670,9 +670,11 @@ def _own_text(project_id: UUID, row: Any) -> str | None:
         return None
 
 
-def _piece_at(turn: Closable, piece: Piece) -> Place:
+def _piece_data(turn: Closable, piece: Piece) -> str | None:
+    if turn.sealer.key is None:
+        return piece.data  # JSON: it begins with no control character.
     assert turn.thread_id is not None
-    return PIECES.at(turn.project_id, turn.thread_id, piece.digest)
+    return turn.sealer.text(PIECES.at(turn.project_id, turn.thread_id, piece.digest), "data", piece.data)
 
 
 def _asked(address: Address) -> dict[str, Any]:
