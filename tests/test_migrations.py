@@ -28,6 +28,7 @@ TABLES = {
     "feedback",
     "items",
     "learnt_models",
+    "master_nodes",
     "pieces",
     "projects",
     "provider_deletions",
@@ -110,11 +111,12 @@ def test_every_key_and_reference_begins_with_the_project(database_url: str) -> N
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype IN ('p', 'f')""",
     )
     others = {(key["name"], key["first"]) for key in keys} - {(key["name"], "project_id") for key in keys}
-    # The seal of what Redis holds is every project's, and so are the keys of hosts, and what is known of releases and
-    # models.
+    # The seal of what Redis holds is every project's, and so are the keys of hosts, the nodes of the master key, and
+    # what is known of releases and models.
     assert others == {
         ("alembic_version", "version_num"), ("cache_keys", "id"), ("audit_keys", "public_key"),
         ("served_revisions", "revision"), ("learnt_models", "binding"),
+        ("master_nodes", "secret_id"),
     }  # fmt: skip
 
 
