@@ -49,6 +49,11 @@ from app.terminal import echo
 EMULATOR_SECONDS = 20.0
 REDIS_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
+
+WORKER_SECONDS = 60
+"""How long a worker process may take to start, or to answer the supervisor, before another takes its place. Uvicorn's
+default of 5 s is less than a start takes on a busy machine: its workers were replaced before they were ready."""
+
 EMULATOR_PATH = "/compatible-mode/v1"
 
 
@@ -89,6 +94,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             timeout_graceful_shutdown=int(settings.drain_seconds) + 5,
             backlog=2048,
             timeout_keep_alive=75,  # Longer than clients and load balancers keep theirs.
+            timeout_worker_healthcheck=WORKER_SECONDS,
         )
         server = Server(config, settings.drain_seconds)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
