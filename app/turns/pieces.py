@@ -44,27 +44,28 @@ class Body:
 def put_together(
     frames: Sequence[str] | None, refs: Sequence[int], own: Mapping[int, str | None], pieces: Mapping[int, str | None]
 ) -> str | None:
-    """A body from its pieces: nothing but concatenation. None where something of it was erased.
+    """A body from its pieces: nothing but concatenation. None where something of it was erased, or the row was changed.
 
     Args:
         own: the turn's own input, by position; `pieces` those of its thread, by number.
     """
-    if frames is None:
+    if frames is None or len(refs) != 2 * (len(frames) - 1):
         return None
     parts = [frames[0]]
     for place, frame in enumerate(frames[1:]):
         first, last = refs[2 * place], refs[2 * place + 1]
-        found = [own.get(last)] if first == OWN_INPUT else [pieces.get(n) for n in range(first, last + 1)]
-        if None in found:
-            return None
-        parts += [part for part in found if part is not None]
+        for number in (last,) if first == OWN_INPUT else range(first, last + 1):
+            part = own.get(number) if first == OWN_INPUT else pieces.get(number)
+            if part is None:
+                return None
+            parts.append(part)
         parts.append(frame)
     return "".join(parts)
 
 
 def furthest(refs: Sequence[int]) -> tuple[int, int]:
     """The range of pieces that a body refers to; (0, 0) for none."""
-    ranges = [(first, last) for first, last in zip(refs[::2], refs[1::2], strict=True) if first != OWN_INPUT]
+    ranges = [(first, last) for first, last in zip(refs[::2], refs[1::2], strict=False) if first != OWN_INPUT]
     return (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else (0, 0)
 
 
