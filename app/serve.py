@@ -50,7 +50,7 @@ EMULATOR_SECONDS = 20.0
 REDIS_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
 
-WORKER_SECONDS = 60
+WORKER_SECONDS = 30
 """How long a worker process may take to start, or to answer the supervisor, before another takes its place. Uvicorn's
 default of 5 s is less than a start takes on a busy machine: its workers were replaced before they were ready."""
 

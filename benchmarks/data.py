@@ -68,7 +68,7 @@ FROM head WHERE th.project_id = $1 AND th.id = head.thread_id
 
 # By the function: it is what makes the chain.
 RECORDS = """
-SELECT count(append_records_v1($1, bucket_of(chain.id), chain.id, NULL, chain.key_id, '127.0.0.1',
+SELECT count(append_records_v2($1, bucket_of(chain.id), chain.id, NULL, chain.key_id, '127.0.0.1',
     array_fill('thread.changed'::text, ARRAY[$4::int]), array_fill(NULL::uuid, ARRAY[$4::int]),
     array_fill('title'::text, ARRAY[$4::int]), array_fill(NULL::bytea, ARRAY[$4::int])))
 FROM (SELECT uuidv7() AS id, uuidv7() AS key_id FROM generate_series($2::int, $3::int) AS c) AS chain

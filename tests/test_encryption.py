@@ -43,6 +43,7 @@ PLAIN_COLUMNS = {
     "api_keys.key_hash": "a digest of random bits",
     "api_keys.limits": "how the project is set up",
     "api_keys.name": "how the project is set up",
+    "api_keys.salt": "of digests of how the project is set up",
     "api_keys.scopes": "how the project is set up",
     "audit_checkpoints.public_key": "the proof",
     "audit_checkpoints.root": "the proof",
@@ -83,6 +84,7 @@ PLAIN_COLUMNS = {
     "learnt_models.model": "of no project",
     "pieces.sources": "ids",
     "projects.name": "how the project is set up",
+    "projects.salt": "of digests of how the project is set up",
     "projects.session_cache": "how the project is set up",
     "projects.settings": "how the project is set up",
     "projects.trail_key": "names addresses in the trail; no contents",
@@ -104,6 +106,7 @@ PLAIN_COLUMNS = {
     "turns.continuation": "how a turn came to the model",
     "turns.idempotency_key": "what a repeated request is told by",
     "turns.ignored": "names of fields",
+    "turns.left_salt": "of digests that no contents are in",
     "turns.model": "which model",
     "turns.pace": "numbers: when how many characters came",
     "turns.response_id": "the provider's id",
@@ -140,9 +143,9 @@ def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_rea
     assert holding - {"calls.refs"} == set(PLAIN_COLUMNS)
     assert sealed_ == {
         "calls.error", "calls.frames", "compactions.calls", "compactions.error", "compactions.salt", "compactions.text",
-        "feedback.comment", "items.data", "pieces.data", "pieces.digest", "shares.title", "threads.metadata",
-        "threads.salt", "threads.title", "turns.body_hash", "turns.error", "turns.incomplete_details", "turns.metadata",
-        "turns.params", "turns.response", "turns.salt",
+        "feedback.comment", "feedback.salt", "items.data", "pieces.data", "pieces.digest", "shares.salt",
+        "shares.title", "threads.metadata", "threads.salt", "threads.title", "turns.body_hash", "turns.error",
+        "turns.incomplete_details", "turns.metadata", "turns.params", "turns.response", "turns.salt",
     }  # fmt: skip
 
 

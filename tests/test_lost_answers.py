@@ -11,8 +11,8 @@ from tests.databases import migrate_now
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 
-OPENS = "open_turn_v2"
-CLOSES = "close_turn_v2"
+OPENS = "open_turn_v3"
+CLOSES = "close_turn_v3"
 LEAVES_QUEUE = "DELETE FROM waiters"
 TAKES_OVER = "SET worker_id ="
 

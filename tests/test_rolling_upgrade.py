@@ -34,7 +34,7 @@ def upgrade() -> None:
     op.execute("ALTER TABLE turns ADD COLUMN mood text")
     op.execute("""
         DO $$ BEGIN
-            EXECUTE replace(pg_get_functiondef('close_turn_v2'::regproc), 'close_turn_v2', 'close_turn_v3');
+            EXECUTE replace(pg_get_functiondef('close_turn_v3'::regproc), 'close_turn_v3', 'close_turn_v4');
         END $$
     """)
     with op.get_context().autocommit_block():
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP FUNCTION close_turn_v3")
+    op.execute("DROP FUNCTION close_turn_v4")
     op.execute("ALTER TABLE turns DROP COLUMN mood")
 '''
 
@@ -56,8 +56,8 @@ def next_release(directory: Path, *, serves: bool = True) -> Path:
     (directory / "migrations" / "versions" / "next.py").write_text(made)
     changed = 0
     for path in (directory / "app" / "turns").rglob("*.*"):
-        if path.suffix in (".py", ".sql") and "close_turn_v2" in (said := path.read_text()):
-            path.write_text(said.replace("close_turn_v2", "close_turn_v3"))
+        if path.suffix in (".py", ".sql") and "close_turn_v3" in (said := path.read_text()):
+            path.write_text(said.replace("close_turn_v3", "close_turn_v4"))
             changed += 1
     assert changed
     return directory

@@ -47,7 +47,7 @@ def _statements(proxy: Proxy) -> int:
     up from time to time, while turns go on: whether there are webhooks, a key, a project's accounts, the users of the
     threads that are listened to, what was learnt of models, how turns have gone."""
     return sum(
-        any(name in statement for name in (*metadata.tables, "open_turn_v2", "close_turn_v2"))
+        any(name in statement for name in (*metadata.tables, "open_turn_v3", "close_turn_v3"))
         and not any(
             apart in statement
             for apart in (

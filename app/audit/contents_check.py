@@ -1,4 +1,4 @@
-"""Whether threads, turns and calls still hold what their audit records say of them.
+"""Comparison of threads, turns, calls, feedback, shares, keys and projects with what their audit records claim.
 
 A content that is gone must have a record that says so: of its deletion, or of its purge.
 """
@@ -9,14 +9,17 @@ from uuid import UUID
 
 import asyncpg
 
+from app.audit import compared as read
+from app.audit.claims import Claim, ProjectClaims, ThreadClaims
 from app.audit.rows import RecordRow
 from app.db import ids
 from app.db.engine import Database
+from app.history.tables import Feedback, Share
 from app.memory.tables import Compaction
 from app.sealing import opening
 from app.sealing.at_rest import item_place
 from app.sealing.ciphertext import CannotOpen, Place
-from app.sealing.columns import rows_of
+from app.sealing.columns import Rows, rows_of
 from app.threads.tables import Thread
 from app.trail import contents
 from app.turns.pieces import furthest, put_together
@@ -24,241 +27,207 @@ from app.turns.tables import Call, SentPiece, Turn
 
 TURNS_MADE, CALLS_MADE, PIECES_SENT = map(rows_of, (Turn, Call, SentPiece))
 THREADS_NOW, COMPACTIONS = rows_of(Thread), rows_of(Compaction)
+BESIDE: dict[contents.Kind, Rows] = {"feedback": rows_of(Feedback), "share": rows_of(Share)}
+"""The rows that are kept beside the turns of a thread."""
 
 Found = tuple[str, str]
 Row = dict[str, Any]
+Calls = dict[tuple[UUID, str], dict[str, Any]]
 
 TURNS_AT_ONCE = 1000
+TRIES = 4
+"""How often a content is looked at that changes while the trail is read."""
 
-OPENING = ("turn.opened", "items.added")
-GONE = ("turn.deleted", "turn.purged", "item.deleted")
-THREAD_GONE = ("thread.deleted", "thread.purged")
-THREAD_SAID = ("thread.created", "thread.changed", "thread.imported")
-
-# A chain's turns lie in its bucket.
-TURNS = """
-SELECT t.id, t.salt, t.model, t.params::text AS params, t.metadata, t.status, t.continuation,
-    t.response::text AS response, t.usage::text AS usage, t.error::text AS error,
-    t.incomplete_details::text AS incomplete_details, t.binding, t.response_id, t.pace::text AS pace,
-    c.id AS compaction_id, c.salt AS compaction_salt, c.text AS compaction, c.calls::text AS compaction_calls,
-    c.usage::text AS compaction_usage, (
-        SELECT array_agg(ARRAY[i.origin, i.item_id, i.data::text, i.position::text] ORDER BY i.position) FROM items i
-        WHERE i.project_id = $1 AND i.bucket = t.bucket AND i.turn_id = t.id
-    ) AS items
-FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
-JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted.id
-LEFT JOIN compactions c ON c.project_id = $1 AND c.bucket = t.bucket AND c.turn_id = t.id AND c.status = 'ready'
-"""
-
-CALLS = """
-SELECT c.turn_id, c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id,
-    c.error::text AS error, t.thread_id
-FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
-JOIN calls c ON c.project_id = $1 AND c.bucket = wanted.bucket AND c.turn_id = wanted.id
-JOIN turns t ON t.project_id = $1 AND t.bucket = wanted.bucket AND t.id = wanted.id
-"""
-
-PIECES = """
-SELECT p.thread_id, p.number, p.digest, p.data FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
-JOIN pieces p ON p.project_id = $1 AND p.bucket = wanted.bucket AND p.thread_id = wanted.id
-WHERE p.data IS NOT NULL
-"""
-
-THREADS = """
-SELECT th.id, th.salt, th.name, th.title, th.user_id, th.metadata, th.archived_at
-FROM unnest($2::smallint[], $3::uuid[]) AS wanted (bucket, id)
-JOIN threads th ON th.project_id = $1 AND th.bucket = wanted.bucket AND th.id = wanted.id
-"""
-
-# What was said since, of chains that change while they are looked at.
-SINCE = """
-SELECT chain_id, seq, action, turn_id, content, detail FROM audit_records
-WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq > $4 ORDER BY seq
-"""
-
-# A turn without the records that it must have was written past the service, or its records were removed.
-UNTOLD = """
-SELECT t.thread_id, t.id, o.turn_id IS NULL AS unopened FROM turns t
-LEFT JOIN audit_records o ON o.project_id = $1 AND o.bucket = t.bucket AND o.turn_id = t.id
-    AND o.action IN ('turn.opened', 'items.added', 'turn.imported')
-LEFT JOIN audit_records c ON c.project_id = $1 AND c.bucket = t.bucket AND c.turn_id = t.id
-    AND c.action IN ('turn.closed', 'items.added', 'turn.imported')
-WHERE t.project_id = $1 AND ($2::uuid IS NULL OR t.thread_id = $2) AND t.salt IS NOT NULL
-    AND (o.turn_id IS NULL OR (c.turn_id IS NULL AND t.status <> 'in_progress'))
-ORDER BY t.id LIMIT 10
-"""
+ITEM_FIELDS = ("item_positions", "item_origins", "item_types", "item_ids", "item_data")
 
 
 def _at(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:
-    """Ids with their buckets, as the statements take them."""
+    """Return ids with their buckets, as the statements take them."""
     return [ids.bucket_of(id_) for id_ in found], list(found)
-
-
-class Chain:
-    """What the records of one chain say, the last word for each content."""
-
-    def __init__(self, id_: UUID) -> None:
-        self.id = id_
-        self.seq = 0
-        self.said: dict[UUID, dict[str, tuple[int, bytes]]] = {}
-        """By turn and kind of content: the record's number, and the digest."""
-        self.thread: tuple[int, bytes] | None = None
-        self.gone: set[UUID] = set()
-        self.lost_compactions = False
-        """Calls that had sent one of them cannot be put together any more."""
-        self.deleted = False
-
-    def take(self, row: Any) -> None:
-        self.seq = row["seq"]
-        action, turn_id, content = row["action"], row["turn_id"], row["content"]
-        if action in THREAD_GONE:
-            # What its forks have taken over of it is in their hands now, and not looked at.
-            self.deleted = True
-            self.said.clear()
-        elif action in GONE:
-            self.gone.add(turn_id)
-        elif action == "compaction.deleted":
-            self.lost_compactions = True
-            self.said.get(turn_id, {}).pop("compaction.made", None)
-        elif content is not None and action in THREAD_SAID:
-            self.thread = (self.seq, content)
-            self.deleted = False
-        elif content is not None and turn_id is not None:
-            kind = "opened" if action in OPENING else action.removeprefix("turn.")
-            if kind == "called":
-                kind = f"call {row['detail'].partition(' ')[0]}"
-            self.said.setdefault(turn_id, {})[kind] = (self.seq, content)
 
 
 class Contents:
     def __init__(self, database: Database, project_id: UUID) -> None:
         self._database = database
         self._project_id = project_id
-        self._chains: list[Chain] = []
+        self._project = ProjectClaims()
+        self._chains: list[ThreadClaims] = []
 
     async def take(self, rows: Sequence[RecordRow]) -> list[Found]:
         """Take the next records, in chain order, and compare the contents of the chains that are complete by now."""
         for row in rows:
             if row["chain_id"] == self._project_id:
+                self._project.take(row)
                 continue
             if not self._chains or self._chains[-1].id != row["chain_id"]:
-                self._chains.append(Chain(row["chain_id"]))
+                self._chains.append(ThreadClaims(row["chain_id"]))
             self._chains[-1].take(row)
         complete, self._chains = self._chains[:-1], self._chains[-1:]
         return await self._compare(complete)
 
     async def end(self, thread_id: UUID | None) -> list[Found]:
-        """Compare the last chain, and look for turns that no record tells of."""
+        """Compare the last chain, and look for rows that no record tells of."""
         found = await self._compare(self._chains)
-        for row in await self._database.fetch(UNTOLD, self._project_id, thread_id):
-            said = "no record tells that it was opened" if row["unopened"] else "no record tells how it was closed"
+        for row in await self._database.fetch(read.UNTOLD_TURNS, self._project_id, thread_id):
+            said = "no record tells how it came here" if row["unopened"] else "no record tells how it was closed"
             found.append((f"{ids.thread_id(row['thread_id'])} {ids.turn_id(row['id'])}", f"{said}: it was removed"))
+        for statement, prefix in ((read.UNTOLD_FEEDBACK, "feedback"), (read.UNTOLD_SHARES, "share")):
+            for row in await self._database.fetch(statement, self._project_id, thread_id):
+                found.append((f"{prefix}_{row['id'].hex}", "no record tells that it was made"))
+        if thread_id is None:
+            found += await self._compare_project()
         return found
 
-    async def _compare(self, chains: list[Chain]) -> list[Found]:
+    async def _compare(self, chains: list[ThreadClaims]) -> list[Found]:
+        chains = [chain for chain in chains if not chain.older]
         found: list[Found] = []
-        threads = await self._threads([chain.id for chain in chains])
+        threads = await self._threads(chains)
+        places = await self._places(chains)
         for chain in chains:
-            wrong = self._wrong_thread(chain, threads.get(chain.id))
-            if wrong is not None and await self._moved_on(chain):
-                wrong = self._wrong_thread(chain, (await self._threads([chain.id])).get(chain.id))
+            row = threads.get(chain.id)
+            if row is not None and row["chain_seq"] > chain.seq:
+                await self._move_on(chain, row["chain_seq"])
+                places |= await self._places([chain])
+            elif row is None and not chain.deleted:
+                await self._move_on(chain)
+            wrong = _wrong_thread(chain, row, places.get(chain.id, {}))
             if wrong is not None:
                 found.append((ids.thread_id(chain.id), wrong))
+            found += await self._compare_beside(chain)
         for some in _portions(chains):
             found += await self._compare_turns(some)
         return found
 
-    async def _threads(self, thread_ids: Sequence[UUID]) -> dict[UUID, Row]:
-        rows = await self._database.fetch(THREADS, self._project_id, *_at(thread_ids))
+    async def _threads(self, chains: Sequence[ThreadClaims]) -> dict[UUID, Row]:
+        rows = await self._database.fetch(read.THREADS, self._project_id, *_at([chain.id for chain in chains]))
         return {row["id"]: THREADS_NOW.opened(self._project_id, row) for row in rows}
 
+    async def _places(self, chains: Sequence[ThreadClaims]) -> dict[UUID, dict[UUID, tuple[UUID | None, int]]]:
+        """Return the parent of each turn of these threads, and whether it ran beside another, by thread."""
+        places: dict[UUID, dict[UUID, tuple[UUID | None, int]]] = {chain.id: {} for chain in chains}
+        for row in await self._database.fetch(read.PLACES, self._project_id, *_at(list(places))):
+            places[row["thread_id"]][row["id"]] = (row["parent_id"], row["beside"])
+        return places
+
     async def _turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
-        rows = await self._database.fetch(TURNS, self._project_id, *_at(turn_ids))
+        rows = await self._database.fetch(read.TURNS, self._project_id, *_at(turn_ids))
         return {row["id"]: _opened_turn(self._project_id, row) for row in rows}
 
-    def _wrong_thread(self, chain: Chain, row: Row | None) -> str | None:
-        if chain.thread is None:
-            return None  # Older than the audit trail.
-        if row is None:
-            return None if chain.deleted else "the thread is gone, and no record tells that it was deleted"
-        if row.get("unreadable"):
-            return _moved([f"threads.{name}" for name in row["unreadable"]])
-        if row["salt"] is None:
-            return "the thread's salt is gone: what it says cannot be proved"
-        seq, digest = chain.thread
-        now = contents.thread(
-            row["salt"], row["name"], row["title"], row["user_id"], row["metadata"],
-            archived=row["archived_at"] is not None,
-        )  # fmt: skip
-        return None if now == digest else f"its name, title, user, metadata or archiving is not what record {seq} says"
-
-    async def _compare_turns(self, portion: list[tuple[Chain, UUID]]) -> list[Found]:
+    async def _compare_turns(self, portion: list[tuple[ThreadClaims, UUID]]) -> list[Found]:
         turn_ids = [turn_id for _, turn_id in portion]
         turns = await self._turns(turn_ids)
         calls = await self._calls(turns)
         found: list[Found] = []
         for chain, turn_id in portion:
-            if (row := turns.get(turn_id)) is not None and row["unreadable"]:
-                # Even where an item of the turn was deleted, and its digests prove nothing any more.
-                found.append((f"{ids.thread_id(chain.id)} {ids.turn_id(turn_id)}", _moved(row["unreadable"])))
-                continue
-            for seq, wrong in self._wrong_turn(chain, turn_id, turns.get(turn_id), calls):
-                await self._moved_on(chain)
-                if turn_id not in chain.gone and not chain.deleted:
-                    found.append((f"{ids.thread_id(chain.id)} record {seq}", f"{ids.turn_id(turn_id)}: {wrong}"))
+            row = turns.get(turn_id)
+            wrong = next(_wrong_turn(chain, turn_id, row, calls), None)
+            for _ in range(TRIES):
+                if wrong is None or not await self._move_on(chain):
                     break
+                some = await self._turns([turn_id])
+                row = some.get(turn_id)
+                wrong = next(_wrong_turn(chain, turn_id, row, await self._calls(some)), None)
+            if wrong is not None and row is not None and turn_id not in chain.turns:
+                # Only what a fork has taken over, and has not changed since, is what the deleted thread's records say.
+                here = (self._project_id, ids.bucket_of(turn_id), row["thread_id"], turn_id)
+                wrong = wrong if await self._database.fetchval(read.CAME_BY, *here) == "turn.inherited" else None
+            if wrong is not None:
+                seq, said = wrong
+                found.append((f"{ids.thread_id(chain.id)} record {seq}", f"{ids.turn_id(turn_id)}: {said}"))
         return found
 
-    def _wrong_turn(
-        self, chain: Chain, turn_id: UUID, row: Row | None, calls: dict[tuple[UUID, str], dict[str, Any]]
-    ) -> Iterator[tuple[int, str]]:
-        if turn_id in chain.gone or chain.deleted:
-            return
-        for kind, (seq, digest) in chain.said.get(turn_id, {}).items():
-            if row is None or row["salt"] is None:
-                yield seq, "its content is gone, and no record tells that it was deleted"
-                return
-            call = calls.get((turn_id, kind))
-            if call is not None and call["unreadable"]:
-                yield seq, _moved(call["unreadable"])
-                return
-            if call is not None and call["body"] is None and (chain.gone or chain.lost_compactions):
-                continue  # It had sent what was deleted.
-            if _now(kind, row, calls) != digest:
-                yield seq, f"what it holds is not what was recorded ({kind})"
+    async def _compare_beside(self, chain: ThreadClaims) -> list[Found]:
+        """Compare what is kept beside the turns of a thread: feedback and shares."""
+        found: list[Found] = []
+        for _ in range(TRIES):
+            found = [
+                *await self._wrong("feedback", read.FEEDBACK, chain, chain.feedback),
+                *await self._wrong("share", read.SHARES, chain, chain.shares),
+                *await self._wrong("feedback", read.FEEDBACK, chain, chain.former_feedback, may_be_gone=True),
+            ]
+            if not found or not await self._move_on(chain):
+                break
+        return found
 
-    async def _calls(self, turns: dict[UUID, Row]) -> dict[tuple[UUID, str], dict[str, Any]]:
-        """The calls of turns, by turn and kind of content, their bodies put together."""
-        rows = await self._database.fetch(CALLS, self._project_id, *_at(list(turns)))
+    async def _wrong(
+        self,
+        kind: contents.Kind,
+        statement: str,
+        chain: ThreadClaims,
+        claims: dict[UUID, Claim],
+        *,
+        may_be_gone: bool = False,
+    ) -> list[Found]:
+        if not claims:
+            return []
+        rows = {row["id"]: row for row in await self._database.fetch(statement, self._project_id, *_at(list(claims)))}
+        found: list[Found] = []
+        for id_, claim in claims.items():
+            row = rows.get(id_)
+            if row is None:
+                said = None if may_be_gone else "it is gone, and no record tells that it was deleted"
+            elif kind == "share" and row["salt"] is None and row["turn_id"] in chain.erased:
+                said = None  # Its title and salt were erased with the turn.
+            else:
+                said = _wrong_row(kind, claim, BESIDE[kind].opened(self._project_id, row))
+            if said is not None:
+                found.append((f"{ids.thread_id(chain.id)} record {claim.seq}", f"{kind}_{id_.hex}: {said}"))
+        return found
+
+    async def _compare_project(self) -> list[Found]:
+        """Compare the project and its keys with its own chain."""
+        found: list[Found] = []
+        for _ in range(TRIES):
+            project = await self._database.fetchrow(read.PROJECT, self._project_id)
+            keys = {row["id"]: row for row in await self._database.fetch(read.KEYS, self._project_id)}
+            found = list(_wrong_project(self._project, project, keys))
+            if not found:
+                break
+            since = await self._since(self._project_id, self._project.seq, None)
+            for record in since:
+                self._project.take(record)
+            if not since:
+                break
+        return found
+
+    async def _calls(self, turns: dict[UUID, Row]) -> Calls:
+        """Return the calls of turns, by turn and kind of content, their bodies put together."""
+        rows = await self._database.fetch(read.CALLS, self._project_id, *_at(list(turns)))
         threads = {row["thread_id"] for row in rows if furthest(row["refs"])[1]}
         pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in threads}
         if threads:
-            for piece in await self._database.fetch(PIECES, self._project_id, *_at(list(threads))):
+            for piece in await self._database.fetch(read.PIECES, self._project_id, *_at(list(threads))):
                 opened = PIECES_SENT.opened(self._project_id, piece)
                 pieces[piece["thread_id"]][piece["number"]] = opened["data"]
-        calls: dict[tuple[UUID, str], dict[str, Any]] = {}
+        calls: Calls = {}
         for row in rows:
-            own = {int(item[3]): item[2] for item in turns[row["turn_id"]]["items"] or [] if item[0] == "input"}
+            turn = turns[row["turn_id"]]
+            items = zip(turn["item_origins"], turn["item_positions"], turn["item_data"], strict=True)
+            own = {position: data for origin, position, data in items if origin == "input"}
             call = _opened_call(self._project_id, row)
             body = put_together(call["frames"], row["refs"], own, pieces.get(row["thread_id"], {}))
             calls[row["turn_id"], f"call {row['attempt']}"] = {**call, "body": body}
         return calls
 
-    async def _moved_on(self, chain: Chain) -> bool:
+    async def _move_on(self, chain: ThreadClaims, until: int | None = None) -> bool:
         """Take the records that were appended to a chain since it was read. False if there are none."""
-        rows = await self._database.fetch(SINCE, self._project_id, ids.bucket_of(chain.id), chain.id, chain.seq)
+        rows = await self._since(chain.id, chain.seq, until)
         for row in rows:
             chain.take(row)
         return bool(rows)
+
+    async def _since(self, chain_id: UUID, seq: int, until: int | None) -> list[asyncpg.Record]:
+        bucket = ids.bucket_of(chain_id)
+        return await self._database.fetch(read.SINCE, self._project_id, bucket, chain_id, seq, until)
 
 
 def _moved(columns: Sequence[str]) -> str:
     return f"{', '.join(sorted(set(columns)))} cannot be opened: it was changed, or written for another row or project"
 
 
-def _portions(chains: list[Chain]) -> Iterator[list[tuple[Chain, UUID]]]:
-    """The turns of chains, a thousand at a time."""
-    turns = [(chain, turn_id) for chain in chains for turn_id in chain.said]
+def _portions(chains: list[ThreadClaims]) -> Iterator[list[tuple[ThreadClaims, UUID]]]:
+    """Yield the turns of chains, a thousand at a time."""
+    turns = [(chain, turn_id) for chain in chains for turn_id in {**chain.former, **chain.turns}]
     for start in range(0, len(turns), TURNS_AT_ONCE):
         yield turns[start : start + TURNS_AT_ONCE]
 
@@ -292,11 +261,19 @@ def _opened_turn(project_id: UUID, row: asyncpg.Record) -> Row:
         found["compaction"] = opener.open(opening.text, made, "text", row["compaction"])
         found["compaction_calls"] = opener.open(opening.document_text, made, "calls", row["compaction_calls"])
         found["compaction_salt"] = opener.open(_salt, made, "salt", row["compaction_salt"])
-    found["items"] = [
-        [origin, id_, opener.open(opening.document_text, _item(project_id, row, position), "data", data), position]
-        for origin, id_, data, position in row["items"] or []
-    ]
-    return {**found, "unreadable": opener.unreadable}
+    items = row["items"] or []
+    return {
+        **found,
+        "has_content": row["salt"] is not None,
+        "item_positions": [int(item[0]) for item in items],
+        "item_origins": [item[1] for item in items],
+        "item_types": [item[2] for item in items],
+        "item_ids": [item[3] for item in items],
+        "item_data": [
+            opener.open(opening.document_text, _item(project_id, row, item[0]), "data", item[4]) for item in items
+        ],
+        "unreadable": opener.unreadable,
+    }
 
 
 def _opened_call(project_id: UUID, row: asyncpg.Record) -> Row:
@@ -318,42 +295,144 @@ def _salt(place: Place, field: str, stored: bytes) -> bytes:
     return opening.salt(place, stored)
 
 
-def _now(kind: str, row: Row, calls: dict[tuple[UUID, str], dict[str, Any]]) -> bytes | None:
-    """The digest of what a turn holds now."""
+def _wrong_thread(chain: ThreadClaims, row: Row | None, places: dict[UUID, tuple[UUID | None, int]]) -> str | None:
+    if row is None:
+        lost = chain.thread is not None and not chain.deleted
+        return "the thread is gone, and no record tells that it was deleted" if lost else None
+    if chain.deleted:
+        return "the thread is there, and its last record tells that it was deleted"
+    if chain.thread is None:
+        return "no record tells what it was made with"
+    if row.get("unreadable"):
+        return _moved([f"threads.{name}" for name in row["unreadable"]])
+    if row["salt"] is None:
+        return "the thread's salt is gone: what it says cannot be proved"
+    if contents.thread(row["salt"], row, row["arrived_at"]) != chain.thread.content:
+        return (
+            "its name, title, user, metadata, archiving, time to live, moment or fork is not what record "
+            f"{chain.thread.seq} says"
+        )
+    if row["arrived_at"] != chain.arrived_at:
+        return "it did not arrive when its first record says"
+    if row["head_turn_id"] != chain.head(places):
+        return "its head is not the one that its records lead to"
+    if row["turn_count"] != chain.turn_count:
+        return f"it counts {row['turn_count']} turns, and its records tell of {chain.turn_count}"
+    if (row["chain_seq"], row["chain_hash"]) != (chain.seq, chain.hash):
+        return "the end of its chain is not its last record"
+    return None
+
+
+def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Calls) -> Iterator[tuple[int, str]]:
+    """Yield what is wrong with a turn: the record's number, and why."""
+    claims = chain.turns.get(turn_id)
+    if claims is None:
+        claims = chain.former.get(turn_id, {})
+        if row is None or row["salt"] is None or row["thread_id"] == chain.id:
+            return  # It went with its thread, or whoever has it now tells more of it.
+        row = {**row, "thread_id": chain.id}  # The thread that has it now has a record of where it is.
+    elif not claims:
+        return
+    seq = max((claim.seq for claim in claims.values()), default=0)
+    if row is None:
+        yield seq, "it is gone, and no record tells that its thread was deleted"
+        return
+    if row["unreadable"]:
+        yield seq, _moved(row["unreadable"])
+        return
+    if turn_id in chain.turns and row["thread_id"] != chain.id:
+        yield seq, "it is in another thread"
+    erased = turn_id in chain.erased or ("turn" in claims and row["salt"] is None and row["deleted_at"] is not None)
+    if erased and (row["item_ids"] or any(kind[0] == turn_id for kind in calls)):
+        yield seq, "it holds something, though its content was deleted"
+    for kind, claim in claims.items():
+        if kind != "left" and not erased and row["salt"] is None:
+            yield claim.seq, "its content is gone, and no record tells that it was deleted"
+            return
+        call = calls.get((turn_id, kind))
+        if call is not None and call["unreadable"]:
+            yield claim.seq, _moved(call["unreadable"])
+            return
+        if call is not None and call["body"] is None and (chain.lost_pieces or turn_id in chain.former):
+            continue  # It had sent what was deleted.
+        if kind == "compacted" and turn_id in chain.former and row["compaction"] is None:
+            continue  # It may have been deleted since.
+        if (wrong := _wrong_claim("left" if erased else kind, claim, row, call)) is not None:
+            yield claim.seq, wrong
+    if "left" in claims or erased:
+        return
+    if row["left_salt"] is not None and turn_id in chain.turns:
+        yield seq, "it has a salt as turns have that were deleted"
+    if turn_id not in chain.cut:
+        for of_turn, kind in calls:
+            if of_turn == turn_id and kind not in claims and "opened" in claims:
+                yield seq, f"no record tells of its {kind}"
+    if row["compaction"] is not None and "compacted" not in claims and turn_id in chain.turns:
+        yield seq, "no record tells of its compaction"
+
+
+def _wrong_claim(kind: str, claim: Claim, row: Row, call: dict[str, Any] | None) -> str | None:
+    if kind == "opened":
+        if row["created_at"] != claim.at or row["arrived_at"] != claim.at:
+            return "it was not opened when its record says"
+        if row["api_key_id"] != claim.key_id:
+            return "it was not opened with the key that its record names"
+    if kind == "closed" and row["completed_at"] != claim.at:
+        return "it was not closed when its record says"
+    now = _now(kind, row, call)
+    return None if now == claim.content else f"what it holds is not what was recorded ({kind})"
+
+
+def _now(kind: str, row: Row, call: dict[str, Any] | None) -> bytes | None:
+    """Return the digest of what a turn holds now."""
     salt = row["salt"]
-    items = row["items"] or []
-    sent = [item for item in items if item[0] == "input"]
-    made = [item for item in items if item[0] == "output"]
     match kind:
         case "opened":
-            return contents.opened(
-                salt, row["model"], row["params"], row["metadata"], [i[1] for i in sent], [i[2] for i in sent]
-            )
+            request = contents.digest("opened", salt, {**row, **_items(row, "input")})
+            return contents.placed(request, row["seq"], row["beside"], row["parent_id"])
         case "closed":
-            return contents.closed(
-                salt, row["status"], row["continuation"], row["response"], row["usage"], row["error"],
-                row["incomplete_details"], row["binding"], row["response_id"], row["pace"],
-                [i[1] for i in made], [i[2] for i in made],
-            )  # fmt: skip
-        case "imported":
-            outcome = (
-                row["status"], row["continuation"], row["response"], row["usage"], row["error"],
-                row["incomplete_details"],
-            )  # fmt: skip
-            request = (row["model"], row["params"], row["metadata"])
-            return contents.imported(
-                salt, request, outcome, row["response_id"], [i[1] for i in items], [i[2] for i in items]
-            )
-        case "compaction.made":
-            if row["compaction"] is None:
+            return contents.digest("closed", salt, {**row, **_items(row, "output")})
+        case "turn":
+            return contents.digest("turn", salt, row)
+        case "left":
+            return None if row["left_salt"] is None else contents.digest("left", row["left_salt"], row)
+        case "compacted":
+            if row["compaction"] is None or row["compaction_salt"] is None:
                 return None
-            documents = (row["compaction"], row["compaction_calls"], row["compaction_usage"])
-            return contents.compacted(row["compaction_salt"], *documents)
+            names = contents.FIELDS["compacted", contents.VERSION]
+            values = {name: row[f"compaction_{name}"] for name in names if name != "text"}
+            return contents.digest("compacted", row["compaction_salt"], {**values, "text": row["compaction"]})
         case _:
-            call = calls.get((row["id"], kind))
-            if call is None or call["body"] is None:
-                return None
-            return contents.called(
-                salt, call["attempt"], call["continuation"], call["url"], call["body"].encode(), call["dropped_items"],
-                call["status"], call["response_id"], call["error"],
-            )  # fmt: skip
+            return None if call is None or call["body"] is None else contents.digest("called", salt, call)
+
+
+def _items(row: Row, origin: str) -> dict[str, list[Any]]:
+    """Return the fields of a turn's input, or of its output."""
+    kept = [index for index, each in enumerate(row["item_origins"]) if each == origin]
+    return {name: [row[name][index] for index in kept] for name in ITEM_FIELDS}
+
+
+def _wrong_row(kind: contents.Kind, claim: Claim, row: Any) -> str | None:
+    if row.get("unreadable"):
+        return _moved([f"{kind}.{name}" for name in row["unreadable"]])
+    if row["salt"] is not None and contents.digest(kind, row["salt"], row) == claim.content:
+        return None
+    return "it is not what was recorded"
+
+
+def _wrong_project(claims: ProjectClaims, project: Any, keys: dict[UUID, Any]) -> Iterator[Found]:
+    if claims.older:
+        return
+    if project is None:
+        yield "the project's own", "the project is gone"
+    elif claims.project is None:
+        yield "the project's own", "no record tells what it was made with"
+    elif (said := _wrong_row("project", claims.project, project)) is not None:
+        yield f"the project's own record {claims.project.seq}", f"its name, settings or limits: {said}"
+    for id_, claim in claims.keys.items():
+        row = keys.get(id_)
+        said = "it is gone" if row is None else _wrong_row("key", claim, row)
+        if said is not None:
+            yield f"the project's own record {claim.seq}", f"key_{id_.hex}: {said}"
+    for id_ in keys.keys() - claims.keys.keys():
+        yield "the project's own", f"key_{id_.hex}: no record tells that it was made"

@@ -22,6 +22,7 @@ class RecordRow(TypedDict):
     content: bytes | None
     previous: bytes
     hash: bytes
+    version: int
     leaf: NotRequired[bytes | None]
     """Of records that are read in chain order: the hash that a checkpoint has seen."""
 

@@ -16,7 +16,7 @@ BATCH = 5000
 
 COLUMNS = (
     "r.project_id, r.bucket, r.chain_id, r.seq, r.at, r.action, r.turn_id, r.key_id, r.user_digest, r.address_digest, "
-    "r.detail, r.content, r.previous, r.hash"
+    "r.detail, r.content, r.previous, r.hash, r.version"
 )
 
 IN_CHAIN_ORDER = f"""

@@ -17,7 +17,7 @@ from app.sealing.columns import ITEMS, rows_of
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
-from app.trail.records import Actor
+from app.trail.records import COPY_OF, Actor
 from app.turns.tables import Item, Turn
 
 KEPT = (
@@ -73,15 +73,14 @@ async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int,
                 "parent_id": parent_id,
                 "copied_from_id": turn.copied_from_id or turn.id,
                 "salt": None if turn.deleted_at else salt,
+                "left_salt": salt if turn.deleted_at else None,
             }
         )
         item_rows += mine
         copies[turn_id] = id_
         item_ids |= {item.item_id: row["item_id"] for item, row in zip(items[turn_id], mine, strict=True)}
-        if turn.deleted_at is None:
-            records.append(
-                Record("turn.imported", id_, f"copy of {ids.turn_id(turn_id)}", contents.imported_rows(salt, row, mine))
-            )
+        content = contents.left(salt, rows[-1]) if turn.deleted_at else contents.turn(salt, rows[-1], mine)
+        records.append(Record("turn.imported", id_, f"{COPY_OF}{ids.turn_id(turn_id)}", content))
         parent_id = id_
     sealer = at_rest.sealer()
     await session.execute(insert(Turn), [rows_of(Turn).written(sealer, row) for row in rows])
@@ -125,9 +124,7 @@ async def _copy_compactions(
             "salt": salt,
         }
         rows.append(row)
-        records.append(
-            Record("compaction.made", row["turn_id"], ids.compaction_id(id_), contents.compacted_row(salt, row))
-        )
+        records.append(Record("compaction.made", row["turn_id"], ids.compaction_id(id_), contents.compacted(salt, row)))
     if rows:
         sealer = at_rest.sealer()
         await session.execute(insert(Compaction), [rows_of(Compaction).written(sealer, row) for row in rows])

@@ -16,6 +16,7 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.errors import Conflict
+from app.history import recorded
 from app.history.tables import Share
 from app.items.kept import columns, kept_input
 from app.sealing import at_rest
@@ -25,7 +26,7 @@ from app.threads.address import ById, OfTurn, Place, unknown
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_record, append_records
-from app.trail.records import Action, Actor
+from app.trail.records import UNREADABLE_REST, Action, Actor
 from app.turns.event_log import EventLog
 from app.turns.tables import DOCUMENT, Call, Item, SentPiece, Turn
 
@@ -60,10 +61,15 @@ class Edits:
             turn_ids = set(gone.scalars())
             deleted = bool(turn_ids)
             for turn_id in turn_ids:
-                # What is left does not fit the digests any more: the salt goes, and the record says why.
-                await session.execute(update(Turn).where(*at(Turn.id, project_id, turn_id)).values(salt=None))
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
-                await record_turn(session, actor, thread, "item.deleted", turn_id, item_id)
+                # The salt of the digests so far goes. The record has one of what is left, under another.
+                content, detail = await recorded.whole(session, project_id, turn_id, thread.bucket), item_id
+                if content is None:
+                    detail = item_id + UNREADABLE_REST
+                    place = (project_id, thread.bucket, [turn_id])
+                    (record,) = await recorded.left(session, "item.deleted", *place, {"salt": None}, detail=detail)
+                    content = record.content
+                await record_turn(session, actor, thread, "item.deleted", turn_id, detail, content=content)
             thread_ids = await _give_up_chains(session, thread) if deleted else []
             compactions = (
                 await _delete_compactions(session, actor, thread, thread_ids, list(turn_ids)) if deleted else []
@@ -114,18 +120,12 @@ async def erase_turns(
         "error": case((Turn.status == "failed", type_coerce(said, DOCUMENT))),
     }  # fmt: skip
     await session.execute(
-        update(Turn)
-        .where(Turn.project_id == project_id, Turn.bucket == bucket, Turn.id.in_(turn_ids))
-        .values(emptied)
-        .execution_options(synchronize_session=False)
-    )
-    await session.execute(
         update(Share)
         .where(Share.project_id == project_id, Share.bucket == bucket, Share.turn_id.in_(turn_ids))
-        .values(title=None)
+        .values(title=None, salt=None)
         .execution_options(synchronize_session=False)
     )
-    records = [Record(action, turn_id) for turn_id in turn_ids]
+    records = await recorded.left(session, action, project_id, bucket, turn_ids, emptied)
     await append_records(session, actor, project_id, thread.id, records)
     thread_ids = await _give_up_chains(session, thread)
     compactions = await _delete_compactions(session, actor, thread, thread_ids, turn_ids)
@@ -190,7 +190,7 @@ async def append_items(
     """A turn with these items as the thread's new head. Returns the items' ids."""
     turn_id, salt = ids.new_id(thread.bucket), contents.new_salt()
     kept = kept_input(items)
-    types, item_ids, data = columns(kept)
+    types, item_ids, _ = columns(kept)
     turn: dict[str, Any] = {
         "project_id": thread.project_id,
         "bucket": thread.bucket,
@@ -204,34 +204,30 @@ async def append_items(
         "completed_at": func.now(),
         "salt": salt,
     }
-    sealer = at_rest.sealer()
-    await session.execute(insert(Turn).values(rows_of(Turn).written(sealer, turn)))
-    await session.execute(
-        insert(Item),
-        [
-            ITEMS.written(
-                sealer,
-                {
-                    "project_id": thread.project_id,
-                    "bucket": thread.bucket,
-                    "turn_id": turn_id,
-                    "position": position,
-                    "origin": "input",
-                    "type": types[position],
-                    "item_id": item_ids[position],
-                    "data": item,
-                },
-            )
-            for position, item in enumerate(items)
-        ],
-    )
+    sealer, moments = at_rest.sealer(), (Turn.created_at, Turn.arrived_at, Turn.completed_at)
+    inserted = insert(Turn).values(rows_of(Turn).written(sealer, turn)).returning(*moments)
+    made = (await session.execute(inserted)).mappings().one()
+    item_rows: list[dict[str, Any]] = [
+        {
+            "project_id": thread.project_id,
+            "bucket": thread.bucket,
+            "turn_id": turn_id,
+            "position": position,
+            "origin": "input",
+            "type": types[position],
+            "item_id": item_ids[position],
+            "data": item,
+        }
+        for position, item in enumerate(items)
+    ]
+    await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in item_rows])
     thread.head_turn_id = turn_id
     thread.last_seq += 1
     thread.turn_count += 1
     thread.updated_at = func.now()
     await session.flush()
     await threads.touch(session, thread)
-    content = contents.opened(salt, "", "{}", {}, item_ids, data)
+    content = contents.turn(salt, {**turn, **made}, item_rows)
     await record_turn(session, actor, thread, "items.added", turn_id, content=content)
     return item_ids
 

@@ -41,7 +41,7 @@ async def erase(
     session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action = "thread.deleted"
 ) -> Erased:
     """Delete a thread whose row is locked. What its forks share becomes theirs; its running turn is stopped."""
-    inherited = await leave_to_forks(session, thread)
+    inherited = await leave_to_forks(session, actor, thread)
     mine = (Turn.project_id == thread.project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
     turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
     running = list(await session.scalars(select(Turn.id).where(*mine, Turn.status == "in_progress")))

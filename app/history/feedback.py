@@ -23,6 +23,7 @@ from app.sealing import at_rest
 from app.sealing.columns import rows_of
 from app.threads.address import Place
 from app.threads.schemas import User
+from app.trail import contents
 from app.trail.append import append_record
 from app.turns.service import Turns
 from app.turns.store import TurnStore
@@ -73,13 +74,16 @@ class Feedbacks:
         turn = await self._turns.row(caller, address, turn_id)
         bucket = ids.bucket_of(turn["id"])
         given = {"score": sent.score, "label": sent.label, "comment": sent.comment, "user_id": sent.user}
-        row_ = {"project_id": caller.project_id, "bucket": bucket, "id": ids.new_id(bucket), "turn_id": turn["id"]}
+        salt, id_ = contents.new_salt(), ids.new_id(bucket)
+        row_ = {"project_id": caller.project_id, "bucket": bucket, "id": id_, "turn_id": turn["id"], "salt": salt}
         made = insert(Feedback).values(rows_of(Feedback).written(at_rest.sealer(), {**row_, **given}))
         async with self._database.session() as session:
             row = (await session.execute(made.returning(Feedback))).scalar_one()
+            covered = {**given, "turn_id": turn["id"], "created_at": row.created_at}
             await append_record(
                 session, caller.actor, caller.project_id, "feedback.given", thread_id=turn["thread_id"],
-                turn_id=turn["id"],
+                turn_id=turn["id"], detail=feedback_id(row.id),
+                content=contents.digest("feedback", salt, covered),
             )  # fmt: skip
         return _shown(row, turn["thread_id"])
 
@@ -133,8 +137,14 @@ class Feedbacks:
             Feedback.id == id_,
         )
         async with self._database.session() as session:
-            if await session.scalar(delete(Feedback).where(*this).returning(Feedback.turn_id)) is None:
+            turn_id = await session.scalar(delete(Feedback).where(*this).returning(Feedback.turn_id))
+            if turn_id is None:
                 raise _unknown(given)
+            of_id = (Turn.project_id == caller.project_id, Turn.bucket == ids.bucket_of(turn_id), Turn.id == turn_id)
+            await append_record(
+                session, caller.actor, caller.project_id, "feedback.deleted", turn_id=turn_id, detail=feedback_id(id_),
+                thread_id=await session.scalar(select(Turn.thread_id).where(*of_id)),
+            )  # fmt: skip
         return {"id": feedback_id(id_), "object": "feedback.deleted", "deleted": True}
 
     async def export(self, caller: Caller, label: str | None) -> AsyncIterator[bytes]:

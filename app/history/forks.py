@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import ids
 from app.db.ids import BUCKETS
 from app.errors import Conflict, NotFound
+from app.history import recorded
 from app.history.copied import copied
 from app.sealing import ciphertext
 from app.sealing.at_rest import MARK
@@ -19,7 +20,7 @@ from app.sealing.columns import rows_of
 from app.threads import store
 from app.threads.names import Names
 from app.threads.tables import Thread
-from app.trail.append import append_record
+from app.trail.append import append_record, append_records
 from app.trail.records import Actor
 from app.turns.tables import SentPiece, Turn
 
@@ -89,7 +90,7 @@ class Forks:
             await copied(session, actor, made, source.bucket, branch)
         else:
             place = {"bucket": source.bucket, "last_seq": seq, "forked_turn_id": at}
-            made = await store.add(session, self.names, actor, source.project_id, {**values, **place})
+            made = await store.add(session, self.names, actor, source.project_id, {**values, **place}, head=at)
             # The head after the fork's point: the check of a head looks that up.
             made.head_turn_id = at
         await session.flush()
@@ -177,7 +178,7 @@ async def _seal_anew(session: AsyncSession, thread: Thread, fork_id: UUID, taken
         await session.execute(REWRITE_PIECE, {**taken, "number": row.number, "data": data})
 
 
-async def leave_to_forks(session: AsyncSession, thread: Thread) -> dict[UUID, list[UUID]]:
+async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) -> dict[UUID, list[UUID]]:
     """Give the turns that forks share to them, the oldest fork first. The thread's row is locked.
 
     Returns:
@@ -194,4 +195,9 @@ async def leave_to_forks(session: AsyncSession, thread: Thread) -> dict[UUID, li
         await session.execute(TAKE_PIECES, {**to_fork, **last})
         await _seal_anew(session, thread, heir, {**to_fork, **last})
         await session.execute(REFER_TO_THEM, {**to_fork, **last})
+        detail = ids.thread_id(thread.id)
+        records = await recorded.left(
+            session, "turn.inherited", thread.project_id, thread.bucket, turn_ids, detail=detail
+        )
+        await append_records(session, actor, thread.project_id, heir, records)
     return inherited

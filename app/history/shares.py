@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from datetime import timedelta
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import ConfigDict, Field
 from sqlalchemy import and_, delete, func, insert, or_, select
@@ -26,6 +27,7 @@ from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
 from app.threads.address import ById, Place, unknown
 from app.threads.schemas import TURN_ID
+from app.trail import contents
 from app.trail.append import append_record
 from app.turns.rows import ItemRow
 from app.turns.service import Turns
@@ -81,7 +83,7 @@ class Shares:
         if turn_id is None:
             raise BadRequest("There is nothing to share yet: nothing has been said.", param="turn_id")
         bucket = ids.bucket_of(thread["id"])
-        id_, secret = ids.new_id(bucket), secrets.token_urlsafe(32)
+        id_, secret, salt = ids.new_id(bucket), secrets.token_urlsafe(32), contents.new_salt()
         expires = None if sent.expires_in is None else func.now() + timedelta(seconds=sent.expires_in)
         async with self._database.session() as session:
             shared = await threads.get(session, caller.project_id, ById(thread["id"]))
@@ -89,11 +91,12 @@ class Shares:
                 raise unknown(address)
             row_ = {"project_id": caller.project_id, "bucket": bucket, "id": id_, "thread_id": thread["id"]}
             given = {"turn_id": turn_id, "title": shared.title, "token_hash": _hash(secret), "expires_at": expires}
-            made = insert(Share).values(rows_of(Share).written(at_rest.sealer(), {**row_, **given}))
+            made = insert(Share).values(rows_of(Share).written(at_rest.sealer(), {**row_, **given, "salt": salt}))
             row = (await session.execute(made.returning(Share))).scalar_one()
             await append_record(
-                session, caller.actor, caller.project_id, "thread.shared", thread_id=thread["id"], turn_id=turn_id
-            )
+                session, caller.actor, caller.project_id, "thread.shared", thread_id=thread["id"], turn_id=turn_id,
+                detail=share_id(id_), content=contents.digest("share", salt, _covered(row)),
+            )  # fmt: skip
         return {**_shown(row), "path": f"/v1/shared/{id_.hex}.{secret}"}
 
     async def listed(self, caller: Caller, address: Place) -> dict[str, Any]:
@@ -118,9 +121,10 @@ class Shares:
             if row is None:
                 raise _unknown(given)
             await append_record(
-                session, caller.actor, caller.project_id, "thread.unshared", thread_id=row[0], turn_id=row[1]
-            )
-        return {"id": f"share_{id_.hex}", "object": "share.deleted", "deleted": True}
+                session, caller.actor, caller.project_id, "thread.unshared", thread_id=row[0], turn_id=row[1],
+                detail=share_id(id_),
+            )  # fmt: skip
+        return {"id": share_id(id_), "object": "share.deleted", "deleted": True}
 
     async def read(self, token: str) -> tuple[str | None, list[ItemRow]]:
         """Return the messages that a link shows, and the title that the thread had when the link was made.
@@ -174,9 +178,18 @@ def _hash(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def share_id(id_: UUID) -> str:
+    return f"share_{id_.hex}"
+
+
+def _covered(row: Share) -> dict[str, Any]:
+    """Return the columns that the audit record covers."""
+    return {name: getattr(row, name) for name in contents.FIELDS["share", contents.VERSION]}
+
+
 def _shown(row: Share) -> ShareObject:
     return {
-        "id": f"share_{row.id.hex}",
+        "id": share_id(row.id),
         "object": "share",
         "thread_id": ids.thread_id(row.thread_id),
         "turn_id": ids.turn_id(row.turn_id),

@@ -7,7 +7,7 @@ from sqlalchemy import CheckConstraint, Double, ForeignKeyConstraint, Index, Lar
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-from app.sealing.columns import SealedText
+from app.sealing.columns import SealedSalt, SealedText
 
 _TURN = ["turns.project_id", "turns.bucket", "turns.id"]
 
@@ -27,6 +27,8 @@ class Feedback(Base):
     user_id: Mapped[str | None] = mapped_column(Text)
     """Who thinks so, as the app names its users."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    salt: Mapped[bytes | None] = mapped_column(SealedSalt)
+    """Of the digest in its audit record."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "bucket", "turn_id"], _TURN, name="feedback_turn_fkey", ondelete="CASCADE"),
@@ -57,6 +59,8 @@ class Share(Base):
     """Of what is in the link: the link itself is not kept."""
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    salt: Mapped[bytes | None] = mapped_column(SealedSalt)
+    """Of the digest in its audit record."""
 
     __table_args__ = (
         ForeignKeyConstraint(

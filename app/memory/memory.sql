@@ -116,7 +116,7 @@ UPDATE compactions SET status = 'ready', text = :text, tokens = :tokens::integer
     usage = :usage::json, salt = :salt, worker_id = NULL, lease_expires_at = NULL, completed_at = now()
 WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND status = 'running'
     AND worker_id = :worker_id
-RETURNING id
+RETURNING id, model, kept_items, covered_turns, covered_tokens, tokens, created_at, completed_at
 
 -- fail --
 UPDATE compactions SET status = 'failed', error = :error::json, calls = NULL, usage = :usage::json, worker_id = NULL,

@@ -307,7 +307,7 @@ class MemoryStore:
                 thread_id=claim.thread_id,
                 turn_id=claim.turn_id,
                 detail=ids.compaction_id(claim.id),
-                content=contents.compacted(salt, said, *documents),
+                content=contents.compacted(salt, {**row._mapping, "text": said, "calls": list(calls), "usage": usage}),
             )
         return True
 

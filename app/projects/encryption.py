@@ -5,9 +5,9 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.projects.recorded import record_project
 from app.projects.tables import Project
 from app.sealing.vault import Vault
-from app.trail.append import append_record
 from app.trail.records import Action, Actor
 from app.trail.tables import AuditRecord
 
@@ -28,8 +28,7 @@ async def encrypt_from_now(
     """Write the project's contents sealed from a moment on. Its row is new, or locked."""
     await vault.key(session, project.project_id)
     project.encrypted_at = await session.scalar(select(func.now() + wait))
-    await session.flush()
-    await append_record(session, actor, project.project_id, ENCRYPTED, detail=project.name)
+    await record_project(session, actor, ENCRYPTED, project, project.name)
 
 
 async def as_told(session: AsyncSession, project: Project) -> bool:
@@ -53,5 +52,4 @@ async def destroy_key(session: AsyncSession, vault: Vault, actor: Actor, project
     """Delete the key that an archived project's contents are sealed with. Its row is locked."""
     await vault.destroy(session, project.project_id)
     project.key_destroyed_at = await session.scalar(select(func.now()))
-    await session.flush()
-    await append_record(session, actor, project.project_id, "project.key_destroyed", detail=project.name)
+    await record_project(session, actor, "project.key_destroyed", project, project.name)

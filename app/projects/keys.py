@@ -15,9 +15,10 @@ from sqlalchemy.sql import func
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.encryption import encrypt_from_now
+from app.projects.recorded import record_key, record_project
 from app.projects.tables import ApiKey, Project
 from app.sealing.vault import Vault
-from app.trail.append import append_record
+from app.trail import contents
 from app.trail.records import SERVICE, Action, Actor
 from app.trail.users import new_trail_key
 
@@ -84,7 +85,9 @@ async def ensure_first_key(
     async with database.session() as session:
         # The release before makes it without: somebody has to manage the service.
         nobody = ~select(Project.project_id).where(Project.operates).exists()
-        await session.execute(update(Project).where(Project.project_id == project_id, nobody).values(operates=True))
+        changed = update(Project).where(Project.project_id == project_id, nobody).values(operates=True)
+        for project in (await session.scalars(changed.returning(Project))).all():
+            await record_project(session, SERVICE, "project.changed", project, "operates")
     key = new_key() if bootstrap_key is None else bootstrap_key
     async with database.session() as session:
         if bootstrap_key is None and await session.scalar(select(ApiKey.id).limit(1)) is not None:
@@ -116,11 +119,12 @@ async def add_project(
         "name": name,
         "trail_key": new_trail_key(),
         "operates": name == DEFAULT_PROJECT,
+        "salt": contents.new_salt(),
     }
     made = insert(Project).values(values).on_conflict_do_nothing().returning(Project)
     project = (await session.execute(made)).scalar_one_or_none()
     if project is not None:
-        await append_record(session, actor, project.project_id, "project.created", detail=name)
+        await record_project(session, actor, "project.created", project, name)
         if encrypted_by is not None:
             await encrypt_from_now(session, encrypted_by, actor, project)
     return project
@@ -132,7 +136,7 @@ async def set_archived(session: AsyncSession, actor: Actor, project: Project, *,
         return False
     project.archived_at = datetime.now(UTC) if archived else None
     action: Action = "project.archived" if archived else "project.restored"
-    await append_record(session, actor, project.project_id, action, detail=project.name)
+    await record_project(session, actor, action, project, project.name)
     return True
 
 
@@ -158,12 +162,13 @@ async def add_key(
         "scopes": [scope for scope in SCOPES if scope in scopes],
         "expires_at": expires_at,
         "limits": limits or {},
+        "salt": contents.new_salt(),
     }
     made = insert(ApiKey).values(values).on_conflict_do_nothing().returning(ApiKey)
     row = (await session.execute(made)).scalar_one_or_none()
     if row is not None:
         said = f"{key_id(id_)} {','.join(row.scopes)} {name}"
-        await append_record(session, actor, project_id, "key.created", detail=said)
+        await record_key(session, actor, "key.created", row, said)
     return row
 
 
@@ -194,7 +199,7 @@ async def rotate_key(
     )
     assert made is not None
     said = f"{key_id(id_)} -> {key_id(made.id)} {former.name}"
-    await append_record(session, actor, project_id, "key.rotated", detail=said)
+    await record_key(session, actor, "key.rotated", former, said)
     return made
 
 
@@ -206,11 +211,9 @@ async def revoke_key(session: AsyncSession, actor: Actor, id_: UUID, project_id:
     """
     of_project = [] if project_id is None else [ApiKey.project_id == project_id]
     revoked = update(ApiKey).where(ApiKey.id == id_, ApiKey.revoked_at.is_(None), *of_project)
-    row = (
-        await session.execute(revoked.values(revoked_at=func.now()).returning(ApiKey.project_id, ApiKey.name))
-    ).one_or_none()
+    row = (await session.scalars(revoked.values(revoked_at=func.now()).returning(ApiKey))).one_or_none()
     if row is not None:
-        await append_record(session, actor, row.project_id, "key.revoked", detail=f"{key_id(id_)} {row.name}")
+        await record_key(session, actor, "key.revoked", row, f"{key_id(id_)} {row.name}")
     return row is not None
 
 

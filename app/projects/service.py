@@ -17,6 +17,7 @@ from app.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.projects import keys
 from app.projects.auth import Caller, KeyRing
 from app.projects.encryption import KEY_DESTROYED
+from app.projects.recorded import record_project
 from app.projects.schemas import (
     AdminProjectObject,
     KeyCreate,
@@ -30,7 +31,6 @@ from app.projects.schemas import (
 from app.projects.settings import ProjectSettings
 from app.projects.tables import ApiKey, Project
 from app.sealing.vault import Vault
-from app.trail.append import append_record
 
 OPERATORS_ALONE = ("archived", "models", "limits", "key_limits", "user_limits")
 """What bounds a project is not the project's own to change."""
@@ -94,9 +94,7 @@ class Projects:
                 kept = {name: value for name, value in project.settings.items() if name not in said}
                 settings = ProjectSettings.model_validate({**kept, **changed})
                 project.settings = settings.model_dump(exclude_defaults=True, exclude_none=True)
-                await append_record(
-                    session, caller.actor, project.project_id, "project.changed", detail=", ".join(said)
-                )
+                await record_project(session, caller.actor, "project.changed", project, ", ".join(said))
             if archived is not None:
                 await keys.set_archived(session, caller.actor, project, archived=archived)
             shown = project_object(project)

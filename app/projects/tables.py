@@ -47,6 +47,8 @@ class Project(Base):
     """From then on its contents are written sealed. None: they lie there as they are."""
     key_destroyed_at: Mapped[datetime | None]
     """Since then nobody can open them."""
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of the digests in its audit records."""
 
     __table_args__ = (
         UniqueConstraint("name"),
@@ -75,6 +77,8 @@ class ApiKey(Base):
     expires_at: Mapped[datetime | None]
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     """Its own; empty: those of the project's keys."""
+    salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of the digests in its audit records."""
 
     # The one index that does not begin with the project: a key is what tells the project.
     __table_args__ = (

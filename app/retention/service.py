@@ -13,6 +13,7 @@ from app.db.engine import Database
 from app.db.pagination import list_object
 from app.errors import NotFound
 from app.projects.auth import Caller
+from app.projects.recorded import record_project
 from app.projects.tables import Project
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge, PurgeObject, purge_object
@@ -51,8 +52,7 @@ class Retention:
         changed = update(Project).where(Project.project_id == caller.project_id).values(values)
         async with self._database.session() as session:
             project = (await session.execute(changed.returning(Project))).scalar_one()
-            detail = ", ".join(f"{name} {value}" for name, value in values.items())
-            await append_record(session, caller.actor, caller.project_id, "project.changed", detail=detail)
+            await record_project(session, caller.actor, "project.changed", project, ", ".join(values))
             shown = _project_object(project)
         self._cleaner.wake()
         return shown

@@ -205,6 +205,11 @@ def written_with(sealer: Sealer) -> Iterator[None]:
         _sealer.reset(token)
 
 
+def has_sealer() -> bool:
+    """Return False if nothing can be sealed here: a request that only deletes does not need the project's key."""
+    return _sealer.get(None) is not None
+
+
 def sealer() -> Sealer:
     """Return the sealer of the current project.
 

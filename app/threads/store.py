@@ -73,11 +73,20 @@ class Filters:
     """What the list is ordered by: when a thread came to be here, or when it was last spoken in."""
 
 
-async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUID, values: dict[str, Any]) -> Thread:
+async def add(
+    session: AsyncSession,
+    names: Names,
+    actor: Actor,
+    project_id: UUID,
+    values: dict[str, Any],
+    *,
+    head: UUID | None = None,
+) -> Thread:
     """Insert a thread.
 
     Args:
         values: its columns. With `id` it comes back under an id that it has had; with `bucket` it lies there.
+        head: the turn that the caller makes its head afterwards. The record names it.
 
     Raises:
         Conflict: the project has a thread of this name.
@@ -94,7 +103,8 @@ async def add(session: AsyncSession, names: Names, actor: Actor, project_id: UUI
     thread = (await session.execute(insert(Thread).values(written).returning(Thread))).scalar_one()
     activity = {"project_id": project_id, "bucket": thread.bucket, "thread_id": id_, "active_at": thread.arrived_at}
     await session.execute(insert(ThreadActivity).values(activity))
-    await record_change(session, actor, thread, "thread.imported" if "id" in values else "thread.created")
+    action: Action = "thread.imported" if "id" in values else "thread.created"
+    await record_change(session, actor, thread, action, head=head)
     return thread
 
 
@@ -194,7 +204,7 @@ async def change(
     if thread is not None:
         fields = sorted(CHANGED_AS.get(name, name) for name in values if name not in ("trail_key", "expires_at"))
         await touch(session, thread)
-        await record_change(session, actor, thread, "thread.changed", ", ".join(fields))
+        await record_change(session, actor, thread, "thread.changed", ", ".join(fields), head=head)
     return thread
 
 
@@ -226,20 +236,35 @@ async def remove(
 
 
 async def record_change(
-    session: AsyncSession, actor: Actor, thread: Thread, action: Action, detail: str | None = None
+    session: AsyncSession,
+    actor: Actor,
+    thread: Thread,
+    action: Action,
+    detail: str | None = None,
+    *,
+    head: UUID | None = None,
 ) -> None:
-    """Append what a thread is now to the audit trail."""
+    """Append what a thread is now to the audit trail.
+
+    Args:
+        head: the thread's new head, where the change gives it one.
+    """
     content = None
-    if thread.salt is not None:
-        content = contents.thread(
-            thread.salt,
-            thread.name,
-            thread.title,
-            thread.user_id,
-            thread.metadata_,
-            archived=thread.archived_at is not None,
-        )
-    await append_record(session, actor, thread.project_id, action, thread_id=thread.id, detail=detail, content=content)
+    if thread.salt is not None and not thread.unreadable:
+        values = {
+            "name": thread.name,
+            "title": thread.title,
+            "user_id": thread.user_id,
+            "metadata": thread.metadata_,
+            "ttl_seconds": thread.ttl_seconds,
+            "archived_at": thread.archived_at,
+            "created_at": thread.created_at,
+            "forked_turn_id": thread.forked_turn_id,
+        }
+        content = contents.thread(thread.salt, values, thread.arrived_at)
+    await append_record(
+        session, actor, thread.project_id, action, thread_id=thread.id, turn_id=head, detail=detail, content=content
+    )
 
 
 async def list_page(

@@ -11,7 +11,7 @@ from app.db import ids
 from app.trail.records import Action, Actor
 
 _APPEND = text(
-    """SELECT append_records_v1(
+    """SELECT append_records_v2(
         :project_id, CAST(:bucket AS smallint), :chain_id, CAST(:user_digest AS bytea), CAST(:key_id AS uuid),
         CAST(:address AS text), CAST(:actions AS text[]), CAST(:turns AS uuid[]), CAST(:details AS text[]),
         CAST(:contents AS bytea[])
@@ -27,7 +27,7 @@ class Record:
     turn_id: UUID | None = None
     detail: str | None = None
     content: bytes | None = None
-    """The digest of the content: see `records.content_digest`."""
+    """The digest of the content: see `contents.py`."""
 
 
 async def append_record(

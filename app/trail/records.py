@@ -1,11 +1,10 @@
 """An audit record: what it says, as canonical JSON (RFC 8785), and the hash over that.
 
-The database builds the same text when it writes a record (`record_hash_v1` in migrations/sql/trail.sql); here it is
+The database builds the same text when it writes a record (`record_hash_v2` in migrations/sql/trail_v2.sql); here it is
 built again from the columns, to show and to verify. Neither trusts the other.
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
@@ -19,21 +18,25 @@ from app.db import ids
 Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
     "thread.purged", "turn.opened", "turn.called", "turn.model_replaced",
-    "turn.closed", "turn.imported", "turn.deleted", "turn.purged",
+    "turn.closed", "turn.imported", "turn.inherited", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "compaction.made", "compaction.deleted",
     "key.created", "key.used", "key.rotated", "key.revoked",
     "project.created", "project.changed", "project.archived", "project.restored",
     "project.encrypted", "project.key_destroyed",
     "account.created", "account.changed", "account.deleted",
-    "feedback.given", "thread.shared", "thread.unshared",
+    "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared",
     "webhook.created", "webhook.changed", "webhook.deleted",
     "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip
 
+COPY_OF = "copy of "
+"""Begins the detail of `turn.imported` where a fork has copied a turn: each such turn becomes the fork's head."""
+
+UNREADABLE_REST = ", the rest of the turn cannot be opened"
+"""The end of the detail of `item.deleted` where the record covers the turn's place, and not its contents."""
+
 FIRST = bytes(32)
 """What the first record of a chain has for its previous hash."""
-
-Part = str | bytes | int | None | Sequence[str]
 
 
 class ActorObject(TypedDict):
@@ -77,12 +80,6 @@ class Columns(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-def content_digest(salt: bytes, kind: str, *parts: Part) -> bytes:
-    """The salted SHA-256 of a content: of the salt, and a JSON array of its kind, its version, and its parts."""
-    shown = [kind, 1, *(part.decode() if isinstance(part, bytes) else part for part in parts)]
-    return hashlib.sha256(salt + orjson.dumps(shown)).digest()
-
-
 def canonical(row: Columns) -> bytes:
     """The record without its hash, as canonical JSON."""
     chain, project = row["chain_id"], row["project_id"]
@@ -94,7 +91,7 @@ def canonical(row: Columns) -> bytes:
         f'"id":"{ids.record_id(chain, row["seq"])}",'
         f'"object":"audit.record","previous":{_digits(row["previous"])},"seq":{row["seq"]},'
         f'"thread":{_id("thread", None if chain == project else chain)},"turn":{_id("turn", row["turn_id"])},'
-        f'"version":1}}'
+        f'"version":{row["version"]}}}'
     ).encode()
 
 

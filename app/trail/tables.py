@@ -6,7 +6,7 @@ Records take inserts only, by the functions that chain them: triggers refuse all
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index, LargeBinary, SmallInteger, Text
+from sqlalchemy import BigInteger, Index, LargeBinary, SmallInteger, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -37,6 +37,8 @@ class AuditRecord(Base):
     """The salted SHA-256 of the content; the salt lies beside the content and is deleted with it."""
     previous: Mapped[bytes] = mapped_column(LargeBinary)
     hash: Mapped[bytes] = mapped_column(LargeBinary)
+    version: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
+    """The version of the lists of fields that its content is hashed by: see `contents.py`."""
 
     __table_args__ = (Index("audit_records_at_idx", "project_id", "at"),)
 

@@ -160,14 +160,22 @@ async def _write(
     }
     if trail_key is not None:
         values["trail_key"] = trail_key
-    thread = await threads.add(session, names, caller.actor, project_id, values)
+    head = None if given.head_id is None else turn_uuid(given.head_id)
+    thread = await threads.add(session, names, caller.actor, project_id, values, head=head)
     if turns:
         rows = [_turn_row(project_id, id_, turn, highest + place) for place, turn in enumerate(turns, 1)]
         sealer = at_rest.sealer()
-        await session.execute(insert(Turn), [rows_of(Turn).written(sealer, row) for row in rows])
+        sealed = [rows_of(Turn).written(sealer, row) for row in rows]
+        written = await session.execute(insert(Turn).returning(Turn.id, Turn.arrived_at), sealed)
+        arrived = {row.id: row.arrived_at for row in written}
         items_of = [_item_rows(project_id, turn) for turn in turns]
         records = [
-            Record("turn.imported", row["id"], row["status"], contents.imported_rows(row["salt"], row, mine))
+            Record(
+                "turn.imported",
+                row["id"],
+                row["status"],
+                contents.turn(row["salt"], {**row, "arrived_at": arrived[row["id"]]}, mine),
+            )
             for row, mine in zip(rows, items_of, strict=True)
         ]
         await append_records(session, caller.actor, project_id, id_, records)
@@ -176,7 +184,7 @@ async def _write(
             await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in items])
         await _write_compactions(session, caller, id_, given, {row["id"] for row in rows})
     await session.refresh(thread)  # The end of its audit chain has moved.
-    thread.head_turn_id = None if given.head_id is None else turn_uuid(given.head_id)
+    thread.head_turn_id = head
     await session.flush()
     return thread
 
@@ -206,7 +214,7 @@ async def _write_compactions(
             "completed_at": _moment(each.created_at),
         }
         rows.append(row)
-        records.append(Record("compaction.made", turn_id, ids.compaction_id(id_), contents.compacted_row(salt, row)))
+        records.append(Record("compaction.made", turn_id, ids.compaction_id(id_), contents.compacted(salt, row)))
     if rows:
         sealer = at_rest.sealer()
         await session.execute(insert(Compaction), [rows_of(Compaction).written(sealer, row) for row in rows])

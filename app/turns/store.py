@@ -151,7 +151,7 @@ class TurnStore:
         trail_key: bytes | None = None
         user = request.user if isinstance(address, New) else None
         if isinstance(address, New):
-            created = contents.thread(salt, None, None, user, {}, archived=False)
+            created = contents.new_thread(salt, user)
         if user is not None:
             trail_key = await self._users.get_or_make(project_id, user)
         try:
@@ -184,7 +184,17 @@ class TurnStore:
                     data=seal.items(project_id, turn_id, 0, kept, data),
                     address=request.origin.address,
                     created=created,
-                    opened=contents.opened(salt, request.model, params, request.metadata, item_ids, data),
+                    opened=contents.digest(
+                        "opened",
+                        salt,
+                        {
+                            "model": request.model,
+                            "params": params,
+                            "metadata": request.metadata,
+                            "ignored": request.ignored,
+                            **contents.items(types, item_ids, data, origin="input"),
+                        },
+                    ),
                 ),
             )
         except (DatabaseUnavailable, asyncio.CancelledError):
@@ -238,17 +248,47 @@ class TurnStore:
         incomplete_details, pace, context = map(_json, (closing.incomplete_details, closing.pace, closing.context))
         records: list[tuple[str, str, bytes | None]] = []
         for attempt, call in enumerate(calls, 1):
-            said = contents.called(
-                turn.salt, attempt, call.continuation, call.url, call.body.sent, call.dropped_items, call.status,
-                call.response_id, _json(call.error),
-            )  # fmt: skip
+            said = contents.digest(
+                "called",
+                turn.salt,
+                {
+                    "attempt": attempt,
+                    "continuation": call.continuation,
+                    "url": call.url,
+                    "body": call.body.sent.decode(),
+                    "dropped_items": call.dropped_items,
+                    "status": call.status,
+                    "response_id": call.response_id,
+                    "error": _json(call.error),
+                    "started_at": call.started_at,
+                    "finished_at": call.finished_at,
+                },
+            )
             records.append(
                 ("turn.called", f"{attempt} {call.continuation} {call.status} {call.account}".rstrip(), said)
             )
-        closed = contents.closed(
-            turn.salt, closing.status, closing.continuation, response, usage, error, incomplete_details,
-            closing.binding, closing.response_id, pace, item_ids, data,
-        )  # fmt: skip
+        closed = contents.digest(
+            "closed",
+            turn.salt,
+            {
+                "status": closing.status,
+                "continuation": closing.continuation,
+                "response": response,
+                "usage": usage,
+                "error": error,
+                "incomplete_details": incomplete_details,
+                "pace": pace,
+                "context": context,
+                "error_status": closing.error_status,
+                "binding": closing.binding,
+                "response_id": closing.response_id,
+                "response_created_at": closing.response_created_at,
+                "response_expires_at": closing.response_expires_at,
+                "copied_from_id": None,
+                "deleted_at": None,
+                **contents.items(types, item_ids, data, origin="output", first=turn.input_items),
+            },
+        )
         if closing.replaced_model is not None:
             records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     SmallInteger,
     Text,
     func,
@@ -81,6 +82,9 @@ class Turn(Base):
     """SHA-256 of the request's body: tells a client's retry."""
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """Of the digests in its audit records. It goes with the content; older turns have none."""
+    left_salt: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Of the digest of what is left once the content is gone, or once a fork has taken the turn over. It is not sealed:
+    nothing that was said is in that digest."""
     error_status: Mapped[int | None] = mapped_column(SmallInteger)
     """The HTTP status that a failed turn was answered with; None where its client had been answered before."""
 

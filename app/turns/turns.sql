@@ -1,6 +1,6 @@
 -- open_turn --
--- Opens a turn: see migrations/sql/open_turn_v2.sql. A transaction of its own, and one of a turn's two.
-SELECT * FROM open_turn_v2(
+-- Opens a turn: see migrations/sql/open_turn_v3.sql. A transaction of its own, and one of a turn's two.
+SELECT * FROM open_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :of_user::text,
     :new_thread::boolean, :user_id::text, :trail_key::bytea,
     :turn_id::uuid, :parent_id::uuid, :first::boolean, :beside::text, :ticket::uuid,
@@ -11,8 +11,8 @@ SELECT * FROM open_turn_v2(
 )
 
 -- close_turn --
--- Closes a turn: see migrations/sql/close_turn_v2.sql. The other of its two transactions. NULL: somebody else has.
-SELECT close_turn_v2(
+-- Closes a turn: see migrations/sql/close_turn_v3.sql. The other of its two transactions. NULL: somebody else has.
+SELECT close_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :turn_id::uuid,
     :status::text, :continuation::text, :response::text, :usage::text, :error::text, :incomplete_details::text,
     :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
