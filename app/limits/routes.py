@@ -184,6 +184,7 @@ OF_NOBODY: dict[tuple[str, str], Held] = {
     ("GET", "/openapi.json"): NONE,
     ("GET", "/docs"): NONE,
     ("MOUNT", "/docs/assets"): NONE,
+    (SOCKET, "/{path}"): NONE,  # There is no WebSocket at any other path.
 }
 """Of no project."""
 
