@@ -34,6 +34,9 @@ Found = tuple[str, str]
 Row = dict[str, Any]
 Calls = dict[tuple[UUID, str], dict[str, Any]]
 
+SHOWN = {"compacted": "compaction", "left": "what was left of it", "turn": "the whole turn"}
+"""The kinds of content as they are named in a problem, where that is not their own word."""
+
 TURNS_AT_ONCE = 1000
 TRIES = 4
 """How often a content is looked at that changes while the trail is read."""
@@ -380,7 +383,7 @@ def _wrong_claim(kind: str, claim: Claim, row: Row, call: dict[str, Any] | None)
     if kind == "closed" and row["completed_at"] != claim.at:
         return "it was not closed when its record says"
     now = _now(kind, row, call)
-    return None if now == claim.content else f"what it holds is not what was recorded ({kind})"
+    return None if now == claim.content else f"what it holds is not what was recorded ({SHOWN.get(kind, kind)})"
 
 
 def _now(kind: str, row: Row, call: dict[str, Any] | None) -> bytes | None:

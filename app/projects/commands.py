@@ -211,7 +211,7 @@ def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
             project = await _project(session, name, locked=True)
             if project.key_destroyed_at is not None:
                 stop(KEY_DESTROYED)
-            if not await as_told(session, project) and project.encrypted_at is None:
+            if not await as_told(session, SERVICE, project) and project.encrypted_at is None:
                 await encrypt_from_now(session, vault, SERVICE, project, wait=SOON)
         content_keys, id_ = ContentKeys(database, vault), project.project_id
         sealer = await content_keys.sealer(id_)

@@ -31,7 +31,7 @@ async def encrypt_from_now(
     await record_project(session, actor, ENCRYPTED, project, project.name)
 
 
-async def as_told(session: AsyncSession, project: Project) -> bool:
+async def as_told(session: AsyncSession, actor: Actor, project: Project) -> bool:
     """Set `encrypted_at` back to what the audit trail tells, if it was changed by hand. False if it was not.
 
     Its row is locked.
@@ -44,7 +44,7 @@ async def as_told(session: AsyncSession, project: Project) -> bool:
     if await session.scalar(kept):
         return False
     project.encrypted_at = told
-    await session.flush()
+    await record_project(session, actor, "project.changed", project, "encrypted_at")
     return True
 
 
