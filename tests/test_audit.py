@@ -433,7 +433,7 @@ def test_the_command_verifies_the_database_and_names_what_is_wrong(talked: tuple
     assert "what it holds is not what was recorded" in said[1]
     for options, reason in (
         (("--project", "nobody"), "There is no project 'nobody'"),
-        (("--thread", "x"), "is not the id of a thread"),
+        (("--thread", "nobodys-thread"), "is not the id of a thread"),
         (("--thread", f"thread_{'0' * 32}"), "knows no thread"),
         (("--key", "x"), "--key is wrong"),
     ):

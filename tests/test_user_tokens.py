@@ -200,9 +200,9 @@ def test_key_mints_nothing_that_it_may_not_do_itself(tenant: Tenant) -> None:
 
 
 def test_token_ends_by_itself_and_with_its_key(tenant: Tenant) -> None:
-    brief = browser(tenant, "ann", expires_in=1)
+    brief = browser(tenant, "ann", expires_in=3)
     assert brief.get("/threads").status_code == 200
-    eventually(lambda: brief.get("/threads").status_code == 401, seconds=5)
+    eventually(lambda: brief.get("/threads").status_code == 401, seconds=8)
     place = f"/admin/projects/{tenant.id}/keys"
     made = tenant.http.post(place, json={"name": "mints", "scopes": ["read", "write"]}).json()
     with httpx2.Client(base_url=tenant.http.base_url, headers={"Authorization": f"Bearer {made['key']}"}) as http:
