@@ -102,7 +102,10 @@ def test_project_without_accounts_has_the_services(pair: Pair, tenant: Tenant, e
         (THROTTLED, 2),
         ({"kind": "status", "status": 503}, 2),
         ({"kind": "rate_limit_200"}, 2),
+        ({"kind": "status", "status": 402, "code": "", "message": "Payment Required"}, 1),
+        ({"kind": "status", "status": 400, "code": "Arrearage", "message": "Access denied."}, 1),
         ({"kind": "status", "status": 403, "code": "Arrearage", "message": "Overdue payment."}, 1),
+        ({"kind": "status", "status": 429, "code": "PrepaidBillOverdue", "message": "The prepaid bill is overdue."}, 1),
         ({"kind": "status", "status": 401, "code": "InvalidApiKey", "message": "Invalid API-key provided."}, 1),
     ],
 )
@@ -163,6 +166,32 @@ def test_whatever_an_account_does_no_turn_is_lost_or_answered_twice(
     pair.a.reset()
     assert tenant.turn(thread, "My name is Ada.")["status"] == "completed"
     no_id_has_crossed(pair)
+
+
+@pytest.mark.parametrize("form", ["status", "failed", "error_event", "flat"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Invalid schema for function 'set_throttle': rate limit exceeded is not a property.",
+        "The tool check rate limit has no parameters.",
+        "<400> InternalError.Algo.InvalidParameter: function check_access_denied is not valid.",
+        "Failed to download the image for the model: 404 not found",
+    ],
+)
+def test_refusal_with_the_clients_own_words_is_made_once_and_opens_no_breaker(
+    pair: Pair, tenant: Tenant, message: str, form: str
+) -> None:
+    fault = {"kind": form, "status": 400, "code": "InvalidParameter", "message": message, "after_events": 0, "times": 3}
+    pair.a.control("faults", [fault])
+    for asked in (1, 2, 3):
+        body = {"input": "Hi", "stream": form != "status"}
+        answer = tenant.http.post(f"/threads/{tenant.thread()}/turns", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "InvalidParameter")
+        assert answer.json()["error"]["message"] == message
+        assert len(pair.a.calls()) == asked
+    assert pair.b.calls() == []
+    accounts = tenant.http.get(f"/admin/projects/{tenant.id}/accounts").json()["data"]
+    assert not {"open", "half_open"} & {tenant.state(account) for account in accounts}
 
 
 def test_account_that_is_away_is_left_alone_and_comes_back(pair: Pair, service_env: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What the provider's errors mean, by the words that are seen in the field: docs/failures.md, line for line."""
+"""Errors of the provider on their way through a turn: docs/failures.md. `test_error_table.py` has the table itself."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -115,6 +115,19 @@ def test_a_refusal_is_a_4xx_that_no_client_retries_and_is_asked_once(
     if error[3] is not None:
         assert refused.json()["error"]["code"] == error[3]
     assert len(emulator.calls()) == 1
+
+
+def test_the_name_of_a_tool_does_not_decide_what_an_error_means(service: Service, emulator: Emulator) -> None:
+    error = (200, "server_error", "Too many requests: this call failed.")
+    tool = {"type": "function", "name": "too many requests", "parameters": {"type": "object"}}
+    make(emulator, "failed", error, 1)
+    body = {"input": "Hi", "stream": True, "tools": [tool]}
+    failed = service.http.post(f"/threads/{service.thread()}/turns", json=body)
+    assert (failed.status_code, failed.json()["error"]["code"]) == (502, "server_error")
+    assert len(emulator.calls()) == 1
+    # Without such a tool the same words are the provider's, and the call is repeated.
+    make(emulator, "failed", error, 1)
+    assert said(service.stream(service.thread(), "Echo: hi")) == "hi"
 
 
 def test_an_error_after_the_first_words_is_not_asked_again(service: Service, emulator: Emulator) -> None:

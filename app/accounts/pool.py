@@ -49,7 +49,7 @@ WHERE a.project_id = $1 OR a.shared ORDER BY a.position, a.id
 """
 
 PASSED_ON = (failure.MODEL_UNSUPPORTED, failure.MODEL_NOT_FOUND)
-"""Refusals that another account may not meet: which models there are differs by region."""
+"""Codes of refusals that fail over to the next account, since regions offer different models. They open no breaker."""
 
 
 @dataclass(eq=False, slots=True)
@@ -259,7 +259,7 @@ def choose(
 
 
 def goes_on_elsewhere(found: Failure) -> bool:
-    """Whether another account may answer what this one has not."""
+    """Return True if the turn fails over to the next account: throttling, outage, refused account, missing model."""
     return found.kind in (*failure.RETRIED, Kind.CREDENTIALS) or found.code in PASSED_ON
 
 

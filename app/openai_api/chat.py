@@ -26,8 +26,9 @@ from app.projects.auth import Authenticated
 from app.projects.credential_watch import Listener, listening
 from app.projects.held import HeldResponse
 from app.provider.client import ProviderError
+from app.provider.error_table import tool_names
 from app.provider.events import RawEvent, SSEDecoder
-from app.provider.failure import Kind
+from app.provider.failure import Kind, without_tools
 from app.provider.models import Models
 from app.provider.refusals import client_error
 from app.services import services, serving
@@ -96,7 +97,7 @@ async def complete(
         return Response(answer, media_type=JSON_TYPE)
     except ProviderError as error:
         spending.asked = error.failure.kind in CUT_SHORT
-        raise client_error(error.failure) from error
+        raise client_error(without_tools(error.failure, tool_names(body.get("tools")))) from error
     finally:
         if not streaming:
             spending.end()

@@ -1,51 +1,42 @@
-"""What the provider means when it does not answer, read by its words: HTTP statuses say little.
+"""Failures of the provider, read from whatever form they arrive in.
 
-Plain calls send `{code, message, request_id}` with an HTTP status, lookups `{error: {…}}`, streams HTTP 200 with
-`response.failed`, `event: error`, or the flat object as an event of no type; throttling can come as HTTP 200 with a
-failed response (reference page, probe, captures). One table tells what the words mean: docs/failures.md shows it.
+Plain calls send `{code, message, request_id}` with an HTTP status, lookups send `{error: {…}}`. Streams send HTTP 200
+with `response.failed`, `event: error`, or the flat object as an event without a type; throttling can arrive as HTTP 200
+with a failed response. `error_table` gives all of them their meaning.
 """
 
 import random
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import Any
 
+from app.provider import error_table
+from app.provider.error_table import (
+    MODEL_NOT_FOUND,
+    MODEL_RETIRED,
+    MODEL_UNSUPPORTED,
+    TOO_LONG,
+    Cause,
+    Kind,
+    Said,
+    own_sentence,
+)
 from app.provider.reading import NotJSON, read_object
 
-
-class Kind(StrEnum):
-    UNKNOWN_PREVIOUS = "unknown_previous"
-    """It does not know the id that we chained on."""
-    THROTTLED = "throttled"
-    UNAVAILABLE = "unavailable"
-    """5xx, or no connection: the model was not asked."""
-    BROKEN = "broken"
-    """The answer broke off or cannot be read: the model has been asked, and is not asked again."""
-    TOO_LARGE = "too_large"
-    """The answer is larger than one may be."""
-    TIMEOUT = "timeout"
-    CREDENTIALS = "credentials"
-    REFUSED = "refused"
-    """The request itself is at fault."""
-    FAILED = "failed"
-    """The model failed."""
-
+__all__ = ["MODEL_NOT_FOUND", "MODEL_RETIRED", "MODEL_UNSUPPORTED", "TOO_LONG", "Cause", "Failure", "Kind"]
 
 RETRIED = (Kind.THROTTLED, Kind.UNAVAILABLE)
 
 FIRST_BACKOFF_SECONDS = 0.5
 
 LONGEST_BACKOFF_SECONDS = 20.0
-"""A longer `Retry-After` is not waited for: it is passed on to the client, with a 429."""
+"""The longest `Retry-After` that the service waits for. A longer one is passed on to the client with a 429."""
 
-MODEL_UNSUPPORTED = "model_unsupported"
-MODEL_RETIRED = "model_retired"
 REFUSED_CODE = "refused_by_provider"
-MODEL_NOT_FOUND = "model_not_found"
-TOO_LONG = "context_length_exceeded"
+"""The code of a refusal that the provider sent inside an answer as `server_error`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,98 +48,66 @@ class Failure:
     message: str
     retry_after: float | None = None
     """Seconds."""
+    cause: Cause | None = None
+    """The part of the request that a refusal is about; None for every other kind."""
+    said: Said | None = None
+    """The provider's own words; None for a failure that the service itself reports."""
 
     def as_error(self) -> dict[str, Any]:
-        """The turn's `error`, in the form that a Response has it."""
+        """Return the turn's `error` in the shape that a Response has."""
         return {"code": self.code, "message": self.message}
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
-    kind: Kind
-    words: str
-    """A pattern, found in the code or the message."""
-    code: str | None = None
-    """What a client is told instead of the provider's code."""
-
-
-MEANINGS = (
-    # DashScope's words, OpenAI's and vLLM's.
-    Meaning(Kind.UNKNOWN_PREVIOUS, r"previous_response_id\b.*(not found|not exist|expired|invalid)"),
-    Meaning(Kind.UNKNOWN_PREVIOUS, r"not found previous_response_id|previous_response_not_found"),
-    Meaning(Kind.UNKNOWN_PREVIOUS, r"(previous )?response with id .* (was )?not found"),
-    # Models that are not, or no longer, to be had here.
-    Meaning(Kind.REFUSED, r"agent capabilities are not enabled|agent_api_metadata", MODEL_UNSUPPORTED),
-    Meaning(Kind.REFUSED, r"validation errors? for Event object", MODEL_UNSUPPORTED),
-    Meaning(
-        Kind.REFUSED,
-        r"model\b.{0,80}\b(retired|deprecated|discontinued|decommissioned|no longer|taken offline|已下线)",
-        MODEL_RETIRED,
-    ),
-    Meaning(
-        Kind.REFUSED, r"unsupported model|model_?not_?found|model .{0,80} (does not exist|not found)", MODEL_NOT_FOUND
-    ),
-    # A backend's own status, quoted in the message, says more than the one around it.
-    Meaning(Kind.THROTTLED, r'"status_code"\s*:\s*429|<429>'),
-    Meaning(Kind.UNAVAILABLE, r'"status_code"\s*:\s*5\d\d\b'),
-    Meaning(Kind.THROTTLED, r"too many requests|throttl|rate.?limit|backend buffer overflow|insufficient_quota"),
-    Meaning(Kind.CREDENTIALS, r"invalid_?api_?key|arrearage|access_?denied|invalid api.?key"),
-    Meaning(Kind.REFUSED, r"context_length_exceeded|maximum context length|range of input length", TOO_LONG),
-    Meaning(Kind.REFUSED, r"data_?inspection_?failed|inappropriate content|content_filter"),
-    Meaning(Kind.UNAVAILABLE, r"^<5\d\d>|serviceunavailable|service unavailable|server is overloaded"),
-    # Any other number at the head is a refusal: <400>, <50004> …
-    Meaning(Kind.REFUSED, r"^<\d+>"),
-    Meaning(Kind.REFUSED, r"invalid_?parameter|invalid_request_error|unsupported_|bad_?request"),
-    Meaning(Kind.UNAVAILABLE, r"internal_?error|request_?time_?out"),
-)
-"""The first whose pattern matches the code or the message decides; where none matches, the HTTP status does."""
-
-_PATTERNS = tuple((meaning, re.compile(meaning.words, re.IGNORECASE | re.DOTALL)) for meaning in MEANINGS)
-
-LONGEST_SEARCHED = 4000
 LONGEST_KEPT = 4000
 LONGEST_CODE = 200
 
 
 def from_http(status: int, body: bytes, retry_after: str | None) -> Failure:
-    """The meaning of an HTTP error."""
+    """Return the failure that an HTTP error stands for."""
     if 300 <= status < 400:
         message = f"It answered with a redirect (HTTP {status}), which is not followed. Check DASHSCOPE_BASE_URL."
         return Failure(Kind.CREDENTIALS, status, "provider_redirect", message)
     try:
-        said, _ = read_object(body)
+        error, _ = read_object(body)
     except NotJSON:
-        said = {"message": body[:500].decode("utf-8", "replace")}
-    code, message = _code_and_message(said)
-    found = _meaning(code, message)
-    kind = found.kind if found is not None else _by_status(status)
-    code = (found.code if found is not None else None) or code or str(status)
-    return Failure(kind, status, code, message or f"HTTP {status}", seconds(retry_after))
+        error = {"message": body[:500].decode("utf-8", "replace")}
+    return replace(_read(_said(status, error)), retry_after=seconds(retry_after))
 
 
 def from_response(response: dict[str, Any]) -> Failure:
-    """The meaning of a Response whose status is `failed`."""
+    """Return the failure that a Response with the status `failed` stands for."""
     error = response.get("error")
     return from_error(error if isinstance(error, dict) else {})
 
 
-def from_error(said: dict[str, Any]) -> Failure:
-    """The meaning of an error within an answer of HTTP 200: an error object, flat or in `error`."""
-    code, message = _code_and_message(said)
-    code, message = code or "server_error", message or "The model failed."
-    found = _meaning(code, message)
-    if found is None:
-        return Failure(Kind.FAILED, 200, code, message)
-    if found.kind is Kind.REFUSED and code == "server_error":
-        code = REFUSED_CODE  # Its code says the server's fault, its words the request's (captures).
-    return Failure(found.kind, 200, found.code or code, message)
+def from_error(error: dict[str, Any]) -> Failure:
+    """Return the failure that an error inside an answer of HTTP 200 stands for: flat, or in `error`."""
+    return _read(_said(200, error))
 
 
-def is_error(said: dict[str, Any]) -> bool:
-    """Whether an object that is no Response is an error: `{error: {…}}`, or the flat one."""
-    if isinstance(said.get("error"), dict):
+def without_tools(found: Failure, tools: Collection[str]) -> Failure:
+    """Read the provider's words again, this time without the names of the request's tools."""
+    if found.said is None or not tools:
+        return found
+    return replace(_read(found.said, tools), retry_after=found.retry_after)
+
+
+def may_be_the_input(found: Failure) -> bool:
+    """Return True if the same request with less input may be accepted.
+
+    This holds for a refusal of the input as inadmissible (content inspection) or invalid (media, arguments, size, or a
+    400 that names nothing else). It does not hold for a refused account (401, 402, 403, arrears), an unknown model,
+    throttling, 5xx, a refused parameter, or an inspection of the model's answer. An input with too many tokens is
+    excluded as well, because `TOO_LONG` is handled separately.
+    """
+    return found.kind is Kind.REFUSED and found.cause in (Cause.INADMISSIBLE, Cause.INVALID_INPUT)
+
+
+def is_error(value: dict[str, Any]) -> bool:
+    """Return True if an object that is no Response is an error: `{error: {…}}`, or the flat form."""
+    if isinstance(value.get("error"), dict):
         return True
-    return "message" in said and ("code" in said or "request_id" in said)
+    return "message" in value and ("code" in value or "request_id" in value)
 
 
 def no_connection(message: str) -> Failure:
@@ -169,30 +128,30 @@ def too_large(limit: int) -> Failure:
 
 
 def retired(found: Failure, model: str, successor: str | None) -> Failure:
-    """That the provider does not have a model any more, and what to do."""
+    """Return the failure of a retired model, with a message that says what to send instead."""
     instead = "another model" if successor is None else repr(successor)
     message = (
         f"The model {model[:80]!r} is retired. Send {instead} instead, or have the project's aliases do so: PATCH "
         f'/v1/admin/projects/ID {{"aliases": {{"{model[:80]}": "{successor or "MODEL"}"}}}}. ({found.message})'
     )
-    return replace(found, kind=Kind.REFUSED, code=MODEL_RETIRED, message=message)
+    return replace(found, kind=Kind.REFUSED, cause=Cause.MODEL, code=MODEL_RETIRED, message=message)
 
 
 def too_long(limit: int) -> Failure:
-    """Our own: the request would rather fail than leave something out."""
+    """Return the service's own refusal of an input that must not be shortened (`truncation: disabled`)."""
     message = (
         f"The conversation is longer than the {limit} tokens that the model reads, and 'truncation' is 'disabled'. "
         "Send truncation 'auto', or compact the thread (POST /v1/threads/ID/compact), or choose a model with a larger "
         "window."
     )
-    return Failure(Kind.REFUSED, 400, TOO_LONG, message)
+    return Failure(Kind.REFUSED, 400, TOO_LONG, message, cause=Cause.TOO_LONG)
 
 
 def pause(found: Failure, attempt: int) -> float:
-    """Seconds to wait before the next attempt: what the provider asks for, else twice as long each time.
+    """Return the seconds to wait before the next attempt: the provider's `Retry-After`, else exponential back-off.
 
     Args:
-        attempt: how many have been made.
+        attempt: the number of attempts made so far.
     """
     if found.retry_after is not None:
         return found.retry_after
@@ -200,19 +159,20 @@ def pause(found: Failure, attempt: int) -> float:
 
 
 _LIMIT = re.compile(
-    r"range of input length should be \[\s*\d+\s*,\s*(\d{2,9})\s*\]|maximum context length (?:is|of) (\d{2,9})",
+    r"range of input length should be \[\s*\d+\s*,\s*(\d{2,9})\s*\]"
+    r"|(?:this model's |the model's )?maximum context length (?:is|of) (\d{2,9})",
     re.IGNORECASE,
 )
 
 
 def limit_in(message: str) -> int | None:
-    """The tokens that a model takes at most, where the provider's refusal says so."""
-    found = _LIMIT.search(message[:LONGEST_SEARCHED])
+    """Return the model's largest input in tokens, if the provider's refusal names it outside of quoted text."""
+    found = _LIMIT.match(own_sentence(message))
     return None if found is None else int(found[1] or found[2])
 
 
 def seconds(retry_after: str | None) -> float | None:
-    """What a Retry-After header says, in seconds: as a number, or as the moment until which to wait (RFC 9110)."""
+    """Return a `Retry-After` header in seconds. It holds a number or a date (RFC 9110)."""
     if retry_after is None:
         return None
     if re.fullmatch(r"\s*[0-9]{1,9}(\.[0-9]{1,9})?\s*", retry_after):
@@ -225,31 +185,26 @@ def seconds(retry_after: str | None) -> float | None:
     return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
-def _meaning(code: str, message: str) -> Meaning | None:
-    for meaning, pattern in _PATTERNS:
-        if pattern.search(message[:LONGEST_SEARCHED]) or pattern.search(code):
-            return meaning
-    return None
+def _read(said: Said, tools: Collection[str] = ()) -> Failure:
+    row = error_table.row_of(said, tools)
+    if said.http == 200:
+        code, message = said.code or "server_error", said.message or "The model failed."
+        if row.kind is Kind.REFUSED and code == "server_error":
+            code = REFUSED_CODE  # Its code blames the server, its words the request (captures).
+    else:
+        code, message = said.code or str(said.http), said.message or f"HTTP {said.http}"
+    return Failure(row.kind, said.http, row.code or code, message, cause=row.cause, said=said)
 
 
-def _by_status(status: int) -> Kind:
-    if status in (401, 403):
-        return Kind.CREDENTIALS
-    if status == 429:
-        return Kind.THROTTLED
-    if status >= 500 or status in (408, 409):
-        return Kind.UNAVAILABLE
-    return Kind.REFUSED
-
-
-def _code_and_message(said: dict[str, Any]) -> tuple[str, str]:
-    nested = said.get("error")
-    error = nested if isinstance(nested, dict) else said
-    if isinstance(nested, str) and "message" not in said:
-        error = {**said, "message": nested}
-    code = error.get("code") or (error.get("type") if error.get("type") != "error" else None)
-    message = error.get("message")
-    return _text(code)[:LONGEST_CODE], _text(message)[:LONGEST_KEPT]
+def _said(http: int, error: dict[str, Any]) -> Said:
+    nested = error.get("error")
+    inner = nested if isinstance(nested, dict) else error
+    if isinstance(nested, str) and "message" not in error:
+        inner = {**error, "message": nested}
+    type_ = "" if inner.get("type") == "error" else _text(inner.get("type"))
+    code = _text(inner.get("code") or type_)
+    message, param = _text(inner.get("message")), _text(inner.get("param"))
+    return Said(http, code[:LONGEST_CODE], message[:LONGEST_KEPT], type_[:LONGEST_CODE], param[:LONGEST_CODE])
 
 
 def _text(value: Any) -> str:

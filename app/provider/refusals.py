@@ -1,4 +1,4 @@
-"""The errors that clients get when the provider did not answer."""
+"""Client errors for failures of the provider."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from app.provider.failure import Failure, Kind
 
 
 def client_error(found: Failure) -> ProviderFailure:
-    """The client's error for a failure: its HTTP status says whose fault it was."""
+    """Return the client's error for a failure. Its HTTP status tells whether the request or the service is at fault."""
     headers: dict[str, str] = {}
     match found.kind:
         case Kind.THROTTLED:
@@ -16,12 +16,15 @@ def client_error(found: Failure) -> ProviderFailure:
             status, type_, code = 429, "rate_limit_error", "rate_limit_exceeded"
             message = f"The provider is throttling: {found.message} Send this again later."
         case Kind.REFUSED:
-            # One that clients retry would be asked again, and refused again.
+            # Clients retry other statuses, and would be refused again.
             status = found.status if found.status in (400, 403, 404, 413, 422) else 400
             type_, code, message = "invalid_request_error", found.code, found.message
         case Kind.CREDENTIALS:
             status, type_, code = 502, "server_error", "provider_credentials"
-            message = f"The provider refuses the service's own credentials (check DASHSCOPE_API_KEY): {found.message}"
+            message = (
+                "The provider refuses the service's own account (check DASHSCOPE_API_KEY and the account's balance): "
+                f"{found.message}"
+            )
         case Kind.TIMEOUT:
             status, type_, code, message = 504, "server_error", found.code, found.message
         case Kind.UNAVAILABLE:
@@ -33,12 +36,12 @@ def client_error(found: Failure) -> ProviderFailure:
 
 
 def is_retried(status: int | None) -> bool:
-    """Whether a client that was answered with this HTTP status asks again, and may be given another answer."""
+    """Return True if clients retry after this HTTP status, and a retry may succeed."""
     return status is not None and (status in (408, 429) or status >= 500)
 
 
 def failed_before(status: int | None, error: dict[str, Any]) -> ProviderFailure:
-    """The error of a turn that has failed, for a request that repeats the one it failed for."""
+    """Return the error of a failed turn, for a repetition of the request that it failed on."""
     status = status or 502
     type_ = {429: "rate_limit_error"}.get(status, "invalid_request_error" if status < 500 else "server_error")
     code, message = str(error.get("code")), str(error.get("message"))

@@ -33,6 +33,7 @@ from app.memory.compaction import Compactions, Wanted
 from app.memory.reader import Reader, within
 from app.provider import failure, structured
 from app.provider.client import SESSION_CACHE, ProviderError
+from app.provider.error_table import tool_names
 from app.provider.failure import RETRIED, Failure, Kind
 from app.provider.refusals import client_error
 from app.settings import Settings
@@ -376,6 +377,7 @@ class Way:
                     account.breaker(turn.request.model).answered()
                 return answer
             except ProviderError as refused:
+                refused.failure = failure.without_tools(refused.failure, _tool_names(turn.request))
                 status, error = refused.failure.status, {**refused.failure.as_error(), "account": provider.account}
                 response_id = usable_id(running.relay.opening.get("id"))
                 call.failed(refused.failure.kind.value)
@@ -564,6 +566,11 @@ def _with_successor(request: TurnRequest, found: Failure) -> Failure:
     if found.code != failure.MODEL_RETIRED and (request.successor is None or found.code not in PASSED_ON):
         return found
     return failure.retired(found, request.model, request.successor)
+
+
+def _tool_names(request: TurnRequest) -> set[str]:
+    """Return the names of the request's tools, which must not decide what a failure means."""
+    return tool_names(request.params.get("tools"), request.items)
 
 
 def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, bytes]:
