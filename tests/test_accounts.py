@@ -175,7 +175,7 @@ def test_whatever_an_account_does_no_turn_is_lost_or_answered_twice(
         "Invalid schema for function 'set_throttle': rate limit exceeded is not a property.",
         "The tool check rate limit has no parameters.",
         "<400> InternalError.Algo.InvalidParameter: function check_access_denied is not valid.",
-        "Failed to download the image for the model: 404 not found",
+        "The model qwen3.5-plus could not load the image at https://example.com/a.png: 404 not found",
     ],
 )
 def test_refusal_with_the_clients_own_words_is_made_once_and_opens_no_breaker(

@@ -1,7 +1,8 @@
-"""The provider accounts that a project's turns may be answered with, and which of them is asked.
+"""Pool of provider accounts: the accounts that a project may use, their order, and failover between them.
 
-A project has its own, or those that the service has for all: the one of its settings, and the shared ones. An account
-of a project's own is never asked for another; and a project that has its own never spends the service's.
+A project uses its own accounts. A project without any uses the service's: the account of the settings and the shared
+ones. One project's own account never serves another project, and a project with own accounts never spends the
+service's.
 """
 
 import random
@@ -30,16 +31,16 @@ log = structlog.get_logger()
 PURPOSE = "provider account"
 
 CACHE_SECONDS = 60.0
-"""How long a worker may go on with accounts that are changed meanwhile in another."""
+"""The longest time for which a worker uses accounts that another worker has changed."""
 
 RENEW_SECONDS = 4.0
-"""Who finds them older than this has them looked up again, and goes on with them: no turn waits for that."""
+"""The age at which cached accounts are refreshed in the background. No turn waits for it."""
 
 LEFT_OPEN_SECONDS = 3600.0
-"""After so long no turn is left that was begun with an account which is not there any more."""
+"""The time after which no turn can still use an account that was removed; its connections are closed then."""
 
 MOST_MODELS = 200
-"""Models of an account that have breakers of their own."""
+"""The largest number of models per account with a breaker of their own."""
 
 THERE = """
 SELECT a.project_id, a.id, a.name, a.position, a.weight, a.base_url, a.api_key, a.models, a.shared, a.disabled,
@@ -54,22 +55,22 @@ PASSED_ON = (failure.MODEL_UNSUPPORTED, failure.MODEL_NOT_FOUND)
 
 @dataclass(eq=False, slots=True)
 class ProviderAccount:
-    """An account, ready to be asked."""
+    """A provider account with its connections and breakers."""
 
     id: UUID | None
-    """None: the one of the service's settings."""
+    """None for the account of the service's settings."""
     name: str
     provider: Provider
     position: int = 0
     weight: int = 1
     models: Sequence[str] = ()
     of_project: bool = False
-    """Whether it is a project's own."""
+    """True for a project's own account."""
     breakers: dict[str, Breaker] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """As metrics name it, which are anybody's to read: no project's own."""
+        """Return the account's name in metrics, which are public: a project's own account is not named."""
         return "of a project" if self.of_project else self.provider.account
 
     @property
@@ -88,16 +89,16 @@ class ProviderAccount:
         return found
 
     def state(self, now: float) -> State:
-        """The worst of its breakers'."""
+        """Return the worst state of the account's breakers."""
         return max((breaker.state(now) for breaker in self.breakers.values()), key=STATES.index, default="closed")
 
 
 @dataclass(frozen=True, slots=True)
 class _There:
-    """What a project can be answered with."""
+    """The accounts of one project."""
 
     has_own: bool
-    """Whether it has accounts of its own, usable or not: then no other is asked."""
+    """True if the project has accounts of its own, usable or not. Then it uses no others."""
     usable: Sequence[ProviderAccount]
 
 
@@ -113,9 +114,10 @@ class Accounts:
         inside: bool,
     ) -> None:
         """Args:
-        of_settings: the account that the service's settings name; `has_key`, whether they have a key for it.
-        connect: makes a provider of a base URL and a key; `public_only`: it connects to public addresses only.
-        inside: whether accounts of projects may lead to private addresses.
+        of_settings: the account of the service's settings.
+        connect: creates a provider from a base URL, a key, and the flag `public_only` (public addresses only).
+        has_key: True if the settings have a key for their account.
+        inside: True if accounts of projects may have private addresses.
         """
         self._database = database
         self._vault = vault
@@ -128,10 +130,10 @@ class Accounts:
         self._left_open: list[tuple[float, Provider]] = []
 
     async def of(self, project_id: UUID) -> Sequence[ProviderAccount]:
-        """Those of a project, in the order in which they are asked.
+        """Return the accounts of a project in the order of use.
 
         Raises:
-            DatabaseUnavailable: Postgres is away, and was not asked for them a moment ago.
+            DatabaseUnavailable: Postgres is unreachable and the accounts are not cached.
         """
         there = await self._there(project_id)
         if there.has_own:
@@ -140,21 +142,21 @@ class Accounts:
         return [self.of_settings, *shared] if self._has_key or not shared else shared
 
     async def found(self, project_id: UUID, id_: UUID) -> ProviderAccount | None:
-        """An account of the project, or a shared one; None where it is not used."""
+        """Return an account of the project or a shared one by its id; None if it is not usable."""
         return next((each for each in (await self._there(project_id)).usable if each.id == id_), None)
 
     async def at(self, project_id: UUID, binding: str) -> ProviderAccount | None:
-        """The account of a project that a response id belongs to."""
+        """Return the account of a project that issued response ids with this binding."""
         return next((each for each in await self.of(project_id) if each.binding == binding), None)
 
     async def first(self, project_id: UUID, model: str, binding: str | None = None) -> ProviderAccount:
-        """The account that a request of a project goes to.
+        """Return the account for a request of a project.
 
         Args:
-            binding: of the account where the conversation's chain lives, if it has one.
+            binding: the binding of the account that holds the conversation's chain, if there is one.
 
         Raises:
-            ProviderError: none of them serves the model.
+            ProviderError: no account serves the model.
         """
         found = choose(await self.of(project_id), model, binding=binding)
         if found is None:
@@ -162,11 +164,11 @@ class Accounts:
         return found
 
     async def next(self, project_id: UUID, model: str, tried: Sequence[ProviderAccount]) -> ProviderAccount | None:
-        """The account that is asked after others have failed; None where there is no other."""
+        """Return the account to fail over to; None if there is no other."""
         return choose(await self.of(project_id), model, tried=tried)
 
     def forget(self) -> None:
-        """Look all accounts up anew: some have changed."""
+        """Drop all cached accounts, because some have changed."""
         self._known.forget()
 
     async def close(self) -> None:
@@ -181,7 +183,7 @@ class Accounts:
         return found
 
     async def _looked_up(self, project_id: UUID) -> _There:
-        with across_projects():  # Those that are shared are another project's.
+        with across_projects():  # Shared accounts belong to another project.
             rows = await self._database.fetch(THERE, project_id)
             usable = [account for row in rows if (account := await self._opened(row)) is not None]
         there = _There(any(not row["shared"] for row in rows), usable)
@@ -189,7 +191,7 @@ class Accounts:
         return there
 
     async def _close_unused(self, there: _There) -> None:
-        """Close the connections of accounts that nobody has had for so long that no turn is left with one."""
+        """Close the connections of removed accounts once no turn can use them any more."""
         now = time.monotonic()
         used = {each.id for known in (*self._known.values(), there) for each in known.usable}
         for id_, (_, account) in list(self._by_id.items()):
@@ -200,7 +202,7 @@ class Accounts:
             await self._left_open.pop(0)[1].close()
 
     async def _opened(self, row: Any) -> ProviderAccount | None:
-        """An account as it was the last time, where its row says the same; None for one that is not to be used."""
+        """Return the account of a row, reusing the known one if the row is unchanged; None if it is not usable."""
         if row["disabled"]:
             return None
         said = tuple(row)
@@ -234,15 +236,16 @@ def choose(
     binding: str | None = None,
     tried: Sequence[ProviderAccount] = (),
 ) -> ProviderAccount | None:
-    """Which account is asked: the one where the chain lives, for to leave it is to send the history again; else one of
-    those that come first, each as often as it weighs; else those behind them.
+    """Choose an account: the one that holds the chain, since any other needs the whole history again; else one of the
+    first position, at random by weight; else one of the next position.
 
     Args:
-        tried: those that have failed in this turn.
+        binding: the binding of the account that holds the chain.
+        tried: accounts that have failed in this turn.
     """
     serving = [each for each in accounts if each.serves(model) and each not in tried]
     if len(serving) == 1 and not tried:
-        return serving[0]  # There is no other: better asked than not.
+        return serving[0]  # There is no other, so an open breaker does not matter.
     now = time.monotonic()
     at_home = next((each for each in serving if each.binding == binding), None)
     if at_home is not None and at_home.breaker(model).lets_through(now):
