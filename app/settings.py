@@ -130,6 +130,10 @@ class Settings(BaseSettings):
     provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
     """How long a stream may be silent, before its first event too."""
 
+    provider_max_input_bytes: Annotated[int, Field(ge=1024)] = 10 * 1000 * 1000
+    """The largest request body that is sent to the provider. Images of the history become words, oldest first, where a
+    rebuilt one would be larger; new input that is larger by itself is a 400."""
+
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """The largest answer of the provider. A longer one is cut off, and its turn is incomplete."""
 
@@ -319,5 +323,7 @@ class EmulatorSettings(BaseSettings):
     response_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
     instructions_are_the_system_message: bool = False
     """Whether `instructions` count as the one system message. No refusal of both was seen so far."""
+    max_input_bytes: Annotated[int, Field(ge=1024)] = 10 * 1000 * 1000
+    """The largest request body. A larger one is refused with 413."""
     delta_milliseconds: Annotated[float, Field(ge=0)] = 0.0
     """A pause before each streamed delta, to watch a stream by eye."""

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 
 from app.emulator import answers, model, validate
 from app.emulator.errors import ProviderError, invalid_parameter, not_found
-from app.emulator.state import Conversation, State, Stored, chain, new_id
+from app.emulator.state import EXPIRED, Conversation, Refused, State, Stored, chain, new_id
 from app.settings import EmulatorSettings
 
 SHOWN_HEADERS = ("x-", "trace", "baggage")
@@ -65,6 +65,7 @@ def create_app(settings: EmulatorSettings | None = None) -> Starlette:
             Route("/_emulator/clock", control(_clock), methods=["POST"]),
             Route("/_emulator/forget", control(_forget), methods=["POST"]),
             Route("/_emulator/faults", control(_faults), methods=["POST"]),
+            Route("/_emulator/refuse", control(_refuse_input), methods=["POST"]),
             Route("/_emulator/calls", control(_calls), methods=["GET"]),
             Route("/_emulator/reset", control(_reset), methods=["POST"]),
         ],
@@ -104,6 +105,7 @@ async def _body(request: Request) -> dict[str, Any]:
 
 
 async def _create(request: Request, state: State, key: str) -> Response:
+    size, limit = len(await request.body()), state.settings.max_input_bytes
     body = await _body(request)
     stream = body.get("stream") is True
     call = {
@@ -118,12 +120,14 @@ async def _create(request: Request, state: State, key: str) -> Response:
     state.log(call)
     fault = state.take_fault(stream)
     try:
+        if size > limit:
+            raise ProviderError(413, "RequestEntityTooLarge", f"Exceeded limit on max bytes per request: {limit}")
         if fault is not None and fault["kind"] == "status":
             raise _status_fault(fault)
         stored = _respond(request, state, key, body)
     except ProviderError as error:
         # A fault stands for the gateway, which answers before a stream begins.
-        plain = not stream or fault is not None or error.status == 401
+        plain = not stream or fault is not None or error.status in (401, 413)
         call |= {"status": error.status if plain else 200, "answer": error.flat()}
         if plain:
             raise
@@ -195,6 +199,7 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     if isinstance(conversation_id, dict):
         conversation_id = conversation_id.get("id")
     conversation = state.conversation(key, conversation_id) if conversation_id else None
+    validate.inspect(items, state.refused)
     before = chain(previous) if conversation is None else list(conversation.items)
     context = before + items
     validate.tool_outputs(context)
@@ -451,6 +456,16 @@ async def _faults(request: Request, state: State) -> Response:
             raise invalid_parameter(f"Each fault needs a kind: one of {', '.join(FAULTS)}.")
     state.faults = [{"times": 1, **fault} for fault in faults]
     return JSONResponse({"faults": state.faults})
+
+
+async def _refuse_input(request: Request, state: State) -> Response:
+    body = await _body(request)
+    texts, urls = body.get("texts", []), body.get("urls", [])
+    for values in (texts, urls):
+        if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
+            raise invalid_parameter("texts and urls must be lists of strings.")
+    state.refused = Refused(texts, [EXPIRED, *urls])
+    return JSONResponse({"texts": state.refused.texts, "urls": state.refused.urls})
 
 
 async def _calls(request: Request, state: State) -> Response:

@@ -14,6 +14,9 @@ Item = dict[str, Any]
 
 CALLS_KEPT = 100_000
 
+EXPIRED = "https://expired.example/"
+"""Media whose URL begins so can never be downloaded."""
+
 
 @dataclass(slots=True)
 class Stored:
@@ -37,6 +40,16 @@ class Conversation:
     items: list[Item]
 
 
+@dataclass(slots=True)
+class Refused:
+    """What is refused in an input, though it may have been accepted before."""
+
+    texts: list[str] = field(default_factory=list)
+    """By content inspection."""
+    urls: list[str] = field(default_factory=lambda: [EXPIRED])
+    """The beginnings of URLs from which no media can be downloaded."""
+
+
 @dataclass
 class Account:
     """Everything of one bearer key. Ids of one account mean nothing in another."""
@@ -57,6 +70,7 @@ class State:
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
         self.advanced = 0.0
         self.faults: list[dict[str, Any]] = []
+        self.refused = Refused()
         self.calls: list[dict[str, Any]] = []
 
     def now(self) -> float:

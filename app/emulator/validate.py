@@ -5,18 +5,30 @@ Stricter than the provider where it is silent about a field: an item with a read
 passing unseen.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import orjson
 
 from app.emulator.errors import ProviderError, invalid_parameter
 from app.emulator.reasoning import is_ours
-from app.emulator.state import Item
+from app.emulator.state import Item, Refused
 from app.provider.models import Family, Models
 
 ROLES = ("system", "developer", "user", "assistant")
 USER_PARTS = ("text", "image_url", "input_text", "input_image")
 ASSISTANT_PARTS = ("text", "output_text")
 MESSAGE_FIELDS = {"type", "role", "content"}
+
+ARGUMENTS = (
+    '<400> InternalError.Algo.InvalidParameter: The "function.arguments" parameter of the code model must be in JSON '
+    "format."
+)
+MEDIA = (
+    "<400> InternalError.Algo.InvalidParameter: Unable to download the media resource during the data inspection "
+    "process."
+)
+INADMISSIBLE = "<400> InternalError.Algo.DataInspectionFailed: Input data may contain inappropriate content."
 
 
 def request(body: dict[str, Any], models: Models) -> None:
@@ -212,9 +224,12 @@ def _item(item: Any, where: str) -> Item:
         return _message(item, where)
     if kind == "function_call":
         _fields(item, where, required=("name", "arguments", "call_id"))
+        if not _is_object(item["arguments"]):
+            raise invalid_parameter(ARGUMENTS)
         return item
     if kind == "function_call_output":
         _fields(item, where, required=("call_id", "output"))
+        _image_urls(item["output"], f"{where}.output")
         return item
     if kind == "reasoning":
         if not isinstance(item.get("summary"), list):
@@ -228,6 +243,47 @@ def _item(item: Any, where: str) -> Item:
                 raise invalid_parameter(f"{where}.{field} is required.")
         return item
     raise invalid_parameter(f"{where}.type '{kind}' is not supported as input.")
+
+
+def _is_object(arguments: str) -> bool:
+    try:
+        return isinstance(orjson.loads(arguments), dict)
+    except orjson.JSONDecodeError:
+        return False
+
+
+def _image_urls(content: Any, where: str) -> None:
+    for index, url in _urls(content):
+        if not url.startswith(("http://", "https://", "data:image/")) or any(char.isspace() for char in url):
+            raise invalid_parameter(
+                f"<400> InternalError.Algo.InvalidParameter: The provided URL does not appear to be valid. "
+                f"Ensure it is correctly formatted. ({where}[{index}])"
+            )
+
+
+def _urls(content: Any) -> Iterator[tuple[int, str]]:
+    """Yield the place and the URL of each image of a message's content, or of a tool's output."""
+    for index, part in enumerate(content if isinstance(content, list) else []):
+        if isinstance(part, dict) and part.get("type") in ("input_image", "image_url"):
+            url = part.get("image_url")
+            url = url.get("url") if isinstance(url, dict) else url
+            yield index, url if isinstance(url, str) else ""
+
+
+def inspect(items: Sequence[Item], refused: Refused) -> None:
+    """Refuse an input with a text that content inspection refuses, or with media that cannot be downloaded.
+
+    Raises:
+        ProviderError: in the provider's words.
+    """
+    for item in items:
+        content = item.get("output") if item["type"] == "function_call_output" else item.get("content")
+        for _, url in _urls(content):
+            if url.startswith(tuple(refused.urls)):
+                raise ProviderError(400, "InvalidParameter.DataInspection", MEDIA)
+        said = orjson.dumps(item).decode()
+        if any(text in said for text in refused.texts):
+            raise ProviderError(400, "DataInspectionFailed", INADMISSIBLE)
 
 
 def _fields(item: Item, where: str, *, required: Sequence[str]) -> None:
@@ -250,6 +306,7 @@ def _message(item: Item, where: str) -> Item:
         for index, part in enumerate(content):
             if not isinstance(part, dict) or part.get("type") not in allowed:
                 raise invalid_parameter(f"{where}.content[{index}].type must be one of {', '.join(allowed)}.")
+        _image_urls(content, f"{where}.content")
     elif not isinstance(content, str):
         raise invalid_parameter(f"{where}.content must be a string or a list of parts.")
     return {"type": "message", **item}
