@@ -7,7 +7,7 @@ to another API is translated (`foreign.py`) or refused; nothing is taken and the
 from typing import Any
 
 from app.errors import BadRequest
-from app.items import checks
+from app.items import checks, images
 from app.items.checks import wrong
 from app.items.foreign import translated
 from app.items.kinds import KINDS, MALFORMED, RESTORED, kind_of, type_of
@@ -102,13 +102,14 @@ INPUT_SCHEMA: dict[str, Any] = {
 """What `items_of` takes, as far as a JSON schema says it."""
 
 
-def items_of(value: Any, param: str = "input", *, references: bool = False) -> list[Item]:
+def items_of(value: Any, param: str = "input", *, references: bool = False, any_image: bool = False) -> list[Item]:
     """The items of an input.
 
     Args:
         param: the field that an error names.
         references: whether references to stored items, and compactions, are taken; they are left for the caller to
             resolve.
+        any_image: whether images with unusable URLs are admitted, which are never sent (`app/items/images.py`).
 
     Raises:
         BadRequest: naming the element at fault.
@@ -130,7 +131,10 @@ def items_of(value: Any, param: str = "input", *, references: bool = False) -> l
         )
     items: list[Item] = []
     for where, element in translated(value, param):
-        items.extend(_items(element, where, references=references))
+        read = _items(element, where, references=references)
+        for item in () if any_image else read:
+            images.check(item, where)
+        items.extend(read)
     return items
 
 
