@@ -218,7 +218,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     accounts = connect_accounts(settings, database, vault)
     models, learnt = app.state.services[Models], Learnt(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
-    reader = Reader(memory, learnt)
+    reader = Reader(memory, learnt, byte_budget=settings.provider_max_input_bytes)
     charges = Charges(database)
     limits = RateLimits(cache, database, models, charges, workers=settings.workers)
     compactions = Compactions(memory, accounts, models, learnt, content_keys, limits, settings)

@@ -40,6 +40,11 @@ REBUILT_ITEMS = Histogram(
     "everthread_rebuilt_items", "Items of a rebuilt history.", buckets=(1, 3, 10, 30, 100, 300, 1000, 3000, 10000)
 )
 DROPPED_ITEMS = Counter("everthread_dropped_items", "Items left out of rebuilt histories to fit the model's window.")
+REDUCED_HISTORIES = Counter(
+    "everthread_reduced_histories",
+    "Rebuilt histories that the provider refused and that were sent again with less, by the step.",
+    ["step"],
+)
 MOVES = Counter(
     "everthread_failovers",
     "Turns that went on at another provider account, by why the one before did not answer.",
@@ -59,6 +64,7 @@ COUNTERS = (
     TOKENS,
     LIVE_ID_LOOKUPS,
     DROPPED_ITEMS,
+    REDUCED_HISTORIES,
     MOVES,
     MOVED_TOKENS,
     COMPACTIONS,

@@ -90,7 +90,8 @@ def test_failed_turns_and_tool_calls_are_played_too(service: Service, emulator: 
     thread = service.thread()
     tool = {"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}
     service.turn(thread, "Use look_up", tools=[tool], tool_choice="required")
-    emulator.fault("status", status=400, code="InvalidParameter")
+    # No refusal of the input: after one, the same turn is tried again with less of the history.
+    emulator.fault("status", status=403, code="AccessDenied")
     service.http.post(f"/threads/{thread}/turns", json={"input": "Fails"})
     failed = service.http.get(f"/threads/{thread}/turns").json()["data"][0]["id"]
     events = played(service, thread, speed=0, until=failed)

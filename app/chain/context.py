@@ -7,9 +7,12 @@ from uuid import UUID
 
 from typing_extensions import TypedDict
 
+from app.chain.reduction import ReducedObject, Reduction
 from app.db import ids
 from app.items.shapes import fields_of
 from app.items.weights import count
+
+COUNTS = ("window", "tokens", "floor", "frame", "dropped_items", "images_in_words")
 
 
 class ContextObject(TypedDict):
@@ -21,6 +24,8 @@ class ContextObject(TypedDict):
     dropped_items: int
     since: str | None
     compaction: str | None
+    images_in_words: int
+    reduced: ReducedObject | None
     cut_by_provider: bool
 
 
@@ -48,18 +53,32 @@ class Context:
     """When the turn ended, Unix seconds."""
     quick: float = 0.5
     """How many of the branch's turns came within the life of a cached context, the latest counting most."""
+    images_in_words: int = 0
+    """How many images of the history the model was sent as words, for want of room in the request's body."""
+    reduced: Reduction | None = None
+    """How the history was made smaller after the provider had refused it."""
 
     def values(self) -> tuple[Any, ...]:
-        """Its fields in their order, for what only we can have written: `Context(*values)` is it again."""
+        """Its fields in their order, for what only we can have written: `from_values` makes it again."""
         return (
             self.window, self.tokens, self.floor, self.frame, self.dropped_items, self.since, self.compaction, self.cut,
-            self.at, self.quick,
+            self.at, self.quick, self.images_in_words, None if self.reduced is None else self.reduced.kept(),
         )  # fmt: skip
+
+    @classmethod
+    def from_values(cls, *values: Any) -> "Context":
+        """Return the context that `values` gave.
+
+        Raises:
+            TypeError: another release has written them.
+        """
+        made = cls(*values)
+        return dataclasses.replace(made, reduced=Reduction.of(made.reduced))
 
     def kept(self) -> dict[str, Any]:
         """As JSON, without what is as in any context."""
         return {
-            field.name: value
+            field.name: value.kept() if isinstance(value, Reduction) else value
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default
         }
@@ -70,12 +89,13 @@ class Context:
         said = fields_of(kept)
         quick, at = said.get("quick"), said.get("at")
         return cls(
-            **{name: count(said.get(name)) for name in ("window", "tokens", "floor", "frame", "dropped_items")},
+            **{name: count(said.get(name)) for name in COUNTS},
             since=_hex(said.get("since")),
             compaction=_hex(said.get("compaction")),
             cut=said.get("cut") is True,
             at=float(at) if isinstance(at, int | float) and 0 < at < 1e11 else 0.0,
             quick=float(quick) if isinstance(quick, int | float) and 0 <= quick <= 1 else 0.5,
+            reduced=Reduction.of(said.get("reduced")),
         )
 
     def shown(self) -> ContextObject:
@@ -87,6 +107,8 @@ class Context:
             "dropped_items": self.dropped_items,
             "since": None if self.since is None else ids.turn_id(UUID(self.since)),
             "compaction": None if self.compaction is None else ids.compaction_id(UUID(self.compaction)),
+            "images_in_words": self.images_in_words,
+            "reduced": None if self.reduced is None else self.reduced.shown(),
             "cut_by_provider": self.cut,
         }
 

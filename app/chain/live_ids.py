@@ -106,7 +106,9 @@ def _decode(value: bytes | None) -> LiveId | None:
     """A live id from an entry whose seal holds; entries of other releases may have other fields."""
     try:
         fields: dict[str, Any] = orjson.loads(value or b"")
-        return LiveId(**{**fields, "turn_id": UUID(fields["turn_id"]), "context": Context(*fields["context"])})
+        return LiveId(
+            **{**fields, "turn_id": UUID(fields["turn_id"]), "context": Context.from_values(*fields["context"])}
+        )
     except (ValueError, TypeError, KeyError):
         log.warning("a live id in Redis is none of ours and is passed over")
         return None

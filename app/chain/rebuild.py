@@ -11,15 +11,24 @@ Pure functions of the branch's items, the new input and what the model can do. T
 - What the other server-side tools found goes along as a short assistant message, since the provider takes none of
   their items as input.
 - Over the budget, the oldest items are dropped, a tenth of the budget at a time, a call together with its output; the
-  call that the new input answers stays, and so do pinned items, and the summary of a compaction.
+  call that the new input answers stays, and so do pinned items, and the summary of a compaction. Over the budget in
+  bytes, images of the history become words before anything is dropped.
+- Call arguments that are no JSON object become `{}`, with the original text in words before the call. An image whose
+  URL cannot be used becomes words.
+- A history that the provider has refused is sent with less, by a step of `reduction`.
 """
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from app.items.kinds import is_system, kind_of, type_of
+import orjson
+
+from app.chain.reduction import Step
+from app.items import images
+from app.items.kinds import RESTORED, is_system, kind_of, output_images, type_of
 from app.items.pairs import Block, arranged
-from app.items.shapes import IMAGE_PARTS, Item, message, objects, text_of, words
+from app.items.shapes import IMAGE_PARTS, NOTE_LENGTH, Item, message, objects, text_of, words
 from app.items.weights import tokens
 
 STEP_SHARE = 0.1
@@ -36,6 +45,8 @@ class Abilities:
     """What it reads before the provider silently cuts."""
     sees_images: bool = True
     takes_tool_outputs: bool = True
+    byte_budget: int | None = None
+    """The largest input array in bytes; None for any size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +60,21 @@ class Rebuilt:
     tokens: int = 0
     """What it weighs."""
     whole: int = 0
-    """What it would weigh with nothing left out."""
+    """What it would weigh with nothing left out for want of room."""
+    images_in_words: int = 0
+    """How many images are words so that the rest fits in the budget of bytes."""
+    exact: bool = True
+    """False where counted weights are those of items that were sent with less."""
 
 
 def rebuild(
-    history: Sequence[Item], new: Sequence[Item], model: Abilities, counts: Sequence[int] | None = None
+    history: Sequence[Item],
+    new: Sequence[Item],
+    model: Abilities,
+    counts: Sequence[int] | None = None,
+    *,
+    step: Step = Step.WHOLE,
+    reduced_items: int | None = None,
 ) -> Rebuilt:
     """The input array that carries a conversation on.
 
@@ -61,37 +82,125 @@ def rebuild(
         history: the stored items from the branch's first turn to the parent, in order.
         new: the turn's own input; all of it is sent.
         counts: what each item of both counts in tokens, where that is known; else it is estimated.
+        step: how much less is sent of the history.
+        reduced_items: how many of the history's first items the step covers; None for all of them.
     """
     whole = [*history, *new]
     system = [text_of(item) for item in whole if is_system(item)]
-    spoken = [item for item in whole if not is_system(item)]
     places = [place for place, item in enumerate(whole) if not is_system(item)]
+    spoken = [whole[place] for place in places]
     first_new = sum(not is_system(item) for item in history)
     first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
-    blocks = [(block, _sent(block, spoken, model)) for block in arranged(spoken)]
-    if counts is None:
-        sizes = [sum(map(tokens, sent)) for _, sent in blocks]
-    else:
-        sizes = [sum(counts[places[place]] for place in block.items) for block, _ in blocks]
+    of_step = history if reduced_items is None else history[:reduced_items]
+    covered = 0 if step is Step.WHOLE else sum(not is_system(item) for item in of_step)
     pinned = {place for place, item in enumerate(spoken) if item.get("pinned") is True}
+    in_words = set(range(covered))
+    blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block in arranged(spoken)]
+    blocks, dropped = _newest(blocks, step, covered, pinned)
+    limit = None if model.byte_budget is None else model.byte_budget - sum(map(_size, first))
+    too_many, said = _bytes_over(blocks, limit), 0
+    if limit is not None and too_many > 0:
+        history_of = [place for block, _ in blocks for place in sorted(block.items) if place < first_new]
+        oldest_first = sorted(history_of, key=lambda place: place in pinned)
+        said = _images_in_words(oldest_first, too_many, spoken, model, in_words)
+        blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block, _ in blocks]
+        too_many = _bytes_over(blocks, limit)
+    sizes = [_weight(block, sent, places, counts, in_words) for block, sent in blocks]
     weight = sum(sizes) + sum(map(tokens, first))
-    before, over = weight, weight - model.token_budget
-    if over > 0:
-        # More than is needed, in steps: what is left begins with the same bytes for some turns, and has room for them.
-        step = max(1, int(STEP_SHARE * model.token_budget))
-        over = -(-over // step) * step
-    dropped = 0
+    before, over = weight, _in_steps(weight - model.token_budget, model.token_budget)
     kept: list[Item] = []
     sources = [_of_history([place for place, item in enumerate(whole) if is_system(item)], len(history))] * len(first)
     for (block, sent), size in zip(blocks, sizes, strict=True):
-        if over > 0 and all(place < first_new and place not in pinned for place in block.items):
+        droppable = all(place < first_new and place not in pinned for place in block.items)
+        if droppable and (over > 0 or too_many > 0):
             over -= size
+            too_many -= sum(map(_size, sent)) if too_many > 0 else 0
             weight -= size
             dropped += len(sent)
         else:
             kept.extend(sent)
             sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
-    return Rebuilt(first + kept, dropped, sources, weight, before)
+    return Rebuilt(first + kept, dropped, sources, weight, before, said, exact=not in_words)
+
+
+def _in_steps(over: int, budget: int) -> int:
+    """Return what is to be dropped. More than is needed, in steps: what is left begins with the same bytes for some
+    turns, and has room for them."""
+    if over <= 0:
+        return 0
+    step = max(1, int(STEP_SHARE * budget))
+    return -(-over // step) * step
+
+
+def _newest(
+    blocks: Sequence[tuple[Block, list[Item]]], step: Step, covered: int, pinned: AbstractSet[int]
+) -> tuple[list[tuple[Block, list[Item]]], int]:
+    """Return the blocks that a step leaves, and how many items it leaves out."""
+    if step.kept_share == 1:
+        return list(blocks), 0
+    reached = [all(place < covered and place not in pinned for place in block.items) for block, _ in blocks]
+    weights = [sum(map(tokens, sent)) if within else 0 for (_, sent), within in zip(blocks, reached, strict=True)]
+    left, keeps = sum(weights), step.kept_share * sum(weights)
+    kept: list[tuple[Block, list[Item]]] = []
+    dropped = 0
+    for each, within, weight in zip(blocks, reached, weights, strict=True):
+        if within and (left > keeps or step is Step.LEFT_OUT):
+            left -= weight
+            dropped += len(each[1])
+        else:
+            kept.append(each)
+    return kept, dropped
+
+
+def _bytes_over(blocks: Sequence[tuple[Block, list[Item]]], limit: int | None) -> int:
+    """Return by how many bytes an input is to become smaller."""
+    if limit is None:
+        return 0
+    return _in_steps(sum(_size(item) for _, sent in blocks for item in sent) - limit, limit)
+
+
+def _images_in_words(
+    places: Sequence[int], over: int, items: Sequence[Item], model: Abilities, in_words: set[int]
+) -> int:
+    """Choose items whose images become words until enough bytes are saved, and add them to `in_words`.
+
+    Images with a URL stay: it takes no room.
+
+    Args:
+        places: of the items, in the order in which they are chosen.
+
+    Returns:
+        How many images these are.
+    """
+    said = 0
+    for place in places:
+        if over <= 0:
+            break
+        carried = [] if place in in_words else _carried(items[place], model)
+        if found := [part for sent in carried for part in output_images(sent) if images.is_data(part)]:
+            in_words.add(place)
+            said += len(found)
+            over -= sum(map(_size, found))
+    return said
+
+
+def _weight(
+    block: Block,
+    sent: Sequence[Item],
+    places: Sequence[int],
+    counts: Sequence[int] | None,
+    in_words: AbstractSet[int],
+) -> int:
+    estimate = sum(map(tokens, sent))
+    if counts is None:
+        return estimate
+    counted = sum(counts[places[place]] for place in block.items)
+    return min(counted, estimate) if in_words & set(block.items) else counted
+
+
+def _size(item: Item) -> int:
+    """The bytes of an item, and of the comma behind it."""
+    return len(orjson.dumps(item)) + 1
 
 
 def _of_history(places: list[int], length: int) -> tuple[int, ...]:
@@ -115,24 +224,69 @@ def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:
     return outputs + sent
 
 
-def _sent(block: Block, items: Sequence[Item], model: Abilities) -> list[Item]:
+def _sent(
+    block: Block,
+    items: Sequence[Item],
+    model: Abilities,
+    step: Step = Step.WHOLE,
+    covered: int = 0,
+    in_words: AbstractSet[int] = frozenset(),
+) -> list[Item]:
+    """A block as it is sent.
+
+    Args:
+        covered: how many of the items the step covers.
+        in_words: the items whose images are words.
+    """
+    carried = {
+        place: [
+            images.in_words(sent, images.LEFT_OUT, images.is_media) if place in in_words else sent
+            for sent in _carried(items[place], model)
+        ]
+        for place in block.items
+    }
+    words_only = step >= Step.WORDS_ONLY and all(place < covered for place in block.items)
     if block.answers_nothing:
-        (output,) = kind_of(items[block.items[0]]).carried(items[block.items[0]])
+        (output,) = carried[block.items[0]]
         return [_spoken_output("A tool", output, model)]
-    if block.calls and not model.takes_tool_outputs:
+    if block.calls and (words_only or not model.takes_tool_outputs):
         pairs = [(call, output) for call, output in block.calls.items() if output is not None]
-        return [said for call, output in pairs for said in _spoken_pair(items[call], items[output], model)]
-    return [sent for place in block.items for sent in _carried(items[place], model)]
+        return [said for call, output in pairs for said in _spoken_pair(carried[call], carried[output], model)]
+    if words_only and type_of(items[block.items[0]]) != "message":
+        return []  # Encrypted reasoning, and what server-side tools found.
+    return _with_objects([sent for place in block.items for sent in carried[place]])
+
+
+def _with_objects(sent: list[Item]) -> list[Item]:
+    """Calls with arguments that the provider takes; those that are no JSON object go before the calls, in words."""
+    said: list[Item] = []
+    for place, item in enumerate(sent):
+        if item["type"] != "function_call" or _is_object(item["arguments"]):
+            continue
+        sent[place] = {**item, "arguments": "{}"}
+        if original := item["arguments"].strip():
+            about = f"Called {item['name']} with arguments that are not a JSON object"
+            said.append(message("assistant", f"[{about}: {original[:NOTE_LENGTH]}]"))
+    return said + sent
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(orjson.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _carried(item: Item, model: Abilities) -> list[Item]:
-    carried = kind_of(item).carried(item)
-    return carried if model.sees_images else [_without_images(each) for each in carried]
+    if type_of(item) == RESTORED:
+        return kind_of(item).carried(item)  # Unchanged.
+    carried = [images.without_unusable(each) for each in kind_of(item).carried(item)]
+    return carried if model.sees_images else [images.in_words(each, UNSEEN_IMAGE) for each in carried]
 
 
-def _spoken_pair(call: Item, output: Item, model: Abilities) -> list[Item]:
-    """A tool call in words, for a model that refuses the outputs of tools."""
-    (asked,), (answered,) = kind_of(call).carried(call), kind_of(output).carried(output)
+def _spoken_pair(call: Sequence[Item], output: Sequence[Item], model: Abilities) -> list[Item]:
+    """A tool call in words."""
+    (asked,), (answered,) = call, output
     return [
         message("assistant", f"[Called {asked['name']} with {asked['arguments']}]"),
         _spoken_output(asked["name"], answered, model),
@@ -142,18 +296,11 @@ def _spoken_pair(call: Item, output: Item, model: Abilities) -> list[Item]:
 def _spoken_output(name: str, output: Item, model: Abilities) -> Item:
     """A tool's output as words of the user's, with its images."""
     parts = objects(output["output"])
-    images = [part for part in parts if part.get("type") in IMAGE_PARTS]
-    if not images:
-        return message("user", f"[{name} answered: {words(output['output'])}]")
-    texts = "\n".join(words(part.get("text")) for part in parts if part not in images)
-    spoken = message("user", [{"type": "input_text", "text": f"[{name} answered: {texts}]"}, *images])
-    return spoken if model.sees_images else _without_images(spoken)
-
-
-def _without_images(item: Item) -> Item:
-    field = "output" if item["type"] == "function_call_output" else "content"
-    content = item.get(field)
-    if not isinstance(content, list):
-        return item
-    unseen = {"type": "input_text", "text": UNSEEN_IMAGE}
-    return {**item, field: [unseen if part.get("type") in IMAGE_PARTS else part for part in objects(content)]}
+    found = [part for part in parts if part.get("type") in IMAGE_PARTS]
+    if not found:
+        said = [part.get("text") for part in parts]
+        told = "\n".join(map(words, said)) if said and all(said) else words(output["output"])
+        return message("user", f"[{name} answered: {told}]")
+    texts = "\n".join(words(part.get("text")) for part in parts if part not in found)
+    spoken = message("user", [{"type": "input_text", "text": f"[{name} answered: {texts}]"}, *found])
+    return spoken if model.sees_images else images.in_words(spoken, UNSEEN_IMAGE)

@@ -1,11 +1,12 @@
 """What a model is given of a conversation that it has lost: its branch read, counted, and rebuilt."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from app.chain.continuation import Target
 from app.chain.rebuild import Abilities, rebuild
+from app.chain.reduction import Reduction, Step
 from app.items import vocabulary
 from app.items.kinds import RESTORED
 from app.items.shapes import Item, string
@@ -27,17 +28,23 @@ class Given:
     """What it weighs: counted, where it was counted; else estimated, rather too high."""
     counted: bool
     compaction: UUID | None
+    images_in_words: int = 0
+    reduction: Reduction | None = None
+    """The one that was asked for, if it covers anything."""
+    turns: Mapping[str, UUID] = field(default_factory=dict)
+    """The turn of each item of the history, by the item's id, in order."""
 
 
 class Reader:
-    def __init__(self, store: MemoryStore, learnt: Learnt) -> None:
+    def __init__(self, store: MemoryStore, learnt: Learnt, *, byte_budget: int | None = None) -> None:
         self.store = store
         self.learnt = learnt
+        self._byte_budget = byte_budget
 
     def target(self, binding: str, family: Family, model: str) -> Target:
         """A model at an account, with what it can take."""
         budget = self.learnt.at(binding).token_budget(family, model)
-        return Target(binding, model, Abilities(budget, family.sees_images, family.tool_outputs))
+        return Target(binding, model, Abilities(budget, family.sees_images, family.tool_outputs, self._byte_budget))
 
     async def given(
         self,
@@ -47,6 +54,7 @@ class Reader:
         target: Target,
         *,
         counting: bool = False,
+        reduction: Reduction | None = None,
     ) -> Given:
         """The whole input: what came before, and what is new.
 
@@ -54,6 +62,8 @@ class Reader:
             parent_id: the last turn of what came before; None for a conversation that begins.
             target: the model, with what it can take of it.
             counting: whether it is counted in any case.
+            reduction: how much less is sent, after the provider has refused the history. It is left aside where the
+                turn that it goes up to is not in the branch any more, or a compaction covers it.
         """
         branch = Branch() if parent_id is None else await self.store.recall(project_id, parent_id)
         compacted = branch.compacted
@@ -61,26 +71,44 @@ class Reader:
         before = [*kept, *branch.items]
         items = [_as_sent(item, target) for item in before]
         item_ids = [item.kept.id for item in before]
-        if compacted is not None:
-            items.insert(len(kept), compacted.item)
-            item_ids.insert(len(kept), compacted.source)
+        reached = _reached(branch, reduction)
+        reduction = None if reached is None else reduction
+        step = Step.WHOLE if reduction is None else reduction.step
+        summary = None if step is Step.LEFT_OUT else compacted
+        if summary is not None:
+            items.insert(len(kept), summary.item)
+            item_ids.insert(len(kept), summary.source)
+        reduced_items = len(items) - len(branch.items) + (reached or 0)
         abilities, learnt = target.abilities, self.learnt.at(target.binding)
-        rebuilt = rebuild(items, new, abilities)
+        rebuilt = rebuild(items, new, abilities, step=step, reduced_items=reduced_items)
         counted = counting or rebuilt.whole > COUNTED_FROM * abilities.token_budget
         if counted:
             counts = await self.store.count(project_id, before)
-            if compacted is not None:
-                counts.insert(len(kept), compacted.tokens)
+            if summary is not None:
+                counts.insert(len(kept), summary.tokens)
             counts += await vocabulary.counts(new)
-            rebuilt = rebuild(items, new, abilities, learnt.expected(target.model, counts))
+            expected = learnt.expected(target.model, counts)
+            rebuilt = rebuild(items, new, abilities, expected, step=step, reduced_items=reduced_items)
         return Given(
             rebuilt.input,
             [[item_ids[place] for place in places] for places in rebuilt.sources],
             rebuilt.dropped_items,
             rebuilt.tokens,
-            counted,
-            None if compacted is None else compacted.id,
+            counted and rebuilt.exact,
+            None if summary is None else summary.id,
+            rebuilt.images_in_words,
+            reduction,
+            {item.kept.id: item.turn_id for item in before},
         )
+
+
+def _reached(branch: Branch, reduction: Reduction | None) -> int | None:
+    """Return how many of a branch's items a reduction covers; None where its last turn is not among them."""
+    turns = [turn.id.hex for turn in branch.turns]
+    if reduction is None or reduction.through not in turns:
+        return None
+    reached = set(turns[: turns.index(reduction.through) + 1])
+    return sum(item.turn_id.hex in reached for item in branch.items)
 
 
 def _as_sent(remembered: Remembered, target: Target) -> Item:
@@ -95,7 +123,8 @@ def _as_sent(remembered: Remembered, target: Target) -> Item:
     return item
 
 
-def within(target: Target, frame: int) -> Target:
-    """What is left for the input beside instructions and tools."""
-    left = max(0, target.abilities.token_budget - frame)
-    return replace(target, abilities=replace(target.abilities, token_budget=left))
+def within(target: Target, frame: int, frame_bytes: int) -> Target:
+    """What is left for the input beside instructions and tools, in tokens and in bytes."""
+    abilities, left = target.abilities, max(0, target.abilities.token_budget - frame)
+    room = None if abilities.byte_budget is None else max(0, abilities.byte_budget - frame_bytes)
+    return replace(target, abilities=replace(abilities, token_budget=left, byte_budget=room))

@@ -96,6 +96,8 @@ async def after(running: Running, usage: Any, learnt_of: Learnt, now: float) -> 
         dropped_items=before.dropped_items,
         since=before.since,
         compaction=before.compaction,
+        images_in_words=before.images_in_words,
+        reduced=before.reduced,
         cut=cut,
         at=now,
         quick=pace,

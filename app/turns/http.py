@@ -76,7 +76,12 @@ def turn_headers(running: Running) -> dict[str, str]:
         headers["Everthread-Unlisted-Model"] = quote(turn.request.model)
     if turn.request.replaced_model is not None:
         headers["Everthread-Model"] = quote(turn.request.model)
-    if adjusted := family.adjusted(turn.request.params):
+    adjusted = dict(family.adjusted(turn.request.params))
+    if context.reduced is not None:
+        adjusted["history"] = context.reduced.step.says
+    if context.images_in_words:
+        adjusted["history.images_in_words"] = context.images_in_words
+    if adjusted:
         headers["Everthread-Adjusted"] = ", ".join(f"{path}={value}" for path, value in adjusted.items())
     if context.dropped_items:
         headers["Everthread-Dropped-Items"] = str(context.dropped_items)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import orjson
 import structlog
 from structlog.contextvars import bind_contextvars
 
@@ -14,7 +15,7 @@ from app import capacity, metrics
 from app.accounts.pool import Accounts
 from app.chain.live_ids import LiveIds
 from app.db import ids
-from app.errors import APIError, Overloaded, TooManyRequests
+from app.errors import APIError, BadRequest, Overloaded, TooManyRequests
 from app.items.weights import tokens
 from app.killable import Killable
 from app.limits.rules import Asks
@@ -86,6 +87,7 @@ class Runner:
         Raises:
             ClientLeft: the client has gone before that. The turn goes on, and a retry may claim it.
         """
+        self._check_bytes(request)
         if len(self._running) >= self._most_turns:
             raise Overloaded(
                 f"This worker runs {self._most_turns} turns, as many as it can. Send this again later.",
@@ -130,6 +132,18 @@ class Runner:
                 await self.client_left(project_id, running.turn.id, request)
                 raise
         return running
+
+    def _check_bytes(self, request: TurnRequest) -> None:
+        """Refuse new input that makes the provider's request too large by itself: it is never changed."""
+        limit = self._settings.provider_max_input_bytes
+        size = len(orjson.dumps(request.items)) + len(orjson.dumps(request.params))
+        if size > limit:
+            raise BadRequest(
+                f"'input' makes a request of {size} bytes, with instructions and tools, and the provider takes "
+                f"{limit}. Send smaller images, or their URLs.",
+                param="input",
+                code="input_too_large",
+            )
 
     def _give_back(self, project_id: UUID, admission: Admission | None) -> None:
         """Nothing has come of a request that was let in: it runs no more, and has used nothing."""

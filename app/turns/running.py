@@ -8,6 +8,7 @@ from typing import Any
 from app.accounts.pool import ProviderAccount
 from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
+from app.chain.reduction import Reduction
 from app.errors import APIError
 from app.items.shapes import Item
 from app.limits.service import Admission
@@ -75,6 +76,10 @@ class Running:
     frame: tuple[bytes, bytes] = (b"", b"")
     """What is sent before and behind them."""
     pieces: Pieces = field(default_factory=Pieces)
+    pieces_read: bool = False
+    """The thread's pieces are among them."""
+    reduction: Reduction | None = None
+    """How much less of the history is sent, after the provider has refused it."""
     response: dict[str, Any] | None = None
     error: APIError | None = None
     cancelled: bool = False

@@ -5,6 +5,8 @@
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,16 +23,17 @@ from app.chain.answer import Answer
 from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import new_input
+from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last, target_of
 from app.db import ids
 from app.errors import DatabaseUnavailable
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
-from app.items.shapes import message
+from app.items.shapes import Item, message
 from app.items.unreadable import ContentUnreadable
 from app.items.weights import BYTES_PER_TOKEN, added, tokens
 from app.killable import Killable
 from app.memory.compaction import Compactions, Wanted
-from app.memory.reader import Reader, within
+from app.memory.reader import Given, Reader, within
 from app.provider import failure, structured
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names
@@ -173,6 +176,9 @@ class Way:
     async def _is_shorter_now(self, running: Running, live: LiveId) -> bool:
         """Whether a compaction has become ready since the chain began, and is worth beginning another."""
         turn, threshold = running.turn, self._threshold(running)
+        reduced = live.context.reduced
+        if reduced is not None and reduced.step is Step.LEFT_OUT:
+            return False  # The summary was refused.
         if threshold is None or live.context.tokens < threshold or turn.parent_id is None:
             return False
         nearest = await self._reader.store.nearest(turn.project_id, turn.parent_id)
@@ -200,33 +206,58 @@ class Way:
         Raises:
             ProviderError: it does not fit, and the request would rather fail than leave something out.
         """
-        turn, request = running.turn, running.turn.request
+        turn = running.turn
         if turn.parent_id is not None:
-            running.pieces = Pieces(await self._store.pieces(turn.project_id, turn.thread_id), turn.sealer.digest)
-            running.context = await self._reader.store.context(turn.project_id, turn.parent_id)
+            if not running.pieces_read:
+                running.pieces = Pieces(await self._store.pieces(turn.project_id, turn.thread_id), turn.sealer.digest)
+                running.pieces_read = True
+            if running.reduction is None:
+                running.context = await self._reader.store.context(turn.project_id, turn.parent_id)
+        reduction = running.reduction or running.context.reduced
+        if reduction is not None and reduction.target != target_of(target.binding, target.model):
+            reduction = None  # Another model, or another account, is sent everything.
+        leaves_out = turn.request.params.get("truncation") != "disabled"
+        if reduction is not None and not leaves_out:
+            reduction = replace(reduction, step=min(reduction.step, LAST_IN_WORDS))
+        given = await self._given(running, target, reduction)
+        if given.dropped_items and not leaves_out:
+            raise ProviderError(failure.too_long(target.abilities.token_budget))
+        return self._written(running, given)
+
+    async def _given(self, running: Running, target: Target, reduction: Reduction | None) -> Given:
+        turn = running.turn
+        head, tail = _frames(turn, None)
+        room = within(target, _frame(tail), len(head) + len(tail))
+        return await self._reader.given(turn.project_id, turn.parent_id, turn.request.items, room, reduction=reduction)
+
+    def _written(self, running: Running, given: Given) -> Body:
+        """The body that carries a rebuilt input, with what the turn says of it."""
+        turn = running.turn
         head, tail = _frames(turn, None)
         frame = _frame(tail)
-        given = await self._reader.given(turn.project_id, turn.parent_id, request.items, within(target, frame))
-        if given.dropped_items and request.params.get("truncation") == "disabled":
-            raise ProviderError(failure.too_long(target.abilities.token_budget))
         running.dropped_items = given.dropped_items
         if turn.parent_id is not None:
             running.continuation = Continuation.REBUILT
             metrics.REBUILT_ITEMS.observe(len(given.input))
             metrics.DROPPED_ITEMS.inc(given.dropped_items)
         weight = given.tokens + frame
-        running.frame, running.sources = (head, tail), given.sources
+        running.frame, running.sources, running.reduction = (head, tail), given.sources, given.reduction
         running.input, running.sent = given.input, Sent(weight, weight if given.counted else None, frame=frame)
         running.context = replace(
             running.context,
             dropped_items=given.dropped_items,
             since=(running.context.since or turn.id.hex) if given.dropped_items else None,
             compaction=None if given.compaction is None else given.compaction.hex,
+            images_in_words=given.images_in_words,
+            reduced=given.reduction,
         )
-        return written(head, given.input, tail, request.items, given.sources, running.pieces)
+        return written(head, given.input, tail, turn.request.items, given.sources, running.pieces)
 
-    async def _ask(self, running: Running, body: Body) -> Answer:
+    async def _ask(self, running: Running, body: Body, *, with_less: bool = True) -> Answer:
         """Call the provider until it has answered, or the attempts are used up.
+
+        Args:
+            with_less: whether a rebuilt history that the provider refuses is sent with less.
 
         Raises:
             ProviderError: the last attempt's.
@@ -244,6 +275,9 @@ class Way:
                     continue
                 if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, found)) is not None:
                     body = smaller
+                    continue
+                if with_less and (less := await self._less(running, found)) is not None:
+                    body = less
                     continue
                 attempts -= 1
                 pause = failure.pause(found, self._settings.provider_attempts - attempts)
@@ -293,7 +327,7 @@ class Way:
             talk = [message("assistant", answer.text), message("user", structured.ask_again(check.fault or ""))]
             usage = answer.response.get("usage")
             try:
-                answer = await self._ask(running, running.with_more(talk))
+                answer = await self._ask(running, running.with_more(talk), with_less=False)
             except ProviderError:
                 break  # The answer that there is, is one.
             except asyncio.CancelledError:
@@ -346,6 +380,36 @@ class Way:
         budget = min(target.abilities.token_budget, int(SMALLER_SHARE * weight), limit or weight)
         body = await self._rebuild(running, replace(target, abilities=replace(target.abilities, token_budget=budget)))
         return body if running.sent.weight < weight else None
+
+    async def _less(self, running: Running, found: Failure) -> Body | None:
+        """The provider has refused a rebuilt input: send less of the history, by the next step that changes something.
+
+        The new input stays as it is. None where no step is left: the last refusal is about the new input, or about
+        system messages and pinned items, and is the client's.
+        """
+        turn = running.turn
+        if (
+            not failure.may_be_the_input(found)
+            or running.continuation is not Continuation.REBUILT
+            or turn.parent_id is None
+        ):
+            return None
+        target = self._target(running)
+        reached = Step.WITHOUT_IMAGES if running.reduction is None else running.reduction.step
+        last = LAST_IN_WORDS if turn.request.params.get("truncation") == "disabled" else Step.LEFT_OUT
+        asked = Reduction(reached, turn.parent_id.hex, target_of(target.binding, target.model), found.code)
+        for step in Step:
+            if not reached <= step <= last:
+                continue
+            given = await self._given(running, target, replace(asked, step=step))
+            if given.reduction is None or given.input == running.input:
+                continue  # The same would be refused again.
+            changed = _changed(running, given)
+            given = replace(given, reduction=replace(given.reduction, refused=first_and_last(changed)))
+            log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.says, code=found.code)
+            metrics.of(metrics.REDUCED_HISTORIES, step.says).inc()
+            return self._written(running, given)
+        return None
 
     async def _call(self, running: Running, body: Body) -> Answer:
         """One attempt, with its record."""
@@ -571,6 +635,17 @@ def _with_successor(request: TurnRequest, found: Failure) -> Failure:
 def _tool_names(request: TurnRequest) -> set[str]:
     """Return the names of the request's tools, which must not decide what a failure means."""
     return tool_names(request.params.get("tools"), request.items)
+
+
+def _changed(running: Running, given: Given) -> list[UUID]:
+    """Return the turns of the history of which a rebuilt input holds something else than the one before, in order."""
+    before, now = _with_sources(running.sources, running.input), _with_sources(given.sources, given.input)
+    touched = {item_id for sources, _ in before - now for item_id in sources}
+    return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in touched))
+
+
+def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Counter[tuple[tuple[str, ...], bytes]]:
+    return Counter((tuple(of), orjson.dumps(item)) for of, item in zip(sources, items, strict=True))
 
 
 def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, bytes]:
