@@ -100,7 +100,7 @@ class HttpDoor(HttpToolsProtocol):
         """Bytes of the request target and of fields that are complete: exact, wherever reads begin and end."""
         self._fields = 0
         self._body_bytes = self._chunks = 0
-        """What the current read held."""
+        """Bytes of the current read."""
         self._ended = False
         """True if a request ended within the current read."""
         self._patience: asyncio.TimerHandle | None = None

@@ -26,7 +26,7 @@ TASK_SECONDS = 10.0
 """Time of a task, where the machine gives its process little CPU time."""
 
 WAIT_SECONDS = 5.0
-"""How long a task may wait for its project's earlier tasks and for a process."""
+"""The longest time that a task waits for its project's earlier tasks and for a process."""
 
 PROCESSES = 2
 """Processes of a pool. They are started when there is something to do."""

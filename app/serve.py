@@ -51,7 +51,7 @@ REDIS_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
 
 WORKER_SECONDS = 30
-"""How long a worker process may take to start, or to answer the supervisor, before another takes its place. Uvicorn's
+"""The longest time that a worker process takes to start, or to answer the supervisor, before it is replaced. Uvicorn's
 default of 5 s is less than a start takes on a busy machine: its workers were replaced before they were ready."""
 
 EMULATOR_PATH = "/compatible-mode/v1"

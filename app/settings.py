@@ -233,7 +233,7 @@ class Settings(BaseSettings):
     max_json_depth: Annotated[int, Field(ge=8, le=500)] = 64
     """The deepest nesting of a request body."""
     max_json_values: Annotated[int, Field(ge=1000, le=2_000_000)] = 200_000
-    """How many JSON values (strings, numbers, arrays, objects) a request body may have. A large text is one value."""
+    """The most JSON values (strings, numbers, arrays, objects) in a request body. A large text is one value."""
     socket_seconds: Annotated[float, Field(gt=0)] = 3600.0
     """How long a WebSocket is open at most: Open Responses says an hour."""
 

@@ -189,7 +189,7 @@ async def test_the_output_of_an_open_call_may_stand_behind_a_message(
     assert ("previous_response_id" in sent) is not lost
     kinds = [item["type"] for item in sent["input"]]
     assert kinds[-3:] == ["function_call_output", "message", "message"]
-    # What was said is kept in the order in which it was sent, and so is the body of the call.
+    # Items are stored in the order in which they were sent, as is the body of the call.
     stored = (await service.openai.responses.input_items.list(answer.id, order="asc")).data
     assert [item.type for item in stored][-3:] == ["message", "function_call_output", "message"]
     thread = answer.conversation.id.replace("conv_", "thread_") if answer.conversation else ""

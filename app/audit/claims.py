@@ -142,7 +142,7 @@ class ThreadClaims:
 
     def _end(self) -> None:
         self.deleted = True
-        # Of what had no content any more, whoever has it now tells all that there is.
+        # A turn without content is claimed by the chain of the thread that has it now.
         self.former |= {turn_id: claims for turn_id, claims in self.turns.items() if "left" not in claims}
         self.former_feedback |= self.feedback
         self.turns, self.feedback, self.shares, self._moves = {}, {}, {}, []

@@ -78,7 +78,7 @@ SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash, versio
 WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq > $4 AND ($5::bigint IS NULL OR seq <= $5) ORDER BY seq
 """
 
-# How a thread came to have a turn, or what it has made of it since.
+# The last record of how a thread got a turn, or changed it.
 CAME_BY = """
 SELECT action FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND turn_id = $4
     AND action IN ('turn.opened', 'items.added', 'turn.imported', 'turn.inherited', 'item.deleted')

@@ -39,7 +39,7 @@ SHOWN = {"compacted": "compaction", "left": "what was left of it", "turn": "the 
 
 TURNS_AT_ONCE = 1000
 TRIES = 4
-"""How often a content is looked at that changes while the trail is read."""
+"""Attempts at comparing a content that changes while the trail is read."""
 
 ITEM_FIELDS = ("item_positions", "item_origins", "item_types", "item_ids", "item_data")
 

@@ -54,9 +54,9 @@ class Context:
     quick: float = 0.5
     """How many of the branch's turns came within the life of a cached context, the latest counting most."""
     images_in_words: int = 0
-    """How many images of the history the model was sent as words, for want of room in the request's body."""
+    """Images of the history that the model was sent as words, because the request's body had no room for them."""
     reduced: Reduction | None = None
-    """How the history was made smaller after the provider had refused it."""
+    """The reduction of the history after the provider had refused it."""
 
     def values(self) -> tuple[Any, ...]:
         """Its fields in their order, for what only we can have written: `from_values` makes it again."""

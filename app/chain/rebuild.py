@@ -60,9 +60,9 @@ class Rebuilt:
     tokens: int = 0
     """What it weighs."""
     whole: int = 0
-    """What it would weigh with nothing left out for want of room."""
+    """Its weight if nothing were left out."""
     images_in_words: int = 0
-    """How many images are words so that the rest fits in the budget of bytes."""
+    """Images that are words so that the rest fits in the budget of bytes."""
     exact: bool = True
     """False where counted weights are those of items that were sent with less."""
 

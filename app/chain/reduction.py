@@ -51,7 +51,7 @@ _BY_NAME = {step.says: step for step in Step if step is not Step.WHOLE}
 
 
 class ReducedObject(TypedDict):
-    """What the provider refused of a history, and what is sent instead."""
+    """The part of a history that the provider refused, and what is sent instead."""
 
     history: str
     """`without_images`, `words_only`, `newest_half`, `newest_quarter` or `left_out`."""

@@ -42,7 +42,7 @@ class Conversation:
 
 @dataclass(slots=True)
 class Refused:
-    """What is refused in an input, though it may have been accepted before."""
+    """Texts and URLs that are refused in an input, though they may have been accepted before."""
 
     texts: list[str] = field(default_factory=list)
     """By content inspection."""

@@ -28,7 +28,7 @@ class Feedback(Base):
     """Who thinks so, as the app names its users."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
-    """Of the digest in its audit record."""
+    """The salt of the digest in its audit record."""
 
     __table_args__ = (
         ForeignKeyConstraint(["project_id", "bucket", "turn_id"], _TURN, name="feedback_turn_fkey", ondelete="CASCADE"),
@@ -60,7 +60,7 @@ class Share(Base):
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
-    """Of the digest in its audit record."""
+    """The salt of the digest in its audit record."""
 
     __table_args__ = (
         ForeignKeyConstraint(

@@ -186,7 +186,7 @@ OF_NOBODY: dict[tuple[str, str], Held] = {
     ("MOUNT", "/docs/assets"): NONE,
     (SOCKET, "/{path}"): NONE,  # There is no WebSocket at any other path.
 }
-"""Of no project."""
+"""Routes that belong to no project."""
 
 
 def table(provider_paths: tuple[str, ...]) -> dict[tuple[str, str], Held]:

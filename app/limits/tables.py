@@ -1,4 +1,4 @@
-"""What is spent outside stored turns."""
+"""Usage outside stored turns."""
 
 from datetime import datetime
 from typing import Any
@@ -24,7 +24,7 @@ class Charge(Base):
     """See `charges.Kind`."""
     model: Mapped[str] = mapped_column(Text)
     binding: Mapped[str | None] = mapped_column(Text)
-    """Of the account that was asked."""
+    """The binding of the account that was asked."""
     api_key_id: Mapped[UUID | None]
     """The key that caused it."""
     user_id: Mapped[str | None] = mapped_column(Text)

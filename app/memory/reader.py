@@ -124,7 +124,7 @@ def _as_sent(remembered: Remembered, target: Target) -> Item:
 
 
 def within(target: Target, frame: int, frame_bytes: int) -> Target:
-    """What is left for the input beside instructions and tools, in tokens and in bytes."""
+    """Return the target with the room that instructions and tools leave for the input, in tokens and in bytes."""
     abilities, left = target.abilities, max(0, target.abilities.token_budget - frame)
     room = None if abilities.byte_budget is None else max(0, abilities.byte_budget - frame_bytes)
     return replace(target, abilities=replace(abilities, token_budget=left, byte_budget=room))

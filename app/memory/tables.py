@@ -58,7 +58,7 @@ class Compaction(Base):
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     error: Mapped[dict[str, Any] | None] = mapped_column(SealedDocument)
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
-    """Of the digest in its audit record."""
+    """The salt of the digest in its audit record."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     completed_at: Mapped[datetime | None]
 

@@ -105,7 +105,7 @@ async def complete(
 
 @dataclass(slots=True)
 class _Spending:
-    """What a request uses, until it is charged for it."""
+    """The usage of a request, until it is charged."""
 
     limits: RateLimits
     models: Models

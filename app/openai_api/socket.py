@@ -57,7 +57,7 @@ GOING_AWAY = 1001
 POLICY_VIOLATION = 1008
 
 LAST_WORDS_SECONDS = 2.0
-"""How long a client that does not read may delay the end of its connection."""
+"""The longest time that a client that does not read delays the end of its connection."""
 
 
 def routes(prefix: str) -> list[WebSocketRoute]:

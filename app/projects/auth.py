@@ -61,7 +61,7 @@ class Grant:
     session_cache: str | None = None
     """The project's own setting: see `Project.session_cache`."""
     sealer: Sealer | None = PLAIN
-    """How the project's contents are written; None where its key is not available."""
+    """Writes the project's contents; None if its key is not available."""
     user: str | None = None
     """The end user whose token it is; None for a key."""
     thread_id: UUID | None = None

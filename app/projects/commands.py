@@ -262,7 +262,7 @@ def destroy_project_key(
     project_id, whole = with_database(look, data_dir)
     path = file_of(settings)
     left = whole.without(project_id)
-    # What comes from the environment has to be short; a file holds any number of nodes.
+    # A value in the environment must be short; a file holds any number of nodes.
     left = Masters(left.current if path is not None else left.current.short(), [each.short() for each in left.former])
     nodes = [each for each in left.all if each.secret is not None]
     nodes_path = settings.data_dir / f"master-nodes.{nodes[0].secret_id.hex()}.txt" if nodes else None

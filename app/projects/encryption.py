@@ -16,7 +16,7 @@ KEY_DESTROYED = "The project's key was destroyed: nobody can read what it holds,
 ENCRYPTED: Action = "project.encrypted"
 
 MOST_AFTER_RECORD = timedelta(minutes=1)
-"""How long after its record a project may begin to seal. Anything later is a change by hand: see `content_keys.py`."""
+"""The longest time from its record to the start of sealing. Anything later is a change by hand: `content_keys.py`."""
 
 SOON = timedelta(seconds=10)
 """Until contents are written sealed, every worker has looked the project up: see `auth.CACHE_SECONDS`."""

@@ -14,7 +14,7 @@ from app.errors import APIError
 from app.projects.credential_watch import Listener
 
 LAST_WORDS_SECONDS = 2.0
-"""How long a client that does not read may delay the end of its stream."""
+"""The longest time that a client that does not read delays the end of its stream."""
 
 
 class HeldResponse(Response):

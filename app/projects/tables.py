@@ -48,7 +48,7 @@ class Project(Base):
     key_destroyed_at: Mapped[datetime | None]
     """Since then nobody can open them."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Of the digests in its audit records."""
+    """The salt of the digests in its audit records."""
 
     __table_args__ = (
         UniqueConstraint("name"),
@@ -78,7 +78,7 @@ class ApiKey(Base):
     limits: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     """Its own; empty: those of the project's keys."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Of the digests in its audit records."""
+    """The salt of the digests in its audit records."""
 
     # The one index that does not begin with the project: a key is what tells the project.
     __table_args__ = (

@@ -35,7 +35,7 @@ SESSION_CACHE = "x-dashscope-session-cache"
 LOOKUP_SECONDS = 10.0
 
 FRAMED_SHARE = 2
-"""How much longer an answer may be as it is sent, in chunks, than what it says."""
+"""The size of an answer as it is sent, in chunks, as a multiple of its content."""
 
 SPEECH = b"response.output_text.delta"
 

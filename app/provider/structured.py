@@ -64,7 +64,7 @@ def with_format_in_words(params: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Whether an answer fits the format that was asked for."""
+    """The result of checking an answer against the requested format."""
 
     fits: bool | None
     """None: it could not be checked."""

@@ -33,7 +33,7 @@ class KeyDestroyed(CannotOpen):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value is kept: a row of a table, or a file or a Redis entry of a turn."""
+    """The place of a value: a row of a table, or a file or a Redis entry of a turn."""
 
     project_id: UUID
     holder: str

@@ -52,7 +52,7 @@ class Sealable(TypeDecorator[Any]):
     lies_open: str
     """A condition in SQL for a plain value. `{}` is the column."""
     as_text = "{}::text"
-    """How `encrypting.py` reads a plain value."""
+    """The SQL with which `encrypting.py` reads a plain value."""
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         if isinstance(value, Written):

@@ -44,7 +44,7 @@ class State:
     encrypted: bool
     """The project has a key for its contents, and some may be sealed with it."""
     seals: bool
-    """What is written now is sealed."""
+    """True if contents are sealed when they are written."""
     destroyed: bool
     """The key is gone for good."""
 

@@ -51,7 +51,7 @@ class Master:
     nodes: Mapping[str, bytes]
     """Keys of the tree, each by the path from the root to it, in bits. Whole, it is the root alone."""
     secret: bytes | None = None
-    """What its nodes are sealed with, where they are in the database."""
+    """The secret that seals its nodes, where they are in the database."""
 
     @classmethod
     def of(cls, written: str) -> "Master":
@@ -83,7 +83,7 @@ class Master:
 
     @property
     def secret_id(self) -> bytes:
-        """What the sealed nodes are found by."""
+        """Return the id that the sealed nodes are stored under."""
         assert self.secret is not None
         return hashlib.sha256(b"id of a secret" + self.secret).digest()[:ID_BYTES]
 

@@ -31,6 +31,6 @@ class MasterNodes(Base):
     __tablename__ = "master_nodes"
 
     secret_id: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    """Of which secret: the first bytes of a digest of it."""
+    """The first bytes of a digest of the secret that seals them."""
     nodes: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -46,7 +46,7 @@ class Thread(Base):
     trail_key: Mapped[bytes] = mapped_column(LargeBinary)
     """What its user and their addresses are named with in the audit trail: its user's key, else its project's."""
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
-    """Of the digests in its audit records."""
+    """The salt of the digests in its audit records."""
     ttl_seconds: Mapped[int | None]
     """It is purged when nobody has touched it for so long."""
     expires_at: Mapped[datetime | None]

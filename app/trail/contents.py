@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 
 VERSION: Literal[2] = 2
-"""Of the records that are written now."""
+"""The version of new records."""
 
 Kind = Literal[
     "thread", "opened", "placed", "called", "closed", "turn", "left", "compacted", "feedback", "share", "key", "project"

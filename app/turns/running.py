@@ -49,7 +49,7 @@ class Running:
     recorder: Recorder
     relay: Relay
     admission: Admission
-    """What lets it call the provider."""
+    """The permit for its calls of the provider."""
     calls: list[CallRecord] = field(default_factory=list)
     continuation: Continuation = Continuation.NEW
     dropped_items: int = 0
@@ -62,7 +62,7 @@ class Running:
     compaction: Wanted | None = None
     """The compaction that its thread is due, once the turn has been charged for."""
     text: str = ""
-    """What was answered, for a title."""
+    """The text of the answer, for a title."""
     uncounted: dict[str, int] | None = None
     """An estimate of what was used by an answer that broke off before the provider had counted it."""
     input: Sequence[Item] = ()
@@ -79,7 +79,7 @@ class Running:
     pieces_read: bool = False
     """The thread's pieces are among them."""
     reduction: Reduction | None = None
-    """How much less of the history is sent, after the provider has refused it."""
+    """The reduction of the history that is sent, after the provider has refused it."""
     response: dict[str, Any] | None = None
     error: APIError | None = None
     cancelled: bool = False

@@ -33,7 +33,7 @@ class UsageObject(TypedDict):
     turns: int
     failed_turns: int
     input_tokens: int
-    """Of turns, Chat Completions and titles; `compaction_input_tokens` are those of compactions."""
+    """Tokens of turns, Chat Completions and titles; compactions have `compaction_input_tokens`."""
     output_tokens: int
     chat_completions: int
     titles: int
