@@ -24,7 +24,7 @@ LONGEST_URL = 2000
 LONGEST_NAME = 253
 
 HEAD_BYTES = 65536
-"""Of an answer, with the interim answers before it."""
+"""The most bytes of an answer's head, with the interim answers before it."""
 
 NAME = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 

@@ -199,7 +199,7 @@ class Settings(BaseSettings):
     """Whether there is a console at /console, for who has a key."""
 
     accounts_inside: bool = False
-    """Whether projects' provider accounts may lead to private addresses, go without TLS, and use the environment's
+    """True if projects' provider accounts may lead to private addresses, go without TLS, and use the environment's
     proxy. The base URL of the environment, and accounts of the operating project, always may."""
 
     fork_copies_turns: Annotated[int, Field(ge=0)] = 16

@@ -28,7 +28,7 @@ from tests.service import Emulator, Process, Service, eventually
 MODEL = "qwen3.5-plus"
 
 LEAVE_SECONDS = 5.0
-"""How long a listener may stay connected after its credential has ended."""
+"""The longest time that a listener stays connected after its credential has ended."""
 
 SLACK_SECONDS = 3.0
 """Allowed on top of it: this machine may be busy with other tests."""

@@ -286,7 +286,7 @@ def test_what_the_service_does_itself_verifies_at_every_step(project: Project, s
     verified()
     project.call("DELETE", f"/conversations/{conversation}/items/{added[0]['id']}")
     verified()
-    # What is left of that turn is proved still.
+    # The rest of that turn is still proved.
     project.sql(f"UPDATE items SET item_id = 'x' WHERE item_id = '{added[1]['id']}'")
     assert project.verify().problems
     project.sql(f"UPDATE items SET item_id = '{added[1]['id']}' WHERE item_id = 'x' AND project_id = $1")

@@ -38,7 +38,7 @@ MOST_RATIO = 8.0
 """The cost of an input of four times the size: 4 is linear, 16 is quadratic. Between them lies the noise."""
 
 LEAST_SECONDS = 0.002
-"""Of the smallest input. What is quicker is enlarged first: a ratio of nothing says nothing."""
+"""The least time that the smallest input takes. A quicker one is enlarged first: a ratio of nothing says nothing."""
 
 LARGEST_FACTOR = 64
 TRIES = 4
@@ -127,7 +127,7 @@ def searching(text: str, asked: str, size: int) -> Work:
     return lambda: search(said, asked)
 
 
-# What is done with an input of size n: each makes the input, and returns what is measured.
+# Work on an input of size n: each function makes the input, and returns the work to measure.
 TABLE: dict[str, Callable[[int], Work]] = {
     # A body, a message of a WebSocket
     "body: open arrays": lambda n: (lambda raw: lambda: parse(raw))(b"[" * (20 * n)),

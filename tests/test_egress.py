@@ -377,7 +377,7 @@ def test_whatever_is_accepted_is_a_name_or_a_public_address_to_the_c_library_too
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 MOST_SENT = 8 << 20
-"""What a server can get rid of: the bound, and what the kernel's buffers hold."""
+"""The most that a server can send: the bound, and the kernel's buffers."""
 
 FLOODS = {
     "lines of the head": (OK, b"X-A: b\r\n" * 1000),

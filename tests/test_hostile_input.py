@@ -23,7 +23,7 @@ from tests.service import Emulator, Service, eventually
 from tests.test_structured_output import said
 
 SLOWER = 10
-"""How many times its unloaded p99 /healthz may take beside a hostile input."""
+"""The most that /healthz takes beside a hostile input, as a multiple of its unloaded p99."""
 
 FLOOR_SECONDS = 0.5
 """... or this, where that is less: the machine of the tests has other work to do."""

@@ -1,4 +1,4 @@
-"""What is held open ends within five seconds of the end of its credential, and says where to go on."""
+"""Listeners end within five seconds of the end of their credential, and say where to resume."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ from tests.tenants import Tenant
 from tests.wire import Proxy
 
 SECONDS = 5.0
-"""How long a listener may outlive what it was opened with."""
+"""The longest time that a listener outlives its credential."""
 
 TOKEN_SECONDS = 3
 WORDS = "Echo: " + " ".join(f"word{number}" for number in range(40))
@@ -170,7 +170,7 @@ def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
         tenant.settings(archived=False)
         eventually(lambda: tenant.http.get("/project").status_code == 200)
     eventually(lambda: tenant.http.get(f"/threads/{thread}/turns/{turn}").json()["status"] == "completed", seconds=60)
-    # Who comes back with a valid key misses nothing.
+    # A client that resumes with a valid key misses nothing.
     for name, listener in listeners[: len(names)]:
         if name in ("turns_events", "responses_retrieve"):
             params = {"starting_after": listener.ids[-1], "stream": "true"}
@@ -400,7 +400,7 @@ def signed_in(service: Service, key: str) -> str:
 
 
 def statuses(service: Service, path: str, times: int = 16, **how: Any) -> set[int]:
-    """What is answered over connections of their own, so that both workers are asked."""
+    """Return the statuses of answers over connections of their own, so that both workers are asked."""
     return {httpx2.get(service.url + path, **how).status_code for _ in range(times)}
 
 

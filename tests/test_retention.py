@@ -155,7 +155,7 @@ def test_content_is_purged_after_the_projects_retention_and_not_before(project: 
     eventually(lambda: project.http.get(f"/threads/{late}").status_code == 404)
     assert [r["detail"] for r in project.records(action="project.changed")] == ["retention_days"] * 2
     assert {r["thread"] for r in project.records(action="thread.purged")} == {stale, late}
-    # That a turn was aged by SQL is reported.
+    # A turn that was aged by SQL is reported.
     assert [problem.where for problem in project.verify().problems] == [f"{young} record 2"]
     project.sql("UPDATE turns SET arrived_at = created_at WHERE project_id = $1 AND deleted_at IS NULL")
     assert project.verify().problems == []

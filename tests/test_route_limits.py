@@ -116,7 +116,7 @@ def test_only_the_limits_make_permits_and_no_call_that_costs_goes_without_one() 
 
 
 class Made:
-    """What a tenant has, for the routes to be asked about."""
+    """The objects of a tenant that the routes are asked about."""
 
     def __init__(self, tenant: Tenant) -> None:
         self.tenant = tenant
@@ -128,7 +128,7 @@ class Made:
         self.record = tenant.http.get(f"/threads/{self.thread}/export").json()
 
     def ask(self, method: str, path: str, *, items: int = 1, padding: int = 0) -> httpx2.Response:
-        """What the service answers to a request that would be admitted without limits."""
+        """Return the answer to a request that would be admitted without limits."""
         body = {**self._body(method, path, items), **({"padding": "x" * padding} if padding else {})}
         where = path.replace("{name}", f"new-{uuid4().hex}" if method == "PUT" else "known")
         where = where.replace("{thread_id}", self.thread).replace("{turn_id}", self.turn)

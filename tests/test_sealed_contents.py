@@ -254,7 +254,7 @@ def test_a_copied_fork_of_what_cannot_be_opened_is_refused_and_one_before_it_is_
     first = project.get(f"/threads/{thread}/turns", order="asc")["data"][0]["id"]
     fork = project.post(f"/threads/{thread}/fork", turn_id=first)
     assert "one" in project.turn(fork["id"], "Recite the conversation")["output_text"]
-    # What was copied opens in its own place, and not in another.
+    # A copy opens in its own place, and not in another.
     assert project.get(f"/threads/{fork['id']}/messages")["data"][0]["content"].endswith("one.")
     assert project.service.stop() == 0
 

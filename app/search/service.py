@@ -37,7 +37,7 @@ SHOWN_AT_ONCE = 5
 """Hits whose messages are held at a time."""
 
 FIRST_YEAR, LAST_YEAR = 2000, 9000
-"""Of a cursor. Beyond them, another time zone can be outside what Postgres and Python can express."""
+"""The range of moments in a cursor. Beyond it, another time zone can exceed what Postgres and Python can express."""
 
 LOOKED_THROUGH = 10_000_000
 """Characters of a page's messages that are looked through for fragments."""

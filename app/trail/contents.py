@@ -41,14 +41,14 @@ FIELDS: dict[tuple[Kind, int], tuple[str, ...]] = {
         "attempt", "continuation", "url", "body", "dropped_items", "status", "response_id", "error", "started_at",
         "finished_at",
     ),
-    # What a turn was closed with. The moment is the record's.
+    # The outcome of a turn. The moment is the record's.
     ("closed", 2): ("status", "continuation", *_OUTCOME, *_RESPONSE, "copied_from_id", "deleted_at", *_ITEMS),
     # A whole turn: one that was imported or copied, items that were added, and what is left after an item was deleted.
     ("turn", 2): (
         *_PLACE, *_MOMENTS, "api_key_id", "status", "continuation", "model", "params", "metadata", "ignored", *_OUTCOME,
         *_RESPONSE, *_ITEMS,
     ),
-    # What is left of a turn whose content is gone, and what changes where a fork takes over a turn. No contents.
+    # The place of a turn whose content is gone, or that a fork has taken over. No contents.
     ("left", 2): (
         *_PLACE, *_MOMENTS, "api_key_id", "status", "continuation", "model", "error_status", *_RESPONSE, "has_content",
     ),

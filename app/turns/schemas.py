@@ -203,7 +203,7 @@ class TurnRequest:
 
     @property
     def beside(self) -> str:
-        """Whether it runs beside others, as a branch that takes no place: `open_turn_v3` knows the words."""
+        """True if it runs beside others, as a branch that takes no place: `open_turn_v3` knows the words."""
         if self.no_lock:
             return "if_needed"
         return "always" if self.if_busy == "beside" else "never"

@@ -83,7 +83,7 @@ class Turn(Base):
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """Of the digests in its audit records. It goes with the content; older turns have none."""
     left_salt: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Of the digest of what is left once the content is gone, or once a fork has taken the turn over. It is not sealed:
+    """The salt of the digest of its place, once its content is gone or a fork has taken it over. It is not sealed:
     nothing that was said is in that digest."""
     error_status: Mapped[int | None] = mapped_column(SmallInteger)
     """The HTTP status that a failed turn was answered with; None where its client had been answered before."""

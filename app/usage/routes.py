@@ -38,9 +38,9 @@ class UsageObject(TypedDict):
     chat_completions: int
     titles: int
     compactions: int
-    """Those of /responses/compact too."""
+    """Compactions, calls of /responses/compact included."""
     cost: float | None
-    """Of all of them."""
+    """The cost of turns, Chat Completions, titles and compactions."""
 
 
 @router.get(

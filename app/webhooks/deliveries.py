@@ -163,7 +163,7 @@ class Deliveries(Background):
 
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
-            # Of an answer only its status is read.
+            # Only the status of an answer is read.
             self._client = aiohttp.ClientSession(
                 connector=egress.Connector(
                     public_only=not self._inside, answer_bytes=ANSWER_BYTES, force_close=True, use_dns_cache=False
