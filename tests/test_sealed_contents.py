@@ -233,6 +233,25 @@ def test_a_turn_whose_branch_cannot_be_read_whole_is_refused_and_deleting_the_it
     assert "two" not in turn["output_text"].partition("assistant")[0]
 
 
+def test_of_a_turn_with_two_unreadable_items_one_is_deleted_after_the_other_and_then_the_trail_verifies(
+    victim: Encrypted, emulator: Emulator
+) -> None:
+    thread = chat(victim)
+    messages = [{"role": "user", "content": f"{CANARY} {word}."} for word in ("four", "five")]
+    turn = victim.post(f"/threads/{thread}/turns", input=messages)["id"]
+    sql(
+        victim,
+        f"""UPDATE items SET data = json_build_array('AAEB' || (data->>0), data->1)
+        WHERE turn_id = '{uuid_of(turn)}' AND position < 2""",
+    )
+    conversation, verify = thread.replace("thread_", "conv_"), ("audit", "verify", "--project", victim.name)
+    for code, item in zip((1, 0), victim.get(f"/threads/{thread}/turns/{turn}")["input"], strict=True):
+        assert victim.http.delete(f"/conversations/{conversation}/items/{item['id']}").status_code == 200
+        said = victim.command(*verify, "--thread", thread, code=code)
+        assert any("items.data cannot be opened" in line for line in said) == bool(code), said
+        assert not any("what it holds" in line or "no record" in line for line in said), said
+
+
 def test_a_thread_is_forked_before_what_cannot_be_opened(victim: Encrypted, emulator: Emulator) -> None:
     thread = chat(victim)
     spoil_item(victim, thread)

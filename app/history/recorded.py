@@ -57,7 +57,9 @@ async def whole(session: AsyncSession, project_id: UUID, turn_id: UUID, bucket: 
     if not at_rest.has_sealer() or any(row.unreadable for row in (turn, *items)):
         return None
     salt, rows = contents.new_salt(), rows_of(Turn)
-    written = rows.written(at_rest.sealer(), {"salt": salt}, rows.at(project_id, turn_id))
+    # The digest of what an earlier change had left is replaced by this one.
+    changed = {"salt": salt, "left_salt": None}
+    written = rows.written(at_rest.sealer(), changed, rows.at(project_id, turn_id))
     await session.execute(update(Turn).where(*of_id).values(written).execution_options(synchronize_session=False))
     return contents.turn(salt, _columns(turn), [_columns(item) for item in items])
 
