@@ -334,13 +334,15 @@ def test_a_long_conversation_keeps_what_was_said_at_its_beginning(forgetful: Ser
     first = {"role": "system", "content": "You are a guide."}
     pinned = {"role": "user", "content": "The wifi is called Harbour.", "pinned": True}
     forgetful.turn(thread, [first, pinned, {"role": "user", "content": "My name is Ada. Bus 74 goes home."}])
-    talked(forgetful, thread, 5)
+    answers = [forgetful.http.post(f"/threads/{thread}/turns", json={"input": FILLER}) for _ in range(5)]
     made = ready(forgetful, thread)
     assert "My name is Ada." in made["text"]
     assert made["usage"]["total_tokens"] > 0
     after = forgetful.http.post(f"/threads/{thread}/turns", json={"input": "Find: Bus"})
     assert after.json()["output_text"] == "Bus 74 goes home."
-    assert after.headers["everthread-continuation"] == "rebuilt"
+    # A compaction that is ready before the last filler turn is used by that turn already.
+    used = [answer for answer in [*answers, after] if answer.headers.get("everthread-compaction") == made["id"]]
+    assert used[0].headers["everthread-continuation"] == "rebuilt"
     assert after.headers["everthread-compaction"] == made["id"]
     assert "everthread-dropped-items" not in after.headers
     talked(forgetful, thread, 25)
