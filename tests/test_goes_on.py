@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.chain.rebuild import Abilities, rebuild
+from app.chain.rebuild import NO_USER_MESSAGE, Abilities, rebuild
 from app.chain.reduction import Step
 from app.emulator import validate
 from app.emulator.errors import ProviderError
@@ -367,6 +367,90 @@ def test_a_summary_that_is_refused_is_left_out(service: Service, emulator: Emula
     assert service.http.get(f"/threads/{thread}/compactions").json()["data"][0]["text"] == compacted.json()["text"]
 
 
+ODD_OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "The provider itself says this."}
+
+
+@SURFACES
+async def test_a_chain_that_the_provider_refuses_is_rebuilt_in_the_same_turn(
+    service: Service, emulator: Emulator, surface: Any, stream: bool
+) -> None:
+    talk: Talk = surface(service, stream)
+    await talk.say("My name is Ada.")
+    emulator.fault("output", output=[ODD_OUTPUT])
+    talk.stream = False
+    await talk.say("Hello")
+    talk.stream = stream
+    assert await talk.say(ASK) == "Ada"
+    assert len(rebuilt_calls(emulator)) == 2
+
+
+REFUSED = {"status": 400, "code": "DataInspectionFailed", "message": "Input data may contain inappropriate content."}
+
+
+@SURFACES
+async def test_a_message_that_inspection_refuses_is_sent_once_and_the_chain_goes_on(
+    service: Service, emulator: Emulator, surface: Any, stream: bool
+) -> None:
+    talk: Talk = surface(service, stream)
+    await talk.say("My name is Ada.")
+    emulator.fault("status", **REFUSED)
+    with pytest.raises(Exception, match=r"DataInspectionFailed|inappropriate"):
+        await talk.say("Something inadmissible")
+    assert len(emulator.calls()) == 2
+    assert await talk.say(ASK) == "Ada"
+    assert len(rebuilt_calls(emulator)) == 1  # The first turn of the thread.
+
+
+@SURFACES
+async def test_a_chain_that_inspection_refuses_twice_in_a_row_is_rebuilt(
+    service: Service, emulator: Emulator, surface: Any, stream: bool
+) -> None:
+    talk: Talk = surface(service, stream)
+    await talk.say("My name is Ada.")
+    emulator.fault("status", **REFUSED)
+    with pytest.raises(Exception, match=r"DataInspectionFailed|inappropriate"):
+        await talk.say("Hello")
+    emulator.fault("status", **REFUSED)
+    assert await talk.say(ASK) == "Ada"
+    assert len(rebuilt_calls(emulator)) == 2
+
+
+@SURFACES
+async def test_an_input_without_a_users_message_is_answered(
+    service: Service, emulator: Emulator, surface: Any, stream: bool
+) -> None:
+    talk: Talk = surface(service, stream)
+    await talk.say([{"role": "developer", "content": "Greet people."}])
+    sent = emulator.calls()[-1]["body"]["input"]
+    assert [item["role"] for item in sent] == ["system", "user"]
+    emulator.forget()
+    await talk.say("Hello")
+    assert NO_USER_MESSAGE not in orjson.dumps(emulator.calls()[-1]["body"]).decode()
+
+
+async def test_a_model_that_takes_text_only_gets_a_message_of_parts_as_one_string(
+    service: Service, emulator: Emulator
+) -> None:
+    thread = service.thread()
+    parts = [{"type": "input_text", "text": "My name "}, {"type": "input_text", "text": "is Ada."}]
+    service.turn(thread, [{"role": "user", "content": parts}], model="qwen-plus")
+    assert emulator.calls()[-1]["body"]["input"][-1]["content"] == "My name is Ada."
+
+
+def test_a_system_message_that_is_refused_is_named_and_can_be_deleted(service: Service, emulator: Emulator) -> None:
+    thread = service.thread()
+    first = service.turn(thread, [{"role": "system", "content": f"Be kind. {BAD}"}, *picture(PIXEL, "My name is Ada.")])
+    emulator.control("refuse", {"texts": [BAD]})
+    emulator.forget()
+    answer = service.http.post(f"/threads/{thread}/turns", json={"input": ASK})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "DataInspectionFailed")
+    assert first["id"] in answer.json()["error"]["message"]
+    items = f"/conversations/conv_{thread.partition('_')[2]}/items"
+    (system,) = [item for item in service.http.get(items).json()["data"] if item.get("role") == "system"]
+    assert service.http.delete(f"{items}/{system['id']}").status_code == 200
+    assert service.turn(thread, ASK)["output_text"] == "Ada"
+
+
 def test_an_imported_image_whose_url_cannot_be_used_goes_along_as_words(service: Service, emulator: Emulator) -> None:
     thread = service.thread(messages=picture(URL, "My name is Ada."))
     exported = service.http.get(f"/threads/{thread}/export").json()
@@ -512,7 +596,9 @@ stored_items = st.one_of(
 @given(
     st.lists(stored_items, max_size=20),
     st.lists(
-        st.builds(lambda said: {"type": "message", "role": "user", "content": said}, text), min_size=1, max_size=3
+        st.builds(lambda said: {"type": "message", "role": "user", "content": said or "Hello"}, text),
+        min_size=1,
+        max_size=3,
     ),
     st.sampled_from(list(Step)),
     st.one_of(st.none(), st.integers(0, 20)),

@@ -38,6 +38,8 @@ class LiveId:
     """What the chain holds, and what was left out of it."""
     open_calls: Sequence[str] = ()
     """The tool calls that it ends with, and that wait for their outputs."""
+    refused: bool = False
+    """True after content inspection refused the last turn that was chained on it."""
 
 
 class LiveIds:
@@ -95,6 +97,7 @@ def _fields(live: LiveId) -> dict[str, Any]:
         "expires_at": live.expires_at,
         "context": live.context.values(),
         "open_calls": list(live.open_calls),
+        "refused": live.refused,
     }
 
 

@@ -16,6 +16,8 @@ Pure functions of the branch's items, the new input and what the model can do. T
 - Call arguments that are no JSON object become `{}`, with the original text in words before the call. An image whose
   URL cannot be used becomes words.
 - A history that the provider has refused is sent with less, by a step of `reduction`.
+- An input has a user message: where none is left, one in brackets is added. Empty messages of the history are
+  left out. A model that takes text only gets each message as one string.
 """
 
 from collections.abc import Sequence
@@ -35,6 +37,9 @@ STEP_SHARE = 0.1
 """Of the budget: in what steps the oldest items are dropped."""
 
 UNSEEN_IMAGE = "[An image, which this model cannot see]"
+
+NO_USER_MESSAGE = "[No message of the user]"
+"""The provider refuses an input without a user message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +92,14 @@ def rebuild(
     """
     whole = [*history, *new]
     system = [text_of(item) for item in whole if is_system(item)]
-    places = [place for place, item in enumerate(whole) if not is_system(item)]
+    places = [
+        place for place, item in enumerate(whole) if not is_system(item) and (place >= len(history) or _says(item))
+    ]
     spoken = [whole[place] for place in places]
-    first_new = sum(not is_system(item) for item in history)
+    first_new = sum(place < len(history) for place in places)
     first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
     of_step = history if reduced_items is None else history[:reduced_items]
-    covered = 0 if step is Step.WHOLE else sum(not is_system(item) for item in of_step)
+    covered = 0 if step is Step.WHOLE else sum(place < len(of_step) for place in places)
     pinned = {place for place, item in enumerate(spoken) if item.get("pinned") is True}
     in_words = set(range(covered))
     blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block in arranged(spoken)]
@@ -120,7 +127,15 @@ def rebuild(
         else:
             kept.extend(sent)
             sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
+    if not any(item["type"] == "message" and item["role"] == "user" for item in kept):
+        kept.insert(0, message("user", NO_USER_MESSAGE))
+        sources.insert(len(first), ())
     return Rebuilt(first + kept, dropped, sources, weight, before, said, exact=not in_words)
+
+
+def _says(item: Item) -> bool:
+    """Return False for a message with no text and no image."""
+    return type_of(item) != "message" or bool(text_of(item) or output_images(item))
 
 
 def _in_steps(over: int, budget: int) -> int:
@@ -281,7 +296,13 @@ def _carried(item: Item, model: Abilities) -> list[Item]:
     if type_of(item) == RESTORED:
         return kind_of(item).carried(item)  # Unchanged.
     carried = [images.without_unusable(each) for each in kind_of(item).carried(item)]
-    return carried if model.sees_images else [images.in_words(each, UNSEEN_IMAGE) for each in carried]
+    return carried if model.sees_images else [_in_text(each) for each in carried]
+
+
+def _in_text(item: Item) -> Item:
+    """Return an item for a model that takes text only: images become words, a message one string."""
+    item = images.in_words(item, UNSEEN_IMAGE)
+    return item if "content" not in item else {**item, "content": text_of(item)}
 
 
 def _spoken_pair(call: Sequence[Item], output: Sequence[Item], model: Abilities) -> list[Item]:
@@ -303,4 +324,4 @@ def _spoken_output(name: str, output: Item, model: Abilities) -> Item:
         return message("user", f"[{name} answered: {told}]")
     texts = "\n".join(words(part.get("text")) for part in parts if part not in found)
     spoken = message("user", [{"type": "input_text", "text": f"[{name} answered: {texts}]"}, *found])
-    return spoken if model.sees_images else images.in_words(spoken, UNSEEN_IMAGE)
+    return spoken if model.sees_images else _in_text(spoken)

@@ -33,7 +33,10 @@ def is_ours(given: Item) -> bool:
 def restored(given: Item) -> str | None:
     """What was thought."""
     sealed: Any = given.get("encrypted_content")
-    return bytes.fromhex(sealed.partition(".")[2]).decode() if isinstance(sealed, str) and "." in sealed else None
+    try:
+        return bytes.fromhex(sealed.partition(".")[2]).decode() if isinstance(sealed, str) and "." in sealed else None
+    except ValueError:
+        return None
 
 
 def _sealed(made: Item, thought: str) -> str:

@@ -1,8 +1,7 @@
-"""What the provider takes as input, and what it refuses.
+"""Checks of a request, as strict as any report, capture or page says that the provider is.
 
-Stricter than the provider where it is silent about a field: an item with a read-only `id` or
-`status`, or half of a tool call, is refused, so that a wrong rebuild fails a test instead of
-passing unseen.
+Where the provider is silent about a field, the check is stricter: an item with a read-only `id` or `status`, or half of
+a tool call, is refused, so that a wrong rebuild fails a test instead of passing unseen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -150,21 +149,53 @@ SYSTEM_FIRST = (
 )
 
 
+NO_USER = "<400> InternalError.Algo.InvalidParameter: The input messages do not contain elements with the role of user"
+"""Seen in public reports; the chat templates of qwen3.5 and later refuse the same."""
+
+SYSTEM_IMAGE = "<400> InternalError.Algo.InvalidParameter: System message cannot contain images."
+"""As the chat templates of qwen3.5 and later have it."""
+
+NO_PARTS = (
+    "<400> InternalError.Algo.InvalidParameter: Input should be a valid string: input.messages.content. Text-only "
+    "models do not support array-type content."
+)
+"""From the provider's page of error messages."""
+
+
 def for_model(family: Family, context: Sequence[Item], instructions: object, *, one_system: bool) -> None:
-    """What the model's backend refuses of a context: a system message that is not the first; tool outputs, and images,
-    where its family takes none.
+    """Refuse a context that the model's backend does not take.
+
+    It takes one system message at most, first and without images, and needs a user message. Some families take no tool
+    outputs, some no images.
 
     Args:
         one_system: whether `instructions` count as that message.
+
+    Raises:
+        ProviderError: in the provider's words.
     """
+    if not any(item["type"] == "message" and item["role"] == "user" for item in context):
+        raise invalid_parameter(NO_USER)
     for place, item in enumerate(context):
         if item["type"] == "function_call_output" and not family.tool_outputs:
             raise invalid_parameter(TOOL_ROLE)
         if not family.sees_images and _has_image(item):
             raise invalid_parameter("This model does not support image input.")
         system = item["type"] == "message" and item["role"] in ("system", "developer")
+        if system and _has_image(item):
+            raise invalid_parameter(SYSTEM_IMAGE)
         if system and (place > 0 or (one_system and instructions)):
             raise ProviderError(400, "server_error", SYSTEM_FIRST)
+
+
+def no_parts(family: Family, items: Sequence[Item]) -> None:
+    """Refuse lists of parts in an input for a family that takes text only.
+
+    Raises:
+        ProviderError: in the provider's words.
+    """
+    if not family.sees_images and any(isinstance(item.get("content"), list) for item in items):
+        raise invalid_parameter(NO_PARTS)
 
 
 def _has_image(item: Item) -> bool:
@@ -307,6 +338,9 @@ def _message(item: Item, where: str) -> Item:
             if not isinstance(part, dict) or part.get("type") not in allowed:
                 raise invalid_parameter(f"{where}.content[{index}].type must be one of {', '.join(allowed)}.")
         _image_urls(content, f"{where}.content")
+        content = "".join(str(part.get("text") or "") if "text" in part["type"] else "[image]" for part in content)
     elif not isinstance(content, str):
         raise invalid_parameter(f"{where}.content must be a string or a list of parts.")
+    if not content:
+        raise invalid_parameter("<400> InternalError.Algo.InvalidParameter: The content field is a required field.")
     return {"type": "message", **item}

@@ -7,7 +7,7 @@ with a failed response. `error_table` gives all of them their meaning.
 
 import random
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -145,6 +145,27 @@ def too_long(limit: int) -> Failure:
         "window."
     )
     return Failure(Kind.REFUSED, 400, TOO_LONG, message, cause=Cause.TOO_LONG)
+
+
+MOST_NAMED = 5
+"""Turns that a message names."""
+
+
+def with_kept(found: Failure, turns: Sequence[str]) -> Failure:
+    """Return a refusal whose message names the turns of the system messages and pinned items that were sent.
+
+    They are part of every rebuilt input, so the thread goes on only after the refused one is deleted.
+
+    Args:
+        turns: their ids.
+    """
+    named = ", ".join(turns[:MOST_NAMED]) + (f" and {len(turns) - MOST_NAMED} more" if len(turns) > MOST_NAMED else "")
+    way_out = (
+        " If the new input is not the reason, a system message or a pinned item of the history is: they are part of "
+        f"every request, and belong to {named}. Delete the item (DELETE /v1/conversations/ID/items/ITEM), or fork the "
+        "thread at an earlier turn."
+    )
+    return replace(found, message=found.message + way_out)
 
 
 def pause(found: Failure, attempt: int) -> float:

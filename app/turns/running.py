@@ -8,6 +8,7 @@ from typing import Any
 from app.accounts.pool import ProviderAccount
 from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
+from app.chain.live_ids import LiveId
 from app.chain.reduction import Reduction
 from app.errors import APIError
 from app.items.shapes import Item
@@ -78,6 +79,8 @@ class Running:
     pieces: Pieces = field(default_factory=Pieces)
     pieces_read: bool = False
     """The thread's pieces are among them."""
+    live: LiveId | None = None
+    """The response id that the turn was chained on first."""
     reduction: Reduction | None = None
     """The reduction of the history that is sent, after the provider has refused it."""
     response: dict[str, Any] | None = None

@@ -37,7 +37,7 @@ from app.memory.reader import Given, Reader, within
 from app.provider import failure, structured
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names
-from app.provider.failure import RETRIED, Failure, Kind
+from app.provider.failure import RETRIED, Cause, Failure, Kind
 from app.provider.refusals import client_error
 from app.settings import Settings
 from app.telemetry.spans import tracer
@@ -159,6 +159,7 @@ class Way:
         )
         if running.continuation is Continuation.CHAINED:
             assert live is not None
+            running.live = live
             head, tail = _frames(turn, live.response_id)
             running.context = live.context
             running.input = new_input(turn.request.items, target.abilities)
@@ -273,6 +274,10 @@ class Way:
                 if found.kind is Kind.UNKNOWN_PREVIOUS and running.continuation is Continuation.CHAINED:
                     body = await self._forget(running)
                     continue
+                if with_less and await self._may_be_the_chain(running, found):
+                    log.warning("the provider refuses a chained turn; its history is sent instead", code=found.code)
+                    body = await self._rebuild(running, self._target(running))
+                    continue
                 if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, found)) is not None:
                     body = smaller
                     continue
@@ -367,6 +372,22 @@ class Way:
         await self._store.forget_response(turn.project_id, turn.parent_id)
         return await self._rebuild(running, self._target(running))
 
+    async def _may_be_the_chain(self, running: Running, found: Failure) -> bool:
+        """Return True if a chained call was refused for what its chain holds rather than for the new input.
+
+        New input was checked before it was sent, so an invalid input points to the chain. Content inspection refuses
+        new input far more often: only its second refusal in a row is taken for one of the chain. The first is recorded
+        in Redis.
+        """
+        live, turn = running.live, running.turn
+        if live is None or running.continuation is not Continuation.CHAINED or not failure.may_be_the_input(found):
+            return False
+        if found.cause is Cause.INVALID_INPUT or live.refused:
+            return True
+        if turn.request.keep:
+            await self._live_ids.put(turn.project_id, turn.thread_id, replace(live, refused=True))
+        return False
+
     async def _smaller(self, running: Running, found: Failure) -> Body | None:
         """The provider has refused the input as too long: learn from it, and send less. None where that is not wanted,
         or there is nothing that could be left out."""
@@ -384,8 +405,11 @@ class Way:
     async def _less(self, running: Running, found: Failure) -> Body | None:
         """The provider has refused a rebuilt input: send less of the history, by the next step that changes something.
 
-        The new input stays as it is. None where no step is left: the last refusal is about the new input, or about
-        system messages and pinned items, and is the client's.
+        The new input stays as it is. None where no step is left: the last refusal is about the new input, and is the
+        client's.
+
+        Raises:
+            ProviderError: the last refusal, naming the turns of the system messages and pinned items that were sent.
         """
         turn = running.turn
         if (
@@ -398,6 +422,7 @@ class Way:
         reached = Step.WITHOUT_IMAGES if running.reduction is None else running.reduction.step
         last = LAST_IN_WORDS if turn.request.params.get("truncation") == "disabled" else Step.LEFT_OUT
         asked = Reduction(reached, turn.parent_id.hex, target_of(target.binding, target.model), found.code)
+        given: Given | None = None
         for step in Step:
             if not reached <= step <= last:
                 continue
@@ -409,6 +434,8 @@ class Way:
             log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.says, code=found.code)
             metrics.of(metrics.REDUCED_HISTORIES, step.says).inc()
             return self._written(running, given)
+        if last is Step.LEFT_OUT and (kept := _kept_turns(given)):
+            raise ProviderError(failure.with_kept(found, [ids.turn_id(turn) for turn in kept]))
         return None
 
     async def _call(self, running: Running, body: Body) -> Answer:
@@ -642,6 +669,14 @@ def _changed(running: Running, given: Given) -> list[UUID]:
     before, now = _with_sources(running.sources, running.input), _with_sources(given.sources, given.input)
     touched = {item_id for sources, _ in before - now for item_id in sources}
     return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in touched))
+
+
+def _kept_turns(given: Given | None) -> list[UUID]:
+    """Return the turns of the history of which a rebuilt input holds something, in order."""
+    if given is None:
+        return []
+    sent = {item_id for sources in given.sources for item_id in sources}
+    return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in sent))
 
 
 def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Counter[tuple[tuple[str, ...], bytes]]:
