@@ -18,6 +18,7 @@ ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
+    parser.addoption("--random-turns", type=int, default=1000, help="How many random turns must all be answerable.")
     parser.addoption("--clients", action="store_true", help="Install and try other people's clients, too.")
     parser.addoption("--fault-seed", type=int, default=None, help="Repeat the misfortunes of an earlier run.")
 
