@@ -1,45 +1,55 @@
-# Needs Python 3.11+, pip and make. The first call makes .venv from the lock; later ones are instant.
+# Needs Python 3.11+, pip and make. The first call installs the locked packages into .venv; later ones start at once.
 PYTHON ?= python3
 BIN := .venv/bin
+UV := $(BIN)/uv
 
 serve: .venv/ready
 	@exec $(BIN)/everthread serve $(ARGS)
 
 # All of them at once on all processors; some (ARGS), or on servers that are given, one after the other.
 AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n auto --dist loadfile)
-test: .venv/ready
+test: .venv/ready-dev
 	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
 
 # The long way: an hour of faults, and nothing skipped. With TEST_CITUS_NODES and TEST_DATABASE_URL, on a cluster.
 FAULT_MINUTES ?= 60
-test-all: .venv/ready
+test-all: .venv/ready-dev
 	@CI=true $(BIN)/pytest --fault-minutes $(FAULT_MINUTES) $(ARGS)
 
 # The clients that people have, each installed and tried.
-clients: .venv/ready
+clients: .venv/ready-dev
 	@$(BIN)/pytest --clients tests/clients tests/test_real_clients.py $(ARGS)
 
 # The pictures of docs/console.md, made anew. Needs Chromium.
-screenshots: .venv/ready
+screenshots: .venv/ready-dev
 	@$(BIN)/python -m tests.screenshots
 
-check: .venv/ready
+check: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-.venv/ready: requirements-dev.lock pyproject.toml
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+
+.venv/ready: requirements.lock requirements-build.lock pyproject.toml
+	@echo "Installing Everthread into .venv. The first time takes about a minute."
+	@$(PYTHON) -m venv --clear .venv
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock -r requirements-build.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# requirements.lock is what the service runs on; requirements-dev.lock adds the tools of development. The others are
-# programs and clients that tests run in environments of their own. Needs uv.
-lock:
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
-	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
-	for each in openai2 openai3; do uv pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	@echo "Installing the tools of development. The first time takes about a minute."
+	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# requirements.lock is what the service runs on, requirements-build.lock what installs it; requirements-dev.lock has both and the
+# tools of development. The others are programs and clients that tests run in environments of their own.
+lock: .venv/ready-dev
+	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
+	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --group build -c requirements-dev.lock -o requirements-build.lock
+	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
+	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
 .PHONY: serve test test-all clients screenshots check lock

@@ -33,9 +33,7 @@ from app.transfer import client, watch
 
 T = TypeVar("T")
 
-cli = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Conversations that do not expire."
-)
+cli = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Conversations that do not expire.")
 cli.add_typer(projects_cli, name="projects")
 cli.add_typer(keys_cli, name="keys")
 cli.add_typer(master_key_cli, name="master-key")

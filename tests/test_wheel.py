@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.service import Service, free_port
 
 ROOT = Path(__file__).parents[1]
 NEWEST = ("3.13", "3.12", "3.11")
+PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def newest_python() -> Path:
@@ -24,33 +27,45 @@ def newest_python() -> Path:
     return Path(sys.executable)
 
 
-def test_the_wheel_serves_outside_the_checkout(tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     source.mkdir()
     for name in ("app", "migrations"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "alembic.ini"):
         shutil.copy(ROOT / name, source)
-    pip = ("-m", "pip", "--disable-pip-version-check", "--quiet")
-    command: list[str | Path] = [sys.executable, *pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path]
+    command: list[str | Path] = [sys.executable, *PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", folder]
     subprocess.run([*command, source], check=True)
-    (wheel,) = tmp_path.glob("everthread-*.whl")
+    (built,) = folder.glob("everthread-*.whl")
     shutil.rmtree(source)
+    return built
+
+
+def serves(folder: Path, command: list[str]) -> None:
+    folder.mkdir()
+    service = Service("--emulator-port", str(free_port()), key=None, cwd=folder, command=command)
+    thread = service.thread(name="ada")
+    service.turn(thread, "My name is Ada.")
+    assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
+    assert (folder / "everthread-data").is_dir()
+    assert service.stop() == 0
+
+
+def test_the_wheel_serves_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     place = tmp_path / "environment"
     subprocess.run([newest_python(), "-m", "venv", place], check=True)
     python = place / "bin" / "python"
     subprocess.run(
-        [python, *pip, "install", "--no-compile", "--require-hashes", "-r", ROOT / "requirements.lock"], check=True
+        [python, *PIP, "install", "--no-compile", "--require-hashes", "-r", ROOT / "requirements.lock"], check=True
     )
-    subprocess.run([python, *pip, "install", "--no-deps", wheel], check=True)
+    subprocess.run([python, *PIP, "install", "--no-deps", wheel], check=True)
+    serves(tmp_path / "elsewhere", [str(place / "bin" / "everthread")])
 
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    service = Service(
-        "--emulator-port", str(free_port()), key=None, cwd=elsewhere, command=[str(place / "bin" / "everthread")]
-    )
-    thread = service.thread(name="ada")
-    service.turn(thread, "My name is Ada.")
-    assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
-    assert (elsewhere / "everthread-data").is_dir()
-    assert service.stop() == 0
+
+@pytest.mark.clients
+def test_the_wheel_serves_with_uvx(wheel: Path, tmp_path: Path) -> None:
+    uvx = Path(sys.executable).parent / "uvx"
+    # Our packages' newest versions, as a user gets them.
+    serves(tmp_path / "elsewhere", [str(uvx), "--from", str(wheel), "everthread"])
