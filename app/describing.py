@@ -131,6 +131,12 @@ IDEMPOTENCY_KEY = _header(
     "A request that is sent again with the same key gets the same turn.",
     {"type": "string", "minLength": 1, "maxLength": 255},
 )
+HEARTBEAT_HEADER = "Everthread-Heartbeat"
+HEARTBEAT = _header(
+    HEARTBEAT_HEADER,
+    "`off`: a silent stream has no comments to keep the connection alive.",
+    {"type": "string", "enum": ["on", "off"]},
+)
 METADATA: dict[str, Any] = {
     "in": "query",
     "name": "metadata",

@@ -134,6 +134,10 @@ class Settings(BaseSettings):
     """The largest request body that is sent to the provider. Images of the history become words, oldest first, where a
     rebuilt one would be larger; new input that is larger by itself is a 400."""
 
+    stream_heartbeat_seconds: Annotated[float, Field(ge=0, le=3600)] = 15.0
+    """After how much silence an event stream has a comment, so that proxies do not close its connection. The first one
+    sends the status 200: a failure after it is told in the stream. 0: never."""
+
     max_answer_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """The largest answer of the provider. A longer one is cut off, and its turn is incomplete."""
 

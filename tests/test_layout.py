@@ -37,7 +37,7 @@ ORDER = (
     ("cache", "embedded"),
     ("db",),
     ("bodies", "background", "fresh"),
-    ("http_door", "request_target", "telemetry"),
+    ("heartbeat", "http_door", "request_target", "telemetry"),
     (
         "listening",
         "describing",

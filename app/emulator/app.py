@@ -22,7 +22,7 @@ CURRENT_PATH = "/compatible-mode/v1"
 OLDER_PATH = "/api/v2/apps/protocols/compatible-mode/v1"
 FAULTS = (
     "status", "rate_limit_200", "stall", "cut", "malformed", "slow", "failed", "incomplete", "error_event", "flat",
-    "error_200", "answer", "output", "redirect",
+    "error_200", "answer", "output", "redirect", "silence",
 )  # fmt: skip
 
 BREAKS = ("stall", "cut", "malformed", "failed", "incomplete", "error_event", "flat", "error_200")
@@ -119,6 +119,7 @@ async def _create(request: Request, state: State, key: str) -> Response:
     }
     state.log(call)
     fault = state.take_fault(stream)
+    await _be_silent(fault)
     try:
         if size > limit:
             raise ProviderError(413, "RequestEntityTooLarge", f"Exceeded limit on max bytes per request: {limit}")
@@ -167,6 +168,12 @@ def _given_answer(fault: dict[str, Any]) -> Response:
 
     type_ = fault.get("content_type", "text/event-stream" if fault.get("stream") else "application/json")
     return StreamingResponse(pieces(), int(fault.get("status", 200)), headers={"Content-Type": str(type_)})
+
+
+async def _be_silent(fault: dict[str, Any] | None) -> None:
+    """Keep the client waiting for the HTTP status, where a fault says so."""
+    if fault is not None and "silent_seconds" in fault:
+        await asyncio.sleep(float(fault["silent_seconds"]))
 
 
 def _error_of(fault: dict[str, Any]) -> dict[str, Any]:
@@ -259,6 +266,8 @@ async def _stream(
     for number, event in enumerate(model.events(shown, body, answer)):
         if fault is not None and number >= after and kind in BREAKS:
             break
+        if fault is not None and kind == "silence" and number == after:
+            await asyncio.sleep(float(fault.get("seconds", 0)))
         if pause and (kind == "slow" or event["type"].endswith(".delta")):
             await asyncio.sleep(pause)
         yield encode({**event, "sequence_number": number})
@@ -297,6 +306,10 @@ def encode(event: dict[str, Any]) -> bytes:
 async def _chat(request: Request, state: State, key: str) -> Response:
     """Chat Completions, plain or streamed: for code that has not moved to the Responses API."""
     body = validate.in_responses_form(await _body(request))
+    fault = state.take_fault(body.get("stream") is True, chat=True)
+    await _be_silent(fault)
+    if fault is not None and fault["kind"] == "status":
+        raise _status_fault(fault)
     validate.request(body, state.models)
     context = validate.chat_messages(body.get("messages"))
     tool = answers.function_to_call(context, body["tools"], body["tool_choice"])
@@ -315,9 +328,22 @@ async def _chat(request: Request, state: State, key: str) -> Response:
         options = body.get("stream_options")
         counts = isinstance(options, dict) and options.get("include_usage") is True
         pause = state.settings.delta_milliseconds / 1000
-        return _sse(_chat_chunks(head, message, finish, usage if counts else None, pause))
+        return _sse(_chat_with(fault, _chat_chunks(head, message, finish, usage if counts else None, pause)))
     choice = {"index": 0, "finish_reason": finish, "logprobs": None, "message": message}
     return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+
+
+async def _chat_with(fault: dict[str, Any] | None, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield the chunks of a chat completion, with a pause or a cut where a fault says so."""
+    number = 0
+    async for chunk in chunks:
+        if fault is not None and number == int(fault.get("after_events", 1)):
+            if fault["kind"] == "silence":
+                await asyncio.sleep(float(fault.get("seconds", 0)))
+            elif fault["kind"] == "cut":
+                raise ConnectionAbortedError("a cut was asked for")
+        yield chunk
+        number += 1
 
 
 async def _chat_chunks(

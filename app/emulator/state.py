@@ -111,10 +111,10 @@ class State:
             dropped += sum(account.responses.pop(id_, None) is not None for id_ in ids)
         return dropped
 
-    def take_fault(self, stream: bool) -> dict[str, Any] | None:
-        """The fault that the next call meets; each counts down its `times`."""
+    def take_fault(self, stream: bool, *, chat: bool = False) -> dict[str, Any] | None:
+        """Return the fault that the next call meets, of the Responses API or of Chat Completions, and count it down."""
         for fault in self.faults:
-            if fault["times"] > 0 and fault.get("stream", stream) == stream:
+            if fault["times"] > 0 and fault.get("stream", stream) == stream and bool(fault.get("chat")) == chat:
                 fault["times"] -= 1
                 return fault
         return None

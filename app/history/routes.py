@@ -7,7 +7,8 @@ from fastapi.responses import Response
 
 from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import ListObject, Paged, list_object
-from app.describing import CONFLICT, EVENTS, NDJSON, PLAIN, Deleted, described
+from app.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
+from app.heartbeat import heartbeat_seconds
 from app.history import messages
 from app.history.calls import CallObject, as_curl, call_object, curl_headers
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
@@ -113,7 +114,11 @@ async def call(
     return json_response(call_object(id_, row))
 
 
-@at(router.get, "/replay", **described("The conversation as it happened, as events.", media=EVENTS))
+@at(
+    router.get,
+    "/replay",
+    **described("The conversation as it happened, as events.", media=EVENTS, parameters=[HEARTBEAT]),
+)
 async def play(
     request: Request,
     caller: Authenticated,
@@ -124,7 +129,9 @@ async def play(
     longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
 ) -> Response:
     frames = await history.play(caller, address, until, Tempo(speed, longest_pause))
-    return EventStream(frames, listening(request, caller, address.id), resumed_by=None)
+    return EventStream(
+        frames, listening(request, caller, address.id), heartbeat=heartbeat_seconds(request), resumed_by=None
+    )
 
 
 @at(router.get, "/branches", **described("The ends of the branches of a thread.", ListObject[BranchObject]))

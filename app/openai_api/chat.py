@@ -1,6 +1,7 @@
 """/chat/completions, passed on as it is: code that has not migrated yet works on the same base URL. Nothing is kept but
 what it cost."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts, ProviderAccount
 from app.bodies import JSON_TYPE, ListOf, checked, json_object
-from app.describing import EVENTS, OF_A_MODEL, described
+from app.describing import EVENTS, HEARTBEAT, OF_A_MODEL, described
 from app.errors import APIError
+from app.heartbeat import UNBUFFERED, Awaited, heartbeat_seconds
 from app.items.shapes import fields_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_items
@@ -68,6 +70,7 @@ class ChatCompletion(TypedDict):
         body=ChatCreate,
         or_media=(EVENTS,),
         errors=OF_A_MODEL,
+        parameters=[HEARTBEAT],
     ),
 )
 async def complete(
@@ -81,26 +84,21 @@ async def complete(
     if streams:
         _ask_for_usage(body)
     sent, headers, here = orjson.dumps(body), provider_headers(request), services(request)
-    weight = len(sent) // BYTES_PER_TOKEN
+    weight, heartbeat = len(sent) // BYTES_PER_TOKEN, heartbeat_seconds(request)
     admission = await here[RateLimits].admit(asks_of(caller, weight, user_of(body)))
-    spending = _Spending(here[RateLimits], here[Models], admission, model, weight)
-    streaming = False
+    spending = _Spending(here[RateLimits], here[Models], admission, model, weight, tool_names(body.get("tools")))
+    if streams:
+        listener = listening(request, caller, admitted=True)
+        return _AwaitedChat(accounts, spending, listener, sent, headers, heartbeat, shows_usage=shows_usage)
     try:
         account = spending.account = await accounts.first(caller.project_id, model)
-        if streams:
-            chunks = await account.provider.open_chat_stream(admission, sent, headers)
-            streaming = spending.asked = True
-            listener = listening(request, caller, admitted=True)
-            return ChatStream(_events(chunks, spending, shows_usage), listener, spending)
         answer = await account.provider.chat(admission, sent, headers)
         spending.count_answer(answer)
         return Response(answer, media_type=JSON_TYPE)
     except ProviderError as error:
-        spending.asked = error.failure.kind in CUT_SHORT
-        raise client_error(without_tools(error.failure, tool_names(body.get("tools")))) from error
+        raise spending.refused(error) from error
     finally:
-        if not streaming:
-            spending.end()
+        spending.end()
 
 
 @dataclass(slots=True)
@@ -113,6 +111,8 @@ class _Spending:
     model: str
     read: int
     """An estimate of the tokens that were sent."""
+    tools: set[str]
+    """The names of the tools, which must not decide what a failure means."""
     account: ProviderAccount | None = None
     asked: bool = False
     """True once the model has read what was sent."""
@@ -127,6 +127,11 @@ class _Spending:
             self.usage = fields_of(orjson.loads(answer)).get("usage")
         except orjson.JSONDecodeError:
             return  # No usage: it is charged by its length.
+
+    def refused(self, error: ProviderError) -> APIError:
+        """Return the client's error, and note whether the model may have read the request."""
+        self.asked = self.asked or error.failure.kind in CUT_SHORT
+        return client_error(without_tools(error.failure, self.tools))
 
     def end(self) -> None:
         """Charge what was used: by the provider's count, and by an estimate where the answer broke off before it."""
@@ -153,18 +158,66 @@ def _ask_for_usage(body: dict[str, Any]) -> None:
         body["stream_options"] = {**(options or {}), "include_usage": True}
 
 
+class _AwaitedChat(Awaited):
+    """A streamed answer until the provider has begun it."""
+
+    ends_with_client = True
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        spending: _Spending,
+        listener: Listener,
+        sent: bytes,
+        headers: dict[str, str],
+        heartbeat: float,
+        *,
+        shows_usage: bool,
+    ) -> None:
+        super().__init__(heartbeat)
+        self._accounts = accounts
+        self._spending = spending
+        self._listener = listener
+        self._sent = sent
+        self._provider_headers = headers
+        self._shows_usage = shows_usage
+
+    async def opened(self) -> Response:
+        spending, streaming = self._spending, False
+        admission = spending.admission
+        try:
+            account = spending.account = await self._accounts.first(admission.asks.project_id, spending.model)
+            chunks = await account.provider.open_chat_stream(admission, self._sent, self._provider_headers)
+            streaming = spending.asked = True
+            events = _events(chunks, spending, self._shows_usage)
+            return ChatStream(events, self._listener, spending, self.seconds)
+        except ProviderError as error:
+            raise spending.refused(error) from error
+        except asyncio.CancelledError:
+            spending.asked = True  # Nobody waits for it any more, and the model may have read it.
+            raise
+        finally:
+            if not streaming:
+                spending.end()
+
+    def last_words(self, error: APIError) -> bytes:
+        return _error_chunk(error)
+
+
 class ChatStream(HeldResponse):
     """A streamed answer. It is charged for when it ends, whoever ends it.
 
     If its credential is revoked, it ends with an error in the shape of Chat Completions.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], listener: Listener, spending: _Spending) -> None:
-        super().__init__(events, listener, media_type="text/event-stream", ends_with_client=True)
+    def __init__(self, events: AsyncIterator[bytes], listener: Listener, spending: _Spending, heartbeat: float) -> None:
+        super().__init__(
+            events, listener, dict(UNBUFFERED), media_type=EVENTS, heartbeat=heartbeat, ends_with_client=True
+        )
         self._spending = spending
 
     def last_words(self, error: APIError) -> bytes:
-        return b"data: %b\n\n" % orjson.dumps(error.body())
+        return _error_chunk(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -174,13 +227,22 @@ class ChatStream(HeldResponse):
 
 
 async def _events(chunks: AsyncIterator[bytes], spending: _Spending, shows_usage: bool) -> AsyncIterator[bytes]:
-    """A stream's events as the client has asked for them."""
+    """Yield a stream's events as the client has asked for them, and an error chunk where it fails."""
     decoder = SSEDecoder()
-    async for chunk in chunks:
-        if sent := b"".join(_passed_on(event, spending, shows_usage) for event in decoder.feed(chunk)):
-            yield sent
+    try:
+        async for chunk in chunks:
+            if sent := b"".join(_passed_on(event, spending, shows_usage) for event in decoder.feed(chunk)):
+                yield sent
+    except ProviderError as error:
+        yield _error_chunk(spending.refused(error))
+        return
     if sent := b"".join(_passed_on(event, spending, shows_usage) for event in decoder.end()):
         yield sent
+
+
+def _error_chunk(error: APIError) -> bytes:
+    """Return an error as a chunk of a stream, with its HTTP status inside."""
+    return b"data: %b\n\n" % orjson.dumps({"error": {**error.body()["error"], "status": error.status}})
 
 
 def _passed_on(event: RawEvent, spending: _Spending, shows_usage: bool) -> bytes:

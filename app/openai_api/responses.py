@@ -11,6 +11,7 @@ from app.bodies import json_object, json_response
 from app.db.pagination import ListObject
 from app.describing import (
     EVENTS,
+    HEARTBEAT,
     IDEMPOTENCY_KEY,
     LAST_EVENT_ID,
     OF_A_MODEL,
@@ -19,6 +20,7 @@ from app.describing import (
     described,
 )
 from app.errors import BadRequest
+from app.heartbeat import heartbeat_seconds
 from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, Caller, authenticate
@@ -28,10 +30,8 @@ from app.provider.models import Models
 from app.services import services, serving
 from app.threads.address import OfTurn, owned
 from app.threads.names import Names
-from app.turns.client import Client
 from app.turns.events import EventStream
-from app.turns.http import answer, first_event, origin, provider_headers
-from app.turns.service import Turns
+from app.turns.http import answer, first_event, origin
 from app.turns.show import ResponseObject, stored_response
 
 router = APIRouter(tags=["responses"])
@@ -65,7 +65,7 @@ def hot_routes(prefix: str) -> list[Route]:
         body=ResponseCreate,
         or_media=(EVENTS,),
         errors=OF_A_MODEL,
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY, HEARTBEAT],
     ),
 )
 async def create(request: Request) -> Response:
@@ -74,9 +74,7 @@ async def create(request: Request) -> Response:
     body, came = await json_object(request), origin(request, caller)
     new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
     address, sent = response_request(body, here[Models], came, new_thread_id)
-    with Client(request.receive, listening(request, caller, admitted=True)) as client:
-        outcome = await here[Turns].create(caller, owned(caller, address), sent, provider_headers(request), client)
-        return await answer(request, caller, client, outcome, shown_response, stored_response)
+    return await answer(request, caller, owned(caller, address), sent, shown_response, stored_response)
 
 
 @router.get("/responses", **described("Responses, the latest first.", ListObject[ResponseObject]))
@@ -96,7 +94,7 @@ async def listed(
         "A response of any age; with `stream`, its events.",
         ResponseObject,
         or_media=(EVENTS,),
-        parameters=[LAST_EVENT_ID],
+        parameters=[LAST_EVENT_ID, HEARTBEAT],
     ),
 )
 async def retrieve(
@@ -113,7 +111,7 @@ async def retrieve(
             raise BadRequest("'starting_after' goes with stream=true.", param="starting_after")
         return json_response(await openai.response(caller, address))
     thread_id, frames = await openai.frames(caller, address, first)
-    return EventStream(frames, listening(request, caller, thread_id))
+    return EventStream(frames, listening(request, caller, thread_id), heartbeat=heartbeat_seconds(request))
 
 
 @for_users

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.describing import NDJSON
 from app.errors import APIError
+from app.heartbeat import COMMENT, Heartbeats, watch
 from app.projects.credential_watch import Listener
 
 LAST_WORDS_SECONDS = 2.0
@@ -29,17 +30,21 @@ class HeldResponse(Response):
         headers: dict[str, str] | None = None,
         *,
         media_type: str,
+        heartbeat: float = 0.0,
         on_left: Callable[[], object] | None = None,
         ends_with_client: bool = False,
     ) -> None:
         """Args:
+        heartbeat: the seconds of silence before a heartbeat (app/heartbeat.py); 0 for none.
         on_left: is called when the client disconnects, or its credential ends, before the end.
-        ends_with_client: stop reading `chunks` when the client disconnects.
+        ends_with_client: stop reading `chunks` when the client disconnects. From the first heartbeat on, this is so
+            in any case.
         """
         self.status_code = 200
         self.background = None
         self.media_type = media_type
         self._chunks = chunks
+        self._heartbeat = heartbeat
         self._listener = listener
         self._on_left = on_left
         self._ends_with_client = ends_with_client
@@ -57,6 +62,14 @@ class HeldResponse(Response):
         start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         watching: asyncio.Task[None] | None = None
+        clock = asyncio.get_running_loop().time
+
+        async def beat() -> None:
+            nonlocal watching
+            if watching is None:
+                watching = asyncio.create_task(watch(receive, cut))
+            await send({"type": "http.response.body", "body": COMMENT, "more_body": True})
+
         try:
             async with asyncio.timeout(None) as held:
 
@@ -64,10 +77,12 @@ class HeldResponse(Response):
                     held.reschedule(-math.inf)
 
                 if self._on_left is not None or self._ends_with_client:
-                    watching = asyncio.create_task(_watch(receive, self._on_left or cut))
-                with self._listener.calling(cut):
+                    watching = asyncio.create_task(watch(receive, self._on_left or cut))
+                with self._listener.calling(cut), Heartbeats(beat, self._heartbeat) as heartbeats:
                     async for chunk in self._chunks:
+                        heartbeats.silent_since = None
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                        heartbeats.silent_since = clock()
                         self.passed(chunk)
         except TimeoutError:
             if not held.expired():
@@ -103,9 +118,3 @@ class Export(HeldResponse):
 
     def last_words(self, error: APIError) -> bytes:
         return orjson.dumps({"object": "error", **error.body()}) + b"\n"
-
-
-async def _watch(receive: Receive, on_left: Callable[[], object]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    on_left()

@@ -7,7 +7,7 @@ through its models; to load that client costs 0.35 s of each start).
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -123,17 +123,15 @@ class Provider:
         """A streamed Chat Completions request, passed on. What is returned has begun.
 
         Raises:
-            ProviderError: it was refused, or there is no answer.
+            ProviderError: it was refused, or there is no answer; from what is returned, if it breaks off.
         """
-        opened = self._streaming(permit, CHAT_PATH, body, headers)
-        chunks = await opened.__aenter__()
+        opened = AsyncExitStack()
+        chunks = await opened.enter_async_context(self._streaming(permit, CHAT_PATH, body, headers))
 
         async def passed_on() -> AsyncIterator[bytes]:
-            try:
+            async with opened:
                 async for chunk in chunks:
                     yield chunk
-            finally:
-                await opened.__aexit__(None, None, None)
 
         return passed_on()
 

@@ -4,15 +4,17 @@ import asyncio
 from contextlib import ExitStack
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.projects.credential_watch import Listener
+from app.turns.running import Running
 
 WATCH_AFTER_SECONDS = 0.2
 """Before that nobody is watched for: the `openai` clients wait longer than this until they try again."""
 
 
-class ClientLeft(Exception):
+class ClientLeft(ClientDisconnect):
     """Nobody is there to be answered."""
 
 
@@ -29,6 +31,8 @@ class Client:
         self._watching: asyncio.Task[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.has_left = False
+        self.running: Running | None = None
+        """The turn that it waits for, once that is open in this worker."""
 
     def __enter__(self) -> "Client":
         self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from app.errors import Conflict, DatabaseUnavailable
+from app.errors import APIError, Conflict, DatabaseUnavailable
 from app.items.kept import Kept, kept_output
 from app.provider.events import own_frame
 from app.turns.pieces import Body, Piece
@@ -122,19 +122,24 @@ def broken_off(
     return replace(ended, status="failed", error=error, error_status=error_status)
 
 
-def closed_elsewhere() -> Conflict:
+class TurnGone(Conflict):
+    """A turn that was running here has no end here: somebody else has closed or deleted it."""
+
+
+def closed_elsewhere() -> TurnGone:
     """Why a turn that was running here has no end here: another worker took this one for dead."""
-    return Conflict("This turn was closed by another worker while it was running. Read it to see.", code="turn_closed")
+    return TurnGone("This turn was closed by another worker while it was running. Read it to see.", code="turn_closed")
 
 
-def deleted() -> Conflict:
+def deleted() -> TurnGone:
     """Why a turn's stream, or its request, ends without its end."""
-    return Conflict("This turn was deleted while it was running. Nothing of it is kept.", code="turn_deleted")
+    return TurnGone("This turn was deleted while it was running. Nothing of it is kept.", code="turn_deleted")
 
 
-def gone_frame(why: Conflict, number: int) -> bytes:
-    """The event that ends the stream of a turn that has no end."""
-    return own_frame("error", {"code": why.code, "message": why.message, "param": why.param}, number)
+def gone_frame(why: APIError, number: int) -> bytes:
+    """Return the event that ends the stream of a turn that has no end, with the HTTP status of its error."""
+    said = {"code": why.code, "message": why.message, "param": why.param, "status": why.status}
+    return own_frame("error", said, number)
 
 
 def last_event(response: dict[str, Any]) -> tuple[str, dict[str, Any]]:

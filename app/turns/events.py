@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from app.errors import APIError
+from app.heartbeat import UNBUFFERED
 from app.projects.credential_watch import Listener
 from app.projects.held import HeldResponse
 
@@ -75,16 +76,20 @@ class EventStream(HeldResponse):
         listener: Listener,
         headers: dict[str, str] | None = None,
         *,
+        heartbeat: float,
         on_left: Callable[[], object] | None = None,
+        ends_with_client: bool = False,
         resumed_by: Literal["starting_after", "Last-Event-ID"] | None = "starting_after",
     ) -> None:
         """Args: resumed_by: the parameter or header that resumes the stream; None if it begins anew."""
         super().__init__(
             frames,
             listener,
-            {**(headers or {}), "Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+            {**(headers or {}), **UNBUFFERED},
             media_type="text/event-stream",
+            heartbeat=heartbeat,
             on_left=on_left,
+            ends_with_client=ends_with_client,
         )
         self._resumed_by = resumed_by
         self._last = b""

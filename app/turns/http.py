@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -15,24 +15,28 @@ from starlette.requests import HTTPConnection
 
 from app.bodies import json_response
 from app.db import ids
-from app.errors import BadRequest
+from app.errors import APIError, BadRequest
+from app.heartbeat import Awaited, heartbeat_seconds
 from app.projects.auth import Caller
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import user_hash
 from app.provider.client import SESSION_CACHE
+from app.provider.events import own_frame
 from app.provider.refusals import failed_before
 from app.provider.structured import asked_format
 from app.sealing import at_rest
 from app.services import services
+from app.threads.address import Address
 from app.turns.client import Client, ClientLeft
+from app.turns.closing import TurnGone, gone_frame
 from app.turns.events import EventStream
 from app.turns.opening import Joined
-from app.turns.replay import Kept, Replay
+from app.turns.replay import Kept, Replay, events_of
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.running import Running
-from app.turns.schemas import Origin
+from app.turns.schemas import Origin, TurnRequest
 from app.turns.service import Turns
-from app.turns.show import response_object
+from app.turns.show import response_object, with_status
 
 Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
 ShowKept = Callable[[TurnRow, list[ItemRow]], dict[str, Any]]
@@ -57,16 +61,21 @@ def provider_headers(request: HTTPConnection) -> dict[str, str]:
     return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
 
 
-def turn_headers(running: Running) -> dict[str, str]:
-    """What every answer to a turn tells, streamed or not, good or bad."""
+def opened_headers(running: Running) -> dict[str, str]:
+    """Return what an answer to a turn tells before the model has said anything."""
     turn = running.turn
-    headers = {
+    return {
         **running.admission.headers,
         "Everthread-Thread": ids.thread_id(turn.thread_id),
         "Everthread-Turn": ids.turn_id(turn.id),
-        "Everthread-Continuation": running.continuation.value,
         "OpenAI-Processing-Ms": str(max(0, round((time.time() - turn.created_at.timestamp()) * 1000))),
     }
+
+
+def turn_headers(running: Running) -> dict[str, str]:
+    """Return what every other answer to a turn tells, streamed or not, good or bad."""
+    turn = running.turn
+    headers = {**opened_headers(running), "Everthread-Continuation": running.continuation.value}
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
     if asked_format(turn.request.params) is not None:
@@ -130,9 +139,9 @@ def _number(text: str | None) -> float | None:
 
 
 async def answer(
-    request: Request, caller: Caller, client: Client, outcome: Running | Joined, show: Show, show_kept: ShowKept
+    request: Request, caller: Caller, address: Address, asked: TurnRequest, show: Show, show_kept: ShowKept
 ) -> Response:
-    """The answer to whoever asked for a turn, or repeated a request that had asked for it.
+    """Return the answer to a request for a turn, or to the repetition of such a request.
 
     Args:
         show: makes the body of a plain answer.
@@ -142,36 +151,86 @@ async def answer(
         APIError: the turn failed before anything of it was sent.
         ClientLeft: nobody is there any more.
     """
-    if isinstance(outcome, Joined):
-        return await _joined(request, caller, client, outcome, show_kept)
-    headers = turn_headers(outcome)
-    asked = outcome.turn.request
-    if asked.stream and len(outcome.events):
-        stop = partial(services(request)[Turns].stop, outcome) if asked.ends_with_client else None
-        listener = listening(request, caller, outcome.turn.thread_id, admitted=True)
-        return EventStream(outcome.events.follow(), listener, headers, on_left=stop)
-    if asked.background:
-        # Answered at once, as it was opened.
-        response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})
-        return json_response(show(outcome, response), headers=headers)
-    if outcome.error is not None:
-        raise outcome.error.with_headers(headers)
-    assert outcome.response is not None
-    return json_response(show(outcome, outcome.response), headers=headers)
+    turn = _AwaitedTurn(request, caller, address, asked, show, show_kept)
+    return turn if asked.stream else await turn.opened()
 
 
-async def _joined(request: Request, caller: Caller, client: Client, joined: Joined, show_kept: ShowKept) -> Response:
-    replay = services(request)[Replay]
-    headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
-    row, items = await replay.kept(joined.project_id, joined.turn_id)
-    if row["params"].get("stream") is True and row["status"] != "failed":
-        listener = listening(request, caller, row["thread_id"], admitted=True)
-        return EventStream(replay.frames(joined.project_id, joined.turn_id, 0), listener, headers)
-    if row["params"].get("background") is not True:
-        row, items = await _ended(replay, client, joined)
-        if row["status"] == "failed":
-            raise failed_before(row["error_status"], row["error"] or {}).with_headers(headers)
-    return json_response(show_kept(row, items), headers=headers)
+class _AwaitedTurn(Awaited):
+    """A turn until its first event, or until its end where it is not streamed."""
+
+    def __init__(
+        self,
+        request: Request,
+        caller: Caller,
+        address: Address,
+        asked: TurnRequest,
+        show: Show,
+        show_kept: ShowKept,
+    ) -> None:
+        super().__init__(heartbeat_seconds(request))
+        self._request = request
+        self._caller = caller
+        self._address = address
+        self._asked = asked
+        self._show = show
+        self._show_kept = show_kept
+        self._client = Client(request.receive, listening(request, caller, admitted=True))
+
+    async def opened(self) -> Response:
+        turns, headers = services(self._request)[Turns], provider_headers(self._request)
+        with self._client as client:
+            outcome = await turns.create(self._caller, self._address, self._asked, headers, client)
+            return await self._joined(outcome) if isinstance(outcome, Joined) else self._answered(outcome)
+
+    def first_headers(self) -> dict[str, str]:
+        running = self._client.running
+        return {} if running is None else opened_headers(running)
+
+    def last_words(self, error: APIError) -> bytes:
+        """Return the events of a turn that has failed, with the HTTP status in its error; else an event `error`."""
+        running = self._client.running
+        if running is None or running.error is not error or isinstance(error, TurnGone):
+            return gone_frame(error, 0)
+        failed = {"status": "failed", "error": {"code": error.code, "message": error.message}}
+        events = events_of(with_status(response_object(running.turn, failed), error))
+        return b"".join(own_frame(kind, fields, number) for number, (kind, fields) in enumerate(events))
+
+    def _answered(self, outcome: Running) -> Response:
+        headers = turn_headers(outcome)
+        asked = outcome.turn.request
+        if asked.stream and len(outcome.events):
+            stop = partial(services(self._request)[Turns].stop, outcome) if asked.ends_with_client else None
+            return self._stream(outcome.events.follow(), outcome.turn.thread_id, headers, stop)
+        if asked.background and not self.committed:
+            # Answered at once, as it was opened.
+            response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})
+            return json_response(self._show(outcome, response), headers=headers)
+        if outcome.error is not None:
+            raise outcome.error.with_headers(headers)
+        assert outcome.response is not None
+        return json_response(self._show(outcome, outcome.response), headers=headers)
+
+    async def _joined(self, joined: Joined) -> Response:
+        replay = services(self._request)[Replay]
+        headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
+        row, items = await replay.kept(joined.project_id, joined.turn_id)
+        if row["params"].get("stream") is True and (row["status"] != "failed" or self.committed):
+            return self._stream(replay.frames(joined.project_id, joined.turn_id, 0), row["thread_id"], headers)
+        if row["params"].get("background") is not True:
+            row, items = await _ended(replay, self._client, joined)
+            if row["status"] == "failed":
+                raise failed_before(row["error_status"], row["error"] or {}).with_headers(headers)
+        return json_response(self._show_kept(row, items), headers=headers)
+
+    def _stream(
+        self,
+        frames: AsyncIterator[bytes],
+        thread_id: UUID,
+        headers: dict[str, str],
+        on_left: Callable[[], object] | None = None,
+    ) -> EventStream:
+        listener = listening(self._request, self._caller, thread_id, admitted=True)
+        return EventStream(frames, listener, headers, heartbeat=self.seconds, on_left=on_left)
 
 
 async def _ended(replay: Replay, client: Client, joined: Joined) -> Kept:

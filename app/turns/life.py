@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
@@ -30,9 +30,6 @@ from app.turns.store import TurnStore
 POLL_SECONDS = 0.5
 AWAY_SECONDS = 2.0
 TURNS_AT_ONCE = 50
-QUIET_POLLS = 30
-"""After so many, a comment: what stands between does not take the connection for dead."""
-
 WAITING_FRAMES = 200
 
 LAST = tuple(f"event: {kind}\n".encode() for kind in (*TERMINAL, "error"))
@@ -62,10 +59,8 @@ class ThreadLife:
         self._store = store
         self._replay = replay
 
-    async def frames(
-        self, caller: Caller, address: Place, place: str | None, has_left: Callable[[], Awaitable[bool]]
-    ) -> AsyncIterator[bytes]:
-        """The stream, until the thread is deleted or the client has left.
+    async def frames(self, caller: Caller, address: Place, place: str | None) -> AsyncIterator[bytes]:
+        """The stream, until the thread is deleted.
 
         Args:
             place: the id of the last event that was read. From now on, and what runs now, if left out.
@@ -82,15 +77,10 @@ class ThreadLife:
         if place is None:
             first = await self._store.first_running(caller.project_id, address.id)
             position.begun = thread.last_seq if first is None else first - 1
-        return self._follow(caller, ById(address.id, address.user), thread_object(thread), position, has_left)
+        return self._follow(caller, ById(address.id, address.user), thread_object(thread), position)
 
     async def _follow(
-        self,
-        caller: Caller,
-        address: ById,
-        thread: ThreadObject,
-        position: _Position,
-        has_left: Callable[[], Awaitable[bool]],
+        self, caller: Caller, address: ById, thread: ThreadObject, position: _Position
     ) -> AsyncIterator[bytes]:
         id_ = address.id
         queue: asyncio.Queue[tuple[int, bytes | None]] = asyncio.Queue(WAITING_FRAMES)
@@ -102,12 +92,12 @@ class ThreadLife:
             task.add_done_callback(following.discard)
 
         getting = asyncio.create_task(queue.get())
-        quiet, looks_at = 0, 0.0
+        looks_at = 0.0
         clock = asyncio.get_running_loop()
         try:
             for row in await self._rows(caller, id_, position):
                 begin(row, position.speaking[row["seq"]])
-            while not closing.is_set() and not await has_left():
+            while not closing.is_set():
                 if clock.time() >= looks_at:
                     looks_at = clock.time() + POLL_SECONDS
                     try:
@@ -134,14 +124,10 @@ class ThreadLife:
                     if {name: now[name] for name in WATCHED} != {name: thread[name] for name in WATCHED}:  # type: ignore[literal-required]
                         yield _event("thread.updated", {"thread": await self._shown(caller, address) or now}, None)
                     thread = now
-                    quiet += 1
                 done, _ = await asyncio.wait({getting}, timeout=max(0.0, looks_at - clock.time()))
                 if not done:
-                    if quiet >= QUIET_POLLS:
-                        quiet = 0
-                        yield b": still here\n\n"
                     continue
-                (seq, frame), quiet = getting.result(), 0
+                seq, frame = getting.result()
                 getting = asyncio.create_task(queue.get())
                 if frame is None:
                     position.speaking.pop(seq, None)

@@ -8,7 +8,7 @@ import orjson
 
 from app.chain import answer as answers
 from app.chain.answer import SHOWS_RESPONSE, Answer
-from app.errors import Conflict
+from app.errors import APIError
 from app.items.provider_door import without_nulls
 from app.items.shapes import fields_of
 from app.provider import failure
@@ -76,7 +76,7 @@ class Relay:
             self._recorder.events.publish([own_frame(kind, fields, len(self._recorder.events))])
         self.end()
 
-    def say_gone(self, why: Conflict) -> None:
+    def say_gone(self, why: APIError) -> None:
         """Tell the listeners that there will be no end, and why."""
         if self._turn.request.streamed and self.begun:
             self._recorder.events.publish([gone_frame(why, len(self._recorder.events))])

@@ -37,7 +37,8 @@ class Replay:
         if running is not None and running.turn.request.streamed:
             async for chunk in running.events.follow(start):
                 yield chunk
-            return
+            if len(running.events):
+                return  # Else it has failed before its first event.
         sent = start
         try:
             async for batch, ended in self._event_log.follow(project_id, turn_id, start):
@@ -53,10 +54,13 @@ class Replay:
         except LogBroken:
             pass  # The end of the turn is told all the same, from Postgres.
         try:
-            response = stored_response(*await self._ended_at_last(project_id, turn_id))
+            row, items = await self._ended_at_last(project_id, turn_id)
         except NotFound:
             yield gone_frame(deleted(), sent)
             return
+        response = stored_response(row, items)
+        if row["status"] == "failed" and row["error_status"] is not None:
+            response["error"] = {**(response["error"] or {}), "status": row["error_status"]}
         if sent == 0:
             for number, (kind, fields) in enumerate(events_of(response)):
                 yield own_frame(kind, fields, number)

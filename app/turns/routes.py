@@ -8,16 +8,16 @@ from starlette.routing import Route
 
 from app.bodies import json_object, json_response
 from app.db.pagination import ListObject, Paged
-from app.describing import EVENTS, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
+from app.describing import EVENTS, HEARTBEAT, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
+from app.heartbeat import heartbeat_seconds
 from app.projects.auth import Authenticated, authenticate
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.services import services, serving
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
-from app.turns.client import Client
 from app.turns.events import EventStream
-from app.turns.http import answer, first_event, origin, provider_headers
+from app.turns.http import answer, first_event, origin
 from app.turns.life import ThreadLife
 from app.turns.replay import Replay
 from app.turns.running import Running
@@ -57,7 +57,7 @@ def hot_routes(prefix: str) -> list[Route]:
         body=TurnCreate,
         or_media=(EVENTS,),
         errors=OF_A_MODEL,
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY, HEARTBEAT],
     ),
 )
 async def create(request: Request) -> Response:
@@ -69,9 +69,7 @@ async def create(request: Request) -> Response:
     if body.get("replaces") is not None:
         body, first = await turns.replacing(caller, address, body)
     sent = turn_request(body, here[Models], origin(request, caller), first=first)
-    with Client(request.receive, listening(request, caller, admitted=True)) as client:
-        outcome = await turns.create(caller, address, sent, provider_headers(request), client)
-        return await answer(request, caller, client, outcome, _show, stored_turn)
+    return await answer(request, caller, address, sent, _show, stored_turn)
 
 
 @for_users
@@ -84,7 +82,9 @@ async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn
 @at(
     router.get,
     "/turns/{turn_id}/events",
-    **described("The events of a turn, from any of them on, to its end.", media=EVENTS, parameters=[LAST_EVENT_ID]),
+    **described(
+        "The events of a turn, from any of them on, to its end.", media=EVENTS, parameters=[LAST_EVENT_ID, HEARTBEAT]
+    ),
 )
 async def events(
     request: Request,
@@ -97,7 +97,7 @@ async def events(
     replay = services(request)[Replay]
     row = await turns.row(caller, address, turn_id)
     frames = replay.frames(caller.project_id, row["id"], first_event(starting_after, request))
-    return EventStream(frames, listening(request, caller, address.id))
+    return EventStream(frames, listening(request, caller, address.id), heartbeat=heartbeat_seconds(request))
 
 
 @for_users
@@ -107,14 +107,18 @@ async def events(
     **described(
         "The thread's life as one stream: every turn, whoever asked for it, and what changes.",
         media=EVENTS,
-        parameters=[LIFE_EVENT_ID],
+        parameters=[LIFE_EVENT_ID, HEARTBEAT],
     ),
 )
 async def life(request: Request, caller: Authenticated, address: Addressed) -> Response:
-    frames = await services(request)[ThreadLife].frames(
-        caller, address, request.headers.get("last-event-id"), request.is_disconnected
+    frames = await services(request)[ThreadLife].frames(caller, address, request.headers.get("last-event-id"))
+    return EventStream(
+        frames,
+        listening(request, caller, address.id),
+        heartbeat=heartbeat_seconds(request),
+        ends_with_client=True,
+        resumed_by="Last-Event-ID",
     )
-    return EventStream(frames, listening(request, caller, address.id), resumed_by="Last-Event-ID")
 
 
 @for_users

@@ -123,6 +123,7 @@ class Runner:
             bind_contextvars(**ids.in_logs(turn.project_id, turn.thread_id, turn.id))
             running.task = asyncio.create_task(self._way.run(running), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
+        client.running = running
         if not request.background or request.stream:
             try:
                 await client.wait_for(running.answerable)
@@ -231,6 +232,7 @@ class Runner:
             running.error = APIError(
                 "The service failed on this turn. Read the turn to see what was kept of it.", code="internal_error"
             )
+            running.relay.say_gone(running.error)
         running.relay.end()
         if not running.ended.done():
             running.ended.set_result(None)

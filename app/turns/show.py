@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from app.chain.context import Context, ContextObject
 from app.db import ids
 from app.describing import ItemObject
+from app.errors import APIError
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
 from app.items.unreadable import marked
@@ -130,6 +131,11 @@ def response_object(turn: Opened, provider: dict[str, Any]) -> dict[str, Any]:
         request.metadata,
         request.model,
     )
+
+
+def with_status(response: dict[str, Any], error: APIError) -> dict[str, Any]:
+    """Return a failed response with the HTTP status in its `error`: the status of a stream tells of no failure."""
+    return {**response, "error": {**(response["error"] or {}), "status": error.status}}
 
 
 def _response(

@@ -56,7 +56,7 @@ from app.turns.pieces import Body, Pieces, written
 from app.turns.provider_call import ProviderCall
 from app.turns.running import Running, Sent
 from app.turns.schemas import OF_CONVERSATION, TurnRequest
-from app.turns.show import response_object
+from app.turns.show import response_object, with_status
 from app.turns.spool import Spool
 from app.turns.store import Closable, Opened, TurnStore
 
@@ -119,12 +119,8 @@ class Way:
             await self._complete(running, answer)
         except ProviderError as error:
             await self._fail(running, error.failure)
-        except ContentUnreadable as error:
+        except (ContentUnreadable, DatabaseUnavailable) as error:
             await self._refuse(running, error)
-        except DatabaseUnavailable as error:
-            away = {"code": error.code, "message": error.message}
-            await self._close(running, running.failed(away, error.status))
-            running.error = error
         except asyncio.CancelledError:
             await self._fail(running, failure.broken("the service was stopped"))
             if not running.cancelled:
@@ -574,11 +570,13 @@ class Way:
             running.error = refused
         else:
             running.response = shown
+        if running.error is not None:
+            shown = with_status(shown, refused)
         relay.say_last(shown, to_all=running.error is None)
         await running.recorder.end()
 
-    async def _refuse(self, running: Running, error: ContentUnreadable) -> None:
-        """Close a turn whose history cannot be read whole: the model is not asked."""
+    async def _refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
+        """Close a turn whose history cannot be read: the model is not asked."""
         relay = running.relay
         has_begun = relay.begun or running.turn.request.background
         said = {"code": error.code, "message": error.message}
@@ -587,7 +585,8 @@ class Way:
             await self._closed_elsewhere(running)
             return
         running.error = error
-        relay.say_last(response_object(running.turn, kept.shown(relay.opening)), to_all=False)
+        shown = response_object(running.turn, kept.shown(relay.opening))
+        relay.say_last(with_status(shown, error), to_all=False)
         await running.recorder.end()
 
     def _way_of(self, running: Running) -> dict[str, Any]:

@@ -17,7 +17,7 @@ async function read(stream) {
   for await (const part of stream) {
     if (part.type === "text-delta") found.text += part.text;
     if (part.type === "reasoning-delta") found.reasoning += part.text;
-    if (part.type === "error") found.errors.push(String(part.error));
+    if (part.type === "error") found.errors.push(part.error.message ?? JSON.stringify(part.error));
   }
   return found;
 }
@@ -49,6 +49,13 @@ const steps = {
       stopWhen: stepCountIs(3),
     });
     return { ...(await read(said.fullStream)), steps: (await said.steps).length };
+  },
+  async silent() {
+    return await read(streamText({ model, maxRetries: 0, prompt: "Echo: one two three" }).fullStream);
+  },
+  async silentChat() {
+    const chat = openai.chat("qwen3.5-plus");
+    return await read(streamText({ model: chat, maxRetries: 0, prompt: "Echo: one two three" }).fullStream);
   },
   async reasoning() {
     const options = { reasoningSummary: "auto", reasoningEffort: "low", forceReasoning: true };
