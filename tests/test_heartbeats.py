@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,51 @@ def test_a_failure_after_a_heartbeat_is_told_with_its_status_and_code(
     assert again.events[-1]["response"]["error"]["status"] == status
     repeated = beating.http.post(path, json=body, headers={"Idempotency-Key": f"failed-{surface}-{status}"})
     assert repeated.status_code == status
+
+
+def test_a_background_stream_that_fails_after_a_heartbeat_is_told_so(beating: Service, emulator: Emulator) -> None:
+    emulator.fault("status", **REFUSED, silent_seconds=SILENCE)
+    path, body = asked(beating, "responses", background=True)
+    read = Read(beating, path, body)
+    assert (read.frames[0], read.kinds[-1]) == (BEAT, "response.failed")
+    assert read.events[-1]["response"]["error"]["status"] == 422
+
+
+def test_each_client_of_one_turn_has_its_own_heartbeats(beating: Service, emulator: Emulator) -> None:
+    emulator.fault("status", **REFUSED, silent_seconds=2 * SILENCE)
+    path, body = asked(beating, "responses")
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(Read, beating, path, body, Idempotency_Key="two-clients")
+        emulator.is_asked()
+        second = pool.submit(Read, beating, path, body, Idempotency_Key="two-clients", Everthread_Heartbeat="off")
+        told, refused = first.result(), second.result()
+    assert (told.status, told.frames[0], told.kinds[-1]) == (200, BEAT, "response.failed")
+    assert (refused.status, refused.beats) == (422, 0)
+    assert len(emulator.calls()) == 1
+
+
+def test_a_turn_ends_with_its_client_after_a_heartbeat_too(beating: Service, emulator: Emulator) -> None:
+    thread = beating.thread()
+    silence(emulator, "before", "turns", 30)
+    body = {"input": "Hello", "stream": True, "on_disconnect": "cancel"}
+    assert Read(beating, f"/threads/{thread}/turns", body, until=BEAT).beats == 1
+    assert beating.ended_turn(thread)["status"] == "cancelled"
+
+
+def test_a_key_that_is_revoked_after_a_heartbeat_ends_the_wait(beating: Service, emulator: Emulator) -> None:
+    tenant = Tenant(beating)
+    silence(emulator, "before", "responses", 6)
+    headers = {"Authorization": f"Bearer {tenant.key}"}
+    path, body = asked(beating, "responses")
+    with httpx2.stream("POST", f"{beating.url}/v1{path}", json=body, headers=headers, timeout=30) as answer:
+        chunks = answer.iter_raw()
+        assert next(chunks) == COMMENT
+        place = f"/admin/projects/{tenant.id}/keys"
+        (key,) = beating.http.get(place).json()["data"]
+        assert beating.http.delete(f"{place}/{key['id']}").status_code in (200, 204)
+        text = b"".join(chunks).decode().replace(BEAT, "").strip()
+    event = json.loads(text.partition("data: ")[2])
+    assert (event["type"], event["code"], event["status"]) == ("error", "credential_revoked", 401)
 
 
 def test_a_failure_in_the_middle_says_its_status(beating: Service, emulator: Emulator) -> None:
