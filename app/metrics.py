@@ -54,6 +54,11 @@ MOVED_TOKENS = Counter(
     "everthread_failover_tokens", "Tokens of histories that were sent again because a turn went to another account."
 )
 COMPACTIONS = Counter("everthread_compactions", "Compactions, by what came of them.", ["outcome"])
+REJECTED_ANSWERS = Counter(
+    "everthread_rejected_answers",
+    "Summaries and titles of models that cannot be used, by the reason.",
+    ["use", "reason"],
+)
 WEBHOOKS = Counter("everthread_webhooks", "Attempts to deliver to webhooks, by what came of them.", ["outcome"])
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
 
@@ -68,6 +73,7 @@ COUNTERS = (
     MOVES,
     MOVED_TOKENS,
     COMPACTIONS,
+    REJECTED_ANSWERS,
     WEBHOOKS,
     REDIS_ERRORS,
 )

@@ -12,6 +12,8 @@ from app.emulator.state import Item
 _NAME = re.compile(r"[Mm]y name is ((?:[A-Z][\w'-]*)(?: [A-Z][\w'-]*)*|[^\s.,;:!?。，！？]+)")
 
 _SUMMARISE = re.compile(r"\bsummari[sz]e\b|总结", re.IGNORECASE)
+_PROPER_NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]+")
+_LIMIT = re.compile(r"Use at most (\d+) words[^.]*\.")
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
 VERBS = ("get", "fetch", "find", "search", "look", "lookup", "read", "list", "check")
 _SPEAKER = re.compile(r"^(user|system|developer|tool answers): ")
@@ -74,7 +76,7 @@ def text(context: Sequence[Item], instructions: str | None) -> str:
     if "Recite the conversation" in asked:
         return "\n".join(f"{m['role']}: {' '.join(message_text(m).split())}" for m in messages)
     if _SUMMARISE.search(asked):
-        return _summary([message_text(m) for m in messages]) or "Nothing was said that has to be kept."
+        return _summary([_LIMIT.sub("", message_text(m)) for m in messages]) or "Nothing was said that has to be kept."
     if "Find: " in asked:
         return _found(asked.rpartition("Find: ")[2].strip(), [message_text(m) for m in messages[:-1]])
     if "What did you think?" in asked:
@@ -153,7 +155,8 @@ def _statements(texts: Sequence[str]) -> list[str]:
 
 def _summary(texts: Sequence[str]) -> str:
     """What of them holds a name, a number or a decision: each once, where it was said last."""
-    kept = [said for said in _statements(texts) if _NAME.search(said) or _FACT.search(said)]
+    facts = (_NAME, _FACT, _PROPER_NAME)
+    kept = [said for said in _statements(texts) if any(fact.search(said) for fact in facts)]
     return "\n".join(reversed(dict.fromkeys(reversed(kept))))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from starlette.routing import Mount, Route
 
 from app.emulator import answers, model, validate
 from app.emulator.errors import ProviderError, invalid_parameter, not_found
-from app.emulator.state import EXPIRED, Conversation, Refused, State, Stored, chain, new_id
+from app.emulator.state import EXPIRED, Conversation, Refused, Scripted, State, Stored, chain, new_id
 from app.settings import EmulatorSettings
 
 SHOWN_HEADERS = ("x-", "trace", "baggage")
@@ -66,6 +67,7 @@ def create_app(settings: EmulatorSettings | None = None) -> Starlette:
             Route("/_emulator/forget", control(_forget), methods=["POST"]),
             Route("/_emulator/faults", control(_faults), methods=["POST"]),
             Route("/_emulator/refuse", control(_refuse_input), methods=["POST"]),
+            Route("/_emulator/script", control(_script), methods=["POST"]),
             Route("/_emulator/calls", control(_calls), methods=["GET"]),
             Route("/_emulator/reset", control(_reset), methods=["POST"]),
         ],
@@ -218,6 +220,10 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     session_cache = request.headers.get("x-dashscope-session-cache") == "enable"
     cached = previous.cached_tokens if previous is not None and previous.cached_until > state.now() else 0
     answer = model.answer(body, seen, family, cached=cached, session_cache=session_cache)
+    asked = answers.message_text(seen[-1]) if seen and seen[-1]["type"] == "message" else ""
+    if (scripted := state.take_scripted(f"{body.get('instructions') or ''}\n{asked}")) is not None:
+        item = {**scripted.item, "id": new_id("msg_"), "status": scripted.status}
+        answer = replace(answer, output=[item], incomplete=scripted.status == "incomplete")
     older = request.url.path.startswith(OLDER_PATH)
     response_id = new_id() if older else new_id("resp_")
     status = "incomplete" if answer.incomplete else "completed"
@@ -493,6 +499,28 @@ async def _refuse_input(request: Request, state: State) -> Response:
             raise invalid_parameter("texts and urls must be lists of strings.")
     state.refused = Refused(texts, [EXPIRED, *urls])
     return JSONResponse({"texts": state.refused.texts, "urls": state.refused.urls})
+
+
+async def _script(request: Request, state: State) -> Response:
+    """Replace the answers that are given instead of the model's own."""
+    try:
+        written = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise invalid_parameter(f"The request body is not JSON: {error}") from error
+    state.scripted = [_scripted(each) for each in (written if isinstance(written, list) else [written])]
+    return JSONResponse({"scripted": len(state.scripted)})
+
+
+def _scripted(written: Any) -> Scripted:
+    match written:
+        case {"when": str() as when, "text": str() as text}:
+            part = {"type": "output_text", "annotations": [], "text": text}
+        case {"when": str() as when, "refusal": str() as text}:
+            part = {"type": "refusal", "refusal": text}
+        case _:
+            raise invalid_parameter("Each answer needs 'when', and 'text' or 'refusal': strings.")
+    item = {"type": "message", "role": "assistant", "content": [part]}
+    return Scripted(when, item, str(written.get("status", "completed")), int(written.get("times", 1)))
 
 
 async def _calls(request: Request, state: State) -> Response:

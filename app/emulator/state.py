@@ -50,6 +50,17 @@ class Refused:
     """The beginnings of URLs from which no media can be downloaded."""
 
 
+@dataclass(slots=True)
+class Scripted:
+    """An answer that is given instead of the model's own."""
+
+    when: str
+    """Words of the request's instructions or last message."""
+    item: Item
+    status: str
+    times: int
+
+
 @dataclass
 class Account:
     """Everything of one bearer key. Ids of one account mean nothing in another."""
@@ -71,6 +82,7 @@ class State:
         self.advanced = 0.0
         self.faults: list[dict[str, Any]] = []
         self.refused = Refused()
+        self.scripted: list[Scripted] = []
         self.calls: list[dict[str, Any]] = []
 
     def now(self) -> float:
@@ -117,6 +129,14 @@ class State:
             if fault["times"] > 0 and fault.get("stream", stream) == stream and bool(fault.get("chat")) == chat:
                 fault["times"] -= 1
                 return fault
+        return None
+
+    def take_scripted(self, request: str) -> Scripted | None:
+        """The answer that was written for a request, if there is one; each counts down its `times`."""
+        for scripted in self.scripted:
+            if scripted.times > 0 and scripted.when in request:
+                scripted.times -= 1
+                return scripted
         return None
 
     def log(self, call: dict[str, Any]) -> None:

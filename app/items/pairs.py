@@ -30,6 +30,30 @@ _Waiting = tuple[Block, deque[int]]
 
 def arranged(items: Sequence[Item]) -> list[Block]:
     """Items that are sent, as blocks, in order. Calls without an output, and what is never sent, are left out."""
+    return [whole for block in _paired(items) if (whole := _without_unanswered(block)).items]
+
+
+def unanswered(items: Sequence[Item]) -> list[int]:
+    """Return the positions of the calls that no output among the items answers."""
+    return [place for block in _paired(items) for place, output in block.calls.items() if output is None]
+
+
+def answers(items: Sequence[Item]) -> set[str]:
+    """The calls that these items answer and do not hold themselves."""
+    return {
+        kind_of(items[block.items[0]]).key(items[block.items[0]]) for block in arranged(items) if block.answers_nothing
+    }
+
+
+def asked(items: Sequence[Item]) -> list[str]:
+    """The calls among these items that wait for an answer."""
+    called = [kind.key(item) for item in items if (kind := kind_of(item)).pair == "call"]
+    answered = {kind.key(item) for item in items if (kind := kind_of(item)).pair == "output"}
+    return [key for key in called if key not in answered]
+
+
+def _paired(items: Sequence[Item]) -> list[Block]:
+    """Return items as blocks, in order, with the calls that have no output."""
     blocks: list[Block] = []
     waiting: dict[str, list[_Waiting]] = {}
     tools: Block | None = None
@@ -58,21 +82,7 @@ def arranged(items: Sequence[Item]) -> list[Block]:
         elif kind.carried(item):
             blocks.append(Block([place]))
             tools = None
-    return [whole for block in blocks if (whole := _without_unanswered(block)).items]
-
-
-def answers(items: Sequence[Item]) -> set[str]:
-    """The calls that these items answer and do not hold themselves."""
-    return {
-        kind_of(items[block.items[0]]).key(items[block.items[0]]) for block in arranged(items) if block.answers_nothing
-    }
-
-
-def asked(items: Sequence[Item]) -> list[str]:
-    """The calls among these items that wait for an answer."""
-    called = [kind.key(item) for item in items if (kind := kind_of(item)).pair == "call"]
-    answered = {kind.key(item) for item in items if (kind := kind_of(item)).pair == "output"}
-    return [key for key in called if key not in answered]
+    return blocks
 
 
 def _keys(kind: Kind, item: Item) -> set[str]:

@@ -32,6 +32,7 @@ from app.limits.service import Admission, RateLimits
 from app.memory import transcript
 from app.memory.learnt import Learnt
 from app.memory.store import Abandoned, Branch, Claim, MemoryStore, Remembered
+from app.memory.summary_check import BadSummary, checked_summary
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.models import Family, Models
@@ -54,6 +55,12 @@ SUMMARY_SHARE = 0.125
 SHORTEST_SUMMARY = 64
 LONGEST_SUMMARY = 4096
 """Tokens."""
+
+ROOM_FACTOR = 2
+"""How many times the length that a summary is asked to have it may have before the provider cuts it off."""
+
+ATTEMPTS = 2
+"""How often a model is asked for one summary, where its answer cannot be used."""
 
 AT_ONCE = 4
 """Compactions that a worker makes at the same time."""
@@ -248,7 +255,9 @@ class Compactions(Background):
         instructions: str | None = None,
         thread_id: UUID | None = None,
     ) -> str:
-        """What items come to, in as many calls as they need: each goes on from what the one before has said.
+        """Return the summary of items, in as many calls as they need: each continues from the summary before it.
+
+        Each is checked. One that cannot be used is asked for once more.
 
         Args:
             maker: the model that makes it; `reader`, the one that reads it.
@@ -257,7 +266,7 @@ class Compactions(Background):
             thread_id: that it is made for, if it is made for one.
 
         Raises:
-            ProviderError: the model gave none.
+            ProviderError: the model gave none that can be used.
         """
         account = await self._accounts.first(project_id, maker)
         room = int(CHUNK_SHARE * self._budget(account, maker))
@@ -266,17 +275,29 @@ class Compactions(Background):
         prompt = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
         used: Any = None
         try:
-            for chunk in transcript.chunks(items, room) or [""]:
-                request = transcript.request(summary, chunk)
-                answer = await self._ask(account, admission, maker, prompt, request, length, calls)
-                reported = fields_of(answer.response.get("usage"))
-                used = added(used, reported)
-                admission.add(reported, self._models.of(maker).price, account.binding)
-                for name in SUMMED:
-                    usage[name] += count(reported.get(name))
-                summary = answer.text.strip()
-                if not summary:
-                    raise ProviderError(failure.broken("it is no summary"))
+            for chunk in transcript.chunks(items, room) or [transcript.Chunk("", "")]:
+                request, asked = transcript.request(summary, chunk.text, length), prompt
+                for attempts_left in reversed(range(ATTEMPTS)):
+                    answer = await self._ask(account, admission, maker, asked, request, length, calls)
+                    reported = fields_of(answer.response.get("usage"))
+                    used = added(used, reported)
+                    admission.add(reported, self._models.of(maker).price, account.binding)
+                    for name in SUMMED:
+                        usage[name] += count(reported.get(name))
+                    parts = [part for part in (summary, chunk.facts_in) if part]
+                    source = "\n".join([*parts, chunk.text])
+                    try:
+                        # Milliseconds for each hundred thousand characters: not in the way of others' requests.
+                        summary = await asyncio.to_thread(
+                            checked_summary, answer, source, parts, own_prompt=prompt is not transcript.INSTRUCTIONS
+                        )
+                        break
+                    except BadSummary as error:
+                        metrics.of(metrics.REJECTED_ANSWERS, "summary", error.fault).inc()
+                        log.warning("a summary cannot be used", reason=error.fault, model=maker)
+                        if attempts_left == 0:
+                            raise ProviderError(_unusable(error, maker)) from error
+                        asked = transcript.again(prompt, str(error))
         finally:
             if used is not None:
                 self._limits.record(admission, "compaction", maker, account.binding, used, thread_id=thread_id)
@@ -297,10 +318,8 @@ class Compactions(Background):
             "model": model,
             "input": [message("system", instructions), message("user", request)],
             "store": False,
-            "max_output_tokens": length,
-            "reasoning": {"effort": "none"},
         }
-        body = orjson.dumps(self._models.of(model).fitted(asked))
+        body = orjson.dumps(self._models.of(model).without_thinking(asked, ROOM_FACTOR * length))
         call: dict[str, Any] = {"url": account.provider.url, "body": body.decode(), "started_at": time.time()}
         calls.append(call)
         attempts = self._settings.provider_attempts
@@ -375,6 +394,14 @@ class Compactions(Background):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _unusable(error: BadSummary, model: str) -> failure.Failure:
+    return failure.unusable(
+        f"summary_{error.fault}",
+        f"The model {model[:80]!r} made no usable summary in {ATTEMPTS} attempts: {error}. The conversation stays as "
+        "it was. Try again later, or with another model.",
+    )
 
 
 def threshold_of(params: dict[str, Any]) -> int | None:

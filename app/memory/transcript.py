@@ -1,13 +1,16 @@
 """A conversation as the model reads it that is to make a summary of it: as data, in one message."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from app.items.kinds import kind_of
 from app.items.shapes import IMAGE_PARTS, Item, objects, text_of, words
 from app.items.weights import BYTES_PER_TOKEN
 
 ASKED = "Summarise the conversation."
-"""The last words of each request."""
+"""Said at the end of each request."""
+
+WORDS_PER_TOKEN = 0.6
 
 INSTRUCTIONS = (
     "You keep the memory of a long conversation. Summarise the part of it that you are given, for the assistant that "
@@ -19,40 +22,78 @@ INSTRUCTIONS = (
 )
 
 
-def lines(items: Sequence[Item]) -> Iterator[str]:
-    """Each item as it would be sent, in one line or more: who, and what."""
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An item of a conversation, in one line or more: who, and what."""
+
+    text: str
+    has_facts: bool
+    """It is a user's or a tool's. What the assistant says it can say again, and system messages stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a transcript."""
+
+    text: str
+    facts_in: str
+    """The lines of users and tools: a summary must keep something of them."""
+
+
+def lines(items: Sequence[Item]) -> Iterator[Line]:
+    """Yield each item as it would be sent."""
     for item in items:
         for sent in kind_of(item).carried(item):
             match sent["type"]:
                 case "function_call":
-                    yield f"assistant calls {sent['name']}: {sent['arguments']}"
+                    yield Line(f"assistant calls {sent['name']}: {sent['arguments']}", has_facts=False)
                 case "function_call_output":
-                    yield f"tool answers: {_spoken(sent['output'])}"
+                    yield Line(f"tool answers: {_spoken(sent['output'])}", has_facts=True)
                 case _:
                     images = sum(part.get("type") in IMAGE_PARTS for part in objects(sent["content"]))
-                    yield f"{sent['role']}: {text_of(sent)}{' [image]' * images}"
+                    said = f"{sent['role']}: {text_of(sent)}{' [image]' * images}"
+                    yield Line(said, has_facts=sent["role"] == "user")
 
 
-def chunks(items: Sequence[Item], tokens: int) -> list[str]:
-    """The transcript of items in pieces of some tokens at most: a line that is longer is cut."""
+def chunks(items: Sequence[Item], tokens: int) -> list[Chunk]:
+    """Return the transcript of items in pieces of some tokens at most. A line that is longer is cut."""
     size = max(tokens, 16) * BYTES_PER_TOKEN
-    found: list[str] = []
-    gathered, weight = list[str](), 0
+    found: list[Chunk] = []
+    gathered, weight = list[Line](), 0
     for line in lines(items):
-        for piece in _cut(line, size):
+        for piece in _cut(line.text, size):
             length = len(piece.encode("utf-8", "replace")) + 1
             if gathered and weight + length > size:
-                found.append("\n".join(gathered))
+                found.append(_chunk(gathered))
                 gathered, weight = [], 0
-            gathered.append(piece)
+            gathered.append(Line(piece, line.has_facts))
             weight += length
-    return [*found, "\n".join(gathered)] if gathered else found
+    return [*found, _chunk(gathered)] if gathered else found
 
 
-def request(summary: str | None, transcript: str) -> str:
-    """What the model is asked: with what it has said before, where there is something."""
+def request(summary: str | None, transcript: str, tokens: int) -> str:
+    """Return what the model is asked, with the summary of what came before.
+
+    Args:
+        tokens: how long its answer may be.
+    """
     before = [] if summary is None else [f"The summary of what came before:\n{summary}"]
-    return "\n\n".join([*before, f"The conversation:\n{transcript}", ASKED])
+    words = int(tokens * WORDS_PER_TOKEN)
+    limit = f"Use at most {words} words, or {2 * words} characters in Chinese or Japanese."
+    return "\n\n".join([*before, f"The conversation:\n{transcript}", f"{ASKED} {limit}"])
+
+
+def again(instructions: str, why: str) -> str:
+    """Return the instructions for a second attempt.
+
+    Args:
+        why: the fault of the first one.
+    """
+    return f"{instructions}\n\nAn earlier attempt could not be used: {why}. Answer with the summary alone."
+
+
+def _chunk(gathered: Sequence[Line]) -> Chunk:
+    return Chunk("\n".join(line.text for line in gathered), "\n".join(line.text for line in gathered if line.has_facts))
 
 
 def _spoken(output: object) -> str:

@@ -18,7 +18,8 @@ from app.describing import OF_A_MODEL, described
 from app.errors import BadRequest
 from app.items.client_door import items_of
 from app.items.kept import kept_input
-from app.items.kinds import is_system, type_of
+from app.items.kinds import is_system, kind_of, type_of
+from app.items.pairs import unanswered
 from app.items.shapes import Item
 from app.items.vocabulary import text_tokens
 from app.limits.room import check_count
@@ -108,10 +109,16 @@ class Contexts:
         """A conversation as its own users' messages and one item that stands for all the rest.
 
         Raises:
-            APIError: there is nothing to compact, or the model made nothing of it.
+            APIError: there is nothing to compact, a call waits for its output, or the model made nothing of it.
         """
-        before = await self._of(caller, sent.previous_response_id)
+        before, last = await self._of(caller, sent.previous_response_id)
         new = self._items(caller, sent.input)
+        if waiting := open_calls(last, new):
+            raise BadRequest(
+                f"No tool output found for function call {waiting[0][:80]}. Send its output in 'input', or compact the "
+                "conversation up to the response before it.",
+                param="input",
+            )
         items = [*before, *new]
         if not items:
             raise BadRequest(
@@ -169,14 +176,18 @@ class Contexts:
                 )
         return self._turns.opened(caller, items)
 
-    async def _of(self, caller: Caller, previous: str | None) -> Sequence[Item]:
-        """The items that a response goes on from, and its own."""
+    async def _of(self, caller: Caller, previous: str | None) -> tuple[Sequence[Item], Sequence[Item]]:
+        """Return the items that a response continues from, with its own, and those of its own turn alone."""
         if previous is None:
-            return []
-        branch = await self._store.recall(caller.project_id, await self._turn(caller, previous))
+            return [], []
+        turn_id = await self._turn(caller, previous)
+        branch = await self._store.recall(caller.project_id, turn_id)
         items = [item.kept.item for item in branch.items]
+        last = [item.kept.item for item in branch.items if item.turn_id == turn_id]
         compacted = branch.compacted
-        return items if compacted is None else [*(item.kept.item for item in compacted.kept), compacted.item, *items]
+        if compacted is not None:
+            items = [*(item.kept.item for item in compacted.kept), compacted.item, *items]
+        return items, last
 
     async def _parent(self, caller: Caller, sent: InputTokensCreate) -> UUID | None:
         if sent.previous_response_id is not None:
@@ -191,6 +202,27 @@ class Contexts:
         if not await self._turns.is_there(caller, turn_id):
             raise unknown(OfTurn(turn_id))
         return turn_id
+
+
+def open_calls(last: Sequence[Item], new: Sequence[Item]) -> list[str]:
+    """Return the ids of the calls that wait for an output of the client's: a summary would lose them.
+
+    Calls of earlier turns were passed over, and so were those after which a user spoke in the same list. What the
+    provider runs itself waits for nobody.
+
+    Args:
+        last: the items of the response that is compacted.
+        new: the items of the request.
+    """
+    items = [*last, *new]
+    spoken = [place for place, item in enumerate(items) if type_of(item) == "message" and item["role"] == "user"]
+    of_last = max((place for place in spoken if place < len(last)), default=-1)
+    of_new = max((place for place in spoken if place >= len(last)), default=-1)
+    return [
+        kind_of(items[place]).key(items[place])
+        for place in unanswered(items)
+        if place > (of_last if place < len(last) else of_new)
+    ]
 
 
 Service = Annotated[Contexts, serving(Contexts)]

@@ -122,6 +122,11 @@ def broken(message: str) -> Failure:
     return Failure(Kind.BROKEN, None, "provider_answer_broken", f"The provider's answer broke off: {message}.")
 
 
+def unusable(code: str, message: str) -> Failure:
+    """Return the failure of an answer to the service's own request that arrived and cannot be used."""
+    return Failure(Kind.BROKEN, None, code, message)
+
+
 def too_large(limit: int) -> Failure:
     message = f"The provider's answer is larger than {limit} bytes (EVERTHREAD_MAX_ANSWER_BYTES)."
     return Failure(Kind.TOO_LARGE, None, "answer_too_large", message)

@@ -18,6 +18,9 @@ WRITTEN_SHARE = 1.25
 
 MILLION = 1_000_000
 
+THINKING_TOKENS = 4096
+"""Room for the thoughts of a model that cannot answer without them."""
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 """From the least on."""
@@ -141,6 +144,19 @@ class Family(BaseModel):
         if _has_effort(params):
             fitted.pop("thinking_budget", None)
         return fitted
+
+    def without_thinking(self, params: Mapping[str, Any], answer_tokens: int) -> dict[str, Any]:
+        """Return the parameters of a request that is answered without thinking.
+
+        A model that always thinks gets its least effort, and room for its thoughts: they share the limit with the
+        answer.
+
+        Args:
+            answer_tokens: how long the answer may be.
+        """
+        room = 0 if "none" in self.efforts else THINKING_TOKENS
+        limited = {"max_output_tokens": answer_tokens + room, "reasoning": {"effort": "none"}}
+        return self.fitted({**params, **limited})
 
     def ignored(self, params: Mapping[str, Any]) -> list[str]:
         """The fields of a request that the model will pass over, by their names on the wire."""

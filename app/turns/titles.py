@@ -1,17 +1,24 @@
-"""Titles that a model makes of a thread's first turn, where the service is set to, and nobody has given one."""
+"""Titles that a model makes of a thread's first turn, where the service is set to, and nobody has given one.
+
+A bad title is not stored: the thread stays without one, and the next of its first turns tries again.
+"""
 
 import asyncio
+from uuid import UUID
 
 import orjson
 import structlog
 
+from app import metrics
 from app.accounts.pool import Accounts
-from app.chain.answer import from_body
+from app.chain.answer import Answer, from_body
 from app.db.engine import Database
 from app.errors import APIError
 from app.items.shapes import text_of
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
+from app.memory.answer_text import begins_with_refusal, is_refused, without_reasoning
+from app.memory.summary_check import Fault
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.settings import Settings
@@ -31,7 +38,13 @@ INSTRUCTIONS = (
 LONGEST_TITLE = 80
 """Characters."""
 LONGEST_EXCERPT = 2000
-MOST_TOKENS = 64
+LONGEST_ANSWER = 20_000
+"""Characters of an answer in which a title is looked for."""
+MOST_TOKENS = 256
+MOST_ATTEMPTS = 5
+"""From how many turns on a thread without a title stays without one."""
+MOST_SETTLED = 10_000
+"""Threads of which a worker remembers that they need no title."""
 AT_ONCE = 4
 
 
@@ -53,14 +66,15 @@ class Titles:
         self._settings = settings
         self._free = asyncio.Semaphore(AT_ONCE)
         self._making: set[asyncio.Task[None]] = set()
+        self._settled: dict[UUID, None] = {}
 
     def after(self, turn: Opened, answer: str, asks: Asks) -> None:
-        """A turn has been answered. If it is its thread's first one, the thread gets a title, soon.
+        """Begin to make a title for the thread of a turn that has been answered, if it needs one.
 
         Args:
             asks: who asked for the turn, and pays for the title.
         """
-        if not self._settings.titles or turn.parent_id is not None or not turn.request.keep or not answer:
+        if not self._settings.titles or not turn.request.keep or not answer or turn.thread_id in self._settled:
             return
         making = asyncio.create_task(self._make(turn, answer, asks), name="title")
         self._making.add(making)
@@ -87,32 +101,58 @@ class Titles:
     async def _wants_one(self, turn: Opened) -> bool:
         async with self._database.session() as session:
             thread = await threads.get(session, turn.project_id, ById(turn.thread_id))
-        return thread is not None and thread.title is None
+        if thread is not None and thread.title is None and thread.turn_count <= MOST_ATTEMPTS:
+            return True
+        self._settled[turn.thread_id] = None
+        if len(self._settled) > MOST_SETTLED:
+            del self._settled[next(iter(self._settled))]
+        return False
 
-    async def _asked(self, turn: Opened, answer: str, admission: Admission) -> str:
-        """The model's title; nothing where it says none."""
+    async def _asked(self, turn: Opened, answer: str, admission: Admission) -> str | None:
+        """Return the model's title; None for an answer that is none."""
         asked = "\n".join(text_of(item) for item in turn.request.items if item.get("role") == "user")
         said = f"User: {asked[:LONGEST_EXCERPT]}\n\nAssistant: {answer[:LONGEST_EXCERPT]}"
         model = self._settings.title_model or turn.request.model
-        body = {
-            "model": model,
-            "input": said,
-            "instructions": INSTRUCTIONS,
-            "max_output_tokens": MOST_TOKENS,
-            "store": False,
-        }
+        family = self._models.of(model)
+        body = family.without_thinking(
+            {"model": model, "input": said, "instructions": INSTRUCTIONS, "store": False}, MOST_TOKENS
+        )
         account = await self._accounts.first(turn.project_id, model)
         made = from_body(await account.provider.respond(admission, orjson.dumps(body), {}))
         usage = made.response.get("usage")
-        admission.add(usage, self._models.of(model).price, account.binding)
+        admission.add(usage, family.price, account.binding)
         self._limits.record(admission, "title", model, account.binding, usage, thread_id=turn.thread_id)
-        return " ".join(made.text.split()).strip("\"'“”「」《》.。 ")[:LONGEST_TITLE]
+        title = title_in(made, said)
+        if isinstance(title, Fault):
+            metrics.of(metrics.REJECTED_ANSWERS, "title", title).inc()
+            log.info("a thread gets no title", reason=title, model=model)
+            return None
+        return title
 
-    async def _give(self, turn: Opened, title: str) -> None:
-        if not title or "\0" in title:
+    async def _give(self, turn: Opened, title: str | None) -> None:
+        if title is None or "\0" in title:
             return
         async with self._database.session() as session:
             thread = await threads.locked(session, turn.project_id, ById(turn.thread_id))
             if thread is not None and thread.title is None:
                 place, values = ById(turn.thread_id), {"title": title}
                 await threads.change(session, self._names, SERVICE, turn.project_id, place, values)
+
+
+def title_in(answer: Answer, source: str) -> str | Fault:
+    """Return the title that an answer holds, or why it holds none.
+
+    Args:
+        source: what the title was made from.
+    """
+    if is_refused(answer):
+        return Fault.REFUSAL
+    if answer.status == "incomplete":
+        return Fault.INCOMPLETE
+    text = without_reasoning(answer.text[:LONGEST_ANSWER])
+    if text is None:
+        return Fault.UNFINISHED_REASONING
+    if begins_with_refusal(text, source):
+        return Fault.REFUSAL
+    title = " ".join(text.split()).strip("\"'“”「」《》.。 ")[:LONGEST_TITLE]
+    return title if any(map(str.isalnum, title)) else Fault.TOO_SHORT
