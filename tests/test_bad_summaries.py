@@ -7,6 +7,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.databases import query
 from tests.service import Emulator, Service, eventually
 
 ASKED = "Summarise the conversation."
@@ -109,7 +110,9 @@ def test_a_good_summary_after_a_bad_one_is_used(
     assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
 
 
-def test_a_bad_summary_in_the_background_leaves_the_thread_as_without_one(small: Service, emulator: Emulator) -> None:
+def test_a_bad_summary_in_the_background_leaves_the_thread_as_without_one(
+    small: Service, emulator: Emulator, database_url: str
+) -> None:
     thread = begun(small)
     script(emulator, ASKED, {"refusal": "This is not allowed.", "times": 9})
     small.turn(thread, FILLER, context_management=SOON)
@@ -121,6 +124,11 @@ def test_a_bad_summary_in_the_background_leaves_the_thread_as_without_one(small:
     emulator.forget()
     assert small.turn(thread, "Find: Bus", context_management=NEVER)["output_text"] == "Bus 74 goes home."
     assert len(summary_calls(emulator)) == asked == 2  # The next attempt waits for its pause.
+    longer_ago = "UPDATE compactions SET completed_at = completed_at - interval '1 hour' WHERE status = 'failed'"
+    query(database_url, longer_ago)
+    script(emulator, ASKED)
+    small.turn(thread, FILLER, context_management=SOON)
+    eventually(lambda: compactions(small, thread)[0]["status"] == "ready")
 
 
 def test_what_came_before_is_not_lost_by_a_later_summary(service: Service, emulator: Emulator) -> None:

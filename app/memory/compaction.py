@@ -137,6 +137,8 @@ class Compactions(Background):
         Raises:
             ProviderError: the model gave none.
         """
+        if not wanted.now and await self._store.pauses(wanted.project_id, wanted.turn_id):
+            return None
         branch = await self._store.recall(wanted.project_id, wanted.turn_id)
         account = await self._accounts.first(wanted.project_id, wanted.model)
         covered = self._covered(branch, wanted, self._budget(account, wanted.model))
@@ -375,7 +377,7 @@ class Compactions(Background):
             await asyncio.sleep(POLL_SECONDS)
 
     async def _take_over(self, row: Abandoned) -> None:
-        wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"])
+        wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"], now=True)
         try:
             sealer = await self._content_keys.sealer(wanted.project_id)
             with wall.within(wanted.project_id), at_rest.written_with(sealer):

@@ -73,6 +73,15 @@ SELECT c.id, c.turn_id, c.previous_id, c.status, c.model, c.text, c.kept_items, 
 FROM path JOIN compactions c ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = path.id
 ORDER BY path.depth
 
+-- pause --
+-- A row while a branch waits after compactions that failed, each further one twice as long. Those before the nearest
+-- ready one do not count.
+{_path}
+SELECT count(*) AS failed FROM path JOIN compactions c
+    ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = path.id AND c.status = 'failed'
+HAVING now() - max(c.completed_at)
+    < least(86400, 30 * 2 ^ least(sum(c.attempts), 20)) * interval '1 second'
+
 -- lock_threads --
 -- Nothing of these threads' histories is deleted while the transaction lasts.
 SELECT id FROM threads WHERE project_id = :project_id AND bucket = :bucket AND id = ANY(:thread_ids::uuid[])

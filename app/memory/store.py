@@ -232,6 +232,10 @@ class MemoryStore:
         rows = await self._database.fetch(*_found["on_branch"](**_at(project_id, turn_id)))
         return [COMPACTIONS.opened(project_id, row) for row in rows]
 
+    async def pauses(self, project_id: UUID, turn_id: UUID) -> bool:
+        """Return True while a branch waits after a compaction that failed."""
+        return await self._database.fetchrow(*_found["pause"](**_at(project_id, turn_id))) is not None
+
     async def claim(
         self,
         project_id: UUID,
