@@ -73,10 +73,11 @@ def text(context: Sequence[Item], instructions: str | None) -> str:
         output = last["output"]
         return f"The tool answered: {output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)}"
     asked = next((message_text(m) for m in reversed(messages) if m["role"] == "user"), "")
+    # The last line is the request; what stands above it may be a transcript of other requests.
+    if _SUMMARISE.search(asked.rstrip().rpartition("\n")[2]):
+        return _summary([_LIMIT.sub("", message_text(m)) for m in messages]) or "Nothing was said that has to be kept."
     if "Recite the conversation" in asked:
         return "\n".join(f"{m['role']}: {' '.join(message_text(m).split())}" for m in messages)
-    if _SUMMARISE.search(asked):
-        return _summary([_LIMIT.sub("", message_text(m)) for m in messages]) or "Nothing was said that has to be kept."
     if "Find: " in asked:
         return _found(asked.rpartition("Find: ")[2].strip(), [message_text(m) for m in messages[:-1]])
     if "What did you think?" in asked:

@@ -4,6 +4,7 @@ A bad title is not stored: the thread stays without one, and the next of its fir
 """
 
 import asyncio
+import time
 from uuid import UUID
 
 import orjson
@@ -43,8 +44,10 @@ LONGEST_ANSWER = 20_000
 MOST_TOKENS = 256
 MOST_ATTEMPTS = 5
 """From how many turns on a thread without a title stays without one."""
-MOST_SETTLED = 10_000
-"""Threads of which a worker remembers that they need no title."""
+MOST_REMEMBERED = 10_000
+"""Threads of which a worker remembers that they need no title, or got a bad one."""
+OTHERS_SECONDS = 60.0
+"""How old a thread is before a worker takes up what another one may still be making."""
 AT_ONCE = 4
 
 
@@ -66,7 +69,9 @@ class Titles:
         self._settings = settings
         self._free = asyncio.Semaphore(AT_ONCE)
         self._making: set[asyncio.Task[None]] = set()
+        self._begun: set[UUID] = set()
         self._settled: dict[UUID, None] = {}
+        self._failed: dict[UUID, None] = {}
 
     def after(self, turn: Opened, answer: str, asks: Asks) -> None:
         """Begin to make a title for the thread of a turn that has been answered, if it needs one.
@@ -74,8 +79,11 @@ class Titles:
         Args:
             asks: who asked for the turn, and pays for the title.
         """
-        if not self._settings.titles or not turn.request.keep or not answer or turn.thread_id in self._settled:
+        if not self._settings.titles or not turn.request.keep or not answer:
             return
+        if turn.thread_id in self._settled or turn.thread_id in self._begun:
+            return
+        self._begun.add(turn.thread_id)
         making = asyncio.create_task(self._make(turn, answer, asks), name="title")
         self._making.add(making)
         making.add_done_callback(self._making.discard)
@@ -96,17 +104,20 @@ class Titles:
                         self._limits.end(admission)
                     await self._give(turn, title)
         except (ProviderError, APIError) as error:
+            _remember(self._failed, turn.thread_id)
             log.info("a thread gets no title", error=type(error).__name__)
+        finally:
+            self._begun.discard(turn.thread_id)
 
     async def _wants_one(self, turn: Opened) -> bool:
         async with self._database.session() as session:
             thread = await threads.get(session, turn.project_id, ById(turn.thread_id))
-        if thread is not None and thread.title is None and thread.turn_count <= MOST_ATTEMPTS:
+        if thread is None or thread.title is not None or thread.turn_count > MOST_ATTEMPTS:
+            _remember(self._settled, turn.thread_id)
+            return False
+        if turn.parent_id is None or turn.thread_id in self._failed:
             return True
-        self._settled[turn.thread_id] = None
-        if len(self._settled) > MOST_SETTLED:
-            del self._settled[next(iter(self._settled))]
-        return False
+        return time.time() - thread.created_at.timestamp() > OTHERS_SECONDS
 
     async def _asked(self, turn: Opened, answer: str, admission: Admission) -> str | None:
         """Return the model's title; None for an answer that is none."""
@@ -124,6 +135,7 @@ class Titles:
         self._limits.record(admission, "title", model, account.binding, usage, thread_id=turn.thread_id)
         title = title_in(made, said)
         if isinstance(title, Fault):
+            _remember(self._failed, turn.thread_id)
             metrics.of(metrics.REJECTED_ANSWERS, "title", title).inc()
             log.info("a thread gets no title", reason=title, model=model)
             return None
@@ -137,6 +149,12 @@ class Titles:
             if thread is not None and thread.title is None:
                 place, values = ById(turn.thread_id), {"title": title}
                 await threads.change(session, self._names, SERVICE, turn.project_id, place, values)
+
+
+def _remember(remembered: dict[UUID, None], thread_id: UUID) -> None:
+    remembered[thread_id] = None
+    if len(remembered) > MOST_REMEMBERED:
+        del remembered[next(iter(remembered))]
 
 
 def title_in(answer: Answer, source: str) -> str | Fault:
