@@ -190,7 +190,7 @@ def test_a_million_characters_are_judged_in_time(unit: str) -> None:
     source = (unit * (1_000_000 // len(unit) + 1))[:1_000_000]
     began = time.process_time()
     fault_of("The user is Zoe." + " words" * 400, source, [source])
-    assert time.process_time() - began < 6
+    assert time.process_time() - began < 20  # A quadratic search takes minutes.
 
 
 @pytest.mark.parametrize("unit", ["I'm sorry, but I ", "<think>\n", "<think></think>", "a_", "1.", "“", " \t"])
@@ -199,7 +199,7 @@ def test_the_longest_text_is_judged_in_time(unit: str) -> None:
     began = time.process_time()
     without_reasoning(text)
     fault_of(text, TRIP, [TRIP])
-    assert time.process_time() - began < 3
+    assert time.process_time() - began < 10
 
 
 @pytest.mark.parametrize(
