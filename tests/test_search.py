@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,7 +207,7 @@ def sql(service_env: dict[str, str]) -> Iterator[Lexemes]:
     sql.close()
 
 
-alphabets = st.text("aB1 -./@_<&+éßςΣ中文図タผั हिЯж🎉'\"\\:") | st.text(
+alphabets = st.text("aB1 -./@_<&+éßςΣ中文図タผั हिЯж🎉⭐❤1#\ufe0f\u20e3\u200d🏽🇩🇪'\"\\:") | st.text(
     st.characters(exclude_categories=["Cs"], min_codepoint=1)
 )
 
@@ -280,3 +281,76 @@ def test_the_longest_text_is_searched(search: Found) -> None:
     added = search.call("POST", f"/conversations/{thread.replace('thread_', 'conv_')}/items", json={"items": items})
     assert "data" in added, added
     assert len(search("0" + "é" * 40)) == 1
+
+
+FORMS = [
+    ("⭐", "⭐\ufe0f"), ("☎", "☎\ufe0f"), ("✅", "✅\ufe0f"), ("©", "©\ufe0f"), ("↗", "↗\ufe0f"),
+    ("1\u20e3", "1\ufe0f\u20e3"), ("#\u20e3", "#\ufe0f\u20e3"), ("✌🏽", "✌\ufe0f🏽"), ("❤\u200d🔥", "❤\ufe0f\u200d🔥"),
+    ("🏳\u200d🌈", "🏳\ufe0f\u200d🌈"),
+    ("👨\u200d👩\u200d👧", "👨\u200d👩\u200d👧\ufe0e"), ("🇨🇳", "🇨🇳\ufe0f"), ("🎉", "🎉\ufe0e"), ("😀", "😀\ufe0f"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("around", ["Rated {} today", "hello{}world", "今天{}很好"])
+def test_emoji_are_found_in_either_form_and_marked_whole(search: Found, around: str) -> None:
+    contents = [around.format(form) for forms in FORMS for form in forms]
+    items = [{"type": "message", "role": "user", "content": said} for said in contents]
+    for said, item in zip(contents, items, strict=True):
+        thread = search.thread(messages=[item], title=said)
+        assert thread
+    for forms in FORMS:
+        if around == "hello{}world" and forms[0][0] in "1#":
+            continue  # A keycap between letters is a part of a word.
+        for asked in forms:
+            for role in ("user", "title"):
+                hits = search(asked, role=role)
+                marked = [
+                    f["text"][start:end] for hit in hits for f in hit["fragments"] for start, end in f["highlights"]
+                ]
+                assert sorted(marked) == sorted(forms), (asked, role)
+
+
+def test_invisible_characters_alone_are_no_word(search: Found) -> None:
+    search.thread(messages=[{"role": "user", "content": "plain \ufe0f \u200d \u2060 \U000e0067 \u3164 text"}])
+    for asked in ("\ufe0f", "\u200d", "\U000e0067", "\u3164", '"\ufe0f\u200d"'):
+        answer = search.call("GET", "/search", params={"q": asked})
+        assert answer["error"]["param"] == "q", asked
+
+
+signs = st.lists(
+    st.sampled_from([
+        "⭐", "❤", "\ufe0f", "\ufe0e", "\u200d", "\u20e3", "👍", "🏽", "👩", "👧", "🇩", "🇪", "🏴",
+        "\U000e0067", "\U000e007f", "1", "#",
+        "a", "é", "e\u0301", "\u0301", "中", "文", "ﾀﾞ", "กำ", "नि", "한",
+        "\u1112\u1161\u11ab", "\u2060", "\u00ad", "\u3164", " ", "\r\n",
+        "-", "x" * 50, " " * 70, "的" * 300,
+    ])
+)  # fmt: skip
+CLUSTER = regex.compile(r"\X")
+
+
+@given(signs.map("".join), signs.map(lambda found: "".join(found[:4])), st.integers(0, 30), st.integers(1, 4))
+def test_a_mark_covers_whole_characters_and_never_only_invisible_ones(
+    text: str, other: str, start: int, length: int
+) -> None:
+    for asked in (other, text[start : start + length]):
+        terms = lexemes.terms(asked)
+        for fragment in fragments(text, [run for term in terms for run in term.runs]):
+            said = fragment["text"].strip("…")
+            edges = {found.start() for found in CLUSTER.finditer(text)} | {len(text)}
+            begin = text.index(said) - (len(fragment["text"]) - len(fragment["text"].lstrip("…")))
+            end = 0
+            for mark_start, mark_end in fragment["highlights"]:
+                assert mark_start >= end
+                end = mark_end
+                assert {begin + mark_start, begin + mark_end} <= edges
+                marked = fragment["text"][mark_start:mark_end]
+                assert regex.search(r"[^\p{Default_Ignorable_Code_Point}\p{Cf}\p{Zs}]", marked), ascii(marked)
+
+
+@given(signs.map("".join))
+def test_a_variation_selector_changes_nothing_that_is_found(sql: Lexemes, text: str) -> None:
+    bare = text.replace("\ufe0f", "").replace("\ufe0e", "")
+    lexemes_of = "SELECT foreign_lexemes_v1($1)::text"
+    assert sql(lexemes_of, text) == sql(lexemes_of, bare)
+    assert [term.runs for term in lexemes.terms(text)] == [term.runs for term in lexemes.terms(bare)]

@@ -17,30 +17,44 @@ LONGEST_TEXT = 200_000
 LONGEST_WORD = 100
 """Characters of a word that are looked up."""
 
+EMOJI = (
+    "\u00a9\u00ae\u2194-\u2199\u21a9\u21aa\u231a\u231b\u2328\u23cf\u23e9-\u23f3\u23f8-\u23fa\u25aa\u25ab\u25b6\u25c0"
+    "\u25fb-\u25fe\u2600-\u27bf\u2934\u2935\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55\u3030\u303d\U0001f000-\U0001f0ff"
+    "\U0001f170\U0001f171\U0001f17e\U0001f17f\U0001f18e\U0001f191-\U0001f19a\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff"
+)
+"""Emoji and dingbats, as ranges of a character class, without those that decompose into letters or digits."""
+
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff"
     "\u3130-\u318f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff"
     "\uff66-\uff9f\U00020000-\U0003ffff"
+) + EMOJI
+"""The letters of scripts that are written without spaces, and emoji, as ranges of a character class."""
+
+INVISIBLE = (
+    "\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    "\U000e0000-\U000e0fff"
 )
-"""The letters of scripts that are written without spaces, as ranges of a character class."""
+"""Variation selectors, tags, fillers and other invisible characters, as ranges of a character class. They are removed
+before texts are compared. Invisible characters that separate words, such as U+200B, are in `BETWEEN`."""
 
 BETWEEN = (
-    "\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\x7f\u0080-\u00bf\u00d7\u00f7\u02c2-\u02c5\u02d2-\u02eb\u02ed"
-    "\u02ef-\u02ff\u0375\u03f6\u0482\u055a-\u055f\u0589-\u058f\u05be\u05c0\u05c3\u05c6\u05f3-\u060f"
-    "\u061b-\u061f\u066a-\u066d\u06d4\u06dd-\u06de\u06e9\u06fd-\u06fe\u0700-\u070f\u07f6-\u07f9"
-    "\u07fe-\u07ff\u0830-\u083e\u085e\u0888\u0890-\u0891\u08e2\u0964-\u0965\u0970\u09f2-\u09f3"
-    "\u09fa-\u09fb\u09fd\u0a76\u0af0-\u0af1\u0b70\u0bf3-\u0bfa\u0c77\u0c7f\u0c84\u0d4f\u0d79\u0df4"
-    "\u0f01-\u0f17\u0f1a-\u0f1f\u0f34\u0f36\u0f38\u0f3a-\u0f3d\u0f85\u0fbe-\u0fc5\u0fc7-\u0fda\u10fb"
-    "\u1360-\u1368\u1390-\u1399\u1400\u166d-\u166e\u1680\u169b-\u169c\u16eb-\u16ed\u1735-\u1736"
-    "\u1800-\u180a\u180e\u1940-\u1945\u19de-\u19ff\u1a1e-\u1a1f\u1aa0-\u1aa6\u1aa8-\u1aad"
-    "\u1b5a-\u1b6a\u1b74-\u1b7e\u1bfc-\u1bff\u1c3b-\u1c3f\u1c7e-\u1c7f\u1cc0-\u1cc7\u1cd3"
-    "\u200b-\u20c0\u2104-\u212e\u213a-\u214d\u214f\u218a-\u244a\u2500-\u2775\u2794-\u2bff"
-    "\u2ce5-\u2cea\u2cf9-\u2cfc\u2cfe-\u2cff\u2d70\u2e00-\u2e2e\u2e30-\u2e7f\u2fe0-\u3004"
-    "\u3008-\u3020\u3030\u3037\u303d-\u303f\u3190-\u3191\u31c0-\u31e3\u327f\u4dc0-\u4dff\ua490-\ua4c6"
-    "\ua4fe-\ua4ff\ua60d-\ua60f\ua673\ua67e\ua6f2-\ua716\ua720-\ua721\ua789-\ua78a\ua828-\ua82b"
-    "\ua836-\ua839\ua874-\ua877\ua8ce-\ua8cf\ua8f8-\ua8fa\ua8fc\ua92e-\ua92f\ua95f\ua9c1-\ua9cd"
-    "\ua9de-\ua9df\uaa5c-\uaa5f\uaa77-\uaa79\uaade-\uaadf\uaaf0-\uaaf1\uab5b\uab6a-\uab6b\uabeb"
-    "\ufbb2-\ufdff\ufe45-\ufe46\ufeff-\uff65\uffa0-\ufffd"
+    "\x00-\x2f\x3a-\x40\x5b-\x60\x7b-\u00a8\u00aa-\u00ad\u00af-\u00bf\u00d7\u00f7\u02c2-\u02c5\u02d2-\u02eb\u02ed"
+    "\u02ef-\u02ff\u0375\u03f6\u0482\u055a-\u055f\u0589-\u058f\u05be\u05c0\u05c3\u05c6\u05f3-\u060f\u061b-\u061f"
+    "\u066a-\u066d\u06d4\u06dd\u06de\u06e9\u06fd\u06fe\u0700-\u070f\u07f6-\u07f9\u07fe\u07ff\u0830-\u083e\u085e"
+    "\u0888\u0890\u0891\u08e2\u0964\u0965\u0970\u09f2\u09f3\u09fa\u09fb\u09fd\u0a76\u0af0\u0af1\u0b70"
+    "\u0bf3-\u0bfa\u0c77\u0c7f\u0c84\u0d4f\u0d79\u0df4\u0f01-\u0f17\u0f1a-\u0f1f\u0f34\u0f36\u0f38\u0f3a-\u0f3d"
+    "\u0f85\u0fbe-\u0fc5\u0fc7-\u0fda\u10fb\u1360-\u1368\u1390-\u1399\u1400\u166d\u166e\u1680\u169b\u169c"
+    "\u16eb-\u16ed\u1735\u1736\u1800-\u180a\u180e\u1940-\u1945\u19de-\u19ff\u1a1e\u1a1f\u1aa0-\u1aa6\u1aa8-\u1aad"
+    "\u1b5a-\u1b6a\u1b74-\u1b7e\u1bfc-\u1bff\u1c3b-\u1c3f\u1c7e\u1c7f\u1cc0-\u1cc7\u1cd3\u200b-\u20c0"
+    "\u2104-\u212e\u213a-\u214d\u214f\u218a-\u2193\u219a-\u21a8\u21ab-\u2319\u231c-\u2327\u2329-\u23ce"
+    "\u23d0-\u23e8\u23f4-\u23f7\u23fb-\u244a\u2500-\u25a9\u25ac-\u25b5\u25b7-\u25bf\u25c1-\u25fa\u25ff"
+    "\u27c0-\u2933\u2936-\u2b04\u2b08-\u2b1a\u2b1d-\u2b4f\u2b51-\u2b54\u2b56-\u2bff\u2ce5-\u2cea\u2cf9-\u2cfc"
+    "\u2cfe\u2cff\u2d70\u2e00-\u2e2e\u2e30-\u2e7f\u2fe0-\u3004\u3008-\u3020\u3037\u303e\u303f\u3190\u3191"
+    "\u31c0-\u31e3\u327f\u4dc0-\u4dff\ua490-\ua4c6\ua4fe\ua4ff\ua60d-\ua60f\ua673\ua67e\ua6f2-\ua716\ua720\ua721"
+    "\ua789\ua78a\ua828-\ua82b\ua836-\ua839\ua874-\ua877\ua8ce\ua8cf\ua8f8-\ua8fa\ua8fc\ua92e\ua92f\ua95f"
+    "\ua9c1-\ua9cd\ua9de\ua9df\uaa5c-\uaa5f\uaa77-\uaa79\uaade\uaadf\uaaf0\uaaf1\uab5b\uab6a\uab6b\uabeb"
+    "\ufbb2-\ufdff\ufe45\ufe46\ufeff-\uff65\uffa0-\ufffd"
 )
 """What stands between words."""
 
@@ -74,8 +88,8 @@ MOST_MARKS = 30
 """Combining characters in a row that are compared, as in Unicode's stream-safe text format (UAX #15). Normalization
 sorts them, which costs the square of their number; no language has so many."""
 
-_RUN = re.compile(f"[{UNSPACED}]+|[^{UNSPACED}{BETWEEN}]+")
-_ACCENTS = re.compile("[\u0300-\u036f]+")
+_RUN = re.compile(f"[{UNSPACED}][{UNSPACED}{INVISIBLE}]*|[^{UNSPACED}{BETWEEN}]+")
+_REMOVED = re.compile(f"[\u0300-\u036f{INVISIBLE}]+")
 _TOO_MANY_MARKS = re.compile(f"([{MARKS}]{{{MOST_MARKS}}})[{MARKS}]+")
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|(\S+))')
 
@@ -103,18 +117,19 @@ class Term:
 
 
 def folded(text: str) -> str:
-    """Without case, accents, and differences of width."""
+    """Return a text without case, accents, invisible characters, and differences of width."""
     if text.isascii():
         return text.lower()
     text = _TOO_MANY_MARKS.sub(r"\1", text)
-    plain = unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text)))
+    plain = unicodedata.normalize("NFC", _REMOVED.sub("", unicodedata.normalize("NFKD", text)))
     return plain.lower().replace("ß", "ss").replace("ς", "σ")
 
 
 def runs(text: str) -> Iterator[Run]:
     for found in _RUN.finditer(text):
-        raw = found[0]
-        yield Run(folded(raw) or raw, found.start(), found.end(), _UNSPACED.match(raw) is None)
+        # A run of invisible characters alone is no word.
+        if said := folded(found[0]):
+            yield Run(said, found.start(), found.end(), _UNSPACED.match(said) is None)
 
 
 def terms(asked: str) -> list[Term]:
