@@ -30,6 +30,7 @@ from app.sealing.commands import master_key_cli
 from app.settings import Settings
 from app.terminal import DataDir, check_otel_settings, echo, read_settings, stop
 from app.transfer import client, watch
+from app.transfer.files import MOST_BYTES
 
 T = TypeVar("T")
 
@@ -152,21 +153,29 @@ Key = Annotated[str, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the pr
 
 @cli.command("import")
 def import_threads(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON or JSONL.")],
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSON or JSONL, or a ZIP of them.")],
     key: Annotated[str | None, typer.Option(envvar="EVERTHREAD_KEY", help="A key of the project.")] = None,
     url: Url = "http://127.0.0.1:8080",
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first that cannot be taken.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would come, and send nothing.")] = False,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, help="The bytes that are read of a file, once unpacked.")
+    ] = MOST_BYTES,
 ) -> None:
-    """Take in message arrays (Chat or Responses form), exported threads, and what ChatGPT, Claude, ShareGPT, LangChain
-    or a fine-tuning file hold. Run it again to resume. What is not taken is said, and the exit code is 1."""
+    """Import message arrays (Chat or Responses form), exported threads, and what ChatGPT, Claude, Open WebUI,
+    llama.cpp, ShareGPT, LangChain or a fine-tuning file hold. Each conversation is printed with the number of its
+    messages and of those that are imported. Run it again to resume. If one is refused, the exit code is 1."""
     if dry_run:
-        would = _transferred(lambda: client.preview_file(file, echo))
+        would = _transferred(lambda: client.preview_file(file, max_bytes, echo))
+        if would.shortened:
+            echo(f"{would.shortened} would have fewer messages than in the file, as said above.")
         echo(f"{would.done} threads would come, {would.refused} would not be taken. Nothing was sent.")
         return
     if key is None:
         stop("Say --key, or set EVERTHREAD_KEY.")
-    counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, report=echo))
+    counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, most_bytes=max_bytes, report=echo))
+    if counted.shortened:
+        echo(f"{counted.shortened} have fewer messages than in the file, as said above.")
     echo(f"{counted.done} threads imported, {counted.present} were there already.")
     if counted.refused:
         stop(f"{counted.refused} were not taken.")

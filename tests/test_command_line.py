@@ -154,7 +154,7 @@ def test_an_import_can_be_tried_without_sending_anything(tmp_path: Path) -> None
     code, lines = lines_of("import", str(file), "--dry-run")
     assert code == 0
     assert lines[-1] == "1 threads would come, 1 would not be taken. Nothing was sent."
-    assert any("a thread of 2 messages" in line for line in lines)
+    assert any("2 messages in the file, 2 imported." in line for line in lines)
     assert any("would not be taken" in line for line in lines[:-1])
     assert lines_of("import", str(file))[1] == ["everthread: Say --key, or set EVERTHREAD_KEY."]
 

@@ -28,7 +28,7 @@ from app.search.fragments import fragments
 from app.search.matching import Matcher
 from app.settings import Connected
 from app.threads.schemas import ThreadCreate
-from app.transfer.formats import _entries
+from app.transfer.formats import _entries, _entry
 from app.transfer.schemas import ThreadRecord
 from app.turns.schemas import TurnCreate
 
@@ -204,7 +204,22 @@ TABLE: dict[str, Callable[[int], Work]] = {
     # Files
     "import: lines": lambda n: (lambda raw: lambda: _entries(raw))(b'{"messages":[]}\n' * (n // 10)),
     "import: a broken file": lambda n: (lambda raw: lambda: _entries(raw))(b'{"a":' * n),
+    "import: a chain": lambda n: (lambda value: lambda: _entry("", value))(linked(n // 50, back=1, role="human")),
+    "import: a star": lambda n: (lambda value: lambda: _entry("", value))(linked(n // 50, back=None, role="human")),
+    "import: a chain of no messages": lambda n: (lambda value: lambda: _entry("", value))(
+        linked(n // 50, back=1, role="nobody")
+    ),
+    "import: a ring": lambda n: (lambda value: lambda: _entry("", value))(linked(n // 50, back=-1, role="human")),
 }  # fmt: skip
+
+
+def linked(n: int, back: int | None, role: str) -> dict[str, Any]:
+    """Return an export of messages that each follow the one `back` places before, or all the first."""
+    messages = [
+        {"uuid": str(i), "parent_message_uuid": str(0 if back is None else (i - back) % n), "sender": role, "text": "x"}
+        for i in range(n)
+    ]
+    return {"uuid": "x", "chat_messages": messages}
 
 
 def cost(work: Work) -> float:

@@ -206,7 +206,7 @@ TUNING = {
     "tools": [{"type": "function", "function": {"name": "f"}}],
 }
 FILES: dict[str, tuple[Any, list[str]]] = {
-    "chatgpt": ([CHATGPT], ["image_asset_pointer", "a message of tool"]),
+    "chatgpt": ([CHATGPT], ["image_asset_pointer", "a result of a tool", "only 3 imported, in 2 branches"]),
     "claude": ([CLAUDE], ["a file"]),
     "langchain": (LANGCHAIN, []),
     "sharegpt": ([SHAREGPT], []),

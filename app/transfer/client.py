@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from app.terminal import refusal
-from app.transfer.formats import UNREADABLE, Entry, read_file
+from app.transfer.files import Unreadable
+from app.transfer.formats import Entry, read_file
 from app.transfer.schemas import FORMAT
 
 PAGE = 100
@@ -28,21 +29,26 @@ class Counted:
     present: int = 0
     """Threads that were there already."""
     refused: int = 0
+    shortened: int = 0
+    """Threads that have fewer messages than their conversations."""
 
 
-def import_file(path: Path, url: str, key: str, *, strict: bool, report: Callable[[str], None]) -> Counted:
+def import_file(
+    path: Path, url: str, key: str, *, strict: bool, most_bytes: int, report: Callable[[str], None]
+) -> Counted:
     """Send every conversation of a file. One that is there already is passed over: to resume, run it again.
 
     Args:
         path: as `formats.py` reads it.
         url: the service's, without /v1.
         strict: whether to stop at the first that cannot be taken.
-        report: is given a sentence for each that is not taken, or not whole.
+        most_bytes: the bytes that are read of the file, once unpacked.
+        report: is given a sentence for each conversation: how many messages it has, and how many are imported.
 
     Raises:
         CannotTransfer: the file or the service says no; or, if strict, naming the conversation that was refused.
     """
-    entries = _entries(path)
+    entries = _entries(path, most_bytes)
     counted = Counted()
     with connect(url, key) as client, _progress() as progress:
         for entry in progress.track(entries, description="Importing"):
@@ -53,42 +59,40 @@ def import_file(path: Path, url: str, key: str, *, strict: bool, report: Callabl
                     raise CannotTransfer(said)
                 report(said)
                 counted.refused += 1
-                continue
-            counted.done += status == 201
-            counted.present += status != 201
-            if entry.left_out:
-                report(f"{entry.where} is taken without {', '.join(sorted(set(entry.left_out)))}.")
+            elif status == 201:
+                report(f"{entry.where}: {entry.counted()}")
+                counted.done += 1
+                counted.shortened += entry.is_shortened
+            else:
+                report(f"{entry.where}: was there already, and stays as it is.")
+                counted.present += 1
     return counted
 
 
-def preview_file(path: Path, report: Callable[[str], None]) -> Counted:
+def preview_file(path: Path, most_bytes: int, report: Callable[[str], None]) -> Counted:
     """Say what would come of a file's import. Nothing is sent: what the service itself would refuse is not known here.
 
     Raises:
         CannotTransfer: it cannot be read.
     """
     counted = Counted()
-    for entry in _entries(path):
+    for entry in _entries(path, most_bytes):
         if entry.problem is not None:
             report(f"{entry.where} would not be taken: {entry.problem}")
             counted.refused += 1
             continue
-        thread = entry.thread
-        holds = (
-            f"{len(thread['turns'])} turns" if "turns" in thread else f"{len(thread.get('messages') or [])} messages"
-        )
-        without = f", without {', '.join(sorted(set(entry.left_out)))}" if entry.left_out else ""
-        named = thread.get("title") or thread.get("name")
-        report(f"{entry.where}: a thread of {holds}{f', {named!r}' if named else ''}{without}")
+        named = entry.thread.get("title") or entry.thread.get("name")
+        report(f"{entry.where}: {f'{named!r}: ' if named else ''}{entry.counted()}")
         counted.done += 1
+        counted.shortened += entry.is_shortened
     return counted
 
 
-def _entries(path: Path) -> list[Entry]:
+def _entries(path: Path, most_bytes: int) -> list[Entry]:
     try:
-        return read_file(path)
-    except UNREADABLE as error:
-        raise CannotTransfer(f"{path} cannot be read: {error}.") from error
+        return read_file(path, most_bytes)
+    except Unreadable as error:
+        raise CannotTransfer(f"{path} is not imported: {error}.") from error
 
 
 @dataclass(slots=True)

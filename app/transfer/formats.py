@@ -1,29 +1,32 @@
-"""The files that `everthread import` reads: our own exports, message arrays, and other products' exports.
+"""The formats that `everthread import` reads: our own exports, message arrays, and other products' exports.
 
-ChatGPT's and Claude's conversations.json, ShareGPT, fine-tuning JSONL, LangChain's dumped messages; as JSON or JSONL,
-with a byte order mark or without, packed with gzip or not. What of a conversation cannot be taken is said.
+ChatGPT's, Claude's, Open WebUI's and llama.cpp's conversations, ShareGPT, fine-tuning JSONL, LangChain's dumped
+messages; as JSON or JSONL, with a byte order mark or without, packed with gzip, in a ZIP archive, or as they are. Each
+conversation says how many messages it has and how many are imported, and what of it is left out.
 """
 
-import gzip
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from app.items.shapes import fields_of, objects, string
+from app.transfer import products
+from app.transfer.files import MOST_BYTES, documents, shown
 from app.transfer.schemas import FORMAT
-
-GZIP = b"\x1f\x8b"
-BOM = b"\xef\xbb\xbf"
+from app.transfer.trees import Conversation, seconds, thread_of
 
 TAKEN = ("name", "title", "user", "metadata", "messages", "created_at")
 """The fields of a conversation that a thread is made with."""
+
+KNOWN = (
+    "Known are everthread's own exports, arrays of messages, ChatGPT, Claude, Open WebUI, llama.cpp, ShareGPT, "
+    "LangChain and fine-tuning files"
+)
 
 
 @dataclass(slots=True)
@@ -35,23 +38,51 @@ class Entry:
     thread: dict[str, Any] = field(default_factory=dict)
     """What is sent to the service."""
     problem: str | None = None
-    """Why it cannot be taken."""
+    """Why it is not imported."""
     left_out: list[str] = field(default_factory=list)
-    """What of it is not taken."""
+    """What of it is not imported."""
     unnamed: bool = False
-    """The file gives it no name: it has one that is made of its content."""
+    """True if the file gives it no name, and it has one that is made of its content."""
+    messages: int = 0
+    """The messages that it has in the file."""
+    imported: int = 0
+    """Those of them that the thread has."""
+    branches: int = 1
+
+    @property
+    def is_shortened(self) -> bool:
+        return self.imported < self.messages
+
+    def counted(self) -> str:
+        """Return how many messages there are and how many come, and what is left out, as a sentence or two."""
+        came = f"{'only ' if self.is_shortened else ''}{self.imported}"
+        branches = f", in {self.branches} branches" if self.branches > 1 else ""
+        what = [kind if times == 1 else f"{kind} ({times})" for kind, times in Counter(self.left_out).most_common()]
+        more = f", and {len(what) - MOST_KINDS} other kinds" if len(what) > MOST_KINDS else ""
+        left_out = f". Left out: {', '.join(what[:MOST_KINDS])}{more}" if what else ""
+        return f"{_counted(self.messages)} in the file, {came} imported{branches}{left_out}."
 
 
-def read_file(path: Path) -> list[Entry]:
-    """The conversations of a file, those that cannot be taken with the reason.
+MOST_KINDS = 12
+"""Kinds of what is left out that are named."""
+
+
+def _counted(messages: int) -> str:
+    return f"{messages} message{'' if messages == 1 else 's'}"
+
+
+def read_file(path: Path, most_bytes: int = MOST_BYTES) -> list[Entry]:
+    """Return the conversations of a file, those that cannot be imported with the reason.
 
     Raises:
-        OSError, EOFError, zlib.error: it cannot be read, or unpacked.
+        Unreadable: the file cannot be read, or is too large once it is unpacked.
     """
-    raw = path.read_bytes()
-    if raw.startswith(GZIP):
-        raw = gzip.decompress(raw)
-    entries = _entries(raw.removeprefix(BOM))
+    entries: list[Entry] = []
+    for name, raw in documents(path, most_bytes):
+        for entry in _entries(raw):
+            if name:
+                entry.where = f"{shown(name)}, {entry.where[0].lower()}{entry.where[1:]}"
+            entries.append(entry)
     met: Counter[str] = Counter()
     for entry in entries:
         if entry.unnamed:
@@ -66,30 +97,69 @@ def _entries(raw: bytes) -> list[Entry]:
     try:
         whole = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return list(_lines(raw))
+        if raw.strip() and not raw.lstrip().startswith((b"{", b"[")):
+            return [Entry("The file", problem=f"is neither JSON nor JSONL. {KNOWN}")]
+        return list(_lines(raw)) or [Entry("The file", problem="is empty")]
     if not isinstance(whole, list):
         return [_entry("The file", whole)]
+    if not whole:
+        return [Entry("The file", problem="holds no conversation")]
     # A list of messages is one thread; a list of threads is many.
-    one = bool(whole) and all(isinstance(m, dict) and _is_message(m) for m in whole)
+    one = all(isinstance(m, dict) and _is_message(m) for m in whole)
     if one:
         return [_entry("The file", whole)]
     return [_entry(f"Conversation {number}", value) for number, value in enumerate(whole, 1)]
 
 
-UNREADABLE = (OSError, EOFError, zlib.error)
-
-
 def _lines(raw: bytes) -> Iterator[Entry]:
+    """Read JSONL: a conversation a line, or sessions of llama.cpp, each a line that is followed by its messages."""
+    session: _Session | None = None
     for number, line in enumerate(raw.splitlines(), 1):
         if not line.strip():
             continue
-        where = f"Line {number}"
+        where, problem = f"Line {number}", None
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield Entry(where, problem=f"is not JSON: {error}")
+            value, problem = None, f"is not JSON: {error}"
+        kind = fields_of(value).get("type")
+        if session is not None and problem is not None:
+            session.add(None)
+        elif session is not None and kind == "message" and isinstance(value.get("message"), dict):
+            session.add(value["message"])
+        elif kind == "session" and value.get("harness") == "llama.cpp":
+            if session is not None:
+                yield session.entry()
+            session = _Session(where, value)
         else:
-            yield _entry(where, value)
+            if session is not None:
+                yield session.entry()
+                session = None
+            yield Entry(where, problem=problem) if problem is not None else _entry(where, value)
+    if session is not None:
+        yield session.entry()
+
+
+class _Session:
+    """A session of llama.cpp's JSONL: its first line, and the messages of the lines after it."""
+
+    def __init__(self, where: str, first: dict[str, Any]) -> None:
+        self._where, self._first = where, first
+        self._messages: list[dict[str, Any]] = []
+        self._unread = 0
+
+    def add(self, said: dict[str, Any] | None) -> None:
+        """Add a message; None is a line that is not JSON."""
+        if said is None:
+            self._unread += 1
+        else:
+            self._messages.append(said)
+
+    def entry(self) -> Entry:
+        entry = _entry(self._where, {"conv": self._first, "messages": self._messages})
+        entry.messages += self._unread
+        entry.left_out += ["a line that is not JSON"] * self._unread
+        return entry
 
 
 def _is_message(value: dict[str, Any]) -> bool:
@@ -98,28 +168,42 @@ def _is_message(value: dict[str, Any]) -> bool:
 
 def _entry(where: str, value: Any) -> Entry:
     if isinstance(value, list):
-        return _named(Entry(where, {"messages": value}))
+        if not value:
+            return Entry(where, problem="has no messages")
+        return _named(Entry(where, {"messages": value}, messages=len(value), imported=len(value)))
     if not isinstance(value, dict):
-        return Entry(where, problem="must be an array of messages or an object")
+        return Entry(where, problem=f"must be an array of messages or an object. {KNOWN}")
     if value.get("format") == FORMAT:
-        return Entry(where, value)
+        count = sum(
+            fields_of(item.get("data")).get("type") == "message"
+            for turn in objects(value.get("turns"))
+            for item in objects(turn.get("items"))
+        )
+        return Entry(where, value, messages=count, imported=count, branches=_ends(objects(value.get("turns"))))
     if value.get("object") == "error":
         why = string(fields_of(value.get("error")).get("message"))
         return Entry(where, problem=f"says that the export was cut off there: {why}")
-    if isinstance(value.get("mapping"), dict):
-        return _chatgpt(where, value)
-    if isinstance(value.get("chat_messages"), list):
-        return _claude(where, value)
+    if (conversation := products.read(value)) is not None:
+        return _of_product(where, conversation)
     if "messages" not in value and isinstance(value.get("conversations"), list):
         value = {**value, "messages": value["conversations"]}
         del value["conversations"]
-    if not isinstance(value.get("messages"), list) and not set(value) & set(TAKEN):
-        return Entry(where, problem="has no 'messages', and is no export that is known here")
-    left_out = [f"'{name}'" for name in value if name not in TAKEN]
+    if not isinstance(value.get("messages"), list):
+        named = ", ".join(repr(shown(name)) for name in list(value)[:6])
+        return Entry(where, problem=f"has no 'messages', and is no export that is known here (it has {named}). {KNOWN}")
+    if not value["messages"]:
+        return Entry(where, problem="has no messages")
+    left_out = [f"'{shown(name)}'" for name in value if name not in TAKEN]
     thread = {name: value[name] for name in TAKEN if value.get(name) is not None}
-    if (created := _seconds(thread.get("created_at"))) is not None:
+    if (created := seconds(thread.get("created_at"))) is not None:
         thread["created_at"] = created
-    return _named(Entry(where, thread, left_out=left_out))
+    count = len(value["messages"])
+    return _named(Entry(where, thread, left_out=left_out, messages=count, imported=count))
+
+
+def _ends(turns: list[dict[str, Any]]) -> int:
+    parents = {string(turn.get("parent_id")) for turn in turns}
+    return sum(turn.get("id") not in parents for turn in turns)
 
 
 def _named(entry: Entry) -> Entry:
@@ -130,84 +214,17 @@ def _named(entry: Entry) -> Entry:
     return entry
 
 
-def _chatgpt(where: str, value: dict[str, Any]) -> Entry:
-    """A conversation of ChatGPT's export: a tree, of which the branch is taken that it ends with."""
-    mapping = value["mapping"]
-    path: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    node = value.get("current_node")
-    while isinstance(node, str) and node not in seen and isinstance(mapping.get(node), dict):
-        seen.add(node)
-        path.append(mapping[node])
-        node = mapping[node].get("parent")
-    messages: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for found in reversed(path):
-        said = found.get("message")
-        if not isinstance(said, dict):
-            continue
-        role = string(fields_of(said.get("author")).get("role"))
-        text, lost = _chatgpt_text(fields_of(said.get("content")))
-        left_out += lost
-        if text and role in ("system", "user", "assistant"):
-            messages.append({"role": role, "content": text})
-        elif text:
-            left_out.append(f"a message of {role or 'nobody'}")
-    return _taken(where, "chatgpt", value.get("conversation_id") or value.get("id"), value.get("title"),
-                  value.get("create_time"), messages, left_out)  # fmt: skip
-
-
-def _chatgpt_text(content: dict[str, Any]) -> tuple[str, list[str]]:
-    kind = string(content.get("content_type"))
-    if kind in ("text", "multimodal_text"):
-        parts = content.get("parts")
-        parts = parts if isinstance(parts, list) else []
-        lost = [string(part.get("content_type")) or "a part" for part in objects(parts)]
-        return "\n".join(part for part in parts if isinstance(part, str) and part), lost
-    if kind in ("code", "execution_output"):
-        return string(content.get("text")), []
-    return "", [kind] if kind else []
-
-
-def _claude(where: str, value: dict[str, Any]) -> Entry:
-    """A conversation of Claude's export."""
-    messages: list[dict[str, Any]] = []
-    left_out: list[str] = []
-    for said in objects(value["chat_messages"]):
-        role = {"human": "user", "assistant": "assistant"}.get(string(said.get("sender")))
-        parts = objects(said.get("content"))
-        texts = [string(part.get("text")) for part in parts if part.get("type") == "text"]
-        text = "\n".join(text for text in texts if text) or string(said.get("text"))
-        left_out += [string(part.get("type")) for part in parts if part.get("type") != "text"]
-        left_out += ["a file" for _ in [*objects(said.get("attachments")), *objects(said.get("files"))]]
-        if text and role is not None:
-            messages.append({"role": role, "content": text})
-    return _taken(where, "claude", value.get("uuid"), value.get("name"), value.get("created_at"), messages, left_out)
-
-
-def _taken(
-    where: str, product: str, id_: Any, title: Any, created: Any, messages: list[dict[str, Any]], left_out: list[str]
-) -> Entry:
-    if not messages:
-        return Entry(where, problem="has no message with text in it", left_out=left_out)
-    thread: dict[str, Any] = {"messages": messages}
-    if isinstance(id_, str) and id_:
-        thread["name"] = f"{product}-{id_}"[:256]
-    if isinstance(title, str) and title:
-        thread["title"] = title[:1000]
-    if (seconds := _seconds(created)) is not None:
-        thread["created_at"] = seconds
-    return _named(Entry(where, thread, left_out=left_out))
-
-
-def _seconds(moment: Any) -> float | None:
-    """A moment in Unix seconds, given so or in ISO 8601; None if it is neither."""
-    if isinstance(moment, bool):
-        return None
-    if isinstance(moment, int | float):
-        return float(moment)
-    try:
-        found = datetime.fromisoformat(moment)
-    except (TypeError, ValueError):
-        return None
-    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+def _of_product(where: str, conversation: Conversation) -> Entry:
+    thread = thread_of(conversation)
+    entry = Entry(
+        where,
+        thread.record,
+        left_out=thread.left_out,
+        unnamed=thread.unnamed,
+        messages=thread.messages,
+        imported=thread.imported,
+        branches=thread.branches,
+    )
+    if not thread.imported:
+        entry.problem = f"has no message with text in it: {entry.counted()[:-1]}"
+    return entry
