@@ -346,7 +346,8 @@ def test_a_client_that_wants_no_heartbeats_has_none(beating: Service, emulator: 
     silence(emulator, "before", surface)
     read = Read(beating, path, body, Everthread_Heartbeat="off")
     assert (read.status, read.beats) == (200, 0)
-    fault = {"status": 400, "code": "Odd", "message": "No.", "silent_seconds": SILENCE, "chat": surface == "chat"}
+    refused = {"status": 400, "code": "InvalidParameter", "message": "Range of temperature should be [0.0, 2.0)"}
+    fault = {**refused, "silent_seconds": SILENCE, "chat": surface == "chat"}
     emulator.fault("status", **fault)
     assert Read(beating, path, body, Everthread_Heartbeat="off").status == 400
 
