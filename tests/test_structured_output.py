@@ -121,6 +121,81 @@ def test_a_tool_call_is_not_held_against_a_schema(service: Service, emulator: Em
     assert "format_check" not in turn
 
 
+TOOL = {"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}
+WORDS = {
+    "type": "message",
+    "id": "msg_words",
+    "role": "assistant",
+    "status": "completed",
+    "content": [{"type": "output_text", "text": "I will look it up.", "annotations": []}],
+}
+
+
+def calling(type_: str) -> dict[str, Any]:
+    """A call that waits for the client."""
+    of_type: dict[str, dict[str, Any]] = {
+        "function_call": {"call_id": "call_1", "name": "look_up", "arguments": "{}"},
+        "custom_tool_call": {"call_id": "call_1", "name": "look_up", "input": "Oslo"},
+        "mcp_approval_request": {"name": "look_up", "arguments": "{}", "server_label": "maps"},
+    }
+    return {"type": type_, "id": "item_1", **of_type[type_]}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("type_", ["function_call", "custom_tool_call", "mcp_approval_request"])
+def test_words_before_a_tool_call_are_not_held_against_a_schema(
+    service: Service, emulator: Emulator, type_: str, *, streamed: bool
+) -> None:
+    emulator.fault("output", output=[WORDS, calling(type_)])
+    thread = service.thread()
+    if streamed:
+        turn = service.stream(thread, "Oslo", text=FORMAT, tools=[TOOL])[-1]["response"]
+    else:
+        turn = service.turn(thread, "Oslo", text=FORMAT, tools=[TOOL])
+    assert [item["type"] for item in turn["output"]] == ["message", type_]
+    assert "format_check" not in turn
+    assert len(emulator.calls()) == 1
+
+
+async def test_the_openai_client_gets_the_call_then_the_answer_in_its_format(
+    service: Service, emulator: Emulator
+) -> None:
+    emulator.fault("output", output=[WORDS, calling("function_call")])
+    conversation = await service.openai.conversations.create()
+    asked: Any = {"model": "qwen3.5-plus", "tools": [TOOL], "conversation": conversation.id}
+    wanted: Any = FORMAT
+    # Not `parse`: the client itself holds each message against the schema.
+    first = await service.openai.responses.create(**asked, input="Oslo", text=wanted)
+    assert [item.type for item in first.output] == ["message", "function_call"]
+    output: Any = [{"type": "function_call_output", "call_id": "call_1", "output": "700,000 people"}]
+    emulator.fault("answer", body=said("I would say Oslo."))
+    second = await service.openai.responses.parse(input=output, text_format=City, **asked)
+    assert isinstance(second.output_parsed, City)
+    assert len(emulator.calls()) == 3
+
+
+async def test_chat_completions_pass_a_call_on_beside_a_format(service: Service, emulator: Emulator) -> None:
+    tool: Any = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA}}
+    asked: Any = {
+        "model": "qwen3.5-plus",
+        "messages": [{"role": "user", "content": "look_up Oslo"}],
+        "tools": [tool],
+        "response_format": schema,
+    }
+    plain = await service.openai.chat.completions.create(**asked)
+    (call,) = plain.choices[0].message.tool_calls or []
+    assert (call.type, call.function.name) == ("function", "look_up")
+    names = [
+        part.function.name
+        async for chunk in await service.openai.chat.completions.create(**asked, stream=True)
+        for choice in chunk.choices
+        for part in choice.delta.tool_calls or []
+        if part.function is not None and part.function.name
+    ]
+    assert names == ["look_up"]
+
+
 @pytest.mark.parametrize(
     "schema",
     [

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from app.items.kept import Kept, kept_output
+from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import text_of
 from app.provider import failure
@@ -26,6 +27,11 @@ class Answer:
     def text(self) -> str:
         """What its messages say."""
         return "".join(text_of(item.item) for item in self.output if item.type == "message")
+
+    @property
+    def open_calls(self) -> list[str]:
+        """The tool calls that wait for an output of the client's."""
+        return asked([item.item for item in self.output])
 
     @property
     def status(self) -> Literal["completed", "incomplete"]:

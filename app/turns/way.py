@@ -26,7 +26,6 @@ from app.chain.rebuild import new_input
 from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last, target_of
 from app.db import ids
 from app.errors import DatabaseUnavailable
-from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import Item, message
 from app.items.unreadable import ContentUnreadable
@@ -314,8 +313,8 @@ class Way:
         """An answer in the format that was asked for, as far as the model can be brought to it. Its response says
         whether it fits; a stream's has been said by now, and is only looked at."""
         request = running.turn.request
-        if structured.asked_format(request.params) is None or not answer.text:
-            return answer  # It may call a tool first.
+        if structured.asked_format(request.params) is None or not answer.text or answer.open_calls:
+            return answer  # Words beside a tool call that waits for its output are not the answer in its format.
         again = 0
         while True:
             check = await self._checked(running, answer)
@@ -512,7 +511,6 @@ class Way:
         now = time.time()
         response["completed_at"] = int(now)
         usage = response.get("usage")
-        output = [item.item for item in answer.output]
         running.context = await context.after(running, running.counted or usage, self._reader.learnt, now)
         closing = Closing(
             answer.status,
@@ -535,7 +533,13 @@ class Way:
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if live and request.keep:
             entry = LiveId(
-                turn.id, response["id"], running.account.binding, request.model, ends, running.context, asked(output)
+                turn.id,
+                response["id"],
+                running.account.binding,
+                request.model,
+                ends,
+                running.context,
+                answer.open_calls,
             )
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await running.recorder.end()
