@@ -38,7 +38,8 @@ json_values = st.recursive(
 )
 FIELDS = [
     "type", "id", "role", "content", "call_id", "name", "arguments", "output", "outputs", "results", "urls", "input",
-    "summary", "action", "status", "text", "approval_request_id", "operation", "tool_calls", "queries",
+    "summary", "action", "status", "text", "approval_request_id", "operation", "tool_calls", "queries", "tools",
+    "execution", "approve", "reason",
 ]  # fmt: skip
 types = st.sampled_from([*KINDS, "item_reference", "tomorrows_call", ""])
 loose_items = st.dictionaries(st.sampled_from(FIELDS), json_values | types | st.sampled_from(["assistant", "user"]))
@@ -194,6 +195,8 @@ PAIRS: list[tuple[Item, Item]] = [
      {"type": "computer_call_output", "call_id": "c", "output": {"type": "computer_screenshot", "image_url": PIXEL}}),
     ({"type": "mcp_approval_request", "id": "c", "name": "delete", "arguments": "{}", "server_label": "s"},
      {"type": "mcp_approval_response", "approval_request_id": "c", "approve": True}),
+    ({"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"goal": "maps"}},
+     {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [{"type": "function", "name": "f"}]}),
 ]  # fmt: skip
 
 

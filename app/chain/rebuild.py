@@ -233,7 +233,7 @@ def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:
     sent: list[Item] = []
     for block in arranged(new):
         if block.answers_nothing and model.takes_tool_outputs:
-            outputs.extend(_carried(new[block.items[0]], model))
+            outputs.extend(_to_own_call(new[block.items[0]], model))
         else:
             sent.extend(_sent(block, new, model))
     return outputs + sent
@@ -303,6 +303,12 @@ def _in_text(item: Item) -> Item:
     """Return an item for a model that takes text only: images become words, a message one string."""
     item = images.in_words(item, UNSEEN_IMAGE)
     return item if "content" not in item else {**item, "content": text_of(item)}
+
+
+def _to_own_call(item: Item, model: Abilities) -> list[Item]:
+    """The output of a call that the provider's chain holds."""
+    chained = kind_of(item).chained
+    return _carried(item, model) if chained is None else chained(item)
 
 
 def _spoken_pair(call: Sequence[Item], output: Sequence[Item], model: Abilities) -> list[Item]:

@@ -90,13 +90,13 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
     else:
         asked = answers.message_text(context[-1]) if context and context[-1]["type"] == "message" else ""
         for built_in in tools if choice != "none" else []:
-            if (item := _built_in(built_in, asked)) is not None:
+            if (item := _built_in(built_in, asked, context)) is not None:
                 output.append(item)
                 counts[built_in["type"]] = counts.get(built_in["type"], 0) + 1
                 if thinking and item["type"] == "web_search_call":
                     output.append(thought("The search results show where to look."))
     incomplete = False
-    if tool is None:
+    if tool is None and not any(item["type"] == "mcp_approval_request" for item in output):
         words = answers.text(context, instructions)
         limit = body.get("max_output_tokens")
         if isinstance(limit, int) and answers.tokens(words) > limit:
@@ -211,7 +211,7 @@ def _message(words: str, status: str) -> Item:
     return {"type": "message", "id": new_id("msg_"), "role": "assistant", "status": status, "content": [part]}
 
 
-def _built_in(tool: Item, asked: str) -> Item | None:
+def _built_in(tool: Item, asked: str, context: list[Item]) -> Item | None:
     """The item that a built-in tool leaves in the output; None for a tool type that is ignored."""
     done = {"id": new_id("msg_"), "status": "completed"}
     match tool.get("type"):
@@ -230,6 +230,11 @@ def _built_in(tool: Item, asked: str) -> Item | None:
             return {"type": f"{kind}_call", **found, **done}
         case "mcp":
             call = {"server_label": tool.get("server_label", "mcp"), "name": "lookup", "arguments": "{}"}
+            answered = context[-1] if context and context[-1]["type"] == "mcp_approval_response" else None
+            if tool.get("require_approval") == "always" and answered is None:
+                return {"type": "mcp_approval_request", "id": new_id("mcpr_"), **call}
+            if answered is not None and answered["approve"] is not True:
+                return None
             return {"type": "mcp_call", **call, "output": "found", **done}
         case "file_search":
             return {"type": "file_search_call", "queries": [asked], "results": [{"text": "a passage"}], **done}

@@ -30,6 +30,20 @@ MEDIA = (
 INADMISSIBLE = "<400> InternalError.Algo.DataInspectionFailed: Input data may contain inappropriate content."
 
 
+ANSWERS: dict[str, tuple[str, ...]] = {
+    "mcp_approval_response": ("approval_request_id", "approve", "reason"),
+    "tool_search_output": ("call_id", "tools", "execution", "status"),
+}
+"""Items that answer a call of another type than a function's, and their fields; the first names the call."""
+
+CALLED_BY: dict[str, tuple[str, str]] = {
+    "function_call": ("call_id", "function_call_output"),
+    "mcp_approval_request": ("id", "mcp_approval_response"),
+    "tool_search_call": ("call_id", "tool_search_output"),
+}
+"""For each type of a call the field that names it, and the only type that answers it."""
+
+
 def request(body: dict[str, Any], models: Models) -> None:
     """Check the documented fields of a create request; every other field is ignored.
 
@@ -206,18 +220,26 @@ def _has_image(item: Item) -> bool:
 
 def tool_outputs(context: Sequence[Item]) -> None:
     """Refuse half a tool call: an output without its call before it, a call without its output close behind it."""
-    waiting: list[str] = []
+    waiting: list[tuple[str, str]] = []
     for item in context:
-        if item["type"] == "function_call":
-            waiting.append(item["call_id"])
-        elif item["type"] == "function_call_output":
-            if item["call_id"] not in waiting:
-                raise invalid_parameter(f"No tool call found for function call output with call_id {item['call_id']}.")
-            waiting.remove(item["call_id"])
+        if item["type"] in CALLED_BY:
+            field, answer = CALLED_BY[item["type"]]
+            if item.get(field) is not None:
+                waiting.append((answer, item[field]))
+        elif item["type"] == "function_call_output" or item["type"] in ANSWERS:
+            named = item.get(ANSWERS.get(item["type"], ("call_id",))[0])
+            if named is None:
+                continue  # Of a tool search that the provider has executed.
+            if (item["type"], named) not in waiting:
+                wanted = "function call output with call_id" if item["type"] == "function_call_output" else item["type"]
+                raise invalid_parameter(f"No tool call found for {wanted} {named}.")
+            waiting.remove((item["type"], named))
         elif waiting and item["type"] == "message":
             break
     if waiting:
-        raise invalid_parameter(f"No tool output found for function call {waiting[0]}.")
+        answer, named = waiting[0]
+        called = "function call" if answer == "function_call_output" else f"a call that needs a {answer}:"
+        raise invalid_parameter(f"No tool output found for {called} {named}.")
 
 
 def _number(body: dict[str, Any], field: str, fits: Any, range_: str) -> None:
@@ -261,6 +283,13 @@ def _item(item: Any, where: str) -> Item:
     if kind == "function_call_output":
         _fields(item, where, required=("call_id", "output"))
         _image_urls(item["output"], f"{where}.output")
+        return item
+    if kind in ANSWERS:
+        named, *_ = ANSWERS[kind]
+        if not isinstance(item.get(named), str):
+            raise invalid_parameter(f"{where}.{named} is required and must be a string.")
+        if extra := set(item) - {"type", *ANSWERS[kind]}:
+            raise invalid_parameter(f"{where} has read-only or unknown fields: {', '.join(sorted(extra))}.")
         return item
     if kind == "reasoning":
         if not isinstance(item.get("summary"), list):

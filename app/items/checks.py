@@ -34,6 +34,50 @@ def has_ids(*fields: str) -> Check:
     return check
 
 
+def has_booleans(*fields: str) -> Check:
+    def check(item: Item, where: str) -> None:
+        for name in fields:
+            if not isinstance(item.get(name), bool):
+                raise wrong(f"{where}.{name}", "is required and must be true or false.")
+
+    return check
+
+
+def may_be_string(field: str) -> Check:
+    """The field is left out, null, or a string."""
+
+    def check(item: Item, where: str) -> None:
+        if not isinstance(item.get(field, ""), str | None):
+            raise wrong(f"{where}.{field}", "must be a string.")
+
+    return check
+
+
+def has_list(field: str, kind: type, called: str) -> Check:
+    """The field is a list whose elements are of a kind."""
+
+    def check(item: Item, where: str) -> None:
+        if not isinstance(item.get(field), list):
+            raise wrong(f"{where}.{field}", "is required and must be a list.")
+        may_list(field, kind, called)(item, where)
+
+    return check
+
+
+def has_arguments(item: Item, where: str) -> None:
+    """The arguments of a tool search: any JSON value, and not left out."""
+    if "arguments" not in item:
+        raise wrong(f"{where}.arguments", "is required.")
+    if item.get("call_id") is not None:
+        has_ids("call_id")(item, where)
+
+
+def is_by_server(item: Item, where: str) -> None:
+    """A tool search that the client executes needs the id that connects its call and its output."""
+    if item.get("execution") == "client":
+        has_ids("call_id")(item, where)
+
+
 def has_objects(*fields: str) -> Check:
     def check(item: Item, where: str) -> None:
         for name in fields:

@@ -31,6 +31,8 @@ class Kind:
     """Whether a provider's item has the shape that the functions below rely on."""
     carried: Callable[[Item], list[Item]] = lambda item: []
     """The item as the provider takes it, in a new input and in a rebuilt history: perhaps as another kind, or not."""
+    chained: Callable[[Item], list[Item]] | None = None
+    """The answer to a call that the model's own chain holds; None: as `carried`."""
     pair: Pair | None = None
     """Whether it is one half of a tool call, that cannot be sent without the other."""
     key: Callable[[Item], str] = lambda item: string(item.get("call_id"))
@@ -41,7 +43,10 @@ class Kind:
 
 def kind_of(item: Item) -> Kind:
     """The kind of an item that has come in through one of the doors."""
-    return KINDS.get(type_of(item)) or (_OTHER_CALL if type_of(item).endswith("_call") else _OTHER)
+    type_ = type_of(item)
+    if type_ in _BY_SERVER and not _is_of_client(item):
+        return _BY_SERVER[type_]
+    return KINDS.get(type_) or (_OTHER_CALL if type_.endswith("_call") else _OTHER)
 
 
 def type_of(item: Item) -> str:
@@ -122,6 +127,22 @@ def _screenshot(item: Item) -> Any:
     return [{"type": "input_image", "image_url": url}] if url else words(shown)
 
 
+def _own_approval(item: Item) -> list[Item]:
+    """An approval as it is: no other item answers the provider's own request."""
+    given = {name: item.get(name) for name in ("type", "approval_request_id", "approve", "reason")}
+    return [{name: value for name, value in given.items() if value is not None}]
+
+
+def _own_search_output(item: Item) -> list[Item]:
+    status = string(item.get("status")) or "completed"
+    return [{**{name: item[name] for name in ("type", "call_id", "tools")}, "execution": "client", "status": status}]
+
+
+def _is_of_client(item: Item) -> bool:
+    """Whether a tool search is executed by the client; one of the provider's comes with its output."""
+    return bool(string(item.get("call_id"))) and item.get("execution") != "server"
+
+
 def _approval(item: Item) -> str:
     reason = string(item.get("reason"))
     return ("approved" if item.get("approve") is True else "denied") + (f": {reason}" if reason else "")
@@ -130,6 +151,12 @@ def _approval(item: Item) -> str:
 def _hosted(carried: Callable[[Item], list[Item]], check: Check = checks.anything) -> Kind:
     """A tool that the provider runs: it takes none of these back, so that what was found goes along as words."""
     return Kind(check=check, carried=carried, title=lambda item: f"*{type_of(item)}*")
+
+
+def _search_arguments(item: Item) -> str:
+    """The arguments of a tool search, which are any JSON, as those of a function."""
+    arguments = item["arguments"]
+    return arguments if isinstance(arguments, str) else _dumps(arguments)
 
 
 def _found_images(item: Item) -> list[Item]:
@@ -192,7 +219,32 @@ KINDS: dict[str, Kind] = {
         key=lambda item: string(item.get("id")),
         title=lambda item: f"**Approval asked for** `{item['name']}`",
     ),
-    "mcp_approval_response": _client_tool_output(_approval, checks.anything, key="approval_request_id"),
+    "mcp_approval_response": Kind(
+        check=checks.all_of(
+            checks.has_ids("approval_request_id"), checks.has_booleans("approve"), checks.may_be_string("reason")
+        ),
+        fits=_has("approval_request_id"),
+        carried=lambda item: _output(item["approval_request_id"], _approval(item)),
+        chained=_own_approval,
+        pair="output",
+        key=lambda item: string(item.get("approval_request_id")),
+        title=lambda item: "**Tool output**",
+    ),
+    "tool_search_call": Kind(
+        check=checks.has_arguments,
+        fits=lambda item: "arguments" in item,
+        carried=lambda item: _call(item["call_id"], "tool_search", _search_arguments(item)),
+        pair="call",
+        title=lambda item: "**Tool call** `tool_search`",
+    ),
+    "tool_search_output": Kind(
+        check=checks.has_list("tools", dict, "an object"),
+        fits=lambda item: isinstance(item.get("tools"), list),
+        carried=lambda item: _output(item["call_id"], _dumps(item["tools"])),
+        chained=_own_search_output,
+        pair="output",
+        title=lambda item: "**Tool output**",
+    ),
     RESTORED: Kind(fits=lambda item: False, carried=lambda item: [item["item"]]),
     "reasoning": Kind(check=checks.may_list("summary", dict, "an object")),
     "web_search_call": _hosted(lambda item: []),
@@ -222,6 +274,15 @@ KINDS: dict[str, Kind] = {
     "image_generation_call": _hosted(lambda item: note("Made", "an image") if item.get("result") else []),
     MALFORMED: Kind(title=lambda item: "*item*"),
 }
+
+_BY_SERVER: dict[str, Kind] = {
+    "tool_search_call": _hosted(lambda item: [], checks.all_of(checks.is_by_server, checks.has_arguments)),
+    "tool_search_output": _hosted(
+        lambda item: note("A tool search found", item.get("tools")),
+        checks.all_of(checks.is_by_server, checks.has_list("tools", dict, "an object")),
+    ),
+}
+"""Tool searches that the provider has executed: a call and its output that no id connects."""
 
 _OTHER_CALL = _hosted(lambda item: note(type_of(item), {k: v for k, v in item.items() if k not in ("id", "type")}))
 """A tool's call of a type that is not known yet: as its JSON, so that nothing of it is lost."""

@@ -2,13 +2,17 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from app.db import ids
-from app.errors import Conflict, DatabaseUnavailable
+from app.errors import BadRequest, Conflict, DatabaseUnavailable
+from app.items.kept import kept_row
+from app.items.shapes import Item
+from app.items.unreadable import is_unreadable
 from app.provider.refusals import is_retried
 from app.settings import Settings
 from app.threads.address import Address, New, bucket_at
@@ -59,6 +63,8 @@ class Opening:
             return await self._unkept(project_id, address, request)
         if (first := await self._first_attempt(project_id, address, request)) is not None:
             return first
+        if request.approvals and isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
+            return same
         ticket = ids.new_uuid() if request.if_busy == "wait" else None
         deadline = time.monotonic() + self._settings.wait_seconds
         queued_at: UUID | None = None
@@ -66,7 +72,8 @@ class Opening:
         try:
             while True:
                 try:
-                    return await self._store.open(project_id, address, request, ticket)
+                    answering = await self._with_approvals(project_id, address, request)
+                    return await self._store.open(project_id, address, answering, ticket)
                 except Busy as busy:
                     if isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
                         return same
@@ -87,7 +94,27 @@ class Opening:
                 with suppress(DatabaseUnavailable):  # The turn is open all the same, and the place soon free.
                     await self._store.leave_queue(project_id, queued_at, ticket)
 
+    async def _with_approvals(self, project_id: UUID, address: Address, request: TurnRequest) -> TurnRequest:
+        """A request whose approvals each answer an open request of its branch, by the id that the provider gave it.
+
+        Raises:
+            BadRequest: one of them answers none. While another turn runs that may ask for it, this is left open.
+        """
+        if not request.approvals:
+            return request
+        parent_id, rows = request.parent_id, []
+        if not isinstance(address, New) and not request.first:
+            thread = await self._store.thread(project_id, address)
+            parent_id = parent_id or thread["head_turn_id"]
+            busy = request.parent_id is None and await self._store.is_busy(project_id, thread["id"])
+            rows = [] if parent_id is None else await self._store.approvals(project_id, parent_id)
+            if busy or any(is_unreadable(row["data"]) for row in rows):
+                return request  # It waits, or is refused, and not for its approvals.
+        kept = [kept_row(row) for row in rows]
+        return replace(request, items=_answering([(each.id, each.item) for each in kept], request))
+
     async def _unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
+        request = await self._with_approvals(project_id, address, request)
         if isinstance(address, New):
             thread_id = address.id
         else:
@@ -151,3 +178,42 @@ class Opening:
             await asyncio.wait_for(freed.wait(), WAIT_POLL_SECONDS)
         except TimeoutError:
             self._waiting.pop(thread_id, None)
+
+
+def _answering(before: Sequence[tuple[str, Item]], request: TurnRequest) -> list[Item]:
+    """The request's items, its approvals naming their requests as these name themselves.
+
+    Args:
+        before: the approval requests of its branch, and the answers to them, by the ids under which they are shown.
+    """
+    open_: dict[str, str] = {}
+    for shown, item in before:
+        if item.get("type") == "mcp_approval_request":
+            open_ |= {shown: item["id"], item["id"]: item["id"]}
+        elif item.get("type") == "mcp_approval_response":
+            _close(open_, item["approval_request_id"])
+    items: list[Item] = []
+    for item in request.items:
+        if item.get("type") == "mcp_approval_request":
+            open_[item["id"]] = item["id"]
+        if item.get("type") != "mcp_approval_response":
+            items.append(item)
+            continue
+        asked = item["approval_request_id"]
+        if asked not in open_:
+            where = request.approvals.get(asked, "input")
+            raise BadRequest(
+                f"'{where}': no approval request {asked[:80]!r} waits for an answer in this conversation. Send the id "
+                "of an mcp_approval_request that has not been answered.",
+                param=where,
+                code="approval_request_not_found",
+            )
+        items.append({**item, "approval_request_id": open_[asked]})
+        _close(open_, open_[asked])
+    return items
+
+
+def _close(open_: dict[str, str], id_: str) -> None:
+    """Take an approval request that has been answered out, under each of its ids."""
+    for name in [name for name, own in open_.items() if id_ in (name, own)]:
+        del open_[name]

@@ -1,5 +1,6 @@
 """What a client may send to open a turn."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -198,6 +199,8 @@ class TurnRequest:
     """False: nothing of the turn is written down."""
     ends_with_client: bool = False
     """It is cancelled when the client that asked for it goes away."""
+    approvals: Mapping[str, str] = field(default_factory=dict)
+    """The ids of the approval requests that the input answers, and for each the field that names it."""
     no_lock: bool = False
     """It runs beside others where the thread is busy or its parent not the head, and takes the place where not."""
 
@@ -316,7 +319,17 @@ def new_turn(
         if_busy=sent.if_busy or if_busy,
         origin=origin,
         keep=keep,
+        approvals=_approvals(sent.input),
     )
+
+
+def _approvals(value: Any) -> dict[str, str]:
+    """The approval requests that a checked input answers, and for each the field that names it."""
+    return {
+        element["approval_request_id"]: f"input[{index}].approval_request_id"
+        for index, element in enumerate(value if isinstance(value, list) else ())
+        if element.get("type") == "mcp_approval_response"
+    }
 
 
 def check_items(items: list[Item], model: str, family: Family) -> None:

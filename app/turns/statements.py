@@ -9,6 +9,7 @@ _found = statements(Path(__file__).with_name("turns.sql"))
 OPEN_TURN = _found["open_turn"]
 CLOSE_TURN = _found["close_turn"]
 PARENT = _found["parent"]
+APPROVALS = _found["approvals"]
 PIECES = _found["pieces"]
 FORGET_RESPONSE = _found["forget_response"]
 MESSAGES = _found["messages"]

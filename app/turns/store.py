@@ -485,6 +485,15 @@ class TurnStore:
             turn_id, row["response_id"], row["binding"], row["model"], row["expires_at"], context, row["open_calls"]
         )
 
+    async def approvals(self, project_id: UUID, turn_id: UUID) -> list[ItemRow]:
+        """The requests for approval of a branch, and the answers to them, oldest first."""
+        found = await self._database.fetch(*statements.APPROVALS(**_at(project_id, turn_id)))
+        return [ITEMS.opened(project_id, row) for row in found]
+
+    async def is_busy(self, project_id: UUID, thread_id: UUID) -> bool:
+        """Whether a turn is in progress that will move the thread's head."""
+        return await self._database.fetchrow(*statements.ACTIVE_TURN(**_of(project_id, thread_id))) is not None
+
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
         await self._database.fetchrow(*statements.FORGET_RESPONSE(**_at(project_id, turn_id)))

@@ -32,6 +32,8 @@ SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::flo
         SELECT coalesce(i.data->>'call_id', i.data->>'id', i.data->1->>'call_id') FROM items i
         WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = :turn_id AND i.origin = 'output'
             AND i.type = ANY(:call_types::text[])
+            -- Without a call_id, the provider has executed a tool search itself.
+            AND (i.type <> 'tool_search_call' OR coalesce(i.data->>'call_id', i.data->1->>'call_id') IS NOT NULL)
     ) AS open_calls
 FROM turns
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND status IN ('completed', 'incomplete')
@@ -42,6 +44,17 @@ WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND status
 UPDATE turns SET response_unknown_at = now()
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
 RETURNING id
+
+-- approvals --
+-- The approval requests of a branch, and the answers to them, in their order.
+{_branch}
+SELECT items.turn_id, items.position, items.type, items.item_id, items.data
+FROM branch JOIN LATERAL (
+    SELECT turn_id, position, type, item_id, data FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id
+        AND type IN ('mcp_approval_request', 'mcp_approval_response') OFFSET 0
+) items ON true
+ORDER BY branch.depth DESC, items.position
 
 -- pieces --
 -- The pieces that calls of a thread can refer to, by their digests.
