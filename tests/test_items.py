@@ -196,7 +196,7 @@ PAIRS: list[tuple[Item, Item]] = [
     ({"type": "mcp_approval_request", "id": "c", "name": "delete", "arguments": "{}", "server_label": "s"},
      {"type": "mcp_approval_response", "approval_request_id": "c", "approve": True}),
     ({"type": "tool_search_call", "call_id": "c", "execution": "client", "arguments": {"goal": "maps"}},
-     {"type": "tool_search_output", "call_id": "c", "execution": "client", "tools": [{"type": "function", "name": "f"}]}),
+     {"type": "tool_search_output", "call_id": "c", "tools": [{"type": "function", "name": "f"}]}),
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from websockets.sync.connection import Connection
 
 from tests.projects import new_key
 from tests.service import Emulator, Service
+from tests.tenants import Tenant
 
 MODEL = "qwen3.5-plus"
 
@@ -63,6 +64,15 @@ def refused(socket: Connection, input_: Any = None, **fields: Any) -> tuple[int,
 
 def text(response: dict[str, Any]) -> str:
     return "".join(part["text"] for item in response["output"] for part in item.get("content", ()))
+
+
+async def _threads(database_url: str) -> int:
+    connection = await asyncpg.connect(database_url)
+    try:
+        found: int = await connection.fetchval("SELECT count(*) FROM threads")
+        return found
+    finally:
+        await connection.close()
 
 
 async def _times_kept(database_url: str, word: str) -> int:
@@ -168,6 +178,77 @@ def test_a_warm_up_asks_no_model_and_is_gone_on_from(service: Service, emulator:
         assert (warm["output"], len(emulator.calls())) == ([], 0)
         assert text(answered(socket, "What is my name?", previous_response_id=warm["id"])) == "Ada"
         assert refused(socket, "Hi", generate="no")[2] == "generate"
+
+
+def test_codex_warms_up_with_nothing_and_goes_on(service: Service, emulator: Emulator, database_url: str) -> None:
+    tool = {"type": "function", "name": "get_weather", "parameters": {"type": "object", "properties": {}}}
+    asked: dict[str, Any] = {
+        "instructions": "Be brief.",
+        "tools": [tool],
+        "tool_choice": "auto",
+        "store": False,
+        "include": ["reasoning.encrypted_content"],
+        "prompt_cache_key": "session",
+    }
+    before = service.http.get("/usage").json()
+    threads = asyncio.run(_threads(database_url))
+    with opened(service) as socket:
+        send(socket, [], generate=False, **asked)
+        created, completed = (json.loads(socket.recv(timeout=30)) for _ in range(2))
+        assert (created["type"], completed["type"]) == ("response.created", "response.completed")
+        assert (created["sequence_number"], completed["sequence_number"]) == (0, 1)
+        warm = completed["response"]
+        assert (warm["id"], warm["output"]) == (created["response"]["id"], [])
+        assert emulator.calls() == []
+        assert service.http.get("/usage").json() == before
+        assert asyncio.run(_threads(database_url)) == threads
+        user = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What is the weather?"}]}
+        first = answered(socket, [user], previous_response_id=warm["id"], **asked)
+        (call,) = first["output"]
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}
+        second = answered(socket, [output], previous_response_id=first["id"], **asked)
+        assert "sunny" in text(second)
+    assert service.http.get(f"/responses/{warm['id']}").status_code == 404
+    assert [call["body"]["input"][0]["role"] for call in emulator.calls()] == ["user", "user"]
+
+
+def test_a_warm_up_that_held_the_input_is_answered_by_a_message_without_any(
+    service: Service, emulator: Emulator
+) -> None:
+    with opened(service) as socket:
+        warm = answered(socket, "Echo: warm", generate=False, store=False)
+        assert text(answered(socket, [], previous_response_id=warm["id"], store=False)) == "warm"
+        stored = answered(socket, "My name is Ada.")
+        warm = answered(socket, [], generate=False, previous_response_id=stored["id"])
+        assert text(answered(socket, "What is my name?", previous_response_id=warm["id"])) == "Ada"
+        assert len(emulator.calls()) == 3
+
+
+def test_an_empty_input_is_refused_where_nothing_was_warmed_up(service: Service, emulator: Emulator) -> None:
+    with opened(service) as socket:
+        assert refused(socket, [])[::2] == (400, "input")
+        assert refused(socket, [], generate=True)[::2] == (400, "input")
+        empty = answered(socket, [], generate=False)
+        assert refused(socket, [], previous_response_id=empty["id"])[::2] == (400, "input")
+        said = answered(socket, "Echo: said", store=False)
+        assert refused(socket, [], previous_response_id=said["id"], store=False)[::2] == (400, "input")
+        assert refused(socket, [], generate=False, conversation="conv_" + "0" * 32)[0] == 400
+        unknown = refused(socket, [], generate=False, previous_response_id="resp_" + "0" * 32)
+        assert unknown[0] in (400, 404)
+        assert refused(socket, "", generate=False)[::2] == (400, "input")
+    assert len(emulator.calls()) == 1
+
+
+def test_a_warm_up_needs_a_key_and_counts_against_the_limits(service: Service) -> None:
+    tenant = Tenant(service)
+    tenant.settings(limits={"requests_per_minute": 2})
+    with opened(service, tenant.key) as socket:
+        answered(socket, [], generate=False)
+        answered(socket, [], generate=False)
+        status, code, _ = refused(socket, [], generate=False)
+        assert (status, code) == (429, "rate_limit_exceeded")
+    with pytest.raises(InvalidStatus), opened(service, "et_nobody"):
+        pass
 
 
 def test_what_is_sent_without_a_stream_id_is_answered_one_after_the_other(service: Service) -> None:

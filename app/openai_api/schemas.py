@@ -42,12 +42,18 @@ class ResponseCreate(TurnCreate):
 
 
 def response_request(
-    body: dict[str, Any], models: Models, origin: Origin, new_thread_id: Callable[[], UUID]
+    body: dict[str, Any],
+    models: Models,
+    origin: Origin,
+    new_thread_id: Callable[[], UUID],
+    *,
+    needs_input: bool = True,
 ) -> tuple[Address, TurnRequest]:
     """Where a `POST /responses` goes, and the turn that it asks for.
 
     Args:
         new_thread_id: makes the id of a thread, should the request make one.
+        needs_input: False where what is to be answered may have been sent before.
 
     Raises:
         APIError: naming the field at fault.
@@ -75,7 +81,7 @@ def response_request(
         parent_id=parent_id,
         keep=keep,
         if_busy=if_busy,
-        needs_input=conversation is None,
+        needs_input=needs_input and conversation is None,
         shape=ResponseCreate,
     )
     if isinstance(address, ById):

@@ -23,6 +23,8 @@ from app.errors import APIError, BadRequest, TooManyRequests
 from app.items.kept import kept_output
 from app.items.pairs import answers
 from app.items.shapes import Item
+from app.limits.rules import asks_of
+from app.limits.service import RateLimits
 from app.openai_api.schemas import response_request
 from app.projects.auth import Caller, authenticate
 from app.projects.credential_watch import listening
@@ -82,6 +84,8 @@ class _Remembered:
     """The stored turn before it."""
     items: list[Item]
     """Everything since."""
+    warm: bool = False
+    """No model has answered it: a next message without input has the model answer these items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +237,9 @@ class _Connection:
             self._check_size(message.size)  # The limit may be another one by now.
             body = _body(event)
             previous = _known(body.get("previous_response_id"), self._remembered)
-            address, sent = self._request(caller, body, previous, message.digest)
-            if event.get("generate") is False:
+            warms_up = event.get("generate") is False
+            address, sent = self._request(caller, body, previous, message.digest, warms_up=warms_up)
+            if warms_up:
                 await self._warm_up(stream_id, caller, address, sent)
                 return
             with Client(self._until_left) as client:
@@ -274,12 +279,13 @@ class _Connection:
                 self._sent[running.turn.id] += 1
 
     def _request(
-        self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes
+        self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes, *, warms_up: bool
     ) -> tuple[Address, TurnRequest]:
         """Where a message goes, and the turn that it asks for.
 
         Args:
             previous: the response of this connection that it goes on from, if nothing is kept of that one.
+            warms_up: whether no model is asked, so that nothing is needed that could be answered.
         """
         grant = caller.grant
         origin = Origin(
@@ -291,12 +297,16 @@ class _Connection:
             key_limits=grant.key_limits,
         )
         new_thread_id = partial(self._services[Names].new_thread_id, caller.project_id, None)
-        if previous is None:
-            return response_request(body, self._services[Models], origin, new_thread_id)
-        before = self._remembered[previous]
+        before = None if previous is None else self._remembered[previous]
+        needs_input = not (warms_up or (before is not None and before.warm and before.items))
+        if not needs_input and body.get("input") == []:
+            body = {name: value for name, value in body.items() if name != "input"}
+        models = self._services[Models]
+        if before is None:
+            return response_request(body, models, origin, new_thread_id, needs_input=needs_input)
         stored = None if before.parent_id is None else ids.response_id(before.parent_id)
         address, sent = response_request(
-            {**body, "previous_response_id": stored}, self._services[Models], origin, new_thread_id
+            {**body, "previous_response_id": stored}, models, origin, new_thread_id, needs_input=needs_input
         )
         items = [*before.items, *sent.items]
         if before.parent_id is None and (unasked := answers(items)):
@@ -308,15 +318,23 @@ class _Connection:
         return address, replace(sent, items=items, previous_id=None if sent.keep else previous)
 
     async def _warm_up(self, stream_id: str | None, caller: Caller, address: Address, sent: TurnRequest) -> None:
-        """Remember what a response would go on from, and ask no model (OpenAI's `generate: false`)."""
+        """Remember what a response would go on from, and ask no model (OpenAI's `generate: false`).
+
+        Nothing is stored or charged for, and the request counts against the limits of requests.
+
+        Raises:
+            APIError: a limit refuses it, or there is nothing that it could go on from.
+        """
         if not isinstance(address, New | OfTurn):
             raise BadRequest("'generate' goes with 'previous_response_id' or with neither.", param="generate")
+        limits = self._services[RateLimits]
+        limits.end(await limits.admit(asks_of(caller, 0, sent.user)))
         turns = self._services[Turns]
         thread_id = await turns.thread_id(caller, address)
         sent = await turns.with_references(caller, address, sent)
         id_ = ids.new_id(bucket_at(address))
         turn = Opened(caller.project_id, id_, thread_id, sent.parent_id, datetime.now(UTC), sent, b"")
-        self._add_remembered(turn.id, _Remembered(sent.parent_id, sent.items))
+        self._add_remembered(turn.id, _Remembered(sent.parent_id, sent.items, warm=True))
         for number, status in enumerate(("in_progress", "completed")):
             kind = "response.created" if status == "in_progress" else "response.completed"
             ended = int(turn.created_at.timestamp()) if status == "completed" else None
