@@ -7,12 +7,13 @@ from uuid import UUID
 
 from typing_extensions import TypedDict
 
-from app.chain.reduction import ReducedObject, Reduction
+from app.chain.reduction import TARGET_BYTES, ReducedObject, Reduction
 from app.db import ids
-from app.items.shapes import fields_of
+from app.items.shapes import fields_of, string
 from app.items.weights import count
 
-COUNTS = ("window", "tokens", "floor", "frame", "dropped_items", "images_in_words")
+LONGEST_TARGET = 2 * TARGET_BYTES
+COUNTS = ("window", "tokens", "floor", "frame", "dropped_items", "images_in_words", "reasoning_left_out")
 
 
 class ContextObject(TypedDict):
@@ -25,6 +26,7 @@ class ContextObject(TypedDict):
     since: str | None
     compaction: str | None
     images_in_words: int
+    reasoning_left_out: int
     reduced: ReducedObject | None
     cut_by_provider: bool
 
@@ -57,12 +59,17 @@ class Context:
     """Images of the history that the model was sent as words, because the request's body had no room for them."""
     reduced: Reduction | None = None
     """The reduction of the history after the provider had refused it."""
+    reasoning_left_out: int = 0
+    """Encrypted reasoning that the model was not sent: another one made it, or the provider refused it."""
+    reasoning_refused: str | None = None
+    """The model and account that refused it, as `target_of` gives them."""
 
     def values(self) -> tuple[Any, ...]:
         """Its fields in their order, for what only we can have written: `from_values` makes it again."""
         return (
             self.window, self.tokens, self.floor, self.frame, self.dropped_items, self.since, self.compaction, self.cut,
             self.at, self.quick, self.images_in_words, None if self.reduced is None else self.reduced.kept(),
+            self.reasoning_left_out, self.reasoning_refused,
         )  # fmt: skip
 
     @classmethod
@@ -96,6 +103,7 @@ class Context:
             at=float(at) if isinstance(at, int | float) and 0 < at < 1e11 else 0.0,
             quick=float(quick) if isinstance(quick, int | float) and 0 <= quick <= 1 else 0.5,
             reduced=Reduction.of(said.get("reduced")),
+            reasoning_refused=string(said.get("reasoning_refused"))[:LONGEST_TARGET] or None,
         )
 
     def shown(self) -> ContextObject:
@@ -108,6 +116,7 @@ class Context:
             "since": None if self.since is None else ids.turn_id(UUID(self.since)),
             "compaction": None if self.compaction is None else ids.compaction_id(UUID(self.compaction)),
             "images_in_words": self.images_in_words,
+            "reasoning_left_out": self.reasoning_left_out,
             "reduced": None if self.reduced is None else self.reduced.shown(),
             "cut_by_provider": self.cut,
         }

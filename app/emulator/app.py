@@ -210,6 +210,7 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     conversation = state.conversation(key, conversation_id) if conversation_id else None
     validate.inspect(items, state.refused)
     validate.no_parts(family, items)
+    validate.reasoning(items, family)
     before = chain(previous) if conversation is None else list(conversation.items)
     context = before + items
     validate.tool_outputs(context)

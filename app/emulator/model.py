@@ -69,7 +69,7 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
     acts = family.reasoning_summary
 
     def thought(words: str) -> Item:
-        return reasoning.item(words, summary=not acts or asked_summary, encrypted=acts and asked_summary)
+        return reasoning.item(words, family.name, summary=not acts or asked_summary, encrypted=acts and asked_summary)
 
     output: list[Item] = []
     if thinking:

@@ -156,6 +156,18 @@ TOOL_ROLE = (
     "input_value='tool', input_type=str]]"
 )
 
+
+def reasoning(items: Sequence[Item], family: Family) -> None:
+    """Refuse encrypted reasoning that has changed, or that a model of another family made.
+
+    Raises:
+        ProviderError: 400 that names the item.
+    """
+    for index, item in enumerate(items):
+        if item["type"] == "reasoning" and item.get("encrypted_content") is not None and not is_ours(item, family.name):
+            raise invalid_parameter(f"input[{index}].encrypted_content could not be read.")
+
+
 SYSTEM_FIRST = (
     "<50004> InternalError.Algo.QwenAgentError: Internal Error during qwen agent. The error message is [\nError code: "
     "400. Error message: The input messages must contain no more than one system message.  And the system message, "
@@ -293,9 +305,7 @@ def _item(item: Any, where: str) -> Item:
         return item
     if kind == "reasoning":
         if not isinstance(item.get("summary"), list):
-            raise invalid_parameter(f"{where}.summary is required.")
-        if item.get("encrypted_content") is not None and not is_ours(item):
-            raise invalid_parameter(f"{where}.encrypted_content could not be read.")
+            raise invalid_parameter("Invalid 'summary': summary is required and must be a list for reasoning.")
         return item
     if kind == "web_search_call":
         for field in ("id", "status", "action"):

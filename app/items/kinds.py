@@ -54,6 +54,18 @@ def type_of(item: Item) -> str:
     return string(item.get("type", "message"))
 
 
+def is_encrypted_reasoning(item: Item) -> bool:
+    return type_of(item) == "reasoning" and bool(string(item.get("encrypted_content")))
+
+
+def sent_back(item: Item) -> Item:
+    """Return encrypted reasoning as what goes to the model unchanged. The provider requires a `summary`."""
+    given = {name: value for name, value in item.items() if name != "pinned"}
+    if given.get("summary") is None:
+        given["summary"] = []
+    return {"type": RESTORED, "item": given}
+
+
 def is_system(item: Item) -> bool:
     return type_of(item) == "message" and item.get("role") in ("system", "developer")
 

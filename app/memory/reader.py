@@ -8,8 +8,8 @@ from app.chain.continuation import Target
 from app.chain.rebuild import Abilities, rebuild
 from app.chain.reduction import Reduction, Step
 from app.items import vocabulary
-from app.items.kinds import RESTORED
-from app.items.shapes import Item, string
+from app.items.kinds import is_encrypted_reasoning, sent_back
+from app.items.shapes import Item
 from app.memory.learnt import Learnt
 from app.memory.store import Branch, MemoryStore, Remembered
 from app.provider.models import Family
@@ -31,6 +31,8 @@ class Given:
     images_in_words: int = 0
     reduction: Reduction | None = None
     """The one that was asked for, if it covers anything."""
+    reasoning_left_out: int = 0
+    """Encrypted reasoning that this model cannot be sent."""
     turns: Mapping[str, UUID] = field(default_factory=dict)
     """The turn of each item of the history, by the item's id, in order."""
 
@@ -55,6 +57,7 @@ class Reader:
         *,
         counting: bool = False,
         reduction: Reduction | None = None,
+        reasoning: bool = True,
     ) -> Given:
         """The whole input: what came before, and what is new.
 
@@ -64,12 +67,15 @@ class Reader:
             counting: whether it is counted in any case.
             reduction: how much less is sent, after the provider has refused the history. It is left aside where the
                 turn that it goes up to is not in the branch any more, or a compaction covers it.
+            reasoning: False where the provider has refused the encrypted reasoning.
         """
         branch = Branch() if parent_id is None else await self.store.recall(project_id, parent_id)
         compacted = branch.compacted
         kept = [] if compacted is None else compacted.kept
         before = [*kept, *branch.items]
-        items = [_as_sent(item, target) for item in before]
+        items = [_as_sent(item, target) if reasoning else item.kept.item for item in before]
+        counted_new, new = new, with_reasoning(new) if reasoning else new
+        left_out = sum(map(is_encrypted_reasoning, [*items, *new]))
         item_ids = [item.kept.id for item in before]
         reached = _reached(branch, reduction)
         reduction = None if reached is None else reduction
@@ -86,7 +92,7 @@ class Reader:
             counts = await self.store.count(project_id, before)
             if summary is not None:
                 counts.insert(len(kept), summary.tokens)
-            counts += await vocabulary.counts(new)
+            counts += await vocabulary.counts(counted_new)
             expected = learnt.expected(target.model, counts)
             rebuilt = rebuild(items, new, abilities, expected, step=step, reduced_items=reduced_items)
         return Given(
@@ -98,6 +104,7 @@ class Reader:
             None if summary is None else summary.id,
             rebuilt.images_in_words,
             reduction,
+            left_out,
             {item.kept.id: item.turn_id for item in before},
         )
 
@@ -114,13 +121,13 @@ def _reached(branch: Branch, reduction: Reduction | None) -> int | None:
 def _as_sent(remembered: Remembered, target: Target) -> Item:
     """The item; encrypted reasoning as what goes back unchanged, where this model at this account made it."""
     item = remembered.kept.item
-    if (
-        remembered.kept.type == "reasoning"
-        and string(item.get("encrypted_content"))
-        and (remembered.binding, remembered.model) == (target.binding, target.model)
-    ):
-        return {"type": RESTORED, "item": item}
-    return item
+    made_here = (remembered.binding, remembered.model) == (target.binding, target.model)
+    return sent_back(item) if made_here and is_encrypted_reasoning(item) else item
+
+
+def with_reasoning(new: Sequence[Item]) -> list[Item]:
+    """Return new input with its encrypted reasoning as what goes to the model unchanged."""
+    return [sent_back(item) if is_encrypted_reasoning(item) else item for item in new]
 
 
 def within(target: Target, frame: int, frame_bytes: int) -> Target:

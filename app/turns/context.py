@@ -98,6 +98,8 @@ async def after(running: Running, usage: Any, learnt_of: Learnt, now: float) -> 
         compaction=before.compaction,
         images_in_words=before.images_in_words,
         reduced=before.reduced,
+        reasoning_left_out=before.reasoning_left_out,
+        reasoning_refused=before.reasoning_refused,
         cut=cut,
         at=now,
         quick=pace,

@@ -90,6 +90,8 @@ def turn_headers(running: Running) -> dict[str, str]:
         adjusted["history"] = context.reduced.step.says
     if context.images_in_words:
         adjusted["history.images_in_words"] = context.images_in_words
+    if context.reasoning_left_out:
+        adjusted["reasoning_left_out"] = context.reasoning_left_out
     if adjusted:
         headers["Everthread-Adjusted"] = ", ".join(f"{path}={value}" for path, value in adjusted.items())
     if context.dropped_items:

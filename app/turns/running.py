@@ -83,6 +83,8 @@ class Running:
     """The response id that the turn was chained on first."""
     reduction: Reduction | None = None
     """The reduction of the history that is sent, after the provider has refused it."""
+    reasoning: bool = True
+    """False once the provider has refused the encrypted reasoning."""
     response: dict[str, Any] | None = None
     error: APIError | None = None
     cancelled: bool = False

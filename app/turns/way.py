@@ -26,13 +26,14 @@ from app.chain.rebuild import new_input
 from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last, target_of
 from app.db import ids
 from app.errors import DatabaseUnavailable
+from app.items.kinds import is_encrypted_reasoning
 from app.items.provider_door import usable_id
 from app.items.shapes import Item, message
 from app.items.unreadable import ContentUnreadable
 from app.items.weights import BYTES_PER_TOKEN, added, tokens
 from app.killable import Killable
 from app.memory.compaction import Compactions, Wanted
-from app.memory.reader import Given, Reader, within
+from app.memory.reader import Given, Reader, with_reasoning, within
 from app.provider import failure, structured
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names
@@ -157,7 +158,7 @@ class Way:
             running.live = live
             head, tail = _frames(turn, live.response_id)
             running.context = live.context
-            running.input = new_input(turn.request.items, target.abilities)
+            running.input = new_input(with_reasoning(turn.request.items), target.abilities)
             body = written(head, running.input, tail, turn.request.items)
             running.frame = (head, tail)
             running.sent = context.chained(
@@ -209,6 +210,8 @@ class Way:
                 running.pieces_read = True
             if running.reduction is None:
                 running.context = await self._reader.store.context(turn.project_id, turn.parent_id)
+        if running.context.reasoning_refused == target_of(target.binding, target.model):
+            running.reasoning = False
         reduction = running.reduction or running.context.reduced
         if reduction is not None and reduction.target != target_of(target.binding, target.model):
             reduction = None  # Another model, or another account, is sent everything.
@@ -224,7 +227,14 @@ class Way:
         turn = running.turn
         head, tail = _frames(turn, None)
         room = within(target, _frame(tail), len(head) + len(tail))
-        return await self._reader.given(turn.project_id, turn.parent_id, turn.request.items, room, reduction=reduction)
+        return await self._reader.given(
+            turn.project_id,
+            turn.parent_id,
+            turn.request.items,
+            room,
+            reduction=reduction,
+            reasoning=running.reasoning,
+        )
 
     def _written(self, running: Running, given: Given) -> Body:
         """The body that carries a rebuilt input, with what the turn says of it."""
@@ -246,6 +256,8 @@ class Way:
             compaction=None if given.compaction is None else given.compaction.hex,
             images_in_words=given.images_in_words,
             reduced=given.reduction,
+            reasoning_left_out=given.reasoning_left_out,
+            reasoning_refused=None if running.reasoning else self._refused_by(running),
         )
         return written(head, given.input, tail, turn.request.items, given.sources, running.pieces)
 
@@ -275,6 +287,9 @@ class Way:
                     continue
                 if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, found)) is not None:
                     body = smaller
+                    continue
+                if with_less and (plain := await self._without_reasoning(running, found)) is not None:
+                    body = plain
                     continue
                 if with_less and (less := await self._less(running, found)) is not None:
                     body = less
@@ -396,6 +411,29 @@ class Way:
         budget = min(target.abilities.token_budget, int(SMALLER_SHARE * weight), limit or weight)
         body = await self._rebuild(running, replace(target, abilities=replace(target.abilities, token_budget=budget)))
         return body if running.sent.weight < weight else None
+
+    async def _without_reasoning(self, running: Running, found: Failure) -> Body | None:
+        """The provider has refused an input with encrypted reasoning, perhaps because another model or account made it:
+        send it without. None where there is none, or the refusal is not about the input."""
+        request = running.turn.request
+        if not failure.may_be_the_input(found) or not any(map(is_encrypted_reasoning, running.input)):
+            return None
+        log.warning("the provider refuses encrypted reasoning; the rest is sent without it", code=found.code)
+        running.reasoning = False
+        target = self._target(running)
+        if running.continuation is not Continuation.CHAINED:
+            return await self._rebuild(running, target)
+        head, tail = running.frame
+        running.input = new_input(request.items, target.abilities)
+        left_out = running.context.reasoning_left_out + sum(map(is_encrypted_reasoning, request.items))
+        running.context = replace(
+            running.context, reasoning_left_out=left_out, reasoning_refused=self._refused_by(running)
+        )
+        return written(head, running.input, tail, request.items)
+
+    def _refused_by(self, running: Running) -> str:
+        target = self._target(running)
+        return target_of(target.binding, target.model)
 
     async def _less(self, running: Running, found: Failure) -> Body | None:
         """The provider has refused a rebuilt input: send less of the history, by the next step that changes something.
