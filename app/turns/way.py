@@ -281,15 +281,15 @@ class Way:
                 if found.kind is Kind.UNKNOWN_PREVIOUS and running.continuation is Continuation.CHAINED:
                     body = await self._forget(running)
                     continue
+                if with_less and (plain := await self._without_reasoning(running, found)) is not None:
+                    body = plain
+                    continue
                 if with_less and await self._may_be_the_chain(running, found):
                     log.warning("the provider refuses a chained turn; its history is sent instead", code=found.code)
                     body = await self._rebuild(running, self._target(running))
                     continue
                 if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, found)) is not None:
                     body = smaller
-                    continue
-                if with_less and (plain := await self._without_reasoning(running, found)) is not None:
-                    body = plain
                     continue
                 if with_less and (less := await self._less(running, found)) is not None:
                     body = less
