@@ -70,14 +70,15 @@ class Cache:
         answer.add_done_callback(self._look_at)
         return answer
 
-    def send(self, command: Command) -> bool:
-        """Send a command that nobody waits for, with the next one or a little later. False while Redis is away."""
+    def send(self, command: Command) -> "asyncio.Future[Any] | None":
+        """Send a command that nobody waits for, with the next one or a little later. None while Redis is away."""
         if self._away_until is not None:
-            return False
+            return None
         if not self._unsent:
             self._loop.call_later(LATER_SECONDS, self._flush)
-        self._queued((command,)).add_done_callback(self._look_at)
-        return True
+        answer = self._queued((command,))
+        answer.add_done_callback(self._look_at)
+        return answer
 
     async def call(self, command: "Callable[[Client], Awaitable[T]]") -> T:
         """Have a command of the client library's done: one that waits, or that is for several nodes of a cluster.

@@ -76,7 +76,7 @@ class LiveIds:
         key = _key(project_id, thread_id)
         command = ("SET", key, self._seal.sealed(key, orjson.dumps(_fields(live))), "PX", int(left * 1000))
         try:
-            if not self._cache.send(command):
+            if self._cache.send(command) is None:
                 await self._cache.execute(command)
         except (RedisError, OSError) as error:
             _say_away(error)

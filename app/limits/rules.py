@@ -32,6 +32,13 @@ class Asks:
     key_limits: KeyLimits
     tokens: Callable[[], int]
     """What it sends, estimated: asked for only where it is counted."""
+    frame: Callable[[], int] = lambda: 0
+    """Tokens of what is sent besides the new input: instructions, tools, parameters."""
+    output: int | None = None
+    """The most tokens that the answer may have, where the request says so."""
+    model: str = ""
+    history: UUID | None = None
+    """The turn or the thread whose history is sent too; None where nothing goes before the input."""
 
     @property
     def limits(self) -> tuple[tuple[Whose, Rates], ...]:
@@ -39,7 +46,15 @@ class Asks:
         return (("project", self.settings.limits), ("key", self.key_limits), ("user", of_user))
 
 
-def asks_of(caller: Caller, tokens: int, user: str | None = None) -> Asks:
+def asks_of(
+    caller: Caller,
+    tokens: int,
+    user: str | None = None,
+    *,
+    model: str = "",
+    output: int | None = None,
+    history: UUID | None = None,
+) -> Asks:
     """Return what a caller asks for outside any turn.
 
     Args:
@@ -47,7 +62,17 @@ def asks_of(caller: Caller, tokens: int, user: str | None = None) -> Asks:
         user: the end user that the request names, see `user_of`.
     """
     grant = caller.grant
-    return Asks(grant.project_id, grant.key_id, grant.user or user, grant.settings, grant.key_limits, lambda: tokens)
+    return Asks(
+        grant.project_id,
+        grant.key_id,
+        grant.user or user,
+        grant.settings,
+        grant.key_limits,
+        lambda: tokens,
+        output=output,
+        model=model,
+        history=history,
+    )
 
 
 LONGEST_USER = 256
@@ -126,6 +151,11 @@ def _of(asks: Asks, whose: Whose, limits: Rates, month: str) -> Iterator[Rule]:
     if limits.cost_per_month is not None:
         limit = max(1, int(limits.cost_per_month * MICRO))
         yield Rule(whose, "cost_per_month", "month", f"{base}:{month}:cost", limit)
+
+
+def history_key(project_id: UUID, id_: UUID) -> str:
+    """Return the key in Redis of the size of a turn's or a thread's history."""
+    return f"{_base(project_id)}:history:{id_.hex}"
 
 
 def _base(project_id: UUID) -> str:

@@ -2,7 +2,8 @@
 
 What is counted stands in Redis, so that it is right across workers; one script looks at all of a request's limits and
 takes of all of them. It goes out in the pipeline in which the thread's live id is asked for. What a month has used is
-Postgres's to say: Redis has a counter that is begun with that.
+Postgres's to say: Redis has a counter that is begun with that. Of a month's limit a request reserves an estimate, in
+the same script, and its end replaces the estimate by what was used. A reservation has a lease, as a running turn has.
 """
 
 import asyncio
@@ -26,7 +27,9 @@ from app.background import Background
 from app.cache.client import Cache, RedisAway, reason
 from app.cache.connect import Client
 from app.db.engine import Database
-from app.errors import TooManyRequests
+from app.errors import DatabaseUnavailable, TooManyRequests
+from app.items.shapes import fields_of
+from app.items.weights import MOST_COUNTED, count
 from app.limits import store
 from app.limits.charges import Charges, Kind, NewCharge
 from app.limits.local import LocalShare
@@ -38,6 +41,7 @@ from app.limits.rules import (
     Rule,
     Whose,
     admin_rules,
+    history_key,
     left_of_month,
     month_of,
     rules,
@@ -63,6 +67,15 @@ RENEW_SECONDS = 20.0
 MONTH_SECONDS = 40 * 86_400
 """How long a month's counter is kept."""
 
+HISTORY_SECONDS = 3600
+"""How long Redis keeps the size of a history."""
+
+DEFAULT_OUTPUT_TOKENS = 1000
+"""What an answer is expected to take, where the request does not say and no answer was counted lately."""
+
+IN_FLIGHT_SECONDS = 2
+"""After how long to come again when running requests have reserved what is left of a month."""
+
 COUNTED_SECONDS = 10.0
 """How old the number of threads may be that a limit is held against."""
 
@@ -78,6 +91,9 @@ SAID = {
 }
 
 Count = Callable[[Database, UUID, str | None, int], Awaitable[int]]
+
+FIRST_WORD, WORDS = 5, 5
+"""Where in the words of `admit.lua` stands what is taken of the first limit, and how many words there are of each."""
 
 OF_A_MONTH = ("tokens_per_month", "cost_per_month")
 
@@ -103,9 +119,11 @@ class _Met:
     rules: list[Rule]
     keys: list[str]
     words: list[str | int]
-    """Of `admit.lua`, but for the id and how many tokens are taken."""
+    """Of `admit.lua`, but for the id and what is taken."""
     places: list[int]
-    """Where in them stands how many tokens are taken."""
+    """Where in them stands how many tokens are taken of a bucket."""
+    months: list[tuple[int, Rule]]
+    """Where in them stands what is reserved of a month, and of which limit."""
 
 
 @dataclass(eq=False, slots=True)
@@ -122,6 +140,14 @@ class Admission(Permit):
     """What the client is told of its limits."""
     used_tokens: int = 0
     used_cost: float = 0.0
+    answer_tokens: int = 0
+    answer_cost: float = 0.0
+    """What of it was used for answers, without their input."""
+    thread: UUID | None = None
+    turn: UUID | None = None
+    """The kept turn, once there is one, and its thread."""
+    history_tokens: int = 0
+    """What the next turn carries on from it."""
 
     def add(self, usage: Any, price: Price | None, binding: str | None) -> None:
         """Count an answer of the provider.
@@ -133,6 +159,11 @@ class Admission(Permit):
         tokens, cost = spent(usage, price, binding)
         self.used_tokens += tokens
         self.used_cost += cost
+        written = count(fields_of(usage).get("output_tokens"))
+        self.answer_tokens += written
+        if price is not None:
+            self.answer_cost += price.cost(input=0, cached=0, written=0, output=written)
+        self.history_tokens = tokens
 
 
 class RateLimits(Background):
@@ -149,6 +180,8 @@ class RateLimits(Background):
         self._counts: dict[tuple[UUID, str | None, str], tuple[float, int]] = {}
         self._month, self._month_ends = "", 0.0
         self._name, self._numbers = secrets.token_hex(8), itertools.count()
+        self._stale: set[str] = set()
+        """Counters of a month that lack what a request has used: Postgres is to be asked anew."""
 
     async def admit(self, asks: Asks) -> Admission:
         """Admit a request that asks a model.
@@ -179,7 +212,7 @@ class RateLimits(Background):
         if met is None:
             asks = Asks(project_id, None, None, NO_SETTINGS, NO_LIMITS, lambda: 0)
             met = self._remembered(place, asks, "", admin_rules(project_id))
-        await self._held(met, self._new_id(), 0)
+        await self._held(met.asks, met, self._new_id(), 0)
 
     def _new_id(self) -> str:
         return f"{self._name}{next(self._numbers):x}"
@@ -190,28 +223,55 @@ class RateLimits(Background):
         if met is None:
             return Admission(asks, None, id_, 0, {})
         tokens = (asks.tokens() if takes is None else takes) if met.places else 0
-        admission = Admission(asks, met, id_, tokens, await self._held(met, id_, tokens))
+        admission = Admission(asks, met, id_, tokens, await self._held(asks, met, id_, tokens))
         self._admitted_now.add(admission)
         return admission
 
-    async def _held(self, met: _Met, id_: str, tokens: int) -> dict[str, str]:
+    async def _held(self, asks: Asks, met: _Met, id_: str, tokens: int) -> dict[str, str]:
         """Take of every limit what a request takes, or of none. Return what the client is told of them.
 
         Raises:
             TooManyRequests: one of them refuses.
         """
+        reserved = self._reserved(asks, met)
         try:
-            refused, wait, left = await self._asked(met, id_, tokens)
+            refused, wait, left = await self._asked(asks, met, id_, tokens, reserved)
         except (RedisError, OSError) as error:
             log.warning("Redis is away; each worker lets in its share", error=reason(error))
             metrics.REDIS_ERRORS.inc()
             takes = [tokens if rule.name == TOKENS_PER_MINUTE else 1 for rule in met.rules]
+            for (place, _), (fixed, _, answer) in zip(met.months, reserved, strict=True):
+                takes[(place - FIRST_WORD) // WORDS] = fixed + answer
             refused, wait = self._local.admit(met.rules, takes, id_)
             left = ()
         shown = _headers(met.rules, left)
         if refused:
             raise _refusal(met.rules[refused - 1], wait, shown)
         return shown
+
+    def _reserved(self, asks: Asks, met: _Met) -> list[tuple[int, int, int]]:
+        """Return what is reserved of each limit of a month: for what is sent, with the answer's bound where it has one;
+        for each token of the history; and for an answer without a bound."""
+        if not met.months:
+            return []
+        sent, history = asks.tokens() + asks.frame(), int(asks.history is not None)
+        family = self._models.of(asks.model)
+        bound = asks.output
+        if bound is not None and family.output_limit is not None:
+            bound = min(bound, family.output_limit)
+        fixed, answer = (sent + bound, 0) if bound is not None else (sent, DEFAULT_OUTPUT_TOKENS)
+        found = []
+        for _, rule in met.months:
+            if rule.name == "tokens_per_month":
+                found.append((fixed, history, answer))
+            elif family.price is None:
+                found.append((0, 0, 0))
+            else:
+                # The price of a million tokens is that of one in millionths.
+                read, written = family.price.input, family.price.output
+                fixed_cost = sent * read + (bound or 0) * written
+                found.append((math.ceil(fixed_cost), math.ceil(history * read), math.ceil(answer * written)))
+        return [(min(fixed, MOST_COUNTED), each, answer) for fixed, each, answer in found]
 
     def _met_by(self, asks: Asks, *, background: bool = False) -> _Met | None:
         """What a caller's requests meet, made once; None where nothing limits them."""
@@ -230,13 +290,15 @@ class RateLimits(Background):
     def _remembered(
         self, place: tuple[UUID, UUID | None, str | None, bool], asks: Asks, month: str, met: list[Rule]
     ) -> _Met:
-        words: list[str | int] = ["", LEASE_SECONDS * 1000]
+        words: list[str | int] = ["", LEASE_SECONDS * 1000, len(met)]
         for rule in met:
-            words += [rule.kind, rule.limit, 1]
-        places = [4 + 3 * place for place, rule in enumerate(met) if rule.name == TOKENS_PER_MINUTE]
+            words += [rule.kind, rule.limit, 1, 0, 0]
+        stand = [(FIRST_WORD + WORDS * place, rule) for place, rule in enumerate(met)]
+        places = [place for place, rule in stand if rule.name == TOKENS_PER_MINUTE]
+        months = [(place, rule) for place, rule in stand if rule.kind == "month"]
         if len(self._met) >= MOST_CALLERS:
             self._met.clear()
-        found = self._met[place] = _Met(asks, month, met, [rule.key for rule in met], words, places)
+        found = self._met[place] = _Met(asks, month, met, [rule.key for rule in met], words, places, months)
         return found
 
     def _this_month(self) -> str:
@@ -254,20 +316,51 @@ class RateLimits(Background):
         if met is None:
             return
         self._admitted_now.discard(admission)
-        self._local.end(met.rules, admission.id)
-        words: list[str | int] = [admission.id]
+        words: list[str | int] = [admission.id, len(met.rules)]
+        used = []
         for rule in met.rules:
+            takes = answer = 0
             match rule.name:
                 case "tokens_per_minute":
                     takes = admission.used_tokens - min(admission.tokens, rule.limit)
                 case "tokens_per_month":
-                    takes = admission.used_tokens
+                    takes, answer = admission.used_tokens, admission.answer_tokens
                 case "cost_per_month":
-                    takes = round(admission.used_cost * MICRO)
-                case _:
-                    takes = 0
-            words += (rule.kind, takes)
-        self._cache.send(("EVALSHA", END.digest, len(met.keys), *met.keys, *words))
+                    takes, answer = round(admission.used_cost * MICRO), round(admission.answer_cost * MICRO)
+            used.append(takes)
+            words += (rule.kind, takes, answer)
+        self._local.end(met.rules, admission.id, used)
+        keys, project_id = [*met.keys], admission.asks.project_id
+        if met.months and admission.thread is not None and admission.turn is not None:
+            keys += [history_key(project_id, admission.thread), history_key(project_id, admission.turn)]
+            words += (admission.history_tokens, HISTORY_SECONDS)
+        settled = self._cache.send(("EVALSHA", END.digest, len(keys), *keys, *words))
+        if not (met.months and admission.used_tokens):
+            return
+        months = [rule.key for _, rule in met.months]
+        if settled is None:
+            self._stale.update(months)
+        else:
+            settled.add_done_callback(lambda answer: self._look_at_settled(answer, months))
+
+    def _look_at_settled(self, answer: "asyncio.Future[Any]", months: list[str]) -> None:
+        """Note counters that a request's usage has not reached: Redis was away, or took the request for dead."""
+        if answer.cancelled() or answer.exception() is not None or answer.result() == 0:
+            self._stale.update(months)
+
+    async def _forget_stale(self) -> None:
+        """Drop counters that lack what was used, so that they are begun again with what Postgres says.
+
+        Raises:
+            RedisError, OSError: Redis is away.
+            DatabaseUnavailable: charges cannot be written.
+        """
+        if not self._stale:
+            return
+        await self._charges.write()
+        for key in list(self._stale):
+            await self._cache.execute(("DEL", key))
+            self._stale.discard(key)
 
     def record(
         self,
@@ -329,10 +422,19 @@ class RateLimits(Background):
         self._counts[place] = (now + COUNTED_SECONDS, found + 1)
         return found
 
-    async def _asked(self, met: _Met, id_: str, tokens: int, begun: int = 0) -> tuple[int, int, Sequence[int]]:
+    async def _asked(
+        self,
+        asks: Asks,
+        met: _Met,
+        id_: str,
+        tokens: int,
+        reserved: Sequence[tuple[int, int, int]],
+        begun: int = 0,
+    ) -> tuple[int, int, Sequence[int]]:
         """What Redis says: the number of the limit that refuses, how many ms to wait, and what each has left.
 
         Args:
+            reserved: see `_reserved`.
             begun: how many counters were begun for it.
 
         Raises:
@@ -342,7 +444,12 @@ class RateLimits(Background):
         words[0] = id_
         for place in met.places:
             words[place] = tokens
-        asked = self._cache.ask(("EVALSHA", ADMIT.digest, len(met.keys), *met.keys, *words))
+        for (place, _), amounts in zip(met.months, reserved, strict=True):
+            words[place : place + len(amounts)] = amounts
+        keys = met.keys
+        if met.months and asks.history is not None:
+            keys = [*keys, history_key(asks.project_id, asks.history)]
+        asked = self._cache.ask(("EVALSHA", ADMIT.digest, len(keys), *keys, *words))
         if asked is None:
             raise RedisAway("It has not answered a moment ago.")
         try:
@@ -351,14 +458,19 @@ class RateLimits(Background):
             # One that was started anew: it is told all of them, for nobody waits for what the others answer.
             for script in SCRIPTS:
                 await self._cache.call(script.load)
-            answer = await self._cache.execute(("EVALSHA", ADMIT.digest, len(met.keys), *met.keys, *words))
+            answer = await self._cache.execute(("EVALSHA", ADMIT.digest, len(keys), *keys, *words))
         refused = answer[0]
         if refused >= 0:
             return refused, answer[1], answer[2:]
-        if begun == len(met.rules):
+        if begun == len(keys):
             raise RedisAway("It forgets what it was told a moment ago.")
-        await self._begin_counter(met.asks, met.rules[-refused - 1])
-        return await self._asked(met, id_, tokens, begun + 1)
+        if -refused > len(met.rules):
+            assert asks.history is not None
+            size = await store.history(self._database, asks.project_id, asks.history)
+            await self._cache.execute(("SET", keys[-1], size, "NX", "EX", HISTORY_SECONDS))
+        else:
+            await self._begin_counter(asks, met.rules[-refused - 1])
+        return await self._asked(asks, met, id_, tokens, reserved, begun + 1)
 
     async def _begin_counter(self, asks: Asks, rule: Rule) -> None:
         """Begin a month's counter with what Postgres says was used."""
@@ -370,12 +482,17 @@ class RateLimits(Background):
         await self._cache.execute(("SET", rule.key, used, "NX", "EX", MONTH_SECONDS))
 
     async def run(self) -> None:
-        """Say of the requests of this worker that they are under way still."""
+        """Say of the requests of this worker that they are under way still, and mend counters of a month."""
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            try:
+                await self._forget_stale()
+            except (RedisError, OSError, DatabaseUnavailable) as error:
+                log.warning("what a month has used is counted later", error=reason(error))
             for admission in list(self._admitted_now):
                 met = admission.met.rules if admission.met is not None else ()
                 keys = [rule.key for rule in met if rule.kind == "running"]
+                keys += [f"{rule.key}:until" for rule in met if rule.kind == "month"]
                 self._cache.send(("EVALSHA", RENEW.digest, len(keys), *keys, admission.id, LEASE_SECONDS * 1000))
 
 
@@ -396,6 +513,15 @@ def _refusal(rule: Rule, wait: int, shown: dict[str, str]) -> TooManyRequests:
     seconds = left_of_month(datetime.now(UTC)) if rule.name in OF_A_MONTH else max(1, math.ceil(wait / 1000))
     headers = {**shown, "Retry-After": str(seconds), "Everthread-Limit": f"{rule.whose}.{rule.name}"}
     limit = rule.limit / MICRO if rule.name == "cost_per_month" else rule.limit
+    if rule.name in OF_A_MONTH and wait >= 0:
+        headers["Retry-After"] = str(max(IN_FLIGHT_SECONDS, math.ceil(wait / 1000)))
+        return TooManyRequests(
+            f"What is left of the {rule.whose}'s limit of {limit:g} {SAID[rule.name]} is reserved by requests that run "
+            f"now, or less than this request may use. Send it again when they have ended, or with a smaller "
+            f"'max_output_tokens'.",
+            code="insufficient_quota",
+            headers=headers,
+        )
     if rule.name in OF_A_MONTH:
         # A client that retries would wait until the month is over.
         return TooManyRequests(

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.db import ids
 from app.db.engine import Database
-from app.items.weights import MOST_COUNTED
+from app.items.weights import BYTES_PER_TOKEN, MOST_COUNTED
 from app.limits.rules import Asks
 from app.projects.auth import read_kept
 from app.projects.settings import KeyLimits, ProjectSettings
@@ -79,6 +79,36 @@ SELECT sum(bytes)::bigint AS count FROM (
     FROM feedback f WHERE f.project_id = $1 AND ($2::text IS NULL OR f.user_id = $2)
 ) AS stored
 """  # noqa: S608
+
+
+# What the next turn carries on from a turn, or from a thread's head: as the provider has counted it, else by size.
+HISTORY = """
+SELECT greatest(token_count(t.context->'tokens'), token_count(t.usage->'total_tokens'))::bigint AS tokens
+FROM turns t
+WHERE t.project_id = $1 AND t.bucket = $2 AND t.id = coalesce(
+    (SELECT th.head_turn_id FROM threads th WHERE th.project_id = $1 AND th.bucket = $2 AND th.id = $3), $3
+)
+"""
+
+ITEMS_OF_THREAD = """
+SELECT sum(pg_column_size(i.data))::bigint
+FROM turns t JOIN items i ON i.project_id = t.project_id AND i.bucket = t.bucket AND i.turn_id = t.id
+WHERE t.project_id = $1 AND t.bucket = $2 AND t.thread_id = coalesce(
+    (SELECT of.thread_id FROM turns of WHERE of.project_id = $1 AND of.bucket = $2 AND of.id = $3), $3
+)
+"""
+
+
+async def history(database: Database, project_id: UUID, id_: UUID) -> int:
+    """Return how many tokens of history a turn sends that goes on from a turn, or from a thread's head.
+
+    A history that no provider has counted, such as an imported one, is estimated by its stored size.
+    """
+    place = (project_id, ids.bucket_of(id_), id_)
+    counted = await database.fetchval(HISTORY, *place)
+    if counted:
+        return int(counted)
+    return int(await database.fetchval(ITEMS_OF_THREAD, *place) or 0) // BYTES_PER_TOKEN
 
 
 async def used(

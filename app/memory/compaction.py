@@ -355,6 +355,14 @@ class Compactions(Background):
     async def _in_background(self, wanted: Wanted, asks: Asks) -> None:
         try:
             async with self._places:
+                asks = replace(
+                    asks,
+                    tokens=lambda: 0,
+                    frame=lambda: 0,
+                    output=None,
+                    model=self._maker(wanted),
+                    history=wanted.turn_id,
+                )
                 admission = await self._limits.admit_background(asks)
                 try:
                     await self.make(wanted, admission)

@@ -53,7 +53,7 @@ class Memory:
             by=sent.model,
             now=True,
         )
-        admission = await self._limits.admit(asks_of(caller, 0))
+        admission = await self._limits.admit(asks_of(caller, 0, model=wanted.by or wanted.model, history=head))
         try:
             made = await self._compactions.make(wanted, admission)
         except ProviderError as error:

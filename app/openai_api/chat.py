@@ -85,7 +85,9 @@ async def complete(
         _ask_for_usage(body)
     sent, headers, here = orjson.dumps(body), provider_headers(request), services(request)
     weight, heartbeat = len(sent) // BYTES_PER_TOKEN, heartbeat_seconds(request)
-    admission = await here[RateLimits].admit(asks_of(caller, weight, user_of(body)))
+    admission = await here[RateLimits].admit(
+        asks_of(caller, weight, user_of(body), model=model, output=_most_output(body))
+    )
     spending = _Spending(here[RateLimits], here[Models], admission, model, weight, tool_names(body.get("tools")))
     if streams:
         listener = listening(request, caller, admitted=True)
@@ -144,6 +146,16 @@ class _Spending:
             self.admission.add(counted, self.models.of(self.model).price, binding)
             self.limits.record(self.admission, "chat", self.model, binding, counted, estimated=estimated)
         self.limits.end(self.admission)
+
+
+def _most_output(body: dict[str, Any]) -> int | None:
+    """Return how many tokens all choices of an answer may have together; None where the request does not say."""
+    each = next((body[name] for name in ("max_completion_tokens", "max_tokens") if _is_count(body.get(name))), None)
+    return None if each is None else int(each * (body["n"] if _is_count(body.get("n")) else 1))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _shows_usage(body: dict[str, Any]) -> bool:

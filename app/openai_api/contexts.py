@@ -22,6 +22,7 @@ from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import unanswered
 from app.items.shapes import Item
 from app.items.vocabulary import text_tokens
+from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_count
 from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
@@ -237,7 +238,10 @@ Service = Annotated[Contexts, serving(Contexts)]
 async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
     sent = checked(CompactCreate, await json_object(request))
     model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
-    admission = await limits.admit(asks_of(caller, 0, user_of(sent.model_extra or {})))
+    weight = len(orjson.dumps(sent.input)) // BYTES_PER_TOKEN
+    history = ids.parse(sent.previous_response_id or "", ids.TURN_PREFIXES)
+    asks = asks_of(caller, weight, user_of(sent.model_extra or {}), model=model, history=history)
+    admission = await limits.admit(asks)
     try:
         return json_response(await contexts.compact(caller, sent, model, admission))
     finally:

@@ -112,6 +112,12 @@ class Opening:
                 return request  # It waits, or is refused, and not for its approvals.
         kept = [kept_row(row) for row in rows]
         return replace(request, items=_answering([(each.id, each.item) for each in kept], request))
+    async def repeated(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
+        """Return the turn that this request repeats, by its Idempotency-Key; None where it is the first."""
+        if not request.keep:
+            return None
+        same = await self._same_key(project_id, address, request.origin)
+        return same if isinstance(same, Joined) else None
 
     async def _unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
         request = await self._with_approvals(project_id, address, request)

@@ -16,14 +16,14 @@ from app.accounts.pool import Accounts
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.errors import APIError, BadRequest, Overloaded, TooManyRequests
-from app.items.weights import tokens
+from app.items.weights import BYTES_PER_TOKEN, tokens
 from app.killable import Killable
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.memory.compaction import Compactions
 from app.memory.reader import Reader
 from app.settings import Settings
-from app.threads.address import Address, ById, ByName
+from app.threads.address import Address, ById, ByName, New, OfTurn
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
 from app.turns.event_log import EventLog
@@ -105,8 +105,17 @@ class Runner:
         self._of_projects[project_id] += 1
         admission: Admission | None = None
         try:
-            admission = await self._limits.admit(_asks(project_id, request))
-            turn = await self._opening.open(project_id, address, request, client)
+            try:
+                admission = await self._limits.admit(_asks(project_id, address, request))
+                turn: Opened | Joined = await self._opening.open(project_id, address, request, client)
+            except TooManyRequests as refused:
+                if refused.code != "insufficient_quota":
+                    raise
+                # A repeated request costs nothing: its first one was admitted.
+                repeated = await self._opening.repeated(project_id, address, request)
+                if repeated is None:
+                    raise
+                turn = repeated
         except BaseException:
             self._give_back(project_id, admission)
             raise
@@ -116,6 +125,7 @@ class Runner:
             if running is None:
                 return turn
         else:
+            assert admission is not None
             running = self._begun(turn, headers, asked, admission)
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
@@ -256,11 +266,15 @@ class Runner:
         usage = None if running.response is None else running.response.get("usage")
         if not turn.request.keep and usage is not None:
             self._limits.record(admission, "response", turn.request.model, binding, usage)
+        if turn.request.keep:
+            admission.thread, admission.turn = turn.thread_id, turn.id
+            admission.history_tokens = running.context.tokens or admission.history_tokens
         self._limits.end(admission)
 
 
-def _asks(project_id: UUID, request: TurnRequest) -> Asks:
-    origin = request.origin
+def _asks(project_id: UUID, address: Address, request: TurnRequest) -> Asks:
+    origin, output = request.origin, request.params.get("max_output_tokens")
+    at = address.turn if isinstance(address, OfTurn) else address.id
     return Asks(
         project_id,
         origin.api_key_id,
@@ -268,4 +282,8 @@ def _asks(project_id: UUID, request: TurnRequest) -> Asks:
         origin.settings,
         origin.key_limits,
         lambda: sum(map(tokens, request.items)),
+        lambda: len(orjson.dumps(request.params)) // BYTES_PER_TOKEN,
+        output if isinstance(output, int) else None,
+        request.model,
+        None if request.first or isinstance(address, New) else request.parent_id or at,
     )

@@ -5,6 +5,7 @@ A bad title is not stored: the thread stays without one, and the next of its fir
 
 import asyncio
 import time
+from dataclasses import replace
 from uuid import UUID
 
 import orjson
@@ -16,6 +17,7 @@ from app.chain.answer import Answer, from_body
 from app.db.engine import Database
 from app.errors import APIError
 from app.items.shapes import text_of
+from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.memory.answer_text import begins_with_refusal, is_refused, without_reasoning
@@ -42,6 +44,7 @@ LONGEST_EXCERPT = 2000
 LONGEST_ANSWER = 20_000
 """Characters of an answer in which a title is looked for."""
 MOST_TOKENS = 256
+MOST_READ_TOKENS = (2 * LONGEST_EXCERPT + len(INSTRUCTIONS)) // BYTES_PER_TOKEN
 MOST_ATTEMPTS = 5
 """From how many turns on a thread without a title stays without one."""
 MOST_REMEMBERED = 10_000
@@ -97,6 +100,14 @@ class Titles:
         try:
             async with self._free:
                 if await self._wants_one(turn):
+                    asks = replace(
+                        asks,
+                        tokens=lambda: MOST_READ_TOKENS,
+                        frame=lambda: 0,
+                        output=MOST_TOKENS,
+                        model=self._settings.title_model or turn.request.model,
+                        history=None,
+                    )
                     admission = await self._limits.admit_background(asks)
                     try:
                         title = await self._asked(turn, answer, admission)

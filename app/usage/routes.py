@@ -5,7 +5,7 @@ import io
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from typing_extensions import TypedDict
 
@@ -20,8 +20,22 @@ from app.provider.models import Models
 from app.services import serving
 from app.usage.hours import listed, shown
 from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
+from app.usage.store import UTC as UTC_ZONE
 
-router = APIRouter(tags=["usage"])
+
+def _check_names(request: Request) -> None:
+    """Raise BadRequest for a query parameter that the route does not have."""
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    unknown = next((name for name in request.query_params if name not in known), None)
+    if unknown is not None:
+        raise BadRequest(
+            f"{unknown[:80]!r} is not a parameter of this route. Use some of: {', '.join(sorted(known))}.",
+            param=unknown[:80],
+            code="unknown_parameter",
+        )
+
+
+router = APIRouter(tags=["usage"], dependencies=[Depends(_check_names)])
 
 Group = Literal["day", "model", "user", "thread", "account"]
 
@@ -61,11 +75,18 @@ async def get(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(max_length=256, description="The last_id of the page before.")] = None,
     format: Annotated[Literal["json", "csv"], Query()] = "json",
+    tz: Annotated[
+        str | None, Query(max_length=64, description="The IANA time zone of the days, such as Asia/Shanghai.")
+    ] = None,
 ) -> Response:
+    if tz is not None and group_by != "day":
+        raise BadRequest("'tz' has no effect unless 'group_by' is 'day'. Leave it out.", param="tz")
     begin, end = _range(since, until)
     key = _key(group_by, after)
     rows = await reads.read(
-        lambda database: usage(database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key)
+        lambda database: usage(
+            database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key, tz=tz or UTC_ZONE
+        )
     )
     found = [_row(group_by, row, models) for row in rows[:limit]]
     if format == "csv":

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from app.db.engine import Database
+from app.errors import BadRequest
 from app.items.weights import MOST_COUNTED
 from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models
@@ -15,8 +16,8 @@ _ACCOUNT = r"regexp_replace(t.binding, '^[a-z]+://([^/#]*@)?([^/#]*).*#([0-9a-f]
 
 GROUPS = {
     "day": (
-        "to_char(t.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
-        "to_char(t.at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+        "to_char(t.created_at AT TIME ZONE '{tz}', 'YYYY-MM-DD')",
+        "to_char(t.at AT TIME ZONE '{tz}', 'YYYY-MM-DD')",
     ),
     "model": ("t.model", "t.model"),
     "user": ("th.user_id", "t.user_id"),
@@ -24,6 +25,11 @@ GROUPS = {
     "account": (_ACCOUNT, _ACCOUNT),
 }
 """The expressions that each way of grouping puts turns together by, and charges."""
+
+UTC = "UTC"
+
+ZONE = "SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = $1 AND name ~ '^[A-Z][A-Za-z0-9_+/-]*$')"
+"""True for the exact name of a zone of the IANA database: the check is Postgres's own, since it computes the days."""
 
 # `token_count` takes whatever the provider has reported, and gives 0 for what is no number.
 _SUMS = f"""
@@ -101,14 +107,23 @@ async def usage(
     *,
     limit: int,
     after: str | None,
+    tz: str = UTC,
 ) -> list[UsageRow]:
     """Rows of counts, by the group's key, in its order.
 
     Args:
         group_by: one of GROUPS.
         after: the key to go on from.
+        tz: the zone whose days are meant.
+
+    Raises:
+        BadRequest: Postgres knows no such zone.
     """
-    turns, charges = GROUPS[group_by]
+    if tz != UTC and not await database.fetchval(ZONE, tz):
+        raise BadRequest(
+            "'tz' must be the name of a time zone in the IANA database, such as 'Asia/Shanghai'.", param="tz"
+        )
+    turns, charges = (each.replace("{tz}", tz) for each in GROUPS[group_by])
     statement = _USAGE.format(turns=turns, charges=charges, sums=_SUMS, batch=_BATCH)
     return await database.fetch(statement, project_id, since, until, limit, after)
 
