@@ -440,6 +440,8 @@ class RateLimits(Background):
         Raises:
             RedisError, OSError: it is away.
         """
+        if not self._stale.isdisjoint(met.keys):
+            await self._forget_stale()
         words = [*met.words]
         words[0] = id_
         for place in met.places:

@@ -85,7 +85,14 @@ async def get(
     key = _key(group_by, after)
     rows = await reads.read(
         lambda database: usage(
-            database, caller.project_id, group_by, begin, end, limit=limit + 1, after=key, tz=tz or UTC_ZONE
+            database,
+            caller.project_id,
+            group_by,
+            begin,
+            end,
+            limit=limit + 1,
+            after=key,
+            tz=UTC_ZONE if tz is None else tz,
         )
     )
     found = [_row(group_by, row, models) for row in rows[:limit]]
