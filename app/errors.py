@@ -107,12 +107,20 @@ class Overloaded(APIError):
 class DatabaseUnavailable(APIError):
     status = 503
     code = "database_unavailable"
+    words = "The database cannot be reached at the moment. Nothing was changed; send the request again."
 
     def __init__(self) -> None:
-        super().__init__(
-            "The database cannot be reached at the moment. Nothing was changed; send the request again.",
-            headers={"Retry-After": "1"},
-        )
+        super().__init__(self.words, headers={"Retry-After": "1"})
+
+
+class ThreadLocked(DatabaseUnavailable):
+    """Other transactions in the database have held what a statement has to change for too long. It was not run."""
+
+    code = "thread_locked"
+    words = (
+        "Another transaction in the database holds a lock on this thread. Nothing was changed; send the request again "
+        "later. If this lasts, ask the operator to end that transaction: pg_blocking_pids() names its process."
+    )
 
 
 class ProviderFailure(APIError):

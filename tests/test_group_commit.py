@@ -6,14 +6,15 @@ import random
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import pytest
 
 from app.db.engine import Database
-from app.db.group_commit import MOST_CHARACTERS, MOST_STATEMENTS
-from app.errors import DatabaseUnavailable
+from app.db.group_commit import MOST_CHARACTERS, MOST_IN_LANE, MOST_STATEMENTS
+from app.errors import DatabaseUnavailable, ThreadLocked
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 
@@ -119,6 +120,142 @@ async def test_one_that_is_held_up_by_a_lock_holds_up_nobody_who_comes_later(
             assert not held_up.done()
         assert (await held_up)["n"] == 101
     await other.close()
+
+
+@asynccontextmanager
+async def held(url: str, *buckets: int) -> AsyncIterator[asyncpg.Connection]:
+    """Hold the rows of these buckets in an open transaction. Yields a second connection, to look on."""
+    holder, watcher = await asyncpg.connect(url), await asyncpg.connect(url)
+    try:
+        async with holder.transaction():
+            for bucket in buckets:
+                await holder.execute("SELECT FROM counted WHERE bucket = $1 FOR UPDATE", bucket)
+            yield watcher
+    finally:
+        await holder.close()
+        await watcher.close()
+
+
+def add(database: Database, bucket: int, key: str | None = None) -> asyncio.Task[Any]:
+    return asyncio.create_task(database.fetchrow_in_group(bucket, 1, LOCKED, bucket, key=key))
+
+
+async def test_members_of_a_group_get_their_rows_while_a_locked_one_still_waits(
+    database: Database, empty_database_url: str
+) -> None:
+    async with held(empty_database_url, 3), asyncio.timeout(5):
+        asked = [add(database, bucket) for bucket in range(8)]
+        others = [each for bucket, each in enumerate(asked) if bucket != 3]
+        assert [row["n"] for row in await asyncio.gather(*others)] == [1] * 7
+        assert not asked[3].done()
+    assert (await asked[3])["n"] == 1
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+async def test_a_locked_bucket_has_one_transaction_at_most_however_many_ask(
+    database: Database, empty_database_url: str, *, pooled: bool
+) -> None:
+    worker = Database(empty_database_url, pool_size=6, timeout_seconds=5, pooled=pooled)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with held(empty_database_url, 1) as watcher:
+        held_up = [add(worker, 1) for _ in range(12)]
+        seen = []
+        for _ in range(20):
+            await asyncio.gather(*(add(worker, bucket) for bucket in range(2, 12)))
+            seen.append(await watcher.fetchval(waiting))
+            await asyncio.sleep(0.02)
+        assert max(seen) == 1
+        assert not any(each.done() for each in held_up)
+    assert sorted([row["n"] for row in await asyncio.gather(*held_up)]) == list(range(1, 13))
+    assert {row["n"] for row in await database.fetch("SELECT n FROM counted WHERE bucket BETWEEN 2 AND 11")} == {20}
+    await worker.close()
+
+
+async def test_many_locked_buckets_leave_connections_to_the_others(database: Database, empty_database_url: str) -> None:
+    async with held(empty_database_url, *range(20)), asyncio.timeout(5):
+        held_up = [add(database, bucket) for bucket in range(20) for _ in range(3)]
+        for _ in range(10):
+            await asyncio.gather(*(add(database, bucket) for bucket in range(20, 30)))
+        assert not any(each.done() for each in held_up)
+    await asyncio.gather(*held_up)
+    assert {row["n"] for row in await database.fetch("SELECT n FROM counted WHERE bucket < 20")} == {3}
+
+
+async def test_a_wait_for_a_lock_ends_with_an_error_and_nothing_done(
+    database: Database, empty_database_url: str
+) -> None:
+    worker = Database(empty_database_url, pool_size=6, timeout_seconds=0.3)
+    async with held(empty_database_url, 1), asyncio.timeout(5):
+        asked = [add(worker, 1) for _ in range(MOST_IN_LANE + 8)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {ThreadLocked}
+        with pytest.raises(ThreadLocked):
+            await worker.fetchrow_in_group(1, 1, LOCKED, 1, wait_seconds=0.01)
+    assert (await add(worker, 1))["n"] == 1
+    await worker.close()
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01"])
+async def test_members_that_meet_deadlocks_or_serialization_failures_are_each_done_once(
+    database: Database, code: str
+) -> None:
+    await database.fetch("CREATE SEQUENCE tries")
+    await database.fetch(
+        f"""CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.bucket % 3 = 0 AND nextval('tries') % 3 <> 0 THEN
+                RAISE EXCEPTION 'conflict' USING ERRCODE = '{code}';
+            END IF;
+            RETURN NEW; END $$"""
+    )
+    await database.fetch("CREATE TRIGGER conflict BEFORE INSERT ON said FOR EACH ROW EXECUTE FUNCTION conflict()")
+    rows = await asyncio.gather(*(say(database, bucket) for bucket in range(12)))
+    assert [row["said"] for row in rows] == [f"words of {bucket}" for bucket in range(12)]
+    assert await said(database) == sorted((bucket, f"words of {bucket}") for bucket in range(12))
+    assert await database.fetchval("SELECT last_value FROM tries") > 4
+
+
+async def test_a_group_in_a_real_deadlock_is_done_after_it(database: Database, empty_database_url: str) -> None:
+    name = await database.fetchval("SELECT current_database()")
+    await database.fetch(f"ALTER DATABASE {name} SET deadlock_timeout = '5ms'")
+    worker = Database(empty_database_url, pool_size=6, timeout_seconds=5)
+    other = await asyncpg.connect(empty_database_url)
+    await other.execute("SET deadlock_timeout = '10s'")
+    for _ in range(5):
+        async with other.transaction():
+            await other.execute(LOCKED.replace("$1::int", "5"))
+            asked = [add(worker, bucket) for bucket in range(8)]
+            await asyncio.wait(asked, timeout=0.02)
+            await other.execute(LOCKED.replace("$1::int", "2"))
+        await asyncio.gather(*asked)
+    counts = [row["n"] for row in await database.fetch("SELECT n FROM counted WHERE bucket < 8 ORDER BY bucket")]
+    assert counts == [5, 5, 10, 5, 5, 10, 5, 5]
+    await other.close()
+    await worker.close()
+
+
+async def test_serializable_workers_that_meet_do_each_statement_once(
+    database: Database, empty_database_url: str
+) -> None:
+    name = await database.fetchval("SELECT current_database()")
+    await database.fetch(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    workers = [Database(empty_database_url, pool_size=6, timeout_seconds=20) for _ in range(2)]
+    for _ in range(10):
+        await asyncio.gather(*(add(worker, bucket) for bucket in range(8) for worker in workers))
+    assert {row["n"] for row in await database.fetch("SELECT n FROM counted WHERE bucket < 8")} == {20}
+    for worker in workers:
+        await worker.close()
+
+
+async def test_another_thread_of_the_same_bucket_is_not_held_up(database: Database, empty_database_url: str) -> None:
+    async with held(empty_database_url, 1), asyncio.timeout(5):
+        held_up = add(database, 1, "locked")
+        await asyncio.sleep(0.2)
+        rows = await asyncio.gather(
+            *(database.fetchrow_in_group(1, 1, SAY, 1, f"{number}", key="free") for number in range(5))
+        )
+        assert [row["said"] for row in rows] == [f"{number}" for number in range(5)]
+        assert not held_up.done()
+    assert (await held_up)["n"] == 1
 
 
 async def test_two_workers_whose_statements_meet_never_wait_for_each_other(

@@ -5,9 +5,11 @@ A turn's two statements go straight to asyncpg, which keeps them prepared on eac
 """
 
 import asyncio
+import re
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db import connecting, wall
-from app.db.group_commit import MOST_CHARACTERS, GroupCommit, Undone
+from app.db.group_commit import LOCK_TIMEOUT, MOST_CHARACTERS, MOST_LANES, GroupCommit, Undone
 from app.errors import DatabaseUnavailable
 
 READ_ONLY = "25006"
@@ -60,6 +62,9 @@ PATIENCE_SECONDS = 0.025
 
 PATIENCE_OF_COORDINATORS = 0.1
 """The same through the coordinator of a cluster, each connection to which opens some to every worker."""
+
+
+_FIRST_ARGUMENT = re.compile(r"\$1\b(::\w+)?")
 
 
 class Database:
@@ -111,17 +116,25 @@ class Database:
         self._opening = 0
         self._most_held = max(1, pool_size - LEFT_TO_SESSIONS)
         self._patience_seconds = PATIENCE_SECONDS
+        self._bounds_locks = True
+        self._group_commit = GroupCommit(
+            self._fetch_alone,
+            self._fetch_together,
+            wait_seconds=timeout_seconds,
+            lanes=max(1, min(MOST_LANES, self._most_held // 4)),
+        )
         # A pooler and the wall make each statement a transaction of its own.
-        self._groups = not (pooled or row_security)
-        self._group_commit = GroupCommit(self.fetchrow, self._fetch_together)
+        self._group_commit.shares = not (pooled or row_security)
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
     def is_coordinator(self) -> None:
         """Say that this is the coordinator of a cluster. It commits a transaction on the shards of several nodes in two
-        phases: statements share none.
+        phases: statements share none. It passes a whole call on to a node only if the arguments are plain values, so
+        that locks are waited for as long as a statement may take.
         """
-        self._groups, self._patience_seconds = False, PATIENCE_OF_COORDINATORS
+        self._group_commit.shares = self._bounds_locks = False
+        self._patience_seconds = PATIENCE_OF_COORDINATORS
 
     def at(self, host: str, port: int, settings: Mapping[str, str]) -> "Database":
         """As many connections to another server, with all else that the URL says."""
@@ -151,24 +164,51 @@ class Database:
         rows: list[Any] = await self._run("fetch", statement, arguments)
         return rows
 
-    async def fetchrow_in_group(self, bucket: int, characters: int, statement: str, *arguments: Any) -> Any:
-        """Run a statement that gives one row and locks rows of one bucket alone. Those that come while one is under way
-        share a transaction: see `group_commit`.
+    async def fetchrow_in_group(
+        self,
+        bucket: int,
+        characters: int,
+        statement: str,
+        *arguments: Any,
+        key: Hashable = None,
+        wait_seconds: float | None = None,
+    ) -> Any:
+        """Run a statement that returns one row and locks rows of one bucket only. Statements that arrive while one is
+        under way share a transaction: see `group_commit`.
 
         Args:
             characters: how much it writes, roughly.
+            key: names the rows that it locks; the bucket if left out.
+            wait_seconds: how long it may wait for them; as long as any statement may take if left out.
+
+        Raises:
+            ThreadLocked: other transactions have held these rows for so long. Nothing was done.
         """
-        if not self._groups or characters > MOST_CHARACTERS:
-            return await self.fetchrow(statement, *arguments)
-        return await self._group_commit.fetchrow(bucket, statement, arguments)
+        return await self._group_commit.fetchrow(
+            bucket,
+            statement,
+            arguments,
+            key=bucket if key is None else key,
+            by_itself=characters > MOST_CHARACTERS,
+            wait_seconds=wait_seconds,
+        )
+
+    async def fetchrow_by_itself(self, bucket: int, key: Hashable, statement: str, *arguments: Any) -> Any | None:
+        """Run a statement that returns one row or none in a transaction of its own, one in a bucket at a time, that
+        waits for locks as those of `fetchrow_in_group` do.
+        """
+        return await self._group_commit.fetchrow(bucket, statement, arguments, key=key, by_itself=True)
 
     def apart(self) -> AbstractAsyncContextManager[None]:
         """Within, each of this process's statements has a transaction of its own: see `GroupCommit.apart`."""
         return self._group_commit.apart()
 
+    async def _fetch_alone(self, statement: str, *arguments: Any) -> Any:
+        return await self._run("fetchrow", bounded(statement) if self._bounds_locks else statement, arguments)
+
     async def _fetch_together(self, statement: str, each: Sequence[tuple[Any, ...]]) -> list[Any]:
         try:
-            rows: list[Any] = await self._run("fetchmany", statement, (each,))
+            rows: list[Any] = await self._run("fetchmany", bounded(statement), (each,))
         except DatabaseUnavailable as error:
             cause = error.__cause__
             # Where there was no connection to be had, none of them has a better one.
@@ -331,6 +371,17 @@ async def _walled(connection: Any, project: UUID, method: str, statement: str, a
 def may_pass(sqlstate: str | None) -> bool:
     """Whether a statement that failed in this way may be done when it is tried again."""
     return sqlstate is not None and sqlstate.startswith(MAY_PASS)
+
+
+@cache
+def bounded(statement: str) -> str:
+    """Return a statement that sets `lock_timeout` for its transaction while it takes its first argument.
+
+    A SET of its own would be another round trip. The first argument must be one of a function, which is evaluated
+    before the function runs, or a value to insert: in a condition, it would keep an index from being used.
+    """
+    set_first = f"CASE WHEN set_config('lock_timeout', '{LOCK_TIMEOUT}', true) IS NOT NULL THEN \\g<0> END"
+    return _FIRST_ARGUMENT.sub(set_first, statement, count=1)
 
 
 def _give_up(waiter: "asyncio.Future[Any]") -> None:

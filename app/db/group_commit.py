@@ -1,30 +1,38 @@
-"""Group commit: what would wait for Postgres goes there together, in one transaction.
+"""Group commit: statements that arrive while another one is under way share one transaction.
 
-A third of what a turn costs Postgres is its commits and its ways there and back. A statement that comes alone is run at
-once, in a transaction of its own. Those that come while it is under way wait for it, and share the next transaction.
+About a third of what a turn costs Postgres is its commits and round trips. A statement that arrives alone runs at once,
+in a transaction of its own. Statements that arrive while one is under way wait for it and share the next transaction.
 
-None can harm another. A statement locks rows of its own bucket alone, a transaction has one of each bucket, in the
-order of the buckets: no two wait for each other. What locks rows of many buckets is done apart. Where one statement
-fails, Postgres undoes its transaction, and each is run again by itself. Where one is held up, by a lock say, those who
-have waited `PATIENCE_SECONDS` go past it.
+These rules keep a statement from harming the others:
+
+- A statement locks rows of its own bucket only. A bucket has at most one transaction under way, and a transaction locks
+  its buckets in order. So no two of these transactions can deadlock.
+- A transaction waits at most `LOCK_TIMEOUT` for a lock. When it fails, Postgres has rolled back all of it, and each of
+  its statements runs again in a transaction of its own, several at once.
+- A statement that a lock, a deadlock or a serialization failure stops in its own transaction moves to the lane of its
+  bucket. There it is tried again, with pauses, until it succeeds or its time is over. While one is in the lane, later
+  statements with the same key join it there: they never enter a group. All lanes together use `MOST_LANES` connections.
+- A row is delivered as soon as its own transaction is committed. A statement is repeated only after Postgres has said
+  that nothing of it was done.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import contextvars
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 import asyncpg
 
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, ThreadLocked
 
 MOST_STATEMENTS = 16
 """How many statements share a transaction at most."""
 
 MOST_CHARACTERS = 65_536
-"""How much a statement may write to share one: what takes long holds up the others."""
+"""How much a statement may write to share a transaction: a long one delays the others."""
 
 MOST_TRANSACTIONS = 4
 """How many transactions of a statement are under way at most."""
@@ -32,60 +40,152 @@ MOST_TRANSACTIONS = 4
 PATIENCE_SECONDS = 0.01
 """How long a statement waits before another transaction is begun beside the one that is under way."""
 
+LOCK_TIMEOUT = "50ms"
+"""How long a transaction waits for a lock: Postgres's `lock_timeout`. It is far below `deadlock_timeout`."""
+
+MOST_LANES = 2
+"""How many lanes may have a transaction under way at once."""
+
+MOST_IN_LANE = 64
+"""How many statements of a bucket may wait for a lock. The next one is refused."""
+
+FIRST_PAUSE_SECONDS = 0.02
+LONGEST_PAUSE_SECONDS = 0.25
+"""How long a lane pauses after a try of each key in vain; the pause doubles up to the longest."""
+
+MOST_HELD_UP = 4096
+"""How many keys are remembered as held up. The oldest is forgotten, and tried in a group once more."""
+
+HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+"""What Postgres says when another transaction is in the way. Nothing was done, and another try may succeed."""
+
 
 class Alone(Protocol):
-    def __call__(self, statement: str, *arguments: Any) -> Awaitable[Any]: ...
+    def __call__(self, statement: str, *arguments: Any) -> Coroutine[Any, Any, Any]: ...
 
 
-Together = Callable[[str, Sequence[tuple[Any, ...]]], Awaitable[list[Any]]]
+Together = Callable[[str, Sequence[tuple[Any, ...]]], Coroutine[Any, Any, list[Any]]]
 
 
 class Undone(Exception):
-    """The server has undone a transaction, and is there."""
+    """The server has rolled back a transaction, and can be reached."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Waiting:
+    """A statement that has not begun, or is to be run again."""
+
+    statement: str
     bucket: int
+    key: Hashable
     arguments: tuple[Any, ...]
     since: float
+    until: float
+    """When its caller is told that it took too long. One that is under way ends first."""
+    by_itself: bool
+    """Whether it shares no transaction."""
     row: asyncio.Future[Any]
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    """The caller's: it names the project whose rows the statement may see."""
+    too_late: type[DatabaseUnavailable] = DatabaseUnavailable
+    _timer: asyncio.TimerHandle | None = None
+
+    def wait(self) -> None:
+        """Fail at `until`, unless the statement has begun before."""
+        if self._timer is None:
+            self._timer = self.row.get_loop().call_at(self.until, self.fail, None)
+
+    def begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def fail(self, error: BaseException | None) -> None:
+        """Fail with an error; None: its time is over."""
+        self.begin()
+        if not self.row.done():
+            self.row.set_exception(self.too_late() if error is None else error)
+
+    def give(self, row: Any) -> None:
+        if not self.row.done():
+            self.row.set_result(row)
 
 
 class GroupCommit:
-    """What is under way at a server of statements that give one row and lock rows of one bucket."""
+    """The statements under way at a server that each return one row and lock rows of one bucket."""
 
-    def __init__(self, alone: Alone, together: Together) -> None:
+    def __init__(self, alone: Alone, together: Together, *, wait_seconds: float, lanes: int = MOST_LANES) -> None:
         """
         Args:
-            alone: runs a statement in a transaction of its own, and gives its row.
-            together: runs one with each of these arguments in one transaction, and gives a row for each, in order.
-                Raises `Undone` where none of it is done.
+            alone: runs a statement in a transaction of its own, and returns its row. Both wait `LOCK_TIMEOUT` at most
+                for a lock.
+            together: runs a statement with each of these arguments in one transaction, and returns a row for each, in
+                order. Raises `Undone` if the transaction was rolled back.
+            wait_seconds: how long a statement may wait before it begins, or for a lock.
+            lanes: how many lanes may have a transaction under way at once.
         """
         self.alone = alone
         self.together = together
+        self.shares = True
+        """Whether transactions are shared. If not, each statement has its own, and all begin at once."""
+        self.busy: set[int] = set()
+        """The buckets with a transaction under way."""
+        self.lane_places = asyncio.Semaphore(lanes)
+        self._wait_seconds = wait_seconds
         self._lines: dict[str, _Line] = {}
+        self._lanes: dict[int, _Lane] = {}
+        self._held_up: dict[Hashable, None] = {}
         self._apart = 0
 
-    async def fetchrow(self, bucket: int, statement: str, arguments: tuple[Any, ...]) -> Any:
-        """Run a statement, and give its row once it is committed.
+    async def fetchrow(
+        self,
+        bucket: int,
+        statement: str,
+        arguments: tuple[Any, ...],
+        *,
+        key: Hashable,
+        by_itself: bool = False,
+        wait_seconds: float | None = None,
+    ) -> Any:
+        """Run a statement, and return its row once it is committed.
+
+        Args:
+            key: names what it locks: statements with the same key wait for the same lock.
+            by_itself: shares no transaction.
+            wait_seconds: instead of the usual bound.
 
         Raises:
+            ThreadLocked: other transactions have held the locks for too long. Nothing was done.
             DatabaseUnavailable: the server is away. The statement may have been committed all the same.
         """
         line = self._lines.get(statement)
         if line is None:
             line = self._lines[statement] = _Line(statement, self)
-        return await line.fetchrow(bucket, arguments)
+        if self.is_held_up(key):
+            waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
+            self.hold_up(waiting)
+            return await waiting.row
+        if bucket not in self.busy and (by_itself or not line.running or not self.shares):
+            try:
+                return await line.at_once(bucket, arguments, paced=not by_itself, key=key)
+            except DatabaseUnavailable as error:
+                if not _another_try(error):
+                    raise
+            waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
+            self.hold_up(waiting)
+        else:
+            waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
+            line.wait(waiting)
+        return await waiting.row
 
     @property
     def most(self) -> int:
         """How many statements may share a transaction now."""
-        return 1 if self._apart else MOST_STATEMENTS
+        return 1 if self._apart or not self.shares else MOST_STATEMENTS
 
     @asynccontextmanager
     async def apart(self) -> AsyncIterator[None]:
-        """Within, no transaction has two statements: for what locks rows of many buckets, in an order of its own."""
+        """Within, no transaction has two statements: for statements that lock rows of many buckets in any order."""
         self._apart += 1
         try:
             if under_way := [task for line in self._lines.values() for task in line.tasks]:
@@ -94,102 +194,247 @@ class GroupCommit:
         finally:
             self._apart -= 1
 
+    def is_held_up(self, key: Hashable) -> bool:
+        return key in self._held_up
+
+    def mark_held_up(self, key: Hashable) -> None:
+        self._held_up[key] = None
+        if len(self._held_up) > MOST_HELD_UP:
+            del self._held_up[next(iter(self._held_up))]
+
+    def forget_held_up(self, key: Hashable) -> None:
+        self._held_up.pop(key, None)
+
+    def hold_up(self, waiting: Waiting) -> None:
+        """Move a statement to the lane of its bucket."""
+        self.mark_held_up(waiting.key)
+        waiting.too_late = ThreadLocked
+        lane = self._lanes.get(waiting.bucket)
+        if lane is None:
+            lane = self._lanes[waiting.bucket] = _Lane(waiting.bucket, self)
+        lane.wait(waiting)
+
+    def end_lane(self, bucket: int) -> None:
+        del self._lanes[bucket]
+
+    def freed(self) -> None:
+        """Begin what has waited for a bucket that is not busy any more."""
+        for line in self._lines.values():
+            line.go_on()
+
+    def _waiting(
+        self,
+        bucket: int,
+        statement: str,
+        arguments: tuple[Any, ...],
+        key: Hashable,
+        by_itself: bool,
+        wait_seconds: float | None,
+    ) -> Waiting:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        until = now + (self._wait_seconds if wait_seconds is None else wait_seconds)
+        return Waiting(statement, bucket, key, arguments, now, until, by_itself, loop.create_future())
+
 
 class _Line:
-    """Those who wait with one statement."""
+    """The callers that wait with one statement."""
 
     def __init__(self, statement: str, group_commit: GroupCommit) -> None:
         self._statement = statement
         self._of = group_commit
-        self._under_way = 0
         self._waiting: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
-        self.tasks: set[asyncio.Task[list[Any]]] = set()
+        self.running = 0
+        """How many transactions are under way, without those of statements that were not to share one."""
+        self.tasks: set[asyncio.Task[Any]] = set()
 
-    async def fetchrow(self, bucket: int, arguments: tuple[Any, ...]) -> Any:
-        if self._under_way:
-            return await self._in_group(bucket, arguments)
-        self._under_way += 1
+    async def at_once(self, bucket: int, arguments: tuple[Any, ...], *, paced: bool, key: Hashable) -> Any:
+        """Run a statement in a transaction of its own, now."""
+        self._of.busy.add(bucket)
+        self.running += paced
         try:
             return await self._of.alone(self._statement, *arguments)
+        except DatabaseUnavailable as error:
+            if _another_try(error):
+                self._of.mark_held_up(key)  # Before others with this key begin.
+            raise
         finally:
-            self._ended()
+            self.running -= paced
+            self._of.busy.discard(bucket)
+            self._begin()
+            self._of.freed()
 
-    async def _in_group(self, bucket: int, arguments: tuple[Any, ...]) -> Any:
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(bucket, arguments, loop.time(), loop.create_future())
+    def wait(self, waiting: Waiting) -> None:
+        waiting.wait()
         self._waiting.append(waiting)
-        if self._timer is None:
-            self._timer = loop.call_later(PATIENCE_SECONDS, self._out_of_patience)
-        return await waiting.row
+        self._start_timer(PATIENCE_SECONDS)
 
-    def _ended(self) -> None:
-        self._under_way -= 1
-        self._begin()
+    def go_on(self) -> None:
+        """Begin what waits for nothing any more."""
+        while self._waiting and (not self._of.shares or not self.running) and self._begin():
+            pass
 
-    def _begin(self) -> None:
-        """Begin a transaction with those that have waited longest, if any wait."""
+    def _begin(self) -> bool:
+        """Begin a transaction with the statements that have waited longest. False if there are none."""
+        if not self._waiting or (self._of.shares and self.running >= MOST_TRANSACTIONS):
+            return False
         group = self._taken()
-        if group:
-            self._under_way += 1
-            task = asyncio.get_running_loop().create_task(self._rows(group))
-            self.tasks.add(task)
-            task.add_done_callback(partial(self._give, group))
+        if not group:
+            return False
+        self.running += 1
+        for each in group:
+            each.begin()
+            self._of.busy.add(each.bucket)
+        first = group[0]
+        if len(group) == 1:
+            task = asyncio.create_task(self._of.alone(self._statement, *first.arguments), context=first.context)
+        else:
+            task = asyncio.create_task(self._of.together(self._statement, [each.arguments for each in group]))
+        self.tasks.add(task)
+        task.add_done_callback(partial(self._ended, group))
+        return True
 
     def _taken(self) -> list[Waiting]:
+        """The statements of the next transaction, in the order of their buckets."""
         taken: dict[int, Waiting] = {}
         left: list[Waiting] = []
+        most = self._of.most
         for waiting in self._waiting:
             if waiting.row.done():
                 continue  # Nobody waits for it any more.
-            if len(taken) < self._of.most and waiting.bucket not in taken:
-                taken[waiting.bucket] = waiting
-            else:
+            if self._of.is_held_up(waiting.key):
+                self._of.hold_up(waiting)
+            elif len(taken) >= most or waiting.bucket in taken or waiting.bucket in self._of.busy:
                 left.append(waiting)
+            elif not waiting.by_itself:
+                taken[waiting.bucket] = waiting
+            elif taken:
+                left.append(waiting)
+            else:
+                taken[waiting.bucket] = waiting
+                most = 1
         self._waiting = left
         return [taken[bucket] for bucket in sorted(taken)]
+
+    def _start_timer(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._out_of_patience)
 
     def _out_of_patience(self) -> None:
         self._timer = None
         if not self._waiting:
             return
-        loop = asyncio.get_running_loop()
-        left = self._waiting[0].since + PATIENCE_SECONDS - loop.time()
-        if left <= 0 and self._under_way < MOST_TRANSACTIONS:
+        left = self._waiting[0].since + PATIENCE_SECONDS - asyncio.get_running_loop().time()
+        if left <= 0:
             self._begin()
         if self._waiting:
-            self._timer = loop.call_later(left if left > 0 else PATIENCE_SECONDS, self._out_of_patience)
+            self._start_timer(left if left > 0 else PATIENCE_SECONDS)
 
-    async def _rows(self, group: list[Waiting]) -> list[Any]:
-        """The row of each, or what it failed with."""
-        if len(group) > 1:
-            try:
-                return await self._of.together(self._statement, [waiting.arguments for waiting in group])
-            except Undone:
-                pass
-        return [await self._by_itself(waiting) for waiting in group]
-
-    async def _by_itself(self, waiting: Waiting) -> Any:
-        if waiting.row.done():
-            return None
-        try:
-            return await self._of.alone(self._statement, *waiting.arguments)
-        except (DatabaseUnavailable, asyncpg.PostgresError) as error:
-            return error
-
-    def _give(self, group: list[Waiting], task: asyncio.Task[list[Any]]) -> None:
+    def _ended(self, group: list[Waiting], task: asyncio.Task[Any]) -> None:
+        """Deliver what a transaction has ended with, and begin the next."""
         self.tasks.discard(task)
-        self._ended()
+        self.running -= 1
+        failed = None if task.cancelled() else task.exception()
+        again = isinstance(failed, Undone)
         if task.cancelled():
-            for waiting in group:
-                waiting.row.cancel()
-            return
-        failed = task.exception()
-        rows = [failed] * len(group) if failed else task.result()
-        for waiting, row in zip(group, rows, strict=True):
+            for each in group:
+                each.row.cancel()
+        elif again:
+            for each in group:
+                each.by_itself = True
+                each.wait()
+            self._waiting[:0] = group
+            self._start_timer(PATIENCE_SECONDS)
+        elif failed is not None:
+            for each in group:
+                if _another_try(failed) and len(group) == 1:
+                    self._of.hold_up(each)
+                else:
+                    each.fail(failed)
+        else:
+            for each, row in zip(group, [task.result()] if len(group) == 1 else task.result(), strict=True):
+                each.give(row)
+        self._of.busy.difference_update(each.bucket for each in group)
+        while self._begin() and again:
+            pass
+        self._of.freed()
+
+
+class _Lane:
+    """The statements of one bucket that other transactions hold up, tried one after another."""
+
+    def __init__(self, bucket: int, group_commit: GroupCommit) -> None:
+        self._bucket = bucket
+        self._of = group_commit
+        self._waiting: list[Waiting] = []
+        self._task = asyncio.create_task(self._run(), context=contextvars.Context())
+        self._task.add_done_callback(self._ended)
+
+    def wait(self, waiting: Waiting) -> None:
+        if len(self._left()) >= MOST_IN_LANE:
+            waiting.fail(None)
+        else:
+            waiting.wait()
+            self._waiting.append(waiting)
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while self._left():
+            in_vain = True
+            # One of each key: those behind it wait for the same lock.
+            for waiting in {each.key: each for each in reversed(self._left())}.values():
+                in_vain = not await self._try(waiting) and in_vain
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS) if in_vain else FIRST_PAUSE_SECONDS
+            if in_vain:
+                await asyncio.sleep(pause)
+
+    def _left(self) -> list[Waiting]:
+        self._waiting = [each for each in self._waiting if not each.row.done()]
+        return self._waiting
+
+    async def _try(self, waiting: Waiting) -> bool:
+        """Run a statement once. False if something is still in its way."""
+        async with self._of.lane_places:
+            if self._bucket in self._of.busy:
+                return False
             if waiting.row.done():
-                continue
-            if isinstance(row, BaseException):
-                waiting.row.set_exception(row)
+                return True
+            waiting.begin()
+            self._of.busy.add(self._bucket)
+            try:
+                row = await asyncio.create_task(
+                    self._of.alone(waiting.statement, *waiting.arguments), context=waiting.context
+                )
+            except (DatabaseUnavailable, asyncpg.PostgresError) as error:
+                if _another_try(error):
+                    if waiting.until > asyncio.get_running_loop().time():
+                        waiting.wait()
+                    else:
+                        waiting.fail(None)
+                    return False
+                self._of.forget_held_up(waiting.key)
+                waiting.fail(error)
             else:
-                waiting.row.set_result(row)
+                self._of.forget_held_up(waiting.key)
+                waiting.give(row)
+            finally:
+                self._of.busy.discard(self._bucket)
+                self._of.freed()
+            return True
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._of.end_lane(self._bucket)
+        failed = None if task.cancelled() else task.exception()
+        for waiting in self._left():
+            if failed is not None:
+                waiting.fail(failed)
+            elif task.cancelled():
+                waiting.row.cancel()
+            else:  # It came when the lane had just ended.
+                self._of.hold_up(waiting)
+
+
+def _another_try(error: BaseException) -> bool:
+    """Whether a statement failed because of another transaction that may have ended by the next try."""
+    return isinstance(error.__cause__, HELD_UP)

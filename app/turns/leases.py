@@ -14,7 +14,7 @@ import structlog
 
 from app.background import Background
 from app.db import ids, wall
-from app.errors import DatabaseUnavailable, NotFound
+from app.errors import DatabaseUnavailable, NotFound, ThreadLocked
 from app.provider.events import own_frame
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
@@ -26,7 +26,7 @@ from app.turns.rows import ExpiredRow
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.spool import Spool
-from app.turns.store import TURNS, Closable, TurnStore
+from app.turns.store import BRIEF_WAIT_SECONDS, TURNS, Closable, TurnStore
 from app.turns.streamed import opening_of
 
 log = structlog.get_logger()
@@ -59,11 +59,12 @@ class Leases(Background):
         steady_since = time.monotonic()
         while True:
             try:
-                await self._spool.empty(self._store)
-                await self._store.close_unconfirmed()
+                # First, as all else may wait for locks.
                 for row in await self._store.renew_leases(self._runner.running()):
                     if row["cancel"]:
                         await self._runner.cancel(row["id"])
+                await self._spool.empty(self._store)
+                await self._store.close_unconfirmed()
                 # After Postgres was away, its other users get the time to renew before anybody takes their turns.
                 if time.monotonic() - steady_since > self._lease_seconds / 2:
                     await self._close_expired()
@@ -78,6 +79,8 @@ class Leases(Background):
             try:
                 with wall.within(row["project_id"]):
                     await self._close(row)
+            except ThreadLocked:
+                log.warning("a dead worker's turn is in a thread that is locked; it is closed later", **named)
             except (asyncpg.PostgresError, NotFound, ValueError, CannotOpen) as error:
                 # One that cannot be closed does not hold up the others.
                 log.error("a dead worker's turn cannot be closed", error=type(error).__name__, **named)
@@ -90,7 +93,7 @@ class Leases(Background):
         sent = (await self._store.items(project_id, [turn_id]))[turn_id]
         salt = TURNS.opened(project_id, row)["salt"] or b""
         turn = Closable(project_id, turn_id, row["thread_id"], len(sent), salt, SERVICE, sealer)
-        if await self._store.close(turn, closing) is not None and count:
+        if await self._store.close(turn, closing, BRIEF_WAIT_SECONDS) is not None and count:
             shown = stored_response(*await self._replay.kept(project_id, turn_id))
             kind, fields = last_event(shown)
             last = own_frame(kind, fields, count)

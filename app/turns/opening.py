@@ -146,7 +146,7 @@ class Opening:
         key = origin.idempotency_key
         if key is None:
             return False
-        await self._store.close_unconfirmed()
+        await self._store.close_unconfirmed(bucket_at(address))
         row = await self._store.same_key(
             project_id, address, origin, holds_seconds=self._settings.idempotency_key_seconds
         )

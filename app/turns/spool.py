@@ -18,6 +18,7 @@ import orjson
 import structlog
 
 from app.db import wall
+from app.errors import ThreadLocked
 from app.items.kept import Kept
 from app.sealing import opening
 from app.sealing.at_rest import PLAIN
@@ -26,7 +27,7 @@ from app.sealing.content_keys import ContentKeys
 from app.trail.records import Actor
 from app.turns.closing import CallRecord, Closing
 from app.turns.pieces import Body, Piece
-from app.turns.store import Closable, TurnStore
+from app.turns.store import BRIEF_WAIT_SECONDS, Closable, TurnStore
 
 log = structlog.get_logger()
 
@@ -76,9 +77,14 @@ class Spool:
             try:
                 turn, closing = await self._read(path.stem, path.read_bytes())
                 with wall.within(turn.project_id):
-                    closed = await store.close(turn, closing) is not None
+                    closed = await store.close(turn, closing, BRIEF_WAIT_SECONDS) is not None
             except FileNotFoundError:
                 continue  # Another worker has closed it.
+            except ThreadLocked:
+                log.warning(
+                    "an answered turn on disk is in a thread that is locked; it is closed later", **turn.in_logs
+                )
+                continue
             except UNREADABLE as error:
                 log.error(
                     "a file of the spool cannot be worked off and is set aside; look at it",

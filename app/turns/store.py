@@ -22,7 +22,7 @@ from app.db import ids, wall
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
-from app.errors import Conflict, DatabaseUnavailable, NotFound
+from app.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
 from app.sealing import at_rest
@@ -51,6 +51,9 @@ from app.turns.rows import (
 )
 from app.turns.schemas import Origin, TurnRequest
 from app.turns.tables import Call, SentPiece, Turn
+
+BRIEF_WAIT_SECONDS = 0.25
+"""How long work in the background waits for a locked thread before it goes on to others, and comes back later."""
 
 DOCUMENT = SealedDocument()
 TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
@@ -196,7 +199,10 @@ class TurnStore:
                         },
                     ),
                 ),
+                key=known_id(address) or (address.turn if isinstance(address, OfTurn) else None),
             )
+        except ThreadLocked:
+            raise  # It was not opened.
         except (DatabaseUnavailable, asyncio.CancelledError):
             turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor, seal)
             self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
@@ -226,22 +232,28 @@ class TurnStore:
             seal,
         )
 
-    async def close(self, turn: Closable, closing: Closing) -> Closing | None:
+    async def close(self, turn: Closable, closing: Closing, wait_seconds: float | None = None) -> Closing | None:
         """Close a turn with all that it leaves.
+
+        Args:
+            wait_seconds: how long this may wait for a locked thread; as long as any statement may if left out.
 
         Returns:
             What it was closed with: where the output had ids of other items, it has others. None if the turn was
             closed by somebody else, or deleted, meanwhile.
+
+        Raises:
+            ThreadLocked: the thread stays locked. The turn is as it was.
         """
         try:
-            return closing if await self._close(turn, closing) else None
+            return closing if await self._close(turn, closing, wait_seconds) else None
         except asyncpg.UniqueViolationError as error:
             if "items_item_id_key" not in str(error):  # Behind a coordinator, an error names a shard's index.
                 raise
         closing = closing.with_own_ids()
-        return closing if await self._close(turn, closing) else None
+        return closing if await self._close(turn, closing, wait_seconds) else None
 
-    async def _close(self, turn: Closable, closing: Closing) -> bool:
+    async def _close(self, turn: Closable, closing: Closing, wait_seconds: float | None) -> bool:
         calls, seal, place = closing.calls, turn.sealer, TURNS.at(turn.project_id, turn.id)
         types, item_ids, data = columns(closing.output)
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
@@ -342,6 +354,8 @@ class TurnStore:
                 details=[detail for _, detail, _ in records],
                 contents=[content for _, _, content in records],
             ),
+            key=turn.thread_id or turn.id,
+            wait_seconds=wait_seconds,
         )
         return row["completed_at"] is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
@@ -426,20 +440,36 @@ class TurnStore:
                 )
             )
 
-    async def close_unconfirmed(self) -> None:
+    async def close_unconfirmed(self, bucket: int | None = None) -> None:
         """Close the turns that may have been opened without our hearing of it: the model was never asked.
 
         Their clients were told to send the request again. A statement that Postgres is still at may be done later
         than this: its turn is looked for until its lease would have run out.
 
+        Args:
+            bucket: only those in this bucket.
+
         Raises:
+            ThreadLocked: one of this bucket is in a thread that is locked. Without a bucket, these are left for later.
             DatabaseUnavailable: Postgres is still away.
         """
+        locked: set[int] = set()
         for entry in list(self._unconfirmed):
             turn, until = entry
+            lies_in = ids.bucket_of(turn.id)
+            if lies_in in locked or bucket not in (None, lies_in):
+                continue
             try:
                 with wall.within(turn.project_id):
-                    closed = await self.close(turn, NEVER_ASKED) or await self.exists(turn.project_id, turn.id)
+                    closed = (
+                        await self.close(turn, NEVER_ASKED, BRIEF_WAIT_SECONDS)
+                        or await self.exists(turn.project_id, turn.id)
+                    )  # fmt: skip
+            except ThreadLocked:
+                if bucket is not None:
+                    raise
+                locked.add(lies_in)
+                continue
             except asyncpg.PostgresError as error:
                 log.error(
                     "a turn whose opening was not confirmed cannot be closed", sqlstate=error.sqlstate, **turn.in_logs
@@ -469,7 +499,8 @@ class TurnStore:
     async def queue(self, project_id: UUID, thread_id: UUID, ticket: UUID, *, seconds: float, limit: int) -> bool:
         """Take a place in a busy thread's queue for some seconds, or keep it for that long. False if it is full."""
         place = statements.QUEUE(**_of(project_id, thread_id), ticket=ticket, seconds=seconds, limit=limit)
-        return await self._database.fetchrow(*place) is not None
+        bucket = ids.bucket_of(thread_id)
+        return await self._database.fetchrow_by_itself(bucket, thread_id, *place) is not None
 
     async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
         await self._database.fetchrow(*statements.LEAVE_QUEUE(**_of(project_id, thread_id), ticket=ticket))

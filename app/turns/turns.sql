@@ -257,7 +257,7 @@ RETURNING t.project_id, t.id, t.thread_id, t.salt, t.cancel_requested_at IS NOT 
 -- queue --
 -- Takes a place in a busy thread's queue for some seconds, or keeps it for that long. No row where it is full.
 INSERT INTO waiters (project_id, bucket, thread_id, id, expires_at)
-SELECT :project_id, :bucket::smallint, :thread_id, :ticket, now() + :seconds::float8 * interval '1 second'
+SELECT :project_id::uuid, :bucket::smallint, :thread_id, :ticket, now() + :seconds::float8 * interval '1 second'
 WHERE (
     SELECT count(*) FROM waiters
     WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND id <> :ticket

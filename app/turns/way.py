@@ -664,8 +664,8 @@ class Way:
             try:
                 kept = await self._store.close(turn.closable, closing)
                 break
-            except DatabaseUnavailable:
-                log.warning("Postgres is away; an answered turn waits to be closed")
+            except DatabaseUnavailable as error:
+                log.warning("Postgres is away; an answered turn waits to be closed", code=error.code)
             if self.stopping and self._spooled(turn.closable, closing):
                 kept = closing
                 break
