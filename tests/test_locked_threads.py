@@ -13,6 +13,7 @@ import asyncpg
 import httpx2
 import pytest
 
+from tests.databases import query
 from tests.service import Emulator, Service
 
 OTHERS = 8
@@ -88,7 +89,8 @@ def p99(took: list[float]) -> float:
 
 @pytest.fixture
 def impatient(fresh_env: dict[str, str], emulator: Emulator) -> Iterator[Service]:
-    service = Service(env={**fresh_env, "EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2"})
+    short = {"EVERTHREAD_DATABASE_TIMEOUT_SECONDS": "2", "EVERTHREAD_LEASE_SECONDS": "1.5"}
+    service = Service(env={**fresh_env, **short})
     yield service
     service.stop()
 
@@ -116,3 +118,72 @@ def test_turns_of_other_threads_go_on_while_requests_to_a_locked_thread_wait(
     assert answers[0].headers["retry-after"] == "1"
     assert impatient.http.get(f"/threads/{victim}/turns").json()["data"] == []
     assert impatient.turn(victim, "Echo: on")["output_text"] == "on"
+
+
+def test_an_answer_for_a_thread_that_is_locked_meanwhile_is_kept_once_it_is_free(
+    service: Service, service_env: dict[str, str], emulator: Emulator
+) -> None:
+    victim, other = service.thread(), service.thread()
+    emulator.fault("slow", seconds=0.5)
+    with ThreadPoolExecutor(4) as pool:
+        (answer,) = ask(pool, service, victim, 1)
+        emulator.is_asked()
+        with locked(service_env["DATABASE_URL"], lock_of(victim)) as waiting:
+            beside = ask(pool, service, victim, 3, if_busy="beside")
+            began = time.monotonic()
+            while time.monotonic() - began < 1.5:
+                assert service.turn(other, "Echo: on")["output_text"] == "on"
+            assert not any(each.done() for each in (answer, *beside))
+        answers = [each.result() for each in (answer, *beside)]
+    assert max(waiting) <= 1
+    assert [each.status_code for each in answers] == [200] * 4
+    turns = service.http.get(f"/threads/{victim}/turns").json()["data"]
+    assert sorted(turn["id"] for turn in turns) == sorted(each.json()["id"] for each in answers)
+    assert {turn["status"] for turn in turns} == {"completed"}
+
+
+def test_a_retry_after_a_lock_is_one_turn_and_running_turns_keep_their_leases(
+    impatient: Service, fresh_env: dict[str, str], emulator: Emulator
+) -> None:
+    victim, other = impatient.thread(), impatient.thread()
+    key = {"Idempotency-Key": "the same"}
+    words = {"input": "Echo: once"}
+    emulator.fault("slow", seconds=5)
+    with ThreadPoolExecutor(1) as pool:
+        (slow,) = ask(pool, impatient, other, 1)
+        emulator.is_asked()
+        with locked(fresh_env["DATABASE_URL"], lock_of(victim)):
+            # Its client leaves: nobody knows yet whether it was opened.
+            with pytest.raises(httpx2.TimeoutException):
+                impatient.http.post(f"/threads/{victim}/turns", json=words, headers=key, timeout=0.5)
+            refused = impatient.http.post(f"/threads/{victim}/turns", json=words, headers=key)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "thread_locked")
+            time.sleep(1.5)
+        answer = impatient.http.post(f"/threads/{victim}/turns", json=words, headers=key)
+        assert answer.json()["output_text"] == "once", answer.text
+        # Four times as long as its lease.
+        assert slow.result().json()["status"] == "completed"
+    turns = impatient.http.get(f"/threads/{victim}/turns").json()["data"]
+    assert [turn["id"] for turn in turns if turn["status"] == "completed"] == [answer.json()["id"]]
+    assert len(emulator.calls()) == 2
+
+
+def test_turns_that_meet_serialization_failures_and_deadlocks_are_each_done_once(
+    impatient: Service, fresh_env: dict[str, str], emulator: Emulator
+) -> None:
+    conflict = """CREATE SEQUENCE tries;
+    CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE try bigint := nextval('tries'); BEGIN
+        IF try % 5 = 0 THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END IF;
+        IF try % 7 = 0 THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '40P01'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER conflict BEFORE INSERT OR UPDATE ON turns FOR EACH ROW EXECUTE FUNCTION conflict()"""
+    query(fresh_env["DATABASE_URL"], conflict)
+    threads = [impatient.thread() for _ in range(12)]
+    with ThreadPoolExecutor(len(threads)) as pool:
+        for _ in range(3):
+            list(pool.map(lambda thread: impatient.turn(thread, f"Echo: {thread}"), threads))
+    for thread in threads:
+        said = impatient.http.get(f"/threads/{thread}/messages", params={"format": "chat"}).json()["data"]
+        assert [message["content"] for message in said] == [f"Echo: {thread}", thread] * 3
+    assert len(emulator.calls()) == 36
