@@ -2,13 +2,17 @@
 
 import random
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import redis
 
 from tests.breakable import Servers
+from tests.databases import query
 from tests.service import Emulator, Service
 
 FAULTS: list[dict[str, Any]] = [
@@ -22,6 +26,18 @@ FAULTS: list[dict[str, Any]] = [
     {"kind": "slow", "seconds": 0.3, "seconds_per_event": 0.02},
 ]
 
+LOCK = "SELECT FROM threads ORDER BY random() LIMIT 1 FOR UPDATE"
+
+CONFLICTS = """
+CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF random() < 0.02 THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END IF;
+    IF random() < 0.02 THEN RAISE EXCEPTION 'conflict' USING ERRCODE = '40P01'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER conflict BEFORE INSERT OR UPDATE ON turns FOR EACH ROW EXECUTE FUNCTION conflict()
+"""
+"""Of the statements that write a turn, some fail as victims of a deadlock, or as not serializable."""
+
 
 class World:
     """Two servers, a provider and several workers. `break_something` is the hand."""
@@ -32,6 +48,7 @@ class World:
         self.servers = Servers(directory)
         self.emulator = Emulator()
         self.workers = [self._start_worker() for _ in range(workers)]
+        query(self.servers.database_url, CONFLICTS)
 
     def _start_worker(self) -> Service:
         return Service(
@@ -53,7 +70,7 @@ class World:
         what = self.random.choice(
             ["kill a worker", "kill a worker", "stop a worker", "kill Redis", "flush Redis", "restart Postgres"]
             + ["provider fault"] * 4
-            + ["forget"] * 2
+            + ["forget", "lock a thread"] * 2
         )
         match what:
             case "kill a worker" | "stop a worker":
@@ -74,8 +91,19 @@ class World:
                 self.emulator.control("faults", [{**fault, "times": self.random.randint(1, 4)}])
             case "forget":
                 self.emulator.forget()
+            case "lock a thread":
+                self._lock_a_thread(self.random.uniform(0.3, 4))
         self.broken[what] = self.broken.get(what, 0) + 1
         return what
+
+    def _lock_a_thread(self, seconds: float) -> None:
+        """Hold the row of a thread in an open transaction, while other things break."""
+
+        def hold() -> None:
+            with suppress(asyncpg.PostgresError, OSError):  # Postgres is restarted meanwhile.
+                query(self.servers.database_url, "BEGIN", LOCK, f"SELECT pg_sleep({seconds})", "COMMIT")
+
+        threading.Thread(target=hold, daemon=True).start()
 
     def close(self) -> None:
         for worker in self.workers:
