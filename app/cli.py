@@ -120,12 +120,16 @@ def migrate(
 
 
 @cli.command()
-def doctor(data_dir: DataDir = None) -> None:
+def doctor(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on a warning too, for CI.")] = False,
+    data_dir: DataDir = None,
+) -> None:
     """Look at settings, servers, provider and keys, and say of each what to do. The exit code is 1 if 'serve' would not
     start."""
-    from app.doctor import examine  # noqa: PLC0415 - the same
+    from app.doctor import Health, examine  # noqa: PLC0415 - the same
 
-    if not examine(read_settings(data_dir=data_dir), echo):
+    worst = examine(read_settings(data_dir=data_dir), echo)
+    if worst >= (Health.WARNING if strict else Health.ERROR):
         raise typer.Exit(1)
 
 

@@ -4,13 +4,14 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from enum import IntEnum
 from typing import Any
 
 from sqlalchemy import text
 
 from app.audit import keys
 from app.audit.signing import KEY_FILE
-from app.db import configured
+from app.db import configured, connecting
 from app.db.engine import IS_READ_ONLY, Database
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
@@ -30,6 +31,9 @@ from app.terminal import misspelt
 
 OK = "ok"
 
+STATEMENT_TIMEOUT = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
+"""In milliseconds; 0 is none."""
+
 Check = Callable[[Settings], Coroutine[Any, Any, str]]
 """Says `ok…`, or what is the matter; CannotServe means that `serve` would not start."""
 
@@ -47,8 +51,14 @@ async def _postgres(settings: Settings) -> str:
             version = str(await session.scalar(text("SHOW server_version")))
             if await session.scalar(IS_READ_ONLY):
                 raise CannotServe("It is read-only: is DATABASE_URL that of a standby?")
+            limit = await session.scalar(text(STATEMENT_TIMEOUT))
     except DatabaseUnavailable as error:
-        raise CannotServe(error.message) from error
+        raise CannotServe(connecting.why(error)) from error
+    if 0 < limit < 1000 * settings.database_timeout_seconds:
+        return (
+            f"the role's statement_timeout is {limit} ms, shorter than EVERTHREAD_DATABASE_TIMEOUT_SECONDS "
+            f"({settings.database_timeout_seconds:g}): long statements will fail. Raise it with ALTER ROLE."
+        )
     return f"{OK}: {version}, at the migration that this release needs"
 
 
@@ -122,20 +132,29 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def examine(settings: Settings, report: Callable[[str], object]) -> bool:
-    """Look at each part.
+class Health(IntEnum):
+    """Result of a check. `serve` starts in spite of a warning."""
+
+    OK = 0
+    WARNING = 1
+    ERROR = 2
+
+
+def examine(settings: Settings, report: Callable[[str], object]) -> Health:
+    """Check each part and return the worst result.
 
     Args:
-        report: is given a line for each.
-
-    Returns:
-        Whether `serve` would start.
+        report: is given a line for each part.
     """
-    starts = True
+    worst = Health.OK
     for name, check in CHECKS.items():
         try:
             found = asyncio.run(check(settings))
+            health = Health.OK if found.startswith(OK) else Health.WARNING
         except CannotServe as error:
-            found, starts = str(error), False
+            found, health = str(error), Health.ERROR
+        except DatabaseUnavailable as error:
+            found, health = connecting.why(error), Health.ERROR
         report(f"{name + ':':11} {found}")
-    return starts
+        worst = max(worst, health)
+    return worst

@@ -33,6 +33,7 @@ from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
 from app.embedded.data_dir import CannotStart
+from app.errors import DatabaseUnavailable
 from app.listening import CannotServe, listening
 from app.main import connect_provider
 from app.projects.keys import ensure_first_key
@@ -229,6 +230,8 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
                 f"back with 'everthread projects encrypt {name}', and find out who has written to the database."
             )
         return made
+    except DatabaseUnavailable as error:
+        raise CannotServe(connecting.why(error)) from error
     except keys.NotListed as error:
         raise CannotServe(
             f"The database does not list the key that this host would sign the audit trail with ({error}). "
@@ -336,7 +339,10 @@ def _announce(url: str, key: str | None, settings: Settings) -> None:
         shown = settings.bootstrap_key.get_secret_value() if sys.stdout.isatty() else "$EVERTHREAD_BOOTSTRAP_KEY"
     if key is not None:
         echo(f"API key: {key}")
-        echo("It is shown this once. 'everthread keys create' makes more.")
+        where = (
+            "" if settings.database_url is not None else f" --data-dir {shlex.quote(str(settings.data_dir.resolve()))}"
+        )
+        echo(f"It is shown this once. 'everthread keys create{where}' makes more.")
         shown = key
     body = shlex.quote('{"input": "Hello!"}')
     echo(f"Console: {url}/console")

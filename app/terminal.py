@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
@@ -31,6 +32,20 @@ STATEMENT_SECONDS = 600.0
 
 OTHER_VARIABLES = {"EVERTHREAD_URL", "EVERTHREAD_KEY", "EVERTHREAD_AUDIT_PUBLIC_KEY"}
 """Variables of the command line's own."""
+
+CLOSE = 0.75
+"""Similarity (difflib's ratio, without the common prefix) from which a setting is suggested for an unknown name."""
+
+SET_ELSEWHERE = {
+    "RETENTION": "How long content is kept is set per project: see docs/retention.md.",
+    "RETENTION_DAYS": "How long content is kept is set per project: see docs/retention.md.",
+    "HOST": "Say 'everthread serve --host'.",
+    "PORT": "Say 'everthread serve --port'.",
+}
+"""Names that are often tried as settings, and where the thing is set instead."""
+
+
+PREFIX = "EVERTHREAD_"
 
 
 def read_settings(**given: object) -> Settings:
@@ -62,15 +77,33 @@ def _stop_at(error: ValidationError, prefix: str) -> NoReturn:
 
 def misspelt(names: Iterable[str]) -> list[str]:
     """A line for each variable that looks like one of ours, and is none."""
-    known = OTHER_VARIABLES | {f"EVERTHREAD_{name}".upper() for name in Settings.model_fields}
-    known |= {f"EVERTHREAD_EMULATOR_{name}".upper() for name in EmulatorSettings.model_fields}
-    lines = []
-    for name in sorted(names):
-        if name.startswith("EVERTHREAD_") and name not in known:
-            near = get_close_matches(name, known, 1)
-            meant = f" Did you mean {near[0]}?" if near else " app/settings.py has all that there are."
-            lines.append(f"{name} is set, and there is no such setting: it has no effect.{meant}")
-    return lines
+    known = {name.removeprefix(PREFIX): name for name in OTHER_VARIABLES}
+    for field, about in Settings.model_fields.items():
+        known[field.upper()] = str(about.validation_alias or f"{PREFIX}{field.upper()}")
+    known |= {
+        f"EMULATOR_{field}".upper(): f"{PREFIX}EMULATOR_{field}".upper() for field in EmulatorSettings.model_fields
+    }
+    return [
+        f"{name} is set, and there is no such setting: it has no effect. {_instead(name.removeprefix(PREFIX), known)}"
+        for name in sorted(names)
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known
+    ]
+
+
+def _instead(unknown: str, known: dict[str, str]) -> str:
+    """Return what to do instead of setting an unknown name.
+
+    Args:
+        known: the variable of each name without its prefix.
+    """
+    likeness = {name: SequenceMatcher(None, unknown, name).ratio() for name in (*known, *SET_ELSEWHERE)}
+    nearest = max(likeness, key=likeness.__getitem__)
+    if likeness[nearest] < CLOSE:
+        longer = [name for name in known if name.startswith(f"{unknown}_")]
+        if len(longer) != 1:
+            return "app/settings.py lists all settings."
+        (nearest,) = longer
+    return SET_ELSEWHERE.get(nearest) or f"Did you mean {known[nearest]}?"
 
 
 def stop(sentence: str) -> NoReturn:
@@ -157,8 +190,17 @@ def running_url(given: Settings) -> str:
         return given.database_url
     url = embedded_postgres.url_of_running(given.data_dir / "postgres")
     if url is None:
-        stop(f"No service is running on {given.data_dir}, and DATABASE_URL is not set. Start 'everthread serve'.")
+        stop(f"No service is running on {given.data_dir.resolve()}, and DATABASE_URL is not set. {_other_place()}")
     return url
+
+
+def _other_place() -> str:
+    """Return what to do where the data directory is not that of a running service."""
+    running = embedded_postgres.data_dirs_of_running()
+    if not running:
+        return "Start 'everthread serve', or say --data-dir and the data directory of the service that is running."
+    said = " or ".join(f"--data-dir {shlex.quote(str(path))}" for path in running)
+    return f"A service is running elsewhere: say {said}."
 
 
 def echo(line: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests.databases import migrate_now
-from tests.service import Emulator, Process, Service, free_port
+from tests.service import COMMAND, Emulator, Process, Service, free_port
+
+FROM_ANYWHERE = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r}); from app.cli import main; main()"
 
 
 def lines_of(*command: str, env: dict[str, str] | None = None) -> tuple[int, list[str]]:
@@ -104,9 +106,15 @@ def test_verifying_makes_no_key(service_env: dict[str, str], tmp_path: Path) -> 
 
 def test_commands_find_the_embedded_servers_by_their_data_directory(tmp_path: Path, emulator: Emulator) -> None:
     env = {"DASHSCOPE_API_KEY": "sk-tests", "DASHSCOPE_BASE_URL": emulator.base_url}
-    service = Service("--data-dir", str(tmp_path / "data"), env=env)
+    service = Service("--data-dir", str(tmp_path / "data"), env=env, key=None)
     service.turn(service.thread(), "Hello")
     where = ("--data-dir", str(tmp_path / "data"))
+    service.process.wait_for(f"'everthread keys create {' '.join(where)}' makes more.")
+    # In another directory, the error names the one of the service that runs.
+    lost = Process("keys", "create", cwd=tmp_path, command=[*COMMAND[:1], "-c", FROM_ANYWHERE])
+    assert lost.ended() == 1
+    assert len(lost.lines) == 1
+    assert " ".join(where) in lost.lines[0]
     assert lines_of("keys", "list", *where)[0] == 0
     assert lines_of("audit", "checkpoint", *where)[0] == 0
     assert lines_of("audit", "verify", *where)[1][-1] == "The audit trail verifies."

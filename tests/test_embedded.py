@@ -104,6 +104,18 @@ def test_services_that_start_at_once_on_a_new_machine_make_one_user_for_postgres
 
 
 @as_root
+@pytest.mark.parametrize("env", [{}, {"PATH": "/usr/bin:/bin"}], ids=["empty", "cron"])
+def test_the_user_for_postgres_is_made_without_the_system_programs_in_path(env: dict[str, str]) -> None:
+    name = "everthread-test-path"
+    command = [sys.executable, "-c", USER_OF_POSTGRES, name]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=True)
+        assert done.stdout.strip() == str(pwd.getpwnam(name).pw_uid)
+    finally:
+        subprocess.run(["userdel", name], check=False, capture_output=True)
+
+
+@as_root
 def test_postgres_has_no_more_rights_than_it_needs(tmp_path: Path) -> None:
     with postgres.running(tmp_path / "postgres"):
         pid = (tmp_path / "postgres" / "postmaster.pid").read_text().splitlines()[0]

@@ -33,6 +33,10 @@ REFUSED = {
 }
 
 
+SHORTEST_STATEMENT_SECONDS = 30
+"""The shortest statement_timeout of a role that leaves the service its own limits."""
+
+
 class BadURL(ValueError):
     """Says in a sentence why DATABASE_URL cannot be used, without quoting it: it may have a password."""
 
@@ -128,10 +132,11 @@ def engine(
 
 def why(error: BaseException) -> str:
     """Why Postgres cannot be used, in a sentence that says what to do."""
-    while isinstance(error, DBAPIError) and error.orig is not None:
-        error = error.orig
-    if not isinstance(error, (asyncpg.PostgresError, OSError)) and isinstance(error.__cause__, Exception):
-        error = error.__cause__
+    while not isinstance(error, (asyncpg.PostgresError, OSError)):
+        inner = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error.__cause__
+        if inner is None:
+            break
+        error = inner
     said = str(error).rstrip(".") or type(error).__name__
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
@@ -144,6 +149,12 @@ def why(error: BaseException) -> str:
             return f"The user of DATABASE_URL may not do this ({said})."
         case asyncpg.ReadOnlySQLTransactionError():
             return f"Postgres is read-only ({said}). Is DATABASE_URL that of a standby?"
+        case asyncpg.QueryCanceledError():
+            return (
+                f"Postgres canceled a statement ({said}). The statement_timeout of DATABASE_URL's role is too short: "
+                f"set it to {SHORTEST_STATEMENT_SECONDS} s or more, as with "
+                f"\"ALTER ROLE CURRENT_USER SET statement_timeout = '{SHORTEST_STATEMENT_SECONDS}s'\"."
+            )
         case asyncpg.PostgresError():
             return f"Postgres refuses ({said})."
         case _:

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from app.embedded import private
-from app.embedded.data_dir import CannotStart
+from app.embedded.data_dir import OWNER, CannotStart
 from app.embedded.postgres_user import as_user, user_id
 
 MAJOR = "18"
@@ -168,6 +168,25 @@ def url_of_running(directory: Path) -> str | None:
     """The URL of the server that an owner of the directory is running; None if none is."""
     found = _socket_of_running(directory.resolve())
     return None if found is None else _url(found)
+
+
+def data_dirs_of_running() -> list[Path]:
+    """Return the data directories of the embedded servers that run on this machine, as far as this user may see them.
+
+    They are read from /proc, by the command lines of Postgres. There is none on other systems than Linux.
+    """
+    found = set()
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = process.read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue  # It has just ended.
+        if Path(words[0]).name != "postgres" or "-D" not in words[:-1]:
+            continue
+        directory = Path(words[words.index("-D") + 1])
+        if (directory.parent / OWNER).exists() and url_of_running(directory) is not None:
+            found.add(directory.parent)
+    return sorted(found)
 
 
 def _socket_of_running(directory: Path) -> Path | None:

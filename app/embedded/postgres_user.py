@@ -17,6 +17,15 @@ CAP_DAC_READ_SEARCH = 2
 """Of capabilities(7): to read files, and go through directories, that are closed to others."""
 
 
+SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
+"""Where useradd and setpriv are. PATH may lack these: cron's has no /usr/sbin, and `env -i` leaves no PATH at all."""
+
+
+def _program(name: str) -> str | None:
+    """Return the path of a program of the system; None if it is not installed."""
+    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS)))
+
+
 def user_id() -> int | None:
     """The id of the user that Postgres runs as; None for this process's own.
 
@@ -33,7 +42,14 @@ def user_id() -> int | None:
         # Of two at once useradd refuses one, or lets both make it, each with an id of its own.
         fcntl.flock(users, fcntl.LOCK_EX)
         if _known() is None:
-            command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", USER]
+            command = [
+                _program("useradd") or "useradd",
+                "--system",
+                "--no-create-home",
+                "--shell",
+                "/usr/sbin/nologin",
+                USER,
+            ]
             subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise CannotStart(
@@ -64,12 +80,13 @@ def as_user(uid: int | None, programs: Path, files: Iterable[Path]) -> list[str]
     """
     if uid is None:
         return []
-    if shutil.which("setpriv") is None:
+    setpriv = _program("setpriv")
+    if setpriv is None:
         raise CannotStart(
             "Postgres does not run as root, and there is no setpriv (of util-linux) to run it as another user. "
             "Run the service as an ordinary user, or set DATABASE_URL."
         )
-    command = ["setpriv", f"--reuid={uid}", f"--regid={pwd.getpwuid(uid).pw_gid}", "--clear-groups", "--no-new-privs"]
+    command = [setpriv, f"--reuid={uid}", f"--regid={pwd.getpwuid(uid).pw_gid}", "--clear-groups", "--no-new-privs"]
     executable = (programs / "postgres").stat().st_mode & 0o005 == 0o005
     if executable and all(_is_open(path) for path in (programs, *files)):
         return [*command, "--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all", "--"]

@@ -17,6 +17,13 @@ from app.embedded.data_dir import CannotStart
 SOCKET = "redis.sock"
 START_SECONDS = 15.0
 
+MAXMEMORY = "256mb"
+
+EVICTION = "volatile-lru"
+"""Every key has a time to live. Of those, the least recently used are evicted: ids of conversations that rest (Postgres
+has them too) and event logs of streams that have ended. What counts towards a limit now is in use all the time. With
+volatile-ttl it would go first, for its time to live is the shortest."""
+
 
 @contextmanager
 def running(directory: Path) -> Iterator[str]:
@@ -57,6 +64,9 @@ def _start(directory: Path, socket: Path) -> "subprocess.Popen[bytes]":
         "dir": str(directory),
         "logfile": str(directory / "log"),
         "save": "60 1",
+        "maxmemory": MAXMEMORY,
+        "maxmemory-policy": EVICTION,
+        "maxmemory-samples": "10",
         "daemonize": "no",
     }
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 
@@ -71,7 +71,7 @@ def create_app(settings: EmulatorSettings | None = None) -> Starlette:
             Route("/_emulator/calls", control(_calls), methods=["GET"]),
             Route("/_emulator/reset", control(_reset), methods=["POST"]),
         ],
-        exception_handlers={ProviderError: _refuse, HTTPException: _refuse_http},
+        exception_handlers={ProviderError: _refuse, HTTPException: _refuse_http, ClientDisconnect: _answer_nobody},
     )
 
 
@@ -79,6 +79,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProviderError)
     headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:g}"}
     return JSONResponse(error.flat(), error.status, headers=headers)
+
+
+async def _answer_nobody(request: Request, error: Exception) -> Response:
+    """End a request whose client left within its body. Without a handler, uvicorn logs it as an error."""
+    return Response(status_code=499)
 
 
 async def _refuse_http(request: Request, error: Exception) -> Response:

@@ -54,6 +54,10 @@ class Sealable(TypeDecorator[Any]):
     as_text = "{}::text"
     """The SQL with which `encrypting.py` reads a plain value."""
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.cache_ok = True  # SQLAlchemy reads it from each class itself, and warns about those that lack it.
+
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         if isinstance(value, Written):
             return value.value
