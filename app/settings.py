@@ -1,5 +1,7 @@
 """Every variable the service reads, with its meaning. Nothing else reads the environment."""
 
+import re
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,6 +47,8 @@ SEVEN_DAYS = 7 * 24 * 3600
 
 SHORTEST_KEY = 20
 
+_ENDPOINT = re.compile(r"https?://[^@/?#\s]+(/[^@?#\s]*)?")
+
 
 def _hard_to_guess(key: SecretStr | None) -> SecretStr | None:
     said = "" if key is None else key.get_secret_value()
@@ -65,6 +69,13 @@ def _networks(given: str | None) -> str | None:
     return given
 
 
+def _endpoint(given: str | None) -> str | None:
+    if given is not None and not _ENDPOINT.fullmatch(given):
+        raise ValueError("it must be an http:// or https:// URL without a user, a password or a query; "
+                         "the key goes into DASHSCOPE_API_KEY")  # fmt: skip
+    return given
+
+
 class Settings(BaseSettings):
     """The service's settings. `EVERTHREAD_` goes before each name that has no alias."""
 
@@ -80,7 +91,9 @@ class Settings(BaseSettings):
 
     dashscope_api_key: SecretStr | None = Field(None, validation_alias="DASHSCOPE_API_KEY")
     """The provider account. Without it and without a base URL: the emulator."""
-    dashscope_base_url: str | None = Field(None, validation_alias="DASHSCOPE_BASE_URL")
+    dashscope_base_url: Annotated[str | None, AfterValidator(_endpoint)] = Field(
+        None, validation_alias="DASHSCOPE_BASE_URL"
+    )
     """Any endpoint that speaks the Responses API; wins over the region."""
     dashscope_region: Region = Field("singapore", validation_alias="DASHSCOPE_REGION")
     """Where the key was made; a key of one region is refused in the others."""
@@ -275,6 +288,32 @@ class Settings(BaseSettings):
         found = self.dashscope_base_url or region_base_url(self.dashscope_region, self.dashscope_workspace)
         assert found is not None  # `_leads_somewhere` has seen to it.
         return found.rstrip("/")
+
+
+PLACEHOLDERS = ("change-me", "changeme", "…", "0" * 64)
+"""What stands for a secret in the deployment files and the documentation."""
+
+SECRETS = {
+    "DATABASE_URL": "the address of your Postgres",
+    "EVERTHREAD_DATABASE_READ_URL": "the address of a replica of your Postgres",
+    "PGPASSWORD": "the password of DATABASE_URL's user",
+    "REDIS_URL": "the address of your Redis",
+    "DASHSCOPE_API_KEY": "a key of your DashScope account",
+    "EVERTHREAD_BOOTSTRAP_KEY": "'et_' and the output of 'openssl rand -hex 24'",
+    "EVERTHREAD_AUDIT_KEY": "the output of 'openssl rand -hex 32', the same on every host",
+    "EVERTHREAD_MASTER_KEY": "the output of another 'openssl rand -hex 32', the same on every host",
+    "EVERTHREAD_FORMER_MASTER_KEYS": "the master keys before the current one, or nothing",
+}
+"""Variables with a secret, and what belongs in them."""
+
+
+def placeholder_left(environment: Mapping[str, str]) -> str | None:
+    """Return a sentence about the first secret that is still a placeholder; None if there is none."""
+    for name, instead in SECRETS.items():
+        value = environment.get(name, "").lower()
+        if any(placeholder in value for placeholder in PLACEHOLDERS):
+            return f"{name} is still the placeholder of a deployment file. Set it to {instead}."
+    return None
 
 
 class Connected(Settings):

@@ -22,7 +22,7 @@ from app.db.engine import Database
 from app.db.replica import Reads
 from app.embedded import postgres as embedded_postgres
 from app.errors import DatabaseUnavailable
-from app.settings import EmulatorSettings, OTelSettings, Settings
+from app.settings import EmulatorSettings, OTelSettings, Settings, placeholder_left
 
 T = TypeVar("T")
 
@@ -51,6 +51,8 @@ PREFIX = "EVERTHREAD_"
 def read_settings(**given: object) -> Settings:
     for line in misspelt(os.environ):
         sys.stderr.write(f"everthread: {line}\n")
+    if (sentence := placeholder_left(os.environ)) is not None:
+        stop(sentence)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:

@@ -25,6 +25,7 @@ NOT_RUN_HERE = {
     "pip wheel": "tests/test_wheel.py builds, installs and runs the wheel",
     "pip install dist": "the same",
     "uvx --from dist": "the same",
+    "kubectl": "there is no cluster; tests/test_containers.py runs what the manifests start",
     "everthread demo": "it moves the emulator's clock, which is other tests' too: tests/test_console.py",
     "everthread projects destroy-key": "it asks, and changes the master key: tests/test_encryption.py does it",
     "everthread master-key check": "the copy is the reader's: tests/test_encryption.py tries one",
