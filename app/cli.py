@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -230,6 +231,26 @@ def show_call(
             lambda: watch.call(url, key, call_id, curl=curl, report=lambda line: sys.stderr.write(f"{line}\n"))
         )
     )
+
+
+@cli.command("support-bundle")
+def support_bundle(
+    file: Annotated[
+        Path | None, typer.Argument(dir_okay=False, help="A .tar.gz; named for the time if left out.")
+    ] = None,
+    url: Url = "http://127.0.0.1:8080",
+    data_dir: DataDir = None,
+) -> None:
+    """Collect versions, settings, the schema's fingerprint, metrics, the last errors and doctor's table in one file,
+    which holds no secrets and no contents."""
+    from app import support  # noqa: PLC0415 - the same
+
+    target = file or Path(f"everthread-support-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar.gz")
+    try:
+        parts = support.write(read_settings(data_dir=data_dir), target, url)
+    except OSError as error:
+        stop(f"Cannot write {target}: {error.strerror}.")
+    echo(f"{target}: {', '.join(parts)}. It holds no secrets and no contents; look through it before you send it.")
 
 
 @cli.command("demo")

@@ -117,6 +117,13 @@ def test_an_unknown_setting_is_answered_with_one_that_is_near_or_with_none(name:
     assert misspelt([name]) == [f"{name} is set, and there is no such setting: it has no effect. {instead}"]
 
 
+def test_a_base_url_that_cannot_be_used_is_refused_without_being_quoted() -> None:
+    code, lines = lines_of("doctor", env={"DASHSCOPE_BASE_URL": "http://ada:secretword@127.0.0.1:1/v1"})
+    assert (code, len(lines)) == (1, 1)
+    assert "DASHSCOPE_BASE_URL is wrong: it must be an http:// or https:// URL" in lines[0]
+    assert "secretword" not in lines[0]
+
+
 def test_a_setting_that_exists_is_not_unknown() -> None:
     assert misspelt(["EVERTHREAD_DRAIN_SECONDS", "EVERTHREAD_URL", "EVERTHREAD_EMULATOR_WINDOW_TOKENS", "PATH"]) == []
 

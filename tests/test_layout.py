@@ -10,6 +10,7 @@ ROOT = Path(app.__file__).parent
 
 ORDER = (
     ("cli",),
+    ("support",),
     ("doctor",),
     ("serve",),
     ("main",),
