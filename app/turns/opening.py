@@ -112,6 +112,7 @@ class Opening:
                 return request  # It waits, or is refused, and not for its approvals.
         kept = [kept_row(row) for row in rows]
         return replace(request, items=_answering([(each.id, each.item) for each in kept], request))
+
     async def repeated(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
         """Return the turn that this request repeats, by its Idempotency-Key; None where it is the first."""
         if not request.keep:
