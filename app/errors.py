@@ -123,6 +123,16 @@ class ThreadLocked(DatabaseUnavailable):
     )
 
 
+class ServiceStopping(APIError):
+    """This process stops before the request has an answer."""
+
+    status = 503
+    code = "service_stopping"
+
+    def __init__(self, message: str = "This worker is stopping. Send the request again.") -> None:
+        super().__init__(message, headers={"Retry-After": "2"})
+
+
 class ProviderFailure(APIError):
     """The model did not answer. The status says whose fault it was; the turn is kept as `failed`."""
 

@@ -310,6 +310,13 @@ class WebSocketDoor(WebSocketsSansIOProtocol):
             self.close_sent = True
             self.transport.close()
 
+    def shutdown(self) -> None:
+        if not self.handshake_complete and not self.close_sent:
+            # uvicorn would answer with a 500 in plain text.
+            self.transport.write(_answer(Refused(503, "This worker is stopping. Connect again.", "service_stopping")))
+            self.close_sent = True
+        super().shutdown()
+
     async def send(self, message: Any) -> None:
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):

@@ -115,6 +115,9 @@ log = structlog.get_logger()
 
 AWAY_SECONDS = 1.0
 
+POLL_SECONDS = 0.1
+"""How soon a signal to stop is noticed."""
+
 DISTRIBUTED_SETTLING_SECONDS = 2.0
 
 PROVIDER_PATHS = ("/compatible-mode/v1", "/api/v2/apps/protocols/compatible-mode/v1")
@@ -179,6 +182,7 @@ def build(settings: Connected) -> FastAPI:
         app.router.routes.extend(console.routes(app))
     app.add_middleware(RequestTarget)
     app.add_middleware(Cors)
+    app.add_middleware(stopping.CutOff)
     app.add_exception_handler(APIError, _refuse)
     app.add_exception_handler(ClientLeft, _answer_nobody)
     app.add_exception_handler(ClientDisconnect, _answer_nobody)
@@ -193,6 +197,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Connected = app.state.services[Connected]
     database = configured.connect(settings, settings.database_url)
     key = await _database_key(database)
+    if key is None:
+        yield
+        return
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     seal, buckets, sealed = Seal(key), Buckets(key), Sealed(key)
     replica = None if settings.database_read_url is None else configured.connect(settings, settings.database_read_url)
@@ -305,20 +312,47 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
     for work in background:
         work.start()
+    closed = asyncio.Event()
+    ending = asyncio.create_task(_end_turns(runner, settings.drain_seconds, closed), name="ending")
     try:
         yield
     finally:
-        await runner.drain(settings.drain_seconds, stopping.at_once.is_set)
-        await titles.stop()
-        for work in background:
-            await work.stop()
-        await killable.stop()
-        await watch.stop()
-        await accounts.close()
-        await cache.close()
-        await nodes.close()
-        await database.close()
-        await asyncio.to_thread(tracer().close)
+        stopping.begun.set()
+        closed.set()
+        await ending
+        await runner.end()  # What a request has begun since then.
+        try:
+            async with asyncio.timeout(stopping.LAST_SECONDS):
+                await titles.stop()
+                for work in background:
+                    await work.stop()
+                await killable.stop()
+                await watch.stop()
+                await accounts.close()
+                await cache.close()
+                await nodes.close()
+                await database.close()
+                await asyncio.to_thread(tracer().close)
+        except TimeoutError:
+            log.error("Postgres does not answer; the last charges and statistics may be missing from the usage")
+
+
+async def _end_turns(runner: Runner, drain_seconds: float, closed: asyncio.Event) -> None:
+    """Let the running turns finish once the process is stopping, and end those that have not after `drain_seconds`.
+
+    Args:
+        closed: set when there is no connection any more, so that no turn can come.
+    """
+    while not stopping.begun.is_set():  # noqa: ASYNC110 - a signal handler sets it
+        await asyncio.sleep(POLL_SECONDS)
+    runner.begin_stopping()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + drain_seconds
+    while loop.time() < until and not (closed.is_set() and runner.is_idle):
+        if stopping.at_once.is_set():
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    await runner.end()
 
 
 def _settling(settings: Settings, *, distributed: bool) -> float | None:
@@ -328,7 +362,18 @@ def _settling(settings: Settings, *, distributed: bool) -> float | None:
     return settings.settling_seconds
 
 
-async def _database_key(database: Database) -> bytes:
+async def _database_key(database: Database) -> bytes | None:
+    """Return the database's key, once it is there. None if the process is stopped first."""
+    asking = asyncio.create_task(_database_key_at_last(database))
+    while not asking.done():
+        await asyncio.wait({asking}, timeout=POLL_SECONDS)
+        if stopping.begun.is_set():
+            asking.cancel()
+            return None
+    return asking.result()
+
+
+async def _database_key_at_last(database: Database) -> bytes:
     """A worker that is started while the database is away waits for it."""
     while True:
         try:

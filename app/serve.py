@@ -44,7 +44,7 @@ from app.sealing.content_keys import cleared
 from app.sealing.master import BadMasterKey, Masters, masters
 from app.sealing.vault import Vault
 from app.settings import Connected, Settings
-from app.stopping import Server, Workers
+from app.stopping import Config, Workers
 from app.terminal import echo
 
 EMULATOR_SECONDS = 20.0
@@ -78,8 +78,9 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         if workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
         _export(connected, workers)
-        config = uvicorn.Config(
+        config = Config(
             "app.main:create_app",
+            drain_seconds=settings.drain_seconds,
             factory=True,
             host=host,
             port=port,
@@ -92,23 +93,28 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             forwarded_allow_ips=settings.trusted_proxies,
             log_config=None,
             access_log=False,
-            timeout_graceful_shutdown=int(settings.drain_seconds) + 5,
             backlog=2048,
             timeout_keep_alive=75,  # Longer than clients and load balancers keep theirs.
             timeout_worker_healthcheck=WORKER_SECONDS,
         )
-        server = Server(config, settings.drain_seconds)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
         ready = threading.Thread(target=_announce, args=(url, key, settings), daemon=True)
         ready.start()
         if workers > 1:
             Workers(config, listener, settings.drain_seconds).run()
         else:
-            server.run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _exit(number: int, frame: object) -> NoReturn:
+    # A second signal must not interrupt what ends now: an embedded server would be left running.
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _is_ending)
     raise SystemExit(0)
+
+
+def _is_ending(number: int, frame: object) -> None:
+    """Do nothing. `SIG_IGN` would be inherited by the commands that stop the embedded servers."""
 
 
 def _with_servers(stack: ExitStack, settings: Settings) -> Connected:

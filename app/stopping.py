@@ -1,42 +1,87 @@
-"""How the service stops: running turns get their time, unless somebody is in a hurry."""
+"""Stopping the process: signals, the times that each step may take, and the answers to requests that are cut off.
 
+The steps after SIGTERM or Ctrl-C, each with its bound:
+
+1. No new connections. Running turns finish within `EVERTHREAD_DRAIN_SECONDS`. From now on every turn that ends is
+   written to the spool first and to Postgres after.
+2. Turns that still run are closed with what they have said, and Postgres gets `CLOSE_SECONDS` to take what is written
+   in the spool.
+3. Requests that still run after `ANSWER_SECONDS` more are cancelled and answered with 503.
+4. Background work ends within `LAST_SECONDS`.
+"""
+
+import asyncio
+import math
 import signal
 import socket
 import threading
+from functools import partial
 from types import FrameType
+from typing import Any
 
+import orjson
 import uvicorn
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.supervisors import Multiprocess
 
 from app import metrics
+from app.errors import ServiceStopping
 from app.terminal import echo
 
+CLOSE_SECONDS = 3.0
+"""How long Postgres may take, after the drain, to accept turns that are written in the spool."""
+
+ANSWER_SECONDS = 1.0
+"""How long the last answers may take to be sent after that."""
+
+LAST_SECONDS = 5.0
+"""How long background work and connections may take to end after that."""
+
+begun = threading.Event()
+"""Set by the first SIGTERM or Ctrl-C."""
+
 at_once = threading.Event()
-"""Set when running turns are to be closed at once, as incomplete, with the output so far."""
+"""Set by a second Ctrl-C: running turns are closed at once, as incomplete, with the output so far."""
+
+
+def longest_seconds(drain_seconds: float) -> float:
+    """Return the longest time from SIGTERM to the end of the process, as long as the disk takes what is written."""
+    return _until_cancelled(drain_seconds) + LAST_SECONDS
+
+
+def _until_cancelled(drain_seconds: float) -> int:
+    return math.ceil(drain_seconds + CLOSE_SECONDS + ANSWER_SECONDS)
 
 
 def said(seconds: float) -> str:
     return f"Stopping. Running turns have {seconds:g} seconds to finish (EVERTHREAD_DRAIN_SECONDS)."
 
 
-class Server(uvicorn.Server):
-    """One process. A second Ctrl-C ends the wait, and not the process with its turns unclosed."""
+class Config(uvicorn.Config):
+    """uvicorn's configuration, whose processes note signals from before the application is loaded."""
 
-    def __init__(self, config: uvicorn.Config, drain_seconds: float) -> None:
-        super().__init__(config)
+    def __init__(self, app: str, *, drain_seconds: float, **named: Any) -> None:
+        super().__init__(app, timeout_graceful_shutdown=_until_cancelled(drain_seconds), **named)
         self._drain_seconds = drain_seconds
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if not self.should_exit:
-            echo(f"{said(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
-        elif sig == signal.SIGINT:
-            at_once.set()
-        super().handle_exit(sig, frame)
+    def load(self) -> None:
+        # uvicorn has set its own handlers by now, in the process that serves.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, partial(self._stop, signal.getsignal(number)))
+        super().load()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        if self.force_exit:  # It has left out the application's own.
-            await self.lifespan.shutdown()
+    def _stop(self, uvicorns: Any, number: int, frame: FrameType | None) -> None:
+        """Begin to stop, or hurry. A second SIGTERM changes nothing. A third Ctrl-C ends open connections."""
+        if not begun.is_set():
+            if self.workers == 1:
+                echo(f"{said(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
+            begun.set()
+            uvicorns(number, frame)
+        elif number == signal.SIGINT:
+            if at_once.is_set():
+                uvicorns(number, frame)
+            at_once.set()
 
 
 class Workers(Multiprocess):
@@ -60,3 +105,32 @@ class Workers(Multiprocess):
     def handle_term(self) -> None:
         echo(said(self._drain_seconds))
         super().handle_term()
+
+
+class CutOff:
+    """The middleware that answers a request with 503 if the process ends before the request has an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        except asyncio.CancelledError:
+            if started or not begun.is_set():
+                raise
+            # The task is cancelled once, by uvicorn, and ends with this answer.
+            stopping = ServiceStopping()
+            metrics.of(metrics.REFUSED_REQUESTS, str(stopping.status), stopping.meaning).inc()
+            body, headers = orjson.dumps(stopping.body()), {**stopping.headers, "Connection": "close"}
+            await Response(body, stopping.status, headers, "application/json")(scope, receive, send)

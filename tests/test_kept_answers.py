@@ -92,7 +92,7 @@ def test_an_answer_waits_and_says_so_when_the_spool_cannot_take_it_either(
     own_servers.stop_postgres()
     time.sleep(0.8)
     service.process.process.send_signal(signal.SIGTERM)
-    service.process.wait_for("cannot be kept on disk either")
+    service.process.wait_for("cannot be written to the spool")
     own_servers.start_postgres()
     assert service.process.ended() == 0
     again = Service(env=own_env)

@@ -22,11 +22,21 @@ class Proxy:
         self.executed: list[str] = []
         self.together: list[int] = []
         self._lost: str | None = None
+        self._passes = threading.Event()
+        self._passes.set()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def lose_answer_to(self, words: str) -> None:
         """Cut the connection instead of answering the next statement with these words in it; Postgres has run it."""
         self._lost = words
+
+    def hang(self) -> None:
+        """Pass nothing on from now on, as a Postgres does that has stopped working without closing connections."""
+        self._passes.clear()
+
+    def go_on(self) -> None:
+        """Pass on what has come meanwhile, and what comes."""
+        self._passes.set()
 
     @property
     def lost(self) -> bool:
@@ -35,6 +45,7 @@ class Proxy:
     def _accept(self) -> None:
         while True:
             client, _ = self._listener.accept()
+            self._passes.wait()
             if self._directory:
                 server = socket.socket(socket.AF_UNIX)
                 server.connect(f"{self._directory}/.s.PGSQL.5432")
@@ -62,7 +73,9 @@ class Proxy:
                     self.together.append(connection.unsynced)
                     connection.unsynced = 0
                 pending, started = pending[length:], True
-            connection.server.sendall(data)
+            self._passes.wait()
+            with contextlib.suppress(OSError):  # The server may have ended while nothing was passed on.
+                connection.server.sendall(data)
         _shut(connection.server)
 
     def _answer(self, connection: "_Connection") -> None:
@@ -70,7 +83,9 @@ class Proxy:
             if connection.losing:
                 _shut(connection.server)
                 break
-            connection.client.sendall(data)
+            self._passes.wait()
+            with contextlib.suppress(OSError):  # The client may have been killed meanwhile.
+                connection.client.sendall(data)
         _shut(connection.client)
 
 

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.describing import NDJSON
-from app.errors import APIError
+from app.errors import APIError, ServiceStopping
 from app.heartbeat import COMMENT, Heartbeats, watch
 from app.projects.credential_watch import Listener
+from app.stopping import begun
 
 LAST_WORDS_SECONDS = 2.0
 """The longest time that a client that does not read delays the end of its stream."""
@@ -90,8 +91,12 @@ class HeldResponse(Response):
             if self._listener.end is not None:
                 if self._on_left is not None:
                     self._on_left()
-                if not await self._end(send):
+                if not await self._end(send, self._listener.error()):
                     return
+        except asyncio.CancelledError:
+            # uvicorn cancels a request once, when the process ends: its task ends with these words.
+            if not begun.is_set() or not await self._end(send, ServiceStopping()):
+                raise
         finally:
             if watching is not None:
                 watching.cancel()
@@ -99,11 +104,11 @@ class HeldResponse(Response):
                 await self._chunks.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _end(self, send: Send) -> bool:
+    async def _end(self, send: Send, error: APIError) -> bool:
         """Send the last words. False if the client does not read them: its connection is closed as it is."""
         try:
             async with asyncio.timeout(LAST_WORDS_SECONDS):
-                last = self.last_words(self._listener.error())
+                last = self.last_words(error)
                 await send({"type": "http.response.body", "body": last, "more_body": True})
         except TimeoutError:
             return False

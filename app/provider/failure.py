@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from app.errors import ServiceStopping
 from app.provider import error_table
 from app.provider.error_table import (
     MODEL_NOT_FOUND,
@@ -125,6 +126,12 @@ def broken(message: str) -> Failure:
 def unusable(code: str, message: str) -> Failure:
     """Return the failure of an answer to the service's own request that arrived and cannot be used."""
     return Failure(Kind.BROKEN, None, code, message)
+
+
+def stopped() -> Failure:
+    """Return the failure of a turn that the end of its process cuts off."""
+    message = "The service was stopped before the model had answered. Send the request again."
+    return Failure(Kind.BROKEN, None, ServiceStopping.code, message)
 
 
 def too_large(limit: int) -> Failure:

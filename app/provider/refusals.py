@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from app.errors import ProviderFailure
+from app.errors import APIError, ProviderFailure, ServiceStopping
 from app.provider.failure import Failure, Kind
 
 
-def client_error(found: Failure) -> ProviderFailure:
+def client_error(found: Failure) -> APIError:
     """Return the client's error for a failure. Its HTTP status tells whether the request or the service is at fault."""
+    if found.code == ServiceStopping.code:
+        return ServiceStopping(found.message)
     headers: dict[str, str] = {}
     match found.kind:
         case Kind.THROTTLED:

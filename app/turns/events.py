@@ -106,12 +106,12 @@ class EventStream(HeldResponse):
 def ended_frame(
     error: APIError, last_id: str | None, resumed_by: Literal["starting_after", "Last-Event-ID"] | None
 ) -> bytes:
-    """Return the event that ends a stream whose listener may read it no longer.
+    """Return the event that ends a stream before its end: its listener may read it no longer, or the worker stops.
 
     It has no `id:` line, so that a browser resumes after the last event of the stream itself.
     """
     said: dict[str, Any] = {"type": "error", "code": error.code, "message": error.message, "param": None}
-    again = "Open it again with a valid credential"
+    again = "Open it again" if error.status == 503 else "Open it again with a valid credential"
     if resumed_by == "starting_after":
         number = -1 if last_id is None else int(last_id)
         said |= {"message": f"{error.message} {again} and starting_after={number}.", "sequence_number": number}

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from app.db import ids
-from app.errors import BadRequest, Conflict, DatabaseUnavailable
+from app.errors import BadRequest, Conflict, DatabaseUnavailable, ServiceStopping
 from app.items.kept import kept_row
 from app.items.shapes import Item
 from app.items.unreadable import is_unreadable
@@ -45,6 +45,8 @@ class Opening:
         self._signals = signals
         self._settings = settings
         self._waiting: dict[UUID, asyncio.Event] = {}
+        self.ending = False
+        """True once the process takes no turns any more: who waits for a thread is refused."""
 
     def free(self, thread_id: UUID) -> None:
         """Wake those who wait for a thread: a turn of it has ended in this worker."""
@@ -71,6 +73,8 @@ class Opening:
         keep_at = 0.0
         try:
             while True:
+                if self.ending:
+                    raise ServiceStopping
                 try:
                     answering = await self._with_approvals(project_id, address, request)
                     return await self._store.open(project_id, address, answering, ticket)

@@ -47,6 +47,12 @@ class Recorder:
         self._stop_timer()
         await self._write(last=True)
 
+    async def leave(self) -> None:
+        """Log what has not been logged, and nothing more: the turn's end is told by whoever closes it."""
+        self._stop_timer()
+        await self._write(last=False)
+        self._logs = False
+
     async def abandon(self, is_there: Callable[[], Awaitable[bool]]) -> bool:
         """Log nothing more: somebody else has closed the turn, or deleted it. Then what was logged goes, too.
 

@@ -1,9 +1,7 @@
 """The turns that this worker runs. They belong to it, and not to the connections that asked for them."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +13,7 @@ from app import capacity, metrics
 from app.accounts.pool import Accounts
 from app.chain.live_ids import LiveIds
 from app.db import ids
-from app.errors import APIError, BadRequest, Overloaded, TooManyRequests
+from app.errors import APIError, BadRequest, Overloaded, ServiceStopping, TooManyRequests
 from app.items.weights import BYTES_PER_TOKEN, tokens
 from app.killable import Killable
 from app.limits.rules import Asks
@@ -26,6 +24,7 @@ from app.settings import Settings
 from app.threads.address import Address, ById, ByName, New, OfTurn
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
+from app.turns.closer import Closer
 from app.turns.event_log import EventLog
 from app.turns.opening import Joined, Opening
 from app.turns.recorder import Recorder
@@ -39,8 +38,6 @@ from app.turns.way import Way
 from app.usage.hours import TurnHours
 
 log = structlog.get_logger()
-
-HURRY_POLL_SECONDS = 0.1
 
 
 class Runner:
@@ -65,7 +62,8 @@ class Runner:
         self._live_ids = live_ids
         self._event_log = event_log
         self._settings = settings
-        self._way = Way(store, accounts, live_ids, spool, reader, compactions, killable, settings)
+        self._closer = Closer(store, spool)
+        self._way = Way(store, accounts, live_ids, self._closer, reader, compactions, killable, settings)
         self._compactions = compactions
         self._titles = titles
         self._running: dict[UUID, Running] = {}
@@ -86,8 +84,11 @@ class Runner:
 
         Raises:
             ClientLeft: the client has gone before that. The turn goes on, and a retry may claim it.
+            ServiceStopping: the process takes no turns any more.
         """
         self._check_bytes(request)
+        if self._way.ending:
+            raise ServiceStopping
         if len(self._running) >= self._most_turns:
             raise Overloaded(
                 f"This worker runs {self._most_turns} turns, as many as it can. Send this again later.",
@@ -205,25 +206,23 @@ class Runner:
             self.stop(turn_id)
             await asyncio.shield(running.ended)
 
-    async def drain(self, seconds: float, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Let the running turns finish; those that have not after `seconds` are closed with what they have said.
+    @property
+    def is_idle(self) -> bool:
+        return not self._running
 
-        Args:
-            hurry: whether to wait no longer.
-        """
-        tasks = [running.task for running in self._running.values() if running.task is not None]
-        if not tasks:
-            return
-        until = time.monotonic() + seconds
-        while not hurry() and (left := until - time.monotonic()) > 0:
-            _, running_still = await asyncio.wait(tasks, timeout=min(left, HURRY_POLL_SECONDS))
-            if not running_still:
-                break
-        self._way.stopping = True
+    def begin_stopping(self) -> None:
+        """Write every turn that ends to disk first, from now on: the process may be killed."""
+        self._closer.stop()
+
+    async def end(self) -> None:
+        """Close the turns that still run with what they have said, and take no more."""
+        self._way.ending = self._opening.ending = True
+        self._closer.drained()
         for running in list(self._running.values()):
             if running.task is not None and not running.closing:
                 running.task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := [running.task for running in self._running.values() if running.task is not None]:
+            await asyncio.wait(tasks)
 
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         del self._running[running.turn.id]

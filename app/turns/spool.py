@@ -1,12 +1,14 @@
-"""Answers that could not be written, Postgres being away when the process had to stop: on disk until it is back.
+"""Closings of turns on disk, while a process stops: written before Postgres has them, removed once it has.
 
 A file holds one turn's closing, in a form of its own with a version. Closing a turn twice changes nothing, so that
 whoever finds a file reads it, closes its turn, and removes it then: whatever dies in between, the file is still there.
 """
 
+import asyncio
 import base64
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -39,19 +41,39 @@ SET_ASIDE = ".unreadable"
 """What is put behind the name of a file that cannot be worked off: somebody has to look at it."""
 
 
+WRITERS = 16
+"""Threads that write files. File systems commit together what several threads wait for."""
+
+
 class Spool:
     def __init__(self, directory: Path, content_keys: ContentKeys) -> None:
         self._directory = directory
         self._content_keys = content_keys
+        self._writers = ThreadPoolExecutor(WRITERS, "spool")
+        self._held: set[str] = set()
+        """Names of the files whose turns this process is closing itself."""
 
-    def keep(self, turn: Closable, closing: Closing) -> None:
-        """Write what a turn is to be closed with. It is on the disk when this returns.
+    async def keep(self, turn: Closable, closing: Closing) -> None:
+        """Write what a turn is to be closed with. It is on the disk when this returns, until `remove`.
 
         Raises:
             OSError: it is not: the disk is full, for one.
         """
+        self._held.add(_name(turn))
+        await asyncio.get_running_loop().run_in_executor(self._writers, self._write, turn, closing)
+
+    async def remove(self, turn: Closable) -> None:
+        """Remove the file of a turn that is closed by now. One that stays does no harm: see `empty`."""
+        path = self._directory / f"{_name(turn)}.json"
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writers, lambda: path.unlink(missing_ok=True))
+        except OSError as error:
+            log.warning("a file of the spool cannot be removed", error=error.strerror, **turn.in_logs)
+        self._held.discard(_name(turn))
+
+    def _write(self, turn: Closable, closing: Closing) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = f"{turn.project_id.hex}.{turn.id.hex}"
+        name = _name(turn)
         part = self._directory / f"{name}.part"
         try:
             with part.open("wb") as file:
@@ -63,7 +85,6 @@ class Spool:
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        log.warning("Postgres is away; an answered turn was kept on disk", **turn.in_logs)
 
     async def empty(self, store: TurnStore) -> None:
         """Close what was kept. A file that cannot be worked off is set aside, and does not stop the others.
@@ -74,6 +95,8 @@ class Spool:
         if not self._directory.is_dir():
             return
         for path in sorted(self._directory.glob("*.json")):
+            if path.stem in self._held:
+                continue
             try:
                 turn, closing = await self._read(path.stem, path.read_bytes())
                 with wall.within(turn.project_id):
@@ -94,7 +117,12 @@ class Spool:
                 path.replace(path.with_suffix(SET_ASIDE))
                 continue
             path.unlink(missing_ok=True)
-            log.info("a turn was closed from disk", closed=closed, **turn.in_logs)
+            if closed:
+                log.info("a turn was closed from disk", **turn.in_logs)
+            else:
+                log.warning(
+                    "an answer on disk is dropped: its turn was deleted, or closed by another worker", **turn.in_logs
+                )
 
     async def _read(self, name: str, content: bytes) -> tuple[Closable, Closing]:
         """Return what a file holds. Raises one of `UNREADABLE`."""
@@ -104,6 +132,10 @@ class Spool:
         if (turn.project_id, turn.id) != (project_id, turn_id):
             raise ValueError("another turn's file")
         return replace(turn, sealer=sealer), closing
+
+
+def _name(turn: Closable) -> str:
+    return f"{turn.project_id.hex}.{turn.id.hex}"
 
 
 def _place(project_id: UUID, turn_id: UUID) -> Place:

@@ -25,7 +25,7 @@ from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import new_input
 from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last, target_of
 from app.db import ids
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseUnavailable, ServiceStopping
 from app.items.kinds import is_encrypted_reasoning
 from app.items.provider_door import usable_id
 from app.items.shapes import Item, message
@@ -42,6 +42,7 @@ from app.provider.refusals import client_error
 from app.settings import Settings
 from app.telemetry.spans import tracer
 from app.turns import context
+from app.turns.closer import Closer
 from app.turns.closing import (
     INTERRUPTED,
     TOO_LARGE,
@@ -57,8 +58,7 @@ from app.turns.provider_call import ProviderCall
 from app.turns.running import Running, Sent
 from app.turns.schemas import OF_CONVERSATION, TurnRequest
 from app.turns.show import response_object, with_status
-from app.turns.spool import Spool
-from app.turns.store import Closable, Opened, TurnStore
+from app.turns.store import Opened, TurnStore
 
 log = structlog.get_logger()
 
@@ -74,9 +74,6 @@ MOST_UNLISTED = 100
 SMALLER_SHARE = 0.8
 """Of an input that was refused as too long: what is sent next, where the provider has not said how long one may be."""
 
-FIRST_CLOSE_PAUSE_SECONDS = 0.05
-LONGEST_CLOSE_PAUSE_SECONDS = 2.0
-
 
 class Way:
     def __init__(
@@ -84,7 +81,7 @@ class Way:
         store: TurnStore,
         accounts: Accounts,
         live_ids: LiveIds,
-        spool: Spool,
+        closer: Closer,
         reader: Reader,
         compactions: Compactions,
         killable: Killable,
@@ -96,24 +93,31 @@ class Way:
         self._compactions = compactions
         self._accounts = accounts
         self._live_ids = live_ids
-        self._spool = spool
+        self._closer = closer
         self._settings = settings
         self._unlisted: set[str] = set()
-        self.stopping = False
-        """The process has to end: what cannot be written to Postgres goes to the spool."""
+        self.ending = False
+        """True once running turns have had their time: no model is asked any more."""
 
     async def run(self, running: Running) -> None:
         turn = running.turn
         with tracer().span(
             "turn", {"everthread.turn": ids.turn_id(turn.id), "everthread.thread": ids.thread_id(turn.thread_id)}
         ) as span:
-            await self._run_to_its_end(running)
+            try:
+                await self._run_to_its_end(running)
+            except ServiceStopping as error:
+                running.error = error
+                await running.recorder.leave()
+                running.relay.say_gone(error)
             span.add({"everthread.continuation": running.continuation.value})
             if running.error is not None:
                 span.fail(running.error.meaning)
 
     async def _run_to_its_end(self, running: Running) -> None:
         try:
+            if self.ending:
+                raise ProviderError(failure.stopped())
             body = await self._continue(running)
             answer = await self._fitting(running, await self._ask(running, body))
             await self._complete(running, answer)
@@ -122,7 +126,10 @@ class Way:
         except (ContentUnreadable, DatabaseUnavailable) as error:
             await self._refuse(running, error)
         except asyncio.CancelledError:
-            await self._fail(running, failure.broken("the service was stopped"))
+            if running.closing:
+                running.closed = True  # The process ends while it is being closed: what is on disk stays there.
+                raise
+            await self._fail(running, failure.stopped())
             if not running.cancelled:
                 raise
         finally:
@@ -333,7 +340,7 @@ class Way:
         again = 0
         while True:
             check = await self._checked(running, answer)
-            if check.fits is not False or self.stopping:
+            if check.fits is not False or self.ending:
                 break
             if request.streamed or again == self._settings.structured_retries or answer.status != "completed":
                 break
@@ -369,7 +376,7 @@ class Way:
             CancelledError: the turn itself was cancelled.
         """
         task = asyncio.current_task()
-        if running.cancelled or not self.stopping or task is None:
+        if running.cancelled or not self.ending or task is None:
             raise asyncio.CancelledError
         task.uncancel()
 
@@ -652,25 +659,23 @@ class Way:
         running.relay.say_gone(why)
 
     async def _close(self, running: Running, closing: Closing) -> Closing | None:
-        """Close the turn in Postgres, however long Postgres is away: its answer cannot be had again.
+        """Close the turn, if anything of it is kept.
 
         Returns:
             What it was closed with; None if it was closed by somebody else, or deleted.
+
+        Raises:
+            ServiceStopping: the process has to end before Postgres has taken it.
         """
         turn = running.turn
+        kept: Closing | None = closing
         running.closing = True
-        pause, kept = FIRST_CLOSE_PAUSE_SECONDS, closing if not turn.request.keep else None
-        while turn.request.keep:
+        if turn.request.keep:
             try:
-                kept = await self._store.close(turn.closable, closing)
-                break
-            except DatabaseUnavailable as error:
-                log.warning("Postgres is away; an answered turn waits to be closed", code=error.code)
-            if self.stopping and self._spooled(turn.closable, closing):
-                kept = closing
-                break
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, LONGEST_CLOSE_PAUSE_SECONDS)
+                kept = await self._closer.close(turn.closable, closing)
+            except ServiceStopping:
+                running.closed = True
+                raise
         running.closed = True
         metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
         if closing.status == "failed":
@@ -678,19 +683,6 @@ class Way:
             code = (closing.error or {}).get("code")
             log.warning("a turn failed", code=code, status=closing.error_status)
         return kept
-
-    def _spooled(self, turn: Closable, closing: Closing) -> bool:
-        """Keep an answer on disk, for the process has to stop. False if that fails: it is tried again, and said."""
-        try:
-            self._spool.keep(turn, closing)
-        except OSError as error:
-            log.error(
-                "Postgres is away, and the answer of a turn cannot be kept on disk either; it is lost if this process "
-                "is killed now",
-                error=error.strerror,
-            )
-            return False
-        return True
 
 
 def _with_successor(request: TurnRequest, found: Failure) -> Failure:
