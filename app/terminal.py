@@ -103,7 +103,7 @@ def _instead(unknown: str, known: dict[str, str]) -> str:
     if likeness[nearest] < CLOSE:
         longer = [name for name in known if name.startswith(f"{unknown}_")]
         if len(longer) != 1:
-            return "app/settings.py lists all settings."
+            return "docs/configuration.md and app/settings.py list the settings."
         (nearest,) = longer
     return SET_ELSEWHERE.get(nearest) or f"Did you mean {known[nearest]}?"
 

@@ -109,8 +109,8 @@ def test_the_embedded_redis_evicts_what_rests_and_keeps_what_is_in_use(tmp_path:
         ("EVERTHREAD_EMULATOR_WINDOW_TOKEN", "Did you mean EVERTHREAD_EMULATOR_WINDOW_TOKENS?"),
         ("EVERTHREAD_PORT", "Say 'everthread serve --port'."),
         # Nothing is near, or several are.
-        ("EVERTHREAD_COLOUR", "app/settings.py lists all settings."),
-        ("EVERTHREAD_PROVIDER", "app/settings.py lists all settings."),
+        ("EVERTHREAD_COLOUR", "docs/configuration.md and app/settings.py list the settings."),
+        ("EVERTHREAD_PROVIDER", "docs/configuration.md and app/settings.py list the settings."),
     ],
 )
 def test_an_unknown_setting_is_answered_with_one_that_is_near_or_with_none(name: str, instead: str) -> None:
