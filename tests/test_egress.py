@@ -253,6 +253,7 @@ def test_every_client_that_calls_out_is_known() -> None:
         "webhooks/deliveries.py": {"aiohttp"},
         "console/api.py": {"httpx2"},  # Calls the service itself, within the process.
         "serve.py": {"urllib.request"},  # Asks its own workers whether they are ready.
+        "support.py": {"urllib.request"},  # The operator names the service's own URL.
         "cli.py": commands,
         "terminal.py": commands,
         "audit/commands.py": commands,
