@@ -292,12 +292,15 @@ def test_the_page_of_a_thread_asks_the_database_three_times(
         console.open("/sign-in")  # Nothing asks for anything any more.
         place = f"/console/threads/{thread}"
         assert http.get(place).status_code == 200
-        asked = len(proxy.executed)
-        assert http.get(place).text.count("<article") == 50
-        mine = [
-            each for each in proxy.executed[asked:] if re.search("FROM (threads|turns|items|projects|api_keys)", each)
-        ]
-        assert len([each for each in mine if "lease_expires_at" not in each]) == 3, mine
+        visits = []
+        for _ in range(3):  # Work in the background may ask for something during one of them.
+            asked = len(proxy.executed)
+            assert http.get(place).text.count("<article") == 50
+            mine = re.compile("FROM (threads|turns|items|projects|api_keys)")
+            visits.append(
+                [each for each in proxy.executed[asked:] if mine.search(each) and "lease_expires_at" not in each]
+            )
+        assert min(map(len, visits)) == 3, visits
     assert service.stop() == 0
 
 

@@ -116,7 +116,7 @@ def test_turns_that_follow_each_other_at_once_always_continue_the_last_one(servi
     [
         ({"kind": "status", "status": 429, "retry_after": 60}, 429, "rate_limit_exceeded"),
         ({"kind": "rate_limit_200", "times": 9}, 429, "rate_limit_exceeded"),
-        ({"kind": "status", "status": 400, "code": "InvalidParameter"}, 400, "InvalidParameter"),
+        ({"kind": "status", "status": 400, "code": "InvalidParameter", "times": 9}, 400, "InvalidParameter"),
         ({"kind": "status", "status": 400, "code": "DataInspectionFailed"}, 400, "DataInspectionFailed"),
         ({"kind": "status", "status": 401, "code": "InvalidApiKey"}, 502, "provider_credentials"),
         ({"kind": "status", "status": 503, "times": 9}, 502, "provider_unavailable"),
