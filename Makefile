@@ -6,8 +6,9 @@ UV := $(BIN)/uv
 serve: .venv/ready
 	@exec $(BIN)/everthread serve $(ARGS)
 
-# All of them at once on all processors; some (ARGS), or on servers that are given, one after the other.
-AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n auto --dist loadfile)
+# All of them in parallel, in four processes at least, because tests wait more than they compute. Some of them (ARGS), or all on
+# servers that are given, one after the other.
+AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4))) --dist loadfile)
 test: .venv/ready-dev
 	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
 
