@@ -20,7 +20,8 @@ OTHERS = 8
 SECONDS = 3.0
 
 WAITING = """SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"""
+WHERE datname = current_database() AND wait_event_type = 'Lock' AND $1 = ANY(pg_blocking_pids(pid))"""
+"""Backends that wait for the holder: under load, others wait for each other for a moment."""
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def locked(database_url: str, *rows: str) -> Iterator[list[int]]:
                 await connection.execute(statement)
             held.set()
             while not release.is_set():
-                waiting.append(await other.fetchval(WAITING))
+                waiting.append(await other.fetchval(WAITING, connection.get_server_pid()))
                 await asyncio.sleep(0.01)
         await connection.close()
         await other.close()
