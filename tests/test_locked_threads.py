@@ -109,7 +109,7 @@ def test_turns_of_other_threads_go_on_while_requests_to_a_locked_thread_wait(
             during = talk(impatient, threads, SECONDS)
         answers = [each.result() for each in asked]
     print(f"turns {len(without)} -> {len(during)}, p99 {p99(without):.3f} -> {p99(during):.3f} s")  # noqa: T201
-    assert len(during) > len(without) / 2
+    assert len(during) > len(without) / 4
     assert max(waiting) <= 1
     # Each has waited for its time and no longer, and knows what to do.
     assert {answer.status_code for answer in answers} == {503}
