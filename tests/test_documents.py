@@ -98,7 +98,9 @@ def world(
     # What an earlier block of the same page has made.
     assert Process("audit", "export", str(folder / "trail.ndjson"), env=there).ended() == 0
     subprocess.run([PROGRAMS / "pg_dump", "-Fc", "-f", folder / "everthread.dump", urls[0]], check=True)
-    (folder / "threads.jsonl").write_text('[{"role": "user", "content": "Hi"}]\n{"name": "b", "messages": [{"role": "user", "content": "Ho"}]}\n')
+    (folder / "threads.jsonl").write_text(
+        '[{"role": "user", "content": "Hi"}]\n{"name": "b", "messages": [{"role": "user", "content": "Ho"}]}\n'
+    )
     project = service.http.get("/project").json()["id"]
     account = {"name": "emulator", "api_key": "sk-account", "base_url": running_emulator.base_url}
     place = f"/admin/projects/{project}/accounts"

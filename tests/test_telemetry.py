@@ -29,7 +29,7 @@ def talk(service: Service, emulator: Emulator) -> None:
     service.stream(service.http.get(f"/threads/by-name/{NAMED}").json()["id"], f"Echo: {SAID}")
     emulator.forget()
     assert service.http.post(path, json={"input": f"Echo: {SAID}"}).status_code == 200
-    emulator.fault("status", status=400, code="InvalidParameter", message=f"not this: {SAID}")
+    emulator.fault("status", status=400, code="DataInspectionFailed", message=f"not this: {SAID}")
     assert service.http.post(path, json={"input": f"Echo: {SAID}"}).status_code == 400
     emulator.fault("status", status=429, code="Throttling", message="slow", times=3)
     assert service.http.post(path, json={"input": "Hi", "model": f"model-{SAID}"}).status_code == 429
