@@ -6,12 +6,17 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.breakable import Servers
 from tests.databases import migrate_now, new_database
 from tests.projects import Project
 from tests.servers import servers
 from tests.service import Emulator, Process, Service, end_all
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
 

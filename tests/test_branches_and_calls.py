@@ -68,9 +68,9 @@ def test_usage_is_counted_by_day_model_user_and_thread(
         call("POST", f"/threads/{threads[0]}/turns", json={"input": "Ho", "model": "qwen3-max"}),
         call("POST", f"/threads/{threads[1]}/turns", json={"input": "Hey"}),
     ]
-    emulator.fault("status", status=400, code="InvalidParameter")
+    emulator.fault("status", status=400, code="DataInspectionFailed")
     failed = call("POST", f"/threads/{threads[1]}/turns", json={"input": "Fails"})
-    assert failed["error"]["code"] == "InvalidParameter"
+    assert failed["error"]["code"] == "DataInspectionFailed"
 
     def total(name: str, of: list[dict[str, Any]]) -> int:
         return sum(turn["usage"][name] for turn in of)

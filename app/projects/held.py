@@ -63,7 +63,7 @@ class HeldResponse(Response):
         start: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         watching: asyncio.Task[None] | None = None
-        clock = asyncio.get_running_loop().time
+        clock, ended = asyncio.get_running_loop().time, False
 
         async def beat() -> None:
             nonlocal watching
@@ -81,18 +81,19 @@ class HeldResponse(Response):
                     watching = asyncio.create_task(watch(receive, self._on_left or cut))
                 with self._listener.calling(cut), Heartbeats(beat, self._heartbeat) as heartbeats:
                     async for chunk in self._chunks:
+                        if ended := self._listener.end is not None:
+                            break  # Python 3.11's wait_for can swallow the cancellation.
                         heartbeats.silent_since = None
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                         heartbeats.silent_since = clock()
                         self.passed(chunk)
+            if ended and not await self._cut_off(send):
+                return
         except TimeoutError:
             if not held.expired():
                 raise
-            if self._listener.end is not None:
-                if self._on_left is not None:
-                    self._on_left()
-                if not await self._end(send, self._listener.error()):
-                    return
+            if self._listener.end is not None and not await self._cut_off(send):
+                return
         except asyncio.CancelledError:
             # uvicorn cancels a request once, when the process ends: its task ends with these words.
             if not begun.is_set() or not await self._end(send, ServiceStopping()):
@@ -103,6 +104,12 @@ class HeldResponse(Response):
             if isinstance(self._chunks, AsyncGenerator):
                 await self._chunks.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _cut_off(self, send: Send) -> bool:
+        """End a body whose credential has ended. False if the client does not read the last words."""
+        if self._on_left is not None:
+            self._on_left()
+        return await self._end(send, self._listener.error())
 
     async def _end(self, send: Send, error: APIError) -> bool:
         """Send the last words. False if the client does not read them: its connection is closed as it is."""
