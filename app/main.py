@@ -116,7 +116,7 @@ log = structlog.get_logger()
 AWAY_SECONDS = 1.0
 
 POLL_SECONDS = 0.1
-"""How soon a signal to stop is noticed."""
+"""Interval at which a signal to stop is noticed."""
 
 DISTRIBUTED_SETTLING_SECONDS = 2.0
 

@@ -291,7 +291,7 @@ class Settings(BaseSettings):
 
 
 PLACEHOLDERS = ("change-me", "changeme", "…", "0" * 64)
-"""What stands for a secret in the deployment files and the documentation."""
+"""Placeholders for secrets in the deployment files and the documentation."""
 
 SECRETS = {
     "DATABASE_URL": "the address of your Postgres",

@@ -30,13 +30,13 @@ from app.errors import ServiceStopping
 from app.terminal import echo
 
 CLOSE_SECONDS = 3.0
-"""How long Postgres may take, after the drain, to accept turns that are written in the spool."""
+"""Time after the drain in which Postgres may still accept turns that are in the spool."""
 
 ANSWER_SECONDS = 1.0
-"""How long the last answers may take to be sent after that."""
+"""Time after that for sending the last answers."""
 
 LAST_SECONDS = 5.0
-"""How long background work and connections may take to end after that."""
+"""Time after that for background work and connections to end."""
 
 begun = threading.Event()
 """Set by the first SIGTERM or Ctrl-C."""

@@ -44,7 +44,7 @@ DAYS = 7
 """Days of errors."""
 
 SET = "set"
-"""What stands for a value that is not shown."""
+"""Placeholder for a value that is not shown."""
 
 REMOVED = "[removed]"
 
@@ -82,7 +82,7 @@ SELECT 'functions', format('%s %s', p.proname, md5(p.prosrc)) FROM pg_proc p
 WHERE p.pronamespace = current_schema()::regnamespace
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
 """
-"""What makes up the schema, a line each, without the order in which it was made."""
+"""Elements of the schema, one per line, independent of the order in which they were created."""
 
 SIZES = """
 SELECT c.relname AS part, c.reltuples::bigint AS rows, pg_total_relation_size(c.oid) AS bytes

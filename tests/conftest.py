@@ -14,7 +14,7 @@ from tests.projects import Project
 from tests.servers import servers
 from tests.service import Emulator, Process, Service, end_all
 
-# How long an example takes says how busy the machine is, and nothing of the code.
+# The time that an example takes depends on how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 

@@ -130,7 +130,7 @@ def image() -> Iterator[Image]:
 
 @dataclass(frozen=True)
 class Deployed:
-    """What a deployment file runs: the two commands, their environment, and the time to stop."""
+    """Commands of a deployment file, their environment, and the time to stop."""
 
     migrate: list[str]
     serve: list[str] | None
@@ -148,7 +148,7 @@ GIVEN = {
     "EVERTHREAD_MASTER_KEY": "77" * 32,
     "POSTGRES_PASSWORD": PASSWORD,
 }
-"""What somebody puts into .env, or into the Secret."""
+"""Values that a user puts into .env, or into the Secret."""
 
 
 def composed(name: str, app: str, **given: str) -> Deployed:
@@ -372,7 +372,7 @@ def test_compose_for_citus_migrates_once_the_cluster_is_joined() -> None:
 
 
 def kustomized(directory: Path) -> list[Any]:
-    """What `kubectl kustomize` makes of a directory, as far as those of deploy/ need it."""
+    """Return the output of `kubectl kustomize` for a directory, as far as those of deploy/ need it."""
     (kustomization,) = yaml.safe_load_all((directory / "kustomization.yaml").read_text())
     known = {"apiVersion", "kind", "resources", "nameSuffix", "images"}
     assert set(kustomization) <= known

@@ -1,4 +1,4 @@
-"""What an operator sees when something is wrong: one sentence that says what to do, and no noise beside it."""
+"""Messages that an operator sees when something is wrong: one sentence that says what to do."""
 
 import asyncio
 import socket

@@ -65,7 +65,7 @@ def running(emulator: Emulator, request: Callable[[], Any], seconds: float = 2) 
 
 
 def held(redis_url: str, tenant: Tenant) -> int:
-    """How many requests have reserved something of the project's month."""
+    """Return the number of requests that have reserved something of the project's month."""
     cache: Any = redis.Redis.from_url(redis_url)
     keys = cache.keys(f"everthread:limits:{{{tenant.id.removeprefix('proj_')}}}:project:*:tokens:until")
     return sum(int(cache.zcard(key)) for key in keys)

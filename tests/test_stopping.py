@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 DRAIN_SECONDS = 1.0
 
 WITHIN_SECONDS = 1.0
-"""How long after the drain every answer is on disk."""
+"""Time after the drain within which every answer is on disk."""
 
 
 def seconds(text: str | int) -> float:

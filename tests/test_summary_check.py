@@ -114,7 +114,7 @@ def test_a_summary_that_keeps_no_fact_is_refused_in_any_language(source: str, ba
         ("user: Nous avons décidé de peindre la porte en bleu.", "The door will be blue."),
         ("user: We decided to paint the door blue.", "用户决定把门漆成蓝色。"),
         ("user: Der Zug nach Köln fährt und die Karte ist im Koffer.", "The ticket for the train is in the suitcase."),
-        # What only looks like a refusal, or like reasoning.
+        # Texts that only look like a refusal, or like reasoning.
         (TRIP, "Ada asked for a poem; the assistant said: I'm sorry, but I can't help with that. Bus 74."),
         (TRIP, "The user asked what `<think>` means, and Ada got an answer."),
         (TRIP, "Ada's template ends with </think> and begins with <think>."),

@@ -60,7 +60,7 @@ async def test_a_bundle_holds_nothing_that_was_said(
     for name, part in parts.items():
         for word in (SAID, service.key, "sk-tests", thread):
             assert word not in part, name
-    # What helps is there.
+    # The bundle has the facts that help.
     assert json.loads(parts["versions.json"])["packages"]["asyncpg"]
     database = json.loads(parts["database.json"])
     assert database["migration"] == database["newest_migration"]

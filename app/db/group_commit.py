@@ -32,7 +32,7 @@ MOST_STATEMENTS = 16
 """How many statements share a transaction at most."""
 
 MOST_CHARACTERS = 65_536
-"""How much a statement may write to share a transaction: a long one delays the others."""
+"""Largest write of a statement that shares a transaction. A longer one would delay the others."""
 
 MOST_TRANSACTIONS = 4
 """How many transactions of a statement are under way at most."""
@@ -41,23 +41,23 @@ PATIENCE_SECONDS = 0.01
 """How long a statement waits before another transaction is begun beside the one that is under way."""
 
 LOCK_TIMEOUT = "50ms"
-"""How long a transaction waits for a lock: Postgres's `lock_timeout`. It is far below `deadlock_timeout`."""
+"""Postgres's `lock_timeout` of a transaction, far below `deadlock_timeout`."""
 
 MOST_LANES = 2
-"""How many lanes may have a transaction under way at once."""
+"""Largest number of lanes with a transaction under way."""
 
 MOST_IN_LANE = 64
-"""How many statements of a bucket may wait for a lock. The next one is refused."""
+"""Largest number of statements of a bucket that wait for a lock. The next one is refused."""
 
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.25
-"""How long a lane pauses after a try of each key in vain; the pause doubles up to the longest."""
+"""Pause of a lane after it has tried each key in vain. It doubles up to the longest."""
 
 MOST_HELD_UP = 4096
-"""How many keys are remembered as held up. The oldest is forgotten, and tried in a group once more."""
+"""Largest number of keys that are remembered as locked. The oldest is forgotten, and tried in a group once more."""
 
 HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-"""What Postgres says when another transaction is in the way. Nothing was done, and another try may succeed."""
+"""SQLSTATEs of a conflict with another transaction. Nothing was done, and another try may succeed."""
 
 
 class Alone(Protocol):
@@ -83,7 +83,7 @@ class Waiting:
     until: float
     """When its caller is told that it took too long. One that is under way ends first."""
     by_itself: bool
-    """Whether it shares no transaction."""
+    """True if it shares no transaction."""
     row: asyncio.Future[Any]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     """The caller's: it names the project whose rows the statement may see."""
@@ -127,7 +127,7 @@ class GroupCommit:
         self.alone = alone
         self.together = together
         self.shares = True
-        """Whether transactions are shared. If not, each statement has its own, and all begin at once."""
+        """True if transactions are shared. Otherwise each statement has its own, and all begin at once."""
         self.busy: set[int] = set()
         """The buckets with a transaction under way."""
         self.lane_places = asyncio.Semaphore(lanes)
@@ -246,7 +246,7 @@ class _Line:
         self._waiting: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
         self.running = 0
-        """How many transactions are under way, without those of statements that were not to share one."""
+        """Number of shared transactions that are under way."""
         self.tasks: set[asyncio.Task[Any]] = set()
 
     async def at_once(self, bucket: int, arguments: tuple[Any, ...], *, paced: bool, key: Hashable) -> Any:
@@ -436,5 +436,5 @@ class _Lane:
 
 
 def _another_try(error: BaseException) -> bool:
-    """Whether a statement failed because of another transaction that may have ended by the next try."""
+    """Return True if a statement failed because of another transaction, which may have ended by the next try."""
     return isinstance(error.__cause__, HELD_UP)

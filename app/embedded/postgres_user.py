@@ -18,7 +18,7 @@ CAP_DAC_READ_SEARCH = 2
 
 
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
-"""Where useradd and setpriv are. PATH may lack these: cron's has no /usr/sbin, and `env -i` leaves no PATH at all."""
+"""Directories of useradd and setpriv. PATH may lack them: cron's has no /usr/sbin, and `env -i` leaves no PATH."""
 
 
 def _program(name: str) -> str | None:

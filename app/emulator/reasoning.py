@@ -26,7 +26,7 @@ def item(thought: str, family: str, *, summary: bool, encrypted: bool) -> Item:
 
 
 def is_ours(given: Item, family: str) -> bool:
-    """Whether a reasoning item comes back as it was given, and to a model of the family that made it."""
+    """Return True if a reasoning item comes back unchanged, and to a model of the family that made it."""
     sealed = given["encrypted_content"]
     thought = restored(given)
     return isinstance(sealed, str) and thought is not None and _sealed(given, thought, family) == sealed

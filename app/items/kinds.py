@@ -151,7 +151,7 @@ def _own_search_output(item: Item) -> list[Item]:
 
 
 def _is_of_client(item: Item) -> bool:
-    """Whether a tool search is executed by the client; one of the provider's comes with its output."""
+    """Return True if the client executes a tool search. The provider's own come with their output."""
     return bool(string(item.get("call_id"))) and item.get("execution") != "server"
 
 

@@ -15,9 +15,9 @@ class LocalShare:
         self._left: dict[str, tuple[float, float]] = {}
         self._running: dict[str, set[str]] = {}
         self._held: dict[str, dict[str, int]] = {}
-        """What each running turn has reserved of a month's limit."""
+        """Reservation of each running turn, by the key of the month's limit."""
         self._used: dict[str, int] = {}
-        """What was used of it by turns that were admitted here."""
+        """Usage of that limit by turns that were admitted here."""
 
     def admit(self, rules: Sequence[Rule], takes: Sequence[int], id_: str) -> tuple[int, int]:
         """Let a turn in, or take nothing.

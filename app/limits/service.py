@@ -68,10 +68,10 @@ MONTH_SECONDS = 40 * 86_400
 """How long a month's counter is kept."""
 
 HISTORY_SECONDS = 3600
-"""How long Redis keeps the size of a history."""
+"""Time to live of the size of a history in Redis."""
 
 DEFAULT_OUTPUT_TOKENS = 1000
-"""What an answer is expected to take, where the request does not say and no answer was counted lately."""
+"""Expected length of an answer if the request sets none and no answer was counted lately."""
 
 IN_FLIGHT_SECONDS = 2
 """After how long to come again when running requests have reserved what is left of a month."""
@@ -93,7 +93,7 @@ SAID = {
 Count = Callable[[Database, UUID, str | None, int], Awaitable[int]]
 
 FIRST_WORD, WORDS = 5, 5
-"""Where in the words of `admit.lua` stands what is taken of the first limit, and how many words there are of each."""
+"""Index of the first limit among the arguments of `admit.lua`, and the number of arguments of each limit."""
 
 OF_A_MONTH = ("tokens_per_month", "cost_per_month")
 
@@ -119,11 +119,11 @@ class _Met:
     rules: list[Rule]
     keys: list[str]
     words: list[str | int]
-    """Of `admit.lua`, but for the id and what is taken."""
+    """Arguments of `admit.lua`, without the id and the amounts."""
     places: list[int]
-    """Where in them stands how many tokens are taken of a bucket."""
+    """Indexes in `words` of the tokens that are taken of a bucket."""
     months: list[tuple[int, Rule]]
-    """Where in them stands what is reserved of a month, and of which limit."""
+    """Indexes in `words` of the reservations of a month, each with its limit."""
 
 
 @dataclass(eq=False, slots=True)
@@ -142,12 +142,12 @@ class Admission(Permit):
     used_cost: float = 0.0
     answer_tokens: int = 0
     answer_cost: float = 0.0
-    """What of it was used for answers, without their input."""
+    """The part of it that was used for answers, without their input."""
     thread: UUID | None = None
     turn: UUID | None = None
     """The kept turn, once there is one, and its thread."""
     history_tokens: int = 0
-    """What the next turn carries on from it."""
+    """Size of the history that the next turn continues."""
 
     def add(self, usage: Any, price: Price | None, binding: str | None) -> None:
         """Count an answer of the provider.

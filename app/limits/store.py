@@ -81,7 +81,7 @@ SELECT sum(bytes)::bigint AS count FROM (
 """  # noqa: S608
 
 
-# What the next turn carries on from a turn, or from a thread's head: as the provider has counted it, else by size.
+# Size of the history that the next turn continues: as the provider has counted it, else estimated by size.
 HISTORY = """
 SELECT greatest(token_count(t.context->'tokens'), token_count(t.usage->'total_tokens'))::bigint AS tokens
 FROM turns t

@@ -57,10 +57,10 @@ LONGEST_SUMMARY = 4096
 """Tokens."""
 
 ROOM_FACTOR = 2
-"""How many times the length that a summary is asked to have it may have before the provider cuts it off."""
+"""Hard limit of a summary, as a multiple of the length that is asked for."""
 
 ATTEMPTS = 2
-"""How often a model is asked for one summary, where its answer cannot be used."""
+"""Largest number of requests for one summary, if the answers cannot be used."""
 
 AT_ONCE = 4
 """Compactions that a worker makes at the same time."""

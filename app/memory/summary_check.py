@@ -44,7 +44,7 @@ AT_ONCE = 50_000
 """Characters of a source that are searched at once: a search of more would hold up the other threads."""
 
 MOST_PHRASES = 100
-"""How many quotations, and names and decisions by language, are looked at in such a part."""
+"""Largest number of quotations, and of names and decisions by language, that are read in such a part."""
 
 
 class Fault(StrEnum):
@@ -136,7 +136,7 @@ def keeps_facts(summary: "Summary", source: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What can be found in a summary's text."""
+    """Words, numbers and identifiers of a summary's text."""
 
     text: str
     """Normalised, without differences of case."""
@@ -170,7 +170,7 @@ class _Facts:
     faint: set[str] = field(default_factory=set)
     """Facts that a text holds by chance: they show nothing where there are others."""
     phrases: set[str] = field(default_factory=set)
-    """What is looked for as a part of the summary's text, and not as a token."""
+    """Phrases that are searched for in the summary's text instead of among its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class _Language:
     """Words that every text of the language has."""
     decision: re.Pattern[str]
     name: re.Pattern[str]
-    """How somebody gives a name."""
+    """Pattern of a sentence that gives a name."""
 
 
 _ANY = re.IGNORECASE

@@ -40,13 +40,13 @@ class Entry:
     problem: str | None = None
     """Why it is not imported."""
     left_out: list[str] = field(default_factory=list)
-    """What of it is not imported."""
+    """The parts of it that are not imported, counted by reason."""
     unnamed: bool = False
     """True if the file gives it no name, and it has one that is made of its content."""
     messages: int = 0
     """The messages that it has in the file."""
     imported: int = 0
-    """Those of them that the thread has."""
+    """The messages that the thread has."""
     branches: int = 1
 
     @property

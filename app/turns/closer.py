@@ -18,7 +18,7 @@ FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 2.0
 
 DISK_SECONDS = 1.0
-"""How long the disk may take to write a file before Postgres is tried without it."""
+"""Time for the disk to write a file before Postgres is tried without it."""
 
 
 @dataclass(eq=False, slots=True)

@@ -53,7 +53,7 @@ from app.turns.schemas import Origin, TurnRequest
 from app.turns.tables import Call, SentPiece, Turn
 
 BRIEF_WAIT_SECONDS = 0.25
-"""How long work in the background waits for a locked thread before it goes on to others, and comes back later."""
+"""Time that background work waits for a locked thread before it continues with others and returns later."""
 
 DOCUMENT = SealedDocument()
 TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
@@ -522,7 +522,7 @@ class TurnStore:
         return [ITEMS.opened(project_id, row) for row in found]
 
     async def is_busy(self, project_id: UUID, thread_id: UUID) -> bool:
-        """Whether a turn is in progress that will move the thread's head."""
+        """Return True if a turn is in progress that will move the thread's head."""
         return await self._database.fetchrow(*statements.ACTIVE_TURN(**_of(project_id, thread_id))) is not None
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:

@@ -50,7 +50,7 @@ MOST_ATTEMPTS = 5
 MOST_REMEMBERED = 10_000
 """Threads of which a worker remembers that they need no title, or got a bad one."""
 OTHERS_SECONDS = 60.0
-"""How old a thread is before a worker takes up what another one may still be making."""
+"""Age of a thread from which on a worker makes a title that another worker may still be making."""
 AT_ONCE = 4
 
 

@@ -36,7 +36,7 @@ CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER conflict BEFORE INSERT OR UPDATE ON turns FOR EACH ROW EXECUTE FUNCTION conflict()
 """
-"""Of the statements that write a turn, some fail as victims of a deadlock, or as not serializable."""
+"""Some statements that write a turn fail as victims of a deadlock, or as not serializable."""
 
 
 class World:
