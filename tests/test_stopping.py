@@ -258,7 +258,7 @@ def test_a_stream_of_another_workers_turn_and_a_handshake_are_told_that_the_work
 def test_a_turn_that_the_drain_cuts_off_before_its_first_word_is_a_503(
     env: dict[str, str], emulator: Emulator, spool: Path, stream: bool
 ) -> None:
-    service = Service(env=env)
+    service = Service(env={**env, "EVERTHREAD_PROVIDER_STALL_SECONDS": "20"})
     thread = service.thread()
     emulator.fault("slow", seconds=30)
     headers = {"Idempotency-Key": "again"}
