@@ -200,7 +200,7 @@ def test_a_failure_after_a_heartbeat_is_told_with_its_status_and_code(
     error = plain.json()["error"]
     assert failed["error"] == {"code": error["code"], "message": error["message"], "status": status}
     assert failed["status"] == "failed"
-    # What is read back is the same; and the request, sent again, gets the status that it would have got.
+    # The stored turn is unchanged, and a repeated request gets the HTTP status that it would have had without a stream.
     again = Read(beating, f"/responses/{failed['id']}?stream=true")
     assert again.kinds == read.kinds
     assert again.events[-1]["response"]["error"]["status"] == status

@@ -98,8 +98,8 @@ def rebuild(
     spoken = [whole[place] for place in places]
     first_new = sum(place < len(history) for place in places)
     first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
-    of_step = history if reduced_items is None else history[:reduced_items]
-    covered = 0 if step is Step.WHOLE else sum(place < len(of_step) for place in places)
+    reached = len(history) if reduced_items is None else min(reduced_items, len(history))
+    covered = 0 if step is Step.WHOLE else sum(place < reached for place in places)
     pinned = {place for place, item in enumerate(spoken) if item.get("pinned") is True}
     in_words = set(range(covered))
     blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block in arranged(spoken)]
