@@ -110,14 +110,18 @@ def migrate(
     settings = read_settings()
     url = _database_url(settings)
     try:
-        asyncio.run(schema.migrate(url, revision, pooled=settings.database_pooler, report=echo))
+        at = asyncio.run(schema.migrate(url, revision, pooled=settings.database_pooler, report=echo))
     except connecting.BadURL as error:
         stop(f"Cannot use DATABASE_URL: {error}.")
+    except schema.CannotMigrate as error:
+        stop(f"This release cannot migrate the database: {error}.")
     except CommandError as error:
         stop(f"There is no migration {revision!r} to go to: {error}. 'head' is the newest, '-1' the one before.")
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         stop(connecting.why(error))
-    echo(f"The database is at migration {schema.newest_revision() if revision == 'head' else revision}.")
+    echo(
+        "The database is at no migration: its tables are gone." if at is None else f"The database is at migration {at}."
+    )
 
 
 @cli.command()

@@ -131,6 +131,8 @@ def _with_servers(stack: ExitStack, settings: Settings) -> Connected:
                 redis_url = stack.enter_context(embedded_redis.running(directory / "redis"))
         except CannotStart as error:
             raise CannotServe(str(error)) from error
+        except schema.CannotMigrate as error:
+            raise CannotServe(f"This release cannot run on the database: {error}.") from error
         except OSError as error:
             raise CannotServe(f"Cannot use the data directory {settings.data_dir}: {error.strerror}.") from error
     if settings.redis_url is not None:

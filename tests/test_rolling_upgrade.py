@@ -22,7 +22,7 @@ NEXT = '''
 
 from alembic import op
 
-revision = "next"
+revision = "v021_0001"
 down_revision = "{before}"
 branch_labels = None
 depends_on = None
@@ -53,7 +53,7 @@ def next_release(directory: Path, *, serves: bool = True) -> Path:
         shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "alembic.ini", directory)
     made = NEXT.format(before=schema.newest_revision(), serves=serves)
-    (directory / "migrations" / "versions" / "next.py").write_text(made)
+    (directory / "migrations" / "versions" / "v021_0001_mood.py").write_text(made)
     changed = 0
     for path in (directory / "app" / "turns").rglob("*.*"):
         if path.suffix in (".py", ".sql") and "close_turn_v3" in (said := path.read_text()):
@@ -120,7 +120,7 @@ def test_the_next_release_takes_over_under_load_and_nothing_is_lost(
     all_have_said_more()
     migrated = Process("migrate", env=env, cwd=release)
     assert migrated.ended() == 0, migrated.lines
-    assert migrated.lines == ["The database is at migration next."]
+    assert migrated.lines == ["The database is at migration v021_0001."]
     for service in old:
         ready = httpx2.get(f"{service.url}/readyz")
         assert (ready.status_code, ready.json()["migrations"]) == (200, "ok")

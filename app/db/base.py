@@ -29,5 +29,5 @@ class Base(DeclarativeBase):
 
 
 def domain(name: str, type_: TypeEngine[Any]) -> TypeEngine[Any]:
-    """A type of migrations/sql/tables.sql, which says what a value may be."""
+    """A type of migrations/schema.sql, which says what a value may be."""
     return DOMAIN(name, type_, create_type=False)

@@ -43,7 +43,7 @@ def new_bucket() -> int:
 
 
 def bucket_of(id_: UUID) -> int:
-    """The bucket that a thread or a turn lies in. The database computes the same: `bucket_of` in migrations/sql."""
+    """Return the bucket of a thread or turn id. `bucket_of` in migrations/schema.sql computes the same."""
     return id_.int & (BUCKETS - 1)
 
 

@@ -1,4 +1,4 @@
-"""Texts as they are compared, and by which lexemes they are asked for. migrations/sql/search.sql makes these of a text.
+"""Texts as they are compared, and by which lexemes they are asked for. migrations/schema.sql makes these of a text.
 
 Postgres's own parsers find words between spaces. Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese are
 written without them, or with endings stuck to the words: there, each pair of neighbouring characters is a

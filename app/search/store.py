@@ -29,7 +29,7 @@ TIME_DIGITS = (6, 5, 4)
 BATCH = 50
 """Texts that are held at a time."""
 
-# Both are in migrations/sql/owner_functions.sql.
+# Both are in migrations/schema.sql.
 MESSAGES = "SELECT * FROM found_messages_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
 TITLES = "SELECT * FROM found_titles_v1($1, $2, $3, $4, $5, $6, $7, $8)"
 

@@ -310,7 +310,7 @@ def _listed(
     place: tuple[datetime, UUID] | None = None,
     until: datetime | None = None,
 ) -> TableValuedAlias:
-    """Which threads a list has, in its order: see migrations/sql/owner_functions.sql."""
+    """Which threads a list has, in its order: see migrations/schema.sql."""
     sealer = at_rest.sealer()
     pairs = filters.metadata or None
     sealed = sealer.pairs(pairs) if pairs is not None and sealer.key is not None else None

@@ -1,5 +1,5 @@
-"""Named threads. What a row must be is checked by the triggers threads_guard (migrations/sql/guards.sql) and
-threads_ttl_guard (migrations/sql/cheaper_turns.sql)."""
+"""Named threads. What a row must be is checked by the triggers threads_guard and threads_ttl_guard
+(migrations/schema.sql)."""
 
 from datetime import datetime
 from uuid import UUID

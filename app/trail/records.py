@@ -1,6 +1,6 @@
 """An audit record: what it says, as canonical JSON (RFC 8785), and the hash over that.
 
-The database builds the same text when it writes a record (`record_hash_v2` in migrations/sql/trail_v2.sql); here it is
+The database builds the same text when it writes a record (`record_hash_v2` in migrations/schema.sql); here it is
 built again from the columns, to show and to verify. Neither trusts the other.
 """
 

@@ -1,6 +1,6 @@
 """How the audit trail names people: by a keyed digest. The key goes with a user's purge, and then nobody can tell.
 
-The database computes the same digests (`trail_digest_v1` in migrations/sql/trail.sql).
+The database computes the same digests (`trail_digest_v1` in migrations/schema.sql).
 """
 
 import hashlib

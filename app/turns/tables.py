@@ -1,6 +1,6 @@
 """Turns, their items, and the calls that were made for them.
 
-What a row must be is checked by triggers (migrations/sql/guards.sql).
+What a row must be is checked by triggers (migrations/schema.sql).
 """
 
 from datetime import datetime

@@ -1,5 +1,5 @@
 -- open_turn --
--- Opens a turn: see migrations/sql/open_turn_v3.sql. A transaction of its own, and one of a turn's two.
+-- Opens a turn: see migrations/schema.sql. A transaction of its own, and one of a turn's two.
 SELECT * FROM open_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :of_user::text,
     :new_thread::boolean, :user_id::text, :trail_key::bytea,
@@ -11,7 +11,7 @@ SELECT * FROM open_turn_v3(
 )
 
 -- close_turn --
--- Closes a turn: see migrations/sql/close_turn_v3.sql. The other of its two transactions. NULL: somebody else has.
+-- Closes a turn: see migrations/schema.sql. The other of its two transactions. NULL: somebody else has.
 SELECT close_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :turn_id::uuid,
     :status::text, :continuation::text, :response::text, :usage::text, :error::text, :incomplete_details::text,

@@ -40,8 +40,7 @@ CREATE OR REPLACE FUNCTION by_function() RETURNS boolean LANGUAGE sql STABLE PAR
 
 SELECT create_distributed_function(p.oid::regprocedure) FROM pg_proc p
 WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype <> 'trigger'::regtype AND p.proname IN (
-    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v1', 'record_hash_v2',
-    'trail_digest_v1'
+    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v2', 'trail_digest_v1'
 );
 
 -- What opens and closes a turn, and what appends to its trail, runs where the bucket is.
@@ -49,17 +48,9 @@ SELECT create_distributed_function(
     p.oid::regprocedure, CASE WHEN p.proname LIKE 'append_records%' THEN 'p_bucket' ELSE 'b' END,
     colocate_with => 'threads', force_delegation => true
 ) FROM pg_proc p
-WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN (
-    'open_turn_v1', 'open_turn_v2', 'close_turn_v1', 'close_turn_v2', 'append_records_v1',
-    'open_turn_v3', 'close_turn_v3', 'append_records_v2'
-);
+WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('open_turn_v3', 'close_turn_v3', 'append_records_v2');
 
 -- Citus before the mending of its issue 8371 keeps a plan for each execution of a statement in a function, without end.
-ALTER FUNCTION open_turn_v1 SET plan_cache_mode = force_custom_plan;
-ALTER FUNCTION open_turn_v2 SET plan_cache_mode = force_custom_plan;
-ALTER FUNCTION close_turn_v1 SET plan_cache_mode = force_custom_plan;
-ALTER FUNCTION close_turn_v2 SET plan_cache_mode = force_custom_plan;
-ALTER FUNCTION append_records_v1 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION open_turn_v3 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION close_turn_v3 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION append_records_v2 SET plan_cache_mode = force_custom_plan;

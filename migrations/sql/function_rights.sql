@@ -1,4 +1,4 @@
--- Who may call the functions that are done with their owner's rights (owner_functions.sql): whoever may read the tables, and
+-- Who may call the functions that are done with their owner's rights (the last functions of schema.sql): whoever may read the tables, and
 -- nobody else. Set by each 'everthread migrate': roles come later, and a restore may leave rights out.
 DO $function$
 DECLARE
