@@ -30,6 +30,11 @@ check: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Adds the hash of a new migration. One that is in the file does not change any more.
+migrations-lock:
+	@cd migrations/versions && for f in *.py *.sql; do \
+		[ ! -e "$$f" ] || grep -q "  $$f$$" ../hashes.lock || sha256sum "$$f" >> ../hashes.lock; done
+
 PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .venv/ready: requirements.lock requirements-build.lock pyproject.toml
@@ -53,4 +58,4 @@ lock: .venv/ready-dev
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve test test-all clients screenshots check lock
+.PHONY: serve test test-all clients screenshots check migrations-lock lock

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection
@@ -11,9 +12,32 @@ from app.db import connecting
 from app.schema import metadata
 
 
+def release_of(revision: str) -> str:
+    return revision.partition("_")[0]
+
+
+def drop_superseded(*, ctx: Any, step: Any, **_: Any) -> None:
+    """Run the `DROPS_LATER` of a release with the first migration of the next one, in its transaction.
+
+    The release that has superseded the objects may still run then, and the one before it does not.
+    """
+    for down in step.down_revision_ids if step.is_upgrade else ():
+        if release_of(down) == release_of(step.up_revision_id):
+            continue
+        for script in context.script.walk_revisions(head=down):
+            if release_of(script.revision) == release_of(down):
+                for statement in getattr(script.module, "DROPS_LATER", ()):
+                    ctx.connection.exec_driver_sql(statement)
+
+
 def run(connection: Connection) -> None:
     # Each migration commits by itself, so that one may leave its transaction (CONCURRENTLY).
-    context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=True)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        transaction_per_migration=True,
+        on_version_apply=drop_superseded,
+    )
     with context.begin_transaction():
         context.run_migrations()
 
