@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar
 
 import asyncpg
 import httpx2
+import orjson
 import typer
 from alembic.util import CommandError
 from rich.console import Console
@@ -170,6 +171,12 @@ def import_threads(
     max_bytes: Annotated[
         int, typer.Option(min=1, help="The bytes that are read of a file, once unpacked.")
     ] = MOST_BYTES,
+    new_ids: Annotated[
+        bool, typer.Option("--new-ids", help="Give exported threads new ids, as one of an earlier release needs.")
+    ] = False,
+    mapping: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="With --new-ids: written as JSON, each new id by the old one.")
+    ] = None,
 ) -> None:
     """Import message arrays (Chat or Responses form), exported threads, and what ChatGPT, Claude, Open WebUI,
     llama.cpp, ShareGPT, LangChain or a fine-tuning file hold. Each conversation is printed with the number of its
@@ -182,12 +189,31 @@ def import_threads(
         return
     if key is None:
         stop("Say --key, or set EVERTHREAD_KEY.")
-    counted = _transferred(lambda: client.import_file(file, url, key, strict=strict, most_bytes=max_bytes, report=echo))
+    if new_ids != (mapping is not None):
+        stop("--new-ids and --mapping FILE belong together: FILE receives the new id of each thread and turn.")
+    renamed: dict[str, str] | None = {} if new_ids else None
+    try:
+        counted = _transferred(
+            lambda: client.import_file(
+                file, url, key, strict=strict, most_bytes=max_bytes, report=echo, mapping=renamed
+            )
+        )
+    finally:
+        if mapping is not None:
+            _write_mapping(mapping, renamed or {})
     if counted.shortened:
         echo(f"{counted.shortened} have fewer messages than in the file, as said above.")
     echo(f"{counted.done} threads imported, {counted.present} were there already.")
     if counted.refused:
         stop(f"{counted.refused} were not taken.")
+
+
+def _write_mapping(path: Path, renamed: dict[str, str]) -> None:
+    try:
+        with replacing(path) as target:
+            target.write(orjson.dumps(renamed, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    except OSError as error:
+        stop(f"Cannot write {path}: {error.strerror}.")
 
 
 @cli.command("export")

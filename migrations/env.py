@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
 from sqlalchemy import Connection
 from sqlalchemy.pool import NullPool
 
@@ -16,18 +18,21 @@ def release_of(revision: str) -> str:
     return revision.partition("_")[0]
 
 
-def drop_superseded(*, ctx: Any, step: Any, **_: Any) -> None:
+def drop_superseded(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
+) -> None:
     """Run the `DROPS_LATER` of a release with the first migration of the next one, in its transaction.
 
     The release that has superseded the objects may still run then, and the one before it does not.
     """
+    up = step.up_revision_id
     for down in step.down_revision_ids if step.is_upgrade else ():
-        if release_of(down) == release_of(step.up_revision_id):
+        if up is None or release_of(down) == release_of(up):
             continue
         for script in context.script.walk_revisions(head=down):
             if release_of(script.revision) == release_of(down):
                 for statement in getattr(script.module, "DROPS_LATER", ()):
-                    ctx.connection.exec_driver_sql(statement)
+                    context.get_bind().exec_driver_sql(statement)
 
 
 def run(connection: Connection) -> None:

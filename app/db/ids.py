@@ -33,7 +33,11 @@ def new_id(bucket: int) -> UUID:
     """An id of a thread or a turn that lies in a bucket."""
     milliseconds, rest = divmod(time.time_ns(), _NANOSECONDS)
     fraction = rest * 4096 // _NANOSECONDS
-    random = secrets.randbits(52)
+    return made_of(milliseconds, fraction, secrets.randbits(52), bucket)
+
+
+def made_of(milliseconds: int, fraction: int, random: int, bucket: int) -> UUID:
+    """Return an id of 48 bits of milliseconds, 12 of their fraction, 52 random ones and 10 of bucket."""
     return UUID(int=(milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | (random << 10) | bucket)
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from app.terminal import refusal
 from app.transfer.files import Unreadable
 from app.transfer.formats import Entry, read_file
+from app.transfer.new_ids import NewIds
 from app.transfer.schemas import FORMAT
 
 PAGE = 100
@@ -34,7 +35,14 @@ class Counted:
 
 
 def import_file(
-    path: Path, url: str, key: str, *, strict: bool, most_bytes: int, report: Callable[[str], None]
+    path: Path,
+    url: str,
+    key: str,
+    *,
+    strict: bool,
+    most_bytes: int,
+    report: Callable[[str], None],
+    mapping: dict[str, str] | None = None,
 ) -> Counted:
     """Send every conversation of a file. One that is there already is passed over: to resume, run it again.
 
@@ -44,15 +52,23 @@ def import_file(
         strict: whether to stop at the first that cannot be taken.
         most_bytes: the bytes that are read of the file, once unpacked.
         report: is given a sentence for each conversation: how many messages it has, and how many are imported.
+        mapping: if given, exported threads get new ids, and this receives the new id of each thread and turn by the
+            old one, of threads that are imported now or were before.
 
     Raises:
         CannotTransfer: the file or the service says no; or, if strict, naming the conversation that was refused.
     """
     entries = _entries(path, most_bytes)
     counted = Counted()
+    new_ids = NewIds(entry.thread for entry in entries) if mapping is not None else None
     with connect(url, key) as client, _progress() as progress:
         for entry in progress.track(entries, description="Importing"):
-            status, problem = (0, entry.problem) if entry.problem is not None else _send(client, entry.thread)
+            thread, renamed = entry.thread, dict[str, str]()
+            if new_ids is not None and thread.get("format") == FORMAT:
+                thread, renamed = new_ids.apply(thread)
+            status, problem = (0, entry.problem) if entry.problem is not None else _send(client, thread, renamed)
+            if mapping is not None and problem is None:
+                mapping.update(renamed)
             if problem is not None:
                 said = f"{entry.where} is not taken: {problem}"
                 if strict:
@@ -120,8 +136,10 @@ def export_file(target: BinaryIO, url: str, key: str) -> Exported:
     return exported
 
 
-def _send(client: httpx2.Client, thread: dict[str, Any]) -> tuple[int, str | None]:
+def _send(client: httpx2.Client, thread: dict[str, Any], renamed: dict[str, str]) -> tuple[int, str | None]:
     """Send a conversation. Gives the status of the answer, and why it was refused.
+
+    Where a thread of the same name was there already, `renamed` is emptied: its turns are others.
 
     Raises:
         CannotTransfer: the service refuses the key, or fails.
@@ -132,7 +150,11 @@ def _send(client: httpx2.Client, thread: dict[str, Any]) -> tuple[int, str | Non
         _check(answer, "the import")
     if answer.status_code == 409 and answer.json()["error"]["code"] == "name_taken":
         return answer.status_code, None
-    return answer.status_code, None if answer.status_code < 400 else refusal(answer)
+    if answer.status_code >= 400:
+        return answer.status_code, refusal(answer)
+    if renamed and answer.json()["id"] != thread["id"]:
+        renamed.clear()
+    return answer.status_code, None
 
 
 def _check(answer: httpx2.Response, what: str) -> None:
