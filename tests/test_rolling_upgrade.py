@@ -1,13 +1,16 @@
 """Two releases on one database: the next one migrates, and takes over from the one before under load."""
 
+import asyncio
 import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import httpx2
 
 import app
@@ -22,6 +25,8 @@ NEXT = '''
 
 from alembic import op
 
+from app.db import ddl
+
 revision = "v021_0001"
 down_revision = "{before}"
 branch_labels = None
@@ -31,6 +36,7 @@ SERVES_THE_RELEASE_BEFORE = {serves}
 
 
 def upgrade() -> None:
+    ddl.lock("turns")
     op.execute("ALTER TABLE turns ADD COLUMN mood text")
     op.execute("""
         DO $$ BEGIN
@@ -61,6 +67,23 @@ def next_release(directory: Path, *, serves: bool = True) -> Path:
             changed += 1
     assert changed
     return directory
+
+
+@contextmanager
+def reading(url: str) -> Iterator[None]:
+    """Hold a transaction open that has read the table of turns."""
+    with asyncio.Runner() as runner:
+
+        async def begin() -> asyncpg.Connection:
+            connection = await asyncpg.connect(url)
+            await connection.execute("BEGIN; SELECT FROM turns LIMIT 1")
+            return connection
+
+        connection = runner.run(begin())
+        try:
+            yield
+        finally:
+            runner.run(connection.close())
 
 
 class Talk(threading.Thread):
@@ -118,9 +141,14 @@ def test_the_next_release_takes_over_under_load_and_nothing_is_lost(
         eventually(lambda: all(talk.said > was + 1 for talk, was in zip(talks, before, strict=True)), 30)
 
     all_have_said_more()
-    migrated = Process("migrate", env=env, cwd=release)
+    with reading(env["DATABASE_URL"]):
+        # A migration that waits for a reader lets turns pass between its tries.
+        migrated = Process("migrate", env=env, cwd=release)
+        migrated.wait_for("Waiting for a lock, and trying again.")
+        all_have_said_more()
+        assert migrated.process.poll() is None
     assert migrated.ended() == 0, migrated.lines
-    assert migrated.lines == ["The database is at migration v021_0001."]
+    assert migrated.lines[-1] == "The database is at migration v021_0001."
     for service in old:
         ready = httpx2.get(f"{service.url}/readyz")
         assert (ready.status_code, ready.json()["migrations"]) == (200, "ok")
