@@ -22,7 +22,6 @@ import kubernetes_validate
 import pytest
 import redis
 import yaml
-from alembic.script import ScriptDirectory
 from pydantic import SecretStr
 
 from app import schema
@@ -30,10 +29,12 @@ from app.settings import PLACEHOLDERS, SECRETS, Settings, placeholder_left
 from tests.postgres_pair import PASSWORD, Pair, run_sql
 from tests.redis_server import redis_server
 from tests.service import Emulator, eventually, free_port
+from tests.test_rolling_upgrade import NEXT
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("/opt/everthread", "/var/lib/everthread", "/srv")
 KEY = "et_the_key_of_the_tests_0123456789"
+NEXT_REVISION = "v021_0001"
 
 
 class Image:
@@ -205,12 +206,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 
 @pytest.fixture(scope="module")
-def older(pair: Pair) -> str:
-    """The name of a database at the migration before the newest one."""
+def older(pair: Pair, image: Image) -> str:
+    """The name of a database at the newest migration of this checkout. The image gets one more."""
     run_sql(pair.url("postgres", hosts=_primary(pair)), "CREATE DATABASE older")
-    head = ScriptDirectory.from_config(schema.alembic_config()).get_revision("head")
-    assert isinstance(head.down_revision, str)
-    asyncio.run(schema.migrate(pair.url("older", hosts=_primary(pair)), head.down_revision))
+    asyncio.run(schema.migrate(pair.url("older", hosts=_primary(pair))))
+    next_one = NEXT.format(before=schema.newest_revision(), serves=True)
+    (image.at / "migrations" / "versions" / f"{NEXT_REVISION}_mood.py").write_text(next_one)
     return "older"
 
 
@@ -250,7 +251,7 @@ def test_the_commands_of_a_deployment_file_migrate_serve_and_stop(
         migrations = [image.start(at(database), deployed.migrate) for database in (empty, upgraded)]
         for migration in migrations:
             said = migration.communicate(timeout=120)[0]
-            assert f"The database is at migration {schema.newest_revision()}" in said, said
+            assert f"The database is at migration {NEXT_REVISION}" in said, said
         before = {path for path in image.at.rglob("*") if path.is_file()}
         process = image.start(at(upgraded), deployed.serve)
         eventually(lambda: _ready(port) or process.poll() is not None, seconds=60)
