@@ -17,20 +17,21 @@ from rich.console import Console
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
-from app.audit.commands import audit_cli
+from app.commands.audit import audit_cli
+from app.commands.master_key import master_key_cli
+from app.commands.projects import keys_cli, projects_cli
+from app.commands.terminal import DataDir, check_otel_settings, read_settings, stop
 from app.console import demo
 from app.db import connecting
 from app.db.engine import UNAVAILABLE
 from app.embedded.data_dir import CannotStart, owned
 from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
-from app.kept_file import replacing
-from app.listening import CannotServe, listening
-from app.logs import configure
-from app.projects.commands import keys_cli, projects_cli
-from app.sealing.commands import master_key_cli
+from app.process.kept_file import replacing
+from app.process.listening import CannotServe, listening
+from app.process.output import echo
 from app.settings import Settings
-from app.terminal import DataDir, check_otel_settings, echo, read_settings, stop
+from app.telemetry.logs import configure
 from app.transfer import client, watch
 from app.transfer.files import MOST_BYTES
 
@@ -132,7 +133,7 @@ def doctor(
 ) -> None:
     """Look at settings, servers, provider and keys, and say of each what to do. The exit code is 1 if 'serve' would not
     start."""
-    from app.doctor import Health, examine  # noqa: PLC0415 - the same
+    from app.commands.doctor import Health, examine  # noqa: PLC0415 - the same
 
     worst = examine(read_settings(data_dir=data_dir), echo)
     if worst >= (Health.WARNING if strict else Health.ERROR):
@@ -273,7 +274,7 @@ def support_bundle(
 ) -> None:
     """Collect versions, settings, the schema's fingerprint, metrics, the last errors and doctor's table in one file,
     which holds no secrets and no contents."""
-    from app import support  # noqa: PLC0415 - the same
+    from app.commands import support  # noqa: PLC0415 - the same
 
     target = file or Path(f"everthread-support-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar.gz")
     try:

@@ -16,7 +16,6 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route, WebSocketRoute, compile_path
 from starlette.websockets import WebSocket
 
-from app import health, metrics, openapi, stopping
 from app.accounts import routes as accounts_routes
 from app.accounts.pool import Accounts, ProviderAccount
 from app.accounts.service import ProjectAccounts
@@ -24,7 +23,6 @@ from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
 from app.audit.signing import signing_key
-from app.bodies import json_response, wrong_field
 from app.cache.client import Cache
 from app.cache.seal import Seal
 from app.chain.live_ids import LiveIds
@@ -36,17 +34,18 @@ from app.db.ids import new_uuid
 from app.db.nodes import Nodes, is_distributed
 from app.db.pagination import Settled
 from app.db.replica import Reads
-from app.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
 from app.history import routes as history_routes
 from app.history.feedback import Feedbacks
 from app.history.forks import Forks
 from app.history.service import History
 from app.history.shares import Shares
-from app.killable import Killable
+from app.http.bodies import json_response, wrong_field
+from app.http.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
+from app.http.request_target import RequestTarget
+from app.http.services import Services, provide
 from app.limits.charges import Charges
 from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
-from app.logs import configure
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
 from app.memory.learnt import Learnt
@@ -60,6 +59,8 @@ from app.openai_api import socket as responses_socket
 from app.openai_api.absent import advice
 from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
+from app.process import stopping
+from app.process.killable import Killable
 from app.projects import minting
 from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
@@ -70,7 +71,7 @@ from app.projects.sessions import Sessions
 from app.projects.user_tokens import UserTokens
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
-from app.request_target import RequestTarget
+from app.public import health, openapi
 from app.retention import routes as retention_routes
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge
@@ -80,9 +81,10 @@ from app.sealing.master import masters
 from app.sealing.vault import Vault
 from app.search import routes as search_routes
 from app.search.service import Search
-from app.services import Services, provide
 from app.settings import Connected, OTelSettings, Settings
 from app.telemetry import asked as telemetry
+from app.telemetry import metrics
+from app.telemetry.logs import configure
 from app.telemetry.spans import tracer
 from app.threads import routes as threads_routes
 from app.threads.names import Names

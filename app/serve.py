@@ -23,7 +23,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from app import capacity, schema
+from app import schema
 from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
@@ -33,9 +33,12 @@ from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
 from app.embedded import redis as embedded_redis
 from app.embedded.data_dir import CannotStart
-from app.errors import DatabaseUnavailable
-from app.listening import CannotServe, listening
+from app.http import capacity
+from app.http.errors import DatabaseUnavailable
 from app.main import connect_provider
+from app.process.listening import CannotServe, listening
+from app.process.output import echo
+from app.process.stopping import Config, Workers
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
 from app.provider.models import BadModels, Models
@@ -44,8 +47,6 @@ from app.sealing.content_keys import cleared
 from app.sealing.master import BadMasterKey, Masters, masters
 from app.sealing.vault import Vault
 from app.settings import Connected, Settings
-from app.stopping import Config, Workers
-from app.terminal import echo
 
 EMULATOR_SECONDS = 20.0
 REDIS_SECONDS = 5.0
@@ -86,8 +87,8 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
             port=port,
             workers=workers,
             loop="uvloop",
-            http="app.http_door:HttpDoor",
-            ws="app.http_door:WebSocketDoor",
+            http="app.http.door:HttpDoor",
+            ws="app.http.door:WebSocketDoor",
             ws_max_size=settings.max_body_bytes,
             proxy_headers=settings.trusted_proxies is not None,
             forwarded_allow_ips=settings.trusted_proxies,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.background import RESTART_SECONDS, Background
+from app.process.background import RESTART_SECONDS, Background
 
 
 class Shaky(Background):

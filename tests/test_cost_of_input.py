@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from app.bodies import checked, parsed
 from app.chain.rebuild import Abilities, rebuild
 from app.console import markdown
 from app.console.pages.thread import part
 from app.console.words import language_of
-from app.errors import BadRequest
+from app.http.bodies import checked, parsed
+from app.http.errors import BadRequest
 from app.items import lexemes, vocabulary, weights
 from app.items.client_door import check_sendable, items_of
 from app.provider import failure

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
 from tests.wire import Proxy
 
 

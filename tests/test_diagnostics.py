@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 import redis
 
+from app.commands.terminal import misspelt
 from app.embedded import redis as embedded_redis
-from app.terminal import misspelt
 from tests.databases import migrate_now
 from tests.service import Emulator, Process, Service, free_port
 

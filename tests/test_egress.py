@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from app import egress
+from app.http import egress
 from app.provider.client import Provider, ProviderError
 from app.provider.permit import Permit
 from app.webhooks.store import MOST_WEBHOOKS

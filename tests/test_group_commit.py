@@ -14,7 +14,7 @@ import pytest
 
 from app.db.engine import Database
 from app.db.group_commit import MOST_CHARACTERS, MOST_IN_LANE, MOST_STATEMENTS
-from app.errors import DatabaseUnavailable, ThreadLocked
+from app.http.errors import DatabaseUnavailable, ThreadLocked
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 

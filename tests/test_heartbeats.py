@@ -15,7 +15,7 @@ import pytest
 from openai import APIError, BadRequestError, OpenAI
 from pydantic import BaseModel
 
-from app.heartbeat import COMMENT, Heartbeats
+from app.http.heartbeat import COMMENT, Heartbeats
 from tests.service import Emulator, Service, eventually, said
 from tests.tenants import Tenant
 from tests.tools import installed, needs

@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 
-from app.killable import GivenUp, Killable
+from app.process.killable import GivenUp, Killable
 from tests.projects import Project
 from tests.service import Emulator, Service, eventually
 from tests.test_structured_output import said
@@ -248,12 +248,12 @@ async def test_a_task_is_killed_and_the_next_one_is_done_by_another_process() ->
             await killable.run(project, "app.provider.json_schema:check", doubled(40), "{}")
         assert await killable.run(project, "app.provider.json_schema:check", {}, "{}") == [None, None]
     await killable.stop()
-    assert not [each for each in psutil.Process().children() if "app.killable" in each.cmdline()]
+    assert not [each for each in psutil.Process().children() if "app.process.killable" in each.cmdline()]
 
 
 def test_the_processes_know_no_secret_and_end_with_their_parent() -> None:
     script = (
-        "import asyncio, uuid\nfrom app.killable import Killable\n"
+        "import asyncio, uuid\nfrom app.process.killable import Killable\n"
         "async def main():\n"
         "    await Killable().run(uuid.uuid4(), 'app.provider.json_schema:check', {}, '{}')\n"
         "    print('ready', flush=True)\n    await asyncio.sleep(60)\n"

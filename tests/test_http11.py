@@ -19,9 +19,9 @@ from uvicorn.server import ServerState
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from app.errors import BadRequest
-from app.http_door import LARGEST_HEAD_BYTES, LONGEST_PATH_BYTES, MOST_FIELDS, MOST_PIPELINED, HttpDoor
-from app.request_target import MOST_PARAMETERS, check_target
+from app.http.door import LARGEST_HEAD_BYTES, LONGEST_PATH_BYTES, MOST_FIELDS, MOST_PIPELINED, HttpDoor
+from app.http.errors import BadRequest
+from app.http.request_target import MOST_PARAMETERS, check_target
 from tests.service import Service
 from tests.test_bounds import converse
 

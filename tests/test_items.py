@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from app.chain.rebuild import Abilities, new_input, rebuild
 from app.emulator import validate
 from app.emulator.errors import ProviderError
-from app.errors import BadRequest
 from app.history import messages
+from app.http.errors import BadRequest
 from app.items.client_door import check_sendable, items_of
 from app.items.kept import Kept, columns, imported_type, kept_input, kept_output, kept_row
 from app.items.kinds import CALLS, KINDS, MALFORMED

@@ -10,11 +10,11 @@ ROOT = Path(app.__file__).parent
 
 ORDER = (
     ("cli",),
-    ("support",),
-    ("doctor",),
+    ("commands",),
     ("serve",),
     ("main",),
-    ("schema", "health", "openapi"),
+    ("public",),
+    ("schema",),
     ("console",),
     ("openai_api",),
     ("retention",),
@@ -33,32 +33,14 @@ ORDER = (
     ("items",),
     ("emulator",),
     ("provider",),
-    ("stopping",),
-    ("terminal",),
     ("cache", "embedded"),
     ("db",),
-    ("bodies", "background", "fresh"),
-    ("heartbeat", "http_door", "request_target", "telemetry"),
-    (
-        "listening",
-        "describing",
-        "logs",
-        "metrics",
-        "capacity",
-        "nesting",
-        "killable",
-        "services",
-        "settings",
-        "errors",
-        "egress",
-        "kept_file",
-    ),
+    ("process",),
+    ("http",),
+    ("telemetry",),
+    ("settings",),
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
-
-EXCEPTIONS = {
-    ("health", "schema"): "readiness is that the schema is this release's",
-}
 
 LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
 
@@ -83,12 +65,11 @@ def test_a_part_imports_only_what_stands_below_it() -> None:
     upwards = {
         f"{where}: {part} -> {other}"
         for where, part, other in imports()
-        if part != other and (part, other) not in EXCEPTIONS and LEVEL[part] >= LEVEL[other]
+        if part != other and LEVEL[part] >= LEVEL[other]
     }
     assert upwards == set()
 
 
-def test_every_part_has_its_place_and_every_exception_is_needed() -> None:
+def test_every_part_has_its_place() -> None:
     parts = {path.stem for path in ROOT.iterdir() if path.name not in ("__init__.py", "__pycache__")}
-    assert parts <= set(LEVEL)
-    assert set(EXCEPTIONS) <= {(part, other) for _, part, other in imports()}
+    assert parts == set(LEVEL)

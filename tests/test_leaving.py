@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from app.terminal import cut_off
+from app.commands.terminal import cut_off
 from tests.service import Emulator, Process, Service, eventually
 from tests.tenants import Tenant
 from tests.wire import Proxy

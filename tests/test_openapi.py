@@ -12,8 +12,8 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from jsonschema import Draft202012Validator
 
-from app import openapi
 from app.main import PROVIDER_PATHS, build
+from app.public import openapi
 from app.settings import Connected
 from tests.projects import new_key
 from tests.service import Service

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from app import stopping
+from app.process import stopping
 from app.settings import Settings
 from tests.service import Emulator, Process, Service, eventually, free_port, read_events, said
 from tests.test_command_line import lines_of

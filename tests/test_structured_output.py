@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from app.killable import Killable
+from app.process.killable import Killable
 from app.provider import json_schema
 from app.provider.structured import check
 from tests.service import Emulator, Service

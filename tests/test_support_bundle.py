@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pydantic import SecretStr
 
-from app import support
+from app.commands import support
 from app.settings import Settings
 from tests.databases import migrate_now, query
 from tests.service import Emulator, Process, Service

@@ -14,11 +14,11 @@ from uuid import UUID
 
 import structlog
 
-from app import egress
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
 from app.db.wall import across_projects
-from app.fresh import Fresh
+from app.http import egress
+from app.process.fresh import Fresh
 from app.projects.settings import is_named
 from app.provider import failure
 from app.provider.client import Provider, ProviderError

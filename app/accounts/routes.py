@@ -7,11 +7,11 @@ from fastapi.responses import Response
 
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch
 from app.accounts.service import ProjectAccounts
-from app.bodies import checked, json_object, json_response
 from app.db.pagination import ListObject
-from app.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.http.bodies import checked, json_object, json_response
+from app.http.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.http.services import serving
 from app.projects.auth import Administering
-from app.services import serving
 
 router = APIRouter(tags=["admin"], prefix="/admin/projects/{project_id}/accounts")
 

@@ -7,9 +7,9 @@ from typing_extensions import TypedDict
 
 from app.accounts.breaker import State
 from app.accounts.tables import Account
-from app.bodies import WHOLE, Body, Changes
 from app.db import ids
-from app.egress import LONGEST_URL
+from app.http.bodies import WHOLE, Body, Changes
+from app.http.egress import LONGEST_URL
 from app.projects.schemas import Name
 from app.projects.settings import ModelName
 from app.provider.account import account as account_of

@@ -8,7 +8,6 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
-from app import egress
 from app.accounts.breaker import State
 from app.accounts.pool import PURPOSE, Accounts
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch, account_object
@@ -16,8 +15,9 @@ from app.accounts.tables import Account
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
-from app.describing import Deleted
-from app.errors import BadRequest, Conflict, Forbidden, NotFound
+from app.http import egress
+from app.http.describing import Deleted
+from app.http.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.projects.auth import Caller
 from app.projects.service import Projects
 from app.projects.tables import Project

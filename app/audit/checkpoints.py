@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
-from app.background import Background
 from app.db import ids, wall
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 
 log = structlog.get_logger()
 

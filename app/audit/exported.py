@@ -21,7 +21,7 @@ from app.audit.rows import CheckpointRow, LeafRow
 from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
 from app.db import ids
 from app.db.engine import Database
-from app.nesting import excess
+from app.http.nesting import excess
 from app.trail.records import instant, record_hash, record_object
 
 LINES_AT_ONCE = 1000

@@ -9,15 +9,15 @@ from fastapi.responses import Response
 from app.audit.exported import CheckpointObject
 from app.audit.service import Audit
 from app.audit.store import Filters
-from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import ListObject, Paged, Seconds, moment
-from app.describing import NDJSON, described
-from app.errors import BadRequest
+from app.http.bodies import json_response
+from app.http.describing import NDJSON, described
+from app.http.errors import BadRequest
+from app.http.services import serving
 from app.projects.auth import Auditing
 from app.projects.credential_watch import listening
 from app.projects.held import Export
-from app.services import serving
 from app.threads.address import Audited, at
 from app.trail.records import Action, RecordObject
 

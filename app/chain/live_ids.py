@@ -16,10 +16,10 @@ import orjson
 import structlog
 from redis.exceptions import RedisError
 
-from app import metrics
 from app.cache.client import Cache, reason
 from app.cache.seal import Seal
 from app.chain.context import Context
+from app.telemetry import metrics
 
 log = structlog.get_logger()
 

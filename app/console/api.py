@@ -11,11 +11,11 @@ import orjson
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.bodies import json_response
 from app.console import session
-from app.errors import Forbidden, Unauthorized
+from app.http.bodies import json_response
+from app.http.errors import Forbidden, Unauthorized
 from app.projects.auth import SIGNED_IN, Grant
-from app.terminal import refusal
+from app.transfer.client import refusal
 
 API = "/v1"
 SAFE = ("GET", "HEAD")

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import httpx2
 
-from app.terminal import refusal
+from app.transfer.client import refusal
 
 SEED = 7
 THREADS = 100

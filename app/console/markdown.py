@@ -1,6 +1,6 @@
 """Markdown of models and users as HTML, whoever wrote it being taken for hostile.
 
-It runs in a process that can be killed (`app/killable.py`): a table of 5 kB can ask for 65,536 cells.
+It runs in a process that can be killed (`app/process/killable.py`): a table of 5 kB can ask for 65,536 cells.
 """
 
 import time

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, quote
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
-from app.bodies import body_of
+from app.http.bodies import body_of
+from app.http.services import services
 from app.projects.auth import Grant, KeyRing
 from app.projects.sessions import LIFE_SECONDS, Sessions
-from app.services import services
 
 COOKIE = "everthread_console"
 PATH = "/console"

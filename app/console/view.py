@@ -14,9 +14,9 @@ from starlette.responses import HTMLResponse, Response
 from app.console import session
 from app.console.api import Api, Refused
 from app.console.words import Words, language_of, words
+from app.http.services import services
 from app.projects.auth import Grant
 from app.projects.sessions import Sessions
-from app.services import services
 
 HERE = Path(__file__).parent
 

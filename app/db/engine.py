@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.db import connecting, wall
 from app.db.group_commit import LOCK_TIMEOUT, MOST_CHARACTERS, MOST_LANES, GroupCommit, Undone
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
 
 READ_ONLY = "25006"
 

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from app.errors import DatabaseUnavailable, ThreadLocked
+from app.http.errors import DatabaseUnavailable, ThreadLocked
 
 MOST_STATEMENTS = 16
 """How many statements share a transaction at most."""

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from app.background import Background
 from app.db.engine import Database
 from app.db.ids import BUCKETS
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import TypedDict
 
 from app.db.wall import as_owner
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 
 Row = TypeVar("Row")
 T = TypeVar("T")

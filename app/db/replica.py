@@ -12,10 +12,10 @@ from typing import TypeVar
 
 import structlog
 
-from app.background import Background
 from app.db.buckets import DATABASE_KEY
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ import orjson
 from typing_extensions import TypedDict
 
 from app.db import ids
-from app.errors import NotFound
+from app.http.errors import NotFound
 from app.items.shapes import fields_of
 from app.items.unreadable import marked
 from app.provider.account import account

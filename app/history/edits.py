@@ -15,9 +15,9 @@ from app.chain import copies
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
-from app.errors import Conflict
 from app.history import recorded
 from app.history.tables import Share
+from app.http.errors import Conflict
 from app.items.kept import columns, kept_input
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of

@@ -9,14 +9,14 @@ from pydantic import ConfigDict, Field, model_validator
 from sqlalchemy import and_, delete, insert, select, tuple_
 from typing_extensions import TypedDict
 
-from app.bodies import Body
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
-from app.describing import Deleted
-from app.errors import NotFound
 from app.history import messages
 from app.history.tables import Feedback
+from app.http.bodies import Body
+from app.http.describing import Deleted
+from app.http.errors import NotFound
 from app.items.unreadable import ContentUnreadable, marked
 from app.projects.auth import Caller
 from app.sealing import at_rest

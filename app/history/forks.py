@@ -10,9 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.db.ids import BUCKETS
-from app.errors import Conflict, NotFound
 from app.history import recorded
 from app.history.copied import copied
+from app.http.errors import Conflict, NotFound
 from app.sealing import ciphertext
 from app.sealing.at_rest import MARK
 from app.sealing.ciphertext import CannotOpen

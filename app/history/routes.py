@@ -5,23 +5,23 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import ListObject, Paged, list_object
-from app.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
-from app.heartbeat import heartbeat_seconds
 from app.history import messages
 from app.history.calls import CallObject, as_curl, call_object, curl_headers
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
+from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
+from app.http.heartbeat import heartbeat_seconds
+from app.http.services import services, serving
 from app.limits.room import FOR_ITEMS, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
 from app.projects.credential_watch import listening
 from app.projects.held import Export
 from app.projects.user_tokens import for_users
-from app.services import services, serving
 from app.threads.address import Addressed, at
 from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObject, ThreadsBulk
 from app.threads.service import for_caller

@@ -10,13 +10,13 @@ from pydantic import ConfigDict, Field
 from sqlalchemy import and_, delete, func, insert, or_, select
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE, Body
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
-from app.describing import Deleted, ItemObject
-from app.errors import BadRequest, NotFound
 from app.history.tables import Share
+from app.http.bodies import WHOLE, Body
+from app.http.describing import Deleted, ItemObject
+from app.http.errors import BadRequest, NotFound
 from app.items.kept import kept_row
 from app.items.unreadable import is_unreadable
 from app.projects.auth import Caller

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 from app.items.shapes import Item
 
 Check = Callable[[Item, str], None]

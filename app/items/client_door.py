@@ -6,7 +6,7 @@ to another API is translated (`foreign.py`) or refused; nothing is taken and the
 
 from typing import Any
 
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 from app.items import checks, images
 from app.items.checks import wrong
 from app.items.foreign import translated

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 from app.items.checks import wrong
 from app.items.shapes import Item, fields_of, objects, string
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import orjson
 from uuid_utils.compat import uuid7
 
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 from app.items import client_door, provider_door
 from app.items.kinds import MALFORMED, Kind, kind_of, type_of
 from app.items.shapes import Item

@@ -4,7 +4,7 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from app.errors import Conflict
+from app.http.errors import Conflict
 from app.items.shapes import Item
 
 CODE = "content_unreadable"

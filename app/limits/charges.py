@@ -15,11 +15,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import select, update
 
-from app.background import Background
 from app.db import ids, wall
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
 from app.limits.tables import Charge
+from app.process.background import Background
 
 log = structlog.get_logger()
 

@@ -6,11 +6,11 @@ from typing import Any
 import orjson
 from fastapi import Depends, Request
 
-from app.errors import BadRequest
+from app.http.errors import BadRequest
+from app.http.services import services
 from app.limits.service import RateLimits
 from app.projects.auth import Administering, Authenticated, Caller
 from app.projects.settings import KeyLimits, ProjectSettings, least
-from app.services import services
 
 
 async def check_room(

@@ -22,12 +22,10 @@ from uuid import UUID
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
-from app import metrics
-from app.background import Background
 from app.cache.client import Cache, RedisAway, reason
 from app.cache.connect import Client
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable, TooManyRequests
+from app.http.errors import DatabaseUnavailable, TooManyRequests
 from app.items.shapes import fields_of
 from app.items.weights import MOST_COUNTED, count
 from app.limits import store
@@ -47,9 +45,11 @@ from app.limits.rules import (
     rules,
 )
 from app.limits.spent import kept, spent
+from app.process.background import Background
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
 from app.provider.models import Models, Price
 from app.provider.permit import Permit
+from app.telemetry import metrics
 
 log = structlog.get_logger()
 

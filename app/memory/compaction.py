@@ -16,12 +16,10 @@ from uuid import UUID
 import orjson
 import structlog
 
-from app import metrics
 from app.accounts.pool import Accounts, ProviderAccount
-from app.background import Background
 from app.chain.answer import Answer, from_body
 from app.db import wall
-from app.errors import DatabaseUnavailable, TooManyRequests
+from app.http.errors import DatabaseUnavailable, TooManyRequests
 from app.items.kinds import is_system
 from app.items.shapes import Item, fields_of, message
 from app.items.unreadable import ContentUnreadable
@@ -33,6 +31,7 @@ from app.memory import transcript
 from app.memory.learnt import Learnt
 from app.memory.store import Abandoned, Branch, Claim, MemoryStore, Remembered
 from app.memory.summary_check import BadSummary, checked_summary
+from app.process.background import Background
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.models import Family, Models
@@ -40,6 +39,7 @@ from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
 from app.settings import Settings
+from app.telemetry import metrics
 
 log = structlog.get_logger()
 

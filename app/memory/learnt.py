@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from app.background import Background
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 from app.provider.models import WINDOW_SHARE, Family
 
 log = structlog.get_logger()

@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_response, optional_json_object
 from app.db.pagination import ListObject
-from app.describing import OF_A_MODEL, described
+from app.http.bodies import checked, json_response, optional_json_object
+from app.http.describing import OF_A_MODEL, described
+from app.http.services import serving
 from app.memory.schemas import Compact, CompactionObject
 from app.memory.service import Memory
 from app.projects.auth import Authenticated
-from app.services import serving
 from app.threads.address import Addressed, at
 
 router = APIRouter(tags=["memory"])

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE, Body
 from app.db import ids
+from app.http.bodies import WHOLE, Body
 from app.items.unreadable import marked
 from app.memory.store import CompactionRow
 

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from app.chain.live_ids import LiveIds
 from app.db.pagination import list_object
-from app.errors import BadRequest, Conflict
+from app.http.errors import BadRequest, Conflict
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
 from app.memory.compaction import Compactions, Wanted

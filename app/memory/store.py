@@ -14,7 +14,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.sql import Statement, statements
-from app.errors import NotFound
+from app.http.errors import NotFound
 from app.items import vocabulary
 from app.items.kept import Kept, kept_row
 from app.items.shapes import Item, message

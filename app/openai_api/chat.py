@@ -14,10 +14,11 @@ from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts, ProviderAccount
-from app.bodies import JSON_TYPE, ListOf, checked, json_object
-from app.describing import EVENTS, HEARTBEAT, OF_A_MODEL, described
-from app.errors import APIError
-from app.heartbeat import UNBUFFERED, Awaited, heartbeat_seconds
+from app.http.bodies import JSON_TYPE, ListOf, checked, json_object
+from app.http.describing import EVENTS, HEARTBEAT, OF_A_MODEL, described
+from app.http.errors import APIError
+from app.http.heartbeat import UNBUFFERED, Awaited, heartbeat_seconds
+from app.http.services import services, serving
 from app.items.shapes import fields_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_items
@@ -33,7 +34,6 @@ from app.provider.events import RawEvent, SSEDecoder
 from app.provider.failure import Kind, without_tools
 from app.provider.models import Models
 from app.provider.refusals import client_error
-from app.services import services, serving
 from app.turns.http import provider_headers
 
 router = APIRouter(tags=["chat"])

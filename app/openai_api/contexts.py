@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
-from app.bodies import checked, json_object, json_response
 from app.db import ids
-from app.describing import OF_A_MODEL, described
-from app.errors import BadRequest
+from app.http.bodies import checked, json_object, json_response
+from app.http.describing import OF_A_MODEL, described
+from app.http.errors import BadRequest
+from app.http.services import services, serving
 from app.items.client_door import items_of
 from app.items.kept import kept_input
 from app.items.kinds import is_system, kind_of, type_of
@@ -36,7 +37,6 @@ from app.projects.auth import Authenticated, Caller, Reading
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.provider.refusals import client_error
-from app.services import services, serving
 from app.threads.address import ById, OfTurn, unknown
 from app.turns.schemas import Input
 from app.turns.service import Turns

@@ -5,12 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db import ids
 from app.db.pagination import ListObject, Paged
-from app.describing import Deleted, ItemObject, described
-from app.errors import NotFound
 from app.history.service import History
+from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.describing import Deleted, ItemObject, described
+from app.http.errors import NotFound
+from app.http.services import serving
 from app.limits.room import FOR_ITEMS, FOR_THREAD, check_items
 from app.openai_api.responses import ItemPaged, Service
 from app.openai_api.schemas import (
@@ -24,7 +25,6 @@ from app.openai_api.schemas import (
 from app.openai_api.service import ConversationObject
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
-from app.services import serving
 from app.threads.address import ById, owned
 
 router = APIRouter(tags=["conversations"])

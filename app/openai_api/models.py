@@ -7,15 +7,15 @@ from fastapi.responses import Response
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
-from app.bodies import json_response
 from app.db.pagination import ListObject, list_object
-from app.describing import described
-from app.errors import NotFound
+from app.http.bodies import json_response
+from app.http.describing import described
+from app.http.errors import NotFound
+from app.http.services import services, serving
 from app.memory.learnt import Learnt, LearntAt
 from app.projects.auth import Authenticated
 from app.projects.settings import ProjectSettings
 from app.provider.models import Family, Models
-from app.services import services, serving
 
 router = APIRouter(tags=["models"])
 

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
-from app.bodies import json_object, json_response
 from app.db.pagination import ListObject
-from app.describing import (
+from app.http.bodies import json_object, json_response
+from app.http.describing import (
     EVENTS,
     HEARTBEAT,
     IDEMPOTENCY_KEY,
@@ -19,15 +19,15 @@ from app.describing import (
     ItemObject,
     described,
 )
-from app.errors import BadRequest
-from app.heartbeat import heartbeat_seconds
+from app.http.errors import BadRequest
+from app.http.heartbeat import heartbeat_seconds
+from app.http.services import services, serving
 from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, Caller, authenticate
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
-from app.services import services, serving
 from app.threads.address import OfTurn, owned
 from app.threads.names import Names
 from app.turns.events import EventStream

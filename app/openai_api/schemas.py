@@ -7,9 +7,9 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, WithJsonSchema
 
-from app.bodies import Body
 from app.db import ids
-from app.errors import BadRequest, NotFound
+from app.http.bodies import Body
+from app.http.errors import BadRequest, NotFound
 from app.items.client_door import ITEM_SCHEMA, items_of
 from app.provider.models import Models
 from app.threads.address import Address, ById, New, OfTurn

@@ -10,9 +10,9 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
-from app.describing import Deleted
-from app.errors import APIError, BadRequest, NotFound
 from app.history.edits import Edits, append_items
+from app.http.describing import Deleted
+from app.http.errors import APIError, BadRequest, NotFound
 from app.items.kept import Kept, kept_row
 from app.items.kinds import type_of
 from app.items.unreadable import marked

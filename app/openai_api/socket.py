@@ -17,9 +17,10 @@ import orjson
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.bodies import json_response, parsed, too_large
 from app.db import ids
-from app.errors import APIError, BadRequest, TooManyRequests
+from app.http.bodies import json_response, parsed, too_large
+from app.http.errors import APIError, BadRequest, TooManyRequests
+from app.http.services import Services, services
 from app.items.kept import kept_output
 from app.items.pairs import answers
 from app.items.shapes import Item
@@ -30,7 +31,6 @@ from app.projects.auth import Caller, authenticate
 from app.projects.credential_watch import listening
 from app.provider.events import data_of, encoded
 from app.provider.models import Models
-from app.services import Services, services
 from app.settings import Connected
 from app.threads.address import Address, New, OfTurn, bucket_at
 from app.threads.names import Names

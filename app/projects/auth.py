@@ -15,8 +15,9 @@ from structlog.contextvars import bind_contextvars
 
 from app.db import ids, wall
 from app.db.engine import Database
-from app.errors import APIError, Forbidden, Unauthorized
-from app.fresh import Fresh
+from app.http.errors import APIError, Forbidden, Unauthorized
+from app.http.services import services
+from app.process.fresh import Fresh
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
 from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least
@@ -25,7 +26,6 @@ from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, Sealer
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
-from app.services import services
 from app.trail.append import append_record
 from app.trail.records import Actor
 

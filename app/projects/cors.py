@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.engine import Database
 from app.db.wall import across_projects
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
 
 CACHE_SECONDS = 4.0
 

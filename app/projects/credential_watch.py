@@ -18,9 +18,9 @@ from starlette.requests import HTTPConnection
 
 from app.db import ids, wall
 from app.db.engine import Database
-from app.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
+from app.http.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
+from app.http.services import services
 from app.projects.auth import Caller
-from app.services import services
 
 log = structlog.get_logger()
 

@@ -9,11 +9,11 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.describing import NDJSON
-from app.errors import APIError, ServiceStopping
-from app.heartbeat import COMMENT, Heartbeats, watch
+from app.http.describing import NDJSON
+from app.http.errors import APIError, ServiceStopping
+from app.http.heartbeat import COMMENT, Heartbeats, watch
+from app.process.stopping import begun
 from app.projects.credential_watch import Listener
-from app.stopping import begun
 
 LAST_WORDS_SECONDS = 2.0
 """The longest time that a client that does not read delays the end of its stream."""
@@ -36,7 +36,7 @@ class HeldResponse(Response):
         ends_with_client: bool = False,
     ) -> None:
         """Args:
-        heartbeat: the seconds of silence before a heartbeat (app/heartbeat.py); 0 for none.
+        heartbeat: the seconds of silence before a heartbeat (app/http/heartbeat.py); 0 for none.
         on_left: is called when the client disconnects, or its credential ends, before the end.
         ends_with_client: stop reading `chunks` when the client disconnects. From the first heartbeat on, this is so
             in any case.

@@ -6,15 +6,15 @@ from typing import Annotated, cast
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_object, json_response
 from app.db import ids
-from app.describing import FORBIDDEN, described
-from app.errors import BadRequest, Forbidden
+from app.http.bodies import checked, json_object, json_response
+from app.http.describing import FORBIDDEN, described
+from app.http.errors import BadRequest, Forbidden
+from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.keys import Scope
 from app.projects.schemas import UserTokenCreate, UserTokenObject
 from app.projects.user_tokens import UserToken, UserTokens
-from app.services import serving
 
 router = APIRouter(tags=["users"])
 

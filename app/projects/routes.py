@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import ListObject
-from app.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.http.services import serving
 from app.projects.auth import Administering
 from app.projects.schemas import (
     AdminProjectObject,
@@ -19,7 +20,6 @@ from app.projects.schemas import (
     SettingsPatch,
 )
 from app.projects.service import Projects
-from app.services import serving
 
 router = APIRouter(tags=["admin"], prefix="/admin")
 

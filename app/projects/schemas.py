@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE, Body, Changes, ListOf, few_fields
 from app.db import ids
+from app.http.bodies import WHOLE, Body, Changes, ListOf, few_fields
 from app.projects.keys import Scope, key_id
 from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project

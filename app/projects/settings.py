@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.bodies import WHOLE
-from app.errors import Forbidden
+from app.http.bodies import WHOLE
+from app.http.errors import Forbidden
 
 MOST_LISTED = 200
 

@@ -15,7 +15,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from app import egress
+from app.http import egress
 from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure
@@ -61,7 +61,7 @@ class Provider:
         gather_milliseconds: int = 0,
         public_only: bool = False,
     ) -> None:
-        """Args: public_only: whether it connects to public addresses only (app/egress.py)."""
+        """Args: public_only: whether it connects to public addresses only (app/http/egress.py)."""
         self.url = base_url + PATH
         self.binding = accounts.binding(base_url, api_key)
         self.account = accounts.account(self.binding)

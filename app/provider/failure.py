@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from app.errors import ServiceStopping
+from app.http.errors import ServiceStopping
 from app.provider import error_table
 from app.provider.error_table import (
     MODEL_NOT_FOUND,

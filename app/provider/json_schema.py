@@ -1,7 +1,7 @@
 """Answers checked against a schema that a client has sent. No reference is fetched.
 
 The cost has no bound that the size of the schema tells (`allOf` and `$ref` double it with each level, a pattern can
-backtrack for ever), so that this runs in a process that can be killed (`app/killable.py`).
+backtrack for ever), so that this runs in a process that can be killed (`app/process/killable.py`).
 """
 
 import re

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.nesting import Excess, excess
+from app.http.nesting import Excess, excess
 
 DEEPEST = 100
 """Levels of nesting; what lies deeper is left out."""

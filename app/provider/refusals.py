@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.errors import APIError, ProviderFailure, ServiceStopping
+from app.http.errors import APIError, ProviderFailure, ServiceStopping
 from app.provider.failure import Failure, Kind
 
 

@@ -11,8 +11,8 @@ from uuid import UUID
 
 import orjson
 
-from app.killable import GivenUp, Killable
-from app.nesting import excess
+from app.http.nesting import excess
+from app.process.killable import GivenUp, Killable
 from app.provider.reading import DEEPEST, MOST_VALUES
 
 CHECK = "app.provider.json_schema:check"

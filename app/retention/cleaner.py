@@ -9,11 +9,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.accounts.pool import Accounts
-from app.background import Background
 from app.chain import copies
 from app.db import wall
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 from app.retention.purge import Purge
 
 log = structlog.get_logger()

@@ -6,17 +6,17 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import ConfigDict, Field
 
-from app.bodies import WHOLE, Changes, checked, json_object, json_response
 from app.db.pagination import ListObject
-from app.describing import NDJSON, described
-from app.errors import BadRequest
+from app.http.bodies import WHOLE, Changes, checked, json_object, json_response
+from app.http.describing import NDJSON, described
+from app.http.errors import BadRequest
+from app.http.services import serving
 from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Authenticated, KeyRing
 from app.projects.credential_watch import listening
 from app.projects.held import Export
 from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
-from app.services import serving
 
 router = APIRouter(tags=["retention"])
 

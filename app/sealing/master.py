@@ -23,7 +23,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from app.kept_file import kept, replacing
+from app.process.kept_file import kept, replacing
 from app.settings import Settings
 
 KEY_FILE = "master.key"

@@ -5,15 +5,15 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import ListObject, Seconds, moment
-from app.describing import described
-from app.errors import BadRequest
+from app.http.bodies import json_response
+from app.http.describing import described
+from app.http.errors import BadRequest
+from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.search.service import HitObject, Search
 from app.search.store import Filters
-from app.services import serving
 
 router = APIRouter(tags=["search"])
 

@@ -15,7 +15,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
 from app.db.replica import Reads
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 from app.items import lexemes
 from app.items.shapes import text_of
 from app.projects.auth import Caller

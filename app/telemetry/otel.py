@@ -28,7 +28,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from prometheus_client import Counter
 
-from app import metrics
+from app.telemetry import metrics
 from app.telemetry.spans import Attributes, Span, Tracer
 
 UNSAID = frozenset(

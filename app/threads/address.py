@@ -9,9 +9,9 @@ from uuid import UUID
 from fastapi import Depends, Request
 
 from app.db import ids
-from app.errors import APIError, BadRequest, Forbidden, NotFound
+from app.http.errors import APIError, BadRequest, Forbidden, NotFound
+from app.http.services import services
 from app.projects.auth import Auditing, Authenticated, Caller
-from app.services import services
 from app.threads.names import Names
 
 BY_ID = "/threads/{thread_id}"

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_object, json_response, optional_json_object
 from app.db.pagination import ListObject, Paged, Seconds, moment
-from app.describing import CONFLICT, METADATA, described
-from app.errors import BadRequest
+from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.describing import CONFLICT, METADATA, described
+from app.http.errors import BadRequest
+from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
-from app.services import serving
 from app.threads.address import BY_NAME, Addressed, at
 from app.threads.schemas import Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads, for_caller, of_caller

@@ -7,10 +7,10 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from typing_extensions import TypedDict
 
-from app.bodies import WHOLE, Body, few_fields
 from app.chain.context import Context, ContextObject
 from app.db import ids
-from app.describing import ErrorFields
+from app.http.bodies import WHOLE, Body, few_fields
+from app.http.describing import ErrorFields
 from app.items.client_door import ITEM_SCHEMA
 from app.items.unreadable import marked
 from app.threads.tables import Thread

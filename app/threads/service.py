@@ -12,7 +12,7 @@ from sqlalchemy.sql import func
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page, Settled, list_object
-from app.errors import BadRequest, Conflict, Forbidden
+from app.http.errors import BadRequest, Conflict, Forbidden
 from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller

@@ -31,7 +31,7 @@ from sqlalchemy.sql import func
 from app.chain.context import Context
 from app.db import ids
 from app.db.pagination import Page, Settled
-from app.errors import Conflict, NotFound
+from app.http.errors import Conflict, NotFound
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.sealing import at_rest

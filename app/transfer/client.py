@@ -10,7 +10,6 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from app.terminal import refusal
 from app.transfer.files import Unreadable
 from app.transfer.formats import Entry, read_file
 from app.transfer.new_ids import NewIds
@@ -22,6 +21,14 @@ TIMEOUT_SECONDS = 120.0
 
 class CannotTransfer(Exception):
     """Says in one sentence what is wrong, and where."""
+
+
+def refusal(answer: httpx2.Response) -> str:
+    """Return the message of an error response of the service, or its HTTP status."""
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}"
 
 
 @dataclass(slots=True)

@@ -5,12 +5,12 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.bodies import checked, json_object, json_response
-from app.describing import CONFLICT, described
+from app.http.bodies import checked, json_object, json_response
+from app.http.describing import CONFLICT, described
+from app.http.services import services, serving
 from app.limits.room import check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
-from app.services import services, serving
 from app.threads.address import Addressed, at
 from app.threads.schemas import ThreadObject
 from app.transfer.schemas import ThreadRecord

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from app.bodies import WHOLE, Body, ListOf
 from app.db import ids
+from app.http.bodies import WHOLE, Body, ListOf
 from app.threads.schemas import Metadata, Name, Title, User
 
 FORMAT: Literal["everthread.thread.v1"] = "everthread.thread.v1"

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.db.engine import Database
-from app.errors import BadRequest
 from app.history.tables import Share
+from app.http.errors import BadRequest
 from app.items.kept import imported_type
 from app.memory.tables import Compaction
 from app.projects.auth import Caller

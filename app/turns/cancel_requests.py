@@ -8,9 +8,9 @@ from typing import Any
 
 from redis.exceptions import RedisClusterException, RedisError
 
-from app.background import Background
 from app.cache.client import Cache
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 from app.turns.cancel_signals import CHANNEL, CancelSignals
 from app.turns.runner import Runner
 from app.turns.store import TurnStore

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import structlog
 
 from app.db import ids
-from app.errors import DatabaseUnavailable, ServiceStopping
-from app.stopping import CLOSE_SECONDS
+from app.http.errors import DatabaseUnavailable, ServiceStopping
+from app.process.stopping import CLOSE_SECONDS
 from app.turns.closing import Closing
 from app.turns.spool import Spool
 from app.turns.store import Closable, TurnStore

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
-from app.errors import APIError, Conflict, DatabaseUnavailable
+from app.http.errors import APIError, Conflict, DatabaseUnavailable
 from app.items.kept import Kept, kept_output
 from app.provider.events import own_frame
 from app.turns.pieces import Body, Piece

@@ -9,13 +9,13 @@ from uuid import UUID
 import structlog
 from redis.exceptions import RedisError
 
-from app import metrics
 from app.cache.client import Cache, reason
 from app.cache.connect import Client
 from app.cache.seal import Seal
 from app.sealing import opening
 from app.sealing.at_rest import Sealer
 from app.sealing.ciphertext import CannotOpen, Place
+from app.telemetry import metrics
 
 log = structlog.get_logger()
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import orjson
 
-from app.errors import APIError
-from app.heartbeat import UNBUFFERED
+from app.http.errors import APIError
+from app.http.heartbeat import UNBUFFERED
 from app.projects.credential_watch import Listener
 from app.projects.held import HeldResponse
 

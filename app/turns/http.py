@@ -13,10 +13,11 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 
-from app.bodies import json_response
 from app.db import ids
-from app.errors import APIError, BadRequest
-from app.heartbeat import Awaited, heartbeat_seconds
+from app.http.bodies import json_response
+from app.http.errors import APIError, BadRequest
+from app.http.heartbeat import Awaited, heartbeat_seconds
+from app.http.services import services
 from app.projects.auth import Caller
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import user_hash
@@ -25,7 +26,6 @@ from app.provider.events import own_frame
 from app.provider.refusals import failed_before
 from app.provider.structured import asked_format
 from app.sealing import at_rest
-from app.services import services
 from app.threads.address import Address
 from app.turns.client import Client, ClientLeft
 from app.turns.closing import TurnGone, gone_frame

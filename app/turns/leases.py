@@ -12,9 +12,9 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from app.background import Background
 from app.db import ids, wall
-from app.errors import DatabaseUnavailable, NotFound, ThreadLocked
+from app.http.errors import DatabaseUnavailable, NotFound, ThreadLocked
+from app.process.background import Background
 from app.provider.events import own_frame
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys

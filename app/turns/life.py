@@ -10,8 +10,8 @@ import orjson
 
 from app.db import ids
 from app.db.engine import Database
-from app.errors import BadRequest, DatabaseUnavailable, NotFound
-from app.http_door import closing
+from app.http.door import closing
+from app.http.errors import BadRequest, DatabaseUnavailable, NotFound
 from app.projects.auth import Caller
 from app.projects.credential_watch import MESSAGES
 from app.provider.events import data_of

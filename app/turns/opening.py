@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from app.db import ids
-from app.errors import BadRequest, Conflict, DatabaseUnavailable, ServiceStopping
+from app.http.errors import BadRequest, Conflict, DatabaseUnavailable, ServiceStopping
 from app.items.kept import kept_row
 from app.items.shapes import Item
 from app.items.unreadable import is_unreadable

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-from app import metrics
 from app.items.shapes import fields_of
 from app.items.weights import count
+from app.telemetry import metrics
 from app.telemetry.spans import NOBODYS, Span, tracer
 
 PROVIDER_NAME = "alibaba_cloud"

@@ -8,7 +8,7 @@ import orjson
 
 from app.chain import answer as answers
 from app.chain.answer import SHOWS_RESPONSE, Answer
-from app.errors import APIError
+from app.http.errors import APIError
 from app.items.provider_door import without_nulls
 from app.items.shapes import fields_of
 from app.provider import failure

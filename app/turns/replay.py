@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from app.db import ids
-from app.errors import DatabaseUnavailable, NotFound
+from app.http.errors import DatabaseUnavailable, NotFound
 from app.items.provider_door import output_text_parts
 from app.items.shapes import Item
 from app.provider.events import own_frame

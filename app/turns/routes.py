@@ -6,15 +6,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
-from app.bodies import json_object, json_response
 from app.db.pagination import ListObject, Paged
-from app.describing import EVENTS, HEARTBEAT, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
-from app.heartbeat import heartbeat_seconds
+from app.http.bodies import json_object, json_response
+from app.http.describing import EVENTS, HEARTBEAT, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
+from app.http.heartbeat import heartbeat_seconds
+from app.http.services import services, serving
 from app.projects.auth import Authenticated, authenticate
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
-from app.services import services, serving
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
 from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin

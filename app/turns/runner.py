@@ -9,18 +9,19 @@ import orjson
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from app import capacity, metrics
 from app.accounts.pool import Accounts
 from app.chain.live_ids import LiveIds
 from app.db import ids
-from app.errors import APIError, BadRequest, Overloaded, ServiceStopping, TooManyRequests
+from app.http import capacity
+from app.http.errors import APIError, BadRequest, Overloaded, ServiceStopping, TooManyRequests
 from app.items.weights import BYTES_PER_TOKEN, tokens
-from app.killable import Killable
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.memory.compaction import Compactions
 from app.memory.reader import Reader
+from app.process.killable import Killable
 from app.settings import Settings
+from app.telemetry import metrics
 from app.threads.address import Address, ById, ByName, New, OfTurn
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft

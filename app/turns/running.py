@@ -10,7 +10,7 @@ from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
 from app.chain.live_ids import LiveId
 from app.chain.reduction import Reduction
-from app.errors import APIError
+from app.http.errors import APIError
 from app.items.shapes import Item
 from app.limits.service import Admission
 from app.memory.compaction import Wanted

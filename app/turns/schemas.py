@@ -7,9 +7,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from app.bodies import WHOLE, Body, ListOf, checked
 from app.db import ids
-from app.errors import BadRequest
+from app.http.bodies import WHOLE, Body, ListOf, checked
+from app.http.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.kinds import output_images
 from app.items.shapes import Item

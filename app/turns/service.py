@@ -7,7 +7,7 @@ from uuid import UUID
 
 from app.db import ids
 from app.db.pagination import Page, list_object
-from app.errors import BadRequest, NotFound
+from app.http.errors import BadRequest, NotFound
 from app.items.client_door import COMPACTION, REFERENCE
 from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED

@@ -13,8 +13,8 @@ from typing_extensions import TypedDict
 
 from app.chain.context import Context, ContextObject
 from app.db import ids
-from app.describing import ItemObject
-from app.errors import APIError
+from app.http.describing import ItemObject
+from app.http.errors import APIError
 from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
 from app.items.unreadable import marked

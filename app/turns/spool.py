@@ -20,7 +20,7 @@ import orjson
 import structlog
 
 from app.db import wall
-from app.errors import ThreadLocked
+from app.http.errors import ThreadLocked
 from app.items.kept import Kept
 from app.sealing import opening
 from app.sealing.at_rest import PLAIN

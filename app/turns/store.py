@@ -22,7 +22,7 @@ from app.db import ids, wall
 from app.db.engine import Database
 from app.db.nodes import Nodes
 from app.db.pagination import Page
-from app.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
+from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
 from app.sealing import at_rest

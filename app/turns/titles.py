@@ -11,11 +11,10 @@ from uuid import UUID
 import orjson
 import structlog
 
-from app import metrics
 from app.accounts.pool import Accounts
 from app.chain.answer import Answer, from_body
 from app.db.engine import Database
-from app.errors import APIError
+from app.http.errors import APIError
 from app.items.shapes import text_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
@@ -25,6 +24,7 @@ from app.memory.summary_check import Fault
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.settings import Settings
+from app.telemetry import metrics
 from app.threads import store as threads
 from app.threads.address import ById
 from app.threads.names import Names

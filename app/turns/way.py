@@ -15,7 +15,6 @@ from uuid import UUID
 import orjson
 import structlog
 
-from app import metrics
 from app.accounts.pool import PASSED_ON, Accounts, goes_on_elsewhere
 from app.chain import answer as answers
 from app.chain import continuation
@@ -25,21 +24,22 @@ from app.chain.live_ids import LiveId, LiveIds
 from app.chain.rebuild import new_input
 from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last, target_of
 from app.db import ids
-from app.errors import DatabaseUnavailable, ServiceStopping
+from app.http.errors import DatabaseUnavailable, ServiceStopping
 from app.items.kinds import is_encrypted_reasoning
 from app.items.provider_door import usable_id
 from app.items.shapes import Item, message
 from app.items.unreadable import ContentUnreadable
 from app.items.weights import BYTES_PER_TOKEN, added, tokens
-from app.killable import Killable
 from app.memory.compaction import Compactions, Wanted
 from app.memory.reader import Given, Reader, with_reasoning, within
+from app.process.killable import Killable
 from app.provider import failure, structured
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names
 from app.provider.failure import RETRIED, Cause, Failure, Kind
 from app.provider.refusals import client_error
 from app.settings import Settings
+from app.telemetry import metrics
 from app.telemetry.spans import tracer
 from app.turns import context
 from app.turns.closer import Closer

@@ -15,10 +15,10 @@ from uuid import UUID
 
 import structlog
 
-from app.background import Background
 from app.db import wall
 from app.db.engine import Database
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
 
 log = structlog.get_logger()
 

@@ -9,15 +9,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from typing_extensions import TypedDict
 
-from app.bodies import json_response
 from app.db import ids
 from app.db.pagination import ListObject, Seconds, list_object
 from app.db.replica import Reads
-from app.describing import described
-from app.errors import BadRequest
+from app.http.bodies import json_response
+from app.http.describing import described
+from app.http.errors import BadRequest
+from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.provider.models import Models
-from app.services import serving
 from app.usage.hours import listed, shown
 from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
 from app.usage.store import UTC as UTC_ZONE

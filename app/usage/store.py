@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from app.db.engine import Database
-from app.errors import BadRequest
+from app.http.errors import BadRequest
 from app.items.weights import MOST_COUNTED
 from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models

@@ -12,10 +12,11 @@ import aiohttp
 import orjson
 import structlog
 
-from app import egress, metrics
-from app.background import Background
 from app.db import wall
-from app.errors import DatabaseUnavailable
+from app.http import egress
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
+from app.telemetry import metrics
 from app.webhooks import signing
 from app.webhooks.events import event_id, event_object
 from app.webhooks.rows import DeliveryRow, WebhookRow

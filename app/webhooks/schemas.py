@@ -7,9 +7,9 @@ from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
-from app.bodies import Body, Changes
 from app.db import ids
-from app.egress import LONGEST_URL
+from app.http.bodies import Body, Changes
+from app.http.egress import LONGEST_URL
 from app.webhooks import signing
 from app.webhooks.events import EVENT_TYPES, EventObject, EventType, event_id, event_object
 from app.webhooks.rows import DeliveryRow, WebhookRow

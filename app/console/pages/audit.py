@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from app.audit import exported
 from app.audit.signing import BadKey, public_key
-from app.bodies import body_of, json_response
 from app.console import session
 from app.console.view import View
+from app.http.bodies import body_of, json_response
 
 ROWS = 50
 

@@ -8,12 +8,12 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from app.console.view import View
+from app.http.nesting import excess
+from app.http.services import services
 from app.items.shapes import IMAGE_PARTS, fields_of, objects, string, text_of, words
-from app.killable import GivenUp, Killable
 from app.limits.spent import spent
-from app.nesting import excess
+from app.process.killable import GivenUp, Killable
 from app.provider.models import Models
-from app.services import services
 
 TURNS = 50
 """On a page; a longer conversation is read on upwards."""

@@ -22,8 +22,9 @@ from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from app import capacity, metrics
+from app.http import capacity
 from app.settings import Settings
+from app.telemetry import metrics
 
 LARGEST_HEAD_BYTES = 64 * 1024
 """Limit on the bytes of a request outside its body: head, trailers and chunk extensions together."""

@@ -12,11 +12,11 @@ from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from app import metrics
-from app.describing import EVENTS, HEARTBEAT_HEADER
-from app.errors import APIError, BadRequest
-from app.services import services
+from app.http.describing import EVENTS, HEARTBEAT_HEADER
+from app.http.errors import APIError, BadRequest
+from app.http.services import services
 from app.settings import Connected
+from app.telemetry import metrics
 
 COMMENT = b": keep-alive\n"
 """One line. Once it has seen an `id:` line, the `openai` client in Python takes a blank line behind a comment for an

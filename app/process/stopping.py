@@ -25,9 +25,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.supervisors import Multiprocess
 
-from app import metrics
-from app.errors import ServiceStopping
-from app.terminal import echo
+from app.http.errors import ServiceStopping
+from app.process.output import echo
+from app.telemetry import metrics
 
 CLOSE_SECONDS = 3.0
 """Time after the drain in which Postgres may still accept turns that are in the spool."""

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

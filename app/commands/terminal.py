@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
 import asyncpg
-import httpx2
 import orjson
 import typer
 from pydantic import ValidationError
@@ -21,7 +20,7 @@ from app.db.buckets import database_key
 from app.db.engine import Database
 from app.db.replica import Reads
 from app.embedded import postgres as embedded_postgres
-from app.errors import DatabaseUnavailable
+from app.http.errors import DatabaseUnavailable
 from app.settings import EmulatorSettings, OTelSettings, Settings, placeholder_left
 
 T = TypeVar("T")
@@ -113,14 +112,6 @@ def stop(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def refusal(answer: httpx2.Response) -> str:
-    """Why the service has refused: its message, or else the status."""
-    try:
-        return str(answer.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"HTTP {answer.status_code}"
-
-
 def cut_off(end: bytes) -> str | None:
     """Return why an export was cut off by the service, told by its last line; None if it is whole.
 
@@ -203,7 +194,3 @@ def _other_place() -> str:
         return "Start 'everthread serve', or say --data-dir and the data directory of the service that is running."
     said = " or ".join(f"--data-dir {shlex.quote(str(path))}" for path in running)
     return f"A service is running elsewhere: say {said}."
-
-
-def echo(line: str) -> None:
-    print(line, flush=True)  # noqa: T201

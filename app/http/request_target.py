@@ -8,8 +8,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from app import metrics
-from app.errors import BadRequest
+from app.http.errors import BadRequest
+from app.telemetry import metrics
 
 MOST_PARAMETERS = 100
 """Limit on the parameters of a query."""

@@ -11,19 +11,20 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
+from app.commands.master_key import masters_at_hand
+from app.commands.terminal import DataDir, read_settings, stop, with_database
 from app.db import ids
 from app.db.engine import Database
+from app.process.output import echo
 from app.projects import keys
 from app.projects.encryption import KEY_DESTROYED, SOON, as_told, destroy_key, encrypt_from_now
 from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
 from app.projects.tables import ApiKey, Project
 from app.sealing import encrypting
 from app.sealing.ciphertext import CannotOpen
-from app.sealing.commands import masters_at_hand
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import Masters, file_of, keep
 from app.sealing.vault import Vault
-from app.terminal import DataDir, echo, read_settings, stop, with_database
 from app.trail.records import SERVICE
 
 keys_cli = typer.Typer(no_args_is_help=True, help="API keys: made, rotated, revoked.")

@@ -12,13 +12,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from typing_extensions import TypedDict
 
 from app import schema
-from app.bodies import json_response
 from app.cache.client import Cache
 from app.db.engine import IS_READ_ONLY, Database
 from app.db.replica import Reads
-from app.describing import PLAIN, described
-from app.errors import DatabaseUnavailable
-from app.services import services
+from app.http.bodies import json_response
+from app.http.describing import PLAIN, described
+from app.http.errors import DatabaseUnavailable
+from app.http.services import services
 
 router = APIRouter(tags=["health"])
 

@@ -14,17 +14,19 @@ from app.audit import exported, keys, restored, store
 from app.audit.checkpoints import Checkpoints
 from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
 from app.audit.verify import Problem, Verdict, counted, verify_project
+from app.commands.terminal import DataDir, cut_off, read_settings, stop, with_database
 from app.db import ids
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
-from app.kept_file import replacing
+from app.process.kept_file import replacing
+from app.process.output import echo
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys, state_of
 from app.sealing.master import BadMasterKey, masters
 from app.sealing.vault import Vault
-from app.terminal import DataDir, cut_off, echo, read_settings, refusal, stop, with_database
 from app.threads.address import path_of
 from app.threads.names import Names
+from app.transfer.client import refusal
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
 

@@ -11,9 +11,9 @@ from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from app.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
-from app.nesting import Excess, excess
-from app.services import services
+from app.http.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+from app.http.nesting import Excess, excess
+from app.http.services import services
 from app.settings import Connected
 
 Model = TypeVar("Model", bound=BaseModel)

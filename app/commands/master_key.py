@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from app.commands.terminal import DataDir, read_settings, stop, with_database
 from app.db.engine import Database
+from app.process.output import echo
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.master import BadMasterKey, Master, Masters, masters, new_master_key
 from app.sealing.vault import Tried, Vault
 from app.settings import Settings
-from app.terminal import DataDir, echo, read_settings, stop, with_database
 
 master_key_cli = typer.Typer(no_args_is_help=True, help="The key that seals every project's own.")
 

@@ -26,12 +26,13 @@ from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import doctor, schema
+from app import schema
 from app.cache.connect import connect
+from app.commands import doctor
 from app.db import configured, connecting
 from app.embedded import postgres as embedded_postgres
-from app.errors import DatabaseUnavailable
-from app.kept_file import replacing
+from app.http.errors import DatabaseUnavailable
+from app.process.kept_file import replacing
 from app.provider.models import Models
 from app.settings import SECRETS, Settings
 

@@ -18,7 +18,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from app.db import ids
-from app.describing import ERROR, REF, Error
+from app.http.describing import ERROR, REF, Error
 
 DOCUMENT = "/openapi.json"
 PAGE = "/docs"

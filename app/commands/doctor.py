@@ -11,11 +11,12 @@ from sqlalchemy import text
 
 from app.audit import keys
 from app.audit.signing import KEY_FILE
+from app.commands.terminal import misspelt
 from app.db import configured, connecting
 from app.db.engine import IS_READ_ONLY, Database
 from app.embedded import postgres as embedded_postgres
-from app.errors import DatabaseUnavailable
-from app.listening import CannotServe
+from app.http.errors import DatabaseUnavailable
+from app.process.listening import CannotServe
 from app.sealing.master import KEY_FILE as MASTER_KEY_FILE
 from app.serve import (
     audit_key,
@@ -27,7 +28,6 @@ from app.serve import (
     master_keys,
 )
 from app.settings import Settings
-from app.terminal import misspelt
 
 OK = "ok"
 

@@ -1,0 +1,6 @@
+"""Lines for the terminal that the service was started from."""
+
+
+def echo(line: str) -> None:
+    """Print a line to stdout at once, also where stdout is a pipe."""
+    print(line, flush=True)  # noqa: T201
