@@ -27,7 +27,7 @@ from app.db.engine import UNAVAILABLE
 from app.embedded.data_dir import CannotStart, owned
 from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
-from app.process.kept_file import replacing
+from app.process.atomic_file import replacing
 from app.process.listening import CannotServe, listening
 from app.process.output import echo
 from app.settings import Settings

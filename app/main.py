@@ -24,16 +24,16 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.service import Audit
 from app.audit.signing import signing_key
 from app.cache.client import Cache
-from app.cache.seal import Seal
+from app.cache.value_mac import ValueMac
 from app.chain.live_ids import LiveIds
 from app.console import routes as console
 from app.db import configured
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.ids import new_uuid
-from app.db.nodes import Nodes, is_distributed
-from app.db.pagination import Settled
-from app.db.replica import Reads
+from app.db.pagination import ReadHorizon
+from app.db.replica import ReplicaReads
+from app.db.shard_router import ShardRouter, is_distributed
 from app.history import routes as history_routes
 from app.history.feedback import Feedbacks
 from app.history.forks import Forks
@@ -48,7 +48,7 @@ from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
-from app.memory.learnt import Learnt
+from app.memory.observations import ModelObservations
 from app.memory.reader import Reader
 from app.memory.sealed import Sealed
 from app.memory.service import Memory
@@ -78,7 +78,7 @@ from app.retention.purge import Purge
 from app.retention.service import Retention
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import masters
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.search import routes as search_routes
 from app.search.service import Search
 from app.settings import Connected, OTelSettings, Settings
@@ -203,34 +203,34 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         return
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
-    seal, buckets, sealed = Seal(key), Buckets(key), Sealed(key)
+    seal, buckets, sealed = ValueMac(key), Buckets(key), Sealed(key)
     replica = None if settings.database_read_url is None else configured.connect(settings, settings.database_read_url)
-    reads = Reads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
+    reads = ReplicaReads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
     worker_id = new_uuid()
-    nodes = Nodes(database, routed=settings.citus_routing)
+    nodes = ShardRouter(database, routed=settings.citus_routing)
     distributed = await is_distributed(database)
     if distributed:
         database.is_coordinator()
-    names, users, settled = (
+    names, users, horizon = (
         Names(database, buckets),
         UserKeys(database, buckets),
-        Settled(_settling(settings, distributed=distributed)),
+        ReadHorizon(_settling(settings, distributed=distributed)),
     )
     live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, nodes, names, users, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
     signals = CancelSignals(cache, seal)
-    vault = Vault(database, masters(settings))
-    content_keys = ContentKeys(database, vault)
+    cipher = ProjectCipher(database, masters(settings))
+    content_keys = ContentKeys(database, cipher)
     await content_keys.keep_sealing()
     spool = Spool(settings.data_dir / "spool", content_keys)
-    accounts = connect_accounts(settings, database, vault)
-    models, learnt = app.state.services[Models], Learnt(database)
+    accounts = connect_accounts(settings, database, cipher)
+    models, observations = app.state.services[Models], ModelObservations(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
-    reader = Reader(memory, learnt, byte_budget=settings.provider_max_input_bytes)
+    reader = Reader(memory, observations, byte_budget=settings.provider_max_input_bytes)
     charges = Charges(database)
     limits = RateLimits(cache, database, models, charges, workers=settings.workers)
-    compactions = Compactions(memory, accounts, models, learnt, content_keys, limits, settings)
+    compactions = Compactions(memory, accounts, models, observations, content_keys, limits, settings)
     titles = Titles(database, names, accounts, models, limits, settings)
     hours = TurnHours(database)
     killable = Killable()
@@ -256,13 +256,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
     purge = Purge(database, names, users, live_ids, event_log, signals, content_keys)
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
-    secrets = Secrets(database, vault)
-    webhooks = WebhookStore(database, settled)
+    secrets = Secrets(database, cipher)
+    webhooks = WebhookStore(database, horizon)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
     background = (
         reads,
         nodes,
-        learnt,
+        observations,
         leases,
         cancel_requests,
         checkpoints,
@@ -275,7 +275,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     tokens, sessions, watch = UserTokens(key), Sessions(database, key), CredentialWatch(database)
     transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
-    projects = Projects(database, keys, vault, encrypts=settings.encrypt_projects)
+    projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
     history = History(
         database,
@@ -291,18 +291,18 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         margin_seconds=settings.response_id_margin_seconds,
     )
     served = Services(
-        settings, models, learnt, database, reads, cache, names, accounts, replay, turns, history, transfer,
+        settings, models, observations, database, reads, cache, names, accounts, replay, turns, history, transfer,
         keys, limits, projects, tokens, sessions, watch, Origins(database),
-        ProjectAccounts(database, projects, vault, accounts, inside=settings.accounts_inside),
-        Threads(database, names, users, settled, limits),
-        Audit(database, reads, users, checkpoints, settled),
+        ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
+        Threads(database, names, users, horizon, limits),
+        Audit(database, reads, users, checkpoints, horizon),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models, live_ids, limits),
-        OpenAI(database, names, store, replay, live_ids, event_log, settled, limits),
+        OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits),
         Contexts(memory, reader, accounts, compactions, sealed, turns),
         ThreadLife(database, store, replay),
-        Feedbacks(database, turns, store, settled),
+        Feedbacks(database, turns, store, horizon),
         Shares(database, turns, store, content_keys),
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
         killable,
@@ -385,11 +385,11 @@ async def _database_key_at_last(database: Database) -> bytes:
             await asyncio.sleep(AWAY_SECONDS)
 
 
-def connect_accounts(settings: Settings, database: Database, vault: Vault) -> Accounts:
+def connect_accounts(settings: Settings, database: Database, cipher: ProjectCipher) -> Accounts:
     """The provider accounts: that of the settings, and those in the database."""
     return Accounts(
         database,
-        vault,
+        cipher,
         ProviderAccount(None, "settings", connect_provider(settings)),
         partial(_connected, settings),
         has_key=settings.dashscope_api_key is not None,

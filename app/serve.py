@@ -45,7 +45,7 @@ from app.provider.models import BadModels, Models
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import cleared
 from app.sealing.master import BadMasterKey, Masters, masters
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.settings import Connected, Settings
 
 EMULATOR_SECONDS = 20.0
@@ -174,7 +174,7 @@ async def check_master_key(database: Database, at_hand: Masters) -> str:
         CannotServe: not all of them.
     """
     try:
-        found = await Vault(database, at_hand).tried()
+        found = await ProjectCipher(database, at_hand).tried()
     except CannotOpen as error:
         raise CannotServe(f"Cannot use the master key: {error}.") from error
     if found.unopened:
@@ -228,7 +228,7 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
         made = await ensure_first_key(
             database,
             None if bootstrap is None else bootstrap.get_secret_value(),
-            Vault(database, at_hand) if settings.encrypt_projects else None,
+            ProjectCipher(database, at_hand) if settings.encrypt_projects else None,
         )
         await keys.admit(database, public_key)
         await check_master_key(database, at_hand)

@@ -97,7 +97,7 @@ async def _floor(place: Place, url: str, database_url: str) -> list[Row]:
                 return "POST", paths[number % len(paths)], {"model": MODEL, "input": "Hello"}
 
             await floor.beside(load.run(ask, 2 * len(paths)), 500, done, turn)
-            await _settled(database_url)
+            await _horizon(database_url)
             bare, ours = [], []
             for _ in range(ROUNDS):
                 asked.clear()
@@ -118,7 +118,7 @@ async def _floor(place: Place, url: str, database_url: str) -> list[Row]:
     return rows
 
 
-async def _settled(database_url: str) -> None:
+async def _horizon(database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
@@ -143,7 +143,7 @@ async def _first_minute(place: Place, url: str, database_url: str) -> list[Row]:
 
     for number in range(1, NEW_ROUNDS + 1):
         await round_(str(number))
-    await _settled(database_url)
+    await _horizon(database_url)
     for number in range(1, 4):
         await round_(f"settled {number}")
     return rows

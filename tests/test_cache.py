@@ -209,7 +209,7 @@ def test_a_url_that_leads_nowhere_is_refused_in_a_sentence_without_its_password(
     assert "s3cret" not in str(refused.value)
 
 
-class Way:
+class TurnExecution:
     """A way to a Redis whose end can be changed, as a name's address can; with TLS if wanted."""
 
     def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
@@ -246,7 +246,7 @@ async def test_a_master_that_was_demoted_is_left_for_the_one_its_name_leads_to(t
     with redis_server(tmp_path / "1", first), redis_server(tmp_path / "2", second):
         for port in (first, second):
             eventually(redis.Redis(port=port).ping)
-        way = Way(first)
+        way = TurnExecution(first)
         cache = cache_at(f"redis://127.0.0.1:{await way.open()}/0")
         await cache.execute(("SET", "x", "1"))
         redis.Redis(port=first).replicaof("127.0.0.1", second)
@@ -290,7 +290,7 @@ async def test_tls_asks_for_the_certificate_that_the_url_names(
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    way = Way(guarded[0], context)
+    way = TurnExecution(guarded[0], context)
     where = f"rediss://:s3cret@127.0.0.1:{await way.open()}/0"
     cache = cache_at(f"{where}?ssl_ca_certs={certificate}")
     assert await cache.execute(("SET", "x", "1"))

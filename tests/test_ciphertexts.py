@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app import schema
 from app.db.base import Base
 from app.sealing import ciphertext, opening
-from app.sealing.at_rest import MARK, PLAIN, SALT_BYTES, ContentKey, Sealer
+from app.sealing.at_rest import MARK, PLAIN, SALT_BYTES, ContentCipher, ContentKey
 from app.sealing.ciphertext import CannotOpen, Place
 from app.sealing.columns import (
     ITEMS,
@@ -52,7 +52,7 @@ def key(project_id: UUID, number: int = 1) -> ContentKey:
 
 PROJECT, OTHER = uuid4(), uuid4()
 KEY, _ = key(PROJECT), key(OTHER)
-SEALER = Sealer(KEY)
+SEALER = ContentCipher(KEY)
 
 characters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 ciphertexts = st.builds(lambda raw: base64.b64encode(raw).decode(), st.binary(max_size=60)) | st.just(
@@ -96,7 +96,7 @@ def row_of(rows: Rows, project_id: UUID = PROJECT) -> dict[str, Any]:
     return {"project_id": project_id, **{name: made.get(name, uuid4()) for name in rows.bound_by}, "type": "message"}
 
 
-def stored(rows: Rows, sealer: Sealer, row: dict[str, Any], name: str, value: Any) -> Any:
+def stored(rows: Rows, sealer: ContentCipher, row: dict[str, Any], name: str, value: Any) -> Any:
     """Return what the driver gives back of a value that was written."""
     attribute = next(key for key, column in rows.attributes.items() if column == name)
     written = rows.written(sealer, {**row, attribute: value})[attribute]

@@ -25,7 +25,7 @@ from app.sealing import encrypting
 from app.sealing.columns import Sealable
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import BadMasterKey, Master, Masters, new_master_key
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.trail.records import SERVICE
 from tests.databases import migrate_now, new_database
 from tests.encrypted import CANARY, MASTER, Encrypted, talk
@@ -448,11 +448,11 @@ def test_what_was_broken_off_is_done_by_the_next_call(
 
     async def half() -> None:
         database = Database(project.env["DATABASE_URL"], pool_size=1, timeout_seconds=30)
-        vault = Vault(database, Masters(Master.of(MASTER)))
+        cipher = ProjectCipher(database, Masters(Master.of(MASTER)))
         async with database.session() as session:
             row = await session.get_one(Project, opened.uuid)
-            await encrypt_from_now(session, vault, SERVICE, row)
-        sealer = await ContentKeys(database, vault).sealer(opened.uuid)
+            await encrypt_from_now(session, cipher, SERVICE, row)
+        sealer = await ContentKeys(database, cipher).sealer(opened.uuid)
         with pytest.raises(KeyboardInterrupt):
             await encrypting.encrypt(database, opened.uuid, sealer, die)
         await database.close()

@@ -14,9 +14,9 @@ from app.emulator.errors import ProviderError
 from app.history import messages
 from app.http.errors import BadRequest
 from app.items.client_door import check_sendable, items_of
-from app.items.kept import Kept, columns, imported_type, kept_input, kept_output, kept_row
 from app.items.kinds import CALLS, KINDS, MALFORMED
 from app.items.pairs import answers, asked
+from app.items.stored import StoredItem, columns, imported_type, kept_input, kept_output, kept_row
 from app.items.weights import IMAGE_TOKENS, count, tokens
 from app.provider.models import Models
 from app.provider.reading import NotJSON, read_json
@@ -48,7 +48,7 @@ odd_items = st.one_of(
 )
 
 
-def everything_works(kept: list[Kept]) -> None:
+def everything_works(kept: list[StoredItem]) -> None:
     """All that is done with items that are kept, in memory."""
     types_, ids, data = columns(kept)
     rows = [
@@ -104,7 +104,7 @@ def test_what_a_client_sends_is_refused_by_its_path_or_is_harmless(sent: list[An
 def test_an_imported_item_of_any_shape_is_harmless(data: Any) -> None:
     data = read_json(json.dumps({"x": data} if not isinstance(data, dict) else data).encode())[0]
     for origin in ("input", "output"):
-        everything_works([Kept(imported_type(origin, data), "item_1", data)])
+        everything_works([StoredItem(imported_type(origin, data), "item_1", data)])
 
 
 @given(st.binary(max_size=200))

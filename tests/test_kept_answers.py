@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.db.engine import may_pass
-from app.items.kept import kept_output
+from app.items.stored import kept_output
 from app.sealing.at_rest import PLAIN
 from app.trail.records import Actor
 from app.turns import spool

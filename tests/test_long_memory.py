@@ -20,7 +20,7 @@ from app.cache.client import Cache
 from app.chain.context import Context
 from app.db import ids
 from app.db.engine import Database
-from app.db.nodes import Nodes
+from app.db.shard_router import ShardRouter
 from app.items import vocabulary
 from app.items.weights import IMAGE_TOKENS
 from app.limits.charges import Charges
@@ -28,14 +28,14 @@ from app.limits.rules import Asks
 from app.limits.service import RateLimits
 from app.main import connect_accounts
 from app.memory.compaction import Compactions, Wanted
-from app.memory.learnt import Learnt
+from app.memory.observations import ModelObservations
 from app.memory.store import Claim, MemoryStore
 from app.projects.settings import NO_LIMITS, NO_SETTINGS
 from app.provider.models import BadModels, Models
 from app.sealing.at_rest import PLAIN, begin_with
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import Master, Masters
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.settings import Settings
 from tests.databases import query
 from tests.projects import new_key
@@ -408,13 +408,13 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
 
     our = Settings(dashscope_base_url=small.base_url)
     database, models = Database(database_url, pool_size=2, timeout_seconds=30), Models()
-    vault = Vault(database, Masters(Master.of("33" * 32)))
-    accounts, keys = connect_accounts(our, database, vault), ContentKeys(database, vault)
+    cipher = ProjectCipher(database, Masters(Master.of("33" * 32)))
+    accounts, keys = connect_accounts(our, database, cipher), ContentKeys(database, cipher)
     begin_with(PLAIN)
-    known = Learnt(database)
+    known = ModelObservations(database)
     cache = Cache("redis://nowhere", timeout_seconds=1)  # Nothing limits this project, and it is not asked.
     limits = RateLimits(cache, database, models, Charges(database), workers=1)
-    nodes, worker_id = Nodes(database, routed=False), ids.new_uuid()
+    nodes, worker_id = ShardRouter(database, routed=False), ids.new_uuid()
     made, overtaken = (
         Compactions(
             store(database, nodes, worker_id=worker_id, lease_seconds=30), accounts, models, known, keys, limits, our

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.chain import answer
-from app.items.kept import kept_output
+from app.items.stored import kept_output
 from app.provider.events import SSEDecoder
 from app.provider.reading import read_object
 from app.turns.streamed import output_of

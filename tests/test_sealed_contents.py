@@ -13,7 +13,7 @@ import pytest
 
 from app.db.engine import Database
 from app.sealing.master import Master, Masters
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from tests.databases import migrate_now, new_database
 from tests.encrypted import CANARY, MASTER, Encrypted, talk
 from tests.postgres_pair import run_sql
@@ -475,7 +475,7 @@ def test_two_hundred_destroyed_keys_leave_a_master_key_that_fits_into_the_enviro
 
     async def keep() -> None:
         database = Database(kept.env["DATABASE_URL"], pool_size=1, timeout_seconds=30)
-        await Vault(database, short).keep_nodes(short)
+        await ProjectCipher(database, short).keep_nodes(short)
         await database.close()
 
     asyncio.run(keep())

@@ -18,13 +18,13 @@ from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
 from app.db.wall import across_projects
 from app.http import egress
-from app.process.fresh import Fresh
+from app.process.refreshing_cache import RefreshingCache
 from app.projects.settings import is_named
 from app.provider import failure
 from app.provider.client import Provider, ProviderError
 from app.provider.failure import Failure, Kind
 from app.sealing.ciphertext import CannotOpen
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 
 log = structlog.get_logger()
 
@@ -106,7 +106,7 @@ class Accounts:
     def __init__(
         self,
         database: Database,
-        vault: Vault,
+        cipher: ProjectCipher,
         of_settings: ProviderAccount,
         connect: Callable[..., Provider],
         *,
@@ -120,12 +120,14 @@ class Accounts:
         inside: True if accounts of projects may have private addresses.
         """
         self._database = database
-        self._vault = vault
+        self._cipher = cipher
         self.of_settings = of_settings
         self._has_key = has_key
         self._connect = connect
         self._inside = inside
-        self._known: Fresh[UUID, _There] = Fresh("accounts", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS)
+        self._known: RefreshingCache[UUID, _There] = RefreshingCache(
+            "accounts", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS
+        )
         self._by_id: dict[UUID, tuple[tuple[Any, ...], ProviderAccount]] = {}
         self._left_open: list[tuple[float, Provider]] = []
 
@@ -214,7 +216,7 @@ class Accounts:
             log.error("an account is not used: its URL must lead to a public address", account=row["id"].hex)
             return None
         try:
-            key = (await self._vault.open(row["project_id"], PURPOSE, row["api_key"])).decode()
+            key = (await self._cipher.open(row["project_id"], PURPOSE, row["api_key"])).decode()
         except CannotOpen as error:
             log.error("an account is not used: its key cannot be opened", account=row["id"].hex, why=str(error))
             return None

@@ -24,7 +24,7 @@ from app.projects.tables import Project
 from app.provider.account import binding
 from app.provider.failure import Kind
 from app.sealing.ciphertext import CannotOpen
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.settings import region_base_url
 from app.trail.append import append_record
 
@@ -36,12 +36,12 @@ NOT_TAKEN = (Kind.CREDENTIALS, Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.THROTTLED)
 
 class ProjectAccounts:
     def __init__(
-        self, database: Database, projects: Projects, vault: Vault, accounts: Accounts, *, inside: bool
+        self, database: Database, projects: Projects, cipher: ProjectCipher, accounts: Accounts, *, inside: bool
     ) -> None:
         """Args: inside: whether accounts may lead to private addresses."""
         self._database = database
         self._projects = projects
-        self._vault = vault
+        self._cipher = cipher
         self._accounts = accounts
         self._inside = inside
 
@@ -167,7 +167,7 @@ class ProjectAccounts:
 
     async def _sealed(self, session: AsyncSession, project_id: UUID, key: str) -> bytes:
         try:
-            return await self._vault.seal(session, project_id, PURPOSE, key.encode())
+            return await self._cipher.seal(session, project_id, PURPOSE, key.encode())
         except CannotOpen as error:
             raise Conflict(f"The key cannot be kept: {error}.", code="master_key_missing") from error
 

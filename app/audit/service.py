@@ -10,8 +10,8 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.store import Filters
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, Settled, list_object
-from app.db.replica import Reads
+from app.db.pagination import Page, ReadHorizon, list_object
+from app.db.replica import ReplicaReads
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Place, unknown
@@ -22,12 +22,12 @@ from app.trail.users import UserKeys
 
 class Audit:
     def __init__(
-        self, database: Database, reads: Reads, users: UserKeys, checkpoints: Checkpoints, settled: Settled
+        self, database: Database, reads: ReplicaReads, users: UserKeys, checkpoints: Checkpoints, horizon: ReadHorizon
     ) -> None:
         self._database = database
         self._reads = reads
         self._users = users
-        self._settled = settled
+        self._horizon = horizon
         self._checkpoints = checkpoints
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class Audit:
             if named is None:
                 return list_object([], record_object, has_more=False)
             filters = replace(filters, user_digest=named)
-        rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._settled)
+        rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._horizon)
         return list_object(rows, record_object, has_more=has_more)
 
     async def list_of_thread(self, caller: Caller, address: Place, filters: Filters, page: Page) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import SecretStr
 
-from app.process.kept_file import kept
+from app.process.atomic_file import kept
 from app.trail.records import instant
 
 KEY_FILE = "audit.key"

@@ -10,7 +10,7 @@ from app.audit.rows import CheckpointRow, LeafRow, ProjectRow, RecordRow
 from app.db import ids
 from app.db.engine import Database
 from app.db.ids import BUCKETS
-from app.db.pagination import Page, Settled
+from app.db.pagination import Page, ReadHorizon
 
 BATCH = 5000
 
@@ -54,7 +54,7 @@ class Filters:
 
 
 async def list_page(
-    database: Database, project_id: UUID, filters: Filters, page: Page, settled: Settled
+    database: Database, project_id: UUID, filters: Filters, page: Page, horizon: ReadHorizon
 ) -> tuple[Sequence[RecordRow], bool]:
     """One page of records, in the order they were made, and whether more follow it."""
     cursor, descending = page.scan()
@@ -85,7 +85,7 @@ async def list_page(
         narrow(f"(r.at, r.chain_id, r.seq) {'<' if descending else '>'}", place["at"], *found)
     if not descending:
         async with database.session() as session:
-            narrow("r.at <", await settled.until(session))
+            narrow("r.at <", await horizon.until(session))
     order = f"r.at {direction}, r.chain_id {direction}, r.seq {direction}"
     rows = await database.fetch(
         f"SELECT {COLUMNS} FROM audit_records r WHERE {' AND '.join(where)} ORDER BY {order} LIMIT $2",  # noqa: S608

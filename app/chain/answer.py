@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import uuid4
 
-from app.items.kept import Kept, kept_output
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import text_of
+from app.items.stored import StoredItem, kept_output
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.reading import NotJSON, read_object
@@ -19,7 +19,7 @@ SHOWS_RESPONSE = ("response.created", "response.queued", "response.in_progress")
 class Answer:
     response: dict[str, Any]
     """As it came, but for an id that no key can be made of."""
-    output: list[Kept]
+    output: list[StoredItem]
     chainable: bool = True
     """Whether its id means anything to the provider."""
 

@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app.cache.client import Cache, reason
-from app.cache.seal import Seal
+from app.cache.value_mac import ValueMac
 from app.chain.context import Context
 from app.telemetry import metrics
 
@@ -43,7 +43,7 @@ class LiveId:
 
 
 class LiveIds:
-    def __init__(self, cache: Cache, seal: Seal, *, margin_seconds: float) -> None:
+    def __init__(self, cache: Cache, seal: ValueMac, *, margin_seconds: float) -> None:
         self._cache = cache
         self._seal = seal
         self._margin_seconds = margin_seconds

@@ -18,12 +18,12 @@ from app.commands.terminal import DataDir, cut_off, read_settings, stop, with_da
 from app.db import ids
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
-from app.process.kept_file import replacing
+from app.process.atomic_file import replacing
 from app.process.output import echo
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys, state_of
 from app.sealing.master import BadMasterKey, masters
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.threads.address import path_of
 from app.threads.names import Names
 from app.transfer.client import refusal
@@ -245,7 +245,7 @@ async def _have_key(database: Database, project_id: UUID, name: str, data_dir: P
         return
     settings = read_settings(data_dir=data_dir)
     try:
-        await ContentKeys(database, Vault(database, masters(settings, make=False))).load(project_id)
+        await ContentKeys(database, ProjectCipher(database, masters(settings, make=False))).load(project_id)
     except (BadMasterKey, CannotOpen, OSError) as error:
         stop(f"The contents of {name} are sealed, and cannot be compared with the trail here: {error}.")
 

@@ -12,7 +12,7 @@ from app.db.engine import Database
 from app.process.output import echo
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.master import BadMasterKey, Master, Masters, masters, new_master_key
-from app.sealing.vault import Tried, Vault
+from app.sealing.project_cipher import ProjectCipher, Tried
 from app.settings import Settings
 
 master_key_cli = typer.Typer(no_args_is_help=True, help="The key that seals every project's own.")
@@ -30,7 +30,7 @@ def check(data_dir: DataDir = None) -> None:
     at_hand, _ = masters_at_hand(data_dir)
 
     async def tried(database: Database) -> Tried:
-        return await Vault(database, at_hand).tried()
+        return await ProjectCipher(database, at_hand).tried()
 
     found = _with_nodes(tried, data_dir)
     echo(f"Master key {at_hand.current.id.hex()}: opens {found.opened} of {found.opened + found.unopened} keys.")
@@ -46,7 +46,7 @@ def rotate(data_dir: DataDir = None) -> None:
     at_hand, _ = masters_at_hand(data_dir)
 
     async def rewrap(database: Database) -> Tried:
-        return await Vault(database, at_hand).rewrap()
+        return await ProjectCipher(database, at_hand).rewrap()
 
     done = _with_nodes(rewrap, data_dir)
     echo(f"{done.by_former} keys were sealed anew by master key {at_hand.current.id.hex()}.")
@@ -78,7 +78,7 @@ def load_nodes(
         stop(f"The nodes of master key {', '.join(missing)} are not in {file}: it belongs to another secret.")
 
     async def load(database: Database) -> None:
-        await Vault(database, found).keep_nodes(found)
+        await ProjectCipher(database, found).keep_nodes(found)
 
     with_database(load, data_dir)
     echo("The nodes are in the database.")

@@ -24,7 +24,7 @@ from app.sealing import encrypting
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import Masters, file_of, keep
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.trail.records import SERVICE
 
 keys_cli = typer.Typer(no_args_is_help=True, help="API keys: made, rotated, revoked.")
@@ -58,7 +58,7 @@ def create_key(
     ends = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
 
     async def create(database: Database) -> None:
-        project_id = await keys.ensure_project(database, project, _vault(database, data_dir))
+        project_id = await keys.ensure_project(database, project, _cipher(database, data_dir))
         async with database.session() as session:
             await keys.add_key(session, SERVICE, project_id, key, name=name, scopes=scopes, expires_at=ends)
 
@@ -140,7 +140,7 @@ def create_project(
 
     async def create(database: Database) -> Project | None:
         async with database.session() as session:
-            return await keys.add_project(session, SERVICE, name, _vault(database, data_dir, encrypted=encrypted))
+            return await keys.add_project(session, SERVICE, name, _cipher(database, data_dir, encrypted=encrypted))
 
     project = with_database(create, data_dir)
     if project is None:
@@ -207,14 +207,14 @@ def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
     at_hand, _ = masters_at_hand(data_dir)
 
     async def encrypt(database: Database) -> tuple[int, int]:
-        vault = Vault(database, at_hand)
+        cipher = ProjectCipher(database, at_hand)
         async with database.session() as session:
             project = await _project(session, name, locked=True)
             if project.key_destroyed_at is not None:
                 stop(KEY_DESTROYED)
             if not await as_told(session, SERVICE, project) and project.encrypted_at is None:
-                await encrypt_from_now(session, vault, SERVICE, project, wait=SOON)
-        content_keys, id_ = ContentKeys(database, vault), project.project_id
+                await encrypt_from_now(session, cipher, SERVICE, project, wait=SOON)
+        content_keys, id_ = ContentKeys(database, cipher), project.project_id
         sealer = await content_keys.sealer(id_)
         if sealer.key is None:
             await asyncio.sleep(SOON.total_seconds() + 1)
@@ -251,14 +251,14 @@ def destroy_project_key(
                 stop(f"{name} must be encrypted and archived first: 'everthread projects revoke {name}' archives it.")
             if project.key_destroyed_at is not None:
                 stop(f"The key of {name} is destroyed already.")
-        vault = Vault(database, at_hand)
+        cipher = ProjectCipher(database, at_hand)
         try:
-            tried = await vault.tried(but_for=project.project_id)
+            tried = await cipher.tried(but_for=project.project_id)
         except CannotOpen as error:
             stop(f"Cannot use the master key: {error}. Nothing was destroyed.")
         if tried.unopened:
             stop(f"{tried.unopened} keys are sealed by a master key that is not here. Nothing was destroyed.")
-        return project.project_id, await vault.unlocked()
+        return project.project_id, await cipher.unlocked()
 
     project_id, whole = with_database(look, data_dir)
     path = file_of(settings)
@@ -277,10 +277,10 @@ def destroy_project_key(
         stop(f"The changed master key cannot be written: {error.strerror}. Nothing was destroyed.")
 
     async def destroy(database: Database) -> None:
-        await Vault(database, at_hand).keep_nodes(left)
+        await ProjectCipher(database, at_hand).keep_nodes(left)
         async with database.session() as session:
             project = await _project(session, name, locked=True)
-            await destroy_key(session, Vault(database, left), SERVICE, project)
+            await destroy_key(session, ProjectCipher(database, left), SERVICE, project)
 
     with_database(destroy, data_dir)
     echo(f"The key of {name} is destroyed.")
@@ -298,11 +298,11 @@ def destroy_project_key(
         echo(",".join(each.written for each in left.former))
 
 
-def _vault(database: Database, data_dir: Any, *, encrypted: bool = False) -> Vault | None:
+def _cipher(database: Database, data_dir: Any, *, encrypted: bool = False) -> ProjectCipher | None:
     """What a new project is encrypted by; None for one that is not."""
     if not encrypted and not read_settings(data_dir=data_dir).encrypt_projects:
         return None
-    return Vault(database, masters_at_hand(data_dir)[0])
+    return ProjectCipher(database, masters_at_hand(data_dir)[0])
 
 
 def _archive(name: str, data_dir: Any, *, archived: bool) -> None:

@@ -32,7 +32,7 @@ from app.commands import doctor
 from app.db import configured, connecting
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
-from app.process.kept_file import replacing
+from app.process.atomic_file import replacing
 from app.provider.models import Models
 from app.settings import SECRETS, Settings
 

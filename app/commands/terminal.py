@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import configured, connecting
 from app.db.buckets import database_key
 from app.db.engine import Database
-from app.db.replica import Reads
+from app.db.replica import ReplicaReads
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
 from app.settings import EmulatorSettings, OTelSettings, Settings, placeholder_left
@@ -149,7 +149,7 @@ def with_database(
                 return await work(database)
             replica = _connect(given, given.database_read_url, "EVERTHREAD_DATABASE_READ_URL")
             key, lag = await database_key(database), given.database_read_lag_seconds
-            reads = Reads(database, replica, key=key, lag_seconds=lag)
+            reads = ReplicaReads(database, replica, key=key, lag_seconds=lag)
             try:
                 chosen = await reads.caught_up()
                 if chosen is database:

@@ -102,7 +102,7 @@ OLDEST_WRITER = text(
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class ReadHorizon:
     """Up to which moment nothing can be added any more: who follows a list upwards reads no further."""
 
     seconds: float | None = None

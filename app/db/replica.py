@@ -34,7 +34,7 @@ SELECT pg_is_in_recovery() AS is_replica, pg_last_wal_replay_lsn() - '0/0'::pg_l
 """
 
 
-class Reads(Background):
+class ReplicaReads(Background):
     """Where to read: the replica, if there is one that is good enough now; else the primary."""
 
     def __init__(self, primary: Database, replica: Database | None, *, key: bytes, lag_seconds: float) -> None:

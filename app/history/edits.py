@@ -11,14 +11,14 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, case, delete, func, insert, select, text, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.chain import copies
+from app.chain import provider_deletions
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.history import recorded
 from app.history.tables import Share
 from app.http.errors import Conflict
-from app.items.kept import columns, kept_input
+from app.items.stored import columns, kept_input
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
@@ -103,7 +103,7 @@ async def erase_turns(
         The threads whose live ids are to be forgotten: their history has changed.
     """
     project_id, bucket = thread.project_id, thread.bucket
-    await copies.queue(session, project_id, bucket, turn_ids)
+    await provider_deletions.queue(session, project_id, bucket, turn_ids)
     mine = (Item.project_id == project_id, Item.bucket == bucket, Item.turn_id.in_(turn_ids))
     item_ids = list(await session.scalars(select(Item.item_id).where(*mine)))
     for table in (Item, Call):

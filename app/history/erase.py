@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.chain import copies
+from app.chain import provider_deletions
 from app.chain.live_ids import LiveIds
 from app.history.forks import leave_to_forks
 from app.threads import store
@@ -45,6 +45,6 @@ async def erase(
     mine = (Turn.project_id == thread.project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
     turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
     running = list(await session.scalars(select(Turn.id).where(*mine, Turn.status == "in_progress")))
-    await copies.queue(session, thread.project_id, thread.bucket, turn_ids)
+    await provider_deletions.queue(session, thread.project_id, thread.bucket, turn_ids)
     await store.remove(session, names, actor, thread, action)
     return Erased(thread.project_id, {thread.id}, turn_ids, running, inherited)

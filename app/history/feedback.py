@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, Settled, list_object
+from app.db.pagination import Page, ReadHorizon, list_object
 from app.history import messages
 from app.history.tables import Feedback
 from app.http.bodies import Body
@@ -64,11 +64,11 @@ class FeedbackObject(TypedDict):
 
 
 class Feedbacks:
-    def __init__(self, database: Database, turns: Turns, store: TurnStore, settled: Settled) -> None:
+    def __init__(self, database: Database, turns: Turns, store: TurnStore, horizon: ReadHorizon) -> None:
         self._database = database
         self._turns = turns
         self._store = store
-        self._settled = settled
+        self._horizon = horizon
 
     async def add(self, caller: Caller, address: Place, turn_id: str, sent: FeedbackCreate) -> FeedbackObject:
         turn = await self._turns.row(caller, address, turn_id)
@@ -122,7 +122,7 @@ class Feedbacks:
                     raise page.bad_cursor()
                 where.append(tuple_(*order) < tuple(place) if descending else tuple_(*order) > tuple(place))
             if not descending:
-                where.append(Feedback.created_at < await self._settled.until(session))
+                where.append(Feedback.created_at < await self._horizon.until(session))
             by = [column.desc() if descending else column.asc() for column in order]
             rows, more = page.cut(await _with_threads(session, where, by, page.limit + 1))
         return list_object(rows, lambda row: _shown(*row), has_more=more)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import ids
 from app.db.ids import BUCKETS
 from app.history import recorded
-from app.history.copied import copied
+from app.history.fork_copy import copied
 from app.http.errors import Conflict, NotFound
 from app.sealing import ciphertext
 from app.sealing.at_rest import MARK

@@ -6,9 +6,9 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from app.db import ids
-from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED, type_of
 from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
+from app.items.stored import Row, StoredItem, kept_row
 from app.items.unreadable import ContentUnreadable, is_unreadable
 
 
@@ -69,7 +69,7 @@ def as_markdown(title: str | None, rows: Sequence[Row]) -> str:
 
 def brief(item: Item) -> str:
     """What an item that is no message is about, on one line."""
-    kept = Kept(type_of(item) or MALFORMED, "", item)
+    kept = StoredItem(type_of(item) or MALFORMED, "", item)
     for half in kept.kind.carried(item) if kept.kind.pair is not None else []:
         if half["type"] == "function_call":
             return f"{half['name']}({half['arguments']})"
@@ -107,7 +107,7 @@ def _add_half(messages: list[Item], item: Item) -> None:
         messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
 
 
-def _markdown_details(kept: Kept) -> list[str]:
+def _markdown_details(kept: StoredItem) -> list[str]:
     """What stands below the heading of a tool's call or output."""
     if kept.kind.pair is None:
         return []

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 
 from app.db import ids
-from app.items.kept import kept_row
+from app.items.stored import kept_row
 from app.provider.events import encoded
 from app.turns.closing import TERMINAL
 from app.turns.pace import deltas

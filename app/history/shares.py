@@ -17,7 +17,7 @@ from app.history.tables import Share
 from app.http.bodies import WHOLE, Body
 from app.http.describing import Deleted, ItemObject
 from app.http.errors import BadRequest, NotFound
-from app.items.kept import kept_row
+from app.items.stored import kept_row
 from app.items.unreadable import is_unreadable
 from app.projects.auth import Caller
 from app.projects.tables import Project

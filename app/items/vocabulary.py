@@ -1,5 +1,5 @@
 """What items count in tokens, by Qwen's own vocabulary: exact for the models that have it, and too high rather than too
-low for newer ones, whose vocabulary is larger (provider-facts; `memory/learnt.py` sets it right by what comes back).
+low for newer ones, whose vocabulary is larger (provider-facts; `memory/observations.py` sets it right by what comes back).
 
 The vocabulary is the one that Alibaba's `dashscope` package carries. To load it takes a fifth of a second and 64 MB,
 to count 4,800 characters 0.2 to 0.5 ms: it is loaded when something is first counted, and counted in a thread.

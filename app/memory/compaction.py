@@ -28,7 +28,7 @@ from app.items.weights import tokens as weight
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.memory import transcript
-from app.memory.learnt import Learnt
+from app.memory.observations import ModelObservations
 from app.memory.store import Abandoned, Branch, Claim, MemoryStore, Remembered
 from app.memory.summary_check import BadSummary, checked_summary
 from app.process.background import Background
@@ -93,7 +93,7 @@ class Compactions(Background):
         store: MemoryStore,
         accounts: Accounts,
         models: Models,
-        learnt: Learnt,
+        observations: ModelObservations,
         content_keys: ContentKeys,
         limits: RateLimits,
         settings: Settings,
@@ -104,7 +104,7 @@ class Compactions(Background):
         self._content_keys = content_keys
         self._accounts = accounts
         self._models = models
-        self._learnt = learnt
+        self._observations = observations
         self._settings = settings
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
@@ -119,7 +119,7 @@ class Compactions(Background):
         if (wanted := threshold_of(params)) is not None:
             return wanted
         share = self._settings.compaction_share
-        return None if share == 0 else int(share * self._learnt.at(binding).token_budget(family, model))
+        return None if share == 0 else int(share * self._observations.at(binding).token_budget(family, model))
 
     def begin(self, wanted: Wanted, asks: Asks) -> None:
         """Make a compaction in the background, unless the tokens or the money of who asked for the turn are used up:
@@ -180,7 +180,7 @@ class Compactions(Background):
 
     def _budget(self, account: ProviderAccount, model: str) -> int:
         """How many tokens a model reads at an account."""
-        return self._learnt.at(account.binding).token_budget(self._models.of(model), model)
+        return self._observations.at(account.binding).token_budget(self._models.of(model), model)
 
     def _covered(self, branch: Branch, wanted: Wanted, budget: int) -> int:
         """How many of the branch's first turns are to be covered. No tool call is parted from its output.

@@ -10,7 +10,7 @@ from app.chain.reduction import Reduction, Step
 from app.items import vocabulary
 from app.items.kinds import is_encrypted_reasoning, sent_back
 from app.items.shapes import Item
-from app.memory.learnt import Learnt
+from app.memory.observations import ModelObservations
 from app.memory.store import Branch, MemoryStore, Remembered
 from app.provider.models import Family
 
@@ -38,14 +38,14 @@ class Given:
 
 
 class Reader:
-    def __init__(self, store: MemoryStore, learnt: Learnt, *, byte_budget: int | None = None) -> None:
+    def __init__(self, store: MemoryStore, observations: ModelObservations, *, byte_budget: int | None = None) -> None:
         self.store = store
-        self.learnt = learnt
+        self.observations = observations
         self._byte_budget = byte_budget
 
     def target(self, binding: str, family: Family, model: str) -> Target:
         """A model at an account, with what it can take."""
-        budget = self.learnt.at(binding).token_budget(family, model)
+        budget = self.observations.at(binding).token_budget(family, model)
         return Target(binding, model, Abilities(budget, family.sees_images, family.tool_outputs, self._byte_budget))
 
     async def given(
@@ -85,7 +85,7 @@ class Reader:
             items.insert(len(kept), summary.item)
             item_ids.insert(len(kept), summary.source)
         reduced_items = len(items) - len(branch.items) + (reached or 0)
-        abilities, learnt = target.abilities, self.learnt.at(target.binding)
+        abilities, observations = target.abilities, self.observations.at(target.binding)
         rebuilt = rebuild(items, new, abilities, step=step, reduced_items=reduced_items)
         counted = counting or rebuilt.whole > COUNTED_FROM * abilities.token_budget
         if counted:
@@ -93,7 +93,7 @@ class Reader:
             if summary is not None:
                 counts.insert(len(kept), summary.tokens)
             counts += await vocabulary.counts(counted_new)
-            expected = learnt.expected(target.model, counts)
+            expected = observations.expected(target.model, counts)
             rebuilt = rebuild(items, new, abilities, expected, step=step, reduced_items=reduced_items)
         return Given(
             rebuilt.input,

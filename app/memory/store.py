@@ -12,12 +12,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.chain.context import Context
 from app.db import ids
 from app.db.engine import Database
-from app.db.nodes import Nodes
+from app.db.shard_router import ShardRouter
 from app.db.sql import Statement, statements
 from app.http.errors import NotFound
 from app.items import vocabulary
-from app.items.kept import Kept, kept_row
 from app.items.shapes import Item, message
+from app.items.stored import StoredItem, kept_row
 from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.memory.tables import Compaction
 from app.sealing import at_rest
@@ -47,7 +47,7 @@ def as_message(text: str) -> Item:
 class Remembered:
     """An item of a branch, and where it is."""
 
-    kept: Kept
+    kept: StoredItem
     turn_id: UUID
     tokens: int | None
     """What it counts by Qwen's vocabulary, if somebody has counted it."""
@@ -136,7 +136,7 @@ class Claim:
 
 
 class MemoryStore:
-    def __init__(self, database: Database, nodes: Nodes, *, worker_id: UUID, lease_seconds: float) -> None:
+    def __init__(self, database: Database, nodes: ShardRouter, *, worker_id: UUID, lease_seconds: float) -> None:
         self._database = database
         self._nodes = nodes
         self._worker_id = worker_id
@@ -347,7 +347,7 @@ class MemoryStore:
         raise NotFound("The compaction was deleted meanwhile, with something that it covers.", code="compaction_gone")
 
 
-def _readable(project_id: UUID, row: Any) -> Kept:
+def _readable(project_id: UUID, row: Any) -> StoredItem:
     """Return an item of a branch. Raises `ContentUnreadable`."""
     kept = kept_row(ITEMS.opened(project_id, row))
     if is_unreadable(kept.data):

@@ -80,7 +80,7 @@ class Compaction(Base):
     )
 
 
-class LearntModel(Base):
+class ObservedModel(Base):
     """What the provider's answers have shown of a model."""
 
     __tablename__ = "learnt_models"

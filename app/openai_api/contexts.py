@@ -18,10 +18,10 @@ from app.http.describing import OF_A_MODEL, described
 from app.http.errors import BadRequest
 from app.http.services import services, serving
 from app.items.client_door import items_of
-from app.items.kept import kept_input
 from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import unanswered
 from app.items.shapes import Item
+from app.items.stored import kept_input
 from app.items.vocabulary import text_tokens
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_count
@@ -164,7 +164,7 @@ class Contexts:
         frame = {name: value for name in OF_THE_FRAME if (value := (sent.model_extra or {}).get(name))}
         frame |= {name: value for name in ("instructions", "tools") if (value := getattr(sent, name))}
         weight = text_tokens(orjson.dumps(frame).decode()) if frame else 0
-        return given.tokens + self._reader.learnt.at(account.binding).tokens(model, weight)
+        return given.tokens + self._reader.observations.at(account.binding).tokens(model, weight)
 
     def _items(self, caller: Caller, value: Any) -> list[Item]:
         items = items_of(value, references=True) if value is not None else []

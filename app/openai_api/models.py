@@ -12,7 +12,7 @@ from app.http.bodies import json_response
 from app.http.describing import described
 from app.http.errors import NotFound
 from app.http.services import services, serving
-from app.memory.learnt import Learnt, LearntAt
+from app.memory.observations import LearntAt, ModelObservations
 from app.projects.auth import Authenticated
 from app.projects.settings import ProjectSettings
 from app.provider.models import Family, Models
@@ -29,7 +29,7 @@ async def _seen(request: Request, caller: Authenticated) -> LearntAt:
     here = services(request)
     accounts = here[Accounts]
     first = next(iter(await accounts.of(caller.project_id)), accounts.of_settings)
-    return here[Learnt].at(first.binding)
+    return here[ModelObservations].at(first.binding)
 
 
 Seen = Annotated[LearntAt, Depends(_seen)]
@@ -52,40 +52,40 @@ class ModelObject(TypedDict):
 
 
 @router.get("/models", **described("The models that are known.", ListObject[ModelObject]))
-async def listed(caller: Authenticated, models: Known, learnt: Seen) -> Response:
+async def listed(caller: Authenticated, models: Known, observations: Seen) -> Response:
     settings = caller.grant.settings
-    names = {models.default, *models.named(), *learnt.answered(), *settings.aliases}
+    names = {models.default, *models.named(), *observations.answered(), *settings.aliases}
     shown = [name for name in sorted(names) if settings.may_use(name)]
-    return json_response(list_object(shown, lambda name: _shown(name, settings, models, learnt), has_more=False))
+    return json_response(list_object(shown, lambda name: _shown(name, settings, models, observations), has_more=False))
 
 
 @router.get("/models/{model:path}", **described("What is known of a model.", ModelObject))
-async def one(caller: Authenticated, models: Known, learnt: Seen, model: str) -> Response:
+async def one(caller: Authenticated, models: Known, observations: Seen, model: str) -> Response:
     settings = caller.grant.settings
-    named = models.of(model).name or model in (models.default, *learnt.answered(), *settings.aliases)
+    named = models.of(model).name or model in (models.default, *observations.answered(), *settings.aliases)
     if not named or not settings.may_use(model):
         raise NotFound(
             f"Nothing is known of a model {model[:80]!r}. A turn may name it all the same: the provider decides.",
             param="model",
             code="model_not_found",
         )
-    return json_response(_shown(model, settings, models, learnt))
+    return json_response(_shown(model, settings, models, observations))
 
 
-def _shown(name: str, settings: ProjectSettings, models: Models, learnt: LearntAt) -> ModelObject:
+def _shown(name: str, settings: ProjectSettings, models: Models, observations: LearntAt) -> ModelObject:
     """A model under the name that the project has for it."""
     model = settings.resolved(name)
-    return {**model_object(model, models.of(model), learnt), "id": name}
+    return {**model_object(model, models.of(model), observations), "id": name}
 
 
-def model_object(name: str, family: Family, learnt: LearntAt) -> ModelObject:
+def model_object(name: str, family: Family, observations: LearntAt) -> ModelObject:
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": OWNER,
-        "context_window": learnt.window(family, name),
-        "input_budget": learnt.token_budget(family, name),
+        "context_window": observations.window(family, name),
+        "input_budget": observations.token_budget(family, name),
         "max_output_tokens": family.output_limit,
         "input_modalities": ["text", "image"] if family.sees_images else ["text"],
         "reasoning_efforts": list(family.efforts),

@@ -9,12 +9,12 @@ from typing_extensions import TypedDict
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, Settled, list_object
+from app.db.pagination import Page, ReadHorizon, list_object
 from app.history.edits import Edits, append_items
 from app.http.describing import Deleted
 from app.http.errors import APIError, BadRequest, NotFound
-from app.items.kept import Kept, kept_row
 from app.items.kinds import type_of
+from app.items.stored import StoredItem, kept_row
 from app.items.unreadable import marked
 from app.limits.room import check_growth
 from app.limits.service import RateLimits
@@ -43,11 +43,11 @@ class OpenAI:
         replay: Replay,
         live_ids: LiveIds,
         event_log: EventLog,
-        settled: Settled,
+        horizon: ReadHorizon,
         limits: RateLimits,
     ) -> None:
         self._limits = limits
-        self._settled = settled
+        self._horizon = horizon
         self._replay = replay
         self._database = database
         self._names = names
@@ -94,7 +94,7 @@ class OpenAI:
 
     async def conversations(self, caller: Caller, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
-            rows, more = await threads.list_page(session, caller.project_id, threads.Filters(), page, self._settled)
+            rows, more = await threads.list_page(session, caller.project_id, threads.Filters(), page, self._horizon)
         return list_object(rows, conversation_object, has_more=more)
 
     async def responses(self, caller: Caller, after: UUID | None, limit: int) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class OpenAI:
             added = await self._edits.add_items(caller.actor, caller.project_id, ById(id_), items)
         except NotFound as error:
             raise unknown_conversation(ids.conversation_id(id_)) from error
-        kept = [Kept(type_of(item), id_, item) for id_, item in zip(added, items, strict=True)]
+        kept = [StoredItem(type_of(item), id_, item) for id_, item in zip(added, items, strict=True)]
         return list_object(kept, shown_item, has_more=False)
 
     async def items(self, caller: Caller, address: ById, page: "ItemPage") -> dict[str, Any]:
@@ -208,7 +208,7 @@ class ItemPage:
         return next((place for place, row in enumerate(ordered, 1) if row["item_id"] == self.after), None)
 
 
-def shown_item(kept: Kept) -> dict[str, Any]:
+def shown_item(kept: StoredItem) -> dict[str, Any]:
     """An item as OpenAI's clients expect it: complete, its message's content as parts."""
     item = {**kept.shown}
     if kept.type != "message":

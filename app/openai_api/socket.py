@@ -21,9 +21,9 @@ from app.db import ids
 from app.http.bodies import json_response, parsed, too_large
 from app.http.errors import APIError, BadRequest, TooManyRequests
 from app.http.services import Services, services
-from app.items.kept import kept_output
 from app.items.pairs import answers
 from app.items.shapes import Item
+from app.items.stored import kept_output
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
 from app.openai_api.schemas import response_request

@@ -17,13 +17,13 @@ from app.db import ids, wall
 from app.db.engine import Database
 from app.http.errors import APIError, Forbidden, Unauthorized
 from app.http.services import services
-from app.process.fresh import Fresh
+from app.process.refreshing_cache import RefreshingCache
 from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
 from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.sealing import at_rest
-from app.sealing.at_rest import PLAIN, Sealer
+from app.sealing.at_rest import PLAIN, ContentCipher
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
 from app.trail.append import append_record
@@ -60,7 +60,7 @@ class Grant:
     """The key's own; those of the project's keys, if it has none."""
     session_cache: str | None = None
     """The project's own setting: see `Project.session_cache`."""
-    sealer: Sealer | None = PLAIN
+    sealer: ContentCipher | None = PLAIN
     """Writes the project's contents; None if its key is not available."""
     user: str | None = None
     """The end user whose token it is; None for a key."""
@@ -118,7 +118,9 @@ class KeyRing:
         self._database = database
         self._content_keys = content_keys
         self._tokens = tokens
-        self._known: Fresh[bytes | UUID, Grant] = Fresh("keys", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS)
+        self._known: RefreshingCache[bytes | UUID, Grant] = RefreshingCache(
+            "keys", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS
+        )
 
     async def grant(self, key: str, address: str | None) -> Grant | None:
         """What a key opens; None if it is unknown, revoked or past its end, or its project is archived."""
@@ -176,7 +178,7 @@ class KeyRing:
                 await append_record(session, actor, grant.project_id, "key.used", detail=row["first_use"])
         return grant
 
-    async def _sealer(self, row: Any) -> Sealer | None:
+    async def _sealer(self, row: Any) -> ContentCipher | None:
         try:
             return await self._content_keys.sealer_of(row["project_id"], encrypted=row["encrypted"], seals=row["seals"])
         except CannotOpen as error:

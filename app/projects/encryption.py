@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.projects.recorded import record_project
 from app.projects.tables import Project
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.trail.records import Action, Actor
 from app.trail.tables import AuditRecord
 
@@ -23,10 +23,10 @@ SOON = timedelta(seconds=10)
 
 
 async def encrypt_from_now(
-    session: AsyncSession, vault: Vault, actor: Actor, project: Project, *, wait: timedelta = timedelta()
+    session: AsyncSession, cipher: ProjectCipher, actor: Actor, project: Project, *, wait: timedelta = timedelta()
 ) -> None:
     """Write the project's contents sealed from a moment on. Its row is new, or locked."""
-    await vault.key(session, project.project_id)
+    await cipher.key(session, project.project_id)
     project.encrypted_at = await session.scalar(select(func.now() + wait))
     await record_project(session, actor, ENCRYPTED, project, project.name)
 
@@ -48,8 +48,8 @@ async def as_told(session: AsyncSession, actor: Actor, project: Project) -> bool
     return True
 
 
-async def destroy_key(session: AsyncSession, vault: Vault, actor: Actor, project: Project) -> None:
+async def destroy_key(session: AsyncSession, cipher: ProjectCipher, actor: Actor, project: Project) -> None:
     """Delete the key that an archived project's contents are sealed with. Its row is locked."""
-    await vault.destroy(session, project.project_id)
+    await cipher.destroy(session, project.project_id)
     project.key_destroyed_at = await session.scalar(select(func.now()))
     await record_project(session, actor, "project.key_destroyed", project, project.name)

@@ -17,7 +17,7 @@ from app.db.ids import new_uuid
 from app.projects.encryption import encrypt_from_now
 from app.projects.recorded import record_key, record_project
 from app.projects.tables import ApiKey, Project
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 from app.trail import contents
 from app.trail.records import SERVICE, Action, Actor
 from app.trail.users import new_trail_key
@@ -70,7 +70,7 @@ def key_id(id_: UUID) -> str:
 
 
 async def ensure_first_key(
-    database: Database, bootstrap_key: str | None, encrypted_by: Vault | None = None
+    database: Database, bootstrap_key: str | None, encrypted_by: ProjectCipher | None = None
 ) -> str | None:
     """Give a database its first key, which may do everything.
 
@@ -97,7 +97,7 @@ async def ensure_first_key(
     return None if bootstrap_key is not None else key
 
 
-async def ensure_project(database: Database, name: str, encrypted_by: Vault | None = None) -> UUID:
+async def ensure_project(database: Database, name: str, encrypted_by: ProjectCipher | None = None) -> UUID:
     """The project of a name, which is made if it is not there: see `add_project`."""
     async with database.session() as session:
         await add_project(session, SERVICE, name, encrypted_by)
@@ -107,7 +107,7 @@ async def ensure_project(database: Database, name: str, encrypted_by: Vault | No
 
 
 async def add_project(
-    session: AsyncSession, actor: Actor, name: str, encrypted_by: Vault | None = None
+    session: AsyncSession, actor: Actor, name: str, encrypted_by: ProjectCipher | None = None
 ) -> Project | None:
     """A new project; None if there is one of this name.
 

@@ -30,7 +30,7 @@ from app.projects.schemas import (
 )
 from app.projects.settings import ProjectSettings
 from app.projects.tables import ApiKey, Project
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 
 OPERATORS_ALONE = ("archived", "models", "limits", "key_limits", "user_limits")
 """What bounds a project is not the project's own to change."""
@@ -39,9 +39,9 @@ MOST_KEYS = 1000
 
 
 class Projects:
-    def __init__(self, database: Database, ring: KeyRing, vault: Vault, *, encrypts: bool) -> None:
+    def __init__(self, database: Database, ring: KeyRing, cipher: ProjectCipher, *, encrypts: bool) -> None:
         """Args: encrypts: whether every project that is made is encrypted."""
-        self._vault = vault
+        self._cipher = cipher
         self._encrypts = encrypts
         self._database = database
         self._ring = ring
@@ -49,8 +49,8 @@ class Projects:
     async def create(self, caller: Caller, sent: ProjectCreate) -> AdminProjectObject:
         _check_operates(caller)
         async with self._database.session() as session:
-            vault = self._vault if sent.encrypted or self._encrypts else None
-            project = await keys.add_project(session, caller.actor, sent.name, vault)
+            cipher = self._cipher if sent.encrypted or self._encrypts else None
+            project = await keys.add_project(session, caller.actor, sent.name, cipher)
             if project is None:
                 raise Conflict(f"There is a project {sent.name!r} already.", param="name", code="name_taken")
             return project_object(project)

@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from app import schema
 from app.cache.client import Cache
 from app.db.engine import IS_READ_ONLY, Database
-from app.db.replica import Reads
+from app.db.replica import ReplicaReads
 from app.http.bodies import json_response
 from app.http.describing import PLAIN, described
 from app.http.errors import DatabaseUnavailable
@@ -62,7 +62,7 @@ async def readyz(request: Request) -> Response:
         await here[Cache].ping()
     except (RedisError, OSError):
         checks["redis"] = "unreachable"
-    if (replica := here[Reads].state) is not None:
+    if (replica := here[ReplicaReads].state) is not None:
         checks["replica"] = replica  # It is reported: without it, everything is read from the primary.
     ready = checks["postgres"] == "ok" and checks["migrations"] == "ok"
     return json_response({"status": "ready" if ready else "not ready", **checks}, status=200 if ready else 503)

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.accounts.pool import Accounts
-from app.chain import copies
+from app.chain import provider_deletions
 from app.db import wall
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
@@ -68,12 +68,14 @@ class Cleaner(Background):
             pass
 
     async def _delete_copies(self) -> None:
-        while taken := await copies.take(self._database, self._accounts.of_settings.binding, COPIES_AT_ONCE):
+        while taken := await provider_deletions.take(
+            self._database, self._accounts.of_settings.binding, COPIES_AT_ONCE
+        ):
             for row in taken:
                 account = await self._accounts.at(row.project_id, row.binding)
                 if account is not None and await account.provider.delete(row.response_id):
                     with wall.within(row.project_id):
-                        await copies.done(self._database, row)
+                        await provider_deletions.done(self._database, row)
 
     async def _tried(self, work: Awaitable[None]) -> None:
         try:

@@ -27,8 +27,8 @@ import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.items import lexemes
-from app.items.kept import Kept
 from app.items.shapes import text_of
+from app.items.stored import StoredItem
 from app.sealing import ciphertext
 from app.sealing.ciphertext import Place
 
@@ -82,7 +82,7 @@ class ContentKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Sealer:
+class ContentCipher:
     """Writes contents in their stored form."""
 
     key: ContentKey | None = None
@@ -122,7 +122,7 @@ class Sealer:
         return orjson.dumps([self.key.seal(place, "data", text.encode()), self.about(data)]).decode()
 
     def items(
-        self, project_id: UUID, turn_id: UUID, first: int, kept: Sequence[Kept], texts: Sequence[str]
+        self, project_id: UUID, turn_id: UUID, first: int, kept: Sequence[StoredItem], texts: Sequence[str]
     ) -> Sequence[str]:
         """Return the documents of a turn's items. Args: first: the position of the first of them."""
         if self.key is None:
@@ -185,18 +185,18 @@ class Sealer:
         return self.key.hashed("word", word.encode("utf-8", "surrogatepass"), HASH_BYTES).hex()
 
 
-PLAIN = Sealer()
+PLAIN = ContentCipher()
 
-_sealer: ContextVar[Sealer] = ContextVar("sealer")
+_sealer: ContextVar[ContentCipher] = ContextVar("sealer")
 
 
-def begin_with(sealer: Sealer) -> None:
+def begin_with(sealer: ContentCipher) -> None:
     """Write contents with this sealer from here on, in this request and in the tasks that it starts."""
     _sealer.set(sealer)
 
 
 @contextmanager
-def written_with(sealer: Sealer) -> Iterator[None]:
+def written_with(sealer: ContentCipher) -> Iterator[None]:
     """Write contents with this sealer within."""
     token = _sealer.set(sealer)
     try:
@@ -210,7 +210,7 @@ def has_sealer() -> bool:
     return _sealer.get(None) is not None
 
 
-def sealer() -> Sealer:
+def sealer() -> ContentCipher:
     """Return the sealer of the current project.
 
     Raises:

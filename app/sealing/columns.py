@@ -25,7 +25,7 @@ from sqlalchemy.types import TypeDecorator
 from app.db.base import Base
 from app.items.unreadable import CODE, Unreadable, unreadable_item
 from app.sealing import opening
-from app.sealing.at_rest import ESCAPE, SALT_BYTES, Sealer
+from app.sealing.at_rest import ESCAPE, SALT_BYTES, ContentCipher
 from app.sealing.ciphertext import CannotOpen, KeyDestroyed, Place
 
 log = structlog.get_logger()
@@ -76,11 +76,11 @@ class Sealable(TypeDecorator[Any]):
         """Return the value of a stored one. Raises `CannotOpen`."""
         raise NotImplementedError
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: Any) -> Any:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: Any) -> Any:
         """Return the stored form of a value that is not empty."""
         raise NotImplementedError
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: Any) -> Any:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: Any) -> Any:
         """Return the sealed form of a value that lies open, as `as_text` reads it."""
         raise NotImplementedError
 
@@ -103,17 +103,17 @@ class SealedText(Sealable):
     def opened(self, place: Place, field: str, stored: str) -> str:
         return opening.text(place, field, stored)
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: str) -> str | None:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: str) -> str | None:
         return sealer.text(place, field, value)
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: str) -> str | None:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: str) -> str | None:
         return self.written(sealer, place, field, opening.text(place, field, stored))
 
 
 class SealedTitle(SealedText):
     """A text that can be searched."""
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: str) -> str | None:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: str) -> str | None:
         return sealer.title(place, field, value)
 
 
@@ -128,10 +128,10 @@ class SealedTexts(Sealable):
     def opened(self, place: Place, field: str, stored: list[str]) -> list[str]:
         return opening.texts(place, field, stored)
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: list[str]) -> list[str]:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: list[str]) -> list[str]:
         return sealer.texts(place, field, value)
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: list[str]) -> list[str]:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: list[str]) -> list[str]:
         return sealer.texts(place, field, opening.texts(place, field, stored))
 
 
@@ -146,10 +146,10 @@ class SealedSalt(Sealable):
     def opened(self, place: Place, field: str, stored: bytes) -> bytes:
         return opening.salt(place, stored)
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: bytes) -> bytes | None:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: bytes) -> bytes | None:
         return sealer.salt(value, place)
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: bytes) -> bytes | None:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: bytes) -> bytes | None:
         return sealer.salt(stored, place)
 
 
@@ -169,10 +169,10 @@ class SealedDigest(Sealable):
     def needs_opening(self, stored: bytes) -> bool:
         return False
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: bytes) -> bytes:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: bytes) -> bytes:
         return sealer.digest(value)
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: bytes) -> bytes:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: bytes) -> bytes:
         return sealer.digest(stored)
 
 
@@ -192,11 +192,11 @@ class SealedDocument(Sealable):
         """Return a value that was read as text, in the bytes that were written."""
         return opening.document_text(place, field, stored)
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: Any) -> Any:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: Any) -> Any:
         text = sealer.document(place, field, orjson.dumps(value).decode())
         return value if sealer.key is None and isinstance(value, dict) else orjson.loads(text or "null")
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: str) -> str | None:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: str) -> str | None:
         return sealer.document(place, field, opening.document_text(place, field, stored))
 
     def unreadable(self, row: Mapping[str, Any], field: str) -> Any:
@@ -222,10 +222,10 @@ class SealedItem(SealedDocument):
             raise CannotOpen("it is not an item")
         return found
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: Any) -> Any:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: Any) -> Any:
         return value if sealer.key is None else orjson.loads(sealer.item(place, value, orjson.dumps(value).decode()))
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: str) -> str | None:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: str) -> str | None:
         return sealer.item(place, orjson.loads(stored), stored)
 
     def unreadable(self, row: Mapping[str, Any], field: str) -> Any:
@@ -242,10 +242,10 @@ class SealedMetadata(Sealable):
     def opened(self, place: Place, field: str, stored: Any) -> Any:
         return opening.metadata(place, stored)
 
-    def written(self, sealer: Sealer, place: Place, field: str, value: Any) -> Any:
+    def written(self, sealer: ContentCipher, place: Place, field: str, value: Any) -> Any:
         return sealer.metadata(place, value)
 
-    def sealed(self, sealer: Sealer, place: Place, field: str, stored: str) -> str:
+    def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: str) -> str:
         return orjson.dumps(sealer.metadata(place, orjson.loads(stored))).decode()
 
     def unreadable(self, row: Mapping[str, Any], field: str) -> Any:
@@ -301,7 +301,7 @@ class Rows:
         found, failed = _opened(place, names, row)
         return {**row, **found, **({"unreadable": failed} if failed else {})}
 
-    def written(self, sealer: Sealer, values: Mapping[str, Any], place: Place | None = None) -> dict[str, Any]:
+    def written(self, sealer: ContentCipher, values: Mapping[str, Any], place: Place | None = None) -> dict[str, Any]:
         """Return values of a row, by their attributes, in the form in which they are inserted.
 
         Args:

@@ -9,9 +9,9 @@ import structlog
 from app.db import wall
 from app.db.engine import Database
 from app.sealing import ciphertext
-from app.sealing.at_rest import PLAIN, ContentKey, Sealer
+from app.sealing.at_rest import PLAIN, ContentCipher, ContentKey
 from app.sealing.ciphertext import CannotOpen
-from app.sealing.vault import Vault
+from app.sealing.project_cipher import ProjectCipher
 
 log = structlog.get_logger()
 
@@ -63,9 +63,9 @@ async def cleared(database: Database) -> Sequence[tuple[UUID, str]]:
 
 
 class ContentKeys:
-    def __init__(self, database: Database, vault: Vault) -> None:
+    def __init__(self, database: Database, cipher: ProjectCipher) -> None:
         self._database = database
-        self._vault = vault
+        self._cipher = cipher
         self._keys: dict[UUID, ContentKey] = {}
         self._sealing: set[UUID] = set()
         """Projects that seal what they write. That does not end, whatever their rows say."""
@@ -76,7 +76,7 @@ class ContentKeys:
             log.error("a project's encrypted_at was changed by hand; its contents are still sealed", name=name)
             self._sealing.add(project_id)
 
-    async def sealer(self, project_id: UUID) -> Sealer:
+    async def sealer(self, project_id: UUID) -> ContentCipher:
         """Return how contents are written for a project, looked up now: for work outside of requests.
 
         Raises:
@@ -89,7 +89,7 @@ class ContentKeys:
             return PLAIN
         return await self.sealer_of(project_id, encrypted=state.encrypted, seals=state.seals)
 
-    async def sealer_of(self, project_id: UUID, *, encrypted: bool, seals: bool) -> Sealer:
+    async def sealer_of(self, project_id: UUID, *, encrypted: bool, seals: bool) -> ContentCipher:
         """Return the same where it is known whether the project has a key for its contents, and whether it seals."""
         if seals and encrypted:
             self._sealing.add(project_id)
@@ -98,7 +98,7 @@ class ContentKeys:
         if not encrypted:
             return PLAIN
         key = self._keys.get(project_id) or await self._load(project_id)
-        return Sealer(key) if seals else PLAIN
+        return ContentCipher(key) if seals else PLAIN
 
     async def load(self, project_id: UUID) -> None:
         """Have a project's key in this process, so that its contents can be opened.
@@ -116,7 +116,7 @@ class ContentKeys:
             log.warning("a project's key is not available", why=str(error))
 
     async def _load(self, project_id: UUID) -> ContentKey:
-        found = await self._vault.keys(project_id)
+        found = await self._cipher.keys(project_id)
         if not found:
             log.error("a project's contents are sealed, and its key is gone")
             raise CannotOpen("the project's key is gone")

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.base import Base
 from app.db.engine import Database
-from app.sealing.at_rest import Sealer
+from app.sealing.at_rest import ContentCipher
 from app.sealing.ciphertext import Place
 from app.sealing.columns import Sealable, SealedDigest, rows_of
 
@@ -26,7 +26,7 @@ WHERE t.project_id = $1 AND t.status = 'in_progress' AND t.arrived_at < p.encryp
 
 
 async def encrypt(
-    database: Database, project_id: UUID, sealer: Sealer, advance: Callable[[int], None] = lambda count: None
+    database: Database, project_id: UUID, sealer: ContentCipher, advance: Callable[[int], None] = lambda count: None
 ) -> int:
     """Seal what lies open of a project. The service goes on meanwhile; what dies on the way is done by the next call.
 
@@ -56,7 +56,7 @@ async def encrypt(
     return done
 
 
-def _place(model: type[Base], sealer: Sealer, project_id: UUID, row: Any) -> Place:
+def _place(model: type[Base], sealer: ContentCipher, project_id: UUID, row: Any) -> Place:
     """Return the place of a row. A digest that it is bound to is keyed in the same statement."""
     of = rows_of(model)
     keyed = [
@@ -126,7 +126,7 @@ async def _seal(
     columns: Mapping[str, Sealable],
     place: Place,
     row: Any,
-    sealer: Sealer,
+    sealer: ContentCipher,
     places: list[str],
 ) -> None:
     values = {

@@ -23,7 +23,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from app.process.kept_file import kept, replacing
+from app.process.atomic_file import kept, replacing
 from app.settings import Settings
 
 KEY_FILE = "master.key"
@@ -117,7 +117,7 @@ class Master:
 
     def cipher_of(self, project_id: UUID) -> AESGCM | None:
         """Return what a project's key is sealed with; None where this master key opens it no more."""
-        leaf = _way(project_id)
+        leaf = _execution(project_id)
         for depth in range(LEAF_BITS + 1):
             if (key := self.nodes.get(leaf[:depth])) is not None:
                 return AESGCM(_below(key, leaf[depth:]))
@@ -125,7 +125,7 @@ class Master:
 
     def without(self, project_id: UUID) -> "Master":
         """Return a master key that opens what this one opens, except this project's key."""
-        leaf = _way(project_id)
+        leaf = _execution(project_id)
         kept: dict[str, bytes] = {}
         for way, key in self.nodes.items():
             if not leaf.startswith(way):
@@ -171,7 +171,7 @@ def _key(digits: str) -> bytes:
 
 
 @lru_cache(maxsize=10_000)
-def _way(project_id: UUID) -> str:
+def _execution(project_id: UUID) -> str:
     """The way to a project's leaf, in bits."""
     digest = hashlib.sha256(project_id.bytes).digest()
     return f"{int.from_bytes(digest, 'big'):0256b}"[:LEAF_BITS]

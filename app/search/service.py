@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import list_object
-from app.db.replica import Reads
+from app.db.replica import ReplicaReads
 from app.http.errors import BadRequest
 from app.items import lexemes
 from app.items.shapes import text_of
@@ -77,7 +77,7 @@ class HitObject(TypedDict):
 
 
 class Search:
-    def __init__(self, database: Database, reads: Reads) -> None:
+    def __init__(self, database: Database, reads: ReplicaReads) -> None:
         """Args: reads: where it is looked. What is shown comes from `database`: nothing that has just been deleted."""
         self._database = database
         self._reads = reads

@@ -11,7 +11,7 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, Settled, list_object
+from app.db.pagination import Page, ReadHorizon, list_object
 from app.http.errors import BadRequest, Conflict, Forbidden
 from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
@@ -36,12 +36,14 @@ MOST_COUNTED = 10_000
 
 
 class Threads:
-    def __init__(self, database: Database, names: Names, users: UserKeys, settled: Settled, limits: RateLimits) -> None:
+    def __init__(
+        self, database: Database, names: Names, users: UserKeys, horizon: ReadHorizon, limits: RateLimits
+    ) -> None:
         self._limits = limits
         self._database = database
         self._names = names
         self._users = users
-        self._settled = settled
+        self._horizon = horizon
 
     async def get_or_create(self, caller: Caller, called: str, sent: ThreadPut) -> tuple[ThreadObject, bool]:
         """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
@@ -64,7 +66,7 @@ class Threads:
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
-            rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._settled)
+            rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._horizon)
             heads = await store.heads(session, rows)
         return list_object(rows, lambda row: _as_called(caller, thread_object(row, heads[row.id])), has_more=has_more)
 

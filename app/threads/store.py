@@ -30,7 +30,7 @@ from sqlalchemy.sql import func
 
 from app.chain.context import Context
 from app.db import ids
-from app.db.pagination import Page, Settled
+from app.db.pagination import Page, ReadHorizon
 from app.http.errors import Conflict, NotFound
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
@@ -268,7 +268,7 @@ async def record_change(
 
 
 async def list_page(
-    session: AsyncSession, project_id: UUID, filters: Filters, page: Page, settled: Settled
+    session: AsyncSession, project_id: UUID, filters: Filters, page: Page, horizon: ReadHorizon
 ) -> tuple[Sequence[Thread], bool]:
     """One page, and whether more rows follow it.
 
@@ -281,7 +281,7 @@ async def list_page(
         place = await _place(session, project_id, cursor, by_activity=filters.by == "activity")
         if place is None:
             raise page.bad_cursor()
-    until = None if descending else await settled.until(session)
+    until = None if descending else await horizon.until(session)
     listed = _listed(project_id, filters, page.limit + 1, downwards=descending, place=place, until=until)
     # By a statement of its own: a cluster joins what a function finds with nothing.
     in_order = select(listed.c.bucket, listed.c.id).order_by(listed.c.place)
@@ -291,7 +291,7 @@ async def list_page(
     by_key = and_(Thread.project_id == project_id, Thread.bucket == these.c.bucket, Thread.id == these.c.id)
     found = {thread.id: thread for thread in await session.scalars(select(Thread).join(these, by_key))}
     if len(found) < len(places):  # One was deleted between the two.
-        return await list_page(session, project_id, filters, page, settled)
+        return await list_page(session, project_id, filters, page, horizon)
     return page.cut([found[id_] for id_ in places])
 
 

@@ -12,7 +12,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.history.tables import Share
 from app.http.errors import BadRequest
-from app.items.kept import imported_type
+from app.items.stored import imported_type
 from app.memory.tables import Compaction
 from app.projects.auth import Caller
 from app.sealing import at_rest

@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from app.cache.client import Cache, reason
-from app.cache.seal import Seal
+from app.cache.value_mac import ValueMac
 
 log = structlog.get_logger()
 
@@ -20,7 +20,7 @@ CHANNEL = "everthread:cancel"
 class CancelSignals:
     """Tells every worker that a turn is to be stopped."""
 
-    def __init__(self, cache: Cache, seal: Seal) -> None:
+    def __init__(self, cache: Cache, seal: ValueMac) -> None:
         self._cache = cache
         self._seal = seal
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from app.http.errors import APIError, Conflict, DatabaseUnavailable
-from app.items.kept import Kept, kept_output
+from app.items.stored import StoredItem, kept_output
 from app.provider.events import own_frame
 from app.turns.pieces import Body, Piece
 from app.turns.streamed import output_of
@@ -47,7 +47,7 @@ class Closing:
     status: Ended
     continuation: str | None = None
     calls: Sequence[CallRecord] = ()
-    output: Sequence[Kept] = ()
+    output: Sequence[StoredItem] = ()
     response: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     error: dict[str, Any] | None = None

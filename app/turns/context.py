@@ -7,7 +7,7 @@ from app.chain.continuation import Continuation
 from app.items import vocabulary
 from app.items.shapes import fields_of
 from app.items.weights import count
-from app.memory.learnt import SMALLEST_CUT, Learnt
+from app.memory.observations import SMALLEST_CUT, ModelObservations
 from app.turns.running import Running, Sent
 
 FLOOR_BYTES_PER_TOKEN = 6
@@ -60,14 +60,14 @@ def wants_cache(mode: str, context: Context, weight: int) -> bool:
     return weight >= SMALLEST_CACHED and context.quick >= PAYS_FROM
 
 
-async def after(running: Running, usage: Any, learnt_of: Learnt, now: float) -> Context:
+async def after(running: Running, usage: Any, learnt_of: ModelObservations, now: float) -> Context:
     """The context of a turn that was answered. A cut of the provider's is seen here, and the window learnt from it.
 
     Args:
         usage: what the provider has counted for the answer.
         now: Unix seconds.
     """
-    request, sent, learnt = running.turn.request, running.sent, learnt_of.at(running.account.binding)
+    request, sent, observations = running.turn.request, running.sent, learnt_of.at(running.account.binding)
     said = fields_of(usage)
     reported, spoken = count(said.get("input_tokens")), count(said.get("output_tokens"))
     reasoned = count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens"))
@@ -76,20 +76,20 @@ async def after(running: Running, usage: Any, learnt_of: Learnt, now: float) -> 
     plain = reported > 0 and not fields_of(said.get("x_tools"))
     cut = False
     if plain and running.continuation is Continuation.CHAINED:
-        cut = learnt.is_cut(request.model, sent.floor * TOLERANCE, reported)
+        cut = observations.is_cut(request.model, sent.floor * TOLERANCE, reported)
     elif plain:
         expected = sent.expected
         if expected is None and SMALLEST_CUT <= reported < SUSPICIOUS_SHARE * sent.weight:
-            expected = sent.frame + learnt.tokens(request.model, sum(await vocabulary.counts(running.input)))
+            expected = sent.frame + observations.tokens(request.model, sum(await vocabulary.counts(running.input)))
         if expected is not None:
-            cut = learnt.reported(request.model, expected, reported)
+            cut = observations.reported(request.model, expected, reported)
     before = running.context
     pace = before.quick
     if before.at:
         soon = running.turn.created_at.timestamp() - before.at < CACHE_SECONDS
         pace = round(pace + LATEST_SHARE * (soon - pace), 3)
     return Context(
-        window=learnt.window(request.family, request.model),
+        window=observations.window(request.family, request.model),
         tokens=(reported + spoken) or sent.weight,
         floor=int(max(reported, 0 if cut else sent.floor) + OUTPUT_SHARE * carried) if plain else 0,
         frame=sent.frame,

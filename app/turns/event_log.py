@@ -11,9 +11,9 @@ from redis.exceptions import RedisError
 
 from app.cache.client import Cache, reason
 from app.cache.connect import Client
-from app.cache.seal import Seal
+from app.cache.value_mac import ValueMac
 from app.sealing import opening
-from app.sealing.at_rest import Sealer
+from app.sealing.at_rest import ContentCipher
 from app.sealing.ciphertext import CannotOpen, Place
 from app.telemetry import metrics
 
@@ -29,13 +29,13 @@ class LogBroken(Exception):
 
 
 class EventLog:
-    def __init__(self, cache: Cache, seal: Seal, *, keep_seconds: int) -> None:
+    def __init__(self, cache: Cache, seal: ValueMac, *, keep_seconds: int) -> None:
         self._cache = cache
         self._seal = seal
         self._keep_seconds = keep_seconds
 
     async def append(
-        self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], sealer: Sealer, *, last: bool
+        self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], sealer: ContentCipher, *, last: bool
     ) -> bool:
         """Write a batch in one round trip. False if Redis is away: the turn goes on without its log.
 
@@ -141,7 +141,7 @@ def _entries(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
     return list(answer[0][1])
 
 
-def _sealed(sealer: Sealer, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes]) -> bytes:
+def _sealed(sealer: ContentCipher, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes]) -> bytes:
     return sealer.bytes(_place(project_id, turn_id, first), "events", b"".join(frames))
 
 

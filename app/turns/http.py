@@ -31,7 +31,7 @@ from app.turns.client import Client, ClientLeft
 from app.turns.closing import TurnGone, gone_frame
 from app.turns.events import EventStream
 from app.turns.opening import Joined
-from app.turns.replay import Kept, Replay, events_of
+from app.turns.replay import Replay, StoredItem, events_of
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.running import Running
 from app.turns.schemas import Origin, TurnRequest
@@ -235,7 +235,7 @@ class _AwaitedTurn(Awaited):
         return EventStream(frames, listener, headers, heartbeat=self.seconds, on_left=on_left)
 
 
-async def _ended(replay: Replay, client: Client, joined: Joined) -> Kept:
+async def _ended(replay: Replay, client: Client, joined: Joined) -> StoredItem:
     ended = asyncio.ensure_future(replay.ended(joined.project_id, joined.turn_id))
     try:
         await client.wait_for(ended)

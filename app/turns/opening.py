@@ -10,8 +10,8 @@ from uuid import UUID
 
 from app.db import ids
 from app.http.errors import BadRequest, Conflict, DatabaseUnavailable, ServiceStopping
-from app.items.kept import kept_row
 from app.items.shapes import Item
+from app.items.stored import kept_row
 from app.items.unreadable import is_unreadable
 from app.provider.refusals import is_retried
 from app.settings import Settings

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-from app.sealing.at_rest import Sealer
+from app.sealing.at_rest import ContentCipher
 from app.turns.event_log import EventLog
 from app.turns.events import Events
 from app.turns.pace import Pace
@@ -13,7 +13,14 @@ from app.turns.pace import Pace
 
 class Recorder:
     def __init__(
-        self, event_log: EventLog, project_id: UUID, turn_id: UUID, sealer: Sealer, *, logs: bool, flush_seconds: float
+        self,
+        event_log: EventLog,
+        project_id: UUID,
+        turn_id: UUID,
+        sealer: ContentCipher,
+        *,
+        logs: bool,
+        flush_seconds: float,
     ) -> None:
         """Args: logs: whether events go to the log. flush_seconds: how long they are gathered before they do."""
         self.events = Events()

@@ -27,6 +27,7 @@ from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
 from app.turns.closer import Closer
 from app.turns.event_log import EventLog
+from app.turns.execution import TurnExecution
 from app.turns.opening import Joined, Opening
 from app.turns.recorder import Recorder
 from app.turns.relay import Relay
@@ -35,7 +36,6 @@ from app.turns.schemas import TurnRequest
 from app.turns.spool import Spool
 from app.turns.store import Opened, TurnStore
 from app.turns.titles import Titles
-from app.turns.way import Way
 from app.usage.hours import TurnHours
 
 log = structlog.get_logger()
@@ -64,7 +64,9 @@ class Runner:
         self._event_log = event_log
         self._settings = settings
         self._closer = Closer(store, spool)
-        self._way = Way(store, accounts, live_ids, self._closer, reader, compactions, killable, settings)
+        self._execution = TurnExecution(
+            store, accounts, live_ids, self._closer, reader, compactions, killable, settings
+        )
         self._compactions = compactions
         self._titles = titles
         self._running: dict[UUID, Running] = {}
@@ -88,7 +90,7 @@ class Runner:
             ServiceStopping: the process takes no turns any more.
         """
         self._check_bytes(request)
-        if self._way.ending:
+        if self._execution.ending:
             raise ServiceStopping
         if len(self._running) >= self._most_turns:
             raise Overloaded(
@@ -133,7 +135,7 @@ class Runner:
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
             bind_contextvars(**ids.in_logs(turn.project_id, turn.thread_id, turn.id))
-            running.task = asyncio.create_task(self._way.run(running), name=ids.turn_id(turn.id))
+            running.task = asyncio.create_task(self._execution.run(running), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
         client.running = running
         if not request.background or request.stream:
@@ -217,7 +219,7 @@ class Runner:
 
     async def end(self) -> None:
         """Close the turns that still run with what they have said, and take no more."""
-        self._way.ending = self._opening.ending = True
+        self._execution.ending = self._opening.ending = True
         self._closer.drained()
         for running in list(self._running.values()):
             if running.task is not None and not running.closing:

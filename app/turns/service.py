@@ -9,9 +9,9 @@ from app.db import ids
 from app.db.pagination import Page, list_object
 from app.http.errors import BadRequest, NotFound
 from app.items.client_door import COMPACTION, REFERENCE
-from app.items.kept import Kept, Row, kept_row
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
+from app.items.stored import Row, StoredItem, kept_row
 from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.limits.room import check_room
 from app.limits.service import RateLimits
@@ -184,7 +184,7 @@ class Turns:
         return row
 
 
-def _readable(row: Row) -> Kept:
+def _readable(row: Row) -> StoredItem:
     """Return an item that a request needs. Raises `ContentUnreadable`."""
     kept = kept_row(row)
     if is_unreadable(kept.data):

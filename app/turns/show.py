@@ -15,8 +15,8 @@ from app.chain.context import Context, ContextObject
 from app.db import ids
 from app.http.describing import ItemObject
 from app.http.errors import APIError
-from app.items.kept import kept_row
 from app.items.shapes import Item, fields_of, text_of
+from app.items.stored import kept_row
 from app.items.unreadable import marked
 from app.provider.account import account as account_of
 from app.threads.schemas import optional_turn_id

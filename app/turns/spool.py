@@ -21,7 +21,7 @@ import structlog
 
 from app.db import wall
 from app.http.errors import ThreadLocked
-from app.items.kept import Kept
+from app.items.stored import StoredItem
 from app.sealing import opening
 from app.sealing.at_rest import PLAIN
 from app.sealing.ciphertext import CannotOpen, Place
@@ -205,7 +205,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         closing["status"],
         closing["continuation"],
         [_read_call(call) for call in closing["calls"]],
-        [Kept(str(item["type"]), str(item["id"]), dict(item["data"])) for item in closing["output"]],
+        [StoredItem(str(item["type"]), str(item["id"]), dict(item["data"])) for item in closing["output"]],
         closing["response"],
         closing["usage"],
         closing["error"],

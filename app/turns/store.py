@@ -20,11 +20,11 @@ from app.chain.context import Context
 from app.chain.live_ids import LiveId
 from app.db import ids, wall
 from app.db.engine import Database
-from app.db.nodes import Nodes
 from app.db.pagination import Page
+from app.db.shard_router import ShardRouter
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
-from app.items.kept import columns, kept_input
 from app.items.kinds import CALLS
+from app.items.stored import columns, kept_input
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
@@ -72,7 +72,7 @@ class Opened:
     salt: bytes
     parent_forgotten: bool = False
     """The parent's response id is of no use any more, whatever Redis says."""
-    sealer: at_rest.Sealer = at_rest.PLAIN
+    sealer: at_rest.ContentCipher = at_rest.PLAIN
 
     @property
     def closable(self) -> "Closable":
@@ -94,7 +94,7 @@ class Closable:
     """How many items of input it has: those of the output come after them."""
     salt: bytes
     actor: Actor
-    sealer: at_rest.Sealer
+    sealer: at_rest.ContentCipher
     """Its project's."""
 
     @property
@@ -119,7 +119,14 @@ class Busy(Conflict):
 
 class TurnStore:
     def __init__(
-        self, database: Database, nodes: Nodes, names: Names, users: UserKeys, *, worker_id: UUID, lease_seconds: float
+        self,
+        database: Database,
+        nodes: ShardRouter,
+        names: Names,
+        users: UserKeys,
+        *,
+        worker_id: UUID,
+        lease_seconds: float,
     ) -> None:
         self._database = database
         self._nodes = nodes

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.pagination import ListObject, Seconds, list_object
-from app.db.replica import Reads
+from app.db.replica import ReplicaReads
 from app.http.bodies import json_response
 from app.http.describing import described
 from app.http.errors import BadRequest
@@ -67,7 +67,7 @@ class UsageObject(TypedDict):
 )
 async def get(
     caller: Authenticated,
-    reads: Annotated[Reads, serving(Reads)],
+    reads: Annotated[ReplicaReads, serving(ReplicaReads)],
     models: Annotated[Models, serving(Models)],
     group_by: Annotated[Group, Query()] = "day",
     since: Seconds = None,
@@ -138,7 +138,7 @@ class HourObject(TypedDict):
 )
 async def hours(
     caller: Authenticated,
-    reads: Annotated[Reads, serving(Reads)],
+    reads: Annotated[ReplicaReads, serving(ReplicaReads)],
     since: Seconds = None,
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,

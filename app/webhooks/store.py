@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Settled
+from app.db.pagination import ReadHorizon
 from app.trail.append import append_record
 from app.trail.records import Action, Actor
 from app.webhooks.events import data_of, type_of
@@ -96,9 +96,9 @@ DELETE FROM webhook_deliveries WHERE status = 'delivered' AND delivered_at < now
 
 
 class WebhookStore:
-    def __init__(self, database: Database, settled: Settled) -> None:
+    def __init__(self, database: Database, horizon: ReadHorizon) -> None:
         self._database = database
-        self._settled = settled
+        self._horizon = horizon
 
     async def listed(self, project_id: UUID) -> list[WebhookRow]:
         return await self._database.fetch(LISTED, project_id)
@@ -142,7 +142,7 @@ class WebhookStore:
     async def until(self) -> datetime:
         """Before this moment, the trail has all that it will have."""
         async with self._database.session() as session:
-            return await self._settled.until(session)
+            return await self._horizon.until(session)
 
     async def read_on(self, webhook: WebhookRow, until: datetime) -> bool:
         """Write the deliveries for what has happened since the webhook's trail was read last. Whether there is more."""

@@ -10,7 +10,7 @@ from hashlib import blake2b
 MAC_BYTES = 16
 
 
-class Seal:
+class ValueMac:
     def __init__(self, key: bytes) -> None:
         self._key = key
 

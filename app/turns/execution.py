@@ -75,7 +75,7 @@ SMALLER_SHARE = 0.8
 """Of an input that was refused as too long: what is sent next, where the provider has not said how long one may be."""
 
 
-class Way:
+class TurnExecution:
     def __init__(
         self,
         store: TurnStore,
@@ -413,7 +413,7 @@ class Way:
             return None
         weight, limit = running.sent.weight, failure.limit_in(found.message)
         if limit is not None:
-            self._reader.learnt.at(running.account.binding).refused(request.model, limit)
+            self._reader.observations.at(running.account.binding).refused(request.model, limit)
         target = self._target(running)
         budget = min(target.abilities.token_budget, int(SMALLER_SHARE * weight), limit or weight)
         body = await self._rebuild(running, replace(target, abilities=replace(target.abilities, token_budget=budget)))
@@ -556,7 +556,7 @@ class Way:
         now = time.time()
         response["completed_at"] = int(now)
         usage = response.get("usage")
-        running.context = await context.after(running, running.counted or usage, self._reader.learnt, now)
+        running.context = await context.after(running, running.counted or usage, self._reader.observations, now)
         closing = Closing(
             answer.status,
             output=answer.output,

@@ -17,7 +17,7 @@ NEUTRAL: Item = {"type": MALFORMED}
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredItem:
     type: str
     """`malformed` where the item has not the shape of its own type: what looks into it looks at `item`."""
     id: str
@@ -42,24 +42,24 @@ class Kept:
         return {"id": self.id, **{name: value for name, value in self.data.items() if name != "id"}}
 
 
-def kept_input(items: Iterable[Item]) -> list[Kept]:
+def kept_input(items: Iterable[Item]) -> list[StoredItem]:
     """A client's items, through the door by now. Their ids are ours: one that is given names an item that is there."""
-    return [Kept(type_of(item), provider_door.new_id(type_of(item), uuid7().hex), item) for item in items]
+    return [StoredItem(type_of(item), provider_door.new_id(type_of(item), uuid7().hex), item) for item in items]
 
 
-def kept_output(output: Any, *, own_ids: bool = False) -> list[Kept]:
+def kept_output(output: Any, *, own_ids: bool = False) -> list[StoredItem]:
     """What the provider has given as its output, whatever it is.
 
     Args:
         own_ids: whether all get ids of ours: the provider's are those of other items.
     """
-    found: dict[str, Kept] = {}
+    found: dict[str, StoredItem] = {}
     for item in provider_door.items_of(output):
         type_ = provider_door.stored_type(item)
         id_ = provider_door.usable_id(item.get("id"))
         if id_ is None or id_ in found or own_ids:
             id_ = provider_door.new_id(type_, uuid7().hex)
-        found[id_] = Kept(type_, id_, item)
+        found[id_] = StoredItem(type_, id_, item)
     return list(found.values())
 
 
@@ -69,10 +69,10 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-def kept_row(row: Row) -> Kept:
+def kept_row(row: Row) -> StoredItem:
     """An item read back. One that cannot be opened has no shape to rely on."""
     data = row["data"]
-    return Kept(MALFORMED if is_unreadable(data) else row["type"], row["item_id"], data)
+    return StoredItem(MALFORMED if is_unreadable(data) else row["type"], row["item_id"], data)
 
 
 def imported_type(origin: str, data: Item) -> str:
@@ -86,7 +86,7 @@ def imported_type(origin: str, data: Item) -> str:
     return type_of(item) if item == data else MALFORMED
 
 
-def columns(items: Sequence[Kept]) -> tuple[list[str], list[str], list[str]]:
+def columns(items: Sequence[StoredItem]) -> tuple[list[str], list[str], list[str]]:
     """Items as the arrays (types, ids, data) that an insert unnests."""
     return (
         [item.type for item in items],

@@ -33,7 +33,7 @@ async def is_distributed(database: Database) -> bool:
     return await database.fetchrow("SELECT FROM pg_extension WHERE extname = 'citus'") is not None
 
 
-class Nodes(Background):
+class ShardRouter(Background):
     """Connections to the nodes of a cluster, besides those to its coordinator."""
 
     def __init__(self, database: Database, *, routed: bool) -> None:

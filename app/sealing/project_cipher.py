@@ -40,7 +40,7 @@ class Tried:
     unopened: int = 0
 
 
-class Vault:
+class ProjectCipher:
     def __init__(self, database: Database, masters: Masters) -> None:
         self._database = database
         self._masters = masters

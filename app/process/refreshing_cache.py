@@ -20,7 +20,7 @@ LookUp = Callable[[], Awaitable[V | None]]
 MOST_KEPT = 10_000
 
 
-class Fresh(Generic[K, V]):
+class RefreshingCache(Generic[K, V]):
     """Values by their keys. What is not there is looked up each time."""
 
     def __init__(self, what: str, *, seconds: float, renewed_after: float) -> None:

@@ -143,7 +143,7 @@ class LearntAt:
             self._per_counted[model] = per_counted
 
 
-class Learnt(Background):
+class ModelObservations(Background):
     def __init__(self, database: Database) -> None:
         super().__init__()
         self._database = database
@@ -174,7 +174,7 @@ class Learnt(Background):
 
     async def _written(self) -> None:
         self._news.clear()
-        for binding, learnt in list(self._at.items()):
-            for model in list(learnt.unwritten):
-                await self._database.fetchrow(WRITE, binding, model, *learnt.known(model))
-                learnt.unwritten.discard(model)
+        for binding, observations in list(self._at.items()):
+            for model in list(observations.unwritten):
+                await self._database.fetchrow(WRITE, binding, model, *observations.known(model))
+                observations.unwritten.discard(model)
