@@ -248,15 +248,14 @@ def test_every_client_that_calls_out_is_known() -> None:
             assert "TCPConnector" not in path.read_text(), path
     commands = {"httpx2"}  # Run by the operator, who names the service's own URL.
     assert found == {
-        "egress.py": {"aiohttp"},
+        "http/egress.py": {"aiohttp"},
         "provider/client.py": {"aiohttp", "urllib.request"},  # getproxies.
         "webhooks/deliveries.py": {"aiohttp"},
         "console/api.py": {"httpx2"},  # Calls the service itself, within the process.
         "serve.py": {"urllib.request"},  # Asks its own workers whether they are ready.
-        "support.py": {"urllib.request"},  # The operator names the service's own URL.
+        "commands/support.py": {"urllib.request"},  # The operator names the service's own URL.
         "cli.py": commands,
-        "terminal.py": commands,
-        "audit/commands.py": commands,
+        "commands/audit.py": commands,
         "console/demo.py": commands,
         "transfer/client.py": commands,
         "transfer/watch.py": commands,
