@@ -1,8 +1,10 @@
-"""What items count in tokens, by Qwen's own vocabulary: exact for the models that have it, and too high rather than too
-low for newer ones, whose vocabulary is larger (provider-facts; `memory/observations.py` sets it right by what comes back).
+"""Token counts of items by Qwen's own vocabulary.
 
-The vocabulary is the one that Alibaba's `dashscope` package carries. To load it takes a fifth of a second and 64 MB,
-to count 4,800 characters 0.2 to 0.5 ms: it is loaded when something is first counted, and counted in a thread.
+Counts are exact for the models that use this vocabulary, and rather too high than too low for newer models, whose
+vocabulary is larger (provider-facts). `memory/observations.py` corrects them by what the provider has counted.
+
+The vocabulary comes with Alibaba's `dashscope` package. Loading it takes 0.2 s and 64 MB, counting 4,800 characters 0.2
+to 0.5 ms. It is loaded at the first count, and texts are counted in a thread.
 """
 
 import asyncio
