@@ -20,7 +20,7 @@ from app.accounts import tables as accounts
 from app.audit import tables as audit
 from app.cache import tables as cache
 from app.chain import tables as chain
-from app.db import connecting, ddl, sql, wall
+from app.db import connecting, ddl, sql
 from app.db.base import Base
 from app.db.tables import ServedRevision
 from app.history import tables as history
@@ -91,8 +91,6 @@ WHERE contype = 'f' AND confrelid IN ('threads'::regclass, 'turns'::regclass) AN
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 SCHEMA = MIGRATIONS / "schema.sql"
 DISTRIBUTE = MIGRATIONS / "sql" / "citus.sql"
-SERVICE_ROLE = MIGRATIONS / "sql" / "service_role.sql"
-FUNCTION_RIGHTS = MIGRATIONS / "sql" / "function_rights.sql"
 
 OUR_REVISION = re.compile(r"v\d{3}_\d{4}")
 """The form of revisions from release 0.2.0 on. Those of earlier checkouts were four digits."""
@@ -101,15 +99,6 @@ OTHER_LINEAGE = (
     "it is at migration {}, of a release before 0.2.0, and cannot be upgraded. Export its threads with that release "
     "('everthread export FILE'), and import them into a new database with this one ('everthread import FILE --new-ids "
     "--mapping IDS')"
-)
-
-NO_WALL_IN_CLUSTER = (
-    "EVERTHREAD_ROW_SECURITY cannot be turned on in a Citus cluster: its coordinator logs in to the nodes as whoever "
-    f"asks, and nobody logs in as {wall.ROLE}."
-)
-NO_ROLE = (
-    f"The role {wall.ROLE} could not be made, or may not be used: EVERTHREAD_ROW_SECURITY cannot be turned on. "
-    f"Have a superuser do 'CREATE ROLE {wall.ROLE}; GRANT {wall.ROLE} TO' the user of DATABASE_URL."
 )
 
 SET_PLANS = _PLANS.format(change="SET", value=" = off")
@@ -206,10 +195,7 @@ async def migrate(
                 await asyncio.sleep(LOCK_POLL_SECONDS)
             await _let_go_of_snapshot(guard)
             async with engine.connect() as connection:
-                at = await _bring(connection, revision, report)
-                if not await wall.may_be_used(connection):
-                    report(NO_ROLE)
-                return at
+                return await _bring(connection, revision, report)
     finally:
         await engine.dispose()
 
@@ -297,10 +283,6 @@ async def _step(connection: AsyncConnection, target: str, down: bool, report: Ca
 def _finish(connection: Connection, target: str) -> str | None:
     """Set what a dump leaves out and what depends on the revision. Return the revision that the database holds."""
     plans = RESET_PLANS if target == "base" else SET_PLANS
-    if target != "base":
-        for _ in range(2):  # One that another database's migration makes at the same moment is there the next time.
-            connection.exec_driver_sql(SERVICE_ROLE.read_text())
-        connection.exec_driver_sql(FUNCTION_RIGHTS.read_text())
     connection.execute(text(plans))
     at = current_revision(connection)
     if at is not None:

@@ -19,7 +19,6 @@ from typing import NoReturn
 import asyncpg
 import uvicorn
 from redis.exceptions import RedisClusterException, RedisError
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -27,7 +26,7 @@ from app import schema
 from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
-from app.db import configured, connecting, wall
+from app.db import configured, connecting
 from app.db.engine import UNAVAILABLE, Database
 from app.embedded import data_dir
 from app.embedded import postgres as embedded_postgres
@@ -216,7 +215,7 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
     Returns:
         The first key, if it was made now.
     """
-    await check_database(settings.database_url, pooled=settings.database_pooler, row_security=settings.row_security)
+    await check_database(settings.database_url, pooled=settings.database_pooler)
     if settings.database_read_url is not None:
         try:
             connecting.arguments(settings.database_read_url)
@@ -251,7 +250,7 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
         await database.close()
 
 
-async def check_database(url: str, *, pooled: bool = False, row_security: bool = False) -> None:
+async def check_database(url: str, *, pooled: bool = False) -> None:
     """Raises `CannotServe` if the database cannot be reached, or is none that this release can run on."""
     try:
         engine = connecting.engine(url, timeout_seconds=CONNECT_SECONDS, pooled=pooled, poolclass=NullPool)
@@ -260,18 +259,12 @@ async def check_database(url: str, *, pooled: bool = False, row_security: bool =
     try:
         async with engine.connect() as connection:
             misfit = await connection.run_sync(schema.misfit)
-            walled = not row_security or await wall.may_be_used(connection)
-            cluster = row_security and await connection.scalar(text(schema.HAS_CITUS))
     except (*UNAVAILABLE, asyncpg.PostgresError, SQLAlchemyError) as error:
         raise CannotServe(connecting.why(error)) from error
     finally:
         await engine.dispose()
     if misfit is not None:
         raise CannotServe(f"This release cannot run on the database: {misfit}.")
-    if cluster:
-        raise CannotServe(schema.NO_WALL_IN_CLUSTER)
-    if not walled:
-        raise CannotServe(schema.NO_ROLE)
 
 
 def _with_provider(stack: ExitStack, settings: Connected, emulator_port: int) -> Connected:

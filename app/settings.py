@@ -112,9 +112,6 @@ class Settings(BaseSettings):
     database_pooler: bool = False
     """Whether a pooler stands before Postgres that gives each transaction another connection (PgBouncer's
     pool_mode transaction). Without prepared statements, a turn costs some more."""
-    row_security: bool = False
-    """Whether what is done for a project is done as a role that sees the rows of that project alone (app/db/wall.py): a
-    second wall, for three round trips a statement instead of one."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 10
     """Connections to Postgres per worker."""
     database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0

@@ -95,9 +95,8 @@ def report(results: Results) -> str:
         parts += [
             "## Tenants",
             "",
-            f"Made on {results['tenants']['made on']}. What limits, an account of its own, a user's token and row-level"
-            " security add to a plain turn: the "
-            "ratio is to the same turn without them, in the same round.",
+            f"Made on {results['tenants']['made on']}. What limits, an account of its own, a user's token and"
+            " encryption at rest add to a plain turn: the ratio is to the same turn without them, in the same round.",
             "",
             *_table(results["tenants"]["turns"]),
             "",

@@ -1,5 +1,5 @@
-"""What limits, an account of a project's own, a user's token, encryption at rest and row-level security add to a plain
-turn: CPU of the service and of its stores, as a multiple of the same turn without them in the same run."""
+"""What limits, an account of a project's own, a user's token and encryption at rest add to a plain turn: CPU of the
+service and of its stores, as a multiple of the same turn without them in the same run."""
 
 import asyncio
 import secrets
@@ -31,30 +31,28 @@ def run(work: Path, say: Any) -> list[Row]:
         upstream, _ = stack.enter_context(targets.stub(work))
         database_url, redis_url, stores = stack.enter_context(targets.servers(work))
         asyncio.run(schema.migrate(database_url))
-        started = [
-            stack.enter_context(targets.everthread(work, upstream, database_url, redis_url, env=env))
-            for env in ({"EVERTHREAD_ACCOUNTS_INSIDE": "true"}, {"EVERTHREAD_ROW_SECURITY": "true"})
-        ]
+        started = stack.enter_context(
+            targets.everthread(work, upstream, database_url, redis_url, env={"EVERTHREAD_ACCOUNTS_INSIDE": "true"})
+        )
         return uvloop.run(_run(started, stores, upstream, say))
 
 
-async def _run(started: list[Any], stores: Any, upstream: str, say: Any) -> list[Row]:
-    (url, tree), (walled_url, walled_tree) = started
+async def _run(started: Any, stores: Any, upstream: str, say: Any) -> list[Row]:
+    url, processes = started
     compared = {
-        "as it is": (url, tree, await _tenant(url)),
-        "with one limit": (url, tree, await _tenant(url, limits={"requests_per_minute": 10**9})),
-        "with four limits": (url, tree, await _tenant(url, limits=EVERY_LIMIT)),
-        "at an account of its own": (url, tree, await _tenant(url, account=f"{upstream}/compatible-mode/v1")),
-        "with a user's token": (url, tree, await _token(url)),
-        "encrypted at rest": (url, tree, await _tenant(url, encrypted=True)),
-        "behind the second wall": (walled_url, walled_tree, await _tenant(walled_url)),
+        "as it is": await _tenant(url),
+        "with one limit": await _tenant(url, limits={"requests_per_minute": 10**9}),
+        "with four limits": await _tenant(url, limits=EVERY_LIMIT),
+        "at an account of its own": await _tenant(url, account=f"{upstream}/compatible-mode/v1"),
+        "with a user's token": await _token(url),
+        "encrypted at rest": await _tenant(url, encrypted=True),
     }
     measured: dict[str, list[Row]] = {name: [] for name in compared}
     for number in range(ROUNDS):
         # Each goes first as often as any other.
         order = list(compared.items())
-        for name, (at, processes, key) in [*order[number % len(order) :], *order[: number % len(order)]]:
-            async with Load(at, key, AT_ONCE) as load:
+        for name, key in [*order[number % len(order) :], *order[: number % len(order)]]:
+            async with Load(url, key, AT_ONCE) as load:
                 made = [await load.ask("POST", "/v1/threads", {}) for _ in range(AT_ONCE)]
                 paths = [f"/v1/threads/{thread['id']}/turns" for thread in made]
 

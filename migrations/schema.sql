@@ -3,7 +3,7 @@
 -- made by this file with an upgraded one.
 --
 -- Sections: types and helpers, search, projects, threads, turns, the audit trail, other tables, guards, functions that
--- write turns, functions for reading, row-level security, data.
+-- write turns, functions for reading, data.
 --
 -- Rules for tables:
 -- * Every row of a thread carries the thread's bucket, so that all rows of a thread are stored on one shard. Every primary
@@ -1287,38 +1287,8 @@ END
 $function$;
 
 -- =====================================================================================================================
--- Row-level security: a second isolation of projects, see app/db/wall.py
+-- Functions for reading
 -- =====================================================================================================================
--- Return the project of the transaction, as set by the service.
-CREATE FUNCTION everthread_project() RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE RETURN
-    nullif(current_setting('everthread.project', true), '')::uuid;
-
--- The policy restricts the role everthread_service only, which is optional. For all other roles every row is visible.
-DO $function$
-DECLARE
-    t text;
-BEGIN
-    FOR t IN SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-        WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attname = 'project_id'
-            AND NOT a.attisdropped
-    LOOP
-        EXECUTE format('ALTER TABLE %I ENABLE ROW LEVEL SECURITY', t);
-        EXECUTE format(
-            'CREATE POLICY of_project ON %I USING (project_id = everthread_project() OR current_user <> %L)',
-            t, 'everthread_service'
-        );
-    END LOOP;
-END
-$function$;
-
--- =====================================================================================================================
--- Functions for reading that row-level security would exclude from the indexes
--- =====================================================================================================================
--- They run with the rights of their owner, to whom no policy applies, and filter by project themselves. The role
--- everthread_service gets rows of the transaction's project only.
-CREATE FUNCTION may_see_v1(project uuid) RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE RETURN
-    current_setting('role') <> 'everthread_service' OR coalesce(project = everthread_project(), false);
-
 -- Return messages that may match, newest first.
 CREATE FUNCTION found_messages_v1(
     project uuid, asked tsquery, here_before timestamptz, since timestamptz, until timestamptz, of_user text,
@@ -1327,11 +1297,10 @@ CREATE FUNCTION found_messages_v1(
     most integer
 ) RETURNS TABLE (bucket smallint, id uuid, "position" integer, size integer)
 -- A bitmap that does not fit into work_mem is lossy, and each text would have to be parsed again.
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET work_mem = '256MB'
-SET search_path = "$user", public, pg_temp AS $function$
+LANGUAGE plpgsql STABLE SET work_mem = '256MB' AS $function$
 BEGIN
     RETURN QUERY SELECT i.bucket, i.turn_id, i.position::integer, pg_column_size(i.data) FROM items i
-    WHERE may_see_v1(project) AND i.project_id = project AND i.type = 'message'
+    WHERE i.project_id = project AND i.type = 'message'
         AND message_lexemes_v1(i.project_id, i.turn_id, i.data) @@ asked AND (older_than IS NULL OR i.turn_id < older_than)
         AND (here_before IS NULL AND since IS NULL AND until IS NULL AND of_user IS NULL AND thread IS NULL OR EXISTS (
             SELECT FROM turns t JOIN threads th ON th.project_id = project AND th.bucket = i.bucket AND th.id = t.thread_id
@@ -1348,11 +1317,10 @@ $function$;
 CREATE FUNCTION found_titles_v1(
     project uuid, asked tsquery, here_before timestamptz, since timestamptz, until timestamptz, of_user text,
     thread uuid, most integer
-) RETURNS TABLE (id uuid, title text) LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = "$user", public, pg_temp AS $function$
+) RETURNS TABLE (id uuid, title text) LANGUAGE plpgsql STABLE AS $function$
 BEGIN
     RETURN QUERY SELECT th.id, th.title FROM threads th
-    WHERE may_see_v1(project) AND th.project_id = project AND th.title IS NOT NULL
+    WHERE th.project_id = project AND th.title IS NOT NULL
         AND title_lexemes_v1(th.project_id, th.title) @@ asked
         AND (here_before IS NULL OR th.arrived_at < here_before)
         AND (since IS NULL OR th.created_at >= since) AND (until IS NULL OR th.created_at < until)
@@ -1373,13 +1341,11 @@ CREATE FUNCTION listed_threads_v1(
     from_moment timestamptz, from_id uuid,  -- the place in that order that the list begins behind
     until timestamptz,                -- where it ends
     most integer
-) RETURNS TABLE (bucket smallint, id uuid) LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 20
-SET search_path = "$user", public, pg_temp AS $function$
+) RETURNS TABLE (bucket smallint, id uuid) LANGUAGE plpgsql STABLE ROWS 20 AS $function$
 DECLARE
     place text := CASE WHEN by_activity THEN 'a.active_at, a.thread_id' ELSE 'th.arrived_at, th.id' END;
     moment text := split_part(place, ',', 1);
 BEGIN
-    IF NOT may_see_v1(project) THEN RETURN; END IF;
     RETURN QUERY EXECUTE concat(
         'SELECT th.bucket, th.id FROM threads th ',
         CASE WHEN by_activity THEN 'JOIN thread_activity a ON a.project_id = $1 AND a.bucket = th.bucket AND a.thread_id = th.id ' END,
@@ -1409,10 +1375,6 @@ BEGIN
         sealed_pairs, created_after, created_before, updated_after, updated_before, from_moment, from_id, until, most;
 END
 $function$;
-
-REVOKE ALL ON FUNCTION found_messages_v1 FROM PUBLIC;
-REVOKE ALL ON FUNCTION found_titles_v1 FROM PUBLIC;
-REVOKE ALL ON FUNCTION listed_threads_v1 FROM PUBLIC;
 
 -- =====================================================================================================================
 -- Data

@@ -60,9 +60,6 @@ _QUERIES = {
         FROM pg_sequences WHERE schemaname = 'public'""",
     "extension": "SELECT extname, '' FROM pg_extension",
     "schema": "SELECT nspname, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_'",
-    "role": """
-        SELECT rolname, concat_ws(' ', rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolbypassrls)
-        FROM pg_roles WHERE rolname = 'everthread_service'""",
     "role settings": """
         SELECT coalesce(setrole::regrole::text, 'all'), setconfig::text FROM pg_db_role_setting
         WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())""",

@@ -124,8 +124,6 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
         "EVERTHREAD_MAX_BODY_BYTES": "1000000",
         # Forks share their history; tests/test_copied_forks.py has those that copy it.
         "EVERTHREAD_FORK_COPIES_TURNS": "0",
-        # The whole suite behind the second wall: what is done for a project sees the rows of that project alone.
-        **({"EVERTHREAD_ROW_SECURITY": "true"} if os.environ.get("TEST_ROW_SECURITY") else {}),
         # The whole suite on a project whose contents are encrypted.
         **({"EVERTHREAD_ENCRYPT_PROJECTS": "true", "EVERTHREAD_MASTER_KEY": "44" * 32} if ENCRYPTED else {}),
         # In a Citus cluster lists would show what the tests have just written two seconds later.

@@ -1,6 +1,5 @@
 """Postgres has done what it was asked, and its answer is lost on the way."""
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -39,8 +38,6 @@ def service(env: dict[str, str], proxy: Proxy) -> Iterator[Service]:
 def test_a_turn_whose_opening_was_not_confirmed_can_be_sent_again(
     service: Service, proxy: Proxy, emulator: Emulator
 ) -> None:
-    if os.environ.get("TEST_ROW_SECURITY"):
-        pytest.skip("behind the wall, what was not confirmed has not been committed")
     thread = service.thread()
     service.turn(thread, "My name is Ada.")
     ask, headers = {"input": "What is my name?"}, {"Idempotency-Key": "once"}

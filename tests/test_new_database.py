@@ -89,3 +89,41 @@ def test_forgetting_reads_what_it_deletes_and_not_every_other_thread(
     # 60 turns in 3 threads, with their items, calls and records.
     assert 0 < read[0]["rows"] < 10_000
     service.stop()
+
+
+OTHERS = 20_000
+
+
+def test_search_and_lists_of_threads_read_what_they_find_and_not_every_other_row(
+    service_env: dict[str, str], emulator: Emulator, empty_database_url: str
+) -> None:
+    migrate_now(empty_database_url)
+    service = Service(env={**service_env, "DATABASE_URL": empty_database_url})
+    thread = service.thread(name="wanted-1", title="Wanted title", metadata={"plan": "pro"})
+    service.turn(thread, "Wanted words.")
+    query(
+        empty_database_url,
+        "SET session_replication_role = replica",
+        f"""INSERT INTO threads (project_id, bucket, id, name, title, metadata, trail_key)
+        SELECT project_id, n % 1024, gen_random_uuid(), 'other-' || n, 'Other ' || n, '{{"plan": "free"}}', trail_key
+        FROM projects, generate_series(1, {OTHERS}) n""",
+        f"""INSERT INTO thread_names (project_id, bucket, name, thread_id)
+        SELECT project_id, n % 1024, 'other-' || n, gen_random_uuid() FROM projects, generate_series(1, {OTHERS}) n""",
+        f"""INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
+        SELECT project_id, n % 1024, gen_random_uuid(), 0, 'input', 'message', 'msg_' || n,
+            '{{"type": "message", "role": "user", "content": "other"}}'
+        FROM projects, generate_series(1, {OTHERS}) n""",
+        "ANALYZE",
+        "SELECT pg_stat_reset()",
+    )
+    for asked in (
+        "/threads?metadata[plan]=pro",
+        "/threads?metadata[plan]=pro&order_by=activity",
+        "/threads?name=wanted",
+        "/search?q=wanted",
+    ):
+        assert len(service.http.get(asked).json()["data"]) == 1 + asked.startswith("/search"), asked
+    assert service.http.get("/threads/count?metadata[plan]=pro").json()["count"] == 1
+    read = statistics(empty_database_url, ROWS_READ)
+    assert 0 < read[0]["rows"] < OTHERS / 10
+    service.stop()

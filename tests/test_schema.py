@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import make_url
 
 import app
 from app import schema
@@ -68,7 +70,9 @@ CREATE TRIGGER moods_refuse BEFORE DELETE ON moods FOR EACH STATEMENT EXECUTE FU
 
 ALTER TABLE moods ENABLE ROW LEVEL SECURITY;
 
-CREATE POLICY of_project ON moods USING (project_id = everthread_project() OR current_user <> 'everthread_service')
+CREATE POLICY of_project ON moods USING (project_id IS NOT NULL);
+
+GRANT SELECT ON moods TO pg_monitor
 """
 INDEX = "CREATE INDEX turns_mood_idx ON turns (project_id, mood) WHERE mood IS NOT NULL;\n"
 
@@ -163,6 +167,22 @@ def test_a_database_of_another_lineage_gets_one_sentence_before_any_change(
         assert f"it is at migration {revision}, of a release before 0.2.0, and cannot be upgraded." in line
         assert "everthread import FILE --new-ids --mapping IDS" in line
     assert catalogue(empty_database_url) == before
+
+
+@pytest.mark.skipif("TEST_CITUS_NODES" in os.environ, reason="its owner would need an account on each node")
+def test_the_owner_of_a_database_migrates_it_without_being_a_superuser(server_urls: tuple[str, str]) -> None:
+    url = make_url(new_database(server_urls[0]))
+    owner = f"owner_of_{url.database}"
+    query(
+        server_urls[0],
+        f"CREATE ROLE {owner} LOGIN PASSWORD 'x'",
+        f"ALTER DATABASE {url.database} OWNER TO {owner}",
+    )
+    env = {"DATABASE_URL": url.set(username=owner, password="x").render_as_string(hide_password=False)}
+    for _ in range(2):
+        process = Process("migrate", env=env)
+        assert process.ended() == 0
+        assert process.lines == ["The database is at migration v020_0001."]
 
 
 def test_a_migration_waits_for_a_reader_in_turns_that_let_others_pass(empty_database_url: str, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import structlog
 
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
-from app.db.wall import across_projects
 from app.http import egress
 from app.process.refreshing_cache import RefreshingCache
 from app.projects.settings import is_named
@@ -185,9 +184,8 @@ class Accounts:
         return found
 
     async def _looked_up(self, project_id: UUID) -> _There:
-        with across_projects():  # Shared accounts belong to another project.
-            rows = await self._database.fetch(THERE, project_id)
-            usable = [account for row in rows if (account := await self._opened(row)) is not None]
+        rows = await self._database.fetch(THERE, project_id)
+        usable = [account for row in rows if (account := await self._opened(row)) is not None]
         there = _There(any(not row["shared"] for row in rows), usable)
         await self._close_unused(there)
         return there

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
-from app.db import ids, wall
+from app.db import ids
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
@@ -147,7 +147,6 @@ class Checkpoints(Background):
             await asyncio.sleep(self._every_seconds)
             try:
                 for project in await store.projects(self._database):
-                    with wall.within(project["project_id"]):
-                        await self.write(project["project_id"])
+                    await self.write(project["project_id"])
             except DatabaseUnavailable:
                 log.warning("Postgres is away; the next checkpoint will cover what this one should have")

@@ -20,5 +20,4 @@ def connect(
         pool_size=pool_size or settings.database_pool_size,
         timeout_seconds=timeout_seconds or settings.database_timeout_seconds,
         pooled=settings.database_pooler,
-        row_security=settings.row_security,
     )

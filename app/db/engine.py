@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import cache
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import orjson
@@ -20,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
-from app.db import connecting, wall
+from app.db import connecting
 from app.db.group_commit import LOCK_TIMEOUT, MOST_CHARACTERS, MOST_LANES, GroupCommit, Undone
 from app.http.errors import DatabaseUnavailable
 
@@ -79,12 +78,8 @@ class Database:
         at: tuple[str, int] | None = None,
         settings: Mapping[str, str] | None = None,
         pooled: bool = False,
-        row_security: bool = False,
     ) -> None:
         """For `at`, `settings` and `pooled`, see `connecting.engine`.
-
-        Args:
-            row_security: whether what is done for a project is done behind the wall: see `wall.py`.
 
         Raises:
             connecting.BadURL: the URL cannot be used.
@@ -92,7 +87,6 @@ class Database:
         self.url = url
         self._pool_size = pool_size
         self._pooled = pooled
-        self._row_security = row_security
         self.engine: AsyncEngine = connecting.engine(
             url,
             timeout_seconds=timeout_seconds,
@@ -123,8 +117,8 @@ class Database:
             wait_seconds=timeout_seconds,
             lanes=max(1, min(MOST_LANES, self._most_held // 4)),
         )
-        # A pooler and the wall make each statement a transaction of its own.
-        self._group_commit.shares = not (pooled or row_security)
+        # Behind a pooler, each statement is a transaction of its own.
+        self._group_commit.shares = not pooled
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         event.listen(self.engine.sync_engine, "checkout", _refuse_closed)
 
@@ -145,7 +139,6 @@ class Database:
             at=(host, port),
             settings=settings,
             pooled=self._pooled,
-            row_security=self._row_security,
         )
 
     # What a row is, its statement says: each store's functions have types for theirs (`rows.py`).
@@ -228,9 +221,6 @@ class Database:
         """
         try:
             async with self._sessions() as session, session.begin():
-                if self._row_security and (project := wall.project()) is not None:
-                    session.info[wall.WALLED] = True
-                    await session.execute(text(wall.said(project)))
                 yield session
         except DBAPIError as error:
             if error.connection_invalidated or isinstance(error.orig, UNAVAILABLE):
@@ -252,10 +242,7 @@ class Database:
         pooled = await self._take()
         try:
             connection = pooled.driver_connection
-            project = wall.project() if self._row_security else None
-            if project is not None:
-                answer = await _walled(connection, project, method, statement, arguments)
-            elif self._pooled:
+            if self._pooled:
                 # Behind a pooler, a statement is prepared and run on one server only within a transaction.
                 async with connection.transaction():
                     answer = await getattr(connection, method)(statement, *arguments)
@@ -354,18 +341,6 @@ class Database:
                 return
         if pooled is not None:
             self._idle.append(pooled)
-
-
-async def _walled(connection: Any, project: UUID, method: str, statement: str, arguments: tuple[Any, ...]) -> Any:
-    """Run one statement for a project alone, in a transaction of its own."""
-    await connection.execute(f"BEGIN; {wall.said(project)}")
-    try:
-        answer = await getattr(connection, method)(statement, *arguments)
-    except asyncpg.PostgresError:
-        await connection.execute("ROLLBACK")
-        raise
-    await connection.execute("COMMIT")
-    return answer
 
 
 def may_pass(sqlstate: str | None) -> bool:

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import select, update
 
-from app.db import ids, wall
+from app.db import ids
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
 from app.limits.tables import Charge
@@ -90,8 +90,7 @@ class Charges(Background):
             batch, left = charges[:AT_ONCE], charges[AT_ONCE:]
             self._keep(project_id, left)
             try:
-                with wall.within(project_id):
-                    await self._database.fetch(ADD, project_id, _json(batch))
+                await self._database.fetch(ADD, project_id, _json(batch))
             except DatabaseUnavailable:
                 self._keep(project_id, batch)
                 raise

@@ -18,7 +18,6 @@ import structlog
 
 from app.accounts.pool import Accounts, ProviderAccount
 from app.chain.answer import Answer, from_body
-from app.db import wall
 from app.http.errors import DatabaseUnavailable, TooManyRequests
 from app.items.kinds import is_system
 from app.items.shapes import Item, fields_of, message
@@ -388,7 +387,7 @@ class Compactions(Background):
         wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"], now=True)
         try:
             sealer = await self._content_keys.sealer(wanted.project_id)
-            with wall.within(wanted.project_id), at_rest.written_with(sealer):
+            with at_rest.written_with(sealer):
                 asks = await self._limits.cause(wanted.project_id, wanted.turn_id)
                 if asks is None:
                     return  # The turn was deleted, and the compaction with it.

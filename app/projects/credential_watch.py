@@ -16,7 +16,7 @@ from uuid import UUID
 import structlog
 from starlette.requests import HTTPConnection
 
-from app.db import ids, wall
+from app.db import ids
 from app.db.engine import Database
 from app.http.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
 from app.http.services import services
@@ -159,8 +159,7 @@ class CredentialWatch:
                 del self._listeners[key]
                 return
             try:
-                with wall.within(key[0]):
-                    await self._check(*key)
+                await self._check(*key)
             except DatabaseUnavailable:
                 # Nobody can revoke a key while Postgres is away, and tokens expire by the clock.
                 log.info("Postgres is unavailable; open streams are checked again when it is back")

@@ -13,7 +13,6 @@ from uuid import UUID
 from sqlalchemy import delete, insert, or_, select
 from sqlalchemy.sql import func
 
-from app.db import wall
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.tables import ConsoleSession
@@ -64,25 +63,22 @@ class Sessions:
         )
         of_key = (ConsoleSession.project_id == project_id) & (ConsoleSession.key_id == key_id)
         over = or_(ConsoleSession.expires_at <= func.now(), of_key & ConsoleSession.id.not_in(newest))
-        with wall.across_projects():  # Expired sessions of every project are deleted.
-            async with self._database.session() as session:
-                await session.execute(delete(ConsoleSession).where(over))
-                await session.execute(made)
+        async with self._database.session() as session:
+            await session.execute(delete(ConsoleSession).where(over))
+            await session.execute(made)
         return cookie
 
     async def find(self, cookie: str) -> Session | None:
         """Return the session of a cookie; None if there is none, or it has ended. Always read from Postgres."""
         if not 0 < len(cookie) <= LONGEST_COOKIE:
             return None
-        with wall.across_projects():  # The session tells the project.
-            row = await self._database.fetchrow(FIND, _hash(cookie))
+        row = await self._database.fetchrow(FIND, _hash(cookie))
         return None if row is None else Session(**row)
 
     async def end(self, cookie: str) -> None:
         """End a session: no worker accepts its cookie from now on."""
-        with wall.across_projects():
-            async with self._database.session() as session:
-                await session.execute(delete(ConsoleSession).where(ConsoleSession.token_hash == _hash(cookie)))
+        async with self._database.session() as session:
+            await session.execute(delete(ConsoleSession).where(ConsoleSession.token_hash == _hash(cookie)))
 
     def proof(self, cookie: str) -> str:
         """Return what a page of the session sends with each change: no other site can know it."""

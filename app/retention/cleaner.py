@@ -10,7 +10,6 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.accounts.pool import Accounts
 from app.chain import provider_deletions
-from app.db import wall
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
@@ -47,8 +46,7 @@ class Cleaner(Background):
         await self._tried(self._purge_users())
         await self._tried(self._purge_expired())
         for project in await self._database.fetch(DUE):
-            with wall.within(project["project_id"]):
-                await self._tried(self._purge_old(project))
+            await self._tried(self._purge_old(project))
         await self._tried(self._delete_copies())
 
     async def _purge_users(self) -> None:
@@ -74,8 +72,7 @@ class Cleaner(Background):
             for row in taken:
                 account = await self._accounts.at(row.project_id, row.binding)
                 if account is not None and await account.provider.delete(row.response_id):
-                    with wall.within(row.project_id):
-                        await provider_deletions.done(self._database, row)
+                    await provider_deletions.done(self._database, row)
 
     async def _tried(self, work: Awaitable[None]) -> None:
         try:

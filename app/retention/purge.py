@@ -11,7 +11,7 @@ from sqlalchemy.sql import func
 from typing_extensions import TypedDict
 
 from app.chain.live_ids import LiveIds
-from app.db import ids, wall
+from app.db import ids
 from app.db.engine import Database
 from app.history.edits import erase_turns
 from app.history.erase import Erased, erase
@@ -123,9 +123,8 @@ class Purge:
         for seen in await self._database.fetch(UNFINISHED):
             taken = await self._database.fetchrow(TAKE, *seen, LEASE_SECONDS)
             if taken is not None:
-                with wall.within(taken["project_id"]):
-                    while await self._purge_some(taken):
-                        pass
+                while await self._purge_some(taken):
+                    pass
                 return True
         return False
 
@@ -151,8 +150,7 @@ class Purge:
         """Purge threads whose own time is over. Returns how many there were to look at."""
         due = await self._database.fetch(EXPIRED, THREADS_AT_ONCE)
         for row in due:
-            with wall.within(row["project_id"]):
-                await self._purge_expired(row)
+            await self._purge_expired(row)
         return len(due)
 
     async def _purge_expired(self, row: asyncpg.Record) -> None:

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 
-from app.db import wall
 from app.db.engine import Database
 from app.sealing import ciphertext
 from app.sealing.at_rest import PLAIN, ContentCipher, ContentKey
@@ -51,15 +50,13 @@ class State:
 
 async def state_of(database: Database, project_id: UUID) -> State:
     """Return how a project keeps its contents; a project that does not exist has them open."""
-    with wall.across_projects():
-        row = await database.fetchrow(STATE, project_id)
+    row = await database.fetchrow(STATE, project_id)
     return State(False, False, False) if row is None else State(row["encrypted"], row["seals"], row["destroyed"])
 
 
 async def cleared(database: Database) -> Sequence[tuple[UUID, str]]:
     """Return the projects whose audit trail says that they are encrypted, and whose row does not: id and name."""
-    with wall.across_projects():
-        return [(row["project_id"], row["name"]) for row in await database.fetch(CLEARED)]
+    return [(row["project_id"], row["name"]) for row in await database.fetch(CLEARED)]
 
 
 class ContentKeys:

@@ -12,7 +12,6 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import wall
 from app.db.engine import Database
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.master import BadMasterKey, Master, Masters
@@ -62,8 +61,7 @@ class ProjectCipher:
         return self._masters
 
     async def _with_nodes(self, master: Master) -> Master:
-        with wall.across_projects():
-            nodes = await self._database.fetchval(NODES, master.secret_id)
+        nodes = await self._database.fetchval(NODES, master.secret_id)
         if nodes is None:
             raise CannotOpen(
                 f"the nodes of master key {master.id.hex()} are not in this database: load the file that "
@@ -117,8 +115,7 @@ class ProjectCipher:
             CannotOpen: one was sealed by a master key that is not here.
         """
         await self.unlocked()
-        with wall.across_projects():
-            rows = await self._database.fetch(KEYS, project_id)
+        rows = await self._database.fetch(KEYS, project_id)
         return [
             (row["number"], self._opened(project_id, row["number"], row["master_id"], row["wrapped"])) for row in rows
         ]

@@ -12,7 +12,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from app.db import ids, wall
+from app.db import ids
 from app.http.errors import DatabaseUnavailable, NotFound, ThreadLocked
 from app.process.background import Background
 from app.provider.events import own_frame
@@ -77,8 +77,7 @@ class Leases(Background):
             named = ids.in_logs(row["project_id"], row["thread_id"], row["id"])
             log.warning("a worker died; its turn is closed", **named)
             try:
-                with wall.within(row["project_id"]):
-                    await self._close(row)
+                await self._close(row)
             except ThreadLocked:
                 log.warning("a dead worker's turn is in a thread that is locked; it is closed later", **named)
             except (asyncpg.PostgresError, NotFound, ValueError, CannotOpen) as error:

@@ -19,7 +19,6 @@ import asyncpg
 import orjson
 import structlog
 
-from app.db import wall
 from app.http.errors import ThreadLocked
 from app.items.stored import StoredItem
 from app.sealing import opening
@@ -99,8 +98,7 @@ class Spool:
                 continue
             try:
                 turn, closing = await self._read(path.stem, path.read_bytes())
-                with wall.within(turn.project_id):
-                    closed = await store.close(turn, closing, BRIEF_WAIT_SECONDS) is not None
+                closed = await store.close(turn, closing, BRIEF_WAIT_SECONDS) is not None
             except FileNotFoundError:
                 continue  # Another worker has closed it.
             except ThreadLocked:

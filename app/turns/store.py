@@ -18,7 +18,7 @@ import structlog
 
 from app.chain.context import Context
 from app.chain.live_ids import LiveId
-from app.db import ids, wall
+from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
 from app.db.shard_router import ShardRouter
@@ -467,11 +467,10 @@ class TurnStore:
             if lies_in in locked or bucket not in (None, lies_in):
                 continue
             try:
-                with wall.within(turn.project_id):
-                    closed = (
-                        await self.close(turn, NEVER_ASKED, BRIEF_WAIT_SECONDS)
-                        or await self.exists(turn.project_id, turn.id)
-                    )  # fmt: skip
+                closed = (
+                    await self.close(turn, NEVER_ASKED, BRIEF_WAIT_SECONDS)
+                    or await self.exists(turn.project_id, turn.id)
+                )  # fmt: skip
             except ThreadLocked:
                 if bucket is not None:
                     raise

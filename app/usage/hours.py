@@ -15,7 +15,6 @@ from uuid import UUID
 
 import structlog
 
-from app.db import wall
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
@@ -109,10 +108,9 @@ class TurnHours(Background):
             project_id, hour, model, outcome = kind
             try:
                 at = datetime.fromtimestamp(hour, UTC)
-                with wall.within(project_id):
-                    await self._database.fetch(
-                        ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
-                    )
+                await self._database.fetch(
+                    ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
+                )
             except DatabaseUnavailable:
                 self._sums[kind] = sums.with_more(self._sums.get(kind, Sums()))
                 raise

@@ -12,7 +12,6 @@ import aiohttp
 import orjson
 import structlog
 
-from app.db import wall
 from app.http import egress
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
@@ -94,13 +93,12 @@ class Deliveries(Background):
         until = await self._store.until()
         more = False
         for webhook in webhooks:
-            with wall.within(webhook["project_id"]):
-                more = await self._store.read_on(webhook, until) or more
-                # Each by itself: one that does not answer holds up no other.
-                if not webhook["paused"] and webhook["id"] not in self._sending:
-                    sending = asyncio.create_task(self._tell(webhook))
-                    self._sending[webhook["id"]] = sending
-                    sending.add_done_callback(partial(self._told, webhook["id"]))
+            more = await self._store.read_on(webhook, until) or more
+            # Each by itself: one that does not answer holds up no other.
+            if not webhook["paused"] and webhook["id"] not in self._sending:
+                sending = asyncio.create_task(self._tell(webhook))
+                self._sending[webhook["id"]] = sending
+                sending.add_done_callback(partial(self._told, webhook["id"]))
         if time.monotonic() - self._cleaned_at > CLEAN_SECONDS:
             await self._store.forget_old()
             self._cleaned_at = time.monotonic()
