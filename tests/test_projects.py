@@ -1,13 +1,11 @@
 """Projects and keys: what a key may do, until when, and what it may not."""
 
-import asyncio
 import re
 import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import asyncpg
 import httpx2
 import openai
 import pytest
@@ -254,26 +252,6 @@ def test_what_is_done_to_projects_and_keys_is_in_the_audit_trail(service: Servic
     assert len(by_operator) == 1
     assert None not in by_operator
     assert rotated["key"] not in str(records)
-
-
-def test_somebody_manages_the_service_though_an_older_release_has_made_the_first_project(
-    fresh_env: dict[str, str],
-) -> None:
-    def manages() -> bool:
-        service = Service(env=fresh_env)
-        try:
-            return service.http.post("/admin/projects", json={"name": uuid4().hex}).status_code == 201
-        finally:
-            service.stop()
-
-    async def forget() -> None:
-        connection = await asyncpg.connect(fresh_env["DATABASE_URL"])
-        await connection.execute("UPDATE projects SET operates = false")
-        await connection.close()
-
-    assert manages()
-    asyncio.run(forget())
-    assert manages()
 
 
 def test_key_that_asks_does_not_revoke_itself(project: Project) -> None:

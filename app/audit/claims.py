@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from app.db import ids
-from app.trail.contents import VERSION
 from app.trail.records import COPY_OF, UNREADABLE_REST
 
 WHOLE = ("items.added", "turn.imported", "item.deleted")
@@ -34,8 +33,6 @@ class ThreadClaims:
         self.id = id_
         self.seq = 0
         self.hash = b""
-        self.older = False
-        """True if records of an earlier version are among them. Contents are not compared then."""
         self.deleted = False
         self.arrived_at: datetime | None = None
         self.thread: Claim | None = None
@@ -57,7 +54,6 @@ class ThreadClaims:
     def take(self, row: Any) -> None:
         """Take the next record of the chain."""
         self.seq, self.hash = row["seq"], row["hash"]
-        self.older = self.older or row["version"] < VERSION
         action, turn_id, detail = row["action"], row["turn_id"], row["detail"] or ""
         self._take_history(action, turn_id, detail)
         if action in THREAD_GONE:
@@ -154,14 +150,12 @@ class ProjectClaims:
 
     def __init__(self) -> None:
         self.seq = 0
-        self.older = False
         self.project: Claim | None = None
         self.keys: dict[UUID, Claim] = {}
 
     def take(self, row: Any) -> None:
         """Take the next record of the chain."""
         self.seq = row["seq"]
-        self.older = self.older or row["version"] < VERSION
         if row["content"] is None:
             return
         claim = Claim(row["seq"], row["content"], row["at"], row["key_id"])

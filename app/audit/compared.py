@@ -74,7 +74,7 @@ FROM api_keys WHERE project_id = $1
 
 # The records of a chain that were appended since it was read, up to one of them or to the last.
 SINCE = """
-SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash, version FROM audit_records
+SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash FROM audit_records
 WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq > $4 AND ($5::bigint IS NULL OR seq <= $5) ORDER BY seq
 """
 
@@ -101,7 +101,7 @@ ORDER BY t.id LIMIT 10
 UNTOLD_FEEDBACK = """
 SELECT f.id FROM feedback f JOIN turns t ON t.project_id = $1 AND t.bucket = f.bucket AND t.id = f.turn_id
 LEFT JOIN audit_records r ON r.project_id = $1 AND r.bucket = f.bucket AND r.turn_id = f.turn_id
-    AND r.action = 'feedback.given' AND (r.version = 1 OR r.detail = 'feedback_' || encode(uuid_send(f.id), 'hex'))
+    AND r.action = 'feedback.given' AND r.detail = 'feedback_' || encode(uuid_send(f.id), 'hex')
 WHERE f.project_id = $1 AND ($2::uuid IS NULL OR t.thread_id = $2) AND r.turn_id IS NULL
 ORDER BY f.id LIMIT 10
 """
@@ -109,7 +109,7 @@ ORDER BY f.id LIMIT 10
 UNTOLD_SHARES = """
 SELECT s.id FROM shares s
 LEFT JOIN audit_records r ON r.project_id = $1 AND r.bucket = s.bucket AND r.chain_id = s.thread_id
-    AND r.action = 'thread.shared' AND (r.version = 1 OR r.detail = 'share_' || encode(uuid_send(s.id), 'hex'))
+    AND r.action = 'thread.shared' AND r.detail = 'share_' || encode(uuid_send(s.id), 'hex')
 WHERE s.project_id = $1 AND ($2::uuid IS NULL OR s.thread_id = $2) AND r.chain_id IS NULL
 ORDER BY s.id LIMIT 10
 """

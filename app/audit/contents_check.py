@@ -82,7 +82,6 @@ class Contents:
         return found
 
     async def _compare(self, chains: list[ThreadClaims]) -> list[Found]:
-        chains = [chain for chain in chains if not chain.older]
         found: list[Found] = []
         threads = await self._threads(chains)
         places = await self._places(chains)
@@ -424,8 +423,6 @@ def _wrong_row(kind: contents.Kind, claim: Claim, row: Any) -> str | None:
 
 
 def _wrong_project(claims: ProjectClaims, project: Any, keys: dict[UUID, Any]) -> Iterator[Found]:
-    if claims.older:
-        return
     if project is None:
         yield "the project's own", "the project is gone"
     elif claims.project is None:

@@ -82,12 +82,6 @@ async def ensure_first_key(
         The key if it was made here: it cannot be shown again.
     """
     project_id = await ensure_project(database, DEFAULT_PROJECT, encrypted_by)
-    async with database.session() as session:
-        # The release before makes it without: somebody has to manage the service.
-        nobody = ~select(Project.project_id).where(Project.operates).exists()
-        changed = update(Project).where(Project.project_id == project_id, nobody).values(operates=True)
-        for project in (await session.scalars(changed.returning(Project))).all():
-            await record_project(session, SERVICE, "project.changed", project, "operates")
     key = new_key() if bootstrap_key is None else bootstrap_key
     async with database.session() as session:
         if bootstrap_key is None and await session.scalar(select(ApiKey.id).limit(1)) is not None:

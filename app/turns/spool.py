@@ -215,8 +215,8 @@ def read(content: bytes) -> tuple[Closable, Closing]:
         closing["error_status"],
         closing["pace"],
         [Piece(str(one["data"]), bytes.fromhex(one["digest"]), list(one["sources"])) for one in closing["pieces"]],
-        closing.get("context"),
-        closing.get("replaced_model"),
+        closing["context"],
+        closing["replaced_model"],
     )
 
 
@@ -238,7 +238,7 @@ def _written_call(call: CallRecord) -> dict[str, Any]:
 def _read_call(call: dict[str, Any]) -> CallRecord:
     return CallRecord(
         str(call["continuation"]),
-        str(call.get("account", "")),  # The release before wrote none.
+        str(call["account"]),
         str(call["url"]),
         Body(
             base64.b64decode(call["body"]["sent"], validate=True),
