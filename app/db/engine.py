@@ -266,10 +266,9 @@ class Database:
         self._give_back(pooled)
         return answer
 
-    # The pool's own way there and back costs 0.04 ms a statement: most of its connections are held here, and go
-    # from statement to statement. Who waits for one gets the next that is free, in the order of their coming.
-    # asyncpg's own pool is no way around that: it sends a reset behind each statement, a round trip more, which
-    # tests/test_round_trips.py would count.
+    # SQLAlchemy's pool costs 0.04 ms of CPU a statement, and asyncpg's, without its reset, 0.04 to 0.07 ms more than
+    # this one: 4 to 15% of a turn, which takes a connection twice. So most connections are held here, and go from
+    # statement to statement. Who waits for one gets the next that is free, in the order of their coming.
 
     async def _take(self) -> Any:
         """A connection that is nobody else's until it is given back or dropped."""
