@@ -286,9 +286,18 @@ def test_an_item_of_another_project_cannot_be_referred_to(service: Service, proj
         ({"role": "system", "content": [{"type": "input_image", "image_url": PIXEL}]}, "input[0].content[0]"),
         ({"role": "tool", "tool_call_id": "c", "content": 5}, "input[0].content"),
         ({"role": "function", "name": "never_called", "content": "1"}, "input[0].name"),
-        ({"lc": 1, "type": "constructor", "id": ["langchain", "PromptTemplate"], "kwargs": {}}, "input[0]"),
-        ({"type": "human", "data": {}}, "input[0]"),
-        ({"from": "nobody", "value": "x"}, "input[0].from"),
+        # What `everthread import` takes, and a request does not: LangChain's messages, ShareGPT's, Anthropic's parts.
+        (
+            {"lc": 1, "type": "constructor", "id": ["langchain", "HumanMessage"], "kwargs": {"content": "Hi"}},
+            "input[0].type",
+        ),
+        ({"type": "human", "data": {"content": "Hi"}}, "input[0].type"),
+        ({"from": "human", "value": "Hi"}, "input[0]"),
+        (
+            {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "42"}]},
+            "input[0].content[0].type",
+        ),
+        ({"role": "assistant", "content": [{"type": "thinking", "thinking": "hm"}]}, "input[0].content[0].type"),
         ({"type": "reasoning", "summary": []}, "input"),
         (function("c"), "input"),
     ],
@@ -310,34 +319,8 @@ CHAT = [
     {"role": "tool", "tool_call_id": "c1", "content": "42"},
     {"role": "assistant", "content": "It is 42."},
 ]
-IN_OTHER_FORMS: dict[str, list[Any]] = {
+CHAT_FORMS: dict[str, list[Any]] = {
     "chat": CHAT,
-    "langchain's messages_to_dict": [
-        {"type": "system", "data": {"content": "Be kind.", "type": "system"}},
-        {"type": "human", "data": {"content": "What is 6 * 7?", "type": "human", "id": None}},
-        {"type": "ai", "data": {"content": "", "tool_calls": [{"name": "mul", "args": {"a": 6}, "id": "c1"}]}},
-        {"type": "tool", "data": {"content": "42", "tool_call_id": "c1"}},
-        {"type": "ai", "data": {"content": "It is 42."}},
-    ],
-    "langchain's dumpd": [
-        {"lc": 1, "type": "constructor", "id": ["langchain", "schema", "messages", name], "kwargs": kwargs}
-        for name, kwargs in [
-            ("SystemMessage", {"content": "Be kind."}),
-            ("HumanMessage", {"content": "What is 6 * 7?"}),
-            ("AIMessage", {"content": "", "tool_calls": [{"name": "mul", "args": {"a": 6}, "id": "c1"}]}),
-            ("ToolMessage", {"content": "42", "tool_call_id": "c1"}),
-            ("AIMessage", {"content": "It is 42."}),
-        ]
-    ],
-    "anthropic": [
-        {"role": "system", "content": "Be kind."},
-        {"role": "user", "content": [{"type": "text", "text": "What is 6 * 7?"}]},
-        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"},
-                                          {"type": "tool_use", "id": "c1", "name": "mul", "input": {"a": 6}}]},
-        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1",
-                                      "content": [{"type": "text", "text": "42"}]}]},
-        {"role": "assistant", "content": [{"type": "text", "text": "It is 42."}]},
-    ],
     "older functions": [
         *CHAT[:2],
         {"role": "assistant", "content": None, "function_call": {"name": "mul", "arguments": '{"a":6}'}},
@@ -347,9 +330,9 @@ IN_OTHER_FORMS: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", IN_OTHER_FORMS)
-def test_messages_of_other_libraries_are_translated(service: Service, emulator: Emulator, form: str) -> None:
-    thread = service.thread(messages=IN_OTHER_FORMS[form])
+@pytest.mark.parametrize("form", CHAT_FORMS)
+def test_chat_messages_become_items(service: Service, emulator: Emulator, form: str) -> None:
+    thread = service.thread(messages=CHAT_FORMS[form])
     service.turn(thread, "And now?")
     sent = emulator.calls()[-1]["body"]["input"]
     roles = [item.get("role", item["type"]) for item in sent]
@@ -359,13 +342,6 @@ def test_messages_of_other_libraries_are_translated(service: Service, emulator: 
     assert sent[2]["call_id"] == sent[3]["call_id"]
     assert sent[3]["output"] == "42"
     assert sent[4]["content"] == "It is 42."
-
-
-def test_sharegpt_turns_are_translated(service: Service) -> None:
-    thread = service.thread(
-        messages=[{"from": "human", "value": "My name is Ada."}, {"from": "gpt", "value": "Hello!"}]
-    )
-    assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
 
 
 def test_images_in_a_tools_output_are_kept_weighed_as_images_and_sent(service: Service, emulator: Emulator) -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -235,6 +236,72 @@ def test_the_exports_of_other_products_are_read(
     body = {"input": "Recite the conversation"}
     said = service.http.post(f"/threads/{thread['id']}/turns", json=body, headers=headers).json()["output_text"]
     assert said.splitlines()[:2] == ["user: My name is Ada.", "assistant: Hello Ada!"]
+
+
+FOREIGN: dict[str, list[Any]] = {
+    "langchain's messages_to_dict": [
+        {"type": "system", "data": {"content": "Be kind.", "type": "system"}},
+        {"type": "human", "data": {"content": "What is 6 * 7?", "type": "human", "id": None}},
+        {"type": "ai", "data": {"content": "", "tool_calls": [{"name": "mul", "args": {"a": 6}, "id": "c1"}]}},
+        {"type": "tool", "data": {"content": "42", "tool_call_id": "c1"}},
+        {"type": "ai", "data": {"content": "It is 42."}},
+    ],
+    "langchain's dumpd": [
+        {"lc": 1, "type": "constructor", "id": ["langchain", "schema", "messages", name], "kwargs": kwargs}
+        for name, kwargs in [
+            ("SystemMessage", {"content": "Be kind."}),
+            ("HumanMessage", {"content": "What is 6 * 7?"}),
+            ("AIMessage", {"content": "", "tool_calls": [{"name": "mul", "args": {"a": 6}, "id": "c1"}]}),
+            ("ToolMessage", {"content": "42", "tool_call_id": "c1"}),
+            ("AIMessage", {"content": "It is 42."}),
+        ]
+    ],
+    "anthropic": [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": [{"type": "text", "text": "What is 6 * 7?"}]},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"},
+                                          {"type": "tool_use", "id": "c1", "name": "mul", "input": {"a": 6}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1",
+                                      "content": [{"type": "text", "text": "42"}]}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "It is 42."}]},
+    ],
+    "sharegpt": [
+        {"from": "system", "value": "Be kind."},
+        {"from": "human", "value": "What is 6 * 7?"},
+        {"from": "gpt", "value": "It is 42."},
+    ],
+}  # fmt: skip
+
+
+def test_messages_of_other_libraries_are_translated(
+    service: Service, service_env: dict[str, str], emulator: Emulator, tmp_path: Path
+) -> None:
+    key, file = new_project(service_env), tmp_path / "threads.jsonl"
+    threads = [{"name": form, "messages": messages} for form, messages in FOREIGN.items()]
+    bad: list[Any] = [
+        [{"lc": 1, "type": "constructor", "id": ["langchain", "PromptTemplate"], "kwargs": {}}],
+        [{"from": "nobody", "value": "x"}],
+        [{"role": "user", "content": [{"type": "image", "source": {"type": "file", "file_id": "f"}}]}],
+    ]
+    file.write_text("\n".join(json.dumps(each) for each in [*threads, *bad]))
+    imported = command(service, "import", str(file), key=key)
+    assert imported.ended() == 1
+    printed = "\n".join(imported.lines)
+    assert f"{len(FOREIGN)} threads imported" in printed
+    for where in ("'messages[0]'", "'messages[0].from'", "'messages[0].content[0].source'"):
+        assert f"is not taken: {where}" in printed
+    headers = {"Authorization": f"Bearer {key}"}
+    for form in FOREIGN:
+        path = f"/threads/by-name/{quote(form)}/turns"
+        assert service.http.post(path, json={"input": "And now?"}, headers=headers).status_code == 200
+        sent = emulator.calls()[-1]["body"]["input"]
+        roles = [item.get("role", item["type"]) for item in sent]
+        called = [] if form == "sharegpt" else ["function_call", "function_call_output"]
+        assert roles == ["system", "user", *called, "assistant", "user"], form
+        assert sent[-2]["content"] == "It is 42."
+        if called:
+            assert (sent[2]["name"], json.loads(sent[2]["arguments"])) == ("mul", {"a": 6})
+            assert (sent[3]["call_id"], sent[3]["output"]) == (sent[2]["call_id"], "42")
 
 
 def test_a_bad_conversation_is_said_by_its_line_and_the_rest_is_taken(

@@ -1,15 +1,16 @@
 """The door for what clients send: strings, Responses items or Chat messages become items of a known shape.
 
-Strict: what is not taken is refused with the path of the element at fault, before anything is stored. What belongs
-to another API is translated (`foreign.py`) or refused; nothing is taken and then not sent.
+Strict: what is not taken is refused with the path of the element at fault, before anything is stored. Messages
+of another API are refused too; nothing is taken and then not sent. `everthread import` translates those
+(`app/transfer/foreign.py`).
 """
 
 from typing import Any
 
 from app.http.errors import BadRequest
 from app.items import checks, images
+from app.items.chat_functions import ChatFunctions
 from app.items.checks import wrong
-from app.items.foreign import translated
 from app.items.kinds import KINDS, MALFORMED, RESTORED, kind_of, type_of
 from app.items.pairs import arranged
 from app.items.shapes import Item, message
@@ -130,8 +131,12 @@ def items_of(value: Any, param: str = "input", *, references: bool = False, any_
             code="too_many_items",
         )
     items: list[Item] = []
-    for where, element in translated(value, param):
-        read = _items(element, where, references=references)
+    functions = ChatFunctions()
+    for index, element in enumerate(value):
+        where = f"{param}[{index}]"
+        if not isinstance(element, dict):
+            raise wrong(where, "must be an object.")
+        read = _items(functions.translated(element, where), where, references=references)
         for item in () if any_image else read:
             images.check(item, where)
         items.extend(read)

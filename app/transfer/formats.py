@@ -14,9 +14,11 @@ from typing import Any
 
 import orjson
 
+from app.http.errors import BadRequest
 from app.items.shapes import fields_of, objects, string
 from app.transfer import products
 from app.transfer.files import MOST_BYTES, documents, shown
+from app.transfer.foreign import translated
 from app.transfer.schemas import FORMAT
 from app.transfer.trees import Conversation, seconds, thread_of
 
@@ -170,7 +172,7 @@ def _entry(where: str, value: Any) -> Entry:
     if isinstance(value, list):
         if not value:
             return Entry(where, problem="has no messages")
-        return _named(Entry(where, {"messages": value}, messages=len(value), imported=len(value)))
+        return _of_messages(Entry(where, {"messages": value}, messages=len(value), imported=len(value)))
     if not isinstance(value, dict):
         return Entry(where, problem=f"must be an array of messages or an object. {KNOWN}")
     if value.get("format") == FORMAT:
@@ -198,7 +200,7 @@ def _entry(where: str, value: Any) -> Entry:
     if (created := seconds(thread.get("created_at"))) is not None:
         thread["created_at"] = created
     count = len(value["messages"])
-    return _named(Entry(where, thread, left_out=left_out, messages=count, imported=count))
+    return _of_messages(Entry(where, thread, left_out=left_out, messages=count, imported=count))
 
 
 def _ends(turns: list[dict[str, Any]]) -> int:
@@ -206,11 +208,16 @@ def _ends(turns: list[dict[str, Any]]) -> int:
     return sum(turn.get("id") not in parents for turn in turns)
 
 
-def _named(entry: Entry) -> Entry:
+def _of_messages(entry: Entry) -> Entry:
+    """Give the thread a name, if it has none, and translate its messages."""
     if "name" not in entry.thread:
         # A name of its content's own, so that the same file imported again changes nothing.
         digest = hashlib.sha256(orjson.dumps(entry.thread, option=orjson.OPT_SORT_KEYS)).hexdigest()
         entry.thread["name"], entry.unnamed = f"import-{digest[:32]}", True
+    try:
+        entry.thread["messages"] = translated(entry.thread["messages"])
+    except BadRequest as error:
+        entry.problem = error.message
     return entry
 
 

@@ -1,20 +1,15 @@
-"""Messages in the forms of other libraries and APIs, as Chat messages or items.
+"""Messages of imported files in the forms of other libraries and APIs, as Chat messages or items.
 
-LangChain's dumped messages, Anthropic's parts, Chat's older functions, ShareGPT's turns. What is none of these goes
-through as it is, for the door to check.
+LangChain's dumped messages, Anthropic's parts and ShareGPT's turns. Any other element stays as it is, for the service
+to check.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
 
-from app.http.errors import BadRequest
 from app.items.checks import wrong
 from app.items.shapes import Item, fields_of, objects, string
-
-Placed = tuple[str, Item]
-"""An element, and the path that an error names."""
 
 LANGCHAIN_ROLES = {
     "human": "user",
@@ -44,19 +39,20 @@ SHAREGPT_ROLES = {
 }
 
 
-def translated(values: list[Any], param: str) -> Iterator[Placed]:
-    """The elements of an input, each as the items or Chat messages that it stands for.
+def translated(messages: list[Any]) -> list[Any]:
+    """Return the elements of `messages`, each as the items or Chat messages that it stands for.
 
     Raises:
-        BadRequest: naming an element that is no object, or in a foreign form that cannot be translated.
+        BadRequest: naming an element in a foreign form that cannot be translated.
     """
-    functions = _Functions()
-    for index, element in enumerate(values):
-        where = f"{param}[{index}]"
-        if not isinstance(element, dict):
-            raise wrong(where, "must be an object.")
-        for each in _anthropic(_sharegpt(_langchain(element, where), where), where):
-            yield where, functions.named(each, where)
+    found: list[Any] = []
+    for index, element in enumerate(messages):
+        where = f"messages[{index}]"
+        if isinstance(element, dict):
+            found += _anthropic(_sharegpt(_langchain(element, where), where), where)
+        else:
+            found.append(element)
+    return found
 
 
 def _langchain(element: Item, where: str) -> Item:
@@ -176,30 +172,3 @@ def _anthropic_image(part: Item, where: str) -> Item:
 
 def _arguments(value: Any) -> str:
     return value if isinstance(value, str) else orjson.dumps(value if value is not None else {}).decode()
-
-
-class _Functions:
-    """Chat's older functions: they have no ids, and an output belongs to the last call of its name."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._called: dict[str, str] = {}
-
-    def named(self, element: Item, where: str) -> Item:
-        call = element.get("function_call")
-        if element.get("role") == "assistant" and isinstance(call, dict) and not element.get("tool_calls"):
-            self._count += 1
-            id_ = f"call_function_{self._count}"
-            self._called[string(call.get("name"))] = id_
-            left = {name: value for name, value in element.items() if name != "function_call"}
-            return {**left, "tool_calls": [{"id": id_, "type": "function", "function": call}]}
-        if element.get("role") != "function":
-            return element
-        id_ = self._called.get(string(element.get("name")), "")
-        if not id_:
-            raise BadRequest(
-                f"'{where}' is the output of a function {string(element.get('name'))[:80]!r} that was not called "
-                "before it. Send the message with its 'function_call' first.",
-                param=f"{where}.name",
-            )
-        return {"role": "tool", "tool_call_id": id_, "content": element.get("content")}
