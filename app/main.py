@@ -26,6 +26,7 @@ from app.audit.signing import signing_key
 from app.cache.client import Cache
 from app.cache.value_mac import ValueMac
 from app.chain.live_ids import LiveIds
+from app.citus.router import ShardRouter, is_distributed
 from app.console import routes as console
 from app.db import configured
 from app.db.buckets import Buckets, database_key
@@ -33,7 +34,6 @@ from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.db.pagination import ReadHorizon
 from app.db.replica import ReplicaReads
-from app.db.shard_router import ShardRouter, is_distributed
 from app.history import routes as history_routes
 from app.history.feedback import Feedbacks
 from app.history.forks import Forks

@@ -20,7 +20,8 @@ from app.accounts import tables as accounts
 from app.audit import tables as audit
 from app.cache import tables as cache
 from app.chain import tables as chain
-from app.db import connecting, ddl, sql
+from app.citus import distribution
+from app.db import connecting, ddl
 from app.db.base import Base
 from app.db.tables import ServedRevision
 from app.history import tables as history
@@ -81,16 +82,8 @@ EXCEPTION WHEN insufficient_privilege THEN
 END $$
 """
 HAS_SERVED = "SELECT to_regclass('served_revisions') IS NOT NULL"
-HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
-DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = 'threads'::regclass)"
-# A table is distributed when none that is not refers to it.
-KEYS_BETWEEN = """
-SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
-WHERE contype = 'f' AND confrelid IN ('threads'::regclass, 'turns'::regclass) AND conparentid = 0
-"""
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 SCHEMA = MIGRATIONS / "schema.sql"
-DISTRIBUTE = MIGRATIONS / "sql" / "citus.sql"
 
 OUR_REVISION = re.compile(r"v\d{3}_\d{4}")
 """The form of revisions from release 0.2.0 on. Those of earlier checkouts were four digits."""
@@ -289,8 +282,8 @@ def _finish(connection: Connection, target: str) -> str | None:
         connection.execute(delete(ServedRevision))
         connection.execute(insert(ServedRevision), [{"revision": each} for each in served(at)])
     connection.commit()
-    if target != "base" and connection.scalar(text(HAS_CITUS)):
-        _distribute(connection, plans)
+    if target != "base" and distribution.has_citus(connection):
+        distribution.distribute(connection, plans)
     return at
 
 
@@ -300,19 +293,3 @@ def _create(connection: Connection) -> None:
     MigrationContext.configure(connection).stamp(ScriptDirectory.from_config(alembic_config()), "head")
     driver: Any = connection.connection.dbapi_connection
     driver.run_async(lambda each: each.execute(script))  # The driver takes a script of many statements.
-
-
-def _distribute(connection: Connection, plans: str) -> None:
-    """Lay the tables over the nodes of a Citus cluster, if that has not been done."""
-    connection.execute(text("SELECT run_command_on_workers(:plans)"), {"plans": plans})
-    if not connection.scalar(text(DISTRIBUTED)):
-        # The guards look at nothing but their own row's shard.
-        connection.execute(text("SET LOCAL citus.enable_unsafe_triggers = on"))
-        keys = connection.execute(text(KEYS_BETWEEN)).all()
-        for table, name, _ in keys:
-            connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
-        for statement in sql.commands(DISTRIBUTE):
-            connection.exec_driver_sql(statement)
-        for table, name, definition in keys:
-            connection.exec_driver_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
-    connection.commit()

@@ -15,6 +15,7 @@ ORDER = (
     ("main",),
     ("public",),
     ("schema",),
+    ("citus",),
     ("console",),
     ("openai_api",),
     ("retention",),

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from app.cache.client import Cache
 from app.chain.context import Context
+from app.citus.router import ShardRouter
 from app.db import ids
 from app.db.engine import Database
-from app.db.shard_router import ShardRouter
 from app.items import vocabulary
 from app.items.weights import IMAGE_TOKENS
 from app.limits.charges import Charges

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.chain.context import Context
 from app.db import ids
 from app.db.engine import Database
-from app.db.shard_router import ShardRouter
+from app.db.routing import Routing
 from app.db.sql import Statement, statements
 from app.http.errors import NotFound
 from app.items import vocabulary
@@ -136,7 +136,7 @@ class Claim:
 
 
 class MemoryStore:
-    def __init__(self, database: Database, nodes: ShardRouter, *, worker_id: UUID, lease_seconds: float) -> None:
+    def __init__(self, database: Database, nodes: Routing, *, worker_id: UUID, lease_seconds: float) -> None:
         self._database = database
         self._nodes = nodes
         self._worker_id = worker_id

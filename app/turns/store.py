@@ -21,7 +21,7 @@ from app.chain.live_ids import LiveId
 from app.db import ids
 from app.db.engine import Database
 from app.db.pagination import Page
-from app.db.shard_router import ShardRouter
+from app.db.routing import Routing
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.items.kinds import CALLS
 from app.items.stored import columns, kept_input
@@ -121,7 +121,7 @@ class TurnStore:
     def __init__(
         self,
         database: Database,
-        nodes: ShardRouter,
+        nodes: Routing,
         names: Names,
         users: UserKeys,
         *,
