@@ -32,7 +32,7 @@ from app.db import configured
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.db.ids import new_uuid
-from app.db.pagination import ReadHorizon
+from app.db.read_horizon import ReadHorizon
 from app.db.replica import ReplicaReads
 from app.history import routes as history_routes
 from app.history.feedback import Feedbacks

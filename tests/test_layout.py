@@ -43,6 +43,9 @@ ORDER = (
 )
 """From the top to the ground. Parts of one line import nothing of each other."""
 
+WITHOUT_WEB = ("db", "items", "provider", "trail", "sealing", "chain", "embedded", "cache", "settings")
+"""Parts that know nothing of requests and responses: they import no web framework."""
+
 LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
 
 
@@ -74,3 +77,22 @@ def test_a_part_imports_only_what_stands_below_it() -> None:
 def test_every_part_has_its_place() -> None:
     parts = {path.stem for path in ROOT.iterdir() if path.name not in ("__init__.py", "__pycache__")}
     assert parts == set(LEVEL)
+
+
+def test_parts_below_the_web_import_no_web_framework() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if path.relative_to(ROOT).parts[0].removesuffix(".py") in WITHOUT_WEB
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in modules(node)
+        if name.split(".")[0] in ("fastapi", "starlette", "uvicorn")
+    }
+    assert found == set()
+
+
+def modules(node: ast.AST) -> list[str]:
+    """The modules that a node imports from."""
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return [name.name for name in node.names] if isinstance(node, ast.Import) else []

@@ -7,9 +7,9 @@ from fastapi.responses import Response
 
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch
 from app.accounts.service import ProjectAccounts
-from app.db.pagination import ListObject
 from app.http.bodies import checked, json_object, json_response
 from app.http.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.http.pages import ListObject
 from app.http.services import serving
 from app.projects.auth import Administering
 

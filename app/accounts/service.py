@@ -14,10 +14,10 @@ from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, Acc
 from app.accounts.tables import Account
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import list_object
 from app.http import egress
 from app.http.describing import Deleted
 from app.http.errors import BadRequest, Conflict, Forbidden, NotFound
+from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.projects.service import Projects
 from app.projects.tables import Project

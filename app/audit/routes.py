@@ -10,10 +10,10 @@ from app.audit.exported import CheckpointObject
 from app.audit.service import Audit
 from app.audit.store import Filters
 from app.db import ids
-from app.db.pagination import ListObject, Paged, Seconds, moment
 from app.http.bodies import json_response
 from app.http.describing import NDJSON, described
 from app.http.errors import BadRequest
+from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Auditing
 from app.projects.credential_watch import listening

@@ -10,8 +10,9 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.store import Filters
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, ReadHorizon, list_object
+from app.db.read_horizon import ReadHorizon
 from app.db.replica import ReplicaReads
+from app.http.pages import Page, list_object
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import Place, unknown

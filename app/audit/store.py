@@ -10,7 +10,8 @@ from app.audit.rows import CheckpointRow, LeafRow, ProjectRow, RecordRow
 from app.db import ids
 from app.db.engine import Database
 from app.db.ids import BUCKETS
-from app.db.pagination import Page, ReadHorizon
+from app.db.read_horizon import ReadHorizon
+from app.http.pages import Page
 
 BATCH = 5000
 

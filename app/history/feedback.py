@@ -11,12 +11,13 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, ReadHorizon, list_object
+from app.db.read_horizon import ReadHorizon
 from app.history import messages
 from app.history.tables import Feedback
 from app.http.bodies import Body
 from app.http.describing import Deleted
 from app.http.errors import NotFound
+from app.http.pages import Page, list_object
 from app.items.unreadable import ContentUnreadable, marked
 from app.projects.auth import Caller
 from app.sealing import at_rest

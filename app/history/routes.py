@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.db.pagination import ListObject, Paged, list_object
 from app.history import messages
 from app.history.calls import CallObject, as_curl, call_object, curl_headers
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
@@ -15,6 +14,7 @@ from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject
 from app.http.bodies import checked, json_object, json_response, optional_json_object
 from app.http.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
 from app.http.heartbeat import heartbeat_seconds
+from app.http.pages import ListObject, Paged, list_object
 from app.http.services import services, serving
 from app.limits.room import FOR_ITEMS, check_room
 from app.limits.service import RateLimits

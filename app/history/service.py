@@ -13,7 +13,6 @@ from app.chain.context import Context, ContextObject
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, list_object
 from app.history.calls import parse_call, unknown_call
 from app.history.edits import append_items
 from app.history.erase import erase
@@ -21,6 +20,7 @@ from app.history.forks import Forks
 from app.history.playback import Tempo, play
 from app.http.describing import Deleted, ErrorFields
 from app.http.errors import APIError, BadRequest, NotFound
+from app.http.pages import Page, list_object
 from app.items.client_door import items_of
 from app.limits.room import check_items, check_room
 from app.limits.service import RateLimits

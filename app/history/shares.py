@@ -12,11 +12,11 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import list_object
 from app.history.tables import Share
 from app.http.bodies import WHOLE, Body
 from app.http.describing import Deleted, ItemObject
 from app.http.errors import BadRequest, NotFound
+from app.http.pages import list_object
 from app.items.stored import kept_row
 from app.items.unreadable import is_unreadable
 from app.projects.auth import Caller

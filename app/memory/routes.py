@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.db.pagination import ListObject
 from app.http.bodies import checked, json_response, optional_json_object
 from app.http.describing import OF_A_MODEL, described
+from app.http.pages import ListObject
 from app.http.services import serving
 from app.memory.schemas import Compact, CompactionObject
 from app.memory.service import Memory

@@ -4,8 +4,8 @@ from typing import Any
 from uuid import UUID
 
 from app.chain.live_ids import LiveIds
-from app.db.pagination import list_object
 from app.http.errors import BadRequest, Conflict
+from app.http.pages import list_object
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
 from app.memory.compaction import Compactions, Wanted

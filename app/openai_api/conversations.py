@@ -6,11 +6,11 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from app.db import ids
-from app.db.pagination import ListObject, Paged
 from app.history.service import History
 from app.http.bodies import checked, json_object, json_response, optional_json_object
 from app.http.describing import Deleted, ItemObject, described
 from app.http.errors import NotFound
+from app.http.pages import ListObject, Paged
 from app.http.services import serving
 from app.limits.room import FOR_ITEMS, FOR_THREAD, check_items
 from app.openai_api.responses import ItemPaged, Service

@@ -7,10 +7,10 @@ from fastapi.responses import Response
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
-from app.db.pagination import ListObject, list_object
 from app.http.bodies import json_response
 from app.http.describing import described
 from app.http.errors import NotFound
+from app.http.pages import ListObject, list_object
 from app.http.services import services, serving
 from app.memory.observations import LearntAt, ModelObservations
 from app.projects.auth import Authenticated

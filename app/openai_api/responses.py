@@ -7,7 +7,6 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
-from app.db.pagination import ListObject
 from app.http.bodies import json_object, json_response
 from app.http.describing import (
     EVENTS,
@@ -21,6 +20,7 @@ from app.http.describing import (
 )
 from app.http.errors import BadRequest
 from app.http.heartbeat import heartbeat_seconds
+from app.http.pages import ListObject
 from app.http.services import services, serving
 from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response

@@ -9,10 +9,11 @@ from typing_extensions import TypedDict
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, ReadHorizon, list_object
+from app.db.read_horizon import ReadHorizon
 from app.history.edits import Edits, append_items
 from app.http.describing import Deleted
 from app.http.errors import APIError, BadRequest, NotFound
+from app.http.pages import Page, list_object
 from app.items.kinds import type_of
 from app.items.stored import StoredItem, kept_row
 from app.items.unreadable import marked

@@ -11,9 +11,9 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import list_object
 from app.http.describing import Deleted
 from app.http.errors import BadRequest, Conflict, Forbidden, NotFound
+from app.http.pages import list_object
 from app.projects import keys
 from app.projects.auth import Caller, KeyRing
 from app.projects.encryption import KEY_DESTROYED

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import ConfigDict, Field
 
-from app.db.pagination import ListObject
 from app.http.bodies import WHOLE, Changes, checked, json_object, json_response
 from app.http.describing import NDJSON, described
 from app.http.errors import BadRequest
+from app.http.pages import ListObject
 from app.http.services import serving
 from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Authenticated, KeyRing

@@ -10,8 +10,8 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import list_object
 from app.http.errors import NotFound
+from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.projects.recorded import record_project
 from app.projects.tables import Project

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from app.db import ids
-from app.db.pagination import ListObject, Seconds, moment
 from app.http.bodies import json_response
 from app.http.describing import described
 from app.http.errors import BadRequest
+from app.http.pages import ListObject, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.search.service import HitObject, Search

@@ -13,9 +13,9 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import list_object
 from app.db.replica import ReplicaReads
 from app.http.errors import BadRequest
+from app.http.pages import list_object
 from app.items import lexemes
 from app.items.shapes import text_of
 from app.projects.auth import Caller

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from app.db.pagination import ListObject, Paged, Seconds, moment
 from app.http.bodies import checked, json_object, json_response, optional_json_object
 from app.http.describing import CONFLICT, METADATA, described
 from app.http.errors import BadRequest
+from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users

@@ -11,8 +11,9 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page, ReadHorizon, list_object
+from app.db.read_horizon import ReadHorizon
 from app.http.errors import BadRequest, Conflict, Forbidden
+from app.http.pages import Page, list_object
 from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller

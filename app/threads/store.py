@@ -30,8 +30,9 @@ from sqlalchemy.sql import func
 
 from app.chain.context import Context
 from app.db import ids
-from app.db.pagination import Page, ReadHorizon
+from app.db.read_horizon import ReadHorizon
 from app.http.errors import Conflict, NotFound
+from app.http.pages import Page
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.sealing import at_rest

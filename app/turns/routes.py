@@ -6,10 +6,10 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
-from app.db.pagination import ListObject, Paged
 from app.http.bodies import json_object, json_response
 from app.http.describing import EVENTS, HEARTBEAT, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
 from app.http.heartbeat import heartbeat_seconds
+from app.http.pages import ListObject, Paged
 from app.http.services import services, serving
 from app.projects.auth import Authenticated, authenticate
 from app.projects.credential_watch import listening

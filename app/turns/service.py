@@ -6,8 +6,8 @@ from typing import Any
 from uuid import UUID
 
 from app.db import ids
-from app.db.pagination import Page, list_object
 from app.http.errors import BadRequest, NotFound
+from app.http.pages import Page, list_object
 from app.items.client_door import COMPACTION, REFERENCE
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item

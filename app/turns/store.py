@@ -20,9 +20,9 @@ from app.chain.context import Context
 from app.chain.live_ids import LiveId
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import Page
 from app.db.routing import Routing
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
+from app.http.pages import Page
 from app.items.kinds import CALLS
 from app.items.stored import columns, kept_input
 from app.sealing import at_rest

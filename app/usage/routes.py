@@ -10,11 +10,11 @@ from fastapi.responses import Response
 from typing_extensions import TypedDict
 
 from app.db import ids
-from app.db.pagination import ListObject, Seconds, list_object
 from app.db.replica import ReplicaReads
 from app.http.bodies import json_response
 from app.http.describing import described
 from app.http.errors import BadRequest
+from app.http.pages import ListObject, Seconds, list_object
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.provider.models import Models

@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.db.pagination import ListObject
 from app.http.bodies import checked, json_object, json_response
 from app.http.describing import Deleted, described
+from app.http.pages import ListObject
 from app.http.services import serving
 from app.projects.auth import Administering
 from app.webhooks.schemas import DeliveryObject, WebhookCreate, WebhookObject, WebhookPatch, WebhookSecret

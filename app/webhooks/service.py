@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from app.db.pagination import list_object
 from app.http import egress
 from app.http.describing import Deleted
 from app.http.errors import BadRequest, Conflict, NotFound
+from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.webhooks import signing
 from app.webhooks.deliveries import Deliveries

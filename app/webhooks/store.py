@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.db.engine import Database
-from app.db.pagination import ReadHorizon
+from app.db.read_horizon import ReadHorizon
 from app.trail.append import append_record
 from app.trail.records import Action, Actor
 from app.webhooks.events import data_of, type_of

@@ -6,12 +6,10 @@ touched while somebody is paging; and it is known of a deleted row too, so that 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from fastapi import Depends, Query
-from sqlalchemy import func, select, text
-from sqlalchemy.ext.asyncio import AsyncSession
 from typing_extensions import TypedDict
 
 from app.http.errors import BadRequest
@@ -89,29 +87,3 @@ def list_object(rows: Sequence[Row], show: Callable[[Row], Mapping[str, Any]], *
         "last_id": data[-1]["id"] if data else None,
         "has_more": has_more,
     }
-
-
-# A row's moment is never before the beginning of its transaction. One that has written nothing for as long as nobody
-# needs between the two is a reader, and holds nobody up.
-OLDEST_WRITER = text(
-    """SELECT least(clock_timestamp(), min(xact_start)) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND (backend_xid IS NOT NULL OR xact_start > clock_timestamp() - interval '2 seconds')"""
-)
-
-
-@dataclass(frozen=True, slots=True)
-class ReadHorizon:
-    """Up to which moment nothing can be added any more: who follows a list upwards reads no further."""
-
-    seconds: float | None = None
-    """How long a transaction may take until its rows are seen; None to look at those that are open."""
-
-    async def until(self, session: AsyncSession) -> datetime:
-        """The moment, to be asked for before the list is read."""
-        if self.seconds is not None:
-            settling = select(func.clock_timestamp() - timedelta(seconds=self.seconds))
-            waited: datetime = (await session.execute(settling)).scalar_one()
-            return waited
-        until: datetime = (await session.execute(OLDEST_WRITER)).scalar_one()
-        return until
