@@ -81,7 +81,7 @@ from app.sealing.master import masters
 from app.sealing.project_cipher import ProjectCipher
 from app.search import routes as search_routes
 from app.search.service import Search
-from app.settings import Connected, OTelSettings, Settings
+from app.settings import Connected, OTelSettings, Settings, environment
 from app.telemetry import asked as telemetry
 from app.telemetry import metrics
 from app.telemetry.logs import configure
@@ -233,7 +233,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     compactions = Compactions(memory, accounts, models, observations, content_keys, limits, settings)
     titles = Titles(database, names, accounts, models, limits, settings)
     hours = TurnHours(database)
-    killable = Killable()
+    killable = Killable(environment())
     runner = Runner(
         store,
         accounts,

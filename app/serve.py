@@ -1,7 +1,6 @@
 """`everthread serve`: everything that has to be up before the first request, and down after the last."""
 
 import asyncio
-import os
 import shlex
 import signal
 import subprocess
@@ -45,7 +44,7 @@ from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import cleared
 from app.sealing.master import BadMasterKey, Masters, masters
 from app.sealing.project_cipher import ProjectCipher
-from app.settings import Connected, Settings
+from app.settings import Connected, Settings, export
 
 EMULATOR_SECONDS = 20.0
 REDIS_SECONDS = 5.0
@@ -76,7 +75,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
         key = asyncio.run(_prepare_database(connected, audit_key(settings), master_keys(settings)))
         connected = _with_provider(stack, connected, emulator_port)
         if workers > 1:
-            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+            export(PROMETHEUS_MULTIPROC_DIR=stack.enter_context(tempfile.TemporaryDirectory()))
         _export(connected, workers)
         config = Config(
             "app.main:create_app",
@@ -366,9 +365,11 @@ def _is_up(url: str) -> bool:
 
 def _export(settings: Connected, workers: int) -> None:
     """Workers are processes of their own, and read their settings from the environment."""
-    os.environ["DATABASE_URL"] = settings.database_url
-    os.environ["REDIS_URL"] = settings.redis_url
-    os.environ["EVERTHREAD_WORKERS"] = str(workers)
+    export(
+        DATABASE_URL=settings.database_url,
+        REDIS_URL=settings.redis_url,
+        EVERTHREAD_WORKERS=str(workers),
+        EVERTHREAD_DATA_DIR=str(Path(settings.data_dir).resolve()),
+    )
     if settings.dashscope_base_url is not None:
-        os.environ["DASHSCOPE_BASE_URL"] = settings.dashscope_base_url
-    os.environ["EVERTHREAD_DATA_DIR"] = str(Path(settings.data_dir).resolve())
+        export(DASHSCOPE_BASE_URL=settings.dashscope_base_url)

@@ -1,5 +1,6 @@
 """Every variable the service reads, with its meaning. Nothing else reads the environment."""
 
+import os
 import re
 from collections.abc import Mapping
 from ipaddress import ip_network
@@ -74,6 +75,16 @@ def _endpoint(given: str | None) -> str | None:
         raise ValueError("it must be an http:// or https:// URL without a user, a password or a query; "
                          "the key goes into DASHSCOPE_API_KEY")  # fmt: skip
     return given
+
+
+def environment() -> dict[str, str]:
+    """Return the process's variables: for checks of their names, and for child processes."""
+    return dict(os.environ)
+
+
+def export(**variables: str) -> None:
+    """Set variables that processes started from here, or libraries imported later, read."""
+    os.environ.update(variables)
 
 
 class Settings(BaseSettings):

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from app.process.killable import GivenUp, Killable
+from app.settings import environment
 from tests.projects import Project
 from tests.service import Emulator, Service, eventually
 from tests.test_structured_output import said
@@ -240,7 +241,7 @@ def test_a_service_that_is_told_to_stop_during_a_check_keeps_the_answer_and_ends
 
 
 async def test_a_task_is_killed_and_the_next_one_is_done_by_another_process() -> None:
-    killable, project = Killable(), uuid4()
+    killable, project = Killable(environment()), uuid4()
     for _ in range(2):
         with pytest.raises(GivenUp):
             await killable.run(project, "time:sleep_for_ever")
@@ -255,7 +256,7 @@ def test_the_processes_know_no_secret_and_end_with_their_parent() -> None:
     script = (
         "import asyncio, uuid\nfrom app.process.killable import Killable\n"
         "async def main():\n"
-        "    await Killable().run(uuid.uuid4(), 'app.provider.json_schema:check', {}, '{}')\n"
+        "    await Killable({}).run(uuid.uuid4(), 'app.provider.json_schema:check', {}, '{}')\n"
         "    print('ready', flush=True)\n    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )

@@ -96,3 +96,23 @@ def modules(node: ast.AST) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         return [node.module or ""]
     return [name.name for name in node.names] if isinstance(node, ast.Import) else []
+
+
+def test_settings_alone_read_the_environment() -> None:
+    readers = {
+        str(path.relative_to(ROOT))
+        for path in sorted(ROOT.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id == "os"
+            and node.attr in ("environ", "environb", "getenv", "getenvb", "putenv", "unsetenv")
+        )
+        or (
+            isinstance(node, ast.ImportFrom)
+            and node.module == "os"
+            and any(name.name in ("environ", "getenv") for name in node.names)
+        )
+    }
+    assert readers == {"settings.py"}

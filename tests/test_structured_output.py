@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from app.process.killable import Killable
 from app.provider import json_schema
 from app.provider.structured import check
+from app.settings import environment
 from tests.service import Emulator, Service
 
 SCHEMA = {
@@ -209,7 +210,7 @@ async def test_chat_completions_pass_a_call_on_beside_a_format(service: Service,
 )
 async def test_a_schema_that_cannot_be_applied_is_said_to_be_unchecked(schema: dict[str, Any]) -> None:
     params = {"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
-    killable = Killable()
+    killable = Killable(environment())
     found = await check(params, json.dumps("a" * 40 + "!"), uuid4(), killable)
     await killable.stop()
     assert found.fits is None

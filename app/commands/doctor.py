@@ -1,7 +1,6 @@
 """`everthread doctor`: whether a service could start here, looked at part by part, each with what to do."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from enum import IntEnum
@@ -27,7 +26,7 @@ from app.serve import (
     check_redis,
     master_keys,
 )
-from app.settings import Settings
+from app.settings import Settings, environment
 
 OK = "ok"
 
@@ -40,7 +39,7 @@ Check = Callable[[Settings], Coroutine[Any, Any, str]]
 
 async def _settings(settings: Settings) -> str:
     check_models(settings)
-    return " ".join(misspelt(os.environ)) or OK
+    return " ".join(misspelt(environment())) or OK
 
 
 async def _postgres(settings: Settings) -> str:

@@ -34,7 +34,7 @@ from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
 from app.process.atomic_file import replacing
 from app.provider.models import Models
-from app.settings import SECRETS, Settings
+from app.settings import SECRETS, Settings, environment
 
 SECONDS = 10.0
 """Time limit for each server that is asked."""
@@ -135,7 +135,7 @@ def shown_settings(settings: Settings) -> dict[str, Any]:
         if values[name] is not None:
             values[name] = _family(getattr(settings, name))
     prefixes = ("EVERTHREAD_", "DASHSCOPE_", "OTEL_", "PG", "DATABASE_URL", "REDIS_URL")
-    return {"values": values, "variables": sorted(name for name in os.environ if name.startswith(prefixes))}
+    return {"values": values, "variables": sorted(name for name in environment() if name.startswith(prefixes))}
 
 
 def _shown(name: str, annotation: Any, value: Any) -> Any:
@@ -178,7 +178,8 @@ def _plus() -> set[str]:
 
 def _hidden(settings: Settings) -> set[str]:
     """Return every value that must not be in the bundle."""
-    found = {os.environ.get(name, "") for name in SECRETS}
+    variables = environment()
+    found = {variables.get(name, "") for name in SECRETS}
     for name, about in Settings.model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, SecretStr):

@@ -1,7 +1,6 @@
 """What every command of the terminal shares: its settings, its database, and how it gives up."""
 
 import asyncio
-import os
 import shlex
 import sys
 from collections.abc import Awaitable, Callable, Iterable
@@ -21,7 +20,7 @@ from app.db.engine import Database
 from app.db.replica import ReplicaReads
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
-from app.settings import EmulatorSettings, OTelSettings, Settings, placeholder_left
+from app.settings import EmulatorSettings, OTelSettings, Settings, environment, placeholder_left
 
 T = TypeVar("T")
 
@@ -48,9 +47,9 @@ PREFIX = "EVERTHREAD_"
 
 
 def read_settings(**given: object) -> Settings:
-    for line in misspelt(os.environ):
+    for line in misspelt(environment()):
         sys.stderr.write(f"everthread: {line}\n")
-    if (sentence := placeholder_left(os.environ)) is not None:
+    if (sentence := placeholder_left(environment())) is not None:
         stop(sentence)
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

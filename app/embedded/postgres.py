@@ -1,6 +1,5 @@
 """Postgres 18 from a wheel, on a socket of its own that its owner alone reaches."""
 
-import os
 import shlex
 import shutil
 import socket
@@ -16,6 +15,7 @@ from sqlalchemy import make_url
 from app.embedded import private
 from app.embedded.data_dir import OWNER, CannotStart
 from app.embedded.postgres_user import as_user, user_id
+from app.settings import environment
 
 MAJOR = "18"
 SOCKET = ".s.PGSQL.5432"
@@ -73,11 +73,11 @@ class Postgres:
         """
         files = (self.directory, *reaches)
         command = [*as_user(self.owner, self.programs, files), str(self.programs / program), *arguments]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        variables = {name: value for name, value in environment().items() if not name.startswith("PG")}
         # Its own session: a Ctrl-C in the terminal is for the service, which stops Postgres last.
         ended = subprocess.run(
             command,
-            env=environment,
+            env=variables,
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if program != "pg_ctl" else subprocess.DEVNULL,

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.embedded.data_dir import CannotStart
+from app.settings import environment
 
 USER = "pgserver"
 
@@ -23,7 +24,7 @@ SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 
 def _program(name: str) -> str | None:
     """Return the path of a program of the system; None if it is not installed."""
-    return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SYSTEM_PROGRAMS)))
+    return shutil.which(name, path=os.pathsep.join((environment().get("PATH", os.defpath), *SYSTEM_PROGRAMS)))
 
 
 def user_id() -> int | None:

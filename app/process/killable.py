@@ -8,10 +8,10 @@ It also ends when its parent does: at the end of its input, or by the timer.
 
 import asyncio
 import importlib
-import os
 import resource
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -50,7 +50,9 @@ class GivenUp(Exception):
 class Killable:
     """The pool of one worker. A project has one task at work at a time, so that its tasks hold up its own."""
 
-    def __init__(self, *, processes: int = PROCESSES) -> None:
+    def __init__(self, variables: Mapping[str, str], *, processes: int = PROCESSES) -> None:
+        """Args: variables: of the environment; the processes get those in KEPT_VARIABLES."""
+        self._variables = {name: value for name, value in variables.items() if name in KEPT_VARIABLES}
         self._room = asyncio.Semaphore(processes)
         self._idle: list[asyncio.subprocess.Process] = []
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
@@ -84,7 +86,7 @@ class Killable:
 
     async def _done(self, task: bytes) -> Any:
         self._idle = [process for process in self._idle if process.returncode is None]
-        process = self._idle.pop() if self._idle else await _start()
+        process = self._idle.pop() if self._idle else await self._start()
         finished = False
         try:
             async with asyncio.timeout(TASK_SECONDS):
@@ -99,21 +101,20 @@ class Killable:
             else:
                 await _end(process)
 
-
-async def _start() -> asyncio.subprocess.Process:
-    try:
-        return await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "app.process.killable",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ},
-            start_new_session=True,  # A Ctrl-C in the terminal is the service's to act on.
-        )
-    except OSError as error:
-        raise GivenUp(f"no process could be started: {error.strerror}") from error
+    async def _start(self) -> asyncio.subprocess.Process:
+        try:
+            return await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "app.process.killable",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=self._variables,
+                start_new_session=True,  # A Ctrl-C in the terminal is the service's to act on.
+            )
+        except OSError as error:
+            raise GivenUp(f"no process could be started: {error.strerror}") from error
 
 
 async def _exchange(process: asyncio.subprocess.Process, task: bytes) -> Any:

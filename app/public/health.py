@@ -1,6 +1,5 @@
 """/healthz, /readyz and /metrics: the routes that need no key, and say nothing of any project."""
 
-import os
 from typing import Literal
 
 from fastapi import APIRouter, Request
@@ -19,6 +18,7 @@ from app.http.bodies import json_response
 from app.http.describing import PLAIN, described
 from app.http.errors import DatabaseUnavailable
 from app.http.services import services
+from app.settings import environment
 
 router = APIRouter(tags=["health"])
 
@@ -72,7 +72,7 @@ async def readyz(request: Request) -> Response:
 async def metrics() -> Response:
     """Prometheus's text form; of all workers together where there are several."""
     registry = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if "PROMETHEUS_MULTIPROC_DIR" in environment():
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

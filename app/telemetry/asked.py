@@ -1,11 +1,10 @@
 """Whether OpenTelemetry is asked for, and the door to it: without a wish, none of its modules is loaded."""
 
-import os
 from importlib import import_module
 
 from fastapi import FastAPI
 
-from app.settings import OTelSettings
+from app.settings import OTelSettings, environment, export
 from app.telemetry.spans import use
 
 
@@ -14,6 +13,7 @@ def start(app: FastAPI, settings: OTelSettings) -> None:
     if not (settings.traces or settings.metrics):
         return
     # The names of the conventions that are stable, unless somebody has asked for the ones before.
-    os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")
+    if "OTEL_SEMCONV_STABILITY_OPT_IN" not in environment():
+        export(OTEL_SEMCONV_STABILITY_OPT_IN="http,database")
     otel = import_module("app.telemetry.otel")
     use(otel.OTel(app, traces=settings.traces, metrics_too=settings.metrics))
