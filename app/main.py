@@ -28,6 +28,7 @@ from app.cache.value_mac import ValueMac
 from app.chain.live_ids import LiveIds
 from app.citus.router import ShardRouter, is_distributed
 from app.console import routes as console
+from app.console.attempts import SignInAttempts
 from app.db import configured
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
@@ -306,6 +307,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         Shares(database, turns, store, content_keys),
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
         killable,
+        SignInAttempts(cache),
     )  # fmt: skip
     provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.

@@ -23,7 +23,7 @@ from app.console.routes import routes
 from app.console.words import CHINESE, language_of
 from app.projects.settings import Limits
 from tests.databases import migrate_now, new_database
-from tests.service import Emulator, Process, Service, eventually
+from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.wire import Proxy
 
 HERE = Path(app.__file__).parent / "console"
@@ -542,20 +542,43 @@ def test_nobody_is_read_more_than_a_key_before_he_is_known(running: Service) -> 
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
-def test_signing_out_ends_it_and_guessing_is_slowed_down(browser: Browser, own_env: dict[str, str]) -> None:
-    service = Service(env=own_env)
+def test_signing_out_ends_it(browser: Browser, running: Service) -> None:
     with browser.new_context(locale="en-US") as context:
-        console = Console(context, service, service.key)
+        console = Console(context, running, running.key)
         console.page.click("text=Sign out")
         console.open("/threads")
         assert "/console/sign-in" in console.page.url
-        answers = [
-            httpx2.post(f"{service.url}/console/sign-in", data={"key": f"et_{number}"}).status_code
-            for number in range(12)
-        ]
-        assert answers[:10] == [403] * 10
-        assert answers[10:] == [429] * 2
+
+
+def test_guessing_is_slowed_down_and_counted_for_all_workers(running: Service, service: Service) -> None:
+    with from_address("127.0.0.17") as http, from_address("127.0.0.18") as other:
+        guesses = [guess(http, each, number) for number in range(6) for each in (running, service)]
+        assert guesses == [403] * 10 + [429] * 2
+        assert guess(other, running, 1) == 403
+
+
+def test_a_good_key_ends_the_counting(running: Service, service: Service) -> None:
+    with from_address("127.0.0.19") as http:
+        assert [guess(http, service, number) for number in range(9)] == [403] * 9
+        signed_in = http.post(f"{running.url}/console/sign-in", data={"key": running.key})
+        assert signed_in.status_code == 303
+        eventually(lambda: guess(http, service, 1) == 403)
+
+
+def test_without_redis_a_worker_counts_by_itself(own_env: dict[str, str]) -> None:
+    service = Service(env={**own_env, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
+    with from_address("127.0.0.20") as http:
+        assert [guess(http, service, number) for number in range(12)] == [403] * 10 + [429] * 2
     assert service.stop() == 0
+
+
+def from_address(address: str) -> httpx2.Client:
+    """A client at another address of this machine, whose attempts are counted apart from the other tests'."""
+    return httpx2.Client(transport=httpx2.HTTPTransport(local_address=address))
+
+
+def guess(http: httpx2.Client, service: Service, number: int) -> int:
+    return http.post(f"{service.url}/console/sign-in", data={"key": f"et_{number}"}).status_code
 
 
 def test_what_changes_something_is_taken_from_the_consoles_own_pages_alone(console: Console) -> None:

@@ -1,13 +1,12 @@
 """Who looks at a page: signed in with an API key, and told by a cookie that only this site sends."""
 
 import hmac
-import time
-from collections import OrderedDict
 from urllib.parse import parse_qs, quote
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 
+from app.console.attempts import SignInAttempts
 from app.http.bodies import body_of
 from app.http.services import services
 from app.projects.auth import Grant, KeyRing
@@ -17,10 +16,6 @@ COOKIE = "everthread_console"
 PATH = "/console"
 SIGN_IN = f"{PATH}/sign-in"
 
-MOST_ATTEMPTS = 10
-ATTEMPT_SECONDS = 60.0
-MOST_ADDRESSES = 10_000
-
 LONGEST_FORM = 4096
 """Bytes."""
 
@@ -28,8 +23,6 @@ WRONG_KEY = "This key is unknown, revoked or past its end."
 TOO_MANY = "Too many attempts. Wait a minute."
 
 PROOF = "x-csrf-token"
-
-_attempts: OrderedDict[str, list[float]] = OrderedDict()
 
 
 def cookie_of(request: HTTPConnection) -> str:
@@ -62,14 +55,15 @@ async def sign_in(request: Request) -> tuple[Response | None, str | None]:
     address = "" if request.client is None else request.client.host
     if not from_here(request):
         return None, WRONG_KEY
-    if not _may_try(address):
+    attempts = services(request)[SignInAttempts]
+    if not await attempts.may_try(address):
         return None, TOO_MANY
     form = parse_qs((await body_of(request, LONGEST_FORM)).decode("utf-8", "replace"))
     key = form.get("key", [""])[0].strip()
     grant = await services(request)[KeyRing].grant(key, address) if key and "." not in key else None
     if grant is None:
         return None, WRONG_KEY
-    _attempts.pop(address, None)
+    attempts.succeeded(address)
     answer = RedirectResponse(_next(form.get("next", [""])[0]), status_code=303)
     answer.set_cookie(
         COOKIE,
@@ -103,13 +97,3 @@ def _next(given: str) -> str:
     """A page of the console's, and nothing else."""
     is_page = given.startswith(f"{PATH}/") and "\\" not in given and "//" not in given and given.isprintable()
     return given if is_page else f"{PATH}/threads"
-
-
-def _may_try(address: str) -> bool:
-    now = time.monotonic()
-    tried = [at for at in _attempts.pop(address, []) if at > now - ATTEMPT_SECONDS]
-    may = len(tried) < MOST_ATTEMPTS
-    _attempts[address] = [*tried, now] if may else tried
-    while len(_attempts) > MOST_ADDRESSES:
-        _attempts.popitem(last=False)
-    return may
