@@ -4,7 +4,6 @@ Each statement names the bucket, which the ids of threads and turns carry: it ru
 """
 
 import asyncio
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -51,6 +50,7 @@ from app.turns.rows import (
 )
 from app.turns.schemas import Origin, TurnRequest
 from app.turns.tables import Call, SentPiece, Turn
+from app.turns.unconfirmed import Unconfirmed
 
 BRIEF_WAIT_SECONDS = 0.25
 """Time that background work waits for a locked thread before it continues with others and returns later."""
@@ -134,8 +134,7 @@ class TurnStore:
         self._users = users
         self._worker_id = worker_id
         self._lease_seconds = lease_seconds
-        self._unconfirmed: list[tuple[Closable, float]] = []
-        """Turns that may have been opened, and until when they may come to light."""
+        self._unconfirmed: Unconfirmed[Closable] = Unconfirmed(lease_seconds=lease_seconds)
 
     async def open(
         self, project_id: UUID, address: Address, request: TurnRequest, ticket: UUID | None = None
@@ -212,7 +211,7 @@ class TurnStore:
             raise  # It was not opened.
         except (DatabaseUnavailable, asyncio.CancelledError):
             turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor, seal)
-            self._unconfirmed.append((turn, time.monotonic() + self._lease_seconds))
+            self._unconfirmed.add(turn_id, turn)
             raise
         match row["outcome"]:
             case "no_thread":
@@ -461,10 +460,9 @@ class TurnStore:
             DatabaseUnavailable: Postgres is still away.
         """
         locked: set[int] = set()
-        for entry in list(self._unconfirmed):
-            turn, until = entry
+        for turn in self._unconfirmed.of(bucket):
             lies_in = ids.bucket_of(turn.id)
-            if lies_in in locked or bucket not in (None, lies_in):
+            if lies_in in locked:
                 continue
             try:
                 closed = (
@@ -481,8 +479,8 @@ class TurnStore:
                     "a turn whose opening was not confirmed cannot be closed", sqlstate=error.sqlstate, **turn.in_logs
                 )
                 closed = True  # Its lease runs out.
-            if (closed or time.monotonic() > until) and entry in self._unconfirmed:
-                self._unconfirmed.remove(entry)
+            if closed or not self._unconfirmed.may_appear(turn.id):
+                self._unconfirmed.discard(turn.id)
 
     async def take_expired(self) -> list[ExpiredRow]:
         """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""
