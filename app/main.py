@@ -62,6 +62,7 @@ from app.openai_api.contexts import Contexts
 from app.openai_api.service import OpenAI
 from app.process import stopping
 from app.process.killable import Killable
+from app.process.started import Started
 from app.projects import minting
 from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
@@ -197,18 +198,40 @@ def build(settings: Connected) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with Started(stopping.LAST_SECONDS) as started:
+        runner = await _start(app, started)
+        if runner is None:
+            yield
+            return
+        closed = asyncio.Event()
+        drain_seconds = app.state.services[Connected].drain_seconds
+        ending = asyncio.create_task(_end_turns(runner, drain_seconds, closed), name="ending")
+        try:
+            yield
+        finally:
+            stopping.begun.set()
+            closed.set()
+            await ending
+            await runner.end()  # What a request has begun since then.
+
+
+async def _start(app: FastAPI, started: Started) -> Runner | None:
+    """Build the parts in the order in which they need each other. Each is stopped before those that it needs."""
     settings: Connected = app.state.services[Connected]
+    started.to_stop(partial(asyncio.to_thread, tracer().close))
     database = configured.connect(settings, settings.database_url)
+    started.to_stop(database.close)
     key = await _database_key(database)
     if key is None:
-        yield
-        return
+        return None
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
+    started.to_stop(cache.close)
     seal, buckets, sealed = ValueMac(key), Buckets(key), Sealed(key)
     replica = None if settings.database_read_url is None else configured.connect(settings, settings.database_read_url)
     reads = ReplicaReads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
     worker_id = new_uuid()
     nodes = ShardRouter(database, routed=settings.citus_routing)
+    started.to_stop(nodes.close)
     distributed = await is_distributed(database)
     if distributed:
         database.is_coordinator()
@@ -226,6 +249,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await content_keys.keep_sealing()
     spool = Spool(settings.data_dir / "spool", content_keys)
     accounts = connect_accounts(settings, database, cipher)
+    started.to_stop(accounts.close)
     models, observations = app.state.services[Models], ModelObservations(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     reader = Reader(memory, observations, byte_budget=settings.provider_max_input_bytes)
@@ -235,6 +259,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     titles = Titles(database, names, accounts, models, limits, settings)
     hours = TurnHours(database)
     killable = Killable(environment())
+    started.to_stop(killable.stop)
     runner = Runner(
         store,
         accounts,
@@ -260,21 +285,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     secrets = Secrets(database, cipher)
     webhooks = WebhookStore(database, horizon)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
-    background = (
-        reads,
-        nodes,
-        observations,
-        leases,
-        cancel_requests,
-        checkpoints,
-        cleaner,
-        compactions,
-        deliveries,
-        limits,
-        charges,
-        hours,
-    )
     tokens, sessions, watch = UserTokens(key), Sessions(database, key), CredentialWatch(database)
+    started.to_stop(watch.stop)
     transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
     projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
@@ -314,31 +326,13 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
-    for work in background:
+    # In the order in which they need each other: compactions and titles have charges until their end.
+    for work in (hours, charges, limits, deliveries, compactions, cleaner, checkpoints, cancel_requests, leases,
+                 observations, nodes, reads):  # fmt: skip
+        started.to_stop(work.stop)
         work.start()
-    closed = asyncio.Event()
-    ending = asyncio.create_task(_end_turns(runner, settings.drain_seconds, closed), name="ending")
-    try:
-        yield
-    finally:
-        stopping.begun.set()
-        closed.set()
-        await ending
-        await runner.end()  # What a request has begun since then.
-        try:
-            async with asyncio.timeout(stopping.LAST_SECONDS):
-                await titles.stop()
-                for work in background:
-                    await work.stop()
-                await killable.stop()
-                await watch.stop()
-                await accounts.close()
-                await cache.close()
-                await nodes.close()
-                await database.close()
-                await asyncio.to_thread(tracer().close)
-        except TimeoutError:
-            log.error("Postgres does not answer; the last charges and statistics may be missing from the usage")
+    started.to_stop(titles.stop)
+    return runner
 
 
 async def _end_turns(runner: Runner, drain_seconds: float, closed: asyncio.Event) -> None:
