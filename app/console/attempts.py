@@ -16,12 +16,6 @@ ATTEMPT_SECONDS = 60
 MOST_ADDRESSES = 10_000
 """That a worker counts by itself."""
 
-COUNT = """
-local count = redis.call('INCR', KEYS[1])
-if count == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
-return count
-"""
-
 
 class SignInAttempts:
     """Counters in Redis, which expire a minute after the first attempt; in this worker's memory while Redis is away."""
@@ -33,8 +27,11 @@ class SignInAttempts:
 
     async def may_try(self, address: str) -> bool:
         """Count an attempt, and return False if the address has made too many."""
+        key = _key(address)
         try:
-            count = await self._cache.execute(("EVAL", COUNT, 1, _key(address), ATTEMPT_SECONDS))
+            count = await self._cache.execute(("SET", key, 0, "EX", ATTEMPT_SECONDS, "NX"), ("INCR", key))
+            if count == 1:  # The key may have expired between the two.
+                self._cache.send(("EXPIRE", key, ATTEMPT_SECONDS))
         except (RedisError, OSError) as error:
             log.warning("Redis is away; this worker counts attempts to sign in by itself", error=reason(error))
             metrics.REDIS_ERRORS.inc()
