@@ -32,7 +32,7 @@ def test_a_start_that_fails_halfway_leaves_nothing_open(fresh_env: dict[str, str
             async with app.router.lifespan_context(app):
                 pytest.fail("It has started.")
         async with asyncio.timeout(5):
-            while await watching.fetchval(OPEN):  # A closed connection's backend ends a moment later.
+            while await watching.fetchval(OPEN):  # noqa: ASYNC110 - a closed connection ends a moment later
                 await asyncio.sleep(0.02)
         assert asyncio.all_tasks() - before == set()
         await watching.close()

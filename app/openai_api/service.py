@@ -1,6 +1,7 @@
 """Responses and conversations over turns and threads: a response is a turn, a conversation is a thread."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from app.threads.names import Names
 from app.threads.tables import Thread
 from app.turns.event_log import EventLog
 from app.turns.replay import Replay
-from app.turns.rows import ItemRow, TurnRow
+from app.turns.rows import TurnRow
 from app.turns.running import Running
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
@@ -81,8 +82,7 @@ class OpenAI:
 
     async def input_items(self, caller: Caller, address: OfTurn, page: "ItemPage") -> dict[str, Any]:
         row = await self._response(caller, address)
-        items = (await self._store.items(caller.project_id, [row["id"]]))[row["id"]]
-        return page.cut([item for item in items if item["origin"] == "input"])
+        return await self._page(caller, row["id"], page, input_only=True)
 
     async def create_conversation(
         self, caller: Caller, items: Sequence[dict[str, Any]], metadata: dict[str, str]
@@ -135,27 +135,45 @@ class OpenAI:
         return list_object(kept, shown_item, has_more=False)
 
     async def items(self, caller: Caller, address: ById, page: "ItemPage") -> dict[str, Any]:
-        """A page of a conversation. The latest items are read from its end: as many turns as the page needs."""
-        head = await self._head(caller, address)
-        turns: int | None = page.limit + 1 if page.order == "desc" else None
-        while True:
-            rows, more = await self._store.messages(caller.project_id, head, turns)
-            if turns is None or not more or page.is_within(rows):
-                return page.cut(rows)
-            turns *= 4
+        return await self._page(caller, await self._head(caller, address), page)
 
     async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
-        rows, _ = await self._store.messages(caller.project_id, await self._head(caller, ById(id_)))
-        for row in rows:
-            if row["item_id"] == item_id:
-                return shown_item(kept_row(row))
-        raise _unknown_item(item_id)
+        head = await self._head(caller, ById(id_))
+        rows = [] if head is None else await self._store.page_of_items(
+            caller.project_id, head, cursor=item_id, latest_first=True, limit=1
+        )  # fmt: skip
+        if not rows:
+            raise _unknown_item(item_id)
+        return shown_item(kept_row(rows[0]))
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> "ConversationObject":
         conversation = await self.conversation(caller, ById(id_))
         if not await self._edits.delete_item(caller.actor, caller.project_id, ById(id_), item_id):
             raise _unknown_item(item_id)
         return conversation
+
+    async def _page(
+        self, caller: Caller, last: UUID | None, page: "ItemPage", *, input_only: bool = False
+    ) -> dict[str, Any]:
+        """A page of the items of the branch that ends with a turn, or of that turn's input.
+
+        Raises:
+            BadRequest: the cursor is none of these items.
+        """
+        cursor = 0 if page.after is None else 1  # The cursor's own item comes first.
+        rows = [] if last is None else await self._store.page_of_items(
+            caller.project_id, last, cursor=page.after, latest_first=page.order == "desc",
+            limit=page.limit + 1 + cursor, input_only=input_only,
+        )  # fmt: skip
+        if cursor and not rows:
+            raise BadRequest(
+                f"'after' must be the id of an item of this list, not '{str(page.after)[:80]}'.",
+                param="after",
+                code="invalid_cursor",
+            )
+        rows = rows[cursor:]
+        has_more = len(rows) > page.limit
+        return list_object(rows[: page.limit], lambda row: shown_item(kept_row(row)), has_more=has_more)
 
     async def _head(self, caller: Caller, address: ById) -> UUID | None:
         try:
@@ -172,41 +190,13 @@ class OpenAI:
         return row
 
 
+@dataclass(frozen=True, slots=True)
 class ItemPage:
     """A page of items, by the id of an item."""
 
-    def __init__(self, limit: int, order: Order, after: str | None) -> None:
-        self.limit = limit
-        self.order = order
-        self.after = after
-
-    def is_within(self, latest: Sequence[ItemRow]) -> bool:
-        """Whether these are enough to cut the page, latest first, and to tell that there is more."""
-        start = self._start(latest[::-1])
-        return start is not None and start + self.limit < len(latest)
-
-    def cut(self, rows: Sequence[ItemRow]) -> dict[str, Any]:
-        """The page as a list object.
-
-        Args:
-            rows: all items, oldest first, or the latest that the page is within.
-        """
-        ordered = rows if self.order == "asc" else rows[::-1]
-        start = self._start(ordered)
-        if start is None:
-            raise BadRequest(
-                f"'after' must be the id of an item of this list, not '{str(self.after)[:80]}'.",
-                param="after",
-                code="invalid_cursor",
-            )
-        end = start + self.limit
-        return list_object(ordered[start:end], lambda row: shown_item(kept_row(row)), has_more=end < len(ordered))
-
-    def _start(self, ordered: Sequence[ItemRow]) -> int | None:
-        """Where the page begins; None if its cursor is none of these items."""
-        if self.after is None:
-            return 0
-        return next((place for place, row in enumerate(ordered, 1) if row["item_id"] == self.after), None)
+    limit: int
+    order: Order
+    after: str | None
 
 
 def shown_item(kept: StoredItem) -> dict[str, Any]:

@@ -563,6 +563,26 @@ class TurnStore:
         items = [ITEMS.opened(project_id, row) for row in found if row["item_id"] is not None]
         return items, bool(found and found[0]["more"])
 
+    async def page_of_items(
+        self,
+        project_id: UUID,
+        turn_id: UUID,
+        *,
+        cursor: str | None,
+        latest_first: bool,
+        limit: int,
+        input_only: bool = False,
+    ) -> list[ItemRow]:
+        """Items of the branch that ends with a turn, from an item on.
+
+        Args:
+            cursor: the id of that item, which comes first; there are no rows if it is not in the branch.
+            input_only: the input of the turn alone.
+        """
+        statement = statements.LATEST_ITEMS if latest_first else statements.EARLIEST_ITEMS
+        asked = statement(**_at(project_id, turn_id), cursor=cursor, input_only=input_only, limit=limit)
+        return [ITEMS.opened(project_id, row) for row in await self._database.fetch(*asked)]
+
     async def chain(self, project_id: UUID, turn_id: UUID) -> list[LinkRow]:
         return await self._database.fetch(*statements.CHAIN(**_at(project_id, turn_id)))
 

@@ -94,6 +94,53 @@ FROM branch LEFT JOIN LATERAL (
 ) items ON true
 ORDER BY branch.depth DESC, items.position
 
+-- _page_of_items --
+-- The branch that items are paged over, or one turn's input, and where the page begins. `reached` is true from the
+-- cursor's turn on, towards the root.
+WITH RECURSIVE cursor AS (
+    -- OFFSET 0: by the index of item ids, though a new table looks as if those of the bucket were few.
+    SELECT turn_id, position FROM (
+        SELECT project_id, turn_id, position, origin FROM items WHERE bucket = :bucket AND item_id = :cursor OFFSET 0
+    ) found WHERE project_id = :project_id AND (NOT :input_only::boolean OR origin = 'input')
+), branch AS (
+    SELECT id, parent_id, 0 AS depth, :cursor::text IS NULL OR id = (SELECT turn_id FROM cursor) AS reached
+    FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+    UNION ALL
+    SELECT t.id, t.parent_id, branch.depth + 1, branch.reached OR t.id = (SELECT turn_id FROM cursor)
+    FROM branch CROSS JOIN LATERAL (
+        SELECT id, parent_id FROM turns
+        WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id AND NOT :input_only::boolean
+        OFFSET 0
+    ) t
+)
+
+-- latest_items --
+-- A page of items from its cursor on, latest first. The cursor's own item is the first row; no row where it is none of
+-- them. Turns are walked, and items are read, until there are as many as asked for and no further.
+{_page_of_items}
+SELECT branch.id AS turn_id, items.* FROM branch CROSS JOIN LATERAL (
+    SELECT position, type, item_id, data FROM items
+    WHERE branch.reached AND project_id = :project_id AND bucket = :bucket AND turn_id = branch.id
+        AND (NOT :input_only OR origin = 'input')
+        AND position <= coalesce((SELECT position FROM cursor WHERE turn_id = branch.id), 2147483647)
+    ORDER BY position DESC LIMIT :limit
+) items LIMIT :limit
+
+-- earliest_items --
+-- The same, earliest first. All turns of the branch are walked; items are read until there are as many as asked for.
+{_page_of_items}
+SELECT walked.id AS turn_id, items.* FROM (
+    SELECT id FROM branch
+    WHERE :cursor::text IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
+    ORDER BY depth DESC
+) walked CROSS JOIN LATERAL (
+    SELECT position, type, item_id, data FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = walked.id
+        AND (NOT :input_only OR origin = 'input')
+        AND position >= coalesce((SELECT position FROM cursor WHERE turn_id = walked.id), 0)
+    ORDER BY position LIMIT :limit
+) items LIMIT :limit
+
 -- chain --
 -- How each turn of a branch reached the model.
 {_branch}
