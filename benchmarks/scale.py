@@ -160,7 +160,7 @@ async def _long_threads(place: Place) -> list[Row]:
             used = (place.tree.cpu() - before).total * 1000 / len(names)
 
             async def messages(n: int, names: list[str] = names) -> Any:
-                return await load.ask("GET", f"/v1/threads/by-name/{names[n % 3]}/messages")
+                return await load.ask("GET", f"/v1/threads/by-name/{names[n % 3]}/messages?limit=100")
 
             async def latest(n: int, names: list[str] = names) -> Any:
                 return await load.ask("GET", f"/v1/threads/by-name/{names[n % 3]}/messages?turns=20")

@@ -59,8 +59,8 @@ def test_pages_in_both_orders_hold_every_item_once(project: Project, conversatio
 def test_an_item_of_another_branch_is_in_no_page(project: Project) -> None:
     thread = project.call("POST", "/threads", json={})["id"]
     first, left, right = (
-        project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {text}", **parent})
-        for text, parent in (("one", {}), ("two", {}), ("three", {}))
+        project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {text}"})
+        for text in ("one", "two", "three")
     )
     other = project.call("POST", f"/threads/{thread}/turns", json={"input": "Echo: four", "parent_id": first["id"]})
     path = f"/conversations/{thread.replace('thread_', 'conv_')}/items"
@@ -93,6 +93,76 @@ def test_a_page_reads_the_items_that_it_returns(project: Project, conversation: 
         assert read["items"] <= 22, (cursor, read)  # And the cursor's, looked up by its id, once more.
     newest = asyncio.run(rows_read(project, conversation, upwards[-1], 1, latest_first=True))
     assert newest["turns"] <= 2
+
+
+@pytest.fixture
+def thread(project: Project) -> tuple[str, list[str]]:
+    """A thread of 25 turns with a side branch, and the turns of its branch."""
+    id_ = project.call("POST", "/threads", json={"messages": [message("turn 0")]})["id"]
+    path = f"/conversations/{id_.replace('thread_', 'conv_')}/items"
+    for number in range(1, 25):
+        project.call("POST", path, json={"items": [message(f"turn {number}"), message("more")]})
+    turns = [turn["id"] for turn in project.call("GET", f"/threads/{id_}/turns", params={"limit": 100})["data"]]
+    side = project.call("POST", f"/threads/{id_}/turns", json={"input": "Echo: side", "parent_id": turns[-3]})
+    assert project.call("PATCH", f"/threads/{id_}", json={"head_id": turns[0]})["head_id"] == turns[0]
+    assert side["status"] == "completed"
+    return id_, turns[::-1]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+@pytest.mark.parametrize("limit", [4, 20, 25, 100])
+def test_the_chain_and_the_messages_page_like_every_list(
+    project: Project, thread: tuple[str, list[str]], order: str, limit: int
+) -> None:
+    id_, turns = thread
+    expected = turns if order == "asc" else turns[::-1]
+    chain, said = f"/threads/{id_}/chain", f"/threads/{id_}/messages"
+    assert pages(project, chain, order=order, limit=limit) == expected
+    after: dict[str, str] = {}
+    shown: list[str] = []
+    while True:
+        page = project.call("GET", said, params={"order": order, "limit": limit, **after})
+        of_page = list(dict.fromkeys(item["turn_id"] for item in page["data"]))
+        assert (of_page[0], of_page[-1]) == (page["first_id"], page["last_id"])
+        shown += [item["content"] for item in page["data"]]
+        if not page["has_more"]:
+            break
+        assert len(of_page) == limit
+        after = {"after": page["last_id"]}
+    whole = ["turn 0", *(text for number in range(1, 25) for text in (f"turn {number}", "more"))]
+    assert shown == (whole if order == "asc" else whole[::-1])
+    back = project.call("GET", chain, params={"order": order, "limit": 3, "before": expected[5]})
+    assert ([link["id"] for link in back["data"]], back["has_more"]) == (expected[2:5], True)
+
+
+def test_the_chain_and_the_messages_have_twenty_turns_by_default_and_refuse_foreign_cursors(
+    project: Project, thread: tuple[str, list[str]]
+) -> None:
+    id_, turns = thread
+    for path in (f"/threads/{id_}/chain", f"/threads/{id_}/messages"):
+        page = project.call("GET", path)
+        assert (page["first_id"], page["last_id"], page["has_more"]) == (turns[0], turns[19], True)
+        side = project.call("GET", f"/threads/{id_}/turns", params={"limit": 1})["data"][0]["id"]
+        assert project.call("GET", path, params={"after": side})["error"]["code"] == "invalid_cursor"
+        assert project.call("GET", path, params={"limit": 101})["error"]["param"] == "limit"
+        beyond = project.call("GET", path, params={"after": turns[-1]})
+        assert (beyond["data"], beyond["first_id"], beyond["has_more"]) == ([], None, False)
+    newest = project.call("GET", f"/threads/{id_}/messages", params={"turns": 2})
+    assert [newest["first_id"], newest["last_id"]] == turns[-2:]
+    refused = project.call("GET", f"/threads/{id_}/messages", params={"order": "desc", "format": "chat"})
+    assert refused["error"]["param"] == "order"
+
+
+def test_a_page_of_markdown_names_the_next_one(project: Project, thread: tuple[str, list[str]]) -> None:
+    path, texts = f"/threads/{thread[0]}/messages?format=markdown&limit=10", []
+    while True:
+        answer = project.http.get(path)
+        texts += [line for line in answer.text.splitlines() if line.startswith("turn ")]
+        if "Link" not in answer.headers:
+            break
+        assert answer.links["next"]["url"].startswith("/v1/threads/")
+        path = answer.links["next"]["url"].removeprefix("/v1")
+    assert texts == [f"turn {number}" for number in range(25)]
 
 
 async def rows_read(

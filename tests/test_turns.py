@@ -270,7 +270,8 @@ def test_a_long_conversation_is_read_back_from_its_end_a_page_at_a_time(service:
     assert pages == whole["data"]
     chat = read(turns=size, format="chat", until=turns[2])
     assert chat["data"] == read(format="chat", until=turns[2])["data"][-2 * size :]
-    assert read(before=turns[0]) == {"object": "list", "data": [], "has_more": False}
+    empty: dict[str, Any] = {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    assert read(before=turns[0]) == empty
     for param, status, params in (
         ("turns", 400, {"turns": 0}),
         ("before", 400, {"before": turns[0], "until": turns[1]}),

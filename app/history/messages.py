@@ -16,6 +16,9 @@ class Messages(TypedDict):
     object: Literal["list"]
     data: list[Item]
     """Responses items, or Chat messages: as `format` says."""
+    first_id: str | None
+    """Of the first turn: the cursors of pages are turns."""
+    last_id: str | None
     has_more: bool
 
 

@@ -38,9 +38,11 @@ async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tem
     `thread.replayed`.
     """
     now, number = None, 0
-    links = [] if last is None else await store.chain(project_id, last)
-    for start in range(0, len(links), TURNS_AT_ONCE):
-        turn_ids = [link["id"] for link in links[start : start + TURNS_AT_ONCE]]
+    branch: list[UUID] = []
+    if last is not None:
+        branch = await store.page_of_turns(project_id, last, cursor=None, latest_first=False, limit=None)
+    for start in range(0, len(branch), TURNS_AT_ONCE):
+        turn_ids = branch[start : start + TURNS_AT_ONCE]
         rows = await store.turns(project_id, turn_ids)
         items = await store.items(project_id, turn_ids)
         ready: list[bytes] = []
@@ -56,7 +58,7 @@ async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tem
             number += 1
         if ready:
             yield b"".join(ready)
-    yield b'id: %d\nevent: thread.replayed\ndata: {"type":"thread.replayed","turns":%d}\n\n' % (number, len(links))
+    yield b'id: %d\nevent: thread.replayed\ndata: {"type":"thread.replayed","turns":%d}\n\n' % (number, len(branch))
 
 
 def _moments(turns: Sequence[tuple[TurnRow, list[ItemRow]]]) -> Iterator[Moment]:

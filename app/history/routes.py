@@ -9,12 +9,13 @@ from app.history import messages
 from app.history.calls import CallObject, as_curl, call_object, curl_headers
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
-from app.history.service import BranchObject, History, LinkObject
+from app.history.service import BranchObject, History, LinkObject, TurnsPage
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
 from app.http.bodies import checked, json_object, json_response, optional_json_object
 from app.http.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
+from app.http.errors import BadRequest
 from app.http.heartbeat import heartbeat_seconds
-from app.http.pages import ListObject, Paged, list_object
+from app.http.pages import ListObject, Page, Paged, PagedTurns, list_object
 from app.http.services import services, serving
 from app.limits.room import FOR_ITEMS, check_room
 from app.limits.service import RateLimits
@@ -148,23 +149,35 @@ async def branches(caller: Authenticated, history: Service, address: Addressed, 
     ),
 )
 async def read_back(
+    request: Request,
     caller: Authenticated,
     history: Service,
     address: Addressed,
+    page: PagedTurns,
     until: Until = None,
-    before: Annotated[
-        str | None, Query(description="Only the turns before this one: the first of a later page.")
-    ] = None,
-    last: Annotated[
-        int | None, Query(alias="turns", ge=1, le=1000, description="Only the last so many turns; all if left out.")
+    newest: Annotated[
+        int | None, Query(alias="turns", ge=1, le=1000, description="The last so many turns, or those before `before`.")
     ] = None,
     format: Annotated[Literal["responses", "chat", "markdown"], Query()] = "responses",
 ) -> Response:
-    thread, rows, has_more = await history.messages(caller, address, until=until, before=before, turns=last)
+    if page.order == "desc" and format != "responses":
+        raise BadRequest("'order' is asc for Chat messages and Markdown. Leave it out.", param="order")
+    thread, rows, found = await history.messages(caller, address, page, until=until, newest=newest)
     if format == "markdown":
-        return Response(messages.as_markdown(thread["title"], rows), media_type="text/markdown; charset=utf-8")
+        text = messages.as_markdown(thread["title"], rows)
+        return Response(text, media_type="text/markdown; charset=utf-8", headers=next_page(request, page, found))
     shown = messages.as_chat(rows) if format == "chat" else messages.as_responses(rows)
-    return json_response({"object": "list", "data": shown, "has_more": has_more})
+    return json_response({"object": "list", "data": shown, **found.ends, "has_more": found.has_more})
+
+
+def next_page(request: Request, page: Page, found: TurnsPage) -> dict[str, str]:
+    """The header that leads on from a page that is no JSON."""
+    if not found.has_more:
+        return {}
+    upwards = page.before is None and "turns" not in request.query_params
+    cursor = {"after": found.ends["last_id"]} if upwards else {"before": found.ends["first_id"]}
+    url = request.url.include_query_params(**cursor)
+    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
 
 
 @at(
@@ -172,8 +185,10 @@ async def read_back(
     "/chain",
     **described("How each turn reached the model, and whether it can be chained on.", ListObject[LinkObject]),
 )
-async def chain(caller: Authenticated, history: Service, address: Addressed, until: Until = None) -> Response:
-    return json_response(await history.chain(caller, address, until))
+async def chain(
+    caller: Authenticated, history: Service, address: Addressed, page: PagedTurns, until: Until = None
+) -> Response:
+    return json_response(await history.chain(caller, address, page, until))
 
 
 FeedbackService = Annotated[Feedbacks, serving(Feedbacks)]

@@ -1,7 +1,8 @@
 """The contents of threads: created with messages, read back, forked, and deleted."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
@@ -71,6 +72,20 @@ class LinkObject(TypedDict):
     response_created_at: int | None
     response_expires_at: int | None
     live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnsPage:
+    """Turns of a branch, in the order of the page that was asked for."""
+
+    turns: Sequence[UUID]
+    has_more: bool
+
+    @property
+    def ends(self) -> dict[str, str | None]:
+        """The cursors of the pages before and after this one."""
+        shown = [ids.turn_id(turn_id) for turn_id in (*self.turns[:1], *self.turns[-1:])]
+        return {"first_id": shown[0] if shown else None, "last_id": shown[-1] if shown else None}
 
 
 class History:
@@ -199,31 +214,64 @@ class History:
         return list_object(rows[: page.limit], show, has_more=len(rows) > page.limit)
 
     async def messages(
-        self, caller: Caller, address: Place, *, until: str | None, before: str | None, turns: int | None
-    ) -> tuple[ThreadRow, list[ItemRow], bool]:
-        """The items of a thread's branch, up to its head, to another turn, or to the one before another.
+        self, caller: Caller, address: Place, page: Page, *, until: str | None, newest: int | None
+    ) -> tuple[ThreadRow, list[ItemRow], TurnsPage]:
+        """The items of a page of turns of a thread's branch, in the page's order; and the thread."""
+        thread, found = await self._page_of_turns(caller, address, page, until, newest)
+        items = await self._store.items(caller.project_id, found.turns)
+        rows = [row for turn_id in found.turns for row in items[turn_id][:: 1 if page.order == "asc" else -1]]
+        return thread, rows, found
+
+    async def chain(self, caller: Caller, address: Place, page: Page, until: str | None) -> dict[str, Any]:
+        """How each turn of a branch reached the model, and whether it can be chained on."""
+        _, found = await self._page_of_turns(caller, address, page, until)
+        rows = await self._store.chain(caller.project_id, found.turns)
+        bindings = {each.binding for each in await self._accounts.of(caller.project_id)}
+        return list_object(rows, lambda row: self._link(row, bindings), has_more=found.has_more)
+
+    async def _page_of_turns(
+        self, caller: Caller, address: Place, page: Page, until: str | None, newest: int | None = None
+    ) -> tuple[ThreadRow, TurnsPage]:
+        """A page of the turns of a branch, which ends at the thread's head or another turn; and the thread.
 
         Args:
-            turns: of how many of these turns, the last ones; None for all.
+            until: the branch's last turn; the head if it is None. Turns before another one are those of its own branch.
+            newest: so many turns, read from the end of the branch, or from the page's `before`, and oldest first.
 
-        Returns:
-            The thread, the items in their order, and whether the branch has turns before them.
+        Raises:
+            APIError: no such turn; or a cursor that is not in the branch.
         """
-        if before is None:
-            thread, last = await self._branch(caller, address, until)
-        elif until is not None:
+        if newest is not None and (page.after is not None or page.order == "desc"):
+            raise BadRequest("'turns' gives the last turns, oldest first. Send 'limit' instead.", param="turns")
+        own_branch = page.before is not None and page.order == "asc"
+        if own_branch and until is not None:
             raise BadRequest("'before' and 'until' exclude each other. Send one of them.", param="before")
-        else:
-            thread = await self._store.thread(caller.project_id, address)
-            last = (await self._turns.of_thread(caller, thread["id"], before, "before"))["parent_id"]
-        return thread, *await self._store.messages(caller.project_id, last, turns)
-
-    async def chain(self, caller: Caller, address: Place, until: str | None) -> dict[str, Any]:
-        """How each turn of a branch reached the model, and whether it can be chained on."""
-        _, last = await self._branch(caller, address, until)
-        rows = [] if last is None else await self._store.chain(caller.project_id, last)
-        bindings = {each.binding for each in await self._accounts.of(caller.project_id)}
-        return list_object(rows, lambda row: self._link(row, bindings), has_more=False)
+        thread = await self._store.thread(caller.project_id, address)
+        last, (cursor, latest_first) = thread["head_turn_id"], page.scan()
+        cursor_id = None if cursor is None else ids.parse(cursor, ids.TURN_PREFIXES)
+        if until is not None:
+            last = (await self._turns.of_thread(caller, thread["id"], until))["id"]
+        elif own_branch:
+            # A deleted turn is a good cursor too.
+            if cursor_id is None or not await self._store.in_history(caller.project_id, thread["id"], cursor_id):
+                raise NotFound(
+                    f"There is no turn {str(cursor)[:80]!r} in this thread.", param="before", code="turn_not_found"
+                )
+            last = cursor_id
+        limit, first = newest or page.limit, 0 if cursor is None else 1  # The cursor itself comes first.
+        rows: list[UUID] = []
+        if last is not None and (cursor is None or cursor_id is not None):
+            rows = await self._store.page_of_turns(
+                caller.project_id,
+                last,
+                cursor=cursor_id,
+                latest_first=latest_first or newest is not None,
+                limit=limit + 1 + first,
+            )
+        if cursor is not None and not rows:
+            raise page.bad_cursor()
+        turns, upwards = rows[first : first + limit], page.before is not None or newest is not None
+        return thread, TurnsPage(turns[::-1] if upwards else turns, len(rows) > first + limit)
 
     def _link(self, row: LinkRow, bindings: set[str]) -> LinkObject:
         expires_at = row["response_expires_at"]

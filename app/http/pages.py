@@ -70,6 +70,19 @@ async def page(
 Paged = Annotated[Page, Depends(page)]
 
 
+async def _oldest_first(
+    limit: Annotated[int, Query(ge=1, le=100, description="Turns on a page.")] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="From the first turn on, or from the last.")] = "asc",
+    after: Annotated[str | None, Query(description="The last_id of the page before this one.")] = None,
+    before: Annotated[str | None, Query(description="The first_id of the page after this one.")] = None,
+) -> Page:
+    return await page(limit, order, after, before)
+
+
+PagedTurns = Annotated[Page, Depends(_oldest_first)]
+"""A page of a branch's turns."""
+
+
 class ListObject(TypedDict, Generic[T]):
     object: Literal["list"]
     data: list[T]

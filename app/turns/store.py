@@ -583,8 +583,27 @@ class TurnStore:
         asked = statement(**_at(project_id, turn_id), cursor=cursor, input_only=input_only, limit=limit)
         return [ITEMS.opened(project_id, row) for row in await self._database.fetch(*asked)]
 
-    async def chain(self, project_id: UUID, turn_id: UUID) -> list[LinkRow]:
-        return await self._database.fetch(*statements.CHAIN(**_at(project_id, turn_id)))
+    async def page_of_turns(
+        self, project_id: UUID, turn_id: UUID, *, cursor: UUID | None, latest_first: bool, limit: int | None
+    ) -> list[UUID]:
+        """The turns of the branch that ends with a turn, from a turn on.
+
+        Args:
+            cursor: that turn, which comes first; there are no rows if the branch does not have it.
+            limit: how many; None for all.
+        """
+        statement = statements.LATEST_TURNS if latest_first else statements.EARLIEST_TURNS
+        asked = statement(**_at(project_id, turn_id), cursor=cursor, limit=limit)
+        return [row["id"] for row in await self._database.fetch(*asked)]
+
+    async def chain(self, project_id: UUID, turn_ids: Sequence[UUID]) -> list[LinkRow]:
+        """How turns of one thread reached the model, in the order of their ids here."""
+        if not turn_ids:
+            return []
+        bucket = ids.bucket_of(turn_ids[0])
+        asked = statements.CHAIN(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
+        found: dict[UUID, LinkRow] = {row["id"]: row for row in await self._database.fetch(*asked)}
+        return [found[turn_id] for turn_id in turn_ids if turn_id in found]
 
     async def get(self, project_id: UUID, turn_id: UUID) -> TurnRow | None:
         return await self.at(project_id, OfTurn(turn_id))

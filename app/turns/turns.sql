@@ -141,15 +141,36 @@ SELECT walked.id AS turn_id, items.* FROM (
     ORDER BY position LIMIT :limit
 ) items LIMIT :limit
 
+-- _page_of_turns --
+WITH RECURSIVE branch AS (
+    SELECT id, parent_id, 0 AS depth, :cursor::uuid IS NULL OR id = :cursor AS reached
+    FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+    UNION ALL
+    SELECT t.id, t.parent_id, branch.depth + 1, branch.reached OR t.id = :cursor
+    FROM branch CROSS JOIN LATERAL (
+        SELECT id, parent_id FROM turns
+        WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id OFFSET 0
+    ) t
+)
+
+-- latest_turns --
+-- A page of a branch's turns from a turn on, latest first. No row where the branch does not have that turn. Turns are
+-- walked until there are as many as asked for.
+{_page_of_turns}
+SELECT id FROM branch WHERE reached LIMIT :limit
+
+-- earliest_turns --
+-- The same, earliest first.
+{_page_of_turns}
+SELECT id FROM branch
+WHERE :cursor::uuid IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
+ORDER BY depth DESC LIMIT :limit
+
 -- chain --
--- How each turn of a branch reached the model.
-{_branch}
+-- How turns of one thread reached the model.
 SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
     t.response_expires_at, t.response_unknown_at, t.context
-FROM branch CROSS JOIN LATERAL (
-    SELECT * FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = branch.id OFFSET 0
-) t
-ORDER BY branch.depth DESC
+FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids::uuid[])
 
 -- _turn_columns --
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,

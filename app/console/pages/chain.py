@@ -11,8 +11,8 @@ from app.console.pages.thread import left_out
 from app.console.view import View
 from app.items.shapes import fields_of
 
-MOST_DRAWN = 200
-"""Turns, from the end on."""
+MOST_DRAWN = 100
+"""Turns, from the end on: a page of the chain."""
 
 LINES_AROUND = 3
 WIDTH = 640
@@ -20,10 +20,12 @@ WIDTH = 640
 
 async def page(view: View) -> Response:
     thread_id = view.request.path_params["thread_id"]
-    found = await view.api.get(f"/threads/{thread_id}/chain", until=view.asked("until"))
-    links = found["data"]
-    shown = [_link(view, link, before) for before, link in zip([None, *links], links, strict=False)][-MOST_DRAWN:]
-    return view.page("chain.html", thread_id=thread_id, links=shown, line=_line(shown), cut=len(links) > MOST_DRAWN)
+    found = await view.api.get(f"/threads/{thread_id}/chain", until=view.asked("until"), limit=MOST_DRAWN, order="desc")
+    links = found["data"][::-1]
+    shown = [_link(view, link, before) for before, link in zip([None, *links], links, strict=False)]
+    if found["has_more"]:
+        del shown[0]  # Why it was rebuilt depends on the turn before it.
+    return view.page("chain.html", thread_id=thread_id, links=shown, line=_line(shown), cut=found["has_more"])
 
 
 async def calls(view: View) -> Response:
