@@ -45,6 +45,11 @@ async def counts(items: Sequence[Item]) -> list[int]:
     return await asyncio.to_thread(lambda: [tokens(item) for item in items])
 
 
+async def text_count(text: str) -> int:
+    """What a text counts. Counted in a thread, beside the loop."""
+    return await asyncio.to_thread(text_tokens, text)
+
+
 def tokens(item: Item) -> int:
     """What an item of any shape counts."""
     if type_of(item) == "message":

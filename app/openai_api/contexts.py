@@ -22,7 +22,7 @@ from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import unanswered
 from app.items.shapes import Item
 from app.items.stored import kept_input
-from app.items.vocabulary import text_tokens
+from app.items.vocabulary import text_count
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_count
 from app.limits.rules import asks_of, user_of
@@ -163,7 +163,7 @@ class Contexts:
         given = await self._reader.given(caller.project_id, parent, new, target, counting=True)
         frame = {name: value for name in OF_THE_FRAME if (value := (sent.model_extra or {}).get(name))}
         frame |= {name: value for name in ("instructions", "tools") if (value := getattr(sent, name))}
-        weight = text_tokens(orjson.dumps(frame).decode()) if frame else 0
+        weight = await text_count(orjson.dumps(frame).decode()) if frame else 0
         return given.tokens + self._reader.observations.at(account.binding).tokens(model, weight)
 
     def _items(self, caller: Caller, value: Any) -> list[Item]:
