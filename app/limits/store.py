@@ -12,6 +12,9 @@ from app.projects.settings import KeyLimits, ProjectSettings
 from app.provider.account import BATCH
 from app.provider.models import CALLS_BY_TOOL, Models
 
+_READ = "CROSS JOIN LATERAL (SELECT t.usage->'x_tools' AS tools OFFSET 0) u"
+"""The calls of tools, taken out of the document once."""
+
 _SUMS = f"""
     sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
     sum(token_count(t.usage->'input_tokens'))::float8 AS input_tokens,
@@ -24,7 +27,7 @@ _SUMS = f"""
 
 USED = f"""
 SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch, {_SUMS}
-FROM turns t
+FROM turns t {_READ}
 WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND t.usage IS NOT NULL
     AND ($3::uuid IS NULL OR t.api_key_id = $3)
     AND ($4::text IS NULL OR EXISTS (
@@ -34,7 +37,7 @@ WHERE t.project_id = $1 AND t.arrived_at >= $2 AND t.copied_from_id IS NULL AND 
 GROUP BY 1, 2
 UNION ALL
 SELECT t.model, coalesce(t.binding ~ '{BATCH}', false) AS batch, {_SUMS}
-FROM charges t
+FROM charges t {_READ}
 WHERE t.project_id = $1 AND t.at >= $2 AND ($3::uuid IS NULL OR t.api_key_id = $3)
     AND ($4::text IS NULL OR t.user_id = $4)
 GROUP BY 1, 2
