@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch
 from app.accounts.service import ProjectAccounts
-from app.http.bodies import checked, json_object, json_response
+from app.http.bodies import Sent, json_response
 from app.http.describing import CONFLICT, FORBIDDEN, Deleted, described
 from app.http.pages import ListObject
 from app.http.services import serving
@@ -20,9 +20,10 @@ Service = Annotated[ProjectAccounts, serving(ProjectAccounts)]
 REFUSED = {**CONFLICT, **FORBIDDEN}
 
 
-@router.post("", **described("Add an account.", AccountObject, status=201, body=AccountCreate, errors=REFUSED))
-async def create_account(request: Request, caller: Administering, accounts: Service, project_id: str) -> Response:
-    sent = checked(AccountCreate, await json_object(request))
+@router.post("", **described("Add an account.", AccountObject, status=201, errors=REFUSED))
+async def create_account(
+    caller: Administering, accounts: Service, project_id: str, sent: Sent[AccountCreate]
+) -> Response:
     return json_response(await accounts.create(caller, project_id, sent), status=201)
 
 
@@ -36,13 +37,10 @@ async def get_account(caller: Administering, accounts: Service, project_id: str,
     return json_response(await accounts.get(caller, project_id, account_id))
 
 
-@router.patch(
-    "/{account_id}", **described("Change or disable an account.", AccountObject, body=AccountPatch, errors=REFUSED)
-)
+@router.patch("/{account_id}", **described("Change or disable an account.", AccountObject, errors=REFUSED))
 async def patch_account(
-    request: Request, caller: Administering, accounts: Service, project_id: str, account_id: str
+    caller: Administering, accounts: Service, project_id: str, account_id: str, sent: Sent[AccountPatch]
 ) -> Response:
-    sent = checked(AccountPatch, await json_object(request))
     return json_response(await accounts.change(caller, project_id, account_id, sent))
 
 

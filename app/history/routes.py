@@ -11,7 +11,7 @@ from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject, TurnsPage
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
-from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.bodies import Sent, SentOrEmpty, SentUnlimited, json_response
 from app.http.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
 from app.http.errors import BadRequest
 from app.http.heartbeat import heartbeat_seconds
@@ -42,22 +42,19 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
         "Make a thread, with a conversation to go on from or without.",
         ThreadObject,
         status=201,
-        body=ThreadCreate,
-        optional=True,
         errors=CONFLICT,
     ),
 )
-async def create(request: Request, caller: Authenticated, history: Service) -> Response:
-    sent = for_caller(caller, checked(ThreadCreate, await optional_json_object(request)))
-    return json_response(await history.create_thread(caller, sent), status=201)
+async def create(caller: Authenticated, history: Service, sent: SentOrEmpty[ThreadCreate]) -> Response:
+    return json_response(await history.create_thread(caller, for_caller(caller, sent)), status=201)
 
 
 @router.post(
     "/threads/bulk",
-    **described("Archive or delete many threads; each says what came of it.", ListObject[BulkResult], body=ThreadsBulk),
+    **described("Archive or delete many threads; each says what came of it.", ListObject[BulkResult]),
 )
-async def bulk(request: Request, caller: Authenticated, history: Service) -> Response:
-    return json_response(await history.bulk(caller, checked(ThreadsBulk, await json_object(request, limited=False))))
+async def bulk(caller: Authenticated, history: Service, sent: SentUnlimited[ThreadsBulk]) -> Response:
+    return json_response(await history.bulk(caller, sent))
 
 
 @for_users
@@ -73,13 +70,10 @@ async def delete(caller: Authenticated, history: Service, address: Addressed) ->
         "A new thread that goes on from a turn of this one.",
         ThreadObject,
         status=201,
-        body=ThreadFork,
-        optional=True,
         errors=CONFLICT,
     ),
 )
-async def fork(request: Request, caller: Authenticated, history: Service, address: Addressed) -> Response:
-    sent = checked(ThreadFork, await optional_json_object(request))
+async def fork(caller: Authenticated, history: Service, address: Addressed, sent: SentOrEmpty[ThreadFork]) -> Response:
     return json_response(await history.fork(caller, address, sent), status=201)
 
 
@@ -200,12 +194,16 @@ Label = Annotated[str | None, Query(min_length=1, max_length=64, description="On
 @at(
     router.post,
     "/turns/{turn_id}/feedback",
-    **described("Say what somebody thinks of a turn.", FeedbackObject, status=201, body=FeedbackCreate),
+    **described("Say what somebody thinks of a turn.", FeedbackObject, status=201),
 )
 async def give_feedback(
-    request: Request, caller: Authenticated, feedback: FeedbackService, address: Addressed, turn_id: str
+    request: Request,
+    caller: Authenticated,
+    feedback: FeedbackService,
+    address: Addressed,
+    turn_id: str,
+    sent: Sent[FeedbackCreate],
 ) -> Response:
-    sent = checked(FeedbackCreate, await json_object(request))
     await check_room(services(request)[RateLimits], caller, sent.user)
     return json_response(await feedback.add(caller, address, turn_id, sent), status=201)
 
@@ -240,12 +238,11 @@ async def delete_feedback(caller: Authenticated, feedback: FeedbackService, feed
     router.post,
     "/shares",
     dependencies=FOR_ITEMS,
-    **described(
-        "A link that shows the conversation to whoever has it.", ShareLink, status=201, body=ShareCreate, optional=True
-    ),
+    **described("A link that shows the conversation to whoever has it.", ShareLink, status=201),
 )
-async def share(request: Request, caller: Authenticated, shares: ShareService, address: Addressed) -> Response:
-    sent = checked(ShareCreate, await optional_json_object(request))
+async def share(
+    caller: Authenticated, shares: ShareService, address: Addressed, sent: SentOrEmpty[ShareCreate]
+) -> Response:
     return json_response(await shares.create(caller, address, sent), status=201)
 
 

@@ -4,10 +4,11 @@ import asyncio
 import hashlib
 import zlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Self, TypeVar
 
 import orjson
-from fastapi import Request
+from fastapi import Request, params
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -184,11 +185,44 @@ def _check_size(raw: bytes, settings: Connected) -> None:
             )
 
 
-async def optional_json_object(request: Request) -> dict[str, Any]:
-    """The request's body, or an empty object where none was sent."""
-    if request.headers.get("content-length", "0") == "0" and "transfer-encoding" not in request.headers:
-        return {}
-    return await json_object(request)
+@dataclass(frozen=True, slots=True)
+class BodyReader(Generic[Model]):
+    """Dependency that reads the request's body within its bounds and checks it with a model."""
+
+    model: type[Model]
+    optional: bool
+    limited: bool
+
+    async def __call__(self, request: Request) -> Model:
+        headers = request.headers
+        if self.optional and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            return checked(self.model, {})
+        return checked(self.model, await json_object(request, limited=self.limited))
+
+
+@dataclass(frozen=True)
+class _Read(params.Depends):
+    """Dependency on a `BodyReader` for the annotated model.
+
+    FastAPI reads a body that a route declares as a model before it resolves the dependencies, so before the caller is
+    authenticated. A dependency is resolved in the order of the parameters: declare it after the caller.
+    """
+
+    optional: bool = False
+    """True if a request without a body means an empty object."""
+    limited: bool = True
+    """False if the project's limit on body bytes does not apply."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dependency, type):  # FastAPI has filled in the annotated model.
+            object.__setattr__(self, "dependency", BodyReader(self.dependency, self.optional, self.limited))
+        super().__post_init__()
+
+
+Sent = Annotated[Model, _Read()]
+"""The request's body, as a model."""
+SentOrEmpty = Annotated[Model, _Read(optional=True)]
+SentUnlimited = Annotated[Model, _Read(limited=False)]
 
 
 async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -78,7 +79,6 @@ def described(
     also: dict[int, Any] | None = None,
     or_media: tuple[str, ...] = (),
     body: type[BaseModel] | None = None,
-    optional: bool = False,
     errors: dict[int, str] | None = None,
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
@@ -91,8 +91,7 @@ def described(
         media: of an answer that is not JSON.
         also: what it answers with under other statuses.
         or_media: other media types that the answer can be asked for in.
-        body: the model that its body is checked with.
-        optional: whether a request without a body is one with an empty object.
+        body: the model of its body, where the route reads that by itself.
         errors: statuses of its own, and what each means.
         parameters: what the code reads by itself, in OpenAPI's words.
     """
@@ -102,14 +101,19 @@ def described(
     }
     for code, shape in {**({} if gives is None else {status: gives}), **(also or {})}.items():
         answers.setdefault(code, {})["model"] = shape
-    for code, said in {**(OF_A_BODY if body is not None else {}), **(errors or {})}.items():
+    for code, said in (errors or {}).items():
         answers[code] = {"description": said, "content": ERROR}
     extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
     if body is not None:
-        schema = body.model_json_schema(ref_template=REF)
-        extra["requestBody"] = {"required": not optional, "content": {"application/json": {"schema": schema}}}
+        extra["requestBody"] = request_body(body, required=True)
     kind = {} if media is None else {"response_class": Response}
     return {"summary": says, "status_code": status, "responses": answers, "openapi_extra": extra, **kind}
+
+
+def request_body(model: type[BaseModel], *, required: bool) -> dict[str, Any]:
+    """Return a request body in OpenAPI's words, without nulls, as FastAPI writes its own."""
+    schema = jsonable_encoder(model.model_json_schema(ref_template=REF), exclude_none=True)
+    return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
 def _header(name: str, said: str, schema: dict[str, Any]) -> dict[str, Any]:

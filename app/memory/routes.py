@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
-from app.http.bodies import checked, json_response, optional_json_object
+from app.http.bodies import SentOrEmpty, json_response
 from app.http.describing import OF_A_MODEL, described
 from app.http.pages import ListObject
 from app.http.services import serving
@@ -26,13 +26,10 @@ Service = Annotated[Memory, serving(Memory)]
         "Make the beginning of a long conversation into a summary, now.",
         CompactionObject,
         status=201,
-        body=Compact,
-        optional=True,
         errors=OF_A_MODEL,
     ),
 )
-async def compact(request: Request, caller: Authenticated, memory: Service, address: Addressed) -> Response:
-    sent = checked(Compact, await optional_json_object(request))
+async def compact(caller: Authenticated, memory: Service, address: Addressed, sent: SentOrEmpty[Compact]) -> Response:
     return json_response(await memory.compact(caller, address, sent), status=201)
 
 

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
 from app.db import ids
-from app.http.bodies import checked, json_object, json_response
+from app.http.bodies import Sent, json_response
 from app.http.describing import OF_A_MODEL, described
 from app.http.errors import BadRequest
 from app.http.services import services, serving
@@ -231,12 +231,9 @@ Service = Annotated[Contexts, serving(Contexts)]
 
 @router.post(
     "/responses/compact",
-    **described(
-        "A conversation in few words, to go on from.", CompactedResponse, body=CompactCreate, errors=OF_A_MODEL
-    ),
+    **described("A conversation in few words, to go on from.", CompactedResponse, errors=OF_A_MODEL),
 )
-async def compact(request: Request, caller: Authenticated, contexts: Service) -> Response:
-    sent = checked(CompactCreate, await json_object(request))
+async def compact(request: Request, caller: Authenticated, contexts: Service, sent: Sent[CompactCreate]) -> Response:
     model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
     weight = len(orjson.dumps(sent.input)) // BYTES_PER_TOKEN
     history = ids.parse(sent.previous_response_id or "", ids.TURN_PREFIXES)
@@ -250,9 +247,8 @@ async def compact(request: Request, caller: Authenticated, contexts: Service) ->
 
 @router.post(
     "/responses/input_tokens",
-    **described("How many tokens the model would be sent.", InputTokens, body=InputTokensCreate),
+    **described("How many tokens the model would be sent.", InputTokens),
 )
-async def input_tokens(request: Request, caller: Reading, contexts: Service) -> Response:
-    sent = checked(InputTokensCreate, await json_object(request))
+async def input_tokens(request: Request, caller: Reading, contexts: Service, sent: Sent[InputTokensCreate]) -> Response:
     counted = await contexts.input_tokens(caller, sent, services(request)[Models])
     return json_response({"object": "response.input_tokens", "input_tokens": counted})

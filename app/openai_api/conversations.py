@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
 from app.db import ids
 from app.history.service import History
-from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.bodies import Sent, SentOrEmpty, json_response
 from app.http.describing import Deleted, ItemObject, described
 from app.http.errors import NotFound
 from app.http.pages import ListObject, Paged
@@ -48,10 +48,9 @@ Own = Annotated[ById, Depends(_own)]
 @router.post(
     "/conversations",
     dependencies=FOR_THREAD,
-    **described("Make a conversation.", ConversationObject, body=ConversationCreate, optional=True),
+    **described("Make a conversation.", ConversationObject),
 )
-async def create(request: Request, caller: Authenticated, openai: Service) -> Response:
-    sent = checked(ConversationCreate, await optional_json_object(request))
+async def create(caller: Authenticated, openai: Service, sent: SentOrEmpty[ConversationCreate]) -> Response:
     check_items(caller, len(sent.items or ()), "items")
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
@@ -70,10 +69,11 @@ async def retrieve(caller: Authenticated, openai: Service, own: Own) -> Response
 
 @router.post(
     "/conversations/{conversation_id}",
-    **described("Replace the metadata of a conversation.", ConversationObject, body=ConversationUpdate),
+    **described("Replace the metadata of a conversation.", ConversationObject),
 )
-async def update(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
-    sent = checked(ConversationUpdate, await json_object(request))
+async def update(
+    caller: Authenticated, openai: Service, conversation_id: str, sent: Sent[ConversationUpdate]
+) -> Response:
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
 
@@ -91,10 +91,9 @@ async def delete(
 @router.post(
     "/conversations/{conversation_id}/items",
     dependencies=FOR_ITEMS,
-    **described("Add items; the next response knows them.", ListObject[ItemObject], body=ItemsCreate),
+    **described("Add items; the next response knows them.", ListObject[ItemObject]),
 )
-async def add_items(request: Request, caller: Authenticated, openai: Service, conversation_id: str) -> Response:
-    sent = checked(ItemsCreate, await json_object(request))
+async def add_items(caller: Authenticated, openai: Service, conversation_id: str, sent: Sent[ItemsCreate]) -> Response:
     check_items(caller, len(sent.items), "items")
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))

@@ -3,11 +3,11 @@
 import time
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from app.db import ids
-from app.http.bodies import checked, json_object, json_response
+from app.http.bodies import Sent, json_response
 from app.http.describing import FORBIDDEN, described
 from app.http.errors import BadRequest, Forbidden
 from app.http.services import serving
@@ -21,12 +21,11 @@ router = APIRouter(tags=["users"])
 
 @router.post(
     "/user_tokens",
-    **described(
-        "A token for one end user, for a browser.", UserTokenObject, status=201, body=UserTokenCreate, errors=FORBIDDEN
-    ),
+    **described("A token for one end user, for a browser.", UserTokenObject, status=201, errors=FORBIDDEN),
 )
-async def mint(request: Request, caller: Authenticated, tokens: Annotated[UserTokens, serving(UserTokens)]) -> Response:
-    sent = checked(UserTokenCreate, await json_object(request))
+async def mint(
+    caller: Authenticated, tokens: Annotated[UserTokens, serving(UserTokens)], sent: Sent[UserTokenCreate]
+) -> Response:
     wanted = frozenset(cast(list[Scope], sent.actions or ["read", "write"]))
     actions = wanted & caller.grant.scopes
     if sent.actions is not None and actions != wanted:

@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.bodies import Sent, SentOrEmpty, json_response
 from app.http.describing import CONFLICT, FORBIDDEN, Deleted, described
 from app.http.pages import ListObject
 from app.http.services import serving
@@ -28,12 +28,9 @@ Service = Annotated[Projects, serving(Projects)]
 
 @router.post(
     "/projects",
-    **described(
-        "Make a project.", AdminProjectObject, status=201, body=ProjectCreate, errors={**CONFLICT, **FORBIDDEN}
-    ),
+    **described("Make a project.", AdminProjectObject, status=201, errors={**CONFLICT, **FORBIDDEN}),
 )
-async def create_project(request: Request, caller: Administering, projects: Service) -> Response:
-    sent = checked(ProjectCreate, await json_object(request))
+async def create_project(caller: Administering, projects: Service, sent: Sent[ProjectCreate]) -> Response:
     return json_response(await projects.create(caller, sent), status=201)
 
 
@@ -57,12 +54,12 @@ async def get_project(caller: Administering, projects: Service, project_id: str)
     **described(
         "Change what a project asks for and what bounds it, or archive it.",
         AdminProjectObject,
-        body=SettingsPatch,
         errors={**CONFLICT, **FORBIDDEN},
     ),
 )
-async def patch_project(request: Request, caller: Administering, projects: Service, project_id: str) -> Response:
-    sent = checked(SettingsPatch, await json_object(request))
+async def patch_project(
+    caller: Administering, projects: Service, project_id: str, sent: Sent[SettingsPatch]
+) -> Response:
     return json_response(await projects.change(caller, project_id, sent))
 
 
@@ -72,12 +69,10 @@ async def patch_project(request: Request, caller: Administering, projects: Servi
         "Make a key; it is shown this once.",
         NewKeyObject,
         status=201,
-        body=KeyCreate,
         errors={**FORBIDDEN, 409: "The project has as many keys as it can have."},
     ),
 )
-async def create_key(request: Request, caller: Administering, projects: Service, project_id: str) -> Response:
-    sent = checked(KeyCreate, await json_object(request))
+async def create_key(caller: Administering, projects: Service, project_id: str, sent: Sent[KeyCreate]) -> Response:
     return json_response(await projects.create_key(caller, project_id, sent), status=201)
 
 
@@ -92,15 +87,12 @@ async def list_keys(caller: Administering, projects: Service, project_id: str) -
         "A new key in the place of one, which is taken a while longer.",
         NewKeyObject,
         status=201,
-        body=KeyRotate,
-        optional=True,
         errors=FORBIDDEN,
     ),
 )
 async def rotate_key(
-    request: Request, caller: Administering, projects: Service, project_id: str, key_id: str
+    caller: Administering, projects: Service, project_id: str, key_id: str, sent: SentOrEmpty[KeyRotate]
 ) -> Response:
-    sent = checked(KeyRotate, await optional_json_object(request))
     return json_response(await projects.rotate_key(caller, project_id, key_id, sent), status=201)
 
 

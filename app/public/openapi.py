@@ -13,12 +13,14 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import TypeAdapter
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from app.db import ids
-from app.http.describing import ERROR, REF, Error
+from app.http.bodies import BodyReader
+from app.http.describing import ERROR, OF_A_BODY, REF, Error, request_body
 
 DOCUMENT = "/openapi.json"
 PAGE = "/docs"
@@ -143,13 +145,28 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas.pop(name, None)
     made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     made["security"] = [{"key": []}]
+    readers = _body_readers(app)
     for path, operations in made["paths"].items():
         operations.pop("head", None)
-        for operation in operations.values():
+        for method, operation in operations.items():
+            if (reader := readers.get((path, method))) is not None:
+                operation["requestBody"] = request_body(reader.model, required=not reader.optional)
             _complete(path, operation, schemas)
     _forbid_nul(made)
     named: dict[str, Any] = _named({name: _short(name) for name in schemas}, made)
     return named
+
+
+def _body_readers(app: FastAPI) -> dict[tuple[str, str], BodyReader[Any]]:
+    """Return what reads the body of each operation, by its path and method."""
+    return {
+        (str(route.path_format), method.lower()): dependency.call
+        for route in iter_route_contexts(app.routes)
+        if isinstance(route.original_route, APIRoute)
+        for dependency in route.dependant.dependencies
+        if isinstance(dependency.call, BodyReader)
+        for method in route.methods or ()
+    }
 
 
 def _forbid_nul(schema: Any) -> None:
@@ -211,6 +228,8 @@ def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> 
         schemas.update(schema.pop("$defs", {}))
         schemas[schema["title"]] = schema
         content["schema"] = {"$ref": REF.format(model=schema["title"])}
+        for code, said in OF_A_BODY.items():
+            operation["responses"].setdefault(str(code), {"description": said, "content": ERROR})
     answers = operation["responses"]
     if answers.get("422", {}).get("description") == "Validation Error":
         del answers["422"]  # FastAPI's own: here, a wrong field is a 400.

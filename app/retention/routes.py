@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import ConfigDict, Field
 
-from app.http.bodies import WHOLE, Changes, checked, json_object, json_response
+from app.http.bodies import WHOLE, Changes, Sent, json_response
 from app.http.describing import NDJSON, described
 from app.http.errors import BadRequest
 from app.http.pages import ListObject
@@ -55,12 +55,11 @@ async def get(caller: Authenticated, retention: Service) -> Response:
 @router.patch(
     "/project",
     dependencies=AT_ADMIN_RATE,
-    **described("Change how long content is kept, and whether contexts are cached.", ProjectObject, body=ProjectPatch),
+    **described("Change how long content is kept, and whether contexts are cached.", ProjectObject),
 )
 async def patch(
-    request: Request, caller: Administering, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)]
+    caller: Administering, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)], sent: Sent[ProjectPatch]
 ) -> Response:
-    sent = checked(ProjectPatch, await json_object(request))
     changed = await retention.change(caller, sent.model_dump(include=sent.model_fields_set))
     keys.forget(caller.project_id)
     return json_response(changed)

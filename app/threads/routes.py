@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from app.http.bodies import checked, json_object, json_response, optional_json_object
+from app.http.bodies import Sent, SentOrEmpty, checked, json_response
 from app.http.describing import CONFLICT, METADATA, described
 from app.http.errors import BadRequest
 from app.http.pages import ListObject, Paged, Seconds, moment
@@ -80,16 +80,13 @@ async def count(caller: Authenticated, threads: Service, filters: Annotated[Filt
         "The thread of a name, made if it is not there.",
         ThreadObject,
         also={201: ThreadObject},
-        body=ThreadPut,
-        optional=True,
     ),
 )
-async def get_or_create(request: Request, caller: Authenticated, threads: Service, name: str) -> Response:
+async def get_or_create(caller: Authenticated, threads: Service, name: str, sent: SentOrEmpty[ThreadPut]) -> Response:
     checked(ThreadCreate, {"name": name})
     if "\0" in name:
         raise BadRequest("'name' contains a NUL character. Remove it.", param="name", code="invalid_character")
-    sent = for_caller(caller, checked(ThreadPut, await optional_json_object(request)))
-    thread, made = await threads.get_or_create(caller, name, sent)
+    thread, made = await threads.get_or_create(caller, name, for_caller(caller, sent))
     return json_response(thread, status=201 if made else 200)
 
 
@@ -102,8 +99,7 @@ async def get(caller: Authenticated, threads: Service, address: Addressed) -> Re
 @for_users
 @at(
     router.patch,
-    **described("Change a thread; fields left out stay as they are.", ThreadObject, body=ThreadPatch, errors=CONFLICT),
+    **described("Change a thread; fields left out stay as they are.", ThreadObject, errors=CONFLICT),
 )
-async def patch(request: Request, caller: Authenticated, threads: Service, address: Addressed) -> Response:
-    sent = for_caller(caller, checked(ThreadPatch, await json_object(request)))
-    return json_response(await threads.patch(caller, address, sent))
+async def patch(caller: Authenticated, threads: Service, address: Addressed, sent: Sent[ThreadPatch]) -> Response:
+    return json_response(await threads.patch(caller, address, for_caller(caller, sent)))

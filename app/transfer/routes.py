@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.http.bodies import checked, json_object, json_response
+from app.http.bodies import Sent, json_response
 from app.http.describing import CONFLICT, described
 from app.http.services import services, serving
 from app.limits.room import check_room
@@ -33,12 +33,10 @@ async def export(caller: Authenticated, transfer: Service, address: Addressed) -
         "Take in a thread that was exported.",
         ThreadObject,
         also={201: ThreadObject},
-        body=ThreadRecord,
         errors=CONFLICT,
     ),
 )
-async def take(request: Request, caller: Authenticated, transfer: Service) -> Response:
-    record = checked(ThreadRecord, await json_object(request))
+async def take(request: Request, caller: Authenticated, transfer: Service, record: Sent[ThreadRecord]) -> Response:
     await check_room(services(request)[RateLimits], caller, record.user, makes_thread=True)
     thread, written = await transfer.take(caller, record)
     return json_response(thread, status=201 if written else 200)

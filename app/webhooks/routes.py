@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from app.http.bodies import checked, json_object, json_response
+from app.http.bodies import Sent, json_response
 from app.http.describing import Deleted, described
 from app.http.pages import ListObject
 from app.http.services import serving
@@ -22,10 +22,9 @@ FULL = {409: "The project has as many as it can have."}
 
 @router.post(
     "/webhooks",
-    **described("Be told of what happens from now on.", WebhookSecret, status=201, body=WebhookCreate, errors=FULL),
+    **described("Be told of what happens from now on.", WebhookSecret, status=201, errors=FULL),
 )
-async def create(request: Request, caller: Administering, webhooks: Service) -> Response:
-    sent = checked(WebhookCreate, await json_object(request))
+async def create(caller: Administering, webhooks: Service, sent: Sent[WebhookCreate]) -> Response:
     return json_response(await webhooks.create(caller, sent), status=201)
 
 
@@ -39,9 +38,8 @@ async def get(caller: Administering, webhooks: Service, webhook_id: str) -> Resp
     return json_response(await webhooks.get(caller, webhook_id))
 
 
-@router.patch("/webhooks/{webhook_id}", **described("Change or pause a webhook.", WebhookObject, body=WebhookPatch))
-async def patch(request: Request, caller: Administering, webhooks: Service, webhook_id: str) -> Response:
-    sent = checked(WebhookPatch, await json_object(request))
+@router.patch("/webhooks/{webhook_id}", **described("Change or pause a webhook.", WebhookObject))
+async def patch(caller: Administering, webhooks: Service, webhook_id: str, sent: Sent[WebhookPatch]) -> Response:
     return json_response(await webhooks.change(caller, webhook_id, sent))
 
 
