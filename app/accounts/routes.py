@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch
 from app.accounts.service import ProjectAccounts
 from app.http.bodies import Sent, json_response
-from app.http.describing import CONFLICT, FORBIDDEN, Deleted, described
+from app.http.describing import CONFLICT, FORBIDDEN, Deleted, error
 from app.http.pages import ListObject
 from app.http.services import serving
 from app.projects.auth import Administering
@@ -20,42 +20,45 @@ Service = Annotated[ProjectAccounts, serving(ProjectAccounts)]
 REFUSED = {**CONFLICT, **FORBIDDEN}
 
 
-@router.post("", **described("Add an account.", AccountObject, status=201, errors=REFUSED))
+@router.post("", response_model=AccountObject, status_code=201, responses=REFUSED)
 async def create_account(
     caller: Administering, accounts: Service, project_id: str, sent: Sent[AccountCreate]
 ) -> Response:
+    """Add an account."""
     return json_response(await accounts.create(caller, project_id, sent), status=201)
 
 
-@router.get("", **described("A project's accounts, the one that is asked first first.", ListObject[AccountObject]))
+@router.get("", response_model=ListObject[AccountObject])
 async def list_accounts(caller: Administering, accounts: Service, project_id: str) -> Response:
+    """List a project's accounts in the order in which they are tried."""
     return json_response(await accounts.listed(caller, project_id))
 
 
-@router.get("/{account_id}", **described("An account.", AccountObject))
+@router.get("/{account_id}", response_model=AccountObject)
 async def get_account(caller: Administering, accounts: Service, project_id: str, account_id: str) -> Response:
+    """Return an account."""
     return json_response(await accounts.get(caller, project_id, account_id))
 
 
-@router.patch("/{account_id}", **described("Change or disable an account.", AccountObject, errors=REFUSED))
+@router.patch("/{account_id}", response_model=AccountObject, responses=REFUSED)
 async def patch_account(
     caller: Administering, accounts: Service, project_id: str, account_id: str, sent: Sent[AccountPatch]
 ) -> Response:
+    """Change or disable an account."""
     return json_response(await accounts.change(caller, project_id, account_id, sent))
 
 
-@router.delete("/{account_id}", **described("Ask this account nothing more.", Deleted))
+@router.delete("/{account_id}", response_model=Deleted)
 async def delete_account(caller: Administering, accounts: Service, project_id: str, account_id: str) -> Response:
+    """Delete an account."""
     return json_response(await accounts.delete(caller, project_id, account_id))
 
 
 @router.post(
     "/{account_id}/check",
-    **described(
-        "Have the provider say what it makes of the key.",
-        AccountCheck,
-        errors={409: "The account is not used: what it says tells why."},
-    ),
+    response_model=AccountCheck,
+    responses={409: error("The account is not used: what it says tells why.")},
 )
 async def check_account(caller: Administering, accounts: Service, project_id: str, account_id: str) -> Response:
+    """Check the account's key with the provider."""
     return json_response(await accounts.check(caller, project_id, account_id))

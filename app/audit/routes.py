@@ -11,7 +11,7 @@ from app.audit.service import Audit
 from app.audit.store import Filters
 from app.db import ids
 from app.http.bodies import json_response
-from app.http.describing import NDJSON, described
+from app.http.describing import AS_LINES
 from app.http.errors import BadRequest
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
@@ -71,28 +71,33 @@ def _id(name: str, value: str | None, prefixes: tuple[str, ...]) -> UUID | None:
 Filtered = Annotated[Filters, Depends(_filters)]
 
 
-@router.get("/audit", **described("The audit trail.", ListObject[RecordObject]))
+@router.get("/audit", response_model=ListObject[RecordObject])
 async def list_records(caller: Auditing, audit: Service, filters: Filtered, page: Paged) -> Response:
+    """List the audit trail."""
     return json_response(await audit.list_page(caller, filters, page))
 
 
-@at(router.get, "/audit", **described("The audit trail of a thread, of a deleted one too.", ListObject[RecordObject]))
+@at(router.get, "/audit", response_model=ListObject[RecordObject])
 async def list_of_thread(
     caller: Auditing, audit: Service, address: Audited, filters: Filtered, page: Paged
 ) -> Response:
+    """List the audit trail of a thread, even if it is deleted."""
     return json_response(await audit.list_of_thread(caller, address, filters, page))
 
 
-@router.get("/audit/checkpoints", **described("The signed states of the trail.", ListObject[CheckpointObject]))
+@router.get("/audit/checkpoints", response_model=ListObject[CheckpointObject])
 async def checkpoints(caller: Auditing, audit: Service) -> Response:
+    """List the signed checkpoints of the trail."""
     return json_response(await audit.checkpoints(caller))
 
 
-@router.get("/audit/export", **described("The whole trail, signed up to now.", media=NDJSON))
+@router.get("/audit/export", response_class=Response, responses=AS_LINES)
 async def export(request: Request, caller: Auditing, audit: Service) -> Response:
+    """Export the whole trail, signed up to now."""
     return Export(await audit.export(caller), listening(request, caller))
 
 
-@at(router.get, "/audit/export", **described("The trail of a thread, with the proof of it.", media=NDJSON))
+@at(router.get, "/audit/export", response_class=Response, responses=AS_LINES)
 async def export_thread(request: Request, caller: Auditing, audit: Service, address: Audited) -> Response:
+    """Export the trail of a thread, with its proof."""
     return Export(await audit.export_thread(caller, address), listening(request, caller))

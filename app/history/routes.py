@@ -12,7 +12,7 @@ from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject, TurnsPage
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
 from app.http.bodies import Sent, SentOrEmpty, SentUnlimited, json_response
-from app.http.describing import CONFLICT, EVENTS, HEARTBEAT, NDJSON, PLAIN, Deleted, described
+from app.http.describing import AS_EVENTS, AS_LINES, AS_TEXT, CONFLICT, HEARTBEAT, Deleted, as_text
 from app.http.errors import BadRequest
 from app.http.heartbeat import heartbeat_seconds
 from app.http.pages import ListObject, Page, Paged, PagedTurns, list_object
@@ -36,52 +36,32 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
 
 
 @for_users
-@router.post(
-    "/threads",
-    **described(
-        "Make a thread, with a conversation to go on from or without.",
-        ThreadObject,
-        status=201,
-        errors=CONFLICT,
-    ),
-)
+@router.post("/threads", response_model=ThreadObject, status_code=201, responses=CONFLICT)
 async def create(caller: Authenticated, history: Service, sent: SentOrEmpty[ThreadCreate]) -> Response:
+    """Create a thread, with or without a conversation to continue."""
     return json_response(await history.create_thread(caller, for_caller(caller, sent)), status=201)
 
 
-@router.post(
-    "/threads/bulk",
-    **described("Archive or delete many threads; each says what came of it.", ListObject[BulkResult]),
-)
+@router.post("/threads/bulk", response_model=ListObject[BulkResult])
 async def bulk(caller: Authenticated, history: Service, sent: SentUnlimited[ThreadsBulk]) -> Response:
+    """Archive or delete many threads, with a result for each."""
     return json_response(await history.bulk(caller, sent))
 
 
 @for_users
-@at(router.delete, **described("Delete a thread and everything in it.", Deleted))
+@at(router.delete, response_model=Deleted)
 async def delete(caller: Authenticated, history: Service, address: Addressed) -> Response:
+    """Delete a thread and everything in it."""
     return json_response(await history.delete_thread(caller, address))
 
 
-@at(
-    router.post,
-    "/fork",
-    **described(
-        "A new thread that goes on from a turn of this one.",
-        ThreadObject,
-        status=201,
-        errors=CONFLICT,
-    ),
-)
+@at(router.post, "/fork", response_model=ThreadObject, status_code=201, responses=CONFLICT)
 async def fork(caller: Authenticated, history: Service, address: Addressed, sent: SentOrEmpty[ThreadFork]) -> Response:
+    """Create a thread that continues from a turn of this one."""
     return json_response(await history.fork(caller, address, sent), status=201)
 
 
-@at(
-    router.get,
-    "/turns/{turn_id}/calls",
-    **described("What was sent to the provider for a turn, byte for byte.", ListObject[CallObject], or_media=(PLAIN,)),
-)
+@at(router.get, "/turns/{turn_id}/calls", response_model=ListObject[CallObject], responses=AS_TEXT)
 async def calls(
     caller: Authenticated,
     history: Service,
@@ -89,6 +69,7 @@ async def calls(
     turn_id: str,
     format: Annotated[Literal["json", "curl"], Query()] = "json",
 ) -> Response:
+    """List the requests that were sent to the provider for a turn, byte for byte."""
     id_, rows = await history.calls(caller, address, turn_id)
     if format == "curl":
         said = "\n\n".join(as_curl(row) for row in rows)
@@ -96,24 +77,21 @@ async def calls(
     return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
 
 
-@router.get("/calls/{call_id}", **described("One call, by its id.", CallObject, or_media=(PLAIN,)))
+@router.get("/calls/{call_id}", response_model=CallObject, responses=AS_TEXT)
 async def call(
     caller: Authenticated,
     history: Service,
     call_id: str,
     format: Annotated[Literal["json", "curl"], Query()] = "json",
 ) -> Response:
+    """Return one request to the provider."""
     id_, row = await history.call(caller, call_id)
     if format == "curl":
         return Response(as_curl(row) + "\n", media_type="text/plain; charset=utf-8", headers=curl_headers([row]))
     return json_response(call_object(id_, row))
 
 
-@at(
-    router.get,
-    "/replay",
-    **described("The conversation as it happened, as events.", media=EVENTS, parameters=[HEARTBEAT]),
-)
+@at(router.get, "/replay", response_class=Response, responses=AS_EVENTS, openapi_extra={"parameters": [HEARTBEAT]})
 async def play(
     request: Request,
     caller: Authenticated,
@@ -123,25 +101,21 @@ async def play(
     speed: Annotated[float, Query(ge=0, le=1000, description="1: as it was; 10: ten times as fast; 0: at once.")] = 1,
     longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
 ) -> Response:
+    """Replay the conversation as a stream of events."""
     frames = await history.play(caller, address, until, Tempo(speed, longest_pause))
     return EventStream(
         frames, listening(request, caller, address.id), heartbeat=heartbeat_seconds(request), resumed_by=None
     )
 
 
-@at(router.get, "/branches", **described("The ends of the branches of a thread.", ListObject[BranchObject]))
+@at(router.get, "/branches", response_model=ListObject[BranchObject])
 async def branches(caller: Authenticated, history: Service, address: Addressed, page: Paged) -> Response:
+    """List the ends of a thread's branches."""
     return json_response(await history.branches(caller, address, page))
 
 
 @for_users
-@at(
-    router.get,
-    "/messages",
-    **described(
-        "The conversation: as items, as Chat messages, or as Markdown.", messages.Messages, or_media=("text/markdown",)
-    ),
-)
+@at(router.get, "/messages", response_model=messages.Messages, responses=as_text("text/markdown"))
 async def read_back(
     request: Request,
     caller: Authenticated,
@@ -154,6 +128,7 @@ async def read_back(
     ] = None,
     format: Annotated[Literal["responses", "chat", "markdown"], Query()] = "responses",
 ) -> Response:
+    """Return the conversation: as items, as Chat messages, or as Markdown."""
     if page.order == "desc" and format != "responses":
         raise BadRequest("'order' is asc for Chat messages and Markdown. Leave it out.", param="order")
     thread, rows, found = await history.messages(caller, address, page, until=until, newest=newest)
@@ -174,14 +149,11 @@ def next_page(request: Request, page: Page, found: TurnsPage) -> dict[str, str]:
     return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
 
 
-@at(
-    router.get,
-    "/chain",
-    **described("How each turn reached the model, and whether it can be chained on.", ListObject[LinkObject]),
-)
+@at(router.get, "/chain", response_model=ListObject[LinkObject])
 async def chain(
     caller: Authenticated, history: Service, address: Addressed, page: PagedTurns, until: Until = None
 ) -> Response:
+    """List how each turn reached the model, and whether it can still be chained."""
     return json_response(await history.chain(caller, address, page, until))
 
 
@@ -191,11 +163,7 @@ Label = Annotated[str | None, Query(min_length=1, max_length=64, description="On
 
 
 @for_users
-@at(
-    router.post,
-    "/turns/{turn_id}/feedback",
-    **described("Say what somebody thinks of a turn.", FeedbackObject, status=201),
-)
+@at(router.post, "/turns/{turn_id}/feedback", response_model=FeedbackObject, status_code=201)
 async def give_feedback(
     request: Request,
     caller: Authenticated,
@@ -204,65 +172,64 @@ async def give_feedback(
     turn_id: str,
     sent: Sent[FeedbackCreate],
 ) -> Response:
+    """Add feedback on a turn."""
     await check_room(services(request)[RateLimits], caller, sent.user)
     return json_response(await feedback.add(caller, address, turn_id, sent), status=201)
 
 
-@at(router.get, "/turns/{turn_id}/feedback", **described("What people think of a turn.", ListObject[FeedbackObject]))
+@at(router.get, "/turns/{turn_id}/feedback", response_model=ListObject[FeedbackObject])
 async def feedback_of_turn(
     caller: Authenticated, feedback: FeedbackService, address: Addressed, turn_id: str
 ) -> Response:
+    """List the feedback on a turn."""
     return json_response(await feedback.of_turn(caller, address, turn_id))
 
 
-@router.get("/feedback", **described("The project's feedback.", ListObject[FeedbackObject]))
+@router.get("/feedback", response_model=ListObject[FeedbackObject])
 async def list_feedback(caller: Authenticated, feedback: FeedbackService, page: Paged, label: Label = None) -> Response:
+    """List the project's feedback."""
     return json_response(await feedback.list_page(caller, label, page))
 
 
-@router.get(
-    "/feedback/export", **described("Feedback, each with the conversation so far, as JSON lines.", media=NDJSON)
-)
+@router.get("/feedback/export", response_class=Response, responses=AS_LINES)
 async def export_feedback(
     request: Request, caller: Authenticated, feedback: FeedbackService, label: Label = None
 ) -> Response:
+    """Export feedback, each with the conversation so far, as JSON lines."""
     return Export(await feedback.export(caller, label), listening(request, caller))
 
 
-@router.delete("/feedback/{feedback_id}", **described("Delete feedback.", Deleted))
+@router.delete("/feedback/{feedback_id}", response_model=Deleted)
 async def delete_feedback(caller: Authenticated, feedback: FeedbackService, feedback_id: str) -> Response:
+    """Delete feedback."""
     return json_response(await feedback.delete(caller, feedback_id))
 
 
-@at(
-    router.post,
-    "/shares",
-    dependencies=FOR_ITEMS,
-    **described("A link that shows the conversation to whoever has it.", ShareLink, status=201),
-)
+@at(router.post, "/shares", dependencies=FOR_ITEMS, response_model=ShareLink, status_code=201)
 async def share(
     caller: Authenticated, shares: ShareService, address: Addressed, sent: SentOrEmpty[ShareCreate]
 ) -> Response:
+    """Create a link that shows the conversation to anyone who has it."""
     return json_response(await shares.create(caller, address, sent), status=201)
 
 
-@at(router.get, "/shares", **described("The links to a thread.", ListObject[ShareObject]))
+@at(router.get, "/shares", response_model=ListObject[ShareObject])
 async def list_shares(caller: Authenticated, shares: ShareService, address: Addressed) -> Response:
+    """List the links to a thread."""
     return json_response(await shares.listed(caller, address))
 
 
-@router.delete("/shares/{share_id}", **described("Take a link back.", Deleted))
+@router.delete("/shares/{share_id}", response_model=Deleted)
 async def take_back(caller: Authenticated, shares: ShareService, share_id: str) -> Response:
+    """Revoke a link."""
     return json_response(await shares.take_back(caller, share_id))
 
 
-@router.get(
-    "/shared/{token}",
-    **described("What a link shows; it needs no key.", SharedThread, or_media=("text/markdown",)),
-)
+@router.get("/shared/{token}", response_model=SharedThread, responses=as_text("text/markdown"))
 async def shared(
     shares: ShareService, token: str, format: Annotated[Literal["json", "markdown"], Query()] = "json"
 ) -> Response:
+    """Return the conversation behind a link. No key is needed."""
     title, rows = await shares.read(token)
     headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}
     if format == "markdown":

@@ -1,15 +1,12 @@
-"""What a route takes and gives, said beside it for the OpenAPI document, with the types that the code checks with."""
+"""Parts of the OpenAPI document that FastAPI does not derive from a route: errors, other media types, headers."""
 
 from typing import Any
 
 from fastapi.encoders import jsonable_encoder
 from pydantic import BaseModel
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 REF = "#/components/schemas/{model}"
-
-TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 
 EVENT: dict[str, Any] = {
     "schema": {
@@ -19,8 +16,6 @@ EVENT: dict[str, Any] = {
         "required": ["data"],
     }
 }
-
-ERROR: dict[str, Any] = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
 
 
 class ErrorFields(TypedDict):
@@ -50,64 +45,36 @@ class ItemObject(TypedDict):
 
 EVENTS = "text/event-stream"
 NDJSON = "application/x-ndjson"
-PLAIN = "text/plain"
 
-CONFLICT = {409: "Something else has the name, or has changed it meanwhile."}
-FORBIDDEN = {403: "The key may not do this."}
-OF_A_BODY = {
-    408: "The body did not come in time.",
-    413: "The body is too large.",
-    415: "The body is packed in a way that is not known here.",
+Responses = dict[int | str, dict[str, Any]]
+"""The form of a route's `responses`."""
+
+
+def as_text(media_type: str) -> Responses:
+    """Return the success response of a route that answers with text of this type."""
+    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
+
+
+def error(description: str) -> dict[str, Any]:
+    """Return a response that is an error."""
+    return {"model": Error, "description": description}
+
+
+AS_EVENTS: Responses = {200: {"content": {EVENTS: EVENT}}}
+AS_LINES = as_text(NDJSON)
+AS_TEXT = as_text("text/plain")
+
+CONFLICT: Responses = {409: error("Something else has the name, or has changed it meanwhile.")}
+FORBIDDEN: Responses = {403: error("The key may not do this.")}
+OF_A_MODEL: Responses = {
+    402: error("The provider's account has no money left."),
+    403: error("The provider refuses the account, or the model to it."),
+    409: error("The thread is busy, or the Idempotency-Key was another request's."),
+    422: error("The provider refuses what it was sent."),
+    429: error("The provider is throttled."),
+    502: error("The provider has failed."),
+    504: error("The provider has not answered in time."),
 }
-OF_A_MODEL = {
-    402: "The provider's account has no money left.",
-    403: "The provider refuses the account, or the model to it.",
-    409: "The thread is busy, or the Idempotency-Key was another request's.",
-    422: "The provider refuses what it was sent.",
-    429: "The provider is throttled.",
-    502: "The provider has failed.",
-    504: "The provider has not answered in time.",
-}
-
-
-def described(
-    says: str,
-    gives: Any = None,
-    *,
-    status: int = 200,
-    media: str | None = None,
-    also: dict[int, Any] | None = None,
-    or_media: tuple[str, ...] = (),
-    body: type[BaseModel] | None = None,
-    errors: dict[int, str] | None = None,
-    parameters: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """A route's description, as the arguments that FastAPI's decorators take.
-
-    Args:
-        says: what it does, in a sentence.
-        gives: the type of its answer.
-        status: the answer's.
-        media: of an answer that is not JSON.
-        also: what it answers with under other statuses.
-        or_media: other media types that the answer can be asked for in.
-        body: the model of its body, where the route reads that by itself.
-        errors: statuses of its own, and what each means.
-        parameters: what the code reads by itself, in OpenAPI's words.
-    """
-    kinds = or_media if media is None else (media,)
-    answers: dict[int | str, dict[str, Any]] = {
-        status: {"content": {kind: EVENT if kind == EVENTS else TEXT for kind in kinds}}
-    }
-    for code, shape in {**({} if gives is None else {status: gives}), **(also or {})}.items():
-        answers.setdefault(code, {})["model"] = shape
-    for code, said in (errors or {}).items():
-        answers[code] = {"description": said, "content": ERROR}
-    extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
-    if body is not None:
-        extra["requestBody"] = request_body(body, required=True)
-    kind = {} if media is None else {"response_class": Response}
-    return {"summary": says, "status_code": status, "responses": answers, "openapi_extra": extra, **kind}
 
 
 def request_body(model: type[BaseModel], *, required: bool) -> dict[str, Any]:

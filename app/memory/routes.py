@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from app.http.bodies import SentOrEmpty, json_response
-from app.http.describing import OF_A_MODEL, described
+from app.http.describing import OF_A_MODEL
 from app.http.pages import ListObject
 from app.http.services import serving
 from app.memory.schemas import Compact, CompactionObject
@@ -19,20 +19,13 @@ router = APIRouter(tags=["memory"])
 Service = Annotated[Memory, serving(Memory)]
 
 
-@at(
-    router.post,
-    "/compact",
-    **described(
-        "Make the beginning of a long conversation into a summary, now.",
-        CompactionObject,
-        status=201,
-        errors=OF_A_MODEL,
-    ),
-)
+@at(router.post, "/compact", response_model=CompactionObject, status_code=201, responses=OF_A_MODEL)
 async def compact(caller: Authenticated, memory: Service, address: Addressed, sent: SentOrEmpty[Compact]) -> Response:
+    """Compact the beginning of a long conversation into a summary, now."""
     return json_response(await memory.compact(caller, address, sent), status=201)
 
 
-@at(router.get, "/compactions", **described("What stands for the beginning of a thread.", ListObject[CompactionObject]))
+@at(router.get, "/compactions", response_model=ListObject[CompactionObject])
 async def compactions(caller: Authenticated, memory: Service, address: Addressed) -> Response:
+    """List the compactions of a thread."""
     return json_response(await memory.compactions(caller, address))

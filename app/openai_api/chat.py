@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts, ProviderAccount
 from app.http.bodies import JSON_TYPE, ListOf, checked, json_object
-from app.http.describing import EVENTS, HEARTBEAT, OF_A_MODEL, described
+from app.http.describing import AS_EVENTS, EVENTS, HEARTBEAT, OF_A_MODEL, request_body
 from app.http.errors import APIError
 from app.http.heartbeat import UNBUFFERED, Awaited, heartbeat_seconds
 from app.http.services import services, serving
@@ -64,18 +64,14 @@ class ChatCompletion(TypedDict):
 
 @router.post(
     "/chat/completions",
-    **described(
-        "Chat Completions, passed on to the provider; nothing is kept.",
-        ChatCompletion,
-        body=ChatCreate,
-        or_media=(EVENTS,),
-        errors=OF_A_MODEL,
-        parameters=[HEARTBEAT],
-    ),
+    response_model=ChatCompletion,
+    responses={**AS_EVENTS, **OF_A_MODEL},
+    openapi_extra={"requestBody": request_body(ChatCreate, required=True), "parameters": [HEARTBEAT]},
 )
 async def complete(
     request: Request, caller: Authenticated, accounts: Annotated[Accounts, serving(Accounts)]
 ) -> Response:
+    """Pass a Chat Completions request on to the provider. Only its usage is stored."""
     body = await json_object(request)
     given = checked(ChatCreate, body)
     check_items(caller, len(given.messages), "messages")

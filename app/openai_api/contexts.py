@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from app.accounts.pool import Accounts
 from app.db import ids
 from app.http.bodies import Sent, json_response
-from app.http.describing import OF_A_MODEL, described
+from app.http.describing import OF_A_MODEL
 from app.http.errors import BadRequest
 from app.http.services import services, serving
 from app.items.client_door import items_of
@@ -229,11 +229,9 @@ def open_calls(last: Sequence[Item], new: Sequence[Item]) -> list[str]:
 Service = Annotated[Contexts, serving(Contexts)]
 
 
-@router.post(
-    "/responses/compact",
-    **described("A conversation in few words, to go on from.", CompactedResponse, errors=OF_A_MODEL),
-)
+@router.post("/responses/compact", response_model=CompactedResponse, responses=OF_A_MODEL)
 async def compact(request: Request, caller: Authenticated, contexts: Service, sent: Sent[CompactCreate]) -> Response:
+    """Summarize a conversation, to continue from the summary."""
     model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
     weight = len(orjson.dumps(sent.input)) // BYTES_PER_TOKEN
     history = ids.parse(sent.previous_response_id or "", ids.TURN_PREFIXES)
@@ -245,10 +243,8 @@ async def compact(request: Request, caller: Authenticated, contexts: Service, se
         limits.end(admission)
 
 
-@router.post(
-    "/responses/input_tokens",
-    **described("How many tokens the model would be sent.", InputTokens),
-)
+@router.post("/responses/input_tokens", response_model=InputTokens)
 async def input_tokens(request: Request, caller: Reading, contexts: Service, sent: Sent[InputTokensCreate]) -> Response:
+    """Count the tokens that the model would be sent."""
     counted = await contexts.input_tokens(caller, sent, services(request)[Models])
     return json_response({"object": "response.input_tokens", "input_tokens": counted})

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from app.db import ids
 from app.history.service import History
 from app.http.bodies import Sent, SentOrEmpty, json_response
-from app.http.describing import Deleted, ItemObject, described
+from app.http.describing import Deleted, ItemObject
 from app.http.errors import NotFound
 from app.http.pages import ListObject, Paged
 from app.http.services import serving
@@ -45,76 +45,69 @@ async def _own(caller: Authenticated, conversation_id: str) -> ById:
 Own = Annotated[ById, Depends(_own)]
 
 
-@router.post(
-    "/conversations",
-    dependencies=FOR_THREAD,
-    **described("Make a conversation.", ConversationObject),
-)
+@router.post("/conversations", dependencies=FOR_THREAD, response_model=ConversationObject)
 async def create(caller: Authenticated, openai: Service, sent: SentOrEmpty[ConversationCreate]) -> Response:
+    """Create a conversation."""
     check_items(caller, len(sent.items or ()), "items")
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
 
 
-@router.get("/conversations", **described("Conversations, the latest first.", ListObject[ConversationObject]))
+@router.get("/conversations", response_model=ListObject[ConversationObject])
 async def listed(caller: Authenticated, openai: Service, page: Paged) -> Response:
+    """List conversations, the latest first."""
     return json_response(await openai.conversations(caller, page))
 
 
 @for_users
-@router.get("/conversations/{conversation_id}", **described("A conversation.", ConversationObject))
+@router.get("/conversations/{conversation_id}", response_model=ConversationObject)
 async def retrieve(caller: Authenticated, openai: Service, own: Own) -> Response:
+    """Return a conversation."""
     return json_response(await openai.conversation(caller, own))
 
 
-@router.post(
-    "/conversations/{conversation_id}",
-    **described("Replace the metadata of a conversation.", ConversationObject),
-)
+@router.post("/conversations/{conversation_id}", response_model=ConversationObject)
 async def update(
     caller: Authenticated, openai: Service, conversation_id: str, sent: Sent[ConversationUpdate]
 ) -> Response:
+    """Replace the metadata of a conversation."""
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
 
 
 @for_users
-@router.delete("/conversations/{conversation_id}", **described("Delete a conversation and everything in it.", Deleted))
+@router.delete("/conversations/{conversation_id}", response_model=Deleted)
 async def delete(
     caller: Authenticated, openai: Service, history: Annotated[History, serving(History)], own: Own
 ) -> Response:
+    """Delete a conversation and everything in it."""
     await openai.conversation(caller, own)
     await history.delete_thread(caller, own)
     return json_response({"id": ids.conversation_id(own.id), "object": "conversation.deleted", "deleted": True})
 
 
-@router.post(
-    "/conversations/{conversation_id}/items",
-    dependencies=FOR_ITEMS,
-    **described("Add items; the next response knows them.", ListObject[ItemObject]),
-)
+@router.post("/conversations/{conversation_id}/items", dependencies=FOR_ITEMS, response_model=ListObject[ItemObject])
 async def add_items(caller: Authenticated, openai: Service, conversation_id: str, sent: Sent[ItemsCreate]) -> Response:
+    """Add items, which the next response continues from."""
     check_items(caller, len(sent.items), "items")
     id_ = conversation_uuid(conversation_id)
     return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
 
 
 @for_users
-@router.get(
-    "/conversations/{conversation_id}/items", **described("The items of a conversation.", ListObject[ItemObject])
-)
+@router.get("/conversations/{conversation_id}/items", response_model=ListObject[ItemObject])
 async def list_items(caller: Authenticated, openai: Service, own: Own, page: ItemPaged) -> Response:
+    """List the items of a conversation."""
     return json_response(await openai.items(caller, own, page))
 
 
-@router.get("/conversations/{conversation_id}/items/{item_id}", **described("An item.", ItemObject))
+@router.get("/conversations/{conversation_id}/items/{item_id}", response_model=ItemObject)
 async def retrieve_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
+    """Return an item."""
     return json_response(await openai.item(caller, conversation_uuid(conversation_id), item_id))
 
 
-@router.delete(
-    "/conversations/{conversation_id}/items/{item_id}",
-    **described("Delete an item; the next response does not know it.", ConversationObject),
-)
+@router.delete("/conversations/{conversation_id}/items/{item_id}", response_model=ConversationObject)
 async def delete_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
+    """Delete an item. The next response continues without it."""
     return json_response(await openai.delete_item(caller, conversation_uuid(conversation_id), item_id))

@@ -8,7 +8,6 @@ from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
 from app.http.bodies import json_response
-from app.http.describing import described
 from app.http.errors import NotFound
 from app.http.pages import ListObject, list_object
 from app.http.services import services, serving
@@ -51,16 +50,18 @@ class ModelObject(TypedDict):
     """Whether it is described here; else what is said of it is a guess."""
 
 
-@router.get("/models", **described("The models that are known.", ListObject[ModelObject]))
+@router.get("/models", response_model=ListObject[ModelObject])
 async def listed(caller: Authenticated, models: Known, observations: Seen) -> Response:
+    """List the known models."""
     settings = caller.grant.settings
     names = {models.default, *models.named(), *observations.answered(), *settings.aliases}
     shown = [name for name in sorted(names) if settings.may_use(name)]
     return json_response(list_object(shown, lambda name: _shown(name, settings, models, observations), has_more=False))
 
 
-@router.get("/models/{model:path}", **described("What is known of a model.", ModelObject))
+@router.get("/models/{model:path}", response_model=ModelObject)
 async def one(caller: Authenticated, models: Known, observations: Seen, model: str) -> Response:
+    """Return a model's limits and abilities."""
     settings = caller.grant.settings
     named = models.of(model).name or model in (models.default, *observations.answered(), *settings.aliases)
     if not named or not settings.may_use(model):

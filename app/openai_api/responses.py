@@ -9,14 +9,14 @@ from starlette.routing import Route
 
 from app.http.bodies import json_object, json_response
 from app.http.describing import (
-    EVENTS,
+    AS_EVENTS,
     HEARTBEAT,
     IDEMPOTENCY_KEY,
     LAST_EVENT_ID,
     OF_A_MODEL,
     Deleted,
     ItemObject,
-    described,
+    request_body,
 )
 from app.http.errors import BadRequest
 from app.http.heartbeat import heartbeat_seconds
@@ -59,16 +59,15 @@ def hot_routes(prefix: str) -> list[Route]:
 @for_users
 @router.post(
     "/responses",
-    **described(
-        "A response of the model, on a previous one, in a conversation, or on its own.",
-        ResponseObject,
-        body=ResponseCreate,
-        or_media=(EVENTS,),
-        errors=OF_A_MODEL,
-        parameters=[IDEMPOTENCY_KEY, HEARTBEAT],
-    ),
+    response_model=ResponseObject,
+    responses={**AS_EVENTS, **OF_A_MODEL},
+    openapi_extra={
+        "requestBody": request_body(ResponseCreate, required=True),
+        "parameters": [IDEMPOTENCY_KEY, HEARTBEAT],
+    },
 )
 async def create(request: Request) -> Response:
+    """Create a response: after a previous one, in a conversation, or on its own."""
     here = services(request)
     caller = await authenticate(request)
     body, came = await json_object(request), origin(request, caller)
@@ -77,25 +76,23 @@ async def create(request: Request) -> Response:
     return await answer(request, caller, owned(caller, address), sent, shown_response, stored_response)
 
 
-@router.get("/responses", **described("Responses, the latest first.", ListObject[ResponseObject]))
+@router.get("/responses", response_model=ListObject[ResponseObject])
 async def listed(
     caller: Authenticated,
     openai: Service,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(description="The last_id of the page before.")] = None,
 ) -> Response:
+    """List responses, the latest first."""
     return json_response(await openai.responses(caller, None if after is None else response_uuid(after), limit))
 
 
 @for_users
 @router.get(
     "/responses/{response_id}",
-    **described(
-        "A response of any age; with `stream`, its events.",
-        ResponseObject,
-        or_media=(EVENTS,),
-        parameters=[LAST_EVENT_ID, HEARTBEAT],
-    ),
+    response_model=ResponseObject,
+    responses=AS_EVENTS,
+    openapi_extra={"parameters": [LAST_EVENT_ID, HEARTBEAT]},
 )
 async def retrieve(
     request: Request,
@@ -105,6 +102,7 @@ async def retrieve(
     stream: Annotated[bool, Query()] = False,
     starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
+    """Return a response of any age or, with `stream`, its events."""
     address, first = _own(caller, response_id), first_event(starting_after, request)
     if not stream:
         if starting_after is not None:
@@ -115,22 +113,23 @@ async def retrieve(
 
 
 @for_users
-@router.delete("/responses/{response_id}", **described("Delete a response.", Deleted))
+@router.delete("/responses/{response_id}", response_model=Deleted)
 async def delete(caller: Authenticated, openai: Service, response_id: str) -> Response:
+    """Delete a response."""
     return json_response(await openai.delete_response(caller, _own(caller, response_id)))
 
 
 @for_users
-@router.post("/responses/{response_id}/cancel", **described("Stop a response that is being made.", ResponseObject))
+@router.post("/responses/{response_id}/cancel", response_model=ResponseObject)
 async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Response:
+    """Cancel a response that is in progress."""
     return json_response(await openai.cancel(caller, _own(caller, response_id)))
 
 
 @for_users
-@router.get(
-    "/responses/{response_id}/input_items", **described("What a response was asked with.", ListObject[ItemObject])
-)
+@router.get("/responses/{response_id}/input_items", response_model=ListObject[ItemObject])
 async def input_items(caller: Authenticated, openai: Service, response_id: str, page: ItemPaged) -> Response:
+    """List the input items of a response."""
     return json_response(await openai.input_items(caller, _own(caller, response_id), page))
 
 

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 
 from app.db import ids
 from app.http.bodies import Sent, json_response
-from app.http.describing import FORBIDDEN, described
+from app.http.describing import FORBIDDEN
 from app.http.errors import BadRequest, Forbidden
 from app.http.services import serving
 from app.projects.auth import Authenticated
@@ -19,13 +19,11 @@ from app.projects.user_tokens import UserToken, UserTokens
 router = APIRouter(tags=["users"])
 
 
-@router.post(
-    "/user_tokens",
-    **described("A token for one end user, for a browser.", UserTokenObject, status=201, errors=FORBIDDEN),
-)
+@router.post("/user_tokens", response_model=UserTokenObject, status_code=201, responses=FORBIDDEN)
 async def mint(
     caller: Authenticated, tokens: Annotated[UserTokens, serving(UserTokens)], sent: Sent[UserTokenCreate]
 ) -> Response:
+    """Create a token for one end user, to be used in a browser."""
     wanted = frozenset(cast(list[Scope], sent.actions or ["read", "write"]))
     actions = wanted & caller.grant.scopes
     if sent.actions is not None and actions != wanted:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from redis.exceptions import RedisError
@@ -15,7 +15,6 @@ from app.cache.client import Cache
 from app.db.engine import IS_READ_ONLY, Database
 from app.db.replica import ReplicaReads
 from app.http.bodies import json_response
-from app.http.describing import PLAIN, described
 from app.http.errors import DatabaseUnavailable
 from app.http.services import services
 from app.settings import environment
@@ -36,15 +35,18 @@ class Readiness(TypedDict):
     migrations: str
 
 
-@router.get("/healthz", **described("The process answers.", Health))
+@router.get("/healthz", response_model=Health)
 async def healthz() -> Response:
-    """The process answers."""
+    """Answer, to show that the process runs."""
     return json_response({"status": "ok"})
 
 
-@router.get("/readyz", **described("Turns can be taken.", Readiness, also={503: Readiness}))
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(request: Request) -> Response:
-    """Turns can be taken: Postgres is there and migrated. Redis may be away, and is reported."""
+    """Report whether turns can be taken.
+
+    Postgres must be reachable and migrated. Redis may be away, and is reported.
+    """
     here = services(request)
     checks = {"postgres": "ok", "redis": "ok", "migrations": "ok"}
     try:
@@ -68,9 +70,9 @@ async def readyz(request: Request) -> Response:
     return json_response({"status": "ready" if ready else "not ready", **checks}, status=200 if ready else 503)
 
 
-@router.get("/metrics", **described("Metrics for Prometheus, as text.", media=PLAIN))
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics() -> Response:
-    """Prometheus's text form; of all workers together where there are several."""
+    """Return the metrics for Prometheus, as text, of all workers together."""
     registry = REGISTRY
     if "PROMETHEUS_MULTIPROC_DIR" in environment():
         registry = CollectorRegistry()

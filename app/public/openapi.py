@@ -14,13 +14,12 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import Response
 from fastapi.routing import APIRoute, iter_route_contexts
-from pydantic import TypeAdapter
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from app.db import ids
 from app.http.bodies import BodyReader
-from app.http.describing import ERROR, OF_A_BODY, REF, Error, request_body
+from app.http.describing import REF, request_body
 
 DOCUMENT = "/openapi.json"
 PAGE = "/docs"
@@ -37,6 +36,13 @@ PARAMETERS = {
     "model": "The name of a model.",
 }
 
+ERROR: dict[str, Any] = {"application/json": {"schema": {"$ref": REF.format(model="Error")}}}
+
+OF_A_BODY = {
+    "408": "The body did not come in time.",
+    "413": "The body is too large.",
+    "415": "The body is packed in a way that is not known here.",
+}
 OF_ALL = {
     "400": "A field is wrong: `param` names it.",
     "401": "No key was sent, or one that is unknown, revoked or past its end.",
@@ -139,8 +145,6 @@ def document(app: FastAPI) -> dict[str, Any]:
             tags=[{"name": name, "description": said} for name, said in TAGS.items()],
         )
     schemas: dict[str, Any] = made.setdefault("components", {}).setdefault("schemas", {})
-    error = TypeAdapter(Error).json_schema(ref_template=REF)
-    schemas |= {**error.pop("$defs"), "Error": error}
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     made["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
@@ -221,6 +225,8 @@ def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> 
             declared[name]["schema"].setdefault("pattern", CONVERSATION_ID)
         if name in PARAMETERS:
             declared[name].setdefault("description", PARAMETERS[name])
+    summary, _, rest = operation.pop("description").partition("\n\n")
+    operation |= {"summary": summary, "description": rest} if rest else {"summary": summary}
     body = operation.get("requestBody")
     if body is not None:
         content = body["content"]["application/json"]
@@ -228,8 +234,6 @@ def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> 
         schemas.update(schema.pop("$defs", {}))
         schemas[schema["title"]] = schema
         content["schema"] = {"$ref": REF.format(model=schema["title"])}
-        for code, said in OF_A_BODY.items():
-            operation["responses"].setdefault(str(code), {"description": said, "content": ERROR})
     answers = operation["responses"]
     if answers.get("422", {}).get("description") == "Validation Error":
         del answers["422"]  # FastAPI's own: here, a wrong field is a 400.
@@ -240,6 +244,6 @@ def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> 
         operation["security"] = []
     if path in PUBLIC and not path.startswith("/v1/"):
         return
-    for status, said in OF_ALL.items():
+    for status, said in {**OF_ALL, **(OF_A_BODY if body is not None else {})}.items():
         answers.setdefault(status, {"description": said, "content": ERROR})
     answers.setdefault("default", {"description": "Another error.", "content": ERROR})

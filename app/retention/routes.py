@@ -7,7 +7,7 @@ from fastapi.responses import Response
 from pydantic import ConfigDict, Field
 
 from app.http.bodies import WHOLE, Changes, Sent, json_response
-from app.http.describing import NDJSON, described
+from app.http.describing import AS_LINES
 from app.http.errors import BadRequest
 from app.http.pages import ListObject
 from app.http.services import serving
@@ -47,44 +47,43 @@ Service = Annotated[Retention, serving(Retention)]
 User = Annotated[str, Depends(_user)]
 
 
-@router.get("/project", **described("The project.", ProjectObject))
+@router.get("/project", response_model=ProjectObject)
 async def get(caller: Authenticated, retention: Service) -> Response:
+    """Return the project."""
     return json_response(await retention.project(caller))
 
 
-@router.patch(
-    "/project",
-    dependencies=AT_ADMIN_RATE,
-    **described("Change how long content is kept, and whether contexts are cached.", ProjectObject),
-)
+@router.patch("/project", dependencies=AT_ADMIN_RATE, response_model=ProjectObject)
 async def patch(
     caller: Administering, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)], sent: Sent[ProjectPatch]
 ) -> Response:
+    """Change how long content is kept, and whether contexts are cached."""
     changed = await retention.change(caller, sent.model_dump(include=sent.model_fields_set))
     keys.forget(caller.project_id)
     return json_response(changed)
 
 
-@router.get("/users/{user:path}/data", **described("Everything of an end user, a thread a line.", media=NDJSON))
+@router.get("/users/{user:path}/data", response_class=Response, responses=AS_LINES)
 async def export_user(request: Request, caller: Authenticated, retention: Service, user: User) -> Response:
+    """Export all threads of an end user, one per line."""
     return Export(await retention.export_user(caller, user), listening(request, caller))
 
 
-@router.delete(
-    "/users/{user:path}/data",
-    **described("Purge everything of an end user; it goes on by itself.", PurgeObject, status=202),
-)
+@router.delete("/users/{user:path}/data", response_model=PurgeObject, status_code=202)
 async def forget_user(caller: Authenticated, retention: Service, user: User) -> Response:
+    """Purge everything of an end user, in the background."""
     return json_response(await retention.forget_user(caller, user), status=202)
 
 
-@router.get("/purges", **described("The latest purges of users, the newest first.", ListObject[PurgeObject]))
+@router.get("/purges", response_model=ListObject[PurgeObject])
 async def purges(
     caller: Authenticated, retention: Service, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> Response:
+    """List the latest purges of users, the newest first."""
     return json_response(await retention.purges(caller, limit))
 
 
-@router.get("/purges/{purge_id}", **described("How far a purge is.", PurgeObject))
+@router.get("/purges/{purge_id}", response_model=PurgeObject)
 async def purge(caller: Authenticated, retention: Service, purge_id: str) -> Response:
+    """Return the progress of a purge."""
     return json_response(await retention.purge(caller, purge_id))

@@ -7,7 +7,6 @@ from fastapi.responses import Response
 
 from app.db import ids
 from app.http.bodies import json_response
-from app.http.describing import described
 from app.http.errors import BadRequest
 from app.http.pages import ListObject, Seconds, moment
 from app.http.services import serving
@@ -20,7 +19,7 @@ router = APIRouter(tags=["search"])
 Role = Literal["user", "assistant", "title"]
 
 
-@router.get("/search", **described("Full text over titles, and what users and the model said.", ListObject[HitObject]))
+@router.get("/search", response_model=ListObject[HitObject])
 async def search(
     request: Request,
     caller: Authenticated,
@@ -34,6 +33,7 @@ async def search(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=400, description="The last_id of the page before.")] = None,
 ) -> Response:
+    """Search the text of titles, users' messages and the model's answers."""
     for name, value in request.query_params.multi_items():
         if "\0" in value:
             raise BadRequest(f"'{name}' contains a NUL character.", param=name, code="invalid_character")

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from app.http.bodies import Sent, SentOrEmpty, checked, json_response
-from app.http.describing import CONFLICT, METADATA, described
+from app.http.describing import CONFLICT, METADATA
 from app.http.errors import BadRequest
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
@@ -61,28 +61,24 @@ async def _filters(
 
 
 @for_users
-@router.get("/threads", **described("Threads, the latest first.", ListObject[ThreadObject], parameters=[METADATA]))
+@router.get("/threads", response_model=ListObject[ThreadObject], openapi_extra={"parameters": [METADATA]})
 async def list_threads(
     caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
 ) -> Response:
+    """List threads, the latest first."""
     return json_response(await threads.list_page(caller, of_caller(caller, filters), page))
 
 
-@router.get("/threads/count", **described("How many threads there are.", ThreadCount, parameters=[METADATA]))
+@router.get("/threads/count", response_model=ThreadCount, openapi_extra={"parameters": [METADATA]})
 async def count(caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)]) -> Response:
+    """Count threads."""
     return json_response(await threads.count(caller, filters))
 
 
 @for_users
-@router.put(
-    BY_NAME,
-    **described(
-        "The thread of a name, made if it is not there.",
-        ThreadObject,
-        also={201: ThreadObject},
-    ),
-)
+@router.put(BY_NAME, response_model=ThreadObject, responses={201: {"model": ThreadObject}})
 async def get_or_create(caller: Authenticated, threads: Service, name: str, sent: SentOrEmpty[ThreadPut]) -> Response:
+    """Return the thread of a name. It is created if there is none."""
     checked(ThreadCreate, {"name": name})
     if "\0" in name:
         raise BadRequest("'name' contains a NUL character. Remove it.", param="name", code="invalid_character")
@@ -91,15 +87,14 @@ async def get_or_create(caller: Authenticated, threads: Service, name: str, sent
 
 
 @for_users
-@at(router.get, **described("A thread.", ThreadObject))
+@at(router.get, response_model=ThreadObject)
 async def get(caller: Authenticated, threads: Service, address: Addressed) -> Response:
+    """Return a thread."""
     return json_response(await threads.get(caller, address))
 
 
 @for_users
-@at(
-    router.patch,
-    **described("Change a thread; fields left out stay as they are.", ThreadObject, errors=CONFLICT),
-)
+@at(router.patch, response_model=ThreadObject, responses=CONFLICT)
 async def patch(caller: Authenticated, threads: Service, address: Addressed, sent: Sent[ThreadPatch]) -> Response:
+    """Change a thread. Fields left out stay as they are."""
     return json_response(await threads.patch(caller, address, for_caller(caller, sent)))

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.http.bodies import Sent, json_response
-from app.http.describing import CONFLICT, described
+from app.http.describing import CONFLICT
 from app.http.services import services, serving
 from app.limits.room import check_room
 from app.limits.service import RateLimits
@@ -22,21 +22,15 @@ router = APIRouter(tags=["transfer"])
 Service = Annotated[Transfer, serving(Transfer)]
 
 
-@at(router.get, "/export", **described("A whole thread, to be imported elsewhere.", ThreadRecord))
+@at(router.get, "/export", response_model=ThreadRecord)
 async def export(caller: Authenticated, transfer: Service, address: Addressed) -> Response:
+    """Export a whole thread, to be imported elsewhere."""
     return json_response(await transfer.export(caller, address))
 
 
-@router.post(
-    "/threads/import",
-    **described(
-        "Take in a thread that was exported.",
-        ThreadObject,
-        also={201: ThreadObject},
-        errors=CONFLICT,
-    ),
-)
+@router.post("/threads/import", response_model=ThreadObject, responses={201: {"model": ThreadObject}, **CONFLICT})
 async def take(request: Request, caller: Authenticated, transfer: Service, record: Sent[ThreadRecord]) -> Response:
+    """Import an exported thread."""
     await check_room(services(request)[RateLimits], caller, record.user, makes_thread=True)
     thread, written = await transfer.take(caller, record)
     return json_response(thread, status=201 if written else 200)

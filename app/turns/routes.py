@@ -7,7 +7,15 @@ from fastapi.responses import Response
 from starlette.routing import Route
 
 from app.http.bodies import json_object, json_response
-from app.http.describing import EVENTS, HEARTBEAT, IDEMPOTENCY_KEY, LAST_EVENT_ID, LIFE_EVENT_ID, OF_A_MODEL, described
+from app.http.describing import (
+    AS_EVENTS,
+    HEARTBEAT,
+    IDEMPOTENCY_KEY,
+    LAST_EVENT_ID,
+    LIFE_EVENT_ID,
+    OF_A_MODEL,
+    request_body,
+)
 from app.http.heartbeat import heartbeat_seconds
 from app.http.pages import ListObject, Paged
 from app.http.services import services, serving
@@ -51,16 +59,12 @@ def hot_routes(prefix: str) -> list[Route]:
 @at(
     router.post,
     "/turns",
-    **described(
-        "Say something: the model answers on what the thread has.",
-        TurnObject,
-        body=TurnCreate,
-        or_media=(EVENTS,),
-        errors=OF_A_MODEL,
-        parameters=[IDEMPOTENCY_KEY, HEARTBEAT],
-    ),
+    response_model=TurnObject,
+    responses={**AS_EVENTS, **OF_A_MODEL},
+    openapi_extra={"requestBody": request_body(TurnCreate, required=True), "parameters": [IDEMPOTENCY_KEY, HEARTBEAT]},
 )
 async def create(request: Request) -> Response:
+    """Create a turn: the model answers with the thread as context."""
     here = services(request)
     turns = here[Turns]
     caller = await authenticate(request)
@@ -73,8 +77,9 @@ async def create(request: Request) -> Response:
 
 
 @for_users
-@at(router.post, "/turns/{turn_id}/cancel", **described("Stop a running turn; what it has said is kept.", TurnObject))
+@at(router.post, "/turns/{turn_id}/cancel", response_model=TurnObject)
 async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
+    """Cancel a running turn. Its output so far is kept."""
     return json_response(await turns.cancel(caller, address, turn_id))
 
 
@@ -82,9 +87,9 @@ async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn
 @at(
     router.get,
     "/turns/{turn_id}/events",
-    **described(
-        "The events of a turn, from any of them on, to its end.", media=EVENTS, parameters=[LAST_EVENT_ID, HEARTBEAT]
-    ),
+    response_class=Response,
+    responses=AS_EVENTS,
+    openapi_extra={"parameters": [LAST_EVENT_ID, HEARTBEAT]},
 )
 async def events(
     request: Request,
@@ -94,6 +99,7 @@ async def events(
     turn_id: str,
     starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
+    """Stream the events of a turn, from any of them on, to its end."""
     replay = services(request)[Replay]
     row = await turns.row(caller, address, turn_id)
     frames = replay.frames(caller.project_id, row["id"], first_event(starting_after, request))
@@ -104,13 +110,12 @@ async def events(
 @at(
     router.get,
     "/events",
-    **described(
-        "The thread's life as one stream: every turn, whoever asked for it, and what changes.",
-        media=EVENTS,
-        parameters=[LIFE_EVENT_ID, HEARTBEAT],
-    ),
+    response_class=Response,
+    responses=AS_EVENTS,
+    openapi_extra={"parameters": [LIFE_EVENT_ID, HEARTBEAT]},
 )
 async def life(request: Request, caller: Authenticated, address: Addressed) -> Response:
+    """Stream the thread's events: its turns, from any client, and its changes."""
     frames = await services(request)[ThreadLife].frames(caller, address, request.headers.get("last-event-id"))
     return EventStream(
         frames,
@@ -122,12 +127,14 @@ async def life(request: Request, caller: Authenticated, address: Addressed) -> R
 
 
 @for_users
-@at(router.get, "/turns", **described("The turns of a thread.", ListObject[TurnObject]))
+@at(router.get, "/turns", response_model=ListObject[TurnObject])
 async def list_turns(caller: Authenticated, turns: Service, address: Addressed, page: Paged) -> Response:
+    """List the turns of a thread."""
     return json_response(await turns.list_page(caller, address, page))
 
 
 @for_users
-@at(router.get, "/turns/{turn_id}", **described("A turn, with its input.", TurnObject))
+@at(router.get, "/turns/{turn_id}", response_model=TurnObject)
 async def get(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
+    """Return a turn, with its input."""
     return json_response(await turns.get(caller, address, turn_id))

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.db.replica import ReplicaReads
 from app.http.bodies import json_response
-from app.http.describing import described
+from app.http.describing import as_text
 from app.http.errors import BadRequest
 from app.http.pages import ListObject, Seconds, list_object
 from app.http.services import serving
@@ -57,14 +57,7 @@ class UsageObject(TypedDict):
     """The cost of turns, Chat Completions, titles and compactions."""
 
 
-@router.get(
-    "/usage",
-    **described(
-        "Turns, tokens and money, by day, model, user, thread or provider account.",
-        ListObject[UsageObject],
-        or_media=("text/csv",),
-    ),
-)
+@router.get("/usage", response_model=ListObject[UsageObject], responses=as_text("text/csv"))
 async def get(
     caller: Authenticated,
     reads: Annotated[ReplicaReads, serving(ReplicaReads)],
@@ -79,6 +72,7 @@ async def get(
         str | None, Query(max_length=64, description="The IANA time zone of the days, such as Asia/Shanghai.")
     ] = None,
 ) -> Response:
+    """List turns, tokens and cost by day, model, user, thread or provider account."""
     if tz is not None and group_by != "day":
         raise BadRequest("'tz' has no effect unless 'group_by' is 'day'. Leave it out.", param="tz")
     begin, end = _range(since, until)
@@ -132,10 +126,7 @@ class HourObject(TypedDict):
     first_words: list[int]
 
 
-@router.get(
-    "/usage/hours",
-    **described("How turns have gone, hour by hour: errors, and how long answers took.", ListObject[HourObject]),
-)
+@router.get("/usage/hours", response_model=ListObject[HourObject])
 async def hours(
     caller: Authenticated,
     reads: Annotated[ReplicaReads, serving(ReplicaReads)],
@@ -143,6 +134,7 @@ async def hours(
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> Response:
+    """List turns by the hour, with their errors and durations."""
     begin, end = _range(since, until)
     rows = await reads.read(lambda database: listed(database, caller.project_id, begin, end, limit + 1))
     return json_response(list_object(rows[:limit], shown, has_more=len(rows) > limit))
