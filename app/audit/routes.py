@@ -1,7 +1,6 @@
 """/v1/audit: who did what, when, from where, and the proof of it."""
 
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -9,10 +8,9 @@ from fastapi.responses import Response
 from app.audit.exported import CheckpointObject
 from app.audit.service import Audit
 from app.audit.store import Filters
-from app.db import ids
+from app.db.ids import KeyId, ThreadId, TurnId
 from app.http.bodies import json_response
 from app.http.describing import AS_LINES
-from app.http.errors import BadRequest
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Auditing
@@ -26,46 +24,16 @@ router = APIRouter(tags=["audit"])
 Service = Annotated[Audit, serving(Audit)]
 
 
-def _shape(prefixes: tuple[str, ...]) -> dict[str, Any]:
-    return {"pattern": ids.pattern(prefixes)}
-
-
 async def _filters(
-    request: Request,
-    thread: Annotated[
-        str | None,
-        Query(description="The id of a thread, deleted ones too.", json_schema_extra=_shape(ids.THREAD_PREFIXES)),
-    ] = None,
-    turn: Annotated[str | None, Query(json_schema_extra=_shape(ids.TURN_PREFIXES))] = None,
-    key: Annotated[
-        str | None, Query(description="key_… as records show it.", json_schema_extra=_shape(("key",)))
-    ] = None,
+    thread: Annotated[ThreadId | None, Query(description="The id of a thread, deleted ones too.")] = None,
+    turn: TurnId | None = None,
+    key: Annotated[KeyId | None, Query(description="key_… as records show it.")] = None,
     user: Annotated[str | None, Query(max_length=256)] = None,
-    action: Annotated[Action | None, Query()] = None,
+    action: Action | None = None,
     since: Seconds = None,
     until: Seconds = None,
 ) -> Filters:
-    for name, value in request.query_params.multi_items():
-        if "\0" in value:
-            raise BadRequest(f"'{name}' contains a NUL character.", param=name, code="invalid_character")
-    return Filters(
-        _id("thread", thread, ids.THREAD_PREFIXES),
-        action,
-        _id("key", key, ("key",)),
-        user,
-        _id("turn", turn, ids.TURN_PREFIXES),
-        moment(since),
-        moment(until),
-    )
-
-
-def _id(name: str, value: str | None, prefixes: tuple[str, ...]) -> UUID | None:
-    if value is None:
-        return None
-    found = ids.parse(value, prefixes)
-    if found is None:
-        raise BadRequest(f"'{name}' must be an id, {prefixes[0]}_ and 32 hex digits.", param=name)
-    return found
+    return Filters(thread, action, key, user, turn, moment(since), moment(until))
 
 
 Filtered = Annotated[Filters, Depends(_filters)]

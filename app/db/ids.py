@@ -10,8 +10,10 @@ look-up. All other ids are UUIDv7.
 
 import secrets
 import time
+from typing import Annotated
 from uuid import UUID
 
+from pydantic import PlainValidator, WithJsonSchema
 from uuid_utils.compat import uuid7
 
 THREAD_PREFIXES = ("thread", "conv")
@@ -102,6 +104,26 @@ def parse(text: str, prefixes: tuple[str, ...]) -> UUID | None:
         return UUID(hex=digits)
     except ValueError:
         return None
+
+
+def _parsed(prefixes: tuple[str, ...]) -> PlainValidator:
+    def parsed(text: object) -> UUID:
+        found = parse(text, prefixes) if isinstance(text, str) else None
+        if found is None:
+            raise ValueError(f"must be an id: {prefixes[0]}_ and 32 hex digits")
+        return found
+
+    return PlainValidator(parsed)
+
+
+def _shape(prefixes: tuple[str, ...]) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern(prefixes)})
+
+
+ThreadId = Annotated[UUID, _parsed(THREAD_PREFIXES), _shape(THREAD_PREFIXES)]
+"""The id of a thread in a request."""
+TurnId = Annotated[UUID, _parsed(TURN_PREFIXES), _shape(TURN_PREFIXES)]
+KeyId = Annotated[UUID, _parsed(("key",)), _shape(("key",))]
 
 
 def parse_record(text: str) -> tuple[UUID, int] | None:

@@ -38,7 +38,7 @@ from app.threads.schemas import (
     optional_turn_id,
     thread_object,
 )
-from app.threads.service import columns, shown, turn_uuid, with_trail_key
+from app.threads.service import columns, shown, with_trail_key
 from app.trail.users import UserKeys
 from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
@@ -166,7 +166,6 @@ class History:
 
     async def fork(self, caller: Caller, address: Place, sent: ThreadFork) -> ThreadObject:
         """A new thread that shares this one's history up to a turn."""
-        turn_id = None if sent.turn_id is None else turn_uuid("turn_id", sent.turn_id)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         user = sent.user
         if "user" not in sent.model_fields_set:
@@ -178,7 +177,9 @@ class History:
             source = await threads.locked(session, caller.project_id, address)
             if source is None:
                 raise unknown(address)
-            return await shown(session, caller, await self._forks.fork(session, caller.actor, source, turn_id, values))
+            return await shown(
+                session, caller, await self._forks.fork(session, caller.actor, source, sent.turn_id, values)
+            )
 
     async def calls(self, caller: Caller, address: Place, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)

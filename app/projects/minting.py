@@ -9,7 +9,7 @@ from fastapi.responses import Response
 from app.db import ids
 from app.http.bodies import Sent, json_response
 from app.http.describing import FORBIDDEN
-from app.http.errors import BadRequest, Forbidden
+from app.http.errors import Forbidden
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.keys import Scope
@@ -28,15 +28,14 @@ async def mint(
     actions = wanted & caller.grant.scopes
     if sent.actions is not None and actions != wanted:
         raise Forbidden("A key mints no token that can do more than itself.", param="actions", code="missing_scope")
-    thread = None if sent.thread is None else ids.parse(sent.thread, ids.THREAD_PREFIXES)
-    if sent.thread is not None and thread is None:
-        raise BadRequest("'thread' must be the id of a thread: thread_ and 32 hex digits.", param="thread")
-    token = UserToken(caller.project_id, caller.key_id, sent.user, thread, actions, int(time.time()) + sent.expires_in)
+    token = UserToken(
+        caller.project_id, caller.key_id, sent.user, sent.thread, actions, int(time.time()) + sent.expires_in
+    )
     shown: UserTokenObject = {
         "object": "user_token",
         "token": tokens.mint(token),
         "user": sent.user,
-        "thread": None if thread is None else ids.thread_id(thread),
+        "thread": None if sent.thread is None else ids.thread_id(sent.thread),
         "actions": sorted(actions),
         "expires_at": token.expires_at,
     }

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from app.db import ids
@@ -14,8 +14,6 @@ from app.projects.tables import ApiKey, Project
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=4)]
 Lifetime = Annotated[int, Field(ge=1, le=100 * 365 * 86_400), WHOLE]
-
-_THREAD_ID = {"anyOf": [{"type": "string", "pattern": ids.pattern(ids.THREAD_PREFIXES)}, {"type": "null"}]}
 
 LONGEST_OVERLAP = 30 * 86_400
 USUAL_OVERLAP = 86_400
@@ -78,7 +76,7 @@ class UserTokenCreate(Body):
 
     user: Annotated[str, Field(min_length=1, max_length=256)]
     """The end user, as threads name it."""
-    thread: Annotated[str | None, WithJsonSchema(_THREAD_ID)] = None
+    thread: ids.ThreadId | None = None
     """The id of a thread of the user's, if the token is to open no other."""
     actions: Annotated[list[Literal["read", "write"]], Field(min_length=1, max_length=2)] | None = None
     """Both, if left out, as far as the key may."""

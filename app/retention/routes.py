@@ -2,13 +2,12 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import ConfigDict, Field
 
 from app.http.bodies import WHOLE, Changes, Sent, json_response
 from app.http.describing import AS_LINES
-from app.http.errors import BadRequest
 from app.http.pages import ListObject
 from app.http.services import serving
 from app.limits.room import AT_ADMIN_RATE
@@ -19,8 +18,6 @@ from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
 
 router = APIRouter(tags=["retention"])
-
-LONGEST_USER = 256
 
 
 class ProjectPatch(Changes):
@@ -37,14 +34,8 @@ class ProjectPatch(Changes):
     """Whether the provider is asked to cache contexts; null: as the service is set."""
 
 
-async def _user(user: str) -> str:
-    if "\0" in user or len(user) > LONGEST_USER:
-        raise BadRequest(f"'user' must be 1 to {LONGEST_USER} characters, without NUL.", param="user")
-    return user
-
-
 Service = Annotated[Retention, serving(Retention)]
-User = Annotated[str, Depends(_user)]
+User = Annotated[str, Path(max_length=256)]
 
 
 @router.get("/project", response_model=ProjectObject)

@@ -2,12 +2,11 @@
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from app.db import ids
+from app.db.ids import ThreadId
 from app.http.bodies import json_response
-from app.http.errors import BadRequest
 from app.http.pages import ListObject, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
@@ -21,25 +20,18 @@ Role = Literal["user", "assistant", "title"]
 
 @router.get("/search", response_model=ListObject[HitObject])
 async def search(
-    request: Request,
     caller: Authenticated,
     found: Annotated[Search, serving(Search)],
     q: Annotated[str, Query(max_length=1000, description='Words; "words in a row"; -without.')],
     role: Annotated[Role | None, Query()] = None,
     user: Annotated[str | None, Query(max_length=256)] = None,
-    thread: Annotated[str | None, Query(json_schema_extra={"pattern": ids.pattern(ids.THREAD_PREFIXES)})] = None,
+    thread: ThreadId | None = None,
     since: Seconds = None,
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(max_length=400, description="The last_id of the page before.")] = None,
 ) -> Response:
     """Search the text of titles, users' messages and the model's answers."""
-    for name, value in request.query_params.multi_items():
-        if "\0" in value:
-            raise BadRequest(f"'{name}' contains a NUL character.", param=name, code="invalid_character")
-    thread_id = None if thread is None else ids.parse(thread, ids.THREAD_PREFIXES)
-    if thread is not None and thread_id is None:
-        raise BadRequest("'thread' must be the id of a thread.", param="thread")
     roles = ("user", "assistant", "title") if role is None else (role,)
-    filters = Filters(roles, user, thread_id, moment(since), moment(until))
+    filters = Filters(roles, user, thread, moment(since), moment(until))
     return json_response(await found.search(caller, q, filters, after, limit))

@@ -186,8 +186,6 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
 async def _found(request: Request, caller: Caller, *, cached: bool) -> Place:
     name = request.path_params.get("name")
     if name is not None:
-        if "\0" in name:
-            raise NotFound("There is no thread with a NUL character in its name.", param="name")
         called, name, names = name, name_of(caller, name), services(request)[Names]
         thread_id = (names.known(caller.project_id, name) if cached else None) or await names.find(
             caller.project_id, name

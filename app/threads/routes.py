@@ -8,7 +8,6 @@ from fastapi.responses import Response
 
 from app.http.bodies import Sent, SentOrEmpty, checked, json_response
 from app.http.describing import CONFLICT, METADATA
-from app.http.errors import BadRequest
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
@@ -42,8 +41,6 @@ async def _filters(
 ) -> Filters:
     metadata: dict[str, str] = {}
     for key, value in request.query_params.multi_items():
-        if "\0" in value:
-            raise BadRequest(f"'{key}' contains a NUL character.", param=key, code="invalid_character")
         if found := _METADATA.fullmatch(key):
             metadata[found[1]] = value
     return Filters(
@@ -80,8 +77,6 @@ async def count(caller: Authenticated, threads: Service, filters: Annotated[Filt
 async def get_or_create(caller: Authenticated, threads: Service, name: str, sent: SentOrEmpty[ThreadPut]) -> Response:
     """Return the thread of a name. It is created if there is none."""
     checked(ThreadCreate, {"name": name})
-    if "\0" in name:
-        raise BadRequest("'name' contains a NUL character. Remove it.", param="name", code="invalid_character")
     thread, made = await threads.get_or_create(caller, name, for_caller(caller, sent))
     return json_response(thread, status=201 if made else 200)
 

@@ -1,7 +1,7 @@
 """What a client may send about a thread, and how a thread is shown."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 from uuid import UUID
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
@@ -38,9 +38,9 @@ MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16), BeforeValidator(few_fields)]
 
-
-_TURN_ID: dict[str, Any] = {"type": "string", "pattern": ids.pattern(ids.TURN_PREFIXES)}
-TURN_ID = WithJsonSchema({"anyOf": [_TURN_ID, {"type": "null"}]})
+TURN_ID = WithJsonSchema(
+    {"anyOf": [{"type": "string", "pattern": ids.pattern(ids.TURN_PREFIXES)}, {"type": "null"}]},
+)
 
 
 class ThreadCreate(Body):
@@ -87,7 +87,7 @@ class ThreadPatch(Body):
     metadata: Metadata | None = None
     ttl_seconds: Ttl | None = None
     archived: bool = False
-    head_id: Annotated[str | None, WithJsonSchema(_TURN_ID)] = None
+    head_id: ids.TurnId = cast(UUID, None)
     """The turn that the next one continues: one of the thread's own, and not null."""
 
 
@@ -96,7 +96,7 @@ class ThreadFork(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "Another way"}]})
 
-    turn_id: Annotated[str | None, TURN_ID] = None
+    turn_id: ids.TurnId | None = None
     """The last turn that is shared; the head if left out."""
     name: Name | None = None
     title: Title | None = None

@@ -9,11 +9,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
-from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
-from app.http.errors import BadRequest, Conflict, Forbidden
-from app.http.pages import Page, list_object
+from app.http.errors import Conflict, Forbidden
+from app.http.pages import Page, ReadHorizon, list_object
 from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller
@@ -88,7 +87,7 @@ class Threads:
         await self._check_growth(caller, address, sent)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
-            values["head_turn_id"] = turn_uuid("head_id", sent.head_id)
+            values["head_turn_id"] = sent.head_id
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
@@ -169,18 +168,6 @@ async def with_trail_key(users: UserKeys, project_id: UUID, values: dict[str, An
     user = values["user_id"]
     key = None if user is None else await users.get_or_make(project_id, user)
     return values if key is None else {**values, "trail_key": key}
-
-
-def turn_uuid(param: str, value: str | None) -> UUID:
-    """The row's id of a turn that a field names.
-
-    Raises:
-        BadRequest: it names none.
-    """
-    found = None if value is None else ids.parse(value, ids.TURN_PREFIXES)
-    if found is None:
-        raise BadRequest(f"'{param}' must be the id of a turn of this thread.", param=param)
-    return found
 
 
 def columns(sent: ThreadCreate | ThreadPut | ThreadPatch | ThreadFork) -> dict[str, Any]:

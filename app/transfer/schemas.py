@@ -1,32 +1,16 @@
 """A whole thread as it is exported and imported: everything but what only its own database can mean."""
 
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from app.db import ids
+from app.db.ids import ThreadId, TurnId
 from app.http.bodies import WHOLE, Body, ListOf
 from app.threads.schemas import Metadata, Name, Title, User
 
 FORMAT: Literal["everthread.thread.v1"] = "everthread.thread.v1"
 
 
-def _id_of(prefixes: tuple[str, ...]) -> AfterValidator:
-    def check(value: str) -> str:
-        if ids.parse(value, prefixes) is None:
-            raise ValueError(f"must be an id: {prefixes[0]}_ and 32 hex digits")
-        return value
-
-    return AfterValidator(check)
-
-
-def _pattern(prefixes: tuple[str, ...]) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "pattern": ids.pattern(prefixes)})
-
-
-ThreadId = Annotated[str, _id_of(ids.THREAD_PREFIXES), _pattern(ids.THREAD_PREFIXES)]
-TurnId = Annotated[str, _id_of(ids.TURN_PREFIXES), _pattern(ids.TURN_PREFIXES)]
 Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
 
 
@@ -114,15 +98,3 @@ class ThreadRecord(Body):
         if value:
             raise ValueError("this export is not whole: what is named here could not be opened when it was made")
         return value
-
-
-def thread_uuid(value: str) -> UUID:
-    found = ids.parse(value, ids.THREAD_PREFIXES)
-    assert found is not None
-    return found
-
-
-def turn_uuid(value: str) -> UUID:
-    found = ids.parse(value, ids.TURN_PREFIXES)
-    assert found is not None
-    return found

@@ -25,7 +25,7 @@ from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
 from app.trail.users import UserKeys
-from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord, thread_uuid, turn_uuid
+from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord
 from app.turns.tables import Item, Turn
 
 
@@ -99,8 +99,7 @@ class Transfer:
             The thread, and whether it was written now.
         """
         _check_references(given)
-        id_ = thread_uuid(given.id)
-        places: list[Place] = [ById(id_)]
+        places: list[Place] = [ById(given.id)]
         if given.name is not None and (named := await self._names.find(caller.project_id, given.name)) is not None:
             places.append(ByName(named, given.name))
         user = given.user
@@ -110,7 +109,7 @@ class Transfer:
                 for place in places:
                     if (found := await threads.get(session, caller.project_id, place)) is not None:
                         return thread_object(found), False
-                return thread_object(await _write(session, self._names, caller, id_, given, key)), True
+                return thread_object(await _write(session, self._names, caller, given, key)), True
         except IntegrityError as error:
             if "turns_pkey" not in str(error.orig):
                 raise
@@ -132,13 +131,12 @@ async def _shared(session: AsyncSession, project_id: UUID, forked_turn_id: UUID 
 
 
 async def _write(
-    session: AsyncSession, names: Names, caller: Caller, id_: UUID, given: ThreadRecord, trail_key: bytes | None
+    session: AsyncSession, names: Names, caller: Caller, given: ThreadRecord, trail_key: bytes | None
 ) -> Thread:
-    project_id = caller.project_id
-    forked_turn_id = None if given.forked_turn_id is None else turn_uuid(given.forked_turn_id)
+    project_id, id_ = caller.project_id, given.id
     # A fork comes back as a fork where the thread that it was forked from is, and whole where it is not.
-    shared = await _shared(session, project_id, forked_turn_id)
-    turns = [turn for turn in given.turns if turn_uuid(turn.id) not in shared]
+    shared = await _shared(session, project_id, given.forked_turn_id)
+    turns = [turn for turn in given.turns if turn.id not in shared]
     highest = 0
     if shared:
         last = select(func.max(Turn.seq)).where(
@@ -151,7 +149,7 @@ async def _write(
         "title": given.title,
         "user_id": given.user,
         "metadata_": given.metadata,
-        "forked_turn_id": forked_turn_id if shared else None,
+        "forked_turn_id": given.forked_turn_id if shared else None,
         "turn_count": len(turns),
         "last_seq": highest + len(turns),
         "archived_at": _moment(given.updated_at) if given.archived else None,
@@ -160,8 +158,7 @@ async def _write(
     }
     if trail_key is not None:
         values["trail_key"] = trail_key
-    head = None if given.head_id is None else turn_uuid(given.head_id)
-    thread = await threads.add(session, names, caller.actor, project_id, values, head=head)
+    thread = await threads.add(session, names, caller.actor, project_id, values, head=given.head_id)
     if turns:
         rows = [_turn_row(project_id, id_, turn, highest + place) for place, turn in enumerate(turns, 1)]
         sealer = at_rest.sealer()
@@ -184,7 +181,7 @@ async def _write(
             await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in items])
         await _write_compactions(session, caller, id_, given, {row["id"] for row in rows})
     await session.refresh(thread)  # The end of its audit chain has moved.
-    thread.head_turn_id = head
+    thread.head_turn_id = given.head_id
     await session.flush()
     return thread
 
@@ -196,7 +193,7 @@ async def _write_compactions(
     rows: list[dict[str, Any]] = []
     records: list[Record] = []
     for each in given.compactions:
-        turn_id, salt, id_ = turn_uuid(each.turn_id), contents.new_salt(), ids.new_uuid()
+        turn_id, salt, id_ = each.turn_id, contents.new_salt(), ids.new_uuid()
         if turn_id not in written:
             continue
         row = {
@@ -271,10 +268,10 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord, seq: int) -> 
     return {
         "project_id": project_id,
         "bucket": ids.bucket_of(thread_id),
-        "id": turn_uuid(turn.id),
+        "id": turn.id,
         "thread_id": thread_id,
         "seq": seq,
-        "parent_id": None if turn.parent_id is None else turn_uuid(turn.parent_id),
+        "parent_id": turn.parent_id,
         "created_at": _moment(turn.created_at),
         "completed_at": _moment(turn.completed_at),
         "metadata_": turn.metadata,
@@ -292,8 +289,8 @@ def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
     return [
         {
             "project_id": project_id,
-            "bucket": ids.bucket_of(turn_uuid(turn.id)),
-            "turn_id": turn_uuid(turn.id),
+            "bucket": ids.bucket_of(turn.id),
+            "turn_id": turn.id,
             "position": position,
             "origin": item.origin,
             "type": imported_type(item.origin, item.data),
@@ -307,33 +304,32 @@ def _item_rows(project_id: UUID, turn: TurnRecord) -> list[dict[str, Any]]:
 def _check_references(record: ThreadRecord) -> None:
     """A parent comes before its children, so that the tree has a root and no ring."""
     seen: set[UUID] = set()
-    bucket = ids.bucket_of(thread_uuid(record.id))
+    bucket = ids.bucket_of(record.id)
     for index, turn in enumerate(record.turns):
-        if ids.bucket_of(turn_uuid(turn.id)) != bucket:
+        if ids.bucket_of(turn.id) != bucket:
             raise BadRequest(
                 f"'turns[{index}].id' does not belong to this thread: the ids of a thread and of its turns end alike, "
                 "in the ten bits of their bucket. Import threads as they were exported.",
                 param=f"turns[{index}].id",
             )
-        if turn.parent_id is not None and turn_uuid(turn.parent_id) not in seen:
+        if turn.parent_id is not None and turn.parent_id not in seen:
             raise BadRequest(
                 f"'turns[{index}].parent_id' must be the id of a turn that stands before it.",
                 param=f"turns[{index}].parent_id",
             )
-        if turn_uuid(turn.id) in seen:
+        if turn.id in seen:
             raise BadRequest(f"'turns[{index}].id' stands there twice.", param=f"turns[{index}].id")
-        seen.add(turn_uuid(turn.id))
+        seen.add(turn.id)
     covered: set[UUID] = set()
     for index, compaction in enumerate(record.compactions):
-        turn_id = turn_uuid(compaction.turn_id)
-        if turn_id not in seen or turn_id in covered:
+        if compaction.turn_id not in seen or compaction.turn_id in covered:
             raise BadRequest(
                 f"'compactions[{index}].turn_id' must be the id of one of the turns, and stand there once.",
                 param=f"compactions[{index}].turn_id",
             )
-        covered.add(turn_id)
+        covered.add(compaction.turn_id)
     for param, value in (("head_id", record.head_id), ("forked_turn_id", record.forked_turn_id)):
-        if value is not None and turn_uuid(value) not in seen:
+        if value is not None and value not in seen:
             raise BadRequest(f"'{param}' must be the id of one of the turns.", param=param)
 
 
