@@ -67,7 +67,7 @@ async def calls(
     history: Service,
     address: Addressed,
     turn_id: str,
-    format: Annotated[Literal["json", "curl"], Query()] = "json",
+    format: Literal["json", "curl"] = "json",
 ) -> Response:
     """List the requests that were sent to the provider for a turn, byte for byte."""
     id_, rows = await history.calls(caller, address, turn_id)
@@ -82,7 +82,7 @@ async def call(
     caller: Authenticated,
     history: Service,
     call_id: str,
-    format: Annotated[Literal["json", "curl"], Query()] = "json",
+    format: Literal["json", "curl"] = "json",
 ) -> Response:
     """Return one request to the provider."""
     id_, row = await history.call(caller, call_id)
@@ -126,7 +126,7 @@ async def read_back(
     newest: Annotated[
         int | None, Query(alias="turns", ge=1, le=1000, description="The last so many turns, or those before `before`.")
     ] = None,
-    format: Annotated[Literal["responses", "chat", "markdown"], Query()] = "responses",
+    format: Literal["responses", "chat", "markdown"] = "responses",
 ) -> Response:
     """Return the conversation: as items, as Chat messages, or as Markdown."""
     if page.order == "desc" and format != "responses":
@@ -226,9 +226,7 @@ async def take_back(caller: Authenticated, shares: ShareService, share_id: str) 
 
 
 @router.get("/shared/{token}", response_model=SharedThread, responses=as_text("text/markdown"))
-async def shared(
-    shares: ShareService, token: str, format: Annotated[Literal["json", "markdown"], Query()] = "json"
-) -> Response:
+async def shared(shares: ShareService, token: str, format: Literal["json", "markdown"] = "json") -> Response:
     """Return the conversation behind a link. No key is needed."""
     title, rows = await shares.read(token)
     headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}

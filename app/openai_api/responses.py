@@ -42,8 +42,8 @@ Service = Annotated[OpenAI, serving(OpenAI)]
 
 async def item_page(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    order: Annotated[Order, Query()] = "desc",
-    after: Annotated[str | None, Query()] = None,
+    order: Order = "desc",
+    after: str | None = None,
 ) -> ItemPage:
     return ItemPage(limit, order, after)
 
@@ -99,7 +99,7 @@ async def retrieve(
     caller: Authenticated,
     openai: Service,
     response_id: str,
-    stream: Annotated[bool, Query()] = False,
+    stream: bool = False,
     starting_after: Annotated[int | None, Query(ge=-1, le=10**9)] = None,
 ) -> Response:
     """Return a response of any age or, with `stream`, its events."""

@@ -23,7 +23,7 @@ async def search(
     caller: Authenticated,
     found: Annotated[Search, serving(Search)],
     q: Annotated[str, Query(max_length=1000, description='Words; "words in a row"; -without.')],
-    role: Annotated[Role | None, Query()] = None,
+    role: Role | None = None,
     user: Annotated[str | None, Query(max_length=256)] = None,
     thread: ThreadId | None = None,
     since: Seconds = None,

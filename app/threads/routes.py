@@ -27,10 +27,10 @@ _METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 
 async def _filters(
     request: Request,
-    user: Annotated[str | None, Query()] = None,
+    user: str | None = None,
     name: Annotated[str | None, Query(description="The beginning of the name.")] = None,
-    archived: Annotated[bool | None, Query()] = None,
-    status: Annotated[Status | None, Query()] = None,
+    archived: bool | None = None,
+    status: Status | None = None,
     created_after: Seconds = None,
     created_before: Seconds = None,
     updated_after: Seconds = None,

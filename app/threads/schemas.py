@@ -43,7 +43,20 @@ TURN_ID = WithJsonSchema(
 )
 
 
-class ThreadCreate(Body):
+class ThreadFields(Body):
+    """Fields that a thread is created with, changed with and forked with."""
+
+    title: Title | None = None
+    user: User | None = None
+    metadata: Metadata | None = None
+    ttl_seconds: Ttl | None = None
+
+
+class NamedThread(ThreadFields):
+    name: Name | None = None
+
+
+class ThreadCreate(NamedThread):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
@@ -54,55 +67,35 @@ class ThreadCreate(Body):
         },
     )
 
-    name: Name | None = None
-    title: Title | None = None
-    user: User | None = None
-    metadata: Metadata | None = None
-    ttl_seconds: Ttl | None = None
     created_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
     """Unix seconds: when a conversation began that is brought here from elsewhere. Now, if left out."""
     messages: list[Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]] | None = None
     """A conversation to go on from: Chat messages or Responses items."""
 
 
-class ThreadPut(Body):
+class ThreadPut(ThreadFields):
     """What a thread that is made by name begins with. One that is there already stays as it is."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "A talk"}]})
 
-    title: Title | None = None
-    user: User | None = None
-    metadata: Metadata | None = None
-    ttl_seconds: Ttl | None = None
 
-
-class ThreadPatch(Body):
+class ThreadPatch(NamedThread):
     """Fields left out stay as they are; null clears one. `metadata` is replaced as a whole."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Another title"}, {"archived": True}]})
 
-    name: Name | None = None
-    title: Title | None = None
-    user: User | None = None
-    metadata: Metadata | None = None
-    ttl_seconds: Ttl | None = None
     archived: bool = False
     head_id: ids.TurnId = cast(UUID, None)
     """The turn that the next one continues: one of the thread's own, and not null."""
 
 
-class ThreadFork(Body):
+class ThreadFork(NamedThread):
     """What a fork has of its own: title, user and metadata are the other thread's where they are left out."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "Another way"}]})
 
     turn_id: ids.TurnId | None = None
     """The last turn that is shared; the head if left out."""
-    name: Name | None = None
-    title: Title | None = None
-    user: User | None = None
-    metadata: Metadata | None = None
-    ttl_seconds: Ttl | None = None
 
 
 class ThreadsBulk(Body):

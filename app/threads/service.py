@@ -22,7 +22,7 @@ from app.threads.names import Names
 from app.threads.schemas import (
     ThreadCount,
     ThreadCreate,
-    ThreadFork,
+    ThreadFields,
     ThreadObject,
     ThreadPatch,
     ThreadPut,
@@ -170,7 +170,7 @@ async def with_trail_key(users: UserKeys, project_id: UUID, values: dict[str, An
     return values if key is None else {**values, "trail_key": key}
 
 
-def columns(sent: ThreadCreate | ThreadPut | ThreadPatch | ThreadFork) -> dict[str, Any]:
+def columns(sent: ThreadFields) -> dict[str, Any]:
     """The columns that a request sets. Metadata set to null is empty metadata."""
     given = sent.model_dump(include=sent.model_fields_set, exclude={"archived", "messages", "head_id", "turn_id"})
     if "user" in given:

@@ -62,12 +62,12 @@ async def get(
     caller: Authenticated,
     reads: Annotated[ReplicaReads, serving(ReplicaReads)],
     models: Annotated[Models, serving(Models)],
-    group_by: Annotated[Group, Query()] = "day",
+    group_by: Group = "day",
     since: Seconds = None,
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
     after: Annotated[str | None, Query(max_length=256, description="The last_id of the page before.")] = None,
-    format: Annotated[Literal["json", "csv"], Query()] = "json",
+    format: Literal["json", "csv"] = "json",
     tz: Annotated[
         str | None, Query(max_length=64, description="The IANA time zone of the days, such as Asia/Shanghai.")
     ] = None,

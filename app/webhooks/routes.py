@@ -64,7 +64,7 @@ async def deliveries(
     caller: Administering,
     webhooks: Service,
     webhook_id: str,
-    status: Annotated[Status | None, Query()] = None,
+    status: Status | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     after: Annotated[str | None, Query(description="The last_id of the page before.")] = None,
 ) -> Response:
