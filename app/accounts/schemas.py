@@ -2,13 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from typing_extensions import TypedDict
 
 from app.accounts.breaker import State
 from app.accounts.tables import Account
 from app.db import ids
-from app.http.bodies import WHOLE, Body, Changes
+from app.http.bodies import WHOLE, Body, Changes, examples
 from app.http.egress import LONGEST_URL
 from app.projects.schemas import Name
 from app.projects.settings import ModelName
@@ -24,12 +24,8 @@ Position = Annotated[int, Field(ge=0, le=1_000_000), WHOLE]
 
 
 class AccountCreate(Body):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"name": "singapore", "api_key": "sk-of-the-account", "region": "singapore", "models": ["qwen3.7-*"]}
-            ]
-        },
+    model_config = examples(
+        {"name": "singapore", "api_key": "sk-of-the-account", "region": "singapore", "models": ["qwen3.7-*"]}
     )
 
     name: Name
@@ -60,7 +56,7 @@ class AccountCreate(Body):
 class AccountPatch(Changes):
     """Fields left out stay as they are. Another endpoint is another account."""
 
-    model_config = ConfigDict(json_schema_extra={"minProperties": 1, "examples": [{"weight": 2}]})
+    model_config = examples({"weight": 2}, minProperties=1)
 
     name: Name | None = None
     api_key: Key | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 import orjson
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from sqlalchemy import and_, delete, insert, select, tuple_
 from typing_extensions import TypedDict
 
@@ -14,7 +14,7 @@ from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.history import messages
 from app.history.tables import Feedback
-from app.http.bodies import Body
+from app.http.bodies import Body, examples
 from app.http.describing import Deleted
 from app.http.errors import NotFound
 from app.http.pages import Page, list_object
@@ -34,7 +34,7 @@ EXPORTED_AT_ONCE = 100
 
 
 class FeedbackCreate(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"score": 1, "label": "helpful"}]})
+    model_config = examples({"score": 1, "label": "helpful"})
 
     score: Annotated[float, Field(ge=-1, le=1)] | None = None
     """From -1 to 1."""

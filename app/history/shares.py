@@ -6,14 +6,14 @@ from datetime import timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from sqlalchemy import and_, delete, func, insert, or_, select
 from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
 from app.history.tables import Share
-from app.http.bodies import WHOLE, Body
+from app.http.bodies import WHOLE, Body, examples
 from app.http.describing import Deleted, ItemObject
 from app.http.errors import BadRequest, NotFound
 from app.http.pages import list_object
@@ -40,7 +40,7 @@ LONGEST_SECONDS = 315_360_000
 
 
 class ShareCreate(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"expires_in": 604_800}]})
+    model_config = examples({"expires_in": 604_800})
 
     turn_id: Annotated[str | None, TURN_ID] = None
     """The last turn that is shown; the head as it is now, if left out."""

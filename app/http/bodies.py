@@ -40,6 +40,11 @@ class Body(BaseModel):
         return few_fields(value)
 
 
+def examples(*bodies: dict[str, Any], **schema: Any) -> ConfigDict:
+    """Return a model's configuration that adds examples, and other keywords, to its JSON schema."""
+    return ConfigDict(json_schema_extra={"examples": list(bodies), **schema})
+
+
 class Changes(Body):
     """A body that changes what is there: with one field at least."""
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from app.db import ids
-from app.http.bodies import Body
+from app.http.bodies import Body, examples
 from app.http.errors import BadRequest, NotFound
 from app.items.client_door import ITEM_SCHEMA, items_of
 from app.provider.models import Models
@@ -149,26 +149,20 @@ Item = Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]
 
 
 class ConversationCreate(Body):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{}, {"metadata": {"plan": "pro"}, "items": [{"role": "user", "content": "Hello!"}]}]
-        },
-    )
+    model_config = examples({}, {"metadata": {"plan": "pro"}, "items": [{"role": "user", "content": "Hello!"}]})
 
     items: Annotated[list[Item], Field(max_length=100_000)] | None = None
     metadata: Metadata | None = None
 
 
 class ConversationUpdate(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"plan": "pro"}}]})
+    model_config = examples({"metadata": {"plan": "pro"}})
 
     metadata: Metadata | None = None
 
 
 class ItemsCreate(Body):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"items": [{"type": "message", "role": "user", "content": "Hello!"}]}]},
-    )
+    model_config = examples({"items": [{"type": "message", "role": "user", "content": "Hello!"}]})
 
     items: Annotated[list[Item], Field(min_length=1, max_length=100_000)]
 

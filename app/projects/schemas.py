@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from app.db import ids
-from app.http.bodies import WHOLE, Body, Changes, ListOf, few_fields
+from app.http.bodies import WHOLE, Body, Changes, ListOf, examples, few_fields
 from app.projects.keys import Scope, key_id
 from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project
@@ -20,7 +20,7 @@ USUAL_OVERLAP = 86_400
 
 
 class ProjectCreate(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "shop"}]})
+    model_config = examples({"name": "shop"})
 
     name: Name
     encrypted: bool = False
@@ -30,12 +30,7 @@ class ProjectCreate(Body):
 class SettingsPatch(Changes):
     """Fields left out stay as they are; one that is sent is replaced as a whole."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "minProperties": 1,
-            "examples": [{"aliases": {"chat": "qwen4-max"}, "limits": {"requests_per_minute": 600}}],
-        },
-    )
+    model_config = examples({"aliases": {"chat": "qwen4-max"}, "limits": {"requests_per_minute": 600}}, minProperties=1)
 
     archived: bool | None = None
     """True: none of its keys is taken any more; what it holds stays."""
@@ -49,9 +44,7 @@ class SettingsPatch(Changes):
 
 
 class KeyCreate(Body):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "app", "scopes": ["read", "write"], "expires_in": 7_776_000}]},
-    )
+    model_config = examples({"name": "app", "scopes": ["read", "write"], "expires_in": 7_776_000})
 
     name: Name
     scopes: Scopes | None = None
@@ -63,16 +56,14 @@ class KeyCreate(Body):
 
 
 class KeyRotate(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_seconds": 3600}]})
+    model_config = examples({"overlap_seconds": 3600})
 
     overlap_seconds: Annotated[int, Field(ge=0, le=LONGEST_OVERLAP), WHOLE] = USUAL_OVERLAP
     """For how long the key before is still taken."""
 
 
 class UserTokenCreate(Body):
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60}]},
-    )
+    model_config = examples({"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60})
 
     user: Annotated[str, Field(min_length=1, max_length=256)]
     """The end user, as threads name it."""

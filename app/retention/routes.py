@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from app.http.bodies import WHOLE, Changes, Sent, json_response
+from app.http.bodies import WHOLE, Changes, Sent, examples, json_response
 from app.http.describing import AS_LINES
 from app.http.pages import ListObject
 from app.http.services import serving
@@ -21,12 +21,7 @@ router = APIRouter(tags=["retention"])
 
 
 class ProjectPatch(Changes):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "minProperties": 1,
-            "examples": [{"retention_days": 365}, {"retention_days": None, "session_cache": "auto"}],
-        },
-    )
+    model_config = examples({"retention_days": 365}, {"retention_days": None, "session_cache": "auto"}, minProperties=1)
 
     retention_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] | None = None
     """After so many days the content of a turn is purged; null: it is kept."""

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, cast
 from uuid import UUID
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
 from typing_extensions import TypedDict
 
 from app.chain.context import Context, ContextObject
 from app.db import ids
-from app.http.bodies import WHOLE, Body, few_fields
+from app.http.bodies import WHOLE, Body, examples, few_fields
 from app.http.describing import ErrorFields
 from app.items.client_door import ITEM_SCHEMA
 from app.items.unreadable import marked
@@ -57,14 +57,10 @@ class NamedThread(ThreadFields):
 
 
 class ThreadCreate(NamedThread):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {},
-                {"title": "A talk", "user": "user-1", "metadata": {"plan": "pro"}},
-                {"messages": [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."}]},
-            ]
-        },
+    model_config = examples(
+        {},
+        {"title": "A talk", "user": "user-1", "metadata": {"plan": "pro"}},
+        {"messages": [{"role": "user", "content": "Hello!"}, {"role": "assistant", "content": "Good day."}]},
     )
 
     created_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
@@ -76,13 +72,13 @@ class ThreadCreate(NamedThread):
 class ThreadPut(ThreadFields):
     """What a thread that is made by name begins with. One that is there already stays as it is."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "A talk"}]})
+    model_config = examples({}, {"title": "A talk"})
 
 
 class ThreadPatch(NamedThread):
     """Fields left out stay as they are; null clears one. `metadata` is replaced as a whole."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Another title"}, {"archived": True}]})
+    model_config = examples({"title": "Another title"}, {"archived": True})
 
     archived: bool = False
     head_id: ids.TurnId = cast(UUID, None)
@@ -92,7 +88,7 @@ class ThreadPatch(NamedThread):
 class ThreadFork(NamedThread):
     """What a fork has of its own: title, user and metadata are the other thread's where they are left out."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"title": "Another way"}]})
+    model_config = examples({}, {"title": "Another way"})
 
     turn_id: ids.TurnId | None = None
     """The last turn that is shared; the head if left out."""
@@ -101,9 +97,7 @@ class ThreadFork(NamedThread):
 class ThreadsBulk(Body):
     """One thing done with many threads, each by itself: what cannot be done with one holds up no other."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"action": "archive", "ids": ["thread_00000000000000000000000000000000"]}]},
-    )
+    model_config = examples({"action": "archive", "ids": ["thread_00000000000000000000000000000000"]})
 
     action: Literal["archive", "unarchive", "delete"]
     ids: Annotated[list[str], Field(min_length=1, max_length=100)]

@@ -8,7 +8,7 @@ from pydantic.config import JsonDict
 from typing_extensions import TypedDict
 
 from app.db import ids
-from app.http.bodies import Body, Changes
+from app.http.bodies import Body, Changes, examples
 from app.http.egress import LONGEST_URL
 from app.webhooks import signing
 from app.webhooks.events import EVENT_TYPES, EventObject, EventType, event_id, event_object
@@ -29,7 +29,7 @@ EXAMPLE: JsonDict = {"url": "https://app.example.com/everthread", "events": ["re
 
 
 class WebhookCreate(Body):
-    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
+    model_config = examples(EXAMPLE)
 
     url: Url
     events: Events | None = None
