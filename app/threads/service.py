@@ -117,10 +117,10 @@ def _as_called(caller: Caller, thread: ThreadObject) -> ThreadObject:
     return {**thread, "name": name_for(caller, thread["name"])}
 
 
-Sent = TypeVar("Sent", ThreadCreate, ThreadPut, ThreadPatch)
+Fields = TypeVar("Fields", ThreadCreate, ThreadPut, ThreadPatch)
 
 
-def for_caller(caller: Caller, sent: Sent) -> Sent:
+def for_caller(caller: Caller, sent: Fields) -> Fields:
     """What a caller sends of a thread: an end user's is that user's, under names of the user's own.
 
     Raises:
