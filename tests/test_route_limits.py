@@ -21,13 +21,13 @@ from starlette.routing import Mount, WebSocketRoute
 from websockets.sync.client import connect
 
 import app
-from app.limits.routes import ADMIN, SOCKET, SPENDS, Limit, table
 from app.limits.rules import MOST_ADMIN_REQUESTS
 from app.main import PROVIDER_PATHS, build
 from app.projects.settings import LEAST_BODY, LEAST_COST
 from app.provider.client import Provider
 from app.settings import Connected
 from tests.databases import query
+from tests.route_limits import ADMIN, SOCKET, SPENDS, Limit, table
 from tests.service import Emulator, Service, eventually
 from tests.tenants import Tenant
 from tests.test_structured_output import said

@@ -1,7 +1,6 @@
-"""The limits that each route of the service meets.
+"""Table of the limits that apply to each route of the service.
 
-The table is complete: tests/test_route_limits.py fails for a route that is not in it, and holds each of its limits
-against a running service.
+test_route_limits.py fails for a route that is not in it, and tries each of its limits on a running service.
 """
 
 from typing import Literal
