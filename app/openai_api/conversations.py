@@ -67,12 +67,9 @@ async def retrieve(caller: Authenticated, openai: Service, own: Own) -> Response
 
 
 @router.post("/conversations/{conversation_id}", response_model=ConversationObject)
-async def update(
-    caller: Authenticated, openai: Service, conversation_id: str, sent: Sent[ConversationUpdate]
-) -> Response:
+async def update(caller: Authenticated, openai: Service, own: Own, sent: Sent[ConversationUpdate]) -> Response:
     """Replace the metadata of a conversation."""
-    id_ = conversation_uuid(conversation_id)
-    return json_response(await openai.update_conversation(caller, id_, sent.metadata or {}))
+    return json_response(await openai.update_conversation(caller, own.id, sent.metadata or {}))
 
 
 @for_users
@@ -87,11 +84,10 @@ async def delete(
 
 
 @router.post("/conversations/{conversation_id}/items", dependencies=FOR_ITEMS, response_model=ListObject[ItemObject])
-async def add_items(caller: Authenticated, openai: Service, conversation_id: str, sent: Sent[ItemsCreate]) -> Response:
+async def add_items(caller: Authenticated, openai: Service, own: Own, sent: Sent[ItemsCreate]) -> Response:
     """Add items, which the next response continues from."""
     check_items(caller, len(sent.items), "items")
-    id_ = conversation_uuid(conversation_id)
-    return json_response(await openai.add_items(caller, id_, items_to_add(sent.items)))
+    return json_response(await openai.add_items(caller, own.id, items_to_add(sent.items)))
 
 
 @for_users
