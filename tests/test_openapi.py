@@ -76,7 +76,8 @@ def test_no_operation_is_reached_without_a_key_but_those_that_say_so(
     document: dict[str, Any], running_service: Service
 ) -> None:
     for method, path, operation in operations(document):
-        answer = httpx2.request(method, running_service.url + re.sub(r"{\w+}", "x", path), json={})
+        # The body is no JSON: nothing of it is read before the key is known.
+        answer = httpx2.request(method, running_service.url + re.sub(r"{\w+}", "x", path), content=b"{")
         if operation.get("security") == []:
             assert answer.status_code == (404 if "{token}" in path else 200), path
         else:
