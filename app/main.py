@@ -98,6 +98,7 @@ from app.turns import routes as turns_routes
 from app.turns.cancel_requests import CancelRequests
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import ClientLeft
+from app.turns.collaborators import Collaborators
 from app.turns.event_log import EventLog
 from app.turns.leases import Leases
 from app.turns.life import ThreadLife
@@ -261,19 +262,21 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     killable = Killable(environment())
     started.to_stop(killable.stop)
     runner = Runner(
-        store,
-        accounts,
-        live_ids,
-        event_log,
-        spool,
-        signals,
-        reader,
-        compactions,
-        titles,
-        limits,
-        hours,
-        killable,
-        settings,
+        Collaborators(
+            store=store,
+            accounts=accounts,
+            live_ids=live_ids,
+            event_log=event_log,
+            spool=spool,
+            signals=signals,
+            reader=reader,
+            compactions=compactions,
+            titles=titles,
+            limits=limits,
+            hours=hours,
+            killable=killable,
+            settings=settings,
+        )
     )
     replay = Replay(store, runner, event_log, signals)
     leases = Leases(store, runner, event_log, replay, spool, content_keys, lease_seconds=settings.lease_seconds)

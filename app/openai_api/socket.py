@@ -243,19 +243,19 @@ class _Connection:
                 await self._warm_up(stream_id, caller, address, sent)
                 return
             with Client(self._until_left) as client:
-                outcome = await self._services[Turns].create(
+                running = await self._services[Turns].create(
                     caller, address, sent, provider_headers(self._socket), client
                 )
-            assert isinstance(outcome, Running)
-            if not len(outcome.events) and outcome.error is not None:
-                raise outcome.error
+            assert isinstance(running, Running)
+            if not len(running.events) and running.outcome.error is not None:
+                raise running.outcome.error
             if sent.ends_with_client:
-                self._ending.add(outcome)
+                self._ending.add(running)
             try:
-                await self._pass_on(stream_id, outcome)
+                await self._pass_on(stream_id, running)
             finally:
-                self._ending.discard(outcome)
-            if outcome.response is None and previous is not None:
+                self._ending.discard(running)
+            if running.outcome.response is None and previous is not None:
                 self._remembered.pop(previous, None)
         except APIError as refused:
             if previous is not None:
@@ -271,9 +271,9 @@ class _Connection:
 
     async def _pass_on_to_its_end(self, stream_id: str | None, running: Running) -> None:
         async for frames in running.events.batches():
-            if running.response is not None:
+            if running.outcome.response is not None:
                 # Before its last event: what that one is answered with may come by another lane.
-                self._remember(running, running.response)
+                self._remember(running, running.outcome.response)
             for frame in frames:
                 await self._send(stream_id, data_of(frame))
                 self._sent[running.turn.id] += 1

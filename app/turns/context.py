@@ -8,7 +8,8 @@ from app.items import vocabulary
 from app.items.shapes import fields_of
 from app.items.weights import count
 from app.memory.observations import SMALLEST_CUT, ModelObservations
-from app.turns.running import Running, Sent
+from app.turns.attempt import Attempt, Sent
+from app.turns.store import Opened
 
 FLOOR_BYTES_PER_TOKEN = 6
 """No text takes more bytes for a token: what is new weighs this much at least."""
@@ -60,14 +61,15 @@ def wants_cache(mode: str, context: Context, weight: int) -> bool:
     return weight >= SMALLEST_CACHED and context.quick >= PAYS_FROM
 
 
-async def after(running: Running, usage: Any, learnt_of: ModelObservations, now: float) -> Context:
+async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObservations, now: float) -> Context:
     """The context of a turn that was answered. A cut of the provider's is seen here, and the window learnt from it.
 
     Args:
+        attempt: the one that was answered.
         usage: what the provider has counted for the answer.
         now: Unix seconds.
     """
-    request, sent, observations = running.turn.request, running.sent, learnt_of.at(running.account.binding)
+    request, sent, observations = turn.request, attempt.sent, learnt_of.at(attempt.account.binding)
     said = fields_of(usage)
     reported, spoken = count(said.get("input_tokens")), count(said.get("output_tokens"))
     reasoned = count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens"))
@@ -75,18 +77,18 @@ async def after(running: Running, usage: Any, learnt_of: ModelObservations, now:
     # What hosted tools find is read, counted, and not carried on.
     plain = reported > 0 and not fields_of(said.get("x_tools"))
     cut = False
-    if plain and running.continuation is Continuation.CHAINED:
+    if plain and attempt.continuation is Continuation.CHAINED:
         cut = observations.is_cut(request.model, sent.floor * TOLERANCE, reported)
     elif plain:
         expected = sent.expected
         if expected is None and SMALLEST_CUT <= reported < SUSPICIOUS_SHARE * sent.weight:
-            expected = sent.frame + observations.tokens(request.model, sum(await vocabulary.counts(running.input)))
+            expected = sent.frame + observations.tokens(request.model, sum(await vocabulary.counts(attempt.input)))
         if expected is not None:
             cut = observations.reported(request.model, expected, reported)
-    before = running.context
+    before = attempt.context
     pace = before.quick
     if before.at:
-        soon = running.turn.created_at.timestamp() - before.at < CACHE_SECONDS
+        soon = turn.created_at.timestamp() - before.at < CACHE_SECONDS
         pace = round(pace + LATEST_SHARE * (soon - pace), 3)
     return Context(
         window=observations.window(request.family, request.model),

@@ -191,26 +191,26 @@ class _AwaitedTurn(Awaited):
     def last_words(self, error: APIError) -> bytes:
         """Return the events of a turn that has failed, with the HTTP status in its error; else an event `error`."""
         running = self._client.running
-        if running is None or running.error is not error or isinstance(error, TurnGone):
+        if running is None or running.outcome.error is not error or isinstance(error, TurnGone):
             return gone_frame(error, 0)
         failed = {"status": "failed", "error": {"code": error.code, "message": error.message}}
         events = events_of(with_status(response_object(running.turn, failed), error))
         return b"".join(own_frame(kind, fields, number) for number, (kind, fields) in enumerate(events))
 
-    def _answered(self, outcome: Running) -> Response:
-        headers = turn_headers(outcome)
-        asked = outcome.turn.request
-        if asked.stream and len(outcome.events):
-            stop = partial(services(self._request)[Turns].stop, outcome) if asked.ends_with_client else None
-            return self._stream(outcome.events.follow(), outcome.turn.thread_id, headers, stop)
+    def _answered(self, running: Running) -> Response:
+        headers = turn_headers(running)
+        asked = running.turn.request
+        if asked.stream and len(running.events):
+            stop = partial(services(self._request)[Turns].stop, running) if asked.ends_with_client else None
+            return self._stream(running.events.follow(), running.turn.thread_id, headers, stop)
         if asked.background and not self.committed:
             # Answered at once, as it was opened.
-            response = outcome.response or response_object(outcome.turn, {"status": "in_progress"})
-            return json_response(self._show(outcome, response), headers=headers)
-        if outcome.error is not None:
-            raise outcome.error.with_headers(headers)
-        assert outcome.response is not None
-        return json_response(self._show(outcome, outcome.response), headers=headers)
+            response = running.outcome.response or response_object(running.turn, {"status": "in_progress"})
+            return json_response(self._show(running, response), headers=headers)
+        if running.outcome.error is not None:
+            raise running.outcome.error.with_headers(headers)
+        assert running.outcome.response is not None
+        return json_response(self._show(running, running.outcome.response), headers=headers)
 
     async def _joined(self, joined: Joined) -> Response:
         replay = services(self._request)[Replay]

@@ -34,8 +34,8 @@ class Relay:
     def __init__(self, turn: Opened, recorder: Recorder, answerable: "asyncio.Future[None]") -> None:
         """Args: answerable: becomes done with the first event, or when the turn is closed."""
         self._turn = turn
-        self._recorder = recorder
-        self._answerable = answerable
+        self.recorder = recorder
+        self.answerable = answerable
         self.opening: dict[str, Any] = {}
         """The response as the stream showed it first."""
         self._shown: set[str] = set()
@@ -49,7 +49,7 @@ class Relay:
     @property
     def begun(self) -> bool:
         """Whether the client is being answered."""
-        return self._answerable.done()
+        return self.answerable.done()
 
     async def pass_on(self, chunks: AsyncIterator[bytes], call: ProviderCall) -> Answer:
         """Pass a stream's events on, all but the last: that one waits until the turn is closed.
@@ -73,28 +73,28 @@ class Relay:
         """
         if self._turn.request.streamed and (to_all or self.begun):
             kind, fields = last_event(response)
-            self._recorder.events.publish([own_frame(kind, fields, len(self._recorder.events))])
+            self.recorder.events.publish([own_frame(kind, fields, len(self.recorder.events))])
         self.end()
 
     def say_gone(self, why: APIError) -> None:
         """Tell the listeners that there will be no end, and why."""
         if self._turn.request.streamed and self.begun:
-            self._recorder.events.publish([gone_frame(why, len(self._recorder.events))])
+            self.recorder.events.publish([gone_frame(why, len(self.recorder.events))])
         self.end()
 
     def end(self) -> None:
         """End the stream, and let the client be answered, if it has not been."""
-        self._recorder.events.finish()
+        self.recorder.events.finish()
         self._release()
 
     def _release(self) -> None:
-        if not self._answerable.done():
-            self._answerable.set_result(None)
+        if not self.answerable.done():
+            self.answerable.set_result(None)
 
     def _read(self, events: list[RawEvent], call: ProviderCall) -> Answer | None:
         """Pass events on. The one that ends the stream is not: its answer is returned, or its error raised."""
         frames: list[bytes] = []
-        first, pace = len(self._recorder.events), self._recorder.pace
+        first, pace = len(self.recorder.events), self.recorder.pace
         try:
             for raw in events:
                 data = raw.data
@@ -155,9 +155,9 @@ class Relay:
         else:
             self.spoken = True
             if type_ == DELTA:
-                if not self._recorder.pace.chars:
-                    call.speaks(self._recorder.seconds())
-                self._recorder.pace.add(event.get("delta"))
+                if not self.recorder.pace.chars:
+                    call.speaks(self.recorder.seconds())
+                self.recorder.pace.add(event.get("delta"))
                 repaired = _without_nulls(event) or repaired
             elif type_.startswith("response.reasoning_"):
                 # The provider leaves the place out that the specification asks for (captures).
@@ -185,12 +185,12 @@ class Relay:
         streamed: list[Any] = []
         if isinstance(response, dict) and not response.get("output"):
             # Some say at the end that there is nothing, whatever they have streamed.
-            streamed = output_of(self._recorder.events.since(0))
+            streamed = output_of(self.recorder.events.since(0))
         return answers.from_response(response, repaired=repaired, streamed=streamed)
 
     def _publish(self, frames: list[bytes]) -> None:
         if frames:
-            self._recorder.record(frames)
+            self.recorder.record(frames)
             self._release()
 
 

@@ -39,13 +39,13 @@ Service = Annotated[Turns, serving(Turns)]
 
 
 def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
-    ended, account = running.response is not None, running.asked_account
+    ended, attempt = running.outcome.response is not None, running.attempt
     return turn_object(
         response,
         running.turn,
         running.continuation.value,
         running.context if ended else None,
-        account.provider.account if ended and account is not None else None,
+        attempt.account.provider.account if ended and attempt is not None else None,
         running.recorder.pace.first if ended else None,
     )
 

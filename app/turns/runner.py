@@ -2,78 +2,51 @@
 
 import asyncio
 from collections import Counter
-from typing import Any
+from dataclasses import replace
 from uuid import UUID
 
 import orjson
 import structlog
 from structlog.contextvars import bind_contextvars
 
-from app.accounts.pool import Accounts
-from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.http import capacity
 from app.http.errors import APIError, BadRequest, Overloaded, ServiceStopping, TooManyRequests
 from app.items.weights import BYTES_PER_TOKEN, tokens
 from app.limits.rules import Asks
-from app.limits.service import Admission, RateLimits
-from app.memory.compaction import Compactions
-from app.memory.reader import Reader
-from app.process.killable import Killable
-from app.settings import Settings
+from app.limits.service import Admission
 from app.telemetry import metrics
 from app.threads.address import Address, ById, ByName, New, OfTurn
-from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client, ClientLeft
 from app.turns.closer import Closer
-from app.turns.event_log import EventLog
+from app.turns.collaborators import Collaborators
 from app.turns.execution import TurnExecution
 from app.turns.opening import Joined, Opening
 from app.turns.recorder import Recorder
 from app.turns.relay import Relay
-from app.turns.running import Running
+from app.turns.running import Running, Stage
 from app.turns.schemas import TurnRequest
-from app.turns.spool import Spool
-from app.turns.store import Opened, TurnStore
-from app.turns.titles import Titles
-from app.usage.hours import TurnHours
+from app.turns.store import Opened
 
 log = structlog.get_logger()
 
 
 class Runner:
-    def __init__(
-        self,
-        store: TurnStore,
-        accounts: Accounts,
-        live_ids: LiveIds,
-        event_log: EventLog,
-        spool: Spool,
-        signals: CancelSignals,
-        reader: Reader,
-        compactions: Compactions,
-        titles: Titles,
-        limits: RateLimits,
-        hours: TurnHours,
-        killable: Killable,
-        settings: Settings,
-    ) -> None:
-        self._hours = hours
-        self._store = store
-        self._live_ids = live_ids
-        self._event_log = event_log
-        self._settings = settings
-        self._closer = Closer(store, spool)
-        self._execution = TurnExecution(
-            store, accounts, live_ids, self._closer, reader, compactions, killable, settings
-        )
-        self._compactions = compactions
-        self._titles = titles
+    def __init__(self, parts: Collaborators) -> None:
+        self._store = parts.store
+        self._live_ids = parts.live_ids
+        self._event_log = parts.event_log
+        self._compactions = parts.compactions
+        self._titles = parts.titles
+        self._limits = parts.limits
+        self._hours = parts.hours
+        self._settings = settings = parts.settings
+        self._closer = Closer(parts.store, parts.spool)
+        self._execution = TurnExecution(parts, self._closer)
+        self._opening = Opening(parts.store, parts.signals, settings)
         self._running: dict[UUID, Running] = {}
-        self._limits = limits
         self._of_projects: Counter[UUID] = Counter()
         """How many of the running turns are each project's."""
-        self._opening = Opening(store, signals, settings)
         self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
         self._most_of_project = max(1, int(settings.project_share * self._most_turns))
 
@@ -130,12 +103,12 @@ class Runner:
                 return turn
         else:
             assert admission is not None
-            running = self._begun(turn, headers, asked, admission)
+            running = self._begun(turn, headers, admission)
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
             bind_contextvars(**ids.in_logs(turn.project_id, turn.thread_id, turn.id))
-            running.task = asyncio.create_task(self._execution.run(running), name=ids.turn_id(turn.id))
+            running.task = asyncio.create_task(self._execution.run(running, asked), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
         client.running = running
         if not request.background or request.stream:
@@ -172,13 +145,11 @@ class Runner:
         if not self._of_projects[project_id]:
             del self._of_projects[project_id]
 
-    def _begun(
-        self, turn: Opened, headers: dict[str, str], asked: "asyncio.Future[Any] | None", admission: Admission
-    ) -> Running:
+    def _begun(self, turn: Opened, headers: dict[str, str], admission: Admission) -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         logs, seconds = turn.request.keep and turn.request.streamed, self._settings.event_log_flush_seconds
         recorder = Recorder(self._event_log, turn.project_id, turn.id, turn.sealer, logs=logs, flush_seconds=seconds)
-        return Running(turn, headers, answerable, asked, recorder, Relay(turn, recorder, answerable), admission)
+        return Running(turn, headers, Relay(turn, recorder, answerable), admission)
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
         """Write down that nobody was given a byte of a turn's answer, if a retry may claim it."""
@@ -196,7 +167,7 @@ class Runner:
     def stop(self, turn_id: UUID) -> bool:
         """Stop a turn that is running in this worker; what it has said is kept. False if it is not running here."""
         running = self._running.get(turn_id)
-        if running is None or running.task is None or running.closing:
+        if running is None or running.task is None or running.stage is not Stage.RUNNING:
             return False
         running.cancelled = True
         running.task.cancel()
@@ -222,50 +193,51 @@ class Runner:
         self._execution.ending = self._opening.ending = True
         self._closer.drained()
         for running in list(self._running.values()):
-            if running.task is not None and not running.closing:
+            if running.task is not None and running.stage is Stage.RUNNING:
                 running.task.cancel()
         while tasks := [running.task for running in self._running.values() if running.task is not None]:
             await asyncio.wait(tasks)
 
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
-        del self._running[running.turn.id]
-        self._free(running.turn.project_id)
+        turn, outcome = running.turn, running.outcome
+        del self._running[turn.id]
+        self._free(turn.project_id)
         self._charge(running)
         # Only now: what the turn has used counts against the limits that these meet.
-        if running.compaction is not None:
-            self._compactions.begin(running.compaction, running.admission.asks)
-        self._titles.after(running.turn, running.text, running.admission.asks)
+        if outcome.compaction is not None:
+            self._compactions.begin(outcome.compaction, running.admission.asks)
+        self._titles.after(turn, outcome.text, running.admission.asks)
         metrics.RUNNING_TURNS.dec()
-        turn, took = running.turn, int(running.recorder.seconds() * 1000)
-        self._hours.ended(turn.project_id, turn.request.model, running.outcome, took, running.recorder.pace.first)
+        took = int(running.recorder.seconds() * 1000)
+        self._hours.ended(turn.project_id, turn.request.model, outcome.name, took, running.recorder.pace.first)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", exc_info=error)
-        if running.response is None and running.error is None:
-            running.error = APIError(
+        if outcome.response is None and outcome.error is None:
+            failed = APIError(
                 "The service failed on this turn. Read the turn to see what was kept of it.", code="internal_error"
             )
-            running.relay.say_gone(running.error)
+            running.outcome = replace(outcome, error=failed)
+            running.relay.say_gone(failed)
         running.relay.end()
         if not running.ended.done():
             running.ended.set_result(None)
-        self._opening.free(running.turn.thread_id)
+        self._opening.free(turn.thread_id)
 
     def _charge(self, running: Running) -> None:
         """End the turn's admission, and write down what its row does not count."""
-        turn, admission = running.turn, running.admission
-        binding = None if running.asked_account is None else running.asked_account.binding
-        if running.uncounted is not None:
-            admission.add(running.uncounted, turn.request.family.price, binding)
+        turn, admission, outcome, binding = running.turn, running.admission, running.outcome, running.binding
+        if outcome.uncounted is not None:
+            admission.add(outcome.uncounted, turn.request.family.price, binding)
             self._limits.record(
                 admission,
                 "cut",
                 turn.request.model,
                 binding,
-                running.uncounted,
+                outcome.uncounted,
                 thread_id=turn.thread_id if turn.request.keep else None,
                 estimated=True,
             )
-        usage = None if running.response is None else running.response.get("usage")
+        usage = None if outcome.response is None else outcome.response.get("usage")
         if not turn.request.keep and usage is not None:
             self._limits.record(admission, "response", turn.request.model, binding, usage)
         if turn.request.keep:

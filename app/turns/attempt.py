@@ -1,0 +1,78 @@
+"""One attempt at a turn: which account is asked, how the turn continues its history, and the bytes that are sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from app.accounts.pool import ProviderAccount
+from app.chain.context import UNKNOWN, Context
+from app.chain.continuation import Continuation, Target
+from app.chain.live_ids import LiveId
+from app.chain.reduction import Reduction, target_of
+from app.items.shapes import Item
+from app.turns.pieces import Body, Piece, Pieces, written
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The size of what the model is sent, in tokens."""
+
+    weight: int = 0
+    """Estimated, or counted where it may not fit."""
+    expected: int | None = None
+    """What the provider should count, where it was counted here; instructions and tools too."""
+    floor: int = 0
+    """What the provider must count at least; 0 where that cannot be told."""
+    frame: int = 0
+    """Of instructions and tools alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    account: ProviderAccount
+    target: Target
+    threshold: int | None
+    """The tokens from which on the conversation is compacted; None for never."""
+    continuation: Continuation = Continuation.NEW
+    live: LiveId | None = None
+    """The response id that the turn was chained on first."""
+    context: Context = UNKNOWN
+    """Of the history that is continued, with what is left out of it."""
+    body: Body = field(default_factory=lambda: Body(b"", (), ()))
+    """Empty until it is written."""
+    frame: tuple[bytes, bytes] = (b"", b"")
+    """The part of the body before its input items, and the part behind them."""
+    input: Sequence[Item] = ()
+    """The items between them."""
+    sources: Sequence[Sequence[str]] = ()
+    """For each of them, where the history is sent, the ids of the items that it was made of."""
+    pieces: Pieces | None = None
+    """The thread's, once they were read for a rebuilt history."""
+    sent: Sent = field(default_factory=Sent)
+    dropped_items: int = 0
+    """The number of the history's oldest items that are left out."""
+    reduction: Reduction | None = None
+    """The reduction of the history, after the provider has refused it."""
+    reasoning: bool = True
+    """False once the provider has refused the encrypted reasoning."""
+    tried: tuple[ProviderAccount, ...] = ()
+    """The accounts that have failed before."""
+
+    @property
+    def model_at_account(self) -> str:
+        """The model and account, as reductions and refusals name them."""
+        return target_of(self.target.binding, self.target.model)
+
+    @property
+    def new_pieces(self) -> Sequence[Piece]:
+        return () if self.pieces is None else self.pieces.new
+
+    def with_more(self, items: Sequence[Item], own: Sequence[Item]) -> "Attempt":
+        """Return the same attempt with more items behind its input, in the body alone.
+
+        Args:
+            own: the turn's own input.
+        """
+        head, tail = self.frame
+        sources: list[Sequence[str]] = [*self.sources, *[()] * len(items)] if self.sources else []
+        pieces = self.pieces if sources else None
+        return replace(self, body=written(head, [*self.input, *items], tail, own, sources, pieces))

@@ -1,0 +1,392 @@
+"""How a turn reaches the model: the first attempt, and the one that follows where the provider has refused it.
+
+Each decision returns an `Attempt`, which has everything that the call needs. `running.attempt` is the latest one, so
+that a turn that fails half-way is closed with what was decided by then.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+
+from app.accounts.pool import PASSED_ON, ProviderAccount, goes_on_elsewhere
+from app.chain import continuation
+from app.chain.continuation import Continuation
+from app.chain.live_ids import LiveId
+from app.chain.rebuild import new_input
+from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last
+from app.db import ids
+from app.items.kinds import is_encrypted_reasoning
+from app.items.shapes import Item
+from app.items.weights import BYTES_PER_TOKEN, tokens
+from app.memory.reader import Given, with_reasoning, within
+from app.provider import failure, structured
+from app.provider.client import ProviderError
+from app.provider.failure import Cause, Failure, Kind
+from app.telemetry import metrics
+from app.turns import context
+from app.turns.attempt import Attempt, Sent
+from app.turns.collaborators import Collaborators
+from app.turns.pieces import Pieces, written
+from app.turns.running import Running
+from app.turns.schemas import OF_CONVERSATION
+from app.turns.store import Opened
+
+log = structlog.get_logger()
+
+OURS = ("background", "context_management", OF_CONVERSATION, "truncation")
+"""Parameters that the provider does not know, and the service acts on."""
+
+SMALLER_SHARE = 0.8
+"""Of an input that was refused as too long: what is sent next, where the provider has not said how long one may be."""
+
+
+class Decisions:
+    def __init__(self, parts: Collaborators) -> None:
+        self._store = parts.store
+        self._accounts = parts.accounts
+        self._live_ids = parts.live_ids
+        self._reader = parts.reader
+        self._compactions = parts.compactions
+        self._settings = parts.settings
+
+    async def first(self, running: Running, asked: "asyncio.Future[Any] | None") -> Attempt:
+        """Decide by which account and how the turn reaches the model, and write the body that it is sent.
+
+        Args:
+            asked: the question for the thread's live id, if it is on its way already.
+        """
+        turn = running.turn
+        live = None if turn.parent_id is None else await self._live(turn, turn.parent_id, asked)
+        home = None if live is None else live.binding
+        account = await self._accounts.first(turn.project_id, turn.request.model, home)
+        running.attempt = attempt = self._at(turn, account)
+        if live is not None and await self._is_shorter_now(turn, live, attempt.threshold):
+            live = None
+        way = continuation.decide(
+            turn.parent_id,
+            live,
+            attempt.target,
+            turn.request.items,
+            now=time.time(),
+            margin_seconds=self._settings.response_id_margin_seconds,
+        )
+        running.attempt = attempt = replace(attempt, continuation=way)
+        if way is Continuation.CHAINED:
+            assert live is not None
+            return _chained(turn, attempt, live)
+        attempt = await self._rebuilt(running, attempt)
+        if home not in (None, account.binding):
+            metrics.MOVED_TOKENS.inc(attempt.sent.weight)
+        return attempt
+
+    async def after_refusal(
+        self, running: Running, attempt: Attempt, found: Failure, *, with_less: bool
+    ) -> Attempt | None:
+        """Return the attempt that answers the provider's refusal at the same account; None where there is no other.
+
+        Args:
+            with_less: whether a rebuilt history that the provider refuses is sent with less.
+        """
+        if found.kind is Kind.UNKNOWN_PREVIOUS and attempt.continuation is Continuation.CHAINED:
+            return await self._forgotten(running, attempt)
+        if with_less and (plain := await self._without_reasoning(running, attempt, found)) is not None:
+            return plain
+        if with_less and await self._may_be_the_chain(running.turn, attempt, found):
+            log.warning("the provider refuses a chained turn; its history is sent instead", code=found.code)
+            return await self._rebuilt(running, attempt)
+        if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, attempt, found)) is not None:
+            return smaller
+        return await self._less(running, attempt, found) if with_less else None
+
+    async def elsewhere(self, running: Running, attempt: Attempt, found: Failure) -> Attempt | None:
+        """Return the attempt at another account, after one has failed; None where there is none that could answer.
+
+        No id of the account's is in it: the whole history goes along.
+        """
+        if not goes_on_elsewhere(found):
+            return None
+        turn, failed = running.turn, attempt.account
+        if found.code not in PASSED_ON:
+            failed.breaker(turn.request.model).failed(time.monotonic())
+        tried = (*attempt.tried, failed)
+        other = await self._accounts.next(turn.project_id, turn.request.model, list(tried))
+        if other is None:
+            return None
+        log.warning("an account does not answer; the turn goes on at another", why=found.kind, to=other.name)
+        running.attempt = attempt = replace(attempt, account=other, tried=tried)
+        attempt = await self._rebuilt(running, attempt)
+        metrics.of(metrics.MOVES, found.kind).inc()
+        metrics.MOVED_TOKENS.inc(attempt.sent.weight)
+        return attempt
+
+    def threshold(self, turn: Opened, account: ProviderAccount) -> int | None:
+        """Return the tokens from which on the turn's conversation is compacted; None for never."""
+        request = turn.request
+        return self._compactions.threshold(account.binding, request.family, request.model, request.params)
+
+    def _at(self, turn: Opened, account: ProviderAccount) -> Attempt:
+        """Return the beginning of an attempt at an account."""
+        target = self._reader.target(account.binding, turn.request.family, turn.request.model)
+        return Attempt(account, target, self.threshold(turn, account))
+
+    async def _live(self, turn: Opened, parent_id: UUID, asked: "asyncio.Future[Any] | None") -> LiveId | None:
+        """Return the parent's response id: from Redis, else from Postgres."""
+        if turn.parent_forgotten:
+            return None
+        cached = await self._live_ids.get(turn.project_id, turn.thread_id, asked)
+        if cached is not None and cached.turn_id == parent_id:
+            metrics.of(metrics.LIVE_ID_LOOKUPS, "hit").inc()
+            return cached
+        metrics.of(metrics.LIVE_ID_LOOKUPS, "miss").inc()
+        return await self._store.parent(turn.project_id, parent_id)
+
+    async def _is_shorter_now(self, turn: Opened, live: LiveId, threshold: int | None) -> bool:
+        """Return True if a compaction has become ready since the chain began, and is worth beginning another."""
+        reduced = live.context.reduced
+        if reduced is not None and reduced.step is Step.LEFT_OUT:
+            return False  # The summary was refused.
+        if threshold is None or live.context.tokens < threshold or turn.parent_id is None:
+            return False
+        nearest = await self._reader.store.nearest(turn.project_id, turn.parent_id)
+        return nearest is not None and nearest.hex != live.context.compaction
+
+    async def _rebuilt(self, running: Running, attempt: Attempt, token_budget: int | None = None) -> Attempt:
+        """Return the attempt that sends the whole conversation.
+
+        Args:
+            token_budget: the size of its input; None for what the model takes.
+
+        Raises:
+            ProviderError: it does not fit, and the request would rather fail than leave something out.
+        """
+        turn, now = running.turn, self._at(running.turn, attempt.account)
+        attempt = replace(attempt, target=now.target, threshold=now.threshold)
+        if turn.parent_id is not None:
+            if attempt.pieces is None:
+                pieces = await self._store.pieces(turn.project_id, turn.thread_id)
+                attempt = replace(attempt, pieces=Pieces(pieces, turn.sealer.digest))
+            if attempt.reduction is None:
+                kept = await self._reader.store.context(turn.project_id, turn.parent_id)
+                attempt = replace(attempt, context=kept)
+        if attempt.context.reasoning_refused == attempt.model_at_account:
+            attempt = replace(attempt, reasoning=False)
+        running.attempt = attempt
+        reduction = attempt.reduction or attempt.context.reduced
+        if reduction is not None and reduction.target != attempt.model_at_account:
+            reduction = None  # Another model, or another account, is sent everything.
+        leaves_out = turn.request.params.get("truncation") != "disabled"
+        if reduction is not None and not leaves_out:
+            reduction = replace(reduction, step=min(reduction.step, LAST_IN_WORDS))
+        given = await self._given(turn, attempt, reduction, token_budget)
+        if given.dropped_items and not leaves_out:
+            raise ProviderError(failure.too_long(token_budget or attempt.target.abilities.token_budget))
+        return _with_history(turn, attempt, given)
+
+    async def _given(
+        self, turn: Opened, attempt: Attempt, reduction: Reduction | None, token_budget: int | None = None
+    ) -> Given:
+        head, tail = _frames(turn, None)
+        target = attempt.target
+        if token_budget is not None:
+            target = replace(target, abilities=replace(target.abilities, token_budget=token_budget))
+        return await self._reader.given(
+            turn.project_id,
+            turn.parent_id,
+            turn.request.items,
+            within(target, _tokens(tail), len(head) + len(tail)),
+            reduction=reduction,
+            reasoning=attempt.reasoning,
+        )
+
+    async def _forgotten(self, running: Running, attempt: Attempt) -> Attempt:
+        """Note that the provider does not know the id that the turn was chained on, and rebuild."""
+        turn = running.turn
+        assert turn.parent_id is not None
+        log.info("the provider does not know a live id; rebuilding")
+        await self._live_ids.forget(turn.project_id, turn.thread_id)
+        await self._store.forget_response(turn.project_id, turn.parent_id)
+        return await self._rebuilt(running, attempt)
+
+    async def _without_reasoning(self, running: Running, attempt: Attempt, found: Failure) -> Attempt | None:
+        """Return an attempt without encrypted reasoning, which another model or account may have made.
+
+        None where there is none, or the refusal is not about the input.
+        """
+        request = running.turn.request
+        if not failure.may_be_the_input(found) or not any(map(is_encrypted_reasoning, attempt.input)):
+            return None
+        log.warning("the provider refuses encrypted reasoning; the rest is sent without it", code=found.code)
+        attempt = replace(attempt, reasoning=False)
+        if attempt.continuation is not Continuation.CHAINED:
+            return await self._rebuilt(running, attempt)
+        target = self._at(running.turn, attempt.account).target
+        (head, tail), sent = attempt.frame, new_input(request.items, target.abilities)
+        left_out = attempt.context.reasoning_left_out + sum(map(is_encrypted_reasoning, request.items))
+        return replace(
+            attempt,
+            input=sent,
+            body=written(head, sent, tail, request.items),
+            context=replace(attempt.context, reasoning_left_out=left_out, reasoning_refused=attempt.model_at_account),
+        )
+
+    async def _may_be_the_chain(self, turn: Opened, attempt: Attempt, found: Failure) -> bool:
+        """Return True if a chained call was refused for what its chain holds rather than for the new input.
+
+        New input was checked before it was sent, so an invalid input points to the chain. Content inspection refuses
+        new input far more often: only its second refusal in a row is taken for one of the chain. The first is recorded
+        in Redis.
+        """
+        live = attempt.live
+        if live is None or attempt.continuation is not Continuation.CHAINED or not failure.may_be_the_input(found):
+            return False
+        if found.cause is Cause.INVALID_INPUT or live.refused:
+            return True
+        if turn.request.keep:
+            await self._live_ids.put(turn.project_id, turn.thread_id, replace(live, refused=True))
+        return False
+
+    async def _smaller(self, running: Running, attempt: Attempt, found: Failure) -> Attempt | None:
+        """Learn from the refusal of an input as too long, and return an attempt with less.
+
+        None where that is not wanted, or there is nothing that could be left out.
+        """
+        turn, request = running.turn, running.turn.request
+        if request.params.get("truncation") == "disabled" or turn.parent_id is None:
+            return None
+        weight, limit = attempt.sent.weight, failure.limit_in(found.message)
+        if limit is not None:
+            self._reader.observations.at(attempt.account.binding).refused(request.model, limit)
+        most = self._at(turn, attempt.account).target.abilities.token_budget
+        smaller = await self._rebuilt(running, attempt, min(most, int(SMALLER_SHARE * weight), limit or weight))
+        return smaller if smaller.sent.weight < weight else None
+
+    async def _less(self, running: Running, attempt: Attempt, found: Failure) -> Attempt | None:
+        """Return an attempt with less of a rebuilt history, by the next step that changes something.
+
+        The new input stays as it is. None where no step is left: the last refusal is about the new input, and is the
+        client's.
+
+        Raises:
+            ProviderError: the last refusal, naming the turns of the system messages and pinned items that were sent.
+        """
+        turn = running.turn
+        if (
+            not failure.may_be_the_input(found)
+            or attempt.continuation is not Continuation.REBUILT
+            or turn.parent_id is None
+        ):
+            return None
+        attempt = replace(attempt, target=self._at(turn, attempt.account).target)
+        reached = Step.WITHOUT_IMAGES if attempt.reduction is None else attempt.reduction.step
+        last = LAST_IN_WORDS if turn.request.params.get("truncation") == "disabled" else Step.LEFT_OUT
+        asked = Reduction(reached, turn.parent_id.hex, attempt.model_at_account, found.code)
+        given: Given | None = None
+        for step in Step:
+            if not reached <= step <= last:
+                continue
+            given = await self._given(turn, attempt, replace(asked, step=step))
+            if given.reduction is None or given.input == attempt.input:
+                continue  # The same would be refused again.
+            changed = _changed(attempt, given)
+            given = replace(given, reduction=replace(given.reduction, refused=first_and_last(changed)))
+            log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.says, code=found.code)
+            metrics.of(metrics.REDUCED_HISTORIES, step.says).inc()
+            return _with_history(turn, attempt, given)
+        if last is Step.LEFT_OUT and (kept := _kept_turns(given)):
+            raise ProviderError(failure.with_kept(found, [ids.turn_id(turn) for turn in kept]))
+        return None
+
+
+def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
+    """Return the attempt that sends the new input alone, on the parent's response id."""
+    items = turn.request.items
+    head, tail = _frames(turn, live.response_id)
+    sent = new_input(with_reasoning(items), attempt.target.abilities)
+    body = written(head, sent, tail, items)
+    size = len(body.sent) - len(head) - len(tail)
+    return replace(
+        attempt,
+        live=live,
+        context=live.context,
+        body=body,
+        frame=(head, tail),
+        input=sent,
+        sent=context.chained(live.context, size, sum(map(tokens, items)), _tokens(tail)),
+    )
+
+
+def _with_history(turn: Opened, attempt: Attempt, given: Given) -> Attempt:
+    """Return the attempt that sends a rebuilt input, with what it leaves out."""
+    head, tail = _frames(turn, None)
+    weight = given.tokens + _tokens(tail)
+    if turn.parent_id is not None:
+        metrics.REBUILT_ITEMS.observe(len(given.input))
+        metrics.DROPPED_ITEMS.inc(given.dropped_items)
+    return replace(
+        attempt,
+        continuation=attempt.continuation if turn.parent_id is None else Continuation.REBUILT,
+        body=written(head, given.input, tail, turn.request.items, given.sources, attempt.pieces),
+        frame=(head, tail),
+        input=given.input,
+        sources=given.sources,
+        sent=Sent(weight, weight if given.counted else None, frame=_tokens(tail)),
+        dropped_items=given.dropped_items,
+        reduction=given.reduction,
+        context=replace(
+            attempt.context,
+            dropped_items=given.dropped_items,
+            since=(attempt.context.since or turn.id.hex) if given.dropped_items else None,
+            compaction=None if given.compaction is None else given.compaction.hex,
+            images_in_words=given.images_in_words,
+            reduced=given.reduction,
+            reasoning_left_out=given.reasoning_left_out,
+            reasoning_refused=None if attempt.reasoning else attempt.model_at_account,
+        ),
+    )
+
+
+def _changed(attempt: Attempt, given: Given) -> list[UUID]:
+    """Return the turns of the history of which a rebuilt input holds something else than the one before, in order."""
+    before, now = _with_sources(attempt.sources, attempt.input), _with_sources(given.sources, given.input)
+    touched = {item_id for sources, _ in before - now for item_id in sources}
+    return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in touched))
+
+
+def _kept_turns(given: Given | None) -> list[UUID]:
+    """Return the turns of the history of which a rebuilt input holds something, in order."""
+    if given is None:
+        return []
+    sent = {item_id for sources in given.sources for item_id in sources}
+    return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in sent))
+
+
+def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Counter[tuple[tuple[str, ...], bytes]]:
+    return Counter((tuple(of), orjson.dumps(item)) for of, item in zip(sources, items, strict=True))
+
+
+def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, bytes]:
+    """Return what is sent before and behind the input's items.
+
+    Instructions, tools and sampling go with every turn: a chain carries items only.
+    """
+    request = turn.request
+    rest = structured.with_known_choice(structured.with_format_in_words(request.family.fitted(request.params)))
+    rest = {name: value for name, value in rest.items() if name not in OURS}
+    if previous_response_id is not None:
+        rest["previous_response_id"] = previous_response_id
+    if request.streamed:
+        rest["stream"] = True
+    behind = b"," + orjson.dumps(rest)[1:] if rest else b"}"
+    return b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind
+
+
+def _tokens(tail: bytes) -> int:
+    """Return the size of instructions and tools in tokens."""
+    return len(tail) // BYTES_PER_TOKEN

@@ -1,0 +1,230 @@
+"""The end of a turn: closed in Postgres with its answer or its error, told to its listeners, and remembered."""
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from app.accounts.pool import PASSED_ON
+from app.chain import continuation
+from app.chain.answer import Answer
+from app.chain.live_ids import LiveId
+from app.http.errors import APIError, DatabaseUnavailable, ServiceStopping
+from app.items.unreadable import ContentUnreadable
+from app.items.weights import tokens
+from app.memory.compaction import Wanted
+from app.provider import failure
+from app.provider.failure import Failure, Kind
+from app.provider.refusals import client_error
+from app.telemetry import metrics
+from app.turns import context
+from app.turns.closer import Closer
+from app.turns.closing import (
+    INTERRUPTED,
+    TOO_LARGE,
+    Closing,
+    broken_off,
+    closed_elsewhere,
+    deleted,
+    kept_response,
+)
+from app.turns.collaborators import Collaborators
+from app.turns.deciding import Decisions
+from app.turns.running import Running, Stage
+from app.turns.schemas import TurnRequest
+from app.turns.show import response_object, with_status
+
+log = structlog.get_logger()
+
+CUT_SHORT = {Kind.BROKEN: INTERRUPTED, Kind.TIMEOUT: INTERRUPTED, Kind.TOO_LARGE: TOO_LARGE}
+"""The `reason` of the incomplete response that is kept, by the failure that cut it short."""
+
+MOST_UNLISTED = 100
+"""Models that the log tells of."""
+
+
+class Finish:
+    def __init__(self, parts: Collaborators, decisions: Decisions, closer: Closer) -> None:
+        self._store = parts.store
+        self._live_ids = parts.live_ids
+        self._observations = parts.reader.observations
+        self._settings = parts.settings
+        self._decisions = decisions
+        self._closer = closer
+        self._unlisted: set[str] = set()
+
+    async def complete(self, running: Running, answer: Answer, counted: Any) -> None:
+        """Close a turn that has been answered.
+
+        Args:
+            counted: the usage of the last of several answers; None for one.
+        """
+        turn, request, response, attempt = running.turn, running.turn.request, answer.response, running.attempt
+        assert attempt is not None
+        running.stage = Stage.CLOSING  # The model has answered: the end of the process waits until that is kept.
+        if not request.family.name:
+            self._tell_unlisted(request.model)
+        ends = continuation.expires_at(
+            response.get("created_at"),
+            called_at=running.calls[-1].started_at.timestamp(),
+            ttl_seconds=self._settings.response_id_ttl_seconds,
+        )
+        live = request.params.get("store") is not False and answer.chainable
+        now = time.time()
+        response["completed_at"] = int(now)
+        usage = response.get("usage")
+        own = await context.after(turn, attempt, counted or usage, self._observations, now)
+        running.outcome = replace(running.outcome, context=own)
+        closing = Closing(
+            answer.status,
+            output=answer.output,
+            response=kept_response(response),
+            usage=usage,
+            incomplete_details=response.get("incomplete_details") if answer.status == "incomplete" else None,
+            response_id=response["id"],
+            response_created_at=_moment(response.get("created_at")),
+            response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
+            context=own.kept(),
+            **_way_of(running),
+        )
+        kept = await self.close(running, closing)
+        if kept is None:
+            await self._closed_elsewhere(running)
+            return
+        shown = response_object(turn, kept.shown(response))
+        running.outcome = replace(running.outcome, response=shown)
+        running.relay.say_last(shown, to_all=True)
+        # Before anything is waited for: the thread's next turn may come at once, and looks for it.
+        if live and request.keep:
+            entry = LiveId(
+                turn.id, response["id"], attempt.account.binding, request.model, ends, own, answer.open_calls
+            )
+            await self._live_ids.put(turn.project_id, turn.thread_id, entry)
+        await running.recorder.end()
+        threshold = self._decisions.threshold(turn, attempt.account) if own.cut else attempt.threshold
+        due = request.keep and threshold is not None and own.tokens >= threshold
+        running.outcome = replace(
+            running.outcome,
+            text=answer.text,
+            compaction=Wanted(turn.project_id, turn.id, request.model) if due else None,
+        )
+
+    async def fail(self, running: Running, found: Failure) -> None:
+        """Close a turn that has no answer, or only the beginning of one."""
+        relay, found = running.relay, _with_successor(running.turn.request, found)
+        refused = client_error(found)
+        has_begun = relay.begun or running.turn.request.background
+        closing = broken_off(
+            running.events.since(0),
+            relay.opening,
+            found.as_error(),
+            reason=CUT_SHORT.get(found.kind) if relay.begun or found.kind is Kind.TOO_LARGE else None,
+            cancelled=running.cancelled,
+            error_status=None if has_begun else refused.status,
+        )
+        weight = 0 if running.attempt is None else running.attempt.sent.weight
+        if found.kind in CUT_SHORT and (relay.begun or running.cancelled) and weight:
+            # The provider has read the input and begun to write, and charges for it.
+            written = sum(tokens(item.item) for item in closing.output)
+            uncounted = {"input_tokens": weight, "output_tokens": written}
+            running.outcome = replace(running.outcome, uncounted=uncounted)
+        kept = await self.close(running, replace(closing, **_way_of(running)))
+        if kept is None:
+            await self._closed_elsewhere(running)
+            return
+        shown = response_object(running.turn, kept.shown(relay.opening))
+        if kept.status == "failed":
+            running.outcome = replace(running.outcome, error=refused)
+            relay.say_last(with_status(shown, refused), to_all=False)
+        else:
+            running.outcome = replace(running.outcome, response=shown)
+            relay.say_last(shown, to_all=True)
+        await running.recorder.end()
+
+    async def refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
+        """Close a turn whose history cannot be read: the model is not asked."""
+        relay = running.relay
+        has_begun = relay.begun or running.turn.request.background
+        said = {"code": error.code, "message": error.message}
+        kept = await self.close(running, running.failed(said, None if has_begun else error.status))
+        if kept is None:
+            await self._closed_elsewhere(running)
+            return
+        running.outcome = replace(running.outcome, error=error)
+        shown = response_object(running.turn, kept.shown(relay.opening))
+        relay.say_last(with_status(shown, error), to_all=False)
+        await running.recorder.end()
+
+    async def leave(self, running: Running, error: ServiceStopping) -> None:
+        """Leave a turn that Postgres has not taken before the end of the process: its closing is on disk."""
+        running.outcome = replace(running.outcome, error=error)
+        await running.recorder.leave()
+        running.relay.say_gone(error)
+
+    async def close(self, running: Running, closing: Closing) -> Closing | None:
+        """Close the turn, if anything of it is kept.
+
+        Returns:
+            What it was closed with; None if it was closed by somebody else, or deleted.
+
+        Raises:
+            ServiceStopping: the process has to end before Postgres has taken it.
+        """
+        turn = running.turn
+        kept: Closing | None = closing
+        running.stage = Stage.CLOSING
+        if turn.request.keep:
+            try:
+                kept = await self._closer.close(turn.closable, closing)
+            except ServiceStopping:
+                running.stage = Stage.CLOSED
+                raise
+        running.stage = Stage.CLOSED
+        metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
+        if closing.status == "failed":
+            # Its message may quote what was said.
+            code = (closing.error or {}).get("code")
+            log.warning("a turn failed", code=code, status=closing.error_status)
+        return kept
+
+    async def _closed_elsewhere(self, running: Running) -> None:
+        """End a turn that another worker took for dead and closed, or that was deleted: that stands."""
+        log.warning("a turn was closed or deleted meanwhile")
+        turn = running.turn
+        why: APIError = closed_elsewhere()
+        running.outcome = replace(running.outcome, error=why)
+        if not await running.recorder.abandon(lambda: self._store.exists(turn.project_id, turn.id)):
+            why = deleted()
+            running.outcome = replace(running.outcome, error=why)
+        running.relay.say_gone(why)
+
+    def _tell_unlisted(self, model: str) -> None:
+        """Say of a model, once, that nothing is known of it. It has answered: its name is no client's invention."""
+        if model not in self._unlisted and len(self._unlisted) < MOST_UNLISTED:
+            self._unlisted.add(model)
+            log.warning("a model is not listed: it is taken for one with a window of a million tokens", model=model)
+
+
+def _way_of(running: Running) -> dict[str, Any]:
+    """Return what a closing says of how its turn has come to the model."""
+    return {
+        "continuation": running.continuation.value,
+        "calls": running.calls,
+        "binding": running.binding,
+        "pace": running.recorder.pace.measured(),
+        "pieces": () if running.attempt is None else running.attempt.new_pieces,
+        "replaced_model": running.turn.request.replaced_model,
+    }
+
+
+def _with_successor(request: TurnRequest, found: Failure) -> Failure:
+    """Return the failure of a model that is retired with what to ask for instead."""
+    if found.code != failure.MODEL_RETIRED and (request.successor is None or found.code not in PASSED_ON):
+        return found
+    return failure.retired(found, request.model, request.successor)
+
+
+def _moment(value: object) -> datetime | None:
+    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and 0 < value < 1e11 else None
