@@ -183,23 +183,23 @@ class RateLimits(Background):
         self._stale: set[str] = set()
         """Counters of a month that lack what a request has used: Postgres is to be asked anew."""
 
-    async def admit(self, asks: Asks) -> Admission:
+    async def admit(self, asks: Asks, *, background: bool = False) -> Admission:
         """Admit a request that asks a model.
+
+        Args:
+            background: for a call that the service makes by itself, such as a compaction or a title. It is no request
+                of whoever has caused it, but its tokens and its cost are theirs.
 
         Raises:
             TooManyRequests: saying which limit refuses, and when to come again.
         """
-        return await self._admitted(asks, self._met_by(asks))
-
-    async def admit_background(self, asks: Asks) -> Admission:
-        """Admit a call that the service makes by itself, such as a compaction or a title, for whoever has caused it.
-
-        It is no request of theirs, but its tokens and its cost are theirs.
-
-        Raises:
-            TooManyRequests: their tokens or their money are used up.
-        """
-        return await self._admitted(asks, self._met_by(asks, background=True), takes=0)
+        met, id_ = self._met_by(asks, background=background), self._new_id()
+        if met is None:
+            return Admission(asks, None, id_, 0, {})
+        tokens = 0 if background or not met.places else asks.tokens()
+        admission = Admission(asks, met, id_, tokens, await self._held(asks, met, id_, tokens))
+        self._admitted_now.add(admission)
+        return admission
 
     async def check_admin_rate(self, project_id: UUID) -> None:
         """Count a request to an admin route.
@@ -216,16 +216,6 @@ class RateLimits(Background):
 
     def _new_id(self) -> str:
         return f"{self._name}{next(self._numbers):x}"
-
-    async def _admitted(self, asks: Asks, met: _Met | None, takes: int | None = None) -> Admission:
-        """Args: takes: how many tokens are taken of buckets; None: as many as the request is estimated to send."""
-        id_ = self._new_id()
-        if met is None:
-            return Admission(asks, None, id_, 0, {})
-        tokens = (asks.tokens() if takes is None else takes) if met.places else 0
-        admission = Admission(asks, met, id_, tokens, await self._held(asks, met, id_, tokens))
-        self._admitted_now.add(admission)
-        return admission
 
     async def _held(self, asks: Asks, met: _Met, id_: str, tokens: int) -> dict[str, str]:
         """Take of every limit what a request takes, or of none. Return what the client is told of them.
@@ -273,19 +263,18 @@ class RateLimits(Background):
                 found.append((math.ceil(fixed_cost), math.ceil(history * read), math.ceil(answer * written)))
         return [(min(fixed, MOST_COUNTED), each, answer) for fixed, each, answer in found]
 
-    def _met_by(self, asks: Asks, *, background: bool = False) -> _Met | None:
+    def _met_by(self, asks: Asks, *, background: bool) -> _Met | None:
         """What a caller's requests meet, made once; None where nothing limits them."""
         caller, month = (asks.project_id, asks.key_id, asks.user, background), self._this_month()
-        known = self._met.get(caller)
+        met = self._met.get(caller)
         if (
-            known is not None
-            and known.month == month
-            and known.asks.settings is asks.settings
-            and known.asks.key_limits is asks.key_limits
+            met is None
+            or met.month != month
+            or met.asks.settings is not asks.settings
+            or met.asks.key_limits is not asks.key_limits
         ):
-            return known if known.rules else None
-        known = self._remembered(caller, asks, month, rules(asks, month, background=background))
-        return known if known.rules else None
+            met = self._remembered(caller, asks, month, rules(asks, month, background=background))
+        return met if met.rules else None
 
     def _remembered(
         self, place: tuple[UUID, UUID | None, str | None, bool], asks: Asks, month: str, met: list[Rule]

@@ -362,7 +362,7 @@ class Compactions(Background):
                     model=self._maker(wanted),
                     history=wanted.turn_id,
                 )
-                admission = await self._limits.admit_background(asks)
+                admission = await self._limits.admit(asks, background=True)
                 try:
                     await self.make(wanted, admission)
                 finally:

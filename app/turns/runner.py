@@ -1,22 +1,18 @@
 """The turns that this worker runs. They belong to it, and not to the connections that asked for them."""
 
 import asyncio
-from collections import Counter
 from dataclasses import replace
 from uuid import UUID
 
-import orjson
 import structlog
 from structlog.contextvars import bind_contextvars
 
 from app.db import ids
-from app.http import capacity
-from app.http.errors import APIError, BadRequest, Overloaded, ServiceStopping, TooManyRequests
-from app.items.weights import BYTES_PER_TOKEN, tokens
-from app.limits.rules import Asks
+from app.http.errors import APIError, ServiceStopping, TooManyRequests
 from app.limits.service import Admission
 from app.telemetry import metrics
-from app.threads.address import Address, ById, ByName, New, OfTurn
+from app.threads.address import Address, ById, ByName
+from app.turns.admission import TurnAdmission
 from app.turns.client import Client, ClientLeft
 from app.turns.closer import Closer
 from app.turns.collaborators import Collaborators
@@ -38,17 +34,13 @@ class Runner:
         self._event_log = parts.event_log
         self._compactions = parts.compactions
         self._titles = parts.titles
-        self._limits = parts.limits
+        self._admission = TurnAdmission(parts.limits, parts.settings)
         self._hours = parts.hours
-        self._settings = settings = parts.settings
+        self._settings = parts.settings
         self._closer = Closer(parts.store, parts.spool)
         self._execution = TurnExecution(parts, self._closer)
-        self._opening = Opening(parts.store, parts.signals, settings)
+        self._opening = Opening(parts.store, parts.signals, parts.settings)
         self._running: dict[UUID, Running] = {}
-        self._of_projects: Counter[UUID] = Counter()
-        """How many of the running turns are each project's."""
-        self._most_turns = settings.max_turns or capacity.most_turns(settings.database_pool_size)
-        self._most_of_project = max(1, int(settings.project_share * self._most_turns))
 
     async def start(
         self, project_id: UUID, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
@@ -62,28 +54,16 @@ class Runner:
             ClientLeft: the client has gone before that. The turn goes on, and a retry may claim it.
             ServiceStopping: the process takes no turns any more.
         """
-        self._check_bytes(request)
+        self._admission.check_size(request)
         if self._execution.ending:
             raise ServiceStopping
-        if len(self._running) >= self._most_turns:
-            raise Overloaded(
-                f"This worker runs {self._most_turns} turns, as many as it can. Send this again later.",
-                headers={"Retry-After": "1"},
-            )
-        if self._of_projects[project_id] >= self._most_of_project:
-            raise TooManyRequests(
-                f"This project runs {self._most_of_project} turns in this worker, as many as leave room for others. "
-                "Send this again later.",
-                code="project_busy",
-                headers={"Retry-After": "1"},
-            )
-        # Redis is asked while Postgres opens the turn.
-        asked = self._live_ids.ask(project_id, address.id) if isinstance(address, ById | ByName) else None
-        self._of_projects[project_id] += 1
+        self._admission.take_place(project_id, len(self._running))
         admission: Admission | None = None
         try:
+            # Redis is asked while Postgres opens the turn.
+            asked = self._live_ids.ask(project_id, address.id) if isinstance(address, ById | ByName) else None
             try:
-                admission = await self._limits.admit(_asks(project_id, address, request))
+                admission = await self._admission.admit(project_id, address, request)
                 turn: Opened | Joined = await self._opening.open(project_id, address, request, client)
             except TooManyRequests as refused:
                 if refused.code != "insufficient_quota":
@@ -94,10 +74,10 @@ class Runner:
                     raise
                 turn = repeated
         except BaseException:
-            self._give_back(project_id, admission)
+            self._admission.withdraw(project_id, admission)
             raise
         if isinstance(turn, Joined):
-            self._give_back(project_id, admission)
+            self._admission.withdraw(project_id, admission)
             running = self._running.get(turn.turn_id)
             if running is None:
                 return turn
@@ -120,30 +100,6 @@ class Runner:
                 await self.client_left(project_id, running.turn.id, request)
                 raise
         return running
-
-    def _check_bytes(self, request: TurnRequest) -> None:
-        """Refuse new input that makes the provider's request too large by itself: it is never changed."""
-        limit = self._settings.provider_max_input_bytes
-        size = len(orjson.dumps(request.items)) + len(orjson.dumps(request.params))
-        if size > limit:
-            raise BadRequest(
-                f"'input' makes a request of {size} bytes, with instructions and tools, and the provider takes "
-                f"{limit}. Send smaller images, or their URLs.",
-                param="input",
-                code="input_too_large",
-            )
-
-    def _give_back(self, project_id: UUID, admission: Admission | None) -> None:
-        """Nothing has come of a request that was let in: it runs no more, and has used nothing."""
-        self._free(project_id)
-        if admission is not None:
-            self._limits.end(admission)
-
-    def _free(self, project_id: UUID) -> None:
-        """One of a project's places is free again."""
-        self._of_projects[project_id] -= 1
-        if not self._of_projects[project_id]:
-            del self._of_projects[project_id]
 
     def _begun(self, turn: Opened, headers: dict[str, str], admission: Admission) -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -201,8 +157,7 @@ class Runner:
     def _ended(self, running: Running, task: "asyncio.Task[None]") -> None:
         turn, outcome = running.turn, running.outcome
         del self._running[turn.id]
-        self._free(turn.project_id)
-        self._charge(running)
+        self._admission.end(running)
         # Only now: what the turn has used counts against the limits that these meet.
         if outcome.compaction is not None:
             self._compactions.begin(outcome.compaction, running.admission.asks)
@@ -222,42 +177,3 @@ class Runner:
         if not running.ended.done():
             running.ended.set_result(None)
         self._opening.free(turn.thread_id)
-
-    def _charge(self, running: Running) -> None:
-        """End the turn's admission, and write down what its row does not count."""
-        turn, admission, outcome, binding = running.turn, running.admission, running.outcome, running.binding
-        if outcome.uncounted is not None:
-            admission.add(outcome.uncounted, turn.request.family.price, binding)
-            self._limits.record(
-                admission,
-                "cut",
-                turn.request.model,
-                binding,
-                outcome.uncounted,
-                thread_id=turn.thread_id if turn.request.keep else None,
-                estimated=True,
-            )
-        usage = None if outcome.response is None else outcome.response.get("usage")
-        if not turn.request.keep and usage is not None:
-            self._limits.record(admission, "response", turn.request.model, binding, usage)
-        if turn.request.keep:
-            admission.thread, admission.turn = turn.thread_id, turn.id
-            admission.history_tokens = running.context.tokens or admission.history_tokens
-        self._limits.end(admission)
-
-
-def _asks(project_id: UUID, address: Address, request: TurnRequest) -> Asks:
-    origin, output = request.origin, request.params.get("max_output_tokens")
-    at = address.turn if isinstance(address, OfTurn) else address.id
-    return Asks(
-        project_id,
-        origin.api_key_id,
-        request.user,
-        origin.settings,
-        origin.key_limits,
-        lambda: sum(map(tokens, request.items)),
-        lambda: len(orjson.dumps(request.params)) // BYTES_PER_TOKEN,
-        output if isinstance(output, int) else None,
-        request.model,
-        None if request.first or isinstance(address, New) else request.parent_id or at,
-    )

@@ -108,7 +108,7 @@ class Titles:
                         model=self._settings.title_model or turn.request.model,
                         history=None,
                     )
-                    admission = await self._limits.admit_background(asks)
+                    admission = await self._limits.admit(asks, background=True)
                     try:
                         title = await self._asked(turn, answer, admission)
                     finally:
