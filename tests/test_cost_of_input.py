@@ -21,6 +21,7 @@ from app.http.bodies import checked, parsed
 from app.http.errors import BadRequest
 from app.items import lexemes, vocabulary, weights
 from app.items.client_door import check_sendable, items_of
+from app.items.input_item import with_facts
 from app.provider import failure
 from app.provider.events import SSEDecoder
 from app.provider.reading import NotJSON, read_json
@@ -64,7 +65,7 @@ def check(model: Any, body: dict[str, Any]) -> None:
 def take(items: list[Any]) -> None:
     with suppress(BadRequest):
         found = items_of(items)
-        check_sendable(found, "input")
+        check_sendable(with_facts(found), "input")
         rebuild(found, [user("a")], Abilities(10_000))
 
 

@@ -14,6 +14,7 @@ from app.emulator.errors import ProviderError
 from app.history import messages
 from app.http.errors import BadRequest
 from app.items.client_door import check_sendable, items_of
+from app.items.input_item import with_facts
 from app.items.kinds import CALLS, KINDS, MALFORMED
 from app.items.pairs import answers, asked
 from app.items.stored import StoredItem, columns, imported_type, kept_input, kept_output, kept_row
@@ -58,7 +59,11 @@ def everything_works(kept: list[StoredItem]) -> None:
     items = [kept_row(row).item for row in rows]
     for model in (ROOMY, Abilities(0), Abilities(300, sees_images=False, takes_tool_outputs=False)):
         new = [{"type": "message", "role": "user", "content": "on"}]
-        for sent in (rebuild(items, new, model).input, rebuild([], items, model).input, new_input(new, model)):
+        for sent in (
+            rebuild(items, new, model).input,
+            rebuild([], items, model).input,
+            new_input(with_facts(new), model),
+        ):
             if sent:
                 context = validate.input_items(sent)
                 validate.tool_outputs(context)
@@ -97,7 +102,7 @@ def test_what_a_client_sends_is_refused_by_its_path_or_is_harmless(sent: list[An
     if refused is not None:
         assert (refused.param or "").startswith("input")
     else:
-        everything_works(kept_input(items))
+        everything_works(kept_input(with_facts(items)))
 
 
 @given(json_values)
@@ -421,5 +426,5 @@ def test_a_system_message_in_mid_conversation_goes_first_with_the_others(service
 
 def test_an_input_of_which_nothing_can_be_sent_is_refused() -> None:
     with pytest.raises(BadRequest):
-        check_sendable([{"type": "reasoning", "summary": []}], "input")
+        check_sendable(with_facts([{"type": "reasoning", "summary": []}]), "input")
     assert MALFORMED in KINDS

@@ -26,11 +26,13 @@ class Answer:
     @property
     def text(self) -> str:
         """What its messages say."""
-        return "".join(text_of(item.item) for item in self.output if item.type == "message")
+        return "".join(text_of(item.data) for item in self.output if item.type == "message")
 
     @property
     def open_calls(self) -> list[str]:
         """The tool calls that wait for an output of the client's."""
+        if all(item.type == "message" for item in self.output):
+            return []
         return asked([item.item for item in self.output])
 
     @property

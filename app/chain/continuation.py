@@ -7,10 +7,8 @@ from uuid import UUID
 
 from app.chain.live_ids import LiveId
 from app.chain.rebuild import Abilities
-from app.items.kinds import is_system, kind_of
+from app.items.input_item import InputItem
 from app.items.pairs import answers
-from app.items.shapes import Item
-from app.items.weights import tokens
 
 
 class Continuation(StrEnum):
@@ -32,7 +30,7 @@ def decide(
     parent_id: UUID | None,
     live: LiveId | None,
     target: Target,
-    new: Sequence[Item],
+    new: Sequence[InputItem],
     *,
     now: float,
     margin_seconds: float,
@@ -55,11 +53,11 @@ def decide(
         and live.model == target.model
         and now < live.expires_at - margin_seconds
         # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
-        and live.context.tokens + sum(map(tokens, new)) <= target.abilities.token_budget
+        and live.context.tokens + sum(item.tokens for item in new) <= target.abilities.token_budget
         # What the provider has cut already is sent anew.
         and not live.context.cut
         # One system message at most, and first: a chain has no place for another.
-        and not any(map(is_system, new))
+        and not any(item.is_system for item in new)
         # What the parent asked for is answered, no less and no more: half a call is refused.
         and _answers_all(live, new, target)
     ):
@@ -67,10 +65,10 @@ def decide(
     return Continuation.REBUILT
 
 
-def _answers_all(live: LiveId, new: Sequence[Item], target: Target) -> bool:
-    if not live.open_calls and not any(kind_of(item).pair for item in new):
+def _answers_all(live: LiveId, new: Sequence[InputItem], target: Target) -> bool:
+    if not live.open_calls and not any(item.kind.pair for item in new):
         return True
-    answered = answers(new)
+    answered = answers([item.data for item in new])
     return answered == set(live.open_calls) and (not answered or target.abilities.takes_tool_outputs)
 
 

@@ -28,7 +28,8 @@ import orjson
 
 from app.chain.reduction import Step
 from app.items import images
-from app.items.kinds import RESTORED, is_system, kind_of, output_images, type_of
+from app.items.input_item import InputItem
+from app.items.kinds import RESTORED, is_system, kind_of, output_images, sent_back, type_of
 from app.items.pairs import Block, arranged
 from app.items.shapes import IMAGE_PARTS, NOTE_LENGTH, Item, message, objects, text_of, words
 from app.items.weights import tokens
@@ -222,20 +223,26 @@ def _of_history(places: list[int], length: int) -> tuple[int, ...]:
     return tuple(places) if all(place < length for place in places) else ()
 
 
-def new_input(new: Sequence[Item], model: Abilities) -> list[Item]:
+def new_input(new: Sequence[InputItem], model: Abilities, *, reasoning: bool = True) -> list[Item]:
     """Return the input array for a model that has the history.
 
     Outputs of the calls that it has made go first, as they do in a rebuild: the provider takes no message before them.
+
+    Args:
+        reasoning: False to leave encrypted reasoning out, which otherwise goes to the model unchanged.
     """
-    if len(new) == 1 and type_of(new[0]) == "message":
-        return _carried(new[0], model)
+    if len(new) == 1 and new[0].type == "message" and model.sees_images and not new[0].has_images:
+        return new[0].kind.carried(new[0].data)
+    items = [sent_back(item.data) if reasoning and item.is_encrypted_reasoning else item.data for item in new]
+    if len(new) == 1 and new[0].type == "message":
+        return _carried(items[0], model)
     outputs: list[Item] = []
     sent: list[Item] = []
-    for block in arranged(new):
+    for block in arranged(items):
         if block.answers_nothing and model.takes_tool_outputs:
-            outputs.extend(_to_own_call(new[block.items[0]], model))
+            outputs.extend(_to_own_call(items[block.items[0]], model))
         else:
-            sent.extend(_sent(block, new, model))
+            sent.extend(_sent(block, items, model))
     return outputs + sent
 
 

@@ -5,13 +5,15 @@ of another API are refused too; nothing is taken and then not sent. `everthread 
 (`app/transfer/foreign.py`).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from app.http.errors import BadRequest
 from app.items import checks, images
 from app.items.chat_functions import ChatFunctions
 from app.items.checks import wrong
-from app.items.kinds import KINDS, MALFORMED, RESTORED, kind_of, type_of
+from app.items.input_item import InputItem
+from app.items.kinds import KINDS, MALFORMED, RESTORED, kind_of
 from app.items.pairs import arranged
 from app.items.shapes import Item, message
 
@@ -143,13 +145,13 @@ def items_of(value: Any, param: str = "input", *, references: bool = False, any_
     return items
 
 
-def check_sendable(items: list[Item], param: str) -> None:
+def check_sendable(items: Sequence[InputItem], param: str) -> None:
     """Refuse an input of which nothing reaches the model.
 
     Raises:
         BadRequest: it holds reasoning only, or calls without their outputs.
     """
-    if not any(type_of(item) == "message" for item in items) and not arranged(items):
+    if not any(item.type == "message" for item in items) and not arranged([item.data for item in items]):
         raise BadRequest(
             f"'{param}' holds nothing that can be sent to the model: reasoning, or calls without their outputs, only. "
             "Add a message, or the outputs.",

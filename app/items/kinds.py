@@ -51,7 +51,8 @@ def kind_of(item: Item) -> Kind:
 
 def type_of(item: Item) -> str:
     """An item's type; a message need not say that it is one."""
-    return string(item.get("type", "message"))
+    type_ = item.get("type", "message")
+    return type_ if isinstance(type_, str) else ""
 
 
 def is_encrypted_reasoning(item: Item) -> bool:

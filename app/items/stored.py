@@ -9,6 +9,7 @@ from uuid_utils.compat import uuid7
 
 from app.http.errors import BadRequest
 from app.items import client_door, provider_door
+from app.items.input_item import InputItem
 from app.items.kinds import MALFORMED, Kind, kind_of, type_of
 from app.items.shapes import Item
 from app.items.unreadable import is_unreadable
@@ -42,9 +43,9 @@ class StoredItem:
         return {"id": self.id, **{name: value for name, value in self.data.items() if name != "id"}}
 
 
-def kept_input(items: Iterable[Item]) -> list[StoredItem]:
+def kept_input(items: Iterable[InputItem]) -> list[StoredItem]:
     """A client's items, through the door by now. Their ids are ours: one that is given names an item that is there."""
-    return [StoredItem(type_of(item), provider_door.new_id(type_of(item), uuid7().hex), item) for item in items]
+    return [StoredItem(item.type, provider_door.new_id(item.type, uuid7().hex), item.data) for item in items]
 
 
 def kept_output(output: Any, *, own_ids: bool = False) -> list[StoredItem]:

@@ -74,7 +74,9 @@ class Reader:
         kept = [] if compacted is None else compacted.kept
         before = [*kept, *branch.items]
         items = [_as_sent(item, target) if reasoning else item.kept.item for item in before]
-        counted_new, new = new, with_reasoning(new) if reasoning else new
+        counted_new = new
+        if reasoning:
+            new = [sent_back(item) if is_encrypted_reasoning(item) else item for item in new]
         left_out = sum(map(is_encrypted_reasoning, [*items, *new]))
         item_ids = [item.kept.id for item in before]
         reached = _reached(branch, reduction)
@@ -123,11 +125,6 @@ def _as_sent(remembered: Remembered, target: Target) -> Item:
     item = remembered.kept.item
     made_here = (remembered.binding, remembered.model) == (target.binding, target.model)
     return sent_back(item) if made_here and is_encrypted_reasoning(item) else item
-
-
-def with_reasoning(new: Sequence[Item]) -> list[Item]:
-    """Return new input with its encrypted reasoning as what goes to the model unchanged."""
-    return [sent_back(item) if is_encrypted_reasoning(item) else item for item in new]
 
 
 def within(target: Target, frame: int, frame_bytes: int) -> Target:

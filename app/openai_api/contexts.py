@@ -18,6 +18,7 @@ from app.http.describing import OF_A_MODEL
 from app.http.errors import BadRequest
 from app.http.services import services, serving
 from app.items.client_door import items_of
+from app.items.input_item import with_facts
 from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import unanswered
 from app.items.shapes import Item
@@ -146,7 +147,7 @@ class Contexts:
             "object": "response.compaction",
             "created_at": int(time.time()),
             "model": model,
-            "output": [*map(shown_item, kept_input(stay)), made],
+            "output": [*map(shown_item, kept_input(with_facts(stay))), made],
             "usage": {**usage, **details},
         }
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,8 +22,8 @@ from app.db import ids
 from app.http.bodies import json_response, parsed, too_large
 from app.http.errors import APIError, BadRequest, TooManyRequests
 from app.http.services import Services, services
+from app.items.input_item import InputItem, with_facts
 from app.items.pairs import answers
-from app.items.shapes import Item
 from app.items.stored import kept_output
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
@@ -82,7 +83,7 @@ class _Remembered:
 
     parent_id: UUID | None
     """The stored turn before it."""
-    items: list[Item]
+    items: Sequence[InputItem]
     """Everything since."""
     warm: bool = False
     """No model has answered it: a next message without input has the model answer these items."""
@@ -309,7 +310,7 @@ class _Connection:
             {**body, "previous_response_id": stored}, models, origin, new_thread_id, needs_input=needs_input
         )
         items = [*before.items, *sent.items]
-        if before.parent_id is None and (unasked := answers(items)):
+        if before.parent_id is None and (unasked := answers([item.data for item in items])):
             raise BadRequest(
                 f"No tool call of this conversation has the call_id {min(unasked)[:80]!r}.",
                 param="input",
@@ -346,7 +347,7 @@ class _Connection:
         turn = ended.turn
         if not turn.request.keep:
             said = [kept.item for kept in kept_output(response.get("output"))]
-            self._add_remembered(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *said]))
+            self._add_remembered(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *with_facts(said)]))
 
     def _add_remembered(self, id_: UUID, remembered: _Remembered) -> None:
         self._remembered[id_] = remembered

@@ -10,7 +10,7 @@ import orjson
 
 from app.http import capacity
 from app.http.errors import BadRequest, Overloaded, TooManyRequests
-from app.items.weights import BYTES_PER_TOKEN, tokens
+from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.settings import Settings
@@ -30,7 +30,7 @@ class TurnAdmission:
 
     def check_size(self, request: TurnRequest) -> None:
         """Refuse new input that makes the provider's request too large by itself: it is never changed."""
-        size = len(orjson.dumps(request.items)) + len(orjson.dumps(request.params))
+        size = len(orjson.dumps(request.input)) + len(orjson.dumps(request.params))
         if size > self._most_bytes:
             raise BadRequest(
                 f"'input' makes a request of {size} bytes, with instructions and tools, and the provider takes "
@@ -77,7 +77,7 @@ class TurnAdmission:
             request.user,
             origin.settings,
             origin.key_limits,
-            lambda: sum(map(tokens, request.items)),
+            lambda: sum(item.tokens for item in request.items),
             lambda: len(orjson.dumps(request.params)) // BYTES_PER_TOKEN,
             output if isinstance(output, int) else None,
             request.model,

@@ -82,7 +82,7 @@ class Calls:
                 return answer
             except ProviderError as refused:
                 # The names of the request's tools must not decide what a failure means.
-                names = tool_names(request.params.get("tools"), request.items)
+                names = tool_names(request.params.get("tools"), request.input)
                 refused.failure = failure.without_tools(refused.failure, names)
                 status, error = refused.failure.status, {**refused.failure.as_error(), "account": provider.account}
                 response_id = usable_id(running.relay.opening.get("id"))

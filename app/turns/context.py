@@ -69,7 +69,7 @@ async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObse
         usage: what the provider has counted for the answer.
         now: Unix seconds.
     """
-    request, sent, observations = turn.request, attempt.sent, learnt_of.at(attempt.account.binding)
+    request, sent, observations = turn.request, attempt.sent, learnt_of.at(attempt.target.binding)
     said = fields_of(usage)
     reported, spoken = count(said.get("input_tokens")), count(said.get("output_tokens"))
     reasoned = count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens"))

@@ -24,8 +24,8 @@ from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last
 from app.db import ids
 from app.items.kinds import is_encrypted_reasoning
 from app.items.shapes import Item
-from app.items.weights import BYTES_PER_TOKEN, tokens
-from app.memory.reader import Given, with_reasoning, within
+from app.items.weights import BYTES_PER_TOKEN
+from app.memory.reader import Given, within
 from app.provider import failure, structured
 from app.provider.client import ProviderError
 from app.provider.failure import Cause, Failure, Kind
@@ -120,7 +120,8 @@ class Decisions:
         if other is None:
             return None
         log.warning("an account does not answer; the turn goes on at another", why=found.kind, to=other.name)
-        running.attempt = attempt = replace(attempt, account=other, tried=tried)
+        target = self._at(turn, other).target
+        running.attempt = attempt = replace(attempt, account=other, target=target, tried=tried)
         attempt = await self._rebuilt(running, attempt)
         metrics.of(metrics.MOVES, found.kind).inc()
         metrics.MOVED_TOKENS.inc(attempt.sent.weight)
@@ -199,7 +200,7 @@ class Decisions:
         return await self._reader.given(
             turn.project_id,
             turn.parent_id,
-            turn.request.items,
+            turn.request.input,
             within(target, _tokens(tail), len(head) + len(tail)),
             reduction=reduction,
             reasoning=attempt.reasoning,
@@ -227,12 +228,12 @@ class Decisions:
         if attempt.continuation is not Continuation.CHAINED:
             return await self._rebuilt(running, attempt)
         target = self._at(running.turn, attempt.account).target
-        (head, tail), sent = attempt.frame, new_input(request.items, target.abilities)
-        left_out = attempt.context.reasoning_left_out + sum(map(is_encrypted_reasoning, request.items))
+        (head, tail), sent = attempt.frame, new_input(request.items, target.abilities, reasoning=False)
+        left_out = attempt.context.reasoning_left_out + sum(item.is_encrypted_reasoning for item in request.items)
         return replace(
             attempt,
             input=sent,
-            body=written(head, sent, tail, request.items),
+            body=written(head, sent, tail, request.input),
             context=replace(attempt.context, reasoning_left_out=left_out, reasoning_refused=attempt.model_at_account),
         )
 
@@ -308,8 +309,8 @@ def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     """Return the attempt that sends the new input alone, on the parent's response id."""
     items = turn.request.items
     head, tail = _frames(turn, live.response_id)
-    sent = new_input(with_reasoning(items), attempt.target.abilities)
-    body = written(head, sent, tail, items)
+    sent = new_input(items, attempt.target.abilities)
+    body = written(head, sent, tail, turn.request.input)
     size = len(body.sent) - len(head) - len(tail)
     return replace(
         attempt,
@@ -318,7 +319,7 @@ def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
         body=body,
         frame=(head, tail),
         input=sent,
-        sent=context.chained(live.context, size, sum(map(tokens, items)), _tokens(tail)),
+        sent=context.chained(live.context, size, sum(item.tokens for item in items), _tokens(tail)),
     )
 
 
@@ -332,7 +333,7 @@ def _with_history(turn: Opened, attempt: Attempt, given: Given) -> Attempt:
     return replace(
         attempt,
         continuation=attempt.continuation if turn.parent_id is None else Continuation.REBUILT,
-        body=written(head, given.input, tail, turn.request.items, given.sources, attempt.pieces),
+        body=written(head, given.input, tail, turn.request.input, given.sources, attempt.pieces),
         frame=(head, tail),
         input=given.input,
         sources=given.sources,

@@ -101,7 +101,7 @@ class TurnExecution:
             usage = answer.response.get("usage")
             assert running.attempt is not None
             try:
-                more = running.attempt.with_more(talk, request.items)
+                more = running.attempt.with_more(talk, request.input)
                 answer = await self._calls.answer(running, more, with_less=False)
             except ProviderError:
                 break  # The answer that there is, is one.

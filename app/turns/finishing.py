@@ -98,9 +98,7 @@ class Finish:
         running.relay.say_last(shown, to_all=True)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if live and request.keep:
-            entry = LiveId(
-                turn.id, response["id"], attempt.account.binding, request.model, ends, own, answer.open_calls
-            )
+            entry = LiveId(turn.id, response["id"], attempt.target.binding, request.model, ends, own, answer.open_calls)
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await running.recorder.end()
         threshold = self._decisions.threshold(turn, attempt.account) if own.cut else attempt.threshold

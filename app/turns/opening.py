@@ -10,6 +10,7 @@ from uuid import UUID
 
 from app.db import ids
 from app.http.errors import BadRequest, Conflict, DatabaseUnavailable, ServiceStopping
+from app.items.input_item import with_facts
 from app.items.shapes import Item
 from app.items.stored import kept_row
 from app.items.unreadable import is_unreadable
@@ -115,7 +116,7 @@ class Opening:
             if busy or any(is_unreadable(row["data"]) for row in rows):
                 return request  # It waits, or is refused, and not for its approvals.
         kept = [kept_row(row) for row in rows]
-        return replace(request, items=_answering([(each.id, each.item) for each in kept], request))
+        return replace(request, items=with_facts(_answering([(each.id, each.item) for each in kept], request)))
 
     async def repeated(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
         """Return the turn that this request repeats, by its Idempotency-Key; None where it is the first."""
@@ -204,7 +205,7 @@ def _answering(before: Sequence[tuple[str, Item]], request: TurnRequest) -> list
         elif item.get("type") == "mcp_approval_response":
             _close(open_, item["approval_request_id"])
     items: list[Item] = []
-    for item in request.items:
+    for item in request.input:
         if item.get("type") == "mcp_approval_request":
             open_[item["id"]] = item["id"]
         if item.get("type") != "mcp_approval_response":

@@ -92,7 +92,7 @@ class Running:
     @property
     def binding(self) -> str | None:
         """The binding of the account that was asked last."""
-        return None if self.attempt is None else self.attempt.account.binding
+        return None if self.attempt is None else self.attempt.target.binding
 
     def failed(self, error: dict[str, Any], status: int | None) -> Closing:
         """Return the closing of a turn on which the service has failed."""

@@ -1,6 +1,6 @@
 """What a client may send to open a turn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -11,7 +11,7 @@ from app.db import ids
 from app.http.bodies import WHOLE, Body, ListOf, checked
 from app.http.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
-from app.items.kinds import output_images
+from app.items.input_item import InputItem, with_facts
 from app.items.shapes import Item
 from app.limits.room import check_count
 from app.limits.rules import user_of
@@ -173,7 +173,7 @@ class Origin:
 class TurnRequest:
     """A turn that is about to be opened."""
 
-    items: list[Item]
+    items: Sequence[InputItem]
     model: str
     family: Family
     """What is known of the model."""
@@ -227,14 +227,19 @@ class TurnRequest:
         return f"{self.asked_model} -> {self.model}" if self.asked_model not in ("", self.model) else None
 
     @property
+    def input(self) -> list[Item]:
+        """The items as they came through the door."""
+        return [item.data for item in self.items]
+
+    @property
     def references(self) -> list[str]:
         """The ids of stored items that the input names instead of holding them."""
-        return [item["id"] for item in self.items if item.get("type") == REFERENCE]
+        return [item.data["id"] for item in self.items if item.type == REFERENCE]
 
     @property
     def compactions(self) -> bool:
         """Whether the input holds compactions that are to be opened."""
-        return any(item.get("type") == COMPACTION for item in self.items)
+        return any(item.type == COMPACTION for item in self.items)
 
     @property
     def streamed(self) -> bool:
@@ -299,7 +304,7 @@ def new_turn(
             param="model",
             code="model_unsupported",
         )
-    items = [] if sent.input is None else items_of(sent.input, references=True)
+    items = [] if sent.input is None else with_facts(items_of(sent.input, references=True))
     check_count(len(items), origin.settings, origin.key_limits, "input")
     if items:
         check_items(items, model, family)
@@ -332,15 +337,15 @@ def _approvals(value: Any) -> dict[str, str]:
     }
 
 
-def check_items(items: list[Item], model: str, family: Family) -> None:
+def check_items(items: Sequence[InputItem], model: str, family: Family) -> None:
     """Refuse an input that cannot be sent to this model.
 
     Raises:
         BadRequest: saying what to do.
     """
-    if not any(item.get("type") in (REFERENCE, COMPACTION) for item in items):
+    if not any(item.type in (REFERENCE, COMPACTION) for item in items):
         check_sendable(items, "input")
-    if not family.sees_images and any(map(output_images, items)):
+    if not family.sees_images and any(item.has_images for item in items):
         raise BadRequest(
             f"The model {model} cannot see images. Choose a model that can, or describe the image in words.",
             param="input",

@@ -9,6 +9,7 @@ from app.db import ids
 from app.http.errors import BadRequest, NotFound
 from app.http.pages import Page, list_object
 from app.items.client_door import COMPACTION, REFERENCE
+from app.items.input_item import with_facts
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
 from app.items.stored import Row, StoredItem, kept_row
@@ -88,14 +89,14 @@ class Turns:
             BadRequest: an item is unknown, or nothing is left to be sent.
         """
         if request.compactions:
-            request = replace(request, items=self.opened(caller, request.items))
+            request = replace(request, items=with_facts(self.opened(caller, request.input)))
             check_items(request.items, request.model, request.family)
         if not request.references:
             return request
         thread_id = None if isinstance(address, New) else (await self._store.thread(caller.project_id, address))["id"]
         found = await self._store.referenced(caller.project_id, request.references, thread_id)
         items: list[Item] = []
-        for item in request.items:
+        for item in request.input:
             if item.get("type") != REFERENCE:
                 items.append(item)
                 continue
@@ -108,8 +109,9 @@ class Turns:
                 )
             if not row["within"]:
                 items.append(_readable(row).item)
-        check_items(items, request.model, request.family)
-        return replace(request, items=items)
+        resolved = with_facts(items)
+        check_items(resolved, request.model, request.family)
+        return replace(request, items=resolved)
 
     def opened(self, caller: Caller, items: Sequence[Item]) -> list[Item]:
         """Items whose compactions are what the model is given of them.

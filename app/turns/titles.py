@@ -15,7 +15,6 @@ from app.accounts.pool import Accounts
 from app.chain.answer import Answer, from_body
 from app.db.engine import Database
 from app.http.errors import APIError
-from app.items.shapes import text_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
@@ -132,7 +131,7 @@ class Titles:
 
     async def _asked(self, turn: Opened, answer: str, admission: Admission) -> str | None:
         """Return the model's title; None for an answer that is none."""
-        asked = "\n".join(text_of(item) for item in turn.request.items if item.get("role") == "user")
+        asked = "\n".join(item.text for item in turn.request.items if item.data.get("role") == "user")
         said = f"User: {asked[:LONGEST_EXCERPT]}\n\nAssistant: {answer[:LONGEST_EXCERPT]}"
         model = self._settings.title_model or turn.request.model
         family = self._models.of(model)

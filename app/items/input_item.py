@@ -1,0 +1,40 @@
+"""Items of a client's input with the facts that the way to the model asks for, each computed once."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from app.items.kinds import Kind, is_encrypted_reasoning, is_system, kind_of, output_images, type_of
+from app.items.shapes import Item, text_of
+from app.items.weights import tokens
+
+
+@dataclass(frozen=True, slots=True)
+class InputItem:
+    data: Item
+    """As it came through the door."""
+    type: str
+    kind: Kind
+    text: str
+    """Of a message; empty for anything else."""
+    tokens: int
+    """An estimate, see `weights`."""
+    is_system: bool
+    is_encrypted_reasoning: bool
+    has_images: bool
+
+
+def with_facts(items: Iterable[Item]) -> list[InputItem]:
+    """Return items with their facts."""
+    return [
+        InputItem(
+            item,
+            type_ := type_of(item),
+            kind_of(item),
+            text_of(item) if type_ == "message" else "",
+            tokens(item),
+            is_system(item),
+            is_encrypted_reasoning(item),
+            bool(output_images(item)),
+        )
+        for item in items
+    ]
