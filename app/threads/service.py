@@ -12,7 +12,7 @@ from sqlalchemy.sql import func
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.http.errors import Conflict, Forbidden
-from app.http.pages import Page, ReadHorizon, list_object
+from app.http.pages import Page, list_object
 from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller
