@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from app.db import ids
-from app.turns import statements
+from app.turns.store import SQL
 from tests.projects import Project
 
 TURNS, OF_A_TURN = 6, 50
@@ -173,7 +173,7 @@ async def rows_read(
     thread = ids.parse(conversation.replace("conv_", "thread_"), ids.THREAD_PREFIXES)
     row = await connection.fetchrow("SELECT project_id, bucket, head_turn_id FROM threads WHERE id = $1", thread)
     assert row is not None
-    statement = statements.LATEST_ITEMS if latest_first else statements.EARLIEST_ITEMS
+    statement = SQL.latest_items if latest_first else SQL.earliest_items
     project_id: UUID = row["project_id"]
     sql, *arguments = statement(
         project_id=project_id, bucket=row["bucket"], turn_id=row["head_turn_id"], cursor=cursor, input_only=False,

@@ -1,36 +1,50 @@
 """Statements in SQL files: each stands there under its name, with a sentence on what it does, its arguments named.
 
-A file has blocks that begin with `-- name --`. A block whose name begins with an underscore is a part of others,
-which have it as `{_name}`. Behind `:name` stands an argument.
+A part of the service has its statements in one file, `app/threads/threads.sql` for example. Its modules have them as
+`SQL = statements_of(__file__)`, and each as an attribute: `SQL.find_name`.
+
+A file has blocks that begin with `-- name --`, or with `-- name -> Row --` where the rows are read as a type of the
+part's `rows.py`. Behind `:name` stands an argument.
+
+A block whose name begins with an underscore is a fragment of others, which include it as `{_name}`. Fragments for
+several files are in `fragments.sql` beside this module. Where a fragment has `{1}` and `{2}`, the block that includes
+it fills these in, as `{_name | first | second}`, or leaves them empty.
 """
 
 import re
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import TextClause, text
 
-_HEAD = re.compile(r"^-- (\w+) --\n", re.MULTILINE)
+_HEAD = re.compile(r"^-- (\w+)(?: -> (\w+))? --\n", re.MULTILINE)
 _ARGUMENT = re.compile(r"(?<![:\w]):([a-z][a-z_]*)")
 _CAST = re.compile(r"(?<![:\w]):([a-z][a-z_]*)::([a-z0-9]+(?:\[\])?)")
-_PART = re.compile(r"\{(_\w+)\}")
+_FRAGMENT = re.compile(r"\{(_\w+)((?:\s*\|[^{}|]*)*)\}")
+_HOLE = re.compile(r"\{(\d)\}")
+_COMMENTS = re.compile(r"(?:--[^\n]*\n)*")
+
+SHARED = Path(__file__).with_name("fragments.sql")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statement:
     sql: str
     names: tuple[str, ...]
     source: str
-    """As it stands in its file."""
+    """The statement with named arguments."""
+    row: str | None = None
+    """The name of the type in the part's `rows.py` that its rows are read as."""
 
-    @property
+    @cached_property
     def clause(self) -> TextClause:
-        """The statement as one of a session's, which takes its arguments by their names."""
+        """The statement for a session, which takes its arguments by their names."""
         return text(_CAST.sub(r"CAST(:\1 AS \2)", self.source).replace("::", "\\:\\:"))
 
     def __call__(self, **arguments: Any) -> tuple[Any, ...]:
-        """The statement and its arguments in their order, for `Database.fetch` and `fetchrow`.
+        """Return the statement and its arguments in their order, for `Database.fetch` and `fetchrow`.
 
         Raises:
             TypeError: an argument is missing, or is none of this statement.
@@ -43,6 +57,30 @@ class Statement:
             raise TypeError(f"The statement takes {self.names}, not {tuple(arguments)}.") from error
 
 
+class Statements:
+    """The statements of a file, each an attribute."""
+
+    def __init__(self, path: Path) -> None:
+        blocks = _blocks(path)
+        fragments = {name: source for name, (_, source) in {**_blocks(SHARED), **blocks}.items()}
+        for name, (row, source) in blocks.items():
+            if not name.startswith("_"):
+                setattr(self, name, _statement(_assembled(source, fragments), row))
+
+    if TYPE_CHECKING:  # tests/test_statements.py checks that each name that the code uses is a statement's.
+
+        def __getattr__(self, name: str) -> Statement: ...
+
+
+@cache
+def statements_of(module: str) -> Statements:
+    """Return the statements of the part that a module, given by its `__file__`, is in."""
+    part = Path(module).parent
+    return _read(part / f"{part.name}.sql")
+
+
+_read = cache(Statements)
+
 _COMMAND = re.compile(r"(?:--[^\n]*|\$function\$.*?\$function\$|[^;$-]|-)+;", re.DOTALL)
 
 
@@ -51,18 +89,27 @@ def commands(path: Path) -> list[str]:
     return _COMMAND.findall(path.read_text())
 
 
-def statements(path: Path) -> dict[str, Statement]:
-    """The statements of a file, by name."""
+def _blocks(path: Path) -> dict[str, tuple[str | None, str]]:
+    """Return the row type and the text of each block of a file."""
     pieces = _HEAD.split(path.read_text())[1:]
-    blocks = dict(zip(pieces[::2], pieces[1::2], strict=True))
     return {
-        name: _statement(_PART.sub(lambda part: blocks[part[1]], source))
-        for name, source in blocks.items()
-        if not name.startswith("_")
+        name: (row, source.strip()) for name, row, source in zip(pieces[::3], pieces[1::3], pieces[2::3], strict=True)
     }
 
 
-def _statement(source: str) -> Statement:
+def _assembled(source: str, fragments: dict[str, str]) -> str:
+    """Return a block with the fragments that it includes."""
+
+    def included(match: re.Match[str]) -> str:
+        given = [each.strip() for each in match[2].split("|")]
+        fragment = _COMMENTS.sub("", fragments[match[1]], count=1).strip()
+        filled = _HOLE.sub(lambda hole: given[int(hole[1])] if int(hole[1]) < len(given) else "", fragment)
+        return _assembled(filled, fragments)
+
+    return _FRAGMENT.sub(included, source)
+
+
+def _statement(source: str, row: str | None) -> Statement:
     names = tuple(dict.fromkeys(_ARGUMENT.findall(source)))
     numbers = {name: f"${number}" for number, name in enumerate(names, 1)}
-    return Statement(_ARGUMENT.sub(lambda found: numbers[found[1]], source).strip(), names, source.strip())
+    return Statement(_ARGUMENT.sub(lambda found: numbers[found[1]], source), names, source, row)

@@ -28,7 +28,8 @@ from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.memory import transcript
 from app.memory.observations import ModelObservations
-from app.memory.store import Abandoned, Branch, Claim, MemoryStore, Remembered
+from app.memory.rows import Abandoned
+from app.memory.store import Branch, Claim, MemoryStore, Remembered
 from app.memory.summary_check import BadSummary, checked_summary
 from app.process.background import Background
 from app.provider import failure

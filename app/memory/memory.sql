@@ -1,40 +1,28 @@
 -- _path --
 -- A branch from a turn backwards, to its first one or to the nearest that a ready compaction ends with.
-WITH RECURSIVE path AS (
-    SELECT t.id, t.parent_id, t.thread_id, t.binding, t.model, 0 AS depth, (
+{_branch
+    | , t.thread_id, t.binding, t.model, (
         SELECT c.id FROM compactions c
         WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = t.id AND c.status = 'ready'
     ) AS compaction
-    FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
-    UNION ALL
-    SELECT t.id, t.parent_id, t.thread_id, t.binding, t.model, path.depth + 1, t.compaction
-    FROM path CROSS JOIN LATERAL (
-        SELECT t.id, t.parent_id, t.thread_id, t.binding, t.model, (
-            SELECT c.id FROM compactions c
-            WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = t.id AND c.status = 'ready'
-        ) AS compaction
-        FROM turns t
-        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = path.parent_id OFFSET 0
-    ) t
-    WHERE path.compaction IS NULL
-)
+    | WHERE branch.compaction IS NULL}
 
 -- recall --
 -- The items of a branch, from its nearest compaction on; and a row for the turn that this one ends with, and for each
 -- without items.
 {_path}
-SELECT path.id AS turn_id, path.thread_id, path.binding, path.model, path.compaction,
+SELECT branch.id AS turn_id, branch.thread_id, branch.binding, branch.model, branch.compaction,
     items.type, items.item_id, items.data, items.tokens, items.position
-FROM path LEFT JOIN LATERAL (
+FROM branch LEFT JOIN LATERAL (
     SELECT type, item_id, data, tokens, position FROM items
-    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = path.id AND path.compaction IS NULL OFFSET 0
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id AND branch.compaction IS NULL OFFSET 0
 ) items ON true
-ORDER BY path.depth DESC, items.position
+ORDER BY branch.depth DESC, items.position
 
 -- nearest --
 -- The nearest compaction on a branch.
 {_path}
-SELECT compaction FROM path WHERE compaction IS NOT NULL
+SELECT compaction FROM branch WHERE compaction IS NOT NULL
 
 -- compaction --
 SELECT id, turn_id, text, tokens, kept_items, covered_turns, covered_tokens FROM compactions
@@ -56,29 +44,20 @@ RETURNING i.turn_id
 -- A turn's context, whatever has become of its response id.
 SELECT context FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
--- on_branch --
+-- on_branch -> CompactionRow --
 -- Every compaction on a branch, the nearest first.
-WITH RECURSIVE path AS (
-    SELECT t.id, t.parent_id, 0 AS depth FROM turns t
-    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
-    UNION ALL
-    SELECT t.id, t.parent_id, path.depth + 1
-    FROM path CROSS JOIN LATERAL (
-        SELECT t.id, t.parent_id FROM turns t
-        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = path.parent_id OFFSET 0
-    ) t
-)
+{_branch}
 SELECT c.id, c.turn_id, c.previous_id, c.status, c.model, c.text, c.kept_items, c.covered_turns, c.covered_tokens,
     c.tokens, c.usage, c.error, c.attempts, c.created_at, c.completed_at
-FROM path JOIN compactions c ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = path.id
-ORDER BY path.depth
+FROM branch JOIN compactions c ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = branch.id
+ORDER BY branch.depth
 
 -- pause --
 -- A row while a branch waits after compactions that failed, each further one twice as long. Those before the nearest
 -- ready one do not count.
 {_path}
-SELECT count(*) AS failed FROM path JOIN compactions c
-    ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = path.id AND c.status = 'failed'
+SELECT count(*) AS failed FROM branch JOIN compactions c
+    ON c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = branch.id AND c.status = 'failed'
 HAVING now() - max(c.completed_at)
     < least(86400, 30 * 2 ^ least(sum(c.attempts), 20)) * interval '1 second'
 
@@ -148,7 +127,7 @@ UPDATE turns SET response_unknown_at = now()
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
 RETURNING id
 
--- abandoned --
+-- abandoned -> Abandoned --
 -- Compactions whose worker is dead, for whoever takes them. In any order: some that cannot be made, because something of
 -- their conversation cannot be opened, do not hold up the others.
 SELECT project_id, id, turn_id, model FROM compactions

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.http.bodies import WHOLE, Body
 from app.items.unreadable import marked
-from app.memory.store import CompactionRow
+from app.memory.rows import CompactionRow
 
 
 class Compact(Body):

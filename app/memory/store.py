@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -13,12 +12,13 @@ from app.chain.context import Context
 from app.db import ids
 from app.db.engine import Database
 from app.db.routing import Routing
-from app.db.sql import Statement, statements
+from app.db.sql import Statement, statements_of
 from app.http.errors import NotFound
 from app.items import vocabulary
 from app.items.shapes import Item, message
 from app.items.stored import StoredItem, kept_row
 from app.items.unreadable import ContentUnreadable, is_unreadable
+from app.memory.rows import Abandoned, CompactionRow
 from app.memory.tables import Compaction
 from app.sealing import at_rest
 from app.sealing.ciphertext import Place
@@ -31,7 +31,7 @@ from app.trail.records import SERVICE
 
 COMPACTIONS = rows_of(Compaction)
 
-_found = statements(Path(__file__).with_name("memory.sql"))
+SQL = statements_of(__file__)
 
 MARK = "[A summary of the conversation so far, made by the service; it is no request of the user's]"
 """Stands before a compaction's text, which is sent as a message of the user's: it is made of users' words, and must not
@@ -97,33 +97,6 @@ class Branch:
     compacted: Compacted | None = None
 
 
-class CompactionRow(TypedDict):
-    id: UUID
-    turn_id: UUID
-    previous_id: UUID | None
-    status: str
-    model: str
-    text: str | None
-    kept_items: list[str]
-    covered_turns: int
-    covered_tokens: int
-    tokens: int | None
-    usage: dict[str, Any] | None
-    error: dict[str, Any] | None
-    attempts: int
-    created_at: Any
-    completed_at: Any
-    unreadable: NotRequired[list[str]]
-    """The columns that cannot be opened."""
-
-
-class Abandoned(TypedDict):
-    project_id: UUID
-    id: UUID
-    turn_id: UUID
-    model: str
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A compaction that this worker makes."""
@@ -151,7 +124,7 @@ class MemoryStore:
         branch = Branch()
         nearest: UUID | None = None
         node = self._nodes.of(ids.bucket_of(turn_id))
-        for row in await node.fetch(*_found["recall"](**_at(project_id, turn_id))):
+        for row in await node.fetch(*SQL.recall(**_at(project_id, turn_id))):
             if row["compaction"] is not None:
                 nearest = row["compaction"]
                 continue
@@ -168,7 +141,7 @@ class MemoryStore:
 
     async def _compacted(self, project_id: UUID, turn_id: UUID, id_: UUID) -> Compacted | None:
         here = {"project_id": project_id, "bucket": ids.bucket_of(turn_id)}
-        stored = await self._database.fetchrow(*_found["compaction"](**here, compaction_id=id_))
+        stored = await self._database.fetchrow(*SQL.compaction(**here, compaction_id=id_))
         if stored is None:
             return None
         row = COMPACTIONS.opened(project_id, stored)
@@ -178,7 +151,7 @@ class MemoryStore:
                 f"The compaction of this conversation up to turn {until}",
                 f"Delete an item that it covers, so that it goes too, or fork the thread at a turn before {until}.",
             )
-        found = await self._database.fetch(*_found["kept_items"](**here, item_ids=row["kept_items"]))
+        found = await self._database.fetch(*SQL.kept_items(**here, item_ids=row["kept_items"]))
         by_id = {
             item["item_id"]: Remembered(_readable(project_id, item), row["turn_id"], item["tokens"]) for item in found
         }
@@ -188,11 +161,11 @@ class MemoryStore:
     async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
         """The nearest ready compaction on a branch."""
         node = self._nodes.of(ids.bucket_of(turn_id))
-        found: UUID | None = await node.fetchval(*_found["nearest"](**_at(project_id, turn_id)))
+        found: UUID | None = await node.fetchval(*SQL.nearest(**_at(project_id, turn_id)))
         return found
 
     async def context(self, project_id: UUID, turn_id: UUID) -> Context:
-        return Context.of(await self._database.fetchval(*_found["context_of"](**_at(project_id, turn_id))))
+        return Context.of(await self._database.fetchval(*SQL.context_of(**_at(project_id, turn_id))))
 
     async def count(self, project_id: UUID, items: Sequence[Remembered]) -> list[int]:
         """What items count, each counted once: it is kept with them."""
@@ -202,7 +175,7 @@ class MemoryStore:
             item.tokens = tokens
         if uncounted:
             await self._database.fetch(
-                *_found["count_items"](
+                *SQL.count_items(
                     project_id=project_id,
                     bucket=ids.bucket_of(uncounted[0].turn_id),
                     item_ids=[item.kept.id for item in uncounted],
@@ -219,7 +192,7 @@ class MemoryStore:
         """
         name = getattr(address, "name", None)
         row = await self._database.fetchrow(
-            *_found["head"](project_id=project_id, bucket=ids.bucket_of(address.id), thread_id=address.id, name=name)
+            *SQL.head(project_id=project_id, bucket=ids.bucket_of(address.id), thread_id=address.id, name=name)
         )
         if row is None:
             raise unknown(address)
@@ -229,12 +202,12 @@ class MemoryStore:
         """Every compaction on a branch, the nearest first."""
         if turn_id is None:
             return []
-        rows = await self._database.fetch(*_found["on_branch"](**_at(project_id, turn_id)))
+        rows = await self._database.fetch(*SQL.on_branch(**_at(project_id, turn_id)))
         return [COMPACTIONS.opened(project_id, row) for row in rows]
 
     async def pauses(self, project_id: UUID, turn_id: UUID) -> bool:
         """Return True while a branch waits after a compaction that failed."""
-        return await self._database.fetchrow(*_found["pause"](**_at(project_id, turn_id))) is not None
+        return await self._database.fetchrow(*SQL.pause(**_at(project_id, turn_id))) is not None
 
     async def claim(
         self,
@@ -262,10 +235,10 @@ class MemoryStore:
         async with self._database.session() as session:
             # Who deletes something of these has the thread's row: what is read after this holds nothing that is about
             # to go, and what is deleted later takes this compaction with it.
-            await _run(session, _found["lock_threads"], **here, thread_ids=list({turn.thread_id for turn in turns}))
+            await _run(session, SQL.lock_threads, **here, thread_ids=list({turn.thread_id for turn in turns}))
             row = await _run(
                 session,
-                _found["claim"],
+                SQL.claim,
                 **here,
                 compaction_id=ids.new_uuid(),
                 turn_id=last.id,
@@ -283,7 +256,7 @@ class MemoryStore:
     async def renew(self, claim: Claim) -> bool:
         """Renew the lease. False if the claim is lost: somebody else has taken it, or it was deleted."""
         mine = {**_of(claim), "worker_id": self._worker_id}
-        row = await self._database.fetchrow(*_found["renew"](**mine, lease_seconds=self.lease_seconds))
+        row = await self._database.fetchrow(*SQL.renew(**mine, lease_seconds=self.lease_seconds))
         return row is not None
 
     async def finish(
@@ -295,10 +268,10 @@ class MemoryStore:
         async with self._database.session() as session:
             mine = {**_of(claim), "worker_id": self._worker_id}
             thread = {"project_id": claim.project_id, "bucket": mine["bucket"], "thread_id": claim.thread_id}
-            if await _run(session, _found["lock_thread"], **thread) is None:
+            if await _run(session, SQL.lock_thread, **thread) is None:
                 return False
             row = await _run(
-                session, _found["finish"], **mine, text=seal.text(place, "text", said), tokens=tokens,
+                session, SQL.finish, **mine, text=seal.text(place, "text", said), tokens=tokens,
                 calls=seal.document(place, "calls", documents[0]), usage=documents[1], salt=seal.salt(salt, place),
             )  # fmt: skip
             if row is None:
@@ -319,7 +292,7 @@ class MemoryStore:
         mine = {**_of(claim), "worker_id": self._worker_id}
         said = at_rest.sealer().document(_place(claim), "error", orjson.dumps(error).decode())
         documents = {"error": said, "usage": orjson.dumps(usage).decode()}
-        await self._database.fetchrow(*_found["fail"](**mine, **documents))
+        await self._database.fetchrow(*SQL.fail(**mine, **documents))
 
     async def give_up(self, abandoned: Abandoned) -> None:
         """Mark a compaction as failed whose worker died and that no worker may make. A later turn asks for it again."""
@@ -329,15 +302,15 @@ class MemoryStore:
             COMPACTIONS.at(project_id, turn_id, id_), "error", orjson.dumps(error).decode()
         )
         here = {"project_id": project_id, "bucket": ids.bucket_of(turn_id)}
-        await self._database.fetchrow(*_found["give_up"](**here, compaction_id=id_, error=said))
+        await self._database.fetchrow(*SQL.give_up(**here, compaction_id=id_, error=said))
 
     async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:
         """Have what goes on from a turn sent anew, with what is remembered by now."""
-        await self._database.fetchrow(*_found["give_up_chain"](**_at(project_id, turn_id)))
+        await self._database.fetchrow(*SQL.give_up_chain(**_at(project_id, turn_id)))
 
     async def abandoned(self) -> list[Abandoned]:
         """Compactions whose worker is dead."""
-        return await self._database.fetch(*_found["abandoned"]())
+        return await self._database.fetch(*SQL.abandoned())
 
     async def one(self, project_id: UUID, turn_id: UUID, id_: UUID) -> CompactionRow:
         """Raises NotFound: it was deleted."""

@@ -39,9 +39,12 @@ class TurnRow(TypedDict):
 
 class ItemRow(TypedDict):
     turn_id: UUID
+    position: int
     type: str
     item_id: str
     data: Item
+    more: NotRequired[bool]
+    """Of items that are read from the end of a branch: True if the branch has turns before them."""
     origin: NotRequired[Literal["input", "output"]]
     """Of items that are read by their turns."""
 
@@ -112,6 +115,8 @@ class ExpiredRow(LeaseRow):
 
 
 class ReferencedRow(TypedDict):
+    turn_id: UUID
+    position: int
     type: str
     item_id: str
     data: Item

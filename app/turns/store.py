@@ -1,4 +1,4 @@
-"""Turns in Postgres. The hot path is two calls: OPEN_TURN and CLOSE_TURN, a transaction each.
+"""Turns in Postgres. The hot path is two calls: `open_turn` and `close_turn` of turns.sql, a transaction each.
 
 Each statement names the bucket, which the ids of threads and turns carry: it runs on one shard.
 """
@@ -20,6 +20,7 @@ from app.chain.live_ids import LiveId
 from app.db import ids
 from app.db.engine import Database
 from app.db.routing import Routing
+from app.db.sql import statements_of
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.http.pages import Page
 from app.items.kinds import CALLS
@@ -33,7 +34,6 @@ from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.records import Actor
 from app.trail.users import UserKeys
-from app.turns import statements
 from app.turns.closing import NEVER_ASKED, Closing
 from app.turns.pieces import Piece, furthest, put_together
 from app.turns.rows import (
@@ -54,6 +54,8 @@ from app.turns.unconfirmed import Unconfirmed
 
 BRIEF_WAIT_SECONDS = 0.25
 """Time that background work waits for a locked thread before it continues with others and returns later."""
+
+SQL = statements_of(__file__)
 
 DOCUMENT = SealedDocument()
 TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
@@ -167,7 +169,7 @@ class TurnStore:
             row = await self._nodes.of(bucket).fetchrow_in_group(
                 bucket,
                 sum(map(len, data)),
-                *statements.OPEN_TURN(
+                *SQL.open_turn(
                     project_id=project_id,
                     bucket=bucket,
                     **_asked(address),
@@ -318,7 +320,7 @@ class TurnStore:
         row = await self._nodes.of(bucket).fetchrow_in_group(
             bucket,
             sum(map(len, data)) + sum(map(len, frames)),
-            *statements.CLOSE_TURN(
+            *SQL.close_turn(
                 project_id=turn.project_id,
                 bucket=bucket,
                 thread_id=turn.thread_id,
@@ -367,7 +369,7 @@ class TurnStore:
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
         """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
-        row = await self._database.fetchrow(*statements.CLOSED_AS(**_at(project_id, turn_id)))
+        row = await self._database.fetchrow(*SQL.closed_as(**_at(project_id, turn_id)))
         return row is not None and (row["status"], row["response_id"]) == (closing.status, closing.response_id)
 
     async def same_key(
@@ -378,7 +380,7 @@ class TurnStore:
         if scope is None:
             return None
         return await self._database.fetchrow(
-            *statements.SAME_KEY(
+            *SQL.same_key(
                 project_id=project_id,
                 bucket=bucket_at(address),
                 scope=scope,
@@ -389,12 +391,12 @@ class TurnStore:
 
     async def free_key(self, project_id: UUID, turn_id: UUID, key: str) -> None:
         """Let the next request with this Idempotency-Key be a new one. A turn that still runs keeps it."""
-        await self._database.fetchrow(*statements.FREE_KEY(**_at(project_id, turn_id), idempotency_key=key))
+        await self._database.fetchrow(*SQL.free_key(**_at(project_id, turn_id), idempotency_key=key))
 
     async def client_left(self, project_id: UUID, turn_id: UUID) -> None:
         """Write down that nobody was given a byte of a turn's answer. Where that fails, it counts as given."""
         with suppress(DatabaseUnavailable):
-            await self._database.fetchrow(*statements.CLIENT_LEFT(**_at(project_id, turn_id)))
+            await self._database.fetchrow(*SQL.client_left(**_at(project_id, turn_id)))
 
     async def claim_first_attempt(
         self, project_id: UUID, address: Address, parent_id: UUID | None, origin: Origin, within_seconds: float
@@ -408,7 +410,7 @@ class TurnStore:
         if thread_id is None:
             return None
         found: UUID | None = await self._database.fetchval(
-            *statements.CLAIM_FIRST_ATTEMPT(
+            *SQL.claim_first_attempt(
                 project_id=project_id,
                 bucket=bucket_at(address),
                 thread_id=thread_id,
@@ -423,11 +425,11 @@ class TurnStore:
 
     async def request_cancel(self, project_id: UUID, turn_id: UUID) -> None:
         """Set the flag that a running turn is to be stopped."""
-        await self._database.fetchrow(*statements.REQUEST_CANCEL(**_at(project_id, turn_id)))
+        await self._database.fetchrow(*SQL.request_cancel(**_at(project_id, turn_id)))
 
     async def cancelled(self, turns: Sequence[tuple[UUID, UUID]]) -> list[UUID]:
         """Which of these turns are to be stopped, each given by its project and id."""
-        return [row["id"] for row in await self._database.fetch(*statements.CANCELLED(**_places(turns)))]
+        return [row["id"] for row in await self._database.fetch(*SQL.cancelled(**_places(turns)))]
 
     async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[LeaseRow]:
         """Renew the leases of turns of this worker. Gives each turn's id and whether it is to be cancelled.
@@ -439,7 +441,7 @@ class TurnStore:
         # All at once, in any order, while turns among them may be closed in groups, in theirs.
         async with self._nodes.apart():
             return await self._database.fetch(
-                *statements.RENEW_LEASES(
+                *SQL.renew_leases(
                     lease_seconds=self._lease_seconds,
                     **_places(turns),
                     worker_id=self._worker_id,
@@ -485,9 +487,9 @@ class TurnStore:
     async def take_expired(self) -> list[ExpiredRow]:
         """Take over turns whose lease has run out, a few at a time. Two workers never take the same one."""
         taken: list[ExpiredRow] = []
-        for seen in await self._database.fetch(*statements.EXPIRED()):
+        for seen in await self._database.fetch(*SQL.expired()):
             row = await self._database.fetchrow(
-                *statements.TAKE_EXPIRED(
+                *SQL.take_expired(
                     worker_id=self._worker_id,
                     lease_seconds=self._lease_seconds,
                     project_id=seen["project_id"],
@@ -502,17 +504,17 @@ class TurnStore:
 
     async def queue(self, project_id: UUID, thread_id: UUID, ticket: UUID, *, seconds: float, limit: int) -> bool:
         """Take a place in a busy thread's queue for some seconds, or keep it for that long. False if it is full."""
-        place = statements.QUEUE(**_of(project_id, thread_id), ticket=ticket, seconds=seconds, limit=limit)
+        place = SQL.queue(**_of(project_id, thread_id), ticket=ticket, seconds=seconds, limit=limit)
         bucket = ids.bucket_of(thread_id)
         return await self._database.fetchrow_by_itself(bucket, thread_id, *place) is not None
 
     async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
-        await self._database.fetchrow(*statements.LEAVE_QUEUE(**_of(project_id, thread_id), ticket=ticket))
+        await self._database.fetchrow(*SQL.leave_queue(**_of(project_id, thread_id), ticket=ticket))
 
     async def parent(self, project_id: UUID, turn_id: UUID) -> LiveId | None:
         """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
         node = self._nodes.of(ids.bucket_of(turn_id))
-        row: ParentRow | None = await node.fetchrow(*statements.PARENT(**_at(project_id, turn_id), call_types=CALLS))
+        row: ParentRow | None = await node.fetchrow(*SQL.parent(**_at(project_id, turn_id), call_types=CALLS))
         if row is None:
             return None
         context = Context(tokens=row["total_tokens"]) if row["context"] is None else Context.of(row["context"])
@@ -522,20 +524,20 @@ class TurnStore:
 
     async def approvals(self, project_id: UUID, turn_id: UUID) -> list[ItemRow]:
         """The requests for approval of a branch, and the answers to them, oldest first."""
-        found = await self._database.fetch(*statements.APPROVALS(**_at(project_id, turn_id)))
+        found = await self._database.fetch(*SQL.approvals(**_at(project_id, turn_id)))
         return [ITEMS.opened(project_id, row) for row in found]
 
     async def is_busy(self, project_id: UUID, thread_id: UUID) -> bool:
         """Return True if a turn is in progress that will move the thread's head."""
-        return await self._database.fetchrow(*statements.ACTIVE_TURN(**_of(project_id, thread_id))) is not None
+        return await self._database.fetchrow(*SQL.active_turn(**_of(project_id, thread_id))) is not None
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
-        await self._database.fetchrow(*statements.FORGET_RESPONSE(**_at(project_id, turn_id)))
+        await self._database.fetchrow(*SQL.forget_response(**_at(project_id, turn_id)))
 
     async def pieces(self, project_id: UUID, thread_id: UUID) -> dict[bytes, int]:
         """The pieces that calls of a thread can refer to: their numbers, by digest."""
-        rows = await self._database.fetch(*statements.PIECES(**_of(project_id, thread_id)))
+        rows = await self._database.fetch(*SQL.pieces(**_of(project_id, thread_id)))
         return {row["digest"]: row["number"] for row in rows}
 
     async def referenced(
@@ -544,7 +546,7 @@ class TurnStore:
         """Items by their ids, and whether each is `within` the history of a thread."""
         bucket = None if thread_id is None else ids.bucket_of(thread_id)
         found = await self._database.fetch(
-            *statements.REFERENCED(thread_id=thread_id, bucket=bucket, project_id=project_id, item_ids=list(item_ids))
+            *SQL.referenced(thread_id=thread_id, bucket=bucket, project_id=project_id, item_ids=list(item_ids))
         )
         return {row["item_id"]: ITEMS.opened(project_id, row) for row in found}
 
@@ -559,7 +561,7 @@ class TurnStore:
         """
         if turn_id is None:
             return [], False
-        found = await self._database.fetch(*statements.MESSAGES(**_at(project_id, turn_id), turns=turns))
+        found = await self._database.fetch(*SQL.messages(**_at(project_id, turn_id), turns=turns))
         items = [ITEMS.opened(project_id, row) for row in found if row["item_id"] is not None]
         return items, bool(found and found[0]["more"])
 
@@ -579,7 +581,7 @@ class TurnStore:
             cursor: the id of that item, which comes first; there are no rows if it is not in the branch.
             input_only: the input of the turn alone.
         """
-        statement = statements.LATEST_ITEMS if latest_first else statements.EARLIEST_ITEMS
+        statement = SQL.latest_items if latest_first else SQL.earliest_items
         asked = statement(**_at(project_id, turn_id), cursor=cursor, input_only=input_only, limit=limit)
         return [ITEMS.opened(project_id, row) for row in await self._database.fetch(*asked)]
 
@@ -592,7 +594,7 @@ class TurnStore:
             cursor: that turn, which comes first; there are no rows if the branch does not have it.
             limit: how many; None for all.
         """
-        statement = statements.LATEST_TURNS if latest_first else statements.EARLIEST_TURNS
+        statement = SQL.latest_turns if latest_first else SQL.earliest_turns
         asked = statement(**_at(project_id, turn_id), cursor=cursor, limit=limit)
         return [row["id"] for row in await self._database.fetch(*asked)]
 
@@ -601,7 +603,7 @@ class TurnStore:
         if not turn_ids:
             return []
         bucket = ids.bucket_of(turn_ids[0])
-        asked = statements.CHAIN(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
+        asked = SQL.chain(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
         found: dict[UUID, LinkRow] = {row["id"]: row for row in await self._database.fetch(*asked)}
         return [found[turn_id] for turn_id in turn_ids if turn_id in found]
 
@@ -610,15 +612,15 @@ class TurnStore:
 
     async def at(self, project_id: UUID, address: OfTurn) -> TurnRow | None:
         """The turn that an address names, if it is in the thread, and the thread the user's, that it names besides."""
-        row = await self._database.fetchrow(*statements.GET_TURN(**_of_turn(project_id, address)))
+        row = await self._database.fetchrow(*SQL.get_turn(**_of_turn(project_id, address)))
         return None if row is None else TURNS.opened(project_id, row)
 
     async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
-        return await self._database.fetchrow(*statements.CLOSED_AS(**_at(project_id, turn_id))) is not None
+        return await self._database.fetchrow(*SQL.closed_as(**_at(project_id, turn_id))) is not None
 
     async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
         """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
-        asked = statements.IN_HISTORY(**_of(project_id, thread_id), turn_id=turn_id)
+        asked = SQL.in_history(**_of(project_id, thread_id), turn_id=turn_id)
         return bool(await self._database.fetchval(*asked))
 
     async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, TurnRow]:
@@ -626,9 +628,7 @@ class TurnStore:
         if not turn_ids:
             return {}
         bucket = ids.bucket_of(turn_ids[0])
-        found = await self._database.fetch(
-            *statements.TURNS(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
-        )
+        found = await self._database.fetch(*SQL.turns(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids)))
         return {row["id"]: TURNS.opened(project_id, row) for row in found}
 
     async def calls(self, project_id: UUID, turn_id: UUID) -> list[dict[str, Any]]:
@@ -636,14 +636,14 @@ class TurnStore:
         calls: list[dict[str, Any]] = []
         own = {
             row["position"]: _own_text(project_id, row)
-            for row in await self._database.fetch(*statements.SENT_INPUT(**_at(project_id, turn_id)))
+            for row in await self._database.fetch(*SQL.sent_input(**_at(project_id, turn_id)))
         }
-        for row in await self._database.fetch(*statements.CALLS(**_at(project_id, turn_id))):
+        for row in await self._database.fetch(*SQL.calls(**_at(project_id, turn_id))):
             call = CALLS_MADE.opened(project_id, row)
             first, last = furthest(call["refs"])
             pieces: dict[int, str | None] = {}
             if last:
-                sent = statements.SENT_PIECES(**_of(project_id, call["thread_id"]), first=first, last=last)
+                sent = SQL.sent_pieces(**_of(project_id, call["thread_id"]), first=first, last=last)
                 pieces = {
                     piece["number"]: PIECES.opened(project_id, piece)["data"]
                     for piece in await self._database.fetch(*sent)
@@ -655,7 +655,7 @@ class TurnStore:
         """The turns that none continues, latest first: each ends a branch. One more than the page holds."""
         before = await self._number(project_id, page)
         return await self._database.fetch(
-            *statements.BRANCHES(**_of(project_id, thread_id), before=before, limit=page.limit + 1)
+            *SQL.branches(**_of(project_id, thread_id), before=before, limit=page.limit + 1)
         )
 
     async def items(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[ItemRow]]:
@@ -663,9 +663,9 @@ class TurnStore:
         found: dict[UUID, list[ItemRow]] = {turn_id: [] for turn_id in turn_ids}
         buckets = [ids.bucket_of(turn_id) for turn_id in turn_ids]
         if len(set(buckets)) > 1:
-            asked = statements.ITEMS_OF_MANY(project_id=project_id, buckets=buckets, turn_ids=list(turn_ids))
+            asked = SQL.items_of_many(project_id=project_id, buckets=buckets, turn_ids=list(turn_ids))
         elif buckets:
-            asked = statements.ITEMS(project_id=project_id, bucket=buckets[0], turn_ids=list(turn_ids))
+            asked = SQL.items(project_id=project_id, bucket=buckets[0], turn_ids=list(turn_ids))
         else:
             return found
         for row in await self._database.fetch(*asked):
@@ -679,10 +679,10 @@ class TurnStore:
             NotFound: there is none at this address.
         """
         if isinstance(address, OfTurn):
-            found = statements.THREAD_OF_TURN(**_of_turn(project_id, address))
+            found = SQL.thread_of_turn(**_of_turn(project_id, address))
         else:
             name = address.name if isinstance(address, ByName) else None
-            found = statements.FIND_THREAD(**_of(project_id, address.id), name=name, of_user=_user_of(address))
+            found = SQL.find_thread(**_of(project_id, address.id), name=name, of_user=_user_of(address))
         row = await self._database.fetchrow(*found)
         if row is None:
             return await self.thread(project_id, await self._moved(project_id, address))
@@ -700,12 +700,12 @@ class TurnStore:
         """
         arrived_at: datetime | None = None
         if after is not None:
-            row = await self._database.fetchrow(*statements.ARRIVED_AT(**_at(project_id, after)))
+            row = await self._database.fetchrow(*SQL.arrived_at(**_at(project_id, after)))
             if row is None:
                 return None
             arrived_at = row["arrived_at"]
         found = await self._database.fetch(
-            *statements.RESPONSES(project_id=project_id, arrived_at=arrived_at, turn_id=after, limit=limit + 1)
+            *SQL.responses(project_id=project_id, arrived_at=arrived_at, turn_id=after, limit=limit + 1)
         )
         return [TURNS.opened(project_id, row) for row in found]
 
@@ -717,18 +717,18 @@ class TurnStore:
         """
         descending = page.scan()[1]
         seq = await self._number(project_id, page)
-        statement = statements.TURNS_BEFORE if descending else statements.TURNS_AFTER
+        statement = SQL.turns_before if descending else SQL.turns_after
         found = await self._database.fetch(*statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1))
         return page.cut([TURNS.opened(project_id, row) for row in found])
 
     async def turns_after(self, project_id: UUID, thread_id: UUID, seq: int, limit: int) -> list[TurnRow]:
         """A thread's turns behind a number, in their order."""
-        found = statements.TURNS_AFTER(**_of(project_id, thread_id), seq=seq, limit=limit)
+        found = SQL.turns_after(**_of(project_id, thread_id), seq=seq, limit=limit)
         return [TURNS.opened(project_id, row) for row in await self._database.fetch(*found)]
 
     async def first_running(self, project_id: UUID, thread_id: UUID) -> int | None:
         """The number of the first turn of a thread that is in progress."""
-        found: int | None = await self._database.fetchval(*statements.FIRST_RUNNING(**_of(project_id, thread_id)))
+        found: int | None = await self._database.fetchval(*SQL.first_running(**_of(project_id, thread_id)))
         return found
 
     async def _moved(self, project_id: UUID, address: Address) -> Address:
@@ -755,7 +755,7 @@ class TurnStore:
         turn_id = ids.parse(cursor, ids.TURN_PREFIXES)
         row = None
         if turn_id is not None:
-            row = await self._database.fetchrow(*statements.NUMBER_OF_TURN(**_at(project_id, turn_id)))
+            row = await self._database.fetchrow(*SQL.number_of_turn(**_at(project_id, turn_id)))
         if row is None:
             raise page.bad_cursor()
         number: int = row["seq"]
@@ -764,7 +764,7 @@ class TurnStore:
     async def _thread_id(self, project_id: UUID, address: Address) -> UUID | None:
         if not isinstance(address, OfTurn):
             return address.id
-        found: UUID | None = await self._database.fetchval(*statements.THREAD_OF_TURN(**_of_turn(project_id, address)))
+        found: UUID | None = await self._database.fetchval(*SQL.thread_of_turn(**_of_turn(project_id, address)))
         return found
 
     async def _busy(self, project_id: UUID, address: Address) -> Busy:
@@ -773,7 +773,7 @@ class TurnStore:
         if thread_id is None:
             raise unknown(address)
         if not isinstance(address, New):
-            running = await self._database.fetchrow(*statements.ACTIVE_TURN(**_of(project_id, thread_id)))
+            running = await self._database.fetchrow(*SQL.active_turn(**_of(project_id, thread_id)))
         named = f"its turn {ids.turn_id(running['id'])} is" if running else "a turn of it was"
         return Busy(
             f"The thread is busy: {named} in progress. Wait for its end, then send this again; "
@@ -801,7 +801,7 @@ def _piece_data(turn: Closable, piece: Piece) -> str | None:
 
 
 def _asked(address: Address) -> dict[str, Any]:
-    """An address as the arguments of OPEN_TURN."""
+    """An address as arguments of `open_turn`."""
     asked = {
         "thread_id": known_id(address), "after_turn": None, "name": None, "of_user": _user_of(address),
         "new_thread": False,

@@ -24,7 +24,7 @@ SELECT close_turn_v3(
     :api_key_id::uuid, :address::text, :actions::text[], :details::text[], :contents::bytea[]
 ) AS completed_at
 
--- parent --
+-- parent -> ParentRow --
 -- What decides whether a turn's response id can be chained on. No row where there is nothing to chain on.
 SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
     context, token_count(usage->'total_tokens') AS total_tokens,
@@ -45,7 +45,7 @@ UPDATE turns SET response_unknown_at = now()
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
 RETURNING id
 
--- approvals --
+-- approvals -> ItemRow --
 -- The approval requests of a branch, and the answers to them, in their order.
 {_branch}
 SELECT items.turn_id, items.position, items.type, items.item_id, items.data
@@ -61,31 +61,10 @@ ORDER BY branch.depth DESC, items.position
 SELECT digest, number FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND data IS NOT NULL
 
--- _branch --
--- OFFSET 0: each turn is looked up by its own key, though a new table looks as if reading it whole were cheaper.
-WITH RECURSIVE branch AS (
-    SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
-    UNION ALL
-    SELECT t.id, t.parent_id, branch.depth + 1
-    FROM branch CROSS JOIN LATERAL (
-        SELECT id, parent_id FROM turns
-        WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id OFFSET 0
-    ) t
-)
-
--- messages --
+-- messages -> ItemRow --
 -- The last turns of a branch, read from its end: a page of a long thread costs what the page holds. `more` says
 -- whether others come before them. A turn whose items were all deleted has a row without one.
-WITH RECURSIVE branch AS (
-    SELECT id, parent_id, 0 AS depth FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
-    UNION ALL
-    SELECT t.id, t.parent_id, branch.depth + 1
-    FROM branch CROSS JOIN LATERAL (
-        SELECT id, parent_id FROM turns
-        WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id
-            AND (:turns::int IS NULL OR branch.depth < :turns - 1) OFFSET 0
-    ) t
-)
+{_branch | | WHERE :turns::int IS NULL OR branch.depth < :turns - 1}
 SELECT branch.id AS turn_id, items.type, items.item_id, items.data, items.position,
     (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
 FROM branch LEFT JOIN LATERAL (
@@ -114,7 +93,7 @@ WITH RECURSIVE cursor AS (
     ) t
 )
 
--- latest_items --
+-- latest_items -> ItemRow --
 -- A page of items from its cursor on, latest first. The cursor's own item is the first row; no row where it is none of
 -- them. Turns are walked, and items are read, until there are as many as asked for and no further.
 {_page_of_items}
@@ -126,7 +105,7 @@ SELECT branch.id AS turn_id, items.* FROM branch CROSS JOIN LATERAL (
     ORDER BY position DESC LIMIT :limit
 ) items LIMIT :limit
 
--- earliest_items --
+-- earliest_items -> ItemRow --
 -- The same, earliest first. All turns of the branch are walked; items are read until there are as many as asked for.
 {_page_of_items}
 SELECT walked.id AS turn_id, items.* FROM (
@@ -166,7 +145,7 @@ SELECT id FROM branch
 WHERE :cursor::uuid IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
 ORDER BY depth DESC LIMIT :limit
 
--- chain --
+-- chain -> LinkRow --
 -- How turns of one thread reached the model.
 SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
     t.response_expires_at, t.response_unknown_at, t.context
@@ -177,7 +156,7 @@ FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = 
     t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq,
     (t.pace->'ms'->>0)::int AS first_word_ms
 
--- get_turn --
+-- get_turn -> TurnRow --
 -- A turn by its id; for an end user, one of the user's own.
 SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
@@ -187,7 +166,7 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND 
             AND th.user_id = :of_user
     ))
 
--- turns --
+-- turns -> TurnRow --
 -- Turns of one thread by their ids, with their pace.
 SELECT {_turn_columns}, t.pace FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids::uuid[]) AND t.deleted_at IS NULL
@@ -210,7 +189,7 @@ SELECT thread_id, number, digest, data FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
     AND number BETWEEN :first::int AND :last::int AND data IS NOT NULL
 
--- branches --
+-- branches -> BranchRow --
 -- The turns of a thread that none continues, latest first, from a number downwards. A fork that has no turn of its own
 -- yet ends where it was forked.
 SELECT t.id, t.status, t.created_at FROM turns t
@@ -231,20 +210,20 @@ SELECT in_history(:project_id, :bucket::smallint, :thread_id, :turn_id) AS found
 -- A turn's number in its thread, deleted or not.
 SELECT seq FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
--- items --
+-- items -> ItemRow --
 -- The items of turns of one thread.
 SELECT turn_id, position, origin, type, item_id, data FROM items
 WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
 ORDER BY turn_id, position
 
--- items_of_many --
+-- items_of_many -> ItemRow --
 -- The items of turns of many threads.
 SELECT i.turn_id, i.position, i.origin, i.type, i.item_id, i.data
 FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS wanted (bucket, id)
 JOIN items i ON i.project_id = :project_id AND i.bucket = wanted.bucket AND i.turn_id = wanted.id
 ORDER BY i.turn_id, i.position
 
--- referenced --
+-- referenced -> ReferencedRow --
 -- Items by their ids, wherever in the project; those in the thread's own history are `within` it, and come last.
 SELECT i.turn_id, i.position, i.type, i.item_id, i.data, :thread_id::uuid IS NOT NULL AND t.bucket = :bucket::smallint AND (
     t.thread_id = :thread_id OR in_history(:project_id, :bucket::smallint, :thread_id, t.id)
@@ -257,7 +236,7 @@ ORDER BY within
 -- How a turn was closed.
 SELECT status, response_id FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
--- same_key --
+-- same_key -> KeyRow --
 -- The turn with an Idempotency-Key where the request goes, and whether it is older than a key holds.
 SELECT id, body_hash, status, error_status, created_at < now() - :holds_seconds::float8 * interval '1 second' AS old
 FROM turns
@@ -300,7 +279,7 @@ SELECT t.id FROM unnest(:project_ids::uuid[], :buckets::smallint[], :turn_ids::u
 JOIN turns t ON t.project_id = mine.project_id AND t.bucket = mine.bucket AND t.id = mine.id
 WHERE t.cancel_requested_at IS NOT NULL AND t.completed_at IS NULL
 
--- renew_leases --
+-- renew_leases -> LeaseRow --
 -- By name, and not all of the worker's: one that it does not run, its opening's confirmation having been lost, would be
 -- in progress for ever.
 UPDATE turns t SET lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
@@ -315,7 +294,7 @@ SELECT project_id, bucket, id, lease_expires_at FROM turns
 WHERE status = 'in_progress' AND lease_expires_at < now()
 ORDER BY lease_expires_at LIMIT 20
 
--- take_expired --
+-- take_expired -> ExpiredRow --
 -- Takes over such a turn, as it was seen: of two workers, one gets it.
 UPDATE turns t SET worker_id = :worker_id, lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.status = 'in_progress'
@@ -360,16 +339,16 @@ WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = (
     WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
 ) AND (:thread_id::uuid IS NULL OR th.id = :thread_id) AND (:of_user::text IS NULL OR th.user_id = :of_user)
 
--- turns_after --
+-- turns_after -> TurnRow --
 -- A page of a thread's turns, from a number on upwards.
 SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
     AND t.seq > coalesce(:seq::int, 0)
 ORDER BY t.seq LIMIT :limit
 
--- responses --
+-- responses -> TurnRow --
 -- A page of a project's responses, the latest first, from a moment downwards.
-SELECT {_turn_columns}, t.arrived_at FROM turns t
+SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.arrived_at IS NOT NULL AND t.arrived_at <= coalesce(:arrived_at, 'infinity'::timestamptz)
     AND (t.arrived_at, t.id) < (
         coalesce(:arrived_at, 'infinity'::timestamptz), coalesce(:turn_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
@@ -381,7 +360,7 @@ ORDER BY t.arrived_at DESC, t.id DESC LIMIT :limit
 -- When a turn arrived, deleted or not.
 SELECT arrived_at FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
--- turns_before --
+-- turns_before -> TurnRow --
 -- A page of a thread's turns, from a number on downwards.
 SELECT {_turn_columns} FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
