@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -67,7 +67,7 @@ async def listed(database: Database) -> list[tuple[bytes, datetime, datetime | N
 async def _changing(database: Database) -> AsyncIterator[AsyncSession]:
     """A transaction in which nobody else changes the list."""
     async with database.session() as session:
-        await session.execute(text("SELECT pg_advisory_xact_lock(hashtext('everthread audit keys'))"))
+        await session.execute(select(func.pg_advisory_xact_lock(func.hashtext("everthread audit keys"))))
         yield session
 
 

@@ -5,38 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.engine import Database
+from app.db.sql import statements_of
 
-QUEUE = text(
-    """INSERT INTO provider_deletions (project_id, bucket, response_id, binding, expires_at)
-    SELECT project_id, bucket, response_id, binding, response_expires_at FROM turns
-    WHERE project_id = :project_id AND bucket = :bucket AND id = ANY(:turn_ids) AND response_expires_at > now()
-        AND length(response_id) BETWEEN 1 AND 256
-    ON CONFLICT DO NOTHING"""
-)
-
-BINDINGS = "SELECT $1::text AS binding UNION SELECT binding FROM accounts"
-
-# Those of an account whose time has come.
-DUE = """
-SELECT project_id, bucket, response_id, next_at, least(3600, 5 * 2 ^ tries)::float8 FROM provider_deletions
-WHERE binding = $1 AND next_at <= now() ORDER BY next_at LIMIT $2
-"""
-
-# Each for one worker, as it was seen; the pause until the next try is set before the first.
-TAKE = """
-UPDATE provider_deletions SET tries = tries + 1, next_at = now() + $5::float8 * interval '1 second'
-WHERE project_id = $1 AND bucket = $2 AND response_id = $3 AND next_at = $4
-RETURNING project_id, bucket, response_id, binding
-"""
-
-DONE = "DELETE FROM provider_deletions WHERE project_id = $1 AND bucket = $2 AND response_id = $3"
-
-# The provider has forgotten these by itself.
-EXPIRED = "DELETE FROM provider_deletions WHERE expires_at < now()"
+SQL = statements_of(__file__)
 
 
 class Copy(NamedTuple):
@@ -48,7 +22,9 @@ class Copy(NamedTuple):
 
 async def queue(session: AsyncSession, project_id: UUID, bucket: int, turn_ids: Sequence[UUID]) -> None:
     """Have the provider's copies of a thread's turns deleted. To be called while the turns are still there."""
-    await session.execute(QUEUE, {"project_id": project_id, "bucket": bucket, "turn_ids": list(turn_ids)})
+    await session.execute(
+        SQL.queue_deletions.clause, {"project_id": project_id, "bucket": bucket, "turn_ids": list(turn_ids)}
+    )
 
 
 async def take(database: Database, binding: str, limit: int) -> list[Copy]:
@@ -57,13 +33,13 @@ async def take(database: Database, binding: str, limit: int) -> list[Copy]:
     Args:
         binding: of the account that is in no table.
     """
-    await database.fetch(EXPIRED)
-    bindings = await database.fetch(BINDINGS, binding)
+    await database.fetch(*SQL.forget_expired_deletions())
+    bindings = await database.fetch(*SQL.bindings(binding=binding))
     random.shuffle(bindings)  # One that has very many holds up no other for ever.
     taken: list[Copy] = []
     for at in bindings:
-        for due in await database.fetch(DUE, at["binding"], limit - len(taken)):
-            row = await database.fetchrow(TAKE, *due)
+        for due in await database.fetch(*SQL.due_deletions(binding=at["binding"], limit=limit - len(taken))):
+            row = await database.fetchrow(*SQL.take_deletion(**due))
             if row is not None:
                 taken.append(Copy(*row))
         if len(taken) == limit:
@@ -72,4 +48,6 @@ async def take(database: Database, binding: str, limit: int) -> list[Copy]:
 
 
 async def done(database: Database, taken: Copy) -> None:
-    await database.fetch(DONE, taken.project_id, taken.bucket, taken.response_id)
+    await database.fetch(
+        *SQL.deletion_done(project_id=taken.project_id, bucket=taken.bucket, response_id=taken.response_id)
+    )

@@ -111,7 +111,7 @@ async def _forkable(session: AsyncSession, source: Thread, turn_id: UUID) -> int
     here = (Turn.project_id == source.project_id, Turn.bucket == source.bucket, Turn.id == turn_id)
     row = (await session.execute(select(Turn.status, Turn.seq).where(*here))).one_or_none()
     where = {"project_id": source.project_id, "bucket": source.bucket, "thread_id": source.id, "turn_id": turn_id}
-    if row is None or not await session.scalar(store.IN_HISTORY, where):
+    if row is None or not await session.scalar(store.SQL.in_history.clause, where):
         raise NotFound("'turn_id' must be the id of a turn of this thread.", param="turn_id", code="turn_not_found")
     if row.status == "in_progress":
         raise Conflict(

@@ -5,7 +5,7 @@ from typing import Literal
 from uuid import UUID
 
 import asyncpg
-from sqlalchemy import insert, select, text, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 from typing_extensions import TypedDict
@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.history.edits import erase_turns
 from app.history.erase import Erased, erase
 from app.limits import charges
@@ -34,40 +35,7 @@ LEASE_SECONDS = 60
 TURNS_AT_ONCE = 500
 THREADS_AT_ONCE = 100
 
-UNFINISHED = """
-SELECT project_id, id, lease_expires_at FROM user_purges WHERE completed_at IS NULL AND lease_expires_at < now()
-ORDER BY lease_expires_at LIMIT 10
-"""
-
-# As it was seen: of two workers, one gets it.
-TAKE = """
-UPDATE user_purges SET lease_expires_at = now() + $4::float8 * interval '1 second'
-WHERE project_id = $1 AND id = $2 AND lease_expires_at = $3 AND completed_at IS NULL
-RETURNING project_id, id, user_id, key_id, address
-"""
-
-# The turns of a moment are not cut in two: the next look begins behind it.
-OLD_TURNS = """
-SELECT t.id, t.thread_id, t.arrived_at, t.deleted_at IS NULL AND t.status <> 'in_progress' AS whole FROM turns t
-WHERE t.project_id = $1 AND t.arrived_at > $2 AND t.arrived_at <= coalesce((
-    SELECT arrived_at FROM turns WHERE project_id = $1 AND arrived_at > $2 AND arrived_at < $3
-    ORDER BY arrived_at OFFSET $4 LIMIT 1
-), $3)
-"""
-
-EXPIRED = "SELECT project_id, bucket, id FROM threads WHERE expires_at <= now() ORDER BY expires_at LIMIT $1"
-
-# Until when a thread lives that somebody has touched since, or a turn of which runs: by the database's clock, as what
-# is due is.
-LIVES_UNTIL = text(
-    """SELECT greatest(now() + interval '1 minute', t.updated_at + t.ttl_seconds * interval '1 second') FROM threads t
-    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
-        t.updated_at + t.ttl_seconds * interval '1 second' > now() OR EXISTS (
-            SELECT FROM turns r WHERE r.project_id = :project_id AND r.bucket = :bucket AND r.thread_id = :id
-                AND r.status = 'in_progress'
-        )
-    )"""
-)
+SQL = statements_of(__file__)
 
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
@@ -120,8 +88,8 @@ class Purge:
 
     async def continue_one(self) -> bool:
         """Go on with a purge that nobody is at, to its end. False if there is none."""
-        for seen in await self._database.fetch(UNFINISHED):
-            taken = await self._database.fetchrow(TAKE, *seen, LEASE_SECONDS)
+        for seen in await self._database.fetch(*SQL.unfinished_purges()):
+            taken = await self._database.fetchrow(*SQL.take_purge(**seen, lease_seconds=LEASE_SECONDS))
             if taken is not None:
                 while await self._purge_some(taken):
                     pass
@@ -148,7 +116,7 @@ class Purge:
 
     async def expired_threads(self) -> int:
         """Purge threads whose own time is over. Returns how many there were to look at."""
-        due = await self._database.fetch(EXPIRED, THREADS_AT_ONCE)
+        due = await self._database.fetch(*SQL.expired_threads(limit=THREADS_AT_ONCE))
         for row in due:
             await self._purge_expired(row)
         return len(due)
@@ -159,7 +127,7 @@ class Purge:
             thread = await threads.locked(session, row["project_id"], ById(row["id"]))
             if thread is None or thread.expires_at is None:
                 return
-            if (until := await session.scalar(LIVES_UNTIL, dict(row))) is not None:
+            if (until := await session.scalar(SQL.lives_until.clause, dict(row))) is not None:
                 thread.expires_at = until
                 return
             erased = await erase(session, self._names, SERVICE, thread, "thread.purged")
@@ -175,7 +143,9 @@ class Purge:
             When the last turn that has been looked at now had; None if there is no older one.
         """
         since = since or BEGINNING
-        rows = await self._database.fetch(OLD_TURNS, project_id, since, _ago(days), TURNS_AT_ONCE)
+        rows = await self._database.fetch(
+            *SQL.old_turns(project_id=project_id, after=since, before=_ago(days), at_once=TURNS_AT_ONCE)
+        )
         by_thread: dict[UUID, list[UUID]] = {}
         for row in rows:
             if row["whole"]:

@@ -20,7 +20,6 @@ from sqlalchemy import (
     cast,
     delete,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, insert
@@ -31,8 +30,9 @@ from sqlalchemy.sql import func
 from app.chain.context import Context
 from app.db import ids
 from app.db.read_horizon import ReadHorizon
+from app.db.sql import statements_of
 from app.http.errors import Conflict, NotFound
-from app.http.pages import Page
+from app.http.pages import Page, ReadHorizon
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.sealing import at_rest
@@ -50,7 +50,7 @@ CHANGED_AS = {"metadata_": "metadata", "user_id": "user", "head_turn_id": "head_
 """What columns are called on the wire."""
 
 
-IN_HISTORY = text("SELECT in_history(:project_id, CAST(:bucket AS smallint), :thread_id, :turn_id)")
+SQL = statements_of(__file__)
 
 BORN = ("thread.created", "thread.imported")
 """The record of how a thread came to be here has the moment that the thread is listed by."""
@@ -113,25 +113,6 @@ async def get(session: AsyncSession, project_id: UUID, address: Place) -> Thread
     return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
 
 
-CONTEXTS = text(
-    """SELECT t.id, t.context FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
-    JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.id = h.id
-    WHERE t.context IS NOT NULL"""
-)
-
-SAID = text(
-    """SELECT i.turn_id, i.position, i.type, i.data
-    FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
-    JOIN items i ON i.project_id = :project_id AND i.bucket = h.bucket AND i.turn_id = h.id AND i.type = 'message'
-    ORDER BY i.turn_id, i.position"""
-)
-
-BUSY = text(
-    """SELECT t.thread_id FROM unnest(CAST(:buckets AS smallint[]), CAST(:ids AS uuid[])) AS h (bucket, id)
-    JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_id = h.id
-    WHERE t.status = 'in_progress'"""
-)
-
 LAST_MESSAGE_LENGTH = 280
 """Characters that are shown of it."""
 
@@ -141,10 +122,13 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
     if not threads:
         return {}
     project = {"project_id": threads[0].project_id, "buckets": [thread.bucket for thread in threads]}
-    busy = set(await session.scalars(BUSY, {**project, "ids": [thread.id for thread in threads]}))
+    busy = set(await session.scalars(SQL.busy.clause, {**project, "ids": [thread.id for thread in threads]}))
     of_heads = {**project, "ids": [thread.head_turn_id for thread in threads]}
-    contexts = {row.id: Context.of(row.context) for row in await session.execute(CONTEXTS, of_heads)}
-    found = (ITEMS.opened(threads[0].project_id, row) for row in (await session.execute(SAID, of_heads)).mappings())
+    contexts = {row.id: Context.of(row.context) for row in await session.execute(SQL.contexts.clause, of_heads)}
+    found = (
+        ITEMS.opened(threads[0].project_id, row)
+        for row in (await session.execute(SQL.said.clause, of_heads)).mappings()
+    )
     said = {row["turn_id"]: row["data"] for row in found}  # The last of each.
     return {
         thread.id: Head(
@@ -185,7 +169,7 @@ async def change(
             await names.give_up(session, project_id, before.name, before.id)
     if head is not None:
         of_thread = {"project_id": project_id, "bucket": bucket_at(address), "thread_id": address.id, "turn_id": head}
-        if not await session.scalar(IN_HISTORY, of_thread):
+        if not await session.scalar(SQL.in_history.clause, of_thread):
             raise _no_turn_of_it()
     if "user_id" in values and "trail_key" not in values:
         values["trail_key"] = await _key_of(session, project_id)

@@ -4,19 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
+from app.db.sql import statements_of
 from app.trail.records import Action, Actor
 
-_APPEND = text(
-    """SELECT append_records_v2(
-        :project_id, CAST(:bucket AS smallint), :chain_id, CAST(:user_digest AS bytea), CAST(:key_id AS uuid),
-        CAST(:address AS text), CAST(:actions AS text[]), CAST(:turns AS uuid[]), CAST(:details AS text[]),
-        CAST(:contents AS bytea[])
-    )"""
-)
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +58,7 @@ async def append_records(
     """Write records of one chain in their order."""
     chain_id = thread_id or project_id
     await session.execute(
-        _APPEND,
+        SQL.append.clause,
         {
             "project_id": project_id,
             "bucket": ids.bucket_of(chain_id),

@@ -5,21 +5,17 @@ The database computes the same digests (`trail_digest_v1` in migrations/schema.s
 
 import hashlib
 import secrets
+from typing import Any
 from uuid import UUID
 
 from app.db.buckets import Buckets
 from app.db.engine import Database
+from app.db.sql import statements_of
 
 KEY_BYTES = 32
 DIGEST_BYTES = 16
 
-FIND = "SELECT key FROM user_keys WHERE project_id = $1 AND bucket = $2 AND user_id = $3"
-
-MAKE = """
-INSERT INTO user_keys (project_id, bucket, user_id, key) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING key
-"""
-
-FORGET = "DELETE FROM user_keys WHERE project_id = $1 AND bucket = $2 AND user_id = $3 RETURNING user_id"
+SQL = statements_of(__file__)
 
 
 def new_trail_key() -> bytes:
@@ -40,13 +36,13 @@ class UserKeys:
 
     async def get(self, project_id: UUID, user_id: str) -> bytes | None:
         """A user's key; None for one that the trail has never named, or does not name any more."""
-        found: bytes | None = await self._database.fetchval(FIND, *self._at(project_id, user_id))
+        found: bytes | None = await self._database.fetchval(*SQL.find_key(**self._at(project_id, user_id)))
         return found
 
     async def get_or_make(self, project_id: UUID, user_id: str) -> bytes:
         """A user's key, made where there is none. Of two at once, both get the same."""
         while (key := await self.get(project_id, user_id)) is None:
-            await self._database.fetchrow(MAKE, *self._at(project_id, user_id), new_trail_key())
+            await self._database.fetchrow(*SQL.make_key(**self._at(project_id, user_id), key=new_trail_key()))
         return key
 
     async def digest(self, project_id: UUID, user_id: str) -> bytes | None:
@@ -56,7 +52,11 @@ class UserKeys:
 
     async def forget(self, project_id: UUID, user_id: str) -> None:
         """From here on, nobody can tell whom the trail's records of this user name."""
-        await self._database.fetchrow(FORGET, *self._at(project_id, user_id))
+        await self._database.fetchrow(*SQL.forget_key(**self._at(project_id, user_id)))
 
-    def _at(self, project_id: UUID, user_id: str) -> tuple[UUID, int, str]:
-        return project_id, self._buckets.of("user", project_id, user_id), user_id
+    def _at(self, project_id: UUID, user_id: str) -> dict[str, Any]:
+        return {
+            "project_id": project_id,
+            "bucket": self._buckets.of("user", project_id, user_id),
+            "user_id": user_id,
+        }

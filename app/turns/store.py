@@ -28,6 +28,7 @@ from app.items.stored import columns, kept_input
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
+from app.threads import store as threads
 from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
 from app.threads.names import Names
 from app.threads.tables import Thread
@@ -620,7 +621,7 @@ class TurnStore:
 
     async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
         """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
-        asked = SQL.in_history(**_of(project_id, thread_id), turn_id=turn_id)
+        asked = threads.SQL.in_history(**_of(project_id, thread_id), turn_id=turn_id)
         return bool(await self._database.fetchval(*asked))
 
     async def turns(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, TurnRow]:

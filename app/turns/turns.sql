@@ -202,10 +202,6 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND (t.thread_id = :thre
     )
 ORDER BY t.seq DESC LIMIT :limit
 
--- in_history --
--- Whether a turn is one of a thread's, or one that it shares.
-SELECT in_history(:project_id, :bucket::smallint, :thread_id, :turn_id) AS found
-
 -- number_of_turn --
 -- A turn's number in its thread, deleted or not.
 SELECT seq FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
