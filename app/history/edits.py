@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, delete, func, insert, select, text, type_coerce, update
+from sqlalchemy import ColumnElement, case, delete, func, insert, select, type_coerce, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain import provider_deletions
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.history import recorded
 from app.history.tables import Share
 from app.http.errors import Conflict
@@ -30,6 +31,8 @@ from app.trail.append import Record, append_record, append_records
 from app.trail.records import UNREADABLE_REST, Action, Actor
 from app.turns.event_log import EventLog
 from app.turns.tables import DOCUMENT, Call, Item, SentPiece, Turn
+
+SQL = statements_of(__file__)
 
 
 class Edits:
@@ -134,18 +137,6 @@ async def erase_turns(
     return set(thread_ids)
 
 
-# What covers a turn comes after it, in its thread, or in a fork that shares it; and so does what builds on that.
-DELETE_COMPACTIONS = text(
-    """DELETE FROM compactions c USING turns t
-    WHERE c.project_id = :project_id AND c.bucket = :bucket AND t.project_id = :project_id AND t.bucket = :bucket
-        AND t.id = c.turn_id AND t.thread_id = ANY(:thread_ids) AND (t.thread_id <> :thread_id OR t.seq >= (
-            SELECT min(f.seq) FROM turns f
-            WHERE f.project_id = :project_id AND f.bucket = :bucket AND f.id = ANY(:turn_ids)
-        ))
-    RETURNING c.id, c.turn_id, t.thread_id"""
-)
-
-
 async def _delete_compactions(
     session: AsyncSession, actor: Actor, thread: Thread, thread_ids: Sequence[UUID], turn_ids: Sequence[UUID]
 ) -> list[str]:
@@ -153,9 +144,8 @@ async def _delete_compactions(
     if not turn_ids:
         return []
     where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
-    gone = (
-        await session.execute(DELETE_COMPACTIONS, {**where, "thread_ids": list(thread_ids), "turn_ids": list(turn_ids)})
-    ).all()
+    covered = {"thread_ids": list(thread_ids), "turn_ids": list(turn_ids)}
+    gone = (await session.execute(SQL.delete_compactions.clause, {**where, **covered})).all()
     for of_thread in dict.fromkeys(row.thread_id for row in gone):
         records = [
             Record("compaction.deleted", row.turn_id, ids.compaction_id(row.id))
@@ -287,34 +277,10 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Place |
     return thread
 
 
-# A fork's chains hold what it shares; it lies in the same bucket.
-GIVE_UP_CHAINS = text(
-    """WITH RECURSIVE affected AS (
-        SELECT CAST(:thread_id AS uuid) AS id
-        UNION
-        SELECT heirs.id FROM affected CROSS JOIN LATERAL (
-            SELECT th.id FROM turns t
-            JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
-            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = affected.id
-            UNION ALL
-            SELECT c.thread_id FROM turns t
-            JOIN turns c ON c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
-            WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = affected.id
-                AND c.thread_id <> affected.id
-        ) AS heirs
-    ), given_up AS (
-        UPDATE turns SET response_unknown_at = now()
-        WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM affected)
-            AND response_expires_at > now() AND response_unknown_at IS NULL
-    )
-    SELECT id FROM affected"""
-)
-
-
 async def _give_up_chains(session: AsyncSession, thread: Thread) -> list[UUID]:
     """Rebuild what goes on from a changed history: the thread's, and that of its forks. Returns their ids."""
     where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
-    return list(await session.scalars(GIVE_UP_CHAINS, where))
+    return list(await session.scalars(SQL.give_up_chains.clause, where))
 
 
 def at(column: Any, project_id: UUID, turn_id: UUID) -> tuple[ColumnElement[bool], ...]:

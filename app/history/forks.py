@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.db.ids import BUCKETS
+from app.db.sql import statements_of
 from app.history import recorded
 from app.history.fork_copy import copied
 from app.http.errors import Conflict, NotFound
@@ -24,34 +25,7 @@ from app.trail.append import append_record, append_records
 from app.trail.records import Actor
 from app.turns.tables import SentPiece, Turn
 
-# Turns that a fork shares become its own: the thread that they were made in is about to go. They keep their numbers:
-# those of the fork's own turns begin above them.
-TAKE_OVER = text(
-    """WITH RECURSIVE shared AS (
-        SELECT t.id, t.parent_id FROM turns t
-        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :forked_turn_id
-        UNION ALL
-        SELECT t.id, t.parent_id FROM shared JOIN turns t
-            ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = shared.parent_id
-    )
-    UPDATE turns SET thread_id = :fork_id
-    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND id IN (SELECT id FROM shared)
-    RETURNING id"""
-)
-
-
-# A branch from its first turn on, as far as it is short enough to be copied, and one turn more.
-SHORT_BRANCH = text(
-    """WITH RECURSIVE branch AS (
-        SELECT t.id, t.parent_id, 1 AS depth FROM turns t
-        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id
-        UNION ALL
-        SELECT t.id, t.parent_id, branch.depth + 1 FROM branch JOIN turns t
-            ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = branch.parent_id
-        WHERE branch.depth <= :most
-    )
-    SELECT id FROM branch ORDER BY depth DESC"""
-)
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +57,7 @@ class Forks:
         branch: list[UUID] = []
         if at is not None:
             where = {"project_id": source.project_id, "bucket": source.bucket, "turn_id": at}
-            branch = list(await session.scalars(SHORT_BRANCH, {**where, "most": self.copies_turns}))
+            branch = list(await session.scalars(SQL.short_branch.clause, {**where, "most": self.copies_turns}))
         if len(branch) <= self.copies_turns:
             bucket = (source.bucket + 1 + secrets.randbelow(BUCKETS - 1)) % BUCKETS
             made = await store.add(session, self.names, actor, source.project_id, {**values, "bucket": bucket})
@@ -121,61 +95,16 @@ async def _forkable(session: AsyncSession, source: Thread, turn_id: UUID) -> int
     return seq
 
 
-# The calls of such turns refer to pieces of the thread's: those go along, behind the fork's own.
-LAST_PIECE = text(
-    """SELECT coalesce(max(number), 0) FROM pieces
-    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id"""
-)
-TAKE_PIECES = text(
-    """INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data)
-    SELECT project_id, bucket, :fork_id, number + CAST(:last_piece AS integer), digest, sources, data FROM pieces
-    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id"""
-)
-# Their ciphertexts are bound to the thread that they were written for.
-SEALED_PIECES = text(
-    """SELECT number, digest, data FROM pieces
-    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number > :last_piece
-        AND starts_with(data, :mark)"""
-)
-REWRITE_PIECE = text(
-    """UPDATE pieces SET data = :data, sources = CASE WHEN CAST(:data AS text) IS NULL THEN '{}' ELSE sources END
-    WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number = :number"""
-)
-REFER_TO_THEM = text(
-    """UPDATE calls SET refs = ARRAY(
-        SELECT CASE WHEN first.ref = 0 THEN r.ref ELSE r.ref + CAST(:last_piece AS integer) END
-        FROM unnest(refs) WITH ORDINALITY AS r (ref, place)
-        JOIN unnest(refs) WITH ORDINALITY AS first (ref, place) ON first.place = r.place - (r.place - 1) % 2
-        ORDER BY r.place
-    )
-    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids)"""
-)
-
-
-# Who goes on from a thread's turns: forks of it, and what was forked before some of its turns became its own.
-HEIRS = text(
-    """SELECT heir, turn_id FROM (
-        SELECT th.id AS heir, th.forked_turn_id AS turn_id FROM turns t
-        JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
-        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id
-        UNION
-        SELECT c.thread_id, t.id FROM turns t
-        JOIN turns c ON c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
-        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id
-    ) AS heirs WHERE heir <> :thread_id ORDER BY heir, turn_id"""
-)
-
-
 async def _seal_anew(session: AsyncSession, thread: Thread, fork_id: UUID, taken: dict[str, Any]) -> None:
     """Seal the pieces that a fork has taken over for their new place. One that cannot be opened is erased."""
     pieces = rows_of(SentPiece)
-    for row in (await session.execute(SEALED_PIECES, {**taken, "mark": MARK})).all():
+    for row in (await session.execute(SQL.sealed_pieces.clause, {**taken, "mark": MARK})).all():
         source, target = (pieces.at(thread.project_id, owner, row.digest) for owner in (thread.id, fork_id))
         try:
             data = MARK + ciphertext.moved(row.data.removeprefix(MARK), source, target, "data")
         except CannotOpen:
             data = None
-        await session.execute(REWRITE_PIECE, {**taken, "number": row.number, "data": data})
+        await session.execute(SQL.rewrite_piece.clause, {**taken, "number": row.number, "data": data})
 
 
 async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) -> dict[UUID, list[UUID]]:
@@ -186,15 +115,15 @@ async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) ->
     """
     inherited: dict[UUID, list[UUID]] = {}
     of_thread = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
-    for heir, turn_id in (await session.execute(HEIRS, of_thread)).all():
-        taken = await session.scalars(TAKE_OVER, {**of_thread, "fork_id": heir, "forked_turn_id": turn_id})
+    for heir, turn_id in (await session.execute(SQL.heirs.clause, of_thread)).all():
+        taken = await session.scalars(SQL.take_over.clause, {**of_thread, "fork_id": heir, "turn_id": turn_id})
         inherited.setdefault(heir, []).extend(taken)
     for heir, turn_ids in inherited.items():
         to_fork = {**of_thread, "fork_id": heir, "turn_ids": turn_ids}
-        last = {"last_piece": await session.scalar(LAST_PIECE, to_fork)}
-        await session.execute(TAKE_PIECES, {**to_fork, **last})
+        last = {"last_piece": await session.scalar(SQL.last_piece.clause, to_fork)}
+        await session.execute(SQL.take_pieces.clause, {**to_fork, **last})
         await _seal_anew(session, thread, heir, {**to_fork, **last})
-        await session.execute(REFER_TO_THEM, {**to_fork, **last})
+        await session.execute(SQL.refer_to_pieces.clause, {**to_fork, **last})
         detail = ids.thread_id(thread.id)
         records = await recorded.left(
             session, "turn.inherited", thread.project_id, thread.bucket, turn_ids, detail=detail

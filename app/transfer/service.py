@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.history.tables import Share
 from app.http.errors import BadRequest
 from app.items.stored import imported_type
@@ -27,6 +28,8 @@ from app.trail.append import Record, append_records
 from app.trail.users import UserKeys
 from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord
 from app.turns.tables import Item, Turn
+
+SQL = statements_of(__file__)
 
 
 class Transfer:
@@ -124,10 +127,8 @@ async def _shared(session: AsyncSession, project_id: UUID, forked_turn_id: UUID 
     """The turns that a fork shares, as far as they are in this project."""
     if forked_turn_id is None:
         return []
-    here = (Turn.project_id == project_id, Turn.bucket == ids.bucket_of(forked_turn_id))
-    branch = select(Turn.id, Turn.parent_id).where(*here, Turn.id == forked_turn_id).cte(recursive=True)
-    before = select(Turn.id, Turn.parent_id).where(*here, Turn.id == branch.c.parent_id)
-    return list(await session.scalars(select(branch.union_all(before).c.id)))
+    at = {"project_id": project_id, "bucket": ids.bucket_of(forked_turn_id), "turn_id": forked_turn_id}
+    return list(await session.scalars(SQL.branch.clause, at))
 
 
 async def _write(

@@ -1,0 +1,89 @@
+-- short_branch --
+-- A branch from its first turn on, as far as it is short enough to be copied, and one turn more.
+{_branch | | WHERE branch.depth < :most::int}
+SELECT id FROM branch ORDER BY depth DESC
+
+-- heirs --
+-- The threads that continue from a thread's turns, and where: forks of it, and what was forked before some of its turns
+-- became its own.
+SELECT heir, turn_id FROM (
+    SELECT th.id AS heir, th.forked_turn_id AS turn_id FROM turns t
+    JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
+    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id
+    UNION
+    SELECT c.thread_id, t.id FROM turns t
+    JOIN turns c ON c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
+    WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id
+) AS heirs WHERE heir <> :thread_id ORDER BY heir, turn_id
+
+-- take_over --
+-- Makes turns that a fork shares its own: the thread that they were made in is about to go. They keep their numbers:
+-- those of the fork's own turns begin above them.
+{_branch}
+UPDATE turns SET thread_id = :fork_id
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND id IN (SELECT id FROM branch)
+RETURNING id
+
+-- last_piece --
+-- The calls of such turns refer to pieces of the thread's: those go along, behind the fork's own.
+SELECT coalesce(max(number), 0) FROM pieces
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id
+
+-- take_pieces --
+INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data)
+SELECT project_id, bucket, :fork_id::uuid, number + :last_piece::integer, digest, sources, data FROM pieces
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
+
+-- sealed_pieces --
+-- The ciphertexts among the pieces that a fork has taken: they are bound to the thread that they were written for.
+SELECT number, digest, data FROM pieces
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number > :last_piece
+    AND starts_with(data, :mark)
+
+-- rewrite_piece --
+UPDATE pieces SET data = :data, sources = CASE WHEN :data::text IS NULL THEN '{}' ELSE sources END
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number = :number
+
+-- refer_to_pieces --
+-- Moves the references of the taken turns' calls to where the fork has the pieces.
+UPDATE calls SET refs = ARRAY(
+    SELECT CASE WHEN first.ref = 0 THEN r.ref ELSE r.ref + :last_piece::integer END
+    FROM unnest(refs) WITH ORDINALITY AS r (ref, place)
+    JOIN unnest(refs) WITH ORDINALITY AS first (ref, place) ON first.place = r.place - (r.place - 1) % 2
+    ORDER BY r.place
+)
+WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids)
+
+-- delete_compactions --
+-- Deletes the compactions that cover turns of a thread. A compaction that covers a turn comes after it, in its thread or
+-- in a fork that shares it; and so does one that is built on such a compaction.
+DELETE FROM compactions c USING turns t
+WHERE c.project_id = :project_id AND c.bucket = :bucket AND t.project_id = :project_id AND t.bucket = :bucket
+    AND t.id = c.turn_id AND t.thread_id = ANY(:thread_ids) AND (t.thread_id <> :thread_id OR t.seq >= (
+        SELECT min(f.seq) FROM turns f
+        WHERE f.project_id = :project_id AND f.bucket = :bucket AND f.id = ANY(:turn_ids)
+    ))
+RETURNING c.id, c.turn_id, t.thread_id
+
+-- give_up_chains --
+-- Gives up the response ids of a thread and of all threads that continue from it, and returns these threads. Forks that
+-- share turns lie in the same bucket.
+WITH RECURSIVE affected AS (
+    SELECT :thread_id::uuid AS id
+    UNION
+    SELECT heirs.id FROM affected CROSS JOIN LATERAL (
+        SELECT th.id FROM turns t
+        JOIN threads th ON th.project_id = :project_id AND th.bucket = :bucket AND th.forked_turn_id = t.id
+        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = affected.id
+        UNION ALL
+        SELECT c.thread_id FROM turns t
+        JOIN turns c ON c.project_id = :project_id AND c.bucket = :bucket AND c.parent_id = t.id
+        WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = affected.id
+            AND c.thread_id <> affected.id
+    ) AS heirs
+), given_up AS (
+    UPDATE turns SET response_unknown_at = now()
+    WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM affected)
+        AND response_expires_at > now() AND response_unknown_at IS NULL
+)
+SELECT id FROM affected

@@ -1,0 +1,4 @@
+-- branch --
+-- The turns of a branch.
+{_branch}
+SELECT id FROM branch
