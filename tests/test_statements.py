@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import importlib
+import re
 import types
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -66,9 +67,19 @@ def test_every_statement_has_the_columns_of_its_row_type(prepared: Prepared) -> 
         f"{part}.sql, {statement.row}: {fault}"
         for part, statement, columns in prepared
         if statement.row is not None and isinstance(columns, dict)
-        for fault in faults(getattr(importlib.import_module(f"app.{part}.rows"), statement.row), columns)
+        for fault in faults(row_type(part, statement.row), columns)
     ]
     assert wrong == []
+
+
+def row_type(part: str, name: str) -> Any:
+    """Return the class of this name that a module of the part defines."""
+    (module,) = (
+        path.stem
+        for path in (ROOT / part).glob("*.py")
+        if re.search(rf"^class {name}\b", path.read_text(), re.MULTILINE)
+    )
+    return getattr(importlib.import_module(f"app.{part}.{module}"), name)
 
 
 def faults(row: Any, columns: dict[str, str]) -> Iterator[str]:

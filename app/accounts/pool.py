@@ -16,6 +16,7 @@ import structlog
 
 from app.accounts.breaker import STATES, Breaker, State
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http import egress
 from app.process.refreshing_cache import RefreshingCache
 from app.projects.settings import is_named
@@ -41,12 +42,7 @@ LEFT_OPEN_SECONDS = 3600.0
 MOST_MODELS = 200
 """The largest number of models per account with a breaker of their own."""
 
-THERE = """
-SELECT a.project_id, a.id, a.name, a.position, a.weight, a.base_url, a.api_key, a.models, a.shared, a.disabled,
-    p.operates
-FROM accounts a JOIN projects p ON p.project_id = a.project_id
-WHERE a.project_id = $1 OR a.shared ORDER BY a.position, a.id
-"""
+SQL = statements_of(__file__)
 
 PASSED_ON = (failure.MODEL_UNSUPPORTED, failure.MODEL_NOT_FOUND)
 """Codes of refusals that fail over to the next account, since regions offer different models. They open no breaker."""
@@ -184,7 +180,7 @@ class Accounts:
         return found
 
     async def _looked_up(self, project_id: UUID) -> _There:
-        rows = await self._database.fetch(THERE, project_id)
+        rows = await self._database.fetch(*SQL.usable(project_id=project_id))
         usable = [account for row in rows if (account := await self._opened(row)) is not None]
         there = _There(any(not row["shared"] for row in rows), usable)
         await self._close_unused(there)

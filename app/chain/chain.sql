@@ -15,7 +15,7 @@ SELECT project_id, bucket, response_id, next_at, least(3600, 5 * 2 ^ tries)::flo
 FROM provider_deletions
 WHERE binding = :binding AND next_at <= now() ORDER BY next_at LIMIT :limit
 
--- take_deletion --
+-- take_deletion -> Copy --
 -- Takes one for a worker, as it was seen; the pause until the next try is set before the first.
 UPDATE provider_deletions SET tries = tries + 1, next_at = now() + :pause_seconds::float8 * interval '1 second'
 WHERE project_id = :project_id AND bucket = :bucket AND response_id = :response_id AND next_at = :next_at

@@ -3,8 +3,8 @@
 A part of the service has its statements in one file, `app/threads/threads.sql` for example. Its modules have them as
 `SQL = statements_of(__file__)`, and each as an attribute: `SQL.find_name`.
 
-A file has blocks that begin with `-- name --`, or with `-- name -> Row --` where the rows are read as a type of the
-part's `rows.py`. Behind `:name` stands an argument.
+A file has blocks that begin with `-- name --`, or with `-- name -> Row --` where the rows are read as this type of
+the part. Behind `:name` stands an argument.
 
 A block whose name begins with an underscore is a fragment of others, which include it as `{_name}`. Fragments for
 several files are in `fragments.sql` beside this module. Where a fragment has `{1}` and `{2}`, the block that includes
@@ -36,7 +36,7 @@ class Statement:
     source: str
     """The statement with named arguments."""
     row: str | None = None
-    """The name of the type in the part's `rows.py` that its rows are read as."""
+    """The name of the type that its rows are read as."""
 
     @cached_property
     def clause(self) -> TextClause:

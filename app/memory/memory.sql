@@ -139,3 +139,17 @@ ORDER BY random() LIMIT 5
 SELECT th.id AS thread_id, th.head_turn_id, t.model FROM threads th
 LEFT JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = th.head_turn_id
 WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id AND (:name::text IS NULL OR th.name = :name)
+
+-- observed_models --
+-- What the answers of accounts have shown of their models in the last days.
+SELECT binding, model, window_tokens, tokens_per_counted FROM learnt_models
+WHERE binding = ANY(:bindings::text[]) AND learnt_at > now() - interval '7 days'
+
+-- observe_model --
+INSERT INTO learnt_models AS l (binding, model, window_tokens, tokens_per_counted)
+VALUES (:binding, :model, :window_tokens, :tokens_per_counted)
+ON CONFLICT (binding, model) DO UPDATE SET learnt_at = excluded.learnt_at,
+    window_tokens = CASE WHEN excluded.learnt_at - l.learnt_at < interval '7 days'
+        THEN least(l.window_tokens, excluded.window_tokens) ELSE excluded.window_tokens END,
+    tokens_per_counted = coalesce(excluded.tokens_per_counted, l.tokens_per_counted)
+RETURNING model

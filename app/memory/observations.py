@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
 from app.provider.models import WINDOW_SHARE, Family
@@ -38,19 +39,7 @@ MOST_PER_COUNTED = 2.0
 LATEST_SHARE = 0.3
 """How much the latest count weighs in the average."""
 
-READ = """
-SELECT binding, model, window_tokens, tokens_per_counted FROM learnt_models
-WHERE binding = ANY($1::text[]) AND learnt_at > now() - interval '7 days'
-"""
-
-WRITE = """
-INSERT INTO learnt_models AS l (binding, model, window_tokens, tokens_per_counted) VALUES ($1, $2, $3, $4)
-ON CONFLICT (binding, model) DO UPDATE SET learnt_at = excluded.learnt_at,
-    window_tokens = CASE WHEN excluded.learnt_at - l.learnt_at < interval '7 days'
-        THEN least(l.window_tokens, excluded.window_tokens) ELSE excluded.window_tokens END,
-    tokens_per_counted = coalesce(excluded.tokens_per_counted, l.tokens_per_counted)
-RETURNING model
-"""
+SQL = statements_of(__file__)
 
 
 class LearntAt:
@@ -162,7 +151,7 @@ class ModelObservations(Background):
         while True:
             try:
                 await self._written()
-                for row in await self._database.fetch(READ, list(self._at)):
+                for row in await self._database.fetch(*SQL.observed_models(bindings=list(self._at))):
                     self.at(row["binding"]).read(row["model"], row["window_tokens"], row["tokens_per_counted"])
             except DatabaseUnavailable:
                 log.warning("Postgres is away; what was learnt of models is not written yet")
@@ -176,5 +165,10 @@ class ModelObservations(Background):
         self._news.clear()
         for binding, observations in list(self._at.items()):
             for model in list(observations.unwritten):
-                await self._database.fetchrow(WRITE, binding, model, *observations.known(model))
+                window, per_counted = observations.known(model)
+                await self._database.fetchrow(
+                    *SQL.observe_model(
+                        binding=binding, model=model, window_tokens=window, tokens_per_counted=per_counted
+                    )
+                )
                 observations.unwritten.discard(model)

@@ -15,10 +15,11 @@ from structlog.contextvars import bind_contextvars
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import APIError, Forbidden, Unauthorized
 from app.http.services import services
 from app.process.refreshing_cache import RefreshingCache
-from app.projects.keys import USE_KEY, USE_KEY_OF_ID, Scope, hash_key
+from app.projects.keys import Scope, hash_key
 from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.user_tokens import UserTokens, is_for_users, is_token
@@ -30,6 +31,8 @@ from app.trail.append import append_record
 from app.trail.records import Actor
 
 log = structlog.get_logger()
+
+SQL = statements_of(__file__)
 
 CACHE_SECONDS = 4.0
 """How long a worker may take a key that is revoked meanwhile."""
@@ -127,7 +130,7 @@ class KeyRing:
         if is_token(key):
             return await self._of_token(key, address)
         hashed = hash_key(key)
-        return await self._known.get(hashed, lambda: self._looked_up(USE_KEY, hashed, address))
+        return await self._known.get(hashed, lambda: self._looked_up(SQL.key_by_hash(key_hash=hashed), address))
 
     async def of_session(self, session: Session, address: str | None) -> Grant | None:
         """Return what a console session opens; None if its key is not valid any more."""
@@ -153,11 +156,11 @@ class KeyRing:
         )
 
     async def _of_key(self, id_: UUID, project_id: UUID, address: str | None) -> Grant | None:
-        grant = await self._known.get(id_, lambda: self._looked_up(USE_KEY_OF_ID, id_, address))
+        grant = await self._known.get(id_, lambda: self._looked_up(SQL.key_by_id(key_id=id_), address))
         return grant if grant is not None and grant.project_id == project_id else None
 
-    async def _looked_up(self, statement: str, key: bytes | UUID, address: str | None) -> Grant | None:
-        row = await self._database.fetchrow(statement, key)
+    async def _looked_up(self, statement: tuple[Any, ...], address: str | None) -> Grant | None:
+        row = await self._database.fetchrow(*statement)
         if row is None:
             return None
         settings = read_kept(ProjectSettings, row["settings"])

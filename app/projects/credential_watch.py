@@ -18,6 +18,7 @@ from starlette.requests import HTTPConnection
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
 from app.http.services import services
 from app.projects.auth import Caller
@@ -33,21 +34,7 @@ AT_ONCE = 1000
 End = Literal["credential_expired", "credential_revoked", "project_archived", "thread_not_found"]
 """Why a listener ends: the `code` of its error."""
 
-KEY_END = """
-SELECT CASE
-    WHEN k.revoked_at IS NOT NULL THEN 'credential_revoked'
-    WHEN p.archived_at IS NOT NULL THEN 'project_archived'
-    WHEN k.expires_at <= now() THEN 'credential_expired'
-    ELSE 'valid'
-END
-FROM api_keys k JOIN projects p ON p.project_id = k.project_id WHERE k.project_id = $1 AND k.id = $2
-"""
-
-SESSIONS = "SELECT id FROM console_sessions WHERE project_id = $1 AND id = ANY($2::uuid[])"
-
-OWNERS = """
-SELECT id, user_id FROM threads WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND id = ANY($3::uuid[])
-"""
+SQL = statements_of(__file__)
 
 MESSAGES: dict[End, str] = {
     "credential_expired": "The API key or token that opened this has expired.",
@@ -166,7 +153,7 @@ class CredentialWatch:
 
     async def _check(self, project_id: UUID, key_id: UUID) -> None:
         listeners = self._listeners[project_id, key_id]
-        state = await self._database.fetchval(KEY_END, project_id, key_id)
+        state = await self._database.fetchval(*SQL.key_end(project_id=project_id, key_id=key_id))
         if state != "valid":
             for listener in tuple(listeners):
                 listener.ended(state or "credential_revoked")
@@ -177,7 +164,9 @@ class CredentialWatch:
     async def _check_sessions(self, project_id: UUID, listeners: Sequence[Listener]) -> None:
         for start in range(0, len(listeners), AT_ONCE):
             some = listeners[start : start + AT_ONCE]
-            rows = await self._database.fetch(SESSIONS, project_id, [each.session_id for each in some])
+            rows = await self._database.fetch(
+                *SQL.open_sessions(project_id=project_id, ids=[each.session_id for each in some])
+            )
             open_ = {row["id"] for row in rows}
             for listener in some:
                 if listener.session_id not in open_:
@@ -189,7 +178,9 @@ class CredentialWatch:
             some = listeners[start : start + AT_ONCE]
             found = {each.thread_id for each in some if each.thread_id is not None}
             buckets = {ids.bucket_of(each) for each in found}
-            rows = await self._database.fetch(OWNERS, project_id, list(buckets), list(found))
+            rows = await self._database.fetch(
+                *SQL.owners(project_id=project_id, buckets=list(buckets), ids=list(found))
+            )
             owners = {row["id"]: row["user_id"] for row in rows}
             for listener in some:
                 if listener.thread_id in owners and owners[listener.thread_id] != listener.user:

@@ -30,26 +30,6 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 USUAL: tuple[Scope, ...] = ("read", "write", "audit")
 """What a key may do where nothing is said."""
 
-# The project that a key opens. That it is used is written down once an hour, however many workers see it.
-USE_KEY = """
-WITH key AS (
-    SELECT k.project_id, k.id, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates,
-        p.encrypted_at IS NOT NULL AS encrypted, coalesce(p.encrypted_at <= now(), false) AS seals
-    FROM api_keys k JOIN projects p ON p.project_id = k.project_id
-    WHERE k.key_hash = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
-        AND p.archived_at IS NULL
-), used AS (
-    UPDATE api_keys k SET last_used_at = now() FROM key
-    WHERE k.project_id = key.project_id AND k.id = key.id
-        AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 hour')
-    RETURNING k.project_id, k.id, k.name
-)
-SELECT key.*, used.name AS first_use FROM key LEFT JOIN used ON true
-"""
-
-USE_KEY_OF_ID = USE_KEY.replace("k.key_hash = $1", "k.id = $1")
-"""The same, of the key that minted a user's token."""
-
 
 def new_key() -> str:
     """A key of 256 random bits."""

@@ -15,6 +15,7 @@ from sqlalchemy.sql import func
 
 from app.db.engine import Database
 from app.db.ids import new_uuid
+from app.db.sql import statements_of
 from app.projects.tables import ConsoleSession
 
 LIFE_SECONDS = 12 * 3600
@@ -24,10 +25,7 @@ MOST_OF_KEY = 100
 
 LONGEST_COOKIE = 100
 
-FIND = """
-SELECT project_id, id, key_id, extract(epoch FROM expires_at)::float8 AS expires_at
-FROM console_sessions WHERE token_hash = $1 AND expires_at > now()
-"""
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ class Sessions:
         """Return the session of a cookie; None if there is none, or it has ended. Always read from Postgres."""
         if not 0 < len(cookie) <= LONGEST_COOKIE:
             return None
-        row = await self._database.fetchrow(FIND, _hash(cookie))
+        row = await self._database.fetchrow(*SQL.find_session(token_hash=_hash(cookie)))
         return None if row is None else Session(**row)
 
     async def end(self, cookie: str) -> None:

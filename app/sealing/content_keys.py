@@ -7,6 +7,7 @@ from uuid import UUID
 import structlog
 
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.sealing import ciphertext
 from app.sealing.at_rest import PLAIN, ContentCipher, ContentKey
 from app.sealing.ciphertext import CannotOpen
@@ -14,26 +15,7 @@ from app.sealing.project_cipher import ProjectCipher
 
 log = structlog.get_logger()
 
-TOLD = """
-SELECT min(r.at) FROM audit_records r
-WHERE r.project_id = p.project_id AND r.chain_id = p.project_id AND r.action = 'project.encrypted'
-"""
-"""Since when a project is encrypted, as its audit trail says."""
-
-# `projects.encrypted_at` can be cleared or moved by who writes to the table; the audit trail says so all the same.
-STATE = f"""
-SELECT p.encrypted_at IS NOT NULL OR told.at IS NOT NULL AS encrypted,
-    coalesce(p.encrypted_at <= now(), false) OR coalesce(told.at < now() - interval '1 minute', false) AS seals,
-    p.key_destroyed_at IS NOT NULL AS destroyed
-FROM projects p LEFT JOIN LATERAL ({TOLD}) AS told (at) ON true
-WHERE p.project_id = $1
-"""  # noqa: S608
-
-CLEARED = f"""
-SELECT p.project_id, p.name FROM projects p JOIN LATERAL ({TOLD}) AS told (at) ON true
-WHERE told.at IS NOT NULL AND (p.encrypted_at IS NULL OR p.encrypted_at > told.at + interval '1 minute')
-ORDER BY p.name
-"""  # noqa: S608
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +32,13 @@ class State:
 
 async def state_of(database: Database, project_id: UUID) -> State:
     """Return how a project keeps its contents; a project that does not exist has them open."""
-    row = await database.fetchrow(STATE, project_id)
-    return State(False, False, False) if row is None else State(row["encrypted"], row["seals"], row["destroyed"])
+    row = await database.fetchrow(*SQL.state(project_id=project_id))
+    return State(False, False, False) if row is None else State(**row)
 
 
 async def cleared(database: Database) -> Sequence[tuple[UUID, str]]:
     """Return the projects whose audit trail says that they are encrypted, and whose row does not: id and name."""
-    return [(row["project_id"], row["name"]) for row in await database.fetch(CLEARED)]
+    return [(row["project_id"], row["name"]) for row in await database.fetch(*SQL.cleared())]
 
 
 class ContentKeys:

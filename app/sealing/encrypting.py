@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.base import Base
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.sealing.at_rest import ContentCipher
 from app.sealing.ciphertext import Place
 from app.sealing.columns import Sealable, SealedDigest, rows_of
@@ -18,11 +19,7 @@ from app.sealing.columns import Sealable, SealedDigest, rows_of
 ROWS_AT_ONCE = 500
 DIALECT: Dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
 
-OPENED_BEFORE = """
-SELECT count(*) AS count FROM turns t JOIN projects p ON p.project_id = t.project_id
-WHERE t.project_id = $1 AND t.status = 'in_progress' AND t.arrived_at < p.encrypted_at + interval '1 second'
-"""
-"""Turns that were opened before contents were sealed: they are closed as they were opened."""
+SQL = statements_of(__file__)
 
 
 async def encrypt(
@@ -67,7 +64,7 @@ def _place(model: type[Base], sealer: ContentCipher, project_id: UUID, row: Any)
 
 async def running(database: Database, project_id: UUID) -> int:
     """How many turns run that will still write open contents."""
-    count: int = await database.fetchval(OPENED_BEFORE, project_id)
+    count: int = await database.fetchval(*SQL.opened_before(project_id=project_id))
     return count
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.master import BadMasterKey, Master, Masters
 from app.sealing.tables import DataKey, MasterNodes
@@ -24,9 +25,7 @@ NUMBER_BYTES = 2
 NONCE_BYTES = 12
 HEAD_BYTES = len(FORM) + NUMBER_BYTES + NONCE_BYTES
 
-KEY = "SELECT master_id, wrapped FROM data_keys WHERE project_id = $1 AND number = $2"
-NODES = "SELECT nodes FROM master_nodes WHERE secret_id = $1"
-KEYS = "SELECT number, master_id, wrapped FROM data_keys WHERE project_id = $1 ORDER BY number"
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class ProjectCipher:
         return self._masters
 
     async def _with_nodes(self, master: Master) -> Master:
-        nodes = await self._database.fetchval(NODES, master.secret_id)
+        nodes = await self._database.fetchval(*SQL.master_nodes(secret_id=master.secret_id))
         if nodes is None:
             raise CannotOpen(
                 f"the nodes of master key {master.id.hex()} are not in this database: load the file that "
@@ -115,7 +114,7 @@ class ProjectCipher:
             CannotOpen: one was sealed by a master key that is not here.
         """
         await self.unlocked()
-        rows = await self._database.fetch(KEYS, project_id)
+        rows = await self._database.fetch(*SQL.data_keys(project_id=project_id))
         return [
             (row["number"], self._opened(project_id, row["number"], row["master_id"], row["wrapped"])) for row in rows
         ]
@@ -131,7 +130,7 @@ class ProjectCipher:
         number = int.from_bytes(sealed[len(FORM) : len(FORM) + NUMBER_BYTES], "big")
         key = self._keys.get((project_id, number))
         if key is None:
-            row = await self._database.fetchrow(KEY, project_id, number)
+            row = await self._database.fetchrow(*SQL.data_key(project_id=project_id, number=number))
             if row is None:
                 raise CannotOpen("the key that it was sealed with is gone")
             await self.unlocked()

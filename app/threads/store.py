@@ -32,7 +32,7 @@ from app.db import ids
 from app.db.read_horizon import ReadHorizon
 from app.db.sql import statements_of
 from app.http.errors import Conflict, NotFound
-from app.http.pages import Page, ReadHorizon
+from app.http.pages import Page
 from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.sealing import at_rest

@@ -13,7 +13,6 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.db.sql import statements_of
-from app.http.pages import ReadHorizon
 from app.trail.append import append_record
 from app.trail.records import Action, Actor
 from app.webhooks.events import data_of, type_of

@@ -1,0 +1,44 @@
+-- key_by_hash --
+-- The project that a key opens. Its use is written down once an hour, however many workers see it.
+{_key | k.key_hash = :key_hash}
+
+-- key_by_id --
+-- The same, of the key that minted a user's token.
+{_key | k.id = :key_id}
+
+-- _key --
+WITH key AS (
+    SELECT k.project_id, k.id, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates,
+        p.encrypted_at IS NOT NULL AS encrypted, coalesce(p.encrypted_at <= now(), false) AS seals
+    FROM api_keys k JOIN projects p ON p.project_id = k.project_id
+    WHERE {1} AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
+        AND p.archived_at IS NULL
+), used AS (
+    UPDATE api_keys k SET last_used_at = now() FROM key
+    WHERE k.project_id = key.project_id AND k.id = key.id
+        AND (k.last_used_at IS NULL OR k.last_used_at < now() - interval '1 hour')
+    RETURNING k.project_id, k.id, k.name
+)
+SELECT key.*, used.name AS first_use FROM key LEFT JOIN used ON true
+
+-- key_end --
+-- Why a key has ended, or that it is valid.
+SELECT CASE
+    WHEN k.revoked_at IS NOT NULL THEN 'credential_revoked'
+    WHEN p.archived_at IS NOT NULL THEN 'project_archived'
+    WHEN k.expires_at <= now() THEN 'credential_expired'
+    ELSE 'valid'
+END
+FROM api_keys k JOIN projects p ON p.project_id = k.project_id WHERE k.project_id = :project_id AND k.id = :key_id
+
+-- open_sessions --
+SELECT id FROM console_sessions WHERE project_id = :project_id AND id = ANY(:ids::uuid[])
+
+-- owners --
+-- The end users of threads.
+SELECT id, user_id FROM threads
+WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND id = ANY(:ids::uuid[])
+
+-- find_session -> Session --
+SELECT project_id, id, key_id, extract(epoch FROM expires_at)::float8 AS expires_at
+FROM console_sessions WHERE token_hash = :token_hash AND expires_at > now()
