@@ -13,6 +13,7 @@ from app.audit.merkle import Tree, leaf_data
 from app.audit.signing import signed_text
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
 
@@ -25,36 +26,7 @@ BEGINNING = datetime.fromtimestamp(0, UTC)
 
 LEAVES_AT_ONCE = 10_000
 
-# Leaves and their signature come into being together, or not at all. Of two services at once, the second finds
-# the first one's tree larger than it thought, and no row comes back.
-WRITE = """
-WITH last AS (
-    SELECT coalesce(max(size), 0) AS size FROM audit_checkpoints WHERE project_id = $1
-), leaf AS (
-    INSERT INTO audit_leaves (project_id, position, chain_id, seq, hash)
-    SELECT $1, $2 + l.place - 1, l.chain_id, l.seq, l.hash
-    FROM last, unnest($3::uuid[], $4::bigint[], $5::bytea[]) WITH ORDINALITY AS l (chain_id, seq, hash, place)
-    WHERE last.size = $2
-    RETURNING position
-)
-INSERT INTO audit_checkpoints (project_id, size, at, root, public_key, signature)
-SELECT $1, $6, $7, $8, $9, $10 FROM last WHERE last.size = $2
-RETURNING size
-"""
-
-LAST = "SELECT size, at FROM audit_checkpoints WHERE project_id = $1 ORDER BY size DESC LIMIT 1"
-
-GROWN = """
-SELECT r.bucket, r.chain_id, r.seq, r.hash FROM (
-    SELECT bucket, chain_id, max(seq) AS seq FROM audit_records
-    WHERE project_id = $1 AND at >= $2 AND (bucket, chain_id) > ($3, $4)
-    GROUP BY bucket, chain_id ORDER BY bucket, chain_id LIMIT $5
-) head JOIN audit_records r
-    ON r.project_id = $1 AND r.bucket = head.bucket AND r.chain_id = head.chain_id AND r.seq = head.seq
-ORDER BY r.bucket, r.chain_id
-"""
-
-LEAVED = "SELECT chain_id, seq FROM audit_leaves WHERE project_id = $1 AND chain_id = ANY($2) AND seq = ANY($3)"
+SQL = statements_of(__file__)
 
 
 class Checkpoints(Background):
@@ -74,7 +46,7 @@ class Checkpoints(Background):
         async with self._writing:  # A tree is nobody else's while it grows.
             signed: int | None = None
             while (size := await self._try(project_id)) is None:
-                last = await self._database.fetchrow(LAST, project_id)
+                last = await self._database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=None))
                 before, signed = signed, 0 if last is None else last["size"]
                 if signed == before:  # Nobody else has written one: it is not for that that ours is refused.
                     log.error(
@@ -87,12 +59,14 @@ class Checkpoints(Background):
 
     async def _try(self, project_id: UUID) -> int | None:
         """The same; None if another service has written a checkpoint meanwhile."""
-        last = await self._database.fetchrow(LAST, project_id)
+        last = await self._database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=None))
         since = BEGINNING if last is None else last["at"] - OVERLAP
         tree = await self._tree(project_id, 0 if last is None else last["size"])
-        after: tuple[int, UUID] = (-1, store.LOWEST)
-        while heads := await self._database.fetch(GROWN, project_id, since, *after, LEAVES_AT_ONCE):
-            after = (heads[-1]["bucket"], heads[-1]["chain_id"])
+        after = {"bucket": -1, "chain_id": store.LOWEST}
+        while heads := await self._database.fetch(
+            *SQL.grown(project_id=project_id, since=since, **after, limit=LEAVES_AT_ONCE)
+        ):
+            after = {"bucket": heads[-1]["bucket"], "chain_id": heads[-1]["chain_id"]}
             new = await self._without_leaf(project_id, heads)
             if new and not await self._sign(project_id, tree, new):
                 return None
@@ -108,17 +82,18 @@ class Checkpoints(Background):
         self._trees.pop(project_id, None)
         try:
             row = await self._database.fetchrow(
-                WRITE,
-                project_id,
-                size,
-                [head["chain_id"] for head in heads],
-                [head["seq"] for head in heads],
-                [head["hash"] for head in heads],
-                tree.size,
-                at,
-                root,
-                self._key.public_key().public_bytes_raw(),
-                signature,
+                *SQL.write_checkpoint(
+                    project_id=project_id,
+                    before=size,
+                    chain_ids=[head["chain_id"] for head in heads],
+                    seqs=[head["seq"] for head in heads],
+                    hashes=[head["hash"] for head in heads],
+                    size=tree.size,
+                    at=at,
+                    root=root,
+                    public_key=self._key.public_key().public_bytes_raw(),
+                    signature=signature,
+                )
             )
         except asyncpg.UniqueViolationError:
             return False
@@ -128,7 +103,8 @@ class Checkpoints(Background):
 
     async def _without_leaf(self, project_id: UUID, heads: list[asyncpg.Record]) -> list[asyncpg.Record]:
         chains, numbers = [head["chain_id"] for head in heads], [head["seq"] for head in heads]
-        known = {tuple(row) for row in await self._database.fetch(LEAVED, project_id, chains, numbers)}
+        leaves = SQL.with_leaf(project_id=project_id, chain_ids=chains, seqs=numbers)
+        known = {tuple(row) for row in await self._database.fetch(*leaves)}
         return [head for head in heads if (head["chain_id"], head["seq"]) not in known]
 
     async def _tree(self, project_id: UUID, size: int) -> Tree:

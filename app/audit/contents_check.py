@@ -9,11 +9,11 @@ from uuid import UUID
 
 import asyncpg
 
-from app.audit import compared as read
 from app.audit.claims import Claim, ProjectClaims, ThreadClaims
 from app.audit.rows import RecordRow
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import Statement, statements_of
 from app.history.tables import Feedback, Share
 from app.memory.tables import Compaction
 from app.sealing import opening
@@ -44,9 +44,7 @@ TRIES = 4
 ITEM_FIELDS = ("item_positions", "item_origins", "item_types", "item_ids", "item_data")
 
 
-def _at(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:
-    """Return ids with their buckets, as the statements take them."""
-    return [ids.bucket_of(id_) for id_ in found], list(found)
+SQL = statements_of(__file__)
 
 
 class Contents:
@@ -71,11 +69,12 @@ class Contents:
     async def end(self, thread_id: UUID | None) -> list[Found]:
         """Compare the last chain, and look for rows that no record tells of."""
         found = await self._compare(self._chains)
-        for row in await self._database.fetch(read.UNTOLD_TURNS, self._project_id, thread_id):
+        here = {"project_id": self._project_id, "thread_id": thread_id}
+        for row in await self._database.fetch(*SQL.untold_turns(**here)):
             said = "no record tells how it came here" if row["unopened"] else "no record tells how it was closed"
             found.append((f"{ids.thread_id(row['thread_id'])} {ids.turn_id(row['id'])}", f"{said}: it was removed"))
-        for statement, prefix in ((read.UNTOLD_FEEDBACK, "feedback"), (read.UNTOLD_SHARES, "share")):
-            for row in await self._database.fetch(statement, self._project_id, thread_id):
+        for statement, prefix in ((SQL.untold_feedback, "feedback"), (SQL.untold_shares, "share")):
+            for row in await self._database.fetch(*statement(**here)):
                 found.append((f"{prefix}_{row['id'].hex}", "no record tells that it was made"))
         if thread_id is None:
             found += await self._compare_project()
@@ -101,18 +100,18 @@ class Contents:
         return found
 
     async def _threads(self, chains: Sequence[ThreadClaims]) -> dict[UUID, Row]:
-        rows = await self._database.fetch(read.THREADS, self._project_id, *_at([chain.id for chain in chains]))
+        rows = await self._database.fetch(*SQL.threads(**self._at([chain.id for chain in chains])))
         return {row["id"]: THREADS_NOW.opened(self._project_id, row) for row in rows}
 
     async def _places(self, chains: Sequence[ThreadClaims]) -> dict[UUID, dict[UUID, tuple[UUID | None, int]]]:
         """Return the parent of each turn of these threads, and whether it ran beside another, by thread."""
         places: dict[UUID, dict[UUID, tuple[UUID | None, int]]] = {chain.id: {} for chain in chains}
-        for row in await self._database.fetch(read.PLACES, self._project_id, *_at(list(places))):
+        for row in await self._database.fetch(*SQL.places(**self._at(list(places)))):
             places[row["thread_id"]][row["id"]] = (row["parent_id"], row["beside"])
         return places
 
     async def _turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
-        rows = await self._database.fetch(read.TURNS, self._project_id, *_at(turn_ids))
+        rows = await self._database.fetch(*SQL.turns(**self._at(turn_ids)))
         return {row["id"]: _opened_turn(self._project_id, row) for row in rows}
 
     async def _compare_turns(self, portion: list[tuple[ThreadClaims, UUID]]) -> list[Found]:
@@ -131,8 +130,13 @@ class Contents:
                 wrong = next(_wrong_turn(chain, turn_id, row, await self._calls(some)), None)
             if wrong is not None and row is not None and turn_id not in chain.turns:
                 # Only what a fork has taken over, and has not changed since, is what the deleted thread's records say.
-                here = (self._project_id, ids.bucket_of(turn_id), row["thread_id"], turn_id)
-                wrong = wrong if await self._database.fetchval(read.CAME_BY, *here) == "turn.inherited" else None
+                came_by = SQL.came_by(
+                    project_id=self._project_id,
+                    bucket=ids.bucket_of(turn_id),
+                    chain_id=row["thread_id"],
+                    turn_id=turn_id,
+                )
+                wrong = wrong if await self._database.fetchval(*came_by) == "turn.inherited" else None
             if wrong is not None:
                 seq, said = wrong
                 found.append((f"{ids.thread_id(chain.id)} record {seq}", f"{ids.turn_id(turn_id)}: {said}"))
@@ -143,9 +147,9 @@ class Contents:
         found: list[Found] = []
         for _ in range(TRIES):
             found = [
-                *await self._wrong("feedback", read.FEEDBACK, chain, chain.feedback),
-                *await self._wrong("share", read.SHARES, chain, chain.shares),
-                *await self._wrong("feedback", read.FEEDBACK, chain, chain.former_feedback, may_be_gone=True),
+                *await self._wrong("feedback", SQL.feedback, chain, chain.feedback),
+                *await self._wrong("share", SQL.shares, chain, chain.shares),
+                *await self._wrong("feedback", SQL.feedback, chain, chain.former_feedback, may_be_gone=True),
             ]
             if not found or not await self._move_on(chain):
                 break
@@ -154,7 +158,7 @@ class Contents:
     async def _wrong(
         self,
         kind: contents.Kind,
-        statement: str,
+        statement: Statement,
         chain: ThreadClaims,
         claims: dict[UUID, Claim],
         *,
@@ -162,7 +166,7 @@ class Contents:
     ) -> list[Found]:
         if not claims:
             return []
-        rows = {row["id"]: row for row in await self._database.fetch(statement, self._project_id, *_at(list(claims)))}
+        rows = {row["id"]: row for row in await self._database.fetch(*statement(**self._at(list(claims))))}
         found: list[Found] = []
         for id_, claim in claims.items():
             row = rows.get(id_)
@@ -180,8 +184,8 @@ class Contents:
         """Compare the project and its keys with its own chain."""
         found: list[Found] = []
         for _ in range(TRIES):
-            project = await self._database.fetchrow(read.PROJECT, self._project_id)
-            keys = {row["id"]: row for row in await self._database.fetch(read.KEYS, self._project_id)}
+            project = await self._database.fetchrow(*SQL.project(project_id=self._project_id))
+            keys = {row["id"]: row for row in await self._database.fetch(*SQL.keys(project_id=self._project_id))}
             found = list(_wrong_project(self._project, project, keys))
             if not found:
                 break
@@ -194,11 +198,11 @@ class Contents:
 
     async def _calls(self, turns: dict[UUID, Row]) -> Calls:
         """Return the calls of turns, by turn and kind of content, their bodies put together."""
-        rows = await self._database.fetch(read.CALLS, self._project_id, *_at(list(turns)))
+        rows = await self._database.fetch(*SQL.calls(**self._at(list(turns))))
         threads = {row["thread_id"] for row in rows if furthest(row["refs"])[1]}
         pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in threads}
         if threads:
-            for piece in await self._database.fetch(read.PIECES, self._project_id, *_at(list(threads))):
+            for piece in await self._database.fetch(*SQL.pieces(**self._at(list(threads)))):
                 opened = PIECES_SENT.opened(self._project_id, piece)
                 pieces[piece["thread_id"]][piece["number"]] = opened["data"]
         calls: Calls = {}
@@ -219,8 +223,16 @@ class Contents:
         return bool(rows)
 
     async def _since(self, chain_id: UUID, seq: int, until: int | None) -> list[asyncpg.Record]:
-        bucket = ids.bucket_of(chain_id)
-        return await self._database.fetch(read.SINCE, self._project_id, bucket, chain_id, seq, until)
+        return await self._database.fetch(
+            *SQL.since(
+                project_id=self._project_id, bucket=ids.bucket_of(chain_id), chain_id=chain_id, seq=seq, until=until
+            )
+        )
+
+    def _at(self, found: Sequence[UUID]) -> dict[str, Any]:
+        """Return ids with their buckets, as the statements take them."""
+        buckets = [ids.bucket_of(id_) for id_ in found]
+        return {"project_id": self._project_id, "buckets": buckets, "ids": list(found)}
 
 
 def _moved(columns: Sequence[str]) -> str:

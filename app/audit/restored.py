@@ -18,17 +18,13 @@ from app.audit.exported import BadFile, signed_part
 from app.audit.verify import Problem
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.trail.append import append_record
 from app.trail.records import SERVICE, Action, instant
 
 ACTION: Action = "audit.restored"
 
-LAST_AT = "SELECT at FROM audit_checkpoints WHERE project_id = $1 AND size <= $2 ORDER BY size DESC LIMIT 1"
-
-RESTORED = """
-SELECT at, detail FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $1 AND action = $3
-ORDER BY seq
-"""
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +77,7 @@ async def record_restore(database: Database, project_id: UUID, signed: Before | 
     else:
         kept = await common(database, signed)
         gone = f"{len(signed.leaves)} with the root {signed.root.hex()} at {instant(signed.at)}"
-    row = await database.fetchrow(LAST_AT, project_id, kept)
+    row = await database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=kept))
     until = "nothing signed" if row is None else f"what was signed at {instant(row['at'])}"
     detail = f"{kept} leaves; to {until}; gone: {gone}"
     async with database.session() as session:
@@ -99,7 +95,9 @@ async def compare(database: Database, signed: Before) -> tuple[list[Problem], li
     lost = len(signed.leaves) - kept
     if lost == 0:
         return [], []
-    said = await database.fetch(RESTORED, signed.project_id, ids.bucket_of(signed.project_id), ACTION)
+    said = await database.fetch(
+        *SQL.restorations(project_id=signed.project_id, bucket=ids.bucket_of(signed.project_id), action=ACTION)
+    )
     restored = next((row for row in said if _kept(row) <= kept), None)
     what = f"{lost} leaves that were signed until {instant(signed.at)} are not in the database, from leaf {kept} on"
     if restored is None:

@@ -6,37 +6,21 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute
+
 from app.audit.rows import CheckpointRow, LeafRow, ProjectRow, RecordRow
 from app.db import ids
 from app.db.engine import Database
 from app.db.ids import BUCKETS
 from app.db.read_horizon import ReadHorizon
-from app.http.pages import Page
+from app.db.sql import statements_of
+from app.http.pages import Page, ReadHorizon
+from app.trail.tables import AuditRecord
 
 BATCH = 5000
 
-COLUMNS = (
-    "r.project_id, r.bucket, r.chain_id, r.seq, r.at, r.action, r.turn_id, r.key_id, r.user_digest, r.address_digest, "
-    "r.detail, r.content, r.previous, r.hash, r.version"
-)
-
-IN_CHAIN_ORDER = f"""
-SELECT {COLUMNS}, l.hash AS leaf FROM audit_records r
-LEFT JOIN audit_leaves l ON l.project_id = r.project_id AND l.chain_id = r.chain_id AND l.seq = r.seq
-WHERE r.project_id = $1 AND (r.bucket, r.chain_id, r.seq) > ($2, $3, $4) AND (r.bucket, r.chain_id) <= ($5, $6)
-ORDER BY r.bucket, r.chain_id, r.seq LIMIT $7
-"""  # noqa: S608
-
-LEAVES = """
-SELECT position, chain_id, seq, hash FROM audit_leaves WHERE project_id = $1 AND position > $2
-ORDER BY position LIMIT $3
-"""
-
-CHECKPOINTS = """
-SELECT size, at, root, public_key, signature FROM audit_checkpoints WHERE project_id = $1 ORDER BY size
-"""
-
-PLACE = "SELECT at FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 AND seq = $4"
+SQL = statements_of(__file__)
 
 LOWEST, HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 
@@ -59,40 +43,46 @@ async def list_page(
 ) -> tuple[Sequence[RecordRow], bool]:
     """One page of records, in the order they were made, and whether more follow it."""
     cursor, descending = page.scan()
-    arguments: list[Any] = [project_id, page.limit + 1]
-    where = ["r.project_id = $1"]
-
-    def narrow(condition: str, *values: object) -> None:
-        if values[0] is not None:
-            marks = [f"${len(arguments) + number}" for number in range(1, len(values) + 1)]
-            arguments.extend(values)
-            where.append(f"{condition} ({', '.join(marks)})")
-
-    chain_id = filters.chain_id
-    narrow("r.bucket =", None if chain_id is None else ids.bucket_of(chain_id))
-    narrow("r.chain_id =", chain_id)
-    narrow("r.action =", filters.action)
-    narrow("r.key_id =", filters.key_id)
-    narrow("r.user_digest =", filters.user_digest)
-    narrow("r.turn_id =", filters.turn_id)
-    narrow("r.at >=", filters.since)
-    narrow("r.at <", filters.until)
-    direction = "DESC" if descending else "ASC"
+    record = AuditRecord
+    order: tuple[InstrumentedAttribute[Any], ...] = (record.at, record.chain_id, record.seq)
+    wanted = select(record.__table__).where(record.project_id == project_id)
+    if (chain_id := filters.chain_id) is not None:
+        wanted = wanted.where(record.bucket == ids.bucket_of(chain_id), record.chain_id == chain_id)
+    for column, value in (
+        (record.action, filters.action),
+        (record.key_id, filters.key_id),
+        (record.user_digest, filters.user_digest),
+        (record.turn_id, filters.turn_id),
+    ):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    if filters.since is not None:
+        wanted = wanted.where(record.at >= filters.since)
+    if filters.until is not None:
+        wanted = wanted.where(record.at < filters.until)
     if cursor is not None:
-        found = ids.parse_record(cursor)
-        place = None if found is None else await database.fetchrow(PLACE, project_id, ids.bucket_of(found[0]), *found)
-        if found is None or place is None:
+        place = await _place(database, project_id, cursor)
+        if place is None:
             raise page.bad_cursor()
-        narrow(f"(r.at, r.chain_id, r.seq) {'<' if descending else '>'}", place["at"], *found)
-    if not descending:
-        async with database.session() as session:
-            narrow("r.at <", await horizon.until(session))
-    order = f"r.at {direction}, r.chain_id {direction}, r.seq {direction}"
-    rows = await database.fetch(
-        f"SELECT {COLUMNS} FROM audit_records r WHERE {' AND '.join(where)} ORDER BY {order} LIMIT $2",  # noqa: S608
-        *arguments,
-    )
+        wanted = wanted.where(tuple_(*order) < place if descending else tuple_(*order) > place)
+    async with database.session() as session:
+        if not descending:
+            wanted = wanted.where(record.at < await horizon.until(session))
+        ordered = wanted.order_by(*(column.desc() if descending else column.asc() for column in order))
+        rows: Any = (await session.execute(ordered.limit(page.limit + 1))).mappings().all()
     return page.cut(rows)
+
+
+async def _place(database: Database, project_id: UUID, cursor: str) -> tuple[datetime, UUID, int] | None:
+    """Return where the record that a page begins behind is."""
+    found = ids.parse_record(cursor)
+    if found is None:
+        return None
+    chain_id, seq = found
+    at = await database.fetchval(
+        *SQL.place_of_record(project_id=project_id, bucket=ids.bucket_of(chain_id), chain_id=chain_id, seq=seq)
+    )
+    return None if at is None else (at, chain_id, seq)
 
 
 async def in_chain_order(
@@ -105,7 +95,17 @@ async def in_chain_order(
         bucket, after = ids.bucket_of(chain_id), chain_id
         last_bucket, last = bucket, chain_id
     while True:
-        rows = await database.fetch(IN_CHAIN_ORDER, project_id, bucket, after, seq, last_bucket, last, BATCH)
+        rows = await database.fetch(
+            *SQL.in_chain_order(
+                project_id=project_id,
+                bucket=bucket,
+                chain_id=after,
+                seq=seq,
+                last_bucket=last_bucket,
+                last_chain_id=last,
+                limit=BATCH,
+            )
+        )
         if not rows:
             return
         yield rows
@@ -116,7 +116,7 @@ async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncI
     """Every leaf from a position on, in their order, in batches."""
     position = start - 1
     while True:
-        rows = await database.fetch(LEAVES, project_id, position, BATCH)
+        rows = await database.fetch(*SQL.leaves(project_id=project_id, position=position, limit=BATCH))
         if not rows:
             return
         yield rows
@@ -125,17 +125,15 @@ async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncI
 
 async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRow]:
     """Every checkpoint, oldest first."""
-    return await database.fetch(CHECKPOINTS, project_id)
+    return await database.fetch(*SQL.checkpoints(project_id=project_id))
 
 
 async def projects(database: Database, name: str | None = None) -> list[ProjectRow]:
     """The projects, or the one of a name."""
-    return await database.fetch(
-        "SELECT project_id, name FROM projects WHERE $1::text IS NULL OR name = $1 ORDER BY project_id", name
-    )
+    return await database.fetch(*SQL.projects(name=name))
 
 
 async def exists(database: Database, project_id: UUID, chain_id: UUID) -> bool:
     """Whether there ever was such a chain."""
-    first = "SELECT seq FROM audit_records WHERE project_id = $1 AND bucket = $2 AND chain_id = $3 LIMIT 1"
-    return await database.fetchrow(first, project_id, ids.bucket_of(chain_id), chain_id) is not None
+    first = SQL.first_record(project_id=project_id, bucket=ids.bucket_of(chain_id), chain_id=chain_id)
+    return await database.fetchrow(*first) is not None

@@ -18,8 +18,11 @@ from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.sealing.content_keys import cleared, state_of
 from app.trail.records import FIRST, canonical, record_hash
+
+SQL = statements_of(__file__)
 
 Advance = Callable[[int], None]
 
@@ -224,16 +227,8 @@ async def verify_project(
     return verdict
 
 
-LOST = """
-SELECT l.chain_id, l.seq FROM audit_leaves l
-LEFT JOIN audit_records r ON r.project_id = l.project_id AND r.chain_id = l.chain_id AND r.seq = l.seq
-WHERE l.project_id = $1 AND ($2::uuid IS NULL OR l.chain_id = $2) AND r.seq IS NULL
-ORDER BY l.chain_id, l.seq LIMIT 10
-"""
-
-
 async def _lost(database: Database, project_id: UUID, thread_id: UUID | None) -> list[Problem]:
-    rows = await database.fetch(LOST, project_id, thread_id)
+    rows = await database.fetch(*SQL.lost_leaves(project_id=project_id, chain_id=thread_id))
     return [
         Problem(f"{named(project_id, row['chain_id'])} record {row['seq']}", "a checkpoint has seen it: it was removed")
         for row in rows
@@ -259,9 +254,5 @@ def named(project_id: UUID, chain_id: UUID) -> str:
 
 async def counted(database: Database, project_id: UUID, thread_id: UUID | None) -> int:
     """How many records there are to verify."""
-    count: int = await database.fetchval(
-        "SELECT count(*) FROM audit_records WHERE project_id = $1 AND ($2::uuid IS NULL OR chain_id = $2)",
-        project_id,
-        thread_id,
-    )
+    count: int = await database.fetchval(*SQL.count_records(project_id=project_id, chain_id=thread_id))
     return count

@@ -1,0 +1,185 @@
+-- in_chain_order -> RecordRow --
+-- Records of a project between two places in its chains, each with the hash that a checkpoint has seen, if one has.
+SELECT r.project_id, r.bucket, r.chain_id, r.seq, r.at, r.action, r.turn_id, r.key_id, r.user_digest, r.address_digest,
+    r.detail, r.content, r.previous, r.hash, r.version, l.hash AS leaf
+FROM audit_records r
+LEFT JOIN audit_leaves l ON l.project_id = r.project_id AND l.chain_id = r.chain_id AND l.seq = r.seq
+WHERE r.project_id = :project_id AND (r.bucket, r.chain_id, r.seq) > (:bucket, :chain_id, :seq)
+    AND (r.bucket, r.chain_id) <= (:last_bucket, :last_chain_id)
+ORDER BY r.bucket, r.chain_id, r.seq LIMIT :limit
+
+-- count_records --
+SELECT count(*) FROM audit_records WHERE project_id = :project_id AND (:chain_id::uuid IS NULL OR chain_id = :chain_id)
+
+-- first_record --
+-- A row if there ever was such a chain.
+SELECT seq FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id LIMIT 1
+
+-- place_of_record --
+SELECT at FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND seq = :seq
+
+-- projects -> ProjectRow --
+-- The projects, or the one of a name.
+SELECT project_id, name FROM projects WHERE :name::text IS NULL OR name = :name ORDER BY project_id
+
+-- leaves -> LeafRow --
+SELECT position, chain_id, seq, hash FROM audit_leaves WHERE project_id = :project_id AND position > :position
+ORDER BY position LIMIT :limit
+
+-- lost_leaves --
+-- Leaves whose records are gone.
+SELECT l.chain_id, l.seq FROM audit_leaves l
+LEFT JOIN audit_records r ON r.project_id = l.project_id AND r.chain_id = l.chain_id AND r.seq = l.seq
+WHERE l.project_id = :project_id AND (:chain_id::uuid IS NULL OR l.chain_id = :chain_id) AND r.seq IS NULL
+ORDER BY l.chain_id, l.seq LIMIT 10
+
+-- checkpoints -> CheckpointRow --
+SELECT size, at, root, public_key, signature FROM audit_checkpoints WHERE project_id = :project_id ORDER BY size
+
+-- last_checkpoint --
+-- The last checkpoint of at most this size; without a size, the last of all.
+SELECT size, at FROM audit_checkpoints WHERE project_id = :project_id AND (:most::bigint IS NULL OR size <= :most)
+ORDER BY size DESC LIMIT 1
+
+-- grown --
+-- The heads of the chains that have grown since a moment.
+SELECT r.bucket, r.chain_id, r.seq, r.hash FROM (
+    SELECT bucket, chain_id, max(seq) AS seq FROM audit_records
+    WHERE project_id = :project_id AND at >= :since AND (bucket, chain_id) > (:bucket, :chain_id)
+    GROUP BY bucket, chain_id ORDER BY bucket, chain_id LIMIT :limit
+) head JOIN audit_records r
+    ON r.project_id = :project_id AND r.bucket = head.bucket AND r.chain_id = head.chain_id AND r.seq = head.seq
+ORDER BY r.bucket, r.chain_id
+
+-- with_leaf --
+SELECT chain_id, seq FROM audit_leaves
+WHERE project_id = :project_id AND chain_id = ANY(:chain_ids) AND seq = ANY(:seqs)
+
+-- write_checkpoint --
+-- Leaves and their signature come into being together, or not at all. Of two services at once, the second finds the
+-- first one's tree larger than it thought, and no row comes back.
+WITH last AS (
+    SELECT coalesce(max(size), 0) AS size FROM audit_checkpoints WHERE project_id = :project_id
+), leaf AS (
+    INSERT INTO audit_leaves (project_id, position, chain_id, seq, hash)
+    SELECT :project_id, :before + l.place - 1, l.chain_id, l.seq, l.hash
+    FROM last, unnest(:chain_ids::uuid[], :seqs::bigint[], :hashes::bytea[])
+        WITH ORDINALITY AS l (chain_id, seq, hash, place)
+    WHERE last.size = :before
+    RETURNING position
+)
+INSERT INTO audit_checkpoints (project_id, size, at, root, public_key, signature)
+SELECT :project_id, :size, :at, :root, :public_key, :signature FROM last WHERE last.size = :before
+RETURNING size
+
+-- restorations --
+-- The records of a project that say that its database was restored.
+SELECT at, detail FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :project_id AND action = :action
+ORDER BY seq
+
+-- turns --
+-- Turns as records are compared with them. A chain's turns lie in its bucket.
+SELECT t.id, t.thread_id, t.seq, t.beside, t.parent_id, t.copied_from_id, t.status, t.continuation, t.model,
+    t.params::text AS params, t.metadata, t.ignored, t.created_at, t.arrived_at, t.completed_at, t.deleted_at,
+    t.api_key_id, t.salt, t.left_salt, t.error_status, t.response::text AS response, t.usage::text AS usage,
+    t.error::text AS error, t.incomplete_details::text AS incomplete_details, t.pace::text AS pace,
+    t.context::text AS context, t.binding, t.response_id, t.response_created_at, t.response_expires_at,
+    c.salt AS compaction_salt, c.text AS compaction, c.id AS compaction_id, c.model AS compaction_model,
+    c.kept_items AS compaction_kept_items, c.covered_turns AS compaction_covered_turns,
+    c.covered_tokens AS compaction_covered_tokens, c.tokens AS compaction_tokens, c.calls::text AS compaction_calls,
+    c.usage::text AS compaction_usage, c.created_at AS compaction_created_at,
+    c.completed_at AS compaction_completed_at, (
+        SELECT array_agg(
+            ARRAY[i.position::text, i.origin, i.type, i.item_id, i.data::text] ORDER BY i.position
+        ) FROM items i
+        WHERE i.project_id = :project_id AND i.bucket = t.bucket AND i.turn_id = t.id
+    ) AS items
+FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN turns t ON t.project_id = :project_id AND t.bucket = wanted.bucket AND t.id = wanted.id
+LEFT JOIN compactions c ON c.project_id = :project_id AND c.bucket = t.bucket AND c.turn_id = t.id
+    AND c.status = 'ready'
+
+-- calls --
+SELECT c.turn_id, c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id,
+    c.error::text AS error, c.started_at, c.finished_at, t.thread_id
+FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN calls c ON c.project_id = :project_id AND c.bucket = wanted.bucket AND c.turn_id = wanted.id
+JOIN turns t ON t.project_id = :project_id AND t.bucket = wanted.bucket AND t.id = wanted.id
+
+-- pieces --
+SELECT p.thread_id, p.number, p.digest, p.data FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN pieces p ON p.project_id = :project_id AND p.bucket = wanted.bucket AND p.thread_id = wanted.id
+WHERE p.data IS NOT NULL
+
+-- threads --
+SELECT th.id, th.salt, th.name, th.title, th.user_id, th.metadata, th.ttl_seconds, th.archived_at, th.created_at,
+    th.arrived_at, th.forked_turn_id, th.head_turn_id, th.turn_count, th.chain_seq, th.chain_hash
+FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN threads th ON th.project_id = :project_id AND th.bucket = wanted.bucket AND th.id = wanted.id
+
+-- places --
+-- The tree of each thread: what its head is followed through.
+SELECT t.thread_id, t.id, t.parent_id, t.beside FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN turns t ON t.project_id = :project_id AND t.bucket = wanted.bucket AND t.thread_id = wanted.id
+
+-- feedback --
+SELECT f.id, f.turn_id, f.score, f.label, f.comment, f.user_id, f.created_at, f.salt
+FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN feedback f ON f.project_id = :project_id AND f.bucket = wanted.bucket AND f.id = wanted.id
+
+-- shares --
+SELECT s.id, s.thread_id, s.turn_id, s.title, s.token_hash, s.expires_at, s.created_at, s.salt
+FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+JOIN shares s ON s.project_id = :project_id AND s.bucket = wanted.bucket AND s.id = wanted.id
+
+-- project --
+SELECT name, operates, settings, retention_days, session_cache, created_at, archived_at, encrypted_at,
+    key_destroyed_at, salt
+FROM projects WHERE project_id = :project_id
+
+-- keys --
+SELECT id, name, hint, key_hash, scopes, limits, created_at, expires_at, revoked_at, salt
+FROM api_keys WHERE project_id = :project_id
+
+-- since --
+-- The records of a chain that were appended since it was read, up to one of them or to the last.
+SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash, version FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND seq > :seq
+    AND (:until::bigint IS NULL OR seq <= :until)
+ORDER BY seq
+
+-- came_by --
+-- The last record of how a thread got a turn, or changed it.
+SELECT action FROM audit_records WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id
+    AND turn_id = :turn_id
+    AND action IN ('turn.opened', 'items.added', 'turn.imported', 'turn.inherited', 'item.deleted')
+ORDER BY seq DESC LIMIT 1
+
+-- untold_turns --
+-- Rows without the records that they must have were written past the service, or their records were removed. The
+-- records of a turn are in the chain of the thread that has it.
+SELECT t.thread_id, t.id, o.turn_id IS NULL AS unopened FROM turns t
+LEFT JOIN audit_records o ON o.project_id = :project_id AND o.bucket = t.bucket AND o.turn_id = t.id
+    AND o.chain_id = t.thread_id AND o.action IN ('turn.opened', 'items.added', 'turn.imported', 'turn.inherited')
+LEFT JOIN audit_records c ON c.project_id = :project_id AND c.bucket = t.bucket AND c.turn_id = t.id
+    AND c.chain_id = t.thread_id AND c.action IN ('turn.closed', 'items.added', 'turn.imported', 'turn.inherited')
+WHERE t.project_id = :project_id AND (:thread_id::uuid IS NULL OR t.thread_id = :thread_id)
+    AND (o.turn_id IS NULL OR (c.turn_id IS NULL AND t.status <> 'in_progress'))
+ORDER BY t.id LIMIT 10
+
+-- untold_feedback --
+SELECT f.id FROM feedback f JOIN turns t ON t.project_id = :project_id AND t.bucket = f.bucket AND t.id = f.turn_id
+LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = f.bucket AND r.turn_id = f.turn_id
+    AND r.action = 'feedback.given' AND (r.version = 1 OR r.detail = 'feedback_' || encode(uuid_send(f.id), 'hex'))
+WHERE f.project_id = :project_id AND (:thread_id::uuid IS NULL OR t.thread_id = :thread_id) AND r.turn_id IS NULL
+ORDER BY f.id LIMIT 10
+
+-- untold_shares --
+SELECT s.id FROM shares s
+LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = s.bucket AND r.chain_id = s.thread_id
+    AND r.action = 'thread.shared' AND (r.version = 1 OR r.detail = 'share_' || encode(uuid_send(s.id), 'hex'))
+WHERE s.project_id = :project_id AND (:thread_id::uuid IS NULL OR s.thread_id = :thread_id) AND r.chain_id IS NULL
+ORDER BY s.id LIMIT 10
