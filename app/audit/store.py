@@ -15,7 +15,7 @@ from app.db.engine import Database
 from app.db.ids import BUCKETS
 from app.db.read_horizon import ReadHorizon
 from app.db.sql import statements_of
-from app.http.pages import Page, ReadHorizon
+from app.http.pages import Page
 from app.trail.tables import AuditRecord
 
 BATCH = 5000

@@ -1,6 +1,6 @@
 -- _branch --
--- The branch that a turn ends, from this turn backwards to its root. The first filling adds columns of each turn `t`, the
--- second a condition on which the walk goes on. OFFSET 0: each turn is looked up by its own key, though a new table
+-- The branch that a turn ends, from this turn backwards to its root. The first filling adds columns of each turn `t`,
+-- the second a condition on which the walk goes on. OFFSET 0: each turn is looked up by its own key, though a new table
 -- looks as if reading it whole were cheaper.
 WITH RECURSIVE branch AS (
     SELECT t.id, t.parent_id, 0 AS depth{1} FROM turns t

@@ -55,8 +55,8 @@ UPDATE calls SET refs = ARRAY(
 WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids)
 
 -- delete_compactions --
--- Deletes the compactions that cover turns of a thread. A compaction that covers a turn comes after it, in its thread or
--- in a fork that shares it; and so does one that is built on such a compaction.
+-- Deletes the compactions that cover turns of a thread. A compaction that covers a turn comes after it, in its thread
+-- or in a fork that shares it; and so does one that is built on such a compaction.
 DELETE FROM compactions c USING turns t
 WHERE c.project_id = :project_id AND c.bucket = :bucket AND t.project_id = :project_id AND t.bucket = :bucket
     AND t.id = c.turn_id AND t.thread_id = ANY(:thread_ids) AND (t.thread_id <> :thread_id OR t.seq >= (

@@ -17,6 +17,7 @@ from sqlalchemy.sql import select, update
 
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 from app.limits.tables import Charge
 from app.process.background import Background
@@ -31,16 +32,7 @@ AT_ONCE = 500
 MOST_UNWRITTEN = 20_000
 """Charges that a worker keeps while Postgres is away."""
 
-# With the ids made before: a batch that is written twice counts once.
-ADD = """
-INSERT INTO charges (project_id, bucket, id, at, kind, model, binding, api_key_id, user_id, thread_id, usage)
-SELECT $1::uuid, c.bucket, c.id, c.at, c.kind, c.model, c.binding, c.api_key_id, c.user_id, c.thread_id, c.usage
-FROM json_to_recordset($2::json) AS c (
-    bucket smallint, id uuid, at timestamptz, kind text, model text, binding text, api_key_id uuid, user_id text,
-    thread_id uuid, usage json
-)
-ON CONFLICT DO NOTHING
-"""
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +82,7 @@ class Charges(Background):
             batch, left = charges[:AT_ONCE], charges[AT_ONCE:]
             self._keep(project_id, left)
             try:
-                await self._database.fetch(ADD, project_id, _json(batch))
+                await self._database.fetch(*SQL.add_charges(project_id=project_id, charges=_json(batch)))
             except DatabaseUnavailable:
                 self._keep(project_id, batch)
                 raise

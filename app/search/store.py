@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.db.engine import Database
 from app.db.ids import bucket_of
+from app.db.sql import Statement, statements_of
 from app.items.lexemes import LONGEST_TEXT, Term, tsquery
 from app.items.shapes import string, text_of
 from app.sealing import at_rest
@@ -29,35 +30,7 @@ TIME_DIGITS = (6, 5, 4)
 BATCH = 50
 """Texts that are held at a time."""
 
-# Both are in migrations/schema.sql.
-MESSAGES = "SELECT * FROM found_messages_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-TITLES = "SELECT * FROM found_titles_v1($1, $2, $3, $4, $5, $6, $7, $8)"
-
-TEXTS = f"""
-SELECT i.turn_id AS id, i.turn_id, i.position, i.type, i.data->>'role' AS role,
-    left(message_text_v1(i.data), {LONGEST_TEXT}) AS text,
-    CASE WHEN json_typeof(i.data) = 'array' THEN i.data END AS data
-FROM unnest($2::smallint[], $3::uuid[], $4::integer[]) AS k (bucket, id, position)
-JOIN items i ON i.project_id = $1 AND i.bucket = k.bucket AND i.turn_id = k.id AND i.position = k.position
-"""  # noqa: S608
-
-# What the hits of a page are shown with.
-TURNS = """
-SELECT t.id, t.thread_id, t.created_at, th.title, th.name FROM turns t
-JOIN threads th ON th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
-WHERE t.project_id = $1 AND t.bucket = ANY($2::smallint[]) AND t.id = ANY($3::uuid[])
-"""
-
-THREADS = """
-SELECT id, id AS thread_id, created_at, title, name FROM threads
-WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND id = ANY($3::uuid[])
-"""
-
-SAID = """
-SELECT turn_id, position, type, data FROM items
-WHERE project_id = $1 AND bucket = ANY($2::smallint[]) AND turn_id = ANY($3::uuid[]) AND type = 'message'
-ORDER BY turn_id, position
-"""
+SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +65,7 @@ class FoundRow(TypedDict):
 
 async def now(database: Database) -> datetime:
     """The database's moment: what turns are dated by."""
-    moment: datetime = await database.fetchval("SELECT clock_timestamp()")
+    moment: datetime = await database.fetchval(*SQL.now())
     return moment
 
 
@@ -104,9 +77,15 @@ async def texts(
     left = float(MOST_CHARACTERS)
     while found and left > 0:
         some, found = found[:BATCH], found[BATCH:]
-        columns = [[row[name] for row in some] for name in ("bucket", "id", "position")]
+        asked = SQL.texts(
+            project_id=project_id,
+            buckets=[row["bucket"] for row in some],
+            turn_ids=[row["id"] for row in some],
+            positions=[row["position"] for row in some],
+            longest=LONGEST_TEXT,
+        )
         # What has been deleted since the look-up is not there.
-        read = [_text(project_id, row) for row in await database.fetch(TEXTS, project_id, *columns)]
+        read = [_text(project_id, row) for row in await database.fetch(*asked)]
         left -= sum(len(each.text) for each in read) * max(1.0, len(wanted) / WORDS_AT_ONCE)
         yield read
 
@@ -130,7 +109,9 @@ async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], 
         times, begin = _last_times(now_, digits)
         asked = tsquery(wanted, project_id, roles, times, _hashed())
         most = CANDIDATES - len(found)
-        found += await database.fetch(MESSAGES, project_id, asked, *_filters(filters), older_than, most)
+        found += await database.fetch(
+            *SQL.messages(project_id=project_id, asked=asked, **_filters(filters), older_than=older_than, limit=most)
+        )
         older_than = begin
         if len(found) >= CANDIDATES:
             break
@@ -150,7 +131,7 @@ def _last_times(milliseconds: int, digits: int) -> tuple[list[str], UUID]:
 async def titles(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Text]:
     """The titles that may match."""
     asked = tsquery(wanted, project_id, ["title"], hashed=_hashed())
-    found = await database.fetch(TITLES, project_id, asked, *_filters(filters), CANDIDATES)
+    found = await database.fetch(*SQL.titles(project_id=project_id, asked=asked, **_filters(filters), limit=CANDIDATES))
     return [Text(row["id"], "title", TITLED.opened(project_id, row)["title"] or "") for row in found]
 
 
@@ -160,32 +141,40 @@ def _hashed() -> Callable[[str], str] | None:
     return None if sealer.key is None else sealer.hashed_word
 
 
-def _filters(filters: Filters) -> tuple[Any, ...]:
-    return (filters.here_before, filters.since, filters.until, filters.user, filters.thread_id)
+def _filters(filters: Filters) -> dict[str, Any]:
+    return {
+        "here_before": filters.here_before,
+        "since": filters.since,
+        "until": filters.until,
+        "user_id": filters.user,
+        "thread_id": filters.thread_id,
+    }
 
 
 async def turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, FoundRow]:
     """Turns that were found, with their threads."""
-    return await _rows(database, TURNS, project_id, turn_ids)
+    return await _rows(database, SQL.turns, project_id, turn_ids)
 
 
 async def threads(database: Database, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, FoundRow]:
     """Threads whose titles were found."""
-    return await _rows(database, THREADS, project_id, thread_ids)
+    return await _rows(database, SQL.threads, project_id, thread_ids)
 
 
 async def said(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:
     """The messages of turns."""
     messages: dict[UUID, list[Any]] = {}
-    for item in await database.fetch(SAID, project_id, *_places(turn_ids)) if turn_ids else []:
+    for item in await database.fetch(*SQL.said(**_places(project_id, turn_ids))) if turn_ids else []:
         messages.setdefault(item["turn_id"], []).append(ITEMS.opened(project_id, item)["data"])
     return messages
 
 
-async def _rows(database: Database, statement: str, project_id: UUID, found: Sequence[UUID]) -> dict[UUID, FoundRow]:
+async def _rows(
+    database: Database, statement: Statement, project_id: UUID, found: Sequence[UUID]
+) -> dict[UUID, FoundRow]:
     if not found:
         return {}
-    rows = await database.fetch(statement, project_id, *_places(found))
+    rows = await database.fetch(*statement(**_places(project_id, found)))
     opened: dict[UUID, Any] = {row["id"]: {**row, "title": _title(project_id, row)} for row in rows}
     return opened
 
@@ -196,5 +185,5 @@ def _title(project_id: UUID, row: Any) -> str | None:
     return title
 
 
-def _places(found: Sequence[UUID]) -> tuple[list[int], list[UUID]]:
-    return list({bucket_of(id_) for id_ in found}), list(set(found))
+def _places(project_id: UUID, found: Sequence[UUID]) -> dict[str, Any]:
+    return {"project_id": project_id, "buckets": list({bucket_of(id_) for id_ in found}), "ids": list(set(found))}

@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
 
@@ -32,17 +33,7 @@ WRITE_SECONDS = 15.0
 MOST_KINDS = 5000
 """Of a worker, between two times that it writes."""
 
-ADD = """
-INSERT INTO turn_hours AS t (project_id, hour, model, outcome, turns, durations, first_words)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (project_id, hour, model, outcome) DO UPDATE SET turns = t.turns + excluded.turns,
-    durations = added_v1(t.durations, excluded.durations), first_words = added_v1(t.first_words, excluded.first_words)
-"""
-
-LISTED = """
-SELECT hour, model, outcome, turns, durations, first_words FROM turn_hours
-WHERE project_id = $1 AND hour >= $2 AND hour < $3 ORDER BY hour, model, outcome LIMIT $4
-"""
+SQL = statements_of(__file__)
 
 Kind = tuple[UUID, int, str, str]
 """Project, the hour's beginning in Unix seconds, model, outcome."""
@@ -109,7 +100,15 @@ class TurnHours(Background):
             try:
                 at = datetime.fromtimestamp(hour, UTC)
                 await self._database.fetch(
-                    ADD, project_id, at, model, outcome, sums.turns, sums.durations, sums.first_words
+                    *SQL.add_hour(
+                        project_id=project_id,
+                        hour=at,
+                        model=model,
+                        outcome=outcome,
+                        turns=sums.turns,
+                        durations=sums.durations,
+                        first_words=sums.first_words,
+                    )
                 )
             except DatabaseUnavailable:
                 self._sums[kind] = sums.with_more(self._sums.get(kind, Sums()))
@@ -132,7 +131,7 @@ class TurnHours(Background):
 
 
 async def listed(database: Database, project_id: UUID, since: datetime, until: datetime, limit: int) -> list[HourRow]:
-    return await database.fetch(LISTED, project_id, since, until, limit)
+    return await database.fetch(*SQL.hours(project_id=project_id, since=since, until=until, limit=limit))
 
 
 def percentile(histogram: Sequence[int], share: float) -> int | None:
