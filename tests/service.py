@@ -18,6 +18,8 @@ import httpx2
 import psutil
 from openai import AsyncOpenAI
 
+from tests import forkserver
+
 COMMAND = [sys.executable, "-m", "app.cli"]
 START_SECONDS = 60.0
 KEY = "et_the_key_of_the_tests_0123456789"
@@ -72,15 +74,19 @@ class Process:
         command: Sequence[str] = COMMAND,
     ) -> None:
         """Args: within: a command that runs it, such as prlimit. command: another installation's."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("EVERTHREAD_", "DASHSCOPE_", "DATABASE_URL"))}
-        self.process = subprocess.Popen(
-            [*within, *command, *arguments],
-            env={**clean, **(env or {})},
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        variables = {**forkserver.clean_environment(), **(env or {})}
+        self.process: subprocess.Popen[str] | forkserver.Forked
+        if command is COMMAND and not within and cwd is None and forkserver.forkable(variables):
+            self.process = forkserver.Forked(arguments, variables)
+        else:
+            self.process = subprocess.Popen(
+                [*within, *command, *arguments],
+                env=variables,
+                cwd=cwd,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         self.started.add(self)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
