@@ -16,7 +16,7 @@ from tests.service import Emulator, Process, Service, end_all
 
 # The time that an example takes depends on how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+settings.register_profile("gate", settings.get_profile("any machine"), max_examples=25)
 
 ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
 
@@ -25,14 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
     parser.addoption("--random-turns", type=int, default=1000, help="How many random turns must all be answerable.")
     parser.addoption("--clients", action="store_true", help="Install and try other people's clients, too.")
+    parser.addoption("--long", action="store_true", help="Run the tests marked long, too.")
     parser.addoption("--fault-seed", type=int, default=None, help="Repeat the misfortunes of an earlier run.")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("any machine" if config.getoption("--long") else "gate")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--clients"):
-        left = [item for item in items if item.get_closest_marker("clients") is not None]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in left]
+    unwanted = [name for name in ("clients", "long") if not config.getoption(f"--{name}")]
+    left = [item for item in items if any(item.get_closest_marker(name) is not None for name in unwanted)]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(autouse=True)

@@ -653,7 +653,7 @@ PAGES = ("/threads", "/threads/{thread}", "/threads/{thread}/chain", "/threads/{
          "/usage", "/settings")  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
     browser: Browser, running: Service, own_env: dict[str, str], emulator: Emulator, scheme: Any
 ) -> None:

@@ -219,6 +219,7 @@ def _primary(pair: Pair) -> str:
     return f"127.0.0.1:{pair.ports[0]}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DEPLOYED)
 def test_the_commands_of_a_deployment_file_migrate_serve_and_stop(
     name: str, image: Image, pair: Pair, older: str, tmp_path: Path, emulator: Emulator
@@ -282,6 +283,7 @@ def test_the_commands_of_a_deployment_file_migrate_serve_and_stop(
         assert os.geteuid() != 0 or path.stat().st_uid == 10001
 
 
+@pytest.mark.long
 def test_the_secret_of_the_manifests_is_refused_until_each_value_is_set(image: Image) -> None:
     (secret,) = [each["stringData"] for each in kustomized(ROOT / "deploy") if each["kind"] == "Secret"]
     left = [name for name in secret if placeholder_left({name: secret[name]}) is not None]
@@ -308,6 +310,7 @@ def test_every_secret_setting_is_checked_for_placeholders() -> None:
         assert not any(word in "".join(re.findall(r":-([^}]+)", (ROOT / name).read_text())) for word in PLACEHOLDERS)
 
 
+@pytest.mark.long
 def test_without_a_database_the_image_says_so(image: Image) -> None:
     process = image.start({"DASHSCOPE_API_KEY": "sk-tests"})
     output, _ = process.communicate(timeout=60)
@@ -402,7 +405,7 @@ def test_kustomize_itself_makes_the_same_where_it_is_installed() -> None:
     assert in_order(list(yaml.safe_load_all(made))) == in_order(kustomized(ROOT / "deploy"))
 
 
-def test_the_kubernetes_manifests_fit_its_schemas_and_each_other(image: Image) -> None:
+def test_the_kubernetes_manifests_fit_its_schemas_and_each_other() -> None:
     found = kustomized(ROOT / "deploy")
     for each in found:
         kubernetes_validate.validate(each, kubernetes_validate.latest_version(), strict=True)
@@ -432,6 +435,7 @@ def test_the_kubernetes_manifests_fit_its_schemas_and_each_other(image: Image) -
     assert job["metadata"]["name"] == f"everthread-migrate-{release.replace('.', '-')}"
     for each in (job["spec"]["template"], pod):
         assert [one["image"] for one in each["spec"]["containers"]] == [f"everthread:{release}"]
-    assert f"{pod['spec']['securityContext']['runAsUser']}:10001" == image.user
+    user = f"{pod['spec']['securityContext']['runAsUser']}:10001"
+    assert f"USER {user}" in (ROOT / "Dockerfile").read_text().splitlines()
     drain = float(by_kind["ConfigMap"]["data"]["EVERTHREAD_DRAIN_SECONDS"])
     assert pod["spec"]["terminationGracePeriodSeconds"] > 2 * drain

@@ -424,6 +424,7 @@ def in_node(folder: Path, service: Service, *command: str) -> Any:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 @needs("npm")
 @pytest.mark.parametrize(("step", "surface"), [("silent", "responses"), ("silentChat", "chat")])
 def test_the_vercel_ai_sdk_reads_silent_streams(
@@ -474,6 +475,7 @@ def openai_js(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @needs("npm")
 @pytest.mark.parametrize("surface", ["responses", "chat"])
 def test_the_openai_client_in_javascript_reads_silent_streams(

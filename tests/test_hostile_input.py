@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -130,7 +130,12 @@ BODIES: dict[str, tuple[str, bytes, int]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BODIES)
+def long_but(names: Iterable[str], *in_the_gate: str) -> list[Any]:
+    """Parameters of which these are in the gate and the others are long."""
+    return [name if name in in_the_gate else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", long_but(BODIES, "empty arrays", "unknown fields", "combining marks", "many outputs"))
 def test_nobody_waits_for_a_body_that_is_made_to_be_expensive(attacked: Service, emulator: Emulator, name: str) -> None:
     path, body, status = BODIES[name]
 
@@ -141,7 +146,7 @@ def test_nobody_waits_for_a_body_that_is_made_to_be_expensive(attacked: Service,
     expect_no_wait(attacked, attack)
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", long_but(SCHEMAS, "doubling"))
 def test_a_schema_that_is_made_to_be_expensive_is_given_up_and_said_to_be_unchecked(
     attacked: Service, emulator: Emulator, name: str
 ) -> None:
@@ -218,7 +223,7 @@ def test_a_cursor_whose_moment_nobody_can_express_is_refused(attacked: Service, 
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_cursor")
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", long_but(SCHEMAS, "a pattern"))
 def test_a_service_that_is_told_to_stop_during_a_check_keeps_the_answer_and_ends(
     fresh_env: dict[str, str], emulator: Emulator, name: str
 ) -> None:

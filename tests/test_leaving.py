@@ -124,7 +124,14 @@ def paths(thread: str, turn: str) -> dict[str, str]:
     return {name: path.format(**named) for name, path in STREAMS.items()}
 
 
-@pytest.mark.parametrize("end", ["expired token", "expired key", "revoked key", "minting key", "archived project"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "expired token",
+        "revoked key",
+        *(pytest.param(end, marks=pytest.mark.long) for end in ("expired key", "minting key", "archived project")),
+    ],
+)
 def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
     tenant: Tenant, emulator: Emulator, end: str
 ) -> None:
@@ -207,7 +214,7 @@ def test_a_thread_that_went_to_another_user_is_not_listened_to_any_more(tenant: 
     assert own.events[-1]["type"] == "response.completed"
 
 
-@pytest.mark.parametrize("path", ["/threads/{thread}/turns", "/responses"])
+@pytest.mark.parametrize("path", ["/threads/{thread}/turns", pytest.param("/responses", marks=pytest.mark.long)])
 def test_an_admitted_answer_outlasts_the_expiry_of_its_token(tenant: Tenant, emulator: Emulator, path: str) -> None:
     thread = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
     emulator.fault("slow", seconds_per_event=0.4)
@@ -222,8 +229,15 @@ def test_an_admitted_answer_outlasts_the_expiry_of_its_token(tenant: Tenant, emu
     assert listener.said() == WORDS.removeprefix("Echo: ")
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("end", ["minting key", "archived project"])
+@pytest.mark.parametrize(
+    ("end", "stream"),
+    [
+        ("minting key", True),
+        ("archived project", False),
+        pytest.param("minting key", False, marks=pytest.mark.long),
+        pytest.param("archived project", True, marks=pytest.mark.long),
+    ],
+)
 def test_an_admitted_answer_ends_on_revocation_and_its_turn_is_stored(
     tenant: Tenant, emulator: Emulator, end: str, stream: bool
 ) -> None:

@@ -550,7 +550,9 @@ def test_a_model_that_makes_no_summary_leaves_the_next_turn_as_it_was(service: S
     assert (again.status_code, again.json()["id"], again.json()["attempts"]) == (201, kept["id"], 2)
 
 
-@pytest.mark.parametrize("seconds", [0.02, 0.2, 0.45, 1.0])
+@pytest.mark.parametrize(
+    "seconds", [0.02, 0.45, *(pytest.param(seconds, marks=pytest.mark.long) for seconds in (0.2, 1.0))]
+)
 def test_a_worker_that_is_killed_in_a_compaction_loses_nothing(small: Emulator, fresh_env: Env, seconds: float) -> None:
     """Before it is claimed, while the model is asked, and about when it is written."""
     small.reset()
@@ -698,7 +700,12 @@ def test_a_compaction_goes_along_in_an_export_and_in_a_copied_fork(
 
 @pytest.mark.parametrize(
     ("mode", "pause_days", "asked"),
-    [("on", 0.0, True), ("off", 0.0, False), ("auto", 0.0, True), ("auto", 0.01, False)],
+    [
+        ("auto", 0.0, True),
+        ("auto", 0.01, False),
+        pytest.param("on", 0.0, True, marks=pytest.mark.long),
+        pytest.param("off", 0.0, False, marks=pytest.mark.long),
+    ],
 )
 def test_the_providers_cache_is_asked_for_where_the_project_wants_it_and_the_pace_makes_it_pay(
     fresh_env: Env, mode: str, pause_days: float, asked: bool

@@ -22,6 +22,7 @@ def older_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 def test_data_of_the_release_before_is_brought_up_with_its_conversations(
     older_programs: Path, service_env: dict[str, str], emulator: Emulator, data_dir: Path
 ) -> None:

@@ -53,6 +53,7 @@ def serves(folder: Path, command: list[str]) -> None:
     assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_the_wheel_serves_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
     place = tmp_path / "environment"
     subprocess.run([newest_python(), "-m", "venv", place], check=True)
