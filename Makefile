@@ -8,14 +8,22 @@ serve: .venv/ready
 
 # All of them in parallel, in four processes at least, because tests wait more than they compute. Some of them (ARGS), or all on
 # servers that are given, one after the other.
-AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4))) --dist loadfile)
+AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4))) --dist loadfile --no-loadscope-reorder)
 test: .venv/ready-dev
 	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
 
-# The long way: an hour of faults, and nothing skipped. With TEST_CITUS_NODES and TEST_DATABASE_URL, on a cluster.
+# For the loop of edit and try: tests of units and of turns, on a service in pytest's own process and a database that is kept.
+QUICK := $(addprefix tests/test_,continuation.py event_streams.py forks.py items.py layout.py rebuild.py \
+	structured_output.py threads.py turns.py) \
+	--deselect tests/test_threads.py::test_pages_neither_skip_nor_repeat_while_threads_are_touched_and_deleted
+quick: .venv/ready-dev
+	@$(BIN)/pytest --quick $(or $(ARGS),$(QUICK))
+
+# The long way: the tests marked long too, an hour of faults, and nothing skipped. With TEST_CITUS_NODES and
+# TEST_DATABASE_URL, on a cluster.
 FAULT_MINUTES ?= 60
 test-all: .venv/ready-dev
-	@CI=true $(BIN)/pytest --fault-minutes $(FAULT_MINUTES) $(ARGS)
+	@CI=true $(BIN)/pytest --long --random-turns 10000 --fault-minutes $(FAULT_MINUTES) $(ARGS)
 
 # The clients that people have, each installed and tried.
 clients: .venv/ready-dev
@@ -58,4 +66,4 @@ lock: .venv/ready-dev
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve test test-all clients screenshots check migrations-lock lock
+.PHONY: serve quick test test-all clients screenshots check migrations-lock lock

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.breakable import Servers
-from tests.databases import migrate_now, new_database
+from tests.databases import migrated_database, new_database
+from tests.in_process import InProcessEmulator, InProcessService, kept_database, kept_servers
 from tests.projects import Project
 from tests.servers import servers
 from tests.service import Emulator, Process, Service, end_all
@@ -17,27 +18,46 @@ from tests.service import Emulator, Process, Service, end_all
 # The time that an example takes depends on how busy the machine is.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("gate", settings.get_profile("any machine"), max_examples=25)
+settings.register_profile("quick", settings.get_profile("any machine"), max_examples=5)
 
 ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-minutes", type=float, default=0.4, help="How long tests/faults breaks things.")
-    parser.addoption("--random-turns", type=int, default=1000, help="How many random turns must all be answerable.")
+    parser.addoption("--fault-minutes", type=float, default=0.25, help="How long tests/faults breaks things.")
+    parser.addoption("--random-turns", type=int, default=300, help="How many random turns must all be answerable.")
     parser.addoption("--clients", action="store_true", help="Install and try other people's clients, too.")
     parser.addoption("--long", action="store_true", help="Run the tests marked long, too.")
+    parser.addoption(
+        "--quick", action="store_true", help="Run the service in this process, on a database that is kept."
+    )
     parser.addoption("--fault-seed", type=int, default=None, help="Repeat the misfortunes of an earlier run.")
 
 
+LONGEST = (
+    "stopping", "leaving", "long_memory", "console", "documents", "openapi", "durability", "serve", "audit",
+    "sealed_contents", "encryption", "http11", "bounds", "accounts", "transfer", "postgres_forms", "command_line",
+)  # fmt: skip
+"""Test files that begin first, so that no worker ends with one of them while the others have nothing left."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    settings.load_profile("any machine" if config.getoption("--long") else "gate")
+    quick, long = config.getoption("--quick"), config.getoption("--long")
+    settings.load_profile("quick" if quick else "any machine" if long else "gate")
+    Process.allowed = not quick
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     unwanted = [name for name in ("clients", "long") if not config.getoption(f"--{name}")]
     left = [item for item in items if any(item.get_closest_marker(name) is not None for name in unwanted)]
     config.hook.pytest_deselected(items=left)
-    items[:] = [item for item in items if item not in left]
+    # Each file stays whole, and the order within it as it is.
+    items[:] = sorted((item for item in items if item not in left), key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    name = item.path.stem.removeprefix("test_")
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(autouse=True)
@@ -74,17 +94,25 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    with servers(tmp_path_factory.mktemp("servers")) as urls:
+def quick(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--quick"))
+
+
+@pytest.fixture(scope="session")
+def server_urls(
+    quick: bool, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, str]]:
+    kept = pytestconfig.rootpath / ".pytest_cache" / "quick"
+    if quick:
+        kept.mkdir(parents=True, exist_ok=True)
+    with kept_servers(kept) if quick else servers(tmp_path_factory.mktemp("servers")) as urls:
         yield urls
 
 
 @pytest.fixture(scope="session")
-def database_url(server_urls: tuple[str, str]) -> str:
+def database_url(quick: bool, server_urls: tuple[str, str]) -> str:
     """A migrated database."""
-    url = new_database(server_urls[0])
-    migrate_now(url)
-    return url
+    return kept_database(server_urls[0]) if quick else migrated_database(server_urls[0])
 
 
 @pytest.fixture
@@ -93,10 +121,9 @@ def empty_database_url(server_urls: tuple[str, str]) -> str:
 
 
 @pytest.fixture
-def fresh_env(empty_database_url: str, service_env: dict[str, str]) -> dict[str, str]:
+def fresh_env(server_urls: tuple[str, str], service_env: dict[str, str]) -> dict[str, str]:
     """A service on a migrated database of a test's own, whose hosts sign with one key."""
-    migrate_now(empty_database_url)
-    return {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_AUDIT_KEY": "22" * 32}
+    return {**service_env, "DATABASE_URL": migrated_database(server_urls[0]), "EVERTHREAD_AUDIT_KEY": "22" * 32}
 
 
 @pytest.fixture(scope="session")
@@ -105,8 +132,8 @@ def redis_url(server_urls: tuple[str, str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def running_emulator() -> Iterator[Emulator]:
-    emulator = Emulator()
+def running_emulator(quick: bool) -> Iterator[Emulator]:
+    emulator = InProcessEmulator() if quick else Emulator()
     yield emulator
     emulator.stop()
 
@@ -138,8 +165,8 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
 
 
 @pytest.fixture(scope="session")
-def running_service(service_env: dict[str, str]) -> Iterator[Service]:
-    service = Service(env=service_env)
+def running_service(quick: bool, service_env: dict[str, str]) -> Iterator[Service]:
+    service = InProcessService(service_env) if quick else Service(env=service_env)
     yield service
     code = service.stop()
     print("\n".join(line for line in service.process.lines if "exception" in line))  # noqa: T201

@@ -9,10 +9,28 @@ from sqlalchemy import make_url
 
 from app import schema
 
+_templates: dict[str, str] = {}
+"""By server: the name of a migrated database that others are copied from."""
 
-def new_database(server_url: str) -> str:
-    """The URL of an empty database on the server."""
-    name = f"everthread_{uuid4().hex}"
+
+def migrated_database(server_url: str) -> str:
+    """The URL of a new, migrated database on the server."""
+    if "TEST_CITUS_NODES" in os.environ:
+        url = new_database(server_url)
+        migrate_now(url)
+        return url
+    if server_url not in _templates:
+        template = new_database(server_url)
+        migrate_now(template)
+        _templates[server_url] = str(make_url(template).database)
+    url = new_database(server_url, template=_templates[server_url])
+    query(url, schema.SET_PLANS)  # A setting of the database, which is not copied with it.
+    return url
+
+
+def new_database(server_url: str, *, name: str | None = None, template: str = "template1") -> str:
+    """The URL of an empty database on the server, or of a copy of another one."""
+    name = name or f"everthread_{uuid4().hex}"
 
     url = make_url(server_url).set(database=name)
     nodes = [node.rpartition(":") for node in os.environ.get("TEST_CITUS_NODES", "").split(",") if node]
@@ -22,7 +40,7 @@ def new_database(server_url: str) -> str:
         places = [make_url(server_url), *(make_url(server_url).set(host=h, port=int(p)) for h, _, p in nodes)]
         for place in places:
             connection = await asyncpg.connect(place.render_as_string(hide_password=False))
-            await connection.execute(f"CREATE DATABASE {name}")
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
             await connection.close()
             if nodes:
                 connection = await asyncpg.connect(place.set(database=name).render_as_string(hide_password=False))

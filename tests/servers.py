@@ -26,10 +26,19 @@ def servers(directory: Path) -> Iterator[tuple[str, str]]:
                 cache = stack.enter_context(RedisContainer("redis:8-alpine"))
                 redis_url = f"redis://{cache.get_container_host_ip()}:{cache.get_exposed_port(6379)}"
         if database_url is None:
-            database_url = stack.enter_context(postgres.running(directory / "postgres"))
+            database_url = stack.enter_context(quick_postgres(directory / "postgres"))
         if redis_url is None:
             redis_url = stack.enter_context(redis.running(directory / "redis"))
         yield database_url, redis_url
+
+
+@contextmanager
+def quick_postgres(directory: Path) -> Iterator[str]:
+    """An embedded Postgres that does not wait for the disk: its data outlives any process, but not the machine."""
+    configuration = postgres.prepared(directory).directory / "postgresql.auto.conf"
+    configuration.write_text("fsync = off\nfull_page_writes = off\n")
+    with postgres.running(directory) as url:
+        yield url
 
 
 def _docker_runs() -> bool:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import httpx2
 import psutil
+import pytest
 from openai import AsyncOpenAI
 
 from tests import forkserver
@@ -65,6 +66,9 @@ class Process:
     started: ClassVar[set["Process"]] = set()
     """Those that have not been seen to end."""
 
+    allowed: ClassVar[bool] = True
+    """False in a quick run: a test that starts one is skipped."""
+
     def __init__(
         self,
         *arguments: str,
@@ -74,6 +78,8 @@ class Process:
         command: Sequence[str] = COMMAND,
     ) -> None:
         """Args: within: a command that runs it, such as prlimit. command: another installation's."""
+        if not self.allowed:
+            pytest.skip("It starts a process.")
         variables = {**forkserver.clean_environment(), **(env or {})}
         self.process: subprocess.Popen[str] | forkserver.Forked
         if command is COMMAND and not within and cwd is None and forkserver.forkable(variables):
@@ -127,9 +133,15 @@ class Emulator:
     """A provider to run against, and the hand that plays with it."""
 
     def __init__(self, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
-        self.process = Process("emulator", "--port", str(self.port), env=env)
-        self.process.wait_for("ready")
+        port = free_port()
+        process = Process("emulator", "--port", str(port), env=env)
+        process.wait_for("ready")
+        self._connect(process, port)
+
+    def _connect(self, process: Any, port: int) -> None:
+        """Args: process: a `Process`, or what stops as one."""
+        self.process: Process = process
+        self.port = port
         self.base_url = f"http://127.0.0.1:{self.port}/compatible-mode/v1"
         self._http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}")
 
@@ -179,12 +191,15 @@ class Service:
         env = {**(env or {})}
         if key is not None:
             env["EVERTHREAD_BOOTSTRAP_KEY"] = key
-        self.port = free_port()
-        self.process = Process(
-            "serve", "--port", str(self.port), *arguments, env=env, cwd=cwd, within=within, command=command
-        )
-        self.url = self.process.wait_for("Everthread is ready at ").rpartition(" ")[2]
-        self.key = key or self.process.wait_for("API key: ").rpartition(" ")[2]
+        port = free_port()
+        process = Process("serve", "--port", str(port), *arguments, env=env, cwd=cwd, within=within, command=command)
+        url = process.wait_for("Everthread is ready at ").rpartition(" ")[2]
+        self._connect(process, port, url, key or process.wait_for("API key: ").rpartition(" ")[2])
+
+    def _connect(self, process: Any, port: int, url: str, key: str) -> None:
+        """Args: process: a `Process`, or what stops as one."""
+        self.process: Process = process
+        self.port, self.url, self.key = port, url, key
         self.http = httpx2.Client(
             base_url=f"{self.url}/v1", headers={"Authorization": f"Bearer {self.key}"}, timeout=60.0
         )

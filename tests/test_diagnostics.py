@@ -27,11 +27,9 @@ def with_statement_timeout(url: str, milliseconds: int) -> str:
     return f"{url}{joined}options={quote(f'-c statement_timeout={milliseconds}')}"
 
 
-async def test_a_statement_timeout_that_is_too_short_to_start_is_one_sentence(
-    fresh_env: dict[str, str], empty_database_url: str
-) -> None:
-    env = {**fresh_env, "DATABASE_URL": with_statement_timeout(empty_database_url, 300)}
-    connection = await asyncpg.connect(empty_database_url)
+async def test_a_statement_timeout_that_is_too_short_to_start_is_one_sentence(fresh_env: dict[str, str]) -> None:
+    env = {**fresh_env, "DATABASE_URL": with_statement_timeout(fresh_env["DATABASE_URL"], 300)}
+    connection = await asyncpg.connect(fresh_env["DATABASE_URL"])
     try:
         # Every statement about keys takes longer than the role may take.
         await connection.execute("BEGIN; LOCK TABLE api_keys, projects, audit_keys IN ACCESS EXCLUSIVE MODE")

@@ -72,7 +72,7 @@ def read_officially(raw: bytes) -> Iterator[Pair]:
 
 
 @given(cut())
-@settings(max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 def test_every_event_is_read_wherever_the_stream_is_cut(stream: tuple[list[bytes], list[Pair]]) -> None:
     chunks, said = stream
     assert read(chunks) == said
@@ -83,7 +83,7 @@ PARTS = [b"data: {}", b"event: x", b":c", b"\n", b"\r", b"\r\n", b"data", b":", 
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=14), st.data())
-@settings(max_examples=500)
+@settings(max_examples=5 * settings().max_examples)
 def test_any_lines_are_read_as_the_official_client_reads_them(parts: list[bytes], data: st.DataObject) -> None:
     raw = b"".join(parts) + b"\n\n"
     places = sorted(data.draw(st.lists(st.integers(0, len(raw)), max_size=5)))

@@ -81,7 +81,7 @@ def everything_works(kept: list[StoredItem]) -> None:
 
 
 @given(st.lists(odd_items, max_size=5) | json_values)
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 def test_whatever_the_provider_gives_is_kept_and_harmless(output: Any) -> None:
     output = read_json(json.dumps(output).encode())[0]
     kept = kept_output(output)
@@ -91,7 +91,7 @@ def test_whatever_the_provider_gives_is_kept_and_harmless(output: Any) -> None:
 
 
 @given(st.lists(odd_items, min_size=1, max_size=5))
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 def test_what_a_client_sends_is_refused_by_its_path_or_is_harmless(sent: list[Any]) -> None:
     sent = read_json(json.dumps(sent).encode())[0]
     refused: BadRequest | None = None
@@ -138,7 +138,7 @@ tool_items = st.one_of(
 
 
 @given(st.lists(tool_items, max_size=12), st.lists(tool_items, min_size=1, max_size=4), st.integers(0, 200))
-@settings(max_examples=400)
+@settings(max_examples=4 * settings().max_examples)
 def test_the_provider_takes_every_order_of_calls_and_outputs(history: list[Item], new: list[Item], budget: int) -> None:
     for model in (ROOMY, Abilities(budget), Abilities(budget, takes_tool_outputs=False)):
         sent = rebuild(history, new, model).input

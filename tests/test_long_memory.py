@@ -100,7 +100,10 @@ def talked(service: Service, thread: str, turns: int) -> None:
 # Models
 
 
-@pytest.mark.parametrize(("model", "listed"), [("qwen3.7-max", True), ("qwen4-max", True), ("qwen9-next", False)])
+@pytest.mark.parametrize(
+    ("model", "listed"),
+    [("qwen3.7-max", True), pytest.param("qwen4-max", True, marks=pytest.mark.long), ("qwen9-next", False)],
+)
 def test_a_current_model_reads_a_million_tokens_listed_or_not(
     service: Service, emulator: Emulator, model: str, listed: bool
 ) -> None:
@@ -249,7 +252,7 @@ def test_tokens_are_counted_by_qwens_own_vocabulary() -> None:
     assert large >= IMAGE_TOKENS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=2 * settings().max_examples, deadline=None)
 @given(st.text(max_size=300))
 def test_no_text_counts_more_tokens_than_it_has_bytes(text: str) -> None:
     assert vocabulary.text_tokens(text) <= len(text.encode("utf-8", "replace")) + 1
@@ -360,7 +363,7 @@ def test_a_long_conversation_keeps_what_was_said_at_its_beginning(forgetful: Ser
     assert context["dropped_items"] == 0
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=max(1, settings().max_examples // 25), deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(0, 239), st.sampled_from(["room", "train", "box", "code"]), st.integers(100, 999)),

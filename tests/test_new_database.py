@@ -29,7 +29,7 @@ def statistics(url: str, statement: str) -> list[asyncpg.Record]:
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize("analyzed", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_no_look_up_of_a_turn_reads_more_than_it_looks_for(
     service_env: dict[str, str], emulator: Emulator, empty_database_url: str, analyzed: bool
 ) -> None:

@@ -53,7 +53,7 @@ def make(emulator: Emulator, form: str, error: tuple[Any, ...], times: int, *, a
     )
 
 
-@pytest.mark.parametrize("after", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, *(pytest.param(after, marks=pytest.mark.long) for after in (1, 2))])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("error", UNKNOWN, ids=lambda error: error[2][:30])
 def test_an_unknown_previous_id_is_rebuilt_in_the_same_turn(

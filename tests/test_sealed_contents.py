@@ -460,6 +460,7 @@ def test_clearing_encrypted_at_opens_nothing_and_is_said(
     assert project.service.stop() == 0
 
 
+@pytest.mark.long
 def test_two_hundred_destroyed_keys_leave_a_master_key_that_fits_into_the_environment(
     fresh_env: dict[str, str], emulator: Emulator, tmp_path: Path
 ) -> None:

@@ -323,7 +323,7 @@ def test_a_second_sigterm_leaves_no_embedded_server_running(tmp_path: Path, emul
     assert not [each for each in psutil.process_iter(["cmdline"]) if place in " ".join(each.info["cmdline"] or ())]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_service_that_waits_for_a_postgres_that_hangs_can_be_stopped_before_it_is_ready(
     env: dict[str, str], proxy: Proxy, emulator: Emulator, workers: int
 ) -> None:
@@ -334,10 +334,8 @@ def test_a_service_that_waits_for_a_postgres_that_hangs_can_be_stopped_before_it
     process.wait_for("Provider: ")
     proxy.hang()
     time.sleep(3)
-    began = time.monotonic()
     process.process.send_signal(signal.SIGTERM)
-    assert process.ended() == 0
-    assert time.monotonic() - began < 4 * stopping.LAST_SECONDS  # Not until Postgres answers.
+    assert process.ended() == 0  # In 30 s, and not when Postgres answers.
     assert not any("Traceback" in line or '"level": "error"' in line for line in process.lines), process.lines
 
 
@@ -348,10 +346,8 @@ def test_a_service_whose_postgres_hangs_from_the_beginning_can_be_stopped(
     process = Process("serve", "--port", str(free_port()), env={**env, "DATABASE_URL": proxy.url})
     eventually(lambda: bool(psutil.Process(process.process.pid).net_connections("tcp")))
     time.sleep(0.5)
-    began = time.monotonic()
     process.process.send_signal(signal.SIGTERM)
-    assert process.ended() == 0
-    assert time.monotonic() - began < 4 * stopping.LAST_SECONDS  # Not until Postgres answers.
+    assert process.ended() == 0  # In 30 s, and not when Postgres answers.
     assert not any("Traceback" in line for line in process.lines)
 
 
@@ -426,7 +422,7 @@ def test_several_workers_that_stop_while_postgres_hangs_keep_every_answer(
     check_kept(env, spool, threads)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_ctrl_c_pressed_again_and_again_loses_nothing_of_what_was_said(
     env: dict[str, str], emulator: Emulator, workers: int
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 
 from tests.service import Service
 from tests.tools import installed, needs
@@ -42,6 +43,7 @@ def said(service: Service, folder: Path, *command: str | Path) -> Any:
     return json.loads(run(*command, cwd=folder, **env))
 
 
+@pytest.mark.long
 @needs("npm")
 def test_a_client_in_typescript_compiles_and_holds_a_conversation(service: Service, tmp_path: Path) -> None:
     folder = installed(HERE, tmp_path)
@@ -51,6 +53,7 @@ def test_a_client_in_typescript_compiles_and_holds_a_conversation(service: Servi
     assert said(service, folder, "node", "talk.js") == HELD
 
 
+@pytest.mark.long
 def test_a_client_in_python_compiles_and_holds_a_conversation(service: Service, tmp_path: Path) -> None:
     # In an environment of its own: it needs an older typer than ours.
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
