@@ -88,6 +88,25 @@ class Forked:
         self._server.close()
 
 
+PROGRAM = """#!{python} -IS
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({path!r})
+request = json.dumps(dict(arguments=sys.argv[1:], env=dict(os.environ), cwd=os.getcwd())).encode()
+socket.send_fds(server, [len(request).to_bytes(8, "big")], [1, 2, 0])
+server.sendall(request)
+sys.exit(int(server.makefile().readlines()[1]) & 255)
+"""
+
+
+def program(folder: Path) -> Path:
+    """Write an executable `everthread` that is forked too, for scripts that call it by its name."""
+    file = folder / "everthread"
+    file.write_text(PROGRAM.format(python=sys.executable, path=_server().path()))
+    file.chmod(0o755)
+    return file
+
+
 class _Server:
     """The process that others are forked from, started by the first one that is wanted."""
 
@@ -103,6 +122,11 @@ class _Server:
             cwd=Path(__file__).parents[1],
         )
         atexit.register(self._end)
+
+    def path(self) -> str:
+        """The path of the socket of a server that answers."""
+        self.connect().close()
+        return self._path
 
     def connect(self) -> socket.socket:
         deadline = time.monotonic() + 60
@@ -148,13 +172,18 @@ def _serve(path: str) -> list[str] | None:
         for each in readable:
             if each is listener:
                 connection, _ = listener.accept()
-                request, output = _received(connection)
+                request, descriptors = _received(connection)
+                if not descriptors:
+                    connection.close()
+                    continue
                 pid = os.fork()
                 if pid == 0:
-                    _become(request["env"], output)
+                    _become(request["env"], descriptors)
+                    os.chdir(request.get("cwd", "."))
                     arguments: list[str] = request["arguments"]
                     return arguments
-                os.close(output)
+                for descriptor in descriptors:
+                    os.close(descriptor)
                 clients[os.pidfd_open(pid)] = pid, connection
                 connection.sendall(f"{pid}\n".encode())
             elif each in clients:
@@ -175,22 +204,24 @@ def _report(connection: socket.socket, code: int) -> None:
         connection.close()
 
 
-def _received(connection: socket.socket) -> tuple[dict[str, Any], int]:
-    """A request and the descriptor that its output goes to."""
-    size, descriptors, _, _ = socket.recv_fds(connection, 8, 1)
+def _received(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """A request and descriptors: of the output alone, or of stdout, stderr and stdin; none if nothing is asked for."""
+    size, descriptors, _, _ = socket.recv_fds(connection, 8, 3)
+    if not size:
+        return {}, []
     left = int.from_bytes(size, "big")
     body = b""
     while len(body) < left:
         body += connection.recv(MOST_REQUEST_BYTES)
-    return json.loads(body), descriptors[0]
+    return json.loads(body), descriptors
 
 
-def _become(env: dict[str, str], output: int) -> None:
-    """Take the environment and the output of the new process, and close all that is the server's."""
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
+def _become(env: dict[str, str], descriptors: list[int]) -> None:
+    """Take the environment and the descriptors of the new process, and close all that is the server's."""
+    if len(descriptors) == 1:
+        descriptors = [descriptors[0], descriptors[0], os.open(os.devnull, os.O_RDONLY)]
+    for descriptor, number in zip(descriptors, (1, 2, 0), strict=True):
+        os.dup2(descriptor, number)
     os.closerange(3, 1024)
     os.environ.clear()
     os.environ.update(env)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.provider.models import Models
+from tests import forkserver
 from tests.databases import migrate_now, new_database
 from tests.service import KEY, Emulator, Process, Service
 from tests.test_backup import AUDIT_KEY, PROGRAMS
@@ -85,6 +86,8 @@ def world(
     """As the reader has it who has come to a block: a service, and the documents' own names for things."""
     running_emulator.reset()
     folder = tmp_path_factory.mktemp("reader")
+    (folder / "bin").mkdir()
+    forkserver.program(folder / "bin")
     urls = [new_database(server_urls[0]) for _ in range(2)]
     migrate_now(urls[0])
     keys = {"EVERTHREAD_AUDIT_KEY": AUDIT_KEY, "EVERTHREAD_MASTER_KEY": "77" * 32}
@@ -126,7 +129,8 @@ def is_run(command: str) -> bool:
 
 
 def run(world: World, *command: str) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(PROGRAMS), os.environ["PATH"]])
+    places = [world.folder / "bin", Path(sys.executable).parent, PROGRAMS, os.environ["PATH"]]
+    path = os.pathsep.join(map(str, places))
     env = {**os.environ, **world.env, "PATH": path}
     ran = subprocess.run(command, env=env, cwd=world.folder, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, f"{ran.stdout}\n{ran.stderr}"
