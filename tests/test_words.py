@@ -1,0 +1,100 @@
+"""Plain words: docstrings begin with a verb or a noun phrase, and no text uses a phrase of words/replacements.txt.
+
+`python -m tests.test_words [PATH …]` prints every finding below the paths.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORDS = Path(__file__).parent / "words"
+
+RELATIVE = re.compile(r"\s*(What|Whether|Who|Whose|How|Of|That|Which|Those|Where)\b")
+"""First words of a docstring that is a relative clause or the rest of a riddle."""
+
+FOLDERS = ("app", "tests", "benchmarks", "migrations", "docs", "deploy")
+SUFFIXES = {".py", ".md", ".sql", ".lua", ".toml", ".yml", ".yaml"}
+FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", ".ci/run")
+NOT_OURS = {"vendor", "captures", "seed_examples", "words", "node_modules", "__pycache__"}
+"""Folders with the text of others, or with data."""
+
+
+def _listed(file: Path) -> list[str]:
+    return [line.strip() for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _replacements() -> dict[re.Pattern[str], str]:
+    # A phrase may continue on the next line, of a comment too.
+    pairs = (line.split(" = ") for line in _listed(WORDS / "replacements.txt"))
+    return {re.compile(rf"{old}\b".replace(" ", r"[\s#-]+")): new for old, new in pairs}
+
+
+REPLACEMENTS = _replacements()
+PENDING = set(_listed(WORDS / "pending.txt"))
+"""Files that are still to be rewritten. The list only shrinks."""
+
+
+def _texts() -> list[Path]:
+    found = [
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in SUFFIXES and not NOT_OURS & set(path.relative_to(ROOT).parts)
+    ]
+    return sorted([*found, *(ROOT / name for name in FILES)])
+
+
+def _docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Yield docstrings, of attributes too."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            if (
+                isinstance(statement, ast.Expr)
+                and isinstance(statement.value, ast.Constant)
+                and isinstance(statement.value.value, str)
+            ):
+                yield statement.value
+
+
+@cache
+def findings(path: Path) -> list[str]:
+    """Return each finding in a file as `path:line: what to write`."""
+    text = path.read_text()
+    lower = "\n" + text.lower()  # A pattern that begins with a letter, not with \b, is found faster.
+    name = path.relative_to(ROOT)
+    found = [
+        f"{name}:{lower.count(chr(10), 0, match.start())}: {match[0]!r}: write {new!r}"
+        for pattern, new in REPLACEMENTS.items()
+        for match in pattern.finditer(lower)
+        if not lower[match.start() - 1].isidentifier()
+    ]
+    if path.suffix == ".py":
+        begun = ((each.lineno, RELATIVE.match(str(each.value))) for each in _docstrings(ast.parse(text)))
+        found += [
+            f"{name}:{line}: {match[1]!r} begins a docstring: begin with a verb or a noun"
+            for line, match in begun
+            if match
+        ]
+    return found
+
+
+def test_texts_are_in_plain_words() -> None:
+    found = [line for path in _texts() if str(path.relative_to(ROOT)) not in PENDING for line in findings(path)]
+    assert not found, "\n".join(found)
+
+
+def test_pending_files_still_need_words() -> None:
+    done = [name for name in sorted(PENDING) if not (ROOT / name).exists() or not findings(ROOT / name)]
+    assert not done, "Remove from tests/words/pending.txt:\n" + "\n".join(done)
+
+
+if __name__ == "__main__":
+    below = tuple(str(ROOT / each) for each in sys.argv[1:]) or (str(ROOT),)
+    for each in _texts():
+        if str(each).startswith(below):
+            sys.stdout.writelines(f"{line}\n" for line in findings(each))
