@@ -1,4 +1,4 @@
-"""Every variable the service reads, with its meaning. Nothing else reads the environment."""
+"""All settings of the service, read from environment variables, with their meaning and default."""
 
 import os
 import re
