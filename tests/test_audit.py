@@ -283,7 +283,7 @@ def test_a_chain_that_is_written_anew_with_all_its_hashes_does_not_fit_the_signa
     project.run(forge)
     # Nor do the moments of its turns fit the new records.
     (problem,) = (each for each in project.verify().problems if each.where == f"{thread} record 7")
-    assert "written anew" in problem.what
+    assert "was rewritten" in problem.what
 
 
 def test_checkpoints_of_several_services_at_once_make_one_tree(project: Project) -> None:

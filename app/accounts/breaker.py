@@ -11,7 +11,8 @@ STATES: tuple[State, ...] = get_args(State)
 
 
 class Breaker:
-    """Of an account, for one model: throttling is a model's. Moments are the event loop's, in seconds."""
+    """Circuit breaker of one account for one model, since throttling applies per model. Times are in the event loop's
+    seconds."""
 
     __slots__ = ("_pause", "_until")
 
@@ -25,7 +26,8 @@ class Breaker:
         return "open" if now < self._until else "half_open"
 
     def lets_through(self, now: float) -> bool:
-        """Whether the account may be asked. While somebody tries it, the others leave it alone as long as before."""
+        """Return True if the account may be called. While one request probes it, the others skip it for another open
+        period."""
         if self.state(now) == "half_open":
             self._until = now + self._pause
             return True

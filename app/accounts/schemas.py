@@ -1,4 +1,4 @@
-"""What an admin may send about provider accounts, and how they are shown."""
+"""Request bodies about provider accounts, and how accounts are shown."""
 
 from typing import Annotated, Literal
 
@@ -34,15 +34,15 @@ class AccountCreate(Body):
     workspace: Workspace | None = None
     """Its own host is used then."""
     base_url: Url | None = None
-    """Of any endpoint that speaks the Responses API, instead of a region."""
+    """Endpoint that speaks the Responses API, used instead of a region."""
     models: Models = Field(default_factory=list)
-    """Those that it is asked for, `qwen3.7-*` for all that begin so; empty: all."""
+    """Models that the account serves; `qwen3.7-*` matches all that begin so. Empty: all models."""
     weight: Weight = 1
-    """Of accounts of one position, each is asked as often as it weighs."""
+    """Share of the calls among accounts of the same position."""
     position: Position | None = None
     """The least is asked first; behind all others, if left out."""
     shared: bool = False
-    """Whether it serves every project that has none of its own."""
+    """True if it serves every project that has no accounts of its own."""
 
     @model_validator(mode="after")
     def _leads_somewhere(self) -> "AccountCreate":
@@ -77,19 +77,19 @@ class AccountObject(TypedDict):
     """As turns, chains and the audit trail name it."""
     base_url: str
     hint: str
-    """How the key begins."""
+    """First characters of the key."""
     models: list[str]
     weight: int
     position: int
     shared: bool
     disabled: bool
     state: State | None
-    """Of its circuit breaker in the worker that answers; null where it has not been asked."""
+    """State of its circuit breaker in the worker that answers; null where it has not been called yet."""
     created_at: int
 
 
 class AccountCheck(TypedDict):
-    """What the provider says of the key."""
+    """The provider's answer to a check of the key."""
 
     id: str
     object: Literal["admin.account.check"]

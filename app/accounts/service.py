@@ -31,7 +31,7 @@ from app.trail.append import append_record
 MOST_ACCOUNTS = 50
 
 NOT_TAKEN = (Kind.CREDENTIALS, Kind.UNAVAILABLE, Kind.TIMEOUT, Kind.THROTTLED)
-"""What the provider says of a key that is of no use now. Of one that is, it says that it does not know the response."""
+"""Kinds of failure that show that a key is of no use now. A valid key gets the answer that the response is unknown."""
 
 
 class ProjectAccounts:
@@ -82,7 +82,7 @@ class ProjectAccounts:
         return shown
 
     async def listed(self, caller: Caller, given: str) -> dict[str, Any]:
-        """Those of a project, in the order in which they are asked."""
+        """Return a project's accounts in the order in which they are tried."""
         project_id = await self._projects.project_id(caller, given)
         wanted = select(Account).where(Account.project_id == project_id).order_by(Account.position, Account.id)
         async with self._database.session() as session:

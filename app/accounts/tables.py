@@ -22,15 +22,15 @@ class Account(Base):
     weight: Mapped[int]
     base_url: Mapped[str] = mapped_column(Text)
     binding: Mapped[str] = mapped_column(Text)
-    """What its response ids belong to: see `provider/account.py`."""
+    """Binding that its response ids belong to: see `provider/account.py`."""
     api_key: Mapped[bytes] = mapped_column(LargeBinary)
     """Sealed for the project."""
     hint: Mapped[str] = mapped_column(Text)
-    """How the key begins, to tell keys apart."""
+    """First characters of the key, to tell keys apart."""
     models: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
-    """Those that it is asked for; empty: all. A `*` at the end stands for anything."""
+    """Models that the account serves; empty: all. A `*` at the end matches any suffix."""
     shared: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether it serves every project that has none of its own."""
+    """True if it serves every project that has no accounts of its own."""
     disabled: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

@@ -20,7 +20,7 @@ from app.process.background import Background
 log = structlog.get_logger()
 
 OVERLAP = timedelta(hours=1)
-"""How much older than the last checkpoint a record may be that it missed: clocks differ, commits take time."""
+"""Greatest age, before the last checkpoint, of a record that it missed: clocks differ, and commits take time."""
 
 BEGINNING = datetime.fromtimestamp(0, UTC)
 
@@ -125,4 +125,4 @@ class Checkpoints(Background):
                 for project in await store.projects(self._database):
                     await self.write(project["project_id"])
             except DatabaseUnavailable:
-                log.warning("Postgres is away; the next checkpoint will cover what this one should have")
+                log.warning("Postgres is unavailable; the next checkpoint will cover what this one should have")

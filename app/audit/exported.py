@@ -25,7 +25,7 @@ from app.http.nesting import excess
 from app.trail.records import instant, record_hash, record_object
 
 LINES_AT_ONCE = 1000
-"""How often the reader's progress is told."""
+"""Number of lines between two reports of the reader's progress."""
 
 MOST_OF_LINE = 10_000
 """JSON values in a line; a record has some twenty."""
@@ -116,7 +116,7 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
         advance: told how many bytes have been read, from time to time.
 
     Raises:
-        BadFile: it is not such a file.
+        BadFile: the file has another format.
     """
     verdict, tree = Verdict(), Tree()
     leaves: dict[tuple[UUID, int], bytes] = {}
@@ -167,13 +167,13 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
 def signed_part(
     path: Path, trusted: Sequence[Ed25519PublicKey]
 ) -> tuple[UUID, list[Leaf], dict[int, Any], list[Problem]]:
-    """What is signed in the exported file of a whole project: its leaves and checkpoints, and what is wrong with them.
+    """Read the signed part of a whole project's exported file: its leaves, its checkpoints, and their problems.
 
     Returns:
         The project; the leaves, as position, chain, number and hash; the checkpoints by their size; the problems.
 
     Raises:
-        BadFile: it is not such a file.
+        BadFile: the file has another format.
     """
     leaves: list[Leaf] = []
     checkpoints: dict[int, Any] = {}

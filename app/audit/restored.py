@@ -29,7 +29,7 @@ SQL = statements_of(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What an exported trail proves to have been signed."""
+    """Records that an exported trail proves to have been signed."""
 
     project_id: UUID
     leaves: list[tuple[UUID, int, bytes]]
@@ -52,7 +52,7 @@ def before(path: Path, trusted: Sequence[Ed25519PublicKey]) -> Before:
 
 
 async def common(database: Database, signed: Before) -> int:
-    """How many of its leaves stand in the database as they were signed, from the first one on."""
+    """Return how many leaves, from the first one on, are in the database as they were signed."""
     found = 0
     async for rows in store.leaves(database, signed.project_id):
         for row in rows:
@@ -86,10 +86,10 @@ async def record_restore(database: Database, project_id: UUID, signed: Before | 
 
 
 async def compare(database: Database, signed: Before) -> tuple[list[Problem], list[str]]:
-    """Whether all that was signed stands in the database.
+    """Check that everything that was signed is in the database.
 
     Returns:
-        What is wrong; and what is gone, and why, where the trail says it itself.
+        The problems; and what was deleted, with the reason, where the trail itself records it.
     """
     kept = await common(database, signed)
     lost = len(signed.leaves) - kept

@@ -24,7 +24,7 @@ class RecordRow(TypedDict):
     hash: bytes
     version: int
     leaf: NotRequired[bytes | None]
-    """Of records that are read in chain order: the hash that a checkpoint has seen."""
+    """Hash that a checkpoint contains, of records that are read in chain order."""
 
 
 class LeafRow(TypedDict):

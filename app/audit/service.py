@@ -1,4 +1,4 @@
-"""What can be asked of the audit trail."""
+"""Queries of the audit trail."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

@@ -40,7 +40,7 @@ def public_key(hex_digits: str) -> Ed25519PublicKey:
 
 
 def signed_text(project_id: UUID, size: int, at: datetime, root: bytes) -> bytes:
-    """What a checkpoint's signature is over: canonical JSON (RFC 8785)."""
+    """Return the text that a checkpoint's signature covers: canonical JSON (RFC 8785)."""
     said = {
         "at": instant(at),
         "object": "audit.checkpoint",

@@ -1,4 +1,4 @@
-"""What the audit trail is signed by. Its tables take inserts only: triggers refuse UPDATE, DELETE and TRUNCATE."""
+"""Tables of the audit trail's signatures. They take inserts only: triggers refuse UPDATE, DELETE and TRUNCATE."""
 
 from datetime import datetime
 from uuid import UUID

@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What the chain needs of a record."""
+    """Fields of a record that the chain check needs."""
 
     chain_id: UUID
     seq: int
@@ -78,7 +78,7 @@ class Chains:
         self._broken = False
         self._since_leaf = 0
         self.leaves = 0
-        """How many leaves were met."""
+        """Number of leaves found."""
 
     def take(self, link: Link) -> None:
         if link.chain_id != self._chain:
@@ -107,7 +107,7 @@ class Chains:
         if link.previous != self._hash:
             return f"{link.shown} does not follow the record before it: one was changed, inserted or put elsewhere"
         if link.leaf is not None and link.leaf != link.hash:
-            return f"{link.shown} is not what a signed checkpoint has seen here: the chain was written anew"
+            return f"{link.shown} is not what a signed checkpoint has seen here: the chain was rewritten"
         return None
 
 
@@ -189,13 +189,13 @@ async def verify_project(
     trusted: Sequence[Ed25519PublicKey] = (),
     advance: Advance = lambda count: None,
 ) -> Verdict:
-    """Verify a project's trail in the database, or one thread's, and the contents that it tells of.
+    """Verify a project's trail in the database, or one thread's, and the contents that it covers.
 
-    What lies sealed is opened: its key has to be at hand, or to have been destroyed.
+    Encrypted contents are decrypted: their key must be available or destroyed.
 
     Args:
         trusted: the public keys that checkpoints must have been signed with, each with one of them.
-        advance: told how many records have been looked at, from time to time.
+        advance: called with the number of verified records, from time to time.
     """
     verdict = Verdict(sealed_for_good=(await state_of(database, project_id)).destroyed)
     if thread_id is None and project_id in [cleared_id for cleared_id, _ in await cleared(database)]:

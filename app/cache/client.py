@@ -25,7 +25,7 @@ AWAY_SECONDS = 2.0
 SYSTEM = {"db.system.name": "redis"}
 
 LATER_SECONDS = 0.005
-"""How long a command that nobody waits for may wait for others."""
+"""Longest wait of a command without a reader, so that it is sent together with others."""
 
 
 def reason(error: Exception) -> str:
@@ -55,15 +55,15 @@ class Cache:
         self._away_until: float | None = None
 
     async def execute(self, *commands: Command) -> Any:
-        """Have commands done one after the other, and give the last one's answer.
+        """Execute commands in order and return the last one's answer.
 
         Raises:
-            RedisError, OSError: Redis is away, too slow, or refuses one of them.
+            RedisError, OSError: Redis is unavailable, too slow, or refuses one of them.
         """
         return await self._watched(lambda: self._ask(commands))
 
     def ask(self, command: Command) -> "asyncio.Future[Any] | None":
-        """Send a command, to await its answer later; None while Redis is away."""
+        """Send a command and return a future of its answer; None while Redis is unavailable."""
         if self._away_until is not None:
             return None
         answer = self._ask((command,))
@@ -71,7 +71,8 @@ class Cache:
         return answer
 
     def send(self, command: Command) -> "asyncio.Future[Any] | None":
-        """Send a command that nobody waits for, with the next one or a little later. None while Redis is away."""
+        """Send a command whose answer is not awaited, together with the next one or a little later. None while Redis is
+        unavailable."""
         if self._away_until is not None:
             return None
         if not self._unsent:
@@ -81,16 +82,16 @@ class Cache:
         return answer
 
     async def call(self, command: "Callable[[Client], Awaitable[T]]") -> T:
-        """Have a command of the client library's done: one that waits, or that is for several nodes of a cluster.
+        """Execute a command of the client library: one that blocks, or that addresses several nodes of a cluster.
 
         Raises:
-            RedisError, OSError: Redis is away, too slow, or refuses.
+            RedisError, OSError: Redis is unavailable, too slow, or refuses.
         """
         with tracer().span("redis", SYSTEM, asks=True):
             return await self._watched(lambda: command(self._client))
 
     def pubsub(self) -> Any:
-        """What messages are received with. It has a connection of its own."""
+        """Return a receiver of messages. It has a connection of its own."""
         return self._client.pubsub()
 
     async def ping(self) -> None:

@@ -1,4 +1,4 @@
-"""Where Redis is: what REDIS_URL may say, and the client that goes there.
+"""Parsing of REDIS_URL, and the client that it leads to.
 
     redis://user:password@host:6379/0                           one server; rediss:// with TLS, unix:///path
     redis+sentinel://user:password@a:26379,b:26379/0?service=mymaster

@@ -24,12 +24,12 @@ class Line:
         self._connection: AbstractConnection | None = None
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Send commands and give their answers, a ResponseError where one is refused.
+        """Send commands and return their answers; a refused command has a ResponseError as its answer.
 
-        Every command that goes this way may be done twice: over a connection that breaks, they are sent again once.
+        Every command must be repeatable: when a connection breaks, the commands are sent a second time.
 
         Raises:
-            RedisError, OSError: the server is away.
+            RedisError, OSError: the server is unavailable.
         """
         try:
             try:
@@ -70,10 +70,10 @@ class ClusterLine:
         self._client = client
 
     async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The same as a line's.
+        """Send commands and return their answers, as `Line.exchange` does.
 
         Raises:
-            RedisError, RedisClusterException, OSError: a node is away.
+            RedisError, RedisClusterException, OSError: a node is unavailable.
         """
         pipeline = self._client.pipeline()
         for command in commands:

@@ -1,4 +1,4 @@
-"""What the entries in Redis are sealed with."""
+"""Key that authenticates the entries in Redis."""
 
 from sqlalchemy import CheckConstraint, LargeBinary, SmallInteger, text
 from sqlalchemy.orm import Mapped, mapped_column

@@ -1,7 +1,7 @@
-"""What Redis holds is sealed: only what a worker of this database wrote there is believed.
+"""Authentication of values in Redis: only values that a worker of this database wrote are used.
 
-A value carries a keyed MAC over the name of its key and over all of it. One that somebody else wrote, or that was
-copied from another key, is as good as none.
+A value carries a keyed MAC over its key's name and its content. A value that another writer stored, or that was
+copied from another key, counts as missing.
 """
 
 import hmac

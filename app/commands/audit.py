@@ -239,7 +239,7 @@ async def _verify_all(
 
 
 async def _have_key(database: Database, project_id: UUID, name: str, data_dir: Path | None) -> None:
-    """Have the key at hand that a project's contents are sealed with. No master key is made here."""
+    """Load the key that encrypts a project's contents. No master key is created here."""
     state = await state_of(database, project_id)
     if not state.encrypted or state.destroyed:
         return

@@ -35,7 +35,7 @@ def check(data_dir: DataDir = None) -> None:
     found = _with_nodes(tried, data_dir)
     echo(f"Master key {at_hand.current.id.hex()}: opens {found.opened} of {found.opened + found.unopened} keys.")
     if found.by_former:
-        echo(f"{found.by_former} of them are sealed by a former one: 'everthread master-key rotate' seals them anew.")
+        echo(f"{found.by_former} of them are sealed by a former one: 'everthread master-key rotate' seals them again.")
     if found.unopened:
         stop(f"{found.unopened} keys are sealed by a master key that is not here.")
 
@@ -49,7 +49,7 @@ def rotate(data_dir: DataDir = None) -> None:
         return await ProjectCipher(database, at_hand).rewrap()
 
     done = _with_nodes(rewrap, data_dir)
-    echo(f"{done.by_former} keys were sealed anew by master key {at_hand.current.id.hex()}.")
+    echo(f"{done.by_former} keys were sealed again by master key {at_hand.current.id.hex()}.")
     if done.unopened:
         stop(f"{done.unopened} keys are sealed by a master key that is not here, and stay as they are.")
 

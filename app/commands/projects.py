@@ -299,7 +299,7 @@ def destroy_project_key(
 
 
 def _cipher(database: Database, data_dir: Any, *, encrypted: bool = False) -> ProjectCipher | None:
-    """What a new project is encrypted by; None for one that is not."""
+    """Return the cipher that encrypts a new project; None for one that is not encrypted."""
     if not encrypted and not read_settings(data_dir=data_dir).encrypt_projects:
         return None
     return ProjectCipher(database, masters_at_hand(data_dir)[0])

@@ -1,4 +1,4 @@
-"""What every command of the terminal shares: its settings, its database, and how it gives up."""
+"""Functions that all commands share: settings, the database, and ending with an error."""
 
 import asyncio
 import shlex
@@ -58,7 +58,7 @@ def read_settings(**given: object) -> Settings:
 
 
 def check_otel_settings() -> None:
-    """What cannot be done of what OpenTelemetry's variables ask for ends the command."""
+    """End the command if OpenTelemetry's variables ask for something unsupported."""
     try:
         OTelSettings()
     except ValidationError as error:

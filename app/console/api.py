@@ -43,10 +43,10 @@ class Api:
         )
 
     async def get(self, path: str, **params: Any) -> Any:
-        """What the API answers at a path.
+        """Return the API's answer to a GET request.
 
         Raises:
-            Refused: it is not to be had.
+            Refused: the API refuses the request.
         """
         answer = await self._client.get(API + path, params={k: v for k, v in params.items() if v not in (None, "")})
         if answer.status_code >= 400:

@@ -56,7 +56,7 @@ def run(url: str, key: str, emulator: str, report: Callable[[str], object]) -> i
 
     Raises:
         CannotShow: the service asks another provider.
-        httpx2.TransportError: one of the two is away.
+        httpx2.TransportError: one of the two is unavailable.
     """
     with (
         httpx2.Client(base_url=f"{url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60) as http,
@@ -115,7 +115,7 @@ class _Demo:
             self._sent("PATCH", f"/threads/{thread}", {"archived": True})
 
     def specials(self) -> None:
-        """What few conversations have: tools, branches, searches, thoughts, failures, a long one."""
+        """Create the rarer kinds of conversations: tools, branches, searches, reasoning, failures, a long one."""
         thread = self._sent("POST", "/threads", {"title": "Weather by a tool", "user": "ada@example.com"})["id"]
         call = {"type": "function_call", "id": f"fc_{uuid4().hex}", "call_id": f"call_{uuid4().hex}",
                 "name": "get_weather", "arguments": '{"place": "Lisbon"}', "status": "completed"}  # fmt: skip
@@ -158,7 +158,7 @@ class _Demo:
         return self._answer(thread, body, [_message(answered.format(**filled))])
 
     def _answer(self, thread: str, body: dict[str, Any], output: list[dict[str, Any]]) -> dict[str, Any]:
-        # Twice: a call that goes on from an id that is gone is asked anew, with the whole history.
+        # Twice: a call whose previous response is unknown is repeated with the whole history.
         self._told({"kind": "output", "output": output, "times": 2})
         return self._sent("POST", f"/threads/{thread}/turns", body)
 

@@ -1,4 +1,4 @@
-"""Who looks at a page: signed in with an API key, and told by a cookie that only this site sends."""
+"""Sessions of the console: signing in with an API key, and a cookie that only this site sends."""
 
 import hmac
 from urllib.parse import parse_qs, quote
@@ -30,7 +30,7 @@ def cookie_of(request: HTTPConnection) -> str:
 
 
 async def grant_of(request: HTTPConnection) -> Grant | None:
-    """What the session of a request opens; None without one, or where its key is not good any more."""
+    """Return what a request's session may access; None without a session, or if its key is no longer valid."""
     session = await services(request)[Sessions].find(cookie_of(request))
     if session is None:
         return None
@@ -39,13 +39,13 @@ async def grant_of(request: HTTPConnection) -> Grant | None:
 
 
 def is_own(request: HTTPConnection) -> bool:
-    """Whether a request that changes something comes from a page of the session's."""
+    """Return True if a request that changes something comes from a page of the session."""
     given = request.headers.get(PROOF, "")
     return from_here(request) and hmac.compare_digest(given, services(request)[Sessions].proof(cookie_of(request)))
 
 
 def from_here(request: HTTPConnection) -> bool:
-    """Whether this very site has sent it, as far as the browser says."""
+    """Return True if the request comes from this very site, according to the browser."""
     site = request.headers.get("sec-fetch-site")
     return site in (None, "same-origin")
 
@@ -86,7 +86,7 @@ async def sign_out(request: Request) -> Response:
 
 
 def to_sign_in(request: Request) -> Response:
-    """Where somebody without a session is sent; htmx is told in its own way."""
+    """Redirect a request without a session to the sign-in page; htmx needs a header for it."""
     if "hx-request" in request.headers:
         return Response(status_code=401, headers={"HX-Redirect": SIGN_IN})
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")

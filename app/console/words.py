@@ -1,4 +1,4 @@
-"""What the console says, in Chinese; in English it stands where it is said."""
+"""Chinese translations of the console's texts. The English texts are in the templates and pages."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ CHINESE = {
     "Accounts": "账号", "State": "状态", "unknown": "未知", "Projects": "项目",
     "Keys": "密钥", "Scopes": "权限", "Created": "创建", "Used": "使用", "Ends": "到期", "Revoked": "已吊销",
     "Make a key": "新建密钥", "Make": "新建", "Revoke": "吊销", "Rotate": "轮换", "Save": "保存",
-    "Retention": "保留期", "Days until contents are purged": "内容清除前的天数", "for ever": "永久",
+    "Retention": "保留期", "Days until contents are purged": "内容清除前的天数", "forever": "永久",
     "Limits": "限制", "Webhooks": "Webhook", "URL": "URL", "Add": "添加",
     "paused": "已暂停", "Copy it now: it is not shown again.": "请立即复制：之后不再显示。",
     "This key has not the scope '{scope}'.": "此密钥没有“{scope}”权限。",
@@ -80,7 +80,7 @@ def language_of(accepted: str) -> str:
 
 
 def words(language: str) -> Words:
-    """What says a sentence in a language, its numbers and names filled in."""
+    """Return a function that translates a sentence and fills in its numbers and names."""
 
     def say(sentence: str, **filled: object) -> str:
         said = CHINESE.get(sentence, sentence) if language == "zh" else sentence

@@ -1,4 +1,4 @@
-"""How each turn reached the model: the life of its response id, what was sent, what differs from the call before."""
+"""Page of a thread's chain: each turn's continuation, the life of its response id, and what its call sent."""
 
 import difflib
 import time

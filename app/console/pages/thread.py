@@ -52,7 +52,7 @@ async def page(view: View) -> Response:
 
 
 async def earlier(view: View) -> Response:
-    """What comes before, up to the turn that the page names."""
+    """Show the turns before the oldest one on the page."""
     thread_id = view.request.path_params["thread_id"]
     shown = await _upwards(view, thread_id, view.asked("last"))
     await _render(view, shown["turns"])
@@ -69,7 +69,7 @@ async def turn(view: View) -> Response:
 
 
 async def about(view: View) -> Response:
-    """What the thread is called, whose it is, and what can be done with it."""
+    """Show the thread's title, its user and its actions."""
     thread = await view.api.get(f"/threads/{view.request.path_params['thread_id']}")
     return view.page("_about.html", thread=thread, until=view.asked("until") or None)
 
@@ -89,7 +89,7 @@ async def tree(view: View) -> Response:
 
 
 async def _render(view: View, turns: Sequence[dict[str, Any]]) -> None:
-    """Add the HTML of what was said to the parts of some turns: `html`, None where the text is to be shown as it is."""
+    """Add the rendered messages to the parts of some turns: `html`, None where the text is shown as it is."""
     parts = [part for turn in turns for part in (*turn["input"], *turn["output"]) if "html" in part]
     left, texts = MOST_RENDERED, []
     for part in reversed(parts):  # The newest are what the page is opened for.
@@ -128,7 +128,7 @@ def _shown(view: View, latest_first: Sequence[dict[str, Any]], until: str | None
 
 
 def _leaf(turn_id: str, siblings: dict[str | None, list[str]]) -> tuple[str, str]:
-    """A turn, and the newest turn that goes on from it, as far as they are known."""
+    """Return a turn and its newest known descendant."""
     at = turn_id
     while at in siblings:
         at = siblings[at][-1]
@@ -165,7 +165,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
 
 
 def left_out(turn: dict[str, Any]) -> dict[str, Any]:
-    """What of the history was not sent with a turn."""
+    """Return what part of the history was not sent with a turn."""
     context = fields_of(turn["context"])
     return {"dropped": context.get("dropped_items") or 0, "compacted": bool(context.get("compaction_id"))}
 
@@ -232,7 +232,7 @@ def _pretty(value: Any) -> str:
 
 
 def _mapped(latest_first: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Where each turn stands on the map: a row for each, a column for each branch."""
+    """Return the position of each turn on the map: a row for each turn, a column for each branch."""
     children: dict[str | None, list[str]] = {}
     known = {turn["id"] for turn in latest_first}
     ordered = list(reversed(latest_first))

@@ -1,4 +1,4 @@
-"""What was used: turns, tokens and money, by day, model and user."""
+"""Usage page: turns, tokens and money, by day, model and user."""
 
 import time
 from collections import Counter
@@ -49,7 +49,7 @@ def _by_hour(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _errors(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """How often each error was met, the most frequent first."""
+    """Return the number of occurrences of each error, the most frequent first."""
     counts: Counter[str] = Counter()
     for row in rows:
         if row["outcome"] not in ENDED:
