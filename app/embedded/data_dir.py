@@ -1,4 +1,4 @@
-"""The data directory: one owner at a time, and nobody else looks into it."""
+"""The data directory: one owner at a time, and closed to other users."""
 
 import fcntl
 import os

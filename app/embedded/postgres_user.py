@@ -1,5 +1,5 @@
-"""Who the embedded Postgres runs as. It refuses to run as root: then it is a user of its own, with no rights but to
-reach its files where root keeps them, so that no directory has to be opened to others."""
+"""User of the embedded Postgres. Postgres refuses to run as root; then it runs as a user of its own, which may only
+reach its files where root keeps them, so that no directory is opened to others."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from app.settings import environment
 USER = "pgserver"
 
 CAP_DAC_READ_SEARCH = 2
-"""Of capabilities(7): to read files, and go through directories, that are closed to others."""
+"""Capability of capabilities(7) to read files and search directories that are closed to others."""
 
 
 SYSTEM_PROGRAMS = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
@@ -70,14 +70,14 @@ def _known() -> int | None:
 
 
 def as_user(uid: int | None, programs: Path, files: Iterable[Path]) -> list[str]:
-    """What stands before a command that is run as this user.
+    """Return the words that must precede a command so that it runs as this user.
 
     Args:
         programs: the directory of the commands.
-        files: what they have to reach besides.
+        files: other files that they must reach.
 
     Raises:
-        CannotStart: there is nothing to change the user with.
+        CannotStart: no program to change the user is installed.
     """
     if uid is None:
         return []
@@ -102,7 +102,7 @@ def as_user(uid: int | None, programs: Path, files: Iterable[Path]) -> list[str]
 
 
 def _is_open(path: Path) -> bool:
-    """Whether others may go through every directory above."""
+    """Return True if other users may search every directory above."""
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 

@@ -10,7 +10,7 @@ LONGEST_SOCKET_PATH = 100
 """Linux takes 107 bytes."""
 
 MEMO = "socket-directory"
-"""Where a directory whose own path is too long for a socket keeps the place of its socket."""
+"""File in which a directory whose path is too long for a socket records the location of its socket."""
 
 
 def make(path: Path, owner: int | None = None) -> None:
@@ -26,7 +26,7 @@ def make(path: Path, owner: int | None = None) -> None:
 
 
 def socket_directory(directory: Path, socket_name: str, owner: int | None = None) -> Path:
-    """Where the socket of a server goes: into its private directory, or one with a shorter path, as private."""
+    """Return the directory of a server's socket: its private directory, or a private one with a shorter path."""
     if len(os.fsencode(directory / socket_name)) <= LONGEST_SOCKET_PATH:
         return directory
     memo = directory / MEMO

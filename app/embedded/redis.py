@@ -47,7 +47,7 @@ def running(directory: Path) -> Iterator[str]:
     try:
         yield f"unix://{socket}"
     finally:
-        # It may have been stopped already, by somebody's hand.
+        # It may have been stopped already, by hand.
         with suppress(redis.ConnectionError):
             client.shutdown(save=True)
         client.close()

@@ -11,15 +11,15 @@ from app.embedded.postgres_user import user_id
 
 
 def upgrade(directory: Path, older: Path, report: Callable[[str], object]) -> None:
-    """Bring a server's directory up. What it was stays beside it. A run that was killed is begun anew.
+    """Upgrade a server's data directory. The old one stays beside it. An upgrade that was killed starts again.
 
     Args:
-        directory: the server's, as `postgres.running` takes it. Nobody uses it.
-        older: where the programs of the release that wrote it are: their directory, or a wheel's, unpacked.
-        report: is told what is done.
+        directory: the server's, as `postgres.running` takes it. No server may be running on it.
+        older: the directory with the programs of the release that wrote it, or of an unpacked wheel.
+        report: called with a line about each step.
 
     Raises:
-        CannotStart: it cannot be done; the data is as it was.
+        CannotStart: the upgrade is not possible; the data is unchanged.
     """
     directory, owner = directory.resolve(), user_id()
     found = _major(directory)
@@ -72,6 +72,6 @@ def _programs_of(older: Path, major: str) -> Path:
 
 
 def _control(server: Postgres, name: str) -> str:
-    """What pg_controldata says of a server's directory."""
+    """Return a value that pg_controldata reports of a server's directory."""
     lines = server.run("pg_controldata", "-D", str(server.directory)).splitlines()
     return next(line.partition(":")[2].strip() for line in lines if line.startswith(f"{name}:"))

@@ -1,4 +1,4 @@
-"""What the emulated model says: a pure function of the whole context that it saw."""
+"""Answers of the emulated model: a pure function of the whole context."""
 
 import hashlib
 import json
@@ -110,7 +110,7 @@ def function_to_call(context: Sequence[Item], tools: Sequence[Item], choice: Any
 
 
 def _is_named(name: str, asked: str) -> bool:
-    """Whether somebody has asked for a tool: by its name, or by what it gets (`get_weather`: "the weather")."""
+    """Return True if the text asks for a tool: by its name, or by what it gets (`get_weather`: "the weather")."""
     subject = [word for word in name.lower().split("_") if word not in VERBS]
     is_got = 0 < len(subject) <= name.count("_")
     return name in asked or (is_got and all(word in asked.lower() for word in subject))
@@ -148,14 +148,14 @@ def _name(messages: Sequence[Item]) -> str | None:
 
 
 def _statements(texts: Sequence[str]) -> list[str]:
-    """What was said, sentence by sentence, without what the model itself said in a transcript."""
+    """Split the conversation into sentences, without the model's own ones in a transcript."""
     lines = [line for text in texts for line in text.splitlines() if not line.startswith("assistant")]
     said = [_SPEAKER.sub("", line) for line in lines]
     return [sentence.strip() for line in said for sentence in _SENTENCE.findall(line) if sentence.strip()]
 
 
 def _summary(texts: Sequence[str]) -> str:
-    """What of them holds a name, a number or a decision: each once, where it was said last."""
+    """Return the sentences that hold a name, a number or a decision: each once, at its last position."""
     facts = (_NAME, _FACT, _PROPER_NAME)
     kept = [said for said in _statements(texts) if any(fact.search(said) for fact in facts)]
     return "\n".join(reversed(dict.fromkeys(reversed(kept))))

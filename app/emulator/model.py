@@ -31,7 +31,7 @@ ALWAYS: dict[str, Any] = {
     "background": False, "frequency_penalty": 0.0, "metadata": {}, "presence_penalty": 0.0, "service_tier": "default",
     "store": True, "temperature": 1.0, "top_logprobs": 0, "top_p": 1.0,
 }  # fmt: skip
-"""What an ended response has besides, whether it was sent or not (captures, September 2026)."""
+"""Fields that an ended response always has, whether they were sent or not (captures, September 2026)."""
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ def cut(context: list[Item], window: int) -> list[Item]:
 
 
 def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached: int, session_cache: bool) -> Answer:
-    """What the model answers.
+    """Return the model's answer.
 
     Args:
         body: the create request.
@@ -264,7 +264,7 @@ def _usage(seen: int, output: list[Item], cached: int, created: int, counts: dic
 
 
 LATER = ("output", "outputs", "results")
-"""What hosted tools have found is not there before they are done (captures)."""
+"""Fields of hosted tools that are absent until the call is done (captures)."""
 
 
 def _opening(item: Item) -> Item:

@@ -33,7 +33,7 @@ def is_ours(given: Item, family: str) -> bool:
 
 
 def restored(given: Item) -> str | None:
-    """What was thought."""
+    """Return the reasoning text."""
     sealed: Any = given.get("encrypted_content")
     try:
         return bytes.fromhex(sealed.partition(".")[2]).decode() if isinstance(sealed, str) and "." in sealed else None

@@ -1,4 +1,4 @@
-"""What the provider keeps: responses and conversations by account, a clock, faults, a log of calls."""
+"""State of the emulated provider: responses and conversations by account, a clock, faults, a log of calls."""
 
 import time
 from collections import defaultdict
@@ -28,7 +28,7 @@ class Stored:
     created_at: float
     store: bool
     cached_tokens: int = 0
-    """What of the context a session cache holds."""
+    """Tokens of the context that a session cache holds."""
     cached_until: float = 0.0
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def kept(path: Path, make: Callable[[], str]) -> str:
-    """What the file holds, or what is made for it where there is none. Of two processes at once, one makes it.
+    """Return the content of the file, or create it. Only one of two concurrent processes creates it.
 
     Raises:
         OSError: the directory cannot be written to.

@@ -1,4 +1,4 @@
-"""What a worker does beside its turns, from its start to its end."""
+"""Base of a worker's background tasks, which run from its start to its end."""
 
 import asyncio
 

@@ -1,4 +1,5 @@
-"""What was looked up a moment ago: a request waits for a look-up only where there is nothing that is new enough."""
+"""Cache that refreshes itself in the background: a request waits for a look-up only if no cached value is new
+enough."""
 
 import asyncio
 import math
@@ -55,7 +56,7 @@ class RefreshingCache(Generic[K, V]):
         return [value for _, value in self._known.values()]
 
     def forget(self, are_old: Callable[[V], bool] = lambda _: True) -> None:
-        """Look values up anew: they have changed."""
+        """Refresh values that have changed."""
         self._known = {
             key: (-math.inf if are_old(value) else asked_at, value) for key, (asked_at, value) in self._known.items()
         }
@@ -69,7 +70,7 @@ class RefreshingCache(Generic[K, V]):
         try:
             await self._looked_up(key, look_up)
         except DatabaseUnavailable:
-            log.info("Postgres is away; what was looked up is good for a while still", what=self._what)
+            log.info("Postgres is unavailable; what was looked up is good for a while still", what=self._what)
 
     async def _looked_up(self, key: K, look_up: LookUp[V]) -> V | None:
         asked_at = time.monotonic()

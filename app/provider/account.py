@@ -7,17 +7,17 @@ from urllib.parse import urlsplit
 SHOWN_DIGITS = 8
 
 BATCH = r"^([a-z]+://([^/#]*@)?)?batch\."
-"""What the binding, or the account, of an endpoint begins with where answers are waited for, and cheaper:
-batch.dashscope.aliyuncs.com (reference page of Batch Chat)."""
+"""Prefix of the binding, or the account, of an endpoint with batch prices: batch.dashscope.aliyuncs.com (reference page
+of Batch Chat)."""
 
 
 def binding(base_url: str, api_key: str) -> str:
-    """What a response id belongs to."""
+    """Return the binding that an account's response ids belong to."""
     return f"{base_url}#{hashlib.sha256(api_key.encode()).hexdigest()[:16]}"
 
 
 def is_batch(account: str | None) -> bool:
-    """Whether an account, or a binding, is one at which the batch price is charged."""
+    """Return True if an account, or a binding, is charged the batch price."""
     return account is not None and re.match(BATCH, account) is not None
 
 

@@ -195,7 +195,7 @@ class Provider:
         return status < 300 or status in (400, 404)
 
     async def check_key(self) -> Failure | None:
-        """What the provider says of the key. Looks up a response that is nobody's, which costs nothing."""
+        """Check the key by looking up a response that does not exist, which is free."""
         try:
             status, content, retry_after = await self._of_response("GET", "resp_00000000-0000-0000-0000-000000000000")
         except ProviderError as error:
@@ -266,7 +266,7 @@ def _check(answer: aiohttp.ClientResponse, content: bytes) -> None:
 
 
 def _failure(error: Exception, seconds: float) -> Failure:
-    """What an exception means: whether the model can have been asked depends on it."""
+    """Return the failure that an exception means: it depends on whether the model can have been called."""
     log.warning("a request to the provider failed", error=type(error).__name__)
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return failure.no_connection(egress.reason(error))

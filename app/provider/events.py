@@ -9,7 +9,7 @@ BOM = b"\xef\xbb\xbf"
 
 class RawEvent(NamedTuple):
     name: bytes
-    """What its `event:` line says; empty without one."""
+    """Value of its `event:` line; empty without one."""
     data: bytes
     """Its `data:` lines, joined by newlines."""
 

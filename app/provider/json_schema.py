@@ -1,7 +1,7 @@
-"""Answers checked against a schema that a client has sent. No reference is fetched.
+"""Validation of answers against a schema that a client has sent. No reference is fetched.
 
-The cost has no bound that the size of the schema tells (`allOf` and `$ref` double it with each level, a pattern can
-backtrack for ever), so that this runs in a process that can be killed (`app/process/killable.py`).
+The cost is not bounded by the size of the schema: `allOf` and `$ref` double it with each level, and a pattern can
+backtrack without end. Validation therefore runs in a process that can be killed (`app/process/killable.py`).
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What is known of the provider's models, by families: `models.toml`, and a file of the deployment's own before it."""
+"""Abilities and prices of the provider's models, by family: `models.toml`, overridden by a file of the deployment."""
 
 import tomllib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ WINDOW_SHARE = 0.8
 
 CACHED_SHARE = 0.1
 WRITTEN_SHARE = 1.25
-"""What a token costs that a session cache held, or is to hold, of what it costs else (reference page)."""
+"""Price factor of tokens that are written to a session cache (reference page)."""
 
 MILLION = 1_000_000
 
@@ -51,23 +51,23 @@ class BadModels(ValueError):
 
 
 class Price(BaseModel):
-    """Of a million tokens, in one currency."""
+    """Prices of a million tokens, in one currency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     input: float = Field(ge=0)
     output: float = Field(ge=0)
     cached: float | None = Field(None, ge=0)
-    """Of input that a cache held; a tenth of `input` if left out (reference page)."""
+    """Price of cached input; a tenth of `input` by default (reference page)."""
     cache_write: float | None = Field(None, ge=0)
-    """Of input that a cache is to hold; a quarter more than `input` if left out (reference page)."""
+    """Price of input that is written to a cache; `input` plus a quarter by default (reference page)."""
     batch: float = Field(0.5, ge=0)
     """The share of the price of tokens that is charged at a batch endpoint; half if left out (reference page)."""
     tools: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Of one call of a built-in tool: `web_search`, `code_interpreter` …"""
+    """Price of one call of each built-in tool (`web_search`, `code_interpreter` …)."""
 
     def charged(self, *, batch: bool) -> "Price":
-        """What is charged at an account. Args: batch: see `account.is_batch`."""
+        """Return the prices that apply to an account. Args: batch: see `account.is_batch`."""
         if not batch:
             return self
         tokens = {
@@ -76,16 +76,16 @@ class Price(BaseModel):
         return self.model_copy(update={name: price * self.batch for name, price in tokens.items()})
 
     def cost(self, *, input: int, cached: int, written: int, output: int) -> float:
-        """What so many tokens cost. Those that a cache held, and those that it is to hold, are among the input."""
+        """Return the cost of a number of tokens. `input` includes cached and written tokens."""
         plain = max(0, input - cached - written)
         return (plain * self.input + cached * self._cached + written * self._written + output * self.output) / MILLION
 
     def saved(self, *, cached: int, written: int) -> float:
-        """What a cache has saved, less what it cost to write to it."""
+        """Return what a cache has saved, less the cost of writing to it."""
         return (cached * (self.input - self._cached) - written * (self._written - self.input)) / MILLION
 
     def of_tools(self, calls: Mapping[str, int]) -> float:
-        """What so many calls of each built-in tool cost, as far as that is known."""
+        """Return the cost of the calls of built-in tools, as far as their prices are known."""
         return sum(number * self.tools.get(tool, 0.0) for tool, number in calls.items())
 
     @property
@@ -98,7 +98,7 @@ class Price(BaseModel):
 
 
 class Family(BaseModel):
-    """What models of one family can do. The fields are explained in models.toml."""
+    """Abilities of the models of one family. models.toml explains the fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -115,7 +115,7 @@ class Family(BaseModel):
     price: Price | None = None
 
     def token_budget(self, learnt_window: int | None = None) -> int:
-        """How many tokens a model reads before the provider cuts or refuses.
+        """Return the number of tokens that a model reads before the provider cuts or refuses the input.
 
         Args:
             learnt_window: what the provider's answers have shown, where it is less.
@@ -124,7 +124,7 @@ class Family(BaseModel):
         return min(int(window * WINDOW_SHARE), self.input_limit or window)
 
     def adjusted(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a request is changed so that the model takes it: the new values, by their paths on the wire."""
+        """Return the changes that make the model accept a request: the new values, by their paths on the wire."""
         changes: dict[str, Any] = {}
         effort = _reasoning(params).get("effort")
         if effort in EFFORTS and effort not in self.efforts:
@@ -209,7 +209,7 @@ class Models:
         return [family.name for family in self._families if not family.name.endswith("-")]
 
     def successor(self, model: str) -> str | None:
-        """What to ask for instead of a model that is retired; None for one that is not, as far as is known."""
+        """Return the model that replaces a retired one; None for a model that is not known to be retired."""
         return self._successors.get(model)
 
     def of(self, model: str) -> Family:

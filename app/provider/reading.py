@@ -18,7 +18,7 @@ MOST_VALUES = 200_000
 TOO_DEEP = "[nested too deep]"
 
 _UNKEPT = re.compile("[\x00\ud800-\udfff]")
-"""What Postgres does not take: NUL, and half characters."""
+"""Characters that Postgres does not store: NUL, and lone surrogates."""
 
 
 class NotJSON(ValueError):

@@ -29,7 +29,7 @@ class Secret:
             yield held
 
     def _begun(self, content: bytes) -> int:
-        """How many bytes at the end of a content are the beginning of the key."""
+        """Return how many bytes at the end of a content are a prefix of the key."""
         start = content.rfind(self._key[:1], max(0, len(content) - len(self._key) + 1)) if self._key else -1
         longest = 0
         while start != -1:

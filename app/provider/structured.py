@@ -107,5 +107,5 @@ def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_again(fault: str) -> str:
-    """What the model is told of an answer that does not fit."""
+    """Return the message that tells the model why its answer does not fit the format."""
     return f"Your answer does not fit: {fault}. Answer again, with the corrected JSON only."
