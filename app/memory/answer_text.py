@@ -56,7 +56,7 @@ def without_reasoning(text: str) -> str | None:
     """Return the text after the reasoning that it begins with; None if a block of reasoning is never closed.
 
     Some models write their reasoning into the answer, as `<think>…</think>`; where the opening tag belongs to the
-    prompt, the answer has the closing tag only. A tag inside a sentence is part of what is said, and stays.
+    prompt, the answer has the closing tag only. A tag inside a sentence is part of the answer and stays.
     """
     while (opened := _OPENING.match(text)) is not None:
         _, closed, rest = text[opened.end() :].partition(f"</{opened[1]}>")

@@ -44,13 +44,13 @@ from app.telemetry import metrics
 log = structlog.get_logger()
 
 KEPT_SHARE = 0.2
-"""Of the budget: how much of a branch's end stays as it was said, its last turn at least."""
+"""Share of the budget for the end of a branch that stays verbatim, at least its last turn."""
 
 CHUNK_SHARE = 0.5
-"""Of the summarising model's budget: how much is summarised in one call."""
+"""Share of the summarising model's budget that is summarised in one call."""
 
 SUMMARY_SHARE = 0.125
-"""Of the budget of the model that reads it: how long a summary may be."""
+"""Share of the reading model's budget that a summary may take."""
 
 SHORTEST_SUMMARY = 64
 LONGEST_SUMMARY = 4096
@@ -78,9 +78,9 @@ class Wanted:
     turn_id: UUID
     """Up to which the branch goes."""
     model: str
-    """That reads it."""
+    """Model that reads the summary."""
     kept_turns: int | None = None
-    """How many of the last turns stay as they are; None: as many as have room."""
+    """Number of last turns that stay as they are; None: as many as fit."""
     instructions: str | None = None
     by: str | None = None
     """The model that makes it; None for the service's, or the conversation's own."""
@@ -179,11 +179,11 @@ class Compactions(Background):
         return await self._made(claim, wanted, admission, None if before is None else before.text, said)
 
     def _budget(self, account: ProviderAccount, model: str) -> int:
-        """How many tokens a model reads at an account."""
+        """Return the number of tokens that a model reads at an account."""
         return self._observations.at(account.binding).token_budget(self._models.of(model), model)
 
     def _covered(self, branch: Branch, wanted: Wanted, budget: int) -> int:
-        """How many of the branch's first turns are to be covered. No tool call is parted from its output.
+        """Return how many of the branch's first turns the summary covers. No tool call is separated from its output.
 
         Args:
             budget: what the model that reads it reads, in tokens.
@@ -373,7 +373,7 @@ class Compactions(Background):
         except ProviderError:
             return  # Said, and written down; a later turn tries it again.
         except DatabaseUnavailable:
-            log.warning("Postgres is away; a compaction is left for later")
+            log.warning("Postgres is unavailable; a compaction is left for later")
         except ContentUnreadable:
             log.warning("a compaction is not made: something of the conversation cannot be opened")
 
@@ -447,6 +447,6 @@ def _parting_no_call(branch: Branch, covered: int) -> int:
 
 
 def _stays(item: Remembered) -> bool:
-    """Whether an item that is covered stays as it is."""
+    """Return True if a covered item stays as it is."""
     said = item.kept.item
     return is_system(said) or (said.get("pinned") is True and bool(item.kept.kind.carried(said)))

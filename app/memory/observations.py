@@ -1,7 +1,7 @@
-"""What the provider's answers show of its models: a window that is smaller than known, and how their vocabulary counts.
+"""Observations of models in the provider's answers: context windows that are smaller than documented, and token counts.
 
-Each worker has it at hand, writes what it learns to Postgres, and reads there now and then what others have learnt.
-What is older than the life of a response id counts no more: a wrong conclusion heals, and a window may have grown.
+Each worker keeps them in memory, writes new ones to Postgres, and reads those of other workers there from time to time.
+Observations older than the life of a response id expire, so that a wrong one heals and a larger window is noticed.
 """
 
 import asyncio
@@ -23,34 +23,35 @@ SMALLEST_WINDOW = 8192
 """Nothing is taken for the sign of a smaller one: an odd answer must not make every conversation forget."""
 
 SMALLEST_CUT = int(WINDOW_SHARE * SMALLEST_WINDOW)
-"""What the provider leaves of an input that it cuts, tokens."""
+"""Smallest number of tokens that the provider leaves of an input that it cuts."""
 
 LIKE = 0.25
-"""How far two counts may be from each other, of the first, to show the same window."""
+"""Largest relative difference between two counts that show the same window."""
 
 CLEARLY_BELOW = 0.6
 """An answer that counts less than this share of what was counted here was cut: no vocabulary differs so much."""
 
 FEWEST_COUNTED = 256
-"""Of fewer tokens nothing is learnt."""
+"""Smallest count that is used as an observation."""
 
 MOST_PER_COUNTED = 2.0
 
 LATEST_SHARE = 0.3
-"""How much the latest count weighs in the average."""
+"""Weight of the latest count in the average."""
 
 SQL = statements_of(__file__)
 
 
 class LearntAt:
-    """What one account's answers show. An odd endpoint of one project's teaches nothing to another's."""
+    """Observations at one account. They are separate, so that one project's endpoint does not affect another
+    project."""
 
     def __init__(self, news: asyncio.Event) -> None:
         self._news = news
         self._windows: dict[str, int] = {}
         self._per_counted: dict[str, float] = {}
         self._suspected: dict[str, int] = {}
-        """What a provider that has cut an input counted then."""
+        """Counts that the provider reported for inputs that it seems to have cut."""
         self.unwritten: set[str] = set()
 
     def answered(self) -> list[str]:
@@ -58,26 +59,26 @@ class LearntAt:
         return [*self._windows, *self._per_counted]
 
     def token_budget(self, family: Family, model: str) -> int:
-        """How many tokens a model reads, as far as is known and learnt."""
+        """Return how many tokens a model reads, as far as is documented and observed."""
         return family.token_budget(self._windows.get(model))
 
     def window(self, family: Family, model: str) -> int:
         return min(family.window, self._windows.get(model, family.window))
 
     def tokens(self, model: str, counted: int) -> int:
-        """What a model will count for so many tokens of Qwen's older vocabulary."""
+        """Return the model's count of tokens for a count by Qwen's older vocabulary."""
         return round(counted * self._per_counted.get(model, 1.0))
 
     def expected(self, model: str, counts: Sequence[int]) -> list[int]:
         return [self.tokens(model, counted) for counted in counts]
 
     def is_cut(self, model: str, expected: float, reported: int) -> bool:
-        """Whether the provider has cut an input, from what it counted for it: it read its share of the window.
+        """Return True if the provider's count shows that it has cut an input: the count is its share of the window.
 
-        The window is learnt from the second sign of it. One could be an odd answer, and it would be everybody's.
+        A window is accepted from the second such count on, because it then applies to all requests.
 
         Args:
-            expected: what it must have counted at least.
+            expected: the smallest count that is possible for the whole input.
         """
         if not SMALLEST_CUT <= reported < expected:
             return False
@@ -94,10 +95,10 @@ class LearntAt:
             self._smaller(model, limit)
 
     def reported(self, model: str, expected: int, reported: int) -> bool:
-        """What the provider has counted for an input that was counted here. Gives whether it has cut it.
+        """Record the provider's count of an input that was counted here. Return True if the provider has cut it.
 
         Args:
-            expected: what it should have counted: see `tokens`.
+            expected: the count to expect: see `tokens`.
         """
         if self.is_cut(model, CLEARLY_BELOW * expected, reported):
             return True
@@ -140,7 +141,7 @@ class ModelObservations(Background):
         self._news = asyncio.Event()
 
     def at(self, binding: str) -> LearntAt:
-        """What an account's answers have shown."""
+        """Return the observations at an account."""
         found = self._at.get(binding)
         if found is None:
             found = self._at[binding] = LearntAt(self._news)
@@ -154,7 +155,7 @@ class ModelObservations(Background):
                 for row in await self._database.fetch(*SQL.observed_models(bindings=list(self._at))):
                     self.at(row["binding"]).read(row["model"], row["window_tokens"], row["tokens_per_counted"])
             except DatabaseUnavailable:
-                log.warning("Postgres is away; what was learnt of models is not written yet")
+                log.warning("Postgres is unavailable; what was learnt of models is not written yet")
             try:
                 await asyncio.wait_for(self._news.wait(), READ_SECONDS)
                 await asyncio.sleep(1)  # What comes together is written together.

@@ -25,7 +25,7 @@ class Given:
     """For each of the input the ids of what it was made of, of the history alone."""
     dropped_items: int
     tokens: int
-    """What it weighs: counted, where it was counted; else estimated, rather too high."""
+    """Tokens of the item: its stored count, else an estimate on the high side."""
     counted: bool
     compaction: UUID | None
     images_in_words: int = 0

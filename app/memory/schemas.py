@@ -1,4 +1,4 @@
-"""What a client may send about a thread's memory, and how a compaction is shown."""
+"""Request bodies about a thread's memory, and how a compaction is shown."""
 
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -13,10 +13,10 @@ from app.memory.rows import CompactionRow
 
 class Compact(Body):
     model: str | None = Field(None, min_length=1, max_length=256)
-    """That makes it; the service's, or the thread's own, if left out."""
+    """Model that makes the summary; by default the service's, or the thread's own."""
     instructions: str | None = Field(None, min_length=1, max_length=20_000)
     keep_turns: Annotated[int, Field(ge=0, le=1000), WHOLE] = 2
-    """How many of the last turns stay as they are."""
+    """Number of last turns that stay as they are."""
 
 
 class CompactionObject(TypedDict):

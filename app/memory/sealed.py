@@ -1,5 +1,5 @@
-"""What only the project can open that it was closed for: compactions that clients carry (OpenAI's `encrypted_content`),
-and secrets that have to be read again."""
+"""Values sealed for one project: compactions that clients carry (OpenAI's `encrypted_content`), and secrets that have
+to be read again."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ class Sealed:
         return base64.urlsafe_b64encode(nonce + self._cipher.encrypt(nonce, text.encode(), project_id.bytes)).decode()
 
     def opened(self, project_id: UUID, sealed: str) -> str | None:
-        """What was closed for this project; None for anything else."""
+        """Return a value that was sealed for this project; None for anything else."""
         try:
             data = base64.b64decode(sealed, altchars="-_", validate=True)
             return self._cipher.decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], project_id.bytes).decode()

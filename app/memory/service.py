@@ -29,16 +29,16 @@ class Memory:
         self._models = models
 
     async def compactions(self, caller: Caller, address: Place) -> dict[str, Any]:
-        """Those of the branch that the thread's head ends, the latest first."""
+        """List the compactions on the branch of the thread's head, the latest first."""
         _, head, _ = await self._store.head(caller.project_id, address)
         rows = await self._store.on_branch(caller.project_id, head)
         return list_object(rows, compaction_object, has_more=False)
 
     async def compact(self, caller: Caller, address: Place, sent: Compact) -> CompactionObject:
-        """Make a compaction of the thread now. Its next turn goes on from it, however short the conversation is.
+        """Make a compaction of the thread now. Its next turn continues from it, however short the conversation is.
 
         Raises:
-            APIError: there is nothing to compact, somebody else makes it, or the model gave none.
+            APIError: there is nothing to compact, another request makes the compaction, or the model returned none.
         """
         thread_id, head, model = await self._store.head(caller.project_id, address)
         await self._refuse_running(caller, head)

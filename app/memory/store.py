@@ -1,4 +1,4 @@
-"""What is remembered of a branch: its nearest compaction, and its items from there on."""
+"""Store of a branch's memory: its nearest compaction, and the items after it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class Remembered:
     kept: StoredItem
     turn_id: UUID
     tokens: int | None
-    """What it counts by Qwen's vocabulary, if somebody has counted it."""
+    """Tokens by Qwen's vocabulary; None until it is counted."""
     binding: str | None = None
     model: str = ""
 
@@ -71,13 +71,13 @@ class Compacted:
     text: str
     tokens: int
     kept: list[Remembered]
-    """What it covers and stays as it is."""
+    """Covered items that stay as they are."""
     covered_turns: int
     covered_tokens: int
 
     @property
     def source(self) -> str:
-        """What a call that has sent it names as its source: it goes with it."""
+        """Name that a call uses for the text that it has sent."""
         return ids.compaction_id(self.id)
 
     @property
@@ -88,10 +88,10 @@ class Compacted:
 
 @dataclass(slots=True)
 class Branch:
-    """What is remembered of a branch, in order."""
+    """Memory of a branch, in order."""
 
     turns: list[Turn] = field(default_factory=list)
-    """Those that no compaction covers."""
+    """Turns that no compaction covers."""
     items: list[Remembered] = field(default_factory=list)
     """Theirs."""
     compacted: Compacted | None = None
@@ -105,7 +105,7 @@ class Claim:
     id: UUID
     turn_id: UUID
     thread_id: UUID
-    """That its turn is of."""
+    """Thread of its turn."""
 
 
 class MemoryStore:
@@ -168,7 +168,7 @@ class MemoryStore:
         return Context.of(await self._database.fetchval(*SQL.context_of(**_at(project_id, turn_id))))
 
     async def count(self, project_id: UUID, items: Sequence[Remembered]) -> list[int]:
-        """What items count, each counted once: it is kept with them."""
+        """Count the tokens of items, and store each count with its item."""
         uncounted = [item for item in items if item.tokens is None]
         found = await vocabulary.counts([item.kept.item for item in uncounted])
         for item, tokens in zip(uncounted, found, strict=True):
@@ -221,14 +221,14 @@ class MemoryStore:
         covered_tokens: int,
         now: bool,
     ) -> Claim | None:
-        """Take it upon this worker to make a compaction.
+        """Claim a compaction for this worker.
 
         Args:
-            turns: those that it is to cover, or that are covered already by the one before it.
-            now: whether one that has failed is tried again at once.
+            turns: the turns that it covers, including those of the compaction before it.
+            now: True to retry a failed compaction immediately.
 
         Returns:
-            None where somebody else makes it, or it is ready, or has failed lately.
+            None if another worker makes it, it is ready, or it has failed recently.
         """
         last = turns[-1]
         here = {"project_id": project_id, "bucket": ids.bucket_of(last.id)}

@@ -45,16 +45,16 @@ class Compaction(Base):
     """Renewed by the worker that makes it. One whose lease has run out is made by any other."""
     attempts: Mapped[int] = mapped_column(server_default=sql("1"))
     model: Mapped[str] = mapped_column(Text)
-    """That makes it."""
+    """Model that makes the summary."""
     text: Mapped[str | None] = mapped_column(SealedText)
     kept_items: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=sql("'{}'"))
     """The ids of the items it covers that stay as they are: system messages and pinned ones."""
     covered_turns: Mapped[int]
     covered_tokens: Mapped[int] = mapped_column(BigInteger)
     tokens: Mapped[int | None]
-    """What it counts itself."""
+    """Tokens of the summary."""
     calls: Mapped[list[dict[str, Any]] | None] = mapped_column(SealedDocument)
-    """What the model was sent for it."""
+    """Calls that were sent to the model for it."""
     usage: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     error: Mapped[dict[str, Any] | None] = mapped_column(SealedDocument)
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
@@ -81,7 +81,7 @@ class Compaction(Base):
 
 
 class ObservedModel(Base):
-    """What the provider's answers have shown of a model."""
+    """Observations of a model in the provider's answers."""
 
     __tablename__ = "learnt_models"
 
@@ -90,7 +90,7 @@ class ObservedModel(Base):
     window_tokens: Mapped[int | None] = mapped_column(BigInteger)
     """Less than what is known of its family."""
     tokens_per_counted: Mapped[float | None] = mapped_column(Double)
-    """What it counts for one token of Qwen's older vocabulary."""
+    """The model's count for one token of Qwen's older vocabulary."""
     learnt_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
     __table_args__ = (

@@ -1,6 +1,6 @@
-"""Who is calling: the bearer key, the project that it opens, and what it may do there. No route is reached without one.
+"""Authentication: the bearer key, the project that it belongs to, and its scopes. Every route requires a key.
 
-What a request needs hangs on its method, unless the route says so itself: `read` for GET and HEAD, else `write`.
+The required scope depends on the method, unless the route names it: `read` for GET and HEAD, else `write`.
 """
 
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ log = structlog.get_logger()
 SQL = statements_of(__file__)
 
 CACHE_SECONDS = 4.0
-"""How long a worker may take a key that is revoked meanwhile."""
+"""Longest time for which a worker accepts a key after its revocation."""
 
 RENEW_SECONDS = 2.0
 """A key that is used is looked up again after so long, while it is still taken: a turn waits for no look-up."""
@@ -51,13 +51,13 @@ BEARER = {"WWW-Authenticate": "Bearer"}
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a key opens."""
+    """Access that a key gives."""
 
     project_id: UUID
     key_id: UUID
     scopes: frozenset[Scope]
     operates: bool
-    """Whether its project is the one whose admins manage the service."""
+    """True if admins of its project manage the whole service."""
     settings: ProjectSettings
     key_limits: KeyLimits
     """The key's own; those of the project's keys, if it has none."""
@@ -126,7 +126,7 @@ class KeyRing:
         )
 
     async def grant(self, key: str, address: str | None) -> Grant | None:
-        """What a key opens; None if it is unknown, revoked or past its end, or its project is archived."""
+        """Return the access that a key gives; None if it is unknown, revoked or expired, or its project is archived."""
         if is_token(key):
             return await self._of_token(key, address)
         hashed = hash_key(key)
@@ -188,13 +188,13 @@ class KeyRing:
             return None
 
     def forget(self, project_id: UUID) -> None:
-        """Look a project's keys and settings up anew: they have changed. Other workers do so within `CACHE_SECONDS`."""
+        """Refresh a project's keys and settings after a change. Other workers do so within `CACHE_SECONDS`."""
         self._known.forget(lambda grant: grant.project_id == project_id)
 
 
 def read_kept(shape: Any, kept: Any) -> Any:
-    """What is kept of settings, as far as this release knows it. One that it cannot read is as if it were not set, and
-    said: nobody is let in for it who was not before."""
+    """Read stored settings as far as this release knows them. A setting that it cannot read counts as not set and is
+    logged: it must never admit more than before."""
     try:
         return shape.model_validate(kept)
     except ValidationError as error:
@@ -261,6 +261,6 @@ async def _administering(request: HTTPConnection) -> Caller:
 
 Authenticated = Annotated[Caller, Depends(_by_method)]
 Reading = Annotated[Caller, Depends(_reading)]
-"""Of a POST that changes nothing."""
+"""Caller of a POST that changes nothing."""
 Auditing = Annotated[Caller, Depends(_auditing)]
 Administering = Annotated[Caller, Depends(_administering)]

@@ -1,8 +1,8 @@
-"""Which web pages may call from a browser: those whose origins a project lists, compared letter by letter.
+"""CORS: web pages may call from a browser if a project lists their origin, compared character by character.
 
-A preflight names no project, for it has no key: it is answered for an origin that any project lists. What is asked
-then is shown to the page only if the project lists it that the key, or the token, is of. No cookies: a page has to
-bring a token of its own.
+A preflight has no key and so no project: it is allowed for an origin that any project lists. The answer to the request
+itself is shown to the page only if the project of its key or token lists the origin. There are no cookies: a page must
+send a token.
 """
 
 import time
@@ -17,7 +17,7 @@ from app.http.errors import DatabaseUnavailable
 CACHE_SECONDS = 4.0
 
 PREFLIGHT_SECONDS = b"600"
-"""How long a browser need not ask again. What it is shown is decided anew each time."""
+"""Time for which browsers cache a preflight. Whether an answer is shown is decided again for each request."""
 
 ORIGINS = """
 SELECT DISTINCT jsonb_array_elements_text(settings->'origins') AS origin FROM projects
@@ -30,7 +30,7 @@ VARIES = (b"vary", b"Origin")
 
 
 class Origins:
-    """Those that any project lists."""
+    """Origins that any project lists."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -77,8 +77,8 @@ class Cors:
 
 
 async def _is_shown(scope: Scope, origin: str) -> bool:
-    """Whether a page may see an answer: by the project's list; where nobody was let in, by everybody's, so that a page
-    is told that its token has ended."""
+    """Return True if a page may see an answer: by the list of the caller's project. Without a valid caller, any
+    project's list counts, so that a page learns that its token has expired."""
     listed: Sequence[str] | None = scope["state"].get("origins")
     return origin in listed if listed is not None else await _origins(scope).are_listed(origin)
 

@@ -148,7 +148,7 @@ class CredentialWatch:
             try:
                 await self._check(*key)
             except DatabaseUnavailable:
-                # Nobody can revoke a key while Postgres is away, and tokens expire by the clock.
+                # Nobody can revoke a key while Postgres is unavailable, and tokens expire by the clock.
                 log.info("Postgres is unavailable; open streams are checked again when it is back")
 
     async def _check(self, project_id: UUID, key_id: UUID) -> None:

@@ -28,7 +28,7 @@ DEFAULT_PROJECT = "default"
 Scope = Literal["read", "write", "audit", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 USUAL: tuple[Scope, ...] = ("read", "write", "audit")
-"""What a key may do where nothing is said."""
+"""Default scopes of a key."""
 
 
 def new_key() -> str:
@@ -37,7 +37,7 @@ def new_key() -> str:
 
 
 def hash_key(key: str) -> bytes:
-    """What is kept of a key. Keys are random, so that a plain SHA-256 is enough."""
+    """Return the hash that is stored of a key. Keys are random, so a plain SHA-256 is enough."""
     return hashlib.sha256(key.encode()).digest()
 
 

@@ -1,4 +1,4 @@
-"""What an admin may send about projects and keys, and how they are shown."""
+"""Request bodies about projects and keys, and how they are shown."""
 
 from typing import Annotated, Literal
 
@@ -24,7 +24,7 @@ class ProjectCreate(Body):
 
     name: Name
     encrypted: bool = False
-    """Whether its contents are encrypted at rest, with a key of its own. It cannot be taken back."""
+    """True if its contents are encrypted at rest, with a key of its own. Encryption cannot be turned off."""
 
 
 class SettingsPatch(Changes):
@@ -52,7 +52,7 @@ class KeyCreate(Body):
     expires_in: Lifetime | None = None
     """Seconds; without it, until it is revoked."""
     limits: KeyLimits | None = None
-    """Of this key; without it, those of the project's keys."""
+    """Limits of this key; without them, those of the project's keys."""
 
 
 class KeyRotate(Body):
@@ -111,7 +111,7 @@ class KeyObject(TypedDict):
     project: str
     name: str
     hint: str
-    """How it begins."""
+    """First characters of the key."""
     scopes: list[str]
     limits: dict[str, int | float]
     created_at: int

@@ -33,7 +33,7 @@ from app.projects.tables import ApiKey, Project
 from app.sealing.project_cipher import ProjectCipher
 
 OPERATORS_ALONE = ("archived", "models", "limits", "key_limits", "user_limits")
-"""What bounds a project is not the project's own to change."""
+"""Settings that only operators may change, because they limit a project."""
 
 MOST_KEYS = 1000
 
@@ -171,7 +171,7 @@ class Projects:
             return (await self._project(session, caller, given)).project_id
 
     async def _check_scopes(self, session: AsyncSession, caller: Caller, project_id: UUID, id_: UUID) -> None:
-        """Who rotates a key has the new one: it must not be able to do more than its maker."""
+        """Refuse a rotation that would give the caller more scopes: who rotates a key receives the new one."""
         key = await session.get(ApiKey, (project_id, id_))
         _check_has(caller, [] if key is None else key.scopes, "key_id")
 

@@ -1,4 +1,4 @@
-"""What a project asks for, in one column of its row: read with the key of each request, and checked where it is set."""
+"""Settings of a project, in one column of its row: read with the key of each request, validated when they are set."""
 
 import re
 from typing import Annotated
@@ -37,7 +37,7 @@ Origin = Annotated[str, AfterValidator(_origin)]
 
 
 class Rates(BaseModel):
-    """How much is asked of models. What is left out is not limited."""
+    """Limits on calls of models. A field without a value sets no limit."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -46,28 +46,28 @@ class Rates(BaseModel):
     """Input and output together, as the provider counts them."""
     turns_at_once: Whole | None = None
     tokens_per_month: Whole | None = None
-    """Of a calendar month in UTC."""
+    """Tokens per calendar month in UTC."""
     cost_per_month: Annotated[float, Field(ge=LEAST_COST, le=1e12)] | None = None
     """In the currency of the price table."""
 
 
 class KeyLimits(Rates):
-    """Of a key."""
+    """Limits of a key."""
 
     body_bytes: Annotated[int, Field(ge=LEAST_BODY, le=10**15), WHOLE] | None = None
     input_items: Whole | None = None
 
 
 class UserLimits(Rates):
-    """Of an end user."""
+    """Limits of an end user."""
 
     threads: Whole | None = None
     stored_bytes: Whole | None = None
-    """Of items, as they are stored."""
+    """Bytes of items, as they are stored."""
 
 
 class Limits(KeyLimits, UserLimits):
-    """Of a project."""
+    """Limits of a project."""
 
 
 class ProjectSettings(BaseModel):
@@ -78,15 +78,15 @@ class ProjectSettings(BaseModel):
     models: Annotated[list[ModelName], Field(max_length=MOST_LISTED)] | None = None
     """The models that it may use, `qwen3.7-*` for all that begin so. Without it: any."""
     origins: Annotated[list[Origin], Field(max_length=MOST_LISTED)] = []
-    """Where browsers may call from."""
+    """Origins that browsers may call from."""
     limits: Limits = Limits()
     key_limits: KeyLimits = KeyLimits()
-    """Of each key that has none of its own."""
+    """Limits of each key that has none of its own."""
     user_limits: UserLimits = UserLimits()
-    """Of each end user."""
+    """Limits of each end user."""
 
     def may_use(self, asked: str) -> bool:
-        """Whether a name stands for a model that the project may use."""
+        """Return True if the project may use the model."""
         try:
             self.resolved(asked)
         except Forbidden:
@@ -122,5 +122,5 @@ NO_LIMITS = KeyLimits()
 
 
 def is_named(model: str, name: str) -> bool:
-    """Whether a model is the one of a name, or one of those that a name with `*` at its end stands for."""
+    """Return True if a model has a name, or begins with a name that ends in `*`."""
     return model == name or (name.endswith("*") and model.startswith(name[:-1]))

@@ -28,17 +28,17 @@ class Project(Base):
     project_id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(Text)
     trail_key: Mapped[bytes] = mapped_column(LargeBinary)
-    """What the audit trail names addresses with, where no end user's key does."""
+    """Key of the digests with which the audit trail names addresses, where no end user's key does."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     retention_days: Mapped[int | None]
     """After so many days the content of a turn is purged. None: it is kept."""
     purged_until: Mapped[datetime | None]
     """Turns that arrived up to then have been purged."""
     session_cache: Mapped[str | None] = mapped_column(Text)
-    """Whether the provider is asked to cache its contexts: off, on or auto. None: as the service is set."""
+    """Session cache at the provider: off, on or auto. None: the service's setting."""
 
     operates: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether its keys with the scope admin manage the whole service, and not their own project alone."""
+    """True if its keys with the scope admin manage the whole service, not only their own project."""
     archived_at: Mapped[datetime | None]
     """Since then, none of its keys is taken."""
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))

@@ -1,7 +1,7 @@
-"""Tokens for end users, so that a browser speaks to the service itself: short-lived, signed, and for one user alone.
+"""Tokens for end users: short-lived, signed, and valid for one user, so that a browser can call the service itself.
 
-What a token opens is a part of what the key opens that minted it, and ends with that key. Routes are closed to them
-but for those that say otherwise: see `for_users`.
+A token gives part of the access of the key that minted it, and ends with that key. Only routes that are marked with
+`for_users` accept tokens.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ def is_for_users(endpoint: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class UserToken:
-    """What a token says."""
+    """Claims of a token."""
 
     project_id: UUID
     key_id: UUID
@@ -55,7 +55,7 @@ class UserTokens:
         """Args: key: the database's own, that other keys are made of."""
         self._key = hashlib.blake2b(b"tokens of end users", key=key, digest_size=32).digest()
         self._read: dict[str, UserToken] = {}
-        """Those whose signature fitted: it does again."""
+        """Cache of tokens whose signature was verified."""
 
     def mint(self, token: UserToken) -> str:
         said = {
@@ -71,7 +71,7 @@ class UserTokens:
         return jwt.encode(said, self._key, ALGORITHM)
 
     def read(self, given: str) -> UserToken | None:
-        """What a token says; None for one that was not minted here, or whose time is over."""
+        """Return a token's claims; None for a token that was not minted here or has expired."""
         token = self._read.get(given) or self._verified(given)
         if token is None or token.expires_at <= time.time():
             self._read.pop(given, None)
@@ -108,5 +108,5 @@ def user_hash(user: str) -> str:
 
 
 def is_token(given: str) -> bool:
-    """Whether what was sent as a key is a token: keys have no dots."""
+    """Return True if the credential is a user token: tokens contain dots, API keys do not."""
     return given.count(".") == 2

@@ -41,7 +41,7 @@ class Cleaner(Background):
         """Do all that is due. What cannot be done holds up nothing else.
 
         Raises:
-            DatabaseUnavailable: Postgres is away.
+            DatabaseUnavailable: Postgres is unavailable.
         """
         await self._tried(self._purge_users())
         await self._tried(self._purge_expired())
@@ -89,4 +89,4 @@ class Cleaner(Background):
             try:
                 await self.clean()
             except DatabaseUnavailable:
-                log.warning("Postgres is away; what is to be purged is purged later")
+                log.warning("Postgres is unavailable; what is to be purged is purged later")

@@ -209,7 +209,7 @@ class Purge:
     async def _purge_copies(
         self, session: AsyncSession, actor: Actor, thread: Thread, user: str, erased: Erased
     ) -> None:
-        """What other users' forks have copied of a thread is its user's content all the same."""
+        """Purge what other users' forks have copied of a thread: it is the content of the thread's user."""
         project_id = thread.project_id
         of_turns = (Turn.project_id == project_id, Turn.copied_from_id.in_(erased.turn_ids), Turn.deleted_at.is_(None))
         copies: dict[UUID, list[UUID]] = {}

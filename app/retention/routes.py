@@ -26,7 +26,7 @@ class ProjectPatch(Changes):
     retention_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] | None = None
     """After so many days the content of a turn is purged; null: it is kept."""
     session_cache: Literal["off", "on", "auto"] | None = None
-    """Whether the provider is asked to cache contexts; null: as the service is set."""
+    """Session cache at the provider; null: the service's setting."""
 
 
 Service = Annotated[Retention, serving(Retention)]

@@ -1,4 +1,4 @@
-"""What a project keeps, for how long, and what of it belongs to one end user."""
+"""Retention: how long a project keeps contents, and the data of one end user."""
 
 from collections.abc import AsyncIterator
 from typing import Any, Literal
@@ -48,7 +48,7 @@ class Retention:
             return _project_object(await session.get_one(Project, caller.project_id))
 
     async def change(self, caller: Caller, values: dict[str, Any]) -> ProjectObject:
-        """Change for how many days content is kept (None: for ever), or whether contexts are cached."""
+        """Change for how many days content is kept (None: forever), or whether contexts are cached."""
         changed = update(Project).where(Project.project_id == caller.project_id).values(values)
         async with self._database.session() as session:
             project = (await session.execute(changed.returning(Project))).scalar_one()
@@ -64,10 +64,10 @@ class Retention:
         return await self._shown(caller, purge_id)
 
     async def purge(self, caller: Caller, purge_id: str) -> PurgeObject:
-        """How far a purge is.
+        """Return the progress of a purge.
 
         Raises:
-            NotFound: there is none of this id.
+            NotFound: no purge has this id.
         """
         found = ids.parse(purge_id, ("purge",))
         if found is None:

@@ -20,7 +20,7 @@ SQL = statements_of(__file__)
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How a project's contents are kept."""
+    """State of a project's encryption."""
 
     encrypted: bool
     """The project has a key for its contents, and some may be sealed with it."""

@@ -71,8 +71,8 @@ async def running(database: Database, project_id: UUID) -> int:
 async def _open_buckets(
     database: Database, table: Table, columns: Mapping[str, Sealable], project_id: UUID
 ) -> list[int | None]:
-    """Where rows lie of which something lies open: they are locked bucket by bucket, each on its shard. None for a
-    table that has no buckets."""
+    """Return the buckets with rows that hold plain text: rows are locked bucket by bucket, each on its shard. None for
+    a table without buckets."""
     if "bucket" not in table.columns:
         return [None]
     somewhere = " OR ".join(f"({_lies_open(name, type_, columns)})" for name, type_ in columns.items())

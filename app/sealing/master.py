@@ -34,7 +34,7 @@ NONCE_BYTES = 12
 NODES = b"everthread master nodes v1"
 
 LEAF_BITS = 64
-"""How deep the tree is. Two of a million projects have one leaf with a chance of 1 in 10^7."""
+"""Depth of the tree. Two of a million projects share a leaf with a probability of 1 in 10^7."""
 
 NODE_BYTES = 1 + LEAF_BITS // 8 + 32
 """A node among those that are sealed: its depth, its path and its key."""
@@ -234,7 +234,7 @@ def _read(path: Path) -> str:
 
 
 def _asked(command: str) -> str:
-    """What a command prints: that of a key management service, for instance."""
+    """Return the output of a command, for example of a key management service."""
     try:
         ran = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:

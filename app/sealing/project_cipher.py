@@ -30,11 +30,11 @@ SQL = statements_of(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """How many of the projects' keys can be opened here."""
+    """Number of the projects' keys that can be opened here."""
 
     opened: int = 0
     by_former: int = 0
-    """Of those: sealed by a master key before the current one."""
+    """Number of those that a former master key has sealed."""
     unopened: int = 0
 
 
@@ -120,10 +120,10 @@ class ProjectCipher:
         ]
 
     async def open(self, project_id: UUID, purpose: str, sealed: bytes) -> bytes:
-        """What was sealed for this project and purpose.
+        """Return what was sealed for this project and purpose.
 
         Raises:
-            CannotOpen: it was not, or its keys are not here.
+            CannotOpen: the value was sealed for something else, or its key is not available.
         """
         if len(sealed) < HEAD_BYTES or not sealed.startswith(FORM):
             raise CannotOpen("it is nothing that was sealed here")

@@ -10,7 +10,7 @@ from app.db.base import Base
 
 
 class DataKey(Base):
-    """What is sealed for a project is sealed with the newest of these."""
+    """Key of a project's sealed values. The newest one seals."""
 
     __tablename__ = "data_keys"
 
@@ -18,7 +18,7 @@ class DataKey(Base):
     number: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     """From 1."""
     master_id: Mapped[bytes] = mapped_column(LargeBinary)
-    """Which master key has sealed it: how the SHA-256 of that begins."""
+    """First bytes of the SHA-256 of the master key that sealed it."""
     wrapped: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 

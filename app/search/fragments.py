@@ -43,10 +43,10 @@ class FragmentObject(TypedDict):
 
 
 def fragments(text: str, asked: Sequence[Run]) -> list[FragmentObject]:
-    """Where `text` has what is asked for.
+    """Return the places in `text` that match the query.
 
     Returns:
-        For each place its text, the highlights as [start, end) in it, and the same as HTML with <mark>.
+        The text of each place, its highlights as [start, end), and the same as HTML with <mark>.
     """
     merged: list[list[tuple[int, int]]] = []
     for start, end in _matches(text, asked):

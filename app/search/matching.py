@@ -1,4 +1,4 @@
-"""Whether a text has what is asked for, and how well: the text itself is looked at, behind an index of its lexemes."""
+"""Matching and ranking of texts: the text itself is checked, after an index of its lexemes."""
 
 import re
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ _IN_WORD = f"[^{UNSPACED}{BETWEEN}]"
 
 
 class Matcher:
-    """What is asked for, ready to be looked for."""
+    """Query, prepared for matching."""
 
     def __init__(self, asked: Sequence[Term]) -> None:
         self._wanted = [_pattern(term) for term in asked if not term.excluded]
         self._excluded = [_pattern(term) for term in asked if term.excluded]
 
     def rank(self, text: str) -> float | None:
-        """How well a text matches; None if it does not.
+        """Return the rank of a text; None if it does not match.
 
-        Better is one that has each term more often, has them closer together, and is shorter.
+        A text ranks higher if it has each term more often, has the terms closer together, and is shorter.
         """
         text = folded(text[:LONGEST_TEXT])
         if any(pattern.search(text) for pattern in self._excluded):

@@ -78,7 +78,8 @@ class HitObject(TypedDict):
 
 class Search:
     def __init__(self, database: Database, reads: ReplicaReads) -> None:
-        """Args: reads: where it is looked. What is shown comes from `database`: nothing that has just been deleted."""
+        """Args: reads: the database that is searched. Results are read from `database`, so that nothing deleted is
+        shown."""
         self._database = database
         self._reads = reads
 

@@ -17,7 +17,7 @@ from app.sealing.columns import ITEMS
 from app.sealing.columns import TITLES as TITLED
 
 CANDIDATES = 2000
-"""Of what may match, so many of the newest are looked at: a word that stands everywhere costs no more than that."""
+"""Number of the newest candidates that are checked. It limits the cost of a word that occurs everywhere."""
 
 MOST_CHARACTERS = 16_000_000
 """... and no more than so many characters of it: of as many words as `WORDS_AT_ONCE`, fewer in proportion for more."""
@@ -25,7 +25,7 @@ MOST_CHARACTERS = 16_000_000
 WORDS_AT_ONCE = 4
 
 TIME_DIGITS = (6, 5, 4)
-"""Of the hex digits of a turn's id, so many are a lexeme of its messages: 2^24, 2^28 and 2^32 milliseconds."""
+"""Numbers of leading hex digits of a turn's id that are lexemes of its messages: 2^24, 2^28 and 2^32 milliseconds."""
 
 BATCH = 50
 """Texts that are held at a time."""
@@ -41,12 +41,12 @@ class Filters:
     since: datetime | None = None
     until: datetime | None = None
     here_before: datetime | None = None
-    """What came to be here later is left out: it would move the pages."""
+    """Time after which new rows are left out, because they would move the pages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What may match: a message of a turn, or the title of a thread."""
+    """Candidate: a message of a turn, or the title of a thread."""
 
     id: UUID
     role: str
@@ -99,8 +99,8 @@ def _text(project_id: UUID, row: Any) -> Text:
 
 
 async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Any]:
-    """Where the newest messages are that may match: in the last hours, if there are enough, else in the last days, and
-    so on. What the index finds of a common word is no more than that time holds."""
+    """Return the newest candidate messages: of the last hours if there are enough, else of the last days, and so on. A
+    common word costs no more than that period holds."""
     roles = [role for role in filters.roles if role != "title"]
     found: list[Any] = []
     older_than: UUID | None = None
@@ -136,7 +136,7 @@ async def titles(database: Database, project_id: UUID, wanted: Sequence[Term], f
 
 
 def _hashed() -> Callable[[str], str] | None:
-    """What a sealed text has of a word; None where the project's lie open."""
+    """Return the hash of words in sealed texts; None where the project's texts are not sealed."""
     sealer = at_rest.sealer()
     return None if sealer.key is None else sealer.hashed_word
 
