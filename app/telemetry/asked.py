@@ -1,4 +1,4 @@
-"""Whether OpenTelemetry is asked for, and the door to it: without a wish, none of its modules is loaded."""
+"""Access to OpenTelemetry. None of its modules is loaded unless the settings ask for it."""
 
 from importlib import import_module
 

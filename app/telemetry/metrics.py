@@ -1,4 +1,4 @@
-"""What /metrics shows."""
+"""Metrics of /metrics."""
 
 from functools import cache
 from typing import TypeVar
@@ -91,7 +91,7 @@ def of(metric: Metric, *labels: str) -> Metric:
 
 
 def forget_process(pid: int) -> None:
-    """What a worker that has died was at is not going on any more."""
+    """Remove the gauges of a worker that has died."""
     mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 

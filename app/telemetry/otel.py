@@ -42,7 +42,7 @@ CLOSE_SECONDS = 3.0
 NOT_TRACED = "/healthz$,/readyz$,/metrics$"
 
 CALL_SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-"""What the semantic conventions ask for."""
+"""Bucket bounds of the semantic conventions."""
 
 TOKEN_COUNTS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864)
 
@@ -188,7 +188,7 @@ class OTel(Tracer):
             self._tokens.record(number, {**attributes, "gen_ai.token.type": type_})
 
     def close(self) -> None:
-        # A collector that is away would be tried again and again.
+        # A collector that is unavailable would be tried again and again.
         patience = threading.Timer(CLOSE_SECONDS, self._give_up)
         patience.start()
         self._traces.shutdown()
@@ -201,7 +201,7 @@ class OTel(Tracer):
 
 
 def _observer(counter: Counter) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    """What a counter of /metrics says, for OTLP."""
+    """Return a callback that reports a counter of /metrics over OTLP."""
 
     def observe(options: CallbackOptions) -> Iterable[Observation]:
         for family in counter.collect():

@@ -32,7 +32,7 @@ class Tracer:
     """Makes spans that nobody looks at."""
 
     active = False
-    """Whether anybody looks."""
+    """True if spans are exported."""
 
     def span(self, name: str, attributes: Attributes, *, asks: bool = False) -> Span:
         """A span within the one that is current, and current itself while it lasts.
@@ -46,7 +46,7 @@ class Tracer:
         """A span from now until another server's answer is there."""
 
     def headers(self) -> dict[str, str]:
-        """What tells another server which span asks it: `traceparent`, of W3C's Trace Context."""
+        """Return the headers that name the calling span to another server: `traceparent`, of W3C's Trace Context."""
         return {}
 
     def provider_call(self, seconds: float, first_token: float | None, attributes: Attributes) -> None:

@@ -15,7 +15,7 @@ SQL = statements_of(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is to be appended, beside who did it and to what chain."""
+    """Content of a record to append, apart from its actor and its chain."""
 
     action: Action
     turn_id: UUID | None = None

@@ -36,7 +36,7 @@ UNREADABLE_REST = ", the rest of the turn cannot be opened"
 """The end of the detail of `item.deleted` where the record covers the turn's place, and not its contents."""
 
 FIRST = bytes(32)
-"""What the first record of a chain has for its previous hash."""
+"""Previous hash of the first record of a chain."""
 
 
 class ActorObject(TypedDict):
@@ -65,7 +65,7 @@ class RecordObject(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something. Without a key: the service itself, or a command on its host."""
+    """Actor of a change. Without a key: the service itself, or a command on its host."""
 
     key_id: UUID | None = None
     address: str | None = None

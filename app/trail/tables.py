@@ -31,7 +31,7 @@ class AuditRecord(Base):
     user_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The end user whose thread it is, under a key of theirs that goes when they are purged."""
     address_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
-    """Where the caller was, under the same key; the project's, where there is no user."""
+    """Digest of the caller's address, under the user's key; under the project's, where there is no user."""
     detail: Mapped[str | None] = mapped_column(Text)
     content: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The salted SHA-256 of the content; the salt lies beside the content and is deleted with it."""
@@ -44,7 +44,7 @@ class AuditRecord(Base):
 
 
 class UserKey(Base):
-    """What the trail names an end user with. Without it, nobody can tell whom its records name."""
+    """Key of the digests that name an end user in the trail. Without it, records cannot be linked to the user."""
 
     __tablename__ = "user_keys"
 

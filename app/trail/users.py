@@ -1,4 +1,5 @@
-"""How the audit trail names people: by a keyed digest. The key goes with a user's purge, and then nobody can tell.
+"""Names of people in the audit trail: keyed digests. A user's purge deletes the key, and then no record can be linked
+to the user.
 
 The database computes the same digests (`trail_digest_v1` in migrations/schema.sql).
 """
@@ -23,7 +24,7 @@ def new_trail_key() -> bytes:
 
 
 def digest(key: bytes, kind: str, value: str) -> bytes:
-    """What a user (`user`) or an address (`address`) is named by."""
+    """Return the digest that names a user (`user`) or an address (`address`)."""
     return hashlib.sha256(key + f"{kind}:v1:{value}".encode()).digest()[:DIGEST_BYTES]
 
 
@@ -46,7 +47,7 @@ class UserKeys:
         return key
 
     async def digest(self, project_id: UUID, user_id: str) -> bytes | None:
-        """What the trail names a user by; None for one without a key."""
+        """Return the digest that names a user in the trail; None for a user without a key."""
         key = await self.get(project_id, user_id)
         return None if key is None else digest(key, "user", user_id)
 

@@ -38,7 +38,7 @@ class Entry:
     where: str
     """Its line, or its place in the file."""
     thread: dict[str, Any] = field(default_factory=dict)
-    """What is sent to the service."""
+    """Body that is sent to the service."""
     problem: str | None = None
     """Why it is not imported."""
     left_out: list[str] = field(default_factory=list)

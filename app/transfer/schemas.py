@@ -50,7 +50,7 @@ class TurnRecord(Body):
 
 
 class CompactionRecord(Body):
-    """What stands for a branch up to a turn, where a model is sent it anew."""
+    """Summary that replaces a branch up to a turn when its history is sent again."""
 
     turn_id: TurnId
     model: str

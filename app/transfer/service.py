@@ -190,7 +190,7 @@ async def _write(
 async def _write_compactions(
     session: AsyncSession, caller: Caller, thread_id: UUID, given: ThreadRecord, written: set[UUID]
 ) -> None:
-    """Those of the turns that are written now; a fork has the others from the thread that it shares."""
+    """Write the compactions of the turns that are written now; a fork has the others from the thread that it shares."""
     rows: list[dict[str, Any]] = []
     records: list[Record] = []
     for each in given.compactions:

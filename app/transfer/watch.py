@@ -14,11 +14,11 @@ from app.transfer.client import CannotTransfer, connect
 
 
 def replay(url: str, key: str, thread: str, speed: float, until: str | None, show: Callable[[str], None]) -> None:
-    """Show what was said in a thread as it was said.
+    """Show a thread's conversation with its original timing.
 
     Args:
         thread: its id or its name.
-        show: is given each piece of text as it comes.
+        show: called with each piece of text.
 
     Raises:
         CannotTransfer: the service refuses.

@@ -1,7 +1,7 @@
-"""How turns have gone: errors by their meaning, and how long answers took, hour by hour.
+"""Outcomes of turns per hour: errors by their meaning, and how long answers took.
 
-Each worker counts in its memory and adds what it has to the sums in Postgres from time to time: no turn waits for that,
-and what has not been written yet goes with a worker that dies.
+Each worker counts in memory and adds its counts to the sums in Postgres from time to time. No turn waits for that, and
+a worker that dies loses the counts that it has not written.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ BOUNDS = (
 WRITE_SECONDS = 15.0
 
 MOST_KINDS = 5000
-"""Of a worker, between two times that it writes."""
+"""Largest number of kinds that a worker counts between two writes."""
 
 SQL = statements_of(__file__)
 
@@ -91,7 +91,7 @@ class TurnHours(Background):
         """Add what was counted. What cannot be written now is written later.
 
         Raises:
-            DatabaseUnavailable: Postgres is away.
+            DatabaseUnavailable: Postgres is unavailable.
         """
         while self._sums:
             kind = next(iter(self._sums))
@@ -120,14 +120,14 @@ class TurnHours(Background):
             try:
                 await self.write()
             except DatabaseUnavailable:
-                log.warning("Postgres is away; how turns have gone is written later")
+                log.warning("Postgres is unavailable; how turns have gone is written later")
 
     async def stop(self) -> None:
         await super().stop()
         try:
             await self.write()
         except DatabaseUnavailable:
-            log.warning("Postgres is away; how the last turns have gone is not written")
+            log.warning("Postgres is unavailable; how the last turns have gone is not written")
 
 
 async def listed(database: Database, project_id: UUID, since: datetime, until: datetime, limit: int) -> list[HourRow]:

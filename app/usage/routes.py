@@ -118,11 +118,11 @@ class HourObject(TypedDict):
     p95_ms: int | None
     p99_ms: int | None
     first_word_p50_ms: int | None
-    """Of streams."""
+    """Median time to the first word of streams."""
     first_word_p95_ms: int | None
     first_word_p99_ms: int | None
     durations: list[int]
-    """How many took how long; the bounds are in docs/monitoring.md."""
+    """Number of turns per duration; the bounds are in docs/monitoring.md."""
     first_words: list[int]
 
 

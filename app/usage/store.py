@@ -119,15 +119,15 @@ async def usage(
     after: str | None,
     tz: str = UTC,
 ) -> list[UsageRow]:
-    """Rows of counts, by the group's key, in its order.
+    """Return the rows of counts, ordered by the group's key.
 
     Args:
         group_by: one of GROUPS.
-        after: the key to go on from.
-        tz: the zone whose days are meant.
+        after: the last key of the page before.
+        tz: the time zone of the days.
 
     Raises:
-        BadRequest: Postgres knows no such zone.
+        BadRequest: Postgres does not know the zone.
     """
     if tz != UTC and not await database.fetchval(ZONE, tz):
         raise BadRequest(
@@ -150,7 +150,7 @@ def counted(row: UsageRow) -> dict[str, int]:
 
 
 def costs(row: UsageRow, models: Models) -> dict[str, float | None]:
-    """What it has cost, and what the session cache has saved of it."""
+    """Return the row's cost, and what the session cache has saved of it."""
     found = [_costs(model, models) for model in row["models"]]
     return {
         name: None if any(each is None for each in found) else round(sum(each[name] for each in found if each), 6)

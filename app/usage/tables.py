@@ -1,4 +1,4 @@
-"""How turns have gone, in hourly sums."""
+"""Outcomes of turns, in hourly sums."""
 
 from datetime import datetime
 from uuid import UUID
@@ -21,8 +21,8 @@ class TurnHour(Base):
     """A turn's status; of one that has failed, the meaning of its error."""
     turns: Mapped[int] = mapped_column(BigInteger)
     durations: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    """How many took how long: see `hours.BOUNDS`."""
+    """Number of turns per duration: see `hours.BOUNDS`."""
     first_words: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
-    """How long the first word of a stream took."""
+    """Number of streams per time to the first word."""
 
     __table_args__ = (CheckConstraint("turns >= 0", name="turns"),)

@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 POLL_SECONDS = 1.0
 IDLE_SECONDS = 5.0
-"""How often it is looked whether somebody wants to be told at all."""
+"""Interval at which a worker checks whether any webhook exists."""
 
 READ_A_SECOND = 200
 """Webhooks whose trail a worker looks at: of more, each is told a little later."""
@@ -73,7 +73,7 @@ class Deliveries(Background):
                 try:
                     pause = await self._round()
                 except DatabaseUnavailable:
-                    log.warning("Postgres is away; webhooks are told later")
+                    log.warning("Postgres is unavailable; webhooks are told later")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), pause)
                 self._woken.clear()

@@ -1,4 +1,4 @@
-"""What a webhook can be told of: records of the audit trail, under names like those of OpenAI's webhooks."""
+"""Events that webhooks receive: records of the audit trail, under names like those of OpenAI's webhooks."""
 
 from datetime import datetime
 from typing import Any, Literal, Protocol, get_args
@@ -23,12 +23,12 @@ class TrailRow(Protocol):
 
 
 def type_of(record: TrailRow) -> str:
-    """What is told of a record: of a turn's end, how it ended."""
+    """Return the event type of a record; for the end of a turn, it contains the status."""
     return f"response.{record['detail']}" if record["action"] == "turn.closed" else str(record["action"])
 
 
 def data_of(record: TrailRow) -> dict[str, Any]:
-    """What it is about: ids, and no contents."""
+    """Return the subject of a record: ids, and no contents."""
     chain, turn = record["chain_id"], record["turn_id"]
     if record["action"] == "user.purged":
         digest = record["user_digest"]
@@ -58,7 +58,7 @@ class EventObject(TypedDict):
     type: str
     created_at: int
     data: dict[str, Any]
-    """What it is about, by its ids."""
+    """Ids of the event's subject."""
 
 
 def event_object(chain_id: UUID, seq: int, type_: str, at: datetime, data: dict[str, Any]) -> EventObject:

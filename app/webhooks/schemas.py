@@ -1,4 +1,4 @@
-"""What a client may send about a webhook, and how webhooks and deliveries are shown."""
+"""Request bodies about webhooks, and how webhooks and deliveries are shown."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -48,7 +48,7 @@ class WebhookPatch(Changes):
     events: Events | None = None
     description: Description | None = None
     paused: bool | None = None
-    """What happens meanwhile is told when it goes on."""
+    """Events that occur while it is paused are delivered when it resumes."""
 
 
 class WebhookObject(TypedDict):

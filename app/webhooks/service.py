@@ -1,4 +1,4 @@
-"""What can be done with a project's webhooks."""
+"""Operations on a project's webhooks."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 PREFIX = "whsec_"
 SECRET_BYTES = 32
 FEWEST_BYTES, MOST_BYTES = 24, 64
-"""Of a secret, as the specification has it."""
+"""Length of a secret, by the specification."""
 
 
 def new_secret() -> str:
@@ -25,10 +25,10 @@ def is_secret(given: str) -> bool:
 
 
 def headers(secrets_: Sequence[str], id_: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """What a delivery is signed with, by each of the secrets.
+    """Return the headers that sign a delivery, with each of the secrets.
 
     Args:
-        timestamp: Unix seconds, of this attempt.
+        timestamp: Unix seconds of this attempt.
     """
     signed = b"%b.%d.%b" % (id_.encode(), timestamp, body)
     signatures = [hmac.new(_bytes(each), signed, hashlib.sha256).digest() for each in secrets_]

@@ -1,4 +1,4 @@
-"""Webhooks and deliveries in Postgres: how far the trail is read, and what is told of it, are written in one step."""
+"""Store of webhooks and deliveries. The position in the trail and the deliveries are written in one step."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ from app.webhooks.tables import Webhook
 RECORDS_AT_ONCE = 500
 
 MOST_WEBHOOKS = 50
-"""Of a project."""
+"""Largest number of webhooks per project."""
 
 FORMER_SECRET_HOURS = 24
 

@@ -21,7 +21,7 @@ class Webhook(Base):
     events: Mapped[list[str]] = mapped_column(ARRAY(Text))
     description: Mapped[str | None] = mapped_column(Text)
     secret: Mapped[str] = mapped_column(Text)
-    """What deliveries are signed with, sealed."""
+    """Secret that signs deliveries, sealed."""
     former_secret: Mapped[str | None] = mapped_column(Text)
     """The one before, which they are signed with too for a while."""
     former_until: Mapped[datetime | None]
