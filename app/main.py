@@ -357,7 +357,7 @@ async def _end_turns(runner: Runner, drain_seconds: float, closed: asyncio.Event
 
 
 def _settling(settings: Settings, *, distributed: bool) -> float | None:
-    """How long a list that is read upwards waits for open transactions. No node of a cluster sees those of all."""
+    """Return how long an ascending list waits for open transactions. No node of a cluster sees all of them."""
     if settings.settling_seconds is None and distributed:
         return DISTRIBUTED_SETTLING_SECONDS
     return settings.settling_seconds
@@ -375,12 +375,12 @@ async def _database_key(database: Database) -> bytes | None:
 
 
 async def _database_key_at_last(database: Database) -> bytes:
-    """A worker that is started while the database is away waits for it."""
+    """Read the database's key; a worker that starts while the database is unavailable waits for it."""
     while True:
         try:
             return await database_key(database)
         except DatabaseUnavailable:
-            log.warning("Postgres is away; this worker begins when it is back")
+            log.warning("Postgres is unavailable; this worker begins when it is back")
             await asyncio.sleep(AWAY_SECONDS)
 
 
@@ -474,7 +474,7 @@ def _include(
 
 
 def _methods_at(request: Request) -> set[str]:
-    """What can be done at a path, by all of its routes."""
+    """Return the methods of all routes at a path."""
     found: dict[int, set[str]] = {}
     for route in iter_route_contexts(request.app.routes):
         if isinstance(route.methods, set) and isinstance(route.path, str):

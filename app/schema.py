@@ -194,8 +194,8 @@ async def migrate(
 
 
 async def _let_go_of_snapshot(guard: AsyncConnection) -> None:
-    """A statement's answer, read to its end, holds the snapshot that it was read with until the next simple query; and
-    CREATE INDEX CONCURRENTLY would wait for it for ever."""
+    """Release the snapshot of the last statement, which is held until the next simple query. CREATE INDEX CONCURRENTLY
+    would wait for it."""
     driver: Any = (await guard.get_raw_connection()).driver_connection
     await driver.execute("SELECT")
 

@@ -166,7 +166,7 @@ def master_keys(settings: Settings) -> Masters:
 
 
 async def check_master_key(database: Database, at_hand: Masters) -> str:
-    """How many projects' keys the master key opens.
+    """Return a line about how many projects' keys the master key opens.
 
     Raises:
         CannotServe: not all of them.

@@ -36,7 +36,7 @@ REGION_CODES: dict[Region, str] = {
 
 
 def region_base_url(region: Region, workspace: str | None) -> str | None:
-    """Where a region's accounts are served, or those of a workspace of it; None where it takes a workspace."""
+    """Return the base URL of a region, or of a workspace in it; None if the region requires a workspace."""
     if workspace is not None:
         return f"https://{workspace}.{REGION_CODES[region]}.maas.aliyuncs.com{PATH_OF_THE_API}"
     host = REGION_HOSTS.get(region)
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     )
     """Any endpoint that speaks the Responses API; wins over the region."""
     dashscope_region: Region = Field("singapore", validation_alias="DASHSCOPE_REGION")
-    """Where the key was made; a key of one region is refused in the others."""
+    """Region of the key. Other regions refuse it."""
     dashscope_workspace: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,62}$")] = Field(
         None, validation_alias="DASHSCOPE_WORKSPACE"
     )
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     bootstrap_key: Annotated[SecretStr | None, AfterValidator(_hard_to_guess)] = None
     """The first API key: 20 characters or more, without spaces. Without it one is made and printed once."""
     data_dir: Path = Path("everthread-data")
-    """Where the embedded servers keep their data."""
+    """Directory of the embedded servers' data."""
 
     database_pooler: bool = False
     """Whether a pooler stands before Postgres that gives each transaction another connection (PgBouncer's
@@ -126,17 +126,17 @@ class Settings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 10
     """Connections to Postgres per worker."""
     database_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
-    """How long a statement, or the wait for a free connection, may take."""
+    """Time limit of a statement, and of the wait for a free connection."""
     database_read_url: str | None = None
-    """A replica of the database, in DATABASE_URL's forms, that search, usage and the export and verification of the
-    audit trail are read from. Without it, and while it is away: the database itself."""
+    """Replica of the database, in DATABASE_URL's forms, for search, usage and the export and verification of the audit
+    trail. Without it, and while it is unavailable: the database itself."""
     database_read_lag_seconds: Annotated[float, Field(gt=0)] = 10.0
-    """How far behind that replica may be; it is not read from while it is further."""
+    """Largest lag of the replica. While it lags further behind, it is not used."""
     redis_timeout_seconds: Annotated[float, Field(gt=0)] = 0.5
-    """How long a Redis command may take before the turn goes on without it."""
+    """Time limit of a Redis command. The turn then continues without it."""
 
     response_id_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
-    """How long the provider keeps a response id (DashScope: 7 days)."""
+    """Life of a response id at the provider (DashScope: 7 days)."""
     response_id_margin_seconds: Annotated[int, Field(ge=0)] = 600
     """An id this close to its end is no longer chained on: the call must still arrive in time."""
 
@@ -147,9 +147,9 @@ class Settings(BaseSettings):
     """Attempts per turn at a provider that throttles, fails or cannot be reached."""
     provider_connect_timeout_seconds: Annotated[float, Field(gt=0)] = 10.0
     provider_timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How long a plain call may take in all. A stream may take as long as events keep arriving."""
+    """Time limit of a plain call. A stream may take as long as events keep arriving."""
     provider_stall_seconds: Annotated[float, Field(gt=0)] = 120.0
-    """How long a stream may be silent, before its first event too."""
+    """Longest silence of a stream, also before its first event."""
 
     provider_max_input_bytes: Annotated[int, Field(ge=1024)] = 10 * 1000 * 1000
     """The largest request body that is sent to the provider. Images of the history become words, oldest first, where a
@@ -165,7 +165,7 @@ class Settings(BaseSettings):
     context_window_tokens: Annotated[int | None, Field(ge=64)] = None
     """The context window of every model. Without it: what is known of the model."""
     models_file: Path | None = None
-    """What is known of models beside app/provider/models.toml, in the same form."""
+    """File of models that overrides app/provider/models.toml, in the same format."""
 
     compaction_share: Annotated[float, Field(ge=0, le=1)] = 0.7
     """From which share of what the model reads a conversation's beginning is made into a summary, between turns. 0:
@@ -173,55 +173,56 @@ class Settings(BaseSettings):
     compaction_model: Annotated[str | None, Field(min_length=1)] = None
     """The model that makes it. Without it: the conversation's own."""
     compaction_instructions: Annotated[str | None, Field(min_length=1)] = None
-    """What that model is told. Without it: the words in app/memory/transcript.py."""
+    """Instructions for that model. Without them: those of app/memory/transcript.py."""
     session_cache: Literal["off", "on", "auto"] = "off"
-    """Whether the provider is asked to keep a chain's context for five minutes: to write it costs a quarter more, to
-    find it a tenth. auto: where a conversation's own pace makes it pay."""
+    """Session cache of the provider, which keeps a chain's context for five minutes: writing costs a quarter more,
+    reading a tenth. auto: used where the pace of a conversation makes it pay."""
 
     structured_retries: Annotated[int, Field(ge=0, le=3)] = 1
-    """How often an answer that does not fit the format it was asked for is asked for once more. A stream never is."""
+    """Number of retries for an answer that does not fit the requested format. Streams are never retried."""
 
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A worker that has not renewed its turns' leases for this long is taken for dead."""
     wait_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How long a turn may wait for its thread with if_busy=wait."""
+    """Longest wait of a turn for its thread with if_busy=wait."""
     waiters_per_thread: Annotated[int, Field(ge=1)] = 32
-    """How many may wait for one thread."""
+    """Largest number of requests that wait for one thread."""
     max_turns: Annotated[int | None, Field(ge=1)] = None
-    """How many turns a worker may run at once; more are refused with 503. Without it: what the limit of open files
-    allows."""
+    """Largest number of running turns per worker; more are refused with 503. Without it: as many as the limit of open
+    files allows."""
     workers: Annotated[int, Field(ge=1)] = 1
-    """How many processes share a project's limits while Redis is away. 'everthread serve' says its own number."""
+    """Number of processes that share a project's limits while Redis is unavailable. 'everthread serve' sets it."""
     project_share: Annotated[float, Field(gt=0, le=1)] = 0.75
-    """Which share of them one project may have: the rest is left to the others."""
+    """Share of them that one project may use."""
     idempotency_key_seconds: Annotated[float, Field(gt=0)] = 24 * 3600.0
-    """How long an Idempotency-Key stands for the turn that it was first sent with."""
+    """Time for which an Idempotency-Key refers to the turn that it was first sent with."""
     event_log_seconds: Annotated[int, Field(gt=0)] = 3600
-    """How long a stream can be taken up again after its end."""
+    """Time after its end for which a stream can be resumed."""
     event_log_flush_seconds: Annotated[float, Field(gt=0)] = 0.1
-    """How long events are gathered before they go to Redis together."""
+    """Interval at which collected events are sent to Redis together."""
 
     audit_key: SecretStr | None = None
     """The private key that checkpoints of the audit trail are signed with: 64 hex digits, Ed25519.
     Without it: the one in the data directory, made there once."""
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
-    """How often what was appended to the audit trail is signed."""
+    """Interval at which new audit records are signed."""
 
     master_key: SecretStr | None = None
-    """What seals each project's own key: 64 hex digits. Without it, and without the two below: the one in the data
-    directory, made there once."""
+    """Key that encrypts each project's own key: 64 hex digits. Without it, and without the two settings below: the one
+    in the data directory, created once."""
     master_key_file: Path | None = None
     """A file that holds it."""
     master_key_command: str | None = None
     """A command that prints it: a key management service's, for instance."""
     former_master_keys: SecretStr | None = None
-    """Those before it, with commas between: they open what they have sealed, until `everthread master-key rotate`."""
+    """Previous master keys, separated by commas. They open what they have sealed, until `everthread master-key
+    rotate`."""
 
     encrypt_projects: bool = False
-    """Whether every project that is made encrypts its contents at rest, the first one too."""
+    """True to encrypt the contents of every new project at rest, including the first one."""
 
     console: bool = True
-    """Whether there is a console at /console, for who has a key."""
+    """True to serve the console at /console."""
 
     accounts_inside: bool = False
     """True if projects' provider accounts may lead to private addresses, go without TLS, and use the environment's
@@ -231,43 +232,43 @@ class Settings(BaseSettings):
     """A fork of a history that is no longer than this has a copy of it, in another bucket; a longer one is shared."""
 
     citus_routing: bool = False
-    """Whether a turn's statements go straight to the nodes of a Citus cluster that hold its bucket."""
+    """True to send a turn's statements directly to the node of a Citus cluster that holds its bucket."""
 
     settling_seconds: Annotated[float | None, Field(ge=0)] = None
-    """How old a row must be to stand in a list that is read upwards, so that nothing is added before it later.
-    Without it: older than every open transaction; 2 s in a Citus cluster, where no node sees those of all."""
+    """Age that a row must have to appear in an ascending list, so that no row is inserted before it later. Without it:
+    older than every open transaction; 2 s in a Citus cluster, where no node sees all transactions."""
 
     cleaning_seconds: Annotated[float, Field(gt=0)] = 60.0
-    """How often each worker looks for content to purge, and for copies to delete at the provider."""
+    """Interval at which each worker looks for content to purge, and for copies to delete at the provider."""
 
     drain_seconds: Annotated[float, Field(ge=0)] = 30.0
     """After SIGTERM, how long running turns may take to finish."""
 
     trusted_proxies: Annotated[str | None, AfterValidator(_networks)] = None
-    """Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses and networks, with commas between. Without
-    it: nobody's."""
+    """Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted: addresses and networks, separated by commas.
+    Without it: none."""
     connections_per_address: Annotated[int | None, Field(ge=1)] = None
-    """How many connections one address may have to a worker; those of trusted proxies as many as there can be. Without
-    it: half of all."""
+    """Largest number of connections to a worker from one address. Trusted proxies have no such limit. Without it: half
+    of all connections."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
     """The largest request body. Images travel inside it, as data URLs."""
     head_seconds: Annotated[float, Field(gt=0)] = 20.0
-    """How long the head of a request may take to come."""
+    """Time limit of a request's head."""
     body_pause_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """How long the next piece of a request's body may take to come; all of it, ten times as long."""
+    """Longest pause within a request's body. The whole body may take ten times as long."""
     max_json_depth: Annotated[int, Field(ge=8, le=500)] = 64
     """The deepest nesting of a request body."""
     max_json_values: Annotated[int, Field(ge=1000, le=2_000_000)] = 200_000
     """The most JSON values (strings, numbers, arrays, objects) in a request body. A large text is one value."""
     socket_seconds: Annotated[float, Field(gt=0)] = 3600.0
-    """How long a WebSocket is open at most: Open Responses says an hour."""
+    """Longest life of a WebSocket: an hour, as in Open Responses."""
 
     titles: bool = False
-    """Whether a model gives threads a title after their first turn. It is a call of its own."""
+    """True to generate a title for each thread after its first turn, with a call of its own."""
     title_model: str | None = None
-    """That makes titles; the turn's own, if left out."""
+    """Model that generates titles; by default the turn's own."""
     webhooks_inside: bool = False
-    """Whether webhooks may lead to private addresses, and go without TLS."""
+    """True if webhooks may use private addresses, and no TLS."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -332,8 +333,8 @@ class Connected(Settings):
 
 
 class OTelSettings(BaseSettings):
-    """Of OpenTelemetry's standard variables, those that say whether anything is exported. Its SDK reads the others
-    (OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, …)."""
+    """OpenTelemetry's standard variables that turn the export on or off. Its SDK reads the others (OTEL_SERVICE_NAME,
+    OTEL_RESOURCE_ATTRIBUTES, OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER, …)."""
 
     model_config = SettingsConfigDict(env_prefix="OTEL_", env_ignore_empty=True, extra="ignore")
 
@@ -350,12 +351,12 @@ class OTelSettings(BaseSettings):
 
     @property
     def traces(self) -> bool:
-        """Whether traces are exported."""
+        """True if traces are exported."""
         return self._wanted(self.traces_exporter, self.exporter_otlp_traces_endpoint)
 
     @property
     def metrics(self) -> bool:
-        """Whether metrics are exported."""
+        """True if metrics are exported."""
         return self._wanted(self.metrics_exporter, self.exporter_otlp_metrics_endpoint)
 
     def _wanted(self, exporter: str | None, endpoint: str | None) -> bool:
@@ -373,7 +374,7 @@ class EmulatorSettings(BaseSettings):
     silently cut."""
     response_ttl_seconds: Annotated[int, Field(gt=0)] = SEVEN_DAYS
     instructions_are_the_system_message: bool = False
-    """Whether `instructions` count as the one system message. No refusal of both was seen so far."""
+    """True if `instructions` count as the one system message. The provider has not been seen to refuse both."""
     max_input_bytes: Annotated[int, Field(ge=1024)] = 10 * 1000 * 1000
     """The largest request body. A larger one is refused with 413."""
     delta_milliseconds: Annotated[float, Field(ge=0)] = 0.0

@@ -18,10 +18,10 @@ SHOWS_RESPONSE = ("response.created", "response.queued", "response.in_progress")
 @dataclass(slots=True)
 class Answer:
     response: dict[str, Any]
-    """As it came, but for an id that no key can be made of."""
+    """Response as it came, except for an id that cannot be used as a key."""
     output: list[StoredItem]
     chainable: bool = True
-    """Whether its id means anything to the provider."""
+    """True if the provider knows its id."""
 
     @property
     def text(self) -> str:

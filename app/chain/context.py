@@ -1,4 +1,4 @@
-"""What hangs on a chain: how much the model is sent with its next turn, and what was left out of it, since when."""
+"""State of a chain: how much the model is sent with the next turn, and what was left out of it, since when."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ COUNTS = ("window", "tokens", "floor", "frame", "dropped_items", "images_in_word
 
 
 class ContextObject(TypedDict):
-    """How full the model's window is, and what it is not sent any more."""
+    """Use of the model's window, and the parts of the history that are no longer sent."""
 
     tokens: int
     window: int
@@ -38,23 +38,23 @@ class Context:
     window: int = 0
     """The model's, in tokens."""
     tokens: int = 0
-    """What the next turn carries on at most: as the provider has counted."""
+    """Upper bound of the tokens that the next turn carries over, as the provider has counted."""
     floor: int = 0
-    """What the provider must count for the next turn at least, if it cuts nothing; 0 where that cannot be told."""
+    """Lower bound of the provider's count for the next turn, if it cuts nothing; 0 where it is unknown."""
     frame: int = 0
-    """What of it instructions and tools weigh, which each turn sends anew."""
+    """Tokens of instructions and tools in it, which each turn sends again."""
     dropped_items: int = 0
-    """How many of the oldest items the model was not sent."""
+    """Number of the oldest items that the model was not sent."""
     since: str | None = None
     """The turn since which some are missing."""
     compaction: str | None = None
-    """What stands for the branch's beginning."""
+    """Compaction that replaces the branch's beginning."""
     cut: bool = False
     """The provider has left out something, and not said so."""
     at: float = 0.0
     """When the turn ended, Unix seconds."""
     quick: float = 0.5
-    """How many of the branch's turns came within the life of a cached context, the latest counting most."""
+    """Share of the branch's turns that came within the life of a cached context; the latest weigh most."""
     images_in_words: int = 0
     """Images of the history that the model was sent as words, because the request's body had no room for them."""
     reduced: Reduction | None = None

@@ -1,4 +1,4 @@
-"""How a turn reaches the model: `new`, `chained` on its parent's live id, or `rebuilt`."""
+"""Choice of a turn's continuation: `new`, `chained` on its parent's live id, or `rebuilt`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Continuation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the next call goes, as far as a chain cares."""
+    """Destination of the next call, as far as a chain depends on it."""
 
     binding: str
     model: str

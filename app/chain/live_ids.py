@@ -35,7 +35,7 @@ class LiveId:
     expires_at: float
     """Unix seconds, the safety margin not yet taken off."""
     context: Context
-    """What the chain holds, and what was left out of it."""
+    """Content of the chain, and what was left out of it."""
     open_calls: Sequence[str] = ()
     """The tool calls that it ends with, and that wait for their outputs."""
     refused: bool = False
@@ -53,7 +53,7 @@ class LiveIds:
         return self._cache.ask(("GET", _key(project_id, thread_id)))
 
     async def get(self, project_id: UUID, thread_id: UUID, asked: "asyncio.Future[Any] | None" = None) -> LiveId | None:
-        """What is known of the thread's latest response id.
+        """Return the cached state of the thread's latest response id.
 
         Args:
             asked: the question, if it is on its way already.

@@ -1,4 +1,4 @@
-"""What is sent to the model: the whole history for one that has lost it, or the new input for one that has not.
+"""Input of a call: the whole history for a model that has lost it, or the new input for one that has not.
 
 Pure functions of the branch's items, the new input and what the model can do. The rules:
 
@@ -35,7 +35,7 @@ from app.items.shapes import IMAGE_PARTS, NOTE_LENGTH, Item, message, objects, t
 from app.items.weights import tokens
 
 STEP_SHARE = 0.1
-"""Of the budget: in what steps the oldest items are dropped."""
+"""Share of the budget by which the oldest items are dropped."""
 
 UNSEEN_IMAGE = "[An image, which this model cannot see]"
 
@@ -45,10 +45,10 @@ NO_USER_MESSAGE = "[No message of the user]"
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a model takes, as far as it matters for what it is sent."""
+    """Abilities of a model that matter for its input."""
 
     token_budget: int
-    """What it reads before the provider silently cuts."""
+    """Number of tokens that it reads before the provider silently cuts."""
     sees_images: bool = True
     takes_tool_outputs: bool = True
     byte_budget: int | None = None
@@ -59,12 +59,12 @@ class Abilities:
 class Rebuilt:
     input: list[Item]
     dropped_items: int
-    """How many of the history's oldest items were left out to fit the budget."""
+    """Number of the history's oldest items that were left out to fit the budget."""
     sources: list[tuple[int, ...]]
     """For each of the input the places of the history's items that it was made of; none where the new input has to do
     with it."""
     tokens: int = 0
-    """What it weighs."""
+    """Tokens of the input."""
     whole: int = 0
     """Its weight if nothing were left out."""
     images_in_words: int = 0

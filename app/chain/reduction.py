@@ -45,7 +45,7 @@ class Step(IntEnum):
 
 
 LAST_IN_WORDS = Step.WORDS_ONLY
-"""The last step that leaves nothing of what was said out."""
+"""Last step that leaves nothing of the conversation out."""
 
 _BY_NAME = {step.says: step for step in Step if step is not Step.WHOLE}
 

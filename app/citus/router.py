@@ -1,4 +1,4 @@
-"""Which server a bucket's statements go to: the one there is, or in a Citus cluster the node that holds the bucket.
+"""Routing of statements to the server of their bucket: the only server, or the node of a Citus cluster that holds it.
 
 A node that does not hold it any more passes the statement on: a map that is out of date costs time, and stays right.
 """
@@ -29,7 +29,7 @@ NODE_SETTINGS = {"citus.override_table_visibility": "off"}
 
 
 async def is_distributed(database: Database) -> bool:
-    """Whether the database is the coordinator of a Citus cluster."""
+    """Return True if the database is the coordinator of a Citus cluster."""
     return await database.fetchrow("SELECT FROM pg_extension WHERE extname = 'citus'") is not None
 
 
@@ -57,10 +57,10 @@ class ShardRouter(Background):
             yield
 
     async def refresh(self) -> None:
-        """Look where the buckets lie now.
+        """Refresh the map of buckets to nodes.
 
         Raises:
-            DatabaseUnavailable: the coordinator is away; the map stays as it is.
+            DatabaseUnavailable: the coordinator is unavailable; the map stays as it is.
         """
         rows = await self._database.fetch(ROUTES, BUCKETS)
         by_bucket = {row["bucket"]: self._at(row["nodename"], row["nodeport"]) for row in rows}
@@ -81,5 +81,5 @@ class ShardRouter(Background):
             try:
                 await self.refresh()
             except DatabaseUnavailable:
-                log.warning("the coordinator is away; buckets are looked for where they were")
+                log.warning("the coordinator is unavailable; buckets are looked for where they were")
             await asyncio.sleep(REFRESH_SECONDS)

@@ -1,6 +1,6 @@
-"""Which bucket a thing lies in that is looked for by a word: a name, a user, an Idempotency-Key.
+"""Bucket of a row that is looked up by a string: a name, a user, an Idempotency-Key.
 
-By a keyed hash, and the key is the database's: whoever chooses the word does not choose the bucket.
+The bucket is a keyed hash with a key of the database, so that who chooses the string cannot choose the bucket.
 """
 
 from hashlib import blake2b
@@ -24,10 +24,10 @@ class Buckets:
 
 
 async def database_key(database: Database) -> bytes:
-    """The key that the database was given when it was migrated: all of its workers share it.
+    """Return the key that the database was given when it was migrated. All workers share it.
 
     Raises:
-        DatabaseUnavailable: Postgres is away.
+        DatabaseUnavailable: Postgres is unavailable.
     """
     row = await database.fetchrow(DATABASE_KEY)
     if row is None:

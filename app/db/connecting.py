@@ -1,4 +1,4 @@
-"""Where Postgres is: what DATABASE_URL may say, and how it is gone there.
+"""Parsing of DATABASE_URL, and the arguments to connect with.
 
 A URL has libpq's forms: several hosts, `target_session_attrs`, `sslmode` with its certificates, `application_name`,
 `connect_timeout`, `options`, a password from PGPASSFILE or PGPASSWORD, a `service`. asyncpg reads most of it; what it
@@ -20,7 +20,7 @@ WITHOUT_EFFECT = {
     "async_fallback", "channel_binding", "client_encoding", "gssencmode", "keepalives", "keepalives_count",
     "keepalives_idle", "keepalives_interval", "sslcompression", "sslsni", "tcp_user_timeout",
 }  # fmt: skip
-"""Options of libpq's that change nothing of what is said, and that asyncpg would take for the server's."""
+"""libpq's options that have no effect on queries, and that asyncpg would send to the server."""
 
 REFUSED = {
     "hostaddr": "name the host as 'host'",
@@ -42,7 +42,7 @@ class BadURL(ValueError):
 
 
 def arguments(url: str, timeout_seconds: float = 60) -> dict[str, Any]:
-    """What asyncpg connects with.
+    """Return asyncpg's arguments for a URL.
 
     Raises:
         BadURL: it cannot be used. What it says does not quote the URL, which may have a password.

@@ -26,7 +26,7 @@ from app.http.errors import DatabaseUnavailable
 READ_ONLY = "25006"
 
 IS_READ_ONLY = text("SELECT current_setting('transaction_read_only')::boolean")
-"""Whether the server takes no writes: a standby, or one that was demoted."""
+"""Query that returns true if the server takes no writes: a standby, or a demoted primary."""
 
 UNAVAILABLE = (
     OSError,
@@ -41,13 +41,13 @@ UNAVAILABLE = (
     # A connection that was lost between the steps of one statement.
     asyncpg.InternalClientError,
 )
-"""What a driver raises when the server is away, as opposed to when a statement is wrong."""
+"""Errors that mean an unavailable server, as opposed to a wrong statement."""
 
 
 MAY_PASS = ("08", "25006", "40", "53", "55", "57", "58")
-"""What the SQLSTATE of an error begins with that another try may not meet: a lost connection, a server that is
-read-only (demoted, in a failover), a deadlock, a full disk or memory, a lock or statement time-out, an operator's
-intervention, an error of the system."""
+"""Prefixes of the SQLSTATE of errors that a retry may not meet: a lost connection, a server that is read-only (demoted,
+in a failover), a deadlock, a full disk or memory, a lock or statement time-out, an operator's intervention, a system
+error."""
 
 LEFT_TO_SESSIONS = 2
 """Connections of the pool that are never held for single statements."""
@@ -57,7 +57,7 @@ AT_HAND = 3
 caches: among ten, a turn cost Postgres a quarter more than among four."""
 
 PATIENCE_SECONDS = 0.025
-"""How long a statement waits for one of them before another connection is opened."""
+"""Time for which a statement waits for one of them before another connection is opened."""
 
 PATIENCE_OF_COORDINATORS = 0.1
 """The same through the coordinator of a cluster, each connection to which opens some to every worker."""
@@ -67,7 +67,7 @@ _FIRST_ARGUMENT = re.compile(r"\$1\b(::\w+)?")
 
 
 class Database:
-    """The pool. Every method raises `DatabaseUnavailable` (HTTP 503) when the server is away."""
+    """The pool. Every method raises `DatabaseUnavailable` (HTTP 503) when the server is unavailable."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class Database:
         """An ORM session in a transaction, committed at the end.
 
         Raises:
-            DatabaseUnavailable: the server is away.
+            DatabaseUnavailable: the server is unavailable.
         """
         try:
             async with self._sessions() as session, session.begin():
@@ -343,7 +343,7 @@ class Database:
 
 
 def may_pass(sqlstate: str | None) -> bool:
-    """Whether a statement that failed in this way may be done when it is tried again."""
+    """Return True if a statement that failed with this SQLSTATE may succeed on a retry."""
     return sqlstate is not None and sqlstate.startswith(MAY_PASS)
 
 

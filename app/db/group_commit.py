@@ -29,16 +29,16 @@ import asyncpg
 from app.http.errors import DatabaseUnavailable, ThreadLocked
 
 MOST_STATEMENTS = 16
-"""How many statements share a transaction at most."""
+"""Largest number of statements per transaction."""
 
 MOST_CHARACTERS = 65_536
 """Largest write of a statement that shares a transaction. A longer one would delay the others."""
 
 MOST_TRANSACTIONS = 4
-"""How many transactions of a statement are under way at most."""
+"""Largest number of concurrent transactions of a statement."""
 
 PATIENCE_SECONDS = 0.01
-"""How long a statement waits before another transaction is begun beside the one that is under way."""
+"""Time for which a statement waits before another transaction begins beside the running one."""
 
 LOCK_TIMEOUT = "50ms"
 """Postgres's `lock_timeout` of a transaction, far below `deadlock_timeout`."""
@@ -51,7 +51,7 @@ MOST_IN_LANE = 64
 
 FIRST_PAUSE_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 0.25
-"""Pause of a lane after it has tried each key in vain. It doubles up to the longest."""
+"""Pause of a lane after all its keys were locked. It doubles up to the longest."""
 
 MOST_HELD_UP = 4096
 """Largest number of keys that are remembered as locked. The oldest is forgotten, and tried in a group once more."""
@@ -156,7 +156,7 @@ class GroupCommit:
 
         Raises:
             ThreadLocked: other transactions have held the locks for too long. Nothing was done.
-            DatabaseUnavailable: the server is away. The statement may have been committed all the same.
+            DatabaseUnavailable: the server is unavailable. The statement may have been committed all the same.
         """
         line = self._lines.get(statement)
         if line is None:
@@ -180,7 +180,7 @@ class GroupCommit:
 
     @property
     def most(self) -> int:
-        """How many statements may share a transaction now."""
+        """Return how many statements may share a transaction now."""
         return 1 if self._apart or not self.shares else MOST_STATEMENTS
 
     @asynccontextmanager

@@ -85,13 +85,13 @@ def record_id(chain_id: UUID, seq: int) -> str:
 
 
 def in_logs(project: UUID, thread: UUID | None, turn: UUID) -> dict[str, str]:
-    """How every line of the log that tells of a turn names it."""
+    """Return the fields that name a turn in log lines."""
     named = {"project": project_id(project), "turn": turn_id(turn)}
     return named if thread is None else {**named, "thread": thread_id(thread)}
 
 
 def pattern(prefixes: tuple[str, ...]) -> str:
-    """What `parse` takes, as a regular expression."""
+    """Return a regular expression of the ids that `parse` accepts."""
     return f"^({'|'.join(prefixes)})_[0-9a-f]{{32}}$"
 
 

@@ -1,4 +1,4 @@
-"""What need not be of this very moment may be read from a replica: search, usage, the audit trail's export.
+"""Reads from a replica, for queries that may be slightly stale: search, usage, the audit trail's export.
 
 Nothing that a client has just written, and now reads back, comes from here. A replica that is too far behind, or away,
 is not asked: the primary is.
@@ -35,7 +35,7 @@ SELECT pg_is_in_recovery() AS is_replica, pg_last_wal_replay_lsn() - '0/0'::pg_l
 
 
 class ReplicaReads(Background):
-    """Where to read: the replica, if there is one that is good enough now; else the primary."""
+    """Choice of the database to read: the replica, if it is current enough, else the primary."""
 
     def __init__(self, primary: Database, replica: Database | None, *, key: bytes, lag_seconds: float) -> None:
         """Args: key: the database's own, by which a replica of another one is told. lag_seconds: see settings."""
@@ -46,12 +46,12 @@ class ReplicaReads(Background):
         self._lag_seconds = lag_seconds
         self._written: deque[tuple[float, int]] = deque()
         self._fresh_at: float | None = None
-        """Of what moment the replica is, at least."""
+        """Lower bound of the moment whose data the replica has."""
         self._state = "unknown"
 
     @property
     def state(self) -> str | None:
-        """How the replica is, for /readyz: `ok`, or why it is not asked; None without one."""
+        """Return the replica's state for /readyz: `ok`, or why it is not used; None without a replica."""
         if self._replica is None:
             return None
         return self._state if self._fresh_at is None or self._is_fresh() else "behind"
@@ -70,7 +70,7 @@ class ReplicaReads(Background):
         return await work(self._primary)
 
     async def with_all_so_far(self) -> Database:
-        """Where everything stands that has been written until now: the replica, if it has it soon."""
+        """Return a database with everything written so far: the replica, if it catches up soon."""
         return await self.caught_up() if self._is_fresh() else self._primary
 
     async def caught_up(self) -> Database:

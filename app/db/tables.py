@@ -1,4 +1,4 @@
-"""What the database knows of the releases that use it."""
+"""Table of the revisions that the database can serve."""
 
 from sqlalchemy import Text
 from sqlalchemy.orm import Mapped, mapped_column

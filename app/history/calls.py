@@ -1,4 +1,4 @@
-"""What was sent to the provider for a turn, to see and to send again by hand."""
+"""Calls to the provider of a turn, to inspect and to repeat by hand."""
 
 import re
 import shlex
@@ -82,7 +82,7 @@ def unknown_call(call_id: str) -> NotFound:
 
 
 def curl_headers(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Which account's key makes the commands work."""
+    """Return the headers with the key of the account that makes the commands work."""
     binding = rows[0]["binding"] if rows else None
     return {} if binding is None else {"Everthread-Account": account(binding)}
 

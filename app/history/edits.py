@@ -1,7 +1,7 @@
 """Changes to a thread's history from outside a turn: items added or deleted, turns deleted.
 
-Each takes the thread's row first and refuses a busy thread, so that no turn that is under way goes on
-from a history that has changed. A changed history cannot be chained on: its response ids are given up.
+Each takes the thread's row first and refuses a busy thread, so that no running turn continues
+from a changed history. A changed history cannot be chained on: its response ids are dropped.
 """
 
 from collections.abc import Sequence
@@ -140,7 +140,7 @@ async def erase_turns(
 async def _delete_compactions(
     session: AsyncSession, actor: Actor, thread: Thread, thread_ids: Sequence[UUID], turn_ids: Sequence[UUID]
 ) -> list[str]:
-    """Delete the compactions that cover turns of a thread, whoever goes on from them. Returns their ids."""
+    """Delete the compactions that cover turns of a thread, for all threads that use them. Returns their ids."""
     if not turn_ids:
         return []
     where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
@@ -278,12 +278,13 @@ async def _idle_thread(session: AsyncSession, project_id: UUID, address: Place |
 
 
 async def _give_up_chains(session: AsyncSession, thread: Thread) -> list[UUID]:
-    """Rebuild what goes on from a changed history: the thread's, and that of its forks. Returns their ids."""
+    """Make the next turns after a changed history rebuild it: the thread's, and those of its forks. Returns their
+    ids."""
     where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
     return list(await session.scalars(SQL.give_up_chains.clause, where))
 
 
 def at(column: Any, project_id: UUID, turn_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    """Where a turn's rows are, in the table of the column that holds its id."""
+    """Return the condition for a turn's rows in the table of the column that holds its id."""
     table = column.class_
     return table.project_id == project_id, table.bucket == ids.bucket_of(turn_id), column == turn_id

@@ -20,7 +20,7 @@ from app.turns.tables import Turn
 
 @dataclass(slots=True)
 class Erased:
-    """What has to be forgotten by Redis too, once the transaction has committed."""
+    """Rows that Redis must forget too, after the transaction has committed."""
 
     project_id: UUID
     thread_ids: set[UUID] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""What people think of turns: a score, a label, a comment; listed, and exported with the conversation so far."""
+"""Feedback on turns: a score, a label, a comment; listed, and exported with the conversation so far."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal, NotRequired
@@ -41,7 +41,7 @@ class FeedbackCreate(Body):
     label: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     comment: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
     user: User | None = None
-    """Who thinks so."""
+    """End user who gives the feedback."""
 
     @model_validator(mode="after")
     def _says_something(self) -> "FeedbackCreate":

@@ -1,4 +1,4 @@
-"""A short history, copied into the thread that goes on from it."""
+"""Copy of a short history into a fork."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,8 @@ KEPT = (
     "error_status", "response", "usage", "error", "incomplete_details", "pace", "context", "binding", "response_id",
     "response_created_at", "response_expires_at", "response_unknown_at", "deleted_at",
 )  # fmt: skip
-"""What a copy has of its turn, the live response id too: the fork chains on where the thread would have."""
+"""Columns that a copy takes from its turn, including the live response id: the fork chains where the thread would
+have."""
 
 
 COMPACTION_KEPT = (
@@ -100,7 +101,7 @@ async def _copy_compactions(
     copies: Mapping[UUID, UUID],
     item_ids: Mapping[str, str],
 ) -> None:
-    """What stands for the beginning of the branch. What it has cost is the other thread's.
+    """Copy the compactions of the branch. Their cost stays with the other thread.
 
     Args:
         copies: the fork's turns, by those that they are copies of; `item_ids`, its items'.

@@ -30,16 +30,16 @@ SQL = statements_of(__file__)
 
 @dataclass(frozen=True, slots=True)
 class Forks:
-    """How threads are forked: a short history is copied, and a long one shared."""
+    """Forks of threads: a short history is copied, and a long one shared."""
 
     names: Names
     copies_turns: int
-    """How long a history may be to be copied: its fork lies in a bucket of its own then."""
+    """Largest number of turns that a fork copies. A fork with a copy has a bucket of its own."""
 
     async def fork(
         self, session: AsyncSession, actor: Actor, source: Thread, turn_id: UUID | None, values: dict[str, Any]
     ) -> Thread:
-        """A new thread that goes on from a turn of another.
+        """Create a thread that continues from a turn of another.
 
         Args:
             source: its row is locked, so that it is not deleted meanwhile.

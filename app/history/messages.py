@@ -71,7 +71,7 @@ def as_markdown(title: str | None, rows: Sequence[Row]) -> str:
 
 
 def brief(item: Item) -> str:
-    """What an item that is no message is about, on one line."""
+    """Return a one-line description of an item that is no message."""
     kept = StoredItem(type_of(item) or MALFORMED, "", item)
     for half in kept.kind.carried(item) if kept.kind.pair is not None else []:
         if half["type"] == "function_call":
@@ -111,7 +111,7 @@ def _add_half(messages: list[Item], item: Item) -> None:
 
 
 def _markdown_details(kept: StoredItem) -> list[str]:
-    """What stands below the heading of a tool's call or output."""
+    """Return the lines below the heading of a tool's call or output."""
     if kept.kind.pair is None:
         return []
     (half,) = kept.kind.carried(kept.item)

@@ -26,7 +26,7 @@ Moment = tuple[float, bytes]
 @dataclass(frozen=True, slots=True)
 class Tempo:
     speed: float
-    """How many times as fast as it was; 0 for at once."""
+    """Factor of the original speed; 0 for no pauses."""
     longest_pause: float
     """Seconds; however long people took to go on talking."""
 

@@ -49,7 +49,7 @@ from app.turns.store import TurnStore
 
 class BranchObject(TypedDict):
     id: str
-    """Of its last turn."""
+    """Id of its last turn."""
     object: Literal["branch"]
     status: str
     head: bool
@@ -58,7 +58,7 @@ class BranchObject(TypedDict):
 
 class LinkObject(TypedDict):
     id: str
-    """Of the turn."""
+    """Id of the turn."""
     object: Literal["chain.link"]
     parent_id: str | None
     status: str

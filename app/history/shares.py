@@ -34,7 +34,7 @@ from app.turns.service import Turns
 from app.turns.store import TurnStore
 
 SHOWN_ROLES = ("user", "assistant")
-"""Whose messages are shown: not what the app tells the model, nor what tools are called with."""
+"""Roles whose messages are shown: neither the app's instructions nor tool calls."""
 
 LONGEST_SECONDS = 315_360_000
 
@@ -157,7 +157,7 @@ class Shares:
 
 
 def shared_thread(title: str | None, rows: list[ItemRow]) -> dict[str, Any]:
-    """What a link shows: what was said, and to whom."""
+    """Return the content of a shared link: title and messages."""
     said = [_said(row) for row in rows]
     return {"object": "shared.thread", "title": title, "messages": said}
 

@@ -1,4 +1,4 @@
-"""What people think of turns, and the links that show conversations."""
+"""Tables of feedback on turns, and of links to conversations."""
 
 from datetime import datetime
 from uuid import UUID
@@ -25,7 +25,7 @@ class Feedback(Base):
     label: Mapped[str | None] = mapped_column(Text)
     comment: Mapped[str | None] = mapped_column(SealedText)
     user_id: Mapped[str | None] = mapped_column(Text)
-    """Who thinks so, as the app names its users."""
+    """End user who gives the feedback, as the app names its users."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """The salt of the digest in its audit record."""
@@ -56,7 +56,7 @@ class Share(Base):
     title: Mapped[str | None] = mapped_column(SealedText)
     """The title that the thread had when it was shared."""
     token_hash: Mapped[bytes] = mapped_column(LargeBinary)
-    """Of what is in the link: the link itself is not kept."""
+    """Hash of the token in the link: the link itself is not stored."""
     expires_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)

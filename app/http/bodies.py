@@ -30,7 +30,7 @@ JSON_TYPE = "application/json"
 
 
 class Body(BaseModel):
-    """What a client sends: of the very types that are said, and without fields that are not."""
+    """Request body with strict types and without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -67,7 +67,7 @@ def _whole(value: Any) -> Any:
 
 
 WHOLE = BeforeValidator(_whole)
-"""Of an integer, behind its bounds: JSON has one kind of number, and 5.0 is a whole one."""
+"""Accept whole numbers written as 5.0, since JSON has one kind of number. Place it behind an integer's bounds."""
 
 LARGE_BYTES = 1 << 20
 """A larger body is hashed and measured in a thread, beside the event loop."""
@@ -76,7 +76,7 @@ LONGEST_LENGTH = 18
 """Digits of a Content-Length; no body is longer than such a number."""
 
 PAUSES = 10
-"""How many times as long as one piece a whole body may take."""
+"""Time limit of a whole body, as a multiple of the longest pause."""
 
 
 def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -1,4 +1,4 @@
-"""How much a process may have open, and how that is shared out: what is beyond it is refused, and the rest served."""
+"""Capacity of a process: its limit of open files, shared out to clients and turns. Requests beyond it are refused."""
 
 import resource
 
@@ -26,7 +26,7 @@ def open_files() -> int:
 
 
 def most_turns(pool_size: int) -> int:
-    """How many turns may run at once: each has a connection to the provider.
+    """Return how many turns may run at once: each has a connection to the provider.
 
     Args:
         pool_size: how many connections to Postgres the process may have.
@@ -35,7 +35,7 @@ def most_turns(pool_size: int) -> int:
 
 
 def most_connections(pool_size: int) -> int:
-    """How many clients may be connected at once."""
+    """Return how many clients may be connected at once."""
     return max(1, min(MOST_CONNECTIONS, _shared(pool_size) - most_turns(pool_size)))
 
 

@@ -49,17 +49,17 @@ closing = threading.Event()
 
 REQUEST_ID = b"x-request-id"
 _GOOD_ID = re.compile(rb"[\w.:=/+-]{1,128}")
-"""What a client may name its request by."""
+"""Format of a request id that a client may send."""
 
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
 )
-"""What a browser is told of every answer: that it is what it says, stands in no frame, and names no page to others."""
+"""Security headers of every answer."""
 
 _connected: Counter[str] = Counter()
-"""How many connections each address has to this process."""
+"""Number of connections of each address to this process."""
 
 _of_process, _numbers = f"req_{secrets.token_hex(10)}".encode(), count(1)
 
@@ -367,7 +367,7 @@ def _bounds() -> _Bounds:
 
 
 def _is_trusted(address: str) -> bool:
-    """Whether an address is a proxy's, behind which there are many."""
+    """Return True if an address is a trusted proxy's, behind which there are many clients."""
     try:
         found = ip_address(address)
     except ValueError:

@@ -26,7 +26,7 @@ class APIError(Exception):
 
     @property
     def meaning(self) -> str:
-        """What metrics count it as: one of the service's own codes."""
+        """Return the label of the error in metrics: one of the service's own codes."""
         return str(self.code)
 
     def with_headers(self, headers: dict[str, str]) -> "APIError":

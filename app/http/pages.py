@@ -38,7 +38,7 @@ class Page:
         return cursor, (self.order == "desc") != (self.before is not None)
 
     def bad_cursor(self) -> BadRequest:
-        """That the cursor is no id from the list."""
+        """Return the error for a cursor that is no id from the list."""
         name = "after" if self.before is None else "before"
         return BadRequest(
             f"'{name}' must be an id from this list, and {(self.scan()[0] or '')[:80]!r} is none. Begin without.",

@@ -1,4 +1,4 @@
-"""What routes are served by: one of each kind, found by its type."""
+"""Registry of the services that routes use: one of each type."""
 
 from typing import Any, TypeVar
 

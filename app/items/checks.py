@@ -1,4 +1,4 @@
-"""What a client's item must have: each check names the place at fault."""
+"""Checks of a client's items. Each names the field at fault."""
 
 from collections.abc import Callable
 from typing import Any

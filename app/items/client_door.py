@@ -24,7 +24,7 @@ MOST_ELEMENTS = 20_000
 
 REFERENCE = "item_reference"
 COMPACTION = "compaction"
-"""What a client has of `/responses/compact`: the service alone can read it."""
+"""Item that a client gets from `/responses/compact`: only the service can read it."""
 
 NOT_TAKEN = {
     "input_file": "Files cannot be sent to this provider. Send their text as an input_text part.",
@@ -102,7 +102,7 @@ INPUT_SCHEMA: dict[str, Any] = {
         {"type": "null"},
     ],
 }
-"""What `items_of` takes, as far as a JSON schema says it."""
+"""JSON schema of what `items_of` accepts."""
 
 
 def items_of(value: Any, param: str = "input", *, references: bool = False, any_image: bool = False) -> list[Item]:

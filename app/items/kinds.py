@@ -26,19 +26,19 @@ Pair = Literal["call", "output"]
 @dataclass(frozen=True, slots=True)
 class Kind:
     check: Check = checks.anything
-    """What a client's item must be like."""
+    """Check of a client's item."""
     fits: Callable[[Item], bool] = lambda item: True
-    """Whether a provider's item has the shape that the functions below rely on."""
+    """Test whether a provider's item has the shape that the functions below rely on."""
     carried: Callable[[Item], list[Item]] = lambda item: []
     """The item as the provider takes it, in a new input and in a rebuilt history: perhaps as another kind, or not."""
     chained: Callable[[Item], list[Item]] | None = None
     """The answer to a call that the model's own chain holds; None: as `carried`."""
     pair: Pair | None = None
-    """Whether it is one half of a tool call, that cannot be sent without the other."""
+    """Half of a tool call that the item is; one half cannot be sent without the other."""
     key: Callable[[Item], str] = lambda item: string(item.get("call_id"))
-    """What the halves of a tool call have in common."""
+    """Key that the two halves of a tool call share."""
     title: Callable[[Item], str | None] = lambda item: None
-    """What stands above it in Markdown; None: it is left out there."""
+    """Heading in Markdown; None: the item is left out there."""
 
 
 def kind_of(item: Item) -> Kind:
@@ -130,7 +130,7 @@ def _client_tool_output(carried: Callable[[Item], Any], check: Check, key: str =
 
 
 def _key(item: Item, field: str) -> str:
-    """What an output answers: by the specification's field, or by `call_id` where a client gives that."""
+    """Return the call that an output answers: the specification's field, or `call_id` where a client sends that."""
     return string(item.get("call_id")) or string(item.get(field))
 
 

@@ -56,7 +56,7 @@ BETWEEN = (
     "\ua9c1-\ua9cd\ua9de\ua9df\uaa5c-\uaa5f\uaa77-\uaa79\uaade\uaadf\uaaf0\uaaf1\uab5b\uab6a\uab6b\uabeb"
     "\ufbb2-\ufdff\ufe45\ufe46\ufeff-\uff65\uffa0-\ufffd"
 )
-"""What stands between words."""
+"""Characters between words."""
 
 MARKS = (
     "\u0300-\u034e\u0350-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a"
@@ -102,7 +102,7 @@ class Run:
     """As it is compared."""
     start: int
     end: int
-    """Where it stands in the text that it was found in."""
+    """End position in the text that it was found in."""
     spaced: bool
 
 
@@ -133,7 +133,7 @@ def runs(text: str) -> Iterator[Run]:
 
 
 def terms(asked: str) -> list[Term]:
-    """What is asked for: every word, in any order; "words in a row"; -without."""
+    """Return the terms of a query: every word, in any order; "words in a row"; -without."""
     found = []
     for minus, quoted, word in _TERM.findall(asked):
         parts = tuple(runs(folded(quoted or word)))
@@ -167,7 +167,7 @@ def tsquery(
 
 
 def whole(text: str) -> Iterator[str]:
-    """What a sealed text is found by: its words as they are compared, and the characters of scripts without spaces,
+    """Return the words by which a sealed text is found: normalized words, and the characters of scripts without spaces,
     one by one and in pairs."""
     for run in runs(folded(text[:LONGEST_TEXT])):
         yield from asked(run)
@@ -176,7 +176,7 @@ def whole(text: str) -> Iterator[str]:
 
 
 def asked(run: Run) -> list[str]:
-    """What a run is looked up by: a word, or the pairs of a script without spaces."""
+    """Return the look-up words of a run: a word, or the pairs of a script without spaces."""
     if run.spaced or len(run.text) == 1:
         return [run.text[:LONGEST_WORD]]
     return [run.text[i : i + 2] for i in range(len(run.text) - 1)]

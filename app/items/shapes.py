@@ -52,7 +52,7 @@ def message(role: str, content: Any) -> Item:
 
 
 def note(about: str, found: Any) -> list[Item]:
-    """What a server-side tool found, as words of the assistant's; nothing where it found nothing."""
+    """Return the results of a server-side tool as an assistant message; nothing if it found nothing."""
     said = words(found)
     return [message("assistant", f"[{about}: {said[:NOTE_LENGTH]}]")] if said else []
 

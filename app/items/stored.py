@@ -49,7 +49,7 @@ def kept_input(items: Iterable[InputItem]) -> list[StoredItem]:
 
 
 def kept_output(output: Any, *, own_ids: bool = False) -> list[StoredItem]:
-    """What the provider has given as its output, whatever it is.
+    """Return the stored items of a provider's output, whatever its shape.
 
     Args:
         own_ids: whether all get ids of ours: the provider's are those of other items.

@@ -28,20 +28,20 @@ from app.items.weights import IMAGE_TOKENS, ITEM_TOKENS, is_data_url
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen's tokenizer cuts a text before it looks pieces up."""
+"""Regular expression by which Qwen's tokenizer splits a text before it looks pieces up."""
 
 AT_ONCE = 20_000
-"""Characters that are counted together: a word without an end is not counted for ever."""
+"""Characters that are counted together: the cost of a word without an end is bounded."""
 
 PATCH_PIXELS = 32
 """A visual token's side (Qwen3-VL and later)."""
 
 HEAD_BYTES = 64 * 1024
-"""Where in an image its size is looked for."""
+"""Bytes at the start of an image in which its size is looked for."""
 
 
 async def counts(items: Sequence[Item]) -> list[int]:
-    """What each item counts. Counted in a thread, beside the loop."""
+    """Count the tokens of each item, in a thread beside the loop."""
     return await asyncio.to_thread(lambda: [tokens(item) for item in items])
 
 
@@ -51,7 +51,7 @@ async def text_count(text: str) -> int:
 
 
 def tokens(item: Item) -> int:
-    """What an item of any shape counts."""
+    """Return the token count of an item of any shape."""
     if type_of(item) == "message":
         images = images_of(item.get("content"))
         return ITEM_TOKENS + text_tokens(text_of(item)) + sum(map(_image_tokens, images))

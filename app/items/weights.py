@@ -1,4 +1,4 @@
-"""What items weigh: a stable guess at their tokens, rather too high, so that what fits by it fits the model."""
+"""Estimates of items' tokens: stable and rather too high, so that what fits by the estimate fits the model."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ IMAGE_TOKENS = 1300
 ITEM_TOKENS = 4
 
 LONGEST_MEDIA_TYPE = 200
-"""Where in a data URL the content begins, at the latest."""
+"""Latest position in a data URL at which the content begins."""
 
 MOST_COUNTED = 2**53 - 1
 """Larger numbers are not exact in JSON everywhere, and no count."""
@@ -39,7 +39,7 @@ def count(value: Any) -> int:
 
 
 def is_data_url(text: str) -> bool:
-    """Whether a string is a file, in base64."""
+    """Return True if a string is a file, in base64."""
     return text.startswith("data:") and ";base64," in text[:LONGEST_MEDIA_TYPE]
 
 

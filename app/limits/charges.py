@@ -30,7 +30,7 @@ Kind = Literal["chat", "response", "compaction", "title", "cut"]
 WRITE_SECONDS = 1.0
 AT_ONCE = 500
 MOST_UNWRITTEN = 20_000
-"""Charges that a worker keeps while Postgres is away."""
+"""Charges that a worker keeps while Postgres is unavailable."""
 
 SQL = statements_of(__file__)
 
@@ -74,7 +74,7 @@ class Charges(Background):
         """Write the charges that were added.
 
         Raises:
-            DatabaseUnavailable: Postgres is away; the charges are kept.
+            DatabaseUnavailable: Postgres is unavailable; the charges are kept.
         """
         while self._unwritten:
             project_id, charges = self._unwritten.popitem()
@@ -98,14 +98,14 @@ class Charges(Background):
             try:
                 await self.write()
             except DatabaseUnavailable:
-                log.warning("Postgres is away; charges are written later")
+                log.warning("Postgres is unavailable; charges are written later")
 
     async def stop(self) -> None:
         await super().stop()
         try:
             await self.write()
         except DatabaseUnavailable:
-            log.error("Postgres is away; the last charges are lost from the usage", charges=self._count)
+            log.error("Postgres is unavailable; the last charges are lost from the usage", charges=self._count)
 
 
 def _json(charges: list[NewCharge]) -> str:

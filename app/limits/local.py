@@ -1,4 +1,4 @@
-"""The limits while Redis is away: each worker lets in its share."""
+"""Limits while Redis is unavailable: each worker admits its share."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Which limits a request meets: those of its project, of its key, and of its end user."""
+"""Rules that apply to a request: the limits of its project, of its key, and of its end user."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MICRO = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Asks:
-    """Who asks a model, and for how much."""
+    """Caller of a model, and the size of the request."""
 
     project_id: UUID
     key_id: UUID | None
@@ -31,7 +31,7 @@ class Asks:
     settings: ProjectSettings
     key_limits: KeyLimits
     tokens: Callable[[], int]
-    """What it sends, estimated: asked for only where it is counted."""
+    """Estimated tokens of the request, computed only where a limit counts them."""
     frame: Callable[[], int] = lambda: 0
     """Tokens of what is sent besides the new input: instructions, tools, parameters."""
     output: int | None = None
@@ -93,7 +93,7 @@ class Rule:
 
     whose: Whose
     name: str
-    """Of the field of `Limits`."""
+    """Name of the field of `Limits`."""
     kind: Kind
     key: str
     """In Redis: all of a project's in one slot of a cluster."""

@@ -1,9 +1,9 @@
-"""Limits: a request to a model is let in by every limit that it meets, or refused by one of them, and takes nothing.
+"""Limits: a request to a model is admitted by all its limits, or refused by one of them without being counted.
 
-What is counted stands in Redis, so that it is right across workers; one script looks at all of a request's limits and
-takes of all of them. It goes out in the pipeline in which the thread's live id is asked for. What a month has used is
-Postgres's to say: Redis has a counter that is begun with that. Of a month's limit a request reserves an estimate, in
-the same script, and its end replaces the estimate by what was used. A reservation has a lease, as a running turn has.
+Counters are in Redis, so that all workers share them. One script checks all limits of a request and takes from all of
+them; it is sent in the same pipeline as the look-up of the thread's live id. Postgres holds the usage of a month, and
+Redis a counter that starts from it. A request reserves an estimate of a month's limit in the same script, and its end
+replaces the estimate by the actual usage. A reservation has a lease, like a running turn.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ LEASE_SECONDS = 60
 RENEW_SECONDS = 20.0
 
 MONTH_SECONDS = 40 * 86_400
-"""How long a month's counter is kept."""
+"""Life of a month's counter."""
 
 HISTORY_SECONDS = 3600
 """Time to live of the size of a history in Redis."""
@@ -77,7 +77,7 @@ IN_FLIGHT_SECONDS = 2
 """After how long to come again when running requests have reserved what is left of a month."""
 
 COUNTED_SECONDS = 10.0
-"""How old the number of threads may be that a limit is held against."""
+"""Largest age of the number of threads that a limit is checked against."""
 
 SAID = {
     "requests_per_minute": "requests a minute",
@@ -135,9 +135,9 @@ class Admission(Permit):
     """None where nothing limits it."""
     id: str
     tokens: int
-    """That were taken of buckets."""
+    """Tokens taken from buckets."""
     headers: dict[str, str]
-    """What the client is told of its limits."""
+    """Headers that tell the client about its limits."""
     used_tokens: int = 0
     used_cost: float = 0.0
     answer_tokens: int = 0
@@ -181,7 +181,7 @@ class RateLimits(Background):
         self._month, self._month_ends = "", 0.0
         self._name, self._numbers = secrets.token_hex(8), itertools.count()
         self._stale: set[str] = set()
-        """Counters of a month that lack what a request has used: Postgres is to be asked anew."""
+        """Monthly counters that lack what a request has used: they are read from Postgres again."""
 
     async def admit(self, asks: Asks, *, background: bool = False) -> Admission:
         """Admit a request that asks a model.
@@ -227,7 +227,7 @@ class RateLimits(Background):
         try:
             refused, wait, left = await self._asked(asks, met, id_, tokens, reserved)
         except (RedisError, OSError) as error:
-            log.warning("Redis is away; each worker lets in its share", error=reason(error))
+            log.warning("Redis is unavailable; each worker lets in its share", error=reason(error))
             metrics.REDIS_ERRORS.inc()
             takes = [tokens if rule.name == TOKENS_PER_MINUTE else 1 for rule in met.rules]
             for (place, _), (fixed, _, answer) in zip(met.months, reserved, strict=True):
@@ -333,7 +333,8 @@ class RateLimits(Background):
             settled.add_done_callback(lambda answer: self._look_at_settled(answer, months))
 
     def _look_at_settled(self, answer: "asyncio.Future[Any]", months: list[str]) -> None:
-        """Note counters that a request's usage has not reached: Redis was away, or took the request for dead."""
+        """Note counters that a request's usage has not reached: Redis was unavailable, or its reservation had
+        expired."""
         if answer.cancelled() or answer.exception() is not None or answer.result() == 0:
             self._stale.update(months)
 
@@ -341,7 +342,7 @@ class RateLimits(Background):
         """Drop counters that lack what was used, so that they are begun again with what Postgres says.
 
         Raises:
-            RedisError, OSError: Redis is away.
+            RedisError, OSError: Redis is unavailable.
             DatabaseUnavailable: charges cannot be written.
         """
         if not self._stale:
@@ -397,8 +398,8 @@ class RateLimits(Background):
                     raise _reached(whose, "stored_bytes", limits.stored_bytes)
 
     async def _counted(self, project_id: UUID, user: str | None, name: str, limit: int, count: Count) -> int:
-        """How much there is, as of `COUNTED_SECONDS` ago at most; anew where it comes near to the limit, so that what
-        was deleted counts no more."""
+        """Return a count that is at most `COUNTED_SECONDS` old. Near the limit it is counted again, so that deleted
+        rows do not count."""
         now, place = time.monotonic(), (project_id, user, name)
         known = self._counts.get(place)
         if known is not None and known[0] > now and known[1] < NEAR * limit:
@@ -420,14 +421,14 @@ class RateLimits(Background):
         reserved: Sequence[tuple[int, int, int]],
         begun: int = 0,
     ) -> tuple[int, int, Sequence[int]]:
-        """What Redis says: the number of the limit that refuses, how many ms to wait, and what each has left.
+        """Ask Redis for the number of the limit that refuses, the time to wait in ms, and what each limit has left.
 
         Args:
             reserved: see `_reserved`.
             begun: how many counters were begun for it.
 
         Raises:
-            RedisError, OSError: it is away.
+            RedisError, OSError: it is unavailable.
         """
         if not self._stale.isdisjoint(met.keys):
             await self._forget_stale()
@@ -446,7 +447,7 @@ class RateLimits(Background):
         try:
             answer = await asked
         except NoScriptError:
-            # One that was started anew: it is told all of them, for nobody waits for what the others answer.
+            # A Redis that was restarted: all scripts are loaded, because no request waits for the other answers.
             for script in SCRIPTS:
                 await self._cache.call(script.load)
             answer = await self._cache.execute(("EVALSHA", ADMIT.digest, len(keys), *keys, *words))
@@ -516,7 +517,7 @@ def _refusal(rule: Rule, wait: int, shown: dict[str, str]) -> TooManyRequests:
     if rule.name in OF_A_MONTH:
         # A client that retries would wait until the month is over.
         return TooManyRequests(
-            f"The {rule.whose}'s limit of {limit:g} {SAID[rule.name]} is reached. It begins anew with the next month.",
+            f"The {rule.whose}'s limit of {limit:g} {SAID[rule.name]} is reached. It starts again next month.",
             code="insufficient_quota",
             headers={**headers, "X-Should-Retry": "false"},
         )

@@ -1,4 +1,4 @@
-"""What an answer has used, from what the provider counts in it."""
+"""Usage of an answer, from the provider's counts."""
 
 from typing import Any
 

@@ -17,7 +17,7 @@ SQL = statements_of(__file__)
 
 
 async def history(database: Database, project_id: UUID, id_: UUID) -> int:
-    """Return how many tokens of history a turn sends that goes on from a turn, or from a thread's head.
+    """Return how many tokens of history a turn sends that continues from a turn, or from a thread's head.
 
     A history that no provider has counted, such as an imported one, is estimated by its stored size.
     """

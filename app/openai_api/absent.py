@@ -1,4 +1,4 @@
-"""What OpenAI's API has and this service has not, and what to do instead."""
+"""Parts of OpenAI's API that this service does not implement, and their alternatives."""
 
 ABSENT = {
     "files": "The provider's Responses API takes no files. Send their text as an input_text part, images as data URLs.",
@@ -20,7 +20,7 @@ ABSENT = {
 
 
 def advice(path: str, prefixes: tuple[str, ...]) -> str | None:
-    """What to do instead of a request; None for a path that OpenAI's API has not either."""
+    """Return what to use instead of a request; None for a path that OpenAI's API does not have either."""
     for prefix in prefixes:
         if path.startswith(f"{prefix}/"):
             return ABSENT.get(path[len(prefix) + 1 :].partition("/")[0])

@@ -45,7 +45,7 @@ from app.turns.service import Turns
 router = APIRouter(tags=["responses"])
 
 OF_THE_FRAME = ("instructions", "tools", "text", "tool_choice")
-"""What is sent with every turn, and counted with it."""
+"""Parameters that are sent with every turn, and counted with it."""
 
 
 class CompactCreate(BaseModel):
@@ -89,7 +89,7 @@ class InputTokens(TypedDict):
 
 
 class Contexts:
-    """What a model would be given, counted or in few words."""
+    """Contexts of requests: counted, or compacted."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class Contexts:
         }
 
     async def input_tokens(self, caller: Caller, sent: InputTokensCreate, models: Models) -> int:
-        """What the model would be sent for a request, in tokens: what it has been sent before included."""
+        """Return the number of tokens that the model would be sent for a request, including the history."""
         model = caller.grant.settings.resolved(sent.model or models.default)
         parent = await self._parent(caller, sent)
         new = self._items(caller, sent.input)

@@ -31,7 +31,7 @@ router = APIRouter(tags=["conversations"])
 
 
 async def _own(caller: Authenticated, conversation_id: str) -> ById:
-    """Where the conversation of a path is, for the caller.
+    """Return the address of a path's conversation, for the caller.
 
     Raises:
         NotFound: it is the id of none, or not the token's.

@@ -24,7 +24,7 @@ Known = Annotated[Models, serving(Models)]
 
 
 async def _seen(request: Request, caller: Authenticated) -> LearntAt:
-    """What the account has shown that the project's requests go to first."""
+    """Return the observations at the account that the project's requests go to first."""
     here = services(request)
     accounts = here[Accounts]
     first = next(iter(await accounts.of(caller.project_id)), accounts.of_settings)
@@ -47,7 +47,7 @@ class ModelObject(TypedDict):
     input_modalities: list[str]
     reasoning_efforts: list[str]
     listed: bool
-    """Whether it is described here; else what is said of it is a guess."""
+    """True if the model is described here; otherwise its values are estimates."""
 
 
 @router.get("/models", response_model=ListObject[ModelObject])

@@ -134,7 +134,7 @@ async def input_items(caller: Authenticated, openai: Service, response_id: str, 
 
 
 def _own(caller: Caller, response_id: str) -> OfTurn:
-    """Where the response of a path is, for the caller.
+    """Return the address of a path's response, for the caller.
 
     Raises:
         NotFound: it is the id of none.

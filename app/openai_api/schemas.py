@@ -1,4 +1,4 @@
-"""What OpenAI's clients send, made into what Everthread's own surface takes."""
+"""Conversion of requests of OpenAI's clients into those of the native API."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +25,7 @@ class ResponseCreate(TurnCreate):
     """OpenAI's create parameters. Fields that are not named here pass through."""
 
     previous_response_id: str | None = None
-    """Of any age. Not together with `conversation`."""
+    """Response to continue from, of any age. Not together with `conversation`."""
     conversation: Annotated[
         Any,
         WithJsonSchema(
@@ -49,7 +49,7 @@ def response_request(
     *,
     needs_input: bool = True,
 ) -> tuple[Address, TurnRequest]:
-    """Where a `POST /responses` goes, and the turn that it asks for.
+    """Return the address of a `POST /responses`, and the turn that it requests.
 
     Args:
         new_thread_id: makes the id of a thread, should the request make one.
@@ -72,7 +72,7 @@ def response_request(
         address = New(new_thread_id())
     keep = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first. A previous response is no
-    # lock: any number go on from it, each by itself.
+    # lock: any number of requests continue from it, each by itself.
     if_busy: IfBusy = "wait" if previous is None else "beside"
     request = new_turn(
         body,

@@ -79,7 +79,7 @@ async def connect(socket: WebSocket) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Remembered:
-    """What a response goes on from that nothing is kept of."""
+    """Unstored response that the next one on this connection continues from."""
 
     parent_id: UUID | None
     """The stored turn before it."""
@@ -116,7 +116,7 @@ class _Connection:
         self._remembered: OrderedDict[UUID, _Remembered] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[Running] = set()
-        """What is cancelled when the client goes away."""
+        """Turns that are cancelled when the client disconnects."""
 
     async def run(self) -> None:
         settings = self._services[Connected]
@@ -137,7 +137,7 @@ class _Connection:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _end_at_limit(self, seconds: float) -> None:
-        """What runs may end; then the client is told to connect again."""
+        """Wait for running turns at the time limit, then tell the client to connect again."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         old = BadRequest(
             f"A connection is open for {seconds:g} seconds at most. Open another one and go on.",
@@ -282,10 +282,10 @@ class _Connection:
     def _request(
         self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes, *, warms_up: bool
     ) -> tuple[Address, TurnRequest]:
-        """Where a message goes, and the turn that it asks for.
+        """Return the address of a message, and the turn that it requests.
 
         Args:
-            previous: the response of this connection that it goes on from, if nothing is kept of that one.
+            previous: the response of this connection that it continues from, if that one is not stored.
             warms_up: whether no model is asked, so that nothing is needed that could be answered.
         """
         grant = caller.grant
@@ -319,12 +319,12 @@ class _Connection:
         return address, replace(sent, items=items, previous_id=None if sent.keep else previous)
 
     async def _warm_up(self, stream_id: str | None, caller: Caller, address: Address, sent: TurnRequest) -> None:
-        """Remember what a response would go on from, and ask no model (OpenAI's `generate: false`).
+        """Remember the history that a response would continue from, and call no model (OpenAI's `generate: false`).
 
         Nothing is stored or charged for, and the request counts against the limits of requests.
 
         Raises:
-            APIError: a limit refuses it, or there is nothing that it could go on from.
+            APIError: a limit refuses it, or there is nothing to continue from.
         """
         if not isinstance(address, New | OfTurn):
             raise BadRequest("'generate' goes with 'previous_response_id' or with neither.", param="generate")
@@ -343,7 +343,7 @@ class _Connection:
             await self._send(stream_id, encoded(kind, {"response": shown}, number))
 
     def _remember(self, ended: Running, response: dict[str, Any]) -> None:
-        """Keep what the next response goes on from, for as long as the connection is open."""
+        """Remember the history that the next response continues from, for as long as the connection is open."""
         turn = ended.turn
         if not turn.request.keep:
             said = [kept.item for kept in kept_output(response.get("output"))]

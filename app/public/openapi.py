@@ -49,7 +49,7 @@ OF_ALL = {
     "403": "The key has not the scope that this takes.",
     "404": "There is no such thing in this project.",
     "500": "The service failed.",
-    "503": "The database is away, or the service is full. `Retry-After` says when to try again.",
+    "503": "The database is unavailable, or the service is full. `Retry-After` says when to try again.",
 }
 
 RENAMED = {"ResponseObject": "ResponseObject", "KeyLimits": "LimitsOfKey"}
@@ -59,11 +59,11 @@ the type of the field `limits` of `Key` `KeyLimits`."""
 TAGS = {
     "threads": "Named, persistent conversations.",
     "turns": "One request to the model with its answer.",
-    "history": "What has been said: read back, forked, deleted.",
-    "memory": "What stands for a long conversation's beginning.",
+    "history": "The conversation of a thread: reading, forking, deleting.",
+    "memory": "Summaries of the beginning of long conversations.",
     "responses": "OpenAI's Responses API. A response is a turn.",
     "conversations": "OpenAI's Conversations API. A conversation is a thread.",
-    "models": "What is known of the models.",
+    "models": "Abilities and prices of the models.",
     "chat": "Passed on to the provider.",
     "search": "Full text.",
     "usage": "Turns, tokens, money.",
@@ -89,7 +89,7 @@ WITHOUT_NUL = "^[^\\u0000]*$"
 
 
 def operation_id(route: Any) -> str:
-    """What generated clients call a route."""
+    """Return the name of a route in generated clients."""
     by_name = "_by_name" if "/by-name/" in route.path else ""
     return f"{route.tags[0]}_{route.name}{by_name}"
 
@@ -213,7 +213,7 @@ def _named(names: dict[str, str], made: Any) -> Any:
 
 
 def _complete(path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> None:
-    """What FastAPI cannot know of a route that reads its request by itself."""
+    """Document what FastAPI cannot know of a route that reads its request by itself."""
     parameters: list[dict[str, Any]] = operation.setdefault("parameters", [])
     declared = {each["name"]: each for each in parameters if each["in"] == "path"}
     for name in re.findall(r"{(\w+)}", path):

@@ -27,15 +27,15 @@ SAFE_IN_USERS = "@+.-_~!$&'()*,;= "
 class ById:
     id: UUID
     user: str | None = None
-    """Whose the thread must be; None: anybody's."""
+    """User that the thread must belong to; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
 class ByName:
     id: UUID
-    """Of the thread that had the name when it was looked up."""
+    """Id of the thread that had the name at the look-up."""
     name: str
-    """What the thread must still be called."""
+    """Name that the thread must still have."""
     user: str | None = None
 
 
@@ -46,7 +46,7 @@ class OfTurn:
     turn: UUID
     user: str | None = None
     thread_id: UUID | None = None
-    """Which it must be; None: any."""
+    """Thread that it must be; None: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def path_of(given: str) -> str:
 
 
 def bucket_at(address: Address) -> int:
-    """Where the thread lies."""
+    """Return the bucket of an address."""
     return ids.bucket_of(address.turn if isinstance(address, OfTurn) else address.id)
 
 

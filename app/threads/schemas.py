@@ -1,4 +1,4 @@
-"""What a client may send about a thread, and how a thread is shown."""
+"""Request bodies about threads, and how a thread is shown."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, cast
@@ -66,7 +66,7 @@ class ThreadCreate(NamedThread):
     created_at: Annotated[float, Field(ge=0, le=253_402_300_799)] | None = None
     """Unix seconds: when a conversation began that is brought here from elsewhere. Now, if left out."""
     messages: list[Annotated[Any, WithJsonSchema(ITEM_SCHEMA)]] | None = None
-    """A conversation to go on from: Chat messages or Responses items."""
+    """Conversation to continue from: Chat messages or Responses items."""
 
 
 class ThreadPut(ThreadFields):
@@ -110,7 +110,7 @@ class BulkResult(TypedDict):
 
 
 class LastMessage(TypedDict):
-    """The beginning of what was said last."""
+    """Beginning of the last message."""
 
     turn_id: str
     role: str
@@ -126,7 +126,7 @@ class ThreadObject(TypedDict):
     metadata: dict[str, str]
     ttl_seconds: int | None
     status: Status
-    """Whether a turn is in progress."""
+    """Status that tells whether a turn is in progress."""
     last_message: LastMessage | None
     head_id: str | None
     forked_turn_id: str | None
@@ -147,7 +147,7 @@ class ThreadCount(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What is shown of a thread's head, and of what runs beside it."""
+    """Shown fields of a thread's head, and of turns that run beside it."""
 
     context: Context | None = None
     """None where no model has answered it."""

@@ -1,4 +1,4 @@
-"""What can be done with a thread."""
+"""Operations on threads."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -71,7 +71,7 @@ class Threads:
         return list_object(rows, lambda row: _as_called(caller, thread_object(row, heads[row.id])), has_more=has_more)
 
     async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
-        """How many threads there are: exactly up to MOST_COUNTED, and `more` beyond."""
+        """Count threads: exactly up to MOST_COUNTED, and `more` beyond."""
         async with self._database.session() as session:
             found = await store.counted(session, caller.project_id, filters, MOST_COUNTED)
         return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
@@ -142,7 +142,7 @@ def for_caller(caller: Caller, sent: Fields) -> Fields:
 
 
 def of_caller(caller: Caller, filters: Filters) -> Filters:
-    """What a caller lists: an end user, the user's own.
+    """Return the filters for the caller: an end user lists only own threads.
 
     Raises:
         Forbidden: a token for one thread lists none.

@@ -47,7 +47,7 @@ from app.trail.records import Action, Actor
 from app.trail.tables import AuditRecord
 
 CHANGED_AS = {"metadata_": "metadata", "user_id": "user", "head_turn_id": "head_id", "archived_at": "archived"}
-"""What columns are called on the wire."""
+"""Names of columns on the wire."""
 
 
 SQL = statements_of(__file__)
@@ -71,7 +71,7 @@ class Filters:
     updated_after: datetime | None = None
     updated_before: datetime | None = None
     by: Literal["created", "activity"] = "created"
-    """What the list is ordered by: when a thread came to be here, or when it was last spoken in."""
+    """Order of the list: by creation in this database, or by the last turn."""
 
 
 async def add(
@@ -118,7 +118,7 @@ LAST_MESSAGE_LENGTH = 280
 
 
 async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, Head]:
-    """What is shown of threads' heads, by thread."""
+    """Return what is shown of threads' heads, by thread."""
     if not threads:
         return {}
     project = {"project_id": threads[0].project_id, "buckets": [thread.bucket for thread in threads]}
@@ -281,7 +281,7 @@ async def list_page(
 
 
 async def counted(session: AsyncSession, project_id: UUID, filters: Filters, most: int) -> int:
-    """How many threads there are, as far as `most` and one."""
+    """Return the number of threads, up to `most` plus one."""
     listed = _listed(project_id, filters, most + 1)
     return (await session.execute(select(func.count()).select_from(listed))).scalar_one()
 
@@ -295,7 +295,7 @@ def _listed(
     place: tuple[datetime, UUID] | None = None,
     until: datetime | None = None,
 ) -> TableValuedAlias:
-    """Which threads a list has, in its order: see migrations/schema.sql."""
+    """Return the threads of a list, in its order: see migrations/schema.sql."""
     sealer = at_rest.sealer()
     pairs = filters.metadata or None
     sealed = sealer.pairs(pairs) if pairs is not None and sealer.key is not None else None
@@ -334,7 +334,7 @@ def _listed(
 async def _place(
     session: AsyncSession, project_id: UUID, cursor: str, *, by_activity: bool
 ) -> tuple[datetime, UUID] | None:
-    """Where a thread stands in the list; a deleted one by what the audit trail keeps of it. None for none."""
+    """Return a thread's position in the list; of a deleted one, from the audit trail. None if it never existed."""
     thread_id = ids.parse(cursor, ids.THREAD_PREFIXES)
     if thread_id is None:
         return None

@@ -27,7 +27,7 @@ class Thread(Base):
 
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
-    """Which of 1024 parts of its project it lies in, with all that belongs to it: see `db/buckets.py`."""
+    """Bucket, one of 1024 parts of its project, of the thread and of all its rows: see `db/buckets.py`."""
     id: Mapped[UUID] = mapped_column(primary_key=True)
     name: Mapped[str | None] = mapped_column(Text)
     title: Mapped[str | None] = mapped_column(SealedTitle)
@@ -44,13 +44,13 @@ class Thread(Base):
     """The number of the last record of its audit chain, and its hash."""
     chain_hash: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("decode(repeat('00', 32), 'hex')"))
     trail_key: Mapped[bytes] = mapped_column(LargeBinary)
-    """What its user and their addresses are named with in the audit trail: its user's key, else its project's."""
+    """Key that names its user and their addresses in the audit trail: its user's key, else its project's."""
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
     """The salt of the digests in its audit records."""
     ttl_seconds: Mapped[int | None]
     """It is purged when nobody has touched it for so long."""
     expires_at: Mapped[datetime | None]
-    """Not before this moment. It is looked at then, and set anew where somebody has touched the thread."""
+    """Time of the next check for expiry. It is postponed if the thread was used meanwhile."""
     archived_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """As it is shown. One that was imported keeps the moment that it had."""
