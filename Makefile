@@ -29,7 +29,7 @@ test-all: .venv/ready-dev
 clients: .venv/ready-dev
 	@$(BIN)/pytest --clients tests/clients tests/test_real_clients.py $(ARGS)
 
-# The pictures of docs/console.md, made anew. Needs Chromium.
+# Takes the screenshots of docs/console.md again. Needs Chromium.
 screenshots: .venv/ready-dev
 	@$(BIN)/python -m tests.screenshots
 

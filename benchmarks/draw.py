@@ -66,7 +66,7 @@ def lines(rows: list[dict[str, Any]], size: str, title: str, path: Path) -> None
 
 
 def growing(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """What the model was sent, turn by turn: with compaction, and without."""
+    """Draw the input of the model, turn by turn: with compaction, and without."""
     figure, axes = plt.subplots(figsize=(7, 3.2))
     for label, title, colour in (
         ("none", "without compaction: the oldest items are left out", "#ced4da"),
@@ -92,7 +92,7 @@ def growing(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def cache(rows: list[dict[str, Any]], path: Path) -> None:
-    """What conversations cost by their pace, with the provider's cache off, on and as the pace says."""
+    """Draw the cost of conversations by their pace, with the provider's cache off, on and automatic."""
     figure, axes = plt.subplots(figsize=(6, 3.2))
     soon = [100 * row["soon"] for row in rows]
     axes.axhline(1, color="#ced4da", label="off")

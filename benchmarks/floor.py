@@ -56,7 +56,7 @@ INSERT INTO floor.records VALUES ($1, $2, 2, 'turn.closed', $6) RETURNING seq
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a turn holds, of the size that the workload's turns have."""
+    """Content of a turn, of the same size as in the workload."""
 
     sent: str
     answered: str

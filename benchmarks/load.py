@@ -16,7 +16,7 @@ BUFFER = 2**20
 
 @dataclass(slots=True)
 class Measured:
-    """What a batch of requests came to. Times are in milliseconds."""
+    """Results of a batch of requests. Times are in milliseconds."""
 
     waited: list[float] = field(default_factory=list)
     first_delta: list[float] = field(default_factory=list)

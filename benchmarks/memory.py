@@ -1,4 +1,4 @@
-"""What memory costs: counting, rebuilding with and without a compaction; what the model is sent as a thread grows; and
+"""Cost of memory: counting, rebuilding with and without a compaction; the input of the model as a thread grows; and
 when the provider's cache pays."""
 
 import asyncio
@@ -33,7 +33,7 @@ COUNTED_CHARACTERS = 4_800
 REBUILDS = 20
 
 SMALL_WINDOW = 8_000
-"""Of the conversation that is drawn."""
+"""Context window of the conversation that is drawn."""
 DRAWN_TURNS = 160
 
 THREADS = 400
@@ -105,7 +105,7 @@ async def _rebuilding(database_url: str, url: str, tree: Any, say: Any) -> list[
 
 
 def _growing(work: Path, say: Any) -> dict[str, list[Row]]:
-    """What the model counted as its input, turn by turn, with compaction and without."""
+    """Return the model's count of its input, turn by turn, with compaction and without."""
     found: dict[str, list[Row]] = {}
     for label, share in (("compaction", "0.7"), ("none", "0")):
         with ExitStack() as stack:
@@ -148,7 +148,7 @@ def _growing(work: Path, say: Any) -> dict[str, list[Row]]:
 
 
 def _cache(say: Any) -> list[Row]:
-    """What conversations cost at different paces, with the cache off, on, and as their pace says; off is 1.
+    """Return the cost of conversations at different paces, with the cache off, on and automatic; off is 1.
 
     In bursts: people come back, say some things soon after each other, and go. At random: each turn by itself.
     """
@@ -167,11 +167,11 @@ def _cache(say: Any) -> list[Row]:
 
 
 def _cost(mode: str, soon: float, stays: float, draw: random.Random) -> float:
-    """The input of one conversation, in tokens at their full price.
+    """Return the input of one conversation, in tokens at their full price.
 
     Args:
-        soon: how many of its turns come within the life of a cached context.
-        stays: how probable it is that the next is as the one before, and not drawn anew.
+        soon: the share of its turns that come within the life of a cached context.
+        stays: the probability that the next is like the one before, and not drawn again.
     """
     is_soon = draw.random() < soon
     context, cached, cost = Context(), 0, 0.0

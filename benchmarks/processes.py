@@ -95,7 +95,7 @@ def running(
 
 
 def answers(url: str) -> Callable[[], bool]:
-    """Whether something answers 200 at a URL."""
+    """Return a check that is true if a URL answers 200."""
 
     def check() -> bool:
         try:

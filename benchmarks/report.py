@@ -84,7 +84,7 @@ def report(results: Results) -> str:
             "## Memory",
             "",
             f"Made on {results['memory']['made on']}. *Counting* is of 4,800 characters. *Rebuilding* is the service's "
-            "CPU for a turn whose history is sent anew: whole, and from a compaction on, with twenty turns behind it. "
+            "CPU for a turn whose history is sent again: whole, and from a compaction on, with twenty turns behind it. "
             "*Cache* is what the input costs with the provider's session cache, off being 1, by how many turns come "
             "within its five minutes. [docs/memory.md](../docs/memory.md) has the plots.",
             "",
@@ -205,7 +205,7 @@ def _targets(results: Results) -> list[str]:
 
 
 def _explained(traffic: Results) -> list[str]:
-    """What stands in the way of what is not met."""
+    """Return the reasons for targets that are not met."""
     one = traffic["workers"][0]
     return [
         "*Workers.* On two cores the load, the provider's stand-in, Postgres "

@@ -1,4 +1,4 @@
-"""What the store costs: as a multiple of its floor, in the first minute of a new database, in bytes, and to forget."""
+"""Cost of the store: as a multiple of its floor, in the first minute of a new database, in bytes, and to purge."""
 
 import asyncio
 import random
@@ -150,7 +150,7 @@ async def _first_minute(place: Place, url: str, database_url: str) -> list[Row]:
 
 
 async def _bytes(place: Place, url: str, database_url: str) -> list[Row]:
-    """What a turn of 2,000 characters in and 2,800 out keeps, by table, with its indexes."""
+    """Return the bytes that a turn of 2,000 characters in and 2,800 out takes, by table, with its indexes."""
     rng, turns = random.Random(1), 4000  # noqa: S311
     async with Load(url, KEY, 8) as load:
         paths = await _threads(load, 80)

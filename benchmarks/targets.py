@@ -1,4 +1,4 @@
-"""What is compared: each a server that passes turns on to the provider, started for the run and stopped after it."""
+"""Compared servers: each passes turns on to the provider, is started for the run and stopped after it."""
 
 import json
 import shutil
@@ -25,14 +25,14 @@ LITELLM_PACKAGES = ("litellm[proxy]",)
 LANGGRAPH_PACKAGES = ("langgraph-cli[inmem]", "httpx")
 
 Api = Literal["responses", "threads", "runs"]
-"""What a turn is asked with: `/v1/responses`; a thread of Everthread's; a run of a thread of LangGraph's."""
+"""API of a turn: `/v1/responses`; a thread of Everthread's; a run of a thread of LangGraph's."""
 
 
 @dataclass(slots=True)
 class Target:
     name: str
     url: str
-    """Where it is, without `/v1`."""
+    """Base URL, without `/v1`."""
     service: Tree
     """The processes whose CPU is the target's own."""
     stores: Tree | None = None

@@ -95,7 +95,7 @@ async def _compare(
 
 
 async def requests(load: Load, target: Target, at_once: int, body: Row) -> Request:
-    """What the clients of a target send: on its own threads, where it has any."""
+    """Return a function that sends the requests of a target's clients, on its own threads where it has any."""
     sent = {"model": MODEL, **body}
     match target.api:
         case "responses":

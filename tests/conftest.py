@@ -62,7 +62,7 @@ def _rank(item: pytest.Item) -> int:
 
 @pytest.fixture(autouse=True)
 def _ended_processes() -> Iterator[None]:
-    """What a test has started and not ended, because it failed for one, ends with it."""
+    """End the processes that a test started and did not end, for example because it failed."""
     before = set(Process.started)
     yield
     for process in Process.started - before:

@@ -330,7 +330,7 @@ class Conversation:
         self.emulator.control("faults", [])
 
     def a_branch(self) -> None:
-        """Go on from an earlier point: by a fork, or by an earlier response."""
+        """Continue from an earlier point: by a fork, or by an earlier response."""
         if not self.native:
             self.previous = self.random.choice([*self.earlier, self.previous])
             return

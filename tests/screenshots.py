@@ -1,4 +1,4 @@
-"""The pictures of docs/console.md: the console over `everthread demo`. `make screenshots` makes them anew."""
+"""Screenshots for docs/console.md: the console over `everthread demo`. `make screenshots` takes them again."""
 
 import shutil
 from pathlib import Path

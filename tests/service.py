@@ -64,7 +64,7 @@ class Process:
     """A command of ours, and every line that it has printed."""
 
     started: ClassVar[set["Process"]] = set()
-    """Those that have not been seen to end."""
+    """Processes that have not ended."""
 
     allowed: ClassVar[bool] = True
     """False in a quick run: a test that starts one is skipped."""

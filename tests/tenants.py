@@ -47,6 +47,6 @@ class Tenant:
         return calls
 
     def settings(self, **settings: Any) -> None:
-        """What the project asks for, and what bounds it, from now on: as who runs the service sets it."""
+        """Change the project's settings and limits, as an operator does."""
         answer = self.service.http.patch(f"/admin/projects/{self.id}", json=settings)
         assert answer.status_code == 200, answer.text

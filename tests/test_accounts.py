@@ -209,7 +209,7 @@ def test_account_that_is_away_is_left_alone_and_comes_back(pair: Pair, service_e
     began = time.monotonic()
     other = tenant.thread()
     assert len(tenant.calls(other, tenant.turn(other, "Hi")["id"])) == 1
-    assert time.monotonic() - began < 2  # Nobody waits for the one that is away.
+    assert time.monotonic() - began < 2  # No turn waits for the account that does not answer.
     back = Process("emulator", "--port", str(first.port))
     try:
         back.wait_for("ready")
@@ -457,8 +457,8 @@ def test_master_key_is_changed_without_a_pause(fresh_env: dict[str, str], emulat
         assert "opens 0 of 1 projects' keys" in refused.lines[-1]
         between = Service(env={**env, **both})
         try:
-            assert "1 keys were sealed anew" in run("rotate", more=both)
-            assert "0 keys were sealed anew" in run("rotate", more=both)
+            assert "1 keys were sealed again" in run("rotate", more=both)
+            assert "0 keys were sealed again" in run("rotate", more=both)
             after = Service(env={**env, **new})
             try:
                 for service in (before, between, after):

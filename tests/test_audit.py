@@ -1,4 +1,4 @@
-"""Who did what: the trail, its proof, and what every tampering comes to."""
+"""Audit trail: records of each change, the proof, and the detection of every tampering."""
 
 import asyncio
 import hashlib
@@ -225,7 +225,7 @@ def test_a_change_of_any_column_of_a_record_is_found(talked: tuple[Project, str]
         "UPDATE audit_checkpoints SET signature = sha256('x') || sha256('y') WHERE project_id = $1",
         "UPDATE audit_checkpoints SET public_key = sha256('x') WHERE project_id = $1",
         "UPDATE audit_checkpoints SET size = size + 1 WHERE project_id = $1",
-        # What was said, not what was recorded of it.
+        # The message itself, not its record.
         "UPDATE threads SET title = 'Another talk' WHERE project_id = $1 AND id = $2",
         "UPDATE threads SET salt = NULL WHERE project_id = $1 AND id = $2",
         "DELETE FROM threads WHERE project_id = $1 AND id = $2",
@@ -270,7 +270,7 @@ def test_a_chain_that_is_written_anew_with_all_its_hashes_does_not_fit_the_signa
                 await connection.execute("SET LOCAL session_replication_role = replica")
                 await connection.execute("DELETE FROM audit_records WHERE chain_id = $1", chain)
                 await connection.execute("SET LOCAL session_replication_role = origin")
-                # A thread without its end goes on from its last record, of which there is none now.
+                # A thread whose last record was cut off has nothing to continue from.
                 await connection.execute("UPDATE threads SET chain_seq = 0 WHERE id = $1", chain)
                 columns = [[row[name] for row in rows] for name in ("action", "turn_id", "detail", "content")]
                 await connection.execute(
@@ -582,7 +582,7 @@ def test_a_host_signs_only_with_a_key_that_the_database_lists(
 def test_a_project_whose_leaves_were_changed_is_signed_no_more_and_holds_nobody_up(
     project: Project, service: Service
 ) -> None:
-    """Its checkpoint is refused each time: who waited for that would wait for ever, and all other projects with him."""
+    """Check that a project whose leaves were changed is no longer signed, and delays no other project."""
     thread = project.call("POST", "/threads", json={})["id"]
     size = project.checkpoint()
     project.sql("DELETE FROM audit_leaves WHERE project_id = $1 AND position = 0")

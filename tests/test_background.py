@@ -1,4 +1,4 @@
-"""What a worker does beside its turns goes on, whatever happens to it once."""
+"""Background tasks of a worker continue after a failure."""
 
 import asyncio
 

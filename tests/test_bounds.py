@@ -1,4 +1,4 @@
-"""What an input may cost: nothing before a key is known, never more than linear work, no more than there is room."""
+"""Bounds on the cost of an input: none before the key is known, linear work at most, no more than the capacity."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ from tests.tenants import Tenant
 
 
 def converse(service: Service, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """What the service answers to these bytes, to the end of the connection."""
+    """Send bytes and return the answer of the service, to the end of the connection."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # It may close before all is sent.
             for piece in pieces:
@@ -116,7 +116,7 @@ def test_no_more_connections_than_files_and_who_is_too_many_is_told_so(service_e
     told = 0
     for connection in held:
         connection.setblocking(False)
-        with contextlib.suppress(BlockingIOError):  # It was let in, and nothing is said to it.
+        with contextlib.suppress(BlockingIOError):  # It was accepted, and receives nothing.
             told += connection.recv(200).startswith(b"HTTP/1.1 503 ")
     assert 0 < told < 250
     for connection in held:
@@ -212,7 +212,7 @@ def test_one_function_that_must_be_called_is_called(service: Service, emulator: 
 
 
 def told(service: Service, connections: int) -> list[bytes]:
-    """What so many connections are told that nobody asks anything on; nothing, where they are let in."""
+    """Return what each of some idle connections is told; nothing for one that is accepted."""
     held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(connections)]
     time.sleep(0.5)
     said = []

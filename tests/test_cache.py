@@ -45,7 +45,7 @@ def port_of_a_cluster() -> int:
 
 
 def eventually(check: Callable[[], Any], seconds: float = 30) -> Any:
-    """What `check` gives as soon as it gives something that counts; a RedisError is nothing."""
+    """Return the first true result of `check`; a RedisError counts as false."""
     until = time.monotonic() + seconds
     while True:
         with suppress(RedisError):

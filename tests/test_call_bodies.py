@@ -1,4 +1,4 @@
-"""What was sent is given back to the byte, costs what it adds, and is gone where it was erased."""
+"""Bodies of calls: returned byte by byte, stored at the cost of what they add, and deleted with their turns."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def test_two_hundred_rebuilt_turns_keep_their_history_once(
     migrate_now(empty_database_url)
     service = Service(env={**service_env, "DATABASE_URL": empty_database_url})
     thread = service.thread()
-    words = "What was said before, and is said again in every call that is made for this conversation. " * 10
+    words = "This text was sent before, and is sent again in every call that is made for this conversation. " * 10
     for number in range(200):
         # Another model each time: its chain is of no use.
         service.turn(thread, f"Echo: {number} {words}", model=("qwen3.7-plus", "qwen3.7-max")[number % 2])

@@ -1,4 +1,4 @@
-"""What chat apps need beside turns: a stream for several devices, telling lists, titles, feedback, links."""
+"""Features for chat apps beside turns: a stream for several devices, lists, titles, feedback, links."""
 
 import json
 import threading
@@ -56,7 +56,7 @@ class Device:
         return [event["thread"]["title"] for event in self.events if event["type"] == "thread.updated"]
 
     def said(self) -> dict[str, str]:
-        """What each turn has said, put together from its deltas."""
+        """Return the text of each turn, put together from its deltas."""
         found: dict[str, str] = {}
         for event in self.events:
             if event["type"] == "response.output_text.delta":

@@ -115,7 +115,7 @@ class Image:
 
 
 def _pip() -> dict[str, str]:
-    """What pip is told on this machine, as for any other install here."""
+    """Return this machine's pip settings, as for any other install here."""
     return {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "HOME", "SSL_", "REQUESTS_"))}
 
 

@@ -35,7 +35,7 @@ NOT_RUN_HERE = {
     'psql "$COORDINATOR"': "by hand, with a Citus built outside this repository: docs/scaling.md",
     'DATABASE_URL="$COORDINATOR"': "the same",
 }
-"""What a command begins with, settings before it aside; and why it is not run."""
+"""Commands that are not run, by their beginning without settings, with the reason."""
 
 ANOTHER_KEY = "8f40c5adb68f25624ae5b214ea767a6ec94d829d3d7b5e1ad1ba6f3e2138285f"
 

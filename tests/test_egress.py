@@ -86,7 +86,7 @@ def listener() -> Iterator[Listener]:
 
 @pytest.fixture(scope="module")
 def own_database_url(server_urls: tuple[str, str]) -> str:
-    """What stands in this database was changed behind the service's back."""
+    """Return a database whose rows the tests change behind the service's back."""
     url = new_database(server_urls[0])
     migrate_now(url)
     return url
@@ -390,7 +390,7 @@ FLOODS = {
 
 
 class Raw:
-    """A server that answers each request with `first`, and with `again` for ever; or closes, if there is none."""
+    """Server that answers each request with `first`, and all later ones with `again`; or closes, if there is none."""
 
     def __init__(self, first: bytes, again: bytes = b"", *, pause: float = 0.0) -> None:
         self._first, self._again, self._pause = first, again, pause

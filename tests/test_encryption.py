@@ -126,7 +126,7 @@ PLAIN_COLUMNS = {
     "webhooks.secret": "sealed by itself, for what it is used for",
     "webhooks.url": "how the project is set up",
 }
-"""Columns that could hold what was said, and lie open for an encrypted project too; with the reason."""
+"""Columns that could hold content, and are not encrypted in an encrypted project either; with the reason."""
 
 
 def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_reason() -> None:
@@ -150,7 +150,7 @@ def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_rea
 
 
 def test_the_list_of_columns_is_that_of_the_database(database_url: str) -> None:
-    """What a migration adds and no table of the models knows would be on no list."""
+    """Check the list against the database, since a migration could add a column that no model has."""
     rows = run_sql(
         database_url,
         """SELECT c.table_name || '.' || c.column_name AS name FROM information_schema.columns c
@@ -300,7 +300,7 @@ def test_the_trail_of_sealed_contents_verifies_and_tells_a_change(encrypted: Enc
     thread, turn = talk(encrypted, emulator)
     verify = ("audit", "verify", "--project", encrypted.name)
     assert encrypted.command(*verify)[-1] == "The audit trail verifies."
-    # Another content of the project's in its place: it opens, and is not what was said.
+    # Another ciphertext of the project in its place: it can be decrypted, but is another message.
     of_turn = f"turn_id = '{UUID(turn.removeprefix('turn_'))}'"
     run_sql(
         encrypted.env["DATABASE_URL"],

@@ -100,7 +100,7 @@ def test_a_stream_that_ends_without_a_blank_line_has_its_last_event() -> None:
 def test_an_endless_line_costs_no_more_than_its_length() -> None:
     decoder = SSEDecoder()
     chunk = b"x" * 65_536
-    for _ in range(2000):  # 131 MB: joined anew with each chunk, it would be 130 GB.
+    for _ in range(2000):  # 131 MB: joined again with each chunk, it would be 130 GB.
         assert decoder.feed(chunk) == []
     assert decoder.end() == []
 

@@ -233,7 +233,7 @@ def test_the_next_rebuild_begins_with_the_step_that_succeeded(
     emulator.forget()
     before = len(rebuilt_calls(emulator))
     answer = said(service.stream(thread, ASK)) if stream else service.turn(thread, ASK)["output_text"]
-    assert answer == "Ada"  # What was said since is sent whole.
+    assert answer == "Ada"  # Later messages are sent whole.
     assert len(rebuilt_calls(emulator)) == before + 1
 
 

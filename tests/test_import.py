@@ -84,7 +84,7 @@ def gpt(role: str, text: Any, parent: str | None, **message: Any) -> dict[str, A
 
 
 def chatgpt(current: str | None = "a2", **mapping: Any) -> dict[str, Any]:
-    """A conversation with a question that was asked anew: the branches q-a and q2-a2."""
+    """Return a conversation with a question that was asked again: the branches q-a and q2-a2."""
     tree = {
         "root": {"parent": None, "message": None, "children": ["q", "q2"]},
         "empty": gpt("system", "", "root", metadata={"is_visually_hidden_from_conversation": True}),

@@ -107,7 +107,7 @@ def test_what_a_stranger_has_tried_has_changed_nothing(
 
 
 def _asked(stranger: Tenant, method: str, path: str, given: dict[str, str], body: Any) -> tuple[int, str]:
-    """The status, and what is said, without the ids in it."""
+    """Return the status and the body, without the ids in it."""
     answer = stranger.http.request(method, path.removeprefix("/v1").format(**given), json=body)
     said = answer.text
     for value in sorted(given.values(), key=len, reverse=True):

@@ -151,7 +151,7 @@ def test_the_provider_takes_every_order_of_calls_and_outputs(history: list[Item]
             validate.for_model(MODELS.of(name), context, None, one_system=False)
         except ProviderError as error:
             raise AssertionError(f"{error.message}: {sent}") from error
-    # What was said is all there, in its order.
+    # All messages are there, in their order.
     said = [i["content"] for i in rebuild(history, new, ROOMY).input if i.get("role") in ("user", "assistant")]
     outputs = [i for i in [*history, *new] if i["type"].endswith("_output")]
     assert len([i for i in [*history, *new] if i.get("role") in ("user", "assistant")]) <= len(said)

@@ -67,7 +67,7 @@ def test_limit_is_one_for_all_workers(own_env: dict[str, str]) -> None:
     try:
         tenant = Tenant(service)
         tenant.settings(limits={"requests_per_minute": 10})
-        time.sleep(4)  # Each worker has looked the key up anew.
+        time.sleep(4)  # Each worker has looked the key up again.
 
         def one(_: int) -> int:
             with httpx2.Client(base_url=f"{service.url}/v1", headers=tenant.http.headers, timeout=60) as http:

@@ -1,4 +1,4 @@
-"""Conversations longer than a model's window: what they are made of, what is kept of them, and what is said of it."""
+"""Conversations longer than a model's window: how they are composed, what is stored, and what the client is told."""
 
 import asyncio
 import json
@@ -815,7 +815,7 @@ def later(database_url: str, thread: str, seconds: float) -> None:
 
 
 def count_of(database_url: str, word: str) -> int:
-    """How many rows of any table hold a word."""
+    """Return the number of rows of any table that hold a word."""
 
     async def counted() -> int:
         connection = await asyncpg.connect(database_url)

@@ -198,7 +198,7 @@ def test_a_failure_after_text_keeps_the_text_and_the_providers_error(
     turn = service.http.get(f"/threads/{thread}/turns").json()["data"][0]
     assert (turn["status"], turn["error"]["code"]) == ("failed", "data_inspection_failed")
     assert turn["output_text"] == said(events) != ""
-    # The thread goes on from the turn before.
+    # The thread continues from the turn before.
     assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
 
 

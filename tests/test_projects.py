@@ -27,7 +27,7 @@ def code_of(answer: httpx2.Response) -> Any:
 
 @pytest.fixture
 def operator(service: Service) -> httpx2.Client:
-    """Whose key is of the project that manages the service."""
+    """Return a client with a key of the operating project."""
     return service.http
 
 
@@ -46,7 +46,7 @@ def key_of(http: httpx2.Client, project: str, **fields: Any) -> dict[str, Any]:
 
 
 def scope_of(method: str, path: str) -> str:
-    """What an operation takes, said a second time."""
+    """Return the scope that an operation requires, independently of the code."""
     if path.startswith(("/v1/admin/", "/v1/webhooks")) or (method, path) == ("patch", "/v1/project"):
         return "admin"
     if "/audit" in path:
@@ -164,7 +164,7 @@ def test_revoked_key_is_refused_within_five_seconds_by_every_worker(own_env: dic
         project = made(service.http)
         key = key_of(service.http, project["id"], scopes=["read"])
         revoked = httpx2.Client(base_url=service.url, headers={"Authorization": f"Bearer {key['key']}"})
-        # Connections are spread over the workers: both have the key at hand.
+        # Connections are spread over the workers: both have the key cached.
         for _ in range(20):
             with httpx2.Client(base_url=service.url, headers=revoked.headers) as http:
                 assert http.get("/v1/threads").status_code == 200

@@ -1,4 +1,4 @@
-"""The frameworks that people build on, unchanged but for base URL and key."""
+"""Frameworks of the field, unchanged except for base URL and key."""
 
 import importlib
 from typing import Any

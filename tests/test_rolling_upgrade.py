@@ -157,7 +157,7 @@ def test_the_next_release_takes_over_under_load_and_nothing_is_lost(
     serving[:] = [old[1].url, new[0].url]
     assert old[0].stop() == 0
     all_have_said_more()
-    old[0] = Service(env=env)  # One of the release before that is started anew.
+    old[0] = Service(env=env)  # A restarted worker of the release before.
     serving[:] = [service.url for service in (*old, *new)]
     all_have_said_more()
     serving[:] = [new[0].url]

@@ -1,4 +1,4 @@
-"""What a turn costs Postgres and Redis, counted on the wire."""
+"""Round trips of a turn to Postgres and Redis, counted on the wire."""
 
 import time
 
@@ -43,9 +43,9 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
 
 
 def _statements(proxy: Proxy) -> int:
-    """Those that name a table or a function of ours: not the greeting of a new connection, nor what each worker looks
-    up from time to time, while turns go on: whether there are webhooks, a key, a project's accounts, the users of the
-    threads that are listened to, what was learnt of models, how turns have gone."""
+    """Count the statements that name a table or a function of ours. Not counted: the greeting of a new connection, and
+    look-ups that each worker repeats while turns run (webhooks, a key, a project's accounts, the users of threads with
+    listeners, observations of models, outcomes of turns)."""
     return sum(
         any(name in statement for name in (*metadata.tables, "open_turn_v3", "close_turn_v3"))
         and not any(

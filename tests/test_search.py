@@ -1,4 +1,4 @@
-"""Finding what was said, in any language."""
+"""Search of messages and titles, in any language."""
 
 import asyncio
 import json
@@ -125,7 +125,7 @@ def test_hits_are_ranked_filtered_and_paged(search: Found) -> None:
     while True:
         page = search.call("GET", "/search", params={"q": "rose", "limit": 2, **after})
         paged += [(hit["turn_id"], hit["role"]) for hit in page["data"]]
-        # What is said meanwhile does not move the pages.
+        # New messages do not move the pages.
         search.say(ann, "Echo: rose rose")
         if not page["has_more"]:
             break
@@ -186,7 +186,7 @@ def test_a_hit_is_paged_past_when_what_was_found_has_gone_since(search: Found) -
 
 
 class Lexemes:
-    """What the database's functions make of texts."""
+    """Lexemes that the database's functions make of texts."""
 
     def __init__(self, url: str) -> None:
         self._loop = asyncio.new_event_loop()

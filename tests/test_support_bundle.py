@@ -126,7 +126,7 @@ def test_a_bundle_holds_no_secret_of_any_setting(tmp_path: Path, monkeypatch: py
     assert values["database_url"] == "postgresql://127.0.0.1:1"
     assert values["dashscope_base_url"] == "http://127.0.0.1:1"
     assert values["dashscope_region"] == "singapore"
-    # Each server that is away says so, and the rest is there.
+    # Each unavailable server is reported, and the rest is there.
     assert "Cannot reach Postgres" in json.loads(parts["database.json"])["error"]
     assert "error" in json.loads(parts["redis.json"])
     assert "error" in json.loads(parts["metrics.json"])

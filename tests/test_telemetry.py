@@ -1,4 +1,4 @@
-"""What is told of a turn while it runs: traces and metrics for OpenTelemetry, and logs. Never what was said in it."""
+"""Telemetry of a turn while it runs: traces and metrics for OpenTelemetry, and logs. None contains message text."""
 
 import json
 import subprocess

@@ -23,7 +23,7 @@ OPEN = {
     "turns_list_turns", "turns_get", "responses_create", "responses_retrieve", "responses_delete", "responses_cancel",
     "responses_input_items", "conversations_retrieve", "conversations_delete", "conversations_list_items",
 }  # fmt: skip
-"""What is open to a user's token, by its name in the OpenAPI document, by id and by name."""
+"""Operations that accept a user's token, by their id in the OpenAPI document, by id and by name."""
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_token_that_was_not_minted_here_opens_nothing(tenant: Tenant) -> None:
     claims = json.loads(base64.urlsafe_b64decode(said + "=="))
     changed = base64.urlsafe_b64encode(json.dumps({**claims, "sub": "bob"}).encode()).rstrip(b"=").decode()
     unsigned = jwt.encode({**claims, "sub": "bob"}, "", "none")
-    own = jwt.encode({**claims, "sub": "bob"}, "a key of somebody's own, long enough", "HS256")
+    own = jwt.encode({**claims, "sub": "bob"}, "another key, which is long enough", "HS256")
     other = {**claims, "project": uuid4().hex}
     for given in (
         f"{head}.{changed}.{signature}", unsigned, own, jwt.encode(other, "x" * 32, "HS256"), "a.b.c", "..", token[:-2],

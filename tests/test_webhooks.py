@@ -24,7 +24,7 @@ MODEL = "qwen3.5-plus"
 
 
 class Receiver:
-    """Somebody's server: it keeps what it is sent, and answers as it is told to."""
+    """Receiver of webhooks: it keeps each request, and answers as it is told to."""
 
     def __init__(self) -> None:
         self.came: list[tuple[dict[str, str], bytes]] = []

@@ -16,7 +16,7 @@ PIP = ("-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
 def newest_python() -> Path:
-    """Of the Pythons that this machine has, on the PATH or pyenv's, the newest that the wheel is for."""
+    """Return the newest Python on the PATH or in pyenv that the wheel supports."""
     for version in NEWEST:
         found = shutil.which(f"python{version}")
         places = [Path(found)] if found is not None else []

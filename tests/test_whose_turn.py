@@ -231,7 +231,7 @@ def test_what_a_header_of_the_client_says_of_its_retries_is_checked(service: Ser
 
 @dataclass
 class Asked:
-    """What somebody wants to say once, however often it is sent."""
+    """Message of a client that is sent once or several times."""
 
     path: str
     words: str

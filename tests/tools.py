@@ -11,7 +11,7 @@ DEBIAN = {"curl": "curl", "npm": "npm", "pgbouncer": "pgbouncer", "prometheus": 
 
 
 def program(name: str) -> Path | None:
-    """Where a program is, if it is installed. Debian keeps some where only root's PATH leads."""
+    """Return the path of a program, if it is installed. Debian installs some where only root's PATH leads."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     return None if found is None else Path(found)
 

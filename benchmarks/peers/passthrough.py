@@ -1,4 +1,4 @@
-"""What a Python proxy costs that does nothing: Starlette and httpx, storing nothing. Run in a venv of its own.
+"""Proxy in Python that does nothing else: Starlette and httpx, storing nothing. Run in a venv of its own.
 
 python passthrough.py PORT UPSTREAM
 """

@@ -1,4 +1,4 @@
-"""The clients that people have, unchanged but for base URL and key: a turn with a tool, and one a month later.
+"""Client libraries, unchanged except for base URL and key: a turn with a tool, and one a month later.
 
 Slow, for each is installed: `make clients` runs them. Those that are there anyway are in tests/test_real_clients.py.
 """
@@ -57,7 +57,7 @@ def pythons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the scripts in JavaScript find their packages."""
+    """Return the directory in which the scripts in JavaScript find their packages."""
     return installed(HERE, tmp_path_factory.mktemp("others"))
 
 

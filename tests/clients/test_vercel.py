@@ -17,7 +17,7 @@ pytestmark = needs("npm")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the script finds its packages."""
+    """Return the directory in which the script finds its packages."""
     return installed(HERE / "vercel", tmp_path_factory.mktemp("vercel"))
 
 

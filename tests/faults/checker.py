@@ -1,4 +1,4 @@
-"""What must hold when the dust has settled, read from Postgres and from the provider's own log."""
+"""Checks after a run with faults, from Postgres and from the provider's own log."""
 
 import asyncio
 from collections import Counter

@@ -15,7 +15,7 @@ ANSWERED = ("completed", "incomplete")
 
 @dataclass
 class Conversation:
-    """What one client was told."""
+    """Record of what one client received."""
 
     mark: str
     id: str = ""

@@ -27,7 +27,7 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(service: Service, command: list[str], script: Path, cwd: Path, *, changes: dict[str, str] | None = None) -> str:
-    """What an example prints, run as a process of its own."""
+    """Return what an example prints, run as a process of its own."""
     text = script.read_text()
     assert PROVIDER in text
     for old, new in {PROVIDER: service.url, **(changes or {})}.items():
@@ -48,7 +48,7 @@ def run(service: Service, command: list[str], script: Path, cwd: Path, *, change
 
 
 def check(name: str, printed: str, emulator: Emulator) -> None:
-    """That the example printed what its reader would expect."""
+    """Check that the example printed what its reader would expect."""
     match name:
         case "basic":
             assert len(printed.strip()) > 20
