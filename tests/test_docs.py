@@ -14,7 +14,7 @@ from typer.main import get_command
 from app.cli import cli
 from app.commands.terminal import misspelt
 from app.db.base import Base
-from app.db.sql import statements
+from app.db.sql import Statements
 from app.emulator.app import create_app as create_emulator
 from app.main import build
 from app.settings import Connected, Settings
@@ -254,7 +254,7 @@ def test_every_exception_is_named_and_needed() -> None:
 
 
 def test_the_store_page_names_statements_and_functions_that_exist() -> None:
-    known = {name for file in (ROOT / "app").rglob("*.sql") for name in statements(file)}
+    known = {name for file in (ROOT / "app").rglob("*.sql") for name in vars(Statements(file))}
     known |= set(re.findall(r"FUNCTION (?:\w+\.)?(\w+)", (ROOT / "migrations/schema.sql").read_text()))
     table = (ROOT / "docs/store.md").read_text().split("## What it must be able to do")[1].split("\n## ")[0]
     rows = [line.split("|")[3] for line in table.splitlines() if line.startswith("| ")]
