@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     """Directory of the embedded servers' data."""
 
     database_pooler: bool = False
-    """Whether a pooler stands before Postgres that gives each transaction another connection (PgBouncer's
+    """True if a pooler stands before Postgres that gives each transaction another connection (PgBouncer's
     pool_mode transaction). Without prepared statements, a turn costs some more."""
     database_pool_size: Annotated[int, Field(ge=1, le=500)] = 10
     """Connections to Postgres per worker."""

@@ -1,4 +1,4 @@
-"""What limits, an account of a project's own, a user's token and encryption at rest add to a plain turn: CPU of the
+"""The cost that limits, a project's own account, a user token and encryption at rest add to a plain turn: CPU of the
 service and of its stores, as a multiple of the same turn without them in the same run."""
 
 import asyncio

@@ -168,7 +168,7 @@ def test_a_page_of_markdown_names_the_next_one(project: Project, thread: tuple[s
 async def rows_read(
     project: Project, conversation: str, cursor: str | None, limit: int, *, latest_first: bool
 ) -> dict[str, float]:
-    """How many rows of each table a page reads, as Postgres counts them."""
+    """Return the rows of each table that a page reads, as Postgres counts them."""
     connection = await asyncpg.connect(project.env["DATABASE_URL"])
     thread = ids.parse(conversation.replace("conv_", "thread_"), ids.THREAD_PREFIXES)
     row = await connection.fetchrow("SELECT project_id, bucket, head_turn_id FROM threads WHERE id = $1", thread)

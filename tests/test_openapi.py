@@ -21,7 +21,7 @@ from tests.service import Service
 HERE = Path(__file__).parent
 
 CASES = 1
-"""Of each operation, by each of schemathesis' ways to make them. `make test-all` has the time for more."""
+"""The number of cases for each operation and phase of schemathesis. `make test-all` runs more."""
 
 SEED = 1
 

@@ -134,6 +134,6 @@ async def projects(database: Database, name: str | None = None) -> list[ProjectR
 
 
 async def exists(database: Database, project_id: UUID, chain_id: UUID) -> bool:
-    """Whether there ever was such a chain."""
+    """Return True if such a chain has ever existed."""
     first = SQL.first_record(project_id=project_id, bucket=ids.bucket_of(chain_id), chain_id=chain_id)
     return await database.fetchrow(*first) is not None

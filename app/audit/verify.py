@@ -253,6 +253,6 @@ def named(project_id: UUID, chain_id: UUID) -> str:
 
 
 async def counted(database: Database, project_id: UUID, thread_id: UUID | None) -> int:
-    """How many records there are to verify."""
+    """Return the number of records to verify."""
     count: int = await database.fetchval(*SQL.count_records(project_id=project_id, chain_id=thread_id))
     return count

@@ -25,7 +25,7 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """What its messages say."""
+        """The text of its messages."""
         return "".join(text_of(item.data) for item in self.output if item.type == "message")
 
     @property

@@ -54,7 +54,7 @@ def decide(
         and now < live.expires_at - margin_seconds
         # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
         and live.context.tokens + sum(item.tokens for item in new) <= target.abilities.token_budget
-        # What the provider has cut already is sent anew.
+        # The provider has cut this history already: it is sent again.
         and not live.context.cut
         # One system message at most, and first: a chain has no place for another.
         and not any(item.is_system for item in new)

@@ -35,7 +35,7 @@ async def take(database: Database, binding: str, limit: int) -> list[Copy]:
     """
     await database.fetch(*SQL.forget_expired_deletions())
     bindings = await database.fetch(*SQL.bindings(binding=binding))
-    random.shuffle(bindings)  # One that has very many holds up no other for ever.
+    random.shuffle(bindings)  # A random order, so that a binding with very many deletions does not block the others.
     taken: list[Copy] = []
     for at in bindings:
         for due in await database.fetch(*SQL.due_deletions(binding=at["binding"], limit=limit - len(taken))):

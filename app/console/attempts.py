@@ -14,11 +14,11 @@ log = structlog.get_logger()
 MOST_ATTEMPTS = 10
 ATTEMPT_SECONDS = 60
 MOST_ADDRESSES = 10_000
-"""That a worker counts by itself."""
+"""The most addresses whose attempts one worker counts by itself."""
 
 
 class SignInAttempts:
-    """Counters in Redis, which expire a minute after the first attempt; in this worker's memory while Redis is away."""
+    """Counters in Redis that expire a minute after the first attempt; in memory while Redis is unavailable."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
@@ -33,7 +33,7 @@ class SignInAttempts:
             if count == 1:  # The key may have expired between the two.
                 self._cache.send(("EXPIRE", key, ATTEMPT_SECONDS))
         except (RedisError, OSError) as error:
-            log.warning("Redis is away; this worker counts attempts to sign in by itself", error=reason(error))
+            log.warning("Redis is unavailable; this worker counts attempts to sign in by itself", error=reason(error))
             metrics.REDIS_ERRORS.inc()
             count = self._counted(address)
         return int(count) <= MOST_ATTEMPTS

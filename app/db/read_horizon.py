@@ -17,10 +17,10 @@ OLDEST_WRITER = text(
 
 @dataclass(frozen=True, slots=True)
 class ReadHorizon:
-    """Up to which moment nothing can be added any more: who follows a list upwards reads no further."""
+    """The moment before which no row can be added any more: ascending lists end there."""
 
     seconds: float | None = None
-    """How long a transaction may take until its rows are seen; None to look at those that are open."""
+    """The longest time that a transaction may take until its rows are visible; None to look at the open ones."""
 
     async def until(self, session: AsyncSession) -> datetime:
         """The moment, to be asked for before the list is read."""

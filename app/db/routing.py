@@ -1,4 +1,4 @@
-"""Which server the statements of a bucket go to. `app/citus` implements it."""
+"""The interface that selects the server for the statements of a bucket. `app/citus` implements it."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol

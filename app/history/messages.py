@@ -17,7 +17,7 @@ class Messages(TypedDict):
     data: list[Item]
     """Responses items, or Chat messages: as `format` says."""
     first_id: str | None
-    """Of the first turn: the cursors of pages are turns."""
+    """The id of the first turn: the cursors of pages are turns."""
     last_id: str | None
     has_more: bool
 

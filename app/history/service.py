@@ -224,7 +224,7 @@ class History:
         return thread, rows, found
 
     async def chain(self, caller: Caller, address: Place, page: Page, until: str | None) -> dict[str, Any]:
-        """How each turn of a branch reached the model, and whether it can be chained on."""
+        """Return how each turn of a branch reached the model, and whether it can be chained."""
         _, found = await self._page_of_turns(caller, address, page, until)
         rows = await self._store.chain(caller.project_id, found.turns)
         bindings = {each.binding for each in await self._accounts.of(caller.project_id)}

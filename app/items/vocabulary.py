@@ -46,7 +46,7 @@ async def counts(items: Sequence[Item]) -> list[int]:
 
 
 async def text_count(text: str) -> int:
-    """What a text counts. Counted in a thread, beside the loop."""
+    """Return the number of tokens of a text, counted in a thread."""
     return await asyncio.to_thread(text_tokens, text)
 
 

@@ -264,7 +264,7 @@ class RateLimits(Background):
         return [(min(fixed, MOST_COUNTED), each, answer) for fixed, each, answer in found]
 
     def _met_by(self, asks: Asks, *, background: bool) -> _Met | None:
-        """What a caller's requests meet, made once; None where nothing limits them."""
+        """Return the rules for a caller's requests, made once; None if there are no limits."""
         caller, month = (asks.project_id, asks.key_id, asks.user, background), self._this_month()
         met = self._met.get(caller)
         if (

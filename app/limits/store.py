@@ -53,7 +53,7 @@ async def used(
 
 
 async def threads(database: Database, project_id: UUID, user: str | None, limit: int) -> int:
-    """How many threads there are, up to a limit."""
+    """Return the number of threads, counted up to a limit."""
     found: int = await database.fetchval(*SQL.threads(project_id=project_id, user_id=user, limit=limit))
     return found
 

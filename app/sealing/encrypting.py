@@ -63,7 +63,7 @@ def _place(model: type[Base], sealer: ContentCipher, project_id: UUID, row: Any)
 
 
 async def running(database: Database, project_id: UUID) -> int:
-    """How many turns run that will still write open contents."""
+    """Return the number of running turns that will still write plain contents."""
     count: int = await database.fetchval(*SQL.opened_before(project_id=project_id))
     return count
 

@@ -70,7 +70,7 @@ class ThreadCreate(NamedThread):
 
 
 class ThreadPut(ThreadFields):
-    """What a thread that is made by name begins with. One that is there already stays as it is."""
+    """The initial fields of a thread created by name. An existing thread stays as it is."""
 
     model_config = examples({}, {"title": "A talk"})
 
@@ -86,7 +86,7 @@ class ThreadPatch(NamedThread):
 
 
 class ThreadFork(NamedThread):
-    """What a fork has of its own: title, user and metadata are the other thread's where they are left out."""
+    """The fields of a fork. Title, user and metadata are copied from the source thread where they are left out."""
 
     model_config = examples({}, {"title": "Another way"})
 

@@ -121,7 +121,7 @@ Fields = TypeVar("Fields", ThreadCreate, ThreadPut, ThreadPatch)
 
 
 def for_caller(caller: Caller, sent: Fields) -> Fields:
-    """What a caller sends of a thread: an end user's is that user's, under names of the user's own.
+    """Return the fields of a thread as the caller may set them: an end user's thread has that user and names.
 
     Raises:
         Forbidden: it is to be somebody else's.

@@ -19,11 +19,11 @@ class Sent:
     weight: int = 0
     """Estimated, or counted where it may not fit."""
     expected: int | None = None
-    """What the provider should count, where it was counted here; instructions and tools too."""
+    """The input tokens that the provider should count, with instructions and tools; None if not counted."""
     floor: int = 0
-    """What the provider must count at least; 0 where that cannot be told."""
+    """The least number of input tokens that the provider must count; 0 if unknown."""
     frame: int = 0
-    """Of instructions and tools alone."""
+    """The tokens of instructions and tools alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Attempt:
     live: LiveId | None = None
     """The response id that the turn was chained on first."""
     context: Context = UNKNOWN
-    """Of the history that is continued, with what is left out of it."""
+    """The context of the continued history, with what is left out of it."""
     body: Body = field(default_factory=lambda: Body(b"", (), ()))
     """Empty until it is written."""
     frame: tuple[bytes, bytes] = (b"", b"")

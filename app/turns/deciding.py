@@ -1,4 +1,4 @@
-"""How a turn reaches the model: the first attempt, and the one that follows where the provider has refused it.
+"""Decisions on how a turn reaches the model: the first attempt, and the next one after a refusal of the provider.
 
 Each decision returns an `Attempt`, which has everything that the call needs. `running.attempt` is the latest one, so
 that a turn that fails half-way is closed with what was decided by then.
@@ -44,7 +44,7 @@ OURS = ("background", "context_management", OF_CONVERSATION, "truncation")
 """Parameters that the provider does not know, and the service acts on."""
 
 SMALLER_SHARE = 0.8
-"""Of an input that was refused as too long: what is sent next, where the provider has not said how long one may be."""
+"""The share of an input refused as too long that is sent next, if the provider did not state its limit."""
 
 
 class Decisions:

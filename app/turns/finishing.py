@@ -182,7 +182,7 @@ class Finish:
         running.stage = Stage.CLOSED
         metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
         if closing.status == "failed":
-            # Its message may quote what was said.
+            # Its message may quote contents.
             code = (closing.error or {}).get("code")
             log.warning("a turn failed", code=code, status=closing.error_status)
         return kept
