@@ -341,7 +341,7 @@ def test_an_exported_trail_is_verified_offline_with_the_public_key_alone(
     assert (code, now[1:]) == (
         1,
         [
-            f"  {thread} record 3: {record} was changed: its hash does not fit what it says",
+            f"  {thread} record 3: {record} was changed: its hash does not match its content",
             "The audit trail does NOT verify.",
         ],
     )

@@ -128,7 +128,7 @@ class ProjectAccounts:
         return {"id": account_id, "object": "admin.account.deleted", "deleted": True}
 
     async def check(self, caller: Caller, given: str, account_id: str) -> AccountCheck:
-        """Have the provider say what it makes of the key."""
+        """Check an account's key at the provider."""
         project_id = await self._projects.project_id(caller, given)
         async with self._database.session() as session:
             row = await self._row(session, project_id, account_id)

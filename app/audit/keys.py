@@ -1,4 +1,4 @@
-"""The keys that hosts may sign checkpoints with, so that no host signs with one that nobody knows.
+"""The keys that hosts may sign checkpoints with, so that no host signs with an unknown key.
 
 This list is no ground for trust: whoever can write to the database can write to it. A reader pins a key outside, and
 verifies with that.

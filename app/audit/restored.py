@@ -1,7 +1,7 @@
-"""A database that was restored to an earlier moment, and what was signed of it after that.
+"""Comparison of a restored database with an exported trail that was signed later.
 
-Such a database is whole in itself. What does not stand in it any more is seen by whoever kept an exported trail; that
-nobody has cut it off in secret is what the trail says itself: `audit.restored`.
+A restored database is consistent. An exported trail shows which records it lacks. The record `audit.restored` in the
+trail proves that a restore, and not a secret deletion, removed them.
 """
 
 from collections.abc import Sequence

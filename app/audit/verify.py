@@ -1,4 +1,4 @@
-"""Proof: whether a project's audit trail is whole, and what it says of the contents is still so.
+"""Verification that a project's audit trail is complete, and that the contents still match it.
 
 Records are read chain after chain. The first problem of each chain is named; what follows from it is not.
 """
@@ -103,7 +103,7 @@ class Chains:
         if link.seq != self._seq + 1:
             return f"{link.shown} follows record {self._seq}: what was between them was removed or renumbered"
         if link.hash != link.computed:
-            return f"{link.shown} was changed: its hash does not fit what it says"
+            return f"{link.shown} was changed: its hash does not match its content"
         if link.previous != self._hash:
             return f"{link.shown} does not follow the record before it: one was changed, inserted or put elsewhere"
         if link.leaf is not None and link.leaf != link.hash:

@@ -29,7 +29,7 @@ LATER_SECONDS = 0.005
 
 
 def reason(error: Exception) -> str:
-    """Why Redis does not answer, without what it was sent: some of its refusals quote that."""
+    """The reason why Redis does not answer, without the command: some of its refusals quote it."""
     return type(error).__name__ if isinstance(error, ResponseError) else str(error)
 
 
@@ -180,7 +180,7 @@ class Cache:
 
 def _hand_over(answers: Sequence[Any], answer: "asyncio.Future[Any]") -> None:
     if answer.done():
-        return  # Nobody waits for it any more.
+        return  # Its caller was cancelled.
     refused = next((each for each in answers if isinstance(each, Exception)), None)
     if refused is not None:
         answer.set_exception(refused)

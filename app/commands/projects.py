@@ -236,7 +236,7 @@ def destroy_project_key(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Destroy the key of an archived, encrypted project: nobody reads what it holds any more, in no backup either.
+    """Destroy the key of an archived, encrypted project: its contents become unreadable, in backups too.
 
     The master key is changed for that. Every other place that has it must take the new one, and the old one must go.
     """

@@ -268,7 +268,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _code(word: str) -> str:
-    """Return a code that has the form of one. Anything else could have been written by somebody."""
+    """Return a code that has the form of one. Any other text could come from a client."""
     return word if _CODE.fullmatch(word) else "other"
 
 
@@ -290,7 +290,7 @@ async def _redis(settings: Settings) -> dict[str, Any]:
 
 
 def _metrics(url: str) -> Any:
-    """Return the service's metrics, without labels that somebody else has written."""
+    """Return the service's metrics, without labels whose values come from clients."""
     try:
         with urllib.request.urlopen(f"{url}/metrics", timeout=SECONDS) as answer:  # noqa: S310
             exposed = answer.read(LARGEST_METRICS).decode()

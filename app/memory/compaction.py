@@ -132,7 +132,7 @@ class Compactions(Background):
         """Make a compaction, and wait for it.
 
         Returns:
-            Its id; None where there is nothing to compact, or somebody else makes it.
+            Its id; None if there is nothing to compact, or another worker makes it.
 
         Raises:
             ProviderError: the model gave none.

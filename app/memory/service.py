@@ -61,7 +61,7 @@ class Memory:
         finally:
             self._limits.end(admission)
         if made is None:
-            await self._refuse_running(caller, head)  # Somebody else was faster.
+            await self._refuse_running(caller, head)  # Another request was faster.
             raise _nothing()
         await self._store.give_up_chain(caller.project_id, head)
         await self._live_ids.forget(caller.project_id, thread_id)

@@ -298,7 +298,7 @@ def _add(facts: _Facts, key: str, weight: float, *, demanded: bool) -> None:
 
 
 def _add_name(facts: _Facts, name: str, summary: Summary) -> None:
-    """Add a name that somebody has given."""
+    """Add a name from the conversation."""
     if name.casefold() in _NO_GIVEN:
         return
     unspaced = _script(name[0]) in UNSPACED_SCRIPTS

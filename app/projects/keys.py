@@ -156,7 +156,7 @@ async def rotate_key(
     """
     last_moment = func.least(ApiKey.expires_at, func.now() + overlap)
     ending = update(ApiKey).where(*_is_taken(project_id, id_)).values(expires_at=last_moment)
-    # What it was limited to in time, the new one is: nobody outlives by rotation what was given for a day.
+    # The new key keeps the expiry: a rotation must not prolong access.
     until = await session.scalar(select(ApiKey.expires_at).where(*_is_taken(project_id, id_)).with_for_update())
     former = (await session.execute(ending.returning(ApiKey))).scalar_one_or_none()
     if former is None:

@@ -165,7 +165,7 @@ class Projects:
         """A project that the caller manages.
 
         Raises:
-            NotFound: there is none, or it is somebody else's to manage.
+            NotFound: it does not exist, or the caller does not manage it.
         """
         async with self._database.session() as session:
             return (await self._project(session, caller, given)).project_id

@@ -44,9 +44,9 @@ class Project(Base):
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
     """See `settings.py`."""
     encrypted_at: Mapped[datetime | None]
-    """From then on its contents are written sealed. None: they lie there as they are."""
+    """Time from which its contents are written encrypted. None: they are plain."""
     key_destroyed_at: Mapped[datetime | None]
-    """Since then nobody can open them."""
+    """Time from which its contents cannot be decrypted."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The salt of the digests in its audit records."""
 

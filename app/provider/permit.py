@@ -11,6 +11,6 @@ class Permit:
     """True once the request has ended. Nothing more may be spent on it."""
 
     def check(self) -> None:
-        """Raise RuntimeError if the request has ended: what is spent now would be charged to nobody."""
+        """Raise RuntimeError if the request has ended: later costs would not be charged."""
         if self.ended:
             raise RuntimeError("A provider call was made on an admission that has ended.")

@@ -1,4 +1,4 @@
-"""The account's key, which some providers repeat in their errors: it is shown to nobody, and kept nowhere."""
+"""Removal of the account's key from answers: some providers repeat it in their errors."""
 
 from collections.abc import AsyncIterator
 

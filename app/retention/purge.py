@@ -1,4 +1,4 @@
-"""Purging: what is older than a project keeps it, and everything of one end user."""
+"""Purges of contents older than a project's retention, and of all data of one end user."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Literal
@@ -97,7 +97,7 @@ class Purge:
         return False
 
     async def old_threads(self, project_id: UUID, days: int) -> int:
-        """Purge threads that nobody has touched for so many days. Returns how many that were."""
+        """Purge threads without a turn or a change for a number of days. Returns how many they were."""
         idle = (ThreadActivity.project_id == project_id, ThreadActivity.active_at < _ago(days))
         old = select(ThreadActivity.thread_id).where(*idle).order_by(ThreadActivity.active_at)
         async with self._database.session() as session:

@@ -58,7 +58,7 @@ class Retention:
         return shown
 
     async def forget_user(self, caller: Caller, user: str) -> PurgeObject:
-        """Purge everything of an end user. It goes on by itself; what is returned says how far it is."""
+        """Start the purge of an end user's data in the background, and return its progress."""
         purge_id = await self._purge.begin_user(caller.actor, caller.project_id, user)
         self._cleaner.wake()
         return await self._shown(caller, purge_id)

@@ -81,7 +81,7 @@ class Sealable(TypeDecorator[Any]):
         raise NotImplementedError
 
     def sealed(self, sealer: ContentCipher, place: Place, field: str, stored: Any) -> Any:
-        """Return the sealed form of a value that lies open, as `as_text` reads it."""
+        """Return the sealed form of a plain value, as `as_text` reads it."""
         raise NotImplementedError
 
     def unreadable(self, row: Mapping[str, Any], field: str) -> Any:

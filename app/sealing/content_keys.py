@@ -47,7 +47,7 @@ class ContentKeys:
         self._cipher = cipher
         self._keys: dict[UUID, ContentKey] = {}
         self._sealing: set[UUID] = set()
-        """Projects that seal what they write. That does not end, whatever their rows say."""
+        """Projects that encrypt what they write. This never ends, even if their rows are changed."""
 
     async def keep_sealing(self) -> None:
         """Seal the contents of projects whose `encrypted_at` was cleared or moved past the service."""

@@ -25,7 +25,7 @@ SQL = statements_of(__file__)
 async def encrypt(
     database: Database, project_id: UUID, sealer: ContentCipher, advance: Callable[[int], None] = lambda count: None
 ) -> int:
-    """Seal what lies open of a project. The service goes on meanwhile; what dies on the way is done by the next call.
+    """Encrypt a project's plain contents while the service runs. After an interruption, the next call completes it.
 
     Returns:
         How many rows held something that lay open.

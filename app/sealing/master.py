@@ -41,7 +41,7 @@ NODE_BYTES = 1 + LEAF_BITS // 8 + 32
 
 
 class BadMasterKey(ValueError):
-    """Says in a sentence what is wrong with a master key, without quoting it."""
+    """Error of a master key, in a sentence that does not quote it."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Master:
 
 @dataclass(frozen=True, slots=True)
 class Masters:
-    """The master key, and those before it, which still open what they have sealed."""
+    """The master key and former ones, which still open values that they have sealed."""
 
     current: Master
     former: Sequence[Master] = ()

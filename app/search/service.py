@@ -101,7 +101,7 @@ class Search:
                 code="too_many_words",
             )
         if at_rest.sealer().key is not None:
-            # Of a sealed word, nobody can ask for the beginning.
+            # A sealed word cannot be searched by its prefix.
             terms = [replace(term, exact=True) for term in terms]
         if all(term.excluded for term in terms):
             raise BadRequest("'q' needs a word that is to be found.", param="q")

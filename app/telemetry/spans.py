@@ -9,7 +9,7 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 class Span:
-    """One that nobody looks at. It lasts as long as its `with` block."""
+    """Span that is not exported. It lasts as long as its `with` block."""
 
     __slots__ = ()
 
@@ -29,7 +29,7 @@ class Span:
 
 
 class Tracer:
-    """Makes spans that nobody looks at."""
+    """Tracer whose spans are not exported."""
 
     active = False
     """True if spans are exported."""

@@ -13,7 +13,7 @@ from app.db.base import Base
 
 
 class AuditRecord(Base):
-    """One change. No foreign key leads out of here: a record outlives what it tells of."""
+    """One change. The table has no foreign keys, because a record outlives its subject."""
 
     __tablename__ = "audit_records"
 
@@ -27,7 +27,7 @@ class AuditRecord(Base):
     action: Mapped[str] = mapped_column(Text)
     turn_id: Mapped[UUID | None]
     key_id: Mapped[UUID | None]
-    """None where the service acted by itself, or somebody with a shell on its host."""
+    """None if the service acted by itself, or a command on its host."""
     user_digest: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The end user whose thread it is, under a key of theirs that goes when they are purged."""
     address_digest: Mapped[bytes | None] = mapped_column(LargeBinary)

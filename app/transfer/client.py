@@ -20,7 +20,7 @@ TIMEOUT_SECONDS = 120.0
 
 
 class CannotTransfer(Exception):
-    """Says in one sentence what is wrong, and where."""
+    """Error of a transfer, with the place in one sentence."""
 
 
 def refusal(answer: httpx2.Response) -> str:

@@ -29,7 +29,7 @@ IDLE_SECONDS = 5.0
 """Interval at which a worker checks whether any webhook exists."""
 
 READ_A_SECOND = 200
-"""Webhooks whose trail a worker looks at: of more, each is told a little later."""
+"""Largest number of webhooks that a worker reads the trail for at a time."""
 
 AT_ONCE = 10
 """Deliveries of a webhook."""
@@ -73,7 +73,7 @@ class Deliveries(Background):
                 try:
                     pause = await self._round()
                 except DatabaseUnavailable:
-                    log.warning("Postgres is unavailable; webhooks are told later")
+                    log.warning("Postgres is unavailable; webhooks are delivered later")
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), pause)
                 self._woken.clear()
@@ -86,7 +86,7 @@ class Deliveries(Background):
                 self._client = None
 
     async def _round(self) -> float:
-        """Write down what is to be told, and have it told. Returns: seconds to wait until the next time."""
+        """Write the deliveries of new events, and send them. Returns: seconds to wait until the next time."""
         webhooks = await self._store.all()
         if not webhooks:
             return IDLE_SECONDS
@@ -105,7 +105,7 @@ class Deliveries(Background):
         return 0.0 if more else POLL_SECONDS * max(1.0, len(webhooks) / READ_A_SECOND)
 
     async def _tell(self, webhook: WebhookRow) -> None:
-        """Send what is due, some at a time, until nothing is."""
+        """Send all deliveries that are due, some at a time."""
         with suppress(DatabaseUnavailable):  # The next round goes on.
             while taken := await self._store.take(webhook, AT_ONCE, LEASE_SECONDS):
                 outcomes = await asyncio.gather(*(self._deliver(webhook, row) for row in taken))

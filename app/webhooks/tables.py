@@ -11,7 +11,7 @@ from app.db.base import Base
 
 
 class Webhook(Base):
-    """A URL that is told of what happens in a project."""
+    """A URL that receives the events of a project."""
 
     __tablename__ = "webhooks"
 

@@ -21,7 +21,7 @@ async def rows(view: View) -> Response:
 
 
 async def search(view: View) -> Response:
-    """As somebody types: what has the words, and whose name or user begins so."""
+    """Return the results while the user types: threads with the words, and those whose name or user begins so."""
     asked = view.asked("q")
     if not asked:
         return view.page("_thread_rows.html", **await _rows(view))
