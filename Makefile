@@ -13,9 +13,10 @@ test: .venv/ready-dev
 	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
 
 # For the loop of edit and try: tests of units and of turns, on a service in pytest's own process and a database that is kept.
+# Without the tests of turns that wait for a retry or a time-out.
 QUICK := $(addprefix tests/test_,continuation.py event_streams.py forks.py items.py layout.py rebuild.py \
-	structured_output.py threads.py turns.py) \
-	--deselect tests/test_threads.py::test_pages_neither_skip_nor_repeat_while_threads_are_touched_and_deleted
+	threads.py turns.py) \
+	-k "not (pages_neither_skip or refusal_of_the_provider or passing_fault or breaks_off or without_a_first_event)"
 quick: .venv/ready-dev
 	@$(BIN)/pytest --quick $(or $(ARGS),$(QUICK))
 
