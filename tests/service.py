@@ -233,9 +233,18 @@ class Service:
             assert answer.status_code == 200, answer.read()
             return read_events(answer.iter_lines())
 
+    def every(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        """Return the entries of all pages of a list."""
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.http.get(path, params={"limit": 100, **params}).raise_for_status().json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            params = {**params, "after": page["last_id"]}
+
     def chain(self, thread: str) -> list[dict[str, Any]]:
-        links: list[dict[str, Any]] = self.http.get(f"/threads/{thread}/chain").json()["data"]
-        return links
+        return self.every(f"/threads/{thread}/chain")
 
     def ended_turn(self, thread: str) -> dict[str, Any]:
         """The thread's latest turn, once it has ended."""

@@ -323,7 +323,7 @@ def test_turns_at_once_share_transactions_and_each_is_its_own(fresh_env: dict[st
                 list(pool.map(lambda thread: service.turn(thread, f"I am {thread}"), threads))
         assert max(proxy.together) > 1
         for thread in threads:
-            said = service.http.get(f"/threads/{thread}/messages", params={"format": "chat"}).json()["data"]
+            said = service.every(f"/threads/{thread}/messages", format="chat")
             assert [message["content"] for message in said if message["role"] == "user"] == [f"I am {thread}"] * 3
             assert len(said) == 6
     finally:

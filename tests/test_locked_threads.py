@@ -185,6 +185,6 @@ def test_turns_that_meet_serialization_failures_and_deadlocks_are_each_done_once
         for _ in range(3):
             list(pool.map(lambda thread: impatient.turn(thread, f"Echo: {thread}"), threads))
     for thread in threads:
-        said = impatient.http.get(f"/threads/{thread}/messages", params={"format": "chat"}).json()["data"]
+        said = impatient.every(f"/threads/{thread}/messages", format="chat")
         assert [message["content"] for message in said] == [f"Echo: {thread}", thread] * 3
     assert len(emulator.calls()) == 36

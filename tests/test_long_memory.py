@@ -355,7 +355,7 @@ def test_a_long_conversation_keeps_what_was_said_at_its_beginning(forgetful: Ser
     sent = [call for call in small.calls() if call["status"] == 200]
     assert max(call["answer"]["usage"]["input_tokens"] for call in sent) <= WINDOW * 0.8
     # What it stands for is there as it was.
-    said = forgetful.http.get(f"/threads/{thread}/messages", params={"format": "chat"}).json()["data"]
+    said = forgetful.every(f"/threads/{thread}/messages", format="chat")
     assert said[0] == {"role": "system", "content": "You are a guide."}
     assert len([m for m in said if m["content"] == FILLER]) == 30
     context = forgetful.http.get(f"/threads/{thread}").json()["context"]

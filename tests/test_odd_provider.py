@@ -365,7 +365,7 @@ def test_a_user_with_odd_items_and_odd_ids_is_purged_and_the_providers_copies_wi
         odd.plain(emulator, {**odd.RESPONSE, "id": id_, "output": [odd.message("hi")]})
         project.call("POST", turns, json={"input": "Hi"})
     project.call("POST", turns, json={"input": "Echo: sound"})
-    copy = project.call("GET", f"/threads/{thread}/chain")["data"][-1]["response_id"]
+    copy = project.call("GET", f"/threads/{thread}/chain?limit=100")["data"][-1]["response_id"]
     path = f"{emulator.base_url}/responses/{copy}"
     key = {"Authorization": "Bearer sk-tests"}
     assert httpx2.get(path, headers=key).status_code == 200

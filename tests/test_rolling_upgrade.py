@@ -169,8 +169,8 @@ def test_the_next_release_takes_over_under_load_and_nothing_is_lost(
         assert not talk.is_alive()
 
     for talk in talks:
-        shown = new[0].http.get(f"/threads/by-name/{talk.name}/messages", params={"format": "chat"}).json()
-        said = [each["content"] for each in shown["data"] if each["role"] == "assistant"]
+        shown = new[0].every(f"/threads/by-name/{talk.name}/messages", format="chat")
+        said = [each["content"] for each in shown if each["role"] == "assistant"]
         assert said == [f"{talk.name}.{number}" for number in range(talk.said)]
     assert new[0].stop() == 0
     verified = Process("audit", "verify", env=env)

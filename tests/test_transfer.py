@@ -36,7 +36,7 @@ def test_a_thread_goes_on_from_messages_that_it_is_made_with(service: Service, f
     messages = CHAT
     if form == "responses":
         source = service.thread(messages=CHAT)
-        messages = service.http.get(f"/threads/{source}/messages").json()["data"]
+        messages = service.every(f"/threads/{source}/messages")
         for message in messages:
             del message["turn_id"]
     thread = service.thread(messages=messages)
