@@ -1272,7 +1272,7 @@ BEGIN
                 before, after);
         before := after;
     END LOOP;
-    -- One that ran beside another moves the head only where it still goes on from it.
+    -- A turn that ran beside another moves the head only if it still continues from it.
     UPDATE threads t SET
         head_turn_id = CASE
             WHEN status_ = 'failed' OR (closed.beside <> 0 AND t.head_turn_id IS DISTINCT FROM closed.parent_id)

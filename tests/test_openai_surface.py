@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import threading
+from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
+import httpx2
 import openresponses_types.types as spec
 import pytest
 from openai import AsyncOpenAI, BadRequestError, ConflictError, NotFoundError, OpenAI
@@ -464,13 +467,15 @@ async def test_deleting_a_conversation_ends_its_open_streams_with_an_event_in_ev
                     began.put_nowait(event.response.id)
             return event.code if event.type == "error" else None
 
+        follows = threading.Event()
+
         async def follow_elsewhere(response_id: str) -> dict[str, Any]:
-            return await asyncio.to_thread(lambda: followed(other, response_id)[-1])
+            return await asyncio.to_thread(lambda: followed(other, response_id, follows)[-1])
 
         own = asyncio.create_task(follow())
         response_id = await began.get()
         elsewhere = asyncio.create_task(follow_elsewhere(response_id))
-        await asyncio.sleep(1)  # Until the other service follows it, on a busy machine too.
+        assert await asyncio.to_thread(follows.wait, 30)
         await client.conversations.delete(conversation.id)
         assert await asyncio.wait_for(own, 10) == "turn_deleted"
         last = await asyncio.wait_for(elsewhere, 10)
@@ -481,9 +486,17 @@ async def test_deleting_a_conversation_ends_its_open_streams_with_an_event_in_ev
         other.stop()
 
 
-def followed(service: Service, response_id: str) -> list[dict[str, Any]]:
+def followed(service: Service, response_id: str, begun: threading.Event | None = None) -> list[dict[str, Any]]:
+    """Return the events of a stream that is resumed. Args: begun: set once its first bytes have arrived."""
+
+    def lines(answer: httpx2.Response) -> Iterator[str]:
+        for line in answer.iter_lines():
+            if begun is not None:
+                begun.set()
+            yield line
+
     with service.http.stream("GET", f"/responses/{response_id}", params={"stream": True}) as answer:
-        return read_events(answer.iter_lines())
+        return read_events(lines(answer))
 
 
 async def test_a_response_in_a_conversation_names_no_previous_response_as_openais_does(

@@ -34,8 +34,6 @@ def _replacements() -> dict[re.Pattern[str], str]:
 
 
 REPLACEMENTS = _replacements()
-PENDING = set(_listed(WORDS / "pending.txt"))
-"""Files that are still to be rewritten. The list only shrinks."""
 
 
 def _texts() -> list[Path]:
@@ -84,13 +82,8 @@ def findings(path: Path) -> list[str]:
 
 
 def test_texts_are_in_plain_words() -> None:
-    found = [line for path in _texts() if str(path.relative_to(ROOT)) not in PENDING for line in findings(path)]
+    found = [line for path in _texts() for line in findings(path)]
     assert not found, "\n".join(found)
-
-
-def test_pending_files_still_need_words() -> None:
-    done = [name for name in sorted(PENDING) if not (ROOT / name).exists() or not findings(ROOT / name)]
-    assert not done, "Remove from tests/words/pending.txt:\n" + "\n".join(done)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ WHERE project_id = :project_id AND bucket = :bucket AND id = :compaction_id AND 
 RETURNING id
 
 -- give_up_chain --
--- What goes on from a turn is sent anew.
+-- The next turn after this one is rebuilt.
 UPDATE turns SET response_unknown_at = now()
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
 RETURNING id

@@ -1,4 +1,4 @@
-"""What a model is given of a conversation that it has lost: its branch read, counted, and rebuilt."""
+"""The input for a model that has lost a conversation: its branch, read, counted and rebuilt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,6 +1,6 @@
 """A worker hears of the turns of its own that are to be cancelled.
 
-While Redis is away, it looks for their flags in Postgres.
+While Redis is unavailable, it looks for their flags in Postgres.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from app.turns.runner import Runner
 from app.turns.store import TurnStore
 
 LOOK_SECONDS = 1.0
-"""How often a worker looks for flags while Redis is away."""
+"""Interval at which a worker looks for flags while Redis is unavailable."""
 
 QUIET_SECONDS = 5.0
 """A connection on which nothing has arrived for so long is checked with a PING."""
@@ -41,7 +41,7 @@ class CancelRequests(Background):
                 await asyncio.sleep(LOOK_SECONDS)
 
     async def _listen(self) -> None:
-        """Raises: RedisError, RedisClusterException, OSError: Redis is away."""
+        """Raises: RedisError, RedisClusterException, OSError: Redis is unavailable."""
         async with self._cache.pubsub() as pubsub:
             await pubsub.subscribe(CHANNEL)
             await self._look()  # What was asked for before this one listened.

@@ -1,4 +1,4 @@
-"""Closing turns: in Postgres, however long it is away, and on disk first once the process is stopping."""
+"""Closing turns: in Postgres, however long it is unavailable, and on disk first once the process is stopping."""
 
 import asyncio
 from dataclasses import dataclass
@@ -93,7 +93,7 @@ class Closer:
             try:
                 return await self._store.close(turn, closing)
             except DatabaseUnavailable as error:
-                log.warning("Postgres is away; an answered turn waits to be closed", code=error.code)
+                log.warning("Postgres is unavailable; an answered turn waits to be closed", code=error.code)
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 

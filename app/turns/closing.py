@@ -1,4 +1,4 @@
-"""How a turn ends: what is kept of it, and the event that ends its stream."""
+"""The end of a turn: the row that is stored, and the event that ends its stream."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from app.turns.streamed import output_of
 
 Ended = Literal["completed", "incomplete", "failed", "cancelled"]
 Status = Literal["in_progress"] | Ended
-"""What a turn's row says."""
+"""The status of a turn's row."""
 
 INTERRUPTED = "interrupted"
 TOO_LARGE = "answer_too_large"
@@ -42,7 +42,7 @@ class CallRecord:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """What a turn is closed with."""
+    """The values that a turn is closed with."""
 
     status: Ended
     continuation: str | None = None
@@ -60,11 +60,11 @@ class Closing:
     """The HTTP status that the client is answered with; None where it has been answered before."""
     pace: dict[str, Any] | None = None
     pieces: Sequence[Piece] = ()
-    """What the calls have sent for the first time in their thread, and refer to."""
+    """The pieces that the calls have sent for the first time in their thread, and refer to."""
     context: dict[str, Any] | None = None
-    """What the model has read, and what was left out: see `chain/context.py`."""
+    """The tokens that the model has read, and the items left out: see `chain/context.py`."""
     replaced_model: str | None = None
-    """Which model stood for which name; None where it was named itself."""
+    """The requested name and the model that it stood for; None if the model was named itself."""
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""
@@ -83,7 +83,10 @@ class Closing:
 
 NEVER_ASKED = Closing(
     "failed",
-    error={"code": DatabaseUnavailable.code, "message": "Postgres was away when this turn was opened. Send it again."},
+    error={
+        "code": DatabaseUnavailable.code,
+        "message": "Postgres did not answer when this turn opened. Send it again.",
+    },
     error_status=DatabaseUnavailable.status,
 )
 
@@ -102,15 +105,15 @@ def broken_off(
     cancelled: bool,
     error_status: int | None,
 ) -> Closing:
-    """How a turn is closed that has no answer, or only the beginning of one.
+    """Return the closing of a turn that has no answer, or only the beginning of one.
 
-    What was said is kept in any case. After a failed turn, the thread goes on from the one before.
+    The text is kept in any case. After a failed turn, the thread continues from the turn before it.
 
     Args:
         frames: the events that its stream has had.
         opening: the Response as they showed it first.
         error: why it has no answer.
-        reason: why what was said is an answer all the same, incomplete; None if it is none.
+        reason: the reason of an incomplete answer; None if the text is no answer.
         cancelled: whether somebody has asked for its end.
         error_status: the HTTP status that its client is answered with, if it fails.
     """

@@ -1,4 +1,4 @@
-"""A turn's context: what of its conversation the model has read, and what hangs on the chain that goes on from it."""
+"""The context of a turn: the part of its conversation that the model has read, and the weight of its chain."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ FLOOR_BYTES_PER_TOKEN = 6
 """No text takes more bytes for a token: what is new weighs this much at least."""
 
 OUTPUT_SHARE = 0.9
-"""How much of what the provider counted as its answer it counts again at least, when a chain carries it on."""
+"""The least share of an answer's counted tokens that the provider counts again when a chain continues."""
 
 TOLERANCE = 0.98
 
@@ -23,7 +23,7 @@ SUSPICIOUS_SHARE = 0.5
 """An input for which the provider counts less than this share of our estimate, which is rather too high, is counted."""
 
 CACHE_SECONDS = 300.0
-"""How long the provider keeps a cached context (reference page)."""
+"""The time that the provider keeps a cached context (reference page)."""
 
 LATEST_SHARE = 0.4
 
@@ -36,7 +36,7 @@ PAYS_FROM = 0.22
 
 
 def chained(context: Context, new_bytes: int, weight: int, frame: int) -> Sent:
-    """What a chained turn sends, with what the chain holds.
+    """Return the tokens of a chained turn: those that it sends, and those that the chain holds.
 
     Args:
         context: the chain's.
@@ -50,11 +50,11 @@ def chained(context: Context, new_bytes: int, weight: int, frame: int) -> Sent:
 
 
 def wants_cache(mode: str, context: Context, weight: int) -> bool:
-    """Whether the provider is asked to cache a turn's context.
+    """Return True if the provider is to cache a turn's context.
 
     Args:
         mode: off, on, or auto: where the conversation's own pace makes it pay.
-        context: of what it goes on from; `weight`, what it sends, in tokens.
+        context: of the turn that it continues from; `weight`, what it sends, in tokens.
     """
     if mode != "auto":
         return mode == "on"

@@ -25,7 +25,7 @@ FORGOTTEN_AT_ONCE = 1000
 
 
 class LogBroken(Exception):
-    """The log is away, or has a gap: it cannot be read on."""
+    """The log is unavailable or has a gap: it cannot be read further."""
 
 
 class EventLog:
@@ -37,7 +37,7 @@ class EventLog:
     async def append(
         self, project_id: UUID, turn_id: UUID, first: int, frames: list[bytes], sealer: ContentCipher, *, last: bool
     ) -> bool:
-        """Write a batch in one round trip. False if Redis is away: the turn goes on without its log.
+        """Write a batch in one round trip. False if Redis is unavailable: the turn continues without its log.
 
         Args:
             sealer: the project's.
@@ -87,7 +87,7 @@ class EventLog:
                 can look whether the turn still runs.
 
         Raises:
-            LogBroken: Redis is away, or events are missing.
+            LogBroken: Redis is unavailable, or events are missing.
         """
         key, position, expected = _key(project_id, turn_id), b"0", 0
         block = BLOCK_MILLISECONDS if wait else None

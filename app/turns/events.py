@@ -81,7 +81,7 @@ class EventStream(HeldResponse):
         ends_with_client: bool = False,
         resumed_by: Literal["starting_after", "Last-Event-ID"] | None = "starting_after",
     ) -> None:
-        """Args: resumed_by: the parameter or header that resumes the stream; None if it begins anew."""
+        """Args: resumed_by: the parameter or header that resumes the stream; None if it begins again."""
         super().__init__(
             frames,
             listener,

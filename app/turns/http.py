@@ -104,7 +104,7 @@ def turn_headers(running: Running) -> dict[str, str]:
 
 
 def origin(request: Request, caller: Caller) -> Origin:
-    """Where a turn comes from, read from its request's headers.
+    """Return the origin of a turn, read from its request's headers.
 
     Raises:
         BadRequest: the Idempotency-Key is empty or too long.
@@ -136,7 +136,7 @@ def origin(request: Request, caller: Caller) -> Origin:
 
 
 def _number(text: str | None) -> float | None:
-    """What a header says, if it is a number that can be meant; else it says nothing."""
+    """Return the number of a header; None if it is not a plausible number."""
     return float(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 

@@ -1,4 +1,4 @@
-"""What keeps a turn from outliving its worker: leases.
+"""Leases: they end the turns of a worker that has died.
 
 A worker renews the leases of the turns that it runs every third of their length. One that has died does not, and
 another worker closes its turns as `incomplete`, `interrupted`, with what had reached the event log. A turn that
@@ -65,7 +65,7 @@ class Leases(Background):
                         await self._runner.cancel(row["id"])
                 await self._spool.empty(self._store)
                 await self._store.close_unconfirmed()
-                # After Postgres was away, its other users get the time to renew before anybody takes their turns.
+                # After an outage of Postgres, other workers get time to renew before their turns are taken.
                 if time.monotonic() - steady_since > self._lease_seconds / 2:
                     await self._close_expired()
             except DatabaseUnavailable:
@@ -108,7 +108,7 @@ class Leases(Background):
 
 
 def _closing(frames: list[bytes], *, cancelled: bool) -> Closing:
-    """How a turn ends whose worker has died. One of which nothing was said has failed, and a retry is a new turn."""
+    """Return the closing of a turn whose worker has died. Without text it has failed, and a retry is a new turn."""
     opening = {name: value for name, value in opening_of(frames).items() if name != "id"}  # It is ours.
     status = None if frames else 503
     return broken_off(frames, opening, DIED, reason=INTERRUPTED, cancelled=cancelled, error_status=status)

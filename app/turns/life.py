@@ -37,11 +37,11 @@ LAST = tuple(f"event: {kind}\n".encode() for kind in (*TERMINAL, "error"))
 _PLACE = re.compile(r"[0-9]{1,9}(;[0-9]{1,9}\.[0-9]{1,9}){0,64}")
 
 WATCHED = ("name", "title", "user", "metadata", "head_id", "archived", "ttl_seconds")
-"""What of a thread is told when it changes."""
+"""The fields of a thread whose changes are reported."""
 
 
 class _Position:
-    """How far a listener has read: every turn up to a number, but for those that are still speaking."""
+    """The position of a listener: every turn up to a number, except those that are still running."""
 
     def __init__(self, place: str | None) -> None:
         begun, *speaking = (place or "0").split(";")
@@ -166,7 +166,7 @@ class ThreadLife:
         return found
 
     async def _thread(self, caller: Caller, address: Place) -> Thread | None:
-        """The thread's row alone, by one statement: it is looked at again and again."""
+        """Read the thread's row alone, by one statement, because it is polled."""
         async with self._database.session() as session:
             return await threads.get(session, caller.project_id, address)
 

@@ -1,4 +1,4 @@
-"""How a turn comes to be opened: repeated requests join, and a busy thread's requests give up, wait, or cancel."""
+"""Opening of turns: repeated requests join, and requests to a busy thread give up, wait, or cancel."""
 
 import asyncio
 import time
@@ -23,13 +23,13 @@ from app.turns.schemas import Origin, TurnRequest
 from app.turns.store import Busy, Opened, TurnStore
 
 WAIT_POLL_SECONDS = 0.1
-"""How soon a waiting request looks again whether its thread is free."""
+"""Interval at which a waiting request checks that its thread is free."""
 
 PLACE_SECONDS = 5.0
 """For how long a place in the queue is kept that nobody asks for: the worker of who waits there has died."""
 
 PLACE_KEPT_SECONDS = 1.0
-"""How often a waiting request keeps its place."""
+"""Interval at which a waiting request renews its place."""
 
 
 @dataclass(frozen=True, slots=True)

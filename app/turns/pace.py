@@ -9,7 +9,7 @@ class Pace:
     """Taken down as the stream passes."""
 
     chars: list[int] = field(default_factory=list)
-    """How long each delta was."""
+    """The length of each delta."""
     milliseconds: list[int] = field(default_factory=list)
     """When each came."""
 

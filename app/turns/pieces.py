@@ -22,7 +22,7 @@ OWN_INPUT = 0
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What a call has sent for items of the history, to be referred to by later ones."""
+    """The bytes that a call has sent for items of the history. Later calls refer to them."""
 
     data: str
     digest: bytes
@@ -75,7 +75,7 @@ class Pieces:
 
     known: Mapping[bytes, int] = field(default_factory=dict)
     digested: Callable[[bytes], bytes] = bytes
-    """What digests go through on their way to the table."""
+    """The column type of digests."""
     new: list[Piece] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
 

@@ -89,7 +89,7 @@ class ProviderCall:
 
 
 def _tokens(usage: object) -> dict[str, int]:
-    """What a response's usage counts, whatever it is."""
+    """Return the counts of a response's usage, which may have any form."""
     said = fields_of(usage)
     return {
         "input": count(said.get("input_tokens")),

@@ -1,4 +1,4 @@
-"""What a turn's stream has sent on, taken down: for listeners, for the event log in Redis, and its pace."""
+"""Record of the events of a turn's stream: for listeners, for the event log in Redis, and for its pace."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ class Recorder:
         self._flush_seconds = flush_seconds
         self._began_at = time.monotonic()
         self._logged = 0
-        """How many events are in the event log, or on their way."""
+        """The number of events that are in the event log, or on their way."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()

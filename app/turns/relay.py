@@ -39,7 +39,7 @@ class Relay:
         self.opening: dict[str, Any] = {}
         """The response as the stream showed it first."""
         self._shown: set[str] = set()
-        """Which of the events that only show the response have been passed on."""
+        """The relayed events that only show the response."""
         self._as_summary = fields_of(turn.request.params.get("reasoning")).get("summary") is not None
         self._summarised: set[str] = set()
         """The reasoning items of which something has been told."""
@@ -48,7 +48,7 @@ class Relay:
 
     @property
     def begun(self) -> bool:
-        """Whether the client is being answered."""
+        """True once the client is being answered."""
         return self.answerable.done()
 
     async def pass_on(self, chunks: AsyncIterator[bytes], call: ProviderCall) -> Answer:
@@ -195,7 +195,7 @@ class Relay:
 
 
 def _is_whole(event: dict[str, Any], number: int, data: bytes) -> bool:
-    """Whether a piece of text can be passed on as it came."""
+    """Return True if a text event can be relayed unchanged."""
     return (
         event.get("sequence_number") == number
         and isinstance(event.get("delta"), str)

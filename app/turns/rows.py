@@ -26,13 +26,13 @@ class TurnRow(TypedDict):
     error_status: int | None
     incomplete_details: dict[str, Any] | None
     context: dict[str, Any] | None
-    """Of older turns, and those without an answer: None."""
+    """None for turns without an answer."""
     binding: str | None
     seq: int
     first_word_ms: int | None
-    """How long the first word of a stream took."""
+    """Milliseconds until the first word of a stream."""
     pace: NotRequired[dict[str, Any] | None]
-    """Of turns that are read by their ids."""
+    """Present in turns that are read by their ids."""
     unreadable: NotRequired[list[str]]
     """The columns that cannot be opened."""
 
@@ -44,9 +44,9 @@ class ItemRow(TypedDict):
     item_id: str
     data: Item
     more: NotRequired[bool]
-    """Of items that are read from the end of a branch: True if the branch has turns before them."""
+    """Present in items read from the end of a branch: True if the branch has turns before them."""
     origin: NotRequired[Literal["input", "output"]]
-    """Of items that are read by their turns."""
+    """Present in items that are read by their turns."""
 
 
 class ThreadRow(TypedDict):
@@ -56,7 +56,7 @@ class ThreadRow(TypedDict):
 
 
 class LinkRow(TypedDict):
-    """How a turn reached the model, and what can be chained on it."""
+    """A turn's continuation, and its response id as far as it can be chained."""
 
     id: UUID
     parent_id: UUID | None
@@ -78,7 +78,7 @@ class ParentRow(TypedDict):
     expires_at: float
     context: dict[str, Any] | None
     total_tokens: int
-    """What the provider has counted, in and out: the context of a turn that has none of its own."""
+    """Input and output tokens by the provider's count: the context of a turn that has none of its own."""
     open_calls: list[str]
 
 
@@ -90,7 +90,7 @@ class KeyRow(TypedDict):
     status: Status
     error_status: int | None
     old: bool
-    """Whether it is older than a key holds."""
+    """True if it is older than the lifetime of a key."""
 
 
 class BranchRow(TypedDict):

@@ -1,4 +1,4 @@
-"""What a client may send to open a turn."""
+"""Requests that open a turn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +32,7 @@ OF_CONVERSATION = "conversation"
 """The parameter that is kept of a request that named a conversation, and no previous response: it is answered so."""
 
 IfBusy = Literal["reject", "wait", "cancel", "beside"]
-"""What a turn does that finds another one in progress: give up, queue, stop the other one, or run beside it."""
+"""The action of a request that finds a turn in progress: give up, queue, stop that turn, or run beside it."""
 
 
 class TextFormat(BaseModel):
@@ -142,7 +142,7 @@ class TurnCreate(BaseModel):
     replaces: Annotated[str | None, TURN_ID] = None
     if_busy: IfBusy | None = None
     on_disconnect: Literal["continue", "cancel"] | None = None
-    """What becomes of the turn when the client that asked for it goes away; it goes on if left out."""
+    """The action when the requesting client disconnects; the turn continues if left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Origin:
 
     api_key_id: UUID | None = None
     address: str | None = None
-    """Where the client is, in the network."""
+    """The client's network address."""
     body_hash: bytes | None = None
     idempotency_key: str | None = None
     retry_within_seconds: float | None = None
@@ -162,7 +162,7 @@ class Origin:
     """The end user whose token it came with."""
     settings: ProjectSettings = NO_SETTINGS
     key_limits: KeyLimits = NO_LIMITS
-    """What the project asks for."""
+    """The settings of the project."""
 
     @property
     def actor(self) -> Actor:
@@ -176,20 +176,20 @@ class TurnRequest:
     items: Sequence[InputItem]
     model: str
     family: Family
-    """What is known of the model."""
+    """The known abilities of the model."""
     params: dict[str, Any]
-    """What is sent to the provider besides input and model."""
+    """The parameters sent to the provider besides input and model."""
     metadata: dict[str, str]
     stream: bool
-    """Whether the client is answered with events."""
+    """True if the client is answered with events."""
     parent_id: UUID | None
     ignored: list[str]
     asked_model: str = ""
-    """What the client has called it."""
+    """The model name that the client has sent."""
     successor: str | None = None
-    """What to ask for instead, where the model is known to be retired."""
+    """The successor of the model, if it is known to be retired."""
     previous_id: UUID | None = None
-    """The response that it goes on from, where that one is no stored turn."""
+    """The response that it continues from, if that is no stored turn."""
     background: bool = False
     if_busy: IfBusy = "reject"
     origin: "Origin" = field(default_factory=lambda: Origin())
@@ -223,7 +223,7 @@ class TurnRequest:
 
     @property
     def replaced_model(self) -> str | None:
-        """Which model stands for which name; None where it was named itself."""
+        """The requested name and the model that it stands for; None if the model was named itself."""
         return f"{self.asked_model} -> {self.model}" if self.asked_model not in ("", self.model) else None
 
     @property
@@ -238,12 +238,12 @@ class TurnRequest:
 
     @property
     def compactions(self) -> bool:
-        """Whether the input holds compactions that are to be opened."""
+        """True if the input holds compactions that must be opened."""
         return any(item.type == COMPACTION for item in self.items)
 
     @property
     def streamed(self) -> bool:
-        """Whether the provider is asked for events: a background turn can be followed later."""
+        """True if the provider is asked for events: a background turn can be followed later."""
         return self.stream or self.background
 
 

@@ -1,4 +1,4 @@
-"""What can be asked of a thread's turns."""
+"""Reads and actions on the turns of a thread."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,7 +159,7 @@ class Turns:
         return found
 
     async def is_there(self, caller: Caller, turn_id: UUID) -> bool:
-        """Whether the project has a turn of this id."""
+        """Return True if the project has a turn with this id."""
         return await self._store.get(caller.project_id, turn_id) is not None
 
     async def row(self, caller: Caller, address: Address, turn_id: str) -> TurnRow:

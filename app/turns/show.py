@@ -76,7 +76,7 @@ class TurnObject(_Response):
     thread_id: str
     parent_id: str | None
     continuation: Literal["new", "chained", "rebuilt"] | None
-    """How it reached the model."""
+    """The way it reached the model."""
     output_text: str
     ignored: list[str]
     """Fields of the request that have had no effect."""
@@ -84,9 +84,9 @@ class TurnObject(_Response):
     account: str | None
     """The provider account that was asked last, as calls and the audit trail name it."""
     first_word_ms: int | None
-    """How long the first word of a stream took, in milliseconds."""
+    """Milliseconds until the first word of a stream."""
     input: NotRequired[list[ItemObject]]
-    """Where the turn is read back."""
+    """The URL of the turn."""
 
 
 DEFAULTS: dict[str, Any] = {

@@ -37,7 +37,7 @@ VERSION = 2
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OSError, asyncpg.PostgresError, CannotOpen)
 
 SET_ASIDE = ".unreadable"
-"""What is put behind the name of a file that cannot be worked off: somebody has to look at it."""
+"""The suffix of a file that cannot be processed: an operator has to look at it."""
 
 
 WRITERS = 16
@@ -181,7 +181,7 @@ def written(turn: Closable, closing: Closing) -> bytes:
 
 
 def read(content: bytes) -> tuple[Closable, Closing]:
-    """What a file holds.
+    """The contents of a file.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: it is none of ours, or of a version that is not known here.

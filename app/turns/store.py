@@ -87,14 +87,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Closable:
-    """What has to be known of a turn to close it."""
+    """The fields of a turn that are needed to close it."""
 
     project_id: UUID
     id: UUID
     thread_id: UUID | None
-    """None where it is not known: it is looked up then."""
+    """None if unknown: it is read from Postgres then."""
     input_items: int
-    """How many items of input it has: those of the output come after them."""
+    """The number of its input items: the output items follow them."""
     salt: bytes
     actor: Actor
     sealer: at_rest.ContentCipher
@@ -369,7 +369,7 @@ class TurnStore:
         return row["completed_at"] is not None or await self._closed_by_us(turn.project_id, turn.id, closing)
 
     async def _closed_by_us(self, project_id: UUID, turn_id: UUID, closing: Closing) -> bool:
-        """Whether an earlier try of ours closed the turn, and only its confirmation was lost."""
+        """Return True if an earlier attempt has closed the turn, and only its confirmation was lost."""
         row = await self._database.fetchrow(*SQL.closed_as(**_at(project_id, turn_id)))
         return row is not None and (row["status"], row["response_id"]) == (closing.status, closing.response_id)
 
@@ -429,7 +429,7 @@ class TurnStore:
         await self._database.fetchrow(*SQL.request_cancel(**_at(project_id, turn_id)))
 
     async def cancelled(self, turns: Sequence[tuple[UUID, UUID]]) -> list[UUID]:
-        """Which of these turns are to be stopped, each given by its project and id."""
+        """Return those of the turns that must be stopped, each given by its project and id."""
         return [row["id"] for row in await self._database.fetch(*SQL.cancelled(**_places(turns)))]
 
     async def renew_leases(self, turns: Sequence[tuple[UUID, UUID]]) -> list[LeaseRow]:
@@ -437,7 +437,7 @@ class TurnStore:
 
         Args:
             turns: project and id of each. With none, Postgres is asked all the same: that is how a worker notices that
-                it is away.
+                Postgres is unavailable.
         """
         # All at once, in any order, while turns among them may be closed in groups, in theirs.
         async with self._nodes.apart():
@@ -600,7 +600,7 @@ class TurnStore:
         return [row["id"] for row in await self._database.fetch(*asked)]
 
     async def chain(self, project_id: UUID, turn_ids: Sequence[UUID]) -> list[LinkRow]:
-        """How turns of one thread reached the model, in the order of their ids here."""
+        """Return how turns of one thread reached the model, in the given order."""
         if not turn_ids:
             return []
         bucket = ids.bucket_of(turn_ids[0])
@@ -620,7 +620,7 @@ class TurnStore:
         return await self._database.fetchrow(*SQL.closed_as(**_at(project_id, turn_id))) is not None
 
     async def in_history(self, project_id: UUID, thread_id: UUID, turn_id: UUID) -> bool:
-        """Whether a turn is one of the thread's, or one that it shares with the thread it was forked from."""
+        """Return True if a turn belongs to the thread, or to the history that it shares with its fork's source."""
         asked = threads.SQL.in_history(**_of(project_id, thread_id), turn_id=turn_id)
         return bool(await self._database.fetchval(*asked))
 
@@ -733,7 +733,7 @@ class TurnStore:
         return found
 
     async def _moved(self, project_id: UUID, address: Address) -> Address:
-        """Where a name leads by now that was another thread's a moment ago.
+        """Return the thread that a name leads to now, after it led to another one.
 
         Raises:
             APIError: there is no thread at this address.
@@ -821,7 +821,7 @@ def _asked(address: Address) -> dict[str, Any]:
 
 
 def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:
-    """Where a turn is."""
+    """Return the arguments that locate a turn."""
     return {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
 
 
@@ -834,7 +834,7 @@ def _user_of(address: Address) -> str | None:
 
 
 def _places(turns: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
-    """Where turns are, each given by its project and id."""
+    """Return the arguments that locate turns, each given by its project and id."""
     return {
         "project_ids": [project_id for project_id, _ in turns],
         "buckets": [ids.bucket_of(turn_id) for _, turn_id in turns],
@@ -843,7 +843,7 @@ def _places(turns: Sequence[tuple[UUID, UUID]]) -> dict[str, Any]:
 
 
 def _of(project_id: UUID, thread_id: UUID) -> dict[str, Any]:
-    """Where a thread is."""
+    """Return the arguments that locate a thread."""
     return {"project_id": project_id, "bucket": ids.bucket_of(thread_id), "thread_id": thread_id}
 
 

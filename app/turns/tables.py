@@ -60,7 +60,7 @@ class Turn(Base):
     """The request as the client sent it, without its input and metadata."""
     metadata_: Mapped[dict[str, str]] = mapped_column("metadata", SealedMetadata, server_default=text("'{}'"))
     ignored: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
-    """What was asked for and the provider passes over."""
+    """The requested fields that the provider ignores."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """As it is shown. One that was imported keeps the moment that it had."""
     arrived_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
@@ -75,13 +75,13 @@ class Turn(Base):
     api_key_id: Mapped[UUID | None]
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     key_scope: Mapped[UUID | None]
-    """Where its Idempotency-Key holds: its thread, or the project where its request made the thread."""
+    """The scope of its Idempotency-Key: its thread, or the project if its request created the thread."""
     client_left_at: Mapped[datetime | None]
     """Since when its client is known to have gone before the first byte of an answer, and no retry has claimed it."""
     body_hash: Mapped[bytes | None] = mapped_column(SealedDigest("params"))
     """SHA-256 of the request's body: tells a client's retry."""
     salt: Mapped[bytes | None] = mapped_column(SealedSalt)
-    """Of the digests in its audit records. It goes with the content; older turns have none."""
+    """The salt of the digests in its audit records. It is deleted with the content."""
     left_salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The salt of the digest of its place, once its content is gone or a fork has taken it over. It is not sealed:
     nothing that was said is in that digest."""
@@ -96,7 +96,7 @@ class Turn(Base):
     pace: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     """When each delta of a streamed answer came, and how long it was: see `turns/pace.py`."""
     context: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
-    """What the model has read, and what was left out of it: see `chain/context.py`."""
+    """The tokens that the model has read, and the items left out: see `chain/context.py`."""
 
     binding: Mapped[str | None] = mapped_column(Text)
     response_id: Mapped[str | None] = mapped_column(Text)
@@ -163,7 +163,7 @@ class Item(Base):
     """The id on the wire: the provider's for its output, where a key can be made of it; else ours."""
     data: Mapped[dict[str, Any]] = mapped_column(SealedItem)
     tokens: Mapped[int | None]
-    """What it counts by Qwen's vocabulary, once somebody has counted it."""
+    """Its tokens by Qwen's vocabulary, once counted."""
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -196,10 +196,10 @@ class Call(Base):
     continuation: Mapped[str] = mapped_column(domain("call_continuation", Text()))
     url: Mapped[str] = mapped_column(Text)
     frames: Mapped[list[str] | None] = mapped_column(SealedTexts)
-    """The exact text that was sent, but for what `refs` stand for: see `turns/pieces.py`. None: it was erased."""
+    """The exact text that was sent, except the parts that `refs` stand for: see `turns/pieces.py`. None: erased."""
     refs: Mapped[list[int]] = mapped_column(ARRAY(Integer), server_default=text("'{}'"))
     dropped_items: Mapped[int] = mapped_column(server_default=text("0"))
-    """How many of the oldest items a rebuilt history left out to fit the model's window."""
+    """The number of oldest items that a rebuilt history left out to fit the model's window."""
     status: Mapped[int | None]
     """The HTTP status; None where no answer came."""
     response_id: Mapped[str | None] = mapped_column(Text)
@@ -218,7 +218,7 @@ class Call(Base):
 
 
 class SentPiece(Base):
-    """What calls of a thread have sent for items of its history: see `turns/pieces.py`."""
+    """The bytes that calls of a thread have sent for items of its history: see `turns/pieces.py`."""
 
     __tablename__ = "pieces"
     __bound_by__ = ("thread_id", "digest")

@@ -276,8 +276,8 @@ JOIN turns t ON t.project_id = mine.project_id AND t.bucket = mine.bucket AND t.
 WHERE t.cancel_requested_at IS NOT NULL AND t.completed_at IS NULL
 
 -- renew_leases -> LeaseRow --
--- By name, and not all of the worker's: one that it does not run, its opening's confirmation having been lost, would be
--- in progress for ever.
+-- By id, and not all of the worker's: a turn that it does not run, because the confirmation of its opening was lost,
+-- would stay in progress forever.
 UPDATE turns t SET lease_expires_at = now() + :lease_seconds::float8 * interval '1 second'
 FROM unnest(:project_ids::uuid[], :buckets::smallint[], :turn_ids::uuid[]) AS mine (project_id, bucket, id)
 WHERE t.project_id = mine.project_id AND t.bucket = mine.bucket AND t.id = mine.id
