@@ -16,6 +16,7 @@ import pytest
 
 import app
 from app.db.sql import SHARED, Statement, Statements
+from app.provider.models import CALLS_BY_TOOL
 
 ROOT = Path(app.__file__).parent
 
@@ -138,6 +139,49 @@ def test_the_code_uses_every_statement_and_no_other() -> None:
         if path.stem == path.parent.name:
             there[path.stem] = set(vars(Statements(path)))
     assert used == there
+
+
+ELSEWHERE = {
+    "db/sql.py": "It makes SQLAlchemy's `text` of the named statements.",
+    "db/engine.py": "It says which project a transaction is for, and finds the first argument of a statement.",
+    "db/wall.py": "Settings of a transaction, with the names of the role and of the project.",
+    "db/buckets.py": "One row of the database itself, read before there is a part.",
+    "db/ddl.py": "A setting of a migration's transaction.",
+    "db/replica.py": "It asks the servers how far they have written and replayed.",
+    "db/pagination.py": "It asks the server for its transactions.",
+    "db/shard_router.py": "It asks Citus where buckets lie: only a cluster has these functions.",
+    "sealing/encrypting.py": "Made from the sealed columns of each table.",
+    "usage/store.py": "Made from the list of tools and the expressions of the grouping that was asked for.",
+    "schema.py": "It reads the catalog of a database that may not be migrated yet, and migrates it.",
+    "serve.py": "The same, before it serves.",
+}
+"""The modules that hold statements in Python, and why."""
+
+A_STATEMENT = re.compile(r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|SET LOCAL|SHOW)\s|.*\$\d", re.DOTALL)
+
+
+def test_statements_stand_in_sql_files() -> None:
+    holding = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if any(holds_sql(node, path.name) for node in ast.walk(ast.parse(path.read_text())))
+    }
+    assert holding == set(ELSEWHERE)
+
+
+def holds_sql(node: ast.AST, module: str) -> bool:
+    """Return True for a string that is a statement, and for the import of SQLAlchemy's `text`.
+
+    Tables take theirs for defaults and conditions of indexes.
+    """
+    if isinstance(node, ast.ImportFrom):
+        return node.module == "sqlalchemy" and module != "tables.py" and "text" in {name.name for name in node.names}
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and A_STATEMENT.match(node.value) is not None
+
+
+def test_limits_count_the_tools_that_the_provider_knows() -> None:
+    used: Statement = vars(Statements(ROOT / "limits" / "limits.sql"))["used"]
+    assert "".join(used.sql.split()).count("".join(CALLS_BY_TOOL.split())) == 2
 
 
 def test_every_sql_file_is_that_of_a_part() -> None:

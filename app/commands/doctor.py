@@ -6,13 +6,14 @@ from contextlib import asynccontextmanager
 from enum import IntEnum
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import func, select
 
 from app.audit import keys
 from app.audit.signing import KEY_FILE
 from app.commands.terminal import misspelt
 from app.db import configured, connecting
 from app.db.engine import IS_READ_ONLY, Database
+from app.db.sql import statements_of
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
 from app.process.listening import CannotServe
@@ -30,8 +31,7 @@ from app.settings import Settings, environment
 
 OK = "ok"
 
-STATEMENT_TIMEOUT = "SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'"
-"""In milliseconds; 0 is none."""
+SQL = statements_of(__file__)
 
 Check = Callable[[Settings], Coroutine[Any, Any, str]]
 """Says `ok…`, or what is the matter; CannotServe means that `serve` would not start."""
@@ -47,10 +47,10 @@ async def _postgres(settings: Settings) -> str:
         return f"{OK}: the embedded one, which 'everthread serve' starts"
     try:
         async with _database(settings, url) as database, database.session() as session:
-            version = str(await session.scalar(text("SHOW server_version")))
+            version = str(await session.scalar(select(func.current_setting("server_version"))))
             if await session.scalar(IS_READ_ONLY):
                 raise CannotServe("It is read-only: is DATABASE_URL that of a standby?")
-            limit = await session.scalar(text(STATEMENT_TIMEOUT))
+            limit = await session.scalar(SQL.statement_timeout.clause)
     except DatabaseUnavailable as error:
         raise CannotServe(connecting.why(error)) from error
     if 0 < limit < 1000 * settings.database_timeout_seconds:

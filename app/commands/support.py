@@ -23,13 +23,14 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from redis.exceptions import RedisClusterException, RedisError
-from sqlalchemy import text
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
 from app.cache.connect import connect
 from app.commands import doctor
 from app.db import configured, connecting
+from app.db.sql import statements_of
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
 from app.process.atomic_file import replacing
@@ -63,38 +64,7 @@ SHOWN_LABELS = frozenset(
 )
 """Labels whose values come from Everthread's own code. Those of `model` are shortened to a known family."""
 
-SCHEMA = """
-SELECT c.relname AS part, format('column %s %s %s %s', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
-    pg_get_expr(d.adbin, d.adrelid)) AS line
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
-WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)
-UNION ALL
-SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = current_schema() AND tablename = ANY(:tables)
-UNION ALL
-SELECT c.relname, format('constraint %s %s', k.conname, pg_get_constraintdef(k.oid))
-FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)
-UNION ALL
-SELECT c.relname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)
-UNION ALL
-SELECT 'functions', format('%s %s', p.proname, md5(p.prosrc)) FROM pg_proc p
-WHERE p.pronamespace = current_schema()::regnamespace
-    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = p.oid AND d.deptype = 'e')
-"""
-"""Elements of the schema, one per line, independent of the order in which they were created."""
-
-SIZES = """
-SELECT c.relname AS part, c.reltuples::bigint AS rows, pg_total_relation_size(c.oid) AS bytes
-FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relname = ANY(:tables)
-"""
-
-ERRORS = """
-SELECT outcome, sum(turns)::bigint AS turns, max(hour)::text AS last_hour FROM turn_hours
-WHERE hour > now() - make_interval(days => :days) AND outcome NOT IN ('completed', 'in_progress')
-GROUP BY outcome ORDER BY 2 DESC
-"""
+SQL = statements_of(__file__)
 
 
 def write(settings: Settings, file: Path, url: str) -> list[str]:
@@ -239,20 +209,20 @@ async def examine_database(settings: Settings) -> dict[str, Any]:
         return {"error": f"Cannot use DATABASE_URL: {error}."}
     try:
         async with database.session() as session:
-            found: dict[str, Any] = {"postgres": await session.scalar(text("SHOW server_version"))}
+            found: dict[str, Any] = {"postgres": await session.scalar(select(func.current_setting("server_version")))}
             connection = await session.connection()
             found["migration"] = await connection.run_sync(schema.current_revision)
             found["newest_migration"] = schema.newest_revision()
             lines: dict[str, list[str]] = {}
-            for row in await session.execute(text(SCHEMA), tables):
+            for row in await session.execute(SQL.schema.clause, tables):
                 lines.setdefault(row.part, []).append(row.line)
             digests = {part: _digest(each) for part, each in sorted(lines.items())}
             found["fingerprint"] = _digest([f"{part} {digest}" for part, digest in digests.items()])
             found["parts"] = {part: {"fingerprint": digest} for part, digest in digests.items()}
-            for row in await session.execute(text(SIZES), tables):
+            for row in await session.execute(SQL.sizes.clause, tables):
                 found["parts"][row.part] |= {"rows": row.rows, "bytes": row.bytes}
             if "turn_hours" in digests:
-                errors = await session.execute(text(ERRORS), {"days": DAYS})
+                errors = await session.execute(SQL.errors.clause, {"days": DAYS})
                 found[f"errors_of_{DAYS}_days"] = [
                     {"code": _code(row.outcome), "turns": row.turns, "last_hour": row.last_hour} for row in errors
                 ]

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 
 CACHE_SECONDS = 4.0
@@ -19,10 +20,7 @@ CACHE_SECONDS = 4.0
 PREFLIGHT_SECONDS = b"600"
 """Time for which browsers cache a preflight. Whether an answer is shown is decided again for each request."""
 
-ORIGINS = """
-SELECT DISTINCT jsonb_array_elements_text(settings->'origins') AS origin FROM projects
-WHERE settings ? 'origins' AND archived_at IS NULL
-"""
+SQL = statements_of(__file__)
 
 METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 
@@ -40,7 +38,7 @@ class Origins:
     async def are_listed(self, origin: str) -> bool:
         if self._until < (now := time.monotonic()):
             try:
-                self._known = frozenset(row["origin"] for row in await self._database.fetch(ORIGINS))
+                self._known = frozenset(row["origin"] for row in await self._database.fetch(*SQL.origins()))
             except DatabaseUnavailable:
                 return False
             self._until = now + CACHE_SECONDS

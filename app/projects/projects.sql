@@ -42,3 +42,8 @@ WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND id = A
 -- find_session -> Session --
 SELECT project_id, id, key_id, extract(epoch FROM expires_at)::float8 AS expires_at
 FROM console_sessions WHERE token_hash = :token_hash AND expires_at > now()
+
+-- origins --
+-- The web origins that projects list.
+SELECT DISTINCT jsonb_array_elements_text(settings->'origins') AS origin FROM projects
+WHERE settings ? 'origins' AND archived_at IS NULL

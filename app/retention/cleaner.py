@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.accounts.pool import Accounts
 from app.chain import provider_deletions
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
 from app.retention.purge import Purge
@@ -19,9 +20,7 @@ log = structlog.get_logger()
 
 COPIES_AT_ONCE = 50
 
-DUE = """
-SELECT project_id, retention_days, purged_until FROM projects WHERE retention_days IS NOT NULL ORDER BY project_id
-"""
+SQL = statements_of(__file__)
 
 
 class Cleaner(Background):
@@ -45,7 +44,7 @@ class Cleaner(Background):
         """
         await self._tried(self._purge_users())
         await self._tried(self._purge_expired())
-        for project in await self._database.fetch(DUE):
+        for project in await self._database.fetch(*SQL.projects_to_purge()):
             await self._tried(self._purge_old(project))
         await self._tried(self._delete_copies())
 

@@ -29,3 +29,7 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
             AND r.status = 'in_progress'
     )
 )
+
+-- projects_to_purge --
+-- The projects that keep turns for some days only.
+SELECT project_id, retention_days, purged_until FROM projects WHERE retention_days IS NOT NULL ORDER BY project_id
