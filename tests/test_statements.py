@@ -143,17 +143,16 @@ def test_the_code_uses_every_statement_and_no_other() -> None:
 
 ELSEWHERE = {
     "db/sql.py": "It makes SQLAlchemy's `text` of the named statements.",
-    "db/engine.py": "It says which project a transaction is for, and finds the first argument of a statement.",
-    "db/wall.py": "Settings of a transaction, with the names of the role and of the project.",
+    "db/engine.py": "It finds the first argument of a statement.",
     "db/buckets.py": "One row of the database itself, read before there is a part.",
     "db/ddl.py": "A setting of a migration's transaction.",
     "db/replica.py": "It asks the servers how far they have written and replayed.",
-    "db/pagination.py": "It asks the server for its transactions.",
-    "db/shard_router.py": "It asks Citus where buckets lie: only a cluster has these functions.",
+    "db/read_horizon.py": "It asks the server for its transactions.",
+    "citus/router.py": "It asks Citus where buckets lie: only a cluster has these functions.",
+    "citus/distribution.py": "It distributes the tables by Citus's functions.",
     "sealing/encrypting.py": "Made from the sealed columns of each table.",
     "usage/store.py": "Made from the list of tools and the expressions of the grouping that was asked for.",
     "schema.py": "It reads the catalog of a database that may not be migrated yet, and migrates it.",
-    "serve.py": "The same, before it serves.",
 }
 """The modules that hold statements in Python, and why."""
 

@@ -146,7 +146,7 @@ FROM api_keys WHERE project_id = :project_id
 
 -- since --
 -- The records of a chain that were appended since it was read, up to one of them or to the last.
-SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash, version FROM audit_records
+SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash FROM audit_records
 WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND seq > :seq
     AND (:until::bigint IS NULL OR seq <= :until)
 ORDER BY seq
@@ -173,13 +173,13 @@ ORDER BY t.id LIMIT 10
 -- untold_feedback --
 SELECT f.id FROM feedback f JOIN turns t ON t.project_id = :project_id AND t.bucket = f.bucket AND t.id = f.turn_id
 LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = f.bucket AND r.turn_id = f.turn_id
-    AND r.action = 'feedback.given' AND (r.version = 1 OR r.detail = 'feedback_' || encode(uuid_send(f.id), 'hex'))
+    AND r.action = 'feedback.given' AND r.detail = 'feedback_' || encode(uuid_send(f.id), 'hex')
 WHERE f.project_id = :project_id AND (:thread_id::uuid IS NULL OR t.thread_id = :thread_id) AND r.turn_id IS NULL
 ORDER BY f.id LIMIT 10
 
 -- untold_shares --
 SELECT s.id FROM shares s
 LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = s.bucket AND r.chain_id = s.thread_id
-    AND r.action = 'thread.shared' AND (r.version = 1 OR r.detail = 'share_' || encode(uuid_send(s.id), 'hex'))
+    AND r.action = 'thread.shared' AND r.detail = 'share_' || encode(uuid_send(s.id), 'hex')
 WHERE s.project_id = :project_id AND (:thread_id::uuid IS NULL OR s.thread_id = :thread_id) AND r.chain_id IS NULL
 ORDER BY s.id LIMIT 10
