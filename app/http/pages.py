@@ -4,7 +4,7 @@ A cursor is the id of a row. Where the row stands never changes, so that a page 
 touched while somebody is paging; and it is known of a deleted row too, so that its id is still a good cursor.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -56,30 +56,33 @@ class Page:
         return (found if self.before is None else found[::-1]), len(rows) > self.limit
 
 
-async def page(
-    limit: Annotated[int, Query(ge=1, le=100, description="Rows on a page.")] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="By the time of creation.")] = "desc",
-    after: Annotated[str | None, Query(description="The last_id of the page before this one.")] = None,
-    before: Annotated[str | None, Query(description="The first_id of the page after this one.")] = None,
-) -> Page:
-    if after is not None and before is not None:
-        raise BadRequest("'after' and 'before' exclude each other. Send one of them.", param="before")
-    return Page(limit, order, after, before)
+Order = Literal["asc", "desc"]
 
 
-Paged = Annotated[Page, Depends(page)]
+def _paged(rows: str, order_by: str, default: Order) -> Callable[..., Awaitable[Page]]:
+    """Return the dependency that reads a page's parameters from a query.
+
+    Args:
+        rows, order_by: the descriptions of `limit` and `order`.
+        default: the order if none is given.
+    """
+
+    async def page(
+        limit: Annotated[int, Query(ge=1, le=100, description=f"{rows} on a page.")] = 20,
+        order: Annotated[Order, Query(description=order_by)] = default,
+        after: Annotated[str | None, Query(description="The last_id of the page before this one.")] = None,
+        before: Annotated[str | None, Query(description="The first_id of the page after this one.")] = None,
+    ) -> Page:
+        if after is not None and before is not None:
+            raise BadRequest("'after' and 'before' exclude each other. Send one of them.", param="before")
+        return Page(limit, order, after, before)
+
+    return page
 
 
-async def _oldest_first(
-    limit: Annotated[int, Query(ge=1, le=100, description="Turns on a page.")] = 20,
-    order: Annotated[Literal["asc", "desc"], Query(description="From the first turn on, or from the last.")] = "asc",
-    after: Annotated[str | None, Query(description="The last_id of the page before this one.")] = None,
-    before: Annotated[str | None, Query(description="The first_id of the page after this one.")] = None,
-) -> Page:
-    return await page(limit, order, after, before)
+Paged = Annotated[Page, Depends(_paged("Rows", "By the time of creation.", "desc"))]
 
-
-PagedTurns = Annotated[Page, Depends(_oldest_first)]
+PagedTurns = Annotated[Page, Depends(_paged("Turns", "From the first turn on, or from the last.", "asc"))]
 """A page of a branch's turns."""
 
 
