@@ -291,7 +291,7 @@ def test_an_item_of_another_project_cannot_be_referred_to(service: Service, proj
         ({"role": "system", "content": [{"type": "input_image", "image_url": PIXEL}]}, "input[0].content[0]"),
         ({"role": "tool", "tool_call_id": "c", "content": 5}, "input[0].content"),
         ({"role": "function", "name": "never_called", "content": "1"}, "input[0].name"),
-        # What `everthread import` takes, and a request does not: LangChain's messages, ShareGPT's, Anthropic's parts.
+        # Forms of LangChain, ShareGPT and Anthropic: `everthread import` accepts them, and a request does not.
         (
             {"lc": 1, "type": "constructor", "id": ["langchain", "HumanMessage"], "kwargs": {"content": "Hi"}},
             "input[0].type",

@@ -15,7 +15,7 @@ class InputItem:
     type: str
     kind: Kind
     text: str
-    """The role of a message; empty for any other item."""
+    """The text of a message; empty for any other item."""
     tokens: int
     """An estimate, see `weights`."""
     is_system: bool

@@ -305,7 +305,7 @@ class MemoryStore:
         await self._database.fetchrow(*SQL.give_up(**here, compaction_id=id_, error=said))
 
     async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:
-        """Forget the response id of a turn, so that its next turn is rebuilt with the current memory."""
+        """Give up the chains that continue from a turn: its next turns are rebuilt with the current memory."""
         await self._database.fetchrow(*SQL.give_up_chain(**_at(project_id, turn_id)))
 
     async def abandoned(self) -> list[Abandoned]:

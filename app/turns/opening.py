@@ -23,7 +23,7 @@ from app.turns.schemas import Origin, TurnRequest
 from app.turns.store import Busy, Opened, TurnStore
 
 WAIT_POLL_SECONDS = 0.1
-"""Interval at which a waiting request checks that its thread is free."""
+"""Interval at which a waiting request checks whether its thread is free."""
 
 PLACE_SECONDS = 5.0
 """For how long a place in the queue is kept that nobody asks for: the worker of who waits there has died."""

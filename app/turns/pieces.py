@@ -75,7 +75,7 @@ class Pieces:
 
     known: Mapping[bytes, int] = field(default_factory=dict)
     digested: Callable[[bytes], bytes] = bytes
-    """The column type of digests."""
+    """The function that each digest passes through before it is stored or looked up."""
     new: list[Piece] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
 

@@ -86,7 +86,7 @@ class TurnObject(_Response):
     first_word_ms: int | None
     """Milliseconds until the first word of a stream."""
     input: NotRequired[list[ItemObject]]
-    """The URL of the turn."""
+    """Present when one turn is read; left out elsewhere."""
 
 
 DEFAULTS: dict[str, Any] = {

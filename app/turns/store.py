@@ -733,7 +733,7 @@ class TurnStore:
         return found
 
     async def _moved(self, project_id: UUID, address: Address) -> Address:
-        """Return the thread that a name leads to now, after it led to another one.
+        """Return the address that a name leads to now, after it led to another thread.
 
         Raises:
             APIError: there is no thread at this address.

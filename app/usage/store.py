@@ -135,7 +135,7 @@ async def usage(
         )
     turns, charges = (each.replace("{tz}", tz) for each in GROUPS[group_by])
     threads = _THREADS if group_by == "user" else ""
-    # What a binding tells is worked out once for each, not for each turn.
+    # Grouped by binding: the expression of an account is computed once for each binding, not for each turn.
     turns_by, charges_by = ("t.binding", "t.binding") if group_by == "account" else (turns, charges)
     statement = _USAGE.format(
         turns=turns, charges=charges, turns_by=turns_by, charges_by=charges_by, sums=_SUMS, batch=_BATCH, read=_READ,
