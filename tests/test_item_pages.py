@@ -179,6 +179,10 @@ async def rows_read(
         project_id=project_id, bucket=row["bucket"], turn_id=row["head_turn_id"], cursor=cursor, input_only=False,
         limit=limit,
     )  # fmt: skip
+    await connection.execute("ANALYZE items, turns")
+    # Once the rows are counted, a table as small as this one is read or sorted as a whole. Large ones go by index.
+    for method in ("seqscan", "bitmapscan", "sort"):
+        await connection.execute(f"SET enable_{method} = off")
     plan = orjson.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *arguments))
     await connection.close()
     read: dict[str, float] = {"items": 0, "turns": 0}
