@@ -291,6 +291,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     tokens, sessions, watch = UserTokens(key), Sessions(database, key), CredentialWatch(database)
     started.to_stop(watch.stop)
     transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
+    started.to_stop(keys.stop)
     projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, sealed, limits)
     history = History(

@@ -191,6 +191,10 @@ class KeyRing:
         """Refresh a project's keys and settings after a change. Other workers do so within `CACHE_SECONDS`."""
         self._known.forget(lambda grant: grant.project_id == project_id)
 
+    async def stop(self) -> None:
+        """Stop the look-ups that run in the background."""
+        await self._known.stop()
+
 
 def read_kept(shape: Any, kept: Any) -> Any:
     """Read stored settings as far as this release knows them. A setting that it cannot read counts as not set and is
