@@ -73,20 +73,19 @@ def response_request(
     keep = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first. A previous response is no
     # lock: any number of requests continue from it, each by itself.
-    if_busy: IfBusy = "wait" if previous is None else "beside"
     request = new_turn(
         body,
         models,
         origin,
         parent_id=parent_id,
         keep=keep,
-        if_busy=if_busy,
+        if_busy=IfBusy.WAIT if previous is None else IfBusy.BESIDE_IF_NEEDED,
         needs_input=needs_input and conversation is None,
         shape=ResponseCreate,
     )
     if isinstance(address, ById):
         request = replace(request, params={**request.params, OF_CONVERSATION: ids.conversation_id(address.id)})
-    return address, replace(request, no_lock=previous is not None and body.get("if_busy") is None)
+    return address, request
 
 
 def response_uuid(value: str) -> UUID:

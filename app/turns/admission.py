@@ -81,7 +81,7 @@ class TurnAdmission:
             lambda: len(orjson.dumps(request.params)) // BYTES_PER_TOKEN,
             output if isinstance(output, int) else None,
             request.model,
-            None if request.first or isinstance(address, New) else request.parent_id or at,
+            None if request.root or isinstance(address, New) else request.parent_id or at,
         )
         return await self._limits.admit(asks)
 

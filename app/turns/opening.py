@@ -19,7 +19,7 @@ from app.settings import Settings
 from app.threads.address import Address, New, bucket_at
 from app.turns.cancel_signals import CancelSignals
 from app.turns.client import Client
-from app.turns.schemas import Origin, TurnRequest
+from app.turns.schemas import IfBusy, Origin, TurnRequest
 from app.turns.store import Busy, Opened, TurnStore
 
 WAIT_POLL_SECONDS = 0.1
@@ -68,7 +68,7 @@ class Opening:
             return first
         if request.approvals and isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
             return same
-        ticket = ids.new_uuid() if request.if_busy == "wait" else None
+        ticket = ids.new_uuid() if request.if_busy is IfBusy.WAIT else None
         deadline = time.monotonic() + self._settings.wait_seconds
         queued_at: UUID | None = None
         keep_at = 0.0
@@ -85,9 +85,9 @@ class Opening:
                     if same:
                         continue
                     client.check()
-                    if request.if_busy in ("reject", "beside") or time.monotonic() > deadline:
+                    if request.if_busy not in (IfBusy.WAIT, IfBusy.CANCEL) or time.monotonic() > deadline:
                         raise
-                    if request.if_busy == "cancel" and busy.running_id is not None:
+                    if request.if_busy is IfBusy.CANCEL and busy.running_id is not None:
                         await self._store.request_cancel(project_id, busy.running_id)
                         await self._signals.send([busy.running_id])
                     if ticket is not None and time.monotonic() > keep_at:
@@ -108,7 +108,7 @@ class Opening:
         if not request.approvals:
             return request
         parent_id, rows = request.parent_id, []
-        if not isinstance(address, New) and not request.first:
+        if not isinstance(address, New) and not request.root:
             thread = await self._store.thread(project_id, address)
             parent_id = parent_id or thread["head_turn_id"]
             busy = request.parent_id is None and await self._store.is_busy(project_id, thread["id"])

@@ -69,10 +69,10 @@ async def create(request: Request) -> Response:
     turns = here[Turns]
     caller = await authenticate(request)
     address = await addressed(request, caller, cached=True)
-    body, first = await json_object(request), False
+    body, root = await json_object(request), False
     if body.get("replaces") is not None:
-        body, first = await turns.replacing(caller, address, body)
-    sent = turn_request(body, here[Models], origin(request, caller), first=first)
+        body, root = await turns.replacing(caller, address, body)
+    sent = turn_request(body, here[Models], origin(request, caller), root=root)
     return await answer(request, caller, address, sent, _show, stored_turn)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -31,8 +32,18 @@ REPLACED = ("previous_response_id", "conversation")
 OF_CONVERSATION = "conversation"
 """The parameter that is kept of a request that named a conversation, and no previous response: it is answered so."""
 
-IfBusy = Literal["reject", "wait", "cancel", "beside"]
-"""The action of a request that finds a turn in progress: give up, queue, stop that turn, or run beside it."""
+
+class IfBusy(StrEnum):
+    """The action of a request that finds a turn in progress."""
+
+    REJECT = "reject"
+    WAIT = "wait"
+    CANCEL = "cancel"
+    """Stop that turn."""
+    BESIDE = "beside"
+    """Run as a branch beside it, also where the thread is free."""
+    BESIDE_IF_NEEDED = "beside_if_needed"
+    """Run as a branch only where the thread is busy or the parent is not its head. Requests cannot name this."""
 
 
 class TextFormat(BaseModel):
@@ -140,7 +151,7 @@ class TurnCreate(BaseModel):
     text: TextOptions | None = None
     parent_id: Annotated[str | None, TURN_ID] = None
     replaces: Annotated[str | None, TURN_ID] = None
-    if_busy: IfBusy | None = None
+    if_busy: Literal["reject", "wait", "cancel", "beside"] | None = None
     on_disconnect: Literal["continue", "cancel"] | None = None
     """The action when the requesting client disconnects; the turn continues if left out."""
 
@@ -191,9 +202,9 @@ class TurnRequest:
     previous_id: UUID | None = None
     """The response that it continues from, if that is no stored turn."""
     background: bool = False
-    if_busy: IfBusy = "reject"
+    if_busy: IfBusy = IfBusy.REJECT
     origin: "Origin" = field(default_factory=lambda: Origin())
-    first: bool = False
+    root: bool = False
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     keep: bool = True
     """False: nothing of the turn is written down."""
@@ -201,15 +212,6 @@ class TurnRequest:
     """It is cancelled when the client that asked for it goes away."""
     approvals: Mapping[str, str] = field(default_factory=dict)
     """The ids of the approval requests that the input answers, and for each the field that names it."""
-    no_lock: bool = False
-    """It runs beside others where the thread is busy or its parent not the head, and takes the place where not."""
-
-    @property
-    def beside(self) -> str:
-        """True if it runs beside others, as a branch that takes no place: `open_turn_v3` knows the words."""
-        if self.no_lock:
-            return "if_needed"
-        return "always" if self.if_busy == "beside" else "never"
 
     @property
     def user(self) -> str | None:
@@ -247,11 +249,11 @@ class TurnRequest:
         return self.stream or self.background
 
 
-def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, first: bool = False) -> TurnRequest:
+def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, root: bool = False) -> TurnRequest:
     """Check a request to `threads/{id}/turns`.
 
     Args:
-        first: it continues nothing, though the thread may have turns.
+        root: it continues nothing, though the thread may have turns.
 
     Raises:
         BadRequest: naming the field at fault.
@@ -263,7 +265,7 @@ def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, first:
                 "To continue an earlier turn, send its id as 'parent_id'.",
                 param=name,
             )
-    return replace(new_turn(body, models, origin), first=first)
+    return replace(new_turn(body, models, origin), root=root)
 
 
 def new_turn(
@@ -273,7 +275,7 @@ def new_turn(
     *,
     parent_id: UUID | None = None,
     keep: bool = True,
-    if_busy: IfBusy = "reject",
+    if_busy: IfBusy = IfBusy.REJECT,
     needs_input: bool = True,
     shape: type[TurnCreate] = TurnCreate,
 ) -> TurnRequest:
@@ -321,7 +323,7 @@ def new_turn(
         ignored=family.ignored(body),
         background=bool(sent.background),
         ends_with_client=sent.on_disconnect == "cancel" and not sent.background,
-        if_busy=sent.if_busy or if_busy,
+        if_busy=IfBusy(sent.if_busy or if_busy),
         origin=origin,
         keep=keep,
         approvals=_approvals(sent.input),

@@ -49,7 +49,7 @@ from app.turns.rows import (
     ThreadRow,
     TurnRow,
 )
-from app.turns.schemas import Origin, TurnRequest
+from app.turns.schemas import IfBusy, Origin, TurnRequest
 from app.turns.tables import Call, SentPiece, Turn
 from app.turns.unconfirmed import Unconfirmed
 
@@ -57,6 +57,9 @@ BRIEF_WAIT_SECONDS = 0.25
 """Time that background work waits for a locked thread before it continues with others and returns later."""
 
 SQL = statements_of(__file__)
+
+BESIDE = {IfBusy.BESIDE: "always", IfBusy.BESIDE_IF_NEEDED: "if_needed"}
+"""The words of `open_turn_v3` for turns that run beside others."""
 
 DOCUMENT = SealedDocument()
 TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
@@ -178,8 +181,8 @@ class TurnStore:
                     trail_key=trail_key,
                     turn_id=turn_id,
                     parent_id=request.parent_id,
-                    first=request.first,
-                    beside=request.beside,
+                    root=request.root,
+                    beside=BESIDE.get(request.if_busy, "never"),
                     ticket=ticket,
                     model=request.model,
                     params=seal.document(place, "params", params),

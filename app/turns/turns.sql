@@ -3,7 +3,7 @@
 SELECT * FROM open_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :of_user::text,
     :new_thread::boolean, :user_id::text, :trail_key::bytea,
-    :turn_id::uuid, :parent_id::uuid, :first::boolean, :beside::text, :ticket::uuid,
+    :turn_id::uuid, :parent_id::uuid, :root::boolean, :beside::text, :ticket::uuid,
     :model::text, :params::text, :metadata::text, :ignored::text[],
     :worker_id::uuid, :lease_seconds::float8, :api_key_id::uuid, :idempotency_key::text, :body_hash::bytea,
     :salt::bytea, :types::text[], :item_ids::text[], :data::text[],
