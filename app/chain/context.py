@@ -13,7 +13,7 @@ from app.items.shapes import fields_of, string
 from app.items.weights import count
 
 LONGEST_TARGET = 2 * TARGET_BYTES
-COUNTS = ("window", "tokens", "floor", "frame", "dropped_items", "images_in_words", "reasoning_left_out")
+COUNTS = ("window", "tokens", "floor", "overhead_tokens", "dropped_items", "images_in_words", "reasoning_left_out")
 
 
 class ContextObject(TypedDict):
@@ -41,7 +41,7 @@ class Context:
     """Upper bound of the tokens that the next turn carries over, as the provider has counted."""
     floor: int = 0
     """Lower bound of the provider's count for the next turn, if it cuts nothing; 0 where it is unknown."""
-    frame: int = 0
+    overhead_tokens: int = 0
     """Tokens of instructions and tools in it, which each turn sends again."""
     dropped_items: int = 0
     """Number of the oldest items that the model was not sent."""
@@ -67,8 +67,8 @@ class Context:
     def values(self) -> tuple[Any, ...]:
         """Its fields in their order, for what only we can have written: `from_values` makes it again."""
         return (
-            self.window, self.tokens, self.floor, self.frame, self.dropped_items, self.since, self.compaction, self.cut,
-            self.at, self.quick, self.images_in_words, None if self.reduced is None else self.reduced.kept(),
+            self.window, self.tokens, self.floor, self.overhead_tokens, self.dropped_items, self.since, self.compaction,
+            self.cut, self.at, self.quick, self.images_in_words, None if self.reduced is None else self.reduced.kept(),
             self.reasoning_left_out, self.reasoning_refused,
         )  # fmt: skip
 

@@ -127,8 +127,8 @@ def _as_sent(remembered: Remembered, target: Target) -> Item:
     return sent_back(item) if made_here and is_encrypted_reasoning(item) else item
 
 
-def within(target: Target, frame: int, frame_bytes: int) -> Target:
+def within(target: Target, overhead_tokens: int, overhead_bytes: int) -> Target:
     """Return the target with the room that instructions and tools leave for the input, in tokens and in bytes."""
-    abilities, left = target.abilities, max(0, target.abilities.token_budget - frame)
-    room = None if abilities.byte_budget is None else max(0, abilities.byte_budget - frame_bytes)
+    abilities, left = target.abilities, max(0, target.abilities.token_budget - overhead_tokens)
+    room = None if abilities.byte_budget is None else max(0, abilities.byte_budget - overhead_bytes)
     return replace(target, abilities=replace(abilities, token_budget=left, byte_budget=room))

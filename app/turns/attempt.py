@@ -9,6 +9,7 @@ from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId
 from app.chain.reduction import Reduction, target_of
 from app.items.shapes import Item
+from app.items.weights import BYTES_PER_TOKEN
 from app.turns.pieces import Body, Piece, Pieces, written
 
 
@@ -22,8 +23,21 @@ class Sent:
     """The input tokens that the provider should count, with instructions and tools; None if not counted."""
     floor: int = 0
     """The least number of input tokens that the provider must count; 0 if unknown."""
-    frame: int = 0
+    overhead_tokens: int = 0
     """The tokens of instructions and tools alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A body around its input items: model, instructions, tools and sampling parameters."""
+
+    head: bytes = b""
+    tail: bytes = b""
+
+    @property
+    def overhead_tokens(self) -> int:
+        """The size of instructions and tools in tokens."""
+        return len(self.tail) // BYTES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +53,10 @@ class Attempt:
     """The context of the continued history, with what is left out of it."""
     body: Body = field(default_factory=lambda: Body(b"", (), ()))
     """Empty until it is written."""
-    frame: tuple[bytes, bytes] = (b"", b"")
-    """The part of the body before its input items, and the part behind them."""
+    envelope: Envelope = field(default_factory=Envelope)
+    """The body around its input items."""
     input: Sequence[Item] = ()
-    """The items between them."""
+    """These items."""
     sources: Sequence[Sequence[str]] = ()
     """For each of them, where the history is sent, the ids of the items that it was made of."""
     pieces: Pieces | None = None
@@ -72,7 +86,8 @@ class Attempt:
         Args:
             own: the turn's own input.
         """
-        head, tail = self.frame
         sources: list[Sequence[str]] = [*self.sources, *[()] * len(items)] if self.sources else []
         pieces = self.pieces if sources else None
-        return replace(self, body=written(head, [*self.input, *items], tail, own, sources, pieces))
+        return replace(
+            self, body=written(self.envelope.head, [*self.input, *items], self.envelope.tail, own, sources, pieces)
+        )

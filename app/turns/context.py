@@ -35,18 +35,18 @@ PAYS_FROM = 0.22
 0.1 p + 1.25 (1 - p) = 1."""
 
 
-def chained(context: Context, new_bytes: int, weight: int, frame: int) -> Sent:
+def chained(context: Context, new_bytes: int, weight: int, overhead_tokens: int) -> Sent:
     """Return the tokens of a chained turn: those that it sends, and those that the chain holds.
 
     Args:
         context: the chain's.
         new_bytes: of the new input; `weight`, its estimated tokens.
-        frame: tokens of instructions and tools.
+        overhead_tokens: of instructions and tools.
     """
     floor = 0
     if context.floor:
-        floor = context.floor - max(0, context.frame - frame) + new_bytes // FLOOR_BYTES_PER_TOKEN
-    return Sent(context.tokens + weight, floor=max(0, floor), frame=frame)
+        floor = context.floor - max(0, context.overhead_tokens - overhead_tokens) + new_bytes // FLOOR_BYTES_PER_TOKEN
+    return Sent(context.tokens + weight, floor=max(0, floor), overhead_tokens=overhead_tokens)
 
 
 def wants_cache(mode: str, context: Context, weight: int) -> bool:
@@ -82,7 +82,9 @@ async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObse
     elif plain:
         expected = sent.expected
         if expected is None and SMALLEST_CUT <= reported < SUSPICIOUS_SHARE * sent.weight:
-            expected = sent.frame + observations.tokens(request.model, sum(await vocabulary.counts(attempt.input)))
+            expected = sent.overhead_tokens + observations.tokens(
+                request.model, sum(await vocabulary.counts(attempt.input))
+            )
         if expected is not None:
             cut = observations.reported(request.model, expected, reported)
     before = attempt.context
@@ -94,7 +96,7 @@ async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObse
         window=observations.window(request.family, request.model),
         tokens=(reported + spoken) or sent.weight,
         floor=int(max(reported, 0 if cut else sent.floor) + OUTPUT_SHARE * carried) if plain else 0,
-        frame=sent.frame,
+        overhead_tokens=sent.overhead_tokens,
         dropped_items=before.dropped_items,
         since=before.since,
         compaction=before.compaction,

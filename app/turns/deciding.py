@@ -24,14 +24,13 @@ from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last
 from app.db import ids
 from app.items.kinds import is_encrypted_reasoning
 from app.items.shapes import Item
-from app.items.weights import BYTES_PER_TOKEN
 from app.memory.reader import Given, within
 from app.provider import failure, structured
 from app.provider.client import ProviderError
 from app.provider.failure import Cause, Failure, Kind
 from app.telemetry import metrics
 from app.turns import context
-from app.turns.attempt import Attempt, Sent
+from app.turns.attempt import Attempt, Envelope, Sent
 from app.turns.collaborators import Collaborators
 from app.turns.pieces import Pieces, written
 from app.turns.running import Running
@@ -168,7 +167,7 @@ class Decisions:
             ProviderError: it does not fit, and the request would rather fail than leave something out.
         """
         turn, now = running.turn, self._at(running.turn, attempt.account)
-        attempt = replace(attempt, target=now.target, threshold=now.threshold)
+        attempt = replace(attempt, target=now.target, threshold=now.threshold, envelope=_envelope(turn))
         if turn.parent_id is not None:
             if attempt.pieces is None:
                 pieces = await self._store.pieces(turn.project_id, turn.thread_id)
@@ -193,7 +192,6 @@ class Decisions:
     async def _given(
         self, turn: Opened, attempt: Attempt, reduction: Reduction | None, token_budget: int | None = None
     ) -> Given:
-        head, tail = _frames(turn, None)
         target = attempt.target
         if token_budget is not None:
             target = replace(target, abilities=replace(target.abilities, token_budget=token_budget))
@@ -201,7 +199,7 @@ class Decisions:
             turn.project_id,
             turn.parent_id,
             turn.request.input,
-            within(target, _tokens(tail), len(head) + len(tail)),
+            within(target, attempt.envelope.overhead_tokens, len(attempt.envelope.head) + len(attempt.envelope.tail)),
             reduction=reduction,
             reasoning=attempt.reasoning,
         )
@@ -228,12 +226,12 @@ class Decisions:
         if attempt.continuation is not Continuation.CHAINED:
             return await self._rebuilt(running, attempt)
         target = self._at(running.turn, attempt.account).target
-        (head, tail), sent = attempt.frame, new_input(request.items, target.abilities, reasoning=False)
+        sent = new_input(request.items, target.abilities, reasoning=False)
         left_out = attempt.context.reasoning_left_out + sum(item.is_encrypted_reasoning for item in request.items)
         return replace(
             attempt,
             input=sent,
-            body=written(head, sent, tail, request.input),
+            body=written(attempt.envelope.head, sent, attempt.envelope.tail, request.input),
             context=replace(attempt.context, reasoning_left_out=left_out, reasoning_refused=attempt.model_at_account),
         )
 
@@ -308,36 +306,35 @@ class Decisions:
 def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     """Return the attempt that sends the new input alone, on the parent's response id."""
     items = turn.request.items
-    head, tail = _frames(turn, live.response_id)
+    envelope = _envelope(turn, live.response_id)
     sent = new_input(items, attempt.target.abilities)
-    body = written(head, sent, tail, turn.request.input)
-    size = len(body.sent) - len(head) - len(tail)
+    body = written(envelope.head, sent, envelope.tail, turn.request.input)
+    size = len(body.sent) - len(envelope.head) - len(envelope.tail)
     return replace(
         attempt,
         live=live,
         context=live.context,
         body=body,
-        frame=(head, tail),
+        envelope=envelope,
         input=sent,
-        sent=context.chained(live.context, size, sum(item.tokens for item in items), _tokens(tail)),
+        sent=context.chained(live.context, size, sum(item.tokens for item in items), envelope.overhead_tokens),
     )
 
 
 def _with_history(turn: Opened, attempt: Attempt, given: Given) -> Attempt:
     """Return the attempt that sends a rebuilt input, with what it leaves out."""
-    head, tail = _frames(turn, None)
-    weight = given.tokens + _tokens(tail)
+    envelope = attempt.envelope
+    weight = given.tokens + envelope.overhead_tokens
     if turn.parent_id is not None:
         metrics.REBUILT_ITEMS.observe(len(given.input))
         metrics.DROPPED_ITEMS.inc(given.dropped_items)
     return replace(
         attempt,
         continuation=attempt.continuation if turn.parent_id is None else Continuation.REBUILT,
-        body=written(head, given.input, tail, turn.request.input, given.sources, attempt.pieces),
-        frame=(head, tail),
+        body=written(envelope.head, given.input, envelope.tail, turn.request.input, given.sources, attempt.pieces),
         input=given.input,
         sources=given.sources,
-        sent=Sent(weight, weight if given.counted else None, frame=_tokens(tail)),
+        sent=Sent(weight, weight if given.counted else None, overhead_tokens=envelope.overhead_tokens),
         dropped_items=given.dropped_items,
         reduction=given.reduction,
         context=replace(
@@ -372,8 +369,8 @@ def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Co
     return Counter((tuple(of), orjson.dumps(item)) for of, item in zip(sources, items, strict=True))
 
 
-def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, bytes]:
-    """Return what is sent before and behind the input's items.
+def _envelope(turn: Opened, previous_response_id: str | None = None) -> Envelope:
+    """Return the envelope of a turn's body.
 
     Instructions, tools and sampling go with every turn: a chain carries items only.
     """
@@ -385,9 +382,4 @@ def _frames(turn: Opened, previous_response_id: str | None) -> tuple[bytes, byte
     if request.streamed:
         rest["stream"] = True
     behind = b"," + orjson.dumps(rest)[1:] if rest else b"}"
-    return b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind
-
-
-def _tokens(tail: bytes) -> int:
-    """Return the size of instructions and tools in tokens."""
-    return len(tail) // BYTES_PER_TOKEN
+    return Envelope(b'{"model":' + orjson.dumps(request.model) + b',"input":[', b"]" + behind)
