@@ -35,11 +35,11 @@ def test_a_body_is_its_pieces_put_together_and_no_piece_is_kept_twice(turns: lis
         # New ones count down from -1 until the database has given them their numbers.
         refs = [last - ref if ref < 0 else ref for ref in body.refs]
         mine = {place: orjson.dumps(item).decode() for place, item in enumerate(own)}
-        assert put_together(body.frames, refs, mine, kept) == body.sent.decode()
+        assert put_together(body.literals, refs, mine, kept) == body.sent.decode()
         for number in kept:
             left = {other: data for other, data in kept.items() if other != number}
             used = any(first <= number <= last for first, last in zip(refs[::2], refs[1::2], strict=True) if first)
-            assert (put_together(body.frames, refs, mine, left) is None) == used
+            assert (put_together(body.literals, refs, mine, left) is None) == used
     assert len(set(kept.values())) == len(kept)
 
 

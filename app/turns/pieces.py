@@ -34,7 +34,7 @@ class Piece:
 class Body:
     sent: bytes
     """The very bytes."""
-    frames: Sequence[str]
+    literals: Sequence[str]
     """The literal text: before, between and behind the references."""
     refs: Sequence[int]
     """Two numbers for each reference: a range of the thread's pieces, where new ones count down from -1; or
@@ -42,24 +42,24 @@ class Body:
 
 
 def put_together(
-    frames: Sequence[str] | None, refs: Sequence[int], own: Mapping[int, str | None], pieces: Mapping[int, str | None]
+    literals: Sequence[str] | None, refs: Sequence[int], own: Mapping[int, str | None], pieces: Mapping[int, str | None]
 ) -> str | None:
     """A body from its pieces: nothing but concatenation. None where something of it was erased, or the row was changed.
 
     Args:
         own: the turn's own input, by position; `pieces` those of its thread, by number.
     """
-    if frames is None or len(refs) != 2 * (len(frames) - 1):
+    if literals is None or len(refs) != 2 * (len(literals) - 1):
         return None
-    parts = [frames[0]]
-    for place, frame in enumerate(frames[1:]):
+    parts = [literals[0]]
+    for place, literal in enumerate(literals[1:]):
         first, last = refs[2 * place], refs[2 * place + 1]
         for number in (last,) if first == OWN_INPUT else range(first, last + 1):
             part = own.get(number) if first == OWN_INPUT else pieces.get(number)
             if part is None:
                 return None
             parts.append(part)
-        parts.append(frame)
+        parts.append(literal)
     return "".join(parts)
 
 
@@ -93,18 +93,18 @@ class Writer:
 
     def __init__(self) -> None:
         self._sent: list[bytes] = []
-        self._frames: list[list[bytes]] = [[]]
+        self._literals: list[list[bytes]] = [[]]
         self._refs: list[int] = []
 
     def literal(self, data: bytes) -> None:
         self._sent.append(data)
-        self._frames[-1].append(data)
+        self._literals[-1].append(data)
 
     def own(self, data: bytes, position: int) -> None:
         self._refer(data, OWN_INPUT, position)
 
     def piece(self, data: bytes, number: int) -> None:
-        if self._refs and self._refs[-2] != OWN_INPUT and not self._frames[-1]:
+        if self._refs and self._refs[-2] != OWN_INPUT and not self._literals[-1]:
             last = self._refs[-1]
             if (last > 0) == (number > 0) and abs(number) == abs(last) + 1:
                 self._sent.append(data)
@@ -113,12 +113,12 @@ class Writer:
         self._refer(data, number, number)
 
     def body(self) -> Body:
-        return Body(b"".join(self._sent), [b"".join(parts).decode() for parts in self._frames], self._refs)
+        return Body(b"".join(self._sent), [b"".join(parts).decode() for parts in self._literals], self._refs)
 
     def _refer(self, data: bytes, first: int, last: int) -> None:
         self._sent.append(data)
         self._refs += [first, last]
-        self._frames.append([])
+        self._literals.append([])
 
 
 def written(

@@ -225,7 +225,11 @@ def _written_call(call: CallRecord) -> dict[str, Any]:
         "continuation": call.continuation,
         "account": call.account,
         "url": call.url,
-        "body": {"sent": base64.b64encode(call.body.sent).decode(), "frames": call.body.frames, "refs": call.body.refs},
+        "body": {
+            "sent": base64.b64encode(call.body.sent).decode(),
+            "frames": call.body.literals,
+            "refs": call.body.refs,
+        },
         "dropped_items": call.dropped_items,
         "status": call.status,
         "response_id": call.response_id,

@@ -319,7 +319,9 @@ class TurnStore:
         bucket = ids.bucket_of(turn.id)
         made = [CALLS_MADE.at(turn.project_id, turn.id, attempt) for attempt in range(1, len(calls) + 1)]
         frames = [
-            frame for at, call in zip(made, calls, strict=True) for frame in seal.texts(at, "frames", call.body.frames)
+            frame
+            for at, call in zip(made, calls, strict=True)
+            for frame in seal.texts(at, "frames", call.body.literals)
         ]
         row = await self._nodes.of(bucket).fetchrow_in_group(
             bucket,
@@ -349,7 +351,7 @@ class TurnStore:
                 continuations=[call.continuation for call in calls],
                 urls=[call.url for call in calls],
                 frames=frames,
-                frame_counts=[len(call.body.frames) for call in calls],
+                frame_counts=[len(call.body.literals) for call in calls],
                 refs=[ref for call in calls for ref in call.body.refs],
                 piece_digests=[piece.digest for piece in closing.pieces],
                 piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
