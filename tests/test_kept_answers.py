@@ -180,7 +180,7 @@ def test_a_file_of_the_spool_gives_back_what_it_was_given(
     output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
     closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,
                       None, now, None, {"ms": [1], "chars": [2]}, [Piece(text, body, [text])])  # fmt: skip
-    assert spool.read(spool.written(turn, closing)) == (turn, closing)
+    assert spool.decoded(spool.encoded(turn, closing)) == (turn, closing)
 
 
 FIELDS = st.sampled_from(["version", "turn", "closing", "calls", "output"])
@@ -190,7 +190,7 @@ documents = st.recursive(st.none() | st.text(), lambda inner: st.dictionaries(FI
 @given(st.binary(max_size=60) | documents.map(lambda found: json.dumps(found).encode()))
 def test_a_file_that_is_none_of_ours_is_refused_in_a_way_that_is_known(content: bytes) -> None:
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
-        spool.read(content)
+        spool.decoded(content)
 
 
 def test_postgres_errors_that_pass_are_told_from_those_that_do_not() -> None:

@@ -278,8 +278,8 @@ async def test_the_openai_client_counts_what_would_be_sent(service: Service, emu
     )
 )
 def test_a_context_of_any_shape_is_read_and_shown(kept: dict[str, Any]) -> None:
-    Context.of(kept).shown()
-    assert Context.of(Context.of(kept).kept()) == Context.of(kept)
+    Context.from_json(kept).shown()
+    assert Context.from_json(Context.from_json(kept).to_json()) == Context.from_json(kept)
 
 
 def test_turns_threads_and_chains_say_how_full_the_window_is(service: Service, emulator: Emulator) -> None:

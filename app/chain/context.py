@@ -68,8 +68,8 @@ class Context:
         """Its fields in their order, for what only we can have written: `from_values` makes it again."""
         return (
             self.window, self.tokens, self.floor, self.overhead_tokens, self.dropped_items, self.since, self.compaction,
-            self.cut, self.at, self.quick, self.images_in_words, None if self.reduced is None else self.reduced.kept(),
-            self.reasoning_left_out, self.reasoning_refused,
+            self.cut, self.at, self.quick, self.images_in_words,
+            None if self.reduced is None else self.reduced.to_json(), self.reasoning_left_out, self.reasoning_refused,
         )  # fmt: skip
 
     @classmethod
@@ -80,20 +80,20 @@ class Context:
             TypeError: another release has written them.
         """
         made = cls(*values)
-        return dataclasses.replace(made, reduced=Reduction.of(made.reduced))
+        return dataclasses.replace(made, reduced=Reduction.from_json(made.reduced))
 
-    def kept(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON, without what is as in any context."""
         return {
-            field.name: value.kept() if isinstance(value, Reduction) else value
+            field.name: value.to_json() if isinstance(value, Reduction) else value
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default
         }
 
     @classmethod
-    def of(cls, kept: Any) -> "Context":
+    def from_json(cls, value: Any) -> "Context":
         """A context read back, whatever it is: what cannot be told from it counts as unknown."""
-        said = fields_of(kept)
+        said = fields_of(value)
         quick, at = said.get("quick"), said.get("at")
         return cls(
             **{name: count(said.get(name)) for name in COUNTS},
@@ -102,7 +102,7 @@ class Context:
             cut=said.get("cut") is True,
             at=float(at) if isinstance(at, int | float) and 0 < at < 1e11 else 0.0,
             quick=float(quick) if isinstance(quick, int | float) and 0 <= quick <= 1 else 0.5,
-            reduced=Reduction.of(said.get("reduced")),
+            reduced=Reduction.from_json(said.get("reduced")),
             reasoning_refused=string(said.get("reasoning_refused"))[:LONGEST_TARGET] or None,
         )
 

@@ -74,7 +74,7 @@ class Reduction:
     refused: tuple[str, ...] = ()
     """The hex ids of the first and the last turn of what the step changed: what was refused is among them."""
 
-    def kept(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return it as JSON."""
         return {
             "step": self.step.says,
@@ -85,9 +85,9 @@ class Reduction:
         }
 
     @classmethod
-    def of(cls, kept: Any) -> "Reduction | None":
+    def from_json(cls, value: Any) -> "Reduction | None":
         """Read it back from any value; None for anything that is no reduction."""
-        said = fields_of(kept)
+        said = fields_of(value)
         step, through = _BY_NAME.get(string(said.get("step"))), _hex(said.get("through"))
         if step is None or through is None:
             return None

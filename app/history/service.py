@@ -285,7 +285,7 @@ class History:
             "model": row["model"],
             "provider": None if row["binding"] is None else row["binding"].partition("#")[0],
             "account": None if row["binding"] is None else account(row["binding"]),
-            "context": None if row["context"] is None else Context.of(row["context"]).shown(),
+            "context": None if row["context"] is None else Context.from_json(row["context"]).shown(),
             "response_id": row["response_id"],
             "response_created_at": _seconds(row["response_created_at"]),
             "response_expires_at": _seconds(expires_at),

@@ -165,7 +165,7 @@ class MemoryStore:
         return found
 
     async def context(self, project_id: UUID, turn_id: UUID) -> Context:
-        return Context.of(await self._database.fetchval(*SQL.context_of(**_at(project_id, turn_id))))
+        return Context.from_json(await self._database.fetchval(*SQL.context_of(**_at(project_id, turn_id))))
 
     async def count(self, project_id: UUID, items: Sequence[Remembered]) -> list[int]:
         """Count the tokens of items, and store each count with its item."""

@@ -124,7 +124,7 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
     project = {"project_id": threads[0].project_id, "buckets": [thread.bucket for thread in threads]}
     busy = set(await session.scalars(SQL.busy.clause, {**project, "ids": [thread.id for thread in threads]}))
     of_heads = {**project, "ids": [thread.head_turn_id for thread in threads]}
-    contexts = {row.id: Context.of(row.context) for row in await session.execute(SQL.contexts.clause, of_heads)}
+    contexts = {row.id: Context.from_json(row.context) for row in await session.execute(SQL.contexts.clause, of_heads)}
     found = (
         ITEMS.opened(threads[0].project_id, row)
         for row in (await session.execute(SQL.said.clause, of_heads)).mappings()

@@ -111,7 +111,7 @@ class Closer:
 
     async def _kept_on_disk(self, turn: Closable, closing: Closing) -> bool:
         try:
-            await self._spool.keep(turn, closing)
+            await self._spool.write(turn, closing)
         except OSError as error:
             log.error(
                 "this turn's answer cannot be written to the spool; it is lost if this process is killed before "

@@ -91,8 +91,8 @@ NEVER_ASKED = Closing(
 )
 
 
-def kept_response(response: dict[str, Any]) -> dict[str, Any]:
-    """A Response without what is kept beside it."""
+def response_document(response: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a Response that its document keeps: those without a column."""
     return {name: value for name, value in response.items() if name not in OF_THEIR_OWN}
 
 
@@ -117,7 +117,7 @@ def broken_off(
         cancelled: whether somebody has asked for its end.
         error_status: the HTTP status that its client is answered with, if it fails.
     """
-    ended = Closing("cancelled", output=kept_output(output_of(frames)), response=kept_response(opening))
+    ended = Closing("cancelled", output=kept_output(output_of(frames)), response=response_document(opening))
     if cancelled:
         return ended
     if reason == TOO_LARGE or (reason is not None and ended.output):

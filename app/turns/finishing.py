@@ -28,7 +28,7 @@ from app.turns.closing import (
     broken_off,
     closed_elsewhere,
     deleted,
-    kept_response,
+    response_document,
 )
 from app.turns.collaborators import Collaborators
 from app.turns.deciding import Decisions
@@ -80,13 +80,13 @@ class Finish:
         closing = Closing(
             answer.status,
             output=answer.output,
-            response=kept_response(response),
+            response=response_document(response),
             usage=usage,
             incomplete_details=response.get("incomplete_details") if answer.status == "incomplete" else None,
             response_id=response["id"],
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
-            context=own.kept(),
+            context=own.to_json(),
             **_way_of(running),
         )
         kept = await self.close(running, closing)

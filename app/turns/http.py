@@ -31,7 +31,7 @@ from app.turns.client import Client, ClientLeft
 from app.turns.closing import TurnGone, gone_frame
 from app.turns.events import EventStream
 from app.turns.opening import Joined
-from app.turns.replay import Replay, StoredItem, events_of
+from app.turns.replay import Replay, StoredTurn, events_of
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.running import Running
 from app.turns.schemas import Origin, TurnRequest
@@ -39,7 +39,7 @@ from app.turns.service import Turns
 from app.turns.show import response_object, with_status
 
 Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
-ShowKept = Callable[[TurnRow, list[ItemRow]], dict[str, Any]]
+ShowStored = Callable[[TurnRow, list[ItemRow]], dict[str, Any]]
 
 LONGEST_KEY = 255
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
@@ -141,19 +141,19 @@ def _number(text: str | None) -> float | None:
 
 
 async def answer(
-    request: Request, caller: Caller, address: Address, asked: TurnRequest, show: Show, show_kept: ShowKept
+    request: Request, caller: Caller, address: Address, asked: TurnRequest, show: Show, show_stored: ShowStored
 ) -> Response:
     """Return the answer to a request for a turn, or to the repetition of such a request.
 
     Args:
         show: makes the body of a plain answer.
-        show_kept: the same, of a turn that is read back.
+        show_stored: the same, of a turn that is read back.
 
     Raises:
         APIError: the turn failed before anything of it was sent.
         ClientLeft: nobody is there any more.
     """
-    turn = _AwaitedTurn(request, caller, address, asked, show, show_kept)
+    turn = _AwaitedTurn(request, caller, address, asked, show, show_stored)
     return turn if asked.stream else await turn.opened()
 
 
@@ -167,7 +167,7 @@ class _AwaitedTurn(Awaited):
         address: Address,
         asked: TurnRequest,
         show: Show,
-        show_kept: ShowKept,
+        show_stored: ShowStored,
     ) -> None:
         super().__init__(heartbeat_seconds(request))
         self._request = request
@@ -175,7 +175,7 @@ class _AwaitedTurn(Awaited):
         self._address = address
         self._asked = asked
         self._show = show
-        self._show_kept = show_kept
+        self._show_stored = show_stored
         self._client = Client(request.receive, listening(request, caller, admitted=True))
 
     async def opened(self) -> Response:
@@ -215,14 +215,14 @@ class _AwaitedTurn(Awaited):
     async def _joined(self, joined: Joined) -> Response:
         replay = services(self._request)[Replay]
         headers = {"Everthread-Turn": ids.turn_id(joined.turn_id), "Idempotent-Replayed": "true"}
-        row, items = await replay.kept(joined.project_id, joined.turn_id)
+        row, items = await replay.stored(joined.project_id, joined.turn_id)
         if row["params"].get("stream") is True and (row["status"] != "failed" or self.committed):
             return self._stream(replay.frames(joined.project_id, joined.turn_id, 0), row["thread_id"], headers)
         if row["params"].get("background") is not True:
             row, items = await _ended(replay, self._client, joined)
             if row["status"] == "failed":
                 raise failed_before(row["error_status"], row["error"] or {}).with_headers(headers)
-        return json_response(self._show_kept(row, items), headers=headers)
+        return json_response(self._show_stored(row, items), headers=headers)
 
     def _stream(
         self,
@@ -235,7 +235,7 @@ class _AwaitedTurn(Awaited):
         return EventStream(frames, listener, headers, heartbeat=self.seconds, on_left=on_left)
 
 
-async def _ended(replay: Replay, client: Client, joined: Joined) -> StoredItem:
+async def _ended(replay: Replay, client: Client, joined: Joined) -> StoredTurn:
     ended = asyncio.ensure_future(replay.ended(joined.project_id, joined.turn_id))
     try:
         await client.wait_for(ended)

@@ -93,7 +93,7 @@ class Leases(Background):
         salt = TURNS.opened(project_id, row)["salt"] or b""
         turn = Closable(project_id, turn_id, row["thread_id"], len(sent), salt, SERVICE, sealer)
         if await self._store.close(turn, closing, BRIEF_WAIT_SECONDS) is not None and count:
-            shown = stored_response(*await self._replay.kept(project_id, turn_id))
+            shown = stored_response(*await self._replay.stored(project_id, turn_id))
             kind, fields = last_event(shown)
             last = own_frame(kind, fields, count)
             await self._event_log.append(project_id, turn_id, count, [last], sealer, last=True)

@@ -18,7 +18,7 @@ from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
 
-StoredItem = tuple[TurnRow, list[ItemRow]]
+StoredTurn = tuple[TurnRow, list[ItemRow]]
 
 POLL_SECONDS = 0.1
 AWAY_SECONDS = 0.5
@@ -69,21 +69,21 @@ class Replay:
             kind, fields = last_event(response)
             yield own_frame(kind, fields, sent)
 
-    async def ended(self, project_id: UUID, turn_id: UUID) -> StoredItem:
+    async def ended(self, project_id: UUID, turn_id: UUID) -> StoredTurn:
         """The turn's row and items, once it has ended, in whichever worker."""
         while True:
-            kept = await self.kept(project_id, turn_id)
-            if kept[0]["status"] != "in_progress":
-                return kept
+            stored = await self.stored(project_id, turn_id)
+            if stored[0]["status"] != "in_progress":
+                return stored
             running = self._runner.find(turn_id)
             if running is not None:
                 await asyncio.wait([running.ended], timeout=1)
             else:
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def cancelled(self, project_id: UUID, turn_id: UUID) -> StoredItem:
+    async def cancelled(self, project_id: UUID, turn_id: UUID) -> StoredTurn:
         """Stop a turn, whichever worker runs it, and give it as it ended."""
-        row, _ = await self.kept(project_id, turn_id)
+        row, _ = await self.stored(project_id, turn_id)
         if row["status"] == "in_progress":
             await self._store.request_cancel(project_id, turn_id)
             await self._signals.send([turn_id])
@@ -94,7 +94,7 @@ class Replay:
         """Write down that nobody was given a byte of a turn's answer."""
         await self._store.client_left(project_id, turn_id)
 
-    async def kept(self, project_id: UUID, turn_id: UUID) -> StoredItem:
+    async def stored(self, project_id: UUID, turn_id: UUID) -> StoredTurn:
         """The turn's row and items as they are now.
 
         Raises:
@@ -105,7 +105,7 @@ class Replay:
             raise NotFound(f"There is no turn {ids.turn_id(turn_id)}.", param="turn_id", code="turn_not_found")
         return row, (await self._store.items(project_id, [turn_id]))[turn_id]
 
-    async def _ended_at_last(self, project_id: UUID, turn_id: UUID) -> StoredItem:
+    async def _ended_at_last(self, project_id: UUID, turn_id: UUID) -> StoredTurn:
         """The same as `ended`, for a stream that has begun: no error can be sent any more, so it waits for Postgres."""
         while True:
             try:

@@ -270,7 +270,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "parent_id": optional_turn_id(row["parent_id"]),
         "continuation": row["continuation"],
         "ignored": row["ignored"],
-        "context": None if row["context"] is None else Context.of(row["context"]).shown(),
+        "context": None if row["context"] is None else Context.from_json(row["context"]).shown(),
         "account": None if row["binding"] is None else account_of(row["binding"]),
         "first_word_ms": row["first_word_ms"],
         "input": [kept_row(item).shown for item in items if item["origin"] == "input"],

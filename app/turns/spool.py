@@ -52,7 +52,7 @@ class Spool:
         self._held: set[str] = set()
         """Names of the files whose turns this process is closing itself."""
 
-    async def keep(self, turn: Closable, closing: Closing) -> None:
+    async def write(self, turn: Closable, closing: Closing) -> None:
         """Write what a turn is to be closed with. It is on the disk when this returns, until `remove`.
 
         Raises:
@@ -76,7 +76,7 @@ class Spool:
         part = self._directory / f"{name}.part"
         try:
             with part.open("wb") as file:
-                file.write(turn.sealer.bytes(_place(turn.project_id, turn.id), "closing", written(turn, closing)))
+                file.write(turn.sealer.bytes(_place(turn.project_id, turn.id), "closing", encoded(turn, closing)))
                 file.flush()
                 os.fsync(file.fileno())
             part.rename(self._directory / f"{name}.json")
@@ -126,7 +126,7 @@ class Spool:
         """Return what a file holds. Raises one of `UNREADABLE`."""
         project_id, turn_id = map(UUID, name.split("."))
         sealer = await self._content_keys.sealer(project_id)
-        turn, closing = read(opening.content(_place(project_id, turn_id), "closing", content))
+        turn, closing = decoded(opening.content(_place(project_id, turn_id), "closing", content))
         if (turn.project_id, turn.id) != (project_id, turn_id):
             raise ValueError("another turn's file")
         return replace(turn, sealer=sealer), closing
@@ -140,8 +140,8 @@ def _place(project_id: UUID, turn_id: UUID) -> Place:
     return Place(project_id, "spool", (turn_id,))
 
 
-def written(turn: Closable, closing: Closing) -> bytes:
-    """A turn's closing as a file holds it."""
+def encoded(turn: Closable, closing: Closing) -> bytes:
+    """Return a file's content: a turn's closing."""
     return orjson.dumps(
         {
             "version": VERSION,
@@ -157,7 +157,7 @@ def written(turn: Closable, closing: Closing) -> bytes:
             "closing": {
                 "status": closing.status,
                 "continuation": closing.continuation,
-                "calls": [_written_call(call) for call in closing.calls],
+                "calls": [_encoded_call(call) for call in closing.calls],
                 "output": [{"type": item.type, "id": item.id, "data": item.data} for item in closing.output],
                 "response": closing.response,
                 "usage": closing.usage,
@@ -180,7 +180,7 @@ def written(turn: Closable, closing: Closing) -> bytes:
     )
 
 
-def read(content: bytes) -> tuple[Closable, Closing]:
+def decoded(content: bytes) -> tuple[Closable, Closing]:
     """The contents of a file.
 
     Raises:
@@ -202,7 +202,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
     return closable, Closing(
         closing["status"],
         closing["continuation"],
-        [_read_call(call) for call in closing["calls"]],
+        [_decoded_call(call) for call in closing["calls"]],
         [StoredItem(str(item["type"]), str(item["id"]), dict(item["data"])) for item in closing["output"]],
         closing["response"],
         closing["usage"],
@@ -220,7 +220,7 @@ def read(content: bytes) -> tuple[Closable, Closing]:
     )
 
 
-def _written_call(call: CallRecord) -> dict[str, Any]:
+def _encoded_call(call: CallRecord) -> dict[str, Any]:
     return {
         "continuation": call.continuation,
         "account": call.account,
@@ -239,7 +239,7 @@ def _written_call(call: CallRecord) -> dict[str, Any]:
     }
 
 
-def _read_call(call: dict[str, Any]) -> CallRecord:
+def _decoded_call(call: dict[str, Any]) -> CallRecord:
     return CallRecord(
         str(call["continuation"]),
         str(call["account"]),

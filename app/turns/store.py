@@ -523,7 +523,7 @@ class TurnStore:
         row: ParentRow | None = await node.fetchrow(*SQL.parent(**_at(project_id, turn_id), call_types=CALLS))
         if row is None:
             return None
-        context = Context(tokens=row["total_tokens"]) if row["context"] is None else Context.of(row["context"])
+        context = Context(tokens=row["total_tokens"]) if row["context"] is None else Context.from_json(row["context"])
         return LiveId(
             turn_id, row["response_id"], row["binding"], row["model"], row["expires_at"], context, row["open_calls"]
         )
