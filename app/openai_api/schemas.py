@@ -70,7 +70,7 @@ def response_request(
         address = ById(conversation_of(conversation))
     else:
         address = New(new_thread_id())
-    keep = body.get("store") is not False
+    stored = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first. A previous response is no
     # lock: any number of requests continue from it, each by itself.
     request = new_turn(
@@ -78,7 +78,7 @@ def response_request(
         models,
         origin,
         parent_id=parent_id,
-        keep=keep,
+        stored=stored,
         if_busy=IfBusy.WAIT if previous is None else IfBusy.BESIDE_IF_NEEDED,
         needs_input=needs_input and conversation is None,
         shape=ResponseCreate,

@@ -316,7 +316,7 @@ class _Connection:
                 param="input",
                 code="tool_call_not_found",
             )
-        return address, replace(sent, items=items, previous_id=None if sent.keep else previous)
+        return address, replace(sent, items=items, previous_id=None if sent.stored else previous)
 
     async def _warm_up(self, stream_id: str | None, caller: Caller, address: Address, sent: TurnRequest) -> None:
         """Remember the history that a response would continue from, and call no model (OpenAI's `generate: false`).
@@ -345,7 +345,7 @@ class _Connection:
     def _remember(self, ended: Running, response: dict[str, Any]) -> None:
         """Remember the history that the next response continues from, for as long as the connection is open."""
         turn = ended.turn
-        if not turn.request.keep:
+        if not turn.request.stored:
             said = [kept.item for kept in kept_output(response.get("output"))]
             self._add_remembered(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *with_facts(said)]))
 

@@ -103,13 +103,13 @@ class TurnAdmission:
                 turn.request.model,
                 binding,
                 outcome.uncounted,
-                thread_id=turn.thread_id if turn.request.keep else None,
+                thread_id=turn.thread_id if turn.request.stored else None,
                 estimated=True,
             )
         usage = None if outcome.response is None else outcome.response.get("usage")
-        if not turn.request.keep and usage is not None:
+        if not turn.request.stored and usage is not None:
             self._limits.record(admission, "response", turn.request.model, binding, usage)
-        if turn.request.keep:
+        if turn.request.stored:
             admission.thread, admission.turn = turn.thread_id, turn.id
             admission.history_tokens = running.context.tokens or admission.history_tokens
         self._limits.end(admission)

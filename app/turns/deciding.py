@@ -247,7 +247,7 @@ class Decisions:
             return False
         if found.cause is Cause.INVALID_INPUT or live.refused:
             return True
-        if turn.request.keep:
+        if turn.request.stored:
             await self._live_ids.put(turn.project_id, turn.thread_id, replace(live, refused=True))
         return False
 

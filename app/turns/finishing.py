@@ -97,12 +97,12 @@ class Finish:
         running.outcome = replace(running.outcome, response=shown)
         running.relay.say_last(shown, to_all=True)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
-        if live and request.keep:
+        if live and request.stored:
             entry = LiveId(turn.id, response["id"], attempt.target.binding, request.model, ends, own, answer.open_calls)
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await running.recorder.end()
         threshold = self._decisions.threshold(turn, attempt.account) if own.cut else attempt.threshold
-        due = request.keep and threshold is not None and own.tokens >= threshold
+        due = request.stored and threshold is not None and own.tokens >= threshold
         running.outcome = replace(
             running.outcome,
             text=answer.text,
@@ -173,7 +173,7 @@ class Finish:
         turn = running.turn
         kept: Closing | None = closing
         running.stage = Stage.CLOSING
-        if turn.request.keep:
+        if turn.request.stored:
             try:
                 kept = await self._closer.close(turn.closable, closing)
             except ServiceStopping:

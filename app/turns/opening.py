@@ -62,8 +62,8 @@ class Opening:
             APIError: the thread stays busy, or its queue is full, or the Idempotency-Key is another request's.
             ClientLeft: the client has gone while it waited; nothing was opened.
         """
-        if not request.keep:
-            return await self._unkept(project_id, address, request)
+        if not request.stored:
+            return await self._not_stored(project_id, address, request)
         if (first := await self._first_attempt(project_id, address, request)) is not None:
             return first
         if request.approvals and isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
@@ -120,12 +120,12 @@ class Opening:
 
     async def repeated(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
         """Return the turn that this request repeats, by its Idempotency-Key; None where it is the first."""
-        if not request.keep:
+        if not request.stored:
             return None
         same = await self._same_key(project_id, address, request.origin)
         return same if isinstance(same, Joined) else None
 
-    async def _unkept(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
+    async def _not_stored(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
         request = await self._with_approvals(project_id, address, request)
         if isinstance(address, New):
             thread_id = address.id

@@ -103,13 +103,13 @@ class Runner:
 
     def _begun(self, turn: Opened, headers: dict[str, str], admission: Admission) -> Running:
         answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        logs, seconds = turn.request.keep and turn.request.streamed, self._settings.event_log_flush_seconds
+        logs, seconds = turn.request.stored and turn.request.streamed, self._settings.event_log_flush_seconds
         recorder = Recorder(self._event_log, turn.project_id, turn.id, turn.sealer, logs=logs, flush_seconds=seconds)
         return Running(turn, headers, Relay(turn, recorder, answerable), admission)
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
         """Write down that nobody was given a byte of a turn's answer, if a retry may claim it."""
-        if request.keep and request.origin.idempotency_key is None:
+        if request.stored and request.origin.idempotency_key is None:
             await self._store.client_left(project_id, turn_id)
 
     def find(self, turn_id: UUID) -> Running | None:

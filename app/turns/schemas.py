@@ -206,8 +206,8 @@ class TurnRequest:
     origin: "Origin" = field(default_factory=lambda: Origin())
     root: bool = False
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
-    keep: bool = True
-    """False: nothing of the turn is written down."""
+    stored: bool = True
+    """False if nothing of the turn is written to Postgres."""
     ends_with_client: bool = False
     """It is cancelled when the client that asked for it goes away."""
     approvals: Mapping[str, str] = field(default_factory=dict)
@@ -274,7 +274,7 @@ def new_turn(
     origin: Origin,
     *,
     parent_id: UUID | None = None,
-    keep: bool = True,
+    stored: bool = True,
     if_busy: IfBusy = IfBusy.REJECT,
     needs_input: bool = True,
     shape: type[TurnCreate] = TurnCreate,
@@ -292,7 +292,7 @@ def new_turn(
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None and needs_input:
         raise BadRequest("'input' is required: a string or a list of items.", param="input", code="missing_parameter")
-    if sent.background and not keep:
+    if sent.background and not stored:
         raise BadRequest(
             "'background' needs a stored response, or nobody could read it. Leave 'store' out.",
             param="background",
@@ -325,7 +325,7 @@ def new_turn(
         ends_with_client=sent.on_disconnect == "cancel" and not sent.background,
         if_busy=IfBusy(sent.if_busy or if_busy),
         origin=origin,
-        keep=keep,
+        stored=stored,
         approvals=_approvals(sent.input),
     )
 

@@ -42,7 +42,7 @@ class Turns:
     async def create(
         self, caller: Caller, address: Address, request: TurnRequest, headers: dict[str, str], client: Client
     ) -> Running | Joined:
-        if request.keep:
+        if request.stored:
             await check_room(self._limits, caller, request.user, makes_thread=isinstance(address, New))
         request = await self.with_references(caller, address, request)
         if not request.items:

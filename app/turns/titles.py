@@ -81,7 +81,7 @@ class Titles:
         Args:
             asks: who asked for the turn, and pays for the title.
         """
-        if not self._settings.titles or not turn.request.keep or not answer:
+        if not self._settings.titles or not turn.request.stored or not answer:
             return
         if turn.thread_id in self._settled or turn.thread_id in self._begun:
             return
