@@ -27,7 +27,7 @@ from app.limits.charges import Charges
 from app.limits.rules import Asks
 from app.limits.service import RateLimits
 from app.main import connect_accounts
-from app.memory.compaction import Compactions, Wanted
+from app.memory.compaction import CompactionJob, Compactions
 from app.memory.observations import ModelObservations
 from app.memory.store import Claim, MemoryStore
 from app.projects.settings import NO_LIMITS, NO_SETTINGS
@@ -406,7 +406,7 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
         """Another one becomes ready between what is read and the claim."""
 
         async def claim(self, *args: Any, **fields: Any) -> Claim | None:
-            await made.make(Wanted(project, middle, "qwen3.5-plus", kept_turns=0), await limits.admit(asks))
+            await made.make(CompactionJob(project, middle, "qwen3.5-plus", kept_turns=0), await limits.admit(asks))
             return await super().claim(*args, **fields)
 
     our = Settings(dashscope_base_url=small.base_url)
@@ -429,7 +429,7 @@ async def test_a_compaction_that_another_overtakes_goes_on_from_it(
         assert row is not None
         project: UUID = row["project_id"]
         asks = Asks(project, None, None, NO_SETTINGS, NO_LIMITS, lambda: 0)
-        wanted = Wanted(project, last, "qwen3.5-plus", kept_turns=0)
+        wanted = CompactionJob(project, last, "qwen3.5-plus", kept_turns=0)
         assert await overtaken.make(wanted, await limits.admit(asks)) is not None
     finally:
         await accounts.close()

@@ -29,7 +29,7 @@ from app.limits.service import Admission, RateLimits
 from app.memory import transcript
 from app.memory.observations import ModelObservations
 from app.memory.rows import Abandoned
-from app.memory.store import Branch, Claim, MemoryStore, Remembered
+from app.memory.store import Branch, BranchItem, Claim, MemoryStore
 from app.memory.summary_check import BadSummary, checked_summary
 from app.process.background import Background
 from app.provider import failure
@@ -71,7 +71,7 @@ SUMMED = ("input_tokens", "output_tokens", "total_tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CompactionJob:
     """A compaction to be made."""
 
     project_id: UUID
@@ -121,14 +121,14 @@ class Compactions(Background):
         share = self._settings.compaction_share
         return None if share == 0 else int(share * self._observations.at(binding).token_budget(family, model))
 
-    def begin(self, wanted: Wanted, asks: Asks) -> None:
+    def begin(self, wanted: CompactionJob, asks: Asks) -> None:
         """Make a compaction in the background, unless the tokens or the money of who asked for the turn are used up:
         then its thread goes on with the uncompacted history."""
         task = asyncio.create_task(self._in_background(wanted, asks), name=f"compaction of {wanted.turn_id}")
         self._tasks[wanted.turn_id] = task
         task.add_done_callback(lambda _: self._made_or_not(wanted, task))
 
-    async def make(self, wanted: Wanted, admission: Admission) -> UUID | None:
+    async def make(self, wanted: CompactionJob, admission: Admission) -> UUID | None:
         """Make a compaction, and wait for it.
 
         Returns:
@@ -139,7 +139,7 @@ class Compactions(Background):
         """
         if not wanted.now and await self._store.pauses(wanted.project_id, wanted.turn_id):
             return None
-        branch = await self._store.recall(wanted.project_id, wanted.turn_id)
+        branch = await self._store.branch(wanted.project_id, wanted.turn_id)
         account = await self._accounts.first(wanted.project_id, wanted.model)
         covered = self._covered(branch, wanted, self._budget(account, wanted.model))
         if covered == 0:
@@ -148,17 +148,17 @@ class Compactions(Background):
         ids = {turn.id for turn in turns}
         items = [item for item in branch.items if item.turn_id in ids]
         before = branch.compacted
-        if not any(transcript.lines([item.kept.item for item in items if not _stays(item)])):
+        if not any(transcript.lines([item.stored.item for item in items if not _stays(item)])):
             return None
-        stays = [*(before.kept if before is not None else ()), *filter(_stays, items)]
+        stays = [*(before.kept_items if before is not None else ()), *filter(_stays, items)]
         claim = await self._store.claim(
             wanted.project_id,
             turns,
             previous_id=None if before is None else before.id,
             model=self._maker(wanted),
-            kept_items=[item.kept.id for item in stays],
+            kept_items=[item.stored.id for item in stays],
             covered_turns=covered + (0 if before is None else before.covered_turns),
-            covered_tokens=sum(weight(item.kept.item) for item in items)
+            covered_tokens=sum(weight(item.stored.item) for item in items)
             + (0 if before is None else before.covered_tokens),
             now=wanted.now,
         )
@@ -166,7 +166,7 @@ class Compactions(Background):
             return None
         # Read again, now that nothing can go without this compaction's going with it.
         try:
-            again = await self._store.recall(wanted.project_id, turns[-1].id)
+            again = await self._store.branch(wanted.project_id, turns[-1].id)
         except ContentUnreadable as error:
             await self._store.fail(claim, {"code": error.code, "message": error.message}, {})
             raise
@@ -175,14 +175,14 @@ class Compactions(Background):
             # Something was deleted, or another compaction of the branch became ready: from what there is now.
             await self._store.fail(claim, {"code": "changed", "message": "The history changed meanwhile."}, {})
             return await self.make(replace(wanted, now=True), admission)
-        said = [item.kept.item for item in items if not _stays(item)]
+        said = [item.stored.item for item in items if not _stays(item)]
         return await self._made(claim, wanted, admission, None if before is None else before.text, said)
 
     def _budget(self, account: ProviderAccount, model: str) -> int:
         """Return the number of tokens that a model reads at an account."""
         return self._observations.at(account.binding).token_budget(self._models.of(model), model)
 
-    def _covered(self, branch: Branch, wanted: Wanted, budget: int) -> int:
+    def _covered(self, branch: Branch, wanted: CompactionJob, budget: int) -> int:
         """Return how many of the branch's first turns the summary covers. No tool call is separated from its output.
 
         Args:
@@ -195,18 +195,18 @@ class Compactions(Background):
             room = int(KEPT_SHARE * budget)
             weights = {turn.id: 0 for turn in branch.turns}
             for item in branch.items:
-                weights[item.turn_id] += weight(item.kept.item)
+                weights[item.turn_id] += weight(item.stored.item)
             kept = 0
             while covered > 0 and (kept == 0 or kept + weights[branch.turns[covered - 1].id] <= room):
                 covered -= 1
                 kept += max(1, weights[branch.turns[covered].id])
         return _parting_no_call(branch, covered)
 
-    def _maker(self, wanted: Wanted) -> str:
+    def _maker(self, wanted: CompactionJob) -> str:
         return wanted.by or self._settings.compaction_model or wanted.model
 
     async def _made(
-        self, claim: Claim, wanted: Wanted, admission: Admission, summary: str | None, items: Sequence[Item]
+        self, claim: Claim, wanted: CompactionJob, admission: Admission, summary: str | None, items: Sequence[Item]
     ) -> UUID | None:
         calls: list[dict[str, Any]] = []
         usage = dict.fromkeys(SUMMED, 0)
@@ -347,12 +347,12 @@ class Compactions(Background):
                     work.cancel()
                     return
 
-    def _made_or_not(self, wanted: Wanted, task: "asyncio.Task[None]") -> None:
+    def _made_or_not(self, wanted: CompactionJob, task: "asyncio.Task[None]") -> None:
         self._tasks.pop(wanted.turn_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a compaction failed in the service", exc_info=error)
 
-    async def _in_background(self, wanted: Wanted, asks: Asks) -> None:
+    async def _in_background(self, wanted: CompactionJob, asks: Asks) -> None:
         try:
             async with self._places:
                 asks = replace(
@@ -385,7 +385,7 @@ class Compactions(Background):
             await asyncio.sleep(POLL_SECONDS)
 
     async def _take_over(self, row: Abandoned) -> None:
-        wanted = Wanted(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"], now=True)
+        wanted = CompactionJob(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"], now=True)
         try:
             sealer = await self._content_keys.sealer(wanted.project_id)
             with at_rest.written_with(sealer):
@@ -428,13 +428,13 @@ def _parting_no_call(branch: Branch, covered: int) -> int:
     places = {turn.id: place for place, turn in enumerate(branch.turns)}
     answers: dict[str, list[int]] = {}
     for item in branch.items:
-        if item.kept.kind.pair == "output":
-            answers.setdefault(item.kept.kind.key(item.kept.item), []).append(places[item.turn_id])
+        if item.stored.kind.pair == "output":
+            answers.setdefault(item.stored.kind.key(item.stored.item), []).append(places[item.turn_id])
     with_it = list(range(len(branch.turns)))
     """For each turn, the last one that must be on its side."""
     for item in branch.items:
-        if item.kept.kind.pair == "call":
-            place, given = places[item.turn_id], answers.get(item.kept.kind.key(item.kept.item), [])
+        if item.stored.kind.pair == "call":
+            place, given = places[item.turn_id], answers.get(item.stored.kind.key(item.stored.item), [])
             waits = len(branch.turns) if place == len(branch.turns) - 1 else place
             at = bisect_left(given, place)
             with_it[place] = max(with_it[place], given[at] if at < len(given) else waits)
@@ -446,7 +446,7 @@ def _parting_no_call(branch: Branch, covered: int) -> int:
     return found
 
 
-def _stays(item: Remembered) -> bool:
+def _stays(item: BranchItem) -> bool:
     """Return True if a covered item stays as it is."""
-    said = item.kept.item
-    return is_system(said) or (said.get("pinned") is True and bool(item.kept.kind.carried(said)))
+    said = item.stored.item
+    return is_system(said) or (said.get("pinned") is True and bool(item.stored.kind.carried(said)))

@@ -7,7 +7,7 @@
     ) AS compaction
     | WHERE branch.compaction IS NULL}
 
--- recall --
+-- branch --
 -- The items of a branch, from its nearest compaction on; and a row for the turn that this one ends with, and for each
 -- without items.
 {_path}

@@ -11,7 +11,7 @@ from app.items import vocabulary
 from app.items.kinds import is_encrypted_reasoning, sent_back
 from app.items.shapes import Item
 from app.memory.observations import ModelObservations
-from app.memory.store import Branch, MemoryStore, Remembered
+from app.memory.store import Branch, BranchItem, MemoryStore
 from app.provider.models import Family
 
 COUNTED_FROM = 0.5
@@ -69,16 +69,16 @@ class Reader:
                 turn that it goes up to is not in the branch any more, or a compaction covers it.
             reasoning: False where the provider has refused the encrypted reasoning.
         """
-        branch = Branch() if parent_id is None else await self.store.recall(project_id, parent_id)
+        branch = Branch() if parent_id is None else await self.store.branch(project_id, parent_id)
         compacted = branch.compacted
-        kept = [] if compacted is None else compacted.kept
+        kept = [] if compacted is None else compacted.kept_items
         before = [*kept, *branch.items]
-        items = [_as_sent(item, target) if reasoning else item.kept.item for item in before]
+        items = [_as_sent(item, target) if reasoning else item.stored.item for item in before]
         counted_new = new
         if reasoning:
             new = [sent_back(item) if is_encrypted_reasoning(item) else item for item in new]
         left_out = sum(map(is_encrypted_reasoning, [*items, *new]))
-        item_ids = [item.kept.id for item in before]
+        item_ids = [item.stored.id for item in before]
         reached = _reached(branch, reduction)
         reduction = None if reached is None else reduction
         step = Step.WHOLE if reduction is None else reduction.step
@@ -107,7 +107,7 @@ class Reader:
             rebuilt.images_in_words,
             reduction,
             left_out,
-            {item.kept.id: item.turn_id for item in before},
+            {item.stored.id: item.turn_id for item in before},
         )
 
 
@@ -120,10 +120,10 @@ def _reached(branch: Branch, reduction: Reduction | None) -> int | None:
     return sum(item.turn_id.hex in reached for item in branch.items)
 
 
-def _as_sent(remembered: Remembered, target: Target) -> Item:
+def _as_sent(branch_item: BranchItem, target: Target) -> Item:
     """The item; encrypted reasoning as what goes back unchanged, where this model at this account made it."""
-    item = remembered.kept.item
-    made_here = (remembered.binding, remembered.model) == (target.binding, target.model)
+    item = branch_item.stored.item
+    made_here = (branch_item.binding, branch_item.model) == (target.binding, target.model)
     return sent_back(item) if made_here and is_encrypted_reasoning(item) else item
 
 

@@ -8,7 +8,7 @@ from app.http.errors import BadRequest, Conflict
 from app.http.pages import list_object
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
-from app.memory.compaction import Compactions, Wanted
+from app.memory.compaction import CompactionJob, Compactions
 from app.memory.schemas import Compact, CompactionObject, compaction_object
 from app.memory.store import MemoryStore
 from app.projects.auth import Caller
@@ -44,7 +44,7 @@ class Memory:
         await self._refuse_running(caller, head)
         if head is None:
             raise _nothing()
-        wanted = Wanted(
+        wanted = CompactionJob(
             caller.project_id,
             head,
             model or self._models.default,

@@ -44,10 +44,10 @@ def as_message(text: str) -> Item:
 
 
 @dataclass(slots=True)
-class Remembered:
+class BranchItem:
     """An item of a branch, and where it is."""
 
-    kept: StoredItem
+    stored: StoredItem
     turn_id: UUID
     tokens: int | None
     """Tokens by Qwen's vocabulary; None until it is counted."""
@@ -70,7 +70,7 @@ class Compacted:
     id: UUID
     text: str
     tokens: int
-    kept: list[Remembered]
+    kept_items: list[BranchItem]
     """Covered items that stay as they are."""
     covered_turns: int
     covered_tokens: int
@@ -92,7 +92,7 @@ class Branch:
 
     turns: list[Turn] = field(default_factory=list)
     """Turns that no compaction covers."""
-    items: list[Remembered] = field(default_factory=list)
+    items: list[BranchItem] = field(default_factory=list)
     """Theirs."""
     compacted: Compacted | None = None
 
@@ -115,7 +115,7 @@ class MemoryStore:
         self._worker_id = worker_id
         self.lease_seconds = lease_seconds
 
-    async def recall(self, project_id: UUID, turn_id: UUID) -> Branch:
+    async def branch(self, project_id: UUID, turn_id: UUID) -> Branch:
         """Return a branch up to a turn.
 
         Raises:
@@ -124,19 +124,19 @@ class MemoryStore:
         branch = Branch()
         nearest: UUID | None = None
         node = self._nodes.of(ids.bucket_of(turn_id))
-        for row in await node.fetch(*SQL.recall(**_at(project_id, turn_id))):
+        for row in await node.fetch(*SQL.branch(**_at(project_id, turn_id))):
             if row["compaction"] is not None:
                 nearest = row["compaction"]
                 continue
             if not branch.turns or branch.turns[-1].id != row["turn_id"]:
                 branch.turns.append(Turn(row["turn_id"], row["thread_id"]))
             if row["item_id"] is not None:
-                kept = _readable(project_id, row)
-                branch.items.append(Remembered(kept, row["turn_id"], row["tokens"], row["binding"], row["model"]))
+                stored = _readable(project_id, row)
+                branch.items.append(BranchItem(stored, row["turn_id"], row["tokens"], row["binding"], row["model"]))
         if nearest is not None:
             branch.compacted = await self._compacted(project_id, turn_id, nearest)
             if branch.compacted is None:  # Deleted in this moment: once more, without it.
-                return await self.recall(project_id, turn_id)
+                return await self.branch(project_id, turn_id)
         return branch
 
     async def _compacted(self, project_id: UUID, turn_id: UUID, id_: UUID) -> Compacted | None:
@@ -153,10 +153,10 @@ class MemoryStore:
             )
         found = await self._database.fetch(*SQL.kept_items(**here, item_ids=row["kept_items"]))
         by_id = {
-            item["item_id"]: Remembered(_readable(project_id, item), row["turn_id"], item["tokens"]) for item in found
+            item["item_id"]: BranchItem(_readable(project_id, item), row["turn_id"], item["tokens"]) for item in found
         }
-        kept = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
-        return Compacted(id_, row["text"] or "", row["tokens"], kept, row["covered_turns"], row["covered_tokens"])
+        kept_items = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
+        return Compacted(id_, row["text"] or "", row["tokens"], kept_items, row["covered_turns"], row["covered_tokens"])
 
     async def nearest(self, project_id: UUID, turn_id: UUID) -> UUID | None:
         """The nearest ready compaction on a branch."""
@@ -167,10 +167,10 @@ class MemoryStore:
     async def context(self, project_id: UUID, turn_id: UUID) -> Context:
         return Context.from_json(await self._database.fetchval(*SQL.context_of(**_at(project_id, turn_id))))
 
-    async def count(self, project_id: UUID, items: Sequence[Remembered]) -> list[int]:
+    async def count(self, project_id: UUID, items: Sequence[BranchItem]) -> list[int]:
         """Count the tokens of items, and store each count with its item."""
         uncounted = [item for item in items if item.tokens is None]
-        found = await vocabulary.counts([item.kept.item for item in uncounted])
+        found = await vocabulary.counts([item.stored.item for item in uncounted])
         for item, tokens in zip(uncounted, found, strict=True):
             item.tokens = tokens
         if uncounted:
@@ -178,7 +178,7 @@ class MemoryStore:
                 *SQL.count_items(
                     project_id=project_id,
                     bucket=ids.bucket_of(uncounted[0].turn_id),
-                    item_ids=[item.kept.id for item in uncounted],
+                    item_ids=[item.stored.id for item in uncounted],
                     counts=found,
                 )
             )

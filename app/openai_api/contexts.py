@@ -183,12 +183,12 @@ class Contexts:
         if previous is None:
             return [], []
         turn_id = await self._turn(caller, previous)
-        branch = await self._store.recall(caller.project_id, turn_id)
-        items = [item.kept.item for item in branch.items]
-        last = [item.kept.item for item in branch.items if item.turn_id == turn_id]
+        branch = await self._store.branch(caller.project_id, turn_id)
+        items = [item.stored.item for item in branch.items]
+        last = [item.stored.item for item in branch.items if item.turn_id == turn_id]
         compacted = branch.compacted
         if compacted is not None:
-            items = [*(item.kept.item for item in compacted.kept), compacted.item, *items]
+            items = [*(item.stored.item for item in compacted.kept_items), compacted.item, *items]
         return items, last
 
     async def _parent(self, caller: Caller, sent: InputTokensCreate) -> UUID | None:

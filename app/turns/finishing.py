@@ -14,7 +14,7 @@ from app.chain.live_ids import LiveId
 from app.http.errors import APIError, DatabaseUnavailable, ServiceStopping
 from app.items.unreadable import ContentUnreadable
 from app.items.weights import tokens
-from app.memory.compaction import Wanted
+from app.memory.compaction import CompactionJob
 from app.provider import failure
 from app.provider.failure import Failure, Kind
 from app.provider.refusals import client_error
@@ -106,7 +106,7 @@ class Finish:
         running.outcome = replace(
             running.outcome,
             text=answer.text,
-            compaction=Wanted(turn.project_id, turn.id, request.model) if due else None,
+            compaction=CompactionJob(turn.project_id, turn.id, request.model) if due else None,
         )
 
     async def fail(self, running: Running, found: Failure) -> None:

@@ -9,7 +9,7 @@ from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
 from app.http.errors import APIError
 from app.limits.service import Admission
-from app.memory.compaction import Wanted
+from app.memory.compaction import CompactionJob
 from app.turns.attempt import Attempt
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events
@@ -28,7 +28,7 @@ class Outcome:
     """The turn's own, for the next one to continue from."""
     text: str = ""
     """The text of the answer, for a title."""
-    compaction: Wanted | None = None
+    compaction: CompactionJob | None = None
     """The compaction that its thread is due, once the turn has been charged for."""
     uncounted: dict[str, int] | None = None
     """An estimate of what was used by an answer that broke off before the provider had counted it."""
