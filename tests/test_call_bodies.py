@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.turns.pieces import Pieces, put_together, written
+from app.turns.pieces import Envelope, Pieces, put_together, write_body
 from tests.databases import migrate_now
 from tests.projects import Project
 from tests.service import Emulator, Service
@@ -26,7 +26,7 @@ def test_a_body_is_its_pieces_put_together_and_no_piece_is_kept_twice(turns: lis
         pieces = Pieces(known)
         items = [*history, *own]
         sources = [[f"item_{n}"] for n in range(len(history))] + [[] for _ in own]
-        body = written(b'{"input":[', items, b"]}", own, sources, pieces)
+        body = write_body(Envelope(b'{"input":[', b"]}"), items, own, sources, pieces)
         assert orjson.loads(body.sent) == {"input": items}
         last = len(kept)
         for number, piece in enumerate(pieces.new, last + 1):

@@ -22,7 +22,7 @@ from app.sealing.ciphertext import CannotOpen, Place
 from app.sealing.columns import Rows, rows_of
 from app.threads.tables import Thread
 from app.trail import contents
-from app.turns.pieces import furthest, put_together
+from app.turns.pieces import put_together, referenced_pieces
 from app.turns.tables import Call, SentPiece, Turn
 
 TURNS_MADE, CALLS_MADE, PIECES_SENT = map(rows_of, (Turn, Call, SentPiece))
@@ -199,7 +199,7 @@ class Contents:
     async def _calls(self, turns: dict[UUID, Row]) -> Calls:
         """Return the calls of turns, by turn and kind of content, their bodies put together."""
         rows = await self._database.fetch(*SQL.calls(**self._at(list(turns))))
-        threads = {row["thread_id"] for row in rows if furthest(row["refs"])[1]}
+        threads = {row["thread_id"] for row in rows if referenced_pieces(row["refs"])[1]}
         pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in threads}
         if threads:
             for piece in await self._database.fetch(*SQL.pieces(**self._at(list(threads)))):

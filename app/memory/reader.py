@@ -19,7 +19,7 @@ COUNTED_FROM = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ModelInput:
     input: list[Item]
     sources: list[list[str]]
     """For each of the input the ids of what it was made of, of the history alone."""
@@ -48,7 +48,7 @@ class Reader:
         budget = self.observations.at(binding).token_budget(family, model)
         return Target(binding, model, Abilities(budget, family.sees_images, family.tool_outputs, self._byte_budget))
 
-    async def given(
+    async def model_input(
         self,
         project_id: UUID,
         parent_id: UUID | None,
@@ -58,7 +58,7 @@ class Reader:
         counting: bool = False,
         reduction: Reduction | None = None,
         reasoning: bool = True,
-    ) -> Given:
+    ) -> ModelInput:
         """The whole input: what came before, and what is new.
 
         Args:
@@ -97,7 +97,7 @@ class Reader:
             counts += await vocabulary.counts(counted_new)
             expected = observations.expected(target.model, counts)
             rebuilt = rebuild(items, new, abilities, expected, step=step, reduced_items=reduced_items)
-        return Given(
+        return ModelInput(
             rebuilt.input,
             [[item_ids[place] for place in places] for places in rebuilt.sources],
             rebuilt.dropped_items,

@@ -44,7 +44,7 @@ from app.turns.service import Turns
 
 router = APIRouter(tags=["responses"])
 
-OF_THE_FRAME = ("instructions", "tools", "text", "tool_choice")
+OVERHEAD_FIELDS = ("instructions", "tools", "text", "tool_choice")
 """Parameters that are sent with every turn, and counted with it."""
 
 
@@ -161,11 +161,11 @@ class Contexts:
         except ProviderError as error:
             raise client_error(error.failure) from error
         target = self._reader.target(account.binding, models.of(model), model)
-        given = await self._reader.given(caller.project_id, parent, new, target, counting=True)
-        frame = {name: value for name in OF_THE_FRAME if (value := (sent.model_extra or {}).get(name))}
-        frame |= {name: value for name in ("instructions", "tools") if (value := getattr(sent, name))}
-        weight = await text_count(orjson.dumps(frame).decode()) if frame else 0
-        return given.tokens + self._reader.observations.at(account.binding).tokens(model, weight)
+        counted = await self._reader.model_input(caller.project_id, parent, new, target, counting=True)
+        overhead = {name: value for name in OVERHEAD_FIELDS if (value := (sent.model_extra or {}).get(name))}
+        overhead |= {name: value for name in ("instructions", "tools") if (value := getattr(sent, name))}
+        weight = await text_count(orjson.dumps(overhead).decode()) if overhead else 0
+        return counted.tokens + self._reader.observations.at(account.binding).tokens(model, weight)
 
     def _items(self, caller: Caller, value: Any) -> list[Item]:
         items = items_of(value, references=True) if value is not None else []

@@ -9,8 +9,7 @@ from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId
 from app.chain.reduction import Reduction, target_of
 from app.items.shapes import Item
-from app.items.weights import BYTES_PER_TOKEN
-from app.turns.pieces import Body, Piece, Pieces, written
+from app.turns.pieces import Body, Envelope, Piece, Pieces, write_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +24,6 @@ class Sent:
     """The least number of input tokens that the provider must count; 0 if unknown."""
     overhead_tokens: int = 0
     """The tokens of instructions and tools alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A body around its input items: model, instructions, tools and sampling parameters."""
-
-    head: bytes = b""
-    tail: bytes = b""
-
-    @property
-    def overhead_tokens(self) -> int:
-        """The size of instructions and tools in tokens."""
-        return len(self.tail) // BYTES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +74,4 @@ class Attempt:
         """
         sources: list[Sequence[str]] = [*self.sources, *[()] * len(items)] if self.sources else []
         pieces = self.pieces if sources else None
-        return replace(
-            self, body=written(self.envelope.head, [*self.input, *items], self.envelope.tail, own, sources, pieces)
-        )
+        return replace(self, body=write_body(self.envelope, [*self.input, *items], own, sources, pieces))

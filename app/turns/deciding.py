@@ -24,15 +24,15 @@ from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last
 from app.db import ids
 from app.items.kinds import is_encrypted_reasoning
 from app.items.shapes import Item
-from app.memory.reader import Given, within
+from app.memory.reader import ModelInput, within
 from app.provider import failure, structured
 from app.provider.client import ProviderError
 from app.provider.failure import Cause, Failure, Kind
 from app.telemetry import metrics
 from app.turns import context
-from app.turns.attempt import Attempt, Envelope, Sent
+from app.turns.attempt import Attempt, Sent
 from app.turns.collaborators import Collaborators
-from app.turns.pieces import Pieces, written
+from app.turns.pieces import Envelope, Pieces, write_body
 from app.turns.running import Running
 from app.turns.schemas import OF_CONVERSATION
 from app.turns.store import Opened
@@ -68,7 +68,7 @@ class Decisions:
         running.attempt = attempt = self._at(turn, account)
         if live is not None and await self._is_shorter_now(turn, live, attempt.threshold):
             live = None
-        way = continuation.decide(
+        chosen = continuation.decide(
             turn.parent_id,
             live,
             attempt.target,
@@ -76,8 +76,8 @@ class Decisions:
             now=time.time(),
             margin_seconds=self._settings.response_id_margin_seconds,
         )
-        running.attempt = attempt = replace(attempt, continuation=way)
-        if way is Continuation.CHAINED:
+        running.attempt = attempt = replace(attempt, continuation=chosen)
+        if chosen is Continuation.CHAINED:
             assert live is not None
             return _chained(turn, attempt, live)
         attempt = await self._rebuilt(running, attempt)
@@ -184,18 +184,18 @@ class Decisions:
         leaves_out = turn.request.params.get("truncation") != "disabled"
         if reduction is not None and not leaves_out:
             reduction = replace(reduction, step=min(reduction.step, LAST_IN_WORDS))
-        given = await self._given(turn, attempt, reduction, token_budget)
-        if given.dropped_items and not leaves_out:
+        rebuilt = await self._model_input(turn, attempt, reduction, token_budget)
+        if rebuilt.dropped_items and not leaves_out:
             raise ProviderError(failure.too_long(token_budget or attempt.target.abilities.token_budget))
-        return _with_history(turn, attempt, given)
+        return _with_history(turn, attempt, rebuilt)
 
-    async def _given(
+    async def _model_input(
         self, turn: Opened, attempt: Attempt, reduction: Reduction | None, token_budget: int | None = None
-    ) -> Given:
+    ) -> ModelInput:
         target = attempt.target
         if token_budget is not None:
             target = replace(target, abilities=replace(target.abilities, token_budget=token_budget))
-        return await self._reader.given(
+        return await self._reader.model_input(
             turn.project_id,
             turn.parent_id,
             turn.request.input,
@@ -231,7 +231,7 @@ class Decisions:
         return replace(
             attempt,
             input=sent,
-            body=written(attempt.envelope.head, sent, attempt.envelope.tail, request.input),
+            body=write_body(attempt.envelope, sent, request.input),
             context=replace(attempt.context, reasoning_left_out=left_out, reasoning_refused=attempt.model_at_account),
         )
 
@@ -285,21 +285,21 @@ class Decisions:
         attempt = replace(attempt, target=self._at(turn, attempt.account).target)
         reached = Step.WITHOUT_IMAGES if attempt.reduction is None else attempt.reduction.step
         last = LAST_IN_WORDS if turn.request.params.get("truncation") == "disabled" else Step.LEFT_OUT
-        asked = Reduction(reached, turn.parent_id.hex, attempt.model_at_account, found.code)
-        given: Given | None = None
+        next_reduction = Reduction(reached, turn.parent_id.hex, attempt.model_at_account, found.code)
+        rebuilt: ModelInput | None = None
         for step in Step:
             if not reached <= step <= last:
                 continue
-            given = await self._given(turn, attempt, replace(asked, step=step))
-            if given.reduction is None or given.input == attempt.input:
+            rebuilt = await self._model_input(turn, attempt, replace(next_reduction, step=step))
+            if rebuilt.reduction is None or rebuilt.input == attempt.input:
                 continue  # The same would be refused again.
-            changed = _changed(attempt, given)
-            given = replace(given, reduction=replace(given.reduction, refused=first_and_last(changed)))
+            changed = _changed(attempt, rebuilt)
+            rebuilt = replace(rebuilt, reduction=replace(rebuilt.reduction, refused=first_and_last(changed)))
             log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.says, code=found.code)
             metrics.of(metrics.REDUCED_HISTORIES, step.says).inc()
-            return _with_history(turn, attempt, given)
-        if last is Step.LEFT_OUT and (kept := _kept_turns(given)):
-            raise ProviderError(failure.with_kept(found, [ids.turn_id(turn) for turn in kept]))
+            return _with_history(turn, attempt, rebuilt)
+        if last is Step.LEFT_OUT and (sent := _sent_turns(rebuilt)):
+            raise ProviderError(failure.with_kept(found, [ids.turn_id(turn) for turn in sent]))
         return None
 
 
@@ -308,7 +308,7 @@ def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     items = turn.request.items
     envelope = _envelope(turn, live.response_id)
     sent = new_input(items, attempt.target.abilities)
-    body = written(envelope.head, sent, envelope.tail, turn.request.input)
+    body = write_body(envelope, sent, turn.request.input)
     size = len(body.sent) - len(envelope.head) - len(envelope.tail)
     return replace(
         attempt,
@@ -321,48 +321,48 @@ def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     )
 
 
-def _with_history(turn: Opened, attempt: Attempt, given: Given) -> Attempt:
+def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput) -> Attempt:
     """Return the attempt that sends a rebuilt input, with what it leaves out."""
     envelope = attempt.envelope
-    weight = given.tokens + envelope.overhead_tokens
+    weight = rebuilt.tokens + envelope.overhead_tokens
     if turn.parent_id is not None:
-        metrics.REBUILT_ITEMS.observe(len(given.input))
-        metrics.DROPPED_ITEMS.inc(given.dropped_items)
+        metrics.REBUILT_ITEMS.observe(len(rebuilt.input))
+        metrics.DROPPED_ITEMS.inc(rebuilt.dropped_items)
     return replace(
         attempt,
         continuation=attempt.continuation if turn.parent_id is None else Continuation.REBUILT,
-        body=written(envelope.head, given.input, envelope.tail, turn.request.input, given.sources, attempt.pieces),
-        input=given.input,
-        sources=given.sources,
-        sent=Sent(weight, weight if given.counted else None, overhead_tokens=envelope.overhead_tokens),
-        dropped_items=given.dropped_items,
-        reduction=given.reduction,
+        body=write_body(envelope, rebuilt.input, turn.request.input, rebuilt.sources, attempt.pieces),
+        input=rebuilt.input,
+        sources=rebuilt.sources,
+        sent=Sent(weight, weight if rebuilt.counted else None, overhead_tokens=envelope.overhead_tokens),
+        dropped_items=rebuilt.dropped_items,
+        reduction=rebuilt.reduction,
         context=replace(
             attempt.context,
-            dropped_items=given.dropped_items,
-            since=(attempt.context.since or turn.id.hex) if given.dropped_items else None,
-            compaction=None if given.compaction is None else given.compaction.hex,
-            images_in_words=given.images_in_words,
-            reduced=given.reduction,
-            reasoning_left_out=given.reasoning_left_out,
+            dropped_items=rebuilt.dropped_items,
+            since=(attempt.context.since or turn.id.hex) if rebuilt.dropped_items else None,
+            compaction=None if rebuilt.compaction is None else rebuilt.compaction.hex,
+            images_in_words=rebuilt.images_in_words,
+            reduced=rebuilt.reduction,
+            reasoning_left_out=rebuilt.reasoning_left_out,
             reasoning_refused=None if attempt.reasoning else attempt.model_at_account,
         ),
     )
 
 
-def _changed(attempt: Attempt, given: Given) -> list[UUID]:
+def _changed(attempt: Attempt, rebuilt: ModelInput) -> list[UUID]:
     """Return the turns of the history of which a rebuilt input holds something else than the one before, in order."""
-    before, now = _with_sources(attempt.sources, attempt.input), _with_sources(given.sources, given.input)
+    before, now = _with_sources(attempt.sources, attempt.input), _with_sources(rebuilt.sources, rebuilt.input)
     touched = {item_id for sources, _ in before - now for item_id in sources}
-    return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in touched))
+    return list(dict.fromkeys(turn for item_id, turn in rebuilt.turns.items() if item_id in touched))
 
 
-def _kept_turns(given: Given | None) -> list[UUID]:
+def _sent_turns(rebuilt: ModelInput | None) -> list[UUID]:
     """Return the turns of the history of which a rebuilt input holds something, in order."""
-    if given is None:
+    if rebuilt is None:
         return []
-    sent = {item_id for sources in given.sources for item_id in sources}
-    return list(dict.fromkeys(turn for item_id, turn in given.turns.items() if item_id in sent))
+    sent = {item_id for sources in rebuilt.sources for item_id in sources}
+    return list(dict.fromkeys(turn for item_id, turn in rebuilt.turns.items() if item_id in sent))
 
 
 def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Counter[tuple[tuple[str, ...], bytes]]:

@@ -87,7 +87,7 @@ class Finish:
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
             context=own.to_json(),
-            **_way_of(running),
+            **_attempt_fields(running),
         )
         kept = await self.close(running, closing)
         if kept is None:
@@ -128,7 +128,7 @@ class Finish:
             written = sum(tokens(item.item) for item in closing.output)
             uncounted = {"input_tokens": weight, "output_tokens": written}
             running.outcome = replace(running.outcome, uncounted=uncounted)
-        kept = await self.close(running, replace(closing, **_way_of(running)))
+        kept = await self.close(running, replace(closing, **_attempt_fields(running)))
         if kept is None:
             await self._closed_elsewhere(running)
             return
@@ -205,8 +205,8 @@ class Finish:
             log.warning("a model is not listed: it is taken for one with a window of a million tokens", model=model)
 
 
-def _way_of(running: Running) -> dict[str, Any]:
-    """Return what a closing says of how its turn has come to the model."""
+def _attempt_fields(running: Running) -> dict[str, Any]:
+    """Return the fields of a closing about the attempt and its calls."""
     return {
         "continuation": running.continuation.value,
         "calls": running.calls,

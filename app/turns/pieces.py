@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from app.items.shapes import Item
+from app.items.weights import BYTES_PER_TOKEN
 
 DIGEST_BYTES = 16
 
@@ -28,6 +29,19 @@ class Piece:
     digest: bytes
     sources: Sequence[str]
     """The ids of the items that it holds: it goes with any of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A body around its input items: model, instructions, tools and sampling parameters."""
+
+    head: bytes = b""
+    tail: bytes = b""
+
+    @property
+    def overhead_tokens(self) -> int:
+        """The size of instructions and tools in tokens."""
+        return len(self.tail) // BYTES_PER_TOKEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +77,7 @@ def put_together(
     return "".join(parts)
 
 
-def furthest(refs: Sequence[int]) -> tuple[int, int]:
+def referenced_pieces(refs: Sequence[int]) -> tuple[int, int]:
     """The range of pieces that a body refers to; (0, 0) for none."""
     ranges = [(first, last) for first, last in zip(refs[::2], refs[1::2], strict=False) if first != OWN_INPUT]
     return (min(first for first, _ in ranges), max(last for _, last in ranges)) if ranges else (0, 0)
@@ -121,25 +135,23 @@ class Writer:
         self._literals.append([])
 
 
-def written(
-    head: bytes,
+def write_body(
+    envelope: Envelope,
     items: Sequence[Item],
-    tail: bytes,
     own: Sequence[Item],
     sources: Sequence[Sequence[str]] = (),
     pieces: Pieces | None = None,
 ) -> Body:
-    """A body whose input array are these items.
+    """Return the body whose input array holds these items.
 
     Args:
-        head: what stands before the items; `tail`, what stands behind them.
         own: the turn's own input, as its items are kept.
         sources: for each item the ids of the history's items that it was made of, and of nothing else; none for one
             that has to do with the turn's own input.
         pieces: the thread's, where `sources` are given.
     """
     writer = Writer()
-    writer.literal(head)
+    writer.literal(envelope.head)
     mine: dict[bytes, deque[int]] = {}
     for position, item in enumerate(own):
         mine.setdefault(orjson.dumps(item), deque()).append(position)
@@ -155,5 +167,5 @@ def written(
             writer.own(data, positions.popleft())
         else:
             writer.literal(data)
-    writer.literal(tail)
+    writer.literal(envelope.tail)
     return writer.body()

@@ -36,7 +36,7 @@ from app.trail import contents
 from app.trail.records import Actor
 from app.trail.users import UserKeys
 from app.turns.closing import NEVER_ASKED, Closing
-from app.turns.pieces import Piece, furthest, put_together
+from app.turns.pieces import Piece, put_together, referenced_pieces
 from app.turns.rows import (
     BranchRow,
     ExpiredRow,
@@ -646,7 +646,7 @@ class TurnStore:
         }
         for row in await self._database.fetch(*SQL.calls(**_at(project_id, turn_id))):
             call = CALLS_MADE.opened(project_id, row)
-            first, last = furthest(call["refs"])
+            first, last = referenced_pieces(call["refs"])
             pieces: dict[int, str | None] = {}
             if last:
                 sent = SQL.sent_pieces(**_of(project_id, call["thread_id"]), first=first, last=last)
