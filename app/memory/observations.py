@@ -42,7 +42,7 @@ LATEST_SHARE = 0.3
 SQL = statements_of(__file__)
 
 
-class LearntAt:
+class AccountObservations:
     """Observations at one account. They are separate, so that one project's endpoint does not affect another
     project."""
 
@@ -137,14 +137,14 @@ class ModelObservations(Background):
     def __init__(self, database: Database) -> None:
         super().__init__()
         self._database = database
-        self._at: dict[str, LearntAt] = {}
+        self._at: dict[str, AccountObservations] = {}
         self._news = asyncio.Event()
 
-    def at(self, binding: str) -> LearntAt:
+    def at(self, binding: str) -> AccountObservations:
         """Return the observations at an account."""
         found = self._at.get(binding)
         if found is None:
-            found = self._at[binding] = LearntAt(self._news)
+            found = self._at[binding] = AccountObservations(self._news)
             self._news.set()  # Others may have learnt something of it.
         return found
 

@@ -11,7 +11,7 @@ from app.http.bodies import json_response
 from app.http.errors import NotFound
 from app.http.pages import ListObject, list_object
 from app.http.services import services, serving
-from app.memory.observations import LearntAt, ModelObservations
+from app.memory.observations import AccountObservations, ModelObservations
 from app.projects.auth import Authenticated
 from app.projects.settings import ProjectSettings
 from app.provider.models import Family, Models
@@ -23,7 +23,7 @@ OWNER = "alibaba_cloud"
 Known = Annotated[Models, serving(Models)]
 
 
-async def _seen(request: Request, caller: Authenticated) -> LearntAt:
+async def _seen(request: Request, caller: Authenticated) -> AccountObservations:
     """Return the observations at the account that the project's requests go to first."""
     here = services(request)
     accounts = here[Accounts]
@@ -31,7 +31,7 @@ async def _seen(request: Request, caller: Authenticated) -> LearntAt:
     return here[ModelObservations].at(first.binding)
 
 
-Seen = Annotated[LearntAt, Depends(_seen)]
+Seen = Annotated[AccountObservations, Depends(_seen)]
 
 
 class ModelObject(TypedDict):
@@ -73,13 +73,13 @@ async def one(caller: Authenticated, models: Known, observations: Seen, model: s
     return json_response(_shown(model, settings, models, observations))
 
 
-def _shown(name: str, settings: ProjectSettings, models: Models, observations: LearntAt) -> ModelObject:
+def _shown(name: str, settings: ProjectSettings, models: Models, observations: AccountObservations) -> ModelObject:
     """A model under the name that the project has for it."""
     model = settings.resolved(name)
     return {**model_object(model, models.of(model), observations), "id": name}
 
 
-def model_object(name: str, family: Family, observations: LearntAt) -> ModelObject:
+def model_object(name: str, family: Family, observations: AccountObservations) -> ModelObject:
     return {
         "id": name,
         "object": "model",
