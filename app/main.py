@@ -49,9 +49,9 @@ from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
+from app.memory.compaction_cipher import CompactionCipher
 from app.memory.observations import ModelObservations
 from app.memory.reader import Reader
-from app.memory.sealed import Sealed
 from app.memory.service import Memory
 from app.memory.store import MemoryStore
 from app.openai_api import chat, contexts, conversations, responses
@@ -227,7 +227,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         return None
     cache = Cache(settings.redis_url, timeout_seconds=settings.redis_timeout_seconds)
     started.to_stop(cache.close)
-    seal, buckets, sealed = ValueMac(key), Buckets(key), Sealed(key)
+    mac, buckets, compaction_cipher = ValueMac(key), Buckets(key), CompactionCipher(key)
     replica = None if settings.database_read_url is None else configured.connect(settings, settings.database_read_url)
     reads = ReplicaReads(database, replica, key=key, lag_seconds=settings.database_read_lag_seconds)
     worker_id = new_uuid()
@@ -241,10 +241,10 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         UserKeys(database, buckets),
         ReadHorizon(_settling(settings, distributed=distributed)),
     )
-    live_ids = LiveIds(cache, seal, margin_seconds=settings.response_id_margin_seconds)
+    live_ids = LiveIds(cache, mac, margin_seconds=settings.response_id_margin_seconds)
     store = TurnStore(database, nodes, names, users, worker_id=worker_id, lease_seconds=settings.lease_seconds)
-    event_log = EventLog(cache, seal, keep_seconds=settings.event_log_seconds)
-    signals = CancelSignals(cache, seal)
+    event_log = EventLog(cache, mac, keep_seconds=settings.event_log_seconds)
+    signals = CancelSignals(cache, mac)
     cipher = ProjectCipher(database, masters(settings))
     content_keys = ContentKeys(database, cipher)
     await content_keys.keep_sealing()
@@ -293,7 +293,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
     started.to_stop(keys.stop)
     projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
-    turns = Turns(store, runner, replay, sealed, limits)
+    turns = Turns(store, runner, replay, compaction_cipher, limits)
     history = History(
         database,
         Forks(names, settings.fork_copies_turns),
@@ -317,7 +317,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models, live_ids, limits),
         OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits),
-        Contexts(memory, reader, accounts, compactions, sealed, turns),
+        Contexts(memory, reader, accounts, compactions, compaction_cipher, turns),
         ThreadLife(database, store, replay),
         Feedbacks(database, turns, store, horizon),
         Shares(database, turns, store, content_keys),

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
-from app.memory.sealed import Sealed
+from app.memory.compaction_cipher import CompactionCipher
 from tests.databases import migrate_now, new_database, query
 from tests.postgres_pair import run_sql
 from tests.projects import new_key
@@ -272,10 +272,12 @@ def test_a_secret_is_sealed_by_no_key_of_the_database(
 ) -> None:
     webhook = made(project, receiver.url, events=["thread.created"])
     project_id = UUID(project.get("/project").json()["id"].removeprefix("proj_"))
-    of_database = Sealed(run_sql(own_database_url, "SELECT key FROM cache_keys")[0]["key"], "secrets of webhooks")
+    of_database = CompactionCipher(
+        run_sql(own_database_url, "SELECT key FROM cache_keys")[0]["key"], "secrets of webhooks"
+    )
     mine = f"WHERE project_id = '{project_id}'"
     (row,) = run_sql(own_database_url, f"SELECT secret FROM webhooks {mine}")
-    assert of_database.opened(project_id, row["secret"]) is None
+    assert of_database.decrypt(project_id, row["secret"]) is None
     project.post("/threads", json={})
     eventually(lambda: len(receiver.came) == 1)
     headers, body = receiver.came[0]

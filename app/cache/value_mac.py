@@ -25,12 +25,12 @@ class ValueMac:
     def holds(self, mac: object, name: str, *parts: bytes) -> bool:
         return isinstance(mac, bytes) and hmac.compare_digest(mac, self.mac(name, *parts))
 
-    def sealed(self, name: str, value: bytes) -> bytes:
+    def signed(self, name: str, value: bytes) -> bytes:
         return self.mac(name, value) + value
 
-    def opened(self, name: str, sealed: object) -> bytes | None:
-        """The value that was sealed under this name; None if it was not."""
-        if not isinstance(sealed, bytes):
+    def verified(self, name: str, signed: object) -> bytes | None:
+        """Return the value that was signed under this name; None for anything else."""
+        if not isinstance(signed, bytes):
             return None
-        value = sealed[MAC_BYTES:]
-        return value if self.holds(sealed[:MAC_BYTES], name, value) else None
+        value = signed[MAC_BYTES:]
+        return value if self.holds(signed[:MAC_BYTES], name, value) else None

@@ -1,7 +1,7 @@
 """The live response id of each thread's latest turn, in Redis, for what is left of its seven days.
 
 An entry names the turn it belongs to, and what a turn's response id is never changes: an entry that
-is out of date names another turn than the parent, and counts as a miss. So does one whose seal
+is out of date names another turn than the parent, and counts as a miss. So does one whose MAC
 does not hold. Without Redis every read is a miss, and Postgres answers.
 """
 
@@ -43,9 +43,9 @@ class LiveId:
 
 
 class LiveIds:
-    def __init__(self, cache: Cache, seal: ValueMac, *, margin_seconds: float) -> None:
+    def __init__(self, cache: Cache, mac: ValueMac, *, margin_seconds: float) -> None:
         self._cache = cache
-        self._seal = seal
+        self._mac = mac
         self._margin_seconds = margin_seconds
 
     def ask(self, project_id: UUID, thread_id: UUID) -> "asyncio.Future[Any] | None":
@@ -65,7 +65,7 @@ class LiveIds:
         except (RedisError, OSError) as error:
             _say_away(error)
             return None
-        return None if value is None else _decode(self._seal.opened(key, value))
+        return None if value is None else _decode(self._mac.verified(key, value))
 
     async def put(self, project_id: UUID, thread_id: UUID, live: LiveId) -> None:
         """Keep an id for as long as it can be chained on; one past that is not kept."""
@@ -74,7 +74,7 @@ class LiveIds:
             await self.forget(project_id, thread_id)
             return
         key = _key(project_id, thread_id)
-        command = ("SET", key, self._seal.sealed(key, orjson.dumps(_fields(live))), "PX", int(left * 1000))
+        command = ("SET", key, self._mac.signed(key, orjson.dumps(_fields(live))), "PX", int(left * 1000))
         try:
             if self._cache.send(command) is None:
                 await self._cache.execute(command)
@@ -106,7 +106,7 @@ def _key(project_id: UUID, thread_id: UUID) -> str:
 
 
 def _decode(value: bytes | None) -> LiveId | None:
-    """A live id from an entry whose seal holds; entries of other releases may have other fields."""
+    """A live id from an entry whose MAC is right; entries of other releases may have other fields."""
     try:
         fields: dict[str, Any] = orjson.loads(value or b"")
         return LiveId(

@@ -29,8 +29,8 @@ from app.limits.room import check_count
 from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
 from app.memory.compaction import SUMMED, Compactions
+from app.memory.compaction_cipher import CompactionCipher
 from app.memory.reader import Reader
-from app.memory.sealed import Sealed
 from app.memory.store import MemoryStore
 from app.openai_api.schemas import conversation_of, previous_uuid
 from app.openai_api.service import shown_item
@@ -97,14 +97,14 @@ class Contexts:
         reader: Reader,
         accounts: Accounts,
         compactions: Compactions,
-        sealed: Sealed,
+        cipher: CompactionCipher,
         turns: Turns,
     ) -> None:
         self._store = store
         self._reader = reader
         self._accounts = accounts
         self._compactions = compactions
-        self._sealed = sealed
+        self._cipher = cipher
         self._turns = turns
 
     async def compact(self, caller: Caller, sent: CompactCreate, model: str, admission: Admission) -> CompactedResponse:
@@ -139,7 +139,7 @@ class Contexts:
         made = {
             "type": "compaction",
             "id": ids.compaction_id(ids.new_uuid()),
-            "encrypted_content": self._sealed.closed(caller.project_id, said),
+            "encrypted_content": self._cipher.encrypt(caller.project_id, said),
         }
         details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
         return {
@@ -176,7 +176,7 @@ class Contexts:
                     f"'{item['where']}': references to items are not taken here. Send the item itself.",
                     param=item["where"],
                 )
-        return self._turns.opened(caller, items)
+        return self._turns.with_opened_compactions(caller, items)
 
     async def _of(self, caller: Caller, previous: str | None) -> tuple[Sequence[Item], Sequence[Item]]:
         """Return the items that a response continues from, with its own, and those of its own turn alone."""

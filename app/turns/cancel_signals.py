@@ -20,13 +20,13 @@ CHANNEL = "everthread:cancel"
 class CancelSignals:
     """Tells every worker that a turn is to be stopped."""
 
-    def __init__(self, cache: Cache, seal: ValueMac) -> None:
+    def __init__(self, cache: Cache, mac: ValueMac) -> None:
         self._cache = cache
-        self._seal = seal
+        self._mac = mac
 
     async def send(self, turn_ids: Sequence[UUID]) -> None:
         for turn_id in turn_ids:
-            message = self._seal.sealed(CHANNEL, turn_id.bytes)
+            message = self._mac.signed(CHANNEL, turn_id.bytes)
             try:
                 await self._cache.execute(("PUBLISH", CHANNEL, message))
             except (RedisError, OSError) as error:
@@ -35,5 +35,5 @@ class CancelSignals:
 
     def received(self, message: object) -> UUID | None:
         """The turn that a message names; None if no worker of this database has sent it."""
-        opened = self._seal.opened(CHANNEL, message)
+        opened = self._mac.verified(CHANNEL, message)
         return UUID(bytes=opened) if opened is not None and len(opened) == 16 else None

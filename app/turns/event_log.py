@@ -29,9 +29,9 @@ class LogBroken(Exception):
 
 
 class EventLog:
-    def __init__(self, cache: Cache, seal: ValueMac, *, keep_seconds: int) -> None:
+    def __init__(self, cache: Cache, mac: ValueMac, *, keep_seconds: int) -> None:
         self._cache = cache
-        self._seal = seal
+        self._mac = mac
         self._keep_seconds = keep_seconds
 
     async def append(
@@ -44,7 +44,7 @@ class EventLog:
         """
         key = _key(project_id, turn_id)
         number, data, end = b"%d" % first, _sealed(sealer, project_id, turn_id, first, frames), b"1" if last else b"0"
-        mac = self._seal.mac(key, number, data, end)
+        mac = self._mac.mac(key, number, data, end)
         entry = ("XADD", key, "*", "n", number, "d", data, "end", end, "mac", mac)
         try:
             await self._cache.execute(entry, ("EXPIRE", key, self._keep_seconds))
@@ -105,7 +105,7 @@ class EventLog:
             for entry_id, fields in entries:
                 position = entry_id
                 number, data, end = (fields.get(name, b"") for name in (b"n", b"d", b"end"))
-                if not self._seal.holds(fields.get(b"mac"), key, number, data, end):
+                if not self._mac.holds(fields.get(b"mac"), key, number, data, end):
                     log.warning("an entry of an event log is none of ours and is passed over")
                     continue
                 first = int(number)

@@ -16,7 +16,7 @@ from app.items.stored import Row, StoredItem, kept_row
 from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.limits.room import check_room
 from app.limits.service import RateLimits
-from app.memory.sealed import Sealed
+from app.memory.compaction_cipher import CompactionCipher
 from app.memory.store import as_message
 from app.projects.auth import Caller
 from app.threads.address import Address, New
@@ -32,9 +32,11 @@ from app.turns.store import TurnStore
 
 
 class Turns:
-    def __init__(self, store: TurnStore, runner: Runner, replay: Replay, sealed: Sealed, limits: RateLimits) -> None:
+    def __init__(
+        self, store: TurnStore, runner: Runner, replay: Replay, cipher: CompactionCipher, limits: RateLimits
+    ) -> None:
         self._limits = limits
-        self._sealed = sealed
+        self._cipher = cipher
         self._replay = replay
         self._store = store
         self._runner = runner
@@ -89,7 +91,7 @@ class Turns:
             BadRequest: an item is unknown, or nothing is left to be sent.
         """
         if request.compactions:
-            request = replace(request, items=with_facts(self.opened(caller, request.input)))
+            request = replace(request, items=with_facts(self.with_opened_compactions(caller, request.input)))
             check_items(request.items, request.model, request.family)
         if not request.references:
             return request
@@ -113,16 +115,16 @@ class Turns:
         check_items(resolved, request.model, request.family)
         return replace(request, items=resolved)
 
-    def opened(self, caller: Caller, items: Sequence[Item]) -> list[Item]:
-        """Items whose compactions are what the model is given of them.
+    def with_opened_compactions(self, caller: Caller, items: Sequence[Item]) -> list[Item]:
+        """Return items with each compaction replaced by its text as the model reads it.
 
         Raises:
-            BadRequest: one was made for somebody else, or by nobody here.
+            BadRequest: one was not made by this service for this project.
         """
         return [self._opened(caller, item) if item.get("type") == COMPACTION else item for item in items]
 
     def _opened(self, caller: Caller, item: Item) -> Item:
-        text = self._sealed.opened(caller.project_id, item["encrypted_content"])
+        text = self._cipher.decrypt(caller.project_id, item["encrypted_content"])
         if text is None:
             raise BadRequest(
                 f"'{item['where']}.encrypted_content' was not made here for this project. Send the items themselves.",
