@@ -84,10 +84,8 @@ from app.sealing.project_cipher import ProjectCipher
 from app.search import routes as search_routes
 from app.search.service import Search
 from app.settings import Connected, OTelSettings, Settings, environment
-from app.telemetry import asked as telemetry
-from app.telemetry import metrics
+from app.telemetry import metrics, spans
 from app.telemetry.logs import configure
-from app.telemetry.spans import tracer
 from app.threads import routes as threads_routes
 from app.threads.names import Names
 from app.threads.service import Threads
@@ -138,7 +136,7 @@ def create_app() -> FastAPI:
     settings = Connected()
     configure(settings.log_level)
     app = build(settings)
-    telemetry.start(app, OTelSettings())
+    spans.start(app, OTelSettings())
     return app
 
 
@@ -219,7 +217,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _start(app: FastAPI, started: Started) -> Runner | None:
     """Build the parts in the order in which they need each other. Each is stopped before those that it needs."""
     settings: Connected = app.state.services[Connected]
-    started.to_stop(partial(asyncio.to_thread, tracer().close))
+    started.to_stop(partial(asyncio.to_thread, spans.tracer.close))
     database = configured.connect(settings, settings.database_url)
     started.to_stop(database.close)
     key = await _database_key(database)

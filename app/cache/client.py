@@ -16,7 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.cache.connect import Client, connect
 from app.cache.line import ClusterLine, Command, Line
-from app.telemetry.spans import tracer
+from app.telemetry import spans
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Cache:
         Raises:
             RedisError, OSError: Redis is unavailable, too slow, or refuses.
         """
-        with tracer().span("redis", SYSTEM, asks=True):
+        with spans.tracer.span("redis", SYSTEM, asks=True):
             return await self._watched(lambda: command(self._client))
 
     def pubsub(self) -> Any:
@@ -132,9 +132,9 @@ class Cache:
 
     def _queued(self, commands: Sequence[Command]) -> "asyncio.Future[Any]":
         answer: asyncio.Future[Any] = self._loop.create_future()
-        if tracer().active:
+        if spans.tracer.active:
             name = str(commands[-1][0])
-            tracer().until_done(name, {**SYSTEM, "db.operation.name": name}, answer)
+            spans.tracer.until_done(name, {**SYSTEM, "db.operation.name": name}, answer)
         self._unsent.append((commands, answer))
         return answer
 

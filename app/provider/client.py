@@ -21,7 +21,7 @@ from app.provider import failure
 from app.provider.failure import Failure
 from app.provider.permit import Permit
 from app.provider.secret import Secret
-from app.telemetry.spans import tracer
+from app.telemetry import spans
 
 log = structlog.get_logger()
 
@@ -139,7 +139,7 @@ class Provider:
         permit.check()
         try:
             async with self._session.post(
-                self._base_url + path, data=body, headers={**headers, **tracer().headers()}, allow_redirects=False
+                self._base_url + path, data=body, headers={**headers, **spans.tracer.headers()}, allow_redirects=False
             ) as answer:
                 content = self._secret.hidden(await self._whole(answer))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -156,7 +156,7 @@ class Provider:
             request = self._session.post(
                 self._base_url + path,
                 data=body,
-                headers={**headers, **tracer().headers()},
+                headers={**headers, **spans.tracer.headers()},
                 timeout=self._streamed,
                 allow_redirects=False,
             )

@@ -2,8 +2,13 @@
 
 from asyncio import Future
 from collections.abc import Mapping
+from importlib import import_module
 from types import TracebackType
 from typing import Any
+
+from fastapi import FastAPI
+
+from app.settings import OTelSettings, environment, export
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -66,15 +71,17 @@ class Tracer:
 
 NOBODYS = Span()
 
-_tracer = Tracer()
+tracer = Tracer()
+"""The tracer of this process."""
 
 
-def tracer() -> Tracer:
-    """The tracer of this process."""
-    return _tracer
-
-
-def use(tracer: Tracer) -> None:
-    """Make the spans of this process from now on with another tracer."""
-    global _tracer
-    _tracer = tracer
+def start(app: FastAPI, settings: OTelSettings) -> None:
+    """Trace an app, if OpenTelemetry's variables ask for it. None of its modules is loaded otherwise."""
+    global tracer
+    if not (settings.traces or settings.metrics):
+        return
+    # The names of the conventions that are stable, unless somebody has asked for the ones before.
+    if "OTEL_SEMCONV_STABILITY_OPT_IN" not in environment():
+        export(OTEL_SEMCONV_STABILITY_OPT_IN="http,database")
+    otel = import_module("app.telemetry.otel")
+    tracer = otel.OTel(app, traces=settings.traces, metrics_too=settings.metrics)

@@ -13,7 +13,7 @@ from app.items.unreadable import ContentUnreadable
 from app.items.weights import added
 from app.provider import failure, structured
 from app.provider.client import ProviderError
-from app.telemetry.spans import tracer
+from app.telemetry import spans
 from app.turns.calling import Calls
 from app.turns.closer import Closer
 from app.turns.collaborators import Collaborators
@@ -41,7 +41,7 @@ class TurnExecution:
             asked: the question for the thread's live id, if it is on its way already.
         """
         turn = running.turn
-        with tracer().span(
+        with spans.tracer.span(
             "turn", {"everthread.turn": ids.turn_id(turn.id), "everthread.thread": ids.thread_id(turn.thread_id)}
         ) as span:
             try:

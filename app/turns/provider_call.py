@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from app.items.shapes import fields_of
 from app.items.weights import count
-from app.telemetry import metrics
-from app.telemetry.spans import NOBODYS, Span, tracer
+from app.telemetry import metrics, spans
+from app.telemetry.spans import NOBODYS, Span
 
 PROVIDER_NAME = "alibaba_cloud"
 """OpenTelemetry's semantic conventions have no name for it yet."""
@@ -26,7 +26,7 @@ class ProviderCall:
         self._began = time.monotonic()
         self._attributes: dict[str, str | int | float | bool] = {}
         self._span: Span = NOBODYS
-        if not tracer().active:
+        if not spans.tracer.active:
             return
         place = urlsplit(url)
         self._attributes = {
@@ -37,7 +37,7 @@ class ProviderCall:
             "server.port": place.port or (443 if place.scheme == "https" else 80),
         }
         begun = {**self._attributes, "gen_ai.conversation.id": conversation, "gen_ai.request.stream": stream}
-        self._span = tracer().span(f"chat {model}", begun, asks=True)
+        self._span = spans.tracer.span(f"chat {model}", begun, asks=True)
 
     def __enter__(self) -> "ProviderCall":
         self._span.__enter__()
@@ -53,7 +53,7 @@ class ProviderCall:
         if self._outcome != "answered":
             self._attributes["error.type"] = self._outcome
             self._span.fail(self._outcome)
-        tracer().provider_call(seconds, self._first_token, self._attributes)
+        spans.tracer.provider_call(seconds, self._first_token, self._attributes)
         self._span.__exit__(None, None, None)  # What it failed of has been said, without its message.
 
     def speaks(self, since_request: float) -> None:
@@ -68,7 +68,7 @@ class ProviderCall:
         counted = _tokens(response.get("usage"))
         for kind, number in counted.items():
             metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
-        if not tracer().active:
+        if not spans.tracer.active:
             return
         self._span.add(
             {
@@ -81,7 +81,7 @@ class ProviderCall:
         )
         if isinstance(named := response.get("model"), str):
             self._span.add({"gen_ai.response.model": named})
-        tracer().tokens({"input": counted["input"], "output": counted["output"]}, self._attributes)
+        spans.tracer.tokens({"input": counted["input"], "output": counted["output"]}, self._attributes)
 
     def failed(self, kind: str) -> None:
         """Args: kind: what the failure means, see `provider.failure.Kind`."""
