@@ -42,7 +42,7 @@ class Calls:
                 return await self._call(running, attempt)
             except ProviderError as error:
                 found = error.failure
-                if running.relay.spoken:
+                if running.relay.has_output:
                     raise  # A part of the answer is with the client.
                 other = await self._decisions.after_refusal(running, attempt, found, with_less=with_less)
                 if other is not None:

@@ -95,7 +95,7 @@ class Finish:
             return
         shown = response_object(turn, kept.shown(response))
         running.outcome = replace(running.outcome, response=shown)
-        running.relay.say_last(shown, to_all=True)
+        running.relay.publish_end(shown, to_all=True)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if live and request.stored:
             entry = LiveId(turn.id, response["id"], attempt.target.binding, request.model, ends, own, answer.open_calls)
@@ -135,10 +135,10 @@ class Finish:
         shown = response_object(running.turn, kept.shown(relay.opening))
         if kept.status == "failed":
             running.outcome = replace(running.outcome, error=refused)
-            relay.say_last(with_status(shown, refused), to_all=False)
+            relay.publish_end(with_status(shown, refused), to_all=False)
         else:
             running.outcome = replace(running.outcome, response=shown)
-            relay.say_last(shown, to_all=True)
+            relay.publish_end(shown, to_all=True)
         await running.recorder.end()
 
     async def refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
@@ -152,14 +152,14 @@ class Finish:
             return
         running.outcome = replace(running.outcome, error=error)
         shown = response_object(running.turn, kept.shown(relay.opening))
-        relay.say_last(with_status(shown, error), to_all=False)
+        relay.publish_end(with_status(shown, error), to_all=False)
         await running.recorder.end()
 
     async def leave(self, running: Running, error: ServiceStopping) -> None:
         """Leave a turn that Postgres has not taken before the end of the process: its closing is on disk."""
         running.outcome = replace(running.outcome, error=error)
         await running.recorder.leave()
-        running.relay.say_gone(error)
+        running.relay.publish_error(error)
 
     async def close(self, running: Running, closing: Closing) -> Closing | None:
         """Close the turn, if anything of it is kept.
@@ -196,7 +196,7 @@ class Finish:
         if not await running.recorder.abandon(lambda: self._store.exists(turn.project_id, turn.id)):
             why = deleted()
             running.outcome = replace(running.outcome, error=why)
-        running.relay.say_gone(why)
+        running.relay.publish_error(why)
 
     def _tell_unlisted(self, model: str) -> None:
         """Say of a model, once, that nothing is known of it. It has answered: its name is no client's invention."""

@@ -56,7 +56,7 @@ class ProviderCall:
         spans.tracer.provider_call(seconds, self._first_token, self._attributes)
         self._span.__exit__(None, None, None)  # What it failed of has been said, without its message.
 
-    def speaks(self, since_request: float) -> None:
+    def first_output(self, since_request: float) -> None:
         """Its first text has come, so many seconds after the client's request."""
         self._first_token = time.monotonic() - self._began
         model = metrics.model(self._model, answers=True)

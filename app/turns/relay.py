@@ -43,7 +43,7 @@ class Relay:
         self._as_summary = fields_of(turn.request.params.get("reasoning")).get("summary") is not None
         self._summarised: set[str] = set()
         """The reasoning items of which something has been told."""
-        self.spoken = False
+        self.has_output = False
         """Something of an answer has been passed on: more than that it begins."""
 
     @property
@@ -65,7 +65,7 @@ class Relay:
             return answer
         raise ProviderError(failure.broken("the stream ended before its last event"))
 
-    def say_last(self, response: dict[str, Any], *, to_all: bool) -> None:
+    def publish_end(self, response: dict[str, Any], *, to_all: bool) -> None:
         """Tell the listeners of the end. The turn is in Postgres by now.
 
         Args:
@@ -76,7 +76,7 @@ class Relay:
             self.recorder.events.publish([own_frame(kind, fields, len(self.recorder.events))])
         self.end()
 
-    def say_gone(self, why: APIError) -> None:
+    def publish_error(self, why: APIError) -> None:
         """Tell the listeners that there will be no end, and why."""
         if self._turn.request.streamed and self.begun:
             self.recorder.events.publish([gone_frame(why, len(self.recorder.events))])
@@ -128,7 +128,7 @@ class Relay:
                 if type_ in summaries.THOUGHTS and self._as_summary:
                     for kind, fields in summaries.summary_events(type_, event, self._summarised):
                         frames.append(own_frame(kind, fields, first + len(frames)))
-                    self.spoken = True
+                    self.has_output = True
                     continue
                 sent = self._passed_on(call, type_, event, raw, first + len(frames), repaired=repaired)
                 if sent is not None:
@@ -153,10 +153,10 @@ class Relay:
             event["response"] = response_object(self._turn, event["response"])
             repaired = True
         else:
-            self.spoken = True
+            self.has_output = True
             if type_ == DELTA:
                 if not self.recorder.pace.chars:
-                    call.speaks(self.recorder.seconds())
+                    call.first_output(self.recorder.seconds())
                 self.recorder.pace.add(event.get("delta"))
                 repaired = _without_nulls(event) or repaired
             elif type_.startswith("response.reasoning_"):

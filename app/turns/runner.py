@@ -172,7 +172,7 @@ class Runner:
                 "The service failed on this turn. Read the turn to see what was kept of it.", code="internal_error"
             )
             running.outcome = replace(outcome, error=failed)
-            running.relay.say_gone(failed)
+            running.relay.publish_error(failed)
         running.relay.end()
         if not running.ended.done():
             running.ended.set_result(None)
