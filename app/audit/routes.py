@@ -14,8 +14,8 @@ from app.http.describing import AS_LINES
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Auditing
+from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
-from app.projects.held import Export
 from app.threads.address import Audited, at
 from app.trail.records import Action, RecordObject
 

@@ -20,8 +20,8 @@ from app.http.services import services, serving
 from app.limits.room import FOR_ITEMS, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
+from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
-from app.projects.held import Export
 from app.projects.user_tokens import for_users
 from app.threads.address import Addressed, at
 from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObject, ThreadsBulk

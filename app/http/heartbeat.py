@@ -75,7 +75,7 @@ class Heartbeats:
         self._timer = self._loop.call_later(self._seconds - silent, self._look)
 
 
-class Awaited(Response):
+class AwaitedStream(Response):
     """A stream whose first event is still being waited for.
 
     The first heartbeat sends the status 200. An error before it is raised, and gets its own status; an error after it
@@ -105,7 +105,7 @@ class Awaited(Response):
         """Return the headers that are known when the first heartbeat is sent."""
         return {}
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         """Return the end of a stream that has had nothing but heartbeats."""
         raise NotImplementedError
 
@@ -134,7 +134,7 @@ class Awaited(Response):
             if not self.committed:
                 raise
             metrics.of(metrics.REFUSED_REQUESTS, str(error.status), error.meaning).inc()
-            last = self.last_words(error)
+            last = self.closing_bytes(error)
         except ClientDisconnect:
             if not self.committed:
                 raise

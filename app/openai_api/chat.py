@@ -17,7 +17,7 @@ from app.accounts.pool import Accounts, ProviderAccount
 from app.http.bodies import JSON_TYPE, ListOf, checked, json_object
 from app.http.describing import AS_EVENTS, EVENTS, HEARTBEAT, OF_A_MODEL, request_body
 from app.http.errors import APIError
-from app.http.heartbeat import UNBUFFERED, Awaited, heartbeat_seconds
+from app.http.heartbeat import UNBUFFERED, AwaitedStream, heartbeat_seconds
 from app.http.services import services, serving
 from app.items.shapes import fields_of
 from app.items.weights import BYTES_PER_TOKEN
@@ -26,8 +26,8 @@ from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
 from app.limits.spent import of_chat
 from app.projects.auth import Authenticated
+from app.projects.authorized_stream import AuthorizedStream
 from app.projects.credential_watch import Listener, listening
-from app.projects.held import HeldResponse
 from app.provider.client import ProviderError
 from app.provider.error_table import tool_names
 from app.provider.events import RawEvent, SSEDecoder
@@ -166,7 +166,7 @@ def _ask_for_usage(body: dict[str, Any]) -> None:
         body["stream_options"] = {**(options or {}), "include_usage": True}
 
 
-class _AwaitedChat(Awaited):
+class _AwaitedChat(AwaitedStream):
     """A streamed answer until the provider has begun it."""
 
     ends_with_client = True
@@ -208,11 +208,11 @@ class _AwaitedChat(Awaited):
             if not streaming:
                 spending.end()
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         return _error_chunk(error)
 
 
-class ChatStream(HeldResponse):
+class ChatStream(AuthorizedStream):
     """A streamed answer. It is charged for when it ends, whoever ends it.
 
     If its credential is revoked, it ends with an error in the shape of Chat Completions.
@@ -224,7 +224,7 @@ class ChatStream(HeldResponse):
         )
         self._spending = spending
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         return _error_chunk(error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

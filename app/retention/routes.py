@@ -12,8 +12,8 @@ from app.http.pages import ListObject
 from app.http.services import serving
 from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Authenticated, KeyRing
+from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
-from app.projects.held import Export
 from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
 

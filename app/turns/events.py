@@ -9,8 +9,8 @@ import orjson
 
 from app.http.errors import APIError
 from app.http.heartbeat import UNBUFFERED
+from app.projects.authorized_stream import AuthorizedStream
 from app.projects.credential_watch import Listener
-from app.projects.held import HeldResponse
 
 _IDS = re.compile(rb"^id: ([0-9.;]+)$", re.MULTILINE)
 
@@ -64,7 +64,7 @@ class Events:
                 future.set_result(None)
 
 
-class EventStream(HeldResponse):
+class EventStream(AuthorizedStream):
     """Server-sent events. A client that disconnects ends only its own stream.
 
     A stream whose credential has ended closes with an event `error`, which tells where to resume.
@@ -98,7 +98,7 @@ class EventStream(HeldResponse):
         if chunk.startswith(b"id: "):
             self._last = chunk
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         ids = _IDS.findall(self._last)
         return ended_frame(error, ids[-1].decode() if ids else None, self._resumed_by)
 

@@ -16,7 +16,7 @@ from starlette.requests import HTTPConnection
 from app.db import ids
 from app.http.bodies import json_response
 from app.http.errors import APIError, BadRequest
-from app.http.heartbeat import Awaited, heartbeat_seconds
+from app.http.heartbeat import AwaitedStream, heartbeat_seconds
 from app.http.services import services
 from app.projects.auth import Caller
 from app.projects.credential_watch import listening
@@ -157,7 +157,7 @@ async def answer(
     return turn if asked.stream else await turn.opened()
 
 
-class _AwaitedTurn(Awaited):
+class _AwaitedTurn(AwaitedStream):
     """A turn until its first event, or until its end where it is not streamed."""
 
     def __init__(
@@ -188,7 +188,7 @@ class _AwaitedTurn(Awaited):
         running = self._client.running
         return {} if running is None else opened_headers(running)
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         """Return the events of a turn that has failed, with the HTTP status in its error; else an event `error`."""
         running = self._client.running
         if running is None or running.outcome.error is not error or isinstance(error, TurnGone):

@@ -15,12 +15,12 @@ from app.http.heartbeat import COMMENT, Heartbeats, watch
 from app.process.stopping import begun
 from app.projects.credential_watch import Listener
 
-LAST_WORDS_SECONDS = 2.0
+CLOSING_SECONDS = 2.0
 """The longest time that a client that does not read delays the end of its stream."""
 
 
-class HeldResponse(Response):
-    """A streamed body that ends, with a last word about why, when its listener does."""
+class AuthorizedStream(Response):
+    """A streamed body that ends, with closing bytes that tell why, when its listener does."""
 
     charset = "utf-8"
 
@@ -52,7 +52,7 @@ class HeldResponse(Response):
         self.init_headers(headers)
         self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         """Return what a client reads at the end of a body that was cut off."""
         raise NotImplementedError
 
@@ -95,7 +95,7 @@ class HeldResponse(Response):
             if self._listener.end is not None and not await self._cut_off(send):
                 return
         except asyncio.CancelledError:
-            # uvicorn cancels a request once, when the process ends: its task ends with these words.
+            # uvicorn cancels a request once, when the process ends: its task ends with these bytes.
             if not begun.is_set() or not await self._end(send, ServiceStopping()):
                 raise
         finally:
@@ -106,27 +106,27 @@ class HeldResponse(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _cut_off(self, send: Send) -> bool:
-        """End a body whose credential has ended. False if the client does not read the last words."""
+        """End a body whose credential has ended. False if the client does not read the closing bytes."""
         if self._on_left is not None:
             self._on_left()
         return await self._end(send, self._listener.error())
 
     async def _end(self, send: Send, error: APIError) -> bool:
-        """Send the last words. False if the client does not read them: its connection is closed as it is."""
+        """Send the closing bytes. False if the client does not read them: its connection is closed as it is."""
         try:
-            async with asyncio.timeout(LAST_WORDS_SECONDS):
-                last = self.last_words(error)
+            async with asyncio.timeout(CLOSING_SECONDS):
+                last = self.closing_bytes(error)
                 await send({"type": "http.response.body", "body": last, "more_body": True})
         except TimeoutError:
             return False
         return True
 
 
-class Export(HeldResponse):
+class Export(AuthorizedStream):
     """Lines of JSON. The last line of an export that was cut off is an object `error`."""
 
     def __init__(self, lines: AsyncIterator[bytes], listener: Listener) -> None:
         super().__init__(lines, listener, media_type=NDJSON, ends_with_client=True)
 
-    def last_words(self, error: APIError) -> bytes:
+    def closing_bytes(self, error: APIError) -> bytes:
         return orjson.dumps({"object": "error", **error.body()}) + b"\n"
