@@ -39,7 +39,7 @@ class Step(IntEnum):
         return {Step.NEWEST_HALF: 0.5, Step.NEWEST_QUARTER: 0.25, Step.LEFT_OUT: 0.0}.get(self, 1.0)
 
     @property
-    def says(self) -> str:
+    def label(self) -> str:
         """The step's name in headers, metrics and the API."""
         return self.name.lower()
 
@@ -47,7 +47,7 @@ class Step(IntEnum):
 LAST_IN_WORDS = Step.WORDS_ONLY
 """Last step that leaves nothing of the conversation out."""
 
-_BY_NAME = {step.says: step for step in Step if step is not Step.WHOLE}
+_BY_NAME = {step.label: step for step in Step if step is not Step.WHOLE}
 
 
 class ReducedObject(TypedDict):
@@ -77,7 +77,7 @@ class Reduction:
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON."""
         return {
-            "step": self.step.says,
+            "step": self.step.label,
             "through": self.through,
             "target": self.target,
             "code": self.code,
@@ -98,7 +98,7 @@ class Reduction:
     def shown(self) -> ReducedObject:
         """Return it as clients see it."""
         return {
-            "history": self.step.says,
+            "history": self.step.label,
             "through": ids.turn_id(UUID(self.through)),
             "code": self.code,
             "refused_turns": [ids.turn_id(UUID(turn)) for turn in self.refused],

@@ -295,8 +295,8 @@ class Decisions:
                 continue  # The same would be refused again.
             changed = _changed(attempt, rebuilt)
             rebuilt = replace(rebuilt, reduction=replace(rebuilt.reduction, refused=first_and_last(changed)))
-            log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.says, code=found.code)
-            metrics.of(metrics.REDUCED_HISTORIES, step.says).inc()
+            log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.label, code=found.code)
+            metrics.of(metrics.REDUCED_HISTORIES, step.label).inc()
             return _with_history(turn, attempt, rebuilt)
         if last is Step.LEFT_OUT and (sent := _sent_turns(rebuilt)):
             raise ProviderError(failure.with_kept(found, [ids.turn_id(turn) for turn in sent]))

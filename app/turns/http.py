@@ -87,7 +87,7 @@ def turn_headers(running: Running) -> dict[str, str]:
         headers["Everthread-Model"] = quote(turn.request.model)
     adjusted = dict(family.adjusted(turn.request.params))
     if context.reduced is not None:
-        adjusted["history"] = context.reduced.step.says
+        adjusted["history"] = context.reduced.step.label
     if context.images_in_words:
         adjusted["history.images_in_words"] = context.images_in_words
     if context.reasoning_left_out:
