@@ -17,7 +17,7 @@ import httpx2
 import psutil
 import pytest
 
-from app.process.killable import GivenUp, Killable
+from app.process.killable import Killable, LimitExceeded
 from app.settings import environment
 from tests.projects import Project
 from tests.service import Emulator, Service, eventually
@@ -248,9 +248,9 @@ def test_a_service_that_is_told_to_stop_during_a_check_keeps_the_answer_and_ends
 async def test_a_task_is_killed_and_the_next_one_is_done_by_another_process() -> None:
     killable, project = Killable(environment()), uuid4()
     for _ in range(2):
-        with pytest.raises(GivenUp):
+        with pytest.raises(LimitExceeded):
             await killable.run(project, "time:sleep_for_ever")
-        with pytest.raises(GivenUp):
+        with pytest.raises(LimitExceeded):
             await killable.run(project, "app.provider.json_schema:check", doubled(40), "{}")
         assert await killable.run(project, "app.provider.json_schema:check", {}, "{}") == [None, None]
     await killable.stop()

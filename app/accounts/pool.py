@@ -89,7 +89,7 @@ class ProviderAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class _There:
+class _ProjectAccounts:
     """The accounts of one project."""
 
     has_own: bool
@@ -120,7 +120,7 @@ class Accounts:
         self._has_key = has_key
         self._connect = connect
         self._inside = inside
-        self._known: RefreshingCache[UUID, _There] = RefreshingCache(
+        self._known: RefreshingCache[UUID, _ProjectAccounts] = RefreshingCache(
             "accounts", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS
         )
         self._by_id: dict[UUID, tuple[tuple[Any, ...], ProviderAccount]] = {}
@@ -132,17 +132,17 @@ class Accounts:
         Raises:
             DatabaseUnavailable: Postgres is unreachable and the accounts are not cached.
         """
-        there = await self._there(project_id)
+        there = await self._of_project(project_id)
         if there.has_own:
             return [each for each in there.usable if each.of_project]
         shared = there.usable
         return [self.of_settings, *shared] if self._has_key or not shared else shared
 
-    async def found(self, project_id: UUID, id_: UUID) -> ProviderAccount | None:
+    async def get(self, project_id: UUID, id_: UUID) -> ProviderAccount | None:
         """Return an account of the project or a shared one by its id; None if it is not usable."""
-        return next((each for each in (await self._there(project_id)).usable if each.id == id_), None)
+        return next((each for each in (await self._of_project(project_id)).usable if each.id == id_), None)
 
-    async def at(self, project_id: UUID, binding: str) -> ProviderAccount | None:
+    async def by_binding(self, project_id: UUID, binding: str) -> ProviderAccount | None:
         """Return the account of a project that issued response ids with this binding."""
         return next((each for each in await self.of(project_id) if each.binding == binding), None)
 
@@ -174,19 +174,19 @@ class Accounts:
         for provider in [*(each.provider for _, each in self._by_id.values()), *(each for _, each in self._left_open)]:
             await provider.close()
 
-    async def _there(self, project_id: UUID) -> _There:
+    async def _of_project(self, project_id: UUID) -> _ProjectAccounts:
         found = await self._known.get(project_id, lambda: self._looked_up(project_id))
         assert found is not None
         return found
 
-    async def _looked_up(self, project_id: UUID) -> _There:
+    async def _looked_up(self, project_id: UUID) -> _ProjectAccounts:
         rows = await self._database.fetch(*SQL.usable(project_id=project_id))
         usable = [account for row in rows if (account := await self._opened(row)) is not None]
-        there = _There(any(not row["shared"] for row in rows), usable)
+        there = _ProjectAccounts(any(not row["shared"] for row in rows), usable)
         await self._close_unused(there)
         return there
 
-    async def _close_unused(self, there: _There) -> None:
+    async def _close_unused(self, there: _ProjectAccounts) -> None:
         """Close the connections of removed accounts once no turn can use them any more."""
         now = time.monotonic()
         used = {each.id for known in (*self._known.values(), there) for each in known.usable}
@@ -257,7 +257,7 @@ def choose(
     return serving[0] if serving and not tried else None
 
 
-def goes_on_elsewhere(found: Failure) -> bool:
+def fails_over(found: Failure) -> bool:
     """Return True if the turn fails over to the next account: throttling, outage, refused account, missing model."""
     return found.kind in (*failure.RETRIED, Kind.CREDENTIALS) or found.code in PASSED_ON
 

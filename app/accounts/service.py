@@ -133,7 +133,7 @@ class ProjectAccounts:
         async with self._database.session() as session:
             row = await self._row(session, project_id, account_id)
         self._accounts.forget()
-        account = await self._accounts.found(project_id, row.id)
+        account = await self._accounts.get(project_id, row.id)
         if account is None:
             raise Conflict(
                 "This account is not used: it is disabled, its key cannot be opened with this master key, or its URL "
@@ -186,7 +186,7 @@ class ProjectAccounts:
         return row
 
     async def _state(self, row: Account) -> State | None:
-        account = await self._accounts.found(row.project_id, row.id)
+        account = await self._accounts.get(row.project_id, row.id)
         return None if account is None or not account.breakers else account.state(time.monotonic())
 
 

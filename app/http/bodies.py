@@ -37,7 +37,7 @@ class Body(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _has_few(cls, value: Any) -> Any:
-        return few_fields(value)
+        return check_field_count(value)
 
 
 def examples(*bodies: dict[str, Any], **schema: Any) -> ConfigDict:
@@ -55,7 +55,7 @@ class Changes(Body):
         return self
 
 
-def few_fields(value: Any) -> Any:
+def check_field_count(value: Any) -> Any:
     """Return the value. Raises ValueError for an object of too many fields: an error about each is expensive."""
     if isinstance(value, dict) and len(value) > MOST_FIELDS:
         raise ValueError(f"has more than {MOST_FIELDS} fields")

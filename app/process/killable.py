@@ -43,7 +43,7 @@ KEPT_VARIABLES = ("PATH", "PYTHONPATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TM
 """Environment of the processes. Keys and addresses are not part of it."""
 
 
-class GivenUp(Exception):
+class LimitExceeded(Exception):
     """A task was not finished within its limits. Its text says why."""
 
 
@@ -65,18 +65,18 @@ class Killable:
             function: its module, a colon, its name. It is imported where it runs, and not in this process.
 
         Raises:
-            GivenUp: it took too much time or memory, it failed, or there was no room for it.
+            LimitExceeded: it took too much time or memory, it failed, or there was no room for it.
         """
         task = orjson.dumps([*function.split(":"), arguments])
         if len(task) > LARGEST:
-            raise GivenUp(f"it is larger than {LARGEST} bytes")
+            raise LimitExceeded(f"it is larger than {LARGEST} bytes")
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         try:
             async with asyncio.timeout(WAIT_SECONDS) as patience, lock, self._room:
                 patience.reschedule(None)
                 return await self._done(task)
         except TimeoutError:
-            raise GivenUp("other checks of the service took too long") from None
+            raise LimitExceeded("other checks of the service took too long") from None
 
     async def stop(self) -> None:
         """End the processes."""
@@ -94,7 +94,7 @@ class Killable:
             finished = True
             return result
         except (TimeoutError, asyncio.IncompleteReadError, ConnectionError):
-            raise GivenUp("it took too much time or memory") from None
+            raise LimitExceeded("it took too much time or memory") from None
         finally:
             if finished and not self._stopped:
                 self._idle.append(process)
@@ -114,7 +114,7 @@ class Killable:
                 start_new_session=True,  # A Ctrl-C in the terminal is the service's to act on.
             )
         except OSError as error:
-            raise GivenUp(f"no process could be started: {error.strerror}") from error
+            raise LimitExceeded(f"no process could be started: {error.strerror}") from error
 
 
 async def _exchange(process: asyncio.subprocess.Process, task: bytes) -> Any:
@@ -124,7 +124,7 @@ async def _exchange(process: asyncio.subprocess.Process, task: bytes) -> Any:
     await process.stdin.drain()
     length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES))
     if length > LARGEST:
-        raise GivenUp(f"its result is larger than {LARGEST} bytes")
+        raise LimitExceeded(f"its result is larger than {LARGEST} bytes")
     return orjson.loads(await process.stdout.readexactly(length))
 
 

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from app.db import ids
-from app.http.bodies import WHOLE, Body, Changes, ListOf, examples, few_fields
+from app.http.bodies import WHOLE, Body, Changes, ListOf, check_field_count, examples
 from app.projects.keys import Scope, key_id
 from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project
@@ -34,7 +34,7 @@ class SettingsPatch(Changes):
 
     archived: bool | None = None
     """True: none of its keys is taken any more; what it holds stays."""
-    aliases: Annotated[dict[ModelName, ModelName], BeforeValidator(few_fields)] | None = None
+    aliases: Annotated[dict[ModelName, ModelName], BeforeValidator(check_field_count)] | None = None
     models: ListOf[ModelName] | None = None
     """null: any."""
     origins: ListOf[Origin] | None = None

@@ -12,7 +12,7 @@ from uuid import UUID
 import orjson
 
 from app.http.nesting import excess
-from app.process.killable import GivenUp, Killable
+from app.process.killable import Killable, LimitExceeded
 from app.provider.reading import DEEPEST, MOST_VALUES
 
 CHECK = "app.provider.json_schema:check"
@@ -84,7 +84,7 @@ async def check(params: dict[str, Any], text: str, project_id: UUID, killable: K
     if isinstance(schema, dict):
         try:
             fault, unchecked = await killable.run(project_id, CHECK, schema, text)
-        except GivenUp as error:
+        except LimitExceeded as error:
             fault, unchecked = None, str(error)
         return Check(None, f"not checked: {unchecked}") if unchecked else Check(fault is None, fault)
     if excess(text.encode(), values=MOST_VALUES, levels=DEEPEST) is not None:

@@ -69,7 +69,7 @@ class Cleaner(Background):
             self._database, self._accounts.of_settings.binding, COPIES_AT_ONCE
         ):
             for row in taken:
-                account = await self._accounts.at(row.project_id, row.binding)
+                account = await self._accounts.by_binding(row.project_id, row.binding)
                 if account is not None and await account.provider.delete(row.response_id):
                     await provider_deletions.done(self._database, row)
 

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from app.chain.context import Context, ContextObject
 from app.db import ids
-from app.http.bodies import WHOLE, Body, examples, few_fields
+from app.http.bodies import WHOLE, Body, check_field_count, examples
 from app.http.describing import ErrorFields
 from app.items.client_door import ITEM_SCHEMA
 from app.items.unreadable import marked
@@ -36,7 +36,7 @@ Ttl = Annotated[int, Field(ge=60, le=315_360_000), WHOLE]
 # OpenAI's limits: 16 pairs, keys of 64 and values of 512 characters.
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16), BeforeValidator(few_fields)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=16), BeforeValidator(check_field_count)]
 
 TURN_ID = WithJsonSchema(
     {"anyOf": [{"type": "string", "pattern": ids.pattern(ids.TURN_PREFIXES)}, {"type": "null"}]},

@@ -15,7 +15,7 @@ from uuid import UUID
 import orjson
 import structlog
 
-from app.accounts.pool import PASSED_ON, ProviderAccount, goes_on_elsewhere
+from app.accounts.pool import PASSED_ON, ProviderAccount, fails_over
 from app.chain import continuation
 from app.chain.continuation import Continuation
 from app.chain.live_ids import LiveId
@@ -109,7 +109,7 @@ class Decisions:
 
         No id of the account's is in it: the whole history goes along.
         """
-        if not goes_on_elsewhere(found):
+        if not fails_over(found):
             return None
         turn, failed = running.turn, attempt.account
         if found.code not in PASSED_ON:

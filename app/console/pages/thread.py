@@ -12,7 +12,7 @@ from app.http.nesting import excess
 from app.http.services import services
 from app.items.shapes import IMAGE_PARTS, fields_of, objects, string, text_of, words
 from app.limits.spent import spent
-from app.process.killable import GivenUp, Killable
+from app.process.killable import Killable, LimitExceeded
 from app.provider.models import Models
 
 TURNS = 50
@@ -97,7 +97,7 @@ async def _render(view: View, turns: Sequence[dict[str, Any]]) -> None:
         left -= len(texts[-1])
     try:
         made = await services(view.request)[Killable].run(view.grant.project_id, MARKDOWN, texts)
-    except GivenUp:
+    except LimitExceeded:
         return
     for part, text, html in zip(reversed(parts), texts, made, strict=True):
         part["html"] = None if html is None or text != part["text"] else Markup(html)  # noqa: S704
