@@ -31,7 +31,7 @@ WHERE t.project_id = :project_id AND t.bucket = ANY(:buckets::smallint[]) AND t.
 SELECT id, id AS thread_id, created_at, title, name FROM threads
 WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND id = ANY(:ids::uuid[])
 
--- said --
+-- messages_of_turns --
 -- The messages of turns.
 SELECT turn_id, position, type, data FROM items
 WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND turn_id = ANY(:ids::uuid[])

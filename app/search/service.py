@@ -127,11 +127,13 @@ class Search:
         left = LOOKED_THROUGH
         for at in range(0, len(hits), SHOWN_AT_ONCE):
             some = hits[at : at + SHOWN_AT_ONCE]
-            said = await store.said(self._database, project_id, [hit.id for hit in some if hit.role != "title"])
+            messages = await store.messages_of_turns(
+                self._database, project_id, [hit.id for hit in some if hit.role != "title"]
+            )
             for hit in some:
                 if hit.id not in rows:
                     continue  # What has been deleted since it was found is no hit.
-                texts = _texts(hit, rows[hit.id], said.get(hit.id, []), left)
+                texts = _texts(hit, rows[hit.id], messages.get(hit.id, []), left)
                 left -= sum(map(len, texts))
                 found = await asyncio.to_thread(_fragments, texts, marked)
                 shown.append(_hit(hit, rows[hit.id], found, bound))

@@ -161,10 +161,10 @@ async def threads(database: Database, project_id: UUID, thread_ids: Sequence[UUI
     return await _rows(database, SQL.threads, project_id, thread_ids)
 
 
-async def said(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:
+async def messages_of_turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:
     """The messages of turns."""
     messages: dict[UUID, list[Any]] = {}
-    for item in await database.fetch(*SQL.said(**_places(project_id, turn_ids))) if turn_ids else []:
+    for item in await database.fetch(*SQL.messages_of_turns(**_places(project_id, turn_ids))) if turn_ids else []:
         messages.setdefault(item["turn_id"], []).append(ITEMS.opened(project_id, item)["data"])
     return messages
 

@@ -151,7 +151,7 @@ class Head:
 
     context: Context | None = None
     """None where no model has answered it."""
-    said: LastMessage | None = None
+    last_message: LastMessage | None = None
     busy: bool = False
 
 
@@ -169,7 +169,7 @@ def thread_object(thread: Thread, head: Head = NO_HEAD) -> ThreadObject:
         "metadata": thread.metadata_,
         "ttl_seconds": thread.ttl_seconds,
         "status": "busy" if head.busy else "idle",
-        "last_message": head.said,
+        "last_message": head.last_message,
         "head_id": optional_turn_id(thread.head_turn_id),
         "forked_turn_id": optional_turn_id(thread.forked_turn_id),
         "turn_count": thread.turn_count,

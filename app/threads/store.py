@@ -127,7 +127,7 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
     contexts = {row.id: Context.from_json(row.context) for row in await session.execute(SQL.contexts.clause, of_heads)}
     found = (
         ITEMS.opened(threads[0].project_id, row)
-        for row in (await session.execute(SQL.said.clause, of_heads)).mappings()
+        for row in (await session.execute(SQL.last_messages.clause, of_heads)).mappings()
     )
     said = {row["turn_id"]: row["data"] for row in found}  # The last of each.
     return {

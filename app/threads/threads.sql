@@ -30,7 +30,7 @@ SELECT t.id, t.context FROM unnest(:buckets::smallint[], :ids::uuid[]) AS h (buc
 JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.id = h.id
 WHERE t.context IS NOT NULL
 
--- said --
+-- last_messages --
 -- The messages of such turns.
 SELECT i.turn_id, i.position, i.type, i.data FROM unnest(:buckets::smallint[], :ids::uuid[]) AS h (bucket, id)
 JOIN items i ON i.project_id = :project_id AND i.bucket = h.bucket AND i.turn_id = h.id AND i.type = 'message'

@@ -195,7 +195,7 @@ class TurnRequest:
     """True if the client is answered with events."""
     parent_id: UUID | None
     ignored: list[str]
-    asked_model: str = ""
+    requested_model: str = ""
     """The model name that the client has sent."""
     successor: str | None = None
     """The successor of the model, if it is known to be retired."""
@@ -226,7 +226,7 @@ class TurnRequest:
     @property
     def replaced_model(self) -> str | None:
         """The requested name and the model that it stands for; None if the model was named itself."""
-        return f"{self.asked_model} -> {self.model}" if self.asked_model not in ("", self.model) else None
+        return f"{self.requested_model} -> {self.model}" if self.requested_model not in ("", self.model) else None
 
     @property
     def input(self) -> list[Item]:
@@ -297,8 +297,8 @@ def new_turn(
             "'background' needs a stored response, or nobody could read it. Leave 'store' out.",
             param="background",
         )
-    asked = sent.model or models.default
-    model = origin.settings.resolved(asked)
+    requested = sent.model or models.default
+    model = origin.settings.resolved(requested)
     family = models.of(model)
     if not family.responses_api:
         raise BadRequest(
@@ -313,7 +313,7 @@ def new_turn(
     return TurnRequest(
         items=items,
         model=model,
-        asked_model=asked,
+        requested_model=requested,
         successor=models.successor(model),
         family=family,
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
