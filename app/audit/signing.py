@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import SecretStr
 
-from app.process.atomic_file import kept
+from app.process.atomic_file import get_or_create
 from app.trail.records import instant
 
 KEY_FILE = "audit.key"
@@ -30,7 +30,7 @@ def signing_key(given: SecretStr | None, data_dir: Path) -> Ed25519PrivateKey:
     """
     if given is not None:
         return Ed25519PrivateKey.from_private_bytes(_bytes(given.get_secret_value()))
-    digits = kept(data_dir / KEY_FILE, lambda: Ed25519PrivateKey.generate().private_bytes_raw().hex())
+    digits = get_or_create(data_dir / KEY_FILE, lambda: Ed25519PrivateKey.generate().private_bytes_raw().hex())
     return Ed25519PrivateKey.from_private_bytes(_bytes(digits))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def kept(path: Path, make: Callable[[], str]) -> str:
+def get_or_create(path: Path, make: Callable[[], str]) -> str:
     """Return the content of the file, or create it. Only one of two concurrent processes creates it.
 
     Raises:

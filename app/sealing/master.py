@@ -23,7 +23,7 @@ from uuid import UUID
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from app.process.atomic_file import kept, replacing
+from app.process.atomic_file import get_or_create, replacing
 from app.settings import Settings
 
 KEY_FILE = "master.key"
@@ -208,7 +208,7 @@ def masters(settings: Settings, *, make: bool = True) -> Masters:
     else:
         if not make and not (settings.data_dir / KEY_FILE).exists():
             raise BadMasterKey("there is none here: set EVERTHREAD_MASTER_KEY, or say --data-dir")
-        digits = kept(settings.data_dir / KEY_FILE, new_master_key)
+        digits = get_or_create(settings.data_dir / KEY_FILE, new_master_key)
     former = "" if settings.former_master_keys is None else settings.former_master_keys.get_secret_value()
     return Masters(Master.of(digits), [Master.of(each) for each in former.split(",") if each.strip()])
 
