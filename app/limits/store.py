@@ -8,7 +8,7 @@ from app.db.engine import Database
 from app.db.sql import statements_of
 from app.items.weights import BYTES_PER_TOKEN, MOST_COUNTED
 from app.limits.rules import Asks
-from app.projects.auth import read_kept
+from app.projects.auth import parse_settings
 from app.projects.settings import KeyLimits, ProjectSettings
 from app.provider.account import BATCH
 from app.provider.models import Models
@@ -69,6 +69,6 @@ async def cause(database: Database, project_id: UUID, turn_id: UUID) -> Asks | N
     row = await database.fetchrow(*SQL.cause(project_id=project_id, bucket=ids.bucket_of(turn_id), turn_id=turn_id))
     if row is None:
         return None
-    settings = read_kept(ProjectSettings, row["settings"])
-    limits = read_kept(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits
+    settings = parse_settings(ProjectSettings, row["settings"])
+    limits = parse_settings(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits
     return Asks(project_id, row["api_key_id"], row["user_id"], settings, limits, lambda: 0)

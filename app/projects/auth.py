@@ -163,14 +163,14 @@ class KeyRing:
         row = await self._database.fetchrow(*statement)
         if row is None:
             return None
-        settings = read_kept(ProjectSettings, row["settings"])
+        settings = parse_settings(ProjectSettings, row["settings"])
         grant = Grant(
             row["project_id"],
             row["id"],
             frozenset(row["scopes"]),
             row["operates"],
             settings,
-            read_kept(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits,
+            parse_settings(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits,
             row["session_cache"],
             await self._sealer(row),
         )
@@ -196,11 +196,11 @@ class KeyRing:
         await self._known.stop()
 
 
-def read_kept(shape: Any, kept: Any) -> Any:
+def parse_settings(shape: Any, stored: Any) -> Any:
     """Read stored settings as far as this release knows them. A setting that it cannot read counts as not set and is
     logged: it must never admit more than before."""
     try:
-        return shape.model_validate(kept)
+        return shape.model_validate(stored)
     except ValidationError as error:
         log.error("settings in the database cannot be read", fields=[each["loc"] for each in error.errors()])
         return shape()
