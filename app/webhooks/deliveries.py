@@ -123,10 +123,10 @@ class Deliveries(Background):
         delivered = status is not None and 200 <= status < 300
         metrics.of(metrics.WEBHOOKS, "delivered" if delivered else "refused").inc()
         if delivered:
-            await self._store.tried(row, "delivered", status, None, 0.0)
+            await self._store.record_attempt(row, "delivered", status, None, 0.0)
         else:
             ended = "failed" if row["attempts"] >= MOST_ATTEMPTS else "pending"
-            await self._store.tried(row, ended, status, error, _pause(row["attempts"]))
+            await self._store.record_attempt(row, ended, status, error, _pause(row["attempts"]))
         return delivered
 
     async def _send(self, webhook: WebhookRow, row: DeliveryRow) -> tuple[int | None, str | None]:
@@ -157,7 +157,7 @@ class Deliveries(Background):
         until = webhook["former_until"]
         if webhook["former_secret"] is not None and until is not None and until > datetime.now(UTC):
             closed.append(webhook["former_secret"])
-        opened = [await self._secrets.opened(webhook["project_id"], each) for each in closed]
+        opened = [await self._secrets.decrypt(webhook["project_id"], each) for each in closed]
         return [each for each in opened if each is not None]
 
     def _session(self) -> aiohttp.ClientSession:

@@ -16,15 +16,15 @@ class Secrets:
         self._database = database
         self._cipher = cipher
 
-    async def closed(self, project_id: UUID, secret: str) -> str:
+    async def encrypt(self, project_id: UUID, secret: str) -> str:
         async with self._database.session() as session:
             sealed = await self._cipher.seal(session, project_id, PURPOSE, secret.encode())
         return base64.b64encode(sealed).decode()
 
-    async def opened(self, project_id: UUID, closed: str) -> str | None:
+    async def decrypt(self, project_id: UUID, encrypted: str) -> str | None:
         """Return the secret; None if it was changed, or its key is not available."""
         try:
-            sealed = base64.b64decode(closed, validate=True)
+            sealed = base64.b64decode(encrypted, validate=True)
             return (await self._cipher.open(project_id, PURPOSE, sealed)).decode()
         except (binascii.Error, CannotOpen):
             return None

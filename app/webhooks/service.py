@@ -44,7 +44,7 @@ class Webhooks:
             "url": sent.url,
             "events": list(dict.fromkeys(sent.events or EVENT_TYPES)),
             "description": sent.description,
-            "secret": await self._secrets.closed(caller.project_id, secret),
+            "secret": await self._secrets.encrypt(caller.project_id, secret),
         }
         row = await self._store.add(caller.actor, caller.project_id, values)
         if row is None:
@@ -81,7 +81,7 @@ class Webhooks:
         row = await self._row(caller, given)
         secret = signing.new_secret()
         values = {
-            "secret": await self._secrets.closed(caller.project_id, secret),
+            "secret": await self._secrets.encrypt(caller.project_id, secret),
             "former_secret": row["secret"],
             "former_until": datetime.now(UTC) + timedelta(hours=FORMER_SECRET_HOURS),
         }
@@ -110,7 +110,7 @@ class Webhooks:
         """Send an event again, whatever has become of it."""
         webhook = await self._row(caller, given)
         found = parse_event_id(event)
-        row = None if found is None else await self._store.again(caller.project_id, webhook["id"], *found)
+        row = None if found is None else await self._store.retry(caller.project_id, webhook["id"], *found)
         if row is None:
             raise NotFound(f"There is no delivery of {event[:80]!r}.", param="event_id", code="delivery_not_found")
         self._deliveries.wake()

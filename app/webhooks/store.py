@@ -116,12 +116,12 @@ class WebhookStore:
                 taken.append(row)
         return taken
 
-    async def tried(
+    async def record_attempt(
         self, row: DeliveryRow, status: str, answered: int | None, error: str | None, pause_seconds: float
     ) -> None:
         """Write down how an attempt has ended, unless another one has begun since."""
         await self._database.fetch(
-            *SQL.tried(
+            *SQL.record_attempt(
                 **_key(row["project_id"], row["webhook_id"], row["chain_id"], row["seq"]),
                 attempts=row["attempts"],
                 status=status,
@@ -131,8 +131,8 @@ class WebhookStore:
             )
         )
 
-    async def again(self, project_id: UUID, id_: UUID, chain_id: UUID, seq: int) -> DeliveryRow | None:
-        row: DeliveryRow | None = await self._database.fetchrow(*SQL.again(**_key(project_id, id_, chain_id, seq)))
+    async def retry(self, project_id: UUID, id_: UUID, chain_id: UUID, seq: int) -> DeliveryRow | None:
+        row: DeliveryRow | None = await self._database.fetchrow(*SQL.retry(**_key(project_id, id_, chain_id, seq)))
         return row
 
     async def deliveries(

@@ -40,7 +40,7 @@ WHERE project_id = :project_id AND webhook_id = :webhook_id AND chain_id = :chai
     AND attempts = :attempts AND status = 'pending'
 RETURNING *
 
--- tried --
+-- record_attempt --
 -- Writes down how an attempt has ended, unless another one has begun since.
 UPDATE webhook_deliveries SET status = :status, last_status = :answered, last_error = :error,
     delivered_at = now() + CASE WHEN :status = 'delivered' THEN interval '0' END,
@@ -48,7 +48,7 @@ UPDATE webhook_deliveries SET status = :status, last_status = :answered, last_er
 WHERE project_id = :project_id AND webhook_id = :webhook_id AND chain_id = :chain_id AND seq = :seq
     AND attempts = :attempts AND status = 'pending'
 
--- again -> DeliveryRow --
+-- retry -> DeliveryRow --
 UPDATE webhook_deliveries SET status = 'pending', delivered_at = NULL, next_at = now(), attempts = 0
 WHERE project_id = :project_id AND webhook_id = :webhook_id AND chain_id = :chain_id AND seq = :seq RETURNING *
 
