@@ -74,7 +74,7 @@ class TurnExecution:
             if running.stage is not Stage.CLOSED:
                 log.error("a turn ended in an unexpected way")
                 internal = {"code": "internal_error", "message": "The service failed on this turn."}
-                status = None if running.answerable.done() else 500
+                status = None if running.relay.answerable.done() else 500
                 await self._finish.close(running, running.failed(internal, status))
 
     async def _fitting(self, running: Running, answer: Answer) -> tuple[Answer, Any]:

@@ -100,7 +100,7 @@ class Finish:
         if live and request.stored:
             entry = LiveId(turn.id, response["id"], attempt.target.binding, request.model, ends, own, answer.open_calls)
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
-        await running.recorder.end()
+        await running.relay.recorder.end()
         threshold = self._decisions.threshold(turn, attempt.account) if own.cut else attempt.threshold
         due = request.stored and threshold is not None and own.tokens >= threshold
         running.outcome = replace(
@@ -139,7 +139,7 @@ class Finish:
         else:
             running.outcome = replace(running.outcome, response=shown)
             relay.publish_end(shown, to_all=True)
-        await running.recorder.end()
+        await running.relay.recorder.end()
 
     async def refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
         """Close a turn whose history cannot be read: the model is not asked."""
@@ -153,12 +153,12 @@ class Finish:
         running.outcome = replace(running.outcome, error=error)
         shown = response_object(running.turn, kept.shown(relay.opening))
         relay.publish_end(with_status(shown, error), to_all=False)
-        await running.recorder.end()
+        await running.relay.recorder.end()
 
     async def leave(self, running: Running, error: ServiceStopping) -> None:
         """Leave a turn that Postgres has not taken before the end of the process: its closing is on disk."""
         running.outcome = replace(running.outcome, error=error)
-        await running.recorder.leave()
+        await running.relay.recorder.leave()
         running.relay.publish_error(error)
 
     async def close(self, running: Running, closing: Closing) -> Closing | None:
@@ -193,7 +193,7 @@ class Finish:
         turn = running.turn
         why: APIError = closed_elsewhere()
         running.outcome = replace(running.outcome, error=why)
-        if not await running.recorder.abandon(lambda: self._store.exists(turn.project_id, turn.id)):
+        if not await running.relay.recorder.abandon(lambda: self._store.exists(turn.project_id, turn.id)):
             why = deleted()
             running.outcome = replace(running.outcome, error=why)
         running.relay.publish_error(why)
@@ -211,7 +211,7 @@ def _attempt_fields(running: Running) -> dict[str, Any]:
         "continuation": running.continuation.value,
         "calls": running.calls,
         "binding": running.binding,
-        "pace": running.recorder.pace.measured(),
+        "pace": running.relay.recorder.pace.measured(),
         "pieces": () if running.attempt is None else running.attempt.new_pieces,
         "replaced_model": running.turn.request.replaced_model,
     }

@@ -31,11 +31,11 @@ ENDED = ("completed", "incomplete", "failed")
 class Relay:
     """Passes the events of one turn's attempts on, as one stream: `response.created` once, the numbers in order."""
 
-    def __init__(self, turn: Opened, recorder: Recorder, answerable: "asyncio.Future[None]") -> None:
-        """Args: answerable: becomes done with the first event, or when the turn is closed."""
+    def __init__(self, turn: Opened, recorder: Recorder) -> None:
         self._turn = turn
         self.recorder = recorder
-        self.answerable = answerable
+        self.answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when the client can be answered: with the first event, or when the turn is closed."""
         self.opening: dict[str, Any] = {}
         """The response as the stream showed it first."""
         self._shown: set[str] = set()

@@ -46,7 +46,7 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
         running.continuation.value,
         running.context if ended else None,
         attempt.account.provider.account if ended and attempt is not None else None,
-        running.recorder.pace.first if ended else None,
+        running.relay.recorder.pace.first if ended else None,
     )
 
 

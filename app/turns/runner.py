@@ -48,7 +48,7 @@ class Runner:
         """Open a turn and let it run; or join the one that this request repeats.
 
         Returns:
-            The turn, once the client can be answered: see `Running.answerable`.
+            The turn, once the client can be answered: see `Relay.answerable`.
 
         Raises:
             ClientLeft: the client has gone before that. The turn goes on, and a retry may claim it.
@@ -93,7 +93,7 @@ class Runner:
         client.running = running
         if not request.background or request.stream:
             try:
-                await client.wait_for(running.answerable)
+                await client.wait_for(running.relay.answerable)
             except ClientLeft:
                 if request.ends_with_client:
                     self.stop(running.turn.id)
@@ -102,10 +102,9 @@ class Runner:
         return running
 
     def _begun(self, turn: Opened, headers: dict[str, str], admission: Admission) -> Running:
-        answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         logs, seconds = turn.request.stored and turn.request.streamed, self._settings.event_log_flush_seconds
         recorder = Recorder(self._event_log, turn.project_id, turn.id, turn.sealer, logs=logs, flush_seconds=seconds)
-        return Running(turn, headers, Relay(turn, recorder, answerable), admission)
+        return Running(turn, headers, Relay(turn, recorder), admission)
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
         """Write down that nobody was given a byte of a turn's answer, if a retry may claim it."""
@@ -163,8 +162,8 @@ class Runner:
             self._compactions.begin(outcome.compaction, running.admission.asks)
         self._titles.after(turn, outcome.text, running.admission.asks)
         metrics.RUNNING_TURNS.dec()
-        took = int(running.recorder.seconds() * 1000)
-        self._hours.ended(turn.project_id, turn.request.model, outcome.name, took, running.recorder.pace.first)
+        took = int(running.relay.recorder.seconds() * 1000)
+        self._hours.ended(turn.project_id, turn.request.model, outcome.name, took, running.relay.recorder.pace.first)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a turn failed in the service", exc_info=error)
         if outcome.response is None and outcome.error is None:

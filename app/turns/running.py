@@ -13,7 +13,6 @@ from app.memory.compaction import CompactionJob
 from app.turns.attempt import Attempt
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events
-from app.turns.recorder import Recorder
 from app.turns.relay import Relay
 from app.turns.store import Opened
 
@@ -66,17 +65,8 @@ class Running:
     task: asyncio.Task[None] | None = None
 
     @property
-    def recorder(self) -> Recorder:
-        return self.relay.recorder
-
-    @property
     def events(self) -> Events:
         return self.relay.recorder.events
-
-    @property
-    def answerable(self) -> asyncio.Future[None]:
-        """Done when the client can be answered: the turn is closed, or its stream has begun."""
-        return self.relay.answerable
 
     @property
     def continuation(self) -> Continuation:
