@@ -48,20 +48,21 @@ class LiveIds:
         self._mac = mac
         self._margin_seconds = margin_seconds
 
-    def ask(self, project_id: UUID, thread_id: UUID) -> "asyncio.Future[Any] | None":
-        """Begin to look, for a `get` that comes later."""
+    def prefetch(self, project_id: UUID, thread_id: UUID) -> "asyncio.Future[Any] | None":
+        """Send a look-up whose answer a later `get` awaits; None while Redis is unavailable."""
         return self._cache.ask(("GET", _key(project_id, thread_id)))
 
-    async def get(self, project_id: UUID, thread_id: UUID, asked: "asyncio.Future[Any] | None" = None) -> LiveId | None:
+    async def get(
+        self, project_id: UUID, thread_id: UUID, prefetched: "asyncio.Future[Any] | None" = None
+    ) -> LiveId | None:
         """Return the cached state of the thread's latest response id.
 
         Args:
-            asked: the question, if it is on its way already.
+            prefetched: the answer to a look-up that was sent earlier.
         """
         key = _key(project_id, thread_id)
         try:
-            question = asked or self._cache.execute(("GET", key))
-            value = await question
+            value = await (prefetched or self._cache.execute(("GET", key)))
         except (RedisError, OSError) as error:
             _say_away(error)
             return None

@@ -55,14 +55,14 @@ class Decisions:
         self._compactions = parts.compactions
         self._settings = parts.settings
 
-    async def first(self, running: Running, asked: "asyncio.Future[Any] | None") -> Attempt:
+    async def first(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> Attempt:
         """Decide by which account and how the turn reaches the model, and write the body that it is sent.
 
         Args:
-            asked: the question for the thread's live id, if it is on its way already.
+            prefetched: the answer to a look-up of the live id that was sent earlier.
         """
         turn = running.turn
-        live = None if turn.parent_id is None else await self._live(turn, turn.parent_id, asked)
+        live = None if turn.parent_id is None else await self._live(turn, turn.parent_id, prefetched)
         home = None if live is None else live.binding
         account = await self._accounts.first(turn.project_id, turn.request.model, home)
         running.attempt = attempt = self._at(turn, account)
@@ -136,11 +136,11 @@ class Decisions:
         target = self._reader.target(account.binding, turn.request.family, turn.request.model)
         return Attempt(account, target, self.threshold(turn, account))
 
-    async def _live(self, turn: Opened, parent_id: UUID, asked: "asyncio.Future[Any] | None") -> LiveId | None:
+    async def _live(self, turn: Opened, parent_id: UUID, prefetched: "asyncio.Future[Any] | None") -> LiveId | None:
         """Return the parent's response id: from Redis, else from Postgres."""
         if turn.parent_forgotten:
             return None
-        cached = await self._live_ids.get(turn.project_id, turn.thread_id, asked)
+        cached = await self._live_ids.get(turn.project_id, turn.thread_id, prefetched)
         if cached is not None and cached.turn_id == parent_id:
             metrics.of(metrics.LIVE_ID_LOOKUPS, "hit").inc()
             return cached

@@ -34,29 +34,29 @@ class TurnExecution:
         self.ending = False
         """True once running turns have had their time: no model is asked any more."""
 
-    async def run(self, running: Running, asked: "asyncio.Future[Any] | None") -> None:
+    async def run(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> None:
         """Run a turn to its end.
 
         Args:
-            asked: the question for the thread's live id, if it is on its way already.
+            prefetched: the answer to a look-up of the live id that was sent earlier.
         """
         turn = running.turn
         with spans.tracer.span(
             "turn", {"everthread.turn": ids.turn_id(turn.id), "everthread.thread": ids.thread_id(turn.thread_id)}
         ) as span:
             try:
-                await self._run_to_its_end(running, asked)
+                await self._run_to_its_end(running, prefetched)
             except ServiceStopping as error:
                 await self._finish.leave(running, error)
             span.add({"everthread.continuation": running.continuation.value})
             if running.outcome.error is not None:
                 span.fail(running.outcome.error.meaning)
 
-    async def _run_to_its_end(self, running: Running, asked: "asyncio.Future[Any] | None") -> None:
+    async def _run_to_its_end(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> None:
         try:
             if self.ending:
                 raise ProviderError(failure.stopped())
-            attempt = await self._decisions.first(running, asked)
+            attempt = await self._decisions.first(running, prefetched)
             answer, counted = await self._fitting(running, await self._calls.answer(running, attempt))
             await self._finish.complete(running, answer, counted)
         except ProviderError as error:

@@ -61,7 +61,7 @@ class Runner:
         admission: Admission | None = None
         try:
             # Redis is asked while Postgres opens the turn.
-            asked = self._live_ids.ask(project_id, address.id) if isinstance(address, ById | ByName) else None
+            prefetched = self._live_ids.prefetch(project_id, address.id) if isinstance(address, ById | ByName) else None
             try:
                 admission = await self._admission.admit(project_id, address, request)
                 turn: Opened | Joined = await self._opening.open(project_id, address, request, client)
@@ -88,7 +88,7 @@ class Runner:
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
             bind_contextvars(**ids.in_logs(turn.project_id, turn.thread_id, turn.id))
-            running.task = asyncio.create_task(self._execution.run(running, asked), name=ids.turn_id(turn.id))
+            running.task = asyncio.create_task(self._execution.run(running, prefetched), name=ids.turn_id(turn.id))
             running.task.add_done_callback(lambda task: self._ended(running, task))
         client.running = running
         if not request.background or request.stream:
