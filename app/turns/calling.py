@@ -6,7 +6,6 @@ from typing import Any
 
 from app.chain import answer as answers
 from app.chain.answer import Answer
-from app.db import ids
 from app.items.provider_door import usable_id
 from app.provider import failure
 from app.provider.client import SESSION_CACHE, ProviderError
@@ -66,8 +65,8 @@ class Calls:
         error: dict[str, Any] | None = None
         response_id: str | None = None
         headers = self._headers(running, attempt)
-        conversation = ids.thread_id(running.turn.thread_id)
-        with ProviderCall(provider.url, account.label, request.model, stream=stream, conversation=conversation) as call:
+        thread_id = running.turn.thread_id
+        with ProviderCall(provider.url, account.label, request.model, stream=stream, thread_id=thread_id) as call:
             try:
                 if stream:
                     async with provider.stream(running.admission, attempt.body.sent, headers) as chunks:

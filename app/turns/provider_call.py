@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
+from app.db import ids
 from app.items.shapes import fields_of
 from app.items.weights import count
 from app.telemetry import metrics, spans
@@ -18,8 +20,8 @@ PROVIDER_NAME = "alibaba_cloud"
 class ProviderCall:
     """Begins and ends with its `with` block. One that neither answered nor failed was cancelled."""
 
-    def __init__(self, url: str, account: str, model: str, *, stream: bool, conversation: str) -> None:
-        """Args: account: as metrics name it. conversation: the thread's id."""
+    def __init__(self, url: str, account: str, model: str, *, stream: bool, thread_id: UUID) -> None:
+        """Args: account: as metrics name it."""
         self._account, self._model, self._stream = account, model, stream
         self._outcome = "cancelled"
         self._first_token: float | None = None
@@ -36,7 +38,11 @@ class ProviderCall:
             "server.address": place.hostname or "",
             "server.port": place.port or (443 if place.scheme == "https" else 80),
         }
-        begun = {**self._attributes, "gen_ai.conversation.id": conversation, "gen_ai.request.stream": stream}
+        begun = {
+            **self._attributes,
+            "gen_ai.conversation.id": ids.thread_id(thread_id),
+            "gen_ai.request.stream": stream,
+        }
         self._span = spans.tracer.span(f"chat {model}", begun, asks=True)
 
     def __enter__(self) -> "ProviderCall":
