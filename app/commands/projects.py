@@ -17,7 +17,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.process.output import echo
 from app.projects import keys
-from app.projects.encryption import KEY_DESTROYED, SOON, as_told, destroy_key, encrypt_from_now
+from app.projects.encryption import KEY_DESTROYED, SOON, destroy_key, encrypt_from_now, restore_encrypted_at
 from app.projects.schemas import LONGEST_OVERLAP, USUAL_OVERLAP
 from app.projects.tables import ApiKey, Project
 from app.sealing import encrypting
@@ -212,7 +212,7 @@ def encrypt_project(name: Name, data_dir: DataDir = None) -> None:
             project = await _project(session, name, locked=True)
             if project.key_destroyed_at is not None:
                 stop(KEY_DESTROYED)
-            if not await as_told(session, SERVICE, project) and project.encrypted_at is None:
+            if not await restore_encrypted_at(session, SERVICE, project) and project.encrypted_at is None:
                 await encrypt_from_now(session, cipher, SERVICE, project, wait=SOON)
         content_keys, id_ = ContentKeys(database, cipher), project.project_id
         sealer = await content_keys.sealer(id_)

@@ -16,7 +16,7 @@ from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
-from app.history import recorded
+from app.history import turn_digests
 from app.history.tables import Share
 from app.http.errors import Conflict
 from app.items.input_item import with_facts
@@ -67,11 +67,13 @@ class Edits:
             for turn_id in turn_ids:
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
                 # The salt of the digests so far goes. The record has one of what is left, under another.
-                content, detail = await recorded.whole(session, project_id, turn_id, thread.bucket), item_id
+                content, detail = await turn_digests.renew_digest(session, project_id, turn_id, thread.bucket), item_id
                 if content is None:
                     detail = item_id + UNREADABLE_REST
                     place = (project_id, thread.bucket, [turn_id])
-                    (record,) = await recorded.left(session, "item.deleted", *place, {"salt": None}, detail=detail)
+                    (record,) = await turn_digests.record_emptied(
+                        session, "item.deleted", *place, {"salt": None}, detail=detail
+                    )
                     content = record.content
                 await record_turn(session, actor, thread, "item.deleted", turn_id, detail, content=content)
             thread_ids = await _give_up_chains(session, thread) if deleted else []
@@ -129,7 +131,7 @@ async def erase_turns(
         .values(title=None, salt=None)
         .execution_options(synchronize_session=False)
     )
-    records = await recorded.left(session, action, project_id, bucket, turn_ids, emptied)
+    records = await turn_digests.record_emptied(session, action, project_id, bucket, turn_ids, emptied)
     await append_records(session, actor, project_id, thread.id, records)
     thread_ids = await _give_up_chains(session, thread)
     compactions = await _delete_compactions(session, actor, thread, thread_ids, turn_ids)

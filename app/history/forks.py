@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.db import ids
 from app.db.ids import BUCKETS
 from app.db.sql import statements_of
-from app.history import recorded
+from app.history import turn_digests
 from app.history.fork_copy import copied
 from app.http.errors import Conflict, NotFound
 from app.sealing import ciphertext
@@ -125,7 +125,7 @@ async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) ->
         await _seal_anew(session, thread, heir, {**to_fork, **last})
         await session.execute(SQL.refer_to_pieces.clause, {**to_fork, **last})
         detail = ids.thread_id(thread.id)
-        records = await recorded.left(
+        records = await turn_digests.record_emptied(
             session, "turn.inherited", thread.project_id, thread.bucket, turn_ids, detail=detail
         )
         await append_records(session, actor, thread.project_id, heir, records)

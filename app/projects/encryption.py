@@ -5,8 +5,8 @@ from datetime import timedelta
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.projects.recorded import record_project
 from app.projects.tables import Project
+from app.projects.trail_records import record_project
 from app.sealing.project_cipher import ProjectCipher
 from app.trail.records import Action, Actor
 from app.trail.tables import AuditRecord
@@ -31,7 +31,7 @@ async def encrypt_from_now(
     await record_project(session, actor, ENCRYPTED, project, project.name)
 
 
-async def as_told(session: AsyncSession, actor: Actor, project: Project) -> bool:
+async def restore_encrypted_at(session: AsyncSession, actor: Actor, project: Project) -> bool:
     """Set `encrypted_at` back to what the audit trail tells, if it was changed by hand. False if it was not.
 
     Its row is locked.

@@ -15,8 +15,8 @@ from sqlalchemy.sql import func
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.encryption import encrypt_from_now
-from app.projects.recorded import record_key, record_project
 from app.projects.tables import ApiKey, Project
+from app.projects.trail_records import record_key, record_project
 from app.sealing.project_cipher import ProjectCipher
 from app.trail import contents
 from app.trail.records import SERVICE, Action, Actor

@@ -17,7 +17,6 @@ from app.http.pages import list_object
 from app.projects import keys
 from app.projects.auth import Caller, KeyRing
 from app.projects.encryption import KEY_DESTROYED
-from app.projects.recorded import record_project
 from app.projects.schemas import (
     AdminProjectObject,
     KeyCreate,
@@ -30,6 +29,7 @@ from app.projects.schemas import (
 )
 from app.projects.settings import ProjectSettings
 from app.projects.tables import ApiKey, Project
+from app.projects.trail_records import record_project
 from app.sealing.project_cipher import ProjectCipher
 
 OPERATORS_ALONE = ("archived", "models", "limits", "key_limits", "user_limits")

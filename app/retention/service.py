@@ -13,8 +13,8 @@ from app.db.engine import Database
 from app.http.errors import NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
-from app.projects.recorded import record_project
 from app.projects.tables import Project
+from app.projects.trail_records import record_project
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge, PurgeObject, purge_object
 from app.threads.address import ById

@@ -45,7 +45,7 @@ class Tracer:
         Args:
             asks: it waits for another server.
         """
-        return NOBODYS
+        return NO_SPAN
 
     def until_done(self, name: str, attributes: Attributes, answer: "Future[Any]") -> None:
         """A span from now until another server's answer is there."""
@@ -69,7 +69,7 @@ class Tracer:
         """Send what has not been sent. It blocks."""
 
 
-NOBODYS = Span()
+NO_SPAN = Span()
 
 tracer = Tracer()
 """The tracer of this process."""

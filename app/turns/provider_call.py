@@ -11,7 +11,7 @@ from app.db import ids
 from app.items.shapes import fields_of
 from app.items.weights import count
 from app.telemetry import metrics, spans
-from app.telemetry.spans import NOBODYS, Span
+from app.telemetry.spans import NO_SPAN, Span
 
 PROVIDER_NAME = "alibaba_cloud"
 """OpenTelemetry's semantic conventions have no name for it yet."""
@@ -27,7 +27,7 @@ class ProviderCall:
         self._first_token: float | None = None
         self._began = time.monotonic()
         self._attributes: dict[str, str | int | float | bool] = {}
-        self._span: Span = NOBODYS
+        self._span: Span = NO_SPAN
         if not spans.tracer.active:
             return
         place = urlsplit(url)

@@ -16,7 +16,7 @@ from app.trail.records import Action
 from app.turns.tables import Item, Turn
 
 
-async def left(
+async def record_emptied(
     session: AsyncSession,
     action: Action,
     project_id: UUID,
@@ -44,7 +44,7 @@ async def left(
     return [Record(action, turn_id, detail, digests[turn_id]) for turn_id in wanted if turn_id in digests]
 
 
-async def whole(session: AsyncSession, project_id: UUID, turn_id: UUID, bucket: int) -> bytes | None:
+async def renew_digest(session: AsyncSession, project_id: UUID, turn_id: UUID, bucket: int) -> bytes | None:
     """Give a turn a new salt, and return the digest of all that it holds now.
 
     Returns:
