@@ -7,7 +7,7 @@ A turn's two statements go straight to asyncpg, which keeps them prepared on eac
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import cache
 from typing import Any
@@ -157,7 +157,7 @@ class Database:
         rows: list[Any] = await self._run("fetch", statement, arguments)
         return rows
 
-    async def fetchrow_in_group(
+    def fetchrow_in_group(
         self,
         bucket: int,
         characters: int,
@@ -165,7 +165,7 @@ class Database:
         *arguments: Any,
         key: Hashable = None,
         wait_seconds: float | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run a statement that returns one row and locks rows of one bucket only. Statements that arrive while one is
         under way share a transaction: see `group_commit`.
 
@@ -177,7 +177,7 @@ class Database:
         Raises:
             ThreadLocked: other transactions have held these rows for so long. Nothing was done.
         """
-        return await self._group_commit.fetchrow(
+        return self._group_commit.fetchrow(
             bucket,
             statement,
             arguments,
@@ -186,11 +186,13 @@ class Database:
             wait_seconds=wait_seconds,
         )
 
-    async def fetchrow_by_itself(self, bucket: int, key: Hashable, statement: str, *arguments: Any) -> Any | None:
+    def fetchrow_by_itself(
+        self, bucket: int, key: Hashable, statement: str, *arguments: Any
+    ) -> Coroutine[Any, Any, Any | None]:
         """Run a statement that returns one row or none in a transaction of its own, one in a bucket at a time, that
         waits for locks as those of `fetchrow_in_group` do.
         """
-        return await self._group_commit.fetchrow(bucket, statement, arguments, key=key, by_itself=True)
+        return self._group_commit.fetchrow(bucket, statement, arguments, key=key, by_itself=True)
 
     def apart(self) -> AbstractAsyncContextManager[None]:
         """Within, each of this process's statements has a transaction of its own: see `GroupCommit.apart`."""

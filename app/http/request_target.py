@@ -1,6 +1,7 @@
 """The path and the query of a request: checked to be text, once, before any route sees them."""
 
 import re
+from collections.abc import Awaitable
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -31,20 +32,18 @@ class RequestTarget:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         try:
             check_target(scope["raw_path"], scope["query_string"])
         except BadRequest as refused:
-            await _answer(refused, scope, receive, send)
-            return
+            return _answer(refused, scope, receive, send)
         if scope["raw_path"].endswith(b"/"):
             # A slash at the end leads where the path without it does; one that is encoded (%2F) belongs to a name.
             slashes = len(scope["raw_path"]) - len(scope["raw_path"].rstrip(b"/"))
             scope["path"] = scope["path"][:-slashes] or "/"
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 def check_target(raw_path: bytes, query: bytes) -> None:

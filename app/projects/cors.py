@@ -6,7 +6,7 @@ send a token.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -51,15 +51,12 @@ class Cors:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         origin = _header(scope, b"origin") if scope["type"] == "http" else None
         if origin is None:
-            await self._app(scope, receive, send)
-            return
-        asked = _header(scope, b"access-control-request-method")
-        if scope["method"] == "OPTIONS" and asked is not None:
-            await _answer_preflight(scope, origin, send)
-            return
+            return self._app(scope, receive, send)
+        if scope["method"] == "OPTIONS" and _header(scope, b"access-control-request-method") is not None:
+            return _answer_preflight(scope, origin, send)
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -71,7 +68,7 @@ class Cors:
             await send(message)
 
         scope.setdefault("state", {})
-        await self._app(scope, receive, with_headers)
+        return self._app(scope, receive, with_headers)
 
 
 async def _is_shown(scope: Scope, origin: str) -> bool:
