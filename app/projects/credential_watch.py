@@ -100,16 +100,6 @@ class CredentialWatch:
         self._listeners: dict[tuple[UUID, UUID], set[Listener]] = {}
         self._checking: dict[tuple[UUID, UUID], asyncio.Task[None]] = {}
 
-    def listener(self, caller: Caller, thread_id: UUID | None = None, *, admitted: bool = False) -> Listener:
-        """Return a listener for what is held open for a caller.
-
-        Args:
-            thread_id: the thread that is listened to. A user token's listener ends when the thread gets another user.
-            admitted: True for the answer to a request that starts work. It outlasts the expiry of its credential, not
-                a revocation.
-        """
-        return Listener(self, caller, thread_id, admitted=admitted)
-
     def add(self, listener: Listener) -> None:
         self._listeners.setdefault(listener.key, set()).add(listener)
         if listener.key not in self._checking:
@@ -190,5 +180,11 @@ class CredentialWatch:
 def listening(
     request: HTTPConnection, caller: Caller, thread_id: UUID | None = None, *, admitted: bool = False
 ) -> Listener:
-    """Return a listener for what a request holds open: see `CredentialWatch.listener`."""
-    return services(request)[CredentialWatch].listener(caller, thread_id, admitted=admitted)
+    """Return a listener for what a request holds open.
+
+    Args:
+        thread_id: the thread that is listened to. A user token's listener ends when the thread gets another user.
+        admitted: True for the answer to a request that starts work. It outlasts the expiry of its credential, not a
+            revocation.
+    """
+    return Listener(services(request)[CredentialWatch], caller, thread_id, admitted=admitted)
