@@ -208,20 +208,12 @@ class TurnRequest:
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     stored: bool = True
     """False if nothing of the turn is written to Postgres."""
+    user: str | None = None
+    """The end user of the token, or else the one that the request names: a thread that it makes is this user's."""
     ends_with_client: bool = False
     """It is cancelled when the client that asked for it goes away."""
     approvals: Mapping[str, str] = field(default_factory=dict)
     """The ids of the approval requests that the input answers, and for each the field that names it."""
-
-    @property
-    def user(self) -> str | None:
-        """The end user that the request names, as OpenAI's clients do: a thread that it makes is this user's.
-
-        With a user's own token, whatever it names.
-        """
-        if self.origin.user is not None:
-            return self.origin.user
-        return user_of(self.params)
 
     @property
     def replaced_model(self) -> str | None:
@@ -326,6 +318,7 @@ def new_turn(
         if_busy=IfBusy(sent.if_busy or if_busy),
         origin=origin,
         stored=stored,
+        user=origin.user or user_of(body),
         approvals=_approvals(sent.input),
     )
 
