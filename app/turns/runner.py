@@ -87,8 +87,9 @@ class Runner:
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
-            bind_contextvars(**ids.in_logs(turn.project_id, turn.thread_id, turn.id))
-            running.task = asyncio.create_task(self._execution.run(running, prefetched), name=ids.turn_id(turn.id))
+            named = ids.in_logs(turn.project_id, turn.thread_id, turn.id)
+            bind_contextvars(**named)
+            running.task = asyncio.create_task(self._execution.run(running, prefetched), name=named["turn"])
             running.task.add_done_callback(lambda task: self._ended(running, task))
         client.running = running
         if not request.background or request.stream:
