@@ -15,7 +15,7 @@ from app.db.replica import ReplicaReads
 from app.http.pages import Page, list_object
 from app.projects.auth import Caller
 from app.threads import store as threads
-from app.threads.address import Place, unknown
+from app.threads.address import ThreadAddress, unknown
 from app.trail.append import append_record
 from app.trail.records import record_object
 from app.trail.users import UserKeys
@@ -41,7 +41,9 @@ class Audit:
         rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._horizon)
         return list_object(rows, record_object, has_more=has_more)
 
-    async def list_of_thread(self, caller: Caller, address: Place, filters: Filters, page: Page) -> dict[str, Any]:
+    async def list_of_thread(
+        self, caller: Caller, address: ThreadAddress, filters: Filters, page: Page
+    ) -> dict[str, Any]:
         """One page of a thread's records: of a deleted one too, by its id.
 
         Raises:
@@ -62,7 +64,7 @@ class Audit:
         await self._checkpoints.write(caller.project_id)
         return exported.lines(await self._reads.with_all_so_far(), caller.project_id)
 
-    async def export_thread(self, caller: Caller, address: Place) -> AsyncIterator[bytes]:
+    async def export_thread(self, caller: Caller, address: ThreadAddress) -> AsyncIterator[bytes]:
         """A thread's trail, signed up to now: of a deleted one too, by its id.
 
         Raises:
@@ -76,7 +78,7 @@ class Audit:
         await self._checkpoints.write(caller.project_id)
         return exported.lines_of_thread(await self._reads.with_all_so_far(), caller.project_id, chain_id)
 
-    async def _chain(self, caller: Caller, address: Place) -> UUID:
+    async def _chain(self, caller: Caller, address: ThreadAddress) -> UUID:
         """The chain of a thread, or of one that was deleted.
 
         Raises:

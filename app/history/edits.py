@@ -24,7 +24,7 @@ from app.items.stored import columns, kept_input
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
-from app.threads.address import ById, OfTurn, Place, unknown
+from app.threads.address import ById, OfTurn, ThreadAddress, unknown
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_record, append_records
@@ -42,7 +42,7 @@ class Edits:
         self._live_ids = live_ids
 
     async def add_items(
-        self, actor: Actor, project_id: UUID, address: Place, items: Sequence[dict[str, Any]]
+        self, actor: Actor, project_id: UUID, address: ThreadAddress, items: Sequence[dict[str, Any]]
     ) -> list[str]:
         """Append items outside any call to the model: a turn that holds nothing else. Returns their ids."""
         async with self._database.session() as session:
@@ -51,7 +51,7 @@ class Edits:
         await self._live_ids.forget(project_id, thread.id)
         return added
 
-    async def delete_item(self, actor: Actor, project_id: UUID, address: Place, item_id: str) -> bool:
+    async def delete_item(self, actor: Actor, project_id: UUID, address: ThreadAddress, item_id: str) -> bool:
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
             mine = (Turn.project_id == project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
@@ -248,13 +248,13 @@ async def record_turn(
     )
 
 
-async def _idle_thread(session: AsyncSession, project_id: UUID, address: Place | OfTurn) -> Thread:
+async def _idle_thread(session: AsyncSession, project_id: UUID, address: ThreadAddress | OfTurn) -> Thread:
     """The thread, its row locked and no turn of it in progress.
 
     Raises:
         APIError: it is unknown, or busy.
     """
-    place: Place | None = None
+    place: ThreadAddress | None = None
     if isinstance(address, OfTurn):
         of_turn = select(Turn.thread_id).where(*at(Turn.id, project_id, address.turn), Turn.deleted_at.is_(None))
         if (thread_id := await session.scalar(of_turn)) is not None:

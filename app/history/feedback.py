@@ -22,7 +22,7 @@ from app.items.unreadable import ContentUnreadable, marked
 from app.projects.auth import Caller
 from app.sealing import at_rest
 from app.sealing.columns import rows_of
-from app.threads.address import Place
+from app.threads.address import ThreadAddress
 from app.threads.schemas import User
 from app.trail import contents
 from app.trail.append import append_record
@@ -71,7 +71,7 @@ class Feedbacks:
         self._store = store
         self._horizon = horizon
 
-    async def add(self, caller: Caller, address: Place, turn_id: str, sent: FeedbackCreate) -> FeedbackObject:
+    async def add(self, caller: Caller, address: ThreadAddress, turn_id: str, sent: FeedbackCreate) -> FeedbackObject:
         turn = await self._turns.row(caller, address, turn_id)
         bucket = ids.bucket_of(turn["id"])
         given = {"score": sent.score, "label": sent.label, "comment": sent.comment, "user_id": sent.user}
@@ -88,7 +88,7 @@ class Feedbacks:
             )  # fmt: skip
         return _shown(row, turn["thread_id"])
 
-    async def of_turn(self, caller: Caller, address: Place, turn_id: str) -> dict[str, Any]:
+    async def of_turn(self, caller: Caller, address: ThreadAddress, turn_id: str) -> dict[str, Any]:
         turn = await self._turns.row(caller, address, turn_id)
         mine = and_(
             Feedback.project_id == caller.project_id,

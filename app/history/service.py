@@ -28,7 +28,7 @@ from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.provider.account import account
 from app.threads import store as threads
-from app.threads.address import ById, Place, unknown
+from app.threads.address import ById, ThreadAddress, unknown
 from app.threads.schemas import (
     BulkResult,
     ThreadCreate,
@@ -130,7 +130,7 @@ class History:
                 await session.refresh(thread)
             return thread_object(thread)
 
-    async def delete_thread(self, caller: Caller, address: Place) -> Deleted:
+    async def delete_thread(self, caller: Caller, address: ThreadAddress) -> Deleted:
         async with self._database.session() as session:
             thread = await threads.locked(session, caller.project_id, address)
             if thread is None:
@@ -164,7 +164,7 @@ class History:
         if changed is None:
             raise unknown(ById(id_))
 
-    async def fork(self, caller: Caller, address: Place, sent: ThreadFork) -> ThreadObject:
+    async def fork(self, caller: Caller, address: ThreadAddress, sent: ThreadFork) -> ThreadObject:
         """A new thread that shares this one's history up to a turn."""
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         user = sent.user
@@ -181,7 +181,7 @@ class History:
                 session, caller, await self._forks.fork(session, caller.actor, source, sent.turn_id, values)
             )
 
-    async def calls(self, caller: Caller, address: Place, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
+    async def calls(self, caller: Caller, address: ThreadAddress, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)
         return row["id"], await self._store.calls(caller.project_id, row["id"])
 
@@ -193,12 +193,14 @@ class History:
                 return turn_id, row
         raise unknown_call(call_id)
 
-    async def play(self, caller: Caller, address: Place, until: str | None, tempo: Tempo) -> AsyncIterator[bytes]:
+    async def play(
+        self, caller: Caller, address: ThreadAddress, until: str | None, tempo: Tempo
+    ) -> AsyncIterator[bytes]:
         """The events of a branch as they happened, up to its head or to another turn."""
         _, last = await self._branch(caller, address, until)
         return play(self._store, caller.project_id, last, tempo)
 
-    async def branches(self, caller: Caller, address: Place, page: Page) -> dict[str, Any]:
+    async def branches(self, caller: Caller, address: ThreadAddress, page: Page) -> dict[str, Any]:
         """The ends of a thread's branches, latest first. The head is one of them."""
         thread = await self._store.thread(caller.project_id, address)
         rows = await self._store.branches(caller.project_id, thread["id"], page)
@@ -215,7 +217,7 @@ class History:
         return list_object(rows[: page.limit], show, has_more=len(rows) > page.limit)
 
     async def messages(
-        self, caller: Caller, address: Place, page: Page, *, until: str | None, newest: int | None
+        self, caller: Caller, address: ThreadAddress, page: Page, *, until: str | None, newest: int | None
     ) -> tuple[ThreadRow, list[ItemRow], TurnsPage]:
         """The items of a page of turns of a thread's branch, in the page's order; and the thread."""
         thread, found = await self._page_of_turns(caller, address, page, until, newest)
@@ -223,7 +225,7 @@ class History:
         rows = [row for turn_id in found.turns for row in items[turn_id][:: 1 if page.order == "asc" else -1]]
         return thread, rows, found
 
-    async def chain(self, caller: Caller, address: Place, page: Page, until: str | None) -> dict[str, Any]:
+    async def chain(self, caller: Caller, address: ThreadAddress, page: Page, until: str | None) -> dict[str, Any]:
         """Return how each turn of a branch reached the model, and whether it can be chained."""
         _, found = await self._page_of_turns(caller, address, page, until)
         rows = await self._store.chain(caller.project_id, found.turns)
@@ -231,7 +233,7 @@ class History:
         return list_object(rows, lambda row: self._link(row, bindings), has_more=found.has_more)
 
     async def _page_of_turns(
-        self, caller: Caller, address: Place, page: Page, until: str | None, newest: int | None = None
+        self, caller: Caller, address: ThreadAddress, page: Page, until: str | None, newest: int | None = None
     ) -> tuple[ThreadRow, TurnsPage]:
         """A page of the turns of a branch, which ends at the thread's head or another turn; and the thread.
 
@@ -298,7 +300,7 @@ class History:
             ),
         }
 
-    async def _branch(self, caller: Caller, address: Place, until: str | None) -> tuple[ThreadRow, UUID | None]:
+    async def _branch(self, caller: Caller, address: ThreadAddress, until: str | None) -> tuple[ThreadRow, UUID | None]:
         thread = await self._store.thread(caller.project_id, address)
         if until is None:
             return thread, thread["head_turn_id"]

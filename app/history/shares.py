@@ -25,7 +25,7 @@ from app.sealing import at_rest
 from app.sealing.columns import rows_of
 from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
-from app.threads.address import ById, Place, unknown
+from app.threads.address import ById, ThreadAddress, unknown
 from app.threads.schemas import TURN_ID
 from app.trail import contents
 from app.trail.append import append_record
@@ -75,7 +75,7 @@ class Shares:
         self._turns = turns
         self._store = store
 
-    async def create(self, caller: Caller, address: Place, sent: ShareCreate) -> ShareLink:
+    async def create(self, caller: Caller, address: ThreadAddress, sent: ShareCreate) -> ShareLink:
         thread = await self._store.thread(caller.project_id, address)
         turn_id = thread["head_turn_id"]
         if sent.turn_id is not None:
@@ -99,7 +99,7 @@ class Shares:
             )  # fmt: skip
         return {**_shown(row), "path": f"/v1/shared/{id_.hex}.{secret}"}
 
-    async def listed(self, caller: Caller, address: Place) -> dict[str, Any]:
+    async def listed(self, caller: Caller, address: ThreadAddress) -> dict[str, Any]:
         thread = await self._store.thread(caller.project_id, address)
         mine = and_(
             Share.project_id == caller.project_id,

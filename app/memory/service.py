@@ -15,7 +15,7 @@ from app.projects.auth import Caller
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.provider.refusals import client_error
-from app.threads.address import Place
+from app.threads.address import ThreadAddress
 
 
 class Memory:
@@ -28,13 +28,13 @@ class Memory:
         self._compactions = compactions
         self._models = models
 
-    async def compactions(self, caller: Caller, address: Place) -> dict[str, Any]:
+    async def compactions(self, caller: Caller, address: ThreadAddress) -> dict[str, Any]:
         """List the compactions on the branch of the thread's head, the latest first."""
         _, head, _ = await self._store.head(caller.project_id, address)
         rows = await self._store.on_branch(caller.project_id, head)
         return list_object(rows, compaction_object, has_more=False)
 
-    async def compact(self, caller: Caller, address: Place, sent: Compact) -> CompactionObject:
+    async def compact(self, caller: Caller, address: ThreadAddress, sent: Compact) -> CompactionObject:
         """Make a compaction of the thread now. Its next turn continues from it, however short the conversation is.
 
         Raises:

@@ -23,8 +23,7 @@ from app.memory.tables import Compaction
 from app.sealing import at_rest
 from app.sealing.ciphertext import Place
 from app.sealing.columns import ITEMS, rows_of
-from app.threads.address import Place as Address
-from app.threads.address import unknown
+from app.threads.address import ThreadAddress, unknown
 from app.trail import contents
 from app.trail.append import append_record
 from app.trail.records import SERVICE
@@ -184,7 +183,7 @@ class MemoryStore:
             )
         return [item.tokens or 0 for item in items]
 
-    async def head(self, project_id: UUID, address: Address) -> tuple[UUID, UUID | None, str | None]:
+    async def head(self, project_id: UUID, address: ThreadAddress) -> tuple[UUID, UUID | None, str | None]:
         """A thread's id, its head, and the head's model.
 
         Raises:

@@ -56,8 +56,8 @@ class New:
     id: UUID
 
 
-Place = ById | ByName
-Address = Place | OfTurn | New
+ThreadAddress = ById | ByName
+Address = ThreadAddress | OfTurn | New
 
 
 def path_of(given: str) -> str:
@@ -100,7 +100,7 @@ def owned(caller: Caller, address: ById) -> ById: ...
 @overload
 def owned(caller: Caller, address: OfTurn) -> OfTurn: ...
 @overload
-def owned(caller: Caller, address: Place) -> Place: ...
+def owned(caller: Caller, address: ThreadAddress) -> ThreadAddress: ...
 @overload
 def owned(caller: Caller, address: Address) -> Address: ...
 def owned(caller: Caller, address: Address) -> Address:
@@ -160,7 +160,7 @@ def unknown_name(name: str) -> NotFound:
     return NotFound(f"There is no thread named {name!r} in this project.", param="name", code="thread_not_found")
 
 
-async def address(request: Request, caller: Authenticated) -> Place:
+async def address(request: Request, caller: Authenticated) -> ThreadAddress:
     """The address in the path.
 
     Raises:
@@ -169,11 +169,11 @@ async def address(request: Request, caller: Authenticated) -> Place:
     return await addressed(request, caller)
 
 
-async def _audited(request: Request, caller: Auditing) -> Place:
+async def _audited(request: Request, caller: Auditing) -> ThreadAddress:
     return await addressed(request, caller)
 
 
-async def addressed(request: Request, caller: Caller, *, cached: bool = False) -> Place:
+async def addressed(request: Request, caller: Caller, *, cached: bool = False) -> ThreadAddress:
     """The same.
 
     Args:
@@ -183,7 +183,7 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
     return owned(caller, await _found(request, caller, cached=cached))
 
 
-async def _found(request: Request, caller: Caller, *, cached: bool) -> Place:
+async def _found(request: Request, caller: Caller, *, cached: bool) -> ThreadAddress:
     name = request.path_params.get("name")
     if name is not None:
         called, name, names = name, name_of(caller, name), services(request)[Names]
@@ -205,8 +205,8 @@ async def _found(request: Request, caller: Caller, *, cached: bool) -> Place:
     return ById(found)
 
 
-Addressed = Annotated[Place, Depends(address)]
-Audited = Annotated[Place, Depends(_audited)]
+Addressed = Annotated[ThreadAddress, Depends(address)]
+Audited = Annotated[ThreadAddress, Depends(_audited)]
 """The same, for keys with the scope audit."""
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])

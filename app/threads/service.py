@@ -17,7 +17,7 @@ from app.limits.room import check_growth, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.threads import store
-from app.threads.address import ByName, Place, name_for, name_of, unknown, unknown_name
+from app.threads.address import ByName, ThreadAddress, name_for, name_of, unknown, unknown_name
 from app.threads.names import Names
 from app.threads.schemas import (
     ThreadCount,
@@ -76,14 +76,14 @@ class Threads:
             found = await store.counted(session, caller.project_id, filters, MOST_COUNTED)
         return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
 
-    async def get(self, caller: Caller, address: Place) -> ThreadObject:
+    async def get(self, caller: Caller, address: ThreadAddress) -> ThreadObject:
         async with self._database.session() as session:
             thread = await store.get(session, caller.project_id, address)
             if thread is None:
                 raise unknown(address)
             return await shown(session, caller, thread)
 
-    async def patch(self, caller: Caller, address: Place, sent: ThreadPatch) -> ThreadObject:
+    async def patch(self, caller: Caller, address: ThreadAddress, sent: ThreadPatch) -> ThreadObject:
         await self._check_growth(caller, address, sent)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
@@ -96,7 +96,7 @@ class Threads:
                 raise unknown(address)
             return await shown(session, caller, thread)
 
-    async def _check_growth(self, caller: Caller, address: Place, sent: ThreadPatch) -> None:
+    async def _check_growth(self, caller: Caller, address: ThreadAddress, sent: ThreadPatch) -> None:
         """Raise TooManyRequests if a change makes a thread longer, and there is no room for more."""
         longer = sent.model_dump(include=sent.model_fields_set & {"title", "metadata"})
         if not any(longer.values()):

@@ -37,7 +37,7 @@ from app.items.shapes import string, text_of
 from app.projects.tables import Project
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
-from app.threads.address import ByName, Place, bucket_at
+from app.threads.address import ByName, ThreadAddress, bucket_at
 from app.threads.names import Names
 from app.threads.schemas import Head, LastMessage, Status
 from app.threads.tables import Thread, ThreadActivity
@@ -109,7 +109,7 @@ async def add(
     return thread
 
 
-async def get(session: AsyncSession, project_id: UUID, address: Place) -> Thread | None:
+async def get(session: AsyncSession, project_id: UUID, address: ThreadAddress) -> Thread | None:
     return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
 
 
@@ -148,7 +148,7 @@ def _last_message(turn_id: UUID, item: dict[str, Any] | None) -> LastMessage | N
 
 
 async def change(
-    session: AsyncSession, names: Names, actor: Actor, project_id: UUID, address: Place, values: dict[str, Any]
+    session: AsyncSession, names: Names, actor: Actor, project_id: UUID, address: ThreadAddress, values: dict[str, Any]
 ) -> Thread | None:
     """Change a thread in one statement, so that two changes of different fields both hold.
 
@@ -193,7 +193,7 @@ async def change(
     return thread
 
 
-async def locked(session: AsyncSession, project_id: UUID, address: Place) -> Thread | None:
+async def locked(session: AsyncSession, project_id: UUID, address: ThreadAddress) -> Thread | None:
     """The thread, its row locked until the transaction ends."""
     return (
         await session.execute(select(Thread).where(*_at(project_id, address)).with_for_update())
@@ -359,7 +359,7 @@ async def _key_of(session: AsyncSession, project_id: UUID) -> bytes:
     return (await session.execute(select(Project.trail_key).where(Project.project_id == project_id))).scalar_one()
 
 
-def _at(project_id: UUID, address: Place) -> tuple[ColumnElement[bool], ...]:
+def _at(project_id: UUID, address: ThreadAddress) -> tuple[ColumnElement[bool], ...]:
     same = (Thread.project_id == project_id, Thread.bucket == ids.bucket_of(address.id), Thread.id == address.id)
     named = (Thread.name == address.name,) if isinstance(address, ByName) else ()
     return (*same, *named, *(() if address.user is None else (Thread.user_id == address.user,)))

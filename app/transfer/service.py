@@ -19,7 +19,7 @@ from app.projects.auth import Caller
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
-from app.threads.address import ById, ByName, Place, unknown
+from app.threads.address import ById, ByName, ThreadAddress, unknown
 from app.threads.names import Names
 from app.threads.schemas import ThreadObject, optional_turn_id, thread_object
 from app.threads.tables import Thread
@@ -38,7 +38,7 @@ class Transfer:
         self._names = names
         self._users = users
 
-    async def export(self, caller: Caller, address: Place) -> dict[str, Any]:
+    async def export(self, caller: Caller, address: ThreadAddress) -> dict[str, Any]:
         """A thread with all of its turns that have ended."""
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, address)
@@ -102,7 +102,7 @@ class Transfer:
             The thread, and whether it was written now.
         """
         _check_references(given)
-        places: list[Place] = [ById(given.id)]
+        places: list[ThreadAddress] = [ById(given.id)]
         if given.name is not None and (named := await self._names.find(caller.project_id, given.name)) is not None:
             places.append(ByName(named, given.name))
         user = given.user

@@ -16,7 +16,7 @@ from app.projects.auth import Caller
 from app.projects.credential_watch import MESSAGES
 from app.provider.events import data_of
 from app.threads import store as threads
-from app.threads.address import ById, Place, unknown
+from app.threads.address import ById, ThreadAddress, unknown
 from app.threads.schemas import ThreadObject, thread_object
 from app.threads.service import shown
 from app.threads.tables import Thread
@@ -59,7 +59,7 @@ class ThreadLife:
         self._store = store
         self._replay = replay
 
-    async def frames(self, caller: Caller, address: Place, place: str | None) -> AsyncIterator[bytes]:
+    async def frames(self, caller: Caller, address: ThreadAddress, place: str | None) -> AsyncIterator[bytes]:
         """The stream, until the thread is deleted.
 
         Args:
@@ -165,7 +165,7 @@ class ThreadLife:
                 del position.speaking[seq]
         return found
 
-    async def _thread(self, caller: Caller, address: Place) -> Thread | None:
+    async def _thread(self, caller: Caller, address: ThreadAddress) -> Thread | None:
         """Read the thread's row alone, by one statement, because it is polled."""
         async with self._database.session() as session:
             return await threads.get(session, caller.project_id, address)
