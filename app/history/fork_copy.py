@@ -34,7 +34,7 @@ COMPACTION_KEPT = (
 )  # fmt: skip
 
 
-async def copied(session: AsyncSession, actor: Actor, fork: Thread, bucket: int, turn_ids: Sequence[UUID]) -> None:
+async def copy_turns(session: AsyncSession, actor: Actor, fork: Thread, bucket: int, turn_ids: Sequence[UUID]) -> None:
     """Copy a branch into a new thread, as its own turns.
 
     Args:

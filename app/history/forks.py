@@ -12,7 +12,7 @@ from app.db import ids
 from app.db.ids import BUCKETS
 from app.db.sql import statements_of
 from app.history import turn_digests
-from app.history.fork_copy import copied
+from app.history.fork_copy import copy_turns
 from app.http.errors import Conflict, NotFound
 from app.sealing import ciphertext
 from app.sealing.at_rest import MARK
@@ -61,7 +61,7 @@ class Forks:
         if len(branch) <= self.copies_turns:
             bucket = (source.bucket + 1 + secrets.randbelow(BUCKETS - 1)) % BUCKETS
             made = await store.add(session, self.names, actor, source.project_id, {**values, "bucket": bucket})
-            await copied(session, actor, made, source.bucket, branch)
+            await copy_turns(session, actor, made, source.bucket, branch)
         else:
             place = {"bucket": source.bucket, "last_seq": seq, "forked_turn_id": at}
             made = await store.add(session, self.names, actor, source.project_id, {**values, **place}, head=at)

@@ -54,7 +54,7 @@ def _until_cancelled(drain_seconds: float) -> int:
     return math.ceil(drain_seconds + CLOSE_SECONDS + ANSWER_SECONDS)
 
 
-def said(seconds: float) -> str:
+def stopping_message(seconds: float) -> str:
     return f"Stopping. Running turns have {seconds:g} seconds to finish (EVERTHREAD_DRAIN_SECONDS)."
 
 
@@ -75,7 +75,7 @@ class Config(uvicorn.Config):
         """Begin to stop, or hurry. A second SIGTERM changes nothing. A third Ctrl-C ends open connections."""
         if not begun.is_set():
             if self.workers == 1:
-                echo(f"{said(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
+                echo(f"{stopping_message(self._drain_seconds)} Ctrl-C again ends them with what they have said.")
             begun.set()
             uvicorns(number, frame)
         elif number == signal.SIGINT:
@@ -99,11 +99,11 @@ class Workers(Multiprocess):
                 metrics.forget_process(pid)
 
     def handle_int(self) -> None:
-        echo(said(self._drain_seconds))
+        echo(stopping_message(self._drain_seconds))
         super().handle_int()
 
     def handle_term(self) -> None:
-        echo(said(self._drain_seconds))
+        echo(stopping_message(self._drain_seconds))
         super().handle_term()
 
 

@@ -73,7 +73,7 @@ class Threads:
     async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
         """Count threads: exactly up to MOST_COUNTED, and `more` beyond."""
         async with self._database.session() as session:
-            found = await store.counted(session, caller.project_id, filters, MOST_COUNTED)
+            found = await store.count(session, caller.project_id, filters, MOST_COUNTED)
         return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
 
     async def get(self, caller: Caller, address: ThreadAddress) -> ThreadObject:

@@ -280,7 +280,7 @@ async def list_page(
     return page.cut([found[id_] for id_ in places])
 
 
-async def counted(session: AsyncSession, project_id: UUID, filters: Filters, most: int) -> int:
+async def count(session: AsyncSession, project_id: UUID, filters: Filters, most: int) -> int:
     """Return the number of threads, up to `most` plus one."""
     listed = _listed(project_id, filters, most + 1)
     return (await session.execute(select(func.count()).select_from(listed))).scalar_one()
