@@ -34,7 +34,7 @@ from app.memory.summary_check import BadSummary, checked_summary
 from app.process.background import Background
 from app.provider import failure
 from app.provider.client import ProviderError
-from app.provider.models import Family, Models
+from app.provider.models import Models
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys
@@ -109,17 +109,17 @@ class Compactions(Background):
         self._tasks: dict[UUID, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
-    def threshold(self, binding: str, family: Family, model: str, params: dict[str, Any]) -> int | None:
+    def threshold(self, token_budget: int, params: dict[str, Any]) -> int | None:
         """From how many tokens on a conversation is compacted; None for never.
 
         Args:
-            binding: of the account that is asked.
+            token_budget: of the model.
             params: the request's: its `context_management` goes before the service's setting.
         """
         if (wanted := threshold_of(params)) is not None:
             return wanted
         share = self._settings.compaction_share
-        return None if share == 0 else int(share * self._observations.at(binding).token_budget(family, model))
+        return None if share == 0 else int(share * token_budget)
 
     def begin(self, wanted: CompactionJob, asks: Asks) -> None:
         """Make a compaction in the background, unless the tokens or the money of who asked for the turn are used up:

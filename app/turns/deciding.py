@@ -65,7 +65,7 @@ class Decisions:
         live = None if turn.parent_id is None else await self._live(turn, turn.parent_id, prefetched)
         home = None if live is None else live.binding
         account = await self._accounts.first(turn.project_id, turn.request.model, home)
-        running.attempt = attempt = self._at(turn, account)
+        running.attempt = attempt = self.at(turn, account)
         if live is not None and await self._is_shorter_now(turn, live, attempt.threshold):
             live = None
         chosen = continuation.decide(
@@ -119,22 +119,17 @@ class Decisions:
         if other is None:
             return None
         log.warning("an account does not answer; the turn goes on at another", why=found.kind, to=other.name)
-        target = self._at(turn, other).target
+        target = self.at(turn, other).target
         running.attempt = attempt = replace(attempt, account=other, target=target, tried=tried)
         attempt = await self._rebuilt(running, attempt)
         metrics.of(metrics.MOVES, found.kind).inc()
         metrics.MOVED_TOKENS.inc(attempt.sent.weight)
         return attempt
 
-    def threshold(self, turn: Opened, account: ProviderAccount) -> int | None:
-        """Return the tokens from which on the turn's conversation is compacted; None for never."""
-        request = turn.request
-        return self._compactions.threshold(account.binding, request.family, request.model, request.params)
-
-    def _at(self, turn: Opened, account: ProviderAccount) -> Attempt:
+    def at(self, turn: Opened, account: ProviderAccount) -> Attempt:
         """Return the beginning of an attempt at an account."""
         target = self._reader.target(account.binding, turn.request.family, turn.request.model)
-        return Attempt(account, target, self.threshold(turn, account))
+        return Attempt(account, target, self._compactions.threshold(target.abilities.token_budget, turn.request.params))
 
     async def _live(self, turn: Opened, parent_id: UUID, prefetched: "asyncio.Future[Any] | None") -> LiveId | None:
         """Return the parent's response id: from Redis, else from Postgres."""
@@ -166,7 +161,7 @@ class Decisions:
         Raises:
             ProviderError: it does not fit, and the request would rather fail than leave something out.
         """
-        turn, now = running.turn, self._at(running.turn, attempt.account)
+        turn, now = running.turn, self.at(running.turn, attempt.account)
         attempt = replace(attempt, target=now.target, threshold=now.threshold, envelope=_envelope(turn))
         if turn.parent_id is not None:
             if attempt.pieces is None:
@@ -225,7 +220,7 @@ class Decisions:
         attempt = replace(attempt, reasoning=False)
         if attempt.continuation is not Continuation.CHAINED:
             return await self._rebuilt(running, attempt)
-        target = self._at(running.turn, attempt.account).target
+        target = self.at(running.turn, attempt.account).target
         sent = new_input(request.items, target.abilities, reasoning=False)
         left_out = attempt.context.reasoning_left_out + sum(item.is_encrypted_reasoning for item in request.items)
         return replace(
@@ -262,7 +257,7 @@ class Decisions:
         weight, limit = attempt.sent.weight, failure.limit_in(found.message)
         if limit is not None:
             self._reader.observations.at(attempt.account.binding).refused(request.model, limit)
-        most = self._at(turn, attempt.account).target.abilities.token_budget
+        most = self.at(turn, attempt.account).target.abilities.token_budget
         smaller = await self._rebuilt(running, attempt, min(most, int(SMALLER_SHARE * weight), limit or weight))
         return smaller if smaller.sent.weight < weight else None
 
@@ -282,7 +277,7 @@ class Decisions:
             or turn.parent_id is None
         ):
             return None
-        attempt = replace(attempt, target=self._at(turn, attempt.account).target)
+        attempt = replace(attempt, target=self.at(turn, attempt.account).target)
         reached = Step.WITHOUT_IMAGES if attempt.reduction is None else attempt.reduction.step
         last = LAST_IN_WORDS if turn.request.params.get("truncation") == "disabled" else Step.LEFT_OUT
         next_reduction = Reduction(reached, turn.parent_id.hex, attempt.model_at_account, found.code)

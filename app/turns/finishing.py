@@ -101,7 +101,7 @@ class Finish:
             entry = LiveId(turn.id, response["id"], attempt.target.binding, request.model, ends, own, answer.open_calls)
             await self._live_ids.put(turn.project_id, turn.thread_id, entry)
         await running.relay.recorder.end()
-        threshold = self._decisions.threshold(turn, attempt.account) if own.cut else attempt.threshold
+        threshold = self._decisions.at(turn, attempt.account).threshold if own.cut else attempt.threshold
         due = request.stored and threshold is not None and own.tokens >= threshold
         running.outcome = replace(
             running.outcome,
