@@ -193,6 +193,8 @@ class TurnRequest:
     metadata: dict[str, str]
     stream: bool
     """True if the client is answered with events."""
+    streamed: bool
+    """True if the provider is asked for events: a background turn can be followed later."""
     parent_id: UUID | None
     ignored: list[str]
     requested_model: str = ""
@@ -234,11 +236,6 @@ class TurnRequest:
     def compactions(self) -> bool:
         """True if the input holds compactions that must be opened."""
         return any(item.type == COMPACTION for item in self.items)
-
-    @property
-    def streamed(self) -> bool:
-        """True if the provider is asked for events: a background turn can be followed later."""
-        return self.stream or self.background
 
 
 def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, root: bool = False) -> TurnRequest:
@@ -311,6 +308,7 @@ def new_turn(
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},
         stream=bool(sent.stream),
+        streamed=bool(sent.stream or sent.background),
         parent_id=parent_id or parse_parent(sent.parent_id),
         ignored=family.ignored(body),
         background=bool(sent.background),
