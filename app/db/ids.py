@@ -70,6 +70,10 @@ def turn_id(id_: UUID) -> str:
     return f"turn_{id_.hex}"
 
 
+def optional_turn_id(id_: UUID | None) -> str | None:
+    return None if id_ is None else turn_id(id_)
+
+
 def response_id(id_: UUID) -> str:
     """A turn's id on the OpenAI surface and in streamed events."""
     return f"resp_{id_.hex}"

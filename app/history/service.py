@@ -35,7 +35,6 @@ from app.threads.schemas import (
     ThreadFork,
     ThreadObject,
     ThreadsBulk,
-    optional_turn_id,
     thread_object,
 )
 from app.threads.service import columns, shown, with_trail_key
@@ -281,7 +280,7 @@ class History:
         return {
             "id": ids.turn_id(row["id"]),
             "object": "chain.link",
-            "parent_id": optional_turn_id(row["parent_id"]),
+            "parent_id": ids.optional_turn_id(row["parent_id"]),
             "status": row["status"],
             "continuation": row["continuation"],
             "model": row["model"],

@@ -170,8 +170,8 @@ def thread_object(thread: Thread, head: Head = NO_HEAD) -> ThreadObject:
         "ttl_seconds": thread.ttl_seconds,
         "status": "busy" if head.busy else "idle",
         "last_message": head.last_message,
-        "head_id": optional_turn_id(thread.head_turn_id),
-        "forked_turn_id": optional_turn_id(thread.forked_turn_id),
+        "head_id": ids.optional_turn_id(thread.head_turn_id),
+        "forked_turn_id": ids.optional_turn_id(thread.forked_turn_id),
         "turn_count": thread.turn_count,
         "context": None if head.context is None else head.context.shown(),
         "archived": thread.archived_at is not None,
@@ -179,7 +179,3 @@ def thread_object(thread: Thread, head: Head = NO_HEAD) -> ThreadObject:
         "updated_at": int(thread.updated_at.timestamp()),
         **marked(thread),
     }
-
-
-def optional_turn_id(id_: UUID | None) -> str | None:
-    return None if id_ is None else ids.turn_id(id_)

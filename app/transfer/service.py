@@ -21,7 +21,7 @@ from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
 from app.threads.address import ById, ByName, ThreadAddress, unknown
 from app.threads.names import Names
-from app.threads.schemas import ThreadObject, optional_turn_id, thread_object
+from app.threads.schemas import ThreadObject, thread_object
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
@@ -87,8 +87,8 @@ class Transfer:
             "archived": thread.archived_at is not None,
             "created_at": thread.created_at.timestamp(),
             "updated_at": thread.updated_at.timestamp(),
-            "head_id": optional_turn_id(thread.head_turn_id),
-            "forked_turn_id": optional_turn_id(thread.forked_turn_id),
+            "head_id": ids.optional_turn_id(thread.head_turn_id),
+            "forked_turn_id": ids.optional_turn_id(thread.forked_turn_id),
             "turns": [_exported(turn, items[turn.id]) for turn in turns],
             "compactions": [_exported_compaction(each) for each in compacted],
             "shares": [_exported_share(each) for each in shares],
@@ -237,7 +237,7 @@ def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
     assert turn.completed_at is not None
     return {
         "id": ids.turn_id(turn.id),
-        "parent_id": optional_turn_id(turn.parent_id),
+        "parent_id": ids.optional_turn_id(turn.parent_id),
         "status": turn.status,
         "continuation": turn.continuation,
         "model": turn.model,

@@ -19,7 +19,6 @@ from app.items.shapes import Item, fields_of, text_of
 from app.items.stored import kept_row
 from app.items.unreadable import marked
 from app.provider.account import account as account_of
-from app.threads.schemas import optional_turn_id
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.schemas import OF_CONVERSATION
 from app.turns.store import Opened
@@ -222,7 +221,7 @@ def turn_object(
         "id": ids.turn_id(turn.id),
         "object": "turn",
         "thread_id": ids.thread_id(turn.thread_id),
-        "parent_id": optional_turn_id(turn.parent_id),
+        "parent_id": ids.optional_turn_id(turn.parent_id),
         "continuation": continuation,
         "output_text": output_text(response["output"]),
         "ignored": turn.request.ignored,
@@ -267,7 +266,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "id": ids.turn_id(row["id"]),
         "object": "turn",
         "thread_id": ids.thread_id(row["thread_id"]),
-        "parent_id": optional_turn_id(row["parent_id"]),
+        "parent_id": ids.optional_turn_id(row["parent_id"]),
         "continuation": row["continuation"],
         "ignored": row["ignored"],
         "context": None if row["context"] is None else Context.from_json(row["context"]).shown(),
