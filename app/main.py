@@ -263,6 +263,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Collaborators(
             store=store,
             accounts=accounts,
+            models=models,
             live_ids=live_ids,
             event_log=event_log,
             spool=spool,

@@ -8,6 +8,7 @@ from app.limits.service import RateLimits
 from app.memory.compaction import Compactions
 from app.memory.reader import Reader
 from app.process.killable import Killable
+from app.provider.models import Models
 from app.settings import Settings
 from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
@@ -21,6 +22,7 @@ from app.usage.hours import TurnHours
 class Collaborators:
     store: TurnStore
     accounts: Accounts
+    models: Models
     live_ids: LiveIds
     event_log: EventLog
     spool: Spool

@@ -33,7 +33,6 @@ from app.turns.closing import (
 from app.turns.collaborators import Collaborators
 from app.turns.deciding import Decisions
 from app.turns.running import Running, Stage
-from app.turns.schemas import TurnRequest
 from app.turns.show import response_object, with_status
 
 log = structlog.get_logger()
@@ -49,6 +48,7 @@ class Finish:
     def __init__(self, parts: Collaborators, decisions: Decisions, closer: Closer) -> None:
         self._store = parts.store
         self._live_ids = parts.live_ids
+        self._models = parts.models
         self._observations = parts.reader.observations
         self._settings = parts.settings
         self._decisions = decisions
@@ -111,7 +111,7 @@ class Finish:
 
     async def fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
-        relay, found = running.relay, _with_successor(running.turn.request, found)
+        relay, found = running.relay, self._with_successor(running.turn.request.model, found)
         refused = client_error(found)
         has_begun = relay.begun or running.turn.request.background
         closing = broken_off(
@@ -198,6 +198,13 @@ class Finish:
             running.outcome = replace(running.outcome, error=why)
         running.relay.publish_error(why)
 
+    def _with_successor(self, model: str, found: Failure) -> Failure:
+        """Return the failure of a model that is retired with what to ask for instead."""
+        successor = self._models.successor(model)
+        if found.code != failure.MODEL_RETIRED and (successor is None or found.code not in PASSED_ON):
+            return found
+        return failure.retired(found, model, successor)
+
     def _tell_unlisted(self, model: str) -> None:
         """Say of a model, once, that nothing is known of it. It has answered: its name is no client's invention."""
         if model not in self._unlisted and len(self._unlisted) < MOST_UNLISTED:
@@ -215,13 +222,6 @@ def _attempt_fields(running: Running) -> dict[str, Any]:
         "pieces": () if running.attempt is None else running.attempt.new_pieces,
         "replaced_model": running.turn.request.replaced_model,
     }
-
-
-def _with_successor(request: TurnRequest, found: Failure) -> Failure:
-    """Return the failure of a model that is retired with what to ask for instead."""
-    if found.code != failure.MODEL_RETIRED and (request.successor is None or found.code not in PASSED_ON):
-        return found
-    return failure.retired(found, request.model, request.successor)
 
 
 def _moment(value: object) -> datetime | None:

@@ -199,8 +199,6 @@ class TurnRequest:
     ignored: list[str]
     requested_model: str = ""
     """The model name that the client has sent."""
-    successor: str | None = None
-    """The successor of the model, if it is known to be retired."""
     previous_id: UUID | None = None
     """The response that it continues from, if that is no stored turn."""
     background: bool = False
@@ -303,7 +301,6 @@ def new_turn(
         items=items,
         model=model,
         requested_model=requested,
-        successor=models.successor(model),
         family=family,
         params={name: value for name, value in body.items() if name not in OURS and name not in REPLACED},
         metadata=sent.metadata or {},
