@@ -77,12 +77,13 @@ class Finish:
         usage = response.get("usage")
         own = await context.after(turn, attempt, counted or usage, self._observations, now)
         running.outcome = replace(running.outcome, context=own)
+        status = answer.status
         closing = Closing(
-            answer.status,
+            status,
             output=answer.output,
             response=response_document(response),
             usage=usage,
-            incomplete_details=response.get("incomplete_details") if answer.status == "incomplete" else None,
+            incomplete_details=response.get("incomplete_details") if status == "incomplete" else None,
             response_id=response["id"],
             response_created_at=_moment(response.get("created_at")),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
@@ -105,7 +106,7 @@ class Finish:
         due = request.stored and threshold is not None and own.tokens >= threshold
         running.outcome = replace(
             running.outcome,
-            text=answer.text,
+            answer=answer,
             compaction=CompactionJob(turn.project_id, turn.id, request.model) if due else None,
         )
 

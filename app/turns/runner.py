@@ -161,7 +161,7 @@ class Runner:
         # Only now: what the turn has used counts against the limits that these meet.
         if outcome.compaction is not None:
             self._compactions.begin(outcome.compaction, running.admission.asks)
-        self._titles.after(turn, outcome.text, running.admission.asks)
+        self._titles.after(turn, outcome.answer, running.admission.asks)
         metrics.RUNNING_TURNS.dec()
         took = int(running.relay.recorder.seconds() * 1000)
         self._hours.ended(turn.project_id, turn.request.model, outcome.name, took, running.relay.recorder.pace.first)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from app.chain.answer import Answer
 from app.chain.context import UNKNOWN, Context
 from app.chain.continuation import Continuation
 from app.http.errors import APIError
@@ -25,8 +26,8 @@ class Outcome:
     error: APIError | None = None
     context: Context | None = None
     """The turn's own, for the next one to continue from."""
-    text: str = ""
-    """The text of the answer, for a title."""
+    answer: Answer | None = None
+    """Read for a title."""
     compaction: CompactionJob | None = None
     """The compaction that its thread is due, once the turn has been charged for."""
     uncounted: dict[str, int] | None = None

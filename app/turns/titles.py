@@ -75,18 +75,18 @@ class Titles:
         self._settled: dict[UUID, None] = {}
         self._failed: dict[UUID, None] = {}
 
-    def after(self, turn: Opened, answer: str, asks: Asks) -> None:
+    def after(self, turn: Opened, answer: Answer | None, asks: Asks) -> None:
         """Begin to make a title for the thread of a turn that has been answered, if it needs one.
 
         Args:
             asks: who asked for the turn, and pays for the title.
         """
-        if not self._settings.titles or not turn.request.stored or not answer:
+        if not self._settings.titles or not turn.request.stored or answer is None or not answer.text:
             return
         if turn.thread_id in self._settled or turn.thread_id in self._begun:
             return
         self._begun.add(turn.thread_id)
-        making = asyncio.create_task(self._make(turn, answer, asks), name="title")
+        making = asyncio.create_task(self._make(turn, answer.text, asks), name="title")
         self._making.add(making)
         making.add_done_callback(self._making.discard)
 
