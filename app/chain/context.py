@@ -1,7 +1,7 @@
 """State of a chain: how much the model is sent with the next turn, and what was left out of it, since when."""
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -80,7 +80,7 @@ class Context:
             TypeError: another release has written them.
         """
         made = cls(*values)
-        return dataclasses.replace(made, reduced=Reduction.from_json(made.reduced))
+        return made if made.reduced is None else replace(made, reduced=Reduction.from_json(made.reduced))
 
     def to_json(self) -> dict[str, Any]:
         """As JSON, without what is as in any context."""

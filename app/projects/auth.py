@@ -65,6 +65,8 @@ class Grant:
     """The project's own setting: see `Project.session_cache`."""
     sealer: ContentCipher | None = PLAIN
     """Writes the project's contents; None if its key is not available."""
+    most_bytes: int | None = None
+    """Limit on the bytes of a body."""
     user: str | None = None
     """The end user whose token it is; None for a key."""
     thread_id: UUID | None = None
@@ -164,15 +166,17 @@ class KeyRing:
         if row is None:
             return None
         settings = parse_settings(ProjectSettings, row["settings"])
+        limits = parse_settings(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits
         grant = Grant(
             row["project_id"],
             row["id"],
             frozenset(row["scopes"]),
             row["operates"],
             settings,
-            parse_settings(KeyLimits, row["limits"]) if row["limits"] else settings.key_limits,
+            limits,
             row["session_cache"],
             await self._sealer(row),
+            least(settings.limits.body_bytes, limits.body_bytes),
         )
         if row["first_use"] is not None:
             async with self._database.session() as session:
@@ -223,8 +227,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
         raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
     request.state.origins = grant.settings.origins
     # A tenant's limits do not hold on the admin routes, where they can be taken back.
-    most_bytes = least(grant.settings.limits.body_bytes, grant.key_limits.body_bytes)
-    request.state.most_bytes = None if scope == "admin" else most_bytes
+    request.state.most_bytes = None if scope == "admin" else grant.most_bytes
     caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
     if grant.sealer is not None:

@@ -75,7 +75,7 @@ class Calls:
                     answer = answers.from_body(await provider.respond(running.admission, attempt.body.sent, headers))
                 response_id = answer.response["id"]
                 call.answered(answer.response)
-                running.admission.add(answer.response.get("usage"), request.family.price, account.binding)
+                running.admission.add(answer.response.get("usage"), request.family.price, attempt.target.binding)
                 if account.breakers:
                     account.breaker(request.model).answered()
                 return answer

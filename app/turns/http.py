@@ -123,7 +123,7 @@ def origin(request: Request, caller: Caller) -> Origin:
     longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
     retried = longest if retries else None
     return Origin(
-        caller.key_id,
+        caller.grant.key_id,
         caller.address,
         at_rest.sealer().digest(request.state.body_hash),
         key,
