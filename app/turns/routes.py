@@ -66,13 +66,13 @@ def hot_routes(prefix: str) -> list[Route]:
 async def create(request: Request) -> Response:
     """Create a turn: the model answers with the thread as context."""
     here = services(request)
-    turns = here[Turns]
+    turns, models = here[Turns], here[Models]
     caller = await authenticate(request)
     address = await addressed(request, caller, cached=True)
     body, root = await json_object(request), False
     if body.get("replaces") is not None:
         body, root = await turns.replacing(caller, address, body)
-    sent = turn_request(body, here[Models], origin(request, caller), root=root)
+    sent = turn_request(body, models, origin(request, caller), root=root)
     return await answer(request, caller, address, sent, _show, stored_turn)
 
 
