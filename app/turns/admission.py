@@ -93,7 +93,8 @@ class TurnAdmission:
 
     def end(self, running: Running) -> None:
         """Give back the place of a turn that has ended, charge for it, and record what its row does not count."""
-        turn, admission, outcome, binding = running.turn, running.admission, running.outcome, running.binding
+        turn, admission, outcome = running.turn, running.admission, running.outcome
+        binding, context = running.binding, running.context
         self._free(turn.project_id)
         if outcome.uncounted is not None:
             admission.add(outcome.uncounted, turn.request.family.price, binding)
@@ -111,7 +112,7 @@ class TurnAdmission:
             self._limits.record(admission, "response", turn.request.model, binding, usage)
         if turn.request.stored:
             admission.thread, admission.turn = turn.thread_id, turn.id
-            admission.history_tokens = running.context.tokens or admission.history_tokens
+            admission.history_tokens = context.tokens or admission.history_tokens
         self._limits.end(admission)
 
     def _free(self, project_id: UUID) -> None:

@@ -76,11 +76,11 @@ def turn_headers(running: Running) -> dict[str, str]:
     """Return what every other answer to a turn tells, streamed or not, good or bad."""
     turn = running.turn
     headers = {**opened_headers(running), "Everthread-Continuation": running.continuation.value}
+    family, context = turn.request.family, running.context
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
     if asked_format(turn.request.params) is not None:
         headers["Everthread-Prompted"] = "text.format"
-    family, context = turn.request.family, running.context
     if not family.name:
         headers["Everthread-Unlisted-Model"] = quote(turn.request.model)
     if turn.request.replaced_model is not None:

@@ -85,8 +85,10 @@ class Recorder:
     async def _write(self, *, last: bool) -> None:
         """Write the events that are not in the event log yet, in one batch."""
         async with self._writing:
+            if not self._logs:
+                return
             frames = self.events.since(self._logged)
-            if not self._logs or not (frames or last):
+            if not (frames or last):
                 return
             first, self._logged = self._logged, self._logged + len(frames)
             # After a gap, it is not written on.

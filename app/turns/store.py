@@ -155,7 +155,7 @@ class TurnStore:
             Busy: another turn of the thread is in progress, others have waited longer, or the Idempotency-Key is
                 another turn's.
         """
-        bucket = bucket_at(address)
+        at, bucket = _address_arguments(address), bucket_at(address)
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         kept = kept_input(request.items)
         types, item_ids, data = columns(kept)
@@ -176,7 +176,7 @@ class TurnStore:
                 *SQL.open_turn(
                     project_id=project_id,
                     bucket=bucket,
-                    **_asked(address),
+                    **at,
                     user_id=user,
                     trail_key=trail_key,
                     turn_id=turn_id,
@@ -211,12 +211,12 @@ class TurnStore:
                         },
                     ),
                 ),
-                key=known_id(address) or (address.turn if isinstance(address, OfTurn) else None),
+                key=at["thread_id"] or at["after_turn"],
             )
         except ThreadLocked:
             raise  # It was not opened.
         except (DatabaseUnavailable, asyncio.CancelledError):
-            turn = Closable(project_id, turn_id, known_id(address), len(types), salt, request.origin.actor, seal)
+            turn = Closable(project_id, turn_id, at["thread_id"], len(types), salt, request.origin.actor, seal)
             self._unconfirmed.add(turn_id, turn)
             raise
         match row["outcome"]:
@@ -806,21 +806,21 @@ def _piece_data(turn: Closable, piece: Piece) -> str | None:
     return turn.sealer.text(PIECES.at(turn.project_id, turn.thread_id, piece.digest), "data", piece.data)
 
 
-def _asked(address: Address) -> dict[str, Any]:
-    """An address as arguments of `open_turn`."""
-    asked = {
+def _address_arguments(address: Address) -> dict[str, Any]:
+    """Return the arguments of `open_turn` that locate a thread."""
+    arguments = {
         "thread_id": known_id(address), "after_turn": None, "name": None, "of_user": _user_of(address),
         "new_thread": False,
     }  # fmt: skip
     match address:
         case OfTurn(turn=turn):
-            return {**asked, "after_turn": turn}
+            return {**arguments, "after_turn": turn}
         case ByName(name=name):
-            return {**asked, "name": name}
+            return {**arguments, "name": name}
         case New():
-            return {**asked, "new_thread": True}
+            return {**arguments, "new_thread": True}
         case ById():
-            return asked
+            return arguments
         case _:
             assert_never(address)
 
