@@ -250,24 +250,17 @@ async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
     return grant
 
 
-async def _by_method(request: HTTPConnection) -> Caller:
-    return await authenticate(request)
+def _authenticated(scope: Scope | None = None) -> Any:
+    """Return the dependency of a route on its caller. Args: scope: see `authenticate`."""
+
+    async def caller(request: HTTPConnection) -> Caller:
+        return await authenticate(request, scope)
+
+    return Depends(caller)
 
 
-async def _reading(request: HTTPConnection) -> Caller:
-    return await authenticate(request, "read")
-
-
-async def _auditing(request: HTTPConnection) -> Caller:
-    return await authenticate(request, "audit")
-
-
-async def _administering(request: HTTPConnection) -> Caller:
-    return await authenticate(request, "admin")
-
-
-Authenticated = Annotated[Caller, Depends(_by_method)]
-Reading = Annotated[Caller, Depends(_reading)]
+Authenticated = Annotated[Caller, _authenticated()]
+Reading = Annotated[Caller, _authenticated("read")]
 """Caller of a POST that changes nothing."""
-Auditing = Annotated[Caller, Depends(_auditing)]
-Administering = Annotated[Caller, Depends(_administering)]
+Auditing = Annotated[Caller, _authenticated("audit")]
+Administering = Annotated[Caller, _authenticated("admin")]
