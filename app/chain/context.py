@@ -7,7 +7,7 @@ from uuid import UUID
 
 from typing_extensions import TypedDict
 
-from app.chain.reduction import TARGET_BYTES, ReducedObject, Reduction
+from app.chain.reduction import TARGET_BYTES, ReducedObject, Reduction, uuid_hex
 from app.db import ids
 from app.items.shapes import fields_of, string
 from app.items.weights import count
@@ -97,8 +97,8 @@ class Context:
         quick, at = said.get("quick"), said.get("at")
         return cls(
             **{name: count(said.get(name)) for name in COUNTS},
-            since=_hex(said.get("since")),
-            compaction=_hex(said.get("compaction")),
+            since=uuid_hex(said.get("since")),
+            compaction=uuid_hex(said.get("compaction")),
             cut=said.get("cut") is True,
             at=float(at) if isinstance(at, int | float) and 0 < at < 1e11 else 0.0,
             quick=float(quick) if isinstance(quick, int | float) and 0 <= quick <= 1 else 0.5,
@@ -123,10 +123,3 @@ class Context:
 
 
 UNKNOWN = Context()
-
-
-def _hex(value: Any) -> str | None:
-    try:
-        return UUID(value).hex if isinstance(value, str) else None
-    except ValueError:
-        return None

@@ -88,11 +88,13 @@ class Reduction:
     def from_json(cls, value: Any) -> "Reduction | None":
         """Read it back from any value; None for anything that is no reduction."""
         said = fields_of(value)
-        step, through = _BY_NAME.get(string(said.get("step"))), _hex(said.get("through"))
+        step, through = _BY_NAME.get(string(said.get("step"))), uuid_hex(said.get("through"))
         if step is None or through is None:
             return None
         refused = said.get("refused")
-        turns = [turn for each in (refused if isinstance(refused, list) else []) if (turn := _hex(each)) is not None]
+        turns = [
+            turn for each in (refused if isinstance(refused, list) else []) if (turn := uuid_hex(each)) is not None
+        ]
         return cls(step, through, string(said.get("target")), string(said.get("code"))[:LONGEST_CODE], tuple(turns[:2]))
 
     def shown(self) -> ReducedObject:
@@ -115,7 +117,8 @@ def first_and_last(turns: Sequence[UUID]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(turn.hex for turn in (turns[0], turns[-1]))) if turns else ()
 
 
-def _hex(value: Any) -> str | None:
+def uuid_hex(value: Any) -> str | None:
+    """Return the hex digits of a UUID; None for anything else."""
     try:
         return UUID(value).hex if isinstance(value, str) else None
     except ValueError:
