@@ -217,7 +217,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _start(app: FastAPI, started: Started) -> Runner | None:
     """Build the parts in the order in which they need each other. Each is stopped before those that it needs."""
     settings: Connected = app.state.services[Connected]
-    started.to_stop(partial(asyncio.to_thread, spans.tracer.close))
+    if spans.tracer is not None:
+        started.to_stop(partial(asyncio.to_thread, spans.tracer.close))
     database = configured.connect(settings, settings.database_url)
     started.to_stop(database.close)
     key = await _database_key(database)

@@ -87,7 +87,7 @@ class Cache:
         Raises:
             RedisError, OSError: Redis is unavailable, too slow, or refuses.
         """
-        with spans.tracer.span("redis", SYSTEM, asks=True):
+        with spans.span("redis", SYSTEM, asks=True):
             return await self._watched(lambda: command(self._client))
 
     def pubsub(self) -> Any:
@@ -132,7 +132,7 @@ class Cache:
 
     def _queued(self, commands: Sequence[Command]) -> "asyncio.Future[Any]":
         answer: asyncio.Future[Any] = self._loop.create_future()
-        if spans.tracer.active:
+        if spans.tracer is not None:
             name = str(commands[-1][0])
             spans.tracer.until_done(name, {**SYSTEM, "db.operation.name": name}, answer)
         self._unsent.append((commands, answer))

@@ -139,7 +139,7 @@ class Provider:
         permit.check()
         try:
             async with self._session.post(
-                self._base_url + path, data=body, headers={**headers, **spans.tracer.headers()}, allow_redirects=False
+                self._base_url + path, data=body, headers={**headers, **spans.headers()}, allow_redirects=False
             ) as answer:
                 content = self._secret.hidden(await self._whole(answer))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -156,7 +156,7 @@ class Provider:
             request = self._session.post(
                 self._base_url + path,
                 data=body,
-                headers={**headers, **spans.tracer.headers()},
+                headers={**headers, **spans.headers()},
                 timeout=self._streamed,
                 allow_redirects=False,
             )

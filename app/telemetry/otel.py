@@ -29,7 +29,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from prometheus_client import Counter
 
 from app.telemetry import metrics
-from app.telemetry.spans import Attributes, Span, Tracer
+from app.telemetry.spans import Attributes, Span
 
 UNSAID = frozenset(
     ("url.path", "url.query", "url.full", "http.url", "http.target", "client.address", "client.port", "net.peer.ip",
@@ -104,9 +104,7 @@ class _Recorded(Span):
         self._span.set_status(Status(StatusCode.ERROR))
 
 
-class OTel(Tracer):
-    active = True
-
+class OTel:
     def __init__(self, app: FastAPI, *, traces: bool, metrics_too: bool) -> None:
         """Begin to trace an app, and all that this process does with asyncpg.
 
@@ -161,6 +159,7 @@ class OTel(Tracer):
         return _Recorded(self._tracer.start_span(name, kind=kind, attributes=attributes))
 
     def until_done(self, name: str, attributes: Attributes, answer: "Future[Any]") -> None:
+        """Make a span that lasts until another server's answer is there."""
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
         def end(done: "Future[Any]") -> None:
@@ -179,6 +178,7 @@ class OTel(Tracer):
         return {name: value for name, value in carrier.items() if name == "traceparent"}
 
     def provider_call(self, seconds: float, first_token: float | None, attributes: Attributes) -> None:
+        """Count a call of the provider. Args: first_token: seconds to it; None if there was none in a stream."""
         self._call_seconds.record(seconds, attributes)
         if first_token is not None:
             self._first_token_seconds.record(first_token, attributes)
@@ -188,6 +188,7 @@ class OTel(Tracer):
             self._tokens.record(number, {**attributes, "gen_ai.token.type": type_})
 
     def close(self) -> None:
+        """Send what has not been sent. It blocks."""
         # A collector that is unavailable would be tried again and again.
         patience = threading.Timer(CLOSE_SECONDS, self._give_up)
         patience.start()

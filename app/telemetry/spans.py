@@ -1,14 +1,16 @@
 """Spans of what is done for a request: none, at no cost, unless OpenTelemetry is asked for (see `start`)."""
 
-from asyncio import Future
 from collections.abc import Mapping
 from importlib import import_module
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from app.settings import OTelSettings, environment, export
+
+if TYPE_CHECKING:
+    from app.telemetry.otel import OTel
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -33,46 +35,24 @@ class Span:
         """Say that it failed, and as what."""
 
 
-class Tracer:
-    """Tracer whose spans are not exported."""
-
-    active = False
-    """True if spans are exported."""
-
-    def span(self, name: str, attributes: Attributes, *, asks: bool = False) -> Span:
-        """A span within the one that is current, and current itself while it lasts.
-
-        Args:
-            asks: it waits for another server.
-        """
-        return NO_SPAN
-
-    def until_done(self, name: str, attributes: Attributes, answer: "Future[Any]") -> None:
-        """A span from now until another server's answer is there."""
-
-    def headers(self) -> dict[str, str]:
-        """Return the headers that name the calling span to another server: `traceparent`, of W3C's Trace Context."""
-        return {}
-
-    def provider_call(self, seconds: float, first_token: float | None, attributes: Attributes) -> None:
-        """A call of the provider has ended: for the metrics that go by OTLP.
-
-        Args:
-            seconds: how long it took.
-            first_token: after how many seconds it spoke; None for one that did not, or was not streamed.
-        """
-
-    def tokens(self, counted: Mapping[str, int], attributes: Attributes) -> None:
-        """A call of the provider has used so many tokens, by OpenTelemetry's type of token."""
-
-    def close(self) -> None:
-        """Send what has not been sent. It blocks."""
-
-
 NO_SPAN = Span()
 
-tracer = Tracer()
-"""The tracer of this process."""
+tracer: "OTel | None" = None
+"""The tracer of this process; None if no spans are exported."""
+
+
+def span(name: str, attributes: Attributes, *, asks: bool = False) -> Span:
+    """Return a span within the one that is current, and current itself while it lasts.
+
+    Args:
+        asks: it waits for another server.
+    """
+    return NO_SPAN if tracer is None else tracer.span(name, attributes, asks=asks)
+
+
+def headers() -> dict[str, str]:
+    """Return the headers that name the calling span to another server: `traceparent`, of W3C's Trace Context."""
+    return {} if tracer is None else tracer.headers()
 
 
 def start(app: FastAPI, settings: OTelSettings) -> None:

@@ -41,7 +41,7 @@ class TurnExecution:
             prefetched: the answer to a look-up of the live id that was sent earlier.
         """
         turn = running.turn
-        with spans.tracer.span(
+        with spans.span(
             "turn", {"everthread.turn": ids.turn_id(turn.id), "everthread.thread": ids.thread_id(turn.thread_id)}
         ) as span:
             try:

@@ -28,7 +28,7 @@ class ProviderCall:
         self._began = time.monotonic()
         self._attributes: dict[str, str | int | float | bool] = {}
         self._span: Span = NO_SPAN
-        if not spans.tracer.active:
+        if spans.tracer is None:
             return
         place = urlsplit(url)
         self._attributes = {
@@ -43,7 +43,7 @@ class ProviderCall:
             "gen_ai.conversation.id": ids.thread_id(thread_id),
             "gen_ai.request.stream": stream,
         }
-        self._span = spans.tracer.span(f"chat {model}", begun, asks=True)
+        self._span = spans.span(f"chat {model}", begun, asks=True)
 
     def __enter__(self) -> "ProviderCall":
         self._span.__enter__()
@@ -59,7 +59,8 @@ class ProviderCall:
         if self._outcome != "answered":
             self._attributes["error.type"] = self._outcome
             self._span.fail(self._outcome)
-        spans.tracer.provider_call(seconds, self._first_token, self._attributes)
+        if spans.tracer is not None:
+            spans.tracer.provider_call(seconds, self._first_token, self._attributes)
         self._span.__exit__(None, None, None)  # What it failed of has been said, without its message.
 
     def first_output(self, since_request: float) -> None:
@@ -74,7 +75,7 @@ class ProviderCall:
         counted = _tokens(response.get("usage"))
         for kind, number in counted.items():
             metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
-        if not spans.tracer.active:
+        if spans.tracer is None:
             return
         self._span.add(
             {
