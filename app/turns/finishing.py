@@ -92,7 +92,6 @@ class Finish:
         )
         kept = await self.close(running, closing)
         if kept is None:
-            await self._closed_elsewhere(running)
             return
         shown = response_object(turn, kept.shown(response))
         running.outcome = replace(running.outcome, response=shown)
@@ -131,7 +130,6 @@ class Finish:
             running.outcome = replace(running.outcome, uncounted=uncounted)
         kept = await self.close(running, replace(closing, **_attempt_fields(running)))
         if kept is None:
-            await self._closed_elsewhere(running)
             return
         shown = response_object(running.turn, kept.shown(relay.opening))
         if kept.status == "failed":
@@ -149,7 +147,6 @@ class Finish:
         said = {"code": error.code, "message": error.message}
         kept = await self.close(running, running.failed(said, None if has_begun else error.status))
         if kept is None:
-            await self._closed_elsewhere(running)
             return
         running.outcome = replace(running.outcome, error=error)
         shown = response_object(running.turn, kept.shown(relay.opening))
@@ -166,7 +163,7 @@ class Finish:
         """Close the turn, if anything of it is kept.
 
         Returns:
-            What it was closed with; None if it was closed by somebody else, or deleted.
+            What it was closed with; None if it was closed by somebody else, or deleted: its listeners are told so.
 
         Raises:
             ServiceStopping: the process has to end before Postgres has taken it.
@@ -186,6 +183,8 @@ class Finish:
             # Its message may quote contents.
             code = (closing.error or {}).get("code")
             log.warning("a turn failed", code=code, status=closing.error_status)
+        if kept is None:
+            await self._closed_elsewhere(running)
         return kept
 
     async def _closed_elsewhere(self, running: Running) -> None:
