@@ -11,7 +11,7 @@ from app.db import ids
 from app.items.shapes import fields_of
 from app.items.weights import count
 from app.telemetry import metrics, spans
-from app.telemetry.spans import NO_SPAN, Span
+from app.telemetry.spans import Span
 
 PROVIDER_NAME = "alibaba_cloud"
 """OpenTelemetry's semantic conventions have no name for it yet."""
@@ -27,7 +27,7 @@ class ProviderCall:
         self._first_token: float | None = None
         self._began = time.monotonic()
         self._attributes: dict[str, str | int | float | bool] = {}
-        self._span: Span = NO_SPAN
+        self._span: Span | None = None
         if spans.tracer is None:
             return
         place = urlsplit(url)
@@ -46,7 +46,8 @@ class ProviderCall:
         self._span = spans.span(f"chat {model}", begun, asks=True)
 
     def __enter__(self) -> "ProviderCall":
-        self._span.__enter__()
+        if self._span is not None:
+            self._span.__enter__()
         return self
 
     def __exit__(
@@ -56,11 +57,12 @@ class ProviderCall:
         model = metrics.model(self._model)
         metrics.of(metrics.PROVIDER_CALLS, self._outcome, model, self._account).inc()
         metrics.of(metrics.PROVIDER_SECONDS, str(self._stream).lower(), model, self._account).observe(seconds)
+        if spans.tracer is None or self._span is None:
+            return
         if self._outcome != "answered":
             self._attributes["error.type"] = self._outcome
             self._span.fail(self._outcome)
-        if spans.tracer is not None:
-            spans.tracer.provider_call(seconds, self._first_token, self._attributes)
+        spans.tracer.provider_call(seconds, self._first_token, self._attributes)
         self._span.__exit__(None, None, None)  # What it failed of has been said, without its message.
 
     def first_output(self, since_request: float) -> None:
@@ -75,7 +77,7 @@ class ProviderCall:
         counted = _tokens(response.get("usage"))
         for kind, number in counted.items():
             metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
-        if spans.tracer is None:
+        if spans.tracer is None or self._span is None:
             return
         self._span.add(
             {

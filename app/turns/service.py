@@ -49,7 +49,7 @@ class Turns:
         request = await self.with_references(caller, address, request)
         if not request.items:
             await self._check_waits_for_answer(caller, address)
-        return await self._runner.start(caller.project_id, address, request, headers, client)
+        return await self._runner.start(caller.grant.project_id, address, request, headers, client)
 
     async def _check_waits_for_answer(self, caller: Caller, address: Address) -> None:
         """Refuse a request without input for a thread that does not end with something to be answered."""
