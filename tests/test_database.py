@@ -8,6 +8,15 @@ import pytest
 
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
+from app.projects import auth
+from app.projects.keys import ensure_first_key
+from app.projects.user_tokens import UserTokens
+from app.sealing.content_keys import ContentKeys
+from app.sealing.master import masters
+from app.sealing.project_cipher import ProjectCipher
+from app.settings import Settings
+from tests.databases import migrated_database
+from tests.service import KEY
 from tests.wire import Proxy
 
 
@@ -97,3 +106,27 @@ async def test_a_connection_lost_at_any_step_of_a_statement_is_a_database_that_i
         assert len(await narrow.fetch(statement, [1, 2])) == 2
     finally:
         await narrow.close()
+
+
+@pytest.fixture
+def own_database_url(server_urls: tuple[str, str]) -> str:
+    return migrated_database(server_urls[0])
+
+
+async def test_a_look_up_of_a_key_that_is_under_way_at_the_end_is_stopped(
+    own_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "RENEW_SECONDS", 0.0)
+    database = Database(own_database_url, pool_size=2, timeout_seconds=30)
+    await ensure_first_key(database, KEY)
+    keys = auth.KeyRing(database, UserTokens(b""), ContentKeys(database, ProjectCipher(database, masters(Settings()))))
+    assert await keys.grant(KEY, None) is not None
+    connection = await asyncpg.connect(own_database_url)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
+        assert await keys.grant(KEY, None) is not None  # The cached one, which is looked up again meanwhile.
+        (looking_up,) = [task for task in asyncio.all_tasks() if task.get_name() == "keys"]
+        await keys.stop()
+        assert looking_up.cancelled()
+    await connection.close()
+    await database.close()
