@@ -128,30 +128,27 @@ class Finish:
             written = sum(tokens(item.item) for item in closing.output)
             uncounted = {"input_tokens": weight, "output_tokens": written}
             running.outcome = replace(running.outcome, uncounted=uncounted)
-        kept = await self.close(running, replace(closing, **_attempt_fields(running)))
+        await self._end(running, replace(closing, **_attempt_fields(running)), refused)
+
+    async def refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
+        """Close a turn whose history cannot be read: the model is not asked."""
+        has_begun = running.relay.begun or running.turn.request.background
+        said = {"code": error.code, "message": error.message}
+        await self._end(running, running.failed(said, None if has_begun else error.status), error)
+
+    async def _end(self, running: Running, closing: Closing, error: APIError) -> None:
+        """Close a turn that has not been answered, and tell its listeners how it ended."""
+        relay, kept = running.relay, await self.close(running, closing)
         if kept is None:
             return
         shown = response_object(running.turn, kept.shown(relay.opening))
         if kept.status == "failed":
-            running.outcome = replace(running.outcome, error=refused)
-            relay.publish_end(with_status(shown, refused), to_all=False)
+            running.outcome = replace(running.outcome, error=error)
+            relay.publish_end(with_status(shown, error), to_all=False)
         else:
             running.outcome = replace(running.outcome, response=shown)
             relay.publish_end(shown, to_all=True)
-        await running.relay.recorder.end()
-
-    async def refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
-        """Close a turn whose history cannot be read: the model is not asked."""
-        relay = running.relay
-        has_begun = relay.begun or running.turn.request.background
-        said = {"code": error.code, "message": error.message}
-        kept = await self.close(running, running.failed(said, None if has_begun else error.status))
-        if kept is None:
-            return
-        running.outcome = replace(running.outcome, error=error)
-        shown = response_object(running.turn, kept.shown(relay.opening))
-        relay.publish_end(with_status(shown, error), to_all=False)
-        await running.relay.recorder.end()
+        await relay.recorder.end()
 
     async def leave(self, running: Running, error: ServiceStopping) -> None:
         """Leave a turn that Postgres has not taken before the end of the process: its closing is on disk."""
