@@ -17,7 +17,7 @@ from app.items.client_door import check_sendable, items_of
 from app.items.input_item import with_facts
 from app.items.kinds import CALLS, KINDS, MALFORMED
 from app.items.pairs import answers, asked
-from app.items.stored import StoredItem, columns, imported_type, kept_input, kept_output, kept_row
+from app.items.stored import StoredItem, columns, imported_type, stored_input, stored_item, stored_output
 from app.items.weights import IMAGE_TOKENS, count, tokens
 from app.provider.models import Models
 from app.provider.reading import NotJSON, read_json
@@ -56,7 +56,7 @@ def everything_works(kept: list[StoredItem]) -> None:
         {"type": t, "item_id": i, "data": json.loads(d), "turn_id": UUID(int=1)}
         for t, i, d in zip(types_, ids, data, strict=True)
     ]
-    items = [kept_row(row).item for row in rows]
+    items = [stored_item(row).item for row in rows]
     for model in (ROOMY, Abilities(0), Abilities(300, sees_images=False, takes_tool_outputs=False)):
         new = [{"type": "message", "role": "user", "content": "on"}]
         for sent in (
@@ -84,7 +84,7 @@ def everything_works(kept: list[StoredItem]) -> None:
 @settings(max_examples=4 * settings().max_examples)
 def test_whatever_the_provider_gives_is_kept_and_harmless(output: Any) -> None:
     output = read_json(json.dumps(output).encode())[0]
-    kept = kept_output(output)
+    kept = stored_output(output)
     assert len(kept) == (0 if output is None else len(output) if isinstance(output, list) else 1)
     assert len({k.id for k in kept}) == len(kept)
     everything_works(kept)
@@ -102,7 +102,7 @@ def test_what_a_client_sends_is_refused_by_its_path_or_is_harmless(sent: list[An
     if refused is not None:
         assert (refused.param or "").startswith("input")
     else:
-        everything_works(kept_input(with_facts(items)))
+        everything_works(stored_input(with_facts(items)))
 
 
 @given(json_values)

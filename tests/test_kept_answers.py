@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.db.engine import may_pass
-from app.items.stored import kept_output
+from app.items.stored import stored_output
 from app.sealing.at_rest import PLAIN
 from app.trail.records import Actor
 from app.turns import spool
@@ -177,7 +177,7 @@ def test_a_file_of_the_spool_gives_back_what_it_was_given(
     sent = Body(body, [text, text], [-1, -dropped])
     call = CallRecord("chained", "x#1234", "http://x", sent, dropped, None, None, details, now, now)
     turn = Closable(uuid4(), uuid4(), None, dropped, body, Actor(uuid4(), text), PLAIN)
-    output = kept_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
+    output = stored_output([{"type": "message", "role": "assistant", "content": text}, text, {}])
     closing = Closing("incomplete", "rebuilt", [call], output, details, details, None, {"reason": text}, text, text,
                       None, now, None, {"ms": [1], "chars": [2]}, [Piece(text, body, [text])])  # fmt: skip
     assert spool.decoded(spool.encoded(turn, closing)) == (turn, closing)

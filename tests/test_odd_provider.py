@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.chain import answer
-from app.items.stored import kept_output
+from app.items.stored import stored_output
 from app.provider.events import SSEDecoder
 from app.provider.reading import read_object
 from app.turns.streamed import output_of
@@ -291,15 +291,15 @@ def test_every_captured_answer_goes_through_the_door(path: Path) -> None:
         last = events[-1]
         if last.get("type") == "response.completed":
             output = answer.from_response(last["response"]).output
-            assert [item.data for item in kept_output(output_of(frames))] == [item.data for item in output]
+            assert [item.data for item in stored_output(output_of(frames))] == [item.data for item in output]
         elif "output_item.done" in last.get("type", ""):
-            (item,) = kept_output([last["item"]])
+            (item,) = stored_output([last["item"]])
             assert item.type == last["item"]["type"]
             assert item.kind.carried(item.item)[0]["role"] == "assistant"
     else:
         found = orjson.loads(raw)
         items = found.get("output", []) if isinstance(found, dict) else []
-        for kept in kept_output(items):
+        for kept in stored_output(items):
             assert kept.type != "malformed"
             assert None not in [part.get("logprobs", "") for part in kept.item.get("content") or []]
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import text_of
-from app.items.stored import StoredItem, kept_output
+from app.items.stored import StoredItem, stored_output
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.reading import NotJSON, read_object
@@ -77,7 +77,7 @@ def from_response(response: Any, *, repaired: bool = False, streamed: list[dict[
         response["incomplete_details"] = {"reason": "unknown"}
     id_ = usable_id(response.get("id"))
     response["id"] = id_ or f"unusable_{uuid4().hex}"
-    kept = kept_output(output)
+    kept = stored_output(output)
     if streamed and not kept:
-        kept = kept_output(streamed)
+        kept = stored_output(streamed)
     return Answer(response, kept, chainable=id_ is not None)

@@ -20,7 +20,7 @@ from app.history import turn_digests
 from app.history.tables import Share
 from app.http.errors import Conflict
 from app.items.input_item import with_facts
-from app.items.stored import columns, kept_input
+from app.items.stored import columns, stored_input
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
 from app.threads import store as threads
@@ -182,7 +182,7 @@ async def append_items(
 ) -> list[str]:
     """A turn with these items as the thread's new head. Returns the items' ids."""
     turn_id, salt = ids.new_id(thread.bucket), contents.new_salt()
-    kept = kept_input(with_facts(items))
+    kept = stored_input(with_facts(items))
     types, item_ids, _ = columns(kept)
     turn: dict[str, Any] = {
         "project_id": thread.project_id,

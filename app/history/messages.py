@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.items.kinds import MALFORMED, type_of
 from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
-from app.items.stored import Row, StoredItem, kept_row
+from app.items.stored import Row, StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
 
 
@@ -31,7 +31,7 @@ def as_responses(rows: Sequence[Row]) -> list[Item]:
     Args:
         rows: with their turn_id.
     """
-    return [{**kept_row(row).shown, "turn_id": ids.turn_id(row["turn_id"])} for row in rows]
+    return [{**stored_item(row).shown, "turn_id": ids.turn_id(row["turn_id"])} for row in rows]
 
 
 def as_chat(rows: Sequence[Row]) -> list[Item]:
@@ -41,7 +41,7 @@ def as_chat(rows: Sequence[Row]) -> list[Item]:
         ContentUnreadable: one cannot be opened. What is sent to a model is never sent without it.
     """
     messages: list[Item] = []
-    for kept, row in zip(map(kept_row, rows), rows, strict=True):
+    for kept, row in zip(map(stored_item, rows), rows, strict=True):
         if is_unreadable(kept.data):
             raise ContentUnreadable(
                 f"Item {kept.id} of turn {ids.turn_id(row['turn_id'])}", "Read the messages as format=responses."
@@ -59,7 +59,7 @@ def as_chat(rows: Sequence[Row]) -> list[Item]:
 def as_markdown(title: str | None, rows: Sequence[Row]) -> str:
     """A page to read."""
     blocks = [f"# {title}"] if title else []
-    for kept in map(kept_row, rows):
+    for kept in map(stored_item, rows):
         if is_unreadable(kept.data):
             blocks.append("*(something that cannot be opened)*")
         elif kept.type == "message":

@@ -8,7 +8,7 @@ from uuid import UUID
 import orjson
 
 from app.db import ids
-from app.items.stored import kept_row
+from app.items.stored import stored_item
 from app.provider.events import encoded
 from app.turns.closing import TERMINAL
 from app.turns.pace import deltas
@@ -71,7 +71,7 @@ def _moments(turns: Sequence[tuple[TurnRow, list[ItemRow]]]) -> Iterator[Moment]
             "turn_id": ids.turn_id(row["id"]),
             "status": row["status"],
             "created_at": int(began),
-            "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
+            "input": [stored_item(item).shown for item in items if item["origin"] == "input"],
         }
         yield began, b"event: thread.turn\ndata: " + orjson.dumps(opening) + b"\n\n"
         if row["status"] == "in_progress" or (row["continuation"] is None and row["status"] == "completed"):

@@ -17,7 +17,7 @@ from app.http.bodies import WHOLE, Body, examples
 from app.http.describing import Deleted, ItemObject
 from app.http.errors import BadRequest, NotFound
 from app.http.pages import list_object
-from app.items.stored import kept_row
+from app.items.stored import stored_item
 from app.items.unreadable import is_unreadable
 from app.projects.auth import Caller
 from app.projects.tables import Project
@@ -163,7 +163,7 @@ def shared_thread(title: str | None, rows: list[ItemRow]) -> dict[str, Any]:
 
 
 def _said(row: ItemRow) -> dict[str, Any]:
-    kept = kept_row(row)
+    kept = stored_item(row)
     if is_unreadable(kept.data):
         return {**kept.data}
     return {"type": "message", "role": kept.item["role"], "content": kept.item.get("content")}

@@ -43,12 +43,12 @@ class StoredItem:
         return {"id": self.id, **{name: value for name, value in self.data.items() if name != "id"}}
 
 
-def kept_input(items: Iterable[InputItem]) -> list[StoredItem]:
+def stored_input(items: Iterable[InputItem]) -> list[StoredItem]:
     """A client's items, through the door by now. Their ids are ours: one that is given names an item that is there."""
     return [StoredItem(item.type, provider_door.new_id(item.type, uuid7().hex), item.data) for item in items]
 
 
-def kept_output(output: Any, *, own_ids: bool = False) -> list[StoredItem]:
+def stored_output(output: Any, *, own_ids: bool = False) -> list[StoredItem]:
     """Return the stored items of a provider's output, whatever its shape.
 
     Args:
@@ -70,7 +70,7 @@ class Row(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
-def kept_row(row: Row) -> StoredItem:
+def stored_item(row: Row) -> StoredItem:
     """An item read back. One that cannot be opened has no shape to rely on."""
     data = row["data"]
     return StoredItem(MALFORMED if is_unreadable(data) else row["type"], row["item_id"], data)

@@ -16,7 +16,7 @@ from app.db.sql import Statement, statements_of
 from app.http.errors import NotFound
 from app.items import vocabulary
 from app.items.shapes import Item, message
-from app.items.stored import StoredItem, kept_row
+from app.items.stored import StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.memory.rows import Abandoned, CompactionRow
 from app.memory.tables import Compaction
@@ -321,7 +321,7 @@ class MemoryStore:
 
 def _readable(project_id: UUID, row: Any) -> StoredItem:
     """Return an item of a branch. Raises `ContentUnreadable`."""
-    kept = kept_row(ITEMS.opened(project_id, row))
+    kept = stored_item(ITEMS.opened(project_id, row))
     if is_unreadable(kept.data):
         turn = ids.turn_id(row["turn_id"])
         raise ContentUnreadable(

@@ -22,7 +22,7 @@ from app.items.input_item import with_facts
 from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import unanswered
 from app.items.shapes import Item
-from app.items.stored import kept_input
+from app.items.stored import stored_input
 from app.items.vocabulary import text_count
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_count
@@ -147,7 +147,7 @@ class Contexts:
             "object": "response.compaction",
             "created_at": int(time.time()),
             "model": model,
-            "output": [*map(shown_item, kept_input(with_facts(stay))), made],
+            "output": [*map(shown_item, stored_input(with_facts(stay))), made],
             "usage": {**usage, **details},
         }
 

@@ -16,7 +16,7 @@ from app.http.describing import Deleted
 from app.http.errors import APIError, BadRequest, NotFound
 from app.http.pages import Page, list_object
 from app.items.kinds import type_of
-from app.items.stored import StoredItem, kept_row
+from app.items.stored import StoredItem, stored_item
 from app.items.unreadable import marked
 from app.limits.room import check_growth
 from app.limits.service import RateLimits
@@ -144,7 +144,7 @@ class OpenAI:
         )  # fmt: skip
         if not rows:
             raise _unknown_item(item_id)
-        return shown_item(kept_row(rows[0]))
+        return shown_item(stored_item(rows[0]))
 
     async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> "ConversationObject":
         conversation = await self.conversation(caller, ById(id_))
@@ -173,7 +173,7 @@ class OpenAI:
             )
         rows = rows[cursor:]
         has_more = len(rows) > page.limit
-        return list_object(rows[: page.limit], lambda row: shown_item(kept_row(row)), has_more=has_more)
+        return list_object(rows[: page.limit], lambda row: shown_item(stored_item(row)), has_more=has_more)
 
     async def _head(self, caller: Caller, address: ById) -> UUID | None:
         try:

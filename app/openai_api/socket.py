@@ -24,7 +24,7 @@ from app.http.errors import APIError, BadRequest, TooManyRequests
 from app.http.services import Services, services
 from app.items.input_item import InputItem, with_facts
 from app.items.pairs import answers
-from app.items.stored import kept_output
+from app.items.stored import stored_output
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
 from app.openai_api.schemas import response_request
@@ -346,7 +346,7 @@ class _Connection:
         """Remember the history that the next response continues from, for as long as the connection is open."""
         turn = ended.turn
         if not turn.request.stored:
-            said = [kept.item for kept in kept_output(response.get("output"))]
+            said = [kept.item for kept in stored_output(response.get("output"))]
             self._add_remembered(turn.id, _Remembered(turn.request.parent_id, [*turn.request.items, *with_facts(said)]))
 
     def _add_remembered(self, id_: UUID, remembered: _Remembered) -> None:

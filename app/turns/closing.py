@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from app.http.errors import APIError, Conflict, DatabaseUnavailable
-from app.items.stored import StoredItem, kept_output
+from app.items.stored import StoredItem, stored_output
 from app.provider.events import own_frame
 from app.turns.pieces import Body, Piece
 from app.turns.streamed import output_of
@@ -68,7 +68,7 @@ class Closing:
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""
-        return replace(self, output=kept_output([item.data for item in self.output], own_ids=True))
+        return replace(self, output=stored_output([item.data for item in self.output], own_ids=True))
 
     def shown(self, response: dict[str, Any]) -> dict[str, Any]:
         """The Response of the turn that was closed with this, made of the provider's as far as it has come."""
@@ -117,7 +117,7 @@ def broken_off(
         cancelled: whether somebody has asked for its end.
         error_status: the HTTP status that its client is answered with, if it fails.
     """
-    ended = Closing("cancelled", output=kept_output(output_of(frames)), response=response_document(opening))
+    ended = Closing("cancelled", output=stored_output(output_of(frames)), response=response_document(opening))
     if cancelled:
         return ended
     if reason == TOO_LARGE or (reason is not None and ended.output):

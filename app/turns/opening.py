@@ -12,7 +12,7 @@ from app.db import ids
 from app.http.errors import BadRequest, Conflict, DatabaseUnavailable, ServiceStopping
 from app.items.input_item import with_facts
 from app.items.shapes import Item
-from app.items.stored import kept_row
+from app.items.stored import stored_item
 from app.items.unreadable import is_unreadable
 from app.provider.refusals import is_retried
 from app.settings import Settings
@@ -115,7 +115,7 @@ class Opening:
             rows = [] if parent_id is None else await self._store.approvals(project_id, parent_id)
             if busy or any(is_unreadable(row["data"]) for row in rows):
                 return request  # It waits, or is refused, and not for its approvals.
-        kept = [kept_row(row) for row in rows]
+        kept = [stored_item(row) for row in rows]
         return replace(request, items=with_facts(_answering([(each.id, each.item) for each in kept], request)))
 
     async def repeated(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":

@@ -12,7 +12,7 @@ from app.items.client_door import COMPACTION, REFERENCE
 from app.items.input_item import with_facts
 from app.items.kinds import MALFORMED
 from app.items.shapes import Item
-from app.items.stored import Row, StoredItem, kept_row
+from app.items.stored import Row, StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.limits.room import check_room
 from app.limits.service import RateLimits
@@ -190,7 +190,7 @@ class Turns:
 
 def _readable(row: Row) -> StoredItem:
     """Return an item that a request needs. Raises `ContentUnreadable`."""
-    kept = kept_row(row)
+    kept = stored_item(row)
     if is_unreadable(kept.data):
         raise ContentUnreadable(f"Item {kept.id}", "Delete the item, or send the request without it.")
     return kept

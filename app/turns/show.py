@@ -16,7 +16,7 @@ from app.db import ids
 from app.http.describing import ItemObject
 from app.http.errors import APIError
 from app.items.shapes import Item, fields_of, text_of
-from app.items.stored import kept_row
+from app.items.stored import stored_item
 from app.items.unreadable import marked
 from app.provider.account import account as account_of
 from app.turns.rows import ItemRow, TurnRow
@@ -251,7 +251,7 @@ def stored_response(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
     shown["status"] = row["status"]
     if row["completed_at"] is None or not isinstance(shown["completed_at"], int):
         shown["completed_at"] = int(row["completed_at"].timestamp()) if row["completed_at"] else None
-    shown["output"] = [kept_row(item).shown for item in items if item["origin"] == "output"]
+    shown["output"] = [stored_item(item).shown for item in items if item["origin"] == "output"]
     shown["error"] = row["error"]
     shown["incomplete_details"] = row["incomplete_details"]
     shown |= marked(row)
@@ -272,6 +272,6 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "context": None if row["context"] is None else Context.from_json(row["context"]).shown(),
         "account": None if row["binding"] is None else account_of(row["binding"]),
         "first_word_ms": row["first_word_ms"],
-        "input": [kept_row(item).shown for item in items if item["origin"] == "input"],
+        "input": [stored_item(item).shown for item in items if item["origin"] == "input"],
         "output_text": output_text(shown["output"]),
     }

@@ -24,7 +24,7 @@ from app.db.sql import statements_of
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.http.pages import Page
 from app.items.kinds import CALLS
-from app.items.stored import columns, kept_input
+from app.items.stored import columns, stored_input
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
@@ -157,7 +157,7 @@ class TurnStore:
         """
         at, bucket = _address_arguments(address), bucket_at(address)
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
-        kept = kept_input(request.items)
+        kept = stored_input(request.items)
         types, item_ids, data = columns(kept)
         params, seal, place = _dumps(request.params), at_rest.sealer(), TURNS.at(project_id, turn_id)
         # A thread that the turn makes has the same salt.
