@@ -18,7 +18,7 @@ import uvloop
 from app import schema
 from app.chain.context import Context
 from app.items import vocabulary, weights
-from app.provider.models import CACHED_SHARE, WRITTEN_SHARE
+from app.provider.prices import CACHED_SHARE, WRITTEN_SHARE
 from app.turns.context import LATEST_SHARE, wants_cache
 from benchmarks import targets
 from benchmarks.data import Filler

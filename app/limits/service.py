@@ -47,8 +47,9 @@ from app.limits.rules import (
 from app.limits.spent import kept, spent
 from app.process.background import Background
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
-from app.provider.models import Models, Price
+from app.provider.models import Models
 from app.provider.permit import Permit
+from app.provider.prices import Price
 from app.telemetry import metrics
 
 log = structlog.get_logger()
@@ -258,7 +259,8 @@ class RateLimits(Background):
                 found.append((0, 0, 0))
             else:
                 # The price of a million tokens is that of one in millionths.
-                read, written = family.price.input, family.price.output
+                dearest = family.price.tiers[-1]
+                read, written = dearest.input, dearest.output_price(thinking=True)
                 fixed_cost = sent * read + (bound or 0) * written
                 found.append((math.ceil(fixed_cost), math.ceil(history * read), math.ceil(answer * written)))
         return [(min(fixed, MOST_COUNTED), each, answer) for fixed, each, answer in found]

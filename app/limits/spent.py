@@ -5,7 +5,8 @@ from typing import Any
 from app.items.shapes import fields_of
 from app.items.weights import count
 from app.provider.account import is_batch
-from app.provider.models import TOOLS, Price
+from app.provider.models import TOOLS
+from app.provider.prices import Price
 
 
 def kept(usage: Any) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import hashlib
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
+
+from app.settings import REGION_CODES, REGION_HOSTS, Region
 
 SHOWN_DIGITS = 8
 
@@ -19,6 +22,19 @@ def binding(base_url: str, api_key: str) -> str:
 def is_batch(account: str | None) -> bool:
     """Return True if an account, or a binding, is charged the batch price."""
     return account is not None and re.match(BATCH, account) is not None
+
+
+@lru_cache(maxsize=1024)
+def region(account: str | None) -> Region | None:
+    """Return the region of a base URL, a binding or an account; None for an endpoint that is not known."""
+    host = urlsplit(f"//{(account or '').rpartition('://')[2]}").hostname or ""
+    for region, shared in REGION_HOSTS.items():
+        if host.removeprefix("batch.") == shared:
+            return region
+    for region, code in REGION_CODES.items():
+        if re.search(rf"(^|\.){code}\.maas\.(aliyuncs|qwencloudapi)\.com$", host):
+            return region
+    return None
 
 
 def account(binding: str) -> str:

@@ -3,20 +3,18 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.provider.prices import Price
+from app.settings import Region
 
 HERE = Path(__file__).with_name("models.toml")
 
 WINDOW_SHARE = 0.8
 """Input beyond this share of the window is silently cut by the provider (its reference page)."""
-
-CACHED_SHARE = 0.1
-WRITTEN_SHARE = 1.25
-"""Price factor of tokens that are written to a session cache (reference page)."""
-
-MILLION = 1_000_000
 
 THINKING_TOKENS = 4096
 """Room for the thoughts of a model that cannot answer without them."""
@@ -50,53 +48,6 @@ class BadModels(ValueError):
     """A file of models cannot be used."""
 
 
-class Price(BaseModel):
-    """Prices of a million tokens, in one currency."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    input: float = Field(ge=0)
-    output: float = Field(ge=0)
-    cached: float | None = Field(None, ge=0)
-    """Price of cached input; a tenth of `input` by default (reference page)."""
-    cache_write: float | None = Field(None, ge=0)
-    """Price of input that is written to a cache; `input` plus a quarter by default (reference page)."""
-    batch: float = Field(0.5, ge=0)
-    """The share of the price of tokens that is charged at a batch endpoint; half if left out (reference page)."""
-    tools: dict[str, Annotated[float, Field(ge=0)]] = {}
-    """Price of one call of each built-in tool (`web_search`, `code_interpreter` …)."""
-
-    def charged(self, *, batch: bool) -> "Price":
-        """Return the prices that apply to an account. Args: batch: see `account.is_batch`."""
-        if not batch:
-            return self
-        tokens = {
-            "input": self.input, "output": self.output, "cached": self._cached, "cache_write": self._written,
-        }  # fmt: skip
-        return self.model_copy(update={name: price * self.batch for name, price in tokens.items()})
-
-    def cost(self, *, input: int, cached: int, written: int, output: int) -> float:
-        """Return the cost of a number of tokens. `input` includes cached and written tokens."""
-        plain = max(0, input - cached - written)
-        return (plain * self.input + cached * self._cached + written * self._written + output * self.output) / MILLION
-
-    def saved(self, *, cached: int, written: int) -> float:
-        """Return what a cache has saved, less the cost of writing to it."""
-        return (cached * (self.input - self._cached) - written * (self._written - self.input)) / MILLION
-
-    def of_tools(self, calls: Mapping[str, int]) -> float:
-        """Return the cost of the calls of built-in tools, as far as their prices are known."""
-        return sum(number * self.tools.get(tool, 0.0) for tool, number in calls.items())
-
-    @property
-    def _cached(self) -> float:
-        return CACHED_SHARE * self.input if self.cached is None else self.cached
-
-    @property
-    def _written(self) -> float:
-        return WRITTEN_SHARE * self.input if self.cache_write is None else self.cache_write
-
-
 class Family(BaseModel):
     """Abilities of the models of one family. models.toml explains the fields."""
 
@@ -113,6 +64,26 @@ class Family(BaseModel):
     reasoning_summary: bool
     responses_api: bool
     price: Price | None = None
+    """In every region: it goes before `prices`."""
+    prices: tuple[Price, ...] = ()
+    """By region, each at most once."""
+
+    @model_validator(mode="after")
+    def _one_price_a_region(self) -> "Family":
+        if len({price.region for price in self.prices}) < len(self.prices):
+            raise PydanticCustomError("prices", "each region has one price at most")
+        if self.price is not None and self.price.region is not None:
+            raise PydanticCustomError("price", "the price of a single region belongs in 'prices'")
+        return self
+
+    def price_in(self, region: Region | None) -> Price | None:
+        """Return the price in a region; None if it is not known.
+
+        Args:
+            region: of the account, see `account.region`; None for an endpoint whose region is not known.
+        """
+        by_region = {price.region: price for price in self.prices}
+        return self.price or by_region.get(region) or by_region.get(None)
 
     def token_budget(self, learnt_window: int | None = None) -> int:
         """Return the number of tokens that a model reads before the provider cuts or refuses the input.
