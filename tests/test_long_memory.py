@@ -125,7 +125,7 @@ def test_a_model_is_described_by_a_file_of_the_deployments_own(
     tmp_path: Path, emulator: Emulator, service_env: Env
 ) -> None:
     file = tmp_path / "models.toml"
-    file.write_text('[families."qwen9-blind"]\nwindow = 5000\nsees_images = false\n')
+    file.write_text('[families."qwen9-blind"]\nwindow = 5000\nmodalities = ["text"]\n')
     service = Service(env={**service_env, "EVERTHREAD_MODELS_FILE": str(file)})
     try:
         turn = service.turn(service.thread(), "Hello", model="qwen9-blind-2027")

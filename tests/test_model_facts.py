@@ -19,8 +19,8 @@ TIERED = {
 }
 
 FIELDS = {
-    "window": 1000, "sees_images": True, "tool_outputs": True, "efforts": ["none"], "reasoning_summary": False,
-    "responses_api": True,
+    "window": 1000, "modalities": ["text", "video"], "tool_outputs": True, "efforts": ["none"],
+    "reasoning_summary": False, "responses_api": True,
 }  # fmt: skip
 
 
@@ -89,6 +89,14 @@ def test_a_region_without_a_price_of_its_own_has_the_general_one() -> None:
     assert [price and price.tiers[0].input for price in map(own.price_in, ("beijing", None))] == [3, 3]
     with pytest.raises(ValidationError, match="each region"):
         Family.model_validate({**FIELDS, "prices": [beijing, beijing]})
+
+
+def test_a_family_takes_the_modalities_that_it_lists() -> None:
+    family = Family.model_validate({**FIELDS, "modalities": ["text", "video"]})
+    assert [kind for kind in ("text", "image", "video", "audio", "file") if family.takes(kind)] == ["text", "video"]
+    assert not family.sees_images
+    with pytest.raises(ValidationError, match="smell"):
+        Family.model_validate({**FIELDS, "modalities": ["text", "smell"]})
 
 
 @pytest.mark.parametrize(

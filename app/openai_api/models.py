@@ -88,7 +88,7 @@ def model_object(name: str, family: Family, observations: AccountObservations) -
         "context_window": observations.window(family, name),
         "input_budget": observations.token_budget(family, name),
         "max_output_tokens": family.output_limit,
-        "input_modalities": ["text", "image"] if family.sees_images else ["text"],
+        "input_modalities": list(family.modalities),
         "reasoning_efforts": list(family.efforts),
         "listed": bool(family.name),
     }

@@ -19,6 +19,8 @@ WINDOW_SHARE = 0.8
 THINKING_TOKENS = 4096
 """Room for the thoughts of a model that cannot answer without them."""
 
+Modality = Literal["text", "image", "video", "audio", "file"]
+
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 """From the least on."""
@@ -58,7 +60,7 @@ class Family(BaseModel):
     window: int = Field(ge=64)
     input_limit: int | None = Field(None, ge=64)
     output_limit: int | None = Field(None, ge=16)
-    sees_images: bool
+    modalities: tuple[Modality, ...] = Field(min_length=1)
     tool_outputs: bool
     efforts: tuple[Effort, ...] = Field(min_length=1)
     reasoning_summary: bool
@@ -75,6 +77,14 @@ class Family(BaseModel):
         if self.price is not None and self.price.region is not None:
             raise PydanticCustomError("price", "the price of a single region belongs in 'prices'")
         return self
+
+    def takes(self, modality: Modality) -> bool:
+        """Return True if the models read inputs of a kind."""
+        return modality in self.modalities
+
+    @property
+    def sees_images(self) -> bool:
+        return self.takes("image")
 
     def price_in(self, region: Region | None) -> Price | None:
         """Return the price in a region; None if it is not known.
