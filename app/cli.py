@@ -1,4 +1,4 @@
-"""everthread serve | emulator | demo | doctor | migrate | import | export | projects | keys | master-key | audit | …"""
+"""everthread serve | emulator | demo | doctor | models | migrate | import | export | projects | keys | audit | …"""
 
 import asyncio
 import sys
@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import schema
 from app.commands.audit import audit_cli
 from app.commands.master_key import master_key_cli
+from app.commands.models import details, overview
 from app.commands.projects import keys_cli, projects_cli
 from app.commands.terminal import DataDir, check_otel_settings, read_settings, stop
 from app.console import demo
@@ -30,6 +31,8 @@ from app.emulator.server import emulator_server
 from app.process.atomic_file import replacing
 from app.process.listening import CannotServe, listening
 from app.process.output import echo
+from app.provider.models import Models
+from app.provider.models_file import BadModels
 from app.settings import Settings
 from app.telemetry.logs import configure
 from app.transfer import client, watch
@@ -138,6 +141,18 @@ def doctor(
     worst = examine(read_settings(data_dir=data_dir), echo)
     if worst >= (Health.WARNING if strict else Health.ERROR):
         raise typer.Exit(1)
+
+
+@cli.command()
+def models(model: Annotated[str | None, typer.Argument(help="Show every fact about this one.")] = None) -> None:
+    """List what is known of the provider's models, and where each fact comes from."""
+    settings = read_settings()
+    try:
+        known = Models(settings.models_file, window_tokens=settings.context_window_tokens)
+    except BadModels as error:
+        stop(f"Cannot use the facts about models: {error}.")
+    for line in overview(known) if model is None else details(known, model):
+        echo(line)
 
 
 @cli.command()

@@ -39,7 +39,8 @@ from app.process.output import echo
 from app.process.stopping import Config, Workers
 from app.projects.keys import ensure_first_key
 from app.provider.failure import Kind
-from app.provider.models import BadModels, Models
+from app.provider.models import Models
+from app.provider.models_file import BadModels
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import cleared
 from app.sealing.master import BadMasterKey, Masters, masters
@@ -185,11 +186,11 @@ async def check_master_key(database: Database, at_hand: Masters) -> str:
 
 
 def check_models(settings: Settings) -> None:
-    """Raises `CannotServe` if the deployment's own file of models cannot be used."""
+    """Raises `CannotServe` if the facts about models, or the deployment's own file of them, cannot be used."""
     try:
         Models(settings.models_file)
     except BadModels as error:
-        raise CannotServe(f"Cannot use EVERTHREAD_MODELS_FILE: {error}.") from error
+        raise CannotServe(f"Cannot use the facts about models: {error}.") from error
 
 
 async def check_redis(url: str) -> str | None:

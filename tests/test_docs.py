@@ -163,7 +163,7 @@ def test_every_route_exists() -> None:
 
 @cache
 def files() -> list[str]:
-    folders = ("app", "tests", "docs", "migrations", "deploy", "benchmarks", ".ci")
+    folders = ("app", "catalogues", "tests", "docs", "migrations", "deploy", "benchmarks", ".ci")
     inside = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     return [str(path.relative_to(ROOT)) for path in [*ROOT.iterdir(), *inside]]
 

