@@ -1,4 +1,4 @@
-"""Structured output: the provider enforces none, so that Everthread looks at the answer, and asks once more."""
+"""Structured output: the provider enforces it for some models; Everthread looks at every answer, and asks once more."""
 
 import json
 from typing import Any
@@ -65,6 +65,42 @@ def test_an_answer_that_fits_is_asked_for_once(service: Service, emulator: Emula
     turn = service.turn(service.thread(), "Oslo", text=FORMAT)
     assert turn["format_check"] == {"fits": True, "fault": None, "asked_again": 0}
     assert len(emulator.calls()) == 1
+
+
+def test_a_model_that_enforces_a_format_is_not_told_in_words(service: Service, emulator: Emulator) -> None:
+    body = {"input": "Oslo", "model": "qwen4-max", "instructions": "Be brief.", "text": FORMAT}
+    answer = service.http.post(f"/threads/{service.thread()}/turns", json=body)
+    assert "everthread-prompted" not in answer.headers
+    City.model_validate_json(answer.json()["output_text"])
+    assert answer.json()["format_check"] == {"fits": True, "fault": None, "asked_again": 0}
+    (call,) = emulator.calls()
+    assert call["body"]["instructions"] == "Be brief."
+    assert call["body"]["text"] == FORMAT
+
+
+def test_a_stream_of_such_a_model_is_told_in_words_too(service: Service, emulator: Emulator) -> None:
+    last = service.stream(service.thread(), "Oslo", text=FORMAT, model="qwen4-max")[-1]
+    assert last["response"]["format_check"]["fits"] is True
+    (call,) = emulator.calls()
+    assert "JSON Schema" in call["body"]["instructions"]
+
+
+def test_a_model_that_does_not_enforce_what_it_should_is_told_in_words_from_then_on(
+    service: Service, emulator: Emulator
+) -> None:
+    thread, model = service.thread(), "qwen4-loose"
+    emulator.fault("answer", body=said("Oslo, I think"))
+    turn = service.turn(thread, "Oslo", text=FORMAT, model=model)
+    assert turn["format_check"] == {"fits": True, "fault": None, "asked_again": 1}
+    first, second = emulator.calls()
+    assert "instructions" not in first["body"]
+    assert json.dumps(SCHEMA, separators=(",", ":")) in second["body"]["input"][-1]["content"]
+    emulator.fault("answer", body=said("Oslo, I think"))
+    answer = service.http.post(
+        f"/threads/{service.thread()}/turns", json={"input": "Oslo", "text": FORMAT, "model": model}
+    )
+    assert answer.headers["everthread-prompted"] == "text.format"
+    assert "JSON Schema" in emulator.calls()[2]["body"]["instructions"]
 
 
 def test_one_that_never_fits_is_given_as_it_is_and_said(service: Service, emulator: Emulator) -> None:

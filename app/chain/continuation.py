@@ -24,6 +24,8 @@ class Target:
     binding: str
     model: str
     abilities: Abilities
+    enforces_format: bool = False
+    """True if the provider enforces a JSON schema, as far as is known."""
 
 
 def decide(

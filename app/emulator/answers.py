@@ -55,15 +55,16 @@ def item_tokens(item: Item) -> int:
     return 4 + tokens(json.dumps(item, ensure_ascii=False, sort_keys=True))
 
 
-def text(context: Sequence[Item], instructions: str | None) -> str:
+def text(context: Sequence[Item], instructions: str | None, schema: Item | None = None) -> str:
     """The model's words after `context`.
 
     Args:
         context: every item that the model sees, oldest first.
         instructions: the request's own, seen by the model as a system message.
+        schema: that the provider enforces.
     """
     messages = [item for item in context if item["type"] == "message"]
-    if (schema := _wanted_schema(instructions)) is not None:
+    if (schema := schema or _wanted_schema(instructions)) is not None:
         asked = next((message_text(m) for m in reversed(messages) if m["role"] == "user"), "")
         return json.dumps(_value(schema, asked), ensure_ascii=False)
     if instructions:

@@ -8,6 +8,7 @@ from typing import Any
 from app.emulator import answers, reasoning
 from app.emulator.state import Item, new_id
 from app.provider.models import Family
+from app.provider.structured import asked_format
 
 Event = dict[str, Any]
 
@@ -97,7 +98,7 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
                     output.append(thought("The search results show where to look."))
     incomplete = False
     if tool is None and not any(item["type"] == "mcp_approval_request" for item in output):
-        words = answers.text(context, instructions)
+        words = answers.text(context, instructions, _enforced(body) if family.structured_output else None)
         limit = body.get("max_output_tokens")
         if isinstance(limit, int) and answers.tokens(words) > limit:
             words, incomplete = words.encode()[: limit * 4].decode(errors="ignore"), True
@@ -204,6 +205,12 @@ def _thinks(body: dict[str, Any], family: Family) -> bool:
     if isinstance(asked, dict) and asked.get("effort") is not None:
         return bool(asked["effort"] != "none")
     return body.get("enable_thinking") is True or (family.reasoning_summary and body.get("enable_thinking") is None)
+
+
+def _enforced(body: dict[str, Any]) -> Item | None:
+    """Return the JSON Schema of `text.format`, which some models enforce (model page of qwen4-max)."""
+    asked = asked_format(body)
+    return None if asked is None else asked.get("schema") or {"type": "object"}
 
 
 def _message(words: str, status: str) -> Item:

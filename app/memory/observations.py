@@ -53,6 +53,18 @@ class AccountObservations:
         self._suspected: dict[str, int] = {}
         """Counts that the provider reported for inputs that it seems to have cut."""
         self.unwritten: set[str] = set()
+        self._without_format: set[str] = set()
+        """Models whose answer did not fit a format that only the provider was told."""
+
+    def enforces_format(self, family: Family, model: str) -> bool:
+        """Return True if the provider enforces a JSON schema, as far as is documented and observed."""
+        return family.structured_output and model not in self._without_format
+
+    def format_ignored(self, model: str) -> None:
+        """Record an answer that does not fit a format which should have been enforced."""
+        if model not in self._without_format:
+            log.warning("the provider does not enforce a model's format; it is asked for in words", model=model)
+            self._without_format.add(model)
 
     def answered(self) -> list[str]:
         """Models that have shown something of themselves: they can be had."""

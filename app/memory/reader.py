@@ -45,8 +45,10 @@ class Reader:
 
     def target(self, binding: str, family: Family, model: str) -> Target:
         """A model at an account, with what it can take."""
-        budget = self.observations.at(binding).token_budget(family, model)
-        return Target(binding, model, Abilities(budget, family.sees_images, family.tool_outputs, self._byte_budget))
+        observed = self.observations.at(binding)
+        budget, enforces = observed.token_budget(family, model), observed.enforces_format(family, model)
+        abilities = Abilities(budget, family.sees_images, family.tool_outputs, self._byte_budget)
+        return Target(binding, model, abilities, enforces)
 
     async def model_input(
         self,

@@ -1,8 +1,8 @@
-"""Structured output: the provider takes `text.format`, or one function to be called, and does not act on it (a probe,
-September 2026).
+"""Structured output: the provider takes `text.format`, and enforces it for some families of models only (a probe of
+September 2026, and a model page).
 
-So the model is asked in words, and its answer is looked at: one that does not fit is asked for once more. The turn's
-headers say that the format was prompted, and its response whether it fits.
+For the others the model is asked in words. The answer is checked in any case: one that does not fit is asked for once
+more. The turn's headers say if the format was prompted, and its response whether it fits.
 """
 
 from dataclasses import dataclass
@@ -51,15 +51,26 @@ def with_known_choice(params: dict[str, Any]) -> dict[str, Any]:
     return {**params, "tool_choice": allowed}
 
 
+def is_prompted(params: dict[str, Any], *, enforced: bool, streamed: bool) -> bool:
+    """Return True if a format is asked for in words: where it is not enforced, and in a stream, which is not repeated.
+
+    Args:
+        enforced: True if the provider enforces it for this model, as far as is known.
+    """
+    return asked_format(params) is not None and (streamed or not enforced)
+
+
 def with_format_in_words(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters to send: a format that was asked for is put into the instructions too."""
-    asked = asked_format(params)
-    if asked is None:
-        return params
-    schema = asked.get("schema")
-    words = f"{ASK_FOR_SCHEMA}\n{orjson.dumps(schema).decode()}" if isinstance(schema, dict) else ASK_FOR_JSON
-    instructions = params.get("instructions")
+    words, instructions = in_words(params), params.get("instructions")
     return {**params, "instructions": f"{instructions}\n\n{words}" if instructions else words}
+
+
+def in_words(params: dict[str, Any]) -> str:
+    """Return the sentence that asks for the requested format."""
+    asked = asked_format(params) or {}
+    schema = asked.get("schema")
+    return f"{ASK_FOR_SCHEMA}\n{orjson.dumps(schema).decode()}" if isinstance(schema, dict) else ASK_FOR_JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +117,11 @@ def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def ask_again(fault: str) -> str:
-    """Return the message that tells the model why its answer does not fit the format."""
-    return f"Your answer does not fit: {fault}. Answer again, with the corrected JSON only."
+def ask_again(fault: str, words: str = "") -> str:
+    """Return the message that tells the model why its answer does not fit the format.
+
+    Args:
+        words: what asks for the format, where the instructions do not.
+    """
+    again = f"Your answer does not fit: {fault}. Answer again, with the corrected JSON only."
+    return f"{again}\n\n{words}" if words else again

@@ -17,7 +17,7 @@ import structlog
 
 from app.accounts.pool import PASSED_ON, ProviderAccount, fails_over
 from app.chain import continuation
-from app.chain.continuation import Continuation
+from app.chain.continuation import Continuation, Target
 from app.chain.live_ids import LiveId
 from app.chain.rebuild import new_input
 from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last
@@ -126,6 +126,11 @@ class Decisions:
         metrics.MOVED_TOKENS.inc(attempt.sent.weight)
         return attempt
 
+    def format_ignored(self, attempt: Attempt) -> None:
+        """Learn from an answer that does not fit its format: the next turn asks for it in words."""
+        if attempt.target.enforces_format:
+            self._reader.observations.at(attempt.target.binding).format_ignored(attempt.target.model)
+
     def at(self, turn: Opened, account: ProviderAccount) -> Attempt:
         """Return the beginning of an attempt at an account."""
         target = self._reader.target(account.binding, turn.request.family, turn.request.model)
@@ -162,7 +167,7 @@ class Decisions:
             ProviderError: it does not fit, and the request would rather fail than leave something out.
         """
         turn, now = running.turn, self.at(running.turn, attempt.account)
-        attempt = replace(attempt, target=now.target, threshold=now.threshold, envelope=_envelope(turn))
+        attempt = replace(attempt, target=now.target, threshold=now.threshold, envelope=_envelope(turn, now.target))
         if turn.parent_id is not None:
             if attempt.pieces is None:
                 pieces = await self._store.pieces(turn.project_id, turn.thread_id)
@@ -301,7 +306,7 @@ class Decisions:
 def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     """Return the attempt that sends the new input alone, on the parent's response id."""
     items = turn.request.items
-    envelope = _envelope(turn, live.response_id)
+    envelope = _envelope(turn, attempt.target, live.response_id)
     sent = new_input(items, attempt.target.abilities)
     body = write_body(envelope, sent, turn.request.input)
     size = len(body.sent) - len(envelope.head) - len(envelope.tail)
@@ -364,13 +369,16 @@ def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Co
     return Counter((tuple(of), orjson.dumps(item)) for of, item in zip(sources, items, strict=True))
 
 
-def _envelope(turn: Opened, previous_response_id: str | None = None) -> Envelope:
+def _envelope(turn: Opened, target: Target, previous_response_id: str | None = None) -> Envelope:
     """Return the envelope of a turn's body.
 
     Instructions, tools and sampling go with every turn: a chain carries items only.
     """
     request = turn.request
-    rest = structured.with_known_choice(structured.with_format_in_words(request.family.fitted(request.params)))
+    rest = request.family.fitted(request.params)
+    if structured.is_prompted(rest, enforced=target.enforces_format, streamed=request.streamed):
+        rest = structured.with_format_in_words(rest)
+    rest = structured.with_known_choice(rest)
     rest = {name: value for name, value in rest.items() if name not in OURS}
     if previous_response_id is not None:
         rest["previous_response_id"] = previous_response_id

@@ -91,15 +91,17 @@ class TurnExecution:
         again = 0
         while True:
             check = await self._checked(running, answer)
-            if check.fits is not False or self.ending:
+            if check.fits is not False or self.ending or request.streamed or answer.status != "completed":
                 break
-            if request.streamed or again == self._retries or answer.status != "completed":
+            assert running.attempt is not None
+            self._decisions.format_ignored(running.attempt)
+            if again == self._retries:
                 break
             log.info("an answer does not fit its format; it is asked for once more")
             again += 1
-            talk = [message("assistant", answer.text), message("user", structured.ask_again(check.fault or ""))]
+            words = structured.in_words(request.params) if running.attempt.target.enforces_format else ""
+            talk = [message("assistant", answer.text), message("user", structured.ask_again(check.fault or "", words))]
             usage = answer.response.get("usage")
-            assert running.attempt is not None
             try:
                 more = running.attempt.with_more(talk, request.input)
                 answer = await self._calls.answer(running, more, with_less=False)

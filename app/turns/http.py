@@ -24,7 +24,7 @@ from app.projects.user_tokens import user_hash
 from app.provider.client import SESSION_CACHE
 from app.provider.events import own_frame
 from app.provider.refusals import failed_before
-from app.provider.structured import asked_format
+from app.provider.structured import is_prompted
 from app.sealing import at_rest
 from app.threads.address import Address
 from app.turns.client import Client, ClientLeft
@@ -79,7 +79,8 @@ def turn_headers(running: Running) -> dict[str, str]:
     family, context = turn.request.family, running.context
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
-    if asked_format(turn.request.params) is not None:
+    enforced = running.attempt is not None and running.attempt.target.enforces_format
+    if is_prompted(turn.request.params, enforced=enforced, streamed=turn.request.streamed):
         headers["Everthread-Prompted"] = "text.format"
     if not family.name:
         headers["Everthread-Unlisted-Model"] = quote(turn.request.model)
