@@ -228,6 +228,7 @@ def test_the_limits_of_a_model_are_as_its_sources_state(model: str, window: int,
         ('[default]\nwindow = 5000\n[other]\nx = 1\n', 3, "other"),
         ('[families."x"]\nsources = 3\n', 2, "families.x.sources"),
         ('families = 3\n', 1, "families"),
+        ('[families."x"]\nwindow = 5000\nname = "y"\n', 3, "families.x.name"),
     ],
 )  # fmt: skip
 def test_a_bad_fact_is_refused_with_its_line(tmp_path: Path, said: str, line: int, field: str) -> None:
@@ -238,7 +239,7 @@ def test_a_bad_fact_is_refused_with_its_line(tmp_path: Path, said: str, line: in
     assert str(refused.value).startswith(f"{file}:{line}: {field}")
 
 
-@pytest.mark.parametrize("content", [b"window", b"[default\n", b"\xff", b"a = " + b"[" * 100_000, b"#" * 5_000_000])
+@pytest.mark.parametrize("content", [b"window", b"[default\n", b"\xff", b"a = " + b"[" * 100_000, b"#" * 1_500_000])
 def test_a_file_that_is_no_table_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "models.toml"
     with pytest.raises(BadModels, match="No such file"):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-LARGEST = 4 * 1024 * 1024
+LARGEST = 1024 * 1024
 """Bytes of a file."""
 
 Place = tuple[int | str, ...]
@@ -34,6 +34,8 @@ class FamilyTable(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
+    name: None = None
+    """Not a fact: the table's own name is the family's."""
     sources: dict[str, str] = {}
     """By field: who states it."""
 
