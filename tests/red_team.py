@@ -210,6 +210,12 @@ def authenticates_with_a_trailer(target: Target) -> None:
     assert b" 401 " in answer.splitlines()[0]
 
 
+def stops_a_worker_with_a_cookie(target: Target) -> None:
+    request = b'GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nCookie: a="' + b"\\" * 40_000 + b'"\r\n\r\n'
+    with target.stays_responsive():
+        assert b" 200 " in target.raw(request, seconds=2).splitlines()[0]
+
+
 def sends_no_host_or_two_or_a_long_head(target: Target) -> None:
     for head, status in (
         (b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n", b" 400 "),
@@ -391,6 +397,7 @@ ATTACKS: tuple[Callable[[Target], None], ...] = (
     breaks_a_projects_lists_with_garbage_behind_the_mark,
     fills_the_memory_with_trailers,
     authenticates_with_a_trailer,
+    stops_a_worker_with_a_cookie,
     sends_no_host_or_two_or_a_long_head,
     sends_a_character_that_cannot_be_stored,
     stops_a_worker_with_a_schema_that_doubles,

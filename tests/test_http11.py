@@ -227,6 +227,15 @@ class TestHead:
         hidden = b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"\r\n"
         assert statuses(converse(service, head + body + hidden)) == [status]
 
+    @pytest.mark.parametrize("path", [b"/healthz", b"/v1/threads", b"/console/sign-in"])
+    def test_a_cookie_of_any_form_costs_no_time(self, service: Service, path: bytes) -> None:
+        for value in (b"\\" * 40_000, b"\\" * 39_999, b"a" + b"\\'" * 20_000):
+            cookie = b'Cookie: b=c; a="' + value + b'"; d=e\r\n'
+            begun = time.monotonic()
+            answer = converse(service, b"GET " + path + b" HTTP/1.1\r\nHost: x\r\n" + CLOSE + cookie + b"\r\n")
+            assert statuses(answer) in ([200], [401])
+            assert time.monotonic() - begun < 2
+
     def test_http_1_0_has_no_chunks(self, service: Service) -> None:
         head = b"POST /v1/threads HTTP/1.0\r\n" + authorized(service) + b"Transfer-Encoding: chunked\r\n\r\n"
         assert statuses(converse(service, head + b"2\r\n{}\r\n0\r\n\r\n")) == [400]

@@ -4,11 +4,14 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socket import create_connection
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import httpx2
+import psutil
 import pytest
 from openai import OpenAI
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -353,3 +356,57 @@ def test_a_connection_ends_at_its_limit_and_says_so(fresh_env: dict[str, str]) -
             assert text(answered(socket, "What is my name?", previous_response_id=first["id"])) == "Ada"
     finally:
         service.stop()
+
+
+def frame(opcode: int, data: bytes = b"", *, last: bool = True) -> bytes:
+    """A short frame of a client."""
+    return bytes([0x80 * last | opcode, 0x80 | len(data)]) + b"\0\0\0\0" + data
+
+
+@contextmanager
+def raw_socket(service: Service) -> Iterator[Any]:
+    """A connection after its handshake, on which any bytes are sent."""
+    head = (
+        "GET /v1/responses HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Authorization: Bearer {service.key}\r\n\r\n"
+    )
+    with create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        connection.sendall(head.encode())
+        assert b" 101 " in connection.recv(65536)
+        yield connection
+
+
+@pytest.mark.parametrize(
+    ("begin", "piece"),
+    [
+        (b"", frame(9, b"x" * 125)),
+        (b"", frame(10)),
+        (frame(1, b"{", last=False), frame(0, last=False)),
+        (frame(1, b"{", last=False), frame(0, b" ", last=False)),
+    ],
+    ids=["pings that nobody reads", "pongs", "empty fragments", "fragments of a byte"],
+)
+def test_frames_that_complete_no_message_end_the_connection(service: Service, begin: bytes, piece: bytes) -> None:
+    process = psutil.Process(service.process.process.pid)
+    before, sent = process.memory_info().rss, 0
+    with raw_socket(service) as connection:
+        connection.sendall(begin)
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while sent < 60_000_000:
+                connection.sendall(piece * 1000)
+                sent += len(piece) * 1000
+    assert sent < 20_000_000  # What the system's own buffers hold.
+    assert process.memory_info().rss - before < 20_000_000
+
+
+def test_a_connection_that_sends_many_messages_holds_up_no_other(service: Service) -> None:
+    with raw_socket(service) as connection:
+        end = frame(1, b'{"type": "response.create", "input": "Hi"}')
+        connection.sendall(frame(1, b"x") * 30_000 + end)
+        begun, answer = time.monotonic(), b""
+        assert httpx2.get(f"{service.url}/healthz", timeout=60).status_code == 200
+        took = time.monotonic() - begun
+        while b"response.completed" not in answer:
+            answer = answer[-100:] + connection.recv(1 << 20)
+    assert took < (time.monotonic() - begun) / 4

@@ -21,6 +21,7 @@ import orjson
 from structlog.contextvars import bind_contextvars
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from app.http import capacity
 from app.settings import Settings
@@ -37,6 +38,12 @@ MOST_FIELDS = 100
 
 MOST_PIPELINED = 64
 """Limit on the requests of a connection that wait for the one before them."""
+
+MOST_FRAMES = 10_000
+"""Limit on the frames of a WebSocket that come one after the other and complete no message."""
+
+PIECE_BYTES = 16 * 1024
+"""Bytes of a WebSocket whose frames are parsed at a time."""
 
 CHUNK_BYTES = 16
 """Framing that each chunk may have uncounted: its size, and the ends of its two lines."""
@@ -202,9 +209,13 @@ class HttpDoor(HttpToolsProtocol):
         """Return the X-Request-ID field. Stop the connection if the head breaks a rule of RFC 9112."""
         version, hosts, codings = self.parser.get_http_version(), [], []
         request_id: bytes | None = None
-        for name, value in self.headers:
+        for place, (name, value) in enumerate(self.headers):
             if name == b"host":
                 hosts.append(value)
+            elif name == b"cookie" and b'"' in value:
+                # FastAPI parses the cookies of each request. For a quoted value, Python takes quadratic time: half a
+                # minute for 60 kB.
+                self.headers[place] = (name, value.replace(b'"', b""))
             elif name == b"transfer-encoding":
                 codings.append(value.lower())
             elif name == REQUEST_ID and request_id is None:
@@ -296,6 +307,8 @@ class WebSocketDoor(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._address = None if self.client is None else self.client[0]
+        self._frames_alone = 0
+        """Frames since the last whole message: fragments, pings and pongs."""
         _count(self._address)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -303,13 +316,39 @@ class WebSocketDoor(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
+        for begin in range(0, len(data), PIECE_BYTES):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[begin : begin + PIECE_BYTES])
         if self.conn.handshake_exc is not None and not self.close_sent:
             # The library's own limits on a handshake are narrower, and it answers nothing where they are passed.
             message = "The WebSocket handshake has a body, or a line of more than 8 kB. Leave out what is not needed."
             self.transport.write(_answer(Refused(400, message, "invalid_http")))
             self.close_sent = True
             self.transport.close()
+
+    def handle_cont(self, event: Frame) -> None:
+        self._count_frame()
+        super().handle_cont(event)
+
+    def handle_ping(self) -> None:
+        self._count_frame()
+        super().handle_ping()
+
+    def handle_pong(self, event: Frame) -> None:
+        self._count_frame()
+        super().handle_pong(event)
+
+    def send_receive_event_to_app(self) -> None:
+        self._frames_alone = 0
+        super().send_receive_event_to_app()
+
+    def _count_frame(self) -> None:
+        """Close a connection with too many frames that complete no message: each costs time, and memory until it is
+        answered or complete."""
+        self._frames_alone += 1
+        if self._frames_alone > MOST_FRAMES and not self.transport.is_closing():
+            self.transport.abort()
 
     def shutdown(self) -> None:
         if not self.handshake_complete and not self.close_sent:
