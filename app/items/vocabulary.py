@@ -36,6 +36,9 @@ AT_ONCE = 20_000
 PATCH_PIXELS = 32
 """A visual token's side (Qwen3-VL and later)."""
 
+LARGEST_SIDE = 1_000_000
+"""Pixels; a larger image counts as the most that one counts."""
+
 HEAD_BYTES = 64 * 1024
 """Bytes at the start of an image in which its size is looked for."""
 
@@ -83,11 +86,14 @@ def _image_tokens(part: Item) -> int:
         return IMAGE_TOKENS
     head = url.partition(",")[2][: HEAD_BYTES * 4 // 3 // 4 * 4]
     try:
-        size: tuple[int, int] = imagesize.get(io.BytesIO(base64.b64decode(head)))
+        # Its rotation does not change its area. To find it, HEIF boxes of 64 kB can list 600 million places.
+        size: tuple[float, float] = imagesize.get(io.BytesIO(base64.b64decode(head)), exif_rotation=False)
     except (binascii.Error, ValueError):
         return IMAGE_TOKENS
+    if not all(0 < side <= LARGEST_SIDE for side in size):  # An SVG's can be infinite.
+        return IMAGE_TOKENS
     width, height = (math.ceil(side / PATCH_PIXELS) for side in size)
-    return min(IMAGE_TOKENS, width * height + 2) if min(size) > 0 else IMAGE_TOKENS
+    return min(IMAGE_TOKENS, width * height + 2)
 
 
 def _read(value: Any) -> tuple[list[str], list[Item]]:

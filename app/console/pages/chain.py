@@ -1,6 +1,5 @@
 """Page of a thread's chain: each turn's continuation, the life of its response id, and what its call sent."""
 
-import difflib
 import time
 from typing import Any
 
@@ -9,13 +8,16 @@ from starlette.responses import Response
 
 from app.console.pages.thread import left_out
 from app.console.view import View
+from app.http.services import services
 from app.items.shapes import fields_of
+from app.process.killable import GivenUp, Killable
 
 MOST_DRAWN = 100
 """Turns, from the end on: a page of the chain."""
 
-LINES_AROUND = 3
 WIDTH = 640
+
+DIFFERENCE = "app.console.difference:lines"
 
 
 async def page(view: View) -> Response:
@@ -33,19 +35,17 @@ async def calls(view: View) -> Response:
     path = f"/threads/{thread_id}/turns/{turn_id}"
     made = (await view.api.get(f"{path}/calls"))["data"]
     parent = (await view.api.get(path))["parent_id"]
-    last: dict[str, Any] | None = None
+    last: str | None = None
     if parent is not None:
         of_parent = await view.api.find(f"/threads/{thread_id}/turns/{parent}/calls")
-        last = of_parent["data"][-1] if of_parent is not None and of_parent["data"] else None
+        last = _set_out(of_parent["data"][-1]["body"]) if of_parent is not None and of_parent["data"] else None
     shown = []
     for call in made:
         curl = await view.api.get(f"/calls/{call['id']}", format="curl")
         body = _set_out(call["body"])
-        differs = (
-            None if last is None or last["body"] is None or body is None else _difference(last["body"], call["body"])
-        )
+        differs = None if last is None or body is None else await _difference(view, last, body)
         shown.append({**call, "curl": curl, "body": body, "differs": differs})
-        last = call
+        last = body
     return view.page("calls.html", thread_id=thread_id, turn_id=turn_id, calls=shown)
 
 
@@ -97,9 +97,12 @@ def _set_out(body: Any) -> str | None:
     return None if body is None else orjson.dumps(body, option=orjson.OPT_INDENT_2).decode()
 
 
-def _difference(before: Any, now: Any) -> list[tuple[str, str]]:
-    """Lines of both, each with what has become of it: '+', '-', ' ' or '@'."""
-    lines = difflib.unified_diff(
-        (_set_out(before) or "").splitlines(), (_set_out(now) or "").splitlines(), n=LINES_AROUND, lineterm=""
-    )
-    return [(line[:1], line) for line in lines if not line.startswith(("---", "+++"))]
+async def _difference(view: View, before: str, now: str) -> list[tuple[str, str]] | None:
+    """Return the lines that differ; None where comparing them takes too long."""
+    try:
+        found: list[tuple[str, str]] = await services(view.request)[Killable].run(
+            view.grant.project_id, DIFFERENCE, before, now
+        )
+    except GivenUp:
+        return None
+    return found
