@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text as sql
 
 from app.audit.checkpoints import Checkpoints
-from app.audit.exported import verify_file
+from app.audit.exported import BadFile, verify_file
 from app.audit.merkle import Proofs, Tree, root_of
 from app.audit.signing import public_key, signing_key
 from app.db import ids
@@ -592,3 +592,15 @@ def test_a_project_whose_leaves_were_changed_is_signed_no_more_and_holds_nobody_
     assert exported.status_code == 200
     assert any("leaves" in str(problem) or "leaf" in str(problem) for problem in project.verify().problems)
     assert service.http.get("/audit/export", timeout=60).status_code == 200
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 1.5, "1"])
+@pytest.mark.parametrize("field", ["position", "seq"])
+def test_a_file_with_a_leaf_that_has_no_number_is_no_trail(tmp_path: Path, field: str, number: Any) -> None:
+    leaf = {"object": "audit.leaf", "position": 0, "thread": None, "seq": 1, "hash": "00", field: number}
+    record = {"object": "audit.record", "actor": {"project": "0" * 32}, "thread": None, "seq": 1, "id": "x",
+              "previous": "", "hash": ""}  # fmt: skip
+    file = tmp_path / "trail.ndjson"
+    file.write_text(f"{json.dumps(leaf)}\n{json.dumps(record)}\n")
+    with pytest.raises(BadFile, match="line 1"):
+        verify_file(file, [])

@@ -10,18 +10,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from app.audit.merkle import Tree
+from app.audit.verify import Verdict, check_tree
 from app.chain.rebuild import Abilities, rebuild
 from app.console import markdown
 from app.console.pages.thread import part
 from app.console.words import language_of
+from app.history.messages import as_markdown
 from app.http.bodies import checked, parsed
 from app.http.errors import BadRequest
 from app.items import lexemes, vocabulary, weights
 from app.items.client_door import check_sendable, items_of
 from app.items.input_item import with_facts
+from app.memory.answer_text import without_reasoning
+from app.memory.summary_check import LONGEST_TEXT, fault_of
 from app.provider import failure
 from app.provider.events import SSEDecoder
 from app.provider.reading import NotJSON, read_json
@@ -31,6 +37,7 @@ from app.settings import Connected
 from app.threads.schemas import ThreadCreate
 from app.transfer.formats import _entries, _entry
 from app.transfer.schemas import ThreadRecord
+from app.turns.pace import deltas
 from app.turns.schemas import TurnCreate
 
 Work = Callable[[], Any]
@@ -123,6 +130,43 @@ def folding(text: str, size: int) -> Work:
     return lambda: lexemes.folded(said)
 
 
+def refused(names: list[str]) -> None:
+    found = failure.from_error({"message": f"Invalid tools: {', '.join(names)}", "code": "invalid"})
+    failure.without_tools(found, names)
+
+
+def summing(text: str, size: int) -> Work:
+    said = text * (size // 2)
+
+    def work() -> None:
+        without_reasoning(said[:LONGEST_TEXT])
+        fault_of(said[:LONGEST_TEXT], said, [said])
+
+    return work
+
+
+def played(pace: dict[str, Any]) -> None:
+    for start in range(len(pace["ms"])):
+        deltas("a", pace, start)
+
+
+def gapped(number: int) -> list[tuple[int, UUID, int, bytes]]:
+    """Leaves of an exported trail: the first half where they belong, the others elsewhere."""
+    return [(each if each < number else 0, UUID(int=1), each, b"h") for each in range(2 * number)]
+
+
+def grow(leaves: list[tuple[int, UUID, int, bytes]]) -> None:
+    checkpoints = {size: {"root": b"wrong"} for size in range(1, len(leaves) // 2)}
+    check_tree(UUID(int=1), leaves, checkpoints, Tree(), [], Verdict())
+
+
+def fenced(text: str, size: int) -> Work:
+    said = text * (10 * size)
+    data = {"type": "function_call_output", "call_id": "c", "output": said}
+    rows = [{"type": data["type"], "item_id": "fco_1", "data": data}]
+    return lambda: as_markdown(None, rows)
+
+
 def searching(text: str, asked: str, size: int) -> Work:
     said = (text * size)[: 4 * size]
     return lambda: search(said, asked)
@@ -183,6 +227,16 @@ TABLE: dict[str, Callable[[int], Work]] = {
         json.dumps({"message": "range of input length should be [" + " 1" * (5 * n)}).encode()
     ),
     "provider: Retry-After": lambda n: (lambda said: lambda: failure.seconds(said))("1 " * n),
+    "provider: names of tools in an error": lambda n: (lambda names: lambda: refused(names))(
+        [f"a-{i}" for i in range(n)]
+    ),
+    # Summaries and titles
+    **{
+        f"summary: {text!r}": partial(summing, text)
+        for text in (
+            "<think></think>", " ", "sorry ", "9,9", "a_b@", "字", "\u201ca", "Ada, Bob ", "Decided ",
+        )
+    },
     # Search
     **{
         f"folding: {text!r}": partial(folding, text)
@@ -202,6 +256,13 @@ TABLE: dict[str, Callable[[int], Work]] = {
     "console: brackets": lambda n: (lambda text: lambda: markdown.rendered([text]))("[" * (n // 20)),
     "console: emphasis": lambda n: (lambda text: lambda: markdown.rendered([text]))("*a **b " * (n // 100)),
     "console: quotes": lambda n: (lambda text: lambda: markdown.rendered([text]))("> " * (n // 100)),
+    "audit: an export with a gap": lambda n: (lambda leaves: lambda: grow(leaves))(gapped(n // 4)),
+    # What a client reads back
+    **{
+        f"markdown of a thread: {text!r}": partial(fenced, text)
+        for text in ("`", "``` ", "a")
+    },
+    "replay: an answer of many parts": lambda n: (lambda pace: lambda: played(pace))({"ms": [1] * n, "chars": [1] * n}),
     # Files
     "import: lines": lambda n: (lambda raw: lambda: _entries(raw))(b'{"messages":[]}\n' * (n // 10)),
     "import: a broken file": lambda n: (lambda raw: lambda: _entries(raw))(b'{"a":' * n),

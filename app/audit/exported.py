@@ -32,6 +32,9 @@ MOST_OF_LINE = 10_000
 
 DEEPEST = 64
 
+LARGEST_NUMBER = 2**63 - 1
+"""Of a leaf: Postgres's bigint."""
+
 
 Leaf = tuple[int, UUID, int, bytes]
 """Position, chain, number, hash."""
@@ -219,7 +222,10 @@ def _read(file: BinaryIO, advance: Advance) -> Any:
 def _leaf(said: dict[str, Any]) -> Leaf:
     """A leaf; zero stands for the project's own chain."""
     chain_id = UUID(int=0) if said["thread"] is None else _thread(said["thread"])
-    return said["position"], chain_id, said["seq"], bytes.fromhex(said["hash"])
+    position, seq = said["position"], said["seq"]
+    if not all(isinstance(number, int) and 0 <= number <= LARGEST_NUMBER for number in (position, seq)):
+        raise ValueError("a leaf's position and number are whole numbers")
+    return position, chain_id, seq, bytes.fromhex(said["hash"])
 
 
 def _of_project(leaves: list[Leaf], project_id: UUID) -> list[Leaf]:

@@ -45,6 +45,8 @@ class Verdict:
     checkpoints: int = 0
     unsigned: int = 0
     """Records that no checkpoint covers yet."""
+    gap: bool = False
+    """True once a missing leaf is among the problems: of those behind it none is named."""
     problems: list[Problem] = field(default_factory=list)
     sealed_for_good: bool = False
     """The key of the contents was destroyed: there is nothing that records could be compared with."""
@@ -126,7 +128,8 @@ def check_tree(
         trusted: the keys of which one must have signed; none to take each checkpoint's own.
     """
     for position, chain_id, seq, hash_ in leaves:
-        if position != tree.size and not any(p.where == "leaves" for p in verdict.problems):
+        if position != tree.size and not verdict.gap:
+            verdict.gap = True
             verdict.problems.append(Problem("leaves", f"leaf {tree.size} is missing"))
         tree.add(leaf_data(chain_id, seq, hash_))
         checkpoint = checkpoints.pop(tree.size, None)

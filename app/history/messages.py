@@ -1,5 +1,6 @@
 """A conversation read back: as Responses items, as Chat messages, or as Markdown."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,6 +22,9 @@ class Messages(TypedDict):
     last_id: str | None
     has_more: bool
 
+
+_FENCES = re.compile("`{3,}")
+"""What a text has that closes a fence which is not longer."""
 
 SPEAKERS = {"system": "System", "developer": "Developer", "user": "User", "assistant": "Assistant"}
 
@@ -135,7 +139,5 @@ def _markdown_content(content: Any) -> str:
 
 
 def _fenced(text: str, language: str = "") -> str:
-    fence = "```"
-    while fence in text:
-        fence += "`"
+    fence = max(["``", *_FENCES.findall(text)], key=len) + "`"
     return f"{fence}{language}\n{text}\n{fence}"

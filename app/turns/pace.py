@@ -40,9 +40,10 @@ def deltas(text: str, pace: dict[str, Any] | None, start: int) -> list[tuple[str
         return [(text, 0)]
     pieces: list[tuple[str, int]] = []
     done = 0
-    for milliseconds, chars in zip(pace["ms"][start:], pace["chars"][start:], strict=True):
+    for place in range(start, len(pace["chars"])):
         if done == len(text):
             break
-        pieces.append((text[done : done + chars], milliseconds))
+        chars = pace["chars"][place]
+        pieces.append((text[done : done + chars], pace["ms"][place]))
         done += chars
     return pieces if done == len(text) else [(text, pieces[0][1] if pieces else 0)]
