@@ -1,6 +1,7 @@
 """Bounds on the cost of an input: none before the key is known, linear work at most, no more than the capacity."""
 
 import contextlib
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -277,3 +278,71 @@ def test_metrics_name_no_tenant(service: Service) -> None:
     shown = httpx2.get(f"{service.url}/metrics").text
     for word in ("nip.example", "a-user-of-theirs", tenant.id, tenant.id.removeprefix("proj_"), "proj_", "sk-of-a"):
         assert word not in shown, word
+
+
+DEEP = b'{"x": ' + b"[" * 1000 + b"]" * 1000 + b"}"
+MANY = b'{"x": [' + b"1," * 200_000 + b"1]}"
+
+
+def bodies(service: Service) -> list[tuple[str, str]]:
+    """Method and path of every operation with a body, for a thread that is there; the provider's own paths, too."""
+    thread = service.http.put("/threads/by-name/bodies").json()["id"]
+    places = {"{thread_id}": thread, "{name}": "bodies", "{conversation_id}": thread}
+    document = httpx2.get(f"{service.url}/openapi.json").json()
+    found = [
+        (method.upper(), re.sub(r"{\w+}", lambda found: places.get(found[0], "x"), path))
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if "requestBody" in operation
+    ]
+    assert len(found) > 20
+    return [*found, *((method, f"/compatible-mode{path}") for method, path in found if path == "/v1/responses")]
+
+
+def test_no_route_reads_a_body_before_the_key_is_known(service: Service) -> None:
+    for method, path in bodies(service):
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n"
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.sendall(f"{head}\r\n".encode())  # And nothing of its body.
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401 "), path
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (DEEP, 400, "nesting_too_deep"),
+        (MANY, 400, "too_many_values"),
+        (b'{"x": "\\u0000"}', 400, "invalid_character"),
+        (b'{"x": "\\ud800"}', 400, "invalid_json"),
+        (b"[]", 400, "invalid_json"),
+        (b'{"x": "' + b"x" * 1_000_000 + b'"}', 413, "request_too_large"),
+    ],
+    ids=["deep", "many values", "NUL", "a lone surrogate", "no object", "long"],
+)
+def test_every_route_reads_its_body_within_the_bounds(service: Service, body: bytes, status: int, code: str) -> None:
+    for method, path in bodies(service):
+        answer = service.http.request(method, service.url + path, content=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), (method, path)
+
+
+def test_an_error_names_no_more_than_the_beginning_of_a_key(service: Service) -> None:
+    key = "k" * 900_000
+    for body in ({key: 1}, {"metadata": {key: 1}}):
+        answer = service.http.post("/threads", json=body)
+        assert answer.status_code == 400
+        assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("PATCH", "/admin/projects/{project}", {"origins": [f"https://{'a' * 10_000}"]}, "origins.0"),
+        ("POST", "/chat/completions", {"model": "m" * 257, "messages": [{"role": "user", "content": "Hi"}]}, "model"),
+    ],
+)
+def test_what_is_stored_of_a_request_has_a_length(
+    service: Service, method: str, path: str, body: dict[str, Any], param: str
+) -> None:
+    project = service.http.get("/project").json()["id"]
+    answer = service.http.request(method, path.format(project=project), json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import random
+import string
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -329,3 +331,12 @@ def test_an_export_that_fails_leaves_the_last_one_as_it_was(service: Service, tm
         assert Process("export", str(file), "--url", url, "--key", key).ended() == 1
         assert file.read_text() == "the last good backup\n"
     assert [path.name for path in tmp_path.iterdir()] == ["backup.jsonl"]
+
+
+def test_an_exported_item_has_an_id_that_a_key_can_be_made_of(service: Service) -> None:
+    thread = service.thread(messages=CHAT)
+    record = service.http.get(f"/threads/{thread}/export").json()
+    service.http.delete(f"/threads/{thread}")
+    record["turns"][0]["items"][0]["item_id"] = "".join(random.choices(string.ascii_letters, k=20_000))
+    refused = service.http.post("/threads/import", json=record)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "turns.0.items.0.item_id")

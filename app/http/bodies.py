@@ -99,7 +99,7 @@ def wrong_field(found: Mapping[str, Any]) -> BadRequest:
     """One of pydantic's errors as the service's own, naming the field."""
     # In a query, the field comes after the word `query`.
     where = [part for part in found["loc"] if part not in ("query", "path", "[key]")]
-    param = ".".join(str(part) for part in where) or None
+    param = ".".join(str(part)[:LONGEST_KEY] for part in where) or None
     code = "unknown_parameter" if found["type"] == "extra_forbidden" else "invalid_value"
     message = str(found["msg"]).removeprefix("Value error, ")
     said = "This field is not known here." if code == "unknown_parameter" else f"{message}."

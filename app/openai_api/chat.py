@@ -52,7 +52,7 @@ class ChatCreate(BaseModel):
         },
     )
 
-    model: str = Field(min_length=1)
+    model: str = Field(min_length=1, max_length=256)
     messages: ListOf[dict[str, Any]] = Field(min_length=1)
 
 

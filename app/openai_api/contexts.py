@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts
 from app.db import ids
-from app.http.bodies import Sent, json_response
+from app.http.bodies import ListOf, Sent, json_response
 from app.http.describing import OF_A_MODEL
 from app.http.errors import BadRequest
 from app.http.services import services, serving
@@ -69,7 +69,7 @@ class InputTokensCreate(BaseModel):
     model: str | None = Field(None, min_length=1, max_length=256)
     input: Input = None
     instructions: str | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: ListOf[dict[str, Any]] | None = None
     previous_response_id: str | None = None
     conversation: Any = None
 

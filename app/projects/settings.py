@@ -6,10 +6,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from app.http.bodies import WHOLE
+from app.http.bodies import WHOLE, Body
 from app.http.errors import Forbidden
 
 MOST_LISTED = 200
+
+LONGEST_ORIGIN = 300
+"""Characters: a scheme, a host of 253 and a port."""
 
 Whole = Annotated[int, Field(ge=1, le=10**15), WHOLE]
 
@@ -33,13 +36,13 @@ def _origin(value: str) -> str:
     return value
 
 
-Origin = Annotated[str, AfterValidator(_origin)]
+Origin = Annotated[str, Field(max_length=LONGEST_ORIGIN), AfterValidator(_origin)]
 
 
-class Rates(BaseModel):
+class Rates(Body):
     """Limits on calls of models. A field without a value sets no limit."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     requests_per_minute: Whole | None = None
     tokens_per_minute: Whole | None = None

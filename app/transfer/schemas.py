@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from app.db.ids import ThreadId, TurnId
 from app.http.bodies import WHOLE, Body, ListOf
+from app.items.provider_door import LONGEST_ID
 from app.threads.schemas import Metadata, Name, Title, User
 
 FORMAT: Literal["everthread.thread.v1"] = "everthread.thread.v1"
@@ -16,7 +17,7 @@ Seconds = Annotated[float, Field(ge=0, le=253_402_300_799)]
 
 class ItemRecord(Body):
     origin: Literal["input", "output"]
-    item_id: str = Field(min_length=1)
+    item_id: str = Field(min_length=1, max_length=LONGEST_ID)
     data: dict[str, Any]
 
 
