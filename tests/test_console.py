@@ -589,8 +589,13 @@ def test_what_changes_something_is_taken_from_the_consoles_own_pages_alone(conso
     for headers in ({}, {"X-CSRF-Token": "0" * 64}, {"X-CSRF-Token": proof, "Sec-Fetch-Site": "cross-site"}):
         refused = httpx2.request("DELETE", place, cookies=cookies, headers=headers)
         assert (refused.status_code, refused.json()["error"]["code"]) == (403, "csrf")
+    unreadable = [(b"X-CSRF-Token", b"\xff")]
+    assert httpx2.request("DELETE", place, cookies=cookies, headers=unreadable).status_code == 403
     assert httpx2.delete(place).status_code == 401
     assert httpx2.get(f"{console.service.url}/v1/threads", cookies=cookies).status_code == 401
+    assert console.http.put("/threads/by-name/100%25").status_code == 201
+    named = httpx2.get(f"{console.service.url}/console/api/threads/by-name/100%25", cookies=cookies)
+    assert named.json()["name"] == "100%"
     for next_ in ("https://evil.example", "//evil.example", "/console/\\evil", "/v1/threads"):
         answer = httpx2.post(
             f"{console.service.url}/console/sign-in",
@@ -686,7 +691,7 @@ def test_it_speaks_chinese_with_who_would_rather_read_that(
 @pytest.mark.parametrize(
     ("accepted", "language"),
     [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-US,en;q=0.9,zh;q=0.8", "en"), ("fr,zh;q=0.5", "zh"), ("", "en"),
-     ("de", "en"), ("en;q=0.1,zh;q=0.2", "zh"), (";q=,,zh;q=x", "zh")],
+     ("de", "en"), ("en;q=0.1,zh;q=0.2", "zh"), (";q=,,zh;q=x", "zh"), ("en;q=\u00b2,zh;q=0.9", "en")],
 )  # fmt: skip
 def test_the_language_is_the_browsers(accepted: str, language: str) -> None:
     assert language_of(accepted) == language

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -143,3 +144,18 @@ def test_every_delta_has_its_length_and_the_time_it_came_at(texts: list[str], da
 @pytest.mark.parametrize("pace", [None, {"ms": [1], "chars": [3]}, {"ms": [], "chars": []}])
 def test_a_text_whose_pace_is_not_known_comes_in_one_piece(pace: dict[str, Any] | None) -> None:
     assert [text for text, _ in deltas("hello", pace, 0)] == ["hello"]
+
+
+@pytest.mark.parametrize("name", ["会话", "a\r\nX-Injected: yes", "100%", "a?b#c"])
+def test_a_page_of_markdown_links_to_the_next_whatever_the_threads_name(service: Service, name: str) -> None:
+    place = f"/threads/by-name/{quote(name, safe='')}"
+    assert service.http.put(place).status_code == 201
+    for number in range(3):
+        assert service.http.post(f"{place}/turns", json={"input": f"Number {number}"}).status_code == 200
+    answer = service.http.get(f"{place}/messages", params={"format": "markdown", "limit": 2})
+    assert answer.status_code == 200
+    assert "x-injected" not in answer.headers
+    after = service.http.get(f"{service.url}{answer.links['next']['url']}")
+    assert "Number 2" in after.text
+    assert "Number 1" not in after.text
+    service.http.delete(place)

@@ -221,7 +221,9 @@ def test_token_that_was_not_minted_here_opens_nothing(tenant: Tenant) -> None:
     unsigned = jwt.encode({**claims, "sub": "bob"}, "", "none")
     own = jwt.encode({**claims, "sub": "bob"}, "another key, which is long enough", "HS256")
     other = {**claims, "project": uuid4().hex}
+    deep = base64.urlsafe_b64encode(b'{"alg":' + b"[" * 40_000).rstrip(b"=").decode()
     for given in (
+        f"{deep}.{said}.{signature}", f"{head}.{deep}.{signature}",
         f"{head}.{changed}.{signature}", unsigned, own, jwt.encode(other, "x" * 32, "HS256"), "a.b.c", "..", token[:-2],
     ):  # fmt: skip
         with httpx2.Client(base_url=tenant.http.base_url, headers={"Authorization": f"Bearer {given}"}) as http:

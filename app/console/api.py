@@ -85,7 +85,7 @@ class Door:
         kept = [(name, value) for name, value in scope["headers"] if name not in (b"cookie", b"authorization")]
         inner = {
             "type": "http", "asgi": scope["asgi"], "http_version": scope["http_version"], "method": scope["method"],
-            "scheme": scope["scheme"], "path": path, "raw_path": quote(path, safe="/:@!$&'()*+,;=~%").encode(),
+            "scheme": scope["scheme"], "path": path, "raw_path": quote(path, safe="/:@!$&'()*+,;=~").encode(),
             "query_string": scope["query_string"], "root_path": "", "headers": kept,
             "client": scope.get("client"), "server": scope.get("server"), "extensions": scope.get("extensions", {}),
             SIGNED_IN: grant,

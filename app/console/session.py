@@ -40,8 +40,8 @@ async def grant_of(request: HTTPConnection) -> Grant | None:
 
 def is_own(request: HTTPConnection) -> bool:
     """Return True if a request that changes something comes from a page of the session."""
-    given = request.headers.get(PROOF, "")
-    return from_here(request) and hmac.compare_digest(given, services(request)[Sessions].proof(cookie_of(request)))
+    given, proof = request.headers.get(PROOF, ""), services(request)[Sessions].proof(cookie_of(request))
+    return from_here(request) and hmac.compare_digest(given.encode(), proof.encode())
 
 
 def from_here(request: HTTPConnection) -> bool:

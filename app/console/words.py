@@ -1,6 +1,10 @@
 """Chinese translations of the console's texts. The English texts are in the templates and pages."""
 
+import re
 from collections.abc import Callable
+
+_QUALITY = re.compile(r"[01](?:\.[0-9]{0,3})?")
+"""A preference of `Accept-Language` (RFC 9110, section 12.4.2)."""
 
 Words = Callable[..., str]
 
@@ -71,7 +75,7 @@ def language_of(accepted: str) -> str:
     for each in accepted.split(","):
         tag, _, rest = each.strip().partition(";")
         quality = rest.strip().removeprefix("q=")
-        weight = float(quality) if quality.replace(".", "", 1).isdigit() else 1.0
+        weight = float(quality) if _QUALITY.fullmatch(quality) else 1.0
         wanted.append((-weight, tag.lower()))
     for _, tag in sorted(wanted, key=lambda one: one[0]):
         if tag.startswith(("zh", "en")):

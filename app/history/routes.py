@@ -146,7 +146,7 @@ def next_page(request: Request, page: Page, found: TurnsPage) -> dict[str, str]:
     upwards = page.before is None and "turns" not in request.query_params
     cursor = {"after": found.ends["last_id"]} if upwards else {"before": found.ends["first_id"]}
     url = request.url.include_query_params(**cursor)
-    return {"Link": f'<{url.path}?{url.query}>; rel="next"'}
+    return {"Link": f'<{request.scope["raw_path"].decode()}?{url.query}>; rel="next"'}
 
 
 @at(router.get, "/chain", response_model=ListObject[LinkObject])

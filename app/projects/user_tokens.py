@@ -98,8 +98,8 @@ class UserTokens:
                 frozenset(scope for scope in SCOPES if scope in said["actions"]),
                 int(said["exp"]),
             )
-        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError):
-            return None
+        except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
+            return None  # The header is JSON of any depth, read before the signature.
 
 
 def user_hash(user: str) -> str:
