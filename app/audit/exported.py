@@ -33,7 +33,7 @@ MOST_OF_LINE = 10_000
 DEEPEST = 64
 
 LARGEST_NUMBER = 2**63 - 1
-"""Of a leaf: Postgres's bigint."""
+"""Largest position and number of a leaf: Postgres's bigint."""
 
 
 Leaf = tuple[int, UUID, int, bytes]

@@ -24,7 +24,7 @@ class Messages(TypedDict):
 
 
 _FENCES = re.compile("`{3,}")
-"""What a text has that closes a fence which is not longer."""
+"""Runs of backticks in a text: a fence around it must be longer."""
 
 SPEAKERS = {"system": "System", "developer": "Developer", "user": "User", "assistant": "Assistant"}
 

@@ -166,7 +166,7 @@ class _Connection:
 
     async def _received(self) -> bytes | None:
         """The client's next message; None when there will be none."""
-        await asyncio.sleep(0)  # With many messages at hand, nothing here waits: others must have their turn.
+        await asyncio.sleep(0)  # With many messages in the queue, nothing else here waits: let other tasks run.
         came = await self._socket.receive()
         if came["type"] == "websocket.disconnect":
             return None
