@@ -632,6 +632,7 @@ CREATE TABLE audit_records (
     version smallint NOT NULL DEFAULT 2
 );
 CREATE INDEX audit_records_at_idx ON audit_records (project_id, at);
+CREATE INDEX audit_records_encrypted_idx ON audit_records (project_id, at) WHERE action = 'project.encrypted';
 ALTER TABLE audit_records ADD CONSTRAINT audit_records_pkey PRIMARY KEY (project_id, bucket, chain_id, seq);
 
 CREATE TABLE audit_leaves (
@@ -1048,7 +1049,7 @@ CREATE FUNCTION open_turn_v3(
     by_name text,             -- the name that the thread must have
     of_user text,             -- whose the thread must be; NULL: anybody's
     new_thread boolean,       -- whether this turn makes the thread
-    new_user text, new_trail_key bytea,
+    new_user text, new_trail_key bytea, new_salt bytea,
     turn uuid, parent uuid, first boolean,
     beside_ text,             -- never, always, or if_needed: where the thread is busy, or the parent not its head
     ticket uuid,
@@ -1080,7 +1081,7 @@ BEGIN
     IF new_thread THEN
         at_ := clock_timestamp();
         INSERT INTO threads (project_id, bucket, id, salt, user_id, trail_key, created_at, updated_at, arrived_at)
-            SELECT project, b, thread, salt_, new_user, coalesce(new_trail_key, p.trail_key), at_, at_, at_
+            SELECT project, b, thread, new_salt, new_user, coalesce(new_trail_key, p.trail_key), at_, at_, at_
                 FROM projects p WHERE p.project_id = project;
         INSERT INTO thread_activity (project_id, bucket, thread_id, active_at) VALUES (project, b, thread, at_);
     END IF;

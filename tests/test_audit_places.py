@@ -3,7 +3,7 @@
 import re
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 import asyncpg
@@ -11,6 +11,7 @@ import httpx2
 import pytest
 
 import app
+from app import schema
 from app.audit.verify import Problem, verify_project
 from app.db.engine import Database
 from app.history.tables import Feedback, Share
@@ -19,6 +20,7 @@ from app.projects.tables import ApiKey
 from app.projects.tables import Project as ProjectRow
 from app.threads.tables import Thread
 from app.trail.contents import FIELDS
+from app.trail.records import Action
 from app.turns.tables import Call, Item, Turn
 from tests.projects import Project
 from tests.service import Service
@@ -200,6 +202,8 @@ def test_the_place_of_a_deleted_turn_is_proved_without_its_content(told: dict[st
         "DELETE FROM compactions WHERE project_id = $1",
         "INSERT INTO items SELECT project_id, bucket, turn_id, 7, origin, type, 'more', data FROM items "
         "WHERE turn_id = $turn AND position = 0",
+        "INSERT INTO threads (project_id, bucket, id, title, trail_key, salt) "
+        "SELECT project_id, bucket_of($last), $last, 'More', trail_key, salt FROM threads WHERE id = $thread",
         "INSERT INTO calls SELECT project_id, bucket, turn_id, 2, continuation, url, frames, refs, dropped_items, "
         "status, response_id, error, started_at, finished_at FROM calls WHERE turn_id = $turn",
         "INSERT INTO feedback SELECT project_id, bucket, gen_random_uuid(), turn_id, score, label, comment, user_id, "
@@ -218,6 +222,39 @@ def test_rows_that_are_moved_taken_away_or_put_in_are_reported(told: dict[str, A
     for name, value in places.items():
         written = written.replace(name, f"'{digits(value)}'")
     project.sql(written)
+    assert project.verify().problems
+
+
+def test_what_stands_beside_a_deleted_turn_is_still_proved(told: dict[str, Any]) -> None:
+    project, turn = told["project"], told["turns"][2]  # The one that the link shows.
+    project.call("DELETE", f"/responses/resp_{digits(turn)}")
+    assert project.verify().problems == []
+    ours = f"id = '{digits(turn)}'"
+    for table, column, value, where in (
+        ("shares", "title", "'Other'", "true"), ("shares", "expires_at", "NULL", "true"),
+        ("shares", "token_hash", "sha256('x')", "true"), ("shares", "salt", "NULL", "true"),
+        ("turns", "params", """'{"a": 1}'""", ours), ("turns", "metadata", """'{"a": "b"}'""", ours),
+        ("turns", "response", "'{}'", ours), ("turns", "pace", "'{}'", ours), ("turns", "context", "'{}'", ours),
+    ):  # fmt: skip
+        where = f"project_id = $1 AND {where}"
+        project.sql(f"CREATE TABLE kept AS SELECT * FROM {table} WHERE {where}")
+        try:
+            project.sql(f"UPDATE {table} SET {column} = {value} WHERE {where}")
+            assert project.verify().problems, (table, column)
+            project.sql(f"UPDATE {table} t SET {column} = kept.{column} FROM kept WHERE t.id = kept.id")
+        finally:
+            project.sql("DROP TABLE kept")
+    assert project.verify().problems == []
+
+
+def test_a_compaction_of_a_thread_that_was_imported_again_is_not_missing_unnoticed(told: dict[str, Any]) -> None:
+    project, thread = told["project"], told["thread"]
+    project.call("DELETE", f"/threads/{told['fork']}")
+    exported = project.call("GET", f"/threads/{thread}/export")
+    project.call("DELETE", f"/threads/{thread}")
+    assert project.http.post("/threads/import", json=exported).status_code == 201
+    assert project.verify().problems == []
+    project.sql("DELETE FROM compactions WHERE project_id = $1")
     assert project.verify().problems
 
 
@@ -257,6 +294,48 @@ def test_nothing_that_is_said_or_set_is_in_a_record(project: Project, service: S
     said = str(project.sql("SELECT * FROM audit_records WHERE project_id = $1"))
     assert word.lower() not in said.lower()
     assert "12345" not in said
+    assert project.verify().problems == []
+
+
+SALTED = ("projects", "api_keys", "threads", "turns", "compactions", "feedback", "shares")
+
+
+def salts(project: Project) -> set[bytes]:
+    """Every salt that lies in the database."""
+    every = " UNION ALL ".join(f"SELECT salt FROM {table} WHERE project_id = $1" for table in SALTED)
+    return {row["salt"] for row in project.sql(every)}
+
+
+def test_no_salt_is_left_of_what_was_deleted_or_changed(project: Project, service: Service) -> None:
+    """With the salt, whoever reads the database could guess what a record's digest is of."""
+
+    def salt_of(table: str, where: str = "true") -> bytes:
+        (row,) = project.sql(f"SELECT salt FROM {table} WHERE project_id = $1 AND {where}")
+        assert row["salt"] in salts(project)
+        return bytes(row["salt"])
+
+    response = project.call("POST", "/responses", json={"input": "My PIN is 1234."})
+    thread, turn = response["conversation"]["id"], response["id"]
+    item = project.call("GET", f"/responses/{turn}/input_items")["data"][0]["id"]
+    before = salt_of("turns")
+    assert project.http.delete(f"/conversations/{thread}/items/{item}").status_code == 200
+    assert before not in salts(project)
+    before = salt_of("turns")
+    assert project.http.delete(f"/responses/{turn}").status_code == 200
+    assert before not in salts(project)
+    path = f"/threads/thread_{digits(thread)}"
+    for change in ({"title": "A secret"}, {"title": None}, {"metadata": {"a": "b"}}):
+        before = salt_of("threads")
+        assert project.http.patch(path, json=change).status_code == 200
+        assert before not in salts(project)
+    before = salt_of("projects")
+    assert project.call("PATCH", "/project", json={"retention_days": 400})["retention_days"] == 400
+    assert before not in salts(project)
+    proj = project.call("GET", "/project")["id"]
+    made = project.http.post(f"/admin/projects/{proj}/keys", json={"name": "one"}).json()
+    before = salt_of("api_keys", f"id = '{digits(made['id'])}'")
+    assert project.http.delete(f"/admin/projects/{proj}/keys/{made['id']}").status_code == 200
+    assert before not in salts(project)
     assert project.verify().problems == []
 
 
@@ -361,6 +440,29 @@ def test_a_trail_that_is_verified_while_turns_run_has_no_false_alarm(project: Pr
     assert failed == []
     assert found == [[]] * 15
     assert project.verify().problems == []
+
+
+PROVED_BESIDE = {"pieces", "audit_records", "audit_leaves", "audit_checkpoints"}
+"""Parts of calls' bodies, and the trail itself."""
+
+OF_NO_PROJECT = {"cache_keys", "master_nodes", "audit_keys", "learnt_models", "served_revisions"}
+
+
+def test_every_table_is_audited_or_named_in_the_docs_with_a_reason() -> None:
+    named = set(re.findall(r"`(\w+)`", DOCS.read_text().partition("| table | why")[2].partition("| column |")[0]))
+    audited = {model.__tablename__ for model in AUDITED}
+    assert named | audited | PROVED_BESIDE | OF_NO_PROJECT == set(schema.metadata.tables)
+    assert named & (audited | PROVED_BESIDE) == set()
+
+
+def test_the_docs_name_every_action() -> None:
+    table = DOCS.read_text().partition("| action | when |")[2].partition("\n\n")[0]
+    named, last = set[str](), ""
+    for words in re.findall(r"`([a-z_]*\.[a-z_]+)`", table):
+        subject, _, done = words.partition(".")
+        last = subject or last
+        named.add(f"{last}.{done}")
+    assert named == set(get_args(Action))
 
 
 def test_the_docs_name_columns_that_there_are() -> None:

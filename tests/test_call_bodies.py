@@ -101,6 +101,9 @@ def test_what_is_erased_is_gone_from_every_call_that_sent_it_and_the_trail_verif
     left += project.sql("SELECT (c.*)::text AS row FROM calls c WHERE project_id = $1")
     assert left
     assert not any("Echo: marmalade" in row["row"] for row in left)
+    # Nor is there a digest without a salt, with which it could be guessed.
+    erased = project.sql("SELECT digest FROM pieces WHERE project_id = $1 AND data IS NULL")
+    assert {row["digest"] for row in erased} == {b""}
     # Calls from now on are whole.
     again = project.call("POST", f"/threads/{thread}/turns", json={"input": "Echo: tea", "model": "qwen3.7-max"})
     (call,) = project.call("GET", f"/threads/{thread}/turns/{again['id']}/calls")["data"]

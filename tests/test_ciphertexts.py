@@ -13,7 +13,7 @@ from app import schema
 from app.db.base import Base
 from app.sealing import ciphertext, opening
 from app.sealing.at_rest import MARK, PLAIN, SALT_BYTES, ContentCipher, ContentKey
-from app.sealing.ciphertext import CannotOpen, Place
+from app.sealing.ciphertext import CannotOpen, KeyDestroyed, Place
 from app.sealing.columns import (
     ITEMS,
     Rows,
@@ -29,6 +29,7 @@ from app.sealing.columns import (
     rows_of,
 )
 from app.turns import event_log, spool
+from app.turns.tables import Call
 
 assert schema.metadata is Base.metadata  # All tables are known.
 
@@ -159,6 +160,24 @@ def test_a_ciphertext_opens_in_no_other_place(
             continue
         there = row_of(rows_of(other)) | {part: row[part] for part in rows_of(other).bound_by if part in row}
         assert rows_of(other).opened(PROJECT, {**there, column: moved})["unreadable"] == [column]
+
+
+def test_the_parts_of_a_body_open_in_their_order_alone() -> None:
+    rows = rows_of(Call)
+    row = row_of(rows)
+    frames = stored(rows, SEALER, row, "frames", ["one", "two"])
+    assert rows.opened(PROJECT, {**row, "frames": frames})["frames"] == ["one", "two"]
+    assert rows.opened(PROJECT, {**row, "frames": frames[::-1]})["unreadable"] == ["frames"]
+
+
+def test_a_key_that_opens_was_not_destroyed() -> None:
+    place = Place(PROJECT, "threads", (uuid4(),))
+    sealed = KEY.seal(place, "title", b"said")
+    ciphertext.know_destroyed(PROJECT)
+    with pytest.raises(KeyDestroyed):
+        ciphertext.opened(place, "title", sealed)
+    key(PROJECT)
+    assert ciphertext.opened(place, "title", sealed) == b"said"
 
 
 @given(st.integers(0, 400), st.integers(1, 255))

@@ -158,6 +158,14 @@ SELECT action FROM audit_records WHERE project_id = :project_id AND bucket = :bu
     AND action IN ('turn.opened', 'items.added', 'turn.imported', 'turn.inherited', 'item.deleted')
 ORDER BY seq DESC LIMIT 1
 
+-- untold_threads --
+-- Threads without a record of how they came here: they were written past the service, or their chain was removed.
+SELECT th.id FROM threads th
+LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = th.bucket AND r.chain_id = th.id
+    AND r.action IN ('thread.created', 'thread.imported')
+WHERE th.project_id = :project_id AND (:thread_id::uuid IS NULL OR th.id = :thread_id) AND r.chain_id IS NULL
+ORDER BY th.id LIMIT 10
+
 -- untold_turns --
 -- Rows without the records that they must have were written past the service, or their records were removed. The
 -- records of a turn are in the chain of the thread that has it.

@@ -68,7 +68,7 @@ class ThreadClaims:
                 self.deleted, self.arrived_at = False, row["at"]
         elif action == "feedback.given":
             self.feedback[_id(detail, "feedback")] = claim
-        elif action == "thread.shared":
+        elif action in ("thread.shared", "share.changed"):
             self.shares[_id(detail, "share")] = claim
         elif turn_id is not None:
             self._take_turn(action, turn_id, detail, claim)

@@ -70,6 +70,8 @@ class Contents:
         """Compare the last chain, and look for rows that no record tells of."""
         found = await self._compare(self._chains)
         here = {"project_id": self._project_id, "thread_id": thread_id}
+        for row in await self._database.fetch(*SQL.untold_threads(**here)):
+            found.append((ids.thread_id(row["id"]), "no record tells how it came here: it was removed"))
         for row in await self._database.fetch(*SQL.untold_turns(**here)):
             said = "no record tells how it came here" if row["unopened"] else "no record tells how it was closed"
             found.append((f"{ids.thread_id(row['thread_id'])} {ids.turn_id(row['id'])}", f"{said}: it was removed"))
@@ -172,8 +174,6 @@ class Contents:
             row = rows.get(id_)
             if row is None:
                 said = None if may_be_gone else "it is gone, and no record tells that it was deleted"
-            elif kind == "share" and row["salt"] is None and row["turn_id"] in chain.erased:
-                said = None  # Its title and salt were erased with the turn.
             else:
                 said = _wrong_row(kind, claim, BESIDE[kind].opened(self._project_id, row))
             if said is not None:
@@ -340,6 +340,7 @@ def _wrong_thread(chain: ThreadClaims, row: Row | None, places: dict[UUID, tuple
 def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Calls) -> Iterator[tuple[int, str]]:
     """Yield what is wrong with a turn: the record's number, and why."""
     claims = chain.turns.get(turn_id)
+    former = claims is None
     if claims is None:
         claims = chain.former.get(turn_id, {})
         if row is None or row["salt"] is None or row["thread_id"] == chain.id:
@@ -357,7 +358,7 @@ def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Call
     if turn_id in chain.turns and row["thread_id"] != chain.id:
         yield seq, "it is in another thread"
     erased = turn_id in chain.erased or ("turn" in claims and row["salt"] is None and row["deleted_at"] is not None)
-    if erased and (row["item_ids"] or any(kind[0] == turn_id for kind in calls)):
+    if erased and (_holds_something(row) or any(kind[0] == turn_id for kind in calls)):
         yield seq, "it holds something, though its content was deleted"
     for kind, claim in claims.items():
         if kind != "left" and not erased and row["salt"] is None:
@@ -367,9 +368,9 @@ def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Call
         if call is not None and call["unreadable"]:
             yield claim.seq, _moved(call["unreadable"])
             return
-        if call is not None and call["body"] is None and (chain.lost_pieces or turn_id in chain.former):
+        if call is not None and call["body"] is None and (chain.lost_pieces or former):
             continue  # It had sent what was deleted.
-        if kind == "compacted" and turn_id in chain.former and row["compaction"] is None:
+        if kind == "compacted" and former and row["compaction"] is None:
             continue  # It may have been deleted since.
         if (wrong := _wrong_claim("left" if erased else kind, claim, row, call)) is not None:
             yield claim.seq, wrong
@@ -383,6 +384,16 @@ def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Call
                 yield seq, f"no record tells of its {kind}"
     if row["compaction"] is not None and "compacted" not in claims and turn_id in chain.turns:
         yield seq, "no record tells of its compaction"
+
+
+def _holds_something(row: Row) -> bool:
+    """Return True if a turn has anything that is erased with its content."""
+    documents = (row[name] for name in ("response", "pace", "context"))
+    return bool(row["item_ids"] or row["params"] != "{}" or row["metadata"] or any(map(_is_said, documents)))
+
+
+def _is_said(document: str | None) -> bool:
+    return document not in (None, "null")
 
 
 def _wrong_claim(kind: str, claim: Claim, row: Row, call: dict[str, Any] | None) -> str | None:

@@ -22,7 +22,7 @@ from app.http.errors import Conflict
 from app.items.input_item import with_facts
 from app.items.stored import columns, stored_input
 from app.sealing import at_rest
-from app.sealing.columns import ITEMS, rows_of
+from app.sealing.columns import ITEMS, Written, rows_of
 from app.threads import store as threads
 from app.threads.address import ById, OfTurn, ThreadAddress, unknown
 from app.threads.tables import Thread
@@ -125,18 +125,34 @@ async def erase_turns(
         "salt": None, "body_hash": None, "idempotency_key": None, "key_scope": None, "client_left_at": None,
         "error": case((Turn.status == "failed", type_coerce(said, DOCUMENT))),
     }  # fmt: skip
-    await session.execute(
-        update(Share)
-        .where(Share.project_id == project_id, Share.bucket == bucket, Share.turn_id.in_(turn_ids))
-        .values(title=None, salt=None)
-        .execution_options(synchronize_session=False)
-    )
+    await _erase_titles(session, actor, project_id, bucket, turn_ids)
     records = await turn_digests.record_emptied(session, action, project_id, bucket, turn_ids, emptied)
     await append_records(session, actor, project_id, thread.id, records)
     thread_ids = await _give_up_chains(session, thread)
     compactions = await _delete_compactions(session, actor, thread, thread_ids, turn_ids)
     await _erase_pieces(session, thread, thread_ids, [*item_ids, *compactions])
     return set(thread_ids)
+
+
+async def _erase_titles(
+    session: AsyncSession, actor: Actor, project_id: UUID, bucket: int, turn_ids: Sequence[UUID]
+) -> None:
+    """Delete the titles of the links to turns. The new salt is not sealed: nothing that was said is in its digest."""
+    salt, fields = contents.new_salt(), contents.FIELDS["share", contents.VERSION]
+    emptied = (
+        update(Share)
+        .where(Share.project_id == project_id, Share.bucket == bucket, Share.turn_id.in_(turn_ids))
+        .values(title=None, salt=Written(salt))
+        .returning(Share.id, *(getattr(Share, name) for name in fields if name != "title"))
+        .execution_options(synchronize_session=False)
+    )
+    records: dict[UUID, list[Record]] = {}
+    for row in (await session.execute(emptied)).mappings():
+        content = contents.digest("share", salt, {**row, "title": None})
+        changed = Record("share.changed", row["turn_id"], f"share_{row['id'].hex}", content)
+        records.setdefault(row["thread_id"], []).append(changed)
+    for thread_id, of_thread in records.items():
+        await append_records(session, actor, project_id, thread_id, of_thread)
 
 
 async def _delete_compactions(
@@ -161,7 +177,8 @@ async def _delete_compactions(
 async def _erase_pieces(
     session: AsyncSession, thread: Thread, thread_ids: Sequence[UUID], item_ids: Sequence[str]
 ) -> None:
-    """Take what items held out of every call of these threads that has sent it."""
+    """Take what items held out of every call of these threads that has sent it, and the digest that it could be guessed
+    from."""
     if not thread_ids or not item_ids:
         return
     await session.execute(
@@ -172,7 +189,7 @@ async def _erase_pieces(
             SentPiece.thread_id.in_(thread_ids),
             SentPiece.sources.overlap(item_ids),
         )
-        .values(data=None, sources=[])
+        .values(data=None, sources=[], digest=b"")
         .execution_options(synchronize_session=False)
     )
 

@@ -41,7 +41,8 @@ WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND
     AND starts_with(data, :mark)
 
 -- rewrite_piece --
-UPDATE pieces SET data = :data, sources = CASE WHEN :data::text IS NULL THEN '{}' ELSE sources END
+UPDATE pieces SET data = :data, sources = CASE WHEN :data::text IS NULL THEN '{}' ELSE sources END,
+    digest = CASE WHEN :data::text IS NULL THEN '' ELSE digest END
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id AND number = :number
 
 -- refer_to_pieces --

@@ -27,8 +27,8 @@ async def record_key(session: AsyncSession, actor: Actor, action: Action, key: A
 async def _record(
     session: AsyncSession, actor: Actor, action: Action, kind: contents.Kind, row: Project | ApiKey, detail: str | None
 ) -> None:
-    if row.salt is None:  # Older than the digests.
-        row.salt = contents.new_salt()
+    # With a salt of its own each time, no record tells what there was before.
+    row.salt = contents.new_salt()
     await session.flush()
     await session.refresh(row)  # As it lies in the table.
     values = {name: getattr(row, name) for name in contents.FIELDS[kind, contents.VERSION]}

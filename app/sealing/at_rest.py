@@ -43,9 +43,6 @@ PLAIN_ARRAY = "[null,"
 SALT_BYTES = 16
 """The length of a plain salt; a sealed one is longer."""
 
-SALT_BREAK = b" "
-"""Stands between the ciphertexts of a salt that is written to several rows."""
-
 HASH_BYTES = 8
 PAIR_BYTES = 12
 
@@ -53,6 +50,11 @@ MOST_WORDS = 30_000
 """Hashed words of one text: a tsvector holds less than a megabyte."""
 
 SEARCHED_ROLES = ("user", "assistant")
+
+
+def element(field: str, number: int) -> str:
+    """Return the name that a ciphertext in a list is bound to: it opens as no other element."""
+    return f"{field}[{number}]"
 
 
 def item_place(project_id: UUID, turn_id: UUID, position: int) -> Place:
@@ -105,7 +107,7 @@ class ContentCipher:
     def texts(self, place: Place, field: str, said: Iterable[str]) -> list[str]:
         if self.key is None:
             return [ESCAPE + each if each.startswith(ESCAPE) else each for each in said]
-        return [MARK + self.key.seal(place, field, each.encode()) for each in said]
+        return [MARK + self.key.seal(place, element(field, n), each.encode()) for n, each in enumerate(said)]
 
     def document(self, place: Place, field: str, text: str | None) -> str | None:
         """Return a JSON document, given as text."""
@@ -157,15 +159,9 @@ class ContentCipher:
         assert self.key is not None
         return {self.key.hashed("pair", orjson.dumps(pair), PAIR_BYTES).hex(): 1 for pair in metadata.items()}
 
-    def salt(self, salt: bytes | None, *places: Place) -> bytes | None:
-        """Return a salt. With a salt that lies open, short contents could be guessed from their digests.
-
-        Args:
-            places: the rows that it is written to: the value has a ciphertext for each of them.
-        """
-        if self.key is None or salt is None:
-            return salt
-        return SALT_BREAK.join(self.key.seal(place, "salt", salt).encode() for place in places)
+    def salt(self, salt: bytes | None, place: Place) -> bytes | None:
+        """Return a salt. With a salt that lies open, short contents could be guessed from their digests."""
+        return salt if self.key is None or salt is None else self.key.seal(place, "salt", salt).encode()
 
     def digest(self, digest: bytes) -> bytes:
         """Return a digest that equal contents have in common, keyed so that only the project's key can make it."""

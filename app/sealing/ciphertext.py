@@ -52,7 +52,8 @@ _destroyed: set[UUID] = set()
 
 
 def know(project_id: UUID, number: int, cipher: AESGCM) -> None:
-    """Keep a key in this process, to open what was sealed with it."""
+    """Keep a key in this process, to open what was sealed with it. The project's key was not destroyed."""
+    _destroyed.discard(project_id)
     _ciphers[project_id, number] = cipher
 
 

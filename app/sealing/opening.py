@@ -5,13 +5,12 @@ there.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import orjson
 
 from app.sealing import ciphertext
-from app.sealing.at_rest import ESCAPE, MARK, PLAIN_ARRAY, SALT_BREAK, SALT_BYTES
+from app.sealing.at_rest import ESCAPE, MARK, PLAIN_ARRAY, SALT_BYTES, element
 from app.sealing.ciphertext import CannotOpen, Place
 
 
@@ -24,7 +23,7 @@ def text(place: Place, field: str, stored: str) -> str:
 
 
 def texts(place: Place, field: str, stored: Sequence[str]) -> list[str]:
-    return [text(place, field, each) for each in stored]
+    return [text(place, element(field, number), each) for number, each in enumerate(stored)]
 
 
 def is_envelope(document: Any) -> bool:
@@ -70,11 +69,7 @@ def metadata(place: Place, stored: dict[str, Any]) -> dict[str, str]:
 def salt(place: Place, stored: bytes) -> bytes:
     if len(stored) == SALT_BYTES:
         return stored
-    first, *others = stored.split(SALT_BREAK)
-    for other in others:
-        with suppress(CannotOpen):
-            return ciphertext.opened(place, "salt", other.decode("ascii", "replace"))
-    return ciphertext.opened(place, "salt", first.decode("ascii", "replace"))
+    return ciphertext.opened(place, "salt", stored.decode("ascii", "replace"))
 
 
 def content(place: Place, field: str, stored: bytes) -> bytes:

@@ -174,7 +174,8 @@ async def change(
     if "user_id" in values and "trail_key" not in values:
         values["trail_key"] = await _key_of(session, project_id)
     rows = rows_of(Thread)
-    written = rows.written(at_rest.sealer(), values, rows.at(project_id, address.id))
+    # With the former salt, what the thread was called before cannot be guessed from its record any more.
+    written = rows.written(at_rest.sealer(), {**values, "salt": contents.new_salt()}, rows.at(project_id, address.id))
     statement = (
         update(Thread)
         .where(*_at(project_id, address))

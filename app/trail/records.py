@@ -24,7 +24,7 @@ Action = Literal[
     "project.created", "project.changed", "project.archived", "project.restored",
     "project.encrypted", "project.key_destroyed",
     "account.created", "account.changed", "account.deleted",
-    "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared",
+    "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared", "share.changed",
     "webhook.created", "webhook.changed", "webhook.deleted",
     "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip

@@ -40,7 +40,10 @@ class AuditRecord(Base):
     version: Mapped[int] = mapped_column(SmallInteger, server_default=text("2"))
     """The version of the lists of fields that its content is hashed by: see `contents.py`."""
 
-    __table_args__ = (Index("audit_records_at_idx", "project_id", "at"),)
+    __table_args__ = (
+        Index("audit_records_at_idx", "project_id", "at"),
+        Index("audit_records_encrypted_idx", "project_id", "at", postgresql_where=text("action = 'project.encrypted'")),
+    )
 
 
 class UserKey(Base):

@@ -160,13 +160,15 @@ class TurnStore:
         kept = stored_input(request.items)
         types, item_ids, data = columns(kept)
         params, seal, place = _dumps(request.params), at_rest.sealer(), TURNS.at(project_id, turn_id)
-        # A thread that the turn makes has the same salt.
-        made = [THREADS.at(project_id, address.id)] if isinstance(address, New) else []
         created: bytes | None = None
+        thread_salt: bytes | None = None
         trail_key: bytes | None = None
         user = request.user if isinstance(address, New) else None
         if isinstance(address, New):
-            created = contents.new_thread(salt, user)
+            # Not the turn's, which goes with what the turn holds.
+            new_salt = contents.new_salt()
+            created = contents.new_thread(new_salt, user)
+            thread_salt = seal.salt(new_salt, THREADS.at(project_id, address.id))
         if user is not None:
             trail_key = await self._users.get_or_make(project_id, user)
         try:
@@ -179,6 +181,7 @@ class TurnStore:
                     **at,
                     user_id=user,
                     trail_key=trail_key,
+                    thread_salt=thread_salt,
                     turn_id=turn_id,
                     parent_id=request.parent_id,
                     root=request.root,
@@ -193,7 +196,7 @@ class TurnStore:
                     api_key_id=request.origin.api_key_id,
                     idempotency_key=request.origin.idempotency_key,
                     body_hash=request.origin.body_hash,
-                    salt=seal.salt(salt, place, *made),
+                    salt=seal.salt(salt, place),
                     types=types,
                     item_ids=item_ids,
                     data=seal.items(project_id, turn_id, 0, kept, data),

@@ -2,7 +2,7 @@
 -- Opens a turn: see migrations/schema.sql. A transaction of its own, and one of a turn's two.
 SELECT * FROM open_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :of_user::text,
-    :new_thread::boolean, :user_id::text, :trail_key::bytea,
+    :new_thread::boolean, :user_id::text, :trail_key::bytea, :thread_salt::bytea,
     :turn_id::uuid, :parent_id::uuid, :root::boolean, :beside::text, :ticket::uuid,
     :model::text, :params::text, :metadata::text, :ignored::text[],
     :worker_id::uuid, :lease_seconds::float8, :api_key_id::uuid, :idempotency_key::text, :body_hash::bytea,
