@@ -53,6 +53,7 @@ def _statements(proxy: Proxy) -> int:
             for apart in (
                 "FROM webhooks",
                 "FROM api_keys",
+                "action = 'project.encrypted'",
                 "FROM accounts",
                 "SELECT id, user_id FROM threads",
                 "FROM learnt_models",

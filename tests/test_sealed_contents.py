@@ -386,6 +386,25 @@ def test_an_export_marks_what_cannot_be_opened_and_the_command_says_so(
     assert (line["messages"], line["unreadable"]) == (None, ["messages"])
 
 
+def test_what_is_shown_beside_a_title_or_message_says_that_it_cannot_be_opened(
+    victim: Encrypted, emulator: Emulator
+) -> None:
+    thread = victim.post("/threads", title=CANARY)["id"]
+    turn = victim.turn(thread, f"Echo: {CANARY} one.")["id"]
+    link = victim.post(f"/threads/{thread}/shares")["path"].removeprefix("/v1")
+    for table, where in (("threads", "id"), ("shares", "thread_id")):
+        sql(victim, f"UPDATE {table} SET title = E'\\x01et1:AAEB' WHERE {where} = '{uuid_of(thread)}'")
+    shared = victim.get(link)
+    assert (shared["title"], shared["unreadable"]) == (None, ["title"])
+    assert "cannot be opened" in victim.http.get(link, params={"format": "markdown"}).text.splitlines()[0]
+    (hit,) = victim.get("/search", q="one", role="user")["data"]
+    assert (hit["thread_title"], hit["unreadable"]) == (None, ["thread_title"])
+    sql(victim, f"""UPDATE items SET data = '["AAEB", {{}}]' WHERE turn_id = '{uuid_of(turn)}' AND origin = 'output'""")
+    (listed,) = victim.get("/threads")["data"]
+    assert (listed["title"], listed["unreadable"]) == (None, ["title"])
+    assert listed["last_message"] == {"turn_id": turn, "role": "", "text": "", "unreadable": True}
+
+
 def test_what_cannot_be_opened_is_deleted_like_anything_else(victim: Encrypted, emulator: Emulator) -> None:
     """Also without the project's key, and by the service itself."""
     deleted, turned, expiring = (
@@ -435,6 +454,19 @@ def test_clearing_encrypted_at_opens_nothing_and_is_said(
 ) -> None:
     project = Encrypted(fresh_env, tmp_path)
     thread, _ = talk(project, emulator)
+    # Also where no process has written anything for the project since its start.
+    unused = project.beside(encrypted=True)
+    assert project.service.stop() == 0
+    unused.service = project.service = Service(env=project.env)
+    for each in (unused, project):
+        each.http.base_url = f"{project.service.url}/v1"
+    sql(
+        project, "ALTER TABLE projects DISABLE TRIGGER projects_guard",
+        f"UPDATE projects SET encrypted_at = NULL WHERE project_id = '{unused.uuid}'",
+    )  # fmt: skip
+    unused.post("/threads", title=CANARY)
+    assert unused.lying_open() == set()
+    assert unused.get("/threads")["data"][0]["title"] == CANARY
     for value in ("NULL", "'infinity'"):
         sql(
             project, "ALTER TABLE projects DISABLE TRIGGER projects_guard",

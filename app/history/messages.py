@@ -26,6 +26,9 @@ class Messages(TypedDict):
 _FENCES = re.compile("`{3,}")
 """Runs of backticks in a text: a fence around it must be longer."""
 
+CANNOT_BE_OPENED = "*(something that cannot be opened)*"
+"""Text on a page in the place of a content that cannot be opened."""
+
 SPEAKERS = {"system": "System", "developer": "Developer", "user": "User", "assistant": "Assistant"}
 
 
@@ -65,7 +68,7 @@ def as_markdown(title: str | None, rows: Sequence[Row]) -> str:
     blocks = [f"# {title}"] if title else []
     for kept in map(stored_item, rows):
         if is_unreadable(kept.data):
-            blocks.append("*(something that cannot be opened)*")
+            blocks.append(CANNOT_BE_OPENED)
         elif kept.type == "message":
             role = kept.item["role"]
             blocks.append(f"**{SPEAKERS.get(role, role)}**\n\n{_markdown_content(kept.item.get('content'))}")

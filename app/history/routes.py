@@ -228,9 +228,10 @@ async def take_back(caller: Authenticated, shares: ShareService, share_id: str) 
 @router.get("/shared/{token}", response_model=SharedThread, responses=as_text("text/markdown"))
 async def shared(shares: ShareService, token: str, format: Literal["json", "markdown"] = "json") -> Response:
     """Return the conversation behind a link. No key is needed."""
-    title, rows = await shares.read(token)
+    share, rows = await shares.read(token)
     headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}
     if format == "markdown":
+        title = messages.CANNOT_BE_OPENED if share.unreadable else share.title
         said = messages.as_markdown(title, rows)
         return Response(said, media_type="text/markdown; charset=utf-8", headers=headers)
-    return json_response(shared_thread(title, rows), headers=headers)
+    return json_response(shared_thread(share, rows), headers=headers)

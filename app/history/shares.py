@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import Field
@@ -18,7 +18,7 @@ from app.http.describing import Deleted, ItemObject
 from app.http.errors import BadRequest, NotFound
 from app.http.pages import list_object
 from app.items.stored import stored_item
-from app.items.unreadable import is_unreadable
+from app.items.unreadable import is_unreadable, marked
 from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.sealing import at_rest
@@ -66,6 +66,8 @@ class SharedThread(TypedDict):
     object: Literal["shared.thread"]
     title: str | None
     messages: list[ItemObject]
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened. Left out where there are none."""
 
 
 class Shares:
@@ -126,8 +128,8 @@ class Shares:
             )  # fmt: skip
         return {"id": share_id(id_), "object": "share.deleted", "deleted": True}
 
-    async def read(self, token: str) -> tuple[str | None, list[ItemRow]]:
-        """Return the messages that a link shows, and the title that the thread had when the link was made.
+    async def read(self, token: str) -> tuple[Share, list[ItemRow]]:
+        """Return a link, with the title that the thread had when the link was made, and the messages that it shows.
 
         Raises:
             NotFound: it is no link, it has expired or was taken back, or its project is archived.
@@ -153,13 +155,13 @@ class Shares:
         if share is None:
             raise _no_link()
         rows, _ = await self._store.messages(project_id, share.turn_id)
-        return share.title, [row for row in rows if _is_shown(row)]
+        return share, [row for row in rows if _is_shown(row)]
 
 
-def shared_thread(title: str | None, rows: list[ItemRow]) -> dict[str, Any]:
+def shared_thread(share: Share, rows: list[ItemRow]) -> dict[str, Any]:
     """Return the content of a shared link: title and messages."""
     said = [_said(row) for row in rows]
-    return {"object": "shared.thread", "title": title, "messages": said}
+    return {"object": "shared.thread", "title": share.title, "messages": said, **marked(share)}
 
 
 def _said(row: ItemRow) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 import structlog
 
+from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
 from app.sealing import ciphertext
@@ -31,7 +32,7 @@ class State:
 
 
 async def state_of(database: Database, project_id: UUID) -> State:
-    """Return how a project keeps its contents; a project that does not exist has them open."""
+    """Return how a project keeps its contents, as its row says; a project that does not exist has them open."""
     row = await database.fetchrow(*SQL.state(project_id=project_id))
     return State(False, False, False) if row is None else State(**row)
 
@@ -46,14 +47,11 @@ class ContentKeys:
         self._database = database
         self._cipher = cipher
         self._keys: dict[UUID, ContentKey] = {}
-        self._sealing: set[UUID] = set()
-        """Projects that encrypt what they write. This never ends, even if their rows are changed."""
 
-    async def keep_sealing(self) -> None:
-        """Seal the contents of projects whose `encrypted_at` was cleared or moved past the service."""
-        for project_id, name in await cleared(self._database):
+    async def report_cleared(self) -> None:
+        """Log the projects whose `encrypted_at` was cleared or moved past the service."""
+        for _, name in await cleared(self._database):
             log.error("a project's encrypted_at was changed by hand; its contents are still sealed", name=name)
-            self._sealing.add(project_id)
 
     async def sealer(self, project_id: UUID) -> ContentCipher:
         """Return how contents are written for a project, looked up now: for work outside of requests.
@@ -69,11 +67,16 @@ class ContentKeys:
         return await self.sealer_of(project_id, encrypted=state.encrypted, seals=state.seals)
 
     async def sealer_of(self, project_id: UUID, *, encrypted: bool, seals: bool) -> ContentCipher:
-        """Return the same where it is known whether the project has a key for its contents, and whether it seals."""
-        if seals and encrypted:
-            self._sealing.add(project_id)
-        elif project_id in self._sealing:
-            encrypted = seals = True
+        """Return the same where it is known whether the project has a key for its contents, and whether it seals.
+
+        Args:
+            encrypted, seals: as the project's row says. The audit trail is asked too before contents are written open.
+        """
+        if not seals:
+            bucket = ids.bucket_of(project_id)
+            told = await self._database.fetchval(*SQL.told(project_id=project_id, bucket=bucket))
+            if told is not None:
+                encrypted, seals = True, told or not encrypted
         if not encrypted:
             return PLAIN
         key = self._keys.get(project_id) or await self._load(project_id)

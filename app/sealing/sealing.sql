@@ -7,26 +7,25 @@ SELECT number, master_id, wrapped FROM data_keys WHERE project_id = :project_id 
 -- master_nodes --
 SELECT nodes FROM master_nodes WHERE secret_id = :secret_id
 
--- _encrypted_since --
--- Since when a project is encrypted, as its audit trail says. Whoever writes to the table can clear or move
--- `projects.encrypted_at`; the trail says so all the same.
-LEFT JOIN LATERAL (
-    SELECT min(r.at) FROM audit_records r
-    WHERE r.project_id = p.project_id AND r.chain_id = p.project_id AND r.action = 'project.encrypted'
-) AS told (at) ON true
-
 -- state -> State --
--- How a project's contents are kept.
-SELECT p.encrypted_at IS NOT NULL OR told.at IS NOT NULL AS encrypted,
-    coalesce(p.encrypted_at <= now(), false) OR coalesce(told.at < now() - interval '1 minute', false) AS seals,
-    p.key_destroyed_at IS NOT NULL AS destroyed
-FROM projects p {_encrypted_since}
-WHERE p.project_id = :project_id
+-- How a project's row says that its contents are kept.
+SELECT encrypted_at IS NOT NULL AS encrypted, coalesce(encrypted_at <= now(), false) AS seals,
+    key_destroyed_at IS NOT NULL AS destroyed
+FROM projects WHERE project_id = :project_id
+
+-- told --
+-- True if a project's contents are sealed by now, by its audit trail; NULL if the trail does not say that they are
+-- encrypted. Someone who can write to the database can clear or move `projects.encrypted_at`.
+SELECT min(at) < now() - interval '15 seconds' FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :project_id AND action = 'project.encrypted'
 
 -- cleared --
 -- Projects whose audit trail says that they are encrypted, and whose row does not.
-SELECT p.project_id, p.name FROM projects p {_encrypted_since}
-WHERE told.at IS NOT NULL AND (p.encrypted_at IS NULL OR p.encrypted_at > told.at + interval '1 minute')
+SELECT p.project_id, p.name FROM projects p JOIN (
+    SELECT r.project_id, min(r.at) AS at FROM audit_records r
+    WHERE r.chain_id = r.project_id AND r.action = 'project.encrypted' GROUP BY r.project_id
+) told ON told.project_id = p.project_id
+WHERE p.encrypted_at IS NULL OR p.encrypted_at > told.at + interval '1 minute'
 ORDER BY p.name
 
 -- opened_before --

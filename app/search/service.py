@@ -5,7 +5,7 @@ import base64
 from dataclasses import dataclass, replace
 from datetime import datetime
 from heapq import nlargest
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 import orjson
@@ -18,6 +18,7 @@ from app.http.errors import BadRequest
 from app.http.pages import list_object
 from app.items import lexemes
 from app.items.shapes import text_of
+from app.items.unreadable import marked
 from app.projects.auth import Caller
 from app.sealing import at_rest
 from app.search import store
@@ -74,6 +75,8 @@ class HitObject(TypedDict):
     score: float
     created_at: int
     fragments: list[FragmentObject]
+    unreadable: NotRequired[list[str]]
+    """The fields that cannot be opened. Left out where there are none."""
 
 
 class Search:
@@ -198,6 +201,7 @@ def _hit(hit: Hit, row: store.FoundRow, found: list[FragmentObject], bound: date
         "score": hit.rank,
         "created_at": int(row["created_at"].timestamp()),
         "fragments": found,
+        **marked(row),
     }
 
 

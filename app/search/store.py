@@ -4,7 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 from uuid import UUID
 
 from app.db.engine import Database
@@ -61,6 +61,8 @@ class FoundRow(TypedDict):
     name: str | None
     title: str | None
     created_at: datetime
+    unreadable: NotRequired[list[str]]
+    """Name of the title in a result, if it cannot be opened."""
 
 
 async def now(database: Database) -> datetime:
@@ -175,14 +177,21 @@ async def _rows(
     if not found:
         return {}
     rows = await database.fetch(*statement(**_places(project_id, found)))
-    opened: dict[UUID, Any] = {row["id"]: {**row, "title": _title(project_id, row)} for row in rows}
-    return opened
+    return {row["id"]: _found(project_id, row) for row in rows}
 
 
-def _title(project_id: UUID, row: Any) -> str | None:
+def _found(project_id: UUID, row: Any) -> FoundRow:
     opened = TITLED.opened(project_id, {"id": row["thread_id"], "title": row["title"]})
-    title: str | None = opened["title"]
-    return title
+    found: FoundRow = {
+        "id": row["id"],
+        "thread_id": row["thread_id"],
+        "name": row["name"],
+        "title": opened["title"],
+        "created_at": row["created_at"],
+    }
+    if "unreadable" in opened:
+        found["unreadable"] = ["thread_title"]
+    return found
 
 
 def _places(project_id: UUID, found: Sequence[UUID]) -> dict[str, Any]:

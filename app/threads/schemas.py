@@ -115,6 +115,8 @@ class LastMessage(TypedDict):
     turn_id: str
     role: str
     text: str
+    unreadable: NotRequired[bool]
+    """True if it cannot be opened. Left out otherwise."""
 
 
 class ThreadObject(TypedDict):

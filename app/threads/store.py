@@ -34,6 +34,7 @@ from app.db.sql import statements_of
 from app.http.errors import Conflict, NotFound
 from app.http.pages import Page
 from app.items.shapes import string, text_of
+from app.items.unreadable import is_unreadable
 from app.projects.tables import Project
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
@@ -143,6 +144,8 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
 def _last_message(turn_id: UUID, item: dict[str, Any] | None) -> LastMessage | None:
     if item is None:
         return None
+    if is_unreadable(item):
+        return {"turn_id": ids.turn_id(turn_id), "role": "", "text": "", "unreadable": True}
     shown = text_of(item)[:LAST_MESSAGE_LENGTH]
     return {"turn_id": ids.turn_id(turn_id), "role": string(item.get("role")), "text": shown}
 
