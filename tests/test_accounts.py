@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx2
@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from app.settings import REGION_CODES, region_base_url
+from tests.postgres_pair import run_sql
 from tests.service import Emulator, Process, Service, eventually, read_events, said
 from tests.tenants import Tenant
 
@@ -332,22 +333,20 @@ def test_key_goes_in_and_never_out(pair: Pair, tenant: Tenant, service_env: dict
     assert KEY_OF_A.encode().hex() not in asyncio.run(kept())
 
 
-def test_sealed_key_opens_for_its_own_project_alone(pair: Pair, tenant: Tenant, service_env: dict[str, str]) -> None:
-    thief = Tenant(pair.service)
+@pytest.mark.parametrize("of", ["another project", "the project", "the account itself"])
+def test_sealed_key_opens_for_its_own_account_and_url_alone(
+    pair: Pair, tenant: Tenant, service_env: dict[str, str], of: str
+) -> None:
+    """Someone who can write to the database has no key sent elsewhere."""
+    thief = Tenant(pair.service) if of == "another project" else tenant
     mine = thief.account("mine", pair.b.base_url, KEY_OF_B)
     stolen = tenant.http.get(f"/admin/projects/{tenant.id}/accounts").json()["data"][0]
-
-    async def steal() -> None:
-        connection = await asyncpg.connect(service_env["DATABASE_URL"])
-        try:
-            await connection.execute(
-                "UPDATE accounts SET api_key = (SELECT api_key FROM accounts WHERE id = $1) WHERE id = $2",
-                stolen["id"].removeprefix("acct_"), mine["id"].removeprefix("acct_"),
-            )  # fmt: skip
-        finally:
-            await connection.close()
-
-    asyncio.run(steal())
+    if of == "the account itself":
+        moved = "UPDATE accounts SET base_url = (SELECT base_url FROM accounts WHERE id = '{0}') WHERE id = '{1}'"
+    else:
+        moved = "UPDATE accounts SET api_key = (SELECT api_key FROM accounts WHERE id = '{0}') WHERE id = '{1}'"
+    ids = [UUID(each["id"].removeprefix("acct_")) for each in (stolen, mine)]
+    run_sql(service_env["DATABASE_URL"], moved.format(*ids))
     answer = thief.http.post(f"/admin/projects/{thief.id}/accounts/{mine['id']}/check")
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "account_not_used")
 

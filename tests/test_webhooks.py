@@ -19,6 +19,7 @@ from tests.databases import migrate_now, new_database, query
 from tests.postgres_pair import run_sql
 from tests.projects import new_key
 from tests.service import Emulator, Service, eventually
+from tests.tenants import Tenant
 
 MODEL = "qwen3.5-plus"
 
@@ -283,10 +284,35 @@ def test_a_secret_is_sealed_by_no_key_of_the_database(
     headers, body = receiver.came[0]
     OpenAI(api_key="none").webhooks.unwrap(body.decode(), headers, secret=webhook["secret"])
     # One that nobody can open signs nothing, and what is unsigned is not sent.
-    run_sql(own_database_url, f"UPDATE webhooks SET secret = 'AAAA' {mine}")
-    project.post("/threads", json={})
-    eventually(lambda: deliveries(project, webhook)[0]["last_error"] == "Its secret cannot be opened here.")
+    other = made(project, receiver.url, events=["thread.deleted"])
+    of_other = f"SELECT secret FROM webhooks WHERE id = '{UUID(other['id'].partition('_')[2])}'"
+
+    def refused(delivery: dict[str, Any]) -> str | None:
+        unopened = delivery["last_error"] == "Its secret cannot be opened here."
+        return str(delivery["event"]["data"]["id"]) if unopened else None
+
+    for value in ("'AAAA'", f"({of_other})"):
+        run_sql(own_database_url, f"UPDATE webhooks SET secret = {value} {mine}")
+        event = project.post("/threads", json={}).json()["id"]
+        eventually(lambda event=event: refused(deliveries(project, webhook)[0]) == event)  # type: ignore[misc]
     assert len(receiver.came) == 1
+
+
+def test_an_archived_project_is_told_nothing_until_it_is_restored(
+    telling: Service, receiver: Receiver, emulator: Emulator, own_database_url: str
+) -> None:
+    tenant = Tenant(telling)
+    made(tenant.http, receiver.url, events=["response.completed"])
+    emulator.fault("slow", seconds_per_event=0.3)
+    body = {"model": MODEL, "input": "Echo: hello", "background": True}
+    response = tenant.http.post("/responses", json=body).json()["id"]
+    tenant.settings(archived=True)
+    ended = f"SELECT count(*) AS n FROM turns WHERE id = '{UUID(response.partition('_')[2])}' AND status = 'completed'"
+    eventually(lambda: run_sql(own_database_url, ended)[0]["n"] == 1, seconds=30)
+    time.sleep(2)  # Deliveries are looked for once a second.
+    assert receiver.came == []
+    tenant.settings(archived=False)
+    eventually(lambda: [event["data"]["id"] for event in receiver.events] == [response])
 
 
 def test_a_purged_user_is_told_of_without_a_name(project: httpx2.Client, receiver: Receiver) -> None:

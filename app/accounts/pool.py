@@ -28,8 +28,6 @@ from app.sealing.project_cipher import ProjectCipher
 
 log = structlog.get_logger()
 
-PURPOSE = "provider account"
-
 CACHE_SECONDS = 60.0
 """The longest time for which a worker uses accounts that another worker has changed."""
 
@@ -210,7 +208,8 @@ class Accounts:
             log.error("an account is not used: its URL must lead to a public address", account=row["id"].hex)
             return None
         try:
-            key = (await self._cipher.open(row["project_id"], PURPOSE, row["api_key"])).decode()
+            purpose = purpose_of(row["id"], row["base_url"])
+            key = (await self._cipher.open(row["project_id"], purpose, row["api_key"])).decode()
         except CannotOpen as error:
             log.error("an account is not used: its key cannot be opened", account=row["id"].hex, why=str(error))
             return None
@@ -223,6 +222,11 @@ class Accounts:
             self._left_open.append((time.monotonic() + LEFT_OPEN_SECONDS, known[1].provider))
         self._by_id[row["id"]] = (said, account)
         return account
+
+
+def purpose_of(account_id: UUID, base_url: str) -> str:
+    """Return what an account's key is sealed for: it opens for no other account, and is sent to no other URL."""
+    return f"provider account {account_id.hex} {base_url}"
 
 
 def choose(

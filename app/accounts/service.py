@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
 from app.accounts.breaker import State
-from app.accounts.pool import PURPOSE, Accounts
+from app.accounts.pool import Accounts, purpose_of
 from app.accounts.schemas import AccountCheck, AccountCreate, AccountObject, AccountPatch, account_object
 from app.accounts.tables import Account
 from app.db import ids
@@ -59,15 +59,16 @@ class ProjectAccounts:
                     f"The project has {MOST_ACCOUNTS} accounts, as many as it can have. Delete one.",
                     code="too_many_accounts",
                 )
+            id_ = ids.new_uuid()
             row = Account(
                 project_id=project_id,
-                id=ids.new_uuid(),
+                id=id_,
                 name=sent.name,
                 position=last + 1 if sent.position is None else sent.position,
                 weight=sent.weight,
                 base_url=base_url,
                 binding=binding(base_url, sent.api_key),
-                api_key=await self._sealed(session, project_id, sent.api_key),
+                api_key=await self._sealed(session, project_id, purpose_of(id_, base_url), sent.api_key),
                 hint=_hint(sent.api_key),
                 models=sent.models,
                 shared=sent.shared,
@@ -107,7 +108,7 @@ class ProjectAccounts:
                 await self._check_name(session, project_id, values["name"])
             said = sorted(values)
             if (key := values.pop("api_key", None)) is not None:
-                values["api_key"] = await self._sealed(session, project_id, key)
+                values["api_key"] = await self._sealed(session, project_id, purpose_of(row.id, row.base_url), key)
                 values["binding"], values["hint"] = binding(row.base_url, key), _hint(key)
             for name, value in values.items():
                 setattr(row, name, value)
@@ -165,9 +166,9 @@ class ProjectAccounts:
             raise BadRequest(f"'base_url' {wrong}.", param="base_url", code="invalid_url")
         return base_url
 
-    async def _sealed(self, session: AsyncSession, project_id: UUID, key: str) -> bytes:
+    async def _sealed(self, session: AsyncSession, project_id: UUID, purpose: str, key: str) -> bytes:
         try:
-            return await self._cipher.seal(session, project_id, PURPOSE, key.encode())
+            return await self._cipher.seal(session, project_id, purpose, key.encode())
         except CannotOpen as error:
             raise Conflict(f"The key cannot be kept: {error}.", code="master_key_missing") from error
 

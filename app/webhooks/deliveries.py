@@ -157,7 +157,7 @@ class Deliveries(Background):
         until = webhook["former_until"]
         if webhook["former_secret"] is not None and until is not None and until > datetime.now(UTC):
             closed.append(webhook["former_secret"])
-        opened = [await self._secrets.decrypt(webhook["project_id"], each) for each in closed]
+        opened = [await self._secrets.decrypt(webhook["project_id"], webhook["id"], each) for each in closed]
         return [each for each in opened if each is not None]
 
     def _session(self) -> aiohttp.ClientSession:

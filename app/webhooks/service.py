@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from app.db import ids
 from app.http import egress
 from app.http.describing import Deleted
 from app.http.errors import BadRequest, Conflict, NotFound
@@ -39,12 +40,13 @@ class Webhooks:
 
     async def create(self, caller: Caller, sent: WebhookCreate) -> WebhookSecret:
         self._check(sent.url)
-        secret = sent.secret or signing.new_secret()
+        secret, id_ = sent.secret or signing.new_secret(), ids.new_uuid()
         values = {
+            "id": id_,
             "url": sent.url,
             "events": list(dict.fromkeys(sent.events or EVENT_TYPES)),
             "description": sent.description,
-            "secret": await self._secrets.encrypt(caller.project_id, secret),
+            "secret": await self._secrets.encrypt(caller.project_id, id_, secret),
         }
         row = await self._store.add(caller.actor, caller.project_id, values)
         if row is None:
@@ -81,7 +83,7 @@ class Webhooks:
         row = await self._row(caller, given)
         secret = signing.new_secret()
         values = {
-            "secret": await self._secrets.encrypt(caller.project_id, secret),
+            "secret": await self._secrets.encrypt(caller.project_id, row["id"], secret),
             "former_secret": row["secret"],
             "former_until": datetime.now(UTC) + timedelta(hours=FORMER_SECRET_HOURS),
         }

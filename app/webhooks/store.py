@@ -9,7 +9,6 @@ import orjson
 from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.db.sql import statements_of
@@ -50,16 +49,15 @@ class WebhookStore:
 
     async def add(self, actor: Actor, project_id: UUID, values: dict[str, Any]) -> WebhookRow | None:
         """Add a webhook, which is told of what happens from now on. None: the project has as many as it can."""
-        id_ = ids.new_uuid()
         async with self._database.session() as session:
             await session.execute(select(func.pg_advisory_xact_lock(func.uuid_hash_extended(project_id, 1))))
             counted = select(func.count()).select_from(Webhook).where(Webhook.project_id == project_id)
             if await session.scalar(counted) == MOST_WEBHOOKS:
                 return None
             now = func.clock_timestamp()
-            await session.execute(insert(Webhook).values(project_id=project_id, id=id_, read_at=now, **values))
-            await _record(session, actor, project_id, "webhook.created", id_)
-        return await self.get(project_id, id_)
+            await session.execute(insert(Webhook).values(project_id=project_id, read_at=now, **values))
+            await _record(session, actor, project_id, "webhook.created", values["id"])
+        return await self.get(project_id, values["id"])
 
     async def change(self, actor: Actor, project_id: UUID, id_: UUID, values: dict[str, Any]) -> WebhookRow | None:
         async with self._database.session() as session:

@@ -5,7 +5,9 @@ SELECT * FROM webhooks WHERE project_id = :project_id ORDER BY id
 SELECT * FROM webhooks WHERE project_id = :project_id AND id = :id
 
 -- all -> WebhookRow --
-SELECT * FROM webhooks ORDER BY project_id, id
+-- The webhooks that are told of events now. Those of an archived project wait until it is restored.
+SELECT w.* FROM webhooks w JOIN projects p ON p.project_id = w.project_id WHERE p.archived_at IS NULL
+ORDER BY w.project_id, w.id
 
 -- records -> RecordRow --
 -- What has happened in a project since a webhook has read the trail last.
