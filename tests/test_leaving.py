@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx2
 import pytest
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from app.commands.terminal import cut_off
+from tests.postgres_pair import run_sql
 from tests.service import Emulator, Process, Service, eventually
 from tests.tenants import Tenant
 from tests.wire import Proxy
@@ -314,6 +316,42 @@ def test_chat_completions_end_on_revocation(service_env: dict[str, str]) -> None
         slow.stop()
 
 
+@pytest.mark.parametrize("path", ["/chat/completions", "/responses/compact", "/threads/{thread}/compact"])
+def test_a_plain_answer_ends_on_revocation_and_its_work_is_completed(
+    tenant: Tenant, emulator: Emulator, path: str
+) -> None:
+    thread = tenant.thread()
+    for word in ("one", "two"):
+        tenant.turn(thread, f"My favourite is {word}.")
+
+    def charged() -> int:
+        found = tenant.http.get("/usage").json()["data"]
+        return sum(row["chat_completions"] + row["compactions"] for row in found)
+
+    key_id, key = key_of(tenant)
+    messages = [{"role": "user", "content": "Ann lives in Paris. " * 20}]
+    body: dict[str, Any] = {"model": "qwen3.5-plus", "messages": messages}
+    if path == "/responses/compact":
+        body = {"model": "qwen3.5-plus", "input": messages}
+    elif path != "/chat/completions":
+        body = {"keep_turns": 1}
+    emulator.fault("slow", silent_seconds=8, seconds=0, chat=path == "/chat/completions")
+    listener = Listener(tenant.service.url + "/v1" + path.format(thread=thread), key, json=body)
+
+    def is_used() -> bool:
+        found = tenant.http.get(f"/admin/projects/{tenant.id}/keys").json()["data"]
+        return any(each["id"] == key_id and each["last_used_at"] is not None for each in found)
+
+    eventually(is_used)
+    revoke(tenant, key_id)
+    listener.ends_within(time.monotonic())
+    assert (listener.status, json.loads(listener.body)["error"]["code"]) == (401, "credential_revoked")
+    eventually(lambda: charged() == 1, seconds=30)
+    if path.startswith("/threads"):
+        (made,) = tenant.http.get(f"/threads/{thread}/compactions").json()["data"]
+        assert made["status"] == "ready"
+
+
 def raw_export(tenant: Tenant, path: str, key: str) -> Iterator[bytes]:
     """The bytes of an export as a client reads them that is slow and has little room."""
     place = urlsplit(tenant.service.url)
@@ -361,6 +399,34 @@ def test_a_cut_export_says_so_in_its_last_line(tenant: Tenant, path: str, tmp_pa
     imported = Process("import", str(file), "--key", tenant.key, "--url", tenant.service.url)
     assert imported.ended() == 1
     assert "the export was cut off there" in "\n".join(imported.lines)
+
+
+def test_a_cut_export_of_the_trail_is_not_taken_for_a_whole_one(
+    tenant: Tenant, service_env: dict[str, str], tmp_path: Path
+) -> None:
+    project_id = UUID(tenant.id.removeprefix("proj_"))
+    many = "ARRAY(SELECT {} FROM generate_series(1, 20000))"
+    run_sql(
+        service_env["DATABASE_URL"],
+        f"""SELECT append_records_v2(
+            '{project_id}', bucket_of('{project_id}'), '{project_id}', NULL, NULL, NULL, {many.format("'key.used'")},
+            {many.format("NULL::uuid")}, {many.format("repeat('x', 1500)")}, {many.format("NULL::bytea")}
+        )""",
+    )
+    key_id, key = key_of(tenant, scopes=["read", "audit"])
+    body = b""
+    for chunk in raw_export(tenant, "/v1/audit/export", key):
+        if not body:
+            revoke(tenant, key_id)
+        body += chunk
+    lines = [line for line in body.split(b"\n") if line.startswith(b"{")]
+    if body.endswith(b"\r\n0\r\n\r\n"):  # Else its last words came too late for who reads slowly.
+        assert json.loads(lines[-1])["error"]["code"] == "credential_revoked"
+    assert len(lines) < 20_000
+    file = tmp_path / "cut.ndjson"
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    verified = Process("audit", "verify", str(file))
+    assert verified.ended() == 1
 
 
 def test_every_route_that_streams_is_held_to_its_credential(two: Service) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from app.http.bodies import SentOrEmpty, json_response
@@ -12,6 +12,7 @@ from app.http.services import serving
 from app.memory.schemas import Compact, CompactionObject
 from app.memory.service import Memory
 from app.projects.auth import Authenticated
+from app.projects.credential_watch import answer_of, listening
 from app.threads.address import Addressed, at
 
 router = APIRouter(tags=["memory"])
@@ -20,9 +21,12 @@ Service = Annotated[Memory, serving(Memory)]
 
 
 @at(router.post, "/compact", response_model=CompactionObject, status_code=201, responses=OF_A_MODEL)
-async def compact(caller: Authenticated, memory: Service, address: Addressed, sent: SentOrEmpty[Compact]) -> Response:
+async def compact(
+    request: Request, caller: Authenticated, memory: Service, address: Addressed, sent: SentOrEmpty[Compact]
+) -> Response:
     """Compact the beginning of a long conversation into a summary, now."""
-    return json_response(await memory.compact(caller, address, sent), status=201)
+    made = await answer_of(listening(request, caller, admitted=True), memory.compact(caller, address, sent))
+    return json_response(made, status=201)
 
 
 @at(router.get, "/compactions", response_model=ListObject[CompactionObject])

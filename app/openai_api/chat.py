@@ -27,7 +27,7 @@ from app.limits.service import Admission, RateLimits
 from app.limits.spent import of_chat
 from app.projects.auth import Authenticated
 from app.projects.authorized_stream import AuthorizedStream
-from app.projects.credential_watch import Listener, listening
+from app.projects.credential_watch import Listener, answer_of, listening
 from app.provider.client import ProviderError
 from app.provider.error_table import tool_names
 from app.provider.events import RawEvent, SSEDecoder
@@ -85,18 +85,10 @@ async def complete(
         asks_of(caller, weight, user_of(body), model=model, output=_most_output(body))
     )
     spending = _Spending(here[RateLimits], here[Models], admission, model, weight, tool_names(body.get("tools")))
+    listener = listening(request, caller, admitted=True)
     if streams:
-        listener = listening(request, caller, admitted=True)
         return _AwaitedChat(accounts, spending, listener, sent, headers, heartbeat, shows_usage=shows_usage)
-    try:
-        account = spending.account = await accounts.first(caller.project_id, model)
-        answer = await account.provider.chat(admission, sent, headers)
-        spending.count_answer(answer)
-        return Response(answer, media_type=JSON_TYPE)
-    except ProviderError as error:
-        raise spending.refused(error) from error
-    finally:
-        spending.end()
+    return Response(await answer_of(listener, _answered(accounts, spending, sent, headers)), media_type=JSON_TYPE)
 
 
 @dataclass(slots=True)
@@ -142,6 +134,20 @@ class _Spending:
             self.admission.add(counted, self.models.of(self.model).price, binding)
             self.limits.record(self.admission, "chat", self.model, binding, counted, estimated=estimated)
         self.limits.end(self.admission)
+
+
+async def _answered(accounts: Accounts, spending: _Spending, sent: bytes, headers: dict[str, str]) -> bytes:
+    """Return the whole answer to a request."""
+    admission = spending.admission
+    try:
+        account = spending.account = await accounts.first(admission.asks.project_id, spending.model)
+        answer: bytes = await account.provider.chat(admission, sent, headers)
+        spending.count_answer(answer)
+        return answer
+    except ProviderError as error:
+        raise spending.refused(error) from error
+    finally:
+        spending.end()
 
 
 def _most_output(body: dict[str, Any]) -> int | None:

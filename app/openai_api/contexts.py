@@ -35,6 +35,7 @@ from app.memory.store import MemoryStore
 from app.openai_api.schemas import conversation_of, previous_uuid
 from app.openai_api.service import shown_item
 from app.projects.auth import Authenticated, Caller, Reading
+from app.projects.credential_watch import answer_of, listening
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.provider.refusals import client_error
@@ -238,10 +239,14 @@ async def compact(request: Request, caller: Authenticated, contexts: Service, se
     history = ids.parse(sent.previous_response_id or "", ids.TURN_PREFIXES)
     asks = asks_of(caller, weight, user_of(sent.model_extra or {}), model=model, history=history)
     admission = await limits.admit(asks)
-    try:
-        return json_response(await contexts.compact(caller, sent, model, admission))
-    finally:
-        limits.end(admission)
+
+    async def compacted() -> CompactedResponse:
+        try:
+            return await contexts.compact(caller, sent, model, admission)
+        finally:
+            limits.end(admission)
+
+    return json_response(await answer_of(listening(request, caller, admitted=True), compacted()))
 
 
 @router.post("/responses/input_tokens", response_model=InputTokens)

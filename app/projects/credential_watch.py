@@ -7,10 +7,10 @@ answered before the first check costs a set insertion.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from typing import Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import structlog
@@ -22,6 +22,8 @@ from app.db.sql import statements_of
 from app.http.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
 from app.http.services import services
 from app.projects.auth import Caller
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -188,3 +190,34 @@ def listening(
             revocation.
     """
     return Listener(services(request)[CredentialWatch], caller, thread_id, admitted=admitted)
+
+
+_running_on: set["asyncio.Task[Any]"] = set()
+"""Work whose answer nobody may read any more."""
+
+
+async def answer_of(listener: Listener, work: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a request's work. If the credential ends before, the work is completed without an answer.
+
+    Raises:
+        APIError: the credential has ended.
+    """
+    task, ended = asyncio.create_task(work), asyncio.get_running_loop().create_future()
+    with listener.calling(ended.cancel):
+        try:
+            await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+    if task.done():
+        return task.result()
+    _running_on.add(task)
+    task.add_done_callback(_ran_on)
+    raise listener.error()
+
+
+def _ran_on(task: "asyncio.Task[Any]") -> None:
+    _running_on.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.info("work without an answer has failed", error=type(error).__name__)
