@@ -285,6 +285,7 @@ def test_a_secret_is_sealed_by_no_key_of_the_database(
     OpenAI(api_key="none").webhooks.unwrap(body.decode(), headers, secret=webhook["secret"])
     # One that nobody can open signs nothing, and what is unsigned is not sent.
     other = made(project, receiver.url, events=["thread.deleted"])
+    this = f"WHERE id = '{UUID(webhook['id'].partition('_')[2])}'"
     of_other = f"SELECT secret FROM webhooks WHERE id = '{UUID(other['id'].partition('_')[2])}'"
 
     def refused(delivery: dict[str, Any]) -> str | None:
@@ -292,7 +293,7 @@ def test_a_secret_is_sealed_by_no_key_of_the_database(
         return str(delivery["event"]["data"]["id"]) if unopened else None
 
     for value in ("'AAAA'", f"({of_other})"):
-        run_sql(own_database_url, f"UPDATE webhooks SET secret = {value} {mine}")
+        run_sql(own_database_url, f"UPDATE webhooks SET secret = {value} {this}")
         event = project.post("/threads", json={}).json()["id"]
         eventually(lambda event=event: refused(deliveries(project, webhook)[0]) == event)  # type: ignore[misc]
     assert len(receiver.came) == 1
