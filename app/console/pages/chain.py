@@ -10,7 +10,7 @@ from app.console.pages.thread import left_out
 from app.console.view import View
 from app.http.services import services
 from app.items.shapes import fields_of
-from app.process.killable import GivenUp, Killable
+from app.process.killable import Killable, LimitExceeded
 
 MOST_DRAWN = 100
 """Turns, from the end on: a page of the chain."""
@@ -103,6 +103,6 @@ async def _difference(view: View, before: str, now: str) -> list[tuple[str, str]
         found: list[tuple[str, str]] = await services(view.request)[Killable].run(
             view.grant.project_id, DIFFERENCE, before, now
         )
-    except GivenUp:
+    except LimitExceeded:
         return None
     return found
