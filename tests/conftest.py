@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import httpcore2
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,9 @@ from tests.service import Emulator, Process, Service, end_all
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("gate", settings.get_profile("any machine"), max_examples=25)
 settings.register_profile("quick", settings.get_profile("any machine"), max_examples=5)
+
+# All clients of the tests share one TLS context. To make one takes longer than most requests do.
+httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
 ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
 
