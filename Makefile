@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
+# Compiled modules are kept, also where the environment says otherwise: else each process of the tests compiles its own.
+unexport PYTHONDONTWRITEBYTECODE
+
 serve: .venv/ready
 	@exec $(BIN)/everthread serve $(ARGS)
 
@@ -11,6 +14,11 @@ serve: .venv/ready
 AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4))) --dist loadfile --no-loadscope-reorder)
 test: .venv/ready-dev
 	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
+
+# What each of the processes would compile for itself: the modules, and the tests as pytest rewrites them.
+compiled: .venv/ready-dev
+	@$(BIN)/python -m compileall -q app migrations
+	@$(BIN)/pytest -q --collect-only > /dev/null
 
 # For the loop of edit and try: tests of units and of turns, on a service in pytest's own process and a database that is kept.
 # Without the tests of turns that wait for a retry or a time-out.
@@ -67,4 +75,4 @@ lock: .venv/ready-dev
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve quick test test-all clients screenshots check migrations-lock lock
+.PHONY: serve compiled quick test test-all clients screenshots check migrations-lock lock
