@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -117,30 +117,31 @@ def of_many(head: bytes, element: bytes, times: int, tail: bytes = b"]}") -> byt
 
 CALL_OUTPUT = b'{"type":"function_call_output","call_id":"c","output":"a"}'
 MARKS = [{"role": "user", "content": "a" + "\u0301\u0316" * 100_000}]
-BODIES: dict[str, tuple[str, bytes, int]] = {
-    "empty arrays": ("/threads", of_many(b'{"title": [', b"[]", 10_000_000), 400),
-    "open arrays": ("/threads", b'{"title": ' + b"[" * 31_000_000, 400),
-    "numbers": ("/threads", of_many(b'{"title": [', b"1", 15_000_000), 400),
-    "empty strings": ("/threads", of_many(b'{"title": [', b'""', 10_000_000), 400),
-    "brackets in a string": ("/threads", b'{"title": "' + b"[]{}," * 6_000_000 + b'"}', 400),
-    "backslashes": ("/threads", b'{"title": "' + rb"\"" * 15_000_000 + b'"}', 400),
-    "wrong elements": ("/responses", of_many(b'{"input": "Hi", "include": [', b"1", 190_000), 400),
-    "unknown fields": ("/threads", b"{" + b",".join(b'"k%d":1' % n for n in range(190_000)) + b"}", 400),
+# Made when they are sent: they take 200 MB together.
+BODIES: dict[str, tuple[str, Callable[[], bytes], int]] = {
+    "empty arrays": ("/threads", lambda: of_many(b'{"title": [', b"[]", 10_000_000), 400),
+    "open arrays": ("/threads", lambda: b'{"title": ' + b"[" * 31_000_000, 400),
+    "numbers": ("/threads", lambda: of_many(b'{"title": [', b"1", 15_000_000), 400),
+    "empty strings": ("/threads", lambda: of_many(b'{"title": [', b'""', 10_000_000), 400),
+    "brackets in a string": ("/threads", lambda: b'{"title": "' + b"[]{}," * 6_000_000 + b'"}', 400),
+    "backslashes": ("/threads", lambda: b'{"title": "' + rb"\"" * 15_000_000 + b'"}', 400),
+    "wrong elements": ("/responses", lambda: of_many(b'{"input": "Hi", "include": [', b"1", 190_000), 400),
+    "unknown fields": ("/threads", lambda: b"{" + b",".join(b'"k%d":1' % n for n in range(190_000)) + b"}", 400),
     "a NUL behind a long key": (
-        "/threads", b'{"metadata": {"' + b"k" * 1_000_000 + b'": [' + b"1," * 150_000 + b'"\\u0000"]}}', 400
+        "/threads", lambda: b'{"metadata": {"' + b"k" * 1_000_000 + b'": [' + b"1," * 150_000 + b'"\\u0000"]}}', 400
     ),
     "unknown limits": (
         "/admin/projects/proj_0/keys",
-        b'{"name": "a", "limits": {' + b",".join(b'"k%d":1' % n for n in range(190_000)) + b"}}", 400
+        lambda: b'{"name": "a", "limits": {' + b",".join(b'"k%d":1' % n for n in range(190_000)) + b"}}", 400
     ),
-    "wrong tools": ("/responses/input_tokens", of_many(b'{"tools": [', b"1", 190_000), 400),
-    "wrong records": ("/threads/import", of_many(b'{"turns": [', b"{}", 190_000), 400),
-    "combining marks": ("/threads", json.dumps({"messages": MARKS}).encode(), 201),
-    "many items": ("/threads", of_many(b'{"messages": [', b'{"role":"user","content":"a"}', 60_000), 400),
+    "wrong tools": ("/responses/input_tokens", lambda: of_many(b'{"tools": [', b"1", 190_000), 400),
+    "wrong records": ("/threads/import", lambda: of_many(b'{"turns": [', b"{}", 190_000), 400),
+    "combining marks": ("/threads", lambda: json.dumps({"messages": MARKS}).encode(), 201),
+    "many items": ("/threads", lambda: of_many(b'{"messages": [', b'{"role":"user","content":"a"}', 60_000), 400),
     "many parts": (
-        "/responses", of_many(b'{"input": [{"role":"user","content": [', b'"a"', 190_000, b"]}]}"), 400
+        "/responses", lambda: of_many(b'{"input": [{"role":"user","content": [', b'"a"', 190_000, b"]}]}"), 400
     ),
-    "many outputs": ("/responses/input_tokens", of_many(b'{"input": [', CALL_OUTPUT, 40_000), 400),
+    "many outputs": ("/responses/input_tokens", lambda: of_many(b'{"input": [', CALL_OUTPUT, 40_000), 400),
 }  # fmt: skip
 
 
@@ -151,7 +152,8 @@ def long_but(names: Iterable[str], *in_the_gate: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", long_but(BODIES, "empty arrays", "unknown fields", "combining marks", "many outputs"))
 def test_nobody_waits_for_a_body_that_is_made_to_be_expensive(attacked: Service, emulator: Emulator, name: str) -> None:
-    path, body, status = BODIES[name]
+    path, made, status = BODIES[name]
+    body = made()
 
     def attack() -> None:
         answer = attacked.http.post(path, content=body, headers={"Content-Type": "application/json"})
