@@ -11,6 +11,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,24 @@ READ_AT_START = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "FAKETIME", "OTEL_", "MAL
 """Prefixes of variables that Python, libc or a library reads when it is loaded."""
 
 MOST_REQUEST_BYTES = 1_000_000
+
+HERE = Path(__file__).parents[1]
+
+IMPORTED = (
+    "app.cli", "app.main", "app.serve", "app.http.door", "app.emulator.app", "app.items.vocabulary",
+    "uvicorn.lifespan.on", "uvicorn.loops.uvloop",
+)  # fmt: skip
+"""Modules of a service, those too that are imported when they are needed."""
+
+
+def copy_release(directory: Path) -> None:
+    """Copy what a release is run from, with its compiled modules and this one."""
+    for part in ("app", "migrations"):
+        shutil.copytree(HERE / part, directory / part)
+    shutil.copy(HERE / "alembic.ini", directory)
+    (directory / "tests").mkdir()
+    for name in ("__init__", "forkserver"):
+        shutil.copy(HERE / "tests" / f"{name}.py", directory / "tests")
 
 
 def clean_environment() -> dict[str, str]:
@@ -43,12 +62,13 @@ def forkable(env: dict[str, str]) -> bool:
 class Forked:
     """A forked process, with those methods of `subprocess.Popen` that tests use."""
 
-    def __init__(self, arguments: Sequence[str], env: dict[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], env: dict[str, str], release: Path = HERE) -> None:
+        """Args: release: the checkout that runs, with this module in its place."""
         readable, writable = os.pipe()
         self.stdout: IO[str] = open(readable, encoding="utf-8", errors="replace")  # noqa: SIM115
         self.returncode: int | None = None
         self._lock = threading.Lock()
-        self._server = _server().connect()
+        self._server = _server(release).connect()
         request = json.dumps({"arguments": list(arguments), "env": env}).encode()
         socket.send_fds(self._server, [len(request).to_bytes(8, "big")], [writable])
         self._server.sendall(request)
@@ -108,9 +128,9 @@ def program(folder: Path) -> Path:
 
 
 class _Server:
-    """The process that others are forked from, started by the first one that is wanted."""
+    """The process that others of a release are forked from, started by the first one that is wanted."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Path) -> None:
         self._directory = tempfile.TemporaryDirectory()
         self._path = f"{self._directory.name}/socket"
         # It ends when this pipe does, so also when this process is killed.
@@ -119,7 +139,7 @@ class _Server:
             env=clean_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
-            cwd=Path(__file__).parents[1],
+            cwd=release,
         )
         atexit.register(self._end)
 
@@ -148,13 +168,13 @@ class _Server:
         self._directory.cleanup()
 
 
-_servers: list[_Server] = []
+_servers: dict[Path, _Server] = {}
 
 
-def _server() -> _Server:
-    if not _servers:
-        _servers.append(_Server())
-    return _servers[0]
+def _server(release: Path = HERE) -> _Server:
+    if release not in _servers:
+        _servers[release] = _Server(release)
+    return _servers[release]
 
 
 def _serve(path: str) -> list[str] | None:
@@ -227,10 +247,18 @@ def _become(env: dict[str, str], descriptors: list[int]) -> None:
     os.environ.update(env)
 
 
+def _prepare() -> None:
+    """Import and load what a process of Everthread imports and loads before its first turn is answered."""
+    for module in IMPORTED:
+        importlib.import_module(module)
+    nowhere = {"DATABASE_URL": "postgresql://nowhere/none", "REDIS_URL": "redis://nowhere"}
+    sys.modules["app.main"].build(sys.modules["app.settings"].Connected.model_validate(nowhere))
+    sys.modules["app.items.vocabulary"].text_tokens("")
+
+
 def _main(path: str) -> None:
     """Serve forks; in a forked process, run the command and end as an interpreter ends."""
-    for module in ("app.cli", "app.main", "app.serve"):
-        importlib.import_module(module)
+    _prepare()
     assert threading.active_count() == 1, "A process with threads must not be forked."
     gc.collect()
     gc.freeze()

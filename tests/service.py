@@ -82,8 +82,10 @@ class Process:
             pytest.skip("It starts a process.")
         variables = {**forkserver.clean_environment(), **(env or {})}
         self.process: subprocess.Popen[str] | forkserver.Forked
-        if command is COMMAND and not within and cwd is None and forkserver.forkable(variables):
-            self.process = forkserver.Forked(arguments, variables)
+        release = cwd or forkserver.HERE
+        runs_here = (release / "tests" / "forkserver.py").exists()
+        if command is COMMAND and not within and runs_here and forkserver.forkable(variables):
+            self.process = forkserver.Forked(arguments, variables, release)
         else:
             self.process = subprocess.Popen(
                 [*within, *command, *arguments],

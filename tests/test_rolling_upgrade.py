@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +12,10 @@ from uuid import uuid4
 import asyncpg
 import httpx2
 
-import app
 from app import schema
 from tests.databases import query
+from tests.forkserver import copy_release
 from tests.service import Emulator, Process, Service, eventually, free_port
-
-ROOT = Path(app.__file__).parents[1]
 
 NEXT = '''
 """what a next release may need: a column, an index, and a new version of a function"""
@@ -55,9 +52,7 @@ def downgrade() -> None:
 
 def next_release(directory: Path, *, serves: bool = True) -> Path:
     """A copy of this release with a migration of its own, which closes turns with another version of a function."""
-    for part in ("app", "migrations"):
-        shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "alembic.ini", directory)
+    copy_release(directory)
     made = NEXT.format(before=schema.newest_revision(), serves=serves)
     (directory / "migrations" / "versions" / "v021_0001_mood.py").write_text(made)
     changed = 0

@@ -15,6 +15,7 @@ import app
 from app import schema
 from tests.catalogue import catalogue, differences
 from tests.databases import migrate_now, new_database, query
+from tests.forkserver import copy_release
 from tests.service import Process, free_port
 
 ROOT = Path(app.__file__).parents[1]
@@ -96,9 +97,7 @@ def downgrade() -> None: ...
 
 def release(directory: Path) -> Path:
     """Copy this release, with one more migration and a schema.sql that has its changes."""
-    for part in ("app", "migrations"):
-        shutil.copytree(ROOT / part, directory / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "alembic.ini", directory)
+    copy_release(directory)
     migrations = directory / "migrations"
     shutil.copy(migrations / "schema.sql", migrations / "versions" / "v020_0001_baseline.sql")
     (migrations / "versions" / "v020_0002_mood.py").write_text(NEXT.format(changes=CHANGES))
