@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 from sqlalchemy import make_url
@@ -59,6 +59,19 @@ def new_database(server_url: str, *, name: str | None = None, template: str = "t
 
 def migrate_now(url: str) -> None:
     asyncio.run(schema.migrate(url))
+
+
+def waiters(url: str, thread: str) -> int:
+    """Return the number of requests that wait for a thread."""
+
+    async def count() -> int:
+        connection = await asyncpg.connect(url)
+        id_ = UUID(thread.partition("_")[2])
+        found: int = await connection.fetchval("SELECT count(*) FROM waiters WHERE thread_id = $1", id_)
+        await connection.close()
+        return found
+
+    return asyncio.run(count())
 
 
 def query(url: str, *statements: str) -> None:

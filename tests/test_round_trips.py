@@ -38,8 +38,11 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
             counts.append((_statements(proxy) - statements, _commands(cache) - commands))
     finally:
         service.stop()
+    # Looking for what dead workers have left, every few seconds, falls into one round or another. What a turn costs is
+    # in all of them.
+    statements, commands = (min(each) for each in zip(*counts, strict=True))
     # A stream has its event log besides: XADD and EXPIRE, in one round trip a batch.
-    assert counts == [(2 * TURNS, (4 if stream else 2) * TURNS)] * 3
+    assert (statements, commands) == (2 * TURNS, (4 if stream else 2) * TURNS), counts
 
 
 def _statements(proxy: Proxy) -> int:

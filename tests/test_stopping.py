@@ -19,6 +19,7 @@ import yaml
 
 from app.process import stopping
 from app.settings import Settings
+from tests.databases import waiters
 from tests.service import Emulator, Process, Service, eventually, free_port, read_events, said
 from tests.test_command_line import lines_of
 from tests.wire import Proxy
@@ -267,7 +268,7 @@ def test_a_turn_that_the_drain_cuts_off_before_its_first_word_is_a_503(
         asked = pool.submit(service.http.post, f"/threads/{thread}/turns", json=body, headers=headers)
         emulator.is_asked()
         waiting = pool.submit(service.http.post, f"/threads/{thread}/turns", json={**body, "if_busy": "wait"})
-        time.sleep(1)  # It has to be in the queue.
+        eventually(lambda: waiters(env["DATABASE_URL"], thread) == 1)
         service.process.process.send_signal(signal.SIGTERM)
         for answer in (asked.result(), waiting.result()):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_stopping")
@@ -323,6 +324,19 @@ def test_a_second_sigterm_leaves_no_embedded_server_running(tmp_path: Path, emul
     assert not [each for each in psutil.process_iter(["cmdline"]) if place in " ".join(each.info["cmdline"] or ())]
 
 
+def waits_for(process: Process, proxy: Proxy) -> None:
+    """Wait until the processes of a service have connected to a Postgres that hangs."""
+    parent = psutil.Process(process.process.pid)
+
+    def connected() -> bool:
+        processes = [parent, *parent.children(recursive=True)]
+        return any(
+            each.raddr and each.raddr.port == proxy.port for one in processes for each in one.net_connections("tcp")
+        )
+
+    eventually(connected)
+
+
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_service_that_waits_for_a_postgres_that_hangs_can_be_stopped_before_it_is_ready(
     env: dict[str, str], proxy: Proxy, emulator: Emulator, workers: int
@@ -333,7 +347,8 @@ def test_a_service_that_waits_for_a_postgres_that_hangs_can_be_stopped_before_it
     )
     process.wait_for("Provider: ")
     proxy.hang()
-    time.sleep(3)
+    waits_for(process, proxy)
+    time.sleep(0.5)
     process.process.send_signal(signal.SIGTERM)
     assert process.ended() == 0  # In 30 s, and not when Postgres answers.
     assert not any("Traceback" in line or '"level": "error"' in line for line in process.lines), process.lines
@@ -344,7 +359,7 @@ def test_a_service_whose_postgres_hangs_from_the_beginning_can_be_stopped(
 ) -> None:
     proxy.hang()
     process = Process("serve", "--port", str(free_port()), env={**env, "DATABASE_URL": proxy.url})
-    eventually(lambda: bool(psutil.Process(process.process.pid).net_connections("tcp")))
+    waits_for(process, proxy)
     time.sleep(0.5)
     process.process.send_signal(signal.SIGTERM)
     assert process.ended() == 0  # In 30 s, and not when Postgres answers.
@@ -402,21 +417,26 @@ def test_a_spool_that_cannot_be_written_holds_nobody_up_while_postgres_answers(
 def test_several_workers_that_stop_while_postgres_hangs_keep_every_answer(
     env: dict[str, str], proxy: Proxy, emulator: Emulator, spool: Path
 ) -> None:
-    # The first of them still speaks when the last has begun, and all end within the drain.
-    service = Service("--workers", "2", env={**env, "DATABASE_URL": proxy.url, "EVERTHREAD_DRAIN_SECONDS": "20"})
+    drain = 8
+    service = Service("--workers", "2", env={**env, "DATABASE_URL": proxy.url, "EVERTHREAD_DRAIN_SECONDS": f"{drain}"})
+    # All still speak when the last has begun, and end within the drain.
     emulator.fault("slow", seconds_per_event=0.4, times=8)
-    threads: dict[str, str] = {}
-    for number in range(8):
-        # A connection each, so that both workers get some.
-        service.http.close()
-        service.http = httpx2.Client(
-            base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {service.key}"}, timeout=60
-        )
-        threads[begun(service, f"kept {number}")] = f"kept {number}"
+
+    def begin(number: int) -> str:
+        """Begin a turn over a connection of its own, so that both workers get some."""
+        headers = {"Authorization": f"Bearer {service.key}"}
+        with httpx2.Client(base_url=f"{service.url}/v1", headers=headers, timeout=60) as http:
+            thread: str = http.post("/threads", json={}).json()["id"]
+            body = {"input": f"Echo: kept {number}", "background": True}
+            assert http.post(f"/threads/{thread}/turns", json=body).status_code == 200
+        return thread
+
+    with ThreadPoolExecutor(8) as pool:
+        threads = {thread: f"kept {number}" for number, thread in enumerate(pool.map(begin, range(8)))}
     emulator.is_asked(8)
     proxy.hang()
     service.process.process.send_signal(signal.SIGTERM)
-    eventually(lambda: len(files(spool)) == 8, 20 + WITHIN_SECONDS + 5)
+    eventually(lambda: len(files(spool)) == 8, drain + WITHIN_SECONDS + 5)
     assert service.process.ended() == 0
     proxy.go_on()
     check_kept(env, spool, threads)
@@ -429,8 +449,8 @@ def test_ctrl_c_pressed_again_and_again_loses_nothing_of_what_was_said(
     service = Service("--workers", str(workers), env={**env, "EVERTHREAD_DRAIN_SECONDS": "30"})
     emulator.fault("slow", seconds_per_event=0.1)
     thread = begun(service, "word " * 400)
-    emulator.is_asked()
-    time.sleep(1.5)
+    with service.http.stream("GET", f"/threads/{thread}/turns/{turns(service, thread)[0]['id']}/events") as answer:
+        next(line for line in answer.iter_lines() if ".delta" in line)
     parent = psutil.Process(service.process.process.pid)
     # As a terminal sends it: to the whole group.
     group = [parent, *(each for each in parent.children() if "spawn_main" in " ".join(each.cmdline()))]

@@ -16,7 +16,7 @@ class Proxy:
         self._directory = parse_qs(parsed.query).get("host", [""])[0]
         self._address = (parsed.hostname or "localhost", parsed.port or 5432)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
+        self.port = port = self._listener.getsockname()[1]
         user = f"{parsed.username or 'postgres'}:{parsed.password or ''}"
         self.url = f"postgresql://{user}@127.0.0.1:{port}{parsed.path}?ssl=disable"
         self.executed: list[str] = []
