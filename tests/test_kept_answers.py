@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +24,7 @@ from app.turns.pieces import Body, Piece
 from app.turns.store import Closable
 from tests.breakable import Servers
 from tests.databases import query
-from tests.service import Emulator, Service
+from tests.service import Emulator, Service, eventually
 from tests.test_durability import begin
 
 
@@ -44,10 +43,10 @@ def test_a_turn_that_ends_while_postgres_is_read_only_is_closed_when_it_can_be(
         answer = pool.submit(service.turn, thread, "Echo: kept")
         emulator.is_asked()
         set_everywhere(own_servers, "default_transaction_read_only", "on")
-        time.sleep(1)
+        eventually(lambda: service.http.post("/threads", json={}).status_code == 503)
         refused = service.http.post("/threads", json={})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-        time.sleep(2)
+        service.process.wait_for("an answered turn waits to be closed")
         set_everywhere(own_servers, "default_transaction_read_only", "off")
         assert answer.result()["output_text"] == "kept"
     assert service.ended_turn(thread)["status"] == "completed"
@@ -90,7 +89,7 @@ def test_an_answer_waits_and_says_so_when_the_spool_cannot_take_it_either(
     service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: kept", "background": True})
     emulator.is_asked()
     own_servers.stop_postgres()
-    time.sleep(0.8)
+    service.process.wait_for("an answered turn waits to be closed")
     service.process.process.send_signal(signal.SIGTERM)
     service.process.wait_for("cannot be written to the spool")
     own_servers.start_postgres()

@@ -1,7 +1,9 @@
 """Postgres and Redis away, and back."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.breakable import Servers
-from tests.service import Emulator, Service, said
+from tests.service import Emulator, Service, eventually, read_events, said
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -69,7 +71,7 @@ def test_a_turn_that_the_model_answers_while_postgres_is_away_is_closed_when_it_
         answer = pool.submit(lambda: service.turn(thread, "Echo: kept"))
         emulator.is_asked()
         own_servers.stop_postgres()
-        time.sleep(1.5)
+        service.process.wait_for("an answered turn waits to be closed")
         own_servers.start_postgres()
         turn = answer.result()
     assert turn["output_text"] == "kept"
@@ -88,13 +90,13 @@ def test_a_listener_in_another_worker_hears_the_end_though_postgres_was_away_mea
 
     with service.http.stream("POST", f"/threads/{thread}/turns", json=body) as begun:
         turn = begun.headers["everthread-turn"]
-    with ThreadPoolExecutor() as pool:
-        heard = pool.submit(other.follow, thread, turn)
-        time.sleep(0.3)
+    with other.http.stream("GET", f"/threads/{thread}/turns/{turn}/events") as listening:
+        lines = listening.iter_lines()
+        first = next(lines)
         own_servers.stop_postgres()
-        time.sleep(2.5)
+        time.sleep(2)  # The model has answered.
         own_servers.start_postgres()
-        events = heard.result()
+        events = read_events(chain([first], lines))
     assert said(events) == "one two three four five six"
     assert events[-1]["type"] == "response.completed"
     assert service.stop() == other.stop() == 0
@@ -110,7 +112,7 @@ def test_an_answer_that_cannot_be_written_before_the_process_stops_is_kept_on_di
     made = service.http.post(f"/threads/{thread}/turns", json={"input": "Echo: spooled", "background": True}).json()
     emulator.is_asked()
     own_servers.stop_postgres()
-    time.sleep(0.8)
+    service.process.wait_for("an answered turn waits to be closed")
     assert service.stop() == 0
     assert len(list((tmp_path / "data" / "spool").glob("*.json"))) == 1
     own_servers.start_postgres()
@@ -148,14 +150,17 @@ def test_two_workers_restarted_in_turn_under_load_lose_nothing(own_env: dict[str
             answers.append(turn["output_text"])
             number += 1
 
+    def more_than(count: int) -> Callable[[], bool]:
+        return lambda: len(answers) > count or running.done()
+
     with ThreadPoolExecutor() as pool:
         running = pool.submit(load)
         for place in range(2):
-            time.sleep(1)
+            eventually(more_than(len(answers) + 5))
             old, new = workers[place], Service(env=own_env)
             workers[place] = new
             assert old.process.stop() == 0
-        time.sleep(1)
+        eventually(more_than(len(answers) + 5))
         stop = True
         running.result()
     turns: list[dict[str, Any]] = []

@@ -96,18 +96,20 @@ def test_two_users_equal_short_chats_stay_two_threads(
     assert len({thread["name"] for thread in found}) == 3
 
 
-def test_thousands_of_threads_are_imported_and_an_interrupted_import_is_resumed(
-    service: Service, service_env: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.long)])
+def test_many_threads_are_imported_and_an_interrupted_import_is_resumed(
+    service: Service, service_env: dict[str, str], tmp_path: Path, count: int
 ) -> None:
-    key = new_project(service_env)
-    lines = [json.dumps({"name": f"t{n}", "messages": CHAT}) for n in range(1000)]
+    key, before = new_project(service_env), count // 5 * 2
+    lines = [json.dumps({"name": f"t{n}", "messages": CHAT}) for n in range(count)]
     file = tmp_path / "threads.jsonl"
-    file.write_text("\n".join([*lines[:400], "{broken", *lines[400:]]))
+    file.write_text("\n".join([*lines[:before], "{broken", *lines[before:]]))
     broken = command(service, "import", str(file), "--strict", key=key)
-    broken.wait_for("Line 401 is not taken: is not JSON")
+    broken.wait_for(f"Line {before + 1} is not taken: is not JSON")
     assert broken.ended() == 1
     file.write_text("\n".join(lines))
-    command(service, "import", str(file), key=key).wait_for("600 threads imported, 400 were there already.")
+    again = command(service, "import", str(file), key=key)
+    again.wait_for(f"{count - before} threads imported, {before} were there already.")
 
 
 def test_an_export_is_imported_without_a_loss(
