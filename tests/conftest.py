@@ -41,7 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 LONGEST = (
     "stopping", "leaving", "long_memory", "console", "documents", "openapi", "durability", "serve", "audit",
-    "sealed_contents", "encryption", "http11", "bounds", "accounts", "transfer", "postgres_forms", "command_line",
+    "sealed_contents", "encryption", "http11", "rolling_upgrade", "faults", "outages", "kept_answers", "limits",
+    "bounds", "accounts", "transfer", "postgres_forms", "command_line",
 )  # fmt: skip
 """Test files that begin first, so that no worker ends with one of them while the others have nothing left."""
 
@@ -126,9 +127,15 @@ def empty_database_url(server_urls: tuple[str, str]) -> str:
 
 
 @pytest.fixture
-def fresh_env(server_urls: tuple[str, str], service_env: dict[str, str]) -> dict[str, str]:
+def fresh_database_url(server_urls: tuple[str, str]) -> str:
+    """A migrated database of a test's own."""
+    return migrated_database(server_urls[0])
+
+
+@pytest.fixture
+def fresh_env(fresh_database_url: str, service_env: dict[str, str]) -> dict[str, str]:
     """A service on a migrated database of a test's own, whose hosts sign with one key."""
-    return {**service_env, "DATABASE_URL": migrated_database(server_urls[0]), "EVERTHREAD_AUDIT_KEY": "22" * 32}
+    return {**service_env, "DATABASE_URL": fresh_database_url, "EVERTHREAD_AUDIT_KEY": "22" * 32}
 
 
 @pytest.fixture(scope="session")

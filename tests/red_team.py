@@ -20,7 +20,7 @@ import httpx2
 import psutil
 from websockets.sync.client import connect
 
-from tests.databases import migrate_now, new_database
+from tests.databases import migrated_database
 from tests.postgres_pair import run_sql
 from tests.servers import servers
 from tests.service import Emulator, Process, Service, eventually
@@ -421,8 +421,7 @@ def main() -> int:
     failed = 0
     with tempfile.TemporaryDirectory() as place, servers(Path(place)) as (database_url, redis_url):
         emulator = Emulator()
-        url = new_database(database_url)
-        migrate_now(url)
+        url = migrated_database(database_url)
         provider = {"DASHSCOPE_API_KEY": "sk-tests", "DASHSCOPE_BASE_URL": emulator.base_url}
         target = Target({"DATABASE_URL": url, "REDIS_URL": redis_url, **provider}, Path(place) / "data")
         for attack in ATTACKS:

@@ -1,6 +1,6 @@
 """Real Postgres and Redis for the tests: given ones, containers where Docker runs, or the embedded ones.
 
-Docker's client is imported only where Docker may run: that takes as long as collecting a fourth of the tests."""
+Docker's client is imported only where Docker may run."""
 
 import os
 from collections.abc import Iterator
