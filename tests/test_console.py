@@ -22,7 +22,7 @@ from app.console.pages import settings
 from app.console.routes import routes
 from app.console.words import CHINESE, language_of
 from app.projects.settings import Limits
-from tests.databases import migrate_now, new_database
+from tests.databases import migrated_database
 from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.wire import Proxy
 
@@ -68,8 +68,7 @@ def browser(running: Service) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def own_env(server_urls: tuple[str, str], service_env: dict[str, str]) -> dict[str, str]:
-    url = new_database(server_urls[0])
-    migrate_now(url)
+    url = migrated_database(server_urls[0])
     return {
         **service_env,
         "DATABASE_URL": url,

@@ -12,7 +12,7 @@ import pytest
 
 from app.provider.models import Models
 from tests import forkserver
-from tests.databases import migrate_now, new_database
+from tests.databases import migrated_database, new_database
 from tests.service import KEY, Emulator, Process, Service
 from tests.test_backup import AUDIT_KEY, PROGRAMS
 
@@ -88,8 +88,7 @@ def world(
     folder = tmp_path_factory.mktemp("reader")
     (folder / "bin").mkdir()
     forkserver.program(folder / "bin")
-    urls = [new_database(server_urls[0]) for _ in range(2)]
-    migrate_now(urls[0])
+    urls = [migrated_database(server_urls[0]), new_database(server_urls[0])]
     keys = {"EVERTHREAD_AUDIT_KEY": AUDIT_KEY, "EVERTHREAD_MASTER_KEY": "77" * 32}
     env = {**service_env, "DATABASE_URL": urls[0], **keys}
     service = Service(env=env)
