@@ -69,8 +69,9 @@ Talk = Native | OpenAI
 
 @pytest.fixture(scope="module")
 def roomy_service(service_env: dict[str, str]) -> Iterator[Service]:
-    """A service that takes large bodies, as it does by default."""
-    service = Service(env={**service_env, "EVERTHREAD_MAX_BODY_BYTES": str(32 * 1024 * 1024)})
+    """A service that takes large bodies, as it does by default, and leaves the emulator the time to read them."""
+    roomy = {"EVERTHREAD_MAX_BODY_BYTES": str(32 * 1024 * 1024), "EVERTHREAD_PROVIDER_STALL_SECONDS": "60"}
+    service = Service(env={**service_env, **roomy})
     yield service
     service.stop()
 
