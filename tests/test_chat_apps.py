@@ -113,7 +113,6 @@ def test_a_device_that_comes_back_goes_on_where_it_was_in_every_turn(service: Se
     device.leave()
     for each in (left, beside):
         each.join()
-    time.sleep(0.5)
     seen, place = device.events, device.ids[-1]
     again = Device(service, thread, after=place)
     eventually(lambda: (device.kinds() + again.kinds()).count("response.completed") == 2)

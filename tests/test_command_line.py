@@ -129,8 +129,9 @@ def test_the_first_ctrl_c_says_what_is_waited_for_and_the_second_ends_it(
     body: Any = {"input": "Echo: " + "word " * 400, "background": True}
     thread = service.thread()
     assert service.http.post(f"/threads/{thread}/turns", json=body).status_code in (200, 202)
-    emulator.is_asked()
-    time.sleep(1)  # It has said a few words.
+    turn = service.http.get(f"/threads/{thread}/turns").json()["data"][0]["id"]
+    with service.http.stream("GET", f"/threads/{thread}/turns/{turn}/events") as answer:
+        next(line for line in answer.iter_lines() if ".delta" in line)
     service.process.process.send_signal(signal.SIGINT)
     service.process.wait_for("Running turns have 30 seconds to finish")
     service.process.process.send_signal(signal.SIGINT)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from app.sealing.content_keys import ContentKeys
 from app.sealing.master import BadMasterKey, Master, Masters, new_master_key
 from app.sealing.project_cipher import ProjectCipher
 from app.trail.records import SERVICE
-from tests.databases import migrate_now, new_database
+from tests.databases import migrated_database
 from tests.encrypted import CANARY, MASTER, Encrypted, talk
 from tests.postgres_pair import run_sql
 from tests.service import Emulator, Process, Service, eventually
@@ -171,8 +170,7 @@ def test_the_list_of_columns_is_that_of_the_database(database_url: str) -> None:
 def running_encrypted(
     server_urls: tuple[str, str], service_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Encrypted]:
-    url = new_database(server_urls[0])
-    migrate_now(url)
+    url = migrated_database(server_urls[0])
     env = {**service_env, "DATABASE_URL": url, "EVERTHREAD_AUDIT_KEY": "22" * 32}
     encrypted = Encrypted(env, tmp_path_factory.mktemp("encrypted"))
     yield encrypted
@@ -337,7 +335,8 @@ def test_another_worker_shows_a_running_stream_and_closes_a_dead_ones_turn(
         lines = answer.iter_lines()
         while "Quetz" not in next(lines):
             pass
-        time.sleep(1)
+        for _ in range(2):
+            next(line for line in lines if "Quetz" in line)  # The one before is in Redis by now.
         assert not encrypted.in_redis("Quetz")
         dying.process.stop(9)
     turn = encrypted.get(f"/threads/{thread}/turns")["data"][0]["id"]

@@ -174,7 +174,9 @@ async def test_a_background_response_can_be_cancelled_and_keeps_what_it_said(
 ) -> None:
     emulator.fault("slow", seconds_per_event=0.1)
     made = await client.responses.create(model=MODEL, input="Echo: " + "word " * 100, background=True)
-    await asyncio.sleep(1)
+    async for event in await client.responses.retrieve(made.id, stream=True):
+        if event.type == "response.output_text.delta":
+            break
     cancelled = await client.responses.cancel(made.id)
     assert cancelled.status == "cancelled"
     assert cancelled.output_text.startswith("word")

@@ -66,9 +66,9 @@ def test_deleting_a_thread_stops_its_running_turn_and_leaves_none_of_its_events(
     thread = project.call("POST", "/threads")["id"]
     emulator.fault("slow", seconds_per_event=0.05)
     turn = project.call("POST", f"/threads/{thread}/turns", json={"input": "A long story", "background": True})["id"]
-    time.sleep(0.5)
-    project.call("DELETE", f"/threads/{thread}")
     cache = redis.Redis.from_url(redis_url)
+    eventually(lambda: bool(list(cache.scan_iter(f"*{turn.partition('_')[2]}*", count=10_000))))
+    project.call("DELETE", f"/threads/{thread}")
     eventually(lambda: not list(cache.scan_iter(f"*{turn.partition('_')[2]}*", count=10_000)))
     time.sleep(0.5)
     assert not list(cache.scan_iter(f"*{turn.partition('_')[2]}*", count=10_000))

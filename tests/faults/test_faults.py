@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.checker import check, summary
+from tests.faults.checker import check, rows, summary
 from tests.faults.load import Conversation, ask, converse
 from tests.faults.world import World
+from tests.service import eventually
 
 TALKS = 8
-SETTLE_SECONDS = 8
 
 
 def test_nothing_is_lost_doubled_or_mixed_up(tmp_path: Path, pytestconfig: pytest.Config) -> None:
@@ -24,7 +24,8 @@ def test_nothing_is_lost_doubled_or_mixed_up(tmp_path: Path, pytestconfig: pytes
     talks = [Conversation(mark=f"talk{number}x") for number in range(TALKS)]
     try:
         asyncio.run(_load(world, talks, seconds))
-        time.sleep(SETTLE_SECONDS)  # The leases of the dead run out.
+        # The leases of the dead run out.
+        eventually(lambda: all(row["status"] != "in_progress" for row in rows(world)), 60)
         for talk in talks:
             asyncio.run(_next_turn(world, talk))
         check(world, talks)
