@@ -22,7 +22,6 @@ from app.audit.merkle import Proofs, Tree, root_of
 from app.audit.signing import public_key, signing_key
 from app.db import ids
 from app.db.engine import Database
-from tests.databases import migrate_now
 from tests.projects import Project
 from tests.service import Emulator, Process, Service
 
@@ -533,12 +532,11 @@ def test_a_leafs_proof_leads_to_the_root_from_its_own_place_alone(leaves: list[b
 
 
 def test_a_host_signs_only_with_a_key_that_the_database_lists(
-    service_env: dict[str, str], emulator: Emulator, empty_database_url: str
+    service_env: dict[str, str], emulator: Emulator, fresh_database_url: str
 ) -> None:
-    migrate_now(empty_database_url)
     private = [Ed25519PrivateKey.generate() for _ in range(2)]
     first, second = (
-        {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_AUDIT_KEY": key.private_bytes_raw().hex()}
+        {**service_env, "DATABASE_URL": fresh_database_url, "EVERTHREAD_AUDIT_KEY": key.private_bytes_raw().hex()}
         for key in private
     )
     public = [key.public_key().public_bytes_raw().hex() for key in private]

@@ -10,7 +10,6 @@ from benchmarks.data import Filler
 from benchmarks.load import Load, Measured
 from benchmarks.report import report
 from benchmarks.targets import everthread, stub
-from tests.databases import migrate_now
 from tests.service import Service
 
 
@@ -33,16 +32,15 @@ def test_the_stand_in_of_the_provider_answers_and_streams(tmp_path: Path) -> Non
 
 
 def test_written_data_is_read_searched_and_rebuilt_as_if_it_had_been_said(
-    service: Service, database_url: str, empty_database_url: str, redis_url: str, tmp_path: Path
+    service: Service, database_url: str, fresh_database_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    migrate_now(empty_database_url)
     with (
         stub(tmp_path) as (upstream, _),
-        everthread(tmp_path, upstream, empty_database_url, redis_url) as (url, _),
+        everthread(tmp_path, upstream, fresh_database_url, redis_url) as (url, _),
     ):
 
         async def fill() -> None:
-            connection = await asyncpg.connect(empty_database_url)
+            connection = await asyncpg.connect(fresh_database_url)
             filler = Filler(connection, await connection.fetchval("SELECT project_id FROM projects"))
             await filler.threads(1, 5)
             await filler.turns(10, 39, 10)

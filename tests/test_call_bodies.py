@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from app.turns.pieces import Envelope, Pieces, put_together, write_body
 from tests.databases import migrate_now
+from app.turns.pieces import Pieces, put_together, written
 from tests.projects import Project
 from tests.service import Emulator, Service
 
@@ -54,10 +55,9 @@ def bytes_of(url: str, *tables: str) -> int:
 
 
 def test_two_hundred_rebuilt_turns_keep_their_history_once(
-    service_env: dict[str, str], emulator: Emulator, empty_database_url: str
+    service_env: dict[str, str], emulator: Emulator, fresh_database_url: str
 ) -> None:
-    migrate_now(empty_database_url)
-    service = Service(env={**service_env, "DATABASE_URL": empty_database_url})
+    service = Service(env={**service_env, "DATABASE_URL": fresh_database_url})
     thread = service.thread()
     words = "This text was sent before, and is sent again in every call that is made for this conversation. " * 10
     for number in range(200):
@@ -70,7 +70,7 @@ def test_two_hundred_rebuilt_turns_keep_their_history_once(
         assert kept["continuation"] == "rebuilt"
         assert json.dumps(kept["body"]) == json.dumps(call["body"])
     assert sum(len(json.dumps(call["body"])) for call in sent) > 30_000_000
-    assert bytes_of(empty_database_url, "calls", "pieces") < 3_000_000
+    assert bytes_of(fresh_database_url, "calls", "pieces") < 3_000_000
     service.stop()
 
 

@@ -13,7 +13,6 @@ import redis
 
 from app.commands.terminal import misspelt
 from app.embedded import redis as embedded_redis
-from tests.databases import migrate_now
 from tests.service import Emulator, Process, Service, free_port
 
 
@@ -130,12 +129,11 @@ def test_a_setting_that_exists_is_not_unknown() -> None:
 
 
 def test_the_strict_doctor_fails_on_a_warning(
-    service_env: dict[str, str], empty_database_url: str, emulator: Emulator, tmp_path: Path
+    service_env: dict[str, str], fresh_database_url: str, emulator: Emulator, tmp_path: Path
 ) -> None:
-    migrate_now(empty_database_url)
-    env = {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_DATA_DIR": str(tmp_path)}
+    env = {**service_env, "DATABASE_URL": fresh_database_url, "EVERTHREAD_DATA_DIR": str(tmp_path)}
     assert lines_of("doctor", "--strict", env=env)[0] == 0
-    short = {**env, "DATABASE_URL": with_statement_timeout(empty_database_url, 5000)}
+    short = {**env, "DATABASE_URL": with_statement_timeout(fresh_database_url, 5000)}
     code, lines = lines_of("doctor", "--strict", env=short)
     assert code == 1
     assert any(

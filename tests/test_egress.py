@@ -25,7 +25,7 @@ from app.http import egress
 from app.provider.client import Provider, ProviderError
 from app.provider.permit import Permit
 from app.webhooks.store import MOST_WEBHOOKS
-from tests.databases import migrate_now, new_database, query
+from tests.databases import migrated_database, query
 from tests.projects import new_key
 from tests.service import Emulator, Service, eventually, free_port
 from tests.tenants import Tenant
@@ -87,9 +87,7 @@ def listener() -> Iterator[Listener]:
 @pytest.fixture(scope="module")
 def own_database_url(server_urls: tuple[str, str]) -> str:
     """Return a database whose rows the tests change behind the service's back."""
-    url = new_database(server_urls[0])
-    migrate_now(url)
-    return url
+    return migrated_database(server_urls[0])
 
 
 @pytest.fixture(scope="module")
@@ -421,8 +419,7 @@ class Raw:
 @pytest.fixture(scope="module")
 def open_service(own_database_url: str, service_env: dict[str, str]) -> Iterator[Service]:
     """One whose tenants may call this machine."""
-    url = new_database(own_database_url)
-    migrate_now(url)
+    url = migrated_database(own_database_url)
     service = Service(
         env={
             **service_env,

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.databases import migrate_now
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 
@@ -17,10 +16,9 @@ TAKES_OVER = "SET worker_id ="
 
 
 @pytest.fixture
-def env(service_env: dict[str, str], empty_database_url: str) -> dict[str, str]:
+def env(service_env: dict[str, str], fresh_database_url: str) -> dict[str, str]:
     """A database that no other worker looks after."""
-    migrate_now(empty_database_url)
-    return {**service_env, "DATABASE_URL": empty_database_url, "EVERTHREAD_LEASE_SECONDS": "1.5"}
+    return {**service_env, "DATABASE_URL": fresh_database_url, "EVERTHREAD_LEASE_SECONDS": "1.5"}
 
 
 @pytest.fixture

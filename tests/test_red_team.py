@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.databases import migrate_now, new_database
+from tests.databases import migrated_database
 from tests.red_team import ATTACKS, Target
 from tests.service import Emulator
 
@@ -13,8 +13,7 @@ from tests.service import Emulator
 def target(
     server_urls: tuple[str, str], service_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
-    url = new_database(server_urls[0])
-    migrate_now(url)
+    url = migrated_database(server_urls[0])
     env = {name: value for name, value in service_env.items() if name != "EVERTHREAD_MAX_BODY_BYTES"}
     target = Target({**env, "DATABASE_URL": url}, tmp_path_factory.mktemp("red_team"))
     yield target

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from app.commands import support
 from app.settings import Settings
-from tests.databases import migrate_now, query
+from tests.databases import query
 from tests.service import Emulator, Process, Service
 
 SAID = "zanzibar"
@@ -145,16 +145,14 @@ def test_a_url_is_shown_without_its_password_however_it_is_written(url: str) -> 
     assert PLANTED not in support.shown_url(url)
 
 
-def test_the_fingerprint_tells_a_schema_that_was_changed_by_hand(database_url: str, empty_database_url: str) -> None:
-    migrate_now(empty_database_url)
-
+def test_the_fingerprint_tells_a_schema_that_was_changed_by_hand(database_url: str, fresh_database_url: str) -> None:
     def fingerprint(url: str) -> tuple[str, dict[str, str]]:
         found = asyncio.run(support.examine_database(Settings.model_validate({"DATABASE_URL": url})))
         return found["fingerprint"], {name: part["fingerprint"] for name, part in found["parts"].items()}
 
-    whole, parts = fingerprint(empty_database_url)
+    whole, parts = fingerprint(fresh_database_url)
     assert fingerprint(database_url) == (whole, parts)
-    query(empty_database_url, "CREATE INDEX by_hand ON calls (url)")
-    changed, changed_parts = fingerprint(empty_database_url)
+    query(fresh_database_url, "CREATE INDEX by_hand ON calls (url)")
+    changed, changed_parts = fingerprint(fresh_database_url)
     assert changed != whole
     assert {name for name in parts if parts[name] != changed_parts[name]} == {"calls"}
