@@ -11,8 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.turns.pieces import Envelope, Pieces, put_together, write_body
-from tests.databases import migrate_now
-from app.turns.pieces import Pieces, put_together, written
 from tests.projects import Project
 from tests.service import Emulator, Service
 

@@ -15,8 +15,6 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 
 from app.memory.compaction_cipher import CompactionCipher
-from tests.databases import migrate_now, new_database, query
-from app.memory.sealed import Sealed
 from tests.databases import migrated_database, query
 from tests.postgres_pair import run_sql
 from tests.projects import new_key
