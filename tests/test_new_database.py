@@ -11,7 +11,7 @@ from tests.service import Emulator, Service, eventually
 
 THREADS = 60
 TURNS = 20
-"""Of each thread. A look-up that reads a whole thread reads ten rows of it on average."""
+"""Turns of each thread. A look-up that reads a whole thread reads ten rows of it on average."""
 
 ROWS_READ = """
 SELECT coalesce(sum(idx_tup_read), 0) + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables) AS rows
