@@ -1,6 +1,7 @@
 """The emulator is the provider, as its pages and a probe of it describe it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -213,3 +214,73 @@ def test_what_the_model_says_depends_on_the_whole_context(emulator: Emulator) ->
     assert say(["a", "b"]) != say(["c", "b"])
     assert say(["a", "Recite the conversation"]) == "user: a\nuser: Recite the conversation"
     assert say(["What is my name?"]) == "I do not know your name."
+
+
+CAPTURED_REFUSALS: dict[str, dict[str, Any]] = {
+    "unknown model": {"model": "__x__"},
+    "temperature 5": {"temperature": 5},
+    "top_p 9": {"top_p": 9},
+    "max_output_tokens 1": {"max_output_tokens": 1},
+    "reasoning.effort bogus": {"model": "qwen4-max", "reasoning": {"effort": "bogus"}},
+    "store not a boolean": {"store": "X"},
+    "function tool in Chat's nested form": {"tools": [{"type": "function", "function": {"name": "f"}}]},
+}
+"""Requests that the provider was seen to refuse, by the name of the captured error."""
+
+
+@pytest.mark.parametrize("case", CAPTURED_REFUSALS)
+def test_a_refusal_has_the_words_of_the_provider(emulator: Emulator, case: str) -> None:
+    errors = json.loads((Path(__file__).parent / "captures" / "errors-plain-2026-09.json").read_bytes())
+    (captured,) = (error for error in errors if error["when"] == case)
+    answer = raw(emulator, {"model": "qwen3.5-plus", "input": "Hi", **CAPTURED_REFUSALS[case]})
+    assert (answer.status_code, answer.json()["code"]) == (captured["http"], captured["body"]["code"])
+    assert answer.json()["message"].startswith(captured["body"]["message"].removesuffix("..."))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"input": [{"role": "user", "content": "Hi"}, {"type": "reasoning"}]}, "Invalid 'summary': summary is requ"),
+        ({"reasoning": {"effort": "low"}, "thinking_budget": 100}, "cannot be set at the same time"),
+        ({"model": "qwen3.6-plus", "reasoning": {"effort": "high"}}, "Supported values are: ('none','minimal','low'"),
+        *(
+            (
+                {"model": model, "input": [
+                    {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                    {"type": "function_call_output", "call_id": "c", "output": "x"},
+                    {"role": "user", "content": "Hi"},
+                ]},
+                "tool must be one of user,assistant,system,function",
+            )
+            for model in ("qwen-plus", "qwen-flash", "qwen3-max", "qwen3-coder-plus", "qwen-turbo")
+        ),
+    ],
+)  # fmt: skip
+def test_what_reports_say_is_refused_is_refused(emulator: Emulator, fields: dict[str, Any], words: str) -> None:
+    answer = raw(emulator, {"model": "qwen4-max", "input": "Hi", **fields})
+    assert answer.status_code == 400
+    assert words in answer.json()["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_burst_is_refused_by_the_second_and_by_the_account(emulator: Emulator, stream: bool) -> None:
+    emulator.control("limit", {"requests_per_minute": 120})
+    body = {"model": "qwen3.5-plus", "input": "Hi", "stream": stream}
+    statuses = [raw(emulator, body).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    refused = raw(emulator, body).json()
+    assert refused["message"].startswith("Request rate increased too quickly")
+    chat = {"model": "qwen3.5-plus", "messages": [{"role": "user", "content": "Hi"}]}
+    assert raw(emulator, chat, path="/chat/completions").status_code == 429
+    assert raw(emulator, body, key="sk-two").status_code == 200
+    emulator.control("clock", {"advance_seconds": 1})
+    assert raw(emulator, body).status_code == 200
+
+
+def test_a_turn_that_meets_a_burst_limit_is_answered_a_second_later(service: Service, emulator: Emulator) -> None:
+    emulator.control("limit", {"requests_per_minute": 60})
+    service.turn(service.thread(), "Hi")
+    assert service.turn(service.thread(), "Echo: later")["output_text"] == "later"
+    statuses = [call["status"] for call in emulator.calls()]
+    assert (statuses[0], statuses[-1]) == (200, 200)
+    assert 429 in statuses

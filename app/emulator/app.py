@@ -64,6 +64,7 @@ def create_app(settings: EmulatorSettings | None = None) -> Starlette:
             Mount(CURRENT_PATH, routes=provider),
             Mount(OLDER_PATH, routes=provider),
             Route("/_emulator/clock", control(_clock), methods=["POST"]),
+            Route("/_emulator/limit", control(_limit), methods=["POST"]),
             Route("/_emulator/forget", control(_forget), methods=["POST"]),
             Route("/_emulator/faults", control(_faults), methods=["POST"]),
             Route("/_emulator/refuse", control(_refuse_input), methods=["POST"]),
@@ -97,7 +98,8 @@ def _account(request: Request) -> str:
     """The bearer key, which is the account."""
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key or key == "sk-invalid":
-        raise ProviderError(401, "InvalidApiKey", "Invalid API-key provided.")
+        missing = scheme.lower() != "bearer" or not key
+        raise ProviderError(401, "InvalidApiKey", f"{'No' if missing else 'Invalid'} API-key provided.")
     return key
 
 
@@ -132,10 +134,11 @@ async def _create(request: Request, state: State, key: str) -> Response:
             raise ProviderError(413, "RequestEntityTooLarge", f"Exceeded limit on max bytes per request: {limit}")
         if fault is not None and fault["kind"] == "status":
             raise _status_fault(fault)
+        state.admit(key)
         stored = _respond(request, state, key, body)
     except ProviderError as error:
-        # A fault stands for the gateway, which answers before a stream begins.
-        plain = not stream or fault is not None or error.status in (401, 413)
+        # The gateway, which a fault stands for, answers before a stream begins.
+        plain = not stream or fault is not None or error.status in (401, 413, 429)
         call |= {"status": error.status if plain else 200, "answer": error.flat()}
         if plain:
             raise
@@ -233,7 +236,8 @@ def _respond(request: Request, state: State, key: str, body: dict[str, Any]) -> 
     older = request.url.path.startswith(OLDER_PATH)
     response_id = new_id() if older else new_id("resp_")
     status = "incomplete" if answer.incomplete else "completed"
-    shown = model.response_object(response_id, int(now), body, status, answer, full=not older)
+    created_at = int(now) if state.created_at is None else state.created_at
+    shown = model.response_object(response_id, created_at, body, status, answer, full=not older)
     stored = Stored(shown, items, previous, now, body.get("store") is not False)
     if session_cache and answer.usage["input_tokens"] >= model.CACHE_MINIMUM:
         stored.cached_tokens = answer.usage["input_tokens"]
@@ -322,18 +326,22 @@ async def _chat(request: Request, state: State, key: str) -> Response:
     await _be_silent(fault)
     if fault is not None and fault["kind"] == "status":
         raise _status_fault(fault)
+    state.admit(key)
     validate.request(body, state.models)
     context = validate.chat_messages(body.get("messages"))
     tool = answers.function_to_call(context, body["tools"], body["tool_choice"])
     message: dict[str, Any] = {"role": "assistant"}
+    finish = "stop" if tool is None else "tool_calls"
     if tool is None:
-        words = message["content"] = answers.text(context, None)
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        room = model.room(limit, body, state.models.of(body["model"]))
+        words, cut = model.within(answers.text(context, None), room)
+        message["content"], finish = words, "length" if cut else finish
     else:
         words = answers.arguments(tool, context)
         call = {"id": new_id("call_"), "type": "function", "function": {"name": tool["name"], "arguments": words}}
         message |= {"content": None, "tool_calls": [call]}
     head = {"id": new_id("chatcmpl-"), "created": int(state.now()), "model": body["model"]}
-    finish = "stop" if tool is None else "tool_calls"
     seen, spoken = sum(map(answers.item_tokens, context)), answers.tokens(words)
     usage = {"prompt_tokens": seen, "completion_tokens": spoken, "total_tokens": seen + spoken}
     if body.get("stream") is True:
@@ -468,11 +476,20 @@ async def _conversation_items(request: Request, state: State, key: str) -> Respo
 
 async def _clock(request: Request, state: State) -> Response:
     body = await _body(request)
-    seconds = body.get("advance_seconds")
-    if not isinstance(seconds, int | float):
-        raise invalid_parameter("advance_seconds must be a number of seconds.")
+    seconds, created_at = body.get("advance_seconds", 0), body.get("created_at")
+    if not body or not isinstance(seconds, int | float) or not isinstance(created_at, int | float | None):
+        raise invalid_parameter("advance_seconds and created_at must be numbers.")
     state.advanced += seconds
-    return JSONResponse({"now": state.now(), "advanced_seconds": state.advanced})
+    state.created_at = created_at
+    return JSONResponse({"now": state.now(), "advanced_seconds": state.advanced, "created_at": created_at})
+
+
+async def _limit(request: Request, state: State) -> Response:
+    limit = (await _body(request)).get("requests_per_minute")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise invalid_parameter("requests_per_minute must be a positive integer, or null.")
+    state.requests_per_minute = limit
+    return JSONResponse({"requests_per_minute": limit})
 
 
 async def _forget(request: Request, state: State) -> Response:

@@ -35,6 +35,9 @@ ALWAYS: dict[str, Any] = {
 """Fields that an ended response always has, whether they were sent or not (captures, September 2026)."""
 
 
+THOUGHT = "The user asked something. I look at the whole conversation before I answer."
+
+
 @dataclass(slots=True)
 class Answer:
     output: list[Item]
@@ -73,10 +76,15 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
         return reasoning.item(words, family.name, summary=not acts or asked_summary, encrypted=acts and asked_summary)
 
     output: list[Item] = []
-    if thinking:
-        output.append(thought("The user asked something. I look at the whole conversation before I answer."))
     counts: dict[str, int] = {}
+    limit = body.get("max_output_tokens")
+    incomplete = False
+    if thinking:
+        words, incomplete = within(THOUGHT, limit if acts else None)
+        output.append(thought(words))
     tool = answers.function_to_call(context, tools, choice)
+    if incomplete:
+        tool, tools = None, []
     if tool is not None:
         output.append(
             {
@@ -96,12 +104,9 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
                 counts[built_in["type"]] = counts.get(built_in["type"], 0) + 1
                 if thinking and item["type"] == "web_search_call":
                     output.append(thought("The search results show where to look."))
-    incomplete = False
-    if tool is None and not any(item["type"] == "mcp_approval_request" for item in output):
+    if tool is None and not incomplete and not any(item["type"] == "mcp_approval_request" for item in output):
         words = answers.text(context, instructions, _enforced(body) if family.structured_output else None)
-        limit = body.get("max_output_tokens")
-        if isinstance(limit, int) and answers.tokens(words) > limit:
-            words, incomplete = words.encode()[: limit * 4].decode(errors="ignore"), True
+        words, incomplete = within(words, room(limit, body, family))
         output.append(_message(words, "incomplete" if incomplete else "completed"))
     seen = sum(answers.item_tokens(item) for item in context) + answers.tokens(instructions or "")
     cached_tokens = cached if session_cache and cached >= CACHE_MINIMUM else 0
@@ -109,8 +114,24 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
     return Answer(output, _usage(seen, output, cached_tokens, created, counts), incomplete)
 
 
+def room(limit: Any, body: dict[str, Any], family: Family) -> int | None:
+    """Return the tokens that are left for the answer. Models that act on reasoning.summary count their thoughts against
+    the limit (third parties' measurements of qwen4-max)."""
+    if not isinstance(limit, int):
+        return None
+    shares = family.reasoning_summary and _thinks(body, family)
+    return limit - answers.tokens(THOUGHT) if shares else limit
+
+
+def within(words: str, room: int | None) -> tuple[str, bool]:
+    """Return the words that there is room for, and whether any were cut off."""
+    if room is None or answers.tokens(words) <= room:
+        return words, False
+    return words.encode()[: max(0, room) * 4].decode(errors="ignore"), True
+
+
 def response_object(
-    response_id: str, created_at: int, body: dict[str, Any], status: str, answer: Answer | None, *, full: bool
+    response_id: str, created_at: float, body: dict[str, Any], status: str, answer: Answer | None, *, full: bool
 ) -> dict[str, Any]:
     """A response as the provider shows it: raw, without a null.
 

@@ -1,7 +1,7 @@
 """State of the emulated provider: responses and conversations by account, a clock, faults, a log of calls."""
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -13,6 +13,12 @@ from app.settings import EmulatorSettings
 Item = dict[str, Any]
 
 CALLS_KEPT = 100_000
+
+BURST = (
+    "Request rate increased too quickly. To ensure system stability, please adjust your client logic to scale requests "
+    "more smoothly over time."
+)
+"""From the provider's page of error messages."""
 
 EXPIRED = "https://expired.example/"
 """Media whose URL begins so can never be downloaded."""
@@ -67,6 +73,8 @@ class Account:
 
     responses: dict[str, Stored] = field(default_factory=dict)
     conversations: dict[str, Conversation] = field(default_factory=dict)
+    recent: deque[float] = field(default_factory=deque)
+    """Times of the requests of the last second."""
 
 
 class State:
@@ -80,6 +88,9 @@ class State:
     def reset(self) -> None:
         self.accounts: defaultdict[str, Account] = defaultdict(Account)
         self.advanced = 0.0
+        self.created_at: float | None = None
+        """The date that every answer has, where the endpoint gives a wrong one."""
+        self.requests_per_minute: int | None = None
         self.faults: list[dict[str, Any]] = []
         self.refused = Refused()
         self.scripted: list[Scripted] = []
@@ -88,6 +99,22 @@ class State:
     def now(self) -> float:
         """Unix seconds on the emulator's own clock."""
         return time.time() + self.advanced
+
+    def admit(self, key: str) -> None:
+        """Count a request of an account.
+
+        Raises:
+            ProviderError: 429 for more requests within a second than a sixtieth of the limit per minute (reference
+                page).
+        """
+        if self.requests_per_minute is None:
+            return
+        now, recent = self.now(), self.accounts[key].recent
+        while recent and recent[0] <= now - 1:
+            recent.popleft()
+        if len(recent) >= max(1, self.requests_per_minute // 60):
+            raise ProviderError(429, "limit_burst_rate", BURST)
+        recent.append(now)
 
     def find(self, key: str, response_id: str) -> Stored | None:
         """A response that can still be retrieved and chained on, or None."""

@@ -27,6 +27,10 @@ MEDIA = (
     "<400> InternalError.Algo.InvalidParameter: Unable to download the media resource during the data inspection "
     "process."
 )
+NESTED_TOOL = (
+    "<400> InternalError.Algo.InvalidParameter: The parameters, when provided as a dict, must confirm to a valid "
+    "openai-compatible JSON schema."
+)
 INADMISSIBLE = "<400> InternalError.Algo.DataInspectionFailed: Input data may contain inappropriate content."
 
 
@@ -60,17 +64,22 @@ def request(body: dict[str, Any], models: Models) -> None:
             "Mutually exclusive parameters: Ensure you are only providing one of: "
             "'previous_response_id' or 'conversation'."
         )
-    _number(body, "temperature", lambda n: 0 <= n < 2, "[0.0, 2.0)")
-    _number(body, "top_p", lambda n: 0 < n <= 1, "(0.0, 1.0]")
-    _number(body, "max_output_tokens", lambda n: n >= 16, "[16, ...]")
+    _number(body, "temperature", lambda n: 0 <= n < 2, "[0,2)")
+    _number(body, "top_p", lambda n: 0 < n <= 1, "(0,1]")
+    limit = body.get("max_output_tokens")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 16):
+        raise invalid_parameter(f"Invalid 'max_output_tokens': must be greater than or equal to 16, got {limit}.")
+    if not isinstance(store := body.get("store", True), bool | None):
+        raise invalid_parameter(f"Invalid 'store': {store}. Must be a boolean.")
     reasoning = body.get("reasoning")
     effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
     family = models.of(model)
     if effort not in (None, *family.efforts):
-        raise invalid_parameter(f"reasoning.effort must be one of {', '.join(family.efforts)}.")
+        known = ",".join(f"'{each}'" for each in family.efforts)
+        raise invalid_parameter(f"Invalid 'reasoning.effort': {effort}. Supported values are: ({known}).")
     if effort is not None and body.get("thinking_budget") is not None:
         raise invalid_parameter("reasoning.effort and thinking_budget cannot be set at the same time.")
-    if isinstance(body.get("max_output_tokens"), int) and body["max_output_tokens"] > (family.output_limit or 1 << 30):
+    if limit is not None and limit > (family.output_limit or 1 << 30):
         raise invalid_parameter(f"Range of max_output_tokens should be [16, {family.output_limit}]")
     _tools(body)
 
@@ -259,7 +268,9 @@ def _number(body: dict[str, Any], field: str, fits: Any, range_: str) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float) or not fits(value):
-        raise invalid_parameter(f"<400> InternalError.Algo.InvalidParameter: Range of {field} should be {range_}")
+        raise invalid_parameter(
+            f"Invalid '{field}': {value}. Expected a value between {range_}, but got {value} instead."
+        )
 
 
 def _tools(body: dict[str, Any]) -> None:
@@ -271,7 +282,7 @@ def _tools(body: dict[str, Any]) -> None:
         if not isinstance(tool, dict):
             raise invalid_parameter(f"tools[{index}] must be an object.")
         if tool.get("type") == "function" and not isinstance(tool.get("name"), str):
-            raise invalid_parameter(f"tools[{index}]: Missing required parameter: 'name'.")
+            raise invalid_parameter(NESTED_TOOL)
     if "web_extractor" in types and "web_search" not in types:
         raise invalid_parameter("The web_extractor tool needs the web_search tool.")
     choice = body.get("tool_choice")
