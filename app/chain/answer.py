@@ -8,6 +8,9 @@ from app.items.pairs import asked
 from app.items.provider_door import usable_id
 from app.items.shapes import text_of
 from app.items.stored import StoredItem, stored_output
+from app.items.shapes import fields_of, text_of
+from app.items.stored import StoredItem, kept_output
+from app.items.weights import count
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.reading import NotJSON, read_object
@@ -34,6 +37,17 @@ class Answer:
         if all(item.type == "message" for item in self.output):
             return []
         return asked([item.item for item in self.output])
+
+    def end_by_limit(self, limit: int | None) -> None:
+        """Make the answer incomplete if its thoughts have used up the limit of its tokens.
+
+        Such an answer has neither text nor a call, whether it says `completed` or not; sometimes its tokens are not
+        counted (third parties' measurements of qwen4-max).
+        """
+        said_something = self.text or any(item.type not in ("message", "reasoning") for item in self.output)
+        used = count(fields_of(self.response.get("usage")).get("output_tokens"))
+        if self.status == "completed" and not said_something and limit is not None and not 0 < used < limit:
+            self.response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
 
     @property
     def status(self) -> Literal["completed", "incomplete"]:

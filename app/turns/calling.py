@@ -73,6 +73,7 @@ class Calls:
                         answer = await running.relay.pass_on(chunks, call)
                 else:
                     answer = answers.from_body(await provider.respond(running.admission, attempt.body.sent, headers))
+                answer.end_by_limit(request.output_limit)
                 response_id = answer.response["id"]
                 call.answered(answer.response)
                 running.admission.add(answer.response.get("usage"), request.family.price, attempt.target.binding)

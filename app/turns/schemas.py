@@ -221,6 +221,12 @@ class TurnRequest:
         return f"{self.requested_model} -> {self.model}" if self.requested_model not in ("", self.model) else None
 
     @property
+    def output_limit(self) -> int | None:
+        """The number of tokens after which the model stops, if it is known."""
+        limits = (self.params.get("max_output_tokens"), self.family.output_limit)
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
     def input(self) -> list[Item]:
         """The items as they came through the door."""
         return [item.data for item in self.items]
