@@ -181,7 +181,7 @@ def test_the_doctor_says_of_each_part_what_to_do(
     code, found = examined(DATABASE_URL=empty_database_url)
     assert code == 0
     assert all(said.startswith("ok") for said in found.values()), found
-    assert set(found) == {"settings", "Postgres", "Redis", "provider", "audit key", "master key"}
+    assert set(found) == {"settings", "Postgres", "Redis", "provider", "dates", "audit key", "master key"}
     away = f"redis://127.0.0.1:{free_port()}/0"
     code, found = examined(DATABASE_URL=empty_database_url, REDIS_URL=away, EVERTHREAD_WAIT_SECOND="3")
     assert code == 0  # It would start all the same.

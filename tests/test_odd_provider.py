@@ -265,7 +265,9 @@ def test_an_id_that_the_provider_gives_to_every_item_is_unique_in_its_thread(
 ) -> None:
     conversation = service.http.post("/conversations", json={}).json()["id"]
     for text in ("one", "two", "three"):
-        odd.plain(emulator, {**odd.RESPONSE, "output": [odd.message(text, "msg_0"), odd.message(text, "msg_0")]})
+        output = [odd.message(text, "msg_0"), odd.message(text, "msg_0")]
+        # Twice: the emulator does not know the id that is chained on, and the whole history is sent.
+        odd.plain(emulator, {**odd.RESPONSE, "output": output}, times=2)
         service.http.post("/responses", json={"input": text, "conversation": conversation})
     seen: list[str] = []
     query: dict[str, Any] = {"limit": 1, "order": "asc"}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 from uuid import UUID
 
 from app.chain.live_ids import LiveId
@@ -74,13 +75,36 @@ def _answers_all(live: LiveId, new: Sequence[InputItem], target: Target) -> bool
     return answered == set(live.open_calls) and (not answered or target.abilities.takes_tool_outputs)
 
 
-def expires_at(created_at: object, *, called_at: float, ttl_seconds: float) -> float:
-    """When a response id ends, in Unix seconds: `ttl_seconds` after its creation (DashScope: 7 days).
+PLAUSIBLE_SKEW_SECONDS = 600.0
+"""The largest difference between the provider's clock and ours that counts as a skew. Hosts that keep time by NTP
+differ by seconds, suspended or drifting ones by minutes. A larger difference is a wrong time zone (at least a quarter
+of an hour), a wrong clock or an answer from a cache: such a date says nothing about the end of an id."""
+
+LATEST_SECONDS = 1e11
+"""Unix time of the year 5138. Larger numbers are milliseconds, as in the provider's lists of input items."""
+
+
+def seconds(created_at: object) -> float | None:
+    """Return a response's `created_at` in Unix seconds; None if it is no date."""
+    if not isinstance(created_at, int | float) or not 0 < created_at < LATEST_SECONDS * 1000:
+        return None
+    return float(created_at) if created_at < LATEST_SECONDS else created_at / 1000
+
+
+def expires_at(created: float | None, *, called_at: float, ttl_seconds: float) -> float:
+    """Return the Unix time at which a response id ends: `ttl_seconds` after its creation (DashScope: 7 days).
 
     Args:
-        created_at: the provider's own `created_at`. Where its clock is ahead of ours, or it gave none,
-            the start of the call counts instead.
+        created: the provider's date. It counts where it is earlier than the start of the call, by no more than a
+            plausible skew; otherwise the start of the call counts.
     """
-    if isinstance(created_at, int | float) and 0 < created_at < called_at:
-        return float(created_at) + ttl_seconds
+    if created is not None and called_at - PLAUSIBLE_SKEW_SECONDS <= created < called_at:
+        return created + ttl_seconds
     return called_at + ttl_seconds
+
+
+def disagreement(created: float | None, *, called_at: float, answered_at: float) -> Literal["past", "future"] | None:
+    """Return in which direction the provider's date lies beyond a plausible skew; None if it does not."""
+    if created is None or called_at - PLAUSIBLE_SKEW_SECONDS <= created <= answered_at + PLAUSIBLE_SKEW_SECONDS:
+        return None
+    return "past" if created < called_at else "future"

@@ -30,6 +30,21 @@ SELECT outcome, sum(turns)::bigint AS turns, max(hour)::text AS last_hour FROM t
 WHERE hour > now() - make_interval(days => :days) AND outcome NOT IN ('completed', 'in_progress')
 GROUP BY outcome ORDER BY 2 DESC
 
+-- some_projects --
+-- Projects whose answers are looked at.
+SELECT project_id FROM projects ORDER BY created_at DESC LIMIT :most
+
+-- implausible_dates --
+-- Of a project's last turns of a day: how many answers of each account are dated beyond a plausible skew.
+SELECT binding, count(*) AS turns, (avg(extract(epoch FROM response_created_at - arrived_at)))::float8 AS seconds
+FROM (
+    SELECT binding, response_created_at, arrived_at, coalesce(completed_at, arrived_at) AS ended_at FROM turns
+    WHERE project_id = :project_id AND arrived_at > now() - interval '1 day' ORDER BY arrived_at DESC LIMIT :most
+) AS latest
+WHERE binding IS NOT NULL AND response_created_at NOT BETWEEN
+    arrived_at - make_interval(secs => :skew_seconds) AND ended_at + make_interval(secs => :skew_seconds)
+GROUP BY binding
+
 -- statement_timeout --
 -- The longest that a statement may take, in milliseconds; 0 is none.
 SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'

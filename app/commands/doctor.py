@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 
 from app.audit import keys
 from app.audit.signing import KEY_FILE
+from app.chain.continuation import PLAUSIBLE_SKEW_SECONDS
 from app.commands.terminal import misspelt
 from app.db import configured, connecting
 from app.db.engine import IS_READ_ONLY, Database
@@ -17,6 +18,7 @@ from app.db.sql import statements_of
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
 from app.process.listening import CannotServe
+from app.provider.account import account
 from app.sealing.master import KEY_FILE as MASTER_KEY_FILE
 from app.serve import (
     audit_key,
@@ -30,6 +32,10 @@ from app.serve import (
 from app.settings import Settings, environment
 
 OK = "ok"
+
+PROJECTS = 100
+TURNS = 100
+"""The numbers of projects, and of turns of each, whose answers' dates are looked at."""
 
 SQL = statements_of(__file__)
 
@@ -72,6 +78,27 @@ async def _provider(settings: Settings) -> str:
         return f"{OK}: none, for DASHSCOPE_API_KEY is not set: the emulator answers"
     away = await check_provider(settings)
     return f"{settings.provider_base_url}{away}" if away else f"{OK}: {settings.provider_base_url} takes the key"
+
+
+async def _dates(settings: Settings) -> str:
+    """Check the dates of the last answers: response ids are timed by them."""
+    if (url := _database_url(settings)) is None:
+        return f"{OK}: no turns yet"
+    found: dict[str, tuple[int, float]] = {}
+    async with _database(settings, url) as database:
+        for project in await database.fetch(*SQL.some_projects(most=PROJECTS)):
+            given = {"project_id": project["project_id"], "most": TURNS, "skew_seconds": PLAUSIBLE_SKEW_SECONDS}
+            for row in await database.fetch(*SQL.implausible_dates(**given)):
+                turns, _ = found.get(row["binding"], (0, 0.0))
+                found[row["binding"]] = (turns + row["turns"], row["seconds"])
+    if not found:
+        return f"{OK}: those of the last answers agree with the database's clock"
+    said = "; ".join(
+        f"{turns} of the last answers of {account(binding)} are dated {abs(seconds) / 3600:.1f} hours in the "
+        f"{'past' if seconds < 0 else 'future'}"
+        for binding, (turns, seconds) in found.items()
+    )
+    return f"{said}. Check the clocks of the endpoint and of this host, and any proxy or cache between them."
 
 
 async def _audit_key(settings: Settings) -> str:
@@ -126,6 +153,7 @@ CHECKS: dict[str, Check] = {
     "Postgres": _postgres,
     "Redis": _redis,
     "provider": _provider,
+    "dates": _dates,
     "audit key": _audit_key,
     "master key": _master_key,
 }

@@ -53,6 +53,11 @@ MOVES = Counter(
 MOVED_TOKENS = Counter(
     "everthread_failover_tokens", "Tokens of histories that were sent again because a turn went to another account."
 )
+IMPLAUSIBLE_DATES = Counter(
+    "everthread_implausible_dates",
+    "Answers whose created_at is further from this host's clock than a plausible skew, by direction.",
+    ["direction", "account"],
+)
 COMPACTIONS = Counter("everthread_compactions", "Compactions, by what came of them.", ["outcome"])
 REJECTED_ANSWERS = Counter(
     "everthread_rejected_answers",
@@ -72,6 +77,7 @@ COUNTERS = (
     REDUCED_HISTORIES,
     MOVES,
     MOVED_TOKENS,
+    IMPLAUSIBLE_DATES,
     COMPACTIONS,
     REJECTED_ANSWERS,
     WEBHOOKS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from app.accounts.pool import PASSED_ON
+from app.accounts.pool import PASSED_ON, ProviderAccount
 from app.chain import continuation
 from app.chain.answer import Answer
 from app.chain.live_ids import LiveId
@@ -43,6 +43,9 @@ CUT_SHORT = {Kind.BROKEN: INTERRUPTED, Kind.TIMEOUT: INTERRUPTED, Kind.TOO_LARGE
 MOST_UNLISTED = 100
 """Models that the log tells of."""
 
+MOST_CLOCKS = 1000
+"""Accounts with another clock that the log tells of."""
+
 
 class Finish:
     def __init__(self, parts: Collaborators, decisions: Decisions, closer: Closer) -> None:
@@ -54,6 +57,7 @@ class Finish:
         self._decisions = decisions
         self._closer = closer
         self._unlisted: set[str] = set()
+        self._of_other_clocks: set[str] = set()
 
     async def complete(self, running: Running, answer: Answer, counted: Any) -> None:
         """Close a turn that has been answered.
@@ -66,13 +70,13 @@ class Finish:
         running.stage = Stage.CLOSING  # The model has answered: the end of the process waits until that is kept.
         if not request.family.name:
             self._tell_unlisted(request.model)
-        ends = continuation.expires_at(
-            response.get("created_at"),
-            called_at=running.calls[-1].started_at.timestamp(),
-            ttl_seconds=self._settings.response_id_ttl_seconds,
-        )
-        live = request.params.get("store") is not False and answer.chainable
         now = time.time()
+        created, called_at = continuation.seconds(response.get("created_at")), running.calls[-1].started_at.timestamp()
+        ttl_seconds = self._settings.response_id_ttl_seconds
+        ends = continuation.expires_at(created, called_at=called_at, ttl_seconds=ttl_seconds)
+        if (direction := continuation.disagreement(created, called_at=called_at, answered_at=now)) is not None:
+            self._tell_of_clock(attempt.account, direction)
+        live = request.params.get("store") is not False and answer.chainable
         response["completed_at"] = int(now)
         usage = response.get("usage")
         own = await context.after(turn, attempt, counted or usage, self._observations, now)
@@ -85,7 +89,7 @@ class Finish:
             usage=usage,
             incomplete_details=response.get("incomplete_details") if status == "incomplete" else None,
             response_id=response["id"],
-            response_created_at=_moment(response.get("created_at")),
+            response_created_at=None if created is None else datetime.fromtimestamp(created, UTC),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
             context=own.to_json(),
             **_attempt_fields(running),
@@ -202,6 +206,18 @@ class Finish:
             return found
         return failure.retired(found, model, successor)
 
+    def _tell_of_clock(self, account: ProviderAccount, direction: str) -> None:
+        """Count an answer whose date is not plausible, and log the first one of each account."""
+        metrics.of(metrics.IMPLAUSIBLE_DATES, direction, account.label).inc()
+        if account.binding not in self._of_other_clocks and len(self._of_other_clocks) < MOST_CLOCKS:
+            self._of_other_clocks.add(account.binding)
+            name = account.label if account.id is None else f"acct_{account.id.hex}"
+            log.warning(
+                "an endpoint's created_at is far from this host's clock: its response ids are timed by this host",
+                account=name,
+                direction=direction,
+            )
+
     def _tell_unlisted(self, model: str) -> None:
         """Say of a model, once, that nothing is known of it. It has answered: its name is no client's invention."""
         if model not in self._unlisted and len(self._unlisted) < MOST_UNLISTED:
@@ -221,5 +237,3 @@ def _attempt_fields(running: Running) -> dict[str, Any]:
     }
 
 
-def _moment(value: object) -> datetime | None:
-    return datetime.fromtimestamp(value, UTC) if isinstance(value, int | float) and 0 < value < 1e11 else None
