@@ -11,7 +11,10 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Region = Literal["singapore", "beijing", "virginia", "tokyo", "frankfurt", "hongkong"]
+Region = Literal[
+    "singapore", "beijing", "virginia", "tokyo", "frankfurt", "hongkong",
+    "qwencloud", "qwencloud-singapore", "qwencloud-token-plan",
+]  # fmt: skip
 
 # The current paths of the Responses API (reference pages, September 2026). The older
 # /api/v2/apps/protocols/compatible-mode/v1 still answers, but is out of maintenance.
@@ -21,8 +24,12 @@ REGION_HOSTS: dict[Region, str] = {
     "beijing": "dashscope.aliyuncs.com",
     "virginia": "dashscope-us.aliyuncs.com",
     "hongkong": "cn-hongkong.dashscope.aliyuncs.com",
+    "qwencloud": "maas.qwencloudapi.com",
+    "qwencloud-singapore": "ap-southeast-1.maas.qwencloudapi.com",
+    "qwencloud-token-plan": "token-plan.maas.qwencloudapi.com",
 }
-"""The hosts that serve every account of a region. Tokyo and Frankfurt have none: there, each workspace has its own."""
+"""The hosts that serve every account of a region. Tokyo and Frankfurt have none: there, each workspace has its own.
+QwenCloud is the provider's second brand, with the same API."""
 
 REGION_CODES: dict[Region, str] = {
     "singapore": "ap-southeast-1",
@@ -32,7 +39,7 @@ REGION_CODES: dict[Region, str] = {
     "frankfurt": "eu-central-1",
     "hongkong": "cn-hongkong",
 }
-"""As the hosts of workspaces name them: `{WorkspaceId}.{region}.maas.aliyuncs.com`."""
+"""As the hosts of workspaces name them: `{WorkspaceId}.{region}.maas.aliyuncs.com`. QwenCloud has no workspaces."""
 
 
 def region_base_url(region: Region, workspace: str | None) -> str | None:
@@ -284,6 +291,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _leads_somewhere(self) -> "Settings":
+        if self.dashscope_workspace is not None and self.dashscope_region not in REGION_CODES:
+            raise PydanticCustomError("workspace", "DASHSCOPE_WORKSPACE is set, and this DASHSCOPE_REGION has none")
         if self.dashscope_base_url is None and not region_base_url(self.dashscope_region, self.dashscope_workspace):
             raise PydanticCustomError(
                 "workspace",

@@ -405,6 +405,23 @@ def test_name_that_leads_inside_is_not_connected_to(service: Service) -> None:
             inside.accept()
 
 
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("qwencloud", "maas.qwencloudapi.com"),
+        ("qwencloud-singapore", "ap-southeast-1.maas.qwencloudapi.com"),
+        ("qwencloud-token-plan", "token-plan.maas.qwencloudapi.com"),
+    ],
+)
+def test_qwencloud_hosts_are_regions(service: Service, region: str, host: str) -> None:
+    tenant = Tenant(service)
+    body = {"name": "qwencloud", "api_key": "sk-x", "region": region}
+    made = tenant.http.post(f"/admin/projects/{tenant.id}/accounts", json=body)
+    assert made.json()["base_url"] == f"https://{host}/compatible-mode/v1"
+    refused = tenant.http.post(f"/admin/projects/{tenant.id}/accounts", json={**body, "workspace": "llm-1"})
+    assert refused.status_code == 400
+
+
 def test_every_region_has_a_place_and_workspaces_have_their_own() -> None:
     assert set(REGION_CODES) == {"singapore", "beijing", "virginia", "tokyo", "frankfurt", "hongkong"}
     for region, code in REGION_CODES.items():

@@ -13,7 +13,7 @@ from app.http.egress import LONGEST_URL
 from app.projects.schemas import Name
 from app.projects.settings import ModelName
 from app.provider.account import account as account_of
-from app.settings import Region
+from app.settings import REGION_CODES, Region
 
 Key = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[\x21-\x7e]+$")]
 Url = Annotated[str, Field(min_length=1, max_length=LONGEST_URL)]
@@ -50,6 +50,8 @@ class AccountCreate(Body):
             raise ValueError("send either 'region' or 'base_url'")
         if self.workspace is not None and self.region is None:
             raise ValueError("'workspace' needs its 'region'")
+        if self.workspace is not None and self.region not in REGION_CODES:
+            raise ValueError(f"'workspace' cannot be used: {self.region} has none")
         return self
 
 
