@@ -428,3 +428,37 @@ def test_an_input_of_which_nothing_can_be_sent_is_refused() -> None:
     with pytest.raises(BadRequest):
         check_sendable(with_facts([{"type": "reasoning", "summary": []}]), "input")
     assert MALFORMED in KINDS
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_configuration_update_is_stored_and_shown_and_never_sent(
+    service: Service, emulator: Emulator, lost: bool
+) -> None:
+    update = {"type": "configuration_update", "reasoning": {"effort": "high"}, "text": {"format": {"type": "text"}}}
+    thread = service.thread()
+    body = {"input": [update, {"role": "user", "content": "My name is Ada."}]}
+    answer = service.http.post(f"/threads/{thread}/turns", json=body)
+    assert answer.status_code == 200
+    # What it asks for is not done, and the answer says so.
+    assert "configuration_update" in answer.headers["everthread-ignored"]
+    if lost:
+        emulator.forget()
+    assert service.turn(thread, "What is my name?")["output_text"] == "Ada"
+    kept = [item for item in service.every(f"/threads/{thread}/messages") if item["type"] == "configuration_update"]
+    assert [(item["reasoning"], item["text"]) for item in kept] == [(update["reasoning"], update["text"])]
+    assert "configuration_update" not in json.dumps([call["body"]["input"] for call in emulator.calls()])
+
+
+def test_a_configuration_update_alone_is_refused_and_leaves_the_thread_as_it_was(
+    service: Service, emulator: Emulator
+) -> None:
+    thread = service.thread()
+    body = {"input": [{"type": "configuration_update", "reasoning": {"effort": "high"}}]}
+    refused = service.http.post(f"/threads/{thread}/turns", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "nothing_to_send")
+    # Added without a turn, it is carried like any other item.
+    conversation = service.http.post("/conversations", json={"items": body["input"]}).json()["id"]
+    said = service.http.post("/responses", json={"input": "Echo: on", "conversation": conversation})
+    assert said.status_code == 200
+    listed = service.http.get(f"/conversations/{conversation}/items").json()["data"]
+    assert "configuration_update" in [item["type"] for item in listed]

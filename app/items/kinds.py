@@ -20,6 +20,10 @@ MALFORMED = "malformed"
 RESTORED = "restored_reasoning"
 """A reasoning item, in `item`, that is sent back as it came: never stored, and no client's."""
 
+CONFIGURATION = "configuration_update"
+"""OpenAI's item that changes effort or format of later responses. The provider documents no such item: it is stored and
+shown, and neither sent nor acted on."""
+
 Pair = Literal["call", "output"]
 
 
@@ -260,6 +264,7 @@ KINDS: dict[str, Kind] = {
     ),
     RESTORED: Kind(fits=lambda item: False, carried=lambda item: [item["item"]]),
     "reasoning": Kind(check=checks.may_list("summary", dict, "an object")),
+    CONFIGURATION: _hosted(lambda item: []),
     "web_search_call": _hosted(lambda item: []),
     "mcp_list_tools": _hosted(lambda item: [], checks.may_list("tools", dict, "an object")),
     "web_extractor_call": _hosted(

@@ -13,6 +13,7 @@ from app.http.bodies import WHOLE, Body, ListOf, checked
 from app.http.errors import BadRequest
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.input_item import InputItem, with_facts
+from app.items.kinds import CONFIGURATION
 from app.items.shapes import Item
 from app.limits.room import check_count
 from app.limits.rules import user_of
@@ -313,7 +314,7 @@ def new_turn(
         stream=bool(sent.stream),
         streamed=bool(sent.stream or sent.background),
         parent_id=parent_id or parse_parent(sent.parent_id),
-        ignored=family.ignored(body),
+        ignored=sorted({*family.ignored(body), *(item.type for item in items if item.type == CONFIGURATION)}),
         background=bool(sent.background),
         ends_with_client=sent.on_disconnect == "cancel" and not sent.background,
         if_busy=IfBusy(sent.if_busy or if_busy),
