@@ -21,6 +21,7 @@ from app.commands.audit import audit_cli
 from app.commands.master_key import master_key_cli
 from app.commands.models import details, overview
 from app.commands.projects import keys_cli, projects_cli
+from app.commands.provider import provider_cli
 from app.commands.terminal import DataDir, check_otel_settings, read_settings, stop
 from app.console import demo
 from app.db import connecting
@@ -45,6 +46,7 @@ cli.add_typer(projects_cli, name="projects")
 cli.add_typer(keys_cli, name="keys")
 cli.add_typer(master_key_cli, name="master-key")
 cli.add_typer(audit_cli, name="audit")
+cli.add_typer(provider_cli, name="provider")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ ROOT = Path(app.__file__).parent
 ORDER = (
     ("cli",),
     ("commands",),
+    ("provider_check",),
     ("serve",),
     ("main",),
     ("public",),
