@@ -84,6 +84,9 @@ LATEST_SECONDS = 1e11
 """Unix time of the year 5138. Larger numbers are milliseconds, as in the provider's lists of input items."""
 
 
+Direction = Literal["past", "future"]
+
+
 def seconds(created_at: object) -> float | None:
     """Return a response's `created_at` in Unix seconds; None if it is no date."""
     if not isinstance(created_at, int | float) or not 0 < created_at < LATEST_SECONDS * 1000:
@@ -103,7 +106,7 @@ def expires_at(created: float | None, *, called_at: float, ttl_seconds: float) -
     return called_at + ttl_seconds
 
 
-def disagreement(created: float | None, *, called_at: float, answered_at: float) -> Literal["past", "future"] | None:
+def disagreement(created: float | None, *, called_at: float, answered_at: float) -> Direction | None:
     """Return in which direction the provider's date lies beyond a plausible skew; None if it does not."""
     if created is None or called_at - PLAUSIBLE_SKEW_SECONDS <= created <= answered_at + PLAUSIBLE_SKEW_SECONDS:
         return None

@@ -56,7 +56,7 @@ MOVED_TOKENS = Counter(
 IMPLAUSIBLE_DATES = Counter(
     "everthread_implausible_dates",
     "Answers whose created_at is further from this host's clock than a plausible skew, by direction.",
-    ["direction", "account"],
+    ["direction"],
 )
 COMPACTIONS = Counter("everthread_compactions", "Compactions, by what came of them.", ["outcome"])
 REJECTED_ANSWERS = Counter(

@@ -3,13 +3,14 @@
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import structlog
 
 from app.accounts.pool import PASSED_ON, ProviderAccount
 from app.chain import continuation
 from app.chain.answer import Answer
+from app.chain.continuation import Direction
 from app.chain.live_ids import LiveId
 from app.http.errors import APIError, DatabaseUnavailable, ServiceStopping
 from app.items.unreadable import ContentUnreadable
@@ -58,6 +59,8 @@ class Finish:
         self._closer = closer
         self._unlisted: set[str] = set()
         self._of_other_clocks: set[str] = set()
+        for direction in get_args(Direction):
+            metrics.of(metrics.IMPLAUSIBLE_DATES, direction)  # From zero on, for who looks at their rates.
 
     async def complete(self, running: Running, answer: Answer, counted: Any) -> None:
         """Close a turn that has been answered.
@@ -206,9 +209,9 @@ class Finish:
             return found
         return failure.retired(found, model, successor)
 
-    def _tell_of_clock(self, account: ProviderAccount, direction: str) -> None:
+    def _tell_of_clock(self, account: ProviderAccount, direction: Direction) -> None:
         """Count an answer whose date is not plausible, and log the first one of each account."""
-        metrics.of(metrics.IMPLAUSIBLE_DATES, direction, account.label).inc()
+        metrics.of(metrics.IMPLAUSIBLE_DATES, direction).inc()
         if account.binding not in self._of_other_clocks and len(self._of_other_clocks) < MOST_CLOCKS:
             self._of_other_clocks.add(account.binding)
             name = account.label if account.id is None else f"acct_{account.id.hex}"
