@@ -173,6 +173,28 @@ async def test_an_answer_that_is_too_long_is_not_read(emulator: Emulator) -> Non
     assert outcomes[1].seen == f"no answer: it is longer than {MOST_BYTES} bytes"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[" * 5000,
+        "{" * 5000,
+        '{"output": ' * 2000,
+        '{"error": {"message": "\\u001b[2J|\\n| ok |", "code": "\\ud800"}}',
+        "\0",
+        "",
+    ],
+)
+def test_an_odd_answer_is_a_difference_and_harms_neither_terminal_nor_files(
+    emulator: Emulator, tmp_path: Path, body: str
+) -> None:
+    emulator.fault("answer", body=body, times=100)
+    code, lines = checked(emulator, tmp_path)
+    assert code == 1
+    assert [line for line in lines if not line.isprintable()] == []
+    assert rows(lines)["A plain call is answered"][0] == "differs"
+    json.loads((tmp_path / "plain.json").read_text())
+
+
 async def test_a_throttled_probe_is_sent_again(emulator: Emulator) -> None:
     emulator.fault("status", status=429, retry_after=0.01)
     wanted = [probe for probe in PROBES if probe.name in ("lookup-unknown", "unknown-field")]

@@ -82,7 +82,7 @@ NOT_PROBED = (
 
 def asks(input_: Any, **fields: Any) -> Callable[[Earlier], Request]:
     """A request to the usual model, without thinking."""
-    body = {"model": MODEL, "input": input_, "reasoning": {"effort": "none"}, "max_output_tokens": 64, **fields}
+    body = {"model": MODEL, "input": input_, "reasoning": {"effort": "none"}, "max_output_tokens": 512, **fields}
     return lambda earlier: Request({name: value for name, value in body.items() if value is not None})
 
 
@@ -215,7 +215,11 @@ LONG = " ".join(f"Entry {number} of the list is the number {7 * number}." for nu
 """Text of more tokens than the session cache needs (1,024)."""
 
 QUESTION = {"role": "user", "content": "How many times is the letter r in strawberry? Answer with a number."}
-COLOUR = {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]}
+COLOUR = {
+    "type": "json_schema",
+    "name": "colour",
+    "schema": {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]},
+}
 
 ERRORS = "errors-plain-2026-09.json"
 
@@ -410,14 +414,14 @@ PROBES: tuple[Probe, ...] = (
     ),
     Probe(
         "json-schema", "text.format with a JSON schema is taken, enforced or not", PROBED, "200 completed", answered,
-        asks("Which colour is the sky?", text={"format": {"type": "json_schema", "name": "colour", "schema": COLOUR}}),
+        asks("Which colour is the sky? Answer with one word.", text={"format": COLOUR}),
         seen=_fits_colour,
     ),
     Probe(
         "chat", "Chat Completions answers, and counts tokens", PAGE, "text and usage", is_chat,
         lambda earlier: Request({
             "model": MODEL, "messages": [{"role": "user", "content": "Say hello."}], "enable_thinking": False,
-            "max_tokens": 64,
+            "max_tokens": 512,
         }, path=CHAT_PATH),
         seen=lambda answer: f"{answer.status}, {json.dumps(answer.value.get('usage'))}"[:LONGEST_SEEN],
     ),

@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from app.items.shapes import Item
+from app.provider.reading import NotJSON, read_json
 from app.provider.secret import INSTEAD, Secret
 from app.provider_check.probes import UNKNOWN_ID, Probe
 from app.provider_check.runner import Outcome, Runner
@@ -57,7 +57,9 @@ def table(outcomes: Sequence[Outcome], anonymiser: Anonymiser) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for outcome in outcomes:
         expected = outcome.probe.expected if isinstance(outcome.probe, Probe) else ""
-        cells = (outcome.result, outcome.probe.fact, expected, anonymiser.clean(outcome.seen).replace("|", "/"))
+        # What an endpoint says could steer the terminal.
+        seen = "".join(char if char.isprintable() else "�" for char in outcome.seen)
+        cells = (outcome.result, outcome.probe.fact, expected, anonymiser.clean(seen).replace("|", "/"))
         yield f"| {' | '.join(cells)} |"
 
 
@@ -79,11 +81,10 @@ def write(folder: Path, runner: Runner, outcomes: Sequence[Outcome], anonymiser:
 def _capture(runner: Runner, outcome: Outcome) -> Item:
     probe, request, answer = outcome.probe, outcome.request, outcome.answer
     assert isinstance(probe, Probe) and request is not None and answer is not None  # noqa: PT018 - see `write`
-    said = answer.content.decode("utf-8", "replace")
     try:
-        content: Any = orjson.loads(answer.content)
-    except orjson.JSONDecodeError:
-        content = said.splitlines()
+        content, _ = read_json(answer.content)
+    except NotJSON:
+        content = answer.content.decode("utf-8", "replace").splitlines()
     return {
         "fact": probe.fact,
         "result": outcome.result,
