@@ -80,7 +80,7 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
     limit = body.get("max_output_tokens")
     incomplete = False
     if thinking:
-        words, incomplete = within(THOUGHT, limit if acts else None)
+        words, incomplete = within(THOUGHT, int(limit) if acts and limit is not None else None)
         output.append(thought(words))
     tool = answers.function_to_call(context, tools, choice)
     if incomplete:
@@ -117,10 +117,10 @@ def answer(body: dict[str, Any], context: list[Item], family: Family, *, cached:
 def room(limit: Any, body: dict[str, Any], family: Family) -> int | None:
     """Return the tokens that are left for the answer. Models that act on reasoning.summary count their thoughts against
     the limit (third parties' measurements of qwen4-max)."""
-    if not isinstance(limit, int):
+    if not isinstance(limit, int | float):
         return None
     shares = family.reasoning_summary and _thinks(body, family)
-    return limit - answers.tokens(THOUGHT) if shares else limit
+    return int(limit) - answers.tokens(THOUGHT) if shares else int(limit)
 
 
 def within(words: str, room: int | None) -> tuple[str, bool]:

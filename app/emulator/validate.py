@@ -67,7 +67,7 @@ def request(body: dict[str, Any], models: Models) -> None:
     _number(body, "temperature", lambda n: 0 <= n < 2, "[0,2)")
     _number(body, "top_p", lambda n: 0 < n <= 1, "(0,1]")
     limit = body.get("max_output_tokens")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 16):
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 16):
         raise invalid_parameter(f"Invalid 'max_output_tokens': must be greater than or equal to 16, got {limit}.")
     if not isinstance(store := body.get("store", True), bool | None):
         raise invalid_parameter(f"Invalid 'store': {store}. Must be a boolean.")
