@@ -248,6 +248,7 @@ def test_every_client_that_calls_out_is_known() -> None:
     assert found == {
         "http/egress.py": {"aiohttp"},
         "provider/client.py": {"aiohttp", "urllib.request"},  # getproxies.
+        "provider_check/runner.py": {"aiohttp"},
         "webhooks/deliveries.py": {"aiohttp"},
         "console/api.py": {"httpx2"},  # Calls the service itself, within the process.
         "serve.py": {"urllib.request"},  # Asks its own workers whether they are ready.

@@ -8,6 +8,7 @@ import pytest
 
 from app.chain import continuation
 from tests.service import Emulator, Service
+from tests.tenants import Tenant
 from tests.test_command_line import lines_of
 
 HOUR = 3600.0
@@ -93,7 +94,7 @@ def test_a_long_answer_is_not_in_the_future() -> None:
 def test_the_log_tells_once_of_an_account_and_the_doctor_shows_it(
     fresh_env: dict[str, str], emulator: Emulator
 ) -> None:
-    service = Service(env=fresh_env)
+    service = Service(env={**fresh_env, "EVERTHREAD_ACCOUNTS_INSIDE": "true"})
     assert continued(service) == ["new", "chained", "chained"]
     code, lines = lines_of("doctor", env=fresh_env)
     assert "dates:      ok: those of the last answers agree with the database's clock" in lines
@@ -103,6 +104,13 @@ def test_the_log_tells_once_of_an_account_and_the_doctor_shows_it(
     assert len(told) == 1
     assert "past" in told[0]
     assert "127.0.0.1" in told[0]
+    tenant = Tenant(service)
+    tenant.account("own", emulator.base_url, "sk-of-a-tenant")
+    tenant.turn(tenant.thread(), "Hi")
+    (own,) = (line for line in service.process.lines if "far from this host's clock" in line and line not in told)
+    # Logs name no endpoint of a project.
+    assert "acct_" in own
+    assert "127.0.0.1" not in own
     code, lines = lines_of("doctor", env=fresh_env)
     (said,) = (line for line in lines if line.startswith("dates:"))
     assert "3 of the last answers of 127.0.0.1" in said

@@ -195,6 +195,23 @@ def test_an_odd_answer_is_a_difference_and_harms_neither_terminal_nor_files(
     json.loads((tmp_path / "plain.json").read_text())
 
 
+@pytest.mark.parametrize(
+    ("bounds", "seen"),
+    [
+        ({"probe_seconds": 0.3}, "no answer: none within 0.3 seconds"),
+        ({"total_seconds": 0.3}, "no answer within 0.3 seconds for the whole check"),
+    ],
+)
+async def test_an_endpoint_that_is_silent_is_not_waited_for(
+    emulator: Emulator, bounds: dict[str, float], seen: str
+) -> None:
+    emulator.fault("stall", seconds=20, times=2)
+    wanted = [probe for probe in PROBES if probe.name in ("lookup-unknown", "unknown-field", "delete")]
+    outcomes = await Runner(emulator.base_url, KEY, MODELS, **bounds).run(wanted)
+    assert outcomes[1].seen == seen
+    assert outcomes[2].result != "ok"
+
+
 async def test_a_throttled_probe_is_sent_again(emulator: Emulator) -> None:
     emulator.fault("status", status=429, retry_after=0.01)
     wanted = [probe for probe in PROBES if probe.name in ("lookup-unknown", "unknown-field")]

@@ -90,7 +90,7 @@ class Provider:
             timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_timeout_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             # A proxy would look up the name by itself, so that the address could not be checked here.
-            proxy=None if public_only else _proxy(base_url),
+            proxy=None if public_only else proxy_of(base_url),
         )
 
     async def respond(self, permit: Permit, body: bytes, headers: dict[str, str]) -> bytes:
@@ -251,7 +251,7 @@ def _pass(tick: "asyncio.Future[None]") -> None:
         tick.set_result(None)
 
 
-def _proxy(url: str) -> str | None:
+def proxy_of(url: str) -> str | None:
     """The proxy that the environment names for a URL (HTTPS_PROXY, NO_PROXY), looked up once and not for every call."""
     parts = urlsplit(url)
     if parts.hostname is None or proxy_bypass(parts.hostname):

@@ -12,6 +12,7 @@ import orjson
 from app.http import egress
 from app.items.weights import count
 from app.provider import failure
+from app.provider.client import proxy_of
 from app.provider.failure import Kind
 from app.provider.secret import Secret
 from app.provider_check.answers import Answer, read
@@ -44,12 +45,22 @@ class Outcome:
 
 
 class Runner:
-    def __init__(self, base_url: str, key: str, models: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        key: str,
+        models: Mapping[str, str],
+        *,
+        probe_seconds: float = PROBE_SECONDS,
+        total_seconds: float = TOTAL_SECONDS,
+    ) -> None:
         """Args: models: the model that each name in the probes stands for."""
         self._base_url = base_url
         self._key = key
         self._secret = Secret(key)
         self._models = models
+        self._probe_seconds = probe_seconds
+        self._total_seconds = total_seconds
         self._places = asyncio.Semaphore(AT_ONCE)
         self.requests = 0
         self.tokens = {"input": 0, "output": 0}
@@ -58,9 +69,8 @@ class Runner:
         """Run the probes. If the first one finds that the endpoint refuses the key, it is the only one."""
         async with aiohttp.ClientSession(
             connector=egress.Connector(public_only=False, answer_bytes=2 * MOST_BYTES),
-            timeout=aiohttp.ClientTimeout(total=PROBE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=self._probe_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
         ) as session:
             first, *others = probes
             assert isinstance(first, Probe)
@@ -72,7 +82,7 @@ class Runner:
             for probe in others:
                 if isinstance(probe, Probe):
                     tasks[probe.name] = asyncio.create_task(self._after_others(session, probe, dict(tasks)))
-            _, late = await asyncio.wait(tasks.values(), timeout=TOTAL_SECONDS)
+            _, late = await asyncio.wait(tasks.values(), timeout=self._total_seconds)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -83,7 +93,7 @@ class Runner:
             return Outcome(probe, "not probed", probe.why)
         task = tasks[probe.name]
         if task.cancelled():
-            return Outcome(probe, "differs", f"no answer within {TOTAL_SECONDS:g} seconds for the whole check")
+            return Outcome(probe, "differs", f"no answer within {self._total_seconds:g} seconds for the whole check")
         return task.result()
 
     async def _after_others(
@@ -118,12 +128,12 @@ class Runner:
         Raises:
             NoAnswer: in words of our own, which hold neither the URL nor the key.
         """
-        deadline = time.monotonic() + PROBE_SECONDS
+        deadline = time.monotonic() + self._probe_seconds
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = await self._sent(session, request)
             except TimeoutError as error:
-                raise NoAnswer(f"none within {PROBE_SECONDS:g} seconds") from error
+                raise NoAnswer(f"none within {self._probe_seconds:g} seconds") from error
             except (aiohttp.ClientError, OSError) as error:
                 raise NoAnswer(egress.reason(error)) from error
             found = answer.failure
@@ -136,15 +146,16 @@ class Runner:
         return answer
 
     async def _sent(self, session: aiohttp.ClientSession, request: Request) -> Answer:
-        body = self.body(request)
+        body, base_url = self.body(request), request.base_url or self._base_url
         headers = {"Authorization": f"Bearer {request.key or self._key}", "Accept-Encoding": "identity"}
         self.requests += 1
         async with session.request(
             request.method,
-            (request.base_url or self._base_url) + request.path,
+            base_url + request.path,
             data=None if body is None else orjson.dumps(body),
             headers={**headers, "Content-Type": "application/json", **request.headers},
             allow_redirects=False,
+            proxy=proxy_of(base_url),
         ) as got:
             content = b""
             async for chunk in got.content.iter_any():
