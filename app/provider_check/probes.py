@@ -21,7 +21,7 @@ from app.items.weights import count
 from app.provider.client import CHAT_PATH, PATH, SESSION_CACHE
 from app.provider.failure import Cause, Kind
 from app.provider_check.answers import LONGEST_SEEN, Answer
-from app.settings import REGION_HOSTS, region_base_url
+from app.settings import REGION_CODES, region_base_url
 
 Earlier = Mapping[str, Answer]
 """The answers of the probes that a probe comes after."""
@@ -466,16 +466,13 @@ def region_probe(region: str, base_url: str) -> Probe:
 
 
 def region_probes(base_url: str) -> list[Probe | NotProbed]:
-    """Return a probe of each other region of the same brand, where the endpoint is a known one.
+    """Return a probe of each other region, where the endpoint is a region of DashScope.
 
-    The key is sent to the provider's own hosts alone.
+    The key is sent to the provider's own hosts alone. Of QwenCloud's hosts, no source says which take which keys.
     """
-    here = urlsplit(base_url).hostname or ""
-    if here not in REGION_HOSTS.values():
-        return [NotProbed("A key is refused in other regions", "this endpoint is none of the regions' own hosts")]
-    brand = here.rsplit(".", 2)[1:]
-    return [
-        region_probe(region, url)
-        for region, host in REGION_HOSTS.items()
-        if host != here and host.rsplit(".", 2)[1:] == brand and (url := region_base_url(region, None)) is not None
-    ]
+    urls = {region: url for region in REGION_CODES if (url := region_base_url(region, None)) is not None}
+    hosts = {region: urlsplit(url).hostname for region, url in urls.items()}
+    here = urlsplit(base_url).hostname
+    if here not in hosts.values():
+        return [NotProbed("A key is refused in other regions", "this endpoint is no region of DashScope")]
+    return [region_probe(region, url) for region, url in urls.items() if hosts[region] != here]
