@@ -6,10 +6,8 @@ from uuid import uuid4
 
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
-from app.items.shapes import text_of
-from app.items.stored import StoredItem, stored_output
 from app.items.shapes import fields_of, text_of
-from app.items.stored import StoredItem, kept_output
+from app.items.stored import StoredItem, stored_output
 from app.items.weights import count
 from app.provider import failure
 from app.provider.client import ProviderError

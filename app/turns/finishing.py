@@ -238,5 +238,3 @@ def _attempt_fields(running: Running) -> dict[str, Any]:
         "pieces": () if running.attempt is None else running.attempt.new_pieces,
         "replaced_model": running.turn.request.replaced_model,
     }
-
-
