@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import orjson
 
 from app.chain.reduction import Step
-from app.items import images
+from app.items import media
 from app.items.input_item import InputItem
 from app.items.kinds import RESTORED, is_system, kind_of, output_images, sent_back, type_of
 from app.items.pairs import Block, arranged
@@ -193,7 +193,7 @@ def _images_in_words(
         if over <= 0:
             break
         carried = [] if place in in_words else _carried(items[place], model)
-        if found := [part for sent in carried for part in output_images(sent) if images.is_data(part)]:
+        if found := [part for sent in carried for part in output_images(sent) if media.is_data(part)]:
             in_words.add(place)
             said += len(found)
             over -= sum(map(_size, found))
@@ -262,7 +262,7 @@ def _sent(
     """
     carried = {
         place: [
-            images.in_words(sent, images.LEFT_OUT, images.is_media) if place in in_words else sent
+            media.in_words(sent, media.LEFT_OUT, media.is_media) if place in in_words else sent
             for sent in _carried(items[place], model)
         ]
         for place in block.items
@@ -302,13 +302,13 @@ def _is_object(text: str) -> bool:
 def _carried(item: Item, model: Abilities) -> list[Item]:
     if type_of(item) == RESTORED:
         return kind_of(item).carried(item)  # Unchanged.
-    carried = [images.without_unusable(each) for each in kind_of(item).carried(item)]
+    carried = [media.without_unusable(each) for each in kind_of(item).carried(item)]
     return carried if model.sees_images else [_in_text(each) for each in carried]
 
 
 def _in_text(item: Item) -> Item:
     """Return an item for a model that takes text only: images become words, a message one string."""
-    item = images.in_words(item, UNSEEN_IMAGE)
+    item = media.in_words(item, UNSEEN_IMAGE)
     return item if "content" not in item else {**item, "content": text_of(item)}
 
 

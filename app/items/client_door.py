@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.http.errors import BadRequest
-from app.items import checks, images
+from app.items import checks, media
 from app.items.chat_functions import ChatFunctions
 from app.items.checks import wrong
 from app.items.input_item import InputItem
@@ -112,7 +112,7 @@ def items_of(value: Any, param: str = "input", *, references: bool = False, any_
         param: the field that an error names.
         references: whether references to stored items, and compactions, are taken; they are left for the caller to
             resolve.
-        any_image: whether images with unusable URLs are admitted, which are never sent (`app/items/images.py`).
+        any_image: whether images with unusable URLs are admitted, which are never sent (`app/items/media.py`).
 
     Raises:
         BadRequest: naming the element at fault.
@@ -140,7 +140,7 @@ def items_of(value: Any, param: str = "input", *, references: bool = False, any_
             raise wrong(where, "must be an object.")
         read = _items(functions.translated(element, where), where, references=references)
         for item in () if any_image else read:
-            images.check(item, where)
+            media.check(item, where)
         items.extend(read)
     return items
 
