@@ -14,7 +14,7 @@ from app.emulator import validate
 from app.emulator.errors import ProviderError
 from app.emulator.state import Refused
 from app.items import media
-from app.items.shapes import images_of
+from app.items.shapes import media_of
 from tests.service import Emulator, Service, said
 
 ASK = "What is my name?"
@@ -89,7 +89,7 @@ def rebuilt_calls(emulator: Emulator) -> list[dict[str, Any]]:
 
 
 def urls_sent(call: dict[str, Any]) -> list[str]:
-    return [part["image_url"] for item in call["body"]["input"] for part in images_of(item.get("content"))]
+    return [part["image_url"] for item in call["body"]["input"] for part in media_of(item.get("content"))]
 
 
 @SURFACES
@@ -125,7 +125,7 @@ async def test_images_that_make_the_body_too_large_become_words_oldest_first(
     last = rebuilt_calls(emulator)[-1]
     assert len(rebuilt_calls(emulator)) == 2
     assert [url[-1] for url in urls_sent(last)] == ["C", "D", "E"]
-    assert orjson.dumps(last["body"]["input"]).count(media.LEFT_OUT.encode()) == 2
+    assert orjson.dumps(last["body"]["input"]).count(media.LEFT_OUT["image"].encode()) == 2
     assert len(orjson.dumps(last["body"])) <= 10_000_000
 
 
@@ -151,7 +151,7 @@ async def test_an_image_whose_url_has_expired_becomes_words(
     assert await talk.say(ASK) == "Ada"
     *_, refused, last = rebuilt_calls(emulator)
     assert (urls_sent(refused), urls_sent(last)) == ([URL], [])
-    assert media.LEFT_OUT in orjson.dumps(last["body"]).decode()
+    assert media.LEFT_OUT["image"] in orjson.dumps(last["body"]).decode()
 
 
 @SURFACES
@@ -462,7 +462,7 @@ def test_an_imported_image_whose_url_cannot_be_used_goes_along_as_words(service:
     assert moved.status_code == 201, moved.text
     assert service.turn(moved.json()["id"], ASK)["output_text"] == "Ada"
     sent = emulator.calls()[-1]["body"]["input"]
-    assert sent[0]["content"][1] == {"type": "input_text", "text": media.UNUSABLE}
+    assert sent[0]["content"][1] == {"type": "input_text", "text": media.UNUSABLE["image"]}
 
 
 STEPS_OF = [

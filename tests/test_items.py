@@ -57,7 +57,7 @@ def everything_works(kept: list[StoredItem]) -> None:
         for t, i, d in zip(types_, ids, data, strict=True)
     ]
     items = [stored_item(row).item for row in rows]
-    for model in (ROOMY, Abilities(0), Abilities(300, sees_images=False, takes_tool_outputs=False)):
+    for model in (ROOMY, Abilities(0), Abilities(300, frozenset(), takes_tool_outputs=False)):
         new = [{"type": "message", "role": "user", "content": "on"}]
         for sent in (
             rebuild(items, new, model).input,

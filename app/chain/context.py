@@ -9,11 +9,14 @@ from typing_extensions import TypedDict
 
 from app.chain.reduction import TARGET_BYTES, ReducedObject, Reduction, uuid_hex
 from app.db import ids
+from app.items import media
 from app.items.shapes import fields_of, string
 from app.items.weights import count
 
 LONGEST_TARGET = 2 * TARGET_BYTES
-COUNTS = ("window", "tokens", "floor", "overhead_tokens", "dropped_items", "images_in_words", "reasoning_left_out")
+COUNTS = (
+    "window", "tokens", "floor", "overhead_tokens", "dropped_items", *media.COUNTED.values(), "reasoning_left_out",
+)  # fmt: skip
 
 
 class ContextObject(TypedDict):
@@ -26,6 +29,9 @@ class ContextObject(TypedDict):
     since: str | None
     compaction: str | None
     images_in_words: int
+    videos_in_words: int
+    audio_in_words: int
+    files_in_words: int
     reasoning_left_out: int
     reduced: ReducedObject | None
     cut_by_provider: bool
@@ -56,7 +62,11 @@ class Context:
     quick: float = 0.5
     """Share of the branch's turns that came within the life of a cached context; the latest weigh most."""
     images_in_words: int = 0
-    """Images of the history that the model was sent as words, because the request's body had no room for them."""
+    """Images of the history that the model was sent as words: it does not take them, or the request's body had no room
+    for them."""
+    videos_in_words: int = 0
+    audio_in_words: int = 0
+    files_in_words: int = 0
     reduced: Reduction | None = None
     """The reduction of the history after the provider had refused it."""
     reasoning_left_out: int = 0
@@ -68,8 +78,9 @@ class Context:
         """Its fields in their order, for what only we can have written: `from_values` makes it again."""
         return (
             self.window, self.tokens, self.floor, self.overhead_tokens, self.dropped_items, self.since, self.compaction,
-            self.cut, self.at, self.quick, self.images_in_words,
-            None if self.reduced is None else self.reduced.to_json(), self.reasoning_left_out, self.reasoning_refused,
+            self.cut, self.at, self.quick, self.images_in_words, self.videos_in_words, self.audio_in_words,
+            self.files_in_words, None if self.reduced is None else self.reduced.to_json(), self.reasoning_left_out,
+            self.reasoning_refused,
         )  # fmt: skip
 
     @classmethod
@@ -116,6 +127,9 @@ class Context:
             "since": None if self.since is None else ids.turn_id(UUID(self.since)),
             "compaction": None if self.compaction is None else ids.compaction_id(UUID(self.compaction)),
             "images_in_words": self.images_in_words,
+            "videos_in_words": self.videos_in_words,
+            "audio_in_words": self.audio_in_words,
+            "files_in_words": self.files_in_words,
             "reasoning_left_out": self.reasoning_left_out,
             "reduced": None if self.reduced is None else self.reduced.shown(),
             "cut_by_provider": self.cut,

@@ -3,7 +3,7 @@
 Pure functions of the branch's items, the new input and what the model can do. The rules:
 
 - One system message at most, and first: all system and developer messages, joined in their order. Never dropped.
-- Messages keep their role, order and images.
+- Messages keep their role, their order, and their images, videos, audio and files.
 - A tool call goes with its output close behind it, or not at all. An output whose call is not there goes along as
   words of the user's.
 - Reasoning and web searches are left out: the model's own answer holds what came of them. Encrypted reasoning goes
@@ -12,32 +12,42 @@ Pure functions of the branch's items, the new input and what the model can do. T
   their items as input.
 - Over the budget, the oldest items are dropped, a tenth of the budget at a time, a call together with its output; the
   call that the new input answers stays, and so do pinned items, and the summary of a compaction. Over the budget in
-  bytes, images of the history become words before anything is dropped.
-- Call arguments that are no JSON object become `{}`, with the original text in words before the call. An image whose
-  URL cannot be used becomes words.
+  bytes, images and other media of the history become words before anything is dropped.
+- Call arguments that are no JSON object become `{}`, with the original text in words before the call. Media whose URL
+  cannot be used, and media that the model does not take, become words.
 - A history that the provider has refused is sent with less, by a step of `reduction`.
 - An input has a user message: where none is left, one in brackets is added. Empty messages of the history are
   left out. A model that takes text only gets each message as one string.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import orjson
 
 from app.chain.reduction import Step
 from app.items import media
 from app.items.input_item import InputItem
-from app.items.kinds import RESTORED, is_system, kind_of, output_images, sent_back, type_of
+from app.items.kinds import RESTORED, is_system, kind_of, media_in, sent_back, type_of
 from app.items.pairs import Block, arranged
-from app.items.shapes import IMAGE_PARTS, NOTE_LENGTH, Item, message, objects, text_of, words
+from app.items.shapes import (
+    MODALITIES,
+    NOTE_LENGTH,
+    Item,
+    Modality,
+    media_of,
+    message,
+    modality_of,
+    objects,
+    text_of,
+    words,
+)
 from app.items.weights import tokens
 
 STEP_SHARE = 0.1
 """Share of the budget by which the oldest items are dropped."""
-
-UNSEEN_IMAGE = "[An image, which this model cannot see]"
 
 NO_USER_MESSAGE = "[No message of the user]"
 """The provider refuses an input without a user message."""
@@ -49,7 +59,8 @@ class Abilities:
 
     token_budget: int
     """Number of tokens that it reads before the provider silently cuts."""
-    sees_images: bool = True
+    modalities: frozenset[Modality] = MODALITIES
+    """The kinds of content that it takes beside text."""
     takes_tool_outputs: bool = True
     byte_budget: int | None = None
     """The largest input array in bytes; None for any size."""
@@ -67,8 +78,9 @@ class Rebuilt:
     """Tokens of the input."""
     whole: int = 0
     """Its weight if nothing were left out."""
-    images_in_words: int = 0
-    """Images that are words so that the rest fits in the budget of bytes."""
+    in_words: Mapping[Modality, int] = field(default_factory=dict)
+    """Images and other media of the history that are words: the model does not take them, or the rest would not fit in
+    the budget of bytes."""
     exact: bool = True
     """False where counted weights are those of items that were sent with less."""
 
@@ -106,11 +118,11 @@ def rebuild(
     blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block in arranged(spoken)]
     blocks, dropped = _newest(blocks, step, covered, pinned)
     limit = None if model.byte_budget is None else model.byte_budget - sum(map(_size, first))
-    too_many, said = _bytes_over(blocks, limit), 0
+    too_many, said = _bytes_over(blocks, limit), Counter[Modality]()
     if limit is not None and too_many > 0:
         history_of = [place for block, _ in blocks for place in sorted(block.items) if place < first_new]
         oldest_first = sorted(history_of, key=lambda place: place in pinned)
-        said = _images_in_words(oldest_first, too_many, spoken, model, in_words)
+        said = _media_in_words(oldest_first, too_many, spoken, model, in_words)
         blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block, _ in blocks]
         too_many = _bytes_over(blocks, limit)
     sizes = [_weight(block, sent, places, counts, in_words) for block, sent in blocks]
@@ -127,16 +139,18 @@ def rebuild(
             dropped += len(sent)
         else:
             kept.extend(sent)
+            if model.modalities != MODALITIES:
+                said += _untaken([spoken[place] for place in block.items if covered <= place < first_new], model)
             sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
     if not any(item["type"] == "message" and item["role"] == "user" for item in kept):
         kept.insert(0, message("user", NO_USER_MESSAGE))
         sources.insert(len(first), ())
-    return Rebuilt(first + kept, dropped, sources, weight, before, said, exact=not in_words)
+    return Rebuilt(first + kept, dropped, sources, weight, before, dict(said), exact=not in_words)
 
 
 def _says(item: Item) -> bool:
-    """Return False for a message with no text and no image."""
-    return type_of(item) != "message" or bool(text_of(item) or output_images(item))
+    """Return False for a message with no text, no image and no other media."""
+    return type_of(item) != "message" or bool(text_of(item) or media_in(item))
 
 
 def _in_steps(over: int, budget: int) -> int:
@@ -175,27 +189,37 @@ def _bytes_over(blocks: Sequence[tuple[Block, list[Item]]], limit: int | None) -
     return _in_steps(sum(_size(item) for _, sent in blocks for item in sent) - limit, limit)
 
 
-def _images_in_words(
-    places: Sequence[int], over: int, items: Sequence[Item], model: Abilities, in_words: set[int]
-) -> int:
-    """Choose items whose images become words until enough bytes are saved, and add them to `in_words`.
+def _untaken(items: Iterable[Item], model: Abilities) -> Counter[Modality]:
+    """Count the media of items that the model does not take."""
+    return Counter(
+        kind
+        for item in items
+        for part in media_in(item)
+        if (kind := modality_of(part)) is not None and kind not in model.modalities
+    )
 
-    Images with a URL stay: it takes no room.
+
+def _media_in_words(
+    places: Sequence[int], over: int, items: Sequence[Item], model: Abilities, in_words: set[int]
+) -> Counter[Modality]:
+    """Choose items whose images and other media become words until enough bytes are saved, and add them to `in_words`.
+
+    Media with a URL stay: it takes no room.
 
     Args:
         places: of the items, in the order in which they are chosen.
 
     Returns:
-        How many images these are.
+        How many of each modality these are.
     """
-    said = 0
+    said = Counter[Modality]()
     for place in places:
         if over <= 0:
             break
         carried = [] if place in in_words else _carried(items[place], model)
-        if found := [part for sent in carried for part in output_images(sent) if media.is_data(part)]:
+        if found := [part for sent in carried for part in media_in(sent) if media.is_data(part)]:
             in_words.add(place)
-            said += len(found)
+            said.update(kind for part in found if (kind := modality_of(part)) is not None)
             over -= sum(map(_size, found))
     return said
 
@@ -231,7 +255,7 @@ def new_input(new: Sequence[InputItem], model: Abilities, *, reasoning: bool = T
     Args:
         reasoning: False to leave encrypted reasoning out, which otherwise goes to the model unchanged.
     """
-    if len(new) == 1 and new[0].type == "message" and model.sees_images and not new[0].has_images:
+    if len(new) == 1 and new[0].type == "message" and model.modalities and not new[0].modalities:
         return new[0].kind.carried(new[0].data)
     items = [sent_back(item.data) if reasoning and item.is_encrypted_reasoning else item.data for item in new]
     if len(new) == 1 and new[0].type == "message":
@@ -258,7 +282,7 @@ def _sent(
 
     Args:
         covered: how many of the items the step covers.
-        in_words: the items whose images are words.
+        in_words: the items whose images and other media are words.
     """
     carried = {
         place: [
@@ -303,13 +327,16 @@ def _carried(item: Item, model: Abilities) -> list[Item]:
     if type_of(item) == RESTORED:
         return kind_of(item).carried(item)  # Unchanged.
     carried = [media.without_unusable(each) for each in kind_of(item).carried(item)]
-    return carried if model.sees_images else [_in_text(each) for each in carried]
+    return carried if model.modalities == MODALITIES else [_as_taken(each, model) for each in carried]
 
 
-def _in_text(item: Item) -> Item:
-    """Return an item for a model that takes text only: images become words, a message one string."""
-    item = media.in_words(item, UNSEEN_IMAGE)
-    return item if "content" not in item else {**item, "content": text_of(item)}
+def _as_taken(item: Item, model: Abilities) -> Item:
+    """Return an item with words for the media that the model does not take. Where it takes text only, a message is one
+    string."""
+    item = media.in_words(
+        item, media.UNSEEN, lambda part: (kind := modality_of(part)) is not None and kind not in model.modalities
+    )
+    return item if model.modalities or "content" not in item else {**item, "content": text_of(item)}
 
 
 def _to_own_call(item: Item, model: Abilities) -> list[Item]:
@@ -328,13 +355,13 @@ def _spoken_pair(call: Sequence[Item], output: Sequence[Item], model: Abilities)
 
 
 def _spoken_output(name: str, output: Item, model: Abilities) -> Item:
-    """A tool's output as words of the user's, with its images."""
+    """A tool's output as words of the user's, with its images and other media."""
     parts = objects(output["output"])
-    found = [part for part in parts if part.get("type") in IMAGE_PARTS]
+    found = media_of(parts)
     if not found:
         said = [part.get("text") for part in parts]
         told = "\n".join(map(words, said)) if said and all(said) else words(output["output"])
         return message("user", f"[{name} answered: {told}]")
     texts = "\n".join(words(part.get("text")) for part in parts if part not in found)
     spoken = message("user", [{"type": "input_text", "text": f"[{name} answered: {texts}]"}, *found])
-    return spoken if model.sees_images else _in_text(spoken)
+    return _as_taken(spoken, model)

@@ -8,6 +8,7 @@ from typing import Any
 
 from app.emulator.reasoning import restored
 from app.emulator.state import Item
+from app.emulator.validate import MEDIA_PARTS
 
 _NAME = re.compile(r"[Mm]y name is ((?:[A-Z][\w'-]*)(?: [A-Z][\w'-]*)*|[^\s.,;:!?。，！？]+)")
 
@@ -32,13 +33,15 @@ _SENTENCES = (
 
 
 def message_text(item: Item) -> str:
-    """A message's words, its images as `[image]`."""
+    """A message's words, its media as `[image]`, `[video]`, `[audio]` and `[file]`."""
     content = item.get("content")
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
     return "".join(
-        str(part.get("text", "")) if "text" in part.get("type", "") else "[image]"
+        str(part.get("text", ""))
+        if "text" in part.get("type", "")
+        else f"[{MEDIA_PARTS.get(part.get('type', ''), 'image')}]"
         for part in parts
         if isinstance(part, dict)
     )

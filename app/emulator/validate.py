@@ -5,7 +5,7 @@ a tool call, is refused, so that a wrong rebuild fails a test instead of passing
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -15,7 +15,15 @@ from app.emulator.state import Item, Refused
 from app.provider.models import Family, Models
 
 ROLES = ("system", "developer", "user", "assistant")
-USER_PARTS = ("text", "image_url", "input_text", "input_image")
+MEDIA_PARTS: dict[str, Literal["image", "video", "audio", "file"]] = {
+    "image_url": "image",
+    "input_image": "image",
+    "video_url": "video",
+    "input_video": "video",
+    "input_audio": "audio",
+    "input_file": "file",
+}
+USER_PARTS = ("text", "input_text", *MEDIA_PARTS)
 ASSISTANT_PARTS = ("text", "output_text")
 MESSAGE_FIELDS = {"type", "role", "content"}
 
@@ -214,10 +222,12 @@ def for_model(family: Family, context: Sequence[Item], instructions: object, *, 
     for place, item in enumerate(context):
         if item["type"] == "function_call_output" and not family.tool_outputs:
             raise invalid_parameter(TOOL_ROLE)
-        if not family.sees_images and _has_image(item):
-            raise invalid_parameter("This model does not support image input.")
+        media = [MEDIA_PARTS[part["type"]] for part in _media(item)]
+        for kind in media:
+            if not family.takes(kind):
+                raise invalid_parameter(f"This model does not support {kind} input.")
         system = item["type"] == "message" and item["role"] in ("system", "developer")
-        if system and _has_image(item):
+        if system and media:
             raise invalid_parameter(SYSTEM_IMAGE)
         if system and (place > 0 or (one_system and instructions)):
             raise ProviderError(400, "server_error", SYSTEM_FIRST)
@@ -229,14 +239,16 @@ def no_parts(family: Family, items: Sequence[Item]) -> None:
     Raises:
         ProviderError: in the provider's words.
     """
-    if not family.sees_images and any(isinstance(item.get("content"), list) for item in items):
+    if not any(map(family.takes, MEDIA_PARTS.values())) and any(
+        isinstance(item.get("content"), list) for item in items
+    ):
         raise invalid_parameter(NO_PARTS)
 
 
-def _has_image(item: Item) -> bool:
+def _media(item: Item) -> list[Item]:
     content = item.get("output") if item["type"] == "function_call_output" else item.get("content")
     parts = content if isinstance(content, list) else []
-    return any(isinstance(part, dict) and part.get("type") in ("input_image", "image_url") for part in parts)
+    return [part for part in parts if isinstance(part, dict) and part.get("type") in MEDIA_PARTS]
 
 
 def tool_outputs(context: Sequence[Item]) -> None:
@@ -335,7 +347,9 @@ def _is_object(arguments: str) -> bool:
 
 def _image_urls(content: Any, where: str) -> None:
     for index, url in _urls(content):
-        if not url.startswith(("http://", "https://", "data:image/")) or any(char.isspace() for char in url):
+        if not url.startswith(("http://", "https://", "data:image/", "data:video/")) or any(
+            char.isspace() for char in url
+        ):
             raise invalid_parameter(
                 f"<400> InternalError.Algo.InvalidParameter: The provided URL does not appear to be valid. "
                 f"Ensure it is correctly formatted. ({where}[{index}])"
@@ -343,10 +357,11 @@ def _image_urls(content: Any, where: str) -> None:
 
 
 def _urls(content: Any) -> Iterator[tuple[int, str]]:
-    """Yield the place and the URL of each image of a message's content, or of a tool's output."""
+    """Yield the place and the URL of each image and video of a message's content, or of a tool's output."""
     for index, part in enumerate(content if isinstance(content, list) else []):
-        if isinstance(part, dict) and part.get("type") in ("input_image", "image_url"):
-            url = part.get("image_url")
+        kind = MEDIA_PARTS.get(str(part.get("type"))) if isinstance(part, dict) else None
+        if kind in ("image", "video"):
+            url = part.get(f"{kind}_url")
             url = url.get("url") if isinstance(url, dict) else url
             yield index, url if isinstance(url, str) else ""
 
@@ -388,7 +403,10 @@ def _message(item: Item, where: str) -> Item:
             if not isinstance(part, dict) or part.get("type") not in allowed:
                 raise invalid_parameter(f"{where}.content[{index}].type must be one of {', '.join(allowed)}.")
         _image_urls(content, f"{where}.content")
-        content = "".join(str(part.get("text") or "") if "text" in part["type"] else "[image]" for part in content)
+        content = "".join(
+            str(part.get("text") or "") if "text" in part["type"] else f"[{MEDIA_PARTS[part['type']]}]"
+            for part in content
+        )
     elif not isinstance(content, str):
         raise invalid_parameter(f"{where}.content must be a string or a list of parts.")
     if not content:

@@ -10,6 +10,9 @@ from app.db import ids
 from app.items.kinds import MALFORMED, type_of
 from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
 from app.items.stored import Row, StoredItem, stored_item
+from app.items.media import NAMES, is_data, source_of
+from app.items.shapes import Item, media_of, modality_of, objects, string, text_of, words
+from app.items.stored import Row, StoredItem, kept_row
 from app.items.unreadable import ContentUnreadable, is_unreadable
 
 
@@ -92,12 +95,16 @@ def _chat_content(content: Any) -> Any:
 
 
 def _chat_part(part: Item) -> Item:
-    match part.get("type"):
-        case "input_text" | "output_text":
-            return {"type": "text", "text": string(part.get("text"))}
-        case kind if kind in IMAGE_PARTS:
+    if part.get("type") in ("input_text", "output_text"):
+        return {"type": "text", "text": string(part.get("text"))}
+    match modality_of(part):
+        case "image":
             detail = {"detail": part["detail"]} if "detail" in part else {}
             return {"type": "image_url", "image_url": {"url": part.get("image_url"), **detail}}
+        case "video":
+            return {"type": "video_url", "video_url": {"url": part.get("video_url")}}
+        case "file":
+            return {"type": "file", "file": {name: value for name, value in part.items() if name != "type"}}
         case _:
             return part
 
@@ -106,7 +113,7 @@ def _add_half(messages: list[Item], item: Item) -> None:
     """Chat holds a turn's calls in one assistant message, and an output in one of its own."""
     if item["type"] == "function_call_output":
         output = item["output"]
-        content = _chat_content(output) if images_of(output) else words(output)
+        content = _chat_content(output) if media_of(output) else words(output)
         messages.append({"role": "tool", "tool_call_id": item["call_id"], "content": content})
         return
     function = {"name": item["name"], "arguments": item["arguments"]}
@@ -133,9 +140,10 @@ def _markdown_content(content: Any) -> str:
         return content
     shown: list[str] = []
     for part in objects(content):
-        if part.get("type") in IMAGE_PARTS:
-            url = words(part.get("image_url"))
-            shown.append("*(an image, sent inline)*" if url.startswith("data:") else f"![image]({url})")
+        if kind := modality_of(part):
+            url = words(source_of(part)[1])
+            link = f"![image]({url})" if kind == "image" else f"[{kind}]({url})"
+            shown.append(f"*({NAMES[kind]}, sent inline)*" if is_data(part) else link)
         else:
             shown.append(string(part.get("text")) or string(part.get("refusal")))
     return "\n\n".join(shown)

@@ -15,7 +15,7 @@ from app.items.checks import wrong
 from app.items.input_item import InputItem
 from app.items.kinds import KINDS, MALFORMED, RESTORED, kind_of
 from app.items.pairs import arranged
-from app.items.shapes import Item, message
+from app.items.shapes import Item, Modality, fields_of, message
 
 ROLES = ("system", "developer", "user", "assistant")
 
@@ -27,16 +27,14 @@ COMPACTION = "compaction"
 """Item that a client gets from `/responses/compact`: only the service can read it."""
 
 NOT_TAKEN = {
-    "input_file": "Files cannot be sent to this provider. Send their text as an input_text part.",
-    "file": "Files cannot be sent to this provider. Send their text as an input_text part.",
-    "document": "Documents cannot be sent to this provider. Send their text as an input_text part.",
-    "input_audio": "Audio cannot be sent to this provider. Send a transcript as an input_text part.",
-    "audio": "Audio cannot be sent to this provider. Send a transcript as an input_text part.",
-    "input_video": "Video cannot be sent to this provider.",
-    "video": "Video cannot be sent to this provider.",
+    "document": "Send it as an input_file part, or its text as an input_text part.",
+    "audio": "Send it as an input_audio part.",
+    "video": "Send it as an input_video part.",
 }
-"""Parts that the provider documents no input for, and what to do instead."""
+"""Parts of other APIs, and what to do instead."""
 
+LONGEST_NAME = 512
+"""Characters of a file's name, and of the name of an audio format."""
 
 _TEXT_PART = {
     "type": "object",
@@ -48,6 +46,34 @@ _IMAGE_PART = {
     "properties": {"type": {"const": "input_image"}, "image_url": {"type": "string"}},
     "required": ["type", "image_url"],
 }
+_VIDEO_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "input_video"}, "video_url": {"type": "string"}},
+    "required": ["type", "video_url"],
+}
+_AUDIO_PART = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "input_audio"},
+        "input_audio": {
+            "type": "object",
+            "properties": {"data": {"type": "string"}, "format": {"type": "string"}},
+            "required": ["data"],
+        },
+    },
+    "required": ["type", "input_audio"],
+}
+_FILE_PART = {
+    "type": "object",
+    "properties": {
+        "type": {"const": "input_file"},
+        "file_data": {"type": "string"},
+        "file_url": {"type": "string"},
+        "filename": {"type": "string"},
+    },
+    "required": ["type"],
+}
+_PARTS = [{"type": "string"}, _TEXT_PART, _IMAGE_PART, _VIDEO_PART, _AUDIO_PART, _FILE_PART]
 _MESSAGE = {
     "title": "Message",
     "type": "object",
@@ -57,7 +83,7 @@ _MESSAGE = {
         "content": {
             "anyOf": [
                 {"type": "string"},
-                {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, _TEXT_PART, _IMAGE_PART]}},
+                {"type": "array", "minItems": 1, "items": {"anyOf": _PARTS}},
             ]
         },
     },
@@ -105,14 +131,14 @@ INPUT_SCHEMA: dict[str, Any] = {
 """JSON schema of what `items_of` accepts."""
 
 
-def items_of(value: Any, param: str = "input", *, references: bool = False, any_image: bool = False) -> list[Item]:
+def items_of(value: Any, param: str = "input", *, references: bool = False, any_media: bool = False) -> list[Item]:
     """The items of an input.
 
     Args:
         param: the field that an error names.
         references: whether references to stored items, and compactions, are taken; they are left for the caller to
             resolve.
-        any_image: whether images with unusable URLs are admitted, which are never sent (`app/items/media.py`).
+        any_media: whether media with unusable URLs are admitted, which are never sent (`app/items/media.py`).
 
     Raises:
         BadRequest: naming the element at fault.
@@ -139,7 +165,7 @@ def items_of(value: Any, param: str = "input", *, references: bool = False, any_
         if not isinstance(element, dict):
             raise wrong(where, "must be an object.")
         read = _items(functions.translated(element, where), where, references=references)
-        for item in () if any_image else read:
+        for item in () if any_media else read:
             media.check(item, where)
         items.extend(read)
     return items
@@ -258,21 +284,37 @@ def _part(part: Any, where: str, role: str) -> Item:
             checks.has_strings("refusal")(part, where)
             return part
         case "image_url" | "input_image":
-            return _image(part, where, role)
+            _check_role("image", where, role)
+            return _image(part, where)
+        case "video_url" | "input_video":
+            _check_role("video", where, role)
+            return _video(part, where)
+        case "input_audio":
+            _check_role("audio", where, role)
+            return _audio(part, where)
+        case "file" | "input_file":
+            _check_role("file", where, role)
+            return _file(part, where)
         case kind if kind in NOT_TAKEN:
             raise wrong(where, f"is of type {kind}. {NOT_TAKEN[kind]}", "unsupported_content")
         case kind:
             raise wrong(
                 f"{where}.type",
-                f"is {kind[:80]!r}. Parts are input_text and input_image, an assistant's output_text and refusal.",
+                f"is {kind[:80]!r}. Parts are input_text, input_image, input_video, input_audio and input_file, an "
+                "assistant's output_text and refusal.",
                 "unsupported_content",
             )
 
 
-def _image(part: Item, where: str, role: str) -> Item:
-    """An image's part. Chat nests the URL in an object, Responses has it as it is."""
+def _check_role(kind: Modality, where: str, role: str) -> None:
     if role not in ("user", "tool"):
-        raise wrong(where, f"is an image, which a message of role {role} cannot have.", "unsupported_content")
+        raise wrong(
+            where, f"is {media.NAMES[kind]}, which a message of role {role} cannot have.", "unsupported_content"
+        )
+
+
+def _image(part: Item, where: str) -> Item:
+    """An image's part. Chat nests the URL in an object, Responses has it as it is."""
     image = part.get("image_url")
     nested = image if isinstance(image, dict) else {"url": image}
     if not isinstance(nested.get("url"), str):
@@ -281,6 +323,44 @@ def _image(part: Item, where: str, role: str) -> Item:
         raise BadRequest(f"'{where}.image_url' needs a 'url'.", param=f"{where}.image_url")
     detail = nested.get("detail") or part.get("detail")
     return {"type": "input_image", "image_url": nested["url"], **({"detail": detail} if detail else {})}
+
+
+def _video(part: Item, where: str) -> Item:
+    """A video's part. Chat nests the URL in an object."""
+    url = part.get("video_url")
+    url = url.get("url") if isinstance(url, dict) else url
+    if not isinstance(url, str):
+        raise wrong(where, "needs a 'video_url': a URL, or a data URL of the video.", "unsupported_content")
+    return {"type": "input_video", "video_url": url}
+
+
+def _audio(part: Item, where: str) -> Item:
+    """An audio's part, which both forms have alike."""
+    given = fields_of(part.get("input_audio"))
+    if not isinstance(given.get("data"), str):
+        raise wrong(where, "needs an 'input_audio' with 'data': base64, a data URL, or a URL.", "unsupported_content")
+    named = _names(given, ("format",), f"{where}.input_audio")
+    return {"type": "input_audio", "input_audio": {"data": given["data"], **named}}
+
+
+def _file(part: Item, where: str) -> Item:
+    """A file's part. Chat nests its fields in an object."""
+    given = fields_of(part["file"]) if part["type"] == "file" else part
+    held = [name for name in ("file_data", "file_url") if isinstance(given.get(name), str)]
+    if given.get("file_id") is not None:
+        raise wrong(where, "names a file, and the provider has none. Send 'file_data'.", "unsupported_content")
+    if len(held) != 1:
+        raise wrong(where, "needs either 'file_data' or 'file_url'.", "unsupported_content")
+    return {"type": "input_file", held[0]: given[held[0]], **_names(given, ("filename",), where)}
+
+
+def _names(given: Item, fields: Sequence[str], where: str) -> Item:
+    """Return the fields that are given, short strings."""
+    found = {name: given[name] for name in fields if given.get(name) is not None}
+    for name, value in found.items():
+        if not isinstance(value, str) or len(value) > LONGEST_NAME:
+            raise wrong(f"{where}.{name}", f"must be a string of at most {LONGEST_NAME} characters.")
+    return found
 
 
 def _chat_call(call: Any, where: str) -> Item:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.items.kinds import Kind, is_encrypted_reasoning, is_system, kind_of, output_images, type_of
-from app.items.shapes import Item, text_of
+from app.items.kinds import Kind, is_encrypted_reasoning, is_system, kind_of, media_in, type_of
+from app.items.shapes import Item, Modality, modality_of, text_of
 from app.items.weights import tokens
 
 
@@ -20,7 +20,8 @@ class InputItem:
     """An estimate, see `weights`."""
     is_system: bool
     is_encrypted_reasoning: bool
-    has_images: bool
+    modalities: frozenset[Modality]
+    """The kinds of its images, videos, audio and files."""
 
 
 def with_facts(items: Iterable[Item]) -> list[InputItem]:
@@ -34,7 +35,7 @@ def with_facts(items: Iterable[Item]) -> list[InputItem]:
             tokens(item),
             is_system(item),
             is_encrypted_reasoning(item),
-            bool(output_images(item)),
+            frozenset(kind for part in media_in(item) if (kind := modality_of(part)) is not None),
         )
         for item in items
     ]

@@ -12,7 +12,7 @@ import orjson
 
 from app.items import checks
 from app.items.checks import Check
-from app.items.shapes import Item, images_of, joined, listed, message, note, objects, string, text_of, words
+from app.items.shapes import Item, joined, listed, media_of, message, note, objects, string, text_of, words
 
 MALFORMED = "malformed"
 """The type under which an item is kept that the provider gave and that has not the shape of its own type."""
@@ -311,6 +311,6 @@ CALLS = tuple(name for name, kind in KINDS.items() if kind.pair == "call")
 """The types that wait for an answer of the client's."""
 
 
-def output_images(item: Item) -> list[Item]:
-    """The images of a message, or of a tool's output."""
-    return images_of(item.get("content")) + images_of(item.get("output"))
+def media_in(item: Item) -> list[Item]:
+    """The images, videos, audio and files of a message, or of a tool's output."""
+    return media_of(item.get("content")) + media_of(item.get("output"))

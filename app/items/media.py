@@ -1,12 +1,12 @@
-"""URLs of images: which ones can be sent, and the words that stand for an image that is not sent."""
+"""Images, videos, audio and files in items: which can be sent, and the words that stand for one that is not sent."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from app.items.checks import wrong
-from app.items.shapes import IMAGE_PARTS, Item, fields_of, objects, string
+from app.items.shapes import Item, Modality, fields_of, modality_of, objects, string
 
 LONGEST_URL = 8192
 """Characters of a URL that is no data URL. The size of data URLs is bounded with the whole input."""
@@ -14,46 +14,97 @@ LONGEST_URL = 8192
 LONGEST_HEAD = 200
 """Characters of a data URL before its content."""
 
-UNUSABLE = "[An image whose URL cannot be used]"
-LEFT_OUT = "[An image that is not sent any more]"
 
-_DATA_URL = re.compile(r"data:image/[\w.+-]+(;[\w=.+-]+)*,", re.IGNORECASE | re.ASCII)
+NAMES: dict[Modality, str] = {"image": "an image", "video": "a video", "audio": "an audio recording", "file": "a file"}
+
+UNUSABLE: dict[Modality, str] = {
+    kind: f"[{name.capitalize()} whose URL cannot be used]" for kind, name in NAMES.items()
+}
+LEFT_OUT: dict[Modality, str] = {
+    kind: f"[{name.capitalize()} that is not sent any more]" for kind, name in NAMES.items()
+}
+PERCEIVED: dict[Modality, str] = {"image": "see", "video": "see", "audio": "hear", "file": "read"}
+UNSEEN: dict[Modality, str] = {
+    kind: f"[{name.capitalize()}, which this model cannot {PERCEIVED[kind]}]" for kind, name in NAMES.items()
+}
+
+COUNTED: dict[Modality, str] = {
+    "image": "images_in_words",
+    "video": "videos_in_words",
+    "audio": "audio_in_words",
+    "file": "files_in_words",
+}
+"""Names under which a turn's context and headers count the parts of the history that were sent as words."""
+
+_MEDIA_TYPES: dict[Modality, str] = {
+    "image": r"image/[\w.+-]+",
+    "video": r"video/[\w.+-]+",
+    "audio": r"(audio/[\w.+-]+)?",  # The provider's own examples have data:;base64,…
+    "file": r"[\w.+-]+/[\w.+-]+",
+}
+_DATA_URL = {
+    kind: re.compile(rf"data:{type_}(;[\w=.+-]+)*,", re.IGNORECASE | re.ASCII) for kind, type_ in _MEDIA_TYPES.items()
+}
+
+_EXAMPLES: dict[Modality, str] = {
+    "image": "image/png",
+    "video": "video/mp4",
+    "audio": "audio/mpeg",
+    "file": "application/pdf",
+}
+
+_MUST_BEGIN: dict[Modality, str] = {
+    "image": "https://, http:// or data:image/",
+    "video": "https://, http:// or data:video/",
+    "audio": "https://, http:// or data:audio/, or be base64",
+    "file": "https://, http:// or data:, or be base64",
+}
+
+_PLAIN_BASE64 = re.compile(r"[A-Za-z0-9+/]{4}", re.ASCII)
 
 
-def url_of(part: Item) -> Any:
-    """Return the URL of an image part, in the Responses form or in Chat's nested one."""
-    url = part.get("image_url")
-    return url.get("url") if isinstance(url, dict) else url
+def source_of(part: Item) -> tuple[str, Any]:
+    """Return the URL or the content of a part that is no text, and the path of the field that holds it.
+
+    Chat's nested forms are understood too.
+    """
+    path, holder, name = _holder(part)
+    return path, holder.get(name)
 
 
 def is_data(part: Item) -> bool:
-    """Return True if the part holds the image itself, as a data URL."""
-    return string(url_of(part))[:5].lower() == "data:"
+    """Return True if the part holds its content itself, and no URL of it."""
+    source = string(source_of(part)[1])
+    if modality_of(part) in ("audio", "file"):
+        return bool(source) and not _is_url(source)
+    return source[:5].lower() == "data:"
 
 
-def fault_of(url: Any) -> str | None:
-    """Return the reason why the provider cannot read an image from this URL; None if it may."""
-    if not isinstance(url, str) or not url:
+def fault_of(kind: Modality, source: Any) -> str | None:
+    """Return the reason why the provider cannot read this URL or content; None if it may."""
+    if not isinstance(source, str) or not source:
         return "is required and must be a URL."
-    if " " in url or not url.isprintable():
+    if " " in source or not source.isprintable():
         return "must not contain spaces, line breaks or control characters."
-    if url[:5].lower() == "data:":
-        head = _DATA_URL.match(url[:LONGEST_HEAD])
-        if head is None or len(url) == head.end():
-            return "must be a data URL of an image with its content, as data:image/png;base64,…"
+    if source[:5].lower() == "data:":
+        head = _DATA_URL[kind].match(source[:LONGEST_HEAD])
+        if head is None or len(source) == head.end():
+            return f"must be a data URL of {NAMES[kind]} with its content, as data:{_EXAMPLES[kind]};base64,…"
         return None
-    if len(url) > LONGEST_URL:
+    if kind in ("audio", "file") and not _is_url(source):
+        return None if _PLAIN_BASE64.match(source) else f"must begin with {_MUST_BEGIN[kind]}."
+    if len(source) > LONGEST_URL:
         return f"must not be longer than {LONGEST_URL} characters."
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(source)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname)
     except ValueError:
         usable = False
-    return None if usable else "must begin with https://, http:// or data:image/."
+    return None if usable else f"must begin with {_MUST_BEGIN[kind]}."
 
 
 def check(item: Item, where: str) -> None:
-    """Refuse an item with an image whose URL cannot be used.
+    """Refuse an item with an image, a video, audio or a file whose URL or content cannot be used.
 
     Raises:
         BadRequest: naming the part.
@@ -61,31 +112,60 @@ def check(item: Item, where: str) -> None:
     for field in ("content", "output"):
         value = item.get(field)
         for index, part in enumerate(value if isinstance(value, list) else []):
-            if isinstance(part, dict) and is_image(part) and (fault := fault_of(url_of(part))):
-                raise wrong(f"{where}.{field}[{index}].image_url", fault, "invalid_image_url")
+            kind = modality_of(part) if isinstance(part, dict) else None
+            if kind is None:
+                continue
+            inner, source = source_of(part)
+            if fault := fault_of(kind, source):
+                raise wrong(f"{where}.{field}[{index}].{inner}", fault, _code(kind))
     screenshot = fields_of(item.get("output"))
-    if (url := screenshot.get("image_url")) is not None and (fault := fault_of(url)):
-        raise wrong(f"{where}.output.image_url", fault, "invalid_image_url")
-
-
-def is_image(part: Item) -> bool:
-    return part.get("type") in IMAGE_PARTS
+    if (url := screenshot.get("image_url")) is not None and (fault := fault_of("image", url)):
+        raise wrong(f"{where}.output.image_url", fault, _code("image"))
 
 
 def is_media(part: Item) -> bool:
-    """Return True for an image, and for any other part that is no text."""
-    return is_image(part) or not isinstance(part.get("text"), str)
+    """Return True for an image, a video, audio or a file, and for any other part that is no text."""
+    return modality_of(part) is not None or not isinstance(part.get("text"), str)
 
 
 def without_unusable(item: Item) -> Item:
-    """Return an item as it is sent, with words for each image whose URL cannot be used."""
-    return in_words(item, UNUSABLE, lambda part: is_image(part) and fault_of(url_of(part)) is not None)
+    """Return an item as it is sent, with words for each part whose URL or content cannot be used."""
+    return in_words(item, UNUSABLE, lambda part: (kind := modality_of(part)) is not None and _is_unusable(kind, part))
 
 
-def in_words(item: Item, words: str, chosen: Callable[[Item], bool] = is_image) -> Item:
+def in_words(item: Item, words: Mapping[Modality, str], chosen: Callable[[Item], bool]) -> Item:
     """Return an item as it is sent, with words for each part that is chosen. Without any: the item itself."""
     field = "output" if item.get("type") == "function_call_output" else "content"
     if not any(map(chosen, objects(item.get(field)))):
         return item
-    said = {"type": "input_text", "text": words}
-    return {**item, field: [said if chosen(part) else part for part in objects(item[field])]}
+    return {**item, field: [_said(words, part) if chosen(part) else part for part in objects(item[field])]}
+
+
+def _holder(part: Item) -> tuple[str, Item, str]:
+    """Return the path of a part's URL or content, the object that holds it, and the name of the field there."""
+    match modality_of(part):
+        case "audio":
+            return "input_audio.data", fields_of(part.get("input_audio")), "data"
+        case "file":
+            name = "file_url" if part.get("file_url") is not None else "file_data"
+            return name, part, name
+        case kind:
+            name = "video_url" if kind == "video" else "image_url"
+            url = part.get(name)
+            return (name, url, "url") if isinstance(url, dict) else (name, part, name)
+
+
+def _code(kind: Modality) -> str:
+    return "invalid_image_url" if kind == "image" else "invalid_media"
+
+
+def _said(words: Mapping[Modality, str], part: Item) -> Item:
+    return {"type": "input_text", "text": words[modality_of(part) or "image"]}
+
+
+def _is_unusable(kind: Modality, part: Item) -> bool:
+    return fault_of(kind, source_of(part)[1]) is not None
+
+
+def _is_url(source: str) -> bool:
+    return source[:8].lower().startswith(("http://", "https://"))

@@ -1,13 +1,27 @@
 """Items as JSON has them, and total ways to look into what may have any shape."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import orjson
 
 Item = dict[str, Any]
 
-IMAGE_PARTS = ("input_image", "image_url", "computer_screenshot")
+Modality = Literal["image", "video", "audio", "file"]
+"""Kinds of parts that are no text."""
+
+MODALITIES: frozenset[Modality] = frozenset(get_args(Modality))
+
+MEDIA_PARTS: dict[str, Modality] = {
+    "input_image": "image",
+    "image_url": "image",
+    "computer_screenshot": "image",
+    "input_video": "video",
+    "video_url": "video",
+    "input_audio": "audio",
+    "input_file": "file",
+}
+"""Types of parts, in the forms of the Responses API and of Chat."""
 
 NOTE_LENGTH = 2000
 """Characters of a server-side tool's output that are carried along."""
@@ -42,9 +56,15 @@ def text_of(item: Item) -> str:
     return "".join(string(part.get("text")) or string(part.get("refusal")) for part in objects(content))
 
 
-def images_of(content: Any) -> list[Item]:
-    """The parts of a content, or of a tool's output, that are images."""
-    return [part for part in objects(content) if part.get("type") in IMAGE_PARTS]
+def modality_of(part: Item) -> Modality | None:
+    """Return the modality of a part; None for a text and for any other part."""
+    type_ = part.get("type")
+    return MEDIA_PARTS.get(type_) if isinstance(type_, str) else None
+
+
+def media_of(content: Any) -> list[Item]:
+    """The parts of a content, or of a tool's output, that are images, videos, audio or files."""
+    return [part for part in objects(content) if modality_of(part) is not None]
 
 
 def message(role: str, content: Any) -> Item:

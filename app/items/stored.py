@@ -81,7 +81,7 @@ def imported_type(origin: str, data: Item) -> str:
     if origin == "output":
         return provider_door.stored_type(data)
     try:
-        (item,) = client_door.items_of([data], any_image=True)
+        (item,) = client_door.items_of([data], any_media=True)
     except (BadRequest, ValueError):
         return MALFORMED
     return type_of(item) if item == data else MALFORMED

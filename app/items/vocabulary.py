@@ -22,8 +22,9 @@ import imagesize
 import tiktoken
 
 from app.items.kinds import type_of
-from app.items.shapes import Item, images_of, text_of
-from app.items.weights import IMAGE_TOKENS, ITEM_TOKENS, is_data_url
+from app.items.media import source_of
+from app.items.shapes import Item, media_of, modality_of, text_of
+from app.items.weights import IMAGE_TOKENS, ITEM_TOKENS, is_data_url, is_medium, media_tokens
 
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,10 +57,10 @@ async def text_count(text: str) -> int:
 def tokens(item: Item) -> int:
     """Return the token count of an item of any shape."""
     if type_of(item) == "message":
-        images = images_of(item.get("content"))
-        return ITEM_TOKENS + text_tokens(text_of(item)) + sum(map(_image_tokens, images))
-    texts, images = _read({name: value for name, value in item.items() if name != "encrypted_content"})
-    return ITEM_TOKENS + text_tokens(" ".join(texts)) + sum(map(_image_tokens, images))
+        media = media_of(item.get("content"))
+        return ITEM_TOKENS + text_tokens(text_of(item)) + sum(map(_media_tokens, media))
+    texts, media = _read({name: value for name, value in item.items() if name != "encrypted_content"})
+    return ITEM_TOKENS + text_tokens(" ".join(texts)) + sum(map(_media_tokens, media))
 
 
 def text_tokens(text: str) -> int:
@@ -77,11 +78,12 @@ def _encoding() -> tiktoken.Encoding:
     return tiktoken.Encoding("qwen", pat_str=WORDS, mergeable_ranks=ranks, special_tokens={})
 
 
-def _image_tokens(part: Item) -> int:
-    """Its area in patches and its marks; the most that an image counts where its size is not told."""
-    url = part.get("image_url")
-    if isinstance(url, dict):
-        url = url.get("url")
+def _media_tokens(part: Item) -> int:
+    """An image's area in patches and its marks; the most that one counts where its size is not told. An estimate for
+    other media."""
+    if modality_of(part) != "image":
+        return media_tokens(part)
+    url = source_of(part)[1]
     if not isinstance(url, str) or not is_data_url(url):
         return IMAGE_TOKENS
     head = url.partition(",")[2][: HEAD_BYTES * 4 // 3 // 4 * 4]
@@ -97,17 +99,19 @@ def _image_tokens(part: Item) -> int:
 
 
 def _read(value: Any) -> tuple[list[str], list[Item]]:
-    """The texts and names of a value, and its images."""
+    """The texts and names of a value, and its images and other media."""
     texts: list[str] = []
-    images: list[Item] = []
+    media: list[Item] = []
     stack = [value]
     while stack:
         found = stack.pop()
         if isinstance(found, str):
             if is_data_url(found):
-                images.append({"image_url": found})
+                media.append({"type": "image_url", "image_url": found})
             else:
                 texts.append(found)
+        elif isinstance(found, dict) and is_medium(found):
+            media.append(found)
         elif isinstance(found, dict):
             texts.extend(found)
             stack.extend(found.values())
@@ -115,4 +119,4 @@ def _read(value: Any) -> tuple[list[str], list[Item]]:
             stack.extend(found)
         elif found is not None:
             texts.append(str(found))
-    return texts, images
+    return texts, media

@@ -3,13 +3,21 @@
 from typing import Any
 
 from app.items.kinds import type_of
-from app.items.shapes import Item, images_of, text_of
+from app.items.media import is_data, source_of
+from app.items.shapes import Item, Modality, media_of, modality_of, string, text_of
 
 BYTES_PER_TOKEN = 3
 """Qwen's tokenizer takes 3.5 to 4 bytes of English and about 3 of Chinese for a token: 3 rather overrates."""
 
 IMAGE_TOKENS = 1300
 """A large image (1,280 visual tokens at the default limit) and its marks."""
+
+MEDIA_TOKENS = 25_000
+"""The most that a video, an audio recording or a file counts: the provider's default limit for a video (24,576) and its
+marks. One whose size is not known counts as much."""
+
+MEDIA_BYTES_PER_TOKEN: dict[Modality, int] = {"video": 100, "audio": 100, "file": BYTES_PER_TOKEN}
+"""A low bit rate, so that the estimate is rather too high: 25 tokens of audio a second take 2,500 bytes."""
 
 ITEM_TOKENS = 4
 
@@ -23,12 +31,25 @@ MOST_COUNTED = 2**53 - 1
 def tokens(item: Item) -> int:
     """An estimate for an item of any shape. Images count by their number, whatever their bytes are."""
     if type_of(item) == "message":
-        images = len(images_of(item.get("content")))
-        return (
-            ITEM_TOKENS + len(text_of(item).encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1 + IMAGE_TOKENS * images
-        )
-    size, images = _weighed({name: value for name, value in item.items() if name != "encrypted_content"})
-    return ITEM_TOKENS + size // BYTES_PER_TOKEN + IMAGE_TOKENS * images
+        media = sum(map(media_tokens, media_of(item.get("content"))))
+        return ITEM_TOKENS + len(text_of(item).encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1 + media
+    size, media = _weighed({name: value for name, value in item.items() if name != "encrypted_content"})
+    return ITEM_TOKENS + size // BYTES_PER_TOKEN + media
+
+
+def media_tokens(part: Item) -> int:
+    """An estimate for an image, a video, audio or a file."""
+    kind = modality_of(part)
+    if kind is None or kind == "image":
+        return IMAGE_TOKENS
+    if not is_data(part):
+        return MEDIA_TOKENS
+    return min(MEDIA_TOKENS, 1 + len(source_of(part)[1]) // MEDIA_BYTES_PER_TOKEN[kind])
+
+
+def is_medium(value: Item) -> bool:
+    """Return True for a part that holds an image, a video, audio or a file, or its URL."""
+    return modality_of(value) is not None and bool(string(source_of(value)[1]))
 
 
 def count(value: Any) -> int:
@@ -53,16 +74,18 @@ def added(usage: Any, more: Any) -> Any:
 
 
 def _weighed(value: Any) -> tuple[int, int]:
-    """The bytes of a value's strings and structure, and how many images and files it holds."""
-    size = images = 0
+    """The bytes of a value's strings and structure, and the tokens of the images and other media that it holds."""
+    size = media = 0
     stack = [value]
     while stack:
         found = stack.pop()
         if isinstance(found, str):
             if is_data_url(found):
-                images += 1
+                media += IMAGE_TOKENS
             else:
                 size += len(found.encode("utf-8", "replace")) + 3
+        elif isinstance(found, dict) and is_medium(found):
+            media += media_tokens(found)
         elif isinstance(found, dict):
             stack.extend(found.values())
             size += sum(map(len, found)) + 4 * len(found)
@@ -71,4 +94,4 @@ def _weighed(value: Any) -> tuple[int, int]:
             size += len(found)
         else:
             size += 8
-    return size, images
+    return size, media

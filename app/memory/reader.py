@@ -9,7 +9,7 @@ from app.chain.rebuild import Abilities, rebuild
 from app.chain.reduction import Reduction, Step
 from app.items import vocabulary
 from app.items.kinds import is_encrypted_reasoning, sent_back
-from app.items.shapes import Item
+from app.items.shapes import MODALITIES, Item, Modality
 from app.memory.observations import ModelObservations
 from app.memory.store import Branch, BranchItem, MemoryStore
 from app.provider.models import Family
@@ -28,7 +28,8 @@ class ModelInput:
     """Tokens of the item: its stored count, else an estimate on the high side."""
     counted: bool
     compaction: UUID | None
-    images_in_words: int = 0
+    in_words: Mapping[Modality, int] = field(default_factory=dict)
+    """Images and other media of the history that are words."""
     reduction: Reduction | None = None
     """The one that was asked for, if it covers anything."""
     reasoning_left_out: int = 0
@@ -47,8 +48,8 @@ class Reader:
         """A model at an account, with what it can take."""
         observed = self.observations.at(binding)
         budget, enforces = observed.token_budget(family, model), observed.enforces_format(family, model)
-        abilities = Abilities(budget, family.sees_images, family.tool_outputs, self._byte_budget)
-        return Target(binding, model, abilities, enforces)
+        taken = frozenset(kind for kind in MODALITIES if family.takes(kind))
+        return Target(binding, model, Abilities(budget, taken, family.tool_outputs, self._byte_budget), enforces)
 
     async def model_input(
         self,
@@ -106,7 +107,7 @@ class Reader:
             rebuilt.tokens,
             counted and rebuilt.exact,
             None if summary is None else summary.id,
-            rebuilt.images_in_words,
+            rebuilt.in_words,
             reduction,
             left_out,
             {item.stored.id: item.turn_id for item in before},

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from app.items.kinds import kind_of
-from app.items.shapes import IMAGE_PARTS, Item, objects, text_of, words
+from app.items.shapes import Item, media_of, modality_of, objects, text_of, words
 from app.items.weights import BYTES_PER_TOKEN
 
 ASKED = "Summarise the conversation."
@@ -50,8 +50,8 @@ def lines(items: Sequence[Item]) -> Iterator[Line]:
                 case "function_call_output":
                     yield Line(f"tool answers: {_spoken(sent['output'])}", has_facts=True)
                 case _:
-                    images = sum(part.get("type") in IMAGE_PARTS for part in objects(sent["content"]))
-                    said = f"{sent['role']}: {text_of(sent)}{' [image]' * images}"
+                    media = "".join(f" [{modality_of(part)}]" for part in media_of(sent["content"]))
+                    said = f"{sent['role']}: {text_of(sent)}{media}"
                     yield Line(said, has_facts=sent["role"] == "user")
 
 
@@ -100,7 +100,7 @@ def _spoken(output: object) -> str:
     parts = objects(output)
     if not parts:
         return words(output)
-    return " ".join("[image]" if part.get("type") in IMAGE_PARTS else words(part.get("text")) for part in parts)
+    return " ".join(f"[{kind}]" if (kind := modality_of(part)) else words(part.get("text")) for part in parts)
 
 
 def _cut(line: str, size: int) -> Iterator[str]:

@@ -34,7 +34,7 @@ class TurnAdmission:
         if size > self._most_bytes:
             raise BadRequest(
                 f"'input' makes a request of {size} bytes, with instructions and tools, and the provider takes "
-                f"{self._most_bytes}. Send smaller images, or their URLs.",
+                f"{self._most_bytes}. Send smaller images or other media, or their URLs.",
                 param="input",
                 code="input_too_large",
             )

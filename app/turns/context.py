@@ -4,7 +4,7 @@ from typing import Any
 
 from app.chain.context import Context
 from app.chain.continuation import Continuation
-from app.items import vocabulary
+from app.items import media, vocabulary
 from app.items.shapes import fields_of
 from app.items.weights import count
 from app.memory.observations import SMALLEST_CUT, ModelObservations
@@ -100,7 +100,7 @@ async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObse
         dropped_items=before.dropped_items,
         since=before.since,
         compaction=before.compaction,
-        images_in_words=before.images_in_words,
+        **{name: getattr(before, name) for name in media.COUNTED.values()},
         reduced=before.reduced,
         reasoning_left_out=before.reasoning_left_out,
         reasoning_refused=before.reasoning_refused,

@@ -18,6 +18,7 @@ from app.http.bodies import json_response
 from app.http.errors import APIError, BadRequest
 from app.http.heartbeat import AwaitedStream, heartbeat_seconds
 from app.http.services import services
+from app.items import media
 from app.projects.auth import Caller
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import user_hash
@@ -89,8 +90,9 @@ def turn_headers(running: Running) -> dict[str, str]:
     adjusted = dict(family.adjusted(turn.request.params))
     if context.reduced is not None:
         adjusted["history"] = context.reduced.step.label
-    if context.images_in_words:
-        adjusted["history.images_in_words"] = context.images_in_words
+    for counted in media.COUNTED.values():
+        if number := getattr(context, counted):
+            adjusted[f"history.{counted}"] = number
     if context.reasoning_left_out:
         adjusted["reasoning_left_out"] = context.reasoning_left_out
     if adjusted:

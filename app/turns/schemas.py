@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 from app.db import ids
 from app.http.bodies import WHOLE, Body, ListOf, checked
 from app.http.errors import BadRequest
+from app.items import media
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.input_item import InputItem, with_facts
 from app.items.kinds import CONFIGURATION
@@ -342,12 +343,15 @@ def check_items(items: Sequence[InputItem], model: str, family: Family) -> None:
     """
     if not any(item.type in (REFERENCE, COMPACTION) for item in items):
         check_sendable(items, "input")
-    if not family.sees_images and any(item.has_images for item in items):
-        raise BadRequest(
-            f"The model {model} cannot see images. Choose a model that can, or describe the image in words.",
-            param="input",
-            code="unsupported_content",
-        )
+    for kind in sorted({kind for item in items for kind in item.modalities}):
+        if not family.takes(kind):
+            name = media.NAMES[kind]
+            raise BadRequest(
+                f"The model {model} cannot {media.PERCEIVED[kind]} {name}. Choose a model that can, or say in words "
+                "what it holds.",
+                param="input",
+                code="unsupported_content",
+            )
 
 
 def parse_parent(value: str | None) -> UUID | None:

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from app.console.view import View
 from app.http.nesting import excess
 from app.http.services import services
-from app.items.shapes import IMAGE_PARTS, fields_of, objects, string, text_of, words
+from app.items.media import is_data, source_of
+from app.items.shapes import fields_of, media_of, modality_of, objects, string, text_of, words
 from app.limits.spent import spent
 from app.process.killable import Killable, LimitExceeded
 from app.provider.models import Models
@@ -174,7 +175,7 @@ def part(item: dict[str, Any]) -> dict[str, Any]:
     """An item, as one of the few forms that a page has."""
     type_ = string(item.get("type")) or "message"
     if type_ == "message":
-        pictures = [_picture(each) for each in objects(item.get("content")) if each.get("type") in IMAGE_PARTS]
+        media = list(map(_medium, media_of(item.get("content"))))
         cited = [
             _source(note)
             for each in objects(item.get("content"))
@@ -183,16 +184,16 @@ def part(item: dict[str, Any]) -> dict[str, Any]:
         sources = [each for each in cited if each is not None]
         return {
             "form": "message", "role": string(item.get("role")), "text": text_of(item), "html": None,
-            "pictures": pictures, "sources": sources,
+            "media": media, "sources": sources,
         }  # fmt: skip
     if type_ == "reasoning":
         said = [string(each.get("text")) for each in objects(item.get("summary")) + objects(item.get("content"))]
         return {"form": "reasoning", "text": "\n\n".join(said), "html": None}
     if type_.endswith("_output"):
         output = item.get("output")
-        pictures = [_picture(each) for each in objects(output) if each.get("type") in IMAGE_PARTS]
+        media = list(map(_medium, media_of(output)))
         said_ = "".join(string(each.get("text")) for each in objects(output)) if isinstance(output, list) else output
-        return {"form": "output", "name": type_, "text": _pretty(said_), "pictures": pictures}
+        return {"form": "output", "name": type_, "text": _pretty(said_), "media": media}
     details = {name: value for name, value in item.items() if name not in ("id", "type", "status", "call_id")}
     action = fields_of(details.get("action"))
     sources = [found for each in objects(action.get("sources")) if (found := _source(each)) is not None]
@@ -204,12 +205,17 @@ def part(item: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _picture(found: dict[str, Any]) -> dict[str, str | None]:
-    """An image that was sent inline is shown; one that lies elsewhere is a link, and is not fetched."""
-    url = found.get("image_url")
-    url = string(fields_of(url).get("url")) if isinstance(url, dict) else string(url)
+def _medium(found: dict[str, Any]) -> dict[str, Any]:
+    """An image that was sent inline is shown; any other medium is named, and is a link where it lies elsewhere. No link
+    is fetched."""
+    url = string(source_of(found)[1])
     inline = url.startswith(("data:image/png;", "data:image/jpeg;", "data:image/gif;", "data:image/webp;"))
-    return {"inline": url if inline else None, "link": url if url.startswith(("https://", "http://")) else None}
+    return {
+        "kind": modality_of(found),
+        "name": string(found.get("filename")),
+        "inline": url if inline and modality_of(found) == "image" else None,
+        "link": url if not is_data(found) and url.startswith(("https://", "http://")) else None,
+    }
 
 
 def _source(found: dict[str, Any]) -> dict[str, str] | None:
