@@ -26,6 +26,7 @@ from app.db.base import Base
 from app.db.tables import ServedRevision
 from app.history import tables as history
 from app.limits import tables as limits
+from app.media import tables as media
 from app.memory import tables as memory
 from app.projects import tables as projects
 from app.retention import tables as retention
@@ -39,7 +40,8 @@ from app.webhooks import tables as webhooks
 TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, projects.ConsoleSession, sealing.DataKey, sealing.MasterNodes,
     accounts.Account, trail.UserKey, threads.Thread, threads.ThreadName,
-    threads.ThreadActivity, turns.Turn, turns.Item, turns.Call, turns.SentPiece, turns.Waiter,
+    threads.ThreadActivity, turns.Turn, turns.Item, media.Medium, media.ItemMedium,
+    turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.ObservedModel, webhooks.Webhook, webhooks.WebhookDelivery,
     history.Feedback, history.Share, usage.TurnHour, limits.Charge,

@@ -519,6 +519,35 @@ CREATE TABLE calls (
         FOREIGN KEY (project_id, bucket, turn_id) REFERENCES turns (project_id, bucket, id) ON DELETE CASCADE
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 
+-- Large images, videos, audio and files. A thread has each once, however many of its items hold it, and it is deleted with
+-- the last of these: app/media/store.py. A fork may have taken items over from a thread that is gone.
+CREATE TABLE media (
+    project_id uuid NOT NULL,
+    bucket smallint NOT NULL,
+    id uuid NOT NULL,
+    thread_id uuid NOT NULL,
+    digest bytea NOT NULL,
+    data text NOT NULL,
+    CONSTRAINT media_pkey PRIMARY KEY (project_id, bucket, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE UNIQUE INDEX media_digest_key ON media (project_id, bucket, thread_id, digest);
+
+-- The places in items that media were taken out of.
+CREATE TABLE item_media (
+    project_id uuid NOT NULL,
+    bucket smallint NOT NULL,
+    turn_id uuid NOT NULL,
+    position integer NOT NULL,
+    place integer NOT NULL,
+    media_id uuid NOT NULL,
+    CONSTRAINT item_media_pkey PRIMARY KEY (project_id, bucket, turn_id, position, place),
+    CONSTRAINT item_media_item_fkey FOREIGN KEY (project_id, bucket, turn_id, position)
+        REFERENCES items (project_id, bucket, turn_id, position) ON DELETE CASCADE,
+    CONSTRAINT item_media_medium_fkey
+        FOREIGN KEY (project_id, bucket, media_id) REFERENCES media (project_id, bucket, id)
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX item_media_medium_idx ON item_media (project_id, bucket, media_id);
+
 -- Texts that calls of a thread have sent for items of its history. Each is stored once, however often it is sent.
 CREATE TABLE pieces (
     project_id uuid NOT NULL,
@@ -528,6 +557,8 @@ CREATE TABLE pieces (
     digest bytea NOT NULL,
     sources text[] NOT NULL,
     data text,
+    -- The medium that it stands for, without data of its own.
+    media_id uuid,
     CONSTRAINT pieces_pkey PRIMARY KEY (project_id, bucket, thread_id, number),
     CONSTRAINT pieces_thread_fkey
         FOREIGN KEY (project_id, bucket, thread_id) REFERENCES threads (project_id, bucket, id) ON DELETE CASCADE
@@ -1033,6 +1064,37 @@ CREATE TRIGGER audit_checkpoints_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON a
 -- =====================================================================================================================
 -- Functions that write turns
 -- =====================================================================================================================
+-- Store the media that were taken out of items of a turn, and refer to them. The thread's row is locked. The digest of a
+-- medium is made with the thread's key: its project's, or its user's.
+--
+-- media_: an array of objects with the fields of the record below.
+CREATE FUNCTION keep_media_v1(project uuid, b smallint, thread uuid, turn uuid, media_ text) RETURNS void
+LANGUAGE plpgsql AS $function$
+DECLARE
+    given record;
+    kept uuid;
+    thread_key bytea;
+    keyed bytea;
+BEGIN
+    SELECT t.trail_key INTO thread_key FROM threads t
+        WHERE t.project_id = project AND t.bucket = b AND t.id = thread;
+    FOR given IN SELECT * FROM json_to_recordset(media_::json)
+        AS m (id uuid, position integer, place integer, digest text, data text)
+    LOOP
+        keyed := trail_digest_v1(thread_key, 'media', given.digest);
+        SELECT m.id INTO kept FROM media m
+            WHERE m.project_id = project AND m.bucket = b AND m.thread_id = thread AND m.digest = keyed;
+        IF kept IS NULL THEN
+            kept := given.id;
+            INSERT INTO media (project_id, bucket, id, thread_id, digest, data)
+                VALUES (project, b, kept, thread, keyed, given.data);
+        END IF;
+        INSERT INTO item_media (project_id, bucket, turn_id, position, place, media_id)
+            VALUES (project, b, turn, given.position, given.place, kept);
+    END LOOP;
+END
+$function$;
+
 -- Open a turn. Its record covers the place that the turn gets: its number, its parent, and whether it runs beside another
 -- turn. For an end user, the thread must be the user's own.
 --
@@ -1057,6 +1119,7 @@ CREATE FUNCTION open_turn_v3(
     worker uuid, lease_seconds float8, api_key uuid, idem_key text, body_hash_ bytea, salt_ bytea,
     types text[], item_ids text[], data_ text[],
     address text, created_content bytea, opened_content bytea,
+    media_ text,              -- of the items, as keep_media_v1 takes them
     OUT outcome text, OUT thread_id_ uuid, OUT parent_id_ uuid, OUT created_at_ timestamptz, OUT parent_forgotten boolean
 ) LANGUAGE plpgsql AS $function$
 DECLARE
@@ -1143,6 +1206,9 @@ BEGIN
         INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
             VALUES (project, b, turn, i - 1, 'input', types[i], item_ids[i], data_[i]::json);
     END LOOP;
+    IF media_ IS NOT NULL THEN
+        PERFORM keep_media_v1(project, b, thread_id_, turn, media_);
+    END IF;
 
     chain := th.chain_seq;
     before := th.chain_hash;
@@ -1189,7 +1255,8 @@ CREATE FUNCTION close_turn_v3(
     continuations text[], urls text[], frames_ text[], frame_counts integer[], refs_ integer[],
     piece_digests bytea[], piece_sources text[], piece_data text[], dropped integer[], statuses integer[], response_ids text[],
     errors text[], began timestamptz[], ended timestamptz[],
-    api_key uuid, address text, actions text[], details text[], contents bytea[]
+    api_key uuid, address text, actions text[], details text[], contents bytea[],
+    media_ text, piece_media uuid[]
 ) RETURNS timestamptz LANGUAGE plpgsql AS $function$
 DECLARE
     said text;  -- An assignment is no statement of its own, as PERFORM is.
@@ -1231,13 +1298,17 @@ BEGIN
         INSERT INTO items (project_id, bucket, turn_id, position, origin, type, item_id, data)
             VALUES (project, b, turn, first_position + i - 1, 'output', types[i], item_ids[i], data_[i]::json);
     END LOOP;
+    IF media_ IS NOT NULL THEN
+        PERFORM keep_media_v1(project, b, thread_id_, turn, media_);
+    END IF;
     IF cardinality(piece_digests) > 0 THEN
         SELECT coalesce(max(p.number), 0) INTO last_piece FROM pieces p
             WHERE p.project_id = project AND p.bucket = b AND p.thread_id = thread_id_;
         FOR i IN 1..cardinality(piece_digests) LOOP
             sources_ := ARRAY(SELECT json_array_elements_text(piece_sources[i]::json));
-            INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data)
-                VALUES (project, b, thread_id_, last_piece + i, piece_digests[i], sources_, piece_data[i]);
+            INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data, media_id)
+                VALUES (project, b, thread_id_, last_piece + i, piece_digests[i], sources_, piece_data[i],
+                    piece_media[i]);
         END LOOP;
         -- New pieces were counted down from -1.
         refs_ := ARRAY(

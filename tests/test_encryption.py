@@ -142,6 +142,7 @@ def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_rea
     assert holding - {"calls.refs"} == set(PLAIN_COLUMNS)
     assert sealed_ == {
         "calls.error", "calls.frames", "compactions.calls", "compactions.error", "compactions.salt", "compactions.text",
+        "media.data", "media.digest",
         "feedback.comment", "feedback.salt", "items.data", "pieces.data", "pieces.digest", "shares.salt",
         "shares.title", "threads.metadata", "threads.salt", "threads.title", "turns.body_hash", "turns.error",
         "turns.incomplete_details", "turns.metadata", "turns.params", "turns.response", "turns.salt",

@@ -30,7 +30,7 @@ ORDER = (
     ("search", "usage", "limits"),
     ("accounts",),
     ("projects",),
-    ("chain",),
+    ("chain", "media"),
     ("trail", "sealing"),
     ("items",),
     ("emulator",),

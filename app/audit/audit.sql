@@ -110,9 +110,11 @@ JOIN calls c ON c.project_id = :project_id AND c.bucket = wanted.bucket AND c.tu
 JOIN turns t ON t.project_id = :project_id AND t.bucket = wanted.bucket AND t.id = wanted.id
 
 -- pieces --
-SELECT p.thread_id, p.number, p.digest, p.data FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+SELECT p.thread_id, p.number, p.digest, p.data, p.media_id, m.data AS media
+FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
 JOIN pieces p ON p.project_id = :project_id AND p.bucket = wanted.bucket AND p.thread_id = wanted.id
-WHERE p.data IS NOT NULL
+LEFT JOIN media m ON m.project_id = :project_id AND m.bucket = p.bucket AND m.id = p.media_id
+WHERE p.data IS NOT NULL OR m.data IS NOT NULL
 
 -- threads --
 SELECT th.id, th.salt, th.name, th.title, th.user_id, th.metadata, th.ttl_seconds, th.archived_at, th.created_at,

@@ -15,6 +15,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.sql import Statement, statements_of
 from app.history.tables import Feedback, Share
+from app.media import store as media
 from app.memory.tables import Compaction
 from app.sealing import opening
 from app.sealing.at_rest import item_place
@@ -22,7 +23,7 @@ from app.sealing.ciphertext import CannotOpen, Place
 from app.sealing.columns import Rows, rows_of
 from app.threads.tables import Thread
 from app.trail import contents
-from app.turns.pieces import put_together, referenced_pieces
+from app.turns.pieces import own_parts, put_together, referenced_pieces
 from app.turns.tables import Call, SentPiece, Turn
 
 TURNS_MADE, CALLS_MADE, PIECES_SENT = map(rows_of, (Turn, Call, SentPiece))
@@ -114,7 +115,19 @@ class Contents:
 
     async def _turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
         rows = await self._database.fetch(*SQL.turns(**self._at(turn_ids)))
-        return {row["id"]: _opened_turn(self._project_id, row) for row in rows}
+        turns = {row["id"]: _opened_turn(self._project_id, row) for row in rows}
+        texts = {
+            (turn_id, position): text
+            for turn_id, row in turns.items()
+            for position, text in zip(row["item_positions"], row["item_data"], strict=True)
+        }
+        whole = await media.whole_texts(self._database, self._project_id, texts)
+        for turn_id, row in turns.items():
+            before = row["item_data"].count(None)
+            row["item_data"] = [whole[turn_id, position] for position in row["item_positions"]]
+            if row["item_data"].count(None) > before:
+                row["unreadable"].append("media.data")
+        return turns
 
     async def _compare_turns(self, portion: list[tuple[ThreadClaims, UUID]]) -> list[Found]:
         turn_ids = [turn_id for _, turn_id in portion]
@@ -204,12 +217,14 @@ class Contents:
         if threads:
             for piece in await self._database.fetch(*SQL.pieces(**self._at(list(threads)))):
                 opened = PIECES_SENT.opened(self._project_id, piece)
-                pieces[piece["thread_id"]][piece["number"]] = opened["data"]
+                medium = piece["media_id"] is not None
+                text = media.sent_text(self._project_id, piece) if medium else opened["data"]
+                pieces[piece["thread_id"]][piece["number"]] = text
         calls: Calls = {}
         for row in rows:
             turn = turns[row["turn_id"]]
             items = zip(turn["item_origins"], turn["item_positions"], turn["item_data"], strict=True)
-            own = {position: data for origin, position, data in items if origin == "input"}
+            own = own_parts({position: data for origin, position, data in items if origin == "input"})
             call = _opened_call(self._project_id, row)
             body = put_together(call["frames"], row["refs"], own, pieces.get(row["thread_id"], {}))
             calls[row["turn_id"], f"call {row['attempt']}"] = {**call, "body": body}

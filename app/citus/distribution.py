@@ -11,7 +11,8 @@ DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid =
 # A table is distributed when none that is not refers to it.
 KEYS_BETWEEN = """
 SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
-WHERE contype = 'f' AND confrelid IN ('threads'::regclass, 'turns'::regclass) AND conparentid = 0
+WHERE contype = 'f' AND conparentid = 0
+    AND confrelid IN ('threads'::regclass, 'turns'::regclass, 'items'::regclass, 'media'::regclass)
 """
 DISTRIBUTE = Path(__file__).parents[2] / "migrations" / "sql" / "citus.sql"
 

@@ -21,8 +21,9 @@ from app.history.tables import Share
 from app.http.errors import Conflict
 from app.items.input_item import with_facts
 from app.items.stored import columns, stored_input
+from app.media import store as media
 from app.sealing import at_rest
-from app.sealing.columns import ITEMS, Written, rows_of
+from app.sealing.columns import Written, rows_of
 from app.threads import store as threads
 from app.threads.address import ById, OfTurn, ThreadAddress, unknown
 from app.threads.tables import Thread
@@ -56,13 +57,10 @@ class Edits:
             thread = await _idle_thread(session, project_id, address)
             mine = (Turn.project_id == project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
             of_id = (Item.project_id == project_id, Item.bucket == thread.bucket, Item.item_id == item_id)
-            gone = await session.execute(
-                delete(Item)
-                .where(*of_id, Item.turn_id.in_(select(Turn.id).where(*mine)))
-                .returning(Item.turn_id)
-                .execution_options(synchronize_session=False)
-            )
-            turn_ids = set(gone.scalars())
+            within = (*of_id, Item.turn_id.in_(select(Turn.id).where(*mine)))
+            turn_ids = set(await session.scalars(select(Item.turn_id).where(*within)))
+            async with media.released(session, project_id, thread.bucket, list(turn_ids)):
+                await session.execute(delete(Item).where(*within).execution_options(synchronize_session=False))
             deleted = bool(turn_ids)
             for turn_id in turn_ids:
                 await session.execute(update(Call).where(*at(Call.turn_id, project_id, turn_id)).values(frames=None))
@@ -112,12 +110,13 @@ async def erase_turns(
     await provider_deletions.queue(session, project_id, bucket, turn_ids)
     mine = (Item.project_id == project_id, Item.bucket == bucket, Item.turn_id.in_(turn_ids))
     item_ids = list(await session.scalars(select(Item.item_id).where(*mine)))
-    for table in (Item, Call):
-        await session.execute(
-            delete(table)
-            .where(table.project_id == project_id, table.bucket == bucket, table.turn_id.in_(turn_ids))
-            .execution_options(synchronize_session=False)
-        )
+    async with media.released(session, project_id, bucket, turn_ids):
+        for table in (Item, Call):
+            await session.execute(
+                delete(table)
+                .where(table.project_id == project_id, table.bucket == bucket, table.turn_id.in_(turn_ids))
+                .execution_options(synchronize_session=False)
+            )
     # The provider's message may quote what was sent.
     said = {"code": "deleted", "message": "The content of this turn was deleted."}
     emptied: dict[str, Any] = {
@@ -189,7 +188,7 @@ async def _erase_pieces(
             SentPiece.thread_id.in_(thread_ids),
             SentPiece.sources.overlap(item_ids),
         )
-        .values(data=None, sources=[], digest=b"")
+        .values(data=None, media_id=None, sources=[], digest=b"")
         .execution_options(synchronize_session=False)
     )
 
@@ -230,7 +229,7 @@ async def append_items(
         }
         for position, item in enumerate(items)
     ]
-    await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in item_rows])
+    await media.insert_items(session, Item, sealer, thread.id, item_rows)
     thread.head_turn_id = turn_id
     thread.last_seq += 1
     thread.turn_count += 1

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.chain import provider_deletions
 from app.chain.live_ids import LiveIds
 from app.history.forks import leave_to_forks
+from app.media import store as media
 from app.threads import store
 from app.threads.names import Names
 from app.threads.tables import Thread
@@ -46,5 +47,6 @@ async def erase(
     turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
     running = list(await session.scalars(select(Turn.id).where(*mine, Turn.status == "in_progress")))
     await provider_deletions.queue(session, thread.project_id, thread.bucket, turn_ids)
-    await store.remove(session, names, actor, thread, action)
+    async with media.released(session, thread.project_id, thread.bucket, turn_ids):
+        await store.remove(session, names, actor, thread, action)
     return Erased(thread.project_id, {thread.id}, turn_ids, running, inherited)

@@ -11,9 +11,10 @@ from app.db import ids
 from app.db.base import Base
 from app.items.provider_door import new_id
 from app.items.unreadable import ContentUnreadable
+from app.media import store as media
 from app.memory.tables import Compaction
 from app.sealing import at_rest
-from app.sealing.columns import ITEMS, rows_of
+from app.sealing.columns import rows_of
 from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import Record, append_records
@@ -50,7 +51,9 @@ async def copy_turns(session: AsyncSession, actor: Actor, fork: Thread, bucket: 
     turns = {turn.id: turn for turn in await session.scalars(select(Turn).where(*here))}
     of_turns = (Item.project_id == fork.project_id, Item.bucket == bucket, Item.turn_id.in_(turn_ids))
     items: dict[UUID, list[Item]] = {turn_id: [] for turn_id in turn_ids}
-    for item in await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position)):
+    stored = (await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position))).all()
+    await media.make_whole(session, fork.project_id, stored)
+    for item in stored:
         items[item.turn_id].append(item)
     rows: list[dict[str, Any]] = []
     item_rows: list[dict[str, Any]] = []
@@ -86,7 +89,7 @@ async def copy_turns(session: AsyncSession, actor: Actor, fork: Thread, bucket: 
     sealer = at_rest.sealer()
     await session.execute(insert(Turn), [rows_of(Turn).written(sealer, row) for row in rows])
     if item_rows:
-        await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in item_rows])
+        await media.insert_items(session, Item, sealer, fork.id, item_rows)
     await append_records(session, actor, fork.project_id, fork.id, records)
     await _copy_compactions(session, actor, fork, bucket, copies, item_ids)
     await session.refresh(fork)  # The end of its audit chain has moved.

@@ -30,8 +30,8 @@ SELECT coalesce(max(number), 0) FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id
 
 -- take_pieces --
-INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data)
-SELECT project_id, bucket, :fork_id::uuid, number + :last_piece::integer, digest, sources, data FROM pieces
+INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data, media_id)
+SELECT project_id, bucket, :fork_id::uuid, number + :last_piece::integer, digest, sources, data, media_id FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
 
 -- sealed_pieces --

@@ -8,11 +8,9 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.items.kinds import MALFORMED, type_of
-from app.items.shapes import IMAGE_PARTS, Item, images_of, objects, string, text_of, words
-from app.items.stored import Row, StoredItem, stored_item
 from app.items.media import NAMES, is_data, source_of
 from app.items.shapes import Item, media_of, modality_of, objects, string, text_of, words
-from app.items.stored import Row, StoredItem, kept_row
+from app.items.stored import Row, StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
 
 

@@ -1,9 +1,11 @@
 """Images, videos, audio and files in items: which can be sent, and the words that stand for one that is not sent."""
 
+import copy
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
+from uuid import UUID
 
 from app.items.checks import wrong
 from app.items.shapes import Item, Modality, fields_of, modality_of, objects, string
@@ -11,8 +13,20 @@ from app.items.shapes import Item, Modality, fields_of, modality_of, objects, st
 LONGEST_URL = 8192
 """Characters of a URL that is no data URL. The size of data URLs is bounded with the whole input."""
 
+LARGE = 4096
+"""Characters from which on a data URL or base64 is stored beside its item, once per thread."""
+
+EMPTY = '""'
+"""The JSON of what is left in the place of a medium that is stored beside its item."""
+
 LONGEST_HEAD = 200
 """Characters of a data URL before its content."""
+
+
+class StoredMedium(str):
+    """A medium that was read from the table of media. Only the store makes them (`app/media/store.py`)."""
+
+    id: UUID
 
 
 NAMES: dict[Modality, str] = {"image": "an image", "video": "a video", "audio": "an audio recording", "file": "a file"}
@@ -60,7 +74,7 @@ _MUST_BEGIN: dict[Modality, str] = {
     "file": "https://, http:// or data:, or be base64",
 }
 
-_PLAIN_BASE64 = re.compile(r"[A-Za-z0-9+/]{4}", re.ASCII)
+_BASE64 = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
 
 
 def source_of(part: Item) -> tuple[str, Any]:
@@ -92,7 +106,7 @@ def fault_of(kind: Modality, source: Any) -> str | None:
             return f"must be a data URL of {NAMES[kind]} with its content, as data:{_EXAMPLES[kind]};base64,…"
         return None
     if kind in ("audio", "file") and not _is_url(source):
-        return None if _PLAIN_BASE64.match(source) else f"must begin with {_MUST_BEGIN[kind]}."
+        return None if _BASE64.fullmatch(source[:LONGEST_HEAD]) else f"must begin with {_MUST_BEGIN[kind]}."
     if len(source) > LONGEST_URL:
         return f"must not be longer than {LONGEST_URL} characters."
     try:
@@ -141,6 +155,46 @@ def in_words(item: Item, words: Mapping[Modality, str], chosen: Callable[[Item],
     return {**item, field: [_said(words, part) if chosen(part) else part for part in objects(item[field])]}
 
 
+def without_large(item: Item) -> tuple[Item, dict[int, str]]:
+    """Return an item without its large media, and these by their places. The item itself where it has none."""
+    large = large_in(item)
+    return (with_large(item, dict.fromkeys(large, "")), large) if large else (item, {})
+
+
+def with_large(item: Item, large: Mapping[int, str]) -> Item:
+    """Return a copy of an item with media at these places."""
+    made = copy.deepcopy(item)
+    for place, (holder, name) in enumerate(_places(made)):
+        if place in large:
+            holder[name] = large[place]
+    return made
+
+
+def lacks_large(item: Item) -> bool:
+    """Return True if media may have been taken out of an item. Whether they were, only the store knows."""
+    return any(holder.get(name) == "" for holder, name in _places(item))
+
+
+def large_in(item: Item) -> dict[int, str]:
+    """Return the large media of an item by their places."""
+    return {place: value for place, (holder, name) in enumerate(_places(item)) if _is_large(value := holder.get(name))}
+
+
+def _places(item: Item) -> Iterator[tuple[Item, str]]:
+    """Yield the objects within an item that hold a medium or its URL, and the name of the field.
+
+    Their order numbers the places that the store refers to.
+    """
+    for field in ("content", "output"):
+        for part in objects(item.get(field)):
+            if modality_of(part) is not None:
+                yield _holder(part)[1:]
+    if isinstance(shown := item.get("output"), dict):
+        yield shown, "image_url"
+    if item.get("type") == "image_generation_call":
+        yield item, "result"
+
+
 def _holder(part: Item) -> tuple[str, Item, str]:
     """Return the path of a part's URL or content, the object that holds it, and the name of the field there."""
     match modality_of(part):
@@ -153,6 +207,10 @@ def _holder(part: Item) -> tuple[str, Item, str]:
             name = "video_url" if kind == "video" else "image_url"
             url = part.get(name)
             return (name, url, "url") if isinstance(url, dict) else (name, part, name)
+
+
+def _is_large(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value) >= LARGE and not _is_url(value)
 
 
 def _code(kind: Modality) -> str:

@@ -67,6 +67,13 @@ SELECT sum(bytes)::bigint AS count FROM (
         WHERE t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id AND {_of_user}
     ))
     UNION ALL
+    SELECT coalesce(sum(pg_column_size(m.data)), 0) FROM media m
+    WHERE m.project_id = :project_id AND (:user_id::text IS NULL OR EXISTS (
+        SELECT FROM item_media h
+        JOIN turns t ON t.project_id = h.project_id AND t.bucket = h.bucket AND t.id = h.turn_id
+        WHERE h.project_id = m.project_id AND h.bucket = m.bucket AND h.media_id = m.id AND {_of_user}
+    ))
+    UNION ALL
     SELECT coalesce(sum(pg_column_size(t.params) + pg_column_size(t.metadata)), 0) FROM turns t
     WHERE t.project_id = :project_id AND {_of_user}
     UNION ALL

@@ -18,6 +18,7 @@ from app.items import vocabulary
 from app.items.shapes import Item, message
 from app.items.stored import StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
+from app.media import store as media
 from app.memory.rows import Abandoned, CompactionRow
 from app.memory.tables import Compaction
 from app.sealing import at_rest
@@ -123,14 +124,16 @@ class MemoryStore:
         branch = Branch()
         nearest: UUID | None = None
         node = self._nodes.of(ids.bucket_of(turn_id))
-        for row in await node.fetch(*SQL.branch(**_at(project_id, turn_id))):
+        rows = await node.fetch(*SQL.branch(**_at(project_id, turn_id)))
+        items = iter(await _readable(node, project_id, [row for row in rows if row["item_id"] is not None]))
+        for row in rows:
             if row["compaction"] is not None:
                 nearest = row["compaction"]
                 continue
             if not branch.turns or branch.turns[-1].id != row["turn_id"]:
                 branch.turns.append(Turn(row["turn_id"], row["thread_id"]))
             if row["item_id"] is not None:
-                stored = _readable(project_id, row)
+                stored = next(items)
                 branch.items.append(BranchItem(stored, row["turn_id"], row["tokens"], row["binding"], row["model"]))
         if nearest is not None:
             branch.compacted = await self._compacted(project_id, turn_id, nearest)
@@ -152,7 +155,8 @@ class MemoryStore:
             )
         found = await self._database.fetch(*SQL.kept_items(**here, item_ids=row["kept_items"]))
         by_id = {
-            item["item_id"]: BranchItem(_readable(project_id, item), row["turn_id"], item["tokens"]) for item in found
+            item["item_id"]: BranchItem(stored, row["turn_id"], item["tokens"])
+            for item, stored in zip(found, await _readable(self._database, project_id, found), strict=True)
         }
         kept_items = [by_id[item_id] for item_id in row["kept_items"] if item_id in by_id]
         return Compacted(id_, row["text"] or "", row["tokens"], kept_items, row["covered_turns"], row["covered_tokens"])
@@ -319,16 +323,18 @@ class MemoryStore:
         raise NotFound("The compaction was deleted meanwhile, with something that it covers.", code="compaction_gone")
 
 
-def _readable(project_id: UUID, row: Any) -> StoredItem:
-    """Return an item of a branch. Raises `ContentUnreadable`."""
-    kept = stored_item(ITEMS.opened(project_id, row))
-    if is_unreadable(kept.data):
-        turn = ids.turn_id(row["turn_id"])
-        raise ContentUnreadable(
-            f"Item {kept.id} of turn {turn}",
-            f"Delete the item, or fork the thread at a turn before {turn}.",
-        )
-    return kept
+async def _readable(database: media.Reads, project_id: UUID, rows: Sequence[Any]) -> list[StoredItem]:
+    """Return items of a branch, whole. Raises `ContentUnreadable`."""
+    whole = await media.whole_rows(database, project_id, [ITEMS.opened(project_id, row) for row in rows])
+    found = list(map(stored_item, whole))
+    for kept, row in zip(found, rows, strict=True):
+        if is_unreadable(kept.data):
+            turn = ids.turn_id(row["turn_id"])
+            raise ContentUnreadable(
+                f"Item {kept.id} of turn {turn}",
+                f"Delete the item, or fork the thread at a turn before {turn}.",
+            )
+    return found
 
 
 def _place(claim: Claim) -> Place:

@@ -1,8 +1,8 @@
 """Parts of OpenAI's API that this service does not implement, and their alternatives."""
 
 ABSENT = {
-    "files": "The provider's Responses API takes no files. Send their text as an input_text part, images as data URLs.",
-    "uploads": "The provider's Responses API takes no files. Send their text as an input_text part.",
+    "files": "No files are stored by id. Send text as input_text parts, and media as data URLs.",
+    "uploads": "No files are stored by id. Send text as input_text parts, and media as data URLs.",
     "vector_stores": "There are none here. The provider's own file_search tool searches its knowledge bases.",
     "embeddings": "Everthread keeps conversations. Ask the provider itself for embeddings, with its own key.",
     "completions": "Send the prompt as 'input' to /responses.",

@@ -14,10 +14,11 @@ from app.db.sql import statements_of
 from app.history.tables import Share
 from app.http.errors import BadRequest
 from app.items.stored import imported_type
+from app.media import store as media
 from app.memory.tables import Compaction
 from app.projects.auth import Caller
 from app.sealing import at_rest
-from app.sealing.columns import ITEMS, rows_of
+from app.sealing.columns import rows_of
 from app.threads import store as threads
 from app.threads.address import ById, ByName, ThreadAddress, unknown
 from app.threads.names import Names
@@ -55,7 +56,9 @@ class Transfer:
                 Item.bucket == thread.bucket,
                 Item.turn_id.in_(select(Turn.id).where(*ended)),
             )
-            for item in await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position)):
+            stored = (await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position))).all()
+            await media.make_whole(session, caller.project_id, stored)
+            for item in stored:
                 if item.unreadable:
                     unreadable[item.turn_id].append(f"items[{len(items[item.turn_id])}].data")
                 items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
@@ -179,7 +182,7 @@ async def _write(
         await append_records(session, caller.actor, project_id, id_, records)
         items = [row for mine in items_of for row in mine]
         if items:
-            await session.execute(insert(Item), [ITEMS.written(sealer, row) for row in items])
+            await media.insert_items(session, Item, sealer, id_, items)
         await _write_compactions(session, caller, id_, given, {row["id"] for row in rows})
     await session.refresh(thread)  # The end of its audit chain has moved.
     thread.head_turn_id = given.head_id

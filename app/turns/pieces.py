@@ -7,18 +7,24 @@ and not the history again; and what is erased is gone from every call that has s
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import orjson
 
+from app.items.media import LARGE, StoredMedium, large_in
 from app.items.shapes import Item
 from app.items.weights import BYTES_PER_TOKEN
 
 DIGEST_BYTES = 16
 
 OWN_INPUT = 0
-"""The first number of a reference to an item of the turn's own input; the second is its position."""
+"""The first number of a reference to an item of the turn's own input; the second is its position. One from MOST_PLACES
+on is a large medium of an item that is sent in another form than it is stored in: see `_of_own`."""
+
+MOST_PLACES = 100_000
+"""More than a turn's input has items, and an item has media. A reference to the last one fits into 31 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class Piece:
     digest: bytes
     sources: Sequence[str]
     """The ids of the items that it holds: it goes with any of them."""
+    media_id: UUID | None = None
+    """The medium that it stands for: a large image, for example, which the thread has once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +85,15 @@ def put_together(
     return "".join(parts)
 
 
+def own_parts(texts: Mapping[int, str | None]) -> dict[int, str | None]:
+    """Return a turn's own input as `put_together` takes it: its items by position, and their large media."""
+    parts = dict(texts)
+    for position, text in texts.items():
+        if text is not None and len(text) > LARGE:
+            parts |= {key: said.decode() for key, said in _of_own(position, orjson.loads(text))}
+    return parts
+
+
 def referenced_pieces(refs: Sequence[int]) -> tuple[int, int]:
     """The range of pieces that a body refers to; (0, 0) for none."""
     ranges = [(first, last) for first, last in zip(refs[::2], refs[1::2], strict=False) if first != OWN_INPUT]
@@ -93,11 +110,13 @@ class Pieces:
     new: list[Piece] = field(default_factory=list)
     _numbers: dict[bytes, int] = field(default_factory=dict)
 
-    def number(self, data: bytes, sources: Sequence[str]) -> int:
-        digest = self.digested(hashlib.sha256(data).digest()[:DIGEST_BYTES])
+    def number(self, data: bytes, sources: Sequence[str], media_id: UUID | None = None) -> int:
+        of = data if media_id is None else media_id.bytes
+        digest = self.digested(hashlib.sha256(of).digest()[:DIGEST_BYTES])
         number = self.known.get(digest) or self._numbers.get(digest)
         if number is None:
-            self.new.append(Piece(data.decode(), digest, sources))
+            said = data.decode() if media_id is None else ""
+            self.new.append(Piece(said, digest, sources, media_id))
             number = self._numbers[digest] = -len(self.new)
         return number
 
@@ -153,19 +172,45 @@ def write_body(
     writer = Writer()
     writer.literal(envelope.head)
     mine: dict[bytes, deque[int]] = {}
+    held: dict[bytes, int] = {}
     for position, item in enumerate(own):
-        mine.setdefault(orjson.dumps(item), deque()).append(position)
+        mine.setdefault(data := orjson.dumps(item), deque()).append(position)
+        if len(data) > LARGE:
+            held |= {said: key for key, said in _of_own(position, item)}
     for place, item in enumerate(items):
         data = orjson.dumps(item)
         if pieces is not None and sources[place]:
             data = b"," + data if place else data
-            writer.piece(data, pieces.number(data, sources[place]))
+            for part, media_id in _parts(item, data):
+                writer.piece(part, pieces.number(part, sources[place], media_id))
             continue
         if place:
             writer.literal(b",")
         if positions := mine.get(data):
             writer.own(data, positions.popleft())
-        else:
-            writer.literal(data)
+            continue
+        for said in map(orjson.dumps, large_in(item).values() if len(data) > LARGE else ()):
+            if said in held:
+                before, _, data = data.partition(said)
+                writer.literal(before)
+                writer.own(said, held[said])
+        writer.literal(data)
     writer.literal(envelope.tail)
     return writer.body()
+
+
+def _parts(item: Item, data: bytes) -> Iterator[tuple[bytes, UUID | None]]:
+    """Yield the bytes of an item of the history, its large media apart, with their ids."""
+    if len(data) > LARGE:
+        for medium in large_in(item).values():
+            if isinstance(medium, StoredMedium):
+                before, said, data = data.partition(orjson.dumps(medium))
+                yield before, None
+                yield said, medium.id
+    yield data, None
+
+
+def _of_own(position: int, item: Item) -> Iterator[tuple[int, bytes]]:
+    """Yield the large media of an item of the turn's own input: the second number of a reference, and the JSON."""
+    for place, value in large_in(item).items():
+        yield (1 + position) * MOST_PLACES + place, orjson.dumps(value)

@@ -172,7 +172,12 @@ def encoded(turn: Closable, closing: Closing) -> bytes:
                 "context": closing.context,
                 "replaced_model": closing.replaced_model,
                 "pieces": [
-                    {"data": piece.data, "digest": piece.digest.hex(), "sources": list(piece.sources)}
+                    {
+                        "data": piece.data,
+                        "digest": piece.digest.hex(),
+                        "sources": list(piece.sources),
+                        "media_id": None if piece.media_id is None else piece.media_id.hex,
+                    }
                     for piece in closing.pieces
                 ],
             },
@@ -214,7 +219,15 @@ def decoded(content: bytes) -> tuple[Closable, Closing]:
         _optional(closing["response_expires_at"], datetime.fromisoformat),
         closing["error_status"],
         closing["pace"],
-        [Piece(str(one["data"]), bytes.fromhex(one["digest"]), list(one["sources"])) for one in closing["pieces"]],
+        [
+            Piece(
+                str(one["data"]),
+                bytes.fromhex(one["digest"]),
+                list(one["sources"]),
+                _optional(one["media_id"], UUID),
+            )
+            for one in closing["pieces"]
+        ],
         closing["context"],
         closing["replaced_model"],
     )

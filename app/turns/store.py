@@ -25,6 +25,7 @@ from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocke
 from app.http.pages import Page
 from app.items.kinds import CALLS
 from app.items.stored import columns, stored_input
+from app.media import store as media
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
@@ -36,7 +37,7 @@ from app.trail import contents
 from app.trail.records import Actor
 from app.trail.users import UserKeys
 from app.turns.closing import NEVER_ASKED, Closing
-from app.turns.pieces import Piece, put_together, referenced_pieces
+from app.turns.pieces import Piece, own_parts, put_together, referenced_pieces
 from app.turns.rows import (
     BranchRow,
     ExpiredRow,
@@ -159,6 +160,7 @@ class TurnStore:
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         kept = stored_input(request.items)
         types, item_ids, data = columns(kept)
+        stored, held = media.taken_out(at_rest.sealer(), project_id, data, [item.data for item in kept])
         params, seal, place = _dumps(request.params), at_rest.sealer(), TURNS.at(project_id, turn_id)
         created: bytes | None = None
         thread_salt: bytes | None = None
@@ -174,7 +176,7 @@ class TurnStore:
         try:
             row = await self._nodes.of(bucket).fetchrow_in_group(
                 bucket,
-                sum(map(len, data)),
+                sum(map(len, stored)) + len(held or ""),
                 *SQL.open_turn(
                     project_id=project_id,
                     bucket=bucket,
@@ -199,7 +201,8 @@ class TurnStore:
                     salt=seal.salt(salt, place),
                     types=types,
                     item_ids=item_ids,
-                    data=seal.items(project_id, turn_id, 0, kept, data),
+                    data=seal.items(project_id, turn_id, 0, kept, stored),
+                    media=held,
                     address=request.origin.address,
                     created=created,
                     opened=contents.digest(
@@ -271,6 +274,9 @@ class TurnStore:
     async def _close(self, turn: Closable, closing: Closing, wait_seconds: float | None) -> bool:
         calls, seal, place = closing.calls, turn.sealer, TURNS.at(turn.project_id, turn.id)
         types, item_ids, data = columns(closing.output)
+        stored, held = media.taken_out(
+            seal, turn.project_id, data, [item.data for item in closing.output], turn.input_items
+        )
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace, context = map(_json, (closing.incomplete_details, closing.pace, closing.context))
         records: list[tuple[str, str, bytes | None]] = []
@@ -328,7 +334,7 @@ class TurnStore:
         ]
         row = await self._nodes.of(bucket).fetchrow_in_group(
             bucket,
-            sum(map(len, data)) + sum(map(len, frames)),
+            sum(map(len, stored)) + len(held or "") + sum(map(len, frames)),
             *SQL.close_turn(
                 project_id=turn.project_id,
                 bucket=bucket,
@@ -350,7 +356,8 @@ class TurnStore:
                 first_position=turn.input_items,
                 types=types,
                 item_ids=item_ids,
-                data=seal.items(turn.project_id, turn.id, turn.input_items, closing.output, data),
+                data=seal.items(turn.project_id, turn.id, turn.input_items, closing.output, stored),
+                media=held,
                 continuations=[call.continuation for call in calls],
                 urls=[call.url for call in calls],
                 frames=frames,
@@ -359,6 +366,7 @@ class TurnStore:
                 piece_digests=[piece.digest for piece in closing.pieces],
                 piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
                 piece_data=[_piece_data(turn, piece) for piece in closing.pieces],
+                piece_media=[piece.media_id for piece in closing.pieces],
                 dropped=[call.dropped_items for call in calls],
                 statuses=[call.status for call in calls],
                 response_ids=[call.response_id for call in calls],
@@ -557,7 +565,7 @@ class TurnStore:
         found = await self._database.fetch(
             *SQL.referenced(thread_id=thread_id, bucket=bucket, project_id=project_id, item_ids=list(item_ids))
         )
-        return {row["item_id"]: ITEMS.opened(project_id, row) for row in found}
+        return {row["item_id"]: row for row in await self._whole(project_id, found)}
 
     async def messages(
         self, project_id: UUID, turn_id: UUID | None, turns: int | None = None
@@ -571,7 +579,7 @@ class TurnStore:
         if turn_id is None:
             return [], False
         found = await self._database.fetch(*SQL.messages(**_at(project_id, turn_id), turns=turns))
-        items = [ITEMS.opened(project_id, row) for row in found if row["item_id"] is not None]
+        items = await self._whole(project_id, [row for row in found if row["item_id"] is not None])
         return items, bool(found and found[0]["more"])
 
     async def page_of_items(
@@ -592,7 +600,7 @@ class TurnStore:
         """
         statement = SQL.latest_items if latest_first else SQL.earliest_items
         asked = statement(**_at(project_id, turn_id), cursor=cursor, input_only=input_only, limit=limit)
-        return [ITEMS.opened(project_id, row) for row in await self._database.fetch(*asked)]
+        return await self._whole(project_id, await self._database.fetch(*asked))
 
     async def page_of_turns(
         self, project_id: UUID, turn_id: UUID, *, cursor: UUID | None, latest_first: bool, limit: int | None
@@ -643,10 +651,12 @@ class TurnStore:
     async def calls(self, project_id: UUID, turn_id: UUID) -> list[dict[str, Any]]:
         """Every attempt at the provider, with the exact body sent: None where something of it was erased."""
         calls: list[dict[str, Any]] = []
-        own = {
-            row["position"]: _own_text(project_id, row)
+        texts = {
+            (turn_id, row["position"]): _own_text(project_id, row)
             for row in await self._database.fetch(*SQL.sent_input(**_at(project_id, turn_id)))
         }
+        whole = await media.whole_texts(self._database, project_id, texts)
+        own = own_parts({position: text for (_, position), text in whole.items()})
         for row in await self._database.fetch(*SQL.calls(**_at(project_id, turn_id))):
             call = CALLS_MADE.opened(project_id, row)
             first, last = referenced_pieces(call["refs"])
@@ -655,6 +665,8 @@ class TurnStore:
                 sent = SQL.sent_pieces(**_of(project_id, call["thread_id"]), first=first, last=last)
                 pieces = {
                     piece["number"]: PIECES.opened(project_id, piece)["data"]
+                    if piece["media_id"] is None
+                    else media.sent_text(project_id, piece)
                     for piece in await self._database.fetch(*sent)
                 }
             calls.append({**call, "body": put_together(call["frames"], call["refs"], own, pieces)})
@@ -677,9 +689,13 @@ class TurnStore:
             asked = SQL.items(project_id=project_id, bucket=buckets[0], turn_ids=list(turn_ids))
         else:
             return found
-        for row in await self._database.fetch(*asked):
-            found[row["turn_id"]].append(ITEMS.opened(project_id, row))
+        for row in await self._whole(project_id, await self._database.fetch(*asked)):
+            found[row["turn_id"]].append(row)
         return found
+
+    async def _whole(self, project_id: UUID, rows: Sequence[Any]) -> list[Any]:
+        """Return rows of items, opened, with their media."""
+        return await media.whole_rows(self._database, project_id, [ITEMS.opened(project_id, row) for row in rows])
 
     async def thread(self, project_id: UUID, address: Address) -> ThreadRow:
         """A thread's id and head.
@@ -803,6 +819,8 @@ def _own_text(project_id: UUID, row: Any) -> str | None:
 
 
 def _piece_data(turn: Closable, piece: Piece) -> str | None:
+    if piece.media_id is not None:
+        return None
     if turn.sealer.key is None:
         return piece.data  # JSON: it begins with no control character.
     assert turn.thread_id is not None

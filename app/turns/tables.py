@@ -230,7 +230,9 @@ class SentPiece(Base):
     digest: Mapped[bytes] = mapped_column(SealedDigest("data"))
     sources: Mapped[list[str]] = mapped_column(ARRAY(Text))
     data: Mapped[str | None] = mapped_column(SealedText)
-    """None: it was erased."""
+    """None: it was erased, or stands for a medium."""
+    media_id: Mapped[UUID | None]
+    """The medium that it stands for."""
 
     __table_args__ = (
         ForeignKeyConstraint(

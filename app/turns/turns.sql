@@ -7,7 +7,7 @@ SELECT * FROM open_turn_v3(
     :model::text, :params::text, :metadata::text, :ignored::text[],
     :worker_id::uuid, :lease_seconds::float8, :api_key_id::uuid, :idempotency_key::text, :body_hash::bytea,
     :salt::bytea, :types::text[], :item_ids::text[], :data::text[],
-    :address::text, :created::bytea, :opened::bytea
+    :address::text, :created::bytea, :opened::bytea, :media::text
 )
 
 -- close_turn --
@@ -21,7 +21,8 @@ SELECT close_turn_v3(
     :continuations::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
     :piece_digests::bytea[], :piece_sources::text[], :piece_data::text[], :dropped::integer[], :statuses::integer[],
     :response_ids::text[], :errors::text[], :began::timestamptz[], :ended::timestamptz[],
-    :api_key_id::uuid, :address::text, :actions::text[], :details::text[], :contents::bytea[]
+    :api_key_id::uuid, :address::text, :actions::text[], :details::text[], :contents::bytea[],
+    :media::text, :piece_media::uuid[]
 ) AS completed_at
 
 -- parent -> ParentRow --
@@ -59,7 +60,8 @@ ORDER BY branch.depth DESC, items.position
 -- pieces --
 -- The pieces that calls of a thread can refer to, by their digests.
 SELECT digest, number FROM pieces
-WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND data IS NOT NULL
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
+    AND (data IS NOT NULL OR media_id IS NOT NULL)
 
 -- messages -> ItemRow --
 -- The last turns of a branch, read from its end: a page of a long thread costs what the page holds. `more` says
@@ -185,9 +187,10 @@ WHERE project_id = :project_id AND bucket = :bucket AND turn_id = :turn_id AND o
 
 -- sent_pieces --
 -- Pieces that calls of a thread refer to, as far as they are still there.
-SELECT thread_id, number, digest, data FROM pieces
-WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
-    AND number BETWEEN :first::int AND :last::int AND data IS NOT NULL
+SELECT p.thread_id, p.number, p.digest, p.data, p.media_id, m.data AS media FROM pieces p
+LEFT JOIN media m ON m.project_id = :project_id AND m.bucket = :bucket AND m.id = p.media_id
+WHERE p.project_id = :project_id AND p.bucket = :bucket AND p.thread_id = :thread_id
+    AND p.number BETWEEN :first::int AND :last::int AND (p.data IS NOT NULL OR m.data IS NOT NULL)
 
 -- branches -> BranchRow --
 -- The turns of a thread that none continues, latest first, from a number downwards. A fork that has no turn of its own

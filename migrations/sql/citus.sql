@@ -22,6 +22,8 @@ SELECT create_distributed_table('threads', 'bucket');
 SELECT create_distributed_table('thread_activity', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('turns', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('items', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('media', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('item_media', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('calls', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('pieces', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('compactions', 'bucket', colocate_with => 'threads');
@@ -40,7 +42,8 @@ CREATE OR REPLACE FUNCTION by_function() RETURNS boolean LANGUAGE sql STABLE PAR
 
 SELECT create_distributed_function(p.oid::regprocedure) FROM pg_proc p
 WHERE p.pronamespace = 'public'::regnamespace AND p.prorettype <> 'trigger'::regtype AND p.proname IN (
-    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v2', 'trail_digest_v1'
+    'bucket_of', 'refuse_row', 'by_function', 'in_history', 'token_count', 'record_hash_v2', 'trail_digest_v1',
+    'keep_media_v1'
 );
 
 -- What opens and closes a turn, and what appends to its trail, runs where the bucket is.
