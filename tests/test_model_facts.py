@@ -115,7 +115,7 @@ def test_a_family_takes_the_modalities_that_it_lists() -> None:
         ("dashscope.aliyuncs.com#01234567", "beijing"),
         ("https://batch.dashscope.aliyuncs.com/compatible-mode/v1", "beijing"),
         ("https://ws-1.us-east-1.maas.aliyuncs.com/compatible-mode/v1", "virginia"),
-        ("https://ap-southeast-1.maas.qwencloudapi.com/compatible-mode/v1", "singapore"),
+        ("https://ap-southeast-1.maas.qwencloudapi.com/compatible-mode/v1", "qwencloud-singapore"),
         ("https://dashscope.aliyuncs.com.example.com/v1", None),
         ("https://us-east-1.maas.example.com/v1", None),
         ("http://127.0.0.1:8090/compatible-mode/v1", None),

@@ -32,7 +32,7 @@ def region(account: str | None) -> Region | None:
         if host.removeprefix("batch.") == shared:
             return region
     for region, code in REGION_CODES.items():
-        if re.search(rf"(^|\.){code}\.maas\.(aliyuncs|qwencloudapi)\.com$", host):
+        if re.search(rf"(^|\.){code}\.maas\.aliyuncs\.com$", host):
             return region
     return None
 
