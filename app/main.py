@@ -108,6 +108,7 @@ from app.turns.store import TurnStore
 from app.turns.titles import Titles
 from app.usage import routes as usage_routes
 from app.usage.hours import TurnHours
+from app.usage.sums import UsageSums
 from app.webhooks import routes as webhooks_routes
 from app.webhooks.deliveries import Deliveries
 from app.webhooks.secrets import Secrets
@@ -253,11 +254,12 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     models, observations = app.state.services[Models], ModelObservations(database)
     memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
     reader = Reader(memory, observations, byte_budget=settings.provider_max_input_bytes)
-    charges = Charges(database)
-    limits = RateLimits(cache, database, models, charges, workers=settings.workers)
+    charges = Charges(database, every_seconds=settings.charges_seconds)
+    sums = UsageSums(database)
+    limits = RateLimits(cache, database, models, accounts, charges, sums, workers=settings.workers)
     compactions = Compactions(memory, accounts, models, observations, content_keys, limits, settings)
     titles = Titles(database, names, accounts, models, limits, settings)
-    hours = TurnHours(database)
+    hours = TurnHours(database, every_seconds=settings.statistics_seconds)
     killable = Killable(environment())
     started.to_stop(killable.stop)
     runner = Runner(
@@ -324,6 +326,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
         killable,
         SignInAttempts(cache),
+        sums,
     )  # fmt: skip
     provide(app, served)
     # What is there by now stays: the garbage collector need not look through it again and again.
@@ -331,7 +334,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     gc.freeze()
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
     # In the order in which they need each other: compactions and titles have charges until their end.
-    for work in (hours, charges, limits, deliveries, compactions, cleaner, checkpoints, cancel_requests, leases,
+    for work in (hours, charges, sums, limits, deliveries, compactions, cleaner, checkpoints, cancel_requests, leases,
                  observations, nodes, reads):  # fmt: skip
         started.to_stop(work.stop)
         work.start()

@@ -44,7 +44,7 @@ TABLES = (
     turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.ObservedModel, webhooks.Webhook, webhooks.WebhookDelivery,
-    history.Feedback, history.Share, usage.TurnHour, limits.Charge,
+    history.Feedback, history.Share, usage.TurnHour, usage.UsageSum, limits.Charge,
     ServedRevision,
 )  # fmt: skip
 

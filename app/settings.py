@@ -188,6 +188,13 @@ class Settings(BaseSettings):
     structured_retries: Annotated[int, Field(ge=0, le=3)] = 1
     """Number of retries for an answer that does not fit the requested format. Streams are never retried."""
 
+    charges_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Interval at which each worker writes what was spent outside stored turns. A killed worker loses what it has not
+    written."""
+
+    statistics_seconds: Annotated[float, Field(gt=0)] = 15.0
+    """Interval at which each worker writes its counts of turns for `/v1/usage/hours`."""
+
     lease_seconds: Annotated[float, Field(gt=0)] = 30.0
     """A worker that has not renewed its turns' leases for this long is taken for dead."""
     wait_seconds: Annotated[float, Field(gt=0)] = 60.0

@@ -352,6 +352,8 @@ CREATE TABLE threads (
     forked_turn_id uuid,
     turn_count integer NOT NULL DEFAULT 0,
     last_seq integer NOT NULL DEFAULT 0,
+    -- The number of the last turn that usage_sums has.
+    counted_seq integer NOT NULL DEFAULT 0,
     chain_seq bigint NOT NULL DEFAULT 0,
     chain_hash bytea NOT NULL DEFAULT decode(repeat('00', 32), 'hex'),
     trail_key bytea NOT NULL,
@@ -443,6 +445,8 @@ CREATE TABLE turns (
     error_status smallint,
     response json,
     usage json,
+    -- The cost by the prices of its day.
+    cost json,
     error json,
     incomplete_details json,
     pace json,
@@ -901,11 +905,55 @@ CREATE TABLE charges (
     api_key_id uuid,
     user_id text,
     thread_id uuid,
-    usage json NOT NULL,
+    input_tokens bigint NOT NULL,
+    cached_tokens bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    reasoning_tokens bigint NOT NULL,
+    total_tokens bigint NOT NULL,
+    tool_calls bigint NOT NULL,
+    estimated boolean NOT NULL DEFAULT false,
+    -- By the prices of its day. Without a currency, no price was known.
+    currency text,
+    cost numeric,
+    saved numeric,
     CONSTRAINT charges_pkey PRIMARY KEY (project_id, bucket, id)
 );
 CREATE INDEX charges_at_idx ON charges (project_id, at);
 CREATE INDEX charges_user_idx ON charges (project_id, user_id) WHERE user_id IS NOT NULL;
+
+-- Usage of the turns of each thread up to threads.counted_seq, in sums of a quarter of an hour, which is the unit of the
+-- world's time zones. Sums go with their thread. Later turns are summed from their rows: see app/usage/usage.sql.
+CREATE TABLE usage_sums (
+    project_id uuid NOT NULL,
+    bucket smallint NOT NULL,
+    thread_id uuid NOT NULL,
+    at timestamptz NOT NULL,
+    model text NOT NULL,
+    binding text NOT NULL,
+    api_key_id uuid NOT NULL,
+    currency text NOT NULL,
+    turns bigint NOT NULL,
+    failed_turns bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    cached_tokens bigint NOT NULL,
+    cache_write_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    reasoning_tokens bigint NOT NULL,
+    total_tokens bigint NOT NULL,
+    tool_calls bigint NOT NULL,
+    rebuilt_turns bigint NOT NULL,
+    rebuilt_input_tokens bigint NOT NULL,
+    unpriced_turns bigint NOT NULL,
+    cost numeric NOT NULL,
+    rebuilt_input_cost numeric NOT NULL,
+    saved numeric NOT NULL
+);
+CREATE INDEX usage_sums_at_idx ON usage_sums (project_id, at);
+ALTER TABLE usage_sums ADD CONSTRAINT usage_sums_pkey
+    PRIMARY KEY (project_id, bucket, thread_id, at, model, binding, api_key_id, currency);
+ALTER TABLE usage_sums ADD CONSTRAINT usage_sums_thread_fkey
+    FOREIGN KEY (project_id, bucket, thread_id) REFERENCES threads (project_id, bucket, id) ON DELETE CASCADE;
 
 -- The migrations whose releases can run on this schema: see app/schema.py.
 CREATE TABLE served_revisions (revision text NOT NULL CONSTRAINT served_revisions_pkey PRIMARY KEY);
@@ -1248,7 +1296,7 @@ $function$;
 -- thread would wait for each other.
 CREATE FUNCTION close_turn_v3(
     project uuid, b smallint, thread uuid, turn uuid,
-    status_ text, continuation_ text, response_ text, usage_ text, error_ text, incomplete_details_ text,
+    status_ text, continuation_ text, response_ text, usage_ text, cost_ text, error_ text, incomplete_details_ text,
     binding_ text, response_id_ text, response_created_at_ timestamptz, response_expires_at_ timestamptz,
     error_status_ smallint, pace_ text, context_ text,
     first_position integer, types text[], item_ids text[], data_ text[],
@@ -1284,7 +1332,7 @@ BEGIN
     said := set_config('everthread.function', 'close_turn_v3', true);
     UPDATE turns t SET
         status = status_, continuation = continuation_, response = response_::json, usage = usage_::json,
-        error = error_::json, incomplete_details = incomplete_details_::json, binding = binding_,
+        cost = cost_::json, error = error_::json, incomplete_details = incomplete_details_::json, binding = binding_,
         response_id = response_id_, response_created_at = response_created_at_,
         response_expires_at = response_expires_at_, completed_at = at_, lease_expires_at = NULL,
         error_status = error_status_, pace = pace_::json, context = context_::json

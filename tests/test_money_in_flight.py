@@ -268,6 +268,8 @@ def test_usage_by_day_in_a_time_zone(tenant: Tenant, database_url: str, moment: 
     query(
         database_url,
         f"UPDATE turns SET created_at = '{moment}', arrived_at = '{moment}' WHERE project_id = '{project}'",
+        f"UPDATE threads SET counted_seq = 0 WHERE project_id = '{project}'",
+        f"DELETE FROM usage_sums WHERE project_id = '{project}'",
     )
     query(database_url, f"UPDATE charges SET at = '{moment}' WHERE project_id = '{project}'")
     assert days(tenant, tz=zone) == [day]

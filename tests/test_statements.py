@@ -16,7 +16,6 @@ import pytest
 
 import app
 from app.db.sql import SHARED, Statement, Statements
-from app.provider.models import CALLS_BY_TOOL
 
 ROOT = Path(app.__file__).parent
 
@@ -151,7 +150,6 @@ ELSEWHERE = {
     "citus/router.py": "It asks Citus where buckets lie: only a cluster has these functions.",
     "citus/distribution.py": "It distributes the tables by Citus's functions.",
     "sealing/encrypting.py": "Made from the sealed columns of each table.",
-    "usage/store.py": "Made from the list of tools and the expressions of the grouping that was asked for.",
     "schema.py": "It reads the catalog of a database that may not be migrated yet, and migrates it.",
 }
 """The modules that hold statements in Python, and why."""
@@ -176,11 +174,6 @@ def holds_sql(node: ast.AST, module: str) -> bool:
     if isinstance(node, ast.ImportFrom):
         return node.module == "sqlalchemy" and module != "tables.py" and "text" in {name.name for name in node.names}
     return isinstance(node, ast.Constant) and isinstance(node.value, str) and A_STATEMENT.match(node.value) is not None
-
-
-def test_limits_count_the_tools_that_the_provider_knows() -> None:
-    used: Statement = vars(Statements(ROOT / "limits" / "limits.sql"))["used"]
-    assert "".join(used.sql.split()).count("".join(CALLS_BY_TOOL.split())) == 2
 
 
 def test_every_sql_file_is_that_of_a_part() -> None:

@@ -1,7 +1,7 @@
 """A page being made: who looks at it, in which language, and what it is made of."""
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +15,7 @@ from app.console import session
 from app.console.api import Api, Refused
 from app.console.words import Words, language_of, words
 from app.http.services import services
+from app.limits.spent import NO_CURRENCY
 from app.projects.auth import Grant
 from app.projects.sessions import Sessions
 
@@ -117,3 +118,11 @@ def _html(request: Request, template: str, t: Words, language: str, status: int,
         t=t, language=language, path=request.url.path, query=request.query_params, proof=proof, **shown
     )
     return HTMLResponse(text, status_code=status, headers=SECURITY)
+
+
+def money(costs: Mapping[str, float], digits: int) -> str:
+    """Return amounts as a page shows them, each with its currency where that has a name."""
+    return ", ".join(
+        f"{amount:.{digits}f}" if currency == NO_CURRENCY else f"{amount:.{digits}f} {currency}"
+        for currency, amount in sorted(costs.items())
+    )

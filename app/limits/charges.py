@@ -1,10 +1,9 @@
 """Charges: what is spent outside stored turns, written to Postgres in batches.
 
-No request waits for the insert. A worker that is killed loses the charges of its last second from `/v1/usage`; the
-month's counter in Redis has them.
+No request waits for the insert. A killed worker loses the charges that it has not written from `/v1/usage`; the month's
+counter in Redis has them.
 """
 
-import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,15 +18,17 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
+from app.items.usage import Usage
+from app.items.weights import MOST_COUNTED
+from app.limits.spent import DIGITS, Cost
 from app.limits.tables import Charge
-from app.process.background import Background
+from app.process.background import WriteBehind
 
 log = structlog.get_logger()
 
 Kind = Literal["chat", "response", "compaction", "title", "cut"]
 """`response`: one that is not stored. `cut`: a turn that broke off before the provider had counted it, estimated."""
 
-WRITE_SECONDS = 1.0
 AT_ONCE = 500
 MOST_UNWRITTEN = 20_000
 """Charges that a worker keeps while Postgres is unavailable."""
@@ -44,21 +45,32 @@ class NewCharge:
     api_key_id: UUID | None
     user_id: str | None
     thread_id: UUID | None
-    usage: dict[str, Any]
+    usage: Usage
+    cost: Cost | None
+    estimated: bool = False
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     id: UUID = field(default_factory=lambda: ids.new_id(ids.new_bucket()))
 
     def row(self) -> dict[str, Any]:
+        used, cost = self.usage, self.cost
         return {
             "bucket": ids.bucket_of(self.id), "id": self.id, "at": self.at, "kind": self.kind, "model": self.model,
             "binding": self.binding, "api_key_id": self.api_key_id, "user_id": self.user_id,
-            "thread_id": self.thread_id, "usage": self.usage,
+            "thread_id": self.thread_id, "input_tokens": used.input, "cached_tokens": used.cached,
+            "cache_write_tokens": used.written, "output_tokens": used.output, "reasoning_tokens": used.reasoning,
+            "total_tokens": used.total, "tool_calls": min(sum(used.tools.values()), MOST_COUNTED),
+            "estimated": self.estimated,
+            "currency": None if cost is None else cost.currency,
+            "cost": None if cost is None else round(cost.amount, DIGITS),
+            "saved": None if cost is None else round(cost.saved, DIGITS),
         }  # fmt: skip
 
 
-class Charges(Background):
-    def __init__(self, database: Database) -> None:
-        super().__init__()
+class Charges(WriteBehind):
+    what = "charges"
+
+    def __init__(self, database: Database, *, every_seconds: float) -> None:
+        super().__init__(every_seconds=every_seconds)
         self._database = database
         self._unwritten: dict[UUID, list[NewCharge]] = {}
         self._count = 0
@@ -71,11 +83,6 @@ class Charges(Background):
         self._count += 1
 
     async def write(self) -> None:
-        """Write the charges that were added.
-
-        Raises:
-            DatabaseUnavailable: Postgres is unavailable; the charges are kept.
-        """
         while self._unwritten:
             project_id, charges = self._unwritten.popitem()
             self._count -= len(charges)
@@ -91,21 +98,6 @@ class Charges(Background):
         if charges:
             self._unwritten.setdefault(project_id, []).extend(charges)
             self._count += len(charges)
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(WRITE_SECONDS)
-            try:
-                await self.write()
-            except DatabaseUnavailable:
-                log.warning("Postgres is unavailable; charges are written later")
-
-    async def stop(self) -> None:
-        await super().stop()
-        try:
-            await self.write()
-        except DatabaseUnavailable:
-            log.error("Postgres is unavailable; the last charges are lost from the usage", charges=self._count)
 
 
 def _json(charges: list[NewCharge]) -> str:

@@ -1,47 +1,8 @@
--- _tools --
--- `CALLS_BY_TOOL` of provider/models.py: tests/test_statements.py compares them.
-json_build_object(
-    'code_interpreter', coalesce(sum(token_count(u.tools->'code_interpreter'->'count')), 0),
-    'file_search', coalesce(sum(token_count(u.tools->'file_search'->'count')), 0),
-    'function', coalesce(sum(token_count(u.tools->'function'->'count')), 0),
-    'image_search', coalesce(sum(token_count(u.tools->'image_search'->'count')), 0),
-    'mcp', coalesce(sum(token_count(u.tools->'mcp'->'count')), 0),
-    'web_extractor', coalesce(sum(token_count(u.tools->'web_extractor'->'count')), 0),
-    'web_search', coalesce(sum(token_count(u.tools->'web_search'->'count')), 0),
-    'web_search_image', coalesce(sum(token_count(u.tools->'web_search_image'->'count')), 0)
-)
-
--- _read --
--- The calls of tools, taken out of the document once.
-CROSS JOIN LATERAL (SELECT t.usage->'x_tools' AS tools OFFSET 0) u
-
--- _used --
-t.model, coalesce(t.binding ~ :batch, false) AS batch,
-    sum(token_count(t.usage->'total_tokens'))::float8 AS total_tokens,
-    sum(token_count(t.usage->'input_tokens'))::float8 AS input_tokens,
-    sum(token_count(t.usage->'input_tokens_details'->'cached_tokens'))::float8 AS cached_tokens,
-    sum(token_count(t.usage->'x_details'->0->'prompt_tokens_details'->'cache_creation_input_tokens'))::float8
-        AS cache_write_tokens,
-    sum(token_count(t.usage->'output_tokens'))::float8 AS output_tokens,
-    {_tools} AS tools
-
 -- _of_user --
 (:user_id::text IS NULL OR EXISTS (
     SELECT FROM threads th WHERE th.project_id = t.project_id AND th.bucket = t.bucket AND th.id = t.thread_id
         AND th.user_id = :user_id
 ))
-
--- used --
--- What a project, a key or an end user has used since a moment, by model.
-SELECT {_used} FROM turns t {_read}
-WHERE t.project_id = :project_id AND t.arrived_at >= :since AND t.copied_from_id IS NULL AND t.usage IS NOT NULL
-    AND (:key_id::uuid IS NULL OR t.api_key_id = :key_id) AND {_of_user}
-GROUP BY 1, 2
-UNION ALL
-SELECT {_used} FROM charges t {_read}
-WHERE t.project_id = :project_id AND t.at >= :since AND (:key_id::uuid IS NULL OR t.api_key_id = :key_id)
-    AND (:user_id::text IS NULL OR t.user_id = :user_id)
-GROUP BY 1, 2
 
 -- cause --
 -- On whose behalf a compaction or a title is made: that of whoever asked for the turn that it stands behind.
@@ -104,11 +65,17 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = coales
 
 -- add_charges --
 -- With the ids made before: a batch that is written twice counts once.
-INSERT INTO charges (project_id, bucket, id, at, kind, model, binding, api_key_id, user_id, thread_id, usage)
+INSERT INTO charges (
+    project_id, bucket, id, at, kind, model, binding, api_key_id, user_id, thread_id, input_tokens, cached_tokens,
+    cache_write_tokens, output_tokens, reasoning_tokens, total_tokens, tool_calls, estimated, currency, cost, saved
+)
 SELECT :project_id::uuid, c.bucket, c.id, c.at, c.kind, c.model, c.binding, c.api_key_id, c.user_id, c.thread_id,
-    c.usage
+    c.input_tokens, c.cached_tokens, c.cache_write_tokens, c.output_tokens, c.reasoning_tokens, c.total_tokens,
+    c.tool_calls, c.estimated, c.currency, c.cost, c.saved
 FROM json_to_recordset(:charges::json) AS c (
     bucket smallint, id uuid, at timestamptz, kind text, model text, binding text, api_key_id uuid, user_id text,
-    thread_id uuid, usage json
+    thread_id uuid, input_tokens bigint, cached_tokens bigint, cache_write_tokens bigint, output_tokens bigint,
+    reasoning_tokens bigint, total_tokens bigint, tool_calls bigint, estimated boolean, currency text, cost numeric,
+    saved numeric
 )
 ON CONFLICT DO NOTHING

@@ -1,6 +1,6 @@
 """Rules that apply to a request: the limits of its project, of its key, and of its end user."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -39,6 +39,10 @@ class Asks:
     model: str = ""
     history: UUID | None = None
     """The turn or the thread whose history is sent too; None where nothing goes before the input."""
+
+    @property
+    def limits_money(self) -> bool:
+        return any(limits.cost_per_month is not None for _, limits in self.limits)
 
     @property
     def limits(self) -> tuple[tuple[Whose, Rates], ...]:
@@ -98,6 +102,8 @@ class Rule:
     key: str
     """In Redis: all of a project's in one slot of a cluster."""
     limit: int
+    currency: str = ""
+    """Of a limit of money: each currency is counted by itself."""
 
 
 NO_LIMIT = 2**53
@@ -106,19 +112,20 @@ NO_LIMIT = 2**53
 PER_REQUEST = ("requests_per_minute", "turns_at_once")
 
 
-def rules(asks: Asks, month: str, *, background: bool = False) -> list[Rule]:
+def rules(asks: Asks, month: str, currencies: Sequence[str] = (), *, background: bool = False) -> list[Rule]:
     """The limits that are set. The first one is of running turns, with which a turn's end is told once: where none of
     those is set, one that lets in everybody.
 
     Args:
         month: in UTC, as 202611.
+        currencies: those that the request may be charged in.
         background: for a call that the service makes by itself. It is no request of the user's and no turn, and meets
             only the limits of tokens and money.
     """
     met = [
         rule
         for whose, limits in asks.limits
-        for rule in _of(asks, whose, limits, month)
+        for rule in _of(asks, whose, limits, month, currencies)
         if not (background and rule.name in PER_REQUEST)
     ]
     if met and not any(rule.kind == "running" for rule in met):
@@ -138,7 +145,7 @@ def admin_rules(project_id: UUID) -> list[Rule]:
     return [Rule("project", ADMIN_REQUESTS_PER_MINUTE, "bucket", key, MOST_ADMIN_REQUESTS)]
 
 
-def _of(asks: Asks, whose: Whose, limits: Rates, month: str) -> Iterator[Rule]:
+def _of(asks: Asks, whose: Whose, limits: Rates, month: str, currencies: Sequence[str]) -> Iterator[Rule]:
     base = f"{_base(asks.project_id)}:{_who(asks, whose)}"
     if limits.requests_per_minute is not None:
         yield Rule(whose, "requests_per_minute", "bucket", f"{base}:requests", limits.requests_per_minute)
@@ -150,7 +157,8 @@ def _of(asks: Asks, whose: Whose, limits: Rates, month: str) -> Iterator[Rule]:
         yield Rule(whose, "tokens_per_month", "month", f"{base}:{month}:tokens", limits.tokens_per_month)
     if limits.cost_per_month is not None:
         limit = max(1, int(limits.cost_per_month * MICRO))
-        yield Rule(whose, "cost_per_month", "month", f"{base}:{month}:cost", limit)
+        for currency in currencies:
+            yield Rule(whose, "cost_per_month", "month", f"{base}:{month}:cost:{currency}", limit, currency)
 
 
 def history_key(project_id: UUID, id_: UUID) -> str:

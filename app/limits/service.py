@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from uuid import UUID
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
+from app.accounts.pool import Accounts
 from app.cache.client import Cache, RedisAway, reason
 from app.cache.connect import Client
 from app.db.engine import Database
-from app.http.errors import DatabaseUnavailable, TooManyRequests
-from app.items.shapes import fields_of
-from app.items.weights import MOST_COUNTED, count
+from app.http.errors import DatabaseUnavailable, Forbidden, TooManyRequests
+from app.items.usage import NO_USAGE, Usage
+from app.items.weights import MOST_COUNTED
 from app.limits import store
 from app.limits.charges import Charges, Kind, NewCharge
 from app.limits.local import LocalShare
@@ -44,13 +45,16 @@ from app.limits.rules import (
     month_of,
     rules,
 )
-from app.limits.spent import kept, spent
+from app.limits.spent import NO_CURRENCY, Cost, cost_of, currency_of
 from app.process.background import Background
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
+from app.provider.account import account, region
 from app.provider.models import Models
 from app.provider.permit import Permit
 from app.provider.prices import Price
 from app.telemetry import metrics
+from app.usage import store as usage_store
+from app.usage.sums import UsageSums
 
 log = structlog.get_logger()
 
@@ -132,6 +136,7 @@ class Admission(Permit):
     """An admitted request, until it has ended: what lets it call the provider, and what it has used."""
 
     asks: Asks
+    models: Models
     met: _Met | None
     """None where nothing limits it."""
     id: str
@@ -139,45 +144,65 @@ class Admission(Permit):
     """Tokens taken from buckets."""
     headers: dict[str, str]
     """Headers that tell the client about its limits."""
-    used_tokens: int = 0
-    used_cost: float = 0.0
-    answer_tokens: int = 0
-    answer_cost: float = 0.0
-    """The part of it that was used for answers, without their input."""
+    usage: Usage = NO_USAGE
+    costs: dict[str, Cost] = field(default_factory=dict)
+    """What was paid in each currency. All answers of one request are nearly always paid in the same."""
+    unpriced: bool = False
+    """True once an answer had no known price."""
     thread: UUID | None = None
     turn: UUID | None = None
     """The kept turn, once there is one, and its thread."""
     history_tokens: int = 0
     """Size of the history that the next turn continues."""
 
-    def add(self, usage: Any, price: Price | None, binding: str | None) -> None:
+    @property
+    def cost(self) -> Cost | None:
+        """The cost of all answers; None where the price of one was not known."""
+        return None if self.unpriced else next(iter(self.costs.values()), None)
+
+    @property
+    def stored_cost(self) -> dict[str, Any] | None:
+        return None if self.cost is None else self.cost.stored()
+
+    def add(self, usage: Usage, model: str, binding: str | None) -> None:
         """Count an answer of the provider.
 
         Args:
-            usage: of a Response, whatever it is.
             binding: of the account that was asked.
         """
-        tokens, cost = spent(usage, price, binding)
-        self.used_tokens += tokens
-        self.used_cost += cost
-        written = count(fields_of(usage).get("output_tokens"))
-        self.answer_tokens += written
-        if price is not None:
-            self.answer_cost += price.cost(input=0, cached=0, written=0, output=written)
-        self.history_tokens = tokens
+        cost = cost_of(usage, _price(self.models, model, binding), binding)
+        self.usage += usage
+        self.history_tokens = usage.total
+        if cost is None:
+            self.unpriced = self.unpriced or usage.total > 0
+        else:
+            known = self.costs.get(cost.currency)
+            self.costs[cost.currency] = cost if known is None else known + cost
 
 
 class RateLimits(Background):
-    def __init__(self, cache: Cache, database: Database, models: Models, charges: Charges, *, workers: int) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        database: Database,
+        models: Models,
+        accounts: Accounts,
+        charges: Charges,
+        sums: UsageSums,
+        *,
+        workers: int,
+    ) -> None:
         """Args: workers: how many processes share what there is, as far as this one knows."""
         super().__init__()
+        self._accounts = accounts
+        self._sums = sums
         self._charges = charges
         self._cache = cache
         self._database = database
         self._models = models
         self._local = LocalShare(workers)
         self._admitted_now: set[Admission] = set()
-        self._met: dict[tuple[UUID, UUID | None, str | None, bool], _Met] = {}
+        self._met: dict[_Caller, _Met] = {}
         self._counts: dict[tuple[UUID, str | None, str], tuple[float, int]] = {}
         self._month, self._month_ends = "", 0.0
         self._name, self._numbers = secrets.token_hex(8), itertools.count()
@@ -193,14 +218,39 @@ class RateLimits(Background):
 
         Raises:
             TooManyRequests: saying which limit refuses, and when to come again.
+            Forbidden: a limit counts money, and the price of the model is not known.
         """
-        met, id_ = self._met_by(asks, background=background), self._new_id()
+        prices = await self._prices(asks) if asks.model and asks.limits_money else []
+        met, id_ = self._met_by(asks, prices, background=background), self._new_id()
         if met is None:
-            return Admission(asks, None, id_, 0, {})
+            return Admission(asks, self._models, None, id_, 0, {})
         tokens = 0 if background or not met.places else asks.tokens()
-        admission = Admission(asks, met, id_, tokens, await self._held(asks, met, id_, tokens))
+        held = await self._held(asks, met, id_, tokens, prices)
+        admission = Admission(asks, self._models, met, id_, tokens, held)
         self._admitted_now.add(admission)
         return admission
+
+    async def _prices(self, asks: Asks) -> list[Price]:
+        """Return the prices of a model at each account that may be asked.
+
+        Raises:
+            Forbidden: one of them is not known.
+        """
+        found = []
+        for each in await self._accounts.of(asks.project_id):
+            if not each.serves(asks.model):
+                continue
+            price = _price(self._models, asks.model, each.binding)
+            if price is None:
+                raise Forbidden(
+                    f"No price is known for the model {asks.model[:80]!r} at the account {account(each.binding)}, and "
+                    "a limit of this project counts money. Ask for a model with a price. An operator can give this one "
+                    "a price, or all others one under [default], in the file that EVERTHREAD_MODELS_FILE names.",
+                    param="model",
+                    code="model_without_price",
+                )
+            found.append(price)
+        return found
 
     async def check_admin_rate(self, project_id: UUID) -> None:
         """Count a request to an admin route.
@@ -208,7 +258,7 @@ class RateLimits(Background):
         Raises:
             TooManyRequests: the project sends too many of them.
         """
-        place = (project_id, None, ADMIN_REQUESTS_PER_MINUTE, False)
+        place: _Caller = (project_id, None, ADMIN_REQUESTS_PER_MINUTE, False, ())
         met = self._met.get(place)
         if met is None:
             asks = Asks(project_id, None, None, NO_SETTINGS, NO_LIMITS, lambda: 0)
@@ -218,13 +268,13 @@ class RateLimits(Background):
     def _new_id(self) -> str:
         return f"{self._name}{next(self._numbers):x}"
 
-    async def _held(self, asks: Asks, met: _Met, id_: str, tokens: int) -> dict[str, str]:
+    async def _held(self, asks: Asks, met: _Met, id_: str, tokens: int, prices: Sequence[Price] = ()) -> dict[str, str]:
         """Take of every limit what a request takes, or of none. Return what the client is told of them.
 
         Raises:
             TooManyRequests: one of them refuses.
         """
-        reserved = self._reserved(asks, met)
+        reserved = self._reserved(asks, met, prices)
         try:
             refused, wait, left = await self._asked(asks, met, id_, tokens, reserved)
         except (RedisError, OSError) as error:
@@ -240,7 +290,7 @@ class RateLimits(Background):
             raise _refusal(met.rules[refused - 1], wait, shown)
         return shown
 
-    def _reserved(self, asks: Asks, met: _Met) -> list[tuple[int, int, int]]:
+    def _reserved(self, asks: Asks, met: _Met, prices: Sequence[Price]) -> list[tuple[int, int, int]]:
         """Return what is reserved of each limit of a month: for what is sent, with the answer's bound where it has one;
         for each token of the history; and for an answer without a bound."""
         if not met.months:
@@ -255,19 +305,21 @@ class RateLimits(Background):
         for _, rule in met.months:
             if rule.name == "tokens_per_month":
                 found.append((fixed, history, answer))
-            elif family.price is None:
-                found.append((0, 0, 0))
             else:
-                # The price of a million tokens is that of one in millionths.
-                dearest = family.price.tiers[-1]
-                read, written = dearest.input, dearest.output_price(thinking=True)
+                # The price of a million tokens is that of one in millionths. How long a history is, is not known here.
+                in_currency = [price for price in prices if currency_of(price) == rule.currency]
+                tiers = [price.tiers[-1] if history else price.tier(sent) for price in in_currency]
+                read = max(tier.input for tier in tiers)
+                written = max(tier.output_price(thinking=True) for tier in tiers)
                 fixed_cost = sent * read + (bound or 0) * written
                 found.append((math.ceil(fixed_cost), math.ceil(history * read), math.ceil(answer * written)))
         return [(min(fixed, MOST_COUNTED), each, answer) for fixed, each, answer in found]
 
-    def _met_by(self, asks: Asks, *, background: bool) -> _Met | None:
+    def _met_by(self, asks: Asks, prices: Sequence[Price], *, background: bool) -> _Met | None:
         """Return the rules for a caller's requests, made once; None if there are no limits."""
-        caller, month = (asks.project_id, asks.key_id, asks.user, background), self._this_month()
+        currencies = tuple(sorted({currency_of(price) for price in prices}))
+        caller: _Caller = (asks.project_id, asks.key_id, asks.user, background, currencies)
+        month = self._this_month()
         met = self._met.get(caller)
         if (
             met is None
@@ -275,12 +327,10 @@ class RateLimits(Background):
             or met.asks.settings is not asks.settings
             or met.asks.key_limits is not asks.key_limits
         ):
-            met = self._remembered(caller, asks, month, rules(asks, month, background=background))
+            met = self._remembered(caller, asks, month, rules(asks, month, currencies, background=background))
         return met if met.rules else None
 
-    def _remembered(
-        self, place: tuple[UUID, UUID | None, str | None, bool], asks: Asks, month: str, met: list[Rule]
-    ) -> _Met:
+    def _remembered(self, place: "_Caller", asks: Asks, month: str, met: list[Rule]) -> _Met:
         words: list[str | int] = ["", LEASE_SECONDS * 1000, len(met)]
         for rule in met:
             words += [rule.kind, rule.limit, 1, 0, 0]
@@ -313,11 +363,11 @@ class RateLimits(Background):
             takes = answer = 0
             match rule.name:
                 case "tokens_per_minute":
-                    takes = admission.used_tokens - min(admission.tokens, rule.limit)
+                    takes = admission.usage.total - min(admission.tokens, rule.limit)
                 case "tokens_per_month":
-                    takes, answer = admission.used_tokens, admission.answer_tokens
-                case "cost_per_month":
-                    takes, answer = round(admission.used_cost * MICRO), round(admission.answer_cost * MICRO)
+                    takes, answer = admission.usage.total, admission.usage.output
+                case "cost_per_month" if (cost := admission.costs.get(rule.currency)) is not None:
+                    takes, answer = round(cost.amount * MICRO), round(cost.answer * MICRO)
             used.append(takes)
             words += (rule.kind, takes, answer)
         self._local.end(met.rules, admission.id, used)
@@ -326,7 +376,7 @@ class RateLimits(Background):
             keys += [history_key(project_id, admission.thread), history_key(project_id, admission.turn)]
             words += (admission.history_tokens, HISTORY_SECONDS)
         settled = self._cache.send(("EVALSHA", END.digest, len(keys), *keys, *words))
-        if not (met.months and admission.used_tokens):
+        if not (met.months and admission.usage.total):
             return
         months = [rule.key for _, rule in met.months]
         if settled is None:
@@ -360,15 +410,28 @@ class RateLimits(Background):
         kind: Kind,
         model: str,
         binding: str | None,
-        usage: Any,
+        usage: Usage,
+        cost: Cost | None,
         *,
         thread_id: UUID | None = None,
         estimated: bool = False,
     ) -> None:
         """Write down what was spent outside a stored turn, for `/v1/usage` and for the month's counters."""
         asks = admission.asks
-        counts = {**kept(usage), **({"estimated": True} if estimated else {})}
-        self._charges.add(NewCharge(asks.project_id, kind, model, binding, asks.key_id, asks.user, thread_id, counts))
+        self._charges.add(
+            NewCharge(
+                asks.project_id,
+                kind,
+                model,
+                binding,
+                asks.key_id,
+                asks.user,
+                thread_id,
+                usage,
+                cost,
+                estimated=estimated,
+            )
+        )
 
     async def cause(self, project_id: UUID, turn_id: UUID) -> Asks | None:
         """Return who asked for a turn; None if it was deleted."""
@@ -471,8 +534,9 @@ class RateLimits(Background):
         since = month_of(datetime.now(UTC))
         key_id = asks.key_id if rule.whose == "key" else None
         user = asks.user if rule.whose == "user" else None
-        tokens, cost = await store.used(self._database, self._models, asks.project_id, key_id, user, since)
-        used = tokens if rule.name == "tokens_per_month" else round(cost * MICRO)
+        tokens, costs = await usage_store.used(self._database, asks.project_id, key_id, user, since)
+        self._sums.wanted(asks.project_id)
+        used = tokens if rule.name == "tokens_per_month" else round(costs.get(rule.currency, 0.0) * MICRO)
         await self._cache.execute(("SET", rule.key, used, "NX", "EX", MONTH_SECONDS))
 
     async def run(self) -> None:
@@ -488,6 +552,16 @@ class RateLimits(Background):
                 keys = [rule.key for rule in met if rule.kind == "running"]
                 keys += [f"{rule.key}:until" for rule in met if rule.kind == "month"]
                 self._cache.send(("EVALSHA", RENEW.digest, len(keys), *keys, admission.id, LEASE_SECONDS * 1000))
+
+
+_Caller = tuple[UUID, UUID | None, str | None, bool, tuple[str, ...]]
+"""Project, key, user, whether it is a background call, and the currencies that it may be charged in."""
+
+
+def _price(models: Models, model: str, binding: str | None) -> Price | None:
+    """Return the price of a model at an account: where it has none, the one of models that are not listed."""
+    where = region(binding)
+    return models.of(model).price_in(where) or models.of("").price_in(where)
 
 
 def _headers(met: Sequence[Rule], left: Sequence[int]) -> dict[str, str]:
@@ -506,11 +580,13 @@ def _headers(met: Sequence[Rule], left: Sequence[int]) -> dict[str, str]:
 def _refusal(rule: Rule, wait: int, shown: dict[str, str]) -> TooManyRequests:
     seconds = left_of_month(datetime.now(UTC)) if rule.name in OF_A_MONTH else max(1, math.ceil(wait / 1000))
     headers = {**shown, "Retry-After": str(seconds), "Everthread-Limit": f"{rule.whose}.{rule.name}"}
-    limit = rule.limit / MICRO if rule.name == "cost_per_month" else rule.limit
+    limit = f"{rule.limit / MICRO:g}" if rule.name == "cost_per_month" else str(rule.limit)
+    if rule.currency not in ("", NO_CURRENCY):
+        limit = f"{limit} {rule.currency}"
     if rule.name in OF_A_MONTH and wait >= 0:
         headers["Retry-After"] = str(max(IN_FLIGHT_SECONDS, math.ceil(wait / 1000)))
         return TooManyRequests(
-            f"What is left of the {rule.whose}'s limit of {limit:g} {SAID[rule.name]} is reserved by requests that run "
+            f"What is left of the {rule.whose}'s limit of {limit} {SAID[rule.name]} is reserved by requests that run "
             f"now, or less than this request may use. Send it again when they have ended, or with a smaller "
             f"'max_output_tokens'.",
             code="insufficient_quota",
@@ -519,7 +595,7 @@ def _refusal(rule: Rule, wait: int, shown: dict[str, str]) -> TooManyRequests:
     if rule.name in OF_A_MONTH:
         # A client that retries would wait until the month is over.
         return TooManyRequests(
-            f"The {rule.whose}'s limit of {limit:g} {SAID[rule.name]} is reached. It starts again next month.",
+            f"The {rule.whose}'s limit of {limit} {SAID[rule.name]} is reached. It starts again next month.",
             code="insufficient_quota",
             headers={**headers, "X-Should-Retry": "false"},
         )

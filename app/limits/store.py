@@ -1,17 +1,14 @@
-"""Monthly usage and stored bytes per project, read from Postgres for limit checks."""
+"""Sizes of histories, numbers of threads and stored bytes, read from Postgres for limit checks."""
 
-from datetime import datetime
 from uuid import UUID
 
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
-from app.items.weights import BYTES_PER_TOKEN, MOST_COUNTED
+from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
 from app.projects.auth import parse_settings
 from app.projects.settings import KeyLimits, ProjectSettings
-from app.provider.account import BATCH
-from app.provider.models import Models
 
 SQL = statements_of(__file__)
 
@@ -26,30 +23,6 @@ async def history(database: Database, project_id: UUID, id_: UUID) -> int:
     if counted:
         return int(counted)
     return int(await database.fetchval(*SQL.items_of_thread(**place)) or 0) // BYTES_PER_TOKEN
-
-
-async def used(
-    database: Database, models: Models, project_id: UUID, key_id: UUID | None, user: str | None, since: datetime
-) -> tuple[int, float]:
-    """Return how many tokens were used since a moment, and what they cost, as far as prices are known.
-
-    Args:
-        key_id: of the turns that one key has asked for; `user`, of those in one end user's threads.
-    """
-    tokens, cost = 0, 0.0
-    asked = SQL.used(project_id=project_id, since=since, key_id=key_id, user_id=user, batch=BATCH)
-    for row in await database.fetch(*asked):
-        tokens += min(int(row["total_tokens"]), MOST_COUNTED)
-        price = models.of(row["model"]).price
-        if price is not None:
-            price = price.charged(batch=row["batch"])
-            cost += price.cost(
-                input=int(row["input_tokens"]),
-                cached=int(row["cached_tokens"]),
-                written=int(row["cache_write_tokens"]),
-                output=int(row["output_tokens"]),
-            ) + price.of_tools(row["tools"])
-    return tokens, cost
 
 
 async def threads(database: Database, project_id: UUID, user: str | None, limit: int) -> int:

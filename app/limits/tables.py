@@ -1,10 +1,10 @@
 """Usage outside stored turns."""
 
 from datetime import datetime
-from typing import Any
+from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import JSON, CheckConstraint, Index, SmallInteger, Text
+from sqlalchemy import BigInteger, CheckConstraint, Index, SmallInteger, Text
 from sqlalchemy import text as sql
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,8 +31,20 @@ class Charge(Base):
     """The end user who caused it; null once the user's data was purged."""
     thread_id: Mapped[UUID | None]
     """The thread that it was spent for. The row outlives the thread: what was spent stays spent."""
-    usage: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """In the shape of a Response's usage."""
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    cache_write_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    total_tokens: Mapped[int] = mapped_column(BigInteger)
+    tool_calls: Mapped[int] = mapped_column(BigInteger)
+    estimated: Mapped[bool] = mapped_column(server_default=sql("false"))
+    """True if the provider had not counted it."""
+    currency: Mapped[str | None] = mapped_column(Text)
+    """None where no price was known; see `spent.Cost`."""
+    cost: Mapped[Decimal | None]
+    """By the prices of its day."""
+    saved: Mapped[Decimal | None]
 
     __table_args__ = (
         CheckConstraint("kind IN ('chat', 'response', 'compaction', 'title', 'cut')", name="kind"),

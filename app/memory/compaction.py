@@ -18,11 +18,11 @@ import structlog
 
 from app.accounts.pool import Accounts, ProviderAccount
 from app.chain.answer import Answer, from_body
-from app.http.errors import DatabaseUnavailable, TooManyRequests
+from app.http.errors import DatabaseUnavailable, Forbidden, TooManyRequests
 from app.items.kinds import is_system
-from app.items.shapes import Item, fields_of, message
+from app.items.shapes import Item, message
 from app.items.unreadable import ContentUnreadable
-from app.items.weights import added, count
+from app.items.usage import NO_USAGE, usage_of
 from app.items.weights import tokens as weight
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
@@ -275,17 +275,17 @@ class Compactions(Background):
         read = self._budget(await self._accounts.first(project_id, reader), reader)
         length = max(SHORTEST_SUMMARY, min(LONGEST_SUMMARY, int(SUMMARY_SHARE * read)))
         prompt = instructions or self._settings.compaction_instructions or transcript.INSTRUCTIONS
-        used: Any = None
+        used = NO_USAGE
         try:
             for chunk in transcript.chunks(items, room) or [transcript.Chunk("", "")]:
                 request, asked = transcript.request(summary, chunk.text, length), prompt
                 for attempts_left in reversed(range(ATTEMPTS)):
                     answer = await self._ask(account, admission, maker, asked, request, length, calls)
-                    reported = fields_of(answer.response.get("usage"))
-                    used = added(used, reported)
-                    admission.add(reported, self._models.of(maker).price, account.binding)
-                    for name in SUMMED:
-                        usage[name] += count(reported.get(name))
+                    reported = usage_of(answer.response.get("usage"))
+                    used += reported
+                    admission.add(reported, maker, account.binding)
+                    for name, tokens in zip(SUMMED, (reported.input, reported.output, reported.total), strict=True):
+                        usage[name] += tokens
                     parts = [part for part in (summary, chunk.facts_in) if part]
                     source = "\n".join([*parts, chunk.text])
                     try:
@@ -301,8 +301,10 @@ class Compactions(Background):
                             raise ProviderError(_unusable(error, maker)) from error
                         asked = transcript.again(prompt, str(error))
         finally:
-            if used is not None:
-                self._limits.record(admission, "compaction", maker, account.binding, used, thread_id=thread_id)
+            if used.total:
+                self._limits.record(
+                    admission, "compaction", maker, account.binding, used, admission.cost, thread_id=thread_id
+                )
         return summary or ""
 
     async def _ask(
@@ -368,8 +370,8 @@ class Compactions(Background):
                     await self.make(wanted, admission)
                 finally:
                     self._limits.end(admission)
-        except TooManyRequests as refused:
-            log.info("a conversation is not compacted: a limit is reached", code=refused.code)
+        except (TooManyRequests, Forbidden) as refused:
+            log.info("a conversation is not compacted: a limit refuses it", code=refused.code)
         except ProviderError:
             return  # Said, and written down; a later turn tries it again.
         except DatabaseUnavailable:

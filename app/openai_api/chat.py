@@ -20,11 +20,11 @@ from app.http.errors import APIError
 from app.http.heartbeat import UNBUFFERED, AwaitedStream, heartbeat_seconds
 from app.http.services import services, serving
 from app.items.shapes import fields_of
+from app.items.usage import Usage, usage_of_chat
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_items
 from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
-from app.limits.spent import of_chat
 from app.projects.auth import Authenticated
 from app.projects.authorized_stream import AuthorizedStream
 from app.projects.credential_watch import Listener, answer_of, listening
@@ -32,7 +32,6 @@ from app.provider.client import ProviderError
 from app.provider.error_table import tool_names
 from app.provider.events import RawEvent, SSEDecoder
 from app.provider.failure import Kind, without_tools
-from app.provider.models import Models
 from app.provider.refusals import client_error
 from app.turns.http import provider_headers
 
@@ -84,7 +83,7 @@ async def complete(
     admission = await here[RateLimits].admit(
         asks_of(caller, weight, user_of(body), model=model, output=_most_output(body))
     )
-    spending = _Spending(here[RateLimits], here[Models], admission, model, weight, tool_names(body.get("tools")))
+    spending = _Spending(here[RateLimits], admission, model, weight, tool_names(body.get("tools")))
     listener = listening(request, caller, admitted=True)
     if streams:
         return _AwaitedChat(accounts, spending, listener, sent, headers, heartbeat, shows_usage=shows_usage)
@@ -96,7 +95,6 @@ class _Spending:
     """The usage of a request, until it is charged."""
 
     limits: RateLimits
-    models: Models
     admission: Admission
     model: str
     read: int
@@ -126,13 +124,14 @@ class _Spending:
     def end(self) -> None:
         """Charge what was used: by the provider's count, and by an estimate where the answer broke off before it."""
         if self.asked and self.account is not None and not self.admission.ended:
-            counted = of_chat(self.usage)
-            estimated = not counted["total_tokens"]
+            counted = usage_of_chat(self.usage)
+            estimated = not counted.total
             if estimated:
-                counted = {"input_tokens": self.read, "output_tokens": self.written // BYTES_PER_TOKEN}
-            binding = self.account.binding
-            self.admission.add(counted, self.models.of(self.model).price, binding)
-            self.limits.record(self.admission, "chat", self.model, binding, counted, estimated=estimated)
+                written = self.written // BYTES_PER_TOKEN
+                counted = Usage(self.read, written, self.read + written)
+            admission, binding = self.admission, self.account.binding
+            admission.add(counted, self.model, binding)
+            self.limits.record(admission, "chat", self.model, binding, counted, admission.cost, estimated=estimated)
         self.limits.end(self.admission)
 
 

@@ -4,6 +4,8 @@ import asyncio
 
 import structlog
 
+from app.http.errors import DatabaseUnavailable
+
 log = structlog.get_logger()
 
 RESTART_SECONDS = 1.0
@@ -36,3 +38,37 @@ class Background:
             return
         log.error("background work failed; it begins again", work=task.get_name(), exc_info=error)
         self._restart = asyncio.get_running_loop().call_later(RESTART_SECONDS, self.start)
+
+
+class WriteBehind(Background):
+    """Values that are held in memory and written to Postgres at an interval. A killed process loses the last."""
+
+    what: str
+    """Its name in logs."""
+
+    def __init__(self, *, every_seconds: float) -> None:
+        super().__init__()
+        self._every_seconds = every_seconds
+
+    async def write(self) -> None:
+        """Write what is held. What cannot be written now is written later.
+
+        Raises:
+            DatabaseUnavailable: Postgres is unavailable.
+        """
+        raise NotImplementedError
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_seconds)
+            try:
+                await self.write()
+            except DatabaseUnavailable:
+                log.warning("Postgres is unavailable; this is written later", what=self.what)
+
+    async def stop(self) -> None:
+        await super().stop()
+        try:
+            await self.write()
+        except DatabaseUnavailable:
+            log.error("Postgres is unavailable; the last of this is lost", what=self.what)

@@ -40,11 +40,6 @@ TOOLS = (
 )  # fmt: skip
 """The types of tools that it knows; others it passes over (a probe)."""
 
-CALLS_BY_TOOL = "json_build_object({})".format(
-    ", ".join(f"'{tool}', coalesce(sum(token_count(u.tools->'{tool}'->'count')), 0)" for tool in TOOLS)
-)
-"""In SQL, how often each tool was called, as the provider has counted in its `x_tools`: `u.tools`."""
-
 
 Modality = Literal["text", "image", "video", "audio", "file"]
 

@@ -21,6 +21,20 @@ class ItemRecord(Body):
     data: dict[str, Any]
 
 
+Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+
+
+class CostRecord(Body):
+    """What was paid for a turn, by the prices of its day."""
+
+    currency: str = Field(pattern="^[A-Z]{3}$")
+    as_of: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None
+    amount: Amount
+    input: Amount
+    """What its prompt would have cost without a cache."""
+    saved: Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+
+
 class TurnRecord(Body):
     id: TurnId
     parent_id: TurnId | None
@@ -34,6 +48,7 @@ class TurnRecord(Body):
     completed_at: Seconds
     response: dict[str, Any] | None
     usage: Any
+    cost: CostRecord | None = None
     error: dict[str, Any] | None
     incomplete_details: dict[str, Any] | None
     response_id: str | None

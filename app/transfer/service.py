@@ -251,6 +251,7 @@ def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
         "completed_at": turn.completed_at.timestamp(),
         "response": turn.response,
         "usage": turn.usage,
+        "cost": turn.cost,
         "error": turn.error,
         "incomplete_details": turn.incomplete_details,
         "response_id": turn.response_id,
@@ -282,7 +283,7 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord, seq: int) -> 
         "salt": contents.new_salt(),
         **turn.model_dump(
             include={
-                "status", "continuation", "model", "params", "ignored", "response", "usage", "error",
+                "status", "continuation", "model", "params", "ignored", "response", "usage", "cost", "error",
                 "incomplete_details", "response_id",
             }
         ),

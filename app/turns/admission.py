@@ -9,8 +9,10 @@ from uuid import UUID
 import orjson
 
 from app.http import capacity
-from app.http.errors import BadRequest, Overloaded, TooManyRequests
+from app.http.errors import BadRequest, Overloaded, ServiceStopping, TooManyRequests
+from app.items.usage import NO_USAGE, usage_of
 from app.items.weights import BYTES_PER_TOKEN
+from app.limits.charges import Kind
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
 from app.settings import Settings
@@ -96,20 +98,23 @@ class TurnAdmission:
         turn, admission, outcome = running.turn, running.admission, running.outcome
         binding, context = running.binding, running.context
         self._free(turn.project_id)
-        if outcome.uncounted is not None:
-            admission.add(outcome.uncounted, turn.request.family.price, binding)
-            self._limits.record(
-                admission,
-                "cut",
-                turn.request.model,
-                binding,
-                outcome.uncounted,
-                thread_id=turn.thread_id if turn.request.stored else None,
-                estimated=True,
-            )
         usage = None if outcome.response is None else outcome.response.get("usage")
-        if not turn.request.stored and usage is not None:
-            self._limits.record(admission, "response", turn.request.model, binding, usage)
+        if outcome.uncounted is not None:
+            admission.add(usage_of(outcome.uncounted), turn.request.model, binding)
+        on_disk = isinstance(outcome.error, ServiceStopping)
+        kind: Kind = "cut" if usage is None else "response"
+        in_row = on_disk or (turn.request.stored and usage is not None)
+        costs = list(admission.costs.values())
+        thread_id = turn.thread_id if turn.request.stored else None
+        if not in_row and (admission.usage.total or usage is not None):
+            estimated = outcome.uncounted is not None
+            self._limits.record(
+                admission, kind, turn.request.model, binding, admission.usage, admission.cost, thread_id=thread_id,
+                estimated=estimated,
+            )  # fmt: skip
+        # What an account with prices in another currency was paid: a row has one currency.
+        for cost in costs[1:]:
+            self._limits.record(admission, "cut", turn.request.model, binding, NO_USAGE, cost, thread_id=thread_id)
         if turn.request.stored:
             admission.thread, admission.turn = turn.thread_id, turn.id
             admission.history_tokens = context.tokens or admission.history_tokens

@@ -7,6 +7,7 @@ from typing import Any
 from app.chain import answer as answers
 from app.chain.answer import Answer
 from app.items.provider_door import usable_id
+from app.items.usage import usage_of
 from app.provider import failure
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names
@@ -76,7 +77,7 @@ class Calls:
                 answer.end_by_limit(request.output_limit)
                 response_id = answer.response["id"]
                 call.answered(answer.response)
-                running.admission.add(answer.response.get("usage"), request.family.price, attempt.target.binding)
+                running.admission.add(usage_of(answer.response.get("usage")), request.model, attempt.target.binding)
                 if account.breakers:
                     account.breaker(request.model).answered()
                 return answer

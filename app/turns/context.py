@@ -5,8 +5,7 @@ from typing import Any
 from app.chain.context import Context
 from app.chain.continuation import Continuation
 from app.items import media, vocabulary
-from app.items.shapes import fields_of
-from app.items.weights import count
+from app.items.usage import usage_of
 from app.memory.observations import SMALLEST_CUT, ModelObservations
 from app.turns.attempt import Attempt, Sent
 from app.turns.store import Opened
@@ -70,12 +69,11 @@ async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObse
         now: Unix seconds.
     """
     request, sent, observations = turn.request, attempt.sent, learnt_of.at(attempt.target.binding)
-    said = fields_of(usage)
-    reported, spoken = count(said.get("input_tokens")), count(said.get("output_tokens"))
-    reasoned = count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens"))
-    carried = max(0, spoken - reasoned)
+    counted = usage_of(usage)
+    reported, spoken = counted.input, counted.output
+    carried = max(0, spoken - counted.reasoning)
     # What hosted tools find is read, counted, and not carried on.
-    plain = reported > 0 and not fields_of(said.get("x_tools"))
+    plain = reported > 0 and not counted.tools
     cut = False
     if plain and attempt.continuation is Continuation.CHAINED:
         cut = observations.is_cut(request.model, sent.floor * TOLERANCE, reported)

@@ -90,6 +90,7 @@ class Finish:
             output=answer.output,
             response=response_document(response),
             usage=usage,
+            cost=running.admission.stored_cost,
             incomplete_details=response.get("incomplete_details") if status == "incomplete" else None,
             response_id=response["id"],
             response_created_at=None if created is None else datetime.fromtimestamp(created, UTC),

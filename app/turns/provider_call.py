@@ -8,8 +8,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from app.db import ids
-from app.items.shapes import fields_of
-from app.items.weights import count
+from app.items.usage import usage_of
 from app.telemetry import metrics, spans
 from app.telemetry.spans import Span
 
@@ -74,7 +73,10 @@ class ProviderCall:
     def answered(self, response: Mapping[str, Any]) -> None:
         self._outcome = "answered"
         model = metrics.model(self._model, answers=True)
-        counted = _tokens(response.get("usage"))
+        usage = usage_of(response.get("usage"))
+        counted = {
+            "input": usage.input, "cached": usage.cached, "output": usage.output, "reasoning": usage.reasoning,
+        }  # fmt: skip
         for kind, number in counted.items():
             metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
         if spans.tracer is None or self._span is None:
@@ -95,14 +97,3 @@ class ProviderCall:
     def failed(self, kind: str) -> None:
         """Args: kind: what the failure means, see `provider.failure.Kind`."""
         self._outcome = kind
-
-
-def _tokens(usage: object) -> dict[str, int]:
-    """Return the counts of a response's usage, which may have any form."""
-    said = fields_of(usage)
-    return {
-        "input": count(said.get("input_tokens")),
-        "cached": count(fields_of(said.get("input_tokens_details")).get("cached_tokens")),
-        "output": count(said.get("output_tokens")),
-        "reasoning": count(fields_of(said.get("output_tokens_details")).get("reasoning_tokens")),
-    }

@@ -47,6 +47,7 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
         running.context if ended else None,
         attempt.account.provider.account if ended and attempt is not None else None,
         running.relay.recorder.pace.first if ended else None,
+        running.admission.stored_cost if ended else None,
     )
 
 

@@ -22,6 +22,7 @@ class TurnRow(TypedDict):
     completed_at: datetime | None
     response: dict[str, Any] | None
     usage: dict[str, Any] | None
+    cost: dict[str, Any] | None
     error: dict[str, Any] | None
     error_status: int | None
     incomplete_details: dict[str, Any] | None

@@ -68,6 +68,16 @@ class ResponseObject(_Response):
     object: Literal["response"]
 
 
+class CostObject(TypedDict):
+    """What a turn has cost, by the prices of its day."""
+
+    currency: str
+    """XXX where the price names none."""
+    amount: float
+    as_of: str | None
+    """The day for which the price is known."""
+
+
 class TurnObject(_Response):
     """The same on the native surface."""
 
@@ -84,6 +94,8 @@ class TurnObject(_Response):
     """The provider account that was asked last, as calls and the audit trail name it."""
     first_word_ms: int | None
     """Milliseconds until the first word of a stream."""
+    cost: CostObject | None
+    """None where nothing was paid, or no price is known."""
     input: NotRequired[list[ItemObject]]
     """Present when one turn is read; left out elsewhere."""
 
@@ -210,11 +222,12 @@ def turn_object(
     context: Context | None,
     account: str | None,
     first_word_ms: int | None,
+    cost: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """The same row on the native surface.
 
     Args:
-        context: None for a turn that has not ended.
+        context: None for a turn that has not ended; so is `cost`, which is the stored one.
     """
     return {
         **response,
@@ -228,7 +241,12 @@ def turn_object(
         "context": None if context is None else context.shown(),
         "account": account,
         "first_word_ms": first_word_ms,
+        "cost": _cost(cost),
     }
+
+
+def _cost(stored: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if stored is None else {name: stored[name] for name in ("currency", "amount", "as_of")}
 
 
 def output_text(output: Sequence[Item]) -> str:
@@ -272,6 +290,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "context": None if row["context"] is None else Context.from_json(row["context"]).shown(),
         "account": None if row["binding"] is None else account_of(row["binding"]),
         "first_word_ms": row["first_word_ms"],
+        "cost": _cost(row["cost"]),
         "input": [stored_item(item).shown for item in items if item["origin"] == "input"],
         "output_text": output_text(shown["output"]),
     }

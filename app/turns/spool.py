@@ -161,6 +161,7 @@ def encoded(turn: Closable, closing: Closing) -> bytes:
                 "output": [{"type": item.type, "id": item.id, "data": item.data} for item in closing.output],
                 "response": closing.response,
                 "usage": closing.usage,
+                "cost": closing.cost,
                 "error": closing.error,
                 "incomplete_details": closing.incomplete_details,
                 "binding": closing.binding,
@@ -230,6 +231,7 @@ def decoded(content: bytes) -> tuple[Closable, Closing]:
         ],
         closing["context"],
         closing["replaced_model"],
+        closing["cost"],
     )
 
 

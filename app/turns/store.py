@@ -344,6 +344,7 @@ class TurnStore:
                 continuation=closing.continuation,
                 response=seal.document(place, "response", response),
                 usage=usage,
+                cost=_json(closing.cost),
                 error=seal.document(place, "error", error),
                 incomplete_details=seal.document(place, "incomplete_details", incomplete_details),
                 binding=closing.binding,

@@ -91,6 +91,8 @@ class Turn(Base):
     response: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     """The provider's response object without its output and usage."""
     usage: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    cost: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
+    """By the prices of its day: see `limits/spent.py`. None where nothing was paid, or no price was known."""
     error: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     pace: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)

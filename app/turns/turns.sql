@@ -14,8 +14,8 @@ SELECT * FROM open_turn_v3(
 -- Closes a turn: see migrations/schema.sql. The other of its two transactions. NULL: somebody else has.
 SELECT close_turn_v3(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :turn_id::uuid,
-    :status::text, :continuation::text, :response::text, :usage::text, :error::text, :incomplete_details::text,
-    :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
+    :status::text, :continuation::text, :response::text, :usage::text, :cost::text, :error::text,
+    :incomplete_details::text, :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
     :error_status::smallint, :pace::text, :context::text,
     :first_position::integer, :types::text[], :item_ids::text[], :data::text[],
     :continuations::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
@@ -155,7 +155,7 @@ FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = 
 
 -- _turn_columns --
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
-    t.completed_at, t.response, t.usage, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq,
+    t.completed_at, t.response, t.usage, t.cost, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq,
     (t.pace->'ms'->>0)::int AS first_word_ms
 
 -- get_turn -> TurnRow --

@@ -4,7 +4,6 @@ Each worker counts in memory and adds its counts to the sums in Postgres from ti
 a worker that dies loses the counts that it has not written.
 """
 
-import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -13,22 +12,16 @@ from datetime import UTC, datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
-import structlog
-
 from app.db.engine import Database
 from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
-from app.process.background import Background
-
-log = structlog.get_logger()
+from app.process.background import WriteBehind
 
 BOUNDS = (
     50, 70, 100, 140, 200, 280, 400, 560, 800, 1100, 1600, 2200, 3200, 4500, 6400, 9000, 13_000, 18_000, 25_000, 36_000,
     50_000, 72_000, 100_000, 200_000, 400_000, 800_000,
 )  # fmt: skip
 """Milliseconds: a place of a histogram counts what took so long at most, and longer than the place before."""
-
-WRITE_SECONDS = 15.0
 
 MOST_KINDS = 5000
 """Largest number of kinds that a worker counts between two writes."""
@@ -65,9 +58,11 @@ class HourRow(TypedDict):
     first_words: list[int]
 
 
-class TurnHours(Background):
-    def __init__(self, database: Database) -> None:
-        super().__init__()
+class TurnHours(WriteBehind):
+    what = "statistics of turns"
+
+    def __init__(self, database: Database, *, every_seconds: float) -> None:
+        super().__init__(every_seconds=every_seconds)
         self._database = database
         self._sums: dict[Kind, Sums] = {}
 
@@ -88,11 +83,6 @@ class TurnHours(Background):
             sums.first_words[bisect_left(BOUNDS, first_word)] += 1
 
     async def write(self) -> None:
-        """Add what was counted. What cannot be written now is written later.
-
-        Raises:
-            DatabaseUnavailable: Postgres is unavailable.
-        """
         while self._sums:
             kind = next(iter(self._sums))
             sums = self._sums.pop(kind)
@@ -113,21 +103,6 @@ class TurnHours(Background):
             except DatabaseUnavailable:
                 self._sums[kind] = sums.with_more(self._sums.get(kind, Sums()))
                 raise
-
-    async def run(self) -> None:
-        while True:
-            await asyncio.sleep(WRITE_SECONDS)
-            try:
-                await self.write()
-            except DatabaseUnavailable:
-                log.warning("Postgres is unavailable; how turns have gone is written later")
-
-    async def stop(self) -> None:
-        await super().stop()
-        try:
-            await self.write()
-        except DatabaseUnavailable:
-            log.warning("Postgres is unavailable; how the last turns have gone is not written")
 
 
 async def listed(database: Database, project_id: UUID, since: datetime, until: datetime, limit: int) -> list[HourRow]:

@@ -17,10 +17,10 @@ from app.http.errors import BadRequest
 from app.http.pages import ListObject, Seconds, list_object
 from app.http.services import serving
 from app.projects.auth import Authenticated
-from app.provider.models import Models
 from app.usage.hours import listed, shown
 from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
 from app.usage.store import UTC as UTC_ZONE
+from app.usage.sums import UsageSums
 
 
 def _check_names(request: Request) -> None:
@@ -54,14 +54,19 @@ class UsageObject(TypedDict):
     compactions: int
     """Compactions, calls of /responses/compact included."""
     cost: float | None
-    """The cost of turns, Chat Completions, titles and compactions."""
+    """The cost of turns, Chat Completions, titles and compactions, by the prices of their day. Null where a price was
+    not known, or where they were paid in several currencies."""
+    currency: str | None
+    """Null where nothing was paid, or in several currencies. XXX where the prices name none."""
+    costs: dict[str, float]
+    """What was paid in each currency, as far as prices were known."""
 
 
 @router.get("/usage", response_model=ListObject[UsageObject], responses=as_text("text/csv"))
 async def get(
     caller: Authenticated,
     reads: Annotated[ReplicaReads, serving(ReplicaReads)],
-    models: Annotated[Models, serving(Models)],
+    sums: Annotated[UsageSums, serving(UsageSums)],
     group_by: Group = "day",
     since: Seconds = None,
     until: Seconds = None,
@@ -77,6 +82,7 @@ async def get(
         raise BadRequest("'tz' has no effect unless 'group_by' is 'day'. Leave it out.", param="tz")
     begin, end = _range(since, until)
     key = _key(group_by, after)
+    sums.wanted(caller.project_id)
     rows = await reads.read(
         lambda database: usage(
             database,
@@ -89,7 +95,7 @@ async def get(
             tz=UTC_ZONE if tz is None else tz,
         )
     )
-    found = [_row(group_by, row, models) for row in rows[:limit]]
+    found = [_row(group_by, row) for row in rows[:limit]]
     if format == "csv":
         return Response(_csv(group_by, found), media_type="text/csv; charset=utf-8")
     return json_response(
@@ -156,16 +162,16 @@ def _key(group_by: Group, after: str | None) -> str | None:
     return str(found)
 
 
-def _row(group_by: Group, row: UsageRow, models: Models) -> dict[str, Any]:
+def _row(group_by: Group, row: UsageRow) -> dict[str, Any]:
     key = row["key"]
     if group_by == "thread" and key is not None:
         key = f"thread_{key.replace('-', '')}"
-    return {"object": "usage", group_by: key, **counted(row), **costs(row, models)}
+    return {"object": "usage", group_by: key, **counted(row), **costs(row)}
 
 
 def _csv(group_by: Group, rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [group_by, *COUNTED, *COSTS], extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, [group_by, *COUNTED, *COSTS, "currency"], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,9 +1,10 @@
-"""Outcomes of turns, in hourly sums."""
+"""Outcomes of turns, in hourly sums, and their usage, in sums of quarters of an hour."""
 
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, Text
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, SmallInteger, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -26,3 +27,48 @@ class TurnHour(Base):
     """Number of streams per time to the first word."""
 
     __table_args__ = (CheckConstraint("turns >= 0", name="turns"),)
+
+
+class UsageSum(Base):
+    """Usage of a thread's turns up to `Thread.counted_seq`, in one quarter of an hour."""
+
+    __tablename__ = "usage_sums"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    thread_id: Mapped[UUID] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(primary_key=True)
+    """The beginning of the quarter."""
+    model: Mapped[str] = mapped_column(Text, primary_key=True)
+    binding: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Empty where no account was asked."""
+    api_key_id: Mapped[UUID] = mapped_column(primary_key=True)
+    """All zeros where no key is known."""
+    currency: Mapped[str] = mapped_column(Text, primary_key=True)
+    """Empty where nothing was paid, or no price was known."""
+    turns: Mapped[int] = mapped_column(BigInteger)
+    failed_turns: Mapped[int] = mapped_column(BigInteger)
+    input_tokens: Mapped[int] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int] = mapped_column(BigInteger)
+    cache_write_tokens: Mapped[int] = mapped_column(BigInteger)
+    output_tokens: Mapped[int] = mapped_column(BigInteger)
+    reasoning_tokens: Mapped[int] = mapped_column(BigInteger)
+    total_tokens: Mapped[int] = mapped_column(BigInteger)
+    tool_calls: Mapped[int] = mapped_column(BigInteger)
+    rebuilt_turns: Mapped[int] = mapped_column(BigInteger)
+    rebuilt_input_tokens: Mapped[int] = mapped_column(BigInteger)
+    unpriced_turns: Mapped[int] = mapped_column(BigInteger)
+    """The number of turns that have tokens and no known price."""
+    cost: Mapped[Decimal]
+    rebuilt_input_cost: Mapped[Decimal]
+    saved: Mapped[Decimal]
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["project_id", "bucket", "thread_id"],
+            ["threads.project_id", "threads.bucket", "threads.id"],
+            name="usage_sums_thread_fkey",
+            ondelete="CASCADE",
+        ),
+        Index("usage_sums_at_idx", "project_id", "at"),
+    )

@@ -35,6 +35,7 @@ SELECT create_distributed_table('provider_deletions', 'bucket', colocate_with =>
 SELECT create_distributed_table('thread_names', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('user_keys', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('charges', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('usage_sums', 'bucket', colocate_with => 'threads');
 
 -- A trigger on a shard can look at no other row: there, only the service's own checks say whose turn a parent or a head
 -- is, and verification which records follow.

@@ -7,14 +7,12 @@ import orjson
 from markupsafe import Markup
 from starlette.responses import Response
 
-from app.console.view import View
+from app.console.view import View, money
 from app.http.nesting import excess
 from app.http.services import services
 from app.items.media import is_data, source_of
 from app.items.shapes import fields_of, media_of, modality_of, objects, string, text_of, words
-from app.limits.spent import spent
 from app.process.killable import Killable, LimitExceeded
-from app.provider.models import Models
 
 TURNS = 50
 """On a page; a longer conversation is read on upwards."""
@@ -139,7 +137,6 @@ def _leaf(turn_id: str, siblings: dict[str | None, list[str]]) -> tuple[str, str
 def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> dict[str, Any]:
     """A turn as a page shows it. Args: beside: the turns that have the same parent, with their branches' ends."""
     usage = fields_of(turn["usage"])
-    price = services(view.request)[Models].of(turn["model"]).price if turn["model"] else None
     place = next((number for number, (id_, _) in enumerate(beside) if id_ == turn["id"]), 0)
     return {
         "id": turn["id"],
@@ -152,7 +149,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "first_word": turn["first_word_ms"],
         "tokens": usage.get("total_tokens"),
         "cached": fields_of(usage.get("input_tokens_details")).get("cached_tokens") or 0,
-        "cost": None if price is None or not usage else spent(usage, price, turn["account"])[1],
+        "cost": money({turn["cost"]["currency"]: turn["cost"]["amount"]}, 6) if turn["cost"] else None,
         **left_out(turn),
         "error": string(fields_of(turn["error"]).get("message")) or None,
         "input": [part(item) for item in turn["input"]],

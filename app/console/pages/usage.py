@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from app.console.view import View
+from app.console.view import View, money
 from app.usage.hours import added, percentile
 
 DAYS = 30
@@ -18,6 +18,8 @@ GROUPS = ("day", "model", "user", "account")
 async def page(view: View) -> Response:
     since = int(time.time()) - DAYS * 86_400
     groups = {group: (await view.api.get("/usage", group_by=group, since=since))["data"] for group in GROUPS}
+    for row in (row for rows in groups.values() for row in rows):
+        row["money"] = "" if _is_unknown(row) else money(row["costs"], 6)
     project = await view.api.get("/project")
     accounts = await view.api.find(f"/admin/projects/{project['id']}/accounts") if view.may("admin") else None
     hours = (await view.api.get("/usage/hours", since=int(time.time()) - 7 * 86_400, limit=5000))["data"]
@@ -60,6 +62,13 @@ def _errors(rows: list[dict[str, Any]]) -> list[tuple[str, int]]:
 def _total(days: list[dict[str, Any]]) -> dict[str, Any]:
     """All days together."""
     names = ("turns", "failed_turns", "rebuilt_turns", "input_tokens", "cached_tokens", "output_tokens")
-    costs = [day["cost"] for day in days]
-    cost = None if any(each is None for each in costs) else sum(costs)
-    return {**{name: sum(day[name] for day in days) for name in names}, "cost": cost}
+    costs: Counter[str] = Counter()
+    for day in days:
+        costs.update(day["costs"])
+    known = not any(map(_is_unknown, days))
+    return {**{name: sum(day[name] for day in days) for name in names}, "money": money(costs, 4) if known else None}
+
+
+def _is_unknown(row: dict[str, Any]) -> bool:
+    """Return True if a price was not known. There is no one cost either where there are several currencies."""
+    return row["cost"] is None and len(row["costs"]) < 2

@@ -1,0 +1,102 @@
+"""Sums of the usage of turns, made in the background once a report or a limit has asked for a project's usage.
+
+No turn writes to a sum. The turns of a thread are added in the order of their numbers, up to the first that still runs,
+in one transaction with the thread's new `counted_seq`: a killed process leaves the sums as they were, and reports read
+the turns that no sum has from their own rows.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from uuid import UUID
+
+import asyncpg
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db.engine import Database
+from app.db.sql import statements_of
+from app.http.errors import DatabaseUnavailable
+from app.process.background import Background
+
+log = structlog.get_logger()
+
+TURNS_AT_ONCE = 1000
+"""The thread is locked meanwhile: about 50 ms."""
+
+THREADS_AT_ONCE = 1000
+
+MOST_PROJECTS = 10_000
+
+SQL = statements_of(__file__)
+
+_Place = tuple[datetime, UUID]
+"""The activity of a thread, and its id."""
+
+BEGINNING: _Place = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+
+
+class UsageSums(Background):
+    def __init__(self, database: Database) -> None:
+        super().__init__()
+        self._database = database
+        self._wanted: set[UUID] = set()
+        self._due = asyncio.Event()
+        self._places: dict[UUID, _Place] = {}
+        """How far each project's threads have been looked through, in the order of their activity."""
+
+    def wanted(self, project_id: UUID) -> None:
+        """Bring a project's sums up to date soon."""
+        self._wanted.add(project_id)
+        self._due.set()
+
+    async def run(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._wanted:
+                project_id = self._wanted.pop()
+                try:
+                    await self._count(project_id)
+                except DatabaseUnavailable:
+                    log.warning("Postgres is unavailable; usage is summed later")
+                except (SQLAlchemyError, asyncpg.PostgresError) as error:
+                    log.error("usage is not summed; reports read the turns", error=type(error).__name__)
+
+    async def _count(self, project_id: UUID) -> None:
+        place = self._places.pop(project_id, BEGINNING)
+        try:
+            while True:
+                rows = await self._database.fetch(
+                    *SQL.active_threads(
+                        project_id=project_id, after=place[0], after_thread=place[1], limit=THREADS_AT_ONCE
+                    )
+                )
+                for row in rows:
+                    while row["uncounted"] and await self._count_some(project_id, row["bucket"], row["thread_id"]):
+                        pass
+                    place = row["active_at"], row["thread_id"]
+                if len(rows) < THREADS_AT_ONCE:
+                    return
+        finally:
+            if len(self._places) >= MOST_PROJECTS:
+                self._places.clear()
+            self._places[project_id] = place
+
+    async def _count_some(self, project_id: UUID, bucket: int, thread_id: UUID) -> bool:
+        """Add some turns of a thread to its sums. Return True if there may be more."""
+        here = {"project_id": project_id, "bucket": bucket, "thread_id": thread_id}
+        async with self._database.session() as session:
+            counted = await session.scalar(SQL.take_thread.clause, here)
+            if counted is None:
+                return False
+            # A statement of its own: it sees all that was written before the lock.
+            turns = {**here, "counted": counted, "most": TURNS_AT_ONCE}
+            return await session.scalar(SQL.count_turns.clause, turns) is not None
+
+
+async def count_again(session: AsyncSession, project_id: UUID, bucket: int, thread_id: UUID) -> None:
+    """Discard the sums of a thread that gets turns of another. They are made again from all its turns."""
+    here = {"project_id": project_id, "bucket": bucket, "thread_id": thread_id}
+    await session.execute(SQL.count_again.clause, here)
+    await session.execute(SQL.delete_sums.clause, here)
