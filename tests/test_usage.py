@@ -142,7 +142,7 @@ def check(database_url: str, tenant: Tenant, **span: int) -> None:
 
 
 class Life:
-    """What random clients do in a project."""
+    """Random clients of a project."""
 
     def __init__(self, tenant: Tenant, emulator: Emulator, database_url: str, seed: int) -> None:
         self.tenant, self.emulator, self.database_url = tenant, emulator, database_url

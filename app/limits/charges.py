@@ -18,7 +18,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
-from app.items.usage import Usage
+from app.items.token_counts import Usage
 from app.items.weights import MOST_COUNTED
 from app.limits.spent import DIGITS, Cost
 from app.limits.tables import Charge

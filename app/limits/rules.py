@@ -103,7 +103,7 @@ class Rule:
     """In Redis: all of a project's in one slot of a cluster."""
     limit: int
     currency: str = ""
-    """Of a limit of money: each currency is counted by itself."""
+    """Empty except for a limit of money, which counts each currency by itself."""
 
 
 NO_LIMIT = 2**53

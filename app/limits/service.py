@@ -27,7 +27,7 @@ from app.cache.client import Cache, RedisAway, reason
 from app.cache.connect import Client
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable, Forbidden, TooManyRequests
-from app.items.usage import NO_USAGE, Usage
+from app.items.token_counts import NO_USAGE, Usage
 from app.items.weights import MOST_COUNTED
 from app.limits import store
 from app.limits.charges import Charges, Kind, NewCharge
@@ -146,7 +146,7 @@ class Admission(Permit):
     """Headers that tell the client about its limits."""
     usage: Usage = NO_USAGE
     costs: dict[str, Cost] = field(default_factory=dict)
-    """What was paid in each currency. All answers of one request are nearly always paid in the same."""
+    """Money paid, by currency. All answers of one request are nearly always paid in the same."""
     unpriced: bool = False
     """True once an answer had no known price."""
     thread: UUID | None = None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
-from app.items.usage import Usage
+from app.items.token_counts import Usage
 from app.provider.account import is_batch
 from app.provider.prices import Price
 
@@ -28,7 +28,7 @@ class Cost:
     answer: float
     """The part of the amount that was paid for the answer."""
     saved: float
-    """What a cache has saved, less the cost of writing to it."""
+    """Money that a cache has saved, less the cost of writing to it."""
 
     def __add__(self, other: "Cost") -> "Cost":
         """Return both together. They are in one currency: `Admission.add` sees to it."""

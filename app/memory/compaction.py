@@ -21,8 +21,8 @@ from app.chain.answer import Answer, from_body
 from app.http.errors import DatabaseUnavailable, Forbidden, TooManyRequests
 from app.items.kinds import is_system
 from app.items.shapes import Item, message
+from app.items.token_counts import NO_USAGE, usage_of
 from app.items.unreadable import ContentUnreadable
-from app.items.usage import NO_USAGE, usage_of
 from app.items.weights import tokens as weight
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits

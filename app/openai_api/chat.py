@@ -20,7 +20,7 @@ from app.http.errors import APIError
 from app.http.heartbeat import UNBUFFERED, AwaitedStream, heartbeat_seconds
 from app.http.services import services, serving
 from app.items.shapes import fields_of
-from app.items.usage import Usage, usage_of_chat
+from app.items.token_counts import Usage, usage_of_chat
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_items
 from app.limits.rules import asks_of, user_of

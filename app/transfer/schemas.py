@@ -25,13 +25,13 @@ Amount = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 class CostRecord(Body):
-    """What was paid for a turn, by the prices of its day."""
+    """The cost of a turn, by the prices of its day."""
 
     currency: str = Field(pattern="^[A-Z]{3}$")
     as_of: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None
     amount: Amount
     input: Amount
-    """What its prompt would have cost without a cache."""
+    """The cost of its prompt, had no cache been used."""
     saved: Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 
 

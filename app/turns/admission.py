@@ -10,7 +10,7 @@ import orjson
 
 from app.http import capacity
 from app.http.errors import BadRequest, Overloaded, ServiceStopping, TooManyRequests
-from app.items.usage import NO_USAGE, usage_of
+from app.items.token_counts import NO_USAGE, usage_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.charges import Kind
 from app.limits.rules import Asks

@@ -7,7 +7,7 @@ from typing import Any
 from app.chain import answer as answers
 from app.chain.answer import Answer
 from app.items.provider_door import usable_id
-from app.items.usage import usage_of
+from app.items.token_counts import usage_of
 from app.provider import failure
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names

@@ -66,7 +66,7 @@ class Closing:
     replaced_model: str | None = None
     """The requested name and the model that it stood for; None if the model was named itself."""
     cost: dict[str, Any] | None = None
-    """What was paid for it: see `limits/spent.py`."""
+    """The cost of its calls: see `limits/spent.py`."""
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""

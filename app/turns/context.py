@@ -6,6 +6,8 @@ from app.chain.context import Context
 from app.chain.continuation import Continuation
 from app.items import media, vocabulary
 from app.items.usage import usage_of
+from app.items import vocabulary
+from app.items.token_counts import usage_of
 from app.memory.observations import SMALLEST_CUT, ModelObservations
 from app.turns.attempt import Attempt, Sent
 from app.turns.store import Opened

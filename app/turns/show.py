@@ -69,7 +69,7 @@ class ResponseObject(_Response):
 
 
 class CostObject(TypedDict):
-    """What a turn has cost, by the prices of its day."""
+    """The cost of a turn, by the prices of its day."""
 
     currency: str
     """XXX where the price names none."""

@@ -15,7 +15,7 @@ from app.accounts.pool import Accounts
 from app.chain.answer import Answer, from_body
 from app.db.engine import Database
 from app.http.errors import APIError
-from app.items.usage import usage_of
+from app.items.token_counts import usage_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits

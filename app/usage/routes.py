@@ -59,7 +59,7 @@ class UsageObject(TypedDict):
     currency: str | None
     """Null where nothing was paid, or in several currencies. XXX where the prices name none."""
     costs: dict[str, float]
-    """What was paid in each currency, as far as prices were known."""
+    """The cost in each currency, as far as prices were known."""
 
 
 @router.get("/usage", response_model=ListObject[UsageObject], responses=as_text("text/csv"))

@@ -43,7 +43,7 @@ class UsageSums(Background):
         self._wanted: set[UUID] = set()
         self._due = asyncio.Event()
         self._places: dict[UUID, _Place] = {}
-        """How far each project's threads have been looked through, in the order of their activity."""
+        """The last thread of each project that was looked at, in the order of their activity."""
 
     def wanted(self, project_id: UUID) -> None:
         """Bring a project's sums up to date soon."""
