@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -48,7 +49,7 @@ from app.limits.rules import (
 from app.limits.spent import NO_CURRENCY, Cost, cost_of, currency_of
 from app.process.background import Background
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, Limits, ProjectSettings, UserLimits
-from app.provider.account import account, region
+from app.provider.account import account, is_batch, region
 from app.provider.models import Models
 from app.provider.permit import Permit
 from app.provider.prices import Price
@@ -170,8 +171,8 @@ class Admission(Permit):
         Args:
             binding: of the account that was asked.
         """
-        cost = cost_of(usage, _price(self.models, model, binding), binding)
-        self.usage += usage
+        cost = cost_of(usage, *_price(self.models, model, binding))
+        self.usage = usage if self.usage is NO_USAGE else self.usage + usage
         self.history_tokens = usage.total
         if cost is None:
             self.unpriced = self.unpriced or usage.total > 0
@@ -240,7 +241,7 @@ class RateLimits(Background):
         for each in await self._accounts.of(asks.project_id):
             if not each.serves(asks.model):
                 continue
-            price = _price(self._models, asks.model, each.binding)
+            price, _ = _price(self._models, asks.model, each.binding)
             if price is None:
                 raise Forbidden(
                     f"No price is known for the model {asks.model[:80]!r} at the account {account(each.binding)}, and "
@@ -558,10 +559,14 @@ _Caller = tuple[UUID, UUID | None, str | None, bool, tuple[str, ...]]
 """Project, key, user, whether it is a background call, and the currencies that it may be charged in."""
 
 
-def _price(models: Models, model: str, binding: str | None) -> Price | None:
-    """Return the price of a model at an account: where it has none, the one of models that are not listed."""
+@lru_cache(maxsize=1024)
+def _price(models: Models, model: str, binding: str | None) -> tuple[Price | None, bool]:
+    """Return the price of a model at an account, and whether the batch price applies there.
+
+    Where the model has none, it is the price of models that are not listed.
+    """
     where = region(binding)
-    return models.of(model).price_in(where) or models.of("").price_in(where)
+    return models.of(model).price_in(where) or models.of("").price_in(where), is_batch(binding)
 
 
 def _headers(met: Sequence[Rule], left: Sequence[int]) -> dict[str, str]:

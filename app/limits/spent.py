@@ -5,7 +5,6 @@ from datetime import date
 from typing import Any
 
 from app.items.token_counts import Usage
-from app.provider.account import is_batch
 from app.provider.prices import Price
 
 NO_CURRENCY = "XXX"
@@ -56,15 +55,15 @@ def currency_of(price: Price) -> str:
     return price.currency or NO_CURRENCY
 
 
-def cost_of(usage: Usage, price: Price | None, account: str | None) -> Cost | None:
+def cost_of(usage: Usage, price: Price | None, batch: bool) -> Cost | None:
     """Return the cost of one answer; None where no price is known.
 
     Args:
-        account: the account that was asked, or its binding.
+        batch: see `account.is_batch`.
     """
     if price is None:
         return None
-    batch, thinking = is_batch(account), usage.reasoning > 0
+    thinking = usage.reasoning > 0
     read = price.cost(input=usage.input, cached=usage.cached, written=usage.written, output=0, batch=batch)
     all_tokens = price.cost(
         input=usage.input,
