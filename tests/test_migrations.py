@@ -42,6 +42,7 @@ TABLES = {
     "threads",
     "turn_hours",
     "turns",
+    "usage_sums",
     "user_keys",
     "user_purges",
     "waiters",

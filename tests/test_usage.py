@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import signal
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ import pytest
 import redis
 
 from tests.databases import query
+from tests.odd import RESPONSE, message
 from tests.service import Emulator, Service, eventually
 from tests.tenants import Tenant
 from tests.test_limits import refused
@@ -321,6 +323,51 @@ def test_each_turn_has_the_cost_of_its_calls_by_tier_thinking_and_tools(tenant: 
     assert by_model[UNPRICED]["cost"] is None
     read = tenant.http.get(f"/threads/{thread}/turns/{long['id']}").json()
     assert read["cost"] == long["cost"]
+
+
+def answering(text: str, **usage: Any) -> str:
+    """Return a body of the provider with this text and usage."""
+    return json.dumps({**RESPONSE, "output": [message(text)], "usage": usage})
+
+
+def test_caches_have_their_prices(tenant: Tenant, emulator: Emulator) -> None:
+    usage = {
+        "input_tokens": 1000, "output_tokens": 50, "total_tokens": 1050, "input_tokens_details": {"cached_tokens": 600},
+        "x_details": [{"prompt_tokens_details": {"cache_creation_input_tokens": 200}}],
+    }  # fmt: skip
+    emulator.fault("answer", body=answering("Hi", **usage))
+    turn = tenant.turn(tenant.thread(), "Hi", model=USD)
+    assert turn["cost"]["amount"] == pytest.approx((200 * 2 + 600 * 0.2 + 200 * 2.5 + 50 * 10) / 1e6)
+    (row,) = report(tenant).values()
+    assert row["saved_by_cache"] == pytest.approx((600 * 1.8 - 200 * 0.5) / 1e6, abs=1e-6)
+
+
+ASKED = {"model": TIERED, "text": {"format": {"type": "json_schema", "name": "city", "schema": {"type": "object"}}}}
+
+
+def test_a_second_answer_is_paid_by_its_own_tier(tenant: Tenant, emulator: Emulator) -> None:
+    emulator.fault("answer", body=answering("no", input_tokens=490, output_tokens=5, total_tokens=495))
+    turn = tenant.http.post(f"/threads/{tenant.thread()}/turns", json={"input": "Oslo", **ASKED}).json()
+    second = emulator.calls()[1]["answer"]["usage"]
+    assert turn["usage"]["input_tokens"] == 490 + second["input_tokens"] > 500
+    first = (490 * 1 + 5 * 2) / 1e6
+    assert turn["cost"]["amount"] == pytest.approx(first + paid(second, {"input": 1, "output": 2}))
+
+
+def test_an_answer_that_no_turn_has_kept_is_paid_all_the_same(tenant: Tenant, emulator: Emulator) -> None:
+    spoken = {"kind": "answer", "times": 1, "body": answering("no", input_tokens=490, output_tokens=5)}
+    emulator.control("faults", [spoken, {"kind": "slow", "seconds": 30, "times": 1}])
+    place = f"/threads/{tenant.thread()}/turns"
+    asking = threading.Thread(target=lambda: tenant.http.post(place, json={"input": "Oslo", **ASKED}))
+    asking.start()
+    emulator.is_asked(2)
+    (turn,) = tenant.http.get(place).json()["data"]
+    assert tenant.http.post(f"{place}/{turn['id']}/cancel").json()["status"] == "cancelled"
+    asking.join()
+    eventually(lambda: report(tenant, "model")[TIERED]["input_tokens"] > 490)
+    row = report(tenant, "model")[TIERED]
+    assert row["turns"] == 1
+    assert row["cost"] >= (490 * 1 + 5 * 2) / 1e6
 
 
 def test_a_later_price_change_does_not_rewrite_history(
