@@ -155,7 +155,7 @@ class Life:
     def step(self) -> None:
         steps: list[Callable[[], object]] = [
             self.begin, self.talk, self.talk, self.talk, self.talk, self.fail, self.fork, self.delete_turn,
-            self.delete_thread, self.import_one, self.move,
+            self.delete_thread, self.import_one, self.move, self.purge_user,
         ]  # fmt: skip
         self.random.choice(steps)()
 
@@ -181,7 +181,8 @@ class Life:
         self.emulator.control("faults", [])
 
     def fork(self) -> None:
-        made = self.tenant.http.post(f"/threads/{self.some()}/fork").json()
+        user = self.random.choice([{}, {"user": "bob"}])
+        made = self.tenant.http.post(f"/threads/{self.some()}/fork", json=user).json()
         self.threads.append(made["id"])
 
     def delete_turn(self) -> None:
@@ -194,6 +195,11 @@ class Life:
         if len(self.threads) > 2:
             thread = self.threads.pop(self.random.randrange(len(self.threads)))
             assert self.tenant.http.delete(f"/threads/{thread}").status_code == 200
+
+    def purge_user(self) -> None:
+        purge = self.tenant.http.delete("/users/ann/data").json()["id"]
+        eventually(lambda: self.tenant.http.get(f"/purges/{purge}").json()["status"] == "completed")
+        self.threads = [each for each in self.threads if self.tenant.http.get(f"/threads/{each}").status_code == 200]
 
     def import_one(self) -> None:
         """Move a thread away and back: by its export."""

@@ -60,8 +60,6 @@ class UsageSums(Background):
                     await self._count(project_id)
                 except DatabaseUnavailable:
                     log.warning("Postgres is unavailable; usage is summed later")
-                except (SQLAlchemyError, asyncpg.PostgresError) as error:
-                    log.error("usage is not summed; reports read the turns", error=type(error).__name__)
 
     async def _count(self, project_id: UUID) -> None:
         place = self._places.pop(project_id, BEGINNING)
@@ -73,8 +71,8 @@ class UsageSums(Background):
                     )
                 )
                 for row in rows:
-                    while row["uncounted"] and await self._count_some(project_id, row["bucket"], row["thread_id"]):
-                        pass
+                    if row["uncounted"]:
+                        await self._count_thread(project_id, row["bucket"], row["thread_id"])
                     place = row["active_at"], row["thread_id"]
                 if len(rows) < THREADS_AT_ONCE:
                     return
@@ -82,6 +80,14 @@ class UsageSums(Background):
             if len(self._places) >= MOST_PROJECTS:
                 self._places.clear()
             self._places[project_id] = place
+
+    async def _count_thread(self, project_id: UUID, bucket: int, thread_id: UUID) -> None:
+        try:
+            while await self._count_some(project_id, bucket, thread_id):
+                pass
+        except (SQLAlchemyError, asyncpg.PostgresError) as error:
+            # It holds up no other thread.
+            log.error("a thread's usage is not summed; reports read its turns", error=type(error).__name__)
 
     async def _count_some(self, project_id: UUID, bucket: int, thread_id: UUID) -> bool:
         """Add some turns of a thread to its sums. Return True if there may be more."""
