@@ -24,16 +24,11 @@ log = structlog.get_logger()
 TURNS_AT_ONCE = 500
 """The thread is locked meanwhile: some 30 ms."""
 
-THREADS_AT_ONCE = 1000
-
-MOST_PROJECTS = 10_000
+THREADS_AT_ONCE = 500
 
 SQL = statements_of(__file__)
 
-_Place = tuple[datetime, UUID]
-"""The activity of a thread, and its id."""
-
-BEGINNING: _Place = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+BEGINNING = datetime(1, 1, 1, tzinfo=UTC), UUID(int=0)
 
 
 class UsageSums(Background):
@@ -42,8 +37,6 @@ class UsageSums(Background):
         self._database = database
         self._wanted: set[UUID] = set()
         self._due = asyncio.Event()
-        self._places: dict[UUID, _Place] = {}
-        """The last thread of each project that was looked at, in the order of their activity."""
 
     def wanted(self, project_id: UUID) -> None:
         """Bring a project's sums up to date soon."""
@@ -62,24 +55,18 @@ class UsageSums(Background):
                     log.warning("Postgres is unavailable; usage is summed later")
 
     async def _count(self, project_id: UUID) -> None:
-        place = self._places.pop(project_id, BEGINNING)
-        try:
-            while True:
-                rows = await self._database.fetch(
-                    *SQL.active_threads(
-                        project_id=project_id, after=place[0], after_thread=place[1], limit=THREADS_AT_ONCE
-                    )
+        after, after_thread = BEGINNING
+        while True:
+            rows = await self._database.fetch(
+                *SQL.uncounted_threads(
+                    project_id=project_id, after=after, after_thread=after_thread, limit=THREADS_AT_ONCE
                 )
-                for row in rows:
-                    if row["uncounted"]:
-                        await self._count_thread(project_id, row["bucket"], row["thread_id"])
-                    place = row["active_at"], row["thread_id"]
-                if len(rows) < THREADS_AT_ONCE:
-                    return
-        finally:
-            if len(self._places) >= MOST_PROJECTS:
-                self._places.clear()
-            self._places[project_id] = place
+            )
+            for row in rows:
+                await self._count_thread(project_id, row["bucket"], row["thread_id"])
+                after, after_thread = row["active_at"], row["thread_id"]
+            if len(rows) < THREADS_AT_ONCE:
+                return
 
     async def _count_thread(self, project_id: UUID, bucket: int, thread_id: UUID) -> None:
         try:

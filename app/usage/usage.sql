@@ -154,11 +154,11 @@ SELECT currency, sum(total_tokens)::float8 AS tokens, sum(cost)::float8 AS cost 
         AND (:user_id IS NULL OR c.user_id = :user_id)
 ) lines GROUP BY currency
 
--- active_threads --
--- Threads in the order of their last turns, with whether there are turns that no sum has.
-SELECT a.bucket, a.thread_id, a.active_at, th.last_seq > th.counted_seq AS uncounted
-FROM thread_activity a
+-- uncounted_threads --
+-- Threads with turns that no sum has, in the order of their activity.
+SELECT a.bucket, a.thread_id, a.active_at FROM thread_activity a
 JOIN threads th ON th.project_id = :project_id AND th.bucket = a.bucket AND th.id = a.thread_id
+    AND th.last_seq > th.counted_seq
 WHERE a.project_id = :project_id AND (a.active_at, a.thread_id) > (:after, :after_thread)
 ORDER BY a.active_at, a.thread_id LIMIT :limit
 
