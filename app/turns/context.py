@@ -5,8 +5,6 @@ from typing import Any
 from app.chain.context import Context
 from app.chain.continuation import Continuation
 from app.items import media, vocabulary
-from app.items.usage import usage_of
-from app.items import vocabulary
 from app.items.token_counts import usage_of
 from app.memory.observations import SMALLEST_CUT, ModelObservations
 from app.turns.attempt import Attempt, Sent

@@ -8,12 +8,9 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from app.db import ids
-from app.items.usage import usage_of
+from app.items.token_counts import usage_of
 from app.telemetry import metrics, spans
 from app.telemetry.spans import Span
-from app.items.token_counts import usage_of
-from app.telemetry import metrics
-from app.telemetry.spans import NOBODYS, Span, tracer
 
 PROVIDER_NAME = "alibaba_cloud"
 """OpenTelemetry's semantic conventions have no name for it yet."""
