@@ -444,7 +444,7 @@ def test_a_cut_export_of_the_trail_is_not_taken_for_a_whole_one(
 
 def test_every_route_that_streams_is_held_to_its_credential(service: Service) -> None:
     """A new stream or export has to stand in the lists above."""
-    document = httpx2.get(f"{service.url}/openapi.json").json()
+    document = httpx2.get(f"{service.url}/openapi.json", timeout=60).json()
     found: set[str] = set()
     for path, item in document["paths"].items():
         for operation in item.values():

@@ -146,7 +146,7 @@ def test_a_text_whose_pace_is_not_known_comes_in_one_piece(pace: dict[str, Any] 
     assert [text for text, _ in deltas("hello", pace, 0)] == ["hello"]
 
 
-@pytest.mark.parametrize("name", ["会话", "a\r\nX-Injected: yes", "100%", "a?b#c"])
+@pytest.mark.parametrize("name", ["回放会话", "a\r\nX-Injected: yes", "100%", "a?b#c"])
 def test_a_page_of_markdown_links_to_the_next_whatever_the_threads_name(service: Service, name: str) -> None:
     place = f"/threads/by-name/{quote(name, safe='')}"
     assert service.http.put(place).status_code == 201

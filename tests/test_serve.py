@@ -163,7 +163,7 @@ def test_what_a_worker_that_was_killed_was_at_is_not_counted_any_more(
         except httpx2.TransportError:
             return False
 
-    eventually(is_up_and_idle, 30)
+    eventually(is_up_and_idle, 60)
     assert service.stop() == 0
 
 
