@@ -491,7 +491,9 @@ CREATE TABLE items (
     item_id text NOT NULL,
     data json NOT NULL,
     -- The tokens by Qwen's vocabulary; NULL until counted.
-    tokens integer
+    tokens integer,
+    -- The length of the text: what a reader is sent, however far the row is compressed.
+    size integer NOT NULL GENERATED ALWAYS AS (octet_length(data::text)) STORED
 ) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE UNIQUE INDEX items_item_id_key ON items (item_id, project_id, bucket);
 -- A small pending list (kB) bounds the longest wait of a writer that has to sort it in.

@@ -95,12 +95,16 @@ class Changes:
         self._project_id = project_id
 
     async def columns(self, table: str) -> dict[str, str]:
-        wanted = "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = $1"
+        wanted = """
+            SELECT column_name, data_type FROM information_schema.columns
+            WHERE table_name = $1 AND is_generated = 'NEVER'
+        """
         return {row["column_name"]: row["data_type"] for row in await self._connection.fetch(wanted, table)}
 
     async def problems_of(self, table: str, column: str, type_: str, where: str) -> list[Problem]:
         """Change a column of a row, verify, and change it back."""
-        await self._connection.execute(f"CREATE TEMP TABLE kept AS SELECT * FROM {table} WHERE {where}")
+        columns = ", ".join(await self.columns(table))
+        await self._connection.execute(f"CREATE TEMP TABLE kept AS SELECT {columns} FROM {table} WHERE {where}")
         assert await self._connection.fetchval("SELECT count(*) FROM kept") == 1, table
         value = OWN_OTHER_VALUE.get(f"{table}.{column}", OTHER_VALUE[type_].format(column))
         try:
@@ -113,7 +117,7 @@ class Changes:
             return []
         verdict = await verify_project(self._database, self._project_id)
         await self._connection.execute(f"DELETE FROM {table} WHERE ctid = $1", changed)
-        await self._connection.execute(f"INSERT INTO {table} SELECT * FROM kept; DROP TABLE kept")
+        await self._connection.execute(f"INSERT INTO {table} ({columns}) SELECT * FROM kept; DROP TABLE kept")
         return verdict.problems
 
 

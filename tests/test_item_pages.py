@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from app.db import ids
+from app.http.pages import PAGE_BYTES
 from app.turns.store import SQL
 from tests.projects import Project
 
@@ -177,7 +178,7 @@ async def rows_read(
     project_id: UUID = row["project_id"]
     sql, *arguments = statement(
         project_id=project_id, bucket=row["bucket"], turn_id=row["head_turn_id"], cursor=cursor, input_only=False,
-        limit=limit,
+        limit=limit, most_bytes=PAGE_BYTES,
     )  # fmt: skip
     await connection.execute("ANALYZE items, turns")
     # Once the rows are counted, a table as small as this one is read or sorted as a whole. Large ones go by index.

@@ -13,3 +13,11 @@ WITH RECURSIVE branch AS (
     ) t
     {2}
 )
+
+-- _media_bytes --
+-- The bytes of the media of items, which the filling chooses by their bucket, turn and position.
+coalesce((
+    SELECT sum(octet_length(m.data)) FROM item_media x
+    JOIN media m ON m.project_id = :project_id AND m.bucket = x.bucket AND m.id = x.media_id
+    WHERE x.project_id = :project_id AND {1}
+), 0)

@@ -164,10 +164,16 @@ class Feedbacks:
                 by = [Feedback.created_at.asc(), Feedback.id.asc()]
                 rows = await _with_threads(session, where, by, EXPORTED_AT_ONCE)
             for row, thread_id in rows:
-                items, _ = await self._store.messages(caller.project_id, row.turn_id)
                 line: dict[str, Any] = {**_shown(row, thread_id)}
+                latest_first = await self._store.page_of_turns(
+                    caller.project_id, row.turn_id, cursor=None, latest_first=True, limit=None
+                )
+                turns = await self._store.on_a_page(caller.project_id, latest_first)
+                items = await self._store.items(caller.project_id, turns)
+                if len(turns) < len(latest_first):
+                    line["earlier_turns"] = len(latest_first) - len(turns)
                 try:
-                    line["messages"] = messages.as_chat(items)
+                    line["messages"] = messages.as_chat([item for turn in turns[::-1] for item in items[turn]])
                 except ContentUnreadable:
                     line |= {"messages": None, "unreadable": [*line.get("unreadable", []), "messages"]}
                 yield orjson.dumps(line) + b"\n"

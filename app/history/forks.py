@@ -1,6 +1,7 @@
 """Forks: threads that have another thread's history up to a turn, and go their own way from there."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,6 +15,7 @@ from app.db.sql import statements_of
 from app.history import turn_digests
 from app.history.fork_copy import copy_turns
 from app.http.errors import Conflict, NotFound
+from app.http.pages import PAGE_BYTES
 from app.sealing import ciphertext
 from app.sealing.at_rest import MARK
 from app.sealing.ciphertext import CannotOpen
@@ -55,14 +57,14 @@ class Forks:
         if "user_id" not in values:
             inherited["trail_key"] = source.trail_key
         values = {**inherited, **values}
-        branch: list[UUID] = []
+        branch: Sequence[Any] = []
         if at is not None:
             where = {"project_id": source.project_id, "bucket": source.bucket, "turn_id": at}
-            branch = list(await session.scalars(SQL.short_branch.clause, {**where, "most": self.copies_turns}))
-        if len(branch) <= self.copies_turns:
+            branch = (await session.execute(SQL.short_branch.clause, {**where, "most": self.copies_turns})).all()
+        if len(branch) <= self.copies_turns and sum(row.size for row in branch) <= PAGE_BYTES:
             bucket = (source.bucket + 1 + secrets.randbelow(BUCKETS - 1)) % BUCKETS
             made = await store.add(session, self.names, actor, source.project_id, {**values, "bucket": bucket})
-            await copy_turns(session, actor, made, source.bucket, branch)
+            await copy_turns(session, actor, made, source.bucket, [row.id for row in branch])
         else:
             place = {"bucket": source.bucket, "last_seq": seq, "forked_turn_id": at}
             made = await store.add(session, self.names, actor, source.project_id, {**values, **place}, head=at)

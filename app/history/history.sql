@@ -1,7 +1,12 @@
 -- short_branch --
--- A branch from its first turn on, as far as it is short enough to be copied, and one turn more.
+-- A branch from its first turn on, as far as it is short enough to be copied, and one turn more; with the bytes of each
+-- turn's items.
 {_branch | | WHERE branch.depth < :most::int}
-SELECT id FROM branch ORDER BY depth DESC
+SELECT id, (
+    SELECT coalesce(sum(size), 0) FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id
+) + {_media_bytes | x.bucket = :bucket AND x.turn_id = branch.id} AS size
+FROM branch ORDER BY depth DESC
 
 -- heirs --
 -- The threads that continue from a thread's turns, and where: forks of it, and what was forked before some of its turns

@@ -19,6 +19,9 @@ from app.turns.store import TurnStore
 
 TURNS_AT_ONCE = 50
 
+BYTES_AT_ONCE = 1_000_000
+"""Frames without a pause between them are sent together, as far as they have no more bytes."""
+
 Moment = tuple[float, bytes]
 """A frame, and its time in Unix seconds."""
 
@@ -41,20 +44,24 @@ async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tem
     branch: list[UUID] = []
     if last is not None:
         branch = await store.page_of_turns(project_id, last, cursor=None, latest_first=False, limit=None)
-    for start in range(0, len(branch), TURNS_AT_ONCE):
-        turn_ids = branch[start : start + TURNS_AT_ONCE]
+    start = 0
+    while start < len(branch):
+        turn_ids = await store.on_a_page(project_id, branch[start : start + TURNS_AT_ONCE], documents=True)
+        start += len(turn_ids)
         rows = await store.turns(project_id, turn_ids)
         items = await store.items(project_id, turn_ids)
         ready: list[bytes] = []
+        waiting = 0
         for at, frame in _moments([(rows[id_], items[id_]) for id_ in turn_ids if id_ in rows]):
             pause = 0.0 if now is None or tempo.speed == 0 else max(0.0, at - now) / tempo.speed
-            if pause > 0:
+            if pause > 0 or waiting > BYTES_AT_ONCE:
                 if ready:
                     yield b"".join(ready)
-                    ready = []
+                    ready, waiting = [], 0
                 await asyncio.sleep(min(pause, tempo.longest_pause))
             now = at if now is None else max(at, now)
             ready.append(b"id: %d\n" % number + frame)
+            waiting += len(frame)
             number += 1
         if ready:
             yield b"".join(ready)

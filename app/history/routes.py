@@ -10,7 +10,7 @@ from app.history.calls import CallObject, as_curl, call_object, curl_headers
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
 from app.history.service import BranchObject, History, LinkObject, TurnsPage
-from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares, shared_thread
+from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares
 from app.http.bodies import Sent, SentOrEmpty, SentUnlimited, json_response
 from app.http.describing import AS_EVENTS, AS_LINES, AS_TEXT, CONFLICT, HEARTBEAT, Deleted, as_text
 from app.http.errors import BadRequest
@@ -145,8 +145,7 @@ def next_page(request: Request, page: Page, found: TurnsPage) -> dict[str, str]:
         return {}
     upwards = page.before is None and "turns" not in request.query_params
     cursor = {"after": found.ends["last_id"]} if upwards else {"before": found.ends["first_id"]}
-    url = request.url.include_query_params(**cursor)
-    return {"Link": f'<{request.scope["raw_path"].decode()}?{url.query}>; rel="next"'}
+    return _link(request, cursor)
 
 
 @at(router.get, "/chain", response_model=ListObject[LinkObject])
@@ -226,12 +225,26 @@ async def take_back(caller: Authenticated, shares: ShareService, share_id: str) 
 
 
 @router.get("/shared/{token}", response_model=SharedThread, responses=as_text("text/markdown"))
-async def shared(shares: ShareService, token: str, format: Literal["json", "markdown"] = "json") -> Response:
+async def shared(
+    request: Request,
+    shares: ShareService,
+    token: str,
+    format: Literal["json", "markdown"] = "json",
+    after: Annotated[int, Query(ge=0, le=2**31, description="The `next` of the page before this one.")] = 0,
+) -> Response:
     """Return the conversation behind a link. No key is needed."""
-    share, rows = await shares.read(token)
+    found = await shares.read(token, after)
     headers = {"Cache-Control": "no-store", "X-Robots-Tag": "noindex"}
     if format == "markdown":
-        title = messages.CANNOT_BE_OPENED if share.unreadable else share.title
-        said = messages.as_markdown(title, rows)
+        title = messages.CANNOT_BE_OPENED if found.share.unreadable else found.share.title
+        said = messages.as_markdown(None if after else title, found.rows)
+        if found.next is not None:
+            headers |= _link(request, {"after": str(found.next)})
         return Response(said, media_type="text/markdown; charset=utf-8", headers=headers)
-    return json_response(shared_thread(share, rows), headers=headers)
+    return json_response(found.shown(), headers=headers)
+
+
+def _link(request: Request, cursor: dict[str, str | None]) -> dict[str, str]:
+    """Return the header that leads to the page at a cursor."""
+    url = request.url.include_query_params(**cursor)
+    return {"Link": f'<{request.scope["raw_path"].decode()}?{url.query}>; rel="next"'}

@@ -219,7 +219,7 @@ class History:
         self, caller: Caller, address: ThreadAddress, page: Page, *, until: str | None, newest: int | None
     ) -> tuple[ThreadRow, list[ItemRow], TurnsPage]:
         """The items of a page of turns of a thread's branch, in the page's order; and the thread."""
-        thread, found = await self._page_of_turns(caller, address, page, until, newest)
+        thread, found = await self._page_of_turns(caller, address, page, until, newest, with_items=True)
         items = await self._store.items(caller.project_id, found.turns)
         rows = [row for turn_id in found.turns for row in items[turn_id][:: 1 if page.order == "asc" else -1]]
         return thread, rows, found
@@ -232,13 +232,21 @@ class History:
         return list_object(rows, lambda row: self._link(row, bindings), has_more=found.has_more)
 
     async def _page_of_turns(
-        self, caller: Caller, address: ThreadAddress, page: Page, until: str | None, newest: int | None = None
+        self,
+        caller: Caller,
+        address: ThreadAddress,
+        page: Page,
+        until: str | None,
+        newest: int | None = None,
+        *,
+        with_items: bool = False,
     ) -> tuple[ThreadRow, TurnsPage]:
         """A page of the turns of a branch, which ends at the thread's head or another turn; and the thread.
 
         Args:
             until: the branch's last turn; the head if it is None. Turns before another one are those of its own branch.
             newest: so many turns, read from the end of the branch, or from the page's `before`, and oldest first.
+            with_items: True if their items are read, which a page must have room for.
 
         Raises:
             APIError: no such turn; or a cursor that is not in the branch.
@@ -272,8 +280,11 @@ class History:
             )
         if cursor is not None and not rows:
             raise page.bad_cursor()
-        turns, upwards = rows[first : first + limit], page.before is not None or newest is not None
-        return thread, TurnsPage(turns[::-1] if upwards else turns, len(rows) > first + limit)
+        turns: Sequence[UUID] = rows[first : first + limit]
+        if with_items:
+            turns = await self._store.on_a_page(caller.project_id, turns)
+        upwards = page.before is not None or newest is not None
+        return thread, TurnsPage(turns[::-1] if upwards else turns, len(rows) > first + len(turns))
 
     def _link(self, row: LinkRow, bindings: set[str]) -> LinkObject:
         expires_at = row["response_expires_at"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
@@ -36,6 +37,9 @@ from app.turns.store import TurnStore
 SHOWN_ROLES = ("user", "assistant")
 """Roles whose messages are shown: neither the app's instructions nor tool calls."""
 
+TURNS_AT_ONCE = 1000
+"""On a page of a shared conversation."""
+
 LONGEST_SECONDS = 315_360_000
 
 
@@ -66,6 +70,9 @@ class SharedThread(TypedDict):
     object: Literal["shared.thread"]
     title: str | None
     messages: list[ItemObject]
+    next: int | None
+    """The `after` of the next page."""
+    has_more: bool
     unreadable: NotRequired[list[str]]
     """The fields that cannot be opened. Left out where there are none."""
 
@@ -128,8 +135,11 @@ class Shares:
             )  # fmt: skip
         return {"id": share_id(id_), "object": "share.deleted", "deleted": True}
 
-    async def read(self, token: str) -> tuple[Share, list[ItemRow]]:
-        """Return a link, with the title that the thread had when the link was made, and the messages that it shows.
+    async def read(self, token: str, after: int) -> "SharedPage":
+        """Return a page of the messages that a link shows.
+
+        Args:
+            after: the number of turns on the pages before. Their ids are not shown.
 
         Raises:
             NotFound: it is no link, it has expired or was taken back, or its project is archived.
@@ -154,14 +164,33 @@ class Shares:
             share = (await session.scalars(select(Share).where(*mine))).one_or_none()
         if share is None:
             raise _no_link()
-        rows, _ = await self._store.messages(project_id, share.turn_id)
-        return share, [row for row in rows if _is_shown(row)]
+        branch = await self._store.page_of_turns(
+            project_id, share.turn_id, cursor=None, latest_first=False, limit=after + TURNS_AT_ONCE + 1
+        )
+        turns = await self._store.on_a_page(project_id, branch[after : after + TURNS_AT_ONCE])
+        items = await self._store.items(project_id, turns)
+        rows = [row for turn_id in turns for row in items[turn_id] if _is_shown(row)]
+        read = after + len(turns)
+        return SharedPage(share, rows, read if read < len(branch) else None)
 
 
-def shared_thread(share: Share, rows: list[ItemRow]) -> dict[str, Any]:
-    """Return the content of a shared link: title and messages."""
-    said = [_said(row) for row in rows]
-    return {"object": "shared.thread", "title": share.title, "messages": said, **marked(share)}
+@dataclass(frozen=True, slots=True)
+class SharedPage:
+    share: Share
+    """Its title is the one that the thread had when the link was made."""
+    rows: list[ItemRow]
+    next: int | None
+    """The `after` of the next page."""
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "object": "shared.thread",
+            "title": self.share.title,
+            "messages": [_said(row) for row in self.rows],
+            "next": self.next,
+            "has_more": self.next is not None,
+            **marked(self.share),
+        }
 
 
 def _said(row: ItemRow) -> dict[str, Any]:

@@ -25,6 +25,10 @@ def moment(seconds: int | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
 
 
+PAGE_BYTES = 16_000_000
+"""The most bytes of stored contents on a page of a list. A larger entry is a page of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     limit: int

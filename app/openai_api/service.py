@@ -104,12 +104,12 @@ class OpenAI:
         Raises:
             BadRequest: the cursor is no response of the project's.
         """
-        rows = await self._store.responses(caller.project_id, after, limit)
-        if rows is None:
+        found = await self._store.responses(caller.project_id, after, limit)
+        if found is None:
             raise BadRequest("'after' must be the id of a response.", param="after", code="invalid_cursor")
-        shown = rows[:limit]
-        items = await self._store.items(caller.project_id, [row["id"] for row in shown])
-        return list_object(shown, lambda row: stored_response(row, items[row["id"]]), has_more=len(rows) > limit)
+        rows, has_more = found
+        items = await self._store.items(caller.project_id, [row["id"] for row in rows])
+        return list_object(rows, lambda row: stored_response(row, items[row["id"]]), has_more=has_more)
 
     async def conversation(self, caller: Caller, address: ById) -> "ConversationObject":
         async with self._database.session() as session:
@@ -139,7 +139,7 @@ class OpenAI:
 
     async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
         head = await self._head(caller, ById(id_))
-        rows = [] if head is None else await self._store.page_of_items(
+        rows, _ = ([], False) if head is None else await self._store.page_of_items(
             caller.project_id, head, cursor=item_id, latest_first=True, limit=1
         )  # fmt: skip
         if not rows:
@@ -161,7 +161,7 @@ class OpenAI:
             BadRequest: the cursor is none of these items.
         """
         cursor = 0 if page.after is None else 1  # The cursor's own item comes first.
-        rows = [] if last is None else await self._store.page_of_items(
+        rows, cut = ([], False) if last is None else await self._store.page_of_items(
             caller.project_id, last, cursor=page.after, latest_first=page.order == "desc",
             limit=page.limit + 1 + cursor, input_only=input_only,
         )  # fmt: skip
@@ -172,7 +172,7 @@ class OpenAI:
                 code="invalid_cursor",
             )
         rows = rows[cursor:]
-        has_more = len(rows) > page.limit
+        has_more = cut or len(rows) > page.limit
         return list_object(rows[: page.limit], lambda row: shown_item(stored_item(row)), has_more=has_more)
 
     async def _head(self, caller: Caller, address: ById) -> UUID | None:

@@ -38,14 +38,23 @@ class TurnRow(TypedDict):
     """The columns that cannot be opened."""
 
 
+class TurnPageRow(TurnRow):
+    """A turn on a page that may have no room for all of its candidates."""
+
+    candidates: int
+    size: int
+    """Bytes of its documents; `bytes`, with those of the turns before it."""
+    bytes: int
+
+
 class ItemRow(TypedDict):
     turn_id: UUID
     position: int
     type: str
     item_id: str
     data: Item
-    more: NotRequired[bool]
-    """Present in items read from the end of a branch: True if the branch has turns before them."""
+    candidates: NotRequired[int]
+    """Present on a page: the number of the items that it might hold."""
     origin: NotRequired[Literal["input", "output"]]
     """Present in items that are read by their turns."""
 

@@ -54,8 +54,11 @@ class Turns:
     async def _check_waits_for_answer(self, caller: Caller, address: Address) -> None:
         """Refuse a request without input for a thread that does not end with something to be answered."""
         thread = await self._store.thread(caller.project_id, address)
-        rows, _ = await self._store.messages(caller.project_id, thread["head_turn_id"], 1)
-        last = _readable(rows[-1]) if rows else None
+        head = thread["head_turn_id"]
+        rows, _ = ([], False) if head is None else await self._store.page_of_items(
+            caller.project_id, head, cursor=None, latest_first=True, limit=1
+        )  # fmt: skip
+        last = _readable(rows[0]) if rows else None
         if last is None or not (last.kind.pair == "output" or last.item.get("role") == "user"):
             raise BadRequest(
                 "'input' is required: the conversation does not end with a message of the user's or a tool's output.",

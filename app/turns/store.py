@@ -20,9 +20,9 @@ from app.chain.live_ids import LiveId
 from app.db import ids
 from app.db.engine import Database
 from app.db.routing import Routing
-from app.db.sql import statements_of
+from app.db.sql import Statement, statements_of
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
-from app.http.pages import Page
+from app.http.pages import PAGE_BYTES, Page
 from app.items.kinds import CALLS
 from app.items.stored import columns, stored_input
 from app.media import store as media
@@ -568,21 +568,6 @@ class TurnStore:
         )
         return {row["item_id"]: row for row in await self._whole(project_id, found)}
 
-    async def messages(
-        self, project_id: UUID, turn_id: UUID | None, turns: int | None = None
-    ) -> tuple[list[ItemRow], bool]:
-        """The items of a branch's last turns, oldest first, and whether it has turns before them.
-
-        Args:
-            turn_id: the branch's last turn; None for a thread that has none yet.
-            turns: how many; None for all.
-        """
-        if turn_id is None:
-            return [], False
-        found = await self._database.fetch(*SQL.messages(**_at(project_id, turn_id), turns=turns))
-        items = await self._whole(project_id, [row for row in found if row["item_id"] is not None])
-        return items, bool(found and found[0]["more"])
-
     async def page_of_items(
         self,
         project_id: UUID,
@@ -592,16 +577,50 @@ class TurnStore:
         latest_first: bool,
         limit: int,
         input_only: bool = False,
-    ) -> list[ItemRow]:
-        """Items of the branch that ends with a turn, from an item on.
+    ) -> tuple[list[ItemRow], bool]:
+        """Items of the branch that ends with a turn, from an item on; and whether others follow within the limit, which
+        a page has no room for.
 
         Args:
-            cursor: the id of that item, which comes first; there are no rows if it is not in the branch.
+            cursor: the id of that item, which comes first, without its content if others are asked for; there are no
+                rows if it is not in the branch.
             input_only: the input of the turn alone.
         """
         statement = SQL.latest_items if latest_first else SQL.earliest_items
-        asked = statement(**_at(project_id, turn_id), cursor=cursor, input_only=input_only, limit=limit)
-        return await self._whole(project_id, await self._database.fetch(*asked))
+        asked = statement(
+            **_at(project_id, turn_id), cursor=cursor, input_only=input_only, limit=limit, most_bytes=PAGE_BYTES
+        )
+        found = await self._database.fetch(*asked)
+        first = [row for row in found[:1] if row["data"] is None]  # The cursor's own item.
+        return [*first, *await self._whole(project_id, found[len(first) :])], _cut(found)
+
+    async def on_a_page(self, project_id: UUID, turn_ids: Sequence[UUID], *, documents: bool = False) -> Sequence[UUID]:
+        """Return the first of the turns, as far as a page has room for their items, and one at least.
+
+        Args:
+            documents: True if the page holds the turns themselves too.
+        """
+        if len(turn_ids) < 2:
+            return turn_ids
+        buckets = [ids.bucket_of(turn_id) for turn_id in turn_ids]
+        asked = SQL.sizes(project_id=project_id, buckets=buckets, turn_ids=list(turn_ids), documents=documents)
+        sizes = {row["id"]: row["size"] for row in await self._database.fetch(*asked)}
+        room = PAGE_BYTES
+        for place, turn_id in enumerate(turn_ids):
+            room -= sizes.get(turn_id, 0)
+            if room < 0 and place > 0:
+                return turn_ids[:place]
+        return turn_ids
+
+    async def _page_of_rows(
+        self, project_id: UUID, statement: Statement, limit: int, **arguments: Any
+    ) -> tuple[list[TurnRow], bool]:
+        """Return the turns on a page, and whether others follow it."""
+        asked = statement(project_id=project_id, **arguments, limit=limit + 1, most_bytes=PAGE_BYTES)
+        found = await self._database.fetch(*asked)
+        rows = [TURNS.opened(project_id, row) for row in found[:limit]]
+        kept = await self.on_a_page(project_id, [row["id"] for row in rows], documents=True)
+        return rows[: len(kept)], len(kept) < len(found) or _cut(found)
 
     async def page_of_turns(
         self, project_id: UUID, turn_id: UUID, *, cursor: UUID | None, latest_first: bool, limit: int | None
@@ -715,14 +734,14 @@ class TurnStore:
         title = THREADS.opened(project_id, row)["title"] or row["name"]
         return {"id": row["id"], "head_turn_id": row["head_turn_id"], "title": title}
 
-    async def responses(self, project_id: UUID, after: UUID | None, limit: int) -> list[TurnRow] | None:
-        """Responses of a project, the latest first.
+    async def responses(self, project_id: UUID, after: UUID | None, limit: int) -> tuple[list[TurnRow], bool] | None:
+        """A page of a project's responses, the latest first, and whether others follow it.
 
         Args:
             after: the last one of the page before.
 
         Returns:
-            One more than the limit, if there are more; None where `after` is none of the project's.
+            None where `after` is none of the project's.
         """
         arrived_at: datetime | None = None
         if after is not None:
@@ -730,10 +749,7 @@ class TurnStore:
             if row is None:
                 return None
             arrived_at = row["arrived_at"]
-        found = await self._database.fetch(
-            *SQL.responses(project_id=project_id, arrived_at=arrived_at, turn_id=after, limit=limit + 1)
-        )
-        return [TURNS.opened(project_id, row) for row in found]
+        return await self._page_of_rows(project_id, SQL.responses, limit, arrived_at=arrived_at, turn_id=after)
 
     async def list_page(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[TurnRow], bool]:
         """One page of a thread's turns, and whether more rows follow it.
@@ -744,12 +760,14 @@ class TurnStore:
         descending = page.scan()[1]
         seq = await self._number(project_id, page)
         statement = SQL.turns_before if descending else SQL.turns_after
-        found = await self._database.fetch(*statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1))
-        return page.cut([TURNS.opened(project_id, row) for row in found])
+        rows, more = await self._page_of_rows(
+            statement=statement, limit=page.limit, **_of(project_id, thread_id), seq=seq
+        )
+        return (rows if page.before is None else rows[::-1]), more
 
     async def turns_after(self, project_id: UUID, thread_id: UUID, seq: int, limit: int) -> list[TurnRow]:
-        """A thread's turns behind a number, in their order."""
-        found = SQL.turns_after(**_of(project_id, thread_id), seq=seq, limit=limit)
+        """A thread's turns behind a number, in their order, as far as a page has room for them."""
+        found = SQL.turns_after(**_of(project_id, thread_id), seq=seq, limit=limit, most_bytes=PAGE_BYTES)
         return [TURNS.opened(project_id, row) for row in await self._database.fetch(*found)]
 
     async def first_running(self, project_id: UUID, thread_id: UUID) -> int | None:
@@ -807,6 +825,11 @@ class TurnStore:
             thread_id,
             running["id"] if running else None,
         )
+
+
+def _cut(found: Sequence[Any]) -> bool:
+    """Return True if a page had no room for all of its candidates."""
+    return bool(found) and found[0]["candidates"] > len(found)
 
 
 def _own_text(project_id: UUID, row: Any) -> str | None:

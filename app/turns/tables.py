@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     JSON,
+    Computed,
     ForeignKeyConstraint,
     Index,
     Integer,
@@ -166,6 +167,8 @@ class Item(Base):
     data: Mapped[dict[str, Any]] = mapped_column(SealedItem)
     tokens: Mapped[int | None]
     """Its tokens by Qwen's vocabulary, once counted."""
+    size: Mapped[int] = mapped_column(Computed("octet_length(data::text)", persisted=True))
+    """Bytes of its JSON as it is stored and read, uncompressed."""
 
     __table_args__ = (
         ForeignKeyConstraint(

@@ -63,18 +63,6 @@ SELECT digest, number FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
     AND (data IS NOT NULL OR media_id IS NOT NULL)
 
--- messages -> ItemRow --
--- The last turns of a branch, read from its end: a page of a long thread costs what the page holds. `more` says
--- whether others come before them. A turn whose items were all deleted has a row without one.
-{_branch | | WHERE :turns::int IS NULL OR branch.depth < :turns - 1}
-SELECT branch.id AS turn_id, items.type, items.item_id, items.data, items.position,
-    (SELECT parent_id IS NOT NULL FROM branch ORDER BY depth DESC LIMIT 1) AS more
-FROM branch LEFT JOIN LATERAL (
-    SELECT type, item_id, data, position FROM items
-    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id OFFSET 0
-) items ON true
-ORDER BY branch.depth DESC, items.position
-
 -- _page_of_items --
 -- The branch that items are paged over, or one turn's input, and where the page begins. `reached` is true from the
 -- cursor's turn on, towards the root.
@@ -95,32 +83,47 @@ WITH RECURSIVE cursor AS (
     ) t
 )
 
+-- _first_bytes --
+-- The first of some items, as far as they have no more than so many bytes, and one at least; of `candidates` in all. The
+-- content of the cursor's own item is read only where it alone is asked for.
+SELECT turn_id, position, type, item_id, candidates,
+    CASE WHEN :limit = 1 OR item_id IS DISTINCT FROM :cursor THEN data END AS data
+FROM (
+    SELECT found.*, count(*) OVER () AS candidates,
+        sum(size) FILTER (WHERE item_id IS DISTINCT FROM :cursor) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
+    FROM (
+        SELECT less.turn_id, less.position, less.type, less.item_id, less.data, less.size
+            + {_media_bytes | x.bucket = :bucket AND x.turn_id = less.turn_id AND x.position = less.position} AS size
+        FROM ({1}) less
+    ) found
+) page WHERE bytes IS NULL OR bytes <= :most_bytes::int OR bytes = size
+
 -- latest_items -> ItemRow --
 -- A page of items from its cursor on, latest first. The cursor's own item is the first row; no row where it is none of
 -- them. Turns are walked, and items are read, until there are as many as asked for and no further.
 {_page_of_items}
-SELECT branch.id AS turn_id, items.* FROM branch CROSS JOIN LATERAL (
-    SELECT position, type, item_id, data FROM items
+{_first_bytes | SELECT branch.id AS turn_id, items.* FROM branch CROSS JOIN LATERAL (
+    SELECT position, type, item_id, data, size FROM items
     WHERE branch.reached AND project_id = :project_id AND bucket = :bucket AND turn_id = branch.id
         AND (NOT :input_only OR origin = 'input')
         AND position <= coalesce((SELECT position FROM cursor WHERE turn_id = branch.id), 2147483647)
     ORDER BY position DESC LIMIT :limit
-) items LIMIT :limit
+) items LIMIT :limit}
 
 -- earliest_items -> ItemRow --
 -- The same, earliest first. All turns of the branch are walked; items are read until there are as many as asked for.
 {_page_of_items}
-SELECT walked.id AS turn_id, items.* FROM (
+{_first_bytes | SELECT walked.id AS turn_id, items.* FROM (
     SELECT id FROM branch
     WHERE :cursor::text IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
     ORDER BY depth DESC
 ) walked CROSS JOIN LATERAL (
-    SELECT position, type, item_id, data FROM items
+    SELECT position, type, item_id, data, size FROM items
     WHERE project_id = :project_id AND bucket = :bucket AND turn_id = walked.id
         AND (NOT :input_only OR origin = 'input')
         AND position >= coalesce((SELECT position FROM cursor WHERE turn_id = walked.id), 0)
     ORDER BY position LIMIT :limit
-) items LIMIT :limit
+) items LIMIT :limit}
 
 -- _page_of_turns --
 WITH RECURSIVE branch AS (
@@ -157,6 +160,44 @@ FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = 
     t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
     t.completed_at, t.response, t.usage, t.cost, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq,
     (t.pace->'ms'->>0)::int AS first_word_ms
+
+-- _bytes --
+-- The bytes of a JSON column as it is read. A large compressed one is not decompressed for this: it counts as much as it
+-- may hold.
+CASE WHEN {1} IS NULL THEN 0 WHEN pg_column_compression({1}) IS NULL THEN pg_column_size({1})
+    WHEN pg_column_size({1}) < 65536 THEN octet_length({1}::text) ELSE 256::bigint * pg_column_size({1}) END
+
+-- _page_of_rows --
+-- The first of some turns, as far as their documents have no more than so many bytes, and one at least; of `candidates`
+-- in all.
+SELECT * FROM (
+    SELECT found.*, count(*) OVER () AS candidates,
+        sum(size) OVER (ROWS UNBOUNDED PRECEDING)::bigint AS bytes
+    FROM (
+        SELECT {_turn_columns},
+            {_bytes | t.params}
+            + {_bytes | t.response}
+            + {_bytes | t.error} AS size
+        FROM turns t WHERE t.project_id = :project_id AND t.deleted_at IS NULL
+            AND {1} LIMIT :limit
+    ) found
+) page WHERE bytes <= :most_bytes::int OR bytes = size
+
+-- sizes --
+-- The bytes of turns: of their items, and with their `documents`.
+SELECT wanted.id, t.size + CASE WHEN :documents::boolean THEN
+        {_bytes | t.params}
+        + {_bytes | t.response}
+        + {_bytes | t.error}
+        + {_bytes | t.pace}
+    ELSE 0 END AS size
+FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS wanted (bucket, id) CROSS JOIN LATERAL (
+    SELECT params, response, error, pace, (
+        SELECT coalesce(sum(size), 0) FROM items
+        WHERE project_id = :project_id AND bucket = t.bucket AND turn_id = t.id
+    ) + {_media_bytes | x.bucket = t.bucket AND x.turn_id = t.id} AS size
+    FROM turns t WHERE project_id = :project_id AND bucket = wanted.bucket AND id = wanted.id OFFSET 0
+) t
 
 -- get_turn -> TurnRow --
 -- A turn by its id; for an end user, one of the user's own.
@@ -338,33 +379,28 @@ WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = (
     WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND t.deleted_at IS NULL
 ) AND (:thread_id::uuid IS NULL OR th.id = :thread_id) AND (:of_user::text IS NULL OR th.user_id = :of_user)
 
--- turns_after -> TurnRow --
+-- turns_after -> TurnPageRow --
 -- A page of a thread's turns, from a number on upwards.
-SELECT {_turn_columns} FROM turns t
-WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
-    AND t.seq > coalesce(:seq::int, 0)
-ORDER BY t.seq LIMIT :limit
+{_page_of_rows | t.bucket = :bucket AND t.thread_id = :thread_id AND t.seq > coalesce(:seq::int, 0) ORDER BY t.seq}
 
--- responses -> TurnRow --
+-- responses -> TurnPageRow --
 -- A page of a project's responses, the latest first, from a moment downwards.
-SELECT {_turn_columns} FROM turns t
-WHERE t.project_id = :project_id AND t.arrived_at IS NOT NULL AND t.arrived_at <= coalesce(:arrived_at, 'infinity'::timestamptz)
+{_page_of_rows
+    | t.arrived_at IS NOT NULL AND t.arrived_at <= coalesce(:arrived_at, 'infinity'::timestamptz)
     AND (t.arrived_at, t.id) < (
         coalesce(:arrived_at, 'infinity'::timestamptz), coalesce(:turn_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
     )
-    AND t.deleted_at IS NULL AND t.model <> ''
-ORDER BY t.arrived_at DESC, t.id DESC LIMIT :limit
+    AND t.model <> ''
+    ORDER BY t.arrived_at DESC, t.id DESC}
 
 -- arrived_at --
 -- When a turn arrived, deleted or not.
 SELECT arrived_at FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
--- turns_before -> TurnRow --
+-- turns_before -> TurnPageRow --
 -- A page of a thread's turns, from a number on downwards.
-SELECT {_turn_columns} FROM turns t
-WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.deleted_at IS NULL
-    AND t.seq < coalesce(:seq::int, 2147483647)
-ORDER BY t.seq DESC LIMIT :limit
+{_page_of_rows
+    | t.bucket = :bucket AND t.thread_id = :thread_id AND t.seq < coalesce(:seq::int, 2147483647) ORDER BY t.seq DESC}
 
 -- first_running --
 -- The number of the first turn of a thread that is in progress.
