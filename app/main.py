@@ -292,7 +292,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
     tokens, sessions, watch = UserTokens(key), Sessions(database, key), CredentialWatch(database)
     started.to_stop(watch.stop)
-    transfer, keys = Transfer(database, names, users), KeyRing(database, tokens, content_keys)
+    transfer, keys = Transfer(database, names, users, store), KeyRing(database, tokens, content_keys)
     started.to_stop(keys.stop)
     projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, compaction_cipher, limits)

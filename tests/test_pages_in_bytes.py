@@ -127,6 +127,11 @@ def test_a_conversation_is_shared_replayed_and_exported_a_page_at_a_time(
         assert events == ENTRIES
     with bounded(service):
         line = orjson.loads(project.http.get("/feedback/export").content)
+    with bounded(service), project.http.stream("GET", f"/threads/{thread}/export") as answer:
+        exported = b"".join(answer.iter_bytes())
+    record = orjson.loads(exported)
+    assert [turn["id"] for turn in record["turns"]] == turns
+    assert all(len(turn["items"][0]["data"]["content"]) == SIZE for turn in record["turns"])
     assert line["earlier_turns"] == ENTRIES - len(line["messages"]) // 2
     assert line["messages"][-1]["content"] == str(ENTRIES - 1)
 

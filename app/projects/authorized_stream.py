@@ -125,8 +125,13 @@ class AuthorizedStream(Response):
 class Export(AuthorizedStream):
     """Lines of JSON. The last line of an export that was cut off is an object `error`."""
 
-    def __init__(self, lines: AsyncIterator[bytes], listener: Listener) -> None:
-        super().__init__(lines, listener, media_type=NDJSON, ends_with_client=True)
+    def __init__(self, lines: AsyncIterator[bytes], listener: Listener, *, media_type: str = NDJSON) -> None:
+        super().__init__(lines, listener, media_type=media_type, ends_with_client=True)
+        self._in_a_line = False
+
+    def passed(self, chunk: bytes) -> None:
+        self._in_a_line = not chunk.endswith(b"\n")
 
     def closing_bytes(self, error: APIError) -> bytes:
-        return orjson.dumps({"object": "error", **error.body()}) + b"\n"
+        said = orjson.dumps({"object": "error", **error.body()}) + b"\n"
+        return b"\n" + said if self._in_a_line else said

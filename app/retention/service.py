@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 from uuid import UUID
 
-import orjson
 from sqlalchemy import select, update
 from typing_extensions import TypedDict
 
@@ -100,7 +99,12 @@ class Retention:
                     exported = await self._transfer.export(caller, ById(thread_id))
                 except NotFound:
                     continue  # Deleted meanwhile.
-                yield orjson.dumps(exported) + b"\n"
+                last_part = b""
+                async for part in exported:
+                    if last_part:
+                        yield last_part
+                    last_part = part
+                yield last_part + b"\n"
             last = thread_ids[-1]
 
     async def _shown(self, caller: Caller, purge_id: UUID) -> PurgeObject:

@@ -135,9 +135,15 @@ def export_file(target: BinaryIO, url: str, key: str) -> Exported:
             if answer.status_code == 404:
                 continue  # It was deleted meanwhile.
             _check(answer, f"thread {thread_id}")
+            try:
+                record = orjson.loads(answer.content)
+            except orjson.JSONDecodeError:
+                record = {}
+            if record.get("format") != FORMAT:
+                raise CannotTransfer(f"The export of thread {thread_id} was cut off.")
             target.write(answer.content.strip() + b"\n")
             exported.count += 1
-            if "unreadable" in answer.json():
+            if "unreadable" in record:
                 exported.not_whole.append(thread_id)
             progress.update(task, completed=exported.count)
     return exported

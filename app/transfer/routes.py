@@ -11,6 +11,8 @@ from app.http.services import services, serving
 from app.limits.room import check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
+from app.projects.authorized_stream import Export
+from app.projects.credential_watch import listening
 from app.threads.address import Addressed, at
 from app.threads.schemas import ThreadObject
 from app.transfer.schemas import ThreadRecord
@@ -23,9 +25,10 @@ Service = Annotated[Transfer, serving(Transfer)]
 
 
 @at(router.get, "/export", response_model=ThreadRecord)
-async def export(caller: Authenticated, transfer: Service, address: Addressed) -> Response:
-    """Export a whole thread, to be imported elsewhere."""
-    return json_response(await transfer.export(caller, address))
+async def export(request: Request, caller: Authenticated, transfer: Service, address: Addressed) -> Response:
+    """Export a whole thread, to be imported elsewhere. An export that was cut off is not such a record."""
+    parts = await transfer.export(caller, address)
+    return Export(parts, listening(request, caller, address.id), media_type="application/json")
 
 
 @router.post("/threads/import", response_model=ThreadObject, responses={201: {"model": ThreadObject}, **CONFLICT})

@@ -1,9 +1,11 @@
 """Threads out of and into a project, whole: every turn of every branch, under the ids that they have."""
 
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 from sqlalchemy import func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +16,7 @@ from app.db.sql import statements_of
 from app.history.tables import Share
 from app.http.errors import BadRequest
 from app.items.stored import imported_type
+from app.items.unreadable import is_unreadable
 from app.media import store as media
 from app.memory.tables import Compaction
 from app.projects.auth import Caller
@@ -28,19 +31,30 @@ from app.trail import contents
 from app.trail.append import Record, append_records
 from app.trail.users import UserKeys
 from app.transfer.schemas import FORMAT, ThreadRecord, TurnRecord
+from app.turns.store import TurnStore
 from app.turns.tables import Item, Turn
 
 SQL = statements_of(__file__)
 
+TURNS_AT_ONCE = 100
+
+BYTES_AT_ONCE = 1_000_000
+"""Parts of an export are sent together up to this size."""
+
 
 class Transfer:
-    def __init__(self, database: Database, names: Names, users: UserKeys) -> None:
+    def __init__(self, database: Database, names: Names, users: UserKeys, turns: TurnStore) -> None:
+        self._turns = turns
         self._database = database
         self._names = names
         self._users = users
 
-    async def export(self, caller: Caller, address: ThreadAddress) -> dict[str, Any]:
-        """A thread with all of its turns that have ended."""
+    async def export(self, caller: Caller, address: ThreadAddress) -> AsyncIterator[bytes]:
+        """Return a thread with all of its turns that have ended, as a JSON document in parts.
+
+        Raises:
+            NotFound: there is no such thread.
+        """
         async with self._database.session() as session:
             thread = await threads.get(session, caller.project_id, address)
             if thread is None:
@@ -48,20 +62,7 @@ class Transfer:
             here = (Turn.project_id == caller.project_id, Turn.bucket == thread.bucket)
             shared = await _shared(session, caller.project_id, thread.forked_turn_id)
             ended = (*here, or_(Turn.thread_id == thread.id, Turn.id.in_(shared)), Turn.status != "in_progress")
-            turns = (await session.scalars(select(Turn).where(*ended).order_by(Turn.seq))).all()
-            items: dict[UUID, list[dict[str, Any]]] = {turn.id: [] for turn in turns}
-            unreadable = {turn.id: list(turn.unreadable) for turn in turns}
-            of_turns = (
-                Item.project_id == caller.project_id,
-                Item.bucket == thread.bucket,
-                Item.turn_id.in_(select(Turn.id).where(*ended)),
-            )
-            stored = (await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position))).all()
-            await media.make_whole(session, caller.project_id, stored)
-            for item in stored:
-                if item.unreadable:
-                    unreadable[item.turn_id].append(f"items[{len(items[item.turn_id])}].data")
-                items[item.turn_id].append({"origin": item.origin, "item_id": item.item_id, "data": item.data})
+            turn_ids = (await session.scalars(select(Turn.id).where(*ended).order_by(Turn.seq))).all()
             compactions = select(Compaction).where(
                 Compaction.project_id == caller.project_id,
                 Compaction.bucket == thread.bucket,
@@ -74,13 +75,7 @@ class Transfer:
             )
             shares = (await session.scalars(links.order_by(Share.id))).all()
             await threads.record_change(session, caller.actor, thread, "thread.exported")
-        parts = [
-            *thread.unreadable,
-            *(f"turns[{n}].{name}" for n, turn in enumerate(turns) for name in unreadable[turn.id]),
-            *(f"compactions[{n}].{name}" for n, each in enumerate(compacted) for name in each.unreadable),
-            *(f"shares[{n}].{name}" for n, each in enumerate(shares) for name in each.unreadable),
-        ]
-        return {
+        head = {
             "format": FORMAT,
             "id": ids.thread_id(thread.id),
             "name": thread.name,
@@ -92,11 +87,55 @@ class Transfer:
             "updated_at": thread.updated_at.timestamp(),
             "head_id": ids.optional_turn_id(thread.head_turn_id),
             "forked_turn_id": ids.optional_turn_id(thread.forked_turn_id),
-            "turns": [_exported(turn, items[turn.id]) for turn in turns],
+        }
+        tail = {
             "compactions": [_exported_compaction(each) for each in compacted],
             "shares": [_exported_share(each) for each in shares],
-            **({"unreadable": parts} if parts else {}),
         }
+        parts = [
+            *(f"compactions[{n}].{name}" for n, each in enumerate(compacted) for name in each.unreadable),
+            *(f"shares[{n}].{name}" for n, each in enumerate(shares) for name in each.unreadable),
+        ]
+        return self._parts(caller.project_id, turn_ids, head, tail, list(thread.unreadable), parts)
+
+    async def _parts(
+        self,
+        project_id: UUID,
+        turn_ids: Sequence[UUID],
+        head: dict[str, Any],
+        tail: dict[str, Any],
+        unreadable: list[str],
+        unreadable_in_tail: list[str],
+    ) -> AsyncIterator[bytes]:
+        """Yield an exported thread. A short one is a single part."""
+        ready, start, number = orjson.dumps(head)[:-1] + b',"turns":[', 0, 0
+        while start < len(turn_ids):
+            some = await self._turns.on_a_page(project_id, turn_ids[start : start + TURNS_AT_ONCE], documents=True)
+            start += len(some)
+            async for turn, parts in self._exported_turns(project_id, some):
+                ready += (b"," if number else b"") + turn
+                unreadable += [f"turns[{number}].{part}" for part in parts]
+                number += 1
+                if len(ready) > BYTES_AT_ONCE:
+                    yield ready
+                    ready = b""
+        unreadable += unreadable_in_tail
+        end = {**tail, **({"unreadable": unreadable} if unreadable else {})}
+        yield ready + b"]," + orjson.dumps(end)[1:]
+
+    async def _exported_turns(
+        self, project_id: UUID, turn_ids: Sequence[UUID]
+    ) -> AsyncIterator[tuple[bytes, list[str]]]:
+        """Yield turns as JSON, each with the names of its parts that cannot be opened."""
+        mine = (Turn.project_id == project_id, Turn.bucket == ids.bucket_of(turn_ids[0]), Turn.id.in_(turn_ids))
+        async with self._database.session() as session:
+            turns = (await session.scalars(select(Turn).where(*mine).order_by(Turn.seq))).all()
+        items = await self._turns.items(project_id, turn_ids)
+        for turn in turns:
+            rows = items.pop(turn.id)
+            said = [{"origin": row["origin"], "item_id": row["item_id"], "data": row["data"]} for row in rows]
+            of_items = [f"items[{n}].data" for n, row in enumerate(rows) if is_unreadable(row["data"])]
+            yield orjson.dumps(_exported(turn, said)), [*turn.unreadable, *of_items]
 
     async def take(self, caller: Caller, given: ThreadRecord) -> tuple[ThreadObject, bool]:
         """Write an exported thread. One that is there already, by its id or its name, stays as it is.
