@@ -42,6 +42,7 @@ from app.history.service import History
 from app.history.shares import Shares
 from app.http.bodies import json_response, wrong_field
 from app.http.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
+from app.http.pages import PAGE_BYTES
 from app.http.request_target import RequestTarget
 from app.http.services import Services, provide
 from app.limits.charges import Charges
@@ -252,7 +253,13 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     accounts = connect_accounts(settings, database, cipher)
     started.to_stop(accounts.close)
     models, observations = app.state.services[Models], ModelObservations(database)
-    memory = MemoryStore(database, nodes, worker_id=worker_id, lease_seconds=settings.lease_seconds)
+    memory = MemoryStore(
+        database,
+        nodes,
+        worker_id=worker_id,
+        lease_seconds=settings.lease_seconds,
+        most_bytes=max(PAGE_BYTES, 2 * settings.provider_max_input_bytes),
+    )
     reader = Reader(memory, observations, byte_budget=settings.provider_max_input_bytes)
     charges = Charges(database, every_seconds=settings.charges_seconds)
     sums = UsageSums(database)

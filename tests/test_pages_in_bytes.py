@@ -1,4 +1,4 @@
-"""What is read back is bounded in bytes: a page ends when it is full, and the pages together have every entry once."""
+"""Bounds in bytes of what is read back: a page ends when it is full, and the pages together have every entry once."""
 
 import threading
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tests.service import Service
 ENTRIES = 8
 SIZE = 10_000_000
 MOST_GROWTH = 8 * PAGE_BYTES
-"""Of a worker that answers with a page: as JSON from the database, as values, and as JSON of the answer."""
+"""Growth of a worker that answers with a page: JSON of the database, values, and JSON of the answer."""
 
 GROW = f"""
     UPDATE items SET data = jsonb_set(data::jsonb, '{{content}}', to_jsonb(CASE turn_id::text < '8'
@@ -144,3 +144,24 @@ def test_a_fork_shares_a_history_that_is_too_large_to_be_copied(
     found = project.sql(f"SELECT forked_turn_id FROM threads WHERE id = '{fork['id'].removeprefix('thread_')}'")
     assert found[0]["forked_turn_id"] is not None
     assert len([turn for page in pages(project, f"/threads/{fork['id']}/messages") for turn in page]) == 2 * ENTRIES
+
+
+def test_a_history_is_rebuilt_from_the_newest_of_its_long_items(service: Service, project: Project) -> None:
+    id_ = project.call("POST", "/conversations", json={})["id"]
+    system = {"type": "message", "role": "system", "content": "Be brief."}
+    said = [message_of(f"Note {number}") for number in range(ENTRIES)]
+    added = project.call("POST", f"/conversations/{id_}/items", json={"items": [system, *said]})["data"]
+    short = project.call("POST", f"/conversations/{id_}/items", json={"items": [message_of("My name is Ada")]})["data"]
+    project.sql(f"{GROW} AND item_id IN ({', '.join(repr(item['id']) for item in added[1:])})")
+    thread = id_.replace("conv_", "thread_")
+    with bounded(service):
+        turn = project.call("POST", f"/threads/{thread}/turns", json={"input": "What is my name?"})
+    assert (turn["status"], turn["output_text"]) == ("completed", "Ada")
+    assert turn["context"]["dropped_items"] == ENTRIES
+    (call,) = project.call("GET", f"/threads/{thread}/turns/{turn['id']}/calls")["data"]
+    assert [item["content"] for item in call["body"]["input"]] == ["Be brief.", "My name is Ada", "What is my name?"]
+    assert short[0]["id"] in [item["id"] for page in pages(project, f"/conversations/{id_}/items") for item in page]
+
+
+def message_of(text: str) -> dict[str, str]:
+    return {"type": "message", "role": "user", "content": text}

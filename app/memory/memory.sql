@@ -9,15 +9,32 @@
 
 -- branch --
 -- The items of a branch, from its nearest compaction on; and a row for the turn that this one ends with, and for each
--- without items.
-{_path}
-SELECT branch.id AS turn_id, branch.thread_id, branch.binding, branch.model, branch.compaction,
-    items.type, items.item_id, items.data, items.tokens, items.position
-FROM branch LEFT JOIN LATERAL (
-    SELECT type, item_id, data, tokens, position FROM items
-    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id AND branch.compaction IS NULL OFFSET 0
-) items ON true
-ORDER BY branch.depth DESC, items.position
+-- without items. A branch of more than so many bytes is not read whole: `data` is NULL before the newest so many bytes of
+-- long items, of short ones, and of those that are never dropped (system messages and pinned ones; a sealed message that
+-- tells no role is a system message). Nor are media read but the newest so many bytes of them: `with_media`.
+{_path}, read AS (
+    SELECT branch.*, items.*, sum(items.size) OVER () AS total FROM branch LEFT JOIN LATERAL (
+        SELECT type, item_id, data, tokens, position, size,
+            {_media_bytes | x.bucket = :bucket AND x.turn_id = branch.id AND x.position = items.position} AS media
+        FROM items
+        WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id AND branch.compaction IS NULL
+        OFFSET 0
+    ) items ON true
+), sorted AS (
+    SELECT read.*, CASE
+        WHEN total <= :most_bytes::int THEN 'any'
+        WHEN type = 'message' AND (
+            coalesce(data->>'role', data->1->>'role', 'system') NOT IN ('user', 'assistant') OR data->>'pinned' = 'true'
+        ) THEN 'kept'
+        WHEN size <= 20000 THEN 'short' ELSE 'long' END AS sort
+    FROM read
+)
+SELECT id AS turn_id, thread_id, binding, model, compaction, type, item_id, tokens, position, CASE
+    WHEN sort = 'any' OR sum(size) OVER (
+        PARTITION BY sort ORDER BY depth, position DESC ROWS UNBOUNDED PRECEDING
+    ) - size < :most_bytes THEN data END AS data,
+    sum(media) OVER (ORDER BY depth, position DESC ROWS UNBOUNDED PRECEDING) - media < :most_bytes AS with_media
+FROM sorted ORDER BY depth DESC, position
 
 -- nearest --
 -- The nearest compaction on a branch.

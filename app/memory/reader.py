@@ -103,7 +103,7 @@ class Reader:
         return ModelInput(
             rebuilt.input,
             [[item_ids[place] for place in places] for places in rebuilt.sources],
-            rebuilt.dropped_items,
+            rebuilt.dropped_items + branch.left_out,
             rebuilt.tokens,
             counted and rebuilt.exact,
             None if summary is None else summary.id,

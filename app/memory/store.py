@@ -14,6 +14,7 @@ from app.db.engine import Database
 from app.db.routing import Routing
 from app.db.sql import Statement, statements_of
 from app.http.errors import NotFound
+from app.http.pages import PAGE_BYTES
 from app.items import vocabulary
 from app.items.shapes import Item, message
 from app.items.stored import StoredItem, stored_item
@@ -95,6 +96,8 @@ class Branch:
     items: list[BranchItem] = field(default_factory=list)
     """Theirs."""
     compacted: Compacted | None = None
+    left_out: int = 0
+    """Old items that were not read, because the branch is too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,11 @@ class Claim:
 
 
 class MemoryStore:
-    def __init__(self, database: Database, nodes: Routing, *, worker_id: UUID, lease_seconds: float) -> None:
+    def __init__(
+        self, database: Database, nodes: Routing, *, worker_id: UUID, lease_seconds: float, most_bytes: int = PAGE_BYTES
+    ) -> None:
+        """Args: most_bytes: of a branch, that are read of each sort of item."""
+        self._most_bytes = most_bytes
         self._database = database
         self._nodes = nodes
         self._worker_id = worker_id
@@ -124,15 +131,17 @@ class MemoryStore:
         branch = Branch()
         nearest: UUID | None = None
         node = self._nodes.of(ids.bucket_of(turn_id))
-        rows = await node.fetch(*SQL.branch(**_at(project_id, turn_id)))
-        items = iter(await _readable(node, project_id, [row for row in rows if row["item_id"] is not None]))
+        rows = await node.fetch(*SQL.branch(**_at(project_id, turn_id), most_bytes=self._most_bytes))
+        items = iter(await _readable(node, project_id, [row for row in rows if row["data"] is not None]))
         for row in rows:
             if row["compaction"] is not None:
                 nearest = row["compaction"]
                 continue
             if not branch.turns or branch.turns[-1].id != row["turn_id"]:
                 branch.turns.append(Turn(row["turn_id"], row["thread_id"]))
-            if row["item_id"] is not None:
+            if row["item_id"] is not None and row["data"] is None:
+                branch.left_out += 1
+            elif row["item_id"] is not None:
                 stored = next(items)
                 branch.items.append(BranchItem(stored, row["turn_id"], row["tokens"], row["binding"], row["model"]))
         if nearest is not None:
@@ -324,9 +333,11 @@ class MemoryStore:
 
 
 async def _readable(database: media.Reads, project_id: UUID, rows: Sequence[Any]) -> list[StoredItem]:
-    """Return items of a branch, whole. Raises `ContentUnreadable`."""
-    whole = await media.whole_rows(database, project_id, [ITEMS.opened(project_id, row) for row in rows])
-    found = list(map(stored_item, whole))
+    """Return items of a branch, whole but for media that are not read. Raises `ContentUnreadable`."""
+    opened = [ITEMS.opened(project_id, row) for row in rows]
+    with_media = [row for row in opened if row.get("with_media", True)]
+    whole = iter(await media.whole_rows(database, project_id, with_media))
+    found = [stored_item(next(whole) if row.get("with_media", True) else row) for row in opened]
     for kept, row in zip(found, rows, strict=True):
         if is_unreadable(kept.data):
             turn = ids.turn_id(row["turn_id"])
