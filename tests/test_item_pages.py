@@ -186,7 +186,7 @@ async def rows_read(
         await connection.execute(f"SET enable_{method} = off")
     plan = orjson.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *arguments))
     await connection.close()
-    read: dict[str, float] = {"items": 0, "turns": 0}
+    read: dict[str, float] = {"items": 0, "turns": 0, "item_media": 0, "media": 0}
     nodes = [plan[0]["Plan"]]
     while nodes:
         node = nodes.pop()

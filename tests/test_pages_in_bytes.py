@@ -1,6 +1,7 @@
 """Bounds in bytes of what is read back: a page ends when it is full, and the pages together have every entry once."""
 
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -165,3 +166,22 @@ def test_a_history_is_rebuilt_from_the_newest_of_its_long_items(service: Service
 
 def message_of(text: str) -> dict[str, str]:
     return {"type": "message", "role": "user", "content": text}
+
+
+def test_media_that_are_stored_beside_their_items_count(service: Service, project: Project) -> None:
+    id_ = project.call("POST", "/conversations", json={})["id"]
+    for number in range(ENTRIES):
+        data = b64encode(f"{number}".encode() + b"\0" * 300_000).decode()
+        content = [{"type": "input_image", "image_url": f"data:image/png;base64,{data}"}]
+        item = {"type": "message", "role": "user", "content": content}
+        project.call("POST", f"/conversations/{id_}/items", json={"items": [item]})
+    grown = f"UPDATE media SET data = data || repeat('A', {SIZE}) WHERE project_id = $1 RETURNING id"
+    assert len(project.sql(grown)) == ENTRIES
+    thread = id_.replace("conv_", "thread_")
+    with bounded(service):
+        for path in (f"/threads/{thread}/messages", f"/conversations/{id_}/items"):
+            found = list(pages(project, path, order="asc"))
+            assert [len(page) for page in found] == [1] * ENTRIES
+    with bounded(service):
+        turn = project.call("POST", f"/threads/{thread}/turns", json={"input": "Echo: seen", "model": "qwen3.6-plus"})
+    assert (turn["status"], turn["output_text"]) == ("completed", "seen")
