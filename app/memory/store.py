@@ -333,7 +333,7 @@ class MemoryStore:
 
 
 async def _readable(database: media.Reads, project_id: UUID, rows: Sequence[Any]) -> list[StoredItem]:
-    """Return items of a branch, whole but for media that are not read. Raises `ContentUnreadable`."""
+    """Return items of a branch, whole except media that are not read. Raises `ContentUnreadable`."""
     opened = [ITEMS.opened(project_id, row) for row in rows]
     with_media = [row for row in opened if row.get("with_media", True)]
     whole = iter(await media.whole_rows(database, project_id, with_media))
