@@ -80,7 +80,7 @@ async def tree(view: View) -> Response:
     after: str | None = None
     while len(turns) < MOST_MAPPED:
         found = await view.api.get(f"/threads/{thread_id}/turns", limit=100, after=after)
-        turns += found["data"]
+        turns += map(_without_contents, found["data"])
         after = found["last_id"]
         if not found["has_more"]:
             break
@@ -234,6 +234,12 @@ def _pretty(value: Any) -> str:
     return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
 
 
+def _without_contents(turn: dict[str, Any]) -> dict[str, Any]:
+    """Return what the map shows of a turn."""
+    said = "\n".join(text_of(item) for item in turn["input"])[:60]
+    return {**{name: turn[name] for name in ("id", "parent_id", "status", "created_at")}, "said": said}
+
+
 def _mapped(latest_first: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the position of each turn on the map: a row for each turn, a column for each branch."""
     children: dict[str | None, list[str]] = {}
@@ -255,7 +261,7 @@ def _mapped(latest_first: Sequence[dict[str, Any]]) -> dict[str, Any]:
         {
             "id": turn["id"], "x": 20 + 24 * column[turn["id"]], "y": 20 + 28 * row[turn["id"]],
             "status": turn["status"], "created_at": turn["created_at"],
-            "said": "\n".join(text_of(item) for item in turn["input"])[:60],
+            "said": turn["said"],
             "leaf": turn["id"] not in children,
         }
         for turn in ordered
