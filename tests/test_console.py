@@ -279,7 +279,7 @@ def test_a_long_thread_opens_at_its_end_and_is_read_on_upwards(console: Console)
     expect(page.locator("article").first).to_contain_text("Number 0.")
 
 
-def test_the_page_of_a_thread_asks_the_database_three_times(
+def test_the_page_of_a_thread_asks_the_database_four_times(
     browser: Browser, own_env: dict[str, str], emulator: Emulator
 ) -> None:
     proxy = Proxy(own_env["DATABASE_URL"])
@@ -301,7 +301,7 @@ def test_the_page_of_a_thread_asks_the_database_three_times(
             visits.append(
                 [each for each in proxy.executed[asked:] if mine.search(each) and "lease_expires_at" not in each]
             )
-        assert min(map(len, visits)) == 3, visits
+        assert min(map(len, visits)) == 4, visits
     assert service.stop() == 0
 
 
