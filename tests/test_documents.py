@@ -28,6 +28,7 @@ NOT_RUN_HERE = {
     "uvx --from dist": "the same",
     "kubectl": "there is no cluster; tests/test_containers.py runs what the manifests start",
     "everthread demo": "it moves the emulator's clock, which is other tests' too: tests/test_console.py",
+    "everthread provider check": "it needs a real key: tests/test_provider_check.py runs it against the emulator",
     "everthread projects destroy-key": "it asks, and changes the master key: tests/test_encryption.py does it",
     "everthread master-key check": "the copy is the reader's: tests/test_encryption.py tries one",
     "everthread serve --host 0.0.0.0": "tests/test_containers.py starts it",

@@ -189,7 +189,7 @@ def test_money_of_a_month_by_the_price_table(own_env: dict[str, str], tmp_path: 
         eventually(lambda: ask(tenant.http).status_code == 429)
         answer = ask(tenant.http)
         refused(answer, "project.cost_per_month", "insufficient_quota")
-        assert ask(tenant.http, model="qwen3.7-max").status_code == 403  # It has no price.
+        assert ask(tenant.http, model="qwen9-next").status_code == 403  # It has no price.
     finally:
         service.stop()
 
