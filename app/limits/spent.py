@@ -8,7 +8,7 @@ from app.items.token_counts import Usage
 from app.provider.prices import Price
 
 NO_CURRENCY = "XXX"
-"""ISO 4217's code for the currency of a price that names none."""
+"""Currency of a price that names none (ISO 4217: no currency)."""
 
 DIGITS = 9
 """Decimal places of a stored amount."""
@@ -16,21 +16,21 @@ DIGITS = 9
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Money that was spent, in one currency."""
+    """Cost of one or more answers, in one currency."""
 
     currency: str
     as_of: date | None
-    """The day for which the price is known."""
+    """The day of the price."""
     amount: float
     input: float
-    """The cost of the prompt, had no cache been used."""
+    """The cost of the prompt without any cache."""
     answer: float
-    """The part of the amount that was paid for the answer."""
+    """The part of the amount for the output."""
     saved: float
-    """Money that a cache has saved, less the cost of writing to it."""
+    """Savings by a cache, less the cost of writing to it."""
 
     def __add__(self, other: "Cost") -> "Cost":
-        """Return both together. They are in one currency: `Admission.add` sees to it."""
+        """Return the sum. Both must be in the same currency."""
         return Cost(
             self.currency,
             other.as_of,
@@ -41,7 +41,7 @@ class Cost:
         )
 
     def stored(self) -> dict[str, Any]:
-        """Return what a turn's row holds of it."""
+        """Return the cost as it is stored in a turn's row."""
         return {
             "currency": self.currency,
             "as_of": None if self.as_of is None else self.as_of.isoformat(),
@@ -56,7 +56,7 @@ def currency_of(price: Price) -> str:
 
 
 def cost_of(usage: Usage, price: Price | None, batch: bool) -> Cost | None:
-    """Return the cost of one answer; None where no price is known.
+    """Return the cost of one answer; None if no price is known.
 
     Args:
         batch: see `account.is_batch`.
@@ -74,5 +74,5 @@ def cost_of(usage: Usage, price: Price | None, batch: bool) -> Cost | None:
         batch=batch,
     )
     saved = price.saved(input=usage.input, cached=usage.cached, written=usage.written, batch=batch)
-    amount = all_tokens + price.of_tools(usage.tools)
+    amount = all_tokens + price.tool_cost(usage.tools)
     return Cost(currency_of(price), price.as_of, amount, read + saved, all_tokens - read, saved)

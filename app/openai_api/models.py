@@ -1,4 +1,4 @@
-"""/models, as OpenAI's clients know it: what is known of the models that a turn can name."""
+"""/models in OpenAI's format: known facts about the models that a turn can name."""
 
 from typing import Annotated, Any, Literal
 
@@ -42,14 +42,14 @@ class ModelObject(TypedDict):
     context_window: int
     """Tokens."""
     input_budget: int
-    """Tokens that it reads before something is cut."""
+    """Tokens that it reads before the input is truncated."""
     max_output_tokens: int | None
     input_modalities: list[str]
     reasoning_efforts: list[str]
     structured_output: bool
-    """True if the provider enforces a JSON schema, as far as is known."""
+    """True if the provider enforces a JSON schema, by documentation and observation."""
     tools: bool | None
-    """True if it calls functions; null if that is not known, as for the caches."""
+    """True if it calls functions. Null if this is unknown, as for the caches."""
     tool_outputs: bool
     reasoning_summary: bool
     implicit_cache: bool | None
@@ -57,10 +57,10 @@ class ModelObject(TypedDict):
     prices: list[dict[str, Any]]
     """Prices of a million tokens, by region and by the length of the prompt."""
     retired_by: str | None
-    """The day by which the provider has retired it."""
+    """The day by which the provider retired it."""
     successor: str | None
     sources: dict[str, str]
-    """By field, where the fact comes from: see docs/models.md."""
+    """Source of each field, see docs/models.md."""
     listed: bool
     """True if the model is described here; otherwise its values are estimates."""
 
@@ -92,7 +92,6 @@ def _shown(name: str, settings: ProjectSettings, models: Models, observations: A
     """A model under the name that the project has for it."""
     model = settings.resolved(name)
     family, retired_by = models.of(model), models.retired(model)
-    prices = family.prices if family.price is None else (family.price,)
     return {
         "id": name,
         "object": "model",
@@ -109,7 +108,7 @@ def _shown(name: str, settings: ProjectSettings, models: Models, observations: A
         "reasoning_summary": family.reasoning_summary,
         "implicit_cache": family.implicit_cache,
         "explicit_cache": family.explicit_cache,
-        "prices": [price.model_dump(mode="json") for price in prices],
+        "prices": [price.model_dump(mode="json") for price in family.all_prices],
         "retired_by": None if retired_by is None else retired_by.isoformat(),
         "successor": models.successor(model),
         "sources": family.sources,

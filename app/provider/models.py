@@ -23,7 +23,7 @@ THINKING_TOKENS = 4096
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
-"""From the least on."""
+"""In ascending order."""
 
 IGNORED = (
     "frequency_penalty", "include", "logit_bias", "logprobs", "max_tool_calls", "modalities", "moderation", "n",
@@ -31,14 +31,14 @@ IGNORED = (
     "prompt_cache_retention", "safety_identifier", "seed", "service_tier", "stop", "stream_options", "top_logprobs",
     "verbosity",
 )  # fmt: skip
-"""OpenAI's fields that the provider answers with 200 and does not act on (a probe, September 2026)."""
+"""OpenAI's fields that the provider accepts and ignores (a probe, September 2026)."""
 
 
 TOOLS = (
     "code_interpreter", "file_search", "function", "image_search", "mcp", "web_extractor", "web_search",
     "web_search_image",
 )  # fmt: skip
-"""The types of tools that it knows; others it passes over (a probe)."""
+"""Types of tools that the provider knows. It ignores others (a probe)."""
 
 
 Modality = Literal["text", "image", "video", "audio", "file"]
@@ -50,7 +50,7 @@ class Family(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = ""
-    """The beginning of its models' names; empty where the model is not listed."""
+    """Prefix of the models' names; empty for models that are not listed."""
     window: int = Field(ge=64)
     input_limit: int | None = Field(None, ge=64)
     output_limit: int | None = Field(None, ge=16)
@@ -64,11 +64,11 @@ class Family(BaseModel):
     implicit_cache: bool | None = None
     explicit_cache: bool | None = None
     price: Price | None = None
-    """In every region: it goes before `prices`."""
+    """Price in every region; takes precedence over `prices`."""
     prices: tuple[Price, ...] = ()
-    """By region, each at most once."""
+    """Prices by region, at most one each."""
     sources: dict[str, str] = {}
-    """By field: a catalogue, or whoever states it."""
+    """Source of each field: a catalogue, or the name of another source."""
 
     @model_validator(mode="after")
     def _one_price_a_region(self) -> "Family":
@@ -79,18 +79,19 @@ class Family(BaseModel):
         return self
 
     def takes(self, modality: Modality) -> bool:
-        """Return True if the models read inputs of a kind."""
+        """Return True if the models read inputs of a modality."""
         return modality in self.modalities
 
     @property
-    def sees_images(self) -> bool:
-        return self.takes("image")
+    def all_prices(self) -> tuple[Price, ...]:
+        """The prices that can apply, by region."""
+        return self.prices if self.price is None else (self.price,)
 
     def price_in(self, region: Region | None) -> Price | None:
-        """Return the price in a region; None if it is not known.
+        """Return the price in a region; None if it is unknown.
 
         Args:
-            region: of the account, see `account.region`; None for an endpoint whose region is not known.
+            region: of the account, see `account.region`; None if the region of the endpoint is unknown.
         """
         by_region = {price.region: price for price in self.prices}
         return self.price or by_region.get(region) or by_region.get(None)
@@ -99,7 +100,7 @@ class Family(BaseModel):
         """Return the number of tokens that a model reads before the provider cuts or refuses the input.
 
         Args:
-            learnt_window: what the provider's answers have shown, where it is less.
+            learnt_window: the smaller window that the provider's answers have shown.
         """
         window = min(self.window, learnt_window or self.window)
         return min(int(window * WINDOW_SHARE), self.input_limit or window)
@@ -117,7 +118,7 @@ class Family(BaseModel):
         return changes
 
     def fitted(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """A request's parameters as the model takes them."""
+        """Return a request's parameters, changed so that the model accepts them."""
         fitted = dict(params)
         for path, value in self.adjusted(params).items():
             field, _, inner = path.partition(".")
@@ -140,7 +141,7 @@ class Family(BaseModel):
         return self.fitted({**params, **limited})
 
     def ignored(self, params: Mapping[str, Any]) -> list[str]:
-        """The fields of a request that the model will pass over, by their names on the wire."""
+        """Return the fields of a request that the model ignores, by their names on the wire."""
         found = [field for field in IGNORED if params.get(field)]
         if params.get("parallel_tool_calls") is False:
             found.append("parallel_tool_calls")
@@ -162,17 +163,17 @@ OWN = "EVERTHREAD_MODELS_FILE"
 """Source of the facts in the deployment's own file."""
 
 REPLACED = {"window": "input_limit", "prices": "price"}
-"""Facts that the deployment's file takes away by stating another one."""
+"""Facts of the shipped file that a fact in the deployment's file removes."""
 
 
 class Models:
-    """Every family that is known."""
+    """All known families of models."""
 
     def __init__(self, file: Path | None = None, *, default: str = "", window_tokens: int | None = None) -> None:
         """Args:
-            file: one of the deployment's own, whose facts go before those that are known here.
+            file: the deployment's file, whose facts take precedence over the shipped ones.
             default: the model of a request that names none.
-            window_tokens: the window of every model, where it is set.
+            window_tokens: the window of every model, if it is set.
 
         Raises:
             BadModels: naming the file, the line and the field at fault.
@@ -190,7 +191,7 @@ class Models:
         self._families = {name: self._family(name, files) for name in sorted(names, key=len, reverse=True)}
 
     def _family(self, name: str, files: Sequence[ModelsFile]) -> Family:
-        """Return what all files say of a family: the defaults, then each file's longest name that it begins with."""
+        """Return a family by all files: the defaults, then the family with the longest matching prefix of each file."""
         tables: list[tuple[ModelsFile, Place, FamilyTable]] = [
             (each, ("default",), each.tables.default) for each in files
         ]
@@ -210,7 +211,7 @@ class Models:
             return Family.model_validate({**facts, **self._fixed, "sources": sources, "name": name})
         except ValidationError as error:
             field = error.errors()[0]["loc"][:1]
-            file, place = next((file, place) for file, place, _ in reversed(tables) if file.says((*place, *field)))
+            file, place = next((file, place) for file, place, _ in reversed(tables) if file.has((*place, *field)))
             raise file.fault(error, place) from error
 
     def families(self) -> list[Family]:
@@ -218,12 +219,12 @@ class Models:
         return sorted(self._families.values(), key=lambda family: family.name)
 
     def named(self) -> list[str]:
-        """The families whose name is a whole model's."""
+        """Return the names of families that are names of models."""
         return [name for name in self._families if not name.endswith("-")]
 
     @property
     def catalogues(self) -> dict[str, Catalogue]:
-        """Return the public catalogues that the shipped facts come from."""
+        """Return the public catalogues from which the shipped facts were read."""
         return _shipped().tables.catalogues
 
     def retired(self, model: str) -> date | None:
@@ -235,7 +236,7 @@ class Models:
         return self._successors.get(model)
 
     def of(self, model: str) -> Family:
-        """The family of a model: of several whose name it begins with, the longest."""
+        """Return the family of a model: the one with the longest matching prefix."""
         exact = self._families.get(model)
         if exact is not None:
             return exact
@@ -248,10 +249,10 @@ def _shipped() -> ModelsFile:
 
 
 def _reasoning(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    said = params.get("reasoning")
-    return said if isinstance(said, dict) else {}
+    reasoning = params.get("reasoning")
+    return reasoning if isinstance(reasoning, dict) else {}
 
 
 def _has_effort(params: Mapping[str, Any]) -> bool:
-    """Together with an effort, a thinking_budget is refused."""
+    """Return True if an effort is set. The provider refuses a thinking_budget beside it."""
     return _reasoning(params).get("effort") is not None

@@ -1,4 +1,4 @@
-"""Files of facts about models: this release's, and the deployment's own. A fault is named by its file and line."""
+"""Files with facts about models: the shipped one and the deployment's. A fault names file and line."""
 
 import tomllib
 from datetime import date
@@ -8,20 +8,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 LARGEST = 1024 * 1024
-"""Bytes of a file."""
+"""Limit on the bytes of a file."""
 
 Place = tuple[int | str, ...]
-"""Keys of a value in a file, from its outermost table on."""
+"""Path of a value in a file, from the outermost table."""
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class BadModels(ValueError):
-    """A file of models cannot be used."""
+    """Fault of a file with facts about models."""
 
 
 class Catalogue(BaseModel):
-    """A public catalogue that facts come from."""
+    """A public catalogue from which facts were read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,14 +30,14 @@ class Catalogue(BaseModel):
 
 
 class FamilyTable(BaseModel):
-    """A file's facts about a family. They are checked together with those of other files: see `models.Family`."""
+    """Facts of one file about a family. `models.Family` checks them together with those of other files."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     name: None = None
-    """Not a fact: the table's own name is the family's."""
+    """Not a fact: the name of the table is the family's name."""
     sources: dict[str, str] = {}
-    """By field: who states it."""
+    """Source of each field."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -45,30 +45,30 @@ class FamilyTable(BaseModel):
 
 
 class Tables(BaseModel):
-    """The tables of a file."""
+    """Tables of a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     catalogues: dict[Name, Catalogue] = {}
     retired: dict[Name, date] = {}
-    """By model: the day by which it was retired."""
+    """The day by which each model was retired."""
     successors: dict[Name, Name] = {}
-    """By retired model: the one to use instead."""
+    """The replacement of each retired model."""
     default: FamilyTable = FamilyTable()
-    """Facts about a model that is not listed, and those that a family does not state."""
+    """Facts about models that are not listed, and defaults of all families."""
     families: dict[Name, FamilyTable] = {}
-    """By the beginning of the models' names."""
+    """Families by the prefix of their models' names."""
 
 
 class ModelsFile:
-    """A file that was read, with its text to find lines in."""
+    """A parsed file, with its text to locate faults."""
 
     def __init__(self, path: Path, *, source: str) -> None:
         """Args:
-            source: of facts for which the file names none.
+            source: of facts without a named source.
 
         Raises:
-            BadModels: naming the file, and the line where there is one.
+            BadModels: naming the file, and the line if there is one.
         """
         self.path, self.source = path, source
         try:
@@ -77,22 +77,22 @@ class ModelsFile:
             if len(content) > LARGEST:
                 raise BadModels(f"{path}: it has more than {LARGEST} bytes")
             self._text = content.decode()
-            self._said = tomllib.loads(self._text)
+            self._values = tomllib.loads(self._text)
         except OSError as error:
             raise BadModels(f"{path}: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise BadModels(f"{path}: {error}") from error
         try:
-            self.tables = Tables.model_validate(self._said)
+            self.tables = Tables.model_validate(self._values)
         except ValidationError as error:
             raise self.fault(error) from error
 
-    def says(self, place: Place) -> bool:
-        """Return True if the file has a value at a place."""
-        return _says(self._said, place)
+    def has(self, place: Place) -> bool:
+        """Return True if the file has a value at a path."""
+        return _has(self._values, place)
 
     def fault(self, error: ValidationError, within: Place = ()) -> BadModels:
-        """Return the first fault of a table, by its line.
+        """Return the first fault of a table, with its line.
 
         Args:
             within: the place of the table.
@@ -100,18 +100,18 @@ class ModelsFile:
         (first, *_) = error.errors()
         place = (*within, *first["loc"])
         found = place
-        while not self.says(found):  # A field that is missing, or one that was read in another form.
+        while not self.has(found):  # A missing field, or one that a validator has moved.
             found = found[:-1]
         message = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
         return BadModels(f"{self.path}:{self._line(found)}: {'.'.join(map(str, place))}: {message}")
 
     def _line(self, place: Place) -> int:
-        """Return the first line up to which the file already has a value: there its statement begins."""
+        """Return the first line of the statement that sets a value, by a binary search over prefixes of the file."""
         lines = self._text.splitlines(keepends=True)
         before, at = 0, len(lines)
         while at - before > 1:
             middle = (before + at) // 2
-            if _says(_first(lines, middle), place):
+            if _has(_first(lines, middle), place):
                 at = middle
             else:
                 before = middle
@@ -119,16 +119,16 @@ class ModelsFile:
 
 
 def _first(lines: list[str], count: int) -> dict[str, Any]:
-    """Return what the first lines say, with those that end the last statement."""
+    """Return the values set by the first lines, extended to the end of the last statement."""
     for end in range(count, len(lines) + 1):
         try:
             return tomllib.loads("".join(lines[:end]))
         except tomllib.TOMLDecodeError:
-            continue  # It goes on.
+            continue  # The statement continues on the next line.
     raise AssertionError("the whole file was read before")
 
 
-def _says(value: Any, place: Place) -> bool:
+def _has(value: Any, place: Place) -> bool:
     try:
         for key in place:
             value = value[key]

@@ -1,4 +1,4 @@
-"""Prices of a model: by the length of the prompt, for one currency and region, as of a day."""
+"""Prices of a model by length of the prompt, in one currency, for a region and as of a day."""
 
 from collections.abc import Mapping
 from datetime import date
@@ -11,8 +11,10 @@ from pydantic_core import PydanticCustomError
 from app.settings import Region
 
 CACHED_SHARE = 0.1
+"""Default price factor of tokens read from a cache (reference page)."""
+
 WRITTEN_SHARE = 1.25
-"""Price factor of tokens that are written to a session cache (reference page)."""
+"""Default price factor of tokens written to a cache (reference page)."""
 
 MILLION = 1_000_000
 
@@ -53,25 +55,25 @@ class Price(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     region: Region | None = None
-    """The region where it applies; None: every region without a price of its own."""
+    """The region to which it applies; None: every region without a separate price."""
     currency: str | None = Field(None, pattern="^[A-Z]{3}$")
-    """The ISO 4217 code; None: the operator's file does not name it."""
+    """The ISO 4217 code; None if the operator's file does not state it."""
     as_of: date | None = None
-    """The day for which the price is known."""
+    """The day of the price."""
     tiers: tuple[Tier, ...] = Field(min_length=1)
     """Ascending by the length of the prompt. A prompt that is longer than the last tier has the last tier's prices."""
     batch: Money = 0.5
-    """The share of the price of tokens that is charged at a batch endpoint; half by default (reference page)."""
+    """Price factor of tokens at a batch endpoint; half by default (reference page)."""
     tools: dict[str, Money] = {}
     """Price of one call of each built-in tool (`web_search`, `code_interpreter` …)."""
 
     @model_validator(mode="before")
     @classmethod
-    def _flat_as_a_tier(cls, said: Any) -> Any:
-        if not isinstance(said, dict) or "tiers" in said:
-            return said
-        tier = {name: value for name, value in said.items() if name in Tier.model_fields}
-        rest = {name: value for name, value in said.items() if name not in tier}
+    def _flat_as_a_tier(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "tiers" in value:
+            return value
+        tier = {name: each for name, each in value.items() if name in Tier.model_fields}
+        rest = {name: each for name, each in value.items() if name not in tier}
         return {**rest, "tiers": [tier]}
 
     @model_validator(mode="after")
@@ -101,28 +103,11 @@ class Price(BaseModel):
         return (read + output * tier.output_price(thinking=thinking)) * (self.batch if batch else 1) / MILLION
 
     def saved(self, *, cached: int, written: int, input: int = 0, batch: bool = False) -> float:
-        """Return what a cache has saved of one call, less the cost of writing to it. Args: as of `cost`."""
+        """Return the savings of a cache in one call, less the cost of writing to it. Args: see `cost`."""
         tier = self.tier(max(input, cached + written))
         saved = cached * (tier.input - tier.cached_price) - written * (tier.written_price - tier.input)
         return saved * (self.batch if batch else 1) / MILLION
 
-    def of_tools(self, calls: Mapping[str, int]) -> float:
-        """Return the cost of the calls of built-in tools, as far as their prices are known."""
+    def tool_cost(self, calls: Mapping[str, int]) -> float:
+        """Return the cost of calls of built-in tools. A tool without a price costs nothing."""
         return sum(number * self.tools.get(tool, 0.0) for tool, number in calls.items())
-
-    def charged(self, *, batch: bool) -> "Price":
-        """Return the prices that apply to an account. Args: batch: see `account.is_batch`."""
-        if not batch:
-            return self
-        tiers = tuple(
-            Tier(
-                up_to=tier.up_to,
-                input=tier.input * self.batch,
-                output=tier.output * self.batch,
-                cached=tier.cached_price * self.batch,
-                cache_write=tier.written_price * self.batch,
-                thinking_output=tier.output_price(thinking=True) * self.batch,
-            )
-            for tier in self.tiers
-        )
-        return self.model_copy(update={"tiers": tiers, "batch": 1.0})
