@@ -248,7 +248,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     signals = CancelSignals(cache, mac)
     cipher = ProjectCipher(database, masters(settings))
     content_keys = ContentKeys(database, cipher)
-    await content_keys.report_cleared()
+    await content_keys.report_altered_projects()
     spool = Spool(settings.data_dir / "spool", content_keys)
     accounts = connect_accounts(settings, database, cipher)
     started.to_stop(accounts.close)

@@ -42,7 +42,7 @@ from app.provider.failure import Kind
 from app.provider.models import Models
 from app.provider.models_file import BadModels
 from app.sealing.ciphertext import CannotOpen
-from app.sealing.content_keys import cleared
+from app.sealing.content_keys import altered_projects
 from app.sealing.master import BadMasterKey, Masters, masters
 from app.sealing.project_cipher import ProjectCipher
 from app.settings import Connected, Settings, export
@@ -231,7 +231,7 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
         )
         await keys.admit(database, public_key)
         await check_master_key(database, at_hand)
-        for _, name in await cleared(database):
+        for _, name in await altered_projects(database):
             echo(
                 f"The project {name} is encrypted, as its audit trail tells, and its row in the table projects says "
                 "otherwise: encrypted_at was changed by hand. Its contents are still written sealed. Set encrypted_at "

@@ -160,15 +160,15 @@ SELECT action FROM audit_records WHERE project_id = :project_id AND bucket = :bu
     AND action IN ('turn.opened', 'items.added', 'turn.imported', 'turn.inherited', 'item.deleted')
 ORDER BY seq DESC LIMIT 1
 
--- untold_threads --
--- Threads without a record of how they came here: they were written past the service, or their chain was removed.
+-- unrecorded_threads --
+-- Threads without a record of their creation or import: they bypassed the service, or their chain was removed.
 SELECT th.id FROM threads th
 LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = th.bucket AND r.chain_id = th.id
     AND r.action IN ('thread.created', 'thread.imported')
 WHERE th.project_id = :project_id AND (:thread_id::uuid IS NULL OR th.id = :thread_id) AND r.chain_id IS NULL
 ORDER BY th.id LIMIT 10
 
--- untold_turns --
+-- unrecorded_turns --
 -- Rows without the records that they must have were written past the service, or their records were removed. The
 -- records of a turn are in the chain of the thread that has it.
 SELECT t.thread_id, t.id, o.turn_id IS NULL AS unopened FROM turns t
@@ -180,14 +180,14 @@ WHERE t.project_id = :project_id AND (:thread_id::uuid IS NULL OR t.thread_id = 
     AND (o.turn_id IS NULL OR (c.turn_id IS NULL AND t.status <> 'in_progress'))
 ORDER BY t.id LIMIT 10
 
--- untold_feedback --
+-- unrecorded_feedback --
 SELECT f.id FROM feedback f JOIN turns t ON t.project_id = :project_id AND t.bucket = f.bucket AND t.id = f.turn_id
 LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = f.bucket AND r.turn_id = f.turn_id
     AND r.action = 'feedback.given' AND r.detail = 'feedback_' || encode(uuid_send(f.id), 'hex')
 WHERE f.project_id = :project_id AND (:thread_id::uuid IS NULL OR t.thread_id = :thread_id) AND r.turn_id IS NULL
 ORDER BY f.id LIMIT 10
 
--- untold_shares --
+-- unrecorded_shares --
 SELECT s.id FROM shares s
 LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = s.bucket AND r.chain_id = s.thread_id
     AND r.action = 'thread.shared' AND r.detail = 'share_' || encode(uuid_send(s.id), 'hex')

@@ -71,12 +71,12 @@ class Contents:
         """Compare the last chain, and look for rows that no record tells of."""
         found = await self._compare(self._chains)
         here = {"project_id": self._project_id, "thread_id": thread_id}
-        for row in await self._database.fetch(*SQL.untold_threads(**here)):
+        for row in await self._database.fetch(*SQL.unrecorded_threads(**here)):
             found.append((ids.thread_id(row["id"]), "no record tells how it came here: it was removed"))
-        for row in await self._database.fetch(*SQL.untold_turns(**here)):
+        for row in await self._database.fetch(*SQL.unrecorded_turns(**here)):
             said = "no record tells how it came here" if row["unopened"] else "no record tells how it was closed"
             found.append((f"{ids.thread_id(row['thread_id'])} {ids.turn_id(row['id'])}", f"{said}: it was removed"))
-        for statement, prefix in ((SQL.untold_feedback, "feedback"), (SQL.untold_shares, "share")):
+        for statement, prefix in ((SQL.unrecorded_feedback, "feedback"), (SQL.unrecorded_shares, "share")):
             for row in await self._database.fetch(*statement(**here)):
                 found.append((f"{prefix}_{row['id'].hex}", "no record tells that it was made"))
         if thread_id is None:
@@ -121,7 +121,7 @@ class Contents:
             for turn_id, row in turns.items()
             for position, text in zip(row["item_positions"], row["item_data"], strict=True)
         }
-        whole = await media.whole_texts(self._database, self._project_id, texts)
+        whole = await media.restored_texts(self._database, self._project_id, texts)
         for turn_id, row in turns.items():
             before = row["item_data"].count(None)
             row["item_data"] = [whole[turn_id, position] for position in row["item_positions"]]
@@ -373,7 +373,7 @@ def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Call
     if turn_id in chain.turns and row["thread_id"] != chain.id:
         yield seq, "it is in another thread"
     erased = turn_id in chain.erased or ("turn" in claims and row["salt"] is None and row["deleted_at"] is not None)
-    if erased and (_holds_something(row) or any(kind[0] == turn_id for kind in calls)):
+    if erased and (_has_content(row) or any(kind[0] == turn_id for kind in calls)):
         yield seq, "it holds something, though its content was deleted"
     for kind, claim in claims.items():
         if kind != "left" and not erased and row["salt"] is None:
@@ -401,13 +401,13 @@ def _wrong_turn(chain: ThreadClaims, turn_id: UUID, row: Row | None, calls: Call
         yield seq, "no record tells of its compaction"
 
 
-def _holds_something(row: Row) -> bool:
-    """Return True if a turn has anything that is erased with its content."""
+def _has_content(row: Row) -> bool:
+    """Return True if a turn has a value that is erased with its content."""
     documents = (row[name] for name in ("response", "pace", "context"))
-    return bool(row["item_ids"] or row["params"] != "{}" or row["metadata"] or any(map(_is_said, documents)))
+    return bool(row["item_ids"] or row["params"] != "{}" or row["metadata"] or any(map(_is_present, documents)))
 
 
-def _is_said(document: str | None) -> bool:
+def _is_present(document: str | None) -> bool:
     return document not in (None, "null")
 
 

@@ -19,7 +19,7 @@ from app.audit.signing import fits, signed_text
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
-from app.sealing.content_keys import cleared, state_of
+from app.sealing.content_keys import altered_projects, state_of
 from app.trail.records import FIRST, canonical, record_hash
 
 SQL = statements_of(__file__)
@@ -46,7 +46,7 @@ class Verdict:
     unsigned: int = 0
     """Records that no checkpoint covers yet."""
     gap: bool = False
-    """True once a missing leaf is among the problems: of those behind it none is named."""
+    """True if a missing leaf is among the problems: later ones are not named."""
     problems: list[Problem] = field(default_factory=list)
     sealed_for_good: bool = False
     """The key of the contents was destroyed: there is nothing that records could be compared with."""
@@ -201,7 +201,7 @@ async def verify_project(
         advance: called with the number of verified records, from time to time.
     """
     verdict = Verdict(sealed_for_good=(await state_of(database, project_id)).destroyed)
-    if thread_id is None and project_id in [cleared_id for cleared_id, _ in await cleared(database)]:
+    if thread_id is None and project_id in [altered_id for altered_id, _ in await altered_projects(database)]:
         said = "its contents are encrypted, as a record tells, and the project's row (encrypted_at) says otherwise"
         verdict.problems.append(Problem("the project's own", said))
     tree = Tree()

@@ -32,14 +32,14 @@ class State:
 
 
 async def state_of(database: Database, project_id: UUID) -> State:
-    """Return how a project keeps its contents, as its row says; a project that does not exist has them open."""
+    """Return the state of a project's encryption, by its row. A project that does not exist is not encrypted."""
     row = await database.fetchrow(*SQL.state(project_id=project_id))
     return State(False, False, False) if row is None else State(**row)
 
 
-async def cleared(database: Database) -> Sequence[tuple[UUID, str]]:
-    """Return the projects whose audit trail says that they are encrypted, and whose row does not: id and name."""
-    return [(row["project_id"], row["name"]) for row in await database.fetch(*SQL.cleared())]
+async def altered_projects(database: Database) -> Sequence[tuple[UUID, str]]:
+    """Return the id and name of each project whose `encrypted_at` does not match its audit trail."""
+    return [(row["project_id"], row["name"]) for row in await database.fetch(*SQL.altered_projects())]
 
 
 class ContentKeys:
@@ -48,13 +48,13 @@ class ContentKeys:
         self._cipher = cipher
         self._keys: dict[UUID, ContentKey] = {}
 
-    async def report_cleared(self) -> None:
-        """Log the projects whose `encrypted_at` was cleared or moved past the service."""
-        for _, name in await cleared(self._database):
+    async def report_altered_projects(self) -> None:
+        """Log each project whose `encrypted_at` was changed in the database by hand."""
+        for _, name in await altered_projects(self._database):
             log.error("a project's encrypted_at was changed by hand; its contents are still sealed", name=name)
 
     async def sealer(self, project_id: UUID) -> ContentCipher:
-        """Return how contents are written for a project, looked up now: for work outside of requests.
+        """Return the cipher for a project's contents, by its current state: for work outside of requests.
 
         Raises:
             CannotOpen: the project's key is not available.
@@ -67,23 +67,23 @@ class ContentKeys:
         return await self.sealer_of(project_id, encrypted=state.encrypted, seals=state.seals)
 
     async def sealer_of(self, project_id: UUID, *, encrypted: bool, seals: bool) -> ContentCipher:
-        """Return the same where it is known whether the project has a key for its contents, and whether it seals.
+        """Return the same for a project whose row was read before.
 
         Args:
-            encrypted, seals: as the project's row says. The audit trail is asked too before contents are written open.
+            encrypted, seals: see `State`. Before contents are written unsealed, the audit trail is read too.
         """
         if not seals:
             bucket = ids.bucket_of(project_id)
-            told = await self._database.fetchval(*SQL.told(project_id=project_id, bucket=bucket))
-            if told is not None:
-                encrypted, seals = True, told or not encrypted
+            recorded = await self._database.fetchval(*SQL.sealed_by_trail(project_id=project_id, bucket=bucket))
+            if recorded is not None:
+                encrypted, seals = True, recorded or not encrypted
         if not encrypted:
             return PLAIN
         key = self._keys.get(project_id) or await self._load(project_id)
         return ContentCipher(key) if seals else PLAIN
 
     async def load(self, project_id: UUID) -> None:
-        """Have a project's key in this process, so that its contents can be opened.
+        """Load a project's key into this process, so that its contents can be opened.
 
         Raises:
             CannotOpen: the key is not available.
@@ -91,7 +91,7 @@ class ContentKeys:
         await self.sealer(project_id)
 
     async def try_to_load(self, project_id: UUID) -> None:
-        """Have a project's key in this process if it is available. Deleting contents needs none."""
+        """Load a project's key if it is available. Deleting contents needs none."""
         try:
             await self.load(project_id)
         except CannotOpen as error:

@@ -64,7 +64,7 @@ def _place(model: type[Base], sealer: ContentCipher, project_id: UUID, row: Any)
 
 async def running(database: Database, project_id: UUID) -> int:
     """Return the number of running turns that will still write plain contents."""
-    count: int = await database.fetchval(*SQL.opened_before(project_id=project_id))
+    count: int = await database.fetchval(*SQL.running_unsealed_turns(project_id=project_id))
     return count
 
 
