@@ -37,10 +37,10 @@ class Answer:
         return asked([item.item for item in self.output])
 
     def end_by_limit(self, limit: int | None) -> None:
-        """Make the answer incomplete if its thoughts have used up the limit of its tokens.
+        """Make the answer incomplete if thinking has used up its limit of tokens.
 
-        Such an answer has neither text nor a call, whether it says `completed` or not; sometimes its tokens are not
-        counted (third parties' measurements of qwen4-max).
+        Such an answer has neither text nor a call. Its status can be `completed`, and its tokens can be uncounted
+        (third parties' measurements of qwen4-max).
         """
         said_something = self.text or any(item.type not in ("message", "reasoning") for item in self.output)
         used = count(fields_of(self.response.get("usage")).get("output_tokens"))

@@ -62,8 +62,8 @@ class Context:
     quick: float = 0.5
     """Share of the branch's turns that came within the life of a cached context; the latest weigh most."""
     images_in_words: int = 0
-    """Images of the history that the model was sent as words: it does not take them, or the request's body had no room
-    for them."""
+    """Number of images of the history that text replaces: the model does not take them, or the body of the request was
+    too large."""
     videos_in_words: int = 0
     audio_in_words: int = 0
     files_in_words: int = 0

@@ -26,7 +26,7 @@ class Target:
     model: str
     abilities: Abilities
     enforces_format: bool = False
-    """True if the provider enforces a JSON schema, as far as is known."""
+    """True if the provider enforces a JSON schema, by documentation and observation."""
 
 
 def decide(
@@ -78,7 +78,7 @@ def _answers_all(live: LiveId, new: Sequence[InputItem], target: Target) -> bool
 PLAUSIBLE_SKEW_SECONDS = 600.0
 """The largest difference between the provider's clock and ours that counts as a skew. Hosts that keep time by NTP
 differ by seconds, suspended or drifting ones by minutes. A larger difference is a wrong time zone (at least a quarter
-of an hour), a wrong clock or an answer from a cache: such a date says nothing about the end of an id."""
+of an hour), a wrong clock or an answer from a cache: such a date is not used for the expiry of an id."""
 
 LATEST_SECONDS = 1e11
 """Unix time of the year 5138. Larger numbers are milliseconds, as in the provider's lists of input items."""
@@ -88,18 +88,18 @@ Direction = Literal["past", "future"]
 
 
 def seconds(created_at: object) -> float | None:
-    """Return a response's `created_at` in Unix seconds; None if it is no date."""
+    """Return a response's `created_at` in Unix seconds; None if it is not a date."""
     if not isinstance(created_at, int | float) or not 0 < created_at < LATEST_SECONDS * 1000:
         return None
     return float(created_at) if created_at < LATEST_SECONDS else created_at / 1000
 
 
 def expires_at(created: float | None, *, called_at: float, ttl_seconds: float) -> float:
-    """Return the Unix time at which a response id ends: `ttl_seconds` after its creation (DashScope: 7 days).
+    """Return the Unix time at which a response id expires: `ttl_seconds` after its creation (DashScope: 7 days).
 
     Args:
-        created: the provider's date. It counts where it is earlier than the start of the call, by no more than a
-            plausible skew; otherwise the start of the call counts.
+        created: the provider's date. It is used if it is earlier than the start of the call by no more than a plausible
+            skew; otherwise the start of the call is used.
     """
     if created is not None and called_at - PLAUSIBLE_SKEW_SECONDS <= created < called_at:
         return created + ttl_seconds
@@ -107,7 +107,7 @@ def expires_at(created: float | None, *, called_at: float, ttl_seconds: float) -
 
 
 def disagreement(created: float | None, *, called_at: float, answered_at: float) -> Direction | None:
-    """Return in which direction the provider's date lies beyond a plausible skew; None if it does not."""
+    """Return the direction in which the provider's date exceeds a plausible skew; None if it does not."""
     if created is None or called_at - PLAUSIBLE_SKEW_SECONDS <= created <= answered_at + PLAUSIBLE_SKEW_SECONDS:
         return None
     return "past" if created < called_at else "future"

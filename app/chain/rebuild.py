@@ -12,9 +12,9 @@ Pure functions of the branch's items, the new input and what the model can do. T
   their items as input.
 - Over the budget, the oldest items are dropped, a tenth of the budget at a time, a call together with its output; the
   call that the new input answers stays, and so do pinned items, and the summary of a compaction. Over the budget in
-  bytes, images and other media of the history become words before anything is dropped.
-- Call arguments that are no JSON object become `{}`, with the original text in words before the call. Media whose URL
-  cannot be used, and media that the model does not take, become words.
+  bytes, text replaces images and other media of the history before anything is dropped.
+- Call arguments that are no JSON object become `{}`, with the original text in a message before the call. Text
+  replaces media whose URL cannot be used, and media that the model does not take.
 - A history that the provider has refused is sent with less, by a step of `reduction`.
 - An input has a user message: where none is left, one in brackets is added. Empty messages of the history are
   left out. A model that takes text only gets each message as one string.
@@ -60,7 +60,7 @@ class Abilities:
     token_budget: int
     """Number of tokens that it reads before the provider silently cuts."""
     modalities: frozenset[Modality] = MODALITIES
-    """The kinds of content that it takes beside text."""
+    """Modalities that it takes besides text."""
     takes_tool_outputs: bool = True
     byte_budget: int | None = None
     """The largest input array in bytes; None for any size."""
@@ -78,9 +78,9 @@ class Rebuilt:
     """Tokens of the input."""
     whole: int = 0
     """Its weight if nothing were left out."""
-    in_words: Mapping[Modality, int] = field(default_factory=dict)
-    """Images and other media of the history that are words: the model does not take them, or the rest would not fit in
-    the budget of bytes."""
+    media_as_text: Mapping[Modality, int] = field(default_factory=dict)
+    """Number of images and other media of the history that text replaces: the model does not take them, or the body
+    would be larger than the budget of bytes."""
     exact: bool = True
     """False where counted weights are those of items that were sent with less."""
 
@@ -114,18 +114,18 @@ def rebuild(
     reached = len(history) if reduced_items is None else min(reduced_items, len(history))
     covered = 0 if step is Step.WHOLE else sum(place < reached for place in places)
     pinned = {place for place, item in enumerate(spoken) if item.get("pinned") is True}
-    in_words = set(range(covered))
-    blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block in arranged(spoken)]
+    as_text = set(range(covered))
+    blocks = [(block, _sent(block, spoken, model, step, covered, as_text)) for block in arranged(spoken)]
     blocks, dropped = _newest(blocks, step, covered, pinned)
     limit = None if model.byte_budget is None else model.byte_budget - sum(map(_size, first))
-    too_many, said = _bytes_over(blocks, limit), Counter[Modality]()
+    too_many, replaced = _bytes_over(blocks, limit), Counter[Modality]()
     if limit is not None and too_many > 0:
         history_of = [place for block, _ in blocks for place in sorted(block.items) if place < first_new]
         oldest_first = sorted(history_of, key=lambda place: place in pinned)
-        said = _media_in_words(oldest_first, too_many, spoken, model, in_words)
-        blocks = [(block, _sent(block, spoken, model, step, covered, in_words)) for block, _ in blocks]
+        replaced = _replace_media(oldest_first, too_many, spoken, model, as_text)
+        blocks = [(block, _sent(block, spoken, model, step, covered, as_text)) for block, _ in blocks]
         too_many = _bytes_over(blocks, limit)
-    sizes = [_weight(block, sent, places, counts, in_words) for block, sent in blocks]
+    sizes = [_weight(block, sent, places, counts, as_text) for block, sent in blocks]
     weight = sum(sizes) + sum(map(tokens, first))
     before, over = weight, _in_steps(weight - model.token_budget, model.token_budget)
     kept: list[Item] = []
@@ -140,12 +140,12 @@ def rebuild(
         else:
             kept.extend(sent)
             if model.modalities != MODALITIES:
-                said += _untaken([spoken[place] for place in block.items if covered <= place < first_new], model)
+                replaced += _untaken([spoken[place] for place in block.items if covered <= place < first_new], model)
             sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
     if not any(item["type"] == "message" and item["role"] == "user" for item in kept):
         kept.insert(0, message("user", NO_USER_MESSAGE))
         sources.insert(len(first), ())
-    return Rebuilt(first + kept, dropped, sources, weight, before, dict(said), exact=not in_words)
+    return Rebuilt(first + kept, dropped, sources, weight, before, dict(replaced), exact=not as_text)
 
 
 def _says(item: Item) -> bool:
@@ -199,29 +199,29 @@ def _untaken(items: Iterable[Item], model: Abilities) -> Counter[Modality]:
     )
 
 
-def _media_in_words(
-    places: Sequence[int], over: int, items: Sequence[Item], model: Abilities, in_words: set[int]
+def _replace_media(
+    places: Sequence[int], over: int, items: Sequence[Item], model: Abilities, as_text: set[int]
 ) -> Counter[Modality]:
-    """Choose items whose images and other media become words until enough bytes are saved, and add them to `in_words`.
+    """Add items to `as_text`, whose media text replaces, until enough bytes are saved.
 
-    Media with a URL stay: it takes no room.
+    Media with a URL stay: a URL is short.
 
     Args:
         places: of the items, in the order in which they are chosen.
 
     Returns:
-        How many of each modality these are.
+        The number of media of each modality.
     """
-    said = Counter[Modality]()
+    replaced = Counter[Modality]()
     for place in places:
         if over <= 0:
             break
-        carried = [] if place in in_words else _carried(items[place], model)
+        carried = [] if place in as_text else _carried(items[place], model)
         if found := [part for sent in carried for part in media_in(sent) if media.is_data(part)]:
-            in_words.add(place)
-            said.update(kind for part in found if (kind := modality_of(part)) is not None)
+            as_text.add(place)
+            replaced.update(kind for part in found if (kind := modality_of(part)) is not None)
             over -= sum(map(_size, found))
-    return said
+    return replaced
 
 
 def _weight(
@@ -229,13 +229,13 @@ def _weight(
     sent: Sequence[Item],
     places: Sequence[int],
     counts: Sequence[int] | None,
-    in_words: AbstractSet[int],
+    as_text: AbstractSet[int],
 ) -> int:
     estimate = sum(map(tokens, sent))
     if counts is None:
         return estimate
     counted = sum(counts[places[place]] for place in block.items)
-    return min(counted, estimate) if in_words & set(block.items) else counted
+    return min(counted, estimate) if as_text & set(block.items) else counted
 
 
 def _size(item: Item) -> int:
@@ -276,17 +276,17 @@ def _sent(
     model: Abilities,
     step: Step = Step.WHOLE,
     covered: int = 0,
-    in_words: AbstractSet[int] = frozenset(),
+    as_text: AbstractSet[int] = frozenset(),
 ) -> list[Item]:
     """A block as it is sent.
 
     Args:
         covered: how many of the items the step covers.
-        in_words: the items whose images and other media are words.
+        as_text: the places of items whose images and other media text replaces.
     """
     carried = {
         place: [
-            media.in_words(sent, media.LEFT_OUT, media.is_media) if place in in_words else sent
+            media.with_text_for(sent, media.LEFT_OUT, media.is_media) if place in as_text else sent
             for sent in _carried(items[place], model)
         ]
         for place in block.items
@@ -331,9 +331,9 @@ def _carried(item: Item, model: Abilities) -> list[Item]:
 
 
 def _as_taken(item: Item, model: Abilities) -> Item:
-    """Return an item with words for the media that the model does not take. Where it takes text only, a message is one
-    string."""
-    item = media.in_words(
+    """Return an item in which text replaces the media that the model does not take. For a model that takes text only,
+    a message becomes one string."""
+    item = media.with_text_for(
         item, media.UNSEEN, lambda part: (kind := modality_of(part)) is not None and kind not in model.modalities
     )
     return item if model.modalities or "content" not in item else {**item, "content": text_of(item)}
@@ -355,7 +355,7 @@ def _spoken_pair(call: Sequence[Item], output: Sequence[Item], model: Abilities)
 
 
 def _spoken_output(name: str, output: Item, model: Abilities) -> Item:
-    """A tool's output as words of the user's, with its images and other media."""
+    """Return a tool's output as a user message, with its images and other media."""
     parts = objects(output["output"])
     found = media_of(parts)
     if not found:

@@ -52,7 +52,7 @@ async def copy_turns(session: AsyncSession, actor: Actor, fork: Thread, bucket: 
     of_turns = (Item.project_id == fork.project_id, Item.bucket == bucket, Item.turn_id.in_(turn_ids))
     items: dict[UUID, list[Item]] = {turn_id: [] for turn_id in turn_ids}
     stored = (await session.scalars(select(Item).where(*of_turns).order_by(Item.turn_id, Item.position))).all()
-    await media.make_whole(session, fork.project_id, stored)
+    await media.restore(session, fork.project_id, stored)
     for item in stored:
         items[item.turn_id].append(item)
     rows: list[dict[str, Any]] = []

@@ -55,7 +55,7 @@ async def renew_digest(session: AsyncSession, project_id: UUID, turn_id: UUID, b
     turn = (await session.scalars(select(Turn).where(*of_id).execution_options(populate_existing=True))).one()
     of_turn = (Item.project_id == project_id, Item.bucket == bucket, Item.turn_id == turn_id)
     items = (await session.scalars(select(Item).where(*of_turn).order_by(Item.position))).all()
-    await media.make_whole(session, project_id, items)
+    await media.restore(session, project_id, items)
     if not at_rest.has_sealer() or any(row.unreadable for row in (turn, *items)):
         return None
     salt, rows = contents.new_salt(), rows_of(Turn)

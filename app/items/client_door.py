@@ -138,7 +138,7 @@ def items_of(value: Any, param: str = "input", *, references: bool = False, any_
         param: the field that an error names.
         references: whether references to stored items, and compactions, are taken; they are left for the caller to
             resolve.
-        any_media: whether media with unusable URLs are admitted, which are never sent (`app/items/media.py`).
+        any_media: True to admit media with unusable URLs, which are never sent (`app/items/media.py`).
 
     Raises:
         BadRequest: naming the element at fault.
@@ -314,7 +314,7 @@ def _check_role(kind: Modality, where: str, role: str) -> None:
 
 
 def _image(part: Item, where: str) -> Item:
-    """An image's part. Chat nests the URL in an object, Responses has it as it is."""
+    """Return the part of an image. Chat nests the URL in an object."""
     image = part.get("image_url")
     nested = image if isinstance(image, dict) else {"url": image}
     if not isinstance(nested.get("url"), str):
@@ -326,7 +326,7 @@ def _image(part: Item, where: str) -> Item:
 
 
 def _video(part: Item, where: str) -> Item:
-    """A video's part. Chat nests the URL in an object."""
+    """Return the part of a video. Chat nests the URL in an object."""
     url = part.get("video_url")
     url = url.get("url") if isinstance(url, dict) else url
     if not isinstance(url, str):
@@ -335,7 +335,7 @@ def _video(part: Item, where: str) -> Item:
 
 
 def _audio(part: Item, where: str) -> Item:
-    """An audio's part, which both forms have alike."""
+    """Return the part of an audio recording, which has the same form in both APIs."""
     given = fields_of(part.get("input_audio"))
     if not isinstance(given.get("data"), str):
         raise wrong(where, "needs an 'input_audio' with 'data': base64, a data URL, or a URL.", "unsupported_content")
@@ -344,7 +344,7 @@ def _audio(part: Item, where: str) -> Item:
 
 
 def _file(part: Item, where: str) -> Item:
-    """A file's part. Chat nests its fields in an object."""
+    """Return the part of a file. Chat nests its fields in an object."""
     given = fields_of(part["file"]) if part["type"] == "file" else part
     held = [name for name in ("file_data", "file_url") if isinstance(given.get(name), str)]
     if given.get("file_id") is not None:
@@ -355,7 +355,7 @@ def _file(part: Item, where: str) -> Item:
 
 
 def _names(given: Item, fields: Sequence[str], where: str) -> Item:
-    """Return the fields that are given, short strings."""
+    """Return the fields that are present. Raise `BadRequest` for one that is not a short string."""
     found = {name: given[name] for name in fields if given.get(name) is not None}
     for name, value in found.items():
         if not isinstance(value, str) or len(value) > LONGEST_NAME:

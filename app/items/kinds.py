@@ -312,5 +312,5 @@ CALLS = tuple(name for name, kind in KINDS.items() if kind.pair == "call")
 
 
 def media_in(item: Item) -> list[Item]:
-    """The images, videos, audio and files of a message, or of a tool's output."""
+    """Return the images, videos, audio and files of a message or of a tool's output."""
     return media_of(item.get("content")) + media_of(item.get("output"))

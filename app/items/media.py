@@ -1,4 +1,4 @@
-"""Images, videos, audio and files in items: which can be sent, and the words that stand for one that is not sent."""
+"""Images, videos, audio and files in items: checks, and the text that replaces one that is not sent."""
 
 import copy
 import re
@@ -11,20 +11,20 @@ from app.items.checks import wrong
 from app.items.shapes import Item, Modality, fields_of, modality_of, objects, string
 
 LONGEST_URL = 8192
-"""Characters of a URL that is no data URL. The size of data URLs is bounded with the whole input."""
+"""Limit on the characters of a URL, except data URLs: their size is bounded with the whole input."""
 
 LARGE = 4096
-"""Characters from which on a data URL or base64 is stored beside its item, once per thread."""
+"""Least number of characters of a data URL or base64 that is stored beside its item, once per thread."""
 
 EMPTY = '""'
-"""The JSON of what is left in the place of a medium that is stored beside its item."""
+"""JSON of the value that replaces a medium stored beside its item."""
 
 LONGEST_HEAD = 200
-"""Characters of a data URL before its content."""
+"""Limit on the characters of a data URL before its content."""
 
 
 class StoredMedium(str):
-    """A medium that was read from the table of media. Only the store makes them (`app/media/store.py`)."""
+    """A medium that was read from the table `media`. Only `app/media/store.py` creates them."""
 
     id: UUID
 
@@ -78,16 +78,16 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/=_-]+", re.ASCII)
 
 
 def source_of(part: Item) -> tuple[str, Any]:
-    """Return the URL or the content of a part that is no text, and the path of the field that holds it.
+    """Return the path of a medium's URL or content within its part, and its value.
 
-    Chat's nested forms are understood too.
+    Both the Responses API's forms and Chat's nested ones are read.
     """
     path, holder, name = _holder(part)
     return path, holder.get(name)
 
 
 def is_data(part: Item) -> bool:
-    """Return True if the part holds its content itself, and no URL of it."""
+    """Return True if the part contains the medium itself instead of its URL."""
     source = string(source_of(part)[1])
     if modality_of(part) in ("audio", "file"):
         return bool(source) and not _is_url(source)
@@ -95,7 +95,7 @@ def is_data(part: Item) -> bool:
 
 
 def fault_of(kind: Modality, source: Any) -> str | None:
-    """Return the reason why the provider cannot read this URL or content; None if it may."""
+    """Return the fault of a URL or content that the provider cannot read; None without a fault."""
     if not isinstance(source, str) or not source:
         return "is required and must be a URL."
     if " " in source or not source.isprintable():
@@ -118,7 +118,7 @@ def fault_of(kind: Modality, source: Any) -> str | None:
 
 
 def check(item: Item, where: str) -> None:
-    """Refuse an item with an image, a video, audio or a file whose URL or content cannot be used.
+    """Refuse an item with media whose URL or content cannot be used.
 
     Raises:
         BadRequest: naming the part.
@@ -138,31 +138,31 @@ def check(item: Item, where: str) -> None:
 
 
 def is_media(part: Item) -> bool:
-    """Return True for an image, a video, audio or a file, and for any other part that is no text."""
+    """Return True for an image, a video, audio or a file, and for an unknown part without text."""
     return modality_of(part) is not None or not isinstance(part.get("text"), str)
 
 
 def without_unusable(item: Item) -> Item:
-    """Return an item as it is sent, with words for each part whose URL or content cannot be used."""
-    return in_words(item, UNUSABLE, lambda part: (kind := modality_of(part)) is not None and _is_unusable(kind, part))
+    """Return an item in which text replaces the media whose URL or content cannot be used."""
+    return with_text_for(item, UNUSABLE, _is_unusable)
 
 
-def in_words(item: Item, words: Mapping[Modality, str], chosen: Callable[[Item], bool]) -> Item:
-    """Return an item as it is sent, with words for each part that is chosen. Without any: the item itself."""
+def with_text_for(item: Item, texts: Mapping[Modality, str], chosen: Callable[[Item], bool]) -> Item:
+    """Return an item in which text replaces the chosen parts; the item itself if there are none."""
     field = "output" if item.get("type") == "function_call_output" else "content"
     if not any(map(chosen, objects(item.get(field)))):
         return item
-    return {**item, field: [_said(words, part) if chosen(part) else part for part in objects(item[field])]}
+    return {**item, field: [_text_part(texts, part) if chosen(part) else part for part in objects(item[field])]}
 
 
 def without_large(item: Item) -> tuple[Item, dict[int, str]]:
-    """Return an item without its large media, and these by their places. The item itself where it has none."""
+    """Return an item without its large media, and these media by place. An item without any is returned itself."""
     large = large_in(item)
     return (with_large(item, dict.fromkeys(large, "")), large) if large else (item, {})
 
 
 def with_large(item: Item, large: Mapping[int, str]) -> Item:
-    """Return a copy of an item with media at these places."""
+    """Return a copy of an item with the given media in their places."""
     made = copy.deepcopy(item)
     for place, (holder, name) in enumerate(_places(made)):
         if place in large:
@@ -171,20 +171,17 @@ def with_large(item: Item, large: Mapping[int, str]) -> Item:
 
 
 def lacks_large(item: Item) -> bool:
-    """Return True if media may have been taken out of an item. Whether they were, only the store knows."""
+    """Return True if media may have been removed from an item. Only the store knows if they were."""
     return any(holder.get(name) == "" for holder, name in _places(item))
 
 
 def large_in(item: Item) -> dict[int, str]:
-    """Return the large media of an item by their places."""
+    """Return the large media of an item by place."""
     return {place: value for place, (holder, name) in enumerate(_places(item)) if _is_large(value := holder.get(name))}
 
 
 def _places(item: Item) -> Iterator[tuple[Item, str]]:
-    """Yield the objects within an item that hold a medium or its URL, and the name of the field.
-
-    Their order numbers the places that the store refers to.
-    """
+    """Yield the object and the field of each medium in an item. Their order gives the place numbers of the store."""
     for field in ("content", "output"):
         for part in objects(item.get(field)):
             if modality_of(part) is not None:
@@ -196,7 +193,7 @@ def _places(item: Item) -> Iterator[tuple[Item, str]]:
 
 
 def _holder(part: Item) -> tuple[str, Item, str]:
-    """Return the path of a part's URL or content, the object that holds it, and the name of the field there."""
+    """Return the path of a part's URL or content, the object that contains it, and its field in that object."""
     match modality_of(part):
         case "audio":
             return "input_audio.data", fields_of(part.get("input_audio")), "data"
@@ -217,12 +214,13 @@ def _code(kind: Modality) -> str:
     return "invalid_image_url" if kind == "image" else "invalid_media"
 
 
-def _said(words: Mapping[Modality, str], part: Item) -> Item:
-    return {"type": "input_text", "text": words[modality_of(part) or "image"]}
+def _text_part(texts: Mapping[Modality, str], part: Item) -> Item:
+    return {"type": "input_text", "text": texts[modality_of(part) or "image"]}
 
 
-def _is_unusable(kind: Modality, part: Item) -> bool:
-    return fault_of(kind, source_of(part)[1]) is not None
+def _is_unusable(part: Item) -> bool:
+    kind = modality_of(part)
+    return kind is not None and fault_of(kind, source_of(part)[1]) is not None
 
 
 def _is_url(source: str) -> bool:

@@ -8,7 +8,7 @@ import orjson
 Item = dict[str, Any]
 
 Modality = Literal["image", "video", "audio", "file"]
-"""Kinds of parts that are no text."""
+"""Modalities of media: of parts other than text."""
 
 MODALITIES: frozenset[Modality] = frozenset(get_args(Modality))
 
@@ -21,7 +21,7 @@ MEDIA_PARTS: dict[str, Modality] = {
     "input_audio": "audio",
     "input_file": "file",
 }
-"""Types of parts, in the forms of the Responses API and of Chat."""
+"""Modality by type of the part, in the forms of the Responses API and of Chat."""
 
 NOTE_LENGTH = 2000
 """Characters of a server-side tool's output that are carried along."""
@@ -63,7 +63,7 @@ def modality_of(part: Item) -> Modality | None:
 
 
 def media_of(content: Any) -> list[Item]:
-    """The parts of a content, or of a tool's output, that are images, videos, audio or files."""
+    """Return the images, videos, audio and files of a content or of a tool's output."""
     return [part for part in objects(content) if modality_of(part) is not None]
 
 

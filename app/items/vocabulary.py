@@ -38,7 +38,7 @@ PATCH_PIXELS = 32
 """A visual token's side (Qwen3-VL and later)."""
 
 LARGEST_SIDE = 1_000_000
-"""Pixels; a larger image counts as the most that one counts."""
+"""Limit on the pixels of a side; a larger image counts the maximum."""
 
 HEAD_BYTES = 64 * 1024
 """Bytes at the start of an image in which its size is looked for."""
@@ -79,8 +79,8 @@ def _encoding() -> tiktoken.Encoding:
 
 
 def _media_tokens(part: Item) -> int:
-    """An image's area in patches and its marks; the most that one counts where its size is not told. An estimate for
-    other media."""
+    """Return the tokens of an image by its area in patches, or the maximum if its size is unknown. Other media are
+    estimated."""
     if modality_of(part) != "image":
         return media_tokens(part)
     url = source_of(part)[1]

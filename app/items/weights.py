@@ -13,11 +13,12 @@ IMAGE_TOKENS = 1300
 """A large image (1,280 visual tokens at the default limit) and its marks."""
 
 MEDIA_TOKENS = 25_000
-"""The most that a video, an audio recording or a file counts: the provider's default limit for a video (24,576) and its
-marks. One whose size is not known counts as much."""
+"""Maximum for a video, an audio recording or a file: the provider's default limit for a video (24,576) and its marks.
+It also applies if the size is unknown."""
 
 MEDIA_BYTES_PER_TOKEN: dict[Modality, int] = {"video": 100, "audio": 100, "file": BYTES_PER_TOKEN}
-"""A low bit rate, so that the estimate is rather too high: 25 tokens of audio a second take 2,500 bytes."""
+"""Bytes per token at a low bit rate, so that the estimate is on the high side: one
+second of audio has 25 tokens and 2,500 bytes."""
 
 ITEM_TOKENS = 4
 
@@ -38,7 +39,7 @@ def tokens(item: Item) -> int:
 
 
 def media_tokens(part: Item) -> int:
-    """An estimate for an image, a video, audio or a file."""
+    """Return an estimate for an image, a video, audio or a file."""
     kind = modality_of(part)
     if kind is None or kind == "image":
         return IMAGE_TOKENS
@@ -48,7 +49,7 @@ def media_tokens(part: Item) -> int:
 
 
 def is_medium(value: Item) -> bool:
-    """Return True for a part that holds an image, a video, audio or a file, or its URL."""
+    """Return True for an image, a video, audio or a file with content or a URL."""
     return modality_of(value) is not None and bool(string(source_of(value)[1]))
 
 

@@ -1,7 +1,7 @@
-"""Large media of items: taken out before an item is stored, and put back when it is read.
+"""Large media of items: extracted before an item is stored, and restored when it is read.
 
-A medium is stored once per thread. `item_media` says which places of which item refer to it: what an item's data says
-is never taken for a reference.
+A medium is stored once per thread. `item_media` lists the places in items that refer to it. No value in an item's data
+is ever read as a reference.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ SQL = statements_of(__file__)
 MEDIA = rows_of(Medium)
 
 Places = Mapping[tuple[UUID, int], Mapping[int, "StoredMedium | None"]]
-"""For each turn and position of an item its media, by place; None for one that cannot be opened."""
+"""Media by turn and position of the item, and by place; None for one that cannot be opened."""
 
 
 class Reads(Protocol):
@@ -40,13 +40,15 @@ class Reads(Protocol):
     async def fetch(self, statement: str, *arguments: Any) -> Sequence[Any]: ...
 
 
-def taken_out(
+def extract(
     sealer: ContentCipher, project_id: UUID, texts: Sequence[str], items: Iterable[Item], first: int = 0
 ) -> tuple[Sequence[str], str | None]:
-    """Return the documents of a turn's items without their large media, and these media as `keep_media_v1` takes them.
+    """Return the documents of a turn's items without their large media, and these media as the argument of
+    `keep_media_v1`.
 
     Args:
-        texts: the documents; `items`, the same as objects.
+        texts: the documents.
+        items: the same as objects.
         first: the position of the first item.
     """
     if all(len(text) < media.LARGE for text in texts):
@@ -66,7 +68,7 @@ async def insert_items(
     """Insert the items of a thread's turns with their media.
 
     Args:
-        table: the items'.
+        table: `turns.Item`, which this part may not import.
     """
     stored: list[dict[str, Any]] = []
     found: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
@@ -82,8 +84,8 @@ async def insert_items(
             await session.execute(SQL.keep.clause, {**place, "turn_id": turn_id, "media": documents})
 
 
-async def whole_rows(database: Reads, project_id: UUID, rows: Sequence[Any]) -> list[Any]:
-    """Return rows of items, opened, with the media that were taken out of them."""
+async def restored_rows(database: Reads, project_id: UUID, rows: Sequence[Any]) -> list[Any]:
+    """Return opened rows of items with their media restored."""
     less = [row for row in rows if media.lacks_large(row["data"])]
     if not less:
         return list(rows)
@@ -91,26 +93,25 @@ async def whole_rows(database: Reads, project_id: UUID, rows: Sequence[Any]) -> 
     return [{**row, **_put_back(row["type"], row["data"], held.get(_at(row), {}))} for row in rows]
 
 
-async def whole_texts(
+async def restored_texts(
     database: Reads, project_id: UUID, texts: Mapping[tuple[UUID, int], str | None]
 ) -> dict[tuple[UUID, int], str | None]:
-    """Return documents of items, opened, by turn and position, in the bytes that the items had.
+    """Return opened documents of items with their media restored, by turn and position, in their original bytes.
 
-    None for one that cannot be opened, or a medium of which cannot.
+    A document that cannot be opened, or with a medium that cannot be opened, is None.
     """
     found = dict(texts)
     less = {at: item for at, text in texts.items() if text and media.EMPTY in text and (item := _lacking(text))}
     if less:
         held = await _held(database, project_id, list(less))
         for at, item in less.items():
-            values = held.get(at, {})
-            opened = {place: value for place, value in values.items() if value is not None}
-            found[at] = None if len(opened) < len(values) else orjson.dumps(media.with_large(item, opened)).decode()
+            whole = _with_media(item, held.get(at, {}))
+            found[at] = None if whole is None else orjson.dumps(whole).decode()
     return found
 
 
-async def make_whole(session: AsyncSession, project_id: UUID, items: Iterable[Any]) -> None:
-    """Put the media of items, entities of a session, back into their data."""
+async def restore(session: AsyncSession, project_id: UUID, items: Iterable[Any]) -> None:
+    """Restore the media in the data of items that are entities of a session."""
     less = [item for item in items if media.lacks_large(item.data)]
     if not less:
         return
@@ -127,7 +128,7 @@ async def make_whole(session: AsyncSession, project_id: UUID, items: Iterable[An
 async def released(
     session: AsyncSession, project_id: UUID, bucket: int, turn_ids: Sequence[UUID]
 ) -> AsyncIterator[None]:
-    """Delete the media that no item holds any more once the caller has deleted items of these turns."""
+    """Delete unreferenced media after the `async with` block, in which the caller deletes items of these turns."""
     here = {"project_id": project_id, "bucket": bucket}
     held = list(await session.scalars(SQL.lock.clause, {**here, "turn_ids": list(turn_ids)}))
     yield
@@ -136,10 +137,10 @@ async def released(
 
 
 def sent_text(project_id: UUID, row: Mapping[str, Any]) -> str | None:
-    """Return a medium as a call has sent it, in JSON; None if it was deleted, or cannot be opened.
+    """Return the JSON of a medium as a call sent it; None if it was deleted or cannot be opened.
 
     Args:
-        row: a piece's, with `media_id` and the medium's stored form as `media`.
+        row: of a piece, with `media_id` and the stored medium as `media`.
     """
     value = MEDIA.opened(project_id, {"id": row["media_id"], "data": row["media"]})["data"]
     return None if value is None else orjson.dumps(value).decode()
@@ -166,7 +167,7 @@ def _at(row: Any) -> tuple[UUID, int]:
 
 
 def _lacking(text: str) -> Item | None:
-    """Return the item of a document from which media were taken out."""
+    """Return the item of a document if media may have been extracted from it."""
     item = orjson.loads(text)
     return item if isinstance(item, dict) and media.lacks_large(item) else None
 
@@ -197,7 +198,13 @@ def _by_item(project_id: UUID, rows: Iterable[Any]) -> Places:
 
 
 def _put_back(type_: str, data: Item, values: Mapping[int, StoredMedium | None]) -> dict[str, Any]:
+    whole = _with_media(data, values)
+    return {"data": unreadable_item(type_), "unreadable": ["data"]} if whole is None else {"data": whole}
+
+
+def _with_media(item: Item, values: Mapping[int, StoredMedium | None]) -> Item | None:
+    """Return an item with its media by place; None if one of them cannot be opened."""
     opened = {place: value for place, value in values.items() if value is not None}
     if len(opened) < len(values):
-        return {"data": unreadable_item(type_), "unreadable": ["data"]}
-    return {"data": media.with_large(data, opened) if opened else data}
+        return None
+    return media.with_large(item, opened) if opened else item

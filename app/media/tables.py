@@ -1,4 +1,4 @@
-"""Tables of large media, which are stored beside the items that hold them."""
+"""Tables of large media, which are stored beside their items."""
 
 from uuid import UUID
 
@@ -10,8 +10,8 @@ from app.sealing.columns import SealedDigest, SealedText
 
 
 class Medium(Base):
-    """A large image, video, audio recording or file: a data URL or base64. It is deleted with the last item that holds
-    it."""
+    """A large image, video, audio recording or file: a data URL or base64. It is deleted with the last item that
+    refers to it."""
 
     __tablename__ = "media"
     __bound_by__ = ("id",)
@@ -20,16 +20,16 @@ class Medium(Base):
     bucket: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
     thread_id: Mapped[UUID]
-    """The thread that it was sent in. It stays when a fork has taken the turn over, and refers to nothing."""
+    """The thread in which it was sent; no foreign key. It does not change if a fork takes over the turn."""
     digest: Mapped[bytes] = mapped_column(SealedDigest("data"))
-    """Keyed by the thread's key: equal media in two threads of different projects or users have nothing in common."""
+    """Keyed: equal media of different projects or users have different digests."""
     data: Mapped[str] = mapped_column(SealedText)
 
     __table_args__ = (Index("media_digest_key", "project_id", "bucket", "thread_id", "digest", unique=True),)
 
 
 class ItemMedium(Base):
-    """The place in an item that a medium was taken out of. Only the service writes these: no value that a client sends
+    """The place in an item from which a medium was extracted. Only the service writes these rows: no value of a client
     is a reference."""
 
     __tablename__ = "item_media"
@@ -39,7 +39,7 @@ class ItemMedium(Base):
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(primary_key=True)
     place: Mapped[int] = mapped_column(primary_key=True)
-    """Its number among the media of the item: see `items/media.py`."""
+    """Its number among the media of the item, see `items/media.py`."""
     media_id: Mapped[UUID]
 
     __table_args__ = (

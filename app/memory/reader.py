@@ -28,8 +28,8 @@ class ModelInput:
     """Tokens of the item: its stored count, else an estimate on the high side."""
     counted: bool
     compaction: UUID | None
-    in_words: Mapping[Modality, int] = field(default_factory=dict)
-    """Images and other media of the history that are words."""
+    media_as_text: Mapping[Modality, int] = field(default_factory=dict)
+    """Number of images and other media of the history that text replaces."""
     reduction: Reduction | None = None
     """The one that was asked for, if it covers anything."""
     reasoning_left_out: int = 0
@@ -107,7 +107,7 @@ class Reader:
             rebuilt.tokens,
             counted and rebuilt.exact,
             None if summary is None else summary.id,
-            rebuilt.in_words,
+            rebuilt.media_as_text,
             reduction,
             left_out,
             {item.stored.id: item.turn_id for item in before},

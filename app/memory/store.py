@@ -336,7 +336,7 @@ async def _readable(database: media.Reads, project_id: UUID, rows: Sequence[Any]
     """Return items of a branch, whole except media that are not read. Raises `ContentUnreadable`."""
     opened = [ITEMS.opened(project_id, row) for row in rows]
     with_media = [row for row in opened if row.get("with_media", True)]
-    whole = iter(await media.whole_rows(database, project_id, with_media))
+    whole = iter(await media.restored_rows(database, project_id, with_media))
     found = [stored_item(next(whole) if row.get("with_media", True) else row) for row in opened]
     for kept, row in zip(found, rows, strict=True):
         if is_unreadable(kept.data):

@@ -1,8 +1,8 @@
-"""Structured output: the provider takes `text.format`, and enforces it for some families of models only (a probe of
+"""Structured output: the provider accepts `text.format`, and enforces it for some families of models only (a probe of
 September 2026, and a model page).
 
-For the others the model is asked in words. The answer is checked in any case: one that does not fit is asked for once
-more. The turn's headers say if the format was prompted, and its response whether it fits.
+For the others, the instructions ask for the format. Every answer is checked, and one that does not fit is requested
+once more. The turn's headers say if the format was prompted, and its response says if the answer fits.
 """
 
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ def with_known_choice(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_prompted(params: dict[str, Any], *, enforced: bool, streamed: bool) -> bool:
-    """Return True if a format is asked for in words: where it is not enforced, and in a stream, which is not repeated.
+    """Return True if instructions must ask for the format: it is not enforced, or the answer is a stream.
 
     Args:
         enforced: True if the provider enforces it for this model, as far as is known.
@@ -60,13 +60,13 @@ def is_prompted(params: dict[str, Any], *, enforced: bool, streamed: bool) -> bo
     return asked_format(params) is not None and (streamed or not enforced)
 
 
-def with_format_in_words(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters to send: a format that was asked for is put into the instructions too."""
-    words, instructions = in_words(params), params.get("instructions")
+def with_format_instructions(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters with the requested format added to the instructions."""
+    words, instructions = format_instructions(params), params.get("instructions")
     return {**params, "instructions": f"{instructions}\n\n{words}" if instructions else words}
 
 
-def in_words(params: dict[str, Any]) -> str:
+def format_instructions(params: dict[str, Any]) -> str:
     """Return the sentence that asks for the requested format."""
     asked = asked_format(params) or {}
     schema = asked.get("schema")
@@ -118,10 +118,10 @@ def checked_schema(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_again(fault: str, words: str = "") -> str:
-    """Return the message that tells the model why its answer does not fit the format.
+    """Return the message that names the fault of an answer and asks for another.
 
     Args:
-        words: what asks for the format, where the instructions do not.
+        words: `format_instructions`, unless the instructions of the request contain them.
     """
     again = f"Your answer does not fit: {fault}. Answer again, with the corrected JSON only."
     return f"{again}\n\n{words}" if words else again

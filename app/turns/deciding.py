@@ -127,7 +127,7 @@ class Decisions:
         return attempt
 
     def format_ignored(self, attempt: Attempt) -> None:
-        """Learn from an answer that does not fit its format: the next turn asks for it in words."""
+        """Record an answer that does not fit its format: the instructions of later turns ask for it."""
         if attempt.target.enforces_format:
             self._reader.observations.at(attempt.target.binding).format_ignored(attempt.target.model)
 
@@ -342,10 +342,10 @@ def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput) -> Attemp
             dropped_items=rebuilt.dropped_items,
             since=(attempt.context.since or turn.id.hex) if rebuilt.dropped_items else None,
             compaction=None if rebuilt.compaction is None else rebuilt.compaction.hex,
-            images_in_words=rebuilt.in_words.get("image", 0),
-            videos_in_words=rebuilt.in_words.get("video", 0),
-            audio_in_words=rebuilt.in_words.get("audio", 0),
-            files_in_words=rebuilt.in_words.get("file", 0),
+            images_in_words=rebuilt.media_as_text.get("image", 0),
+            videos_in_words=rebuilt.media_as_text.get("video", 0),
+            audio_in_words=rebuilt.media_as_text.get("audio", 0),
+            files_in_words=rebuilt.media_as_text.get("file", 0),
             reduced=rebuilt.reduction,
             reasoning_left_out=rebuilt.reasoning_left_out,
             reasoning_refused=None if attempt.reasoning else attempt.model_at_account,
@@ -380,7 +380,7 @@ def _envelope(turn: Opened, target: Target, previous_response_id: str | None = N
     request = turn.request
     rest = request.family.fitted(request.params)
     if structured.is_prompted(rest, enforced=target.enforces_format, streamed=request.streamed):
-        rest = structured.with_format_in_words(rest)
+        rest = structured.with_format_instructions(rest)
     rest = structured.with_known_choice(rest)
     rest = {name: value for name, value in rest.items() if name not in OURS}
     if previous_response_id is not None:

@@ -99,7 +99,7 @@ class TurnExecution:
                 break
             log.info("an answer does not fit its format; it is asked for once more")
             again += 1
-            words = structured.in_words(request.params) if running.attempt.target.enforces_format else ""
+            words = structured.format_instructions(request.params) if running.attempt.target.enforces_format else ""
             talk = [message("assistant", answer.text), message("user", structured.ask_again(check.fault or "", words))]
             usage = answer.response.get("usage")
             try:

@@ -20,11 +20,11 @@ from app.items.weights import BYTES_PER_TOKEN
 DIGEST_BYTES = 16
 
 OWN_INPUT = 0
-"""The first number of a reference to an item of the turn's own input; the second is its position. One from MOST_PLACES
-on is a large medium of an item that is sent in another form than it is stored in: see `_of_own`."""
+"""The first number of a reference to the turn's own input. The second is the position of an item or, from MOST_PLACES
+on, a large medium of an item that is not sent in its stored form: see `_own_media`."""
 
 MOST_PLACES = 100_000
-"""More than a turn's input has items, and an item has media. A reference to the last one fits into 31 bits."""
+"""Limit on the items of an input, and on the media of an item, so that a reference fits into 31 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Piece:
     sources: Sequence[str]
     """The ids of the items that it holds: it goes with any of them."""
     media_id: UUID | None = None
-    """The medium that it stands for: a large image, for example, which the thread has once."""
+    """The large medium to which it refers, instead of `data`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +86,11 @@ def put_together(
 
 
 def own_parts(texts: Mapping[int, str | None]) -> dict[int, str | None]:
-    """Return a turn's own input as `put_together` takes it: its items by position, and their large media."""
+    """Return a turn's own input as the argument of `put_together`: items by position, and their large media."""
     parts = dict(texts)
     for position, text in texts.items():
         if text is not None and len(text) > LARGE:
-            parts |= {key: said.decode() for key, said in _of_own(position, orjson.loads(text))}
+            parts |= {key: medium.decode() for key, medium in _own_media(position, orjson.loads(text))}
     return parts
 
 
@@ -111,12 +111,12 @@ class Pieces:
     _numbers: dict[bytes, int] = field(default_factory=dict)
 
     def number(self, data: bytes, sources: Sequence[str], media_id: UUID | None = None) -> int:
-        of = data if media_id is None else media_id.bytes
-        digest = self.digested(hashlib.sha256(of).digest()[:DIGEST_BYTES])
+        content = data if media_id is None else media_id.bytes
+        digest = self.digested(hashlib.sha256(content).digest()[:DIGEST_BYTES])
         number = self.known.get(digest) or self._numbers.get(digest)
         if number is None:
-            said = data.decode() if media_id is None else ""
-            self.new.append(Piece(said, digest, sources, media_id))
+            text = data.decode() if media_id is None else ""
+            self.new.append(Piece(text, digest, sources, media_id))
             number = self._numbers[digest] = -len(self.new)
         return number
 
@@ -172,11 +172,11 @@ def write_body(
     writer = Writer()
     writer.literal(envelope.head)
     mine: dict[bytes, deque[int]] = {}
-    held: dict[bytes, int] = {}
+    own_media: dict[bytes, int] = {}
     for position, item in enumerate(own):
         mine.setdefault(data := orjson.dumps(item), deque()).append(position)
         if len(data) > LARGE:
-            held |= {said: key for key, said in _of_own(position, item)}
+            own_media |= {medium: key for key, medium in _own_media(position, item)}
     for place, item in enumerate(items):
         data = orjson.dumps(item)
         if pieces is not None and sources[place]:
@@ -189,28 +189,28 @@ def write_body(
         if positions := mine.get(data):
             writer.own(data, positions.popleft())
             continue
-        for said in map(orjson.dumps, large_in(item).values() if len(data) > LARGE else ()):
-            if said in held:
-                before, _, data = data.partition(said)
+        for medium in map(orjson.dumps, large_in(item).values() if len(data) > LARGE else ()):
+            if medium in own_media:
+                before, _, data = data.partition(medium)
                 writer.literal(before)
-                writer.own(said, held[said])
+                writer.own(medium, own_media[medium])
         writer.literal(data)
     writer.literal(envelope.tail)
     return writer.body()
 
 
 def _parts(item: Item, data: bytes) -> Iterator[tuple[bytes, UUID | None]]:
-    """Yield the bytes of an item of the history, its large media apart, with their ids."""
+    """Yield the bytes of an item of the history in parts: its large media with their ids, and the rest."""
     if len(data) > LARGE:
         for medium in large_in(item).values():
             if isinstance(medium, StoredMedium):
-                before, said, data = data.partition(orjson.dumps(medium))
+                before, stored, data = data.partition(orjson.dumps(medium))
                 yield before, None
-                yield said, medium.id
+                yield stored, medium.id
     yield data, None
 
 
-def _of_own(position: int, item: Item) -> Iterator[tuple[int, bytes]]:
-    """Yield the large media of an item of the turn's own input: the second number of a reference, and the JSON."""
+def _own_media(position: int, item: Item) -> Iterator[tuple[int, bytes]]:
+    """Yield the second number of the reference and the JSON of each large medium in an item of the own input."""
     for place, value in large_in(item).items():
         yield (1 + position) * MOST_PLACES + place, orjson.dumps(value)

@@ -160,7 +160,7 @@ class TurnStore:
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         kept = stored_input(request.items)
         types, item_ids, data = columns(kept)
-        stored, held = media.taken_out(at_rest.sealer(), project_id, data, [item.data for item in kept])
+        stored, held = media.extract(at_rest.sealer(), project_id, data, [item.data for item in kept])
         params, seal, place = _dumps(request.params), at_rest.sealer(), TURNS.at(project_id, turn_id)
         created: bytes | None = None
         thread_salt: bytes | None = None
@@ -274,7 +274,7 @@ class TurnStore:
     async def _close(self, turn: Closable, closing: Closing, wait_seconds: float | None) -> bool:
         calls, seal, place = closing.calls, turn.sealer, TURNS.at(turn.project_id, turn.id)
         types, item_ids, data = columns(closing.output)
-        stored, held = media.taken_out(
+        stored, held = media.extract(
             seal, turn.project_id, data, [item.data for item in closing.output], turn.input_items
         )
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
@@ -675,7 +675,7 @@ class TurnStore:
             (turn_id, row["position"]): _own_text(project_id, row)
             for row in await self._database.fetch(*SQL.sent_input(**_at(project_id, turn_id)))
         }
-        whole = await media.whole_texts(self._database, project_id, texts)
+        whole = await media.restored_texts(self._database, project_id, texts)
         own = own_parts({position: text for (_, position), text in whole.items()})
         for row in await self._database.fetch(*SQL.calls(**_at(project_id, turn_id))):
             call = CALLS_MADE.opened(project_id, row)
@@ -715,7 +715,7 @@ class TurnStore:
 
     async def _whole(self, project_id: UUID, rows: Sequence[Any]) -> list[Any]:
         """Return rows of items, opened, with their media."""
-        return await media.whole_rows(self._database, project_id, [ITEMS.opened(project_id, row) for row in rows])
+        return await media.restored_rows(self._database, project_id, [ITEMS.opened(project_id, row) for row in rows])
 
     async def thread(self, project_id: UUID, address: Address) -> ThreadRow:
         """A thread's id and head.
