@@ -26,7 +26,7 @@ from app.threads.tables import Thread
 from app.trail.append import append_record, append_records
 from app.trail.records import Actor
 from app.turns.tables import SentPiece, Turn
-from app.usage.sums import count_again
+from app.usage.sums import reset_sums
 
 SQL = statements_of(__file__)
 
@@ -122,7 +122,7 @@ async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) ->
         taken = await session.scalars(SQL.take_over.clause, {**of_thread, "fork_id": heir, "turn_id": turn_id})
         inherited.setdefault(heir, []).extend(taken)
     for heir, turn_ids in inherited.items():
-        await count_again(session, thread.project_id, thread.bucket, heir)
+        await reset_sums(session, thread.project_id, thread.bucket, heir)
         to_fork = {**of_thread, "fork_id": heir, "turn_ids": turn_ids}
         last = {"last_piece": await session.scalar(SQL.last_piece.clause, to_fork)}
         await session.execute(SQL.take_pieces.clause, {**to_fork, **last})

@@ -1,7 +1,7 @@
 """Charges: what is spent outside stored turns, written to Postgres in batches.
 
-No request waits for the insert. A killed worker loses the charges that it has not written from `/v1/usage`; the month's
-counter in Redis has them.
+No request waits for the insert. If a worker is killed, the charges that it has not written are missing in `/v1/usage`;
+the monthly counter in Redis includes them.
 """
 
 from dataclasses import dataclass, field

@@ -103,7 +103,7 @@ class Rule:
     """In Redis: all of a project's in one slot of a cluster."""
     limit: int
     currency: str = ""
-    """Empty except for a limit of money, which counts each currency by itself."""
+    """Empty except for a cost limit, which counts each currency separately."""
 
 
 NO_LIMIT = 2**53
@@ -118,7 +118,7 @@ def rules(asks: Asks, month: str, currencies: Sequence[str] = (), *, background:
 
     Args:
         month: in UTC, as 202611.
-        currencies: those that the request may be charged in.
+        currencies: those in which the request may be charged.
         background: for a call that the service makes by itself. It is no request of the user's and no turn, and meets
             only the limits of tokens and money.
     """

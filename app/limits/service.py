@@ -147,9 +147,9 @@ class Admission(Permit):
     """Headers that tell the client about its limits."""
     usage: Usage = NO_USAGE
     costs: dict[str, Cost] = field(default_factory=dict)
-    """Money paid, by currency. All answers of one request are nearly always paid in the same."""
+    """Cost by currency. The answers of one request rarely have more than one."""
     unpriced: bool = False
-    """True once an answer had no known price."""
+    """True if an answer had no known price."""
     thread: UUID | None = None
     turn: UUID | None = None
     """The kept turn, once there is one, and its thread."""
@@ -158,7 +158,7 @@ class Admission(Permit):
 
     @property
     def cost(self) -> Cost | None:
-        """The cost of all answers; None where the price of one was not known."""
+        """The cost of all answers, in the first currency; None if the price of one is unknown."""
         return None if self.unpriced else next(iter(self.costs.values()), None)
 
     @property
@@ -169,7 +169,7 @@ class Admission(Permit):
         """Count an answer of the provider.
 
         Args:
-            binding: of the account that was asked.
+            binding: of the account that was called.
         """
         cost = cost_of(usage, *_price(self.models, model, binding))
         self.usage = usage if self.usage is NO_USAGE else self.usage + usage
@@ -219,7 +219,7 @@ class RateLimits(Background):
 
         Raises:
             TooManyRequests: saying which limit refuses, and when to come again.
-            Forbidden: a limit counts money, and the price of the model is not known.
+            Forbidden: a monthly cost limit applies, and the price of the model is unknown.
         """
         prices = await self._prices(asks) if asks.model and asks.limits_money else []
         met, id_ = self._met_by(asks, prices, background=background), self._new_id()
@@ -232,10 +232,10 @@ class RateLimits(Background):
         return admission
 
     async def _prices(self, asks: Asks) -> list[Price]:
-        """Return the prices of a model at each account that may be asked.
+        """Return the price of a model at each account that serves it.
 
         Raises:
-            Forbidden: one of them is not known.
+            Forbidden: a price is unknown.
         """
         found = []
         for each in await self._accounts.of(asks.project_id):
@@ -536,7 +536,7 @@ class RateLimits(Background):
         key_id = asks.key_id if rule.whose == "key" else None
         user = asks.user if rule.whose == "user" else None
         tokens, costs = await usage_store.used(self._database, asks.project_id, key_id, user, since)
-        self._sums.wanted(asks.project_id)
+        self._sums.request_update(asks.project_id)
         used = tokens if rule.name == "tokens_per_month" else round(costs.get(rule.currency, 0.0) * MICRO)
         await self._cache.execute(("SET", rule.key, used, "NX", "EX", MONTH_SECONDS))
 
@@ -556,14 +556,14 @@ class RateLimits(Background):
 
 
 _Caller = tuple[UUID, UUID | None, str | None, bool, tuple[str, ...]]
-"""Project, key, user, whether it is a background call, and the currencies that it may be charged in."""
+"""Project, key, user, background call or not, and the currencies in which it may be charged."""
 
 
 @lru_cache(maxsize=1024)
 def _price(models: Models, model: str, binding: str | None) -> tuple[Price | None, bool]:
-    """Return the price of a model at an account, and whether the batch price applies there.
+    """Return the price of a model at an account, and True if the batch price applies there.
 
-    Where the model has none, it is the price of models that are not listed.
+    A model without a price has that of unlisted models.
     """
     where = region(binding)
     return models.of(model).price_in(where) or models.of("").price_in(where), is_batch(binding)

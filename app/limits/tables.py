@@ -39,9 +39,9 @@ class Charge(Base):
     total_tokens: Mapped[int] = mapped_column(BigInteger)
     tool_calls: Mapped[int] = mapped_column(BigInteger)
     estimated: Mapped[bool] = mapped_column(server_default=sql("false"))
-    """True if the provider had not counted it."""
+    """True if the counts are not the provider's."""
     currency: Mapped[str | None] = mapped_column(Text)
-    """None where no price was known; see `spent.Cost`."""
+    """None if no price was known, see `spent.Cost`."""
     cost: Mapped[Decimal | None]
     """By the prices of its day."""
     saved: Mapped[Decimal | None]

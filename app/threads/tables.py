@@ -41,7 +41,7 @@ class Thread(Base):
     last_seq: Mapped[int] = mapped_column(server_default=text("0"))
     """The number of its last turn. A fork's begins with that of the turn that it was forked at."""
     counted_seq: Mapped[int] = mapped_column(server_default=text("0"))
-    """The number of the last turn that the sums of usage have: see `usage/sums.py`."""
+    """`seq` of the last turn in the usage sums, see `usage/sums.py`."""
     chain_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     """The number of the last record of its audit chain, and its hash."""
     chain_hash: Mapped[bytes] = mapped_column(LargeBinary, server_default=text("decode(repeat('00', 32), 'hex')"))

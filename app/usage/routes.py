@@ -41,7 +41,7 @@ Group = Literal["day", "model", "user", "thread", "account"]
 
 
 class UsageObject(TypedDict):
-    """Counts, and what it has cost; of a day, a model, a user, a thread or an account: as `group_by` says."""
+    """Counts and cost of a day, a model, a user, a thread or an account, by `group_by`."""
 
     object: Literal["usage"]
     turns: int
@@ -54,12 +54,12 @@ class UsageObject(TypedDict):
     compactions: int
     """Compactions, calls of /responses/compact included."""
     cost: float | None
-    """The cost of turns, Chat Completions, titles and compactions, by the prices of their day. Null where a price was
-    not known, or where they were paid in several currencies."""
+    """The cost of turns, Chat Completions, titles and compactions, by the prices of their day. Null if a price was
+    unknown, or if there are several currencies."""
     currency: str | None
-    """Null where nothing was paid, or in several currencies. XXX where the prices name none."""
+    """Null if there was no cost, or several currencies. XXX if the prices name none."""
     costs: dict[str, float]
-    """The cost in each currency, as far as prices were known."""
+    """The cost in each currency, of answers with a known price."""
 
 
 @router.get("/usage", response_model=ListObject[UsageObject], responses=as_text("text/csv"))
@@ -82,7 +82,7 @@ async def get(
         raise BadRequest("'tz' has no effect unless 'group_by' is 'day'. Leave it out.", param="tz")
     begin, end = _range(since, until)
     key = _key(group_by, after)
-    sums.wanted(caller.project_id)
+    sums.request_update(caller.project_id)
     rows = await reads.read(
         lambda database: usage(
             database,

@@ -1,7 +1,7 @@
-"""Usage reports, read from sums of quarters of an hour, from the turns that no sum has yet, and from the charges."""
+"""Usage reports from sums per quarter of an hour, turns that are not in a sum yet, and charges."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -11,8 +11,6 @@ from app.http.errors import BadRequest
 from app.items.weights import MOST_COUNTED
 
 SQL = statements_of(__file__)
-
-QUARTER = timedelta(minutes=15)
 
 UTC = "UTC"
 
@@ -35,7 +33,7 @@ class UsageRow(TypedDict):
 
 class UsedRow(TypedDict):
     currency: str
-    """Empty where no price was known."""
+    """Empty if no price was known."""
     tokens: float
     cost: float
 
@@ -92,10 +90,10 @@ def counted(row: UsageRow) -> dict[str, int]:
 
 
 def costs(row: UsageRow) -> dict[str, Any]:
-    """Return what was paid, by the prices of its day: in the one currency, and in each.
+    """Return the costs, by the prices of their day, and the cost in each currency.
 
-    Amounts in different currencies are never added up: where there are several, `cost` and the other amounts are None.
-    They are None too where a price was not known.
+    Amounts in different currencies are never added up: if there are several currencies, or if a price was unknown,
+    `cost` and the other amounts are None.
     """
     by_currency: dict[str, float] = {}
     for part in row["parts"]:
@@ -128,10 +126,11 @@ def _quarter(moment: datetime) -> datetime:
 async def used(
     database: Database, project_id: UUID, key_id: UUID | None, user: str | None, since: datetime
 ) -> tuple[int, Mapping[str, float]]:
-    """Return how many tokens were used since the beginning of a month, and what was paid in each currency.
+    """Return the number of tokens since the beginning of a month, and the cost in each currency.
 
     Args:
-        key_id: of the turns that one key has asked for; `user`, of those in one end user's threads.
+        key_id: restricts both to the requests of one key.
+        user: restricts both to the threads of one end user.
     """
     rows: list[UsedRow] = await database.fetch(
         *SQL.used(project_id=project_id, since=since, key_id=key_id, user_id=user)

@@ -1,4 +1,4 @@
-"""Outcomes of turns, in hourly sums, and their usage, in sums of quarters of an hour."""
+"""Hourly sums of the outcomes of turns, and sums of their usage per quarter of an hour."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -30,7 +30,7 @@ class TurnHour(Base):
 
 
 class UsageSum(Base):
-    """Usage of a thread's turns up to `Thread.counted_seq`, in one quarter of an hour."""
+    """Usage of a thread's turns in one quarter of an hour. It includes turns up to `Thread.counted_seq`."""
 
     __tablename__ = "usage_sums"
 
@@ -41,11 +41,11 @@ class UsageSum(Base):
     """The beginning of the quarter."""
     model: Mapped[str] = mapped_column(Text, primary_key=True)
     binding: Mapped[str] = mapped_column(Text, primary_key=True)
-    """Empty where no account was asked."""
+    """Empty if no account was called."""
     api_key_id: Mapped[UUID] = mapped_column(primary_key=True)
-    """All zeros where no key is known."""
+    """The nil UUID if the key is unknown."""
     currency: Mapped[str] = mapped_column(Text, primary_key=True)
-    """Empty where nothing was paid, or no price was known."""
+    """Empty if there was no cost, or no known price."""
     turns: Mapped[int] = mapped_column(BigInteger)
     failed_turns: Mapped[int] = mapped_column(BigInteger)
     input_tokens: Mapped[int] = mapped_column(BigInteger)

@@ -10,9 +10,9 @@ SELECT hour, model, outcome, turns, durations, first_words FROM turn_hours
 WHERE project_id = :project_id AND hour >= :since AND hour < :until ORDER BY hour, model, outcome LIMIT :limit
 
 -- _turn --
--- The usage of each turn that a model was asked for, in the columns of usage_sums. Each value is taken out of its
--- document once: reading JSON is most of what this costs. Copies of turns were paid for where they were made. The
--- filling adds conditions.
+-- The usage of each turn that called a model, in the columns of usage_sums. Each value is read from its document once,
+-- because parsing JSON is most of the cost. Copies of turns are excluded: they are counted in their original thread.
+-- The argument adds conditions.
 SELECT t.project_id, t.bucket, t.thread_id, t.seq, t.created_at AS at, t.model, coalesce(t.binding, '') AS binding,
     coalesce(t.api_key_id, '00000000-0000-0000-0000-000000000000') AS api_key_id,
     coalesce(u.cost->>'currency', '') AS currency,
@@ -45,11 +45,12 @@ CROSS JOIN LATERAL (
 WHERE t.status <> 'in_progress' AND t.model <> '' AND t.copied_from_id IS NULL {1}
 
 -- _quarter --
--- The beginning of a moment's quarter of an hour.
+-- The beginning of the quarter of an hour that contains a time.
 to_timestamp(floor(extract(epoch FROM {1}) / 900) * 900)
 
 -- _uncounted --
--- Usage of turns that no sum has yet, with the user of their threads. After a turn was closed, its thread was active.
+-- Usage of turns that are not in a sum yet, with the user of the thread. Closing a turn updates its thread's activity:
+-- threads without activity since then are skipped.
 SELECT t.*, th.user_id FROM thread_activity a
 JOIN threads th ON th.project_id = :project_id AND th.bucket = a.bucket AND th.id = a.thread_id
     AND th.last_seq > th.counted_seq
@@ -61,7 +62,7 @@ CROSS JOIN LATERAL (
 WHERE a.project_id = :project_id AND a.active_at >= :since::timestamptz - interval '1 minute'
 
 -- _numbers --
--- The sums of lines of usage.
+-- Sums over lines of usage.
 sum(turns) AS turns, sum(failed_turns) AS failed_turns, sum(input_tokens) AS input_tokens,
     sum(cached_tokens) AS cached_tokens, sum(cache_write_tokens) AS cache_write_tokens,
     sum(output_tokens) AS output_tokens, sum(reasoning_tokens) AS reasoning_tokens, sum(tool_calls) AS tool_calls,
@@ -70,8 +71,8 @@ sum(turns) AS turns, sum(failed_turns) AS failed_turns, sum(input_tokens) AS inp
     sum(saved) AS saved
 
 -- usage -> UsageRow --
--- A report: for each key and currency the counts and the costs. Of a quarter of an hour that the range covers in part,
--- the turns themselves are read.
+-- A report: counts and costs for each key and currency. For a quarter of an hour that the range covers in part,
+-- turns are read instead of sums.
 WITH lines AS (
     SELECT at, model, binding, user_id, thread_id, currency, turns, failed_turns, input_tokens, cached_tokens,
         cache_write_tokens, output_tokens, reasoning_tokens, tool_calls, rebuilt_turns, rebuilt_input_tokens,
@@ -124,7 +125,7 @@ WITH lines AS (
         count(*) FILTER (WHERE kind = 'compaction') AS compactions
     FROM lines GROUP BY 1, 2, 3
 ), keyed AS (
-    -- An account is shown as provider/account.py does it.
+    -- The account as `provider/account.py` shows it.
     SELECT CASE WHEN :group_by = 'account'
         THEN regexp_replace(place, '^[a-z]+://([^/#]*@)?([^/#]*).*#([0-9a-f]{0,8}).*$', '\2#\3') ELSE place END AS key,
         grouped.*
@@ -135,11 +136,11 @@ WHERE :after::text IS NULL OR key > :after
 GROUP BY key ORDER BY key NULLS FIRST LIMIT :limit
 
 -- is_zone --
--- True for the exact name of a zone of the IANA database: Postgres, which computes the days, checks it itself.
+-- True for the exact name of a zone in the IANA database, as known to Postgres, which computes the days.
 SELECT EXISTS (SELECT FROM pg_timezone_names WHERE name = :name AND name ~ '^[A-Z][A-Za-z0-9_+/-]*$')
 
 -- used -> UsedRow --
--- Tokens and money that a project, a key or an end user has used since the beginning of a month, by currency.
+-- Tokens and cost of a project, a key or an end user since the beginning of a month, by currency.
 SELECT currency, sum(total_tokens)::float8 AS tokens, sum(cost)::float8 AS cost FROM (
     SELECT s.currency, s.total_tokens, s.cost FROM usage_sums s
     JOIN threads th ON th.project_id = :project_id AND th.bucket = s.bucket AND th.id = s.thread_id
@@ -155,21 +156,21 @@ SELECT currency, sum(total_tokens)::float8 AS tokens, sum(cost)::float8 AS cost 
 ) lines GROUP BY currency
 
 -- uncounted_threads --
--- Threads with turns that no sum has, in the order of their activity.
+-- Threads with turns that are not in a sum, by activity.
 SELECT a.bucket, a.thread_id, a.active_at FROM thread_activity a
 JOIN threads th ON th.project_id = :project_id AND th.bucket = a.bucket AND th.id = a.thread_id
     AND th.last_seq > th.counted_seq
 WHERE a.project_id = :project_id AND (a.active_at, a.thread_id) > (:after, :after_thread)
 ORDER BY a.active_at, a.thread_id LIMIT :limit
 
--- take_thread --
--- Locks a thread for its sums. None where somebody else has it: a turn is being opened or closed.
+-- lock_thread --
+-- Locks a thread to update its sums. No row if another transaction has locked it, to open or close a turn.
 SELECT counted_seq FROM threads
 WHERE project_id = :project_id AND bucket = :bucket AND id = :thread_id AND last_seq > counted_seq
 FOR NO KEY UPDATE SKIP LOCKED
 
--- count_turns --
--- Adds turns of a locked thread to its sums, up to the first that runs. Zero where there is none to add.
+-- add_turns --
+-- Adds turns of a locked thread to its sums, up to the first that runs. No row if there are none to add.
 WITH upto AS (
     SELECT least(:counted::int + :most::int, th.last_seq, (
         SELECT min(r.seq) - 1 FROM turns r WHERE r.project_id = :project_id AND r.bucket = :bucket
@@ -209,11 +210,11 @@ WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id
 RETURNING th.counted_seq
 
 -- _bounded --
--- A sum that no provider's report makes too large.
+-- A sum, bounded: a provider can report any number.
 least(sum({1}), 9007199254740991)::bigint
 
--- count_again --
--- Locks a thread whose turns change, so that its next sums are made from all of them. `delete_sums` follows.
+-- reset_counted --
+-- Locks a thread and marks all its turns as not summed. `delete_sums` follows.
 UPDATE threads SET counted_seq = 0 WHERE project_id = :project_id AND bucket = :bucket AND id = :thread_id
 
 -- delete_sums --
