@@ -146,8 +146,8 @@ def doctor(
 
 
 @cli.command()
-def models(model: Annotated[str | None, typer.Argument(help="Show every fact about this one.")] = None) -> None:
-    """List what is known of the provider's models, and where each fact comes from."""
+def models(model: Annotated[str | None, typer.Argument(help="Show every fact about this model.")] = None) -> None:
+    """List the known facts about the provider's models, with their sources."""
     settings = read_settings()
     try:
         known = Models(settings.models_file, window_tokens=settings.context_window_tokens)

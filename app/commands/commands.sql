@@ -31,11 +31,11 @@ WHERE hour > now() - make_interval(days => :days) AND outcome NOT IN ('completed
 GROUP BY outcome ORDER BY 2 DESC
 
 -- some_projects --
--- Projects whose answers are looked at.
+-- Projects whose answers are examined.
 SELECT project_id FROM projects ORDER BY created_at DESC LIMIT :most
 
 -- implausible_dates --
--- Of a project's last turns of a day: how many answers of each account are dated beyond a plausible skew.
+-- Of a project's last turns of a day, the number of answers of each account whose date exceeds a plausible skew.
 SELECT binding, count(*) AS turns, (avg(extract(epoch FROM response_created_at - arrived_at)))::float8 AS seconds
 FROM (
     SELECT binding, response_created_at, arrived_at, coalesce(completed_at, arrived_at) AS ended_at FROM turns

@@ -35,7 +35,7 @@ OK = "ok"
 
 PROJECTS = 100
 TURNS = 100
-"""The numbers of projects, and of turns of each, whose answers' dates are looked at."""
+"""Limits on the projects, and on the turns of each, whose dates are examined."""
 
 SQL = statements_of(__file__)
 
@@ -81,7 +81,7 @@ async def _provider(settings: Settings) -> str:
 
 
 async def _dates(settings: Settings) -> str:
-    """Check the dates of the last answers: response ids are timed by them."""
+    """Check the dates of the last answers, from which the expiry of response ids is computed."""
     if (url := _database_url(settings)) is None:
         return f"{OK}: no turns yet"
     found: dict[str, tuple[int, float]] = {}

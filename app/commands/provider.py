@@ -1,4 +1,4 @@
-"""`everthread provider check`: the facts that the service relies on, probed at the real endpoint."""
+"""`everthread provider check`: probes of the endpoint for the facts on which the service relies."""
 
 import asyncio
 import re
@@ -12,22 +12,24 @@ import typer
 from app.commands.terminal import read_settings, stop
 from app.process.output import echo
 
-provider_cli = typer.Typer(no_args_is_help=True, help="The provider: whether it does what the service relies on.")
+provider_cli = typer.Typer(no_args_is_help=True, help="Check that the provider behaves as the service expects.")
 
 _WORKSPACE = re.compile(r"//[^./]+(?=\.[a-z0-9-]+\.maas\.aliyuncs\.com)")
 
 
 @provider_cli.command("check")
 def check(
-    model: Annotated[str | None, typer.Option(help="The model of most probes; else the default model.")] = None,
-    thinking_model: Annotated[str, typer.Option(help="A model that gives encrypted reasoning.")] = "qwen4-max",
+    model: Annotated[
+        str | None, typer.Option(help="The model of most probes. Default: EVERTHREAD_DEFAULT_MODEL.")
+    ] = None,
+    thinking_model: Annotated[str, typer.Option(help="A model that returns encrypted reasoning.")] = "qwen4-max",
     older_model: Annotated[str, typer.Option(help="A model that refuses tool outputs.")] = "qwen-plus",
     captures: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Where the answers are written, anonymised.")
+        Path | None, typer.Option(file_okay=False, help="The folder for the anonymised answers.")
     ] = None,
 ) -> None:
-    """Probe each fact that the service relies on at the endpoint of the settings, with about forty short requests, and
-    print what is expected and seen. The exit code is 1 if anything differs."""
+    """Probe the configured endpoint with about forty short requests, and print the expected and the actual answers. The
+    exit code is 1 if any differ."""
     from app.provider.client import EMULATOR_KEY  # noqa: PLC0415 - other commands begin sooner without these
     from app.provider_check import probes, report  # noqa: PLC0415
     from app.provider_check.runner import Runner  # noqa: PLC0415
@@ -39,7 +41,7 @@ def check(
     base_url, began = settings.provider_base_url, datetime.now(UTC)
     models = {probes.MODEL: model or settings.default_model, probes.THINKING: thinking_model, probes.OLDER: older_model}
     runner, anonymiser = Runner(base_url, key, models), report.Anonymiser(key)
-    sys.stderr.write(f"everthread: {_WORKSPACE.sub('//WORKSPACE', base_url)} is asked about forty short questions.\n")
+    sys.stderr.write(f"everthread: {_WORKSPACE.sub('//WORKSPACE', base_url)} gets about forty short requests.\n")
     target = captures or Path(f"everthread-provider-check-{began:%Y%m%d-%H%M%S}")
     try:
         target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Answers of the provider, read as the service reads them."""
+"""Answers of the provider, parsed with the functions of the service."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from app.provider.failure import Failure
 from app.provider.reading import NotJSON, read_object
 
 LONGEST_SEEN = 100
-"""Characters of an answer that the table shows."""
+"""Limit on the characters of an answer in the table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Answer:
     content_type: str
     content: bytes
     value: Item
-    """The body; of a stream, the response that its last event shows, or that event."""
+    """The body; for a stream, the response in its last event, or else that event."""
     events: Sequence[Item] = ()
     failure: Failure | None = None
 
@@ -33,7 +33,7 @@ class Answer:
         return "".join(text_of(item) for item in self.output if item.get("type") == "message")
 
     def first(self, type_: str) -> Item:
-        """Return the first output item of a type; empty without one."""
+        """Return the first output item of a type; an empty one if there is none."""
         return next((item for item in self.output if item.get("type") == type_), {})
 
     def counted(self, *path: str) -> Any:
@@ -45,15 +45,15 @@ class Answer:
 
     def __str__(self) -> str:
         if self.failure is not None:
-            said = f"{self.failure.kind}: {self.failure.message}"
+            summary = f"{self.failure.kind}: {self.failure.message}"
         else:
             types = ", ".join(str(item.get("type")) for item in self.output)
-            said = " ".join(part for part in (str(self.value.get("status", "")), types, self.text) if part)
-        return " ".join(f"{self.status} {said}".split())[:LONGEST_SEEN]
+            summary = " ".join(part for part in (str(self.value.get("status", "")), types, self.text) if part)
+        return " ".join(f"{self.status} {summary}".split())[:LONGEST_SEEN]
 
 
 def read(status: int, content_type: str, content: bytes, retry_after: str | None = None) -> Answer:
-    """Return an answer with its meaning."""
+    """Return an answer, with its failure if it is one."""
     if content_type.startswith("text/event-stream") and status < 300:
         return _read_stream(status, content_type, content)
     try:

@@ -1,4 +1,4 @@
-"""Facts about the provider that the service relies on, each with the request that probes it.
+"""Facts about the provider on which the service relies, each with the request that probes it.
 
 The expectations come from captures of the provider's answers (tests/captures), its reference pages and public reports,
 never from the emulator. `tests/test_provider_check.py` reads the captures with the same functions.
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from app.chain.continuation import PLAUSIBLE_SKEW_SECONDS, seconds
 from app.items.kinds import sent_back
 from app.items.shapes import Item, fields_of, objects
+from app.items.token_counts import usage_of
 from app.items.weights import count
 from app.provider.client import CHAT_PATH, PATH, SESSION_CACHE
 from app.provider.failure import Cause, Kind
@@ -24,10 +25,10 @@ from app.provider_check.answers import LONGEST_SEEN, Answer
 from app.settings import REGION_CODES, region_base_url
 
 Earlier = Mapping[str, Answer]
-"""The answers of the probes that a probe comes after."""
+"""Answers of earlier probes, by name."""
 
 MODEL, THINKING, OLDER = "the model", "the thinking model", "the older model"
-"""Names that stand for the models of a check."""
+"""Placeholders for the models of a check."""
 
 PROBED = "a probe of the endpoint, September 2026"
 PAGE = "the provider's reference pages"
@@ -44,9 +45,9 @@ class Request:
     path: str = PATH
     headers: Mapping[str, str] = field(default_factory=dict)
     base_url: str | None = None
-    """Another endpoint than the one that is checked."""
+    """An endpoint other than the one that is checked."""
     key: str | None = None
-    """Another key than the user's."""
+    """A key other than the user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,10 @@ class Probe:
     expected: str
     holds: Callable[[Answer, Earlier], bool]
     request: Callable[[Earlier], Request] | None = None
-    """None: the fact shows in the answer of the first probe in `after`."""
+    """None: the answer of the first probe in `after` is examined."""
     after: tuple[str, ...] = ()
     captures: tuple[str, ...] = ()
-    """Files that the expectation was taken from; `FILE#CASE` is one error of a list."""
+    """Files in tests/captures with such an answer; `FILE#CASE` is one error of a list."""
     seen: Callable[[Answer], str] = str
 
 
@@ -81,23 +82,28 @@ NOT_PROBED = (
 
 
 def asks(input_: Any, **fields: Any) -> Callable[[Earlier], Request]:
-    """A request to the usual model, without thinking."""
+    """Return a request to `MODEL` without thinking."""
     body = {"model": MODEL, "input": input_, "reasoning": {"effort": "none"}, "max_output_tokens": 512, **fields}
     return lambda earlier: Request({name: value for name, value in body.items() if value is not None})
 
 
 def chains(name: str, input_: Any, **fields: Any) -> Callable[[Earlier], Request]:
-    """A request that continues the answer of another probe."""
+    """Return a request that continues the answer of another probe."""
     return lambda earlier: asks(input_, previous_response_id=earlier[name].value.get("id"), **fields)(earlier)
 
 
 def looks_up(name: str, method: str = "GET") -> Callable[[Earlier], Request]:
-    """A request about the response of another probe."""
+    """Return a request for the response of another probe."""
     return lambda earlier: Request(method=method, path=f"{PATH}/{earlier[name].value.get('id')}")
 
 
-def with_headers(request: Callable[[Earlier], Request], **headers: str) -> Callable[[Earlier], Request]:
-    return lambda earlier: replace(request(earlier), headers=headers)
+def looks_up_unknown(key: str | None = None, base_url: str | None = None) -> Callable[[Earlier], Request]:
+    """Return a request for a response that does not exist."""
+    return lambda earlier: Request(method="GET", path=f"{PATH}/{UNKNOWN_ID}", key=key, base_url=base_url)
+
+
+def with_session_cache(request: Callable[[Earlier], Request]) -> Callable[[Earlier], Request]:
+    return lambda earlier: replace(request(earlier), headers={SESSION_CACHE: "enable"})
 
 
 def answered(answer: Answer, earlier: Earlier) -> bool:
@@ -116,7 +122,7 @@ def says(word: str) -> Callable[[Answer, Earlier], bool]:
 
 
 def fails(kind: Kind, cause: Cause | None = None, word: str = "") -> Callable[[Answer, Earlier], bool]:
-    """An error that the service reads with this meaning."""
+    """Return a check for an error that the service classifies in this way."""
 
     def holds(answer: Answer, earlier: Earlier) -> bool:
         found = answer.failure
@@ -145,12 +151,12 @@ def is_counted(answer: Answer, earlier: Earlier) -> bool:
 
 def is_whole_stream(answer: Answer, earlier: Earlier) -> bool:
     types = [event.get("type") for event in answer.events]
-    said = "".join(str(e.get("delta")) for e in answer.events if e.get("type") == "response.output_text.delta")
+    text = "".join(str(e.get("delta")) for e in answer.events if e.get("type") == "response.output_text.delta")
     return (
         answered(answer, earlier)
         and types[0] == "response.created"
         and [event.get("sequence_number") for event in answer.events] == list(range(len(types)))
-        and said == answer.text
+        and text == answer.text
     )
 
 
@@ -163,33 +169,32 @@ def calls_a_tool(answer: Answer, earlier: Earlier) -> bool:
     return isinstance(call.get("call_id"), str) and call.get("name") == "get_weather" and isinstance(arguments, dict)
 
 
-def thought_aloud(answer: Answer, earlier: Earlier) -> bool:
+def has_reasoning(answer: Answer, earlier: Earlier) -> bool:
     item = answer.first("reasoning")
     encrypted = item.get("encrypted_content")
     return answered(answer, earlier) and bool(item.get("summary")) and isinstance(encrypted, str) and bool(encrypted)
 
 
 def is_chat(answer: Answer, earlier: Earlier) -> bool:
-    said = [fields_of(choice.get("message")).get("content") for choice in objects(answer.value.get("choices"))]
-    return answer.failure is None and any(said) and count(answer.counted("prompt_tokens")) > 0
+    texts = [fields_of(choice.get("message")).get("content") for choice in objects(answer.value.get("choices"))]
+    return answer.failure is None and any(texts) and count(answer.counted("prompt_tokens")) > 0
 
 
-def ran_out(answer: Answer, earlier: Earlier) -> bool:
+def is_cut_by_limit(answer: Answer, earlier: Earlier) -> bool:
     reason = fields_of(answer.value.get("incomplete_details")).get("reason")
     return answer.failure is None and (reason == "max_output_tokens" or not answer.text)
 
 
 def cache_written(answer: Answer) -> int:
-    found = [fields_of(each.get("prompt_tokens_details")) for each in objects(answer.counted("x_details"))]
-    return sum(count(each.get("cache_creation_input_tokens")) for each in found)
+    return usage_of(answer.value.get("usage")).written
 
 
 def cache_read(answer: Answer) -> int:
-    return count(answer.counted("input_tokens_details", "cached_tokens"))
+    return usage_of(answer.value.get("usage")).cached
 
 
 def _png() -> str:
-    """A red square as a data URL, large enough for the provider's vision models (over ten pixels a side)."""
+    """Return a red square as a data URL, large enough for the provider's vision models (over ten pixels a side)."""
     side = 32
 
     def chunk(type_: bytes, data: bytes) -> bytes:
@@ -212,7 +217,7 @@ CALLED: list[Item] = [
     {"type": "function_call_output", "call_id": "call_1", "output": "12 degrees and rain"},
 ]
 LONG = " ".join(f"Entry {number} of the list is the number {7 * number}." for number in range(250))
-"""Text of more tokens than the session cache needs (1,024)."""
+"""Text with more tokens than the minimum of the session cache (1,024)."""
 
 QUESTION = {"role": "user", "content": "How many times is the letter r in strawberry? Answer with a number."}
 COLOUR = {
@@ -220,6 +225,10 @@ COLOUR = {
     "name": "colour",
     "schema": {"type": "object", "properties": {"colour": {"type": "string"}}, "required": ["colour"]},
 }
+
+WITH_THINKING: Item = {
+    "model": THINKING, "reasoning": {"effort": "low", "summary": "auto"}, "max_output_tokens": 2000,
+}  # fmt: skip
 
 ERRORS = "errors-plain-2026-09.json"
 
@@ -232,9 +241,9 @@ def _gives_output(earlier: Earlier) -> Request:
 
 def _sends_thoughts_back(earlier: Earlier) -> Request:
     thought = sent_back(earlier["reasoning"].first("reasoning"))["item"]
-    said = {"role": "assistant", "content": earlier["reasoning"].text}
-    again = [QUESTION, thought, said, {"role": "user", "content": "And in berry? Answer with a number."}]
-    return asks(again, model=THINKING, reasoning={"effort": "low", "summary": "auto"}, max_output_tokens=2000)(earlier)
+    answer = {"role": "assistant", "content": earlier["reasoning"].text}
+    again = [QUESTION, thought, answer, {"role": "user", "content": "And in berry? Answer with a number."}]
+    return asks(again, **WITH_THINKING)(earlier)
 
 
 def _fits_colour(answer: Answer) -> str:
@@ -246,7 +255,7 @@ def _fits_colour(answer: Answer) -> str:
 
 
 def _refused(name: str, fact: str, case: str, cause: Cause = Cause.PARAMETER, **fields: Any) -> Probe:
-    """A request that the provider refuses as a captured error says."""
+    """Return a probe of a request that the provider refuses with a captured error."""
     expected = f"refused: {cause.replace('_', ' ')}"
     return Probe(
         name, fact, PROBED, expected, fails(Kind.REFUSED, cause), asks("Hi", **fields), (), (f"{ERRORS}#{case}",)
@@ -256,12 +265,12 @@ def _refused(name: str, fact: str, case: str, cause: Cause = Cause.PARAMETER, **
 PROBES: tuple[Probe, ...] = (
     Probe(
         "lookup-unknown", "A look-up of an unknown response says so", PAGE, "unknown response",
-        fails(Kind.UNKNOWN_PREVIOUS), lambda earlier: Request(method="GET", path=f"{PATH}/{UNKNOWN_ID}"),
+        fails(Kind.UNKNOWN_PREVIOUS), looks_up_unknown(),
         captures=(f"{ERRORS}#GET, DELETE or input_items of an unknown id",),
     ),
     Probe(
         "wrong-key", "A wrong key is refused", PROBED, "refused account", fails(Kind.CREDENTIALS),
-        lambda earlier: Request(method="GET", path=f"{PATH}/{UNKNOWN_ID}", key=WRONG_KEY),
+        looks_up_unknown(key=WRONG_KEY),
         captures=(f"{ERRORS}#a key of another region",),
     ),
     Probe(
@@ -357,8 +366,8 @@ PROBES: tuple[Probe, ...] = (
     ),
     Probe(
         "reasoning", "The thinking model gives a summary and encrypted reasoning where they are asked for", PAGE,
-        "reasoning with summary and encrypted_content", thought_aloud,
-        asks([QUESTION], model=THINKING, reasoning={"effort": "low", "summary": "auto"}, max_output_tokens=2000),
+        "reasoning with summary and encrypted_content", has_reasoning,
+        asks([QUESTION], **WITH_THINKING),
     ),
     Probe(
         "reasoning-back", "It takes its encrypted reasoning back unchanged", PAGE, "200 completed, with text", answered,
@@ -371,7 +380,7 @@ PROBES: tuple[Probe, ...] = (
     ),
     Probe(
         "thinking-limit", "Thinking and answer share max_output_tokens", REPORTS,
-        "incomplete (max_output_tokens), or no text", ran_out,
+        "incomplete (max_output_tokens), or no text", is_cut_by_limit,
         asks([QUESTION], model=THINKING, reasoning={"effort": "high"}, max_output_tokens=16),
     ),
     Probe(
@@ -382,14 +391,14 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         "cache-write", "The session cache writes a long context, and counts it in x_details", PAGE, "tokens written",
         lambda answer, earlier: cache_written(answer) > 0,
-        with_headers(asks(f"{LONG} Answer with one word: OK."), **{SESSION_CACHE: "enable"}),
+        with_session_cache(asks(f"{LONG} Answer with one word: OK.")),
         captures=("sdk-dump-second-turn-session-cache-qwen3.5-plus-2026-03.json",),
         seen=lambda answer: f"{answer.status}, {cache_written(answer)} tokens written",
     ),
     Probe(
         "cache-read", "The next call of the chain reads it", PAGE, "tokens read",
         lambda answer, earlier: cache_read(answer) > 0,
-        with_headers(chains("cache-write", "Once more: OK."), **{SESSION_CACHE: "enable"}), ("cache-write",),
+        with_session_cache(chains("cache-write", "Once more: OK.")), ("cache-write",),
         ("sdk-dump-second-turn-session-cache-qwen3.5-plus-2026-03.json",),
         lambda answer: f"{answer.status}, {cache_read(answer)} tokens read",
     ),
@@ -451,24 +460,22 @@ PROBES: tuple[Probe, ...] = (
         tools=[{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}],
     ),
 )  # fmt: skip
-"""In an order in which each probe stands behind those that it comes after. The first shows whether the endpoint takes
-the key at all."""
+"""Each probe stands behind those in its `after`. The first shows if the endpoint accepts the key at all."""
 
 
 def region_probe(region: str, base_url: str) -> Probe:
-    """A probe that another region refuses the key."""
+    """Return a probe that another region refuses the key."""
     return Probe(
         f"region-{region}", f"The key is refused in another region ({region})", PROBED, "refused account",
-        fails(Kind.CREDENTIALS),
-        lambda earlier: Request(method="GET", path=f"{PATH}/{UNKNOWN_ID}", base_url=base_url),
+        fails(Kind.CREDENTIALS), looks_up_unknown(base_url=base_url),
         captures=(f"{ERRORS}#a key of another region",),
     )  # fmt: skip
 
 
 def region_probes(base_url: str) -> list[Probe | NotProbed]:
-    """Return a probe of each other region, where the endpoint is a region of DashScope.
+    """Return a probe of each other region if the endpoint is a region of DashScope.
 
-    The key is sent to the provider's own hosts alone. Of QwenCloud's hosts, no source says which take which keys.
+    The key is sent to hosts of DashScope only. No source says which of QwenCloud's hosts accept which keys.
     """
     urls = {region: url for region in REGION_CODES if (url := region_base_url(region, None)) is not None}
     hosts = {region: urlsplit(url).hostname for region, url in urls.items()}

@@ -1,4 +1,4 @@
-"""The report of a check: a table and captures, without anything that tells whose they are."""
+"""Report of a check: a table and captures, without data that identifies the account."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ _ID = re.compile(
     r"(?:[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}|[0-9a-f]{20,}|(?<=call_)[0-9a-z]{8,})(?![0-9a-z])",
     re.IGNORECASE,
 )
-"""Ids of requests, responses, items and calls."""
+"""Pattern of the ids of requests, responses, items and calls."""
 
 _REPLACED: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(encrypted_content\\*\"\s*:\s*\\*\")[^\"\\]+"), r"\1[encrypted]"),
@@ -31,7 +31,7 @@ _REPLACED: tuple[tuple[re.Pattern[str], str], ...] = (
 
 
 class Anonymiser:
-    """Replaces what tells whose an answer is. The same id is replaced by the same one."""
+    """Replacer of keys, ids and other data that identifies an account. Equal ids get equal replacements."""
 
     def __init__(self, key: str) -> None:
         self._secret = Secret(key)
@@ -57,7 +57,7 @@ def table(outcomes: Sequence[Outcome], anonymiser: Anonymiser) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for outcome in outcomes:
         expected = outcome.probe.expected if isinstance(outcome.probe, Probe) else ""
-        # What an endpoint says could steer the terminal.
+        # An answer could contain control characters of the terminal.
         seen = "".join(char if char.isprintable() else "�" for char in outcome.seen)
         cells = (outcome.result, outcome.probe.fact, expected, anonymiser.clean(seen).replace("|", "/"))
         yield f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""Running the probes against an endpoint: a few at a time, bounded in time and bytes."""
+"""Runner of probes against an endpoint: a few at a time, with limits on time and bytes."""
 
 import asyncio
 import time
@@ -22,17 +22,19 @@ PROBE_SECONDS = 45.0
 TOTAL_SECONDS = 180.0
 AT_ONCE = 4
 MOST_BYTES = 1024 * 1024
-"""The largest answer that is read."""
+"""Limit on the bytes of an answer."""
 
 ATTEMPTS = 3
+"""Limit on the requests of a throttled probe."""
+
 LONGEST_PAUSE = 5.0
-"""Seconds before a throttled probe is sent again, and how often one is sent."""
+"""Longest pause in seconds after which a throttled probe is sent again."""
 
 Result = Literal["ok", "differs", "not probed"]
 
 
 class NoAnswer(Exception):
-    """A request without an answer that can be read."""
+    """A request without a usable answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Runner:
         probe_seconds: float = PROBE_SECONDS,
         total_seconds: float = TOTAL_SECONDS,
     ) -> None:
-        """Args: models: the model that each name in the probes stands for."""
+        """Args: models: by the placeholder in the probes."""
         self._base_url = base_url
         self._key = key
         self._secret = Secret(key)
@@ -66,7 +68,7 @@ class Runner:
         self.tokens = {"input": 0, "output": 0}
 
     async def run(self, probes: Sequence[Probe | NotProbed]) -> list[Outcome]:
-        """Run the probes. If the first one finds that the endpoint refuses the key, it is the only one."""
+        """Run the probes. If the endpoint does not answer the first one, or refuses the key, run no others."""
         async with aiohttp.ClientSession(
             connector=egress.Connector(public_only=False, answer_bytes=2 * MOST_BYTES),
             timeout=aiohttp.ClientTimeout(total=self._probe_seconds),
@@ -126,7 +128,7 @@ class Runner:
         """Send a request; a throttled one again, after a pause.
 
         Raises:
-            NoAnswer: in words of our own, which hold neither the URL nor the key.
+            NoAnswer: its message contains neither the URL nor the key.
         """
         deadline = time.monotonic() + self._probe_seconds
         for attempt in range(1, ATTEMPTS + 1):
@@ -169,7 +171,7 @@ class Runner:
         return answer
 
     def body(self, request: Request) -> dict[str, object] | None:
-        """Return the body of a request, with the names of models."""
+        """Return the body of a request, with models in place of the placeholders."""
         if request.body is None:
             return None
         model = request.body["model"]
