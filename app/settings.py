@@ -189,8 +189,8 @@ class Settings(BaseSettings):
     """Number of retries for an answer that does not fit the requested format. Streams are never retried."""
 
     charges_seconds: Annotated[float, Field(gt=0)] = 1.0
-    """Interval at which each worker writes what was spent outside stored turns. A killed worker loses what it has not
-    written."""
+    """Interval at which each worker writes the charges of calls without a stored turn. A killed worker loses those
+    that it has not written."""
 
     statistics_seconds: Annotated[float, Field(gt=0)] = 15.0
     """Interval at which each worker writes its counts of turns for `/v1/usage/hours`."""

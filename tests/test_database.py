@@ -15,7 +15,6 @@ from app.sealing.content_keys import ContentKeys
 from app.sealing.master import masters
 from app.sealing.project_cipher import ProjectCipher
 from app.settings import Settings
-from tests.databases import migrated_database
 from tests.service import KEY
 from tests.wire import Proxy
 
@@ -108,20 +107,15 @@ async def test_a_connection_lost_at_any_step_of_a_statement_is_a_database_that_i
         await narrow.close()
 
 
-@pytest.fixture
-def own_database_url(server_urls: tuple[str, str]) -> str:
-    return migrated_database(server_urls[0])
-
-
 async def test_a_look_up_of_a_key_that_is_under_way_at_the_end_is_stopped(
-    own_database_url: str, monkeypatch: pytest.MonkeyPatch
+    fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "RENEW_SECONDS", 0.0)
-    database = Database(own_database_url, pool_size=2, timeout_seconds=30)
+    database = Database(fresh_database_url, pool_size=2, timeout_seconds=30)
     await ensure_first_key(database, KEY)
     keys = auth.KeyRing(database, UserTokens(b""), ContentKeys(database, ProjectCipher(database, masters(Settings()))))
     assert await keys.grant(KEY, None) is not None
-    connection = await asyncpg.connect(own_database_url)
+    connection = await asyncpg.connect(fresh_database_url)
     async with connection.transaction():
         await connection.execute("LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE")
         assert await keys.grant(KEY, None) is not None  # The cached one, which is looked up again meanwhile.

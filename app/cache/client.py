@@ -87,7 +87,7 @@ class Cache:
         Raises:
             RedisError, OSError: Redis is unavailable, too slow, or refuses.
         """
-        with spans.span("redis", SYSTEM, asks=True):
+        with spans.span("redis", SYSTEM, outbound=True):
             return await self._watched(lambda: command(self._client))
 
     def pubsub(self) -> Any:

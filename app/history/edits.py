@@ -136,7 +136,7 @@ async def erase_turns(
 async def _erase_titles(
     session: AsyncSession, actor: Actor, project_id: UUID, bucket: int, turn_ids: Sequence[UUID]
 ) -> None:
-    """Delete the titles of the links to turns. The new salt is not sealed: nothing that was said is in its digest."""
+    """Delete the titles of the links to turns. The new salt is not sealed: its digest covers no content."""
     salt, fields = contents.new_salt(), contents.FIELDS["share", contents.VERSION]
     emptied = (
         update(Share)

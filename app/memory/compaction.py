@@ -121,14 +121,14 @@ class Compactions(Background):
         share = self._settings.compaction_share
         return None if share == 0 else int(share * token_budget)
 
-    def begin(self, wanted: CompactionJob, asks: Asks) -> None:
+    def begin(self, job: CompactionJob, asks: Asks) -> None:
         """Make a compaction in the background, unless the tokens or the money of who asked for the turn are used up:
         then its thread goes on with the uncompacted history."""
-        task = asyncio.create_task(self._in_background(wanted, asks), name=f"compaction of {wanted.turn_id}")
-        self._tasks[wanted.turn_id] = task
-        task.add_done_callback(lambda _: self._made_or_not(wanted, task))
+        task = asyncio.create_task(self._in_background(job, asks), name=f"compaction of {job.turn_id}")
+        self._tasks[job.turn_id] = task
+        task.add_done_callback(lambda _: self._made_or_not(job, task))
 
-    async def make(self, wanted: CompactionJob, admission: Admission) -> UUID | None:
+    async def make(self, job: CompactionJob, admission: Admission) -> UUID | None:
         """Make a compaction, and wait for it.
 
         Returns:
@@ -137,11 +137,11 @@ class Compactions(Background):
         Raises:
             ProviderError: the model gave none.
         """
-        if not wanted.now and await self._store.pauses(wanted.project_id, wanted.turn_id):
+        if not job.now and await self._store.pauses(job.project_id, job.turn_id):
             return None
-        branch = await self._store.branch(wanted.project_id, wanted.turn_id)
-        account = await self._accounts.first(wanted.project_id, wanted.model)
-        covered = self._covered(branch, wanted, self._budget(account, wanted.model))
+        branch = await self._store.branch(job.project_id, job.turn_id)
+        account = await self._accounts.first(job.project_id, job.model)
+        covered = self._covered(branch, job, self._budget(account, job.model))
         if covered == 0:
             return None
         turns = branch.turns[:covered]
@@ -152,21 +152,21 @@ class Compactions(Background):
             return None
         stays = [*(before.kept_items if before is not None else ()), *filter(_stays, items)]
         claim = await self._store.claim(
-            wanted.project_id,
+            job.project_id,
             turns,
             previous_id=None if before is None else before.id,
-            model=self._maker(wanted),
+            model=self._maker(job),
             kept_items=[item.stored.id for item in stays],
             covered_turns=covered + (0 if before is None else before.covered_turns),
             covered_tokens=sum(weight(item.stored.item) for item in items)
             + (0 if before is None else before.covered_tokens),
-            now=wanted.now,
+            now=job.now,
         )
         if claim is None:
             return None
         # Read again, now that nothing can go without this compaction's going with it.
         try:
-            again = await self._store.branch(wanted.project_id, turns[-1].id)
+            again = await self._store.branch(job.project_id, turns[-1].id)
         except ContentUnreadable as error:
             await self._store.fail(claim, {"code": error.code, "message": error.message}, {})
             raise
@@ -174,23 +174,23 @@ class Compactions(Background):
         if [turn.id for turn in again.turns] != [turn.id for turn in turns]:
             # Something was deleted, or another compaction of the branch became ready: from what there is now.
             await self._store.fail(claim, {"code": "changed", "message": "The history changed meanwhile."}, {})
-            return await self.make(replace(wanted, now=True), admission)
+            return await self.make(replace(job, now=True), admission)
         said = [item.stored.item for item in items if not _stays(item)]
-        return await self._made(claim, wanted, admission, None if before is None else before.text, said)
+        return await self._made(claim, job, admission, None if before is None else before.text, said)
 
     def _budget(self, account: ProviderAccount, model: str) -> int:
         """Return the number of tokens that a model reads at an account."""
         return self._observations.at(account.binding).token_budget(self._models.of(model), model)
 
-    def _covered(self, branch: Branch, wanted: CompactionJob, budget: int) -> int:
+    def _covered(self, branch: Branch, job: CompactionJob, budget: int) -> int:
         """Return how many of the branch's first turns the summary covers. No tool call is separated from its output.
 
         Args:
             budget: what the model that reads it reads, in tokens.
         """
         covered = len(branch.turns)
-        if wanted.kept_turns is not None:
-            covered -= wanted.kept_turns
+        if job.kept_turns is not None:
+            covered -= job.kept_turns
         else:
             room = int(KEPT_SHARE * budget)
             weights = {turn.id: 0 for turn in branch.turns}
@@ -202,24 +202,24 @@ class Compactions(Background):
                 kept += max(1, weights[branch.turns[covered].id])
         return _parting_no_call(branch, covered)
 
-    def _maker(self, wanted: CompactionJob) -> str:
-        return wanted.by or self._settings.compaction_model or wanted.model
+    def _maker(self, job: CompactionJob) -> str:
+        return job.by or self._settings.compaction_model or job.model
 
     async def _made(
-        self, claim: Claim, wanted: CompactionJob, admission: Admission, summary: str | None, items: Sequence[Item]
+        self, claim: Claim, job: CompactionJob, admission: Admission, summary: str | None, items: Sequence[Item]
     ) -> UUID | None:
         calls: list[dict[str, Any]] = []
         usage = dict.fromkeys(SUMMED, 0)
         asked = self.summary(
-            wanted.project_id,
+            job.project_id,
             admission,
-            self._maker(wanted),
-            wanted.model,
+            self._maker(job),
+            job.model,
             items,
             calls,
             usage,
             summary=summary,
-            instructions=wanted.instructions,
+            instructions=job.instructions,
             thread_id=claim.thread_id,
         )
         work = asyncio.create_task(asked)
@@ -349,12 +349,12 @@ class Compactions(Background):
                     work.cancel()
                     return
 
-    def _made_or_not(self, wanted: CompactionJob, task: "asyncio.Task[None]") -> None:
-        self._tasks.pop(wanted.turn_id, None)
+    def _made_or_not(self, job: CompactionJob, task: "asyncio.Task[None]") -> None:
+        self._tasks.pop(job.turn_id, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a compaction failed in the service", exc_info=error)
 
-    async def _in_background(self, wanted: CompactionJob, asks: Asks) -> None:
+    async def _in_background(self, job: CompactionJob, asks: Asks) -> None:
         try:
             async with self._places:
                 asks = replace(
@@ -362,12 +362,12 @@ class Compactions(Background):
                     tokens=lambda: 0,
                     frame=lambda: 0,
                     output=None,
-                    model=self._maker(wanted),
-                    history=wanted.turn_id,
+                    model=self._maker(job),
+                    history=job.turn_id,
                 )
                 admission = await self._limits.admit(asks, background=True)
                 try:
-                    await self.make(wanted, admission)
+                    await self.make(job, admission)
                 finally:
                     self._limits.end(admission)
         except (TooManyRequests, Forbidden) as refused:
@@ -387,14 +387,14 @@ class Compactions(Background):
             await asyncio.sleep(POLL_SECONDS)
 
     async def _take_over(self, row: Abandoned) -> None:
-        wanted = CompactionJob(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"], now=True)
+        job = CompactionJob(row["project_id"], row["turn_id"], row["model"], kept_turns=0, by=row["model"], now=True)
         try:
-            sealer = await self._content_keys.sealer(wanted.project_id)
+            sealer = await self._content_keys.sealer(job.project_id)
             with at_rest.written_with(sealer):
-                asks = await self._limits.cause(wanted.project_id, wanted.turn_id)
+                asks = await self._limits.cause(job.project_id, job.turn_id)
                 if asks is None:
                     return  # The turn was deleted, and the compaction with it.
-                await self._in_background(wanted, asks)
+                await self._in_background(job, asks)
                 # One that was not begun, because a limit refused it, does not stand before those of other projects.
                 await self._store.give_up(row)
         except CannotOpen as error:

@@ -54,16 +54,16 @@ class AccountObservations:
         """Counts that the provider reported for inputs that it seems to have cut."""
         self.unwritten: set[str] = set()
         self._without_format: set[str] = set()
-        """Models whose answer did not fit a format that only the provider was told."""
+        """Models with an answer that did not fit a format that the provider should have enforced."""
 
     def enforces_format(self, family: Family, model: str) -> bool:
-        """Return True if the provider enforces a JSON schema, as far as is documented and observed."""
+        """Return True if the provider enforces a JSON schema, by documentation and observation."""
         return family.structured_output and model not in self._without_format
 
     def format_ignored(self, model: str) -> None:
         """Record an answer that does not fit a format which should have been enforced."""
         if model not in self._without_format:
-            log.warning("the provider does not enforce a model's format; it is asked for in words", model=model)
+            log.warning("the provider does not enforce a model's format; instructions ask for it now", model=model)
             self._without_format.add(model)
 
     def answered(self) -> list[str]:

@@ -44,7 +44,7 @@ class Memory:
         await self._refuse_running(caller, head)
         if head is None:
             raise _nothing()
-        wanted = CompactionJob(
+        job = CompactionJob(
             caller.project_id,
             head,
             model or self._models.default,
@@ -53,9 +53,9 @@ class Memory:
             by=sent.model,
             now=True,
         )
-        admission = await self._limits.admit(asks_of(caller, 0, model=wanted.by or wanted.model, history=head))
+        admission = await self._limits.admit(asks_of(caller, 0, model=job.by or job.model, history=head))
         try:
-            made = await self._compactions.make(wanted, admission)
+            made = await self._compactions.make(job, admission)
         except ProviderError as error:
             raise client_error(error.failure) from error
         finally:

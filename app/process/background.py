@@ -41,17 +41,17 @@ class Background:
 
 
 class WriteBehind(Background):
-    """Values that are held in memory and written to Postgres at an interval. A killed process loses the last."""
+    """Values in memory that are written to Postgres at an interval. A killed process loses the latest."""
 
     what: str
-    """Its name in logs."""
+    """Name of the values in logs."""
 
     def __init__(self, *, every_seconds: float) -> None:
         super().__init__()
         self._every_seconds = every_seconds
 
     async def write(self) -> None:
-        """Write what is held. What cannot be written now is written later.
+        """Write the values. They are kept if this fails.
 
         Raises:
             DatabaseUnavailable: Postgres is unavailable.
@@ -64,11 +64,11 @@ class WriteBehind(Background):
             try:
                 await self.write()
             except DatabaseUnavailable:
-                log.warning("Postgres is unavailable; this is written later", what=self.what)
+                log.warning("Postgres is unavailable; values are written later", what=self.what)
 
     async def stop(self) -> None:
         await super().stop()
         try:
             await self.write()
         except DatabaseUnavailable:
-            log.error("Postgres is unavailable; the last of this is lost", what=self.what)
+            log.error("Postgres is unavailable; the latest values are lost", what=self.what)

@@ -182,18 +182,19 @@ class CredentialWatch:
 def listening(
     request: HTTPConnection, caller: Caller, thread_id: UUID | None = None, *, admitted: bool = False
 ) -> Listener:
-    """Return a listener for what a request holds open.
+    """Return a listener for an open connection or a running request.
 
     Args:
-        thread_id: the thread that is listened to. A user token's listener ends when the thread gets another user.
+        thread_id: the thread to which the request listens. A user token's listener ends when the thread gets another
+            user.
         admitted: True for the answer to a request that starts work. It outlasts the expiry of its credential, not a
             revocation.
     """
     return Listener(services(request)[CredentialWatch], caller, thread_id, admitted=admitted)
 
 
-_running_on: set["asyncio.Task[Any]"] = set()
-"""Work whose answer nobody may read any more."""
+_unanswered: set["asyncio.Task[Any]"] = set()
+"""Running work whose credential has ended: its answer is discarded."""
 
 
 async def answer_of(listener: Listener, work: Coroutine[Any, Any, T]) -> T:
@@ -212,12 +213,12 @@ async def answer_of(listener: Listener, work: Coroutine[Any, Any, T]) -> T:
             raise
     if task.done():
         return task.result()
-    _running_on.add(task)
-    task.add_done_callback(_ran_on)
+    _unanswered.add(task)
+    task.add_done_callback(_discard)
     raise listener.error()
 
 
-def _ran_on(task: "asyncio.Task[Any]") -> None:
-    _running_on.discard(task)
+def _discard(task: "asyncio.Task[Any]") -> None:
+    _unanswered.discard(task)
     if not task.cancelled() and (error := task.exception()) is not None:
         log.info("work without an answer has failed", error=type(error).__name__)

@@ -27,7 +27,7 @@ async def record_key(session: AsyncSession, actor: Actor, action: Action, key: A
 async def _record(
     session: AsyncSession, actor: Actor, action: Action, kind: contents.Kind, row: Project | ApiKey, detail: str | None
 ) -> None:
-    # With a salt of its own each time, no record tells what there was before.
+    # With a new salt for each record, former values cannot be guessed from earlier records.
     row.salt = contents.new_salt()
     await session.flush()
     await session.refresh(row)  # As it lies in the table.

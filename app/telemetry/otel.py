@@ -154,12 +154,12 @@ class OTel:
             exclude_spans=["receive", "send"],
         )
 
-    def span(self, name: str, attributes: Attributes, *, asks: bool = False) -> Span:
-        kind = SpanKind.CLIENT if asks else SpanKind.INTERNAL
+    def span(self, name: str, attributes: Attributes, *, outbound: bool = False) -> Span:
+        kind = SpanKind.CLIENT if outbound else SpanKind.INTERNAL
         return _Recorded(self._tracer.start_span(name, kind=kind, attributes=attributes))
 
     def until_done(self, name: str, attributes: Attributes, answer: "Future[Any]") -> None:
-        """Make a span that lasts until another server's answer is there."""
+        """Start a span that ends with the answer of another server."""
         span = self._tracer.start_span(name, kind=SpanKind.CLIENT, attributes=attributes)
 
         def end(done: "Future[Any]") -> None:

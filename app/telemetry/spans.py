@@ -1,4 +1,4 @@
-"""Spans of what is done for a request: none, at no cost, unless OpenTelemetry is asked for (see `start`)."""
+"""Spans of the work for a request. Without OpenTelemetry (see `start`) there are none, at no cost."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -29,10 +29,10 @@ class Span:
         return None
 
     def add(self, attributes: Attributes) -> None:
-        """Say more of it."""
+        """Add attributes."""
 
     def fail(self, error_type: str) -> None:
-        """Say that it failed, and as what."""
+        """Mark the span as failed, with the type of the error."""
 
 
 NO_SPAN = Span()
@@ -41,13 +41,13 @@ tracer: "OTel | None" = None
 """The tracer of this process; None if no spans are exported."""
 
 
-def span(name: str, attributes: Attributes, *, asks: bool = False) -> Span:
-    """Return a span within the one that is current, and current itself while it lasts.
+def span(name: str, attributes: Attributes, *, outbound: bool = False) -> Span:
+    """Return a child of the current span, which is the current span itself while it lasts.
 
     Args:
-        asks: it waits for another server.
+        outbound: True for a call of another server.
     """
-    return NO_SPAN if tracer is None else tracer.span(name, attributes, asks=asks)
+    return NO_SPAN if tracer is None else tracer.span(name, attributes, outbound=outbound)
 
 
 def headers() -> dict[str, str]:
@@ -56,11 +56,11 @@ def headers() -> dict[str, str]:
 
 
 def start(app: FastAPI, settings: OTelSettings) -> None:
-    """Trace an app, if OpenTelemetry's variables ask for it. None of its modules is loaded otherwise."""
+    """Trace an app if OpenTelemetry's variables request it. Otherwise none of its modules is loaded."""
     global tracer
     if not (settings.traces or settings.metrics):
         return
-    # The names of the conventions that are stable, unless somebody has asked for the ones before.
+    # The stable semantic conventions, unless the environment selects others.
     if "OTEL_SEMCONV_STABILITY_OPT_IN" not in environment():
         export(OTEL_SEMCONV_STABILITY_OPT_IN="http,database")
     otel = import_module("app.telemetry.otel")

@@ -31,7 +31,7 @@ class CostRecord(Body):
     as_of: Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")] | None
     amount: Amount
     input: Amount
-    """The cost of its prompt, had no cache been used."""
+    """The cost of its prompt without any cache."""
     saved: Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 
 

@@ -45,7 +45,7 @@ MOST_UNLISTED = 100
 """Models that the log tells of."""
 
 MOST_CLOCKS = 1000
-"""Accounts with another clock that the log tells of."""
+"""Limit on the accounts whose clocks are logged."""
 
 
 class Finish:
@@ -58,9 +58,9 @@ class Finish:
         self._decisions = decisions
         self._closer = closer
         self._unlisted: set[str] = set()
-        self._of_other_clocks: set[str] = set()
+        self._reported_clocks: set[str] = set()
         for direction in get_args(Direction):
-            metrics.of(metrics.IMPLAUSIBLE_DATES, direction)  # From zero on, for who looks at their rates.
+            metrics.of(metrics.IMPLAUSIBLE_DATES, direction)  # Exported from zero on, so that rates can be computed.
 
     async def complete(self, running: Running, answer: Answer, counted: Any) -> None:
         """Close a turn that has been answered.
@@ -78,7 +78,7 @@ class Finish:
         ttl_seconds = self._settings.response_id_ttl_seconds
         ends = continuation.expires_at(created, called_at=called_at, ttl_seconds=ttl_seconds)
         if (direction := continuation.disagreement(created, called_at=called_at, answered_at=now)) is not None:
-            self._tell_of_clock(attempt.account, direction)
+            self._report_clock(attempt.account, direction)
         live = request.params.get("store") is not False and answer.chainable
         response["completed_at"] = int(now)
         usage = response.get("usage")
@@ -145,7 +145,7 @@ class Finish:
         await self._end(running, running.failed(said, None if has_begun else error.status), error)
 
     async def _end(self, running: Running, closing: Closing, error: APIError) -> None:
-        """Close a turn that has not been answered, and tell its listeners how it ended."""
+        """Close a turn without an answer, and publish its end to the listeners."""
         relay, kept = running.relay, await self.close(running, closing)
         if kept is None:
             return
@@ -204,17 +204,17 @@ class Finish:
         running.relay.publish_error(why)
 
     def _with_successor(self, model: str, found: Failure) -> Failure:
-        """Return the failure of a model that is retired with what to ask for instead."""
+        """Return a failure, with the replacement of the model if the model is retired."""
         successor = self._models.successor(model)
         if found.code != failure.MODEL_RETIRED and (successor is None or found.code not in PASSED_ON):
             return found
         return failure.retired(found, model, successor)
 
-    def _tell_of_clock(self, account: ProviderAccount, direction: Direction) -> None:
-        """Count an answer whose date is not plausible, and log the first one of each account."""
+    def _report_clock(self, account: ProviderAccount, direction: Direction) -> None:
+        """Count an answer with an implausible date, and log the first one of each account."""
         metrics.of(metrics.IMPLAUSIBLE_DATES, direction).inc()
-        if account.binding not in self._of_other_clocks and len(self._of_other_clocks) < MOST_CLOCKS:
-            self._of_other_clocks.add(account.binding)
+        if account.binding not in self._reported_clocks and len(self._reported_clocks) < MOST_CLOCKS:
+            self._reported_clocks.add(account.binding)
             name = account.label if account.id is None else f"acct_{account.id.hex}"
             log.warning(
                 "an endpoint's created_at is far from this host's clock: its response ids are timed by this host",

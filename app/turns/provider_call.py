@@ -42,7 +42,7 @@ class ProviderCall:
             "gen_ai.conversation.id": ids.thread_id(thread_id),
             "gen_ai.request.stream": stream,
         }
-        self._span = spans.span(f"chat {model}", begun, asks=True)
+        self._span = spans.span(f"chat {model}", begun, outbound=True)
 
     def __enter__(self) -> "ProviderCall":
         if self._span is not None:

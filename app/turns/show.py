@@ -72,10 +72,10 @@ class CostObject(TypedDict):
     """The cost of a turn, by the prices of its day."""
 
     currency: str
-    """XXX where the price names none."""
+    """XXX if the price names none."""
     amount: float
     as_of: str | None
-    """The day for which the price is known."""
+    """The day of the price."""
 
 
 class TurnObject(_Response):
@@ -95,7 +95,7 @@ class TurnObject(_Response):
     first_word_ms: int | None
     """Milliseconds until the first word of a stream."""
     cost: CostObject | None
-    """None where nothing was paid, or no price is known."""
+    """None if there was no cost, or no known price."""
     input: NotRequired[list[ItemObject]]
     """Present when one turn is read; left out elsewhere."""
 

@@ -93,7 +93,7 @@ class Turn(Base):
     """The provider's response object without its output and usage."""
     usage: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
     cost: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
-    """By the prices of its day: see `limits/spent.py`. None where nothing was paid, or no price was known."""
+    """By the prices of its day: see `limits/spent.py`. None if there was no cost, or no known price."""
     error: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     incomplete_details: Mapped[dict[str, Any] | None] = mapped_column(SEALED)
     pace: Mapped[dict[str, Any] | None] = mapped_column(DOCUMENT)
@@ -235,9 +235,9 @@ class SentPiece(Base):
     digest: Mapped[bytes] = mapped_column(SealedDigest("data"))
     sources: Mapped[list[str]] = mapped_column(ARRAY(Text))
     data: Mapped[str | None] = mapped_column(SealedText)
-    """None: it was erased, or stands for a medium."""
+    """None if it was erased, or refers to a medium."""
     media_id: Mapped[UUID | None]
-    """The medium that it stands for."""
+    """The medium to which it refers."""
 
     __table_args__ = (
         ForeignKeyConstraint(
