@@ -1360,6 +1360,18 @@ BEGIN
                 VALUES (project, b, thread_id_, last_piece + i, piece_digests[i], sources_, piece_data[i],
                     piece_media[i]);
         END LOOP;
+        -- Without those of items and summaries that were deleted while the turn ran, in a history that a fork shares.
+        UPDATE pieces p SET data = NULL, media_id = NULL, sources = '{}', digest = ''
+            WHERE p.project_id = project AND p.bucket = b AND p.thread_id = thread_id_ AND p.number > last_piece
+                AND EXISTS (
+                    SELECT FROM unnest(p.sources) AS s (source_id)
+                    WHERE NOT EXISTS (
+                        SELECT FROM items i WHERE i.item_id = s.source_id AND i.project_id = project AND i.bucket = b
+                    ) AND NOT EXISTS (
+                        SELECT FROM compactions c WHERE c.project_id = project AND c.bucket = b
+                            AND c.id = CASE WHEN s.source_id ~ '^cmp_[0-9a-f]{32}$' THEN substr(s.source_id, 5)::uuid END
+                    )
+                );
         -- New pieces were counted down from -1.
         refs_ := ARRAY(
             SELECT CASE WHEN r.ref < 0 THEN last_piece - r.ref ELSE r.ref END

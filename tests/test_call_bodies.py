@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import asyncpg
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.turns.pieces import Envelope, Pieces, put_together, write_body
 from tests.projects import Project
-from tests.service import Emulator, Service
+from tests.service import Emulator, Service, eventually
 
 ITEMS = st.lists(st.dictionaries(st.sampled_from(["a", "b"]), st.text(max_size=3), max_size=2), max_size=8)
 
@@ -120,3 +121,68 @@ def test_a_fork_keeps_the_bodies_of_what_it_takes_over(project: Project, emulato
     assert len(before[0]["body"]["input"]) == 5
     project.call("DELETE", f"/threads/{thread}")
     assert project.call("GET", path.format(fork))["data"] == before
+
+
+def test_a_fork_takes_over_no_text_of_turns_that_it_does_not_share(project: Project, emulator: Emulator) -> None:
+    thread = project.call("POST", "/threads")["id"]
+
+    def say(word: str, model: str) -> str:
+        said: str = project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {word}", "model": model})[
+            "id"
+        ]
+        return said
+
+    say("one", "qwen3.7-plus")
+    shared = say("two", "qwen3.7-max")
+    fork = project.call("POST", f"/threads/{thread}/fork", json={"turn_id": shared})["id"]
+    say("marmalade", "qwen3.7-plus")
+    say("four", "qwen3.7-max")
+    project.call("DELETE", f"/threads/{thread}")
+    left = project.sql("SELECT (p.*)::text AS row FROM pieces p WHERE project_id = $1")
+    assert left
+    assert not any("marmalade" in row["row"] for row in left)
+    (call,) = project.call("GET", f"/threads/{fork}/turns/{shared}/calls")["data"]
+    assert len(call["body"]["input"]) == 3
+    project.call("POST", f"/threads/{fork}/turns", json={"input": "Echo: five", "model": "qwen3.7-plus"})
+    assert project.verify().problems == []
+
+
+def test_the_trail_of_a_fork_tells_that_its_calls_have_lost_what_it_shared(project: Project) -> None:
+    thread = project.call("POST", "/threads")["id"]
+    said = [project.call("POST", f"/threads/{thread}/turns", json={"input": f"Echo: {n}"})["id"] for n in range(2)]
+    fork = project.call("POST", f"/threads/{thread}/fork")["id"]
+    project.call("POST", f"/threads/{fork}/turns", json={"input": "Echo: 3", "model": "qwen3.7-max"})
+    (item,) = project.call("GET", f"/threads/{thread}/turns/{said[0]}")["input"]
+    conversation = thread.replace("thread_", "conv_")
+    assert project.http.delete(f"/conversations/{conversation}/items/{item['id']}").status_code == 200
+    assert project.http.delete(f"/responses/{said[1].replace('turn_', 'resp_')}").status_code == 200
+    records = project.records(thread=fork, action="history.erased")
+    assert [record["detail"] for record in records] == [thread, thread]
+    assert project.verify().problems == []
+
+
+@pytest.mark.parametrize("what", ["turn", "thread of a purged user"])
+def test_what_is_erased_while_a_fork_runs_is_gone_from_its_call(
+    project: Project, emulator: Emulator, what: str
+) -> None:
+    thread = project.call("POST", "/threads", json={"user": "ann"})["id"]
+    said = project.call("POST", f"/threads/{thread}/turns", json={"input": "Echo: marmalade"})["id"]
+    fork = project.call("POST", f"/threads/{thread}/fork", json={"user": "bob"})["id"]
+    emulator.fault("slow", seconds=2)
+    with ThreadPoolExecutor() as pool:
+        asked = {"input": "Echo: two", "model": "qwen3.7-max"}
+        running = pool.submit(project.call, "POST", f"/threads/{fork}/turns", json=asked)
+        emulator.is_asked(2)
+        if what == "turn":
+            assert project.http.delete(f"/responses/{said.replace('turn_', 'resp_')}").status_code == 200
+        else:
+            purge = project.call("DELETE", "/users/ann/data")["id"]
+            eventually(lambda: project.call("GET", f"/purges/{purge}")["status"] == "completed")
+        answer = running.result()
+    assert answer["output_text"] == "two"
+    left = project.sql("SELECT (p.*)::text AS row FROM pieces p WHERE project_id = $1")
+    assert left
+    assert not any("marmalade" in row["row"] for row in left)
+    (call,) = project.call("GET", f"/threads/{fork}/turns/{answer['id']}/calls")["data"]
+    assert call["body"] is None
+    assert project.verify().problems == []

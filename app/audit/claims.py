@@ -132,6 +132,8 @@ class ThreadClaims:
             self.feedback.pop(_id(detail, "feedback"), None)
         elif action == "thread.unshared":
             self.shares.pop(_id(detail, "share"), None)
+        elif action == "history.erased":
+            self.lost_pieces = True
         elif action == "compaction.deleted" and turn_id is not None:
             self.lost_pieces = True
             self.turns.get(turn_id, {}).pop("compacted", None)

@@ -78,7 +78,7 @@ class Edits:
             compactions = (
                 await _delete_compactions(session, actor, thread, thread_ids, list(turn_ids)) if deleted else []
             )
-            await _erase_pieces(session, thread, thread_ids, [item_id, *compactions])
+            await _erase_pieces(session, actor, thread, thread_ids, [item_id, *compactions])
         for thread_id in thread_ids:
             await self._live_ids.forget(project_id, thread_id)
         return deleted
@@ -129,7 +129,7 @@ async def erase_turns(
     await append_records(session, actor, project_id, thread.id, records)
     thread_ids = await _give_up_chains(session, thread)
     compactions = await _delete_compactions(session, actor, thread, thread_ids, turn_ids)
-    await _erase_pieces(session, thread, thread_ids, [*item_ids, *compactions])
+    await _erase_pieces(session, actor, thread, thread_ids, [*item_ids, *compactions])
     return set(thread_ids)
 
 
@@ -174,12 +174,23 @@ async def _delete_compactions(
 
 
 async def _erase_pieces(
-    session: AsyncSession, thread: Thread, thread_ids: Sequence[UUID], item_ids: Sequence[str]
+    session: AsyncSession,
+    actor: Actor,
+    thread: Thread,
+    thread_ids: Sequence[UUID],
+    item_ids: Sequence[str],
 ) -> None:
     """Take what items held out of every call of these threads that has sent it, and the digest that it could be guessed
-    from."""
+    from.
+
+    A fork that continues from the thread has a record of it. Its row is locked by that: a turn of it that still runs is
+    closed later, without what is gone.
+    """
     if not thread_ids or not item_ids:
         return
+    for fork_id in sorted(set(thread_ids) - {thread.id}):
+        record = Record("history.erased", None, ids.thread_id(thread.id))
+        await append_records(session, actor, thread.project_id, fork_id, [record])
     await session.execute(
         update(SentPiece)
         .where(

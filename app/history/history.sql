@@ -35,9 +35,15 @@ SELECT coalesce(max(number), 0) FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :fork_id
 
 -- take_pieces --
+-- Pieces of other turns, which are about to be deleted, do not go along.
 INSERT INTO pieces (project_id, bucket, thread_id, number, digest, sources, data, media_id)
 SELECT project_id, bucket, :fork_id::uuid, number + :last_piece::integer, digest, sources, data, media_id FROM pieces
-WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND number <@ (
+    SELECT range_agg(int4range(c.refs[place], c.refs[place + 1], '[]'))
+    FROM calls c CROSS JOIN generate_series(1, cardinality(c.refs), 2) AS place
+    WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = ANY(:turn_ids::uuid[])
+        AND c.refs[place] BETWEEN 1 AND c.refs[place + 1]
+)
 
 -- sealed_pieces --
 -- The ciphertexts among the pieces that a fork has taken: they are bound to the thread that they were written for.

@@ -19,7 +19,7 @@ Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
     "thread.purged", "turn.opened", "turn.called", "turn.model_replaced",
     "turn.closed", "turn.imported", "turn.inherited", "turn.deleted", "turn.purged",
-    "items.added", "item.deleted", "compaction.made", "compaction.deleted",
+    "items.added", "item.deleted", "history.erased", "compaction.made", "compaction.deleted",
     "key.created", "key.used", "key.rotated", "key.revoked",
     "project.created", "project.changed", "project.archived", "project.restored",
     "project.encrypted", "project.key_destroyed",
