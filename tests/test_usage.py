@@ -393,7 +393,8 @@ def test_a_later_price_change_does_not_rewrite_history(
     assert before["cost"] > turn["cost"]["amount"] > 0
     file = tmp_path / "dearer.toml"
     file.write_text(PRICES.replace("input = 2, output = 10", "input = 2000, output = 10000"))
-    dearer = Service(env={**priced_env, "EVERTHREAD_MODELS_FILE": str(file)})
+    env = {**priced_env, "EVERTHREAD_MODELS_FILE": str(file), "EVERTHREAD_COMPACTION_MODEL": UNPRICED}
+    dearer = Service(env=env)
     try:
         later = Tenant.__new__(Tenant)
         later.service, later.id, later.key = dearer, tenant.id, tenant.key
@@ -403,6 +404,9 @@ def test_a_later_price_change_does_not_rewrite_history(
         # A limit counts what was paid, and the reservation of a new request its new price.
         later.settings(limits={"cost_per_month": before["cost"] * 3})
         again = later.turn(thread, "Hi", model=USD)
+        # Nor does the service's own model make a compaction at no price.
+        refusal = later.http.post(f"/threads/{thread}/compact", json={"keep_turns": 0})
+        assert (refusal.status_code, refusal.json()["error"]["code"]) == (403, "model_without_price")
         assert again["cost"]["amount"] > 100 * turn["cost"]["amount"]
         assert report(later, "model")[USD]["cost"] == pytest.approx(before["cost"] + again["cost"]["amount"], abs=2e-6)
         eventually(lambda: later.http.post("/responses", json={"input": "Hi", "model": USD}).status_code == 429)

@@ -155,7 +155,7 @@ class Compactions(Background):
             job.project_id,
             turns,
             previous_id=None if before is None else before.id,
-            model=self._maker(job),
+            model=self.maker(job),
             kept_items=[item.stored.id for item in stays],
             covered_turns=covered + (0 if before is None else before.covered_turns),
             covered_tokens=sum(weight(item.stored.item) for item in items)
@@ -202,7 +202,8 @@ class Compactions(Background):
                 kept += max(1, weights[branch.turns[covered].id])
         return _parting_no_call(branch, covered)
 
-    def _maker(self, job: CompactionJob) -> str:
+    def maker(self, job: CompactionJob) -> str:
+        """Return the model that makes a compaction."""
         return job.by or self._settings.compaction_model or job.model
 
     async def _made(
@@ -213,7 +214,7 @@ class Compactions(Background):
         asked = self.summary(
             job.project_id,
             admission,
-            self._maker(job),
+            self.maker(job),
             job.model,
             items,
             calls,
@@ -362,7 +363,7 @@ class Compactions(Background):
                     tokens=lambda: 0,
                     frame=lambda: 0,
                     output=None,
-                    model=self._maker(job),
+                    model=self.maker(job),
                     history=job.turn_id,
                 )
                 admission = await self._limits.admit(asks, background=True)

@@ -53,7 +53,7 @@ class Memory:
             by=sent.model,
             now=True,
         )
-        admission = await self._limits.admit(asks_of(caller, 0, model=job.by or job.model, history=head))
+        admission = await self._limits.admit(asks_of(caller, 0, model=self._compactions.maker(job), history=head))
         try:
             made = await self._compactions.make(job, admission)
         except ProviderError as error:
