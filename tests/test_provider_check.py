@@ -21,6 +21,7 @@ from app.provider_check.probes import (
 )
 from app.provider_check.runner import MOST_BYTES, Runner
 from app.settings import REGION_HOSTS, region_base_url
+from tests.odd import message
 from tests.service import Emulator, Process
 
 CAPTURES = Path(__file__).parent / "captures"
@@ -56,6 +57,12 @@ OTHERS = [name for _, name in CAPTURED]
 @pytest.mark.parametrize("probe", [probe for probe in PROBES if probe.captures], ids=lambda probe: probe.name)
 def test_an_expectation_does_not_hold_for_every_capture(probe: Probe) -> None:
     assert not all(probe.holds(captured(name), {"plain": captured(name)}) for name in OTHERS)
+
+
+def test_an_endpoint_that_answers_a_stream_with_json_differs() -> None:
+    (probe,) = (each for each in PROBES if each.name == "stream")
+    whole = {"object": "response", "id": "resp_1", "status": "completed", "output": [message("one")]}
+    assert not probe.holds(read(200, "application/json", json.dumps(whole).encode()), {})
 
 
 def test_each_probe_has_a_name_of_its_own_a_source_and_stands_behind_those_it_needs() -> None:

@@ -154,7 +154,7 @@ def is_whole_stream(answer: Answer, earlier: Earlier) -> bool:
     text = "".join(str(e.get("delta")) for e in answer.events if e.get("type") == "response.output_text.delta")
     return (
         answered(answer, earlier)
-        and types[0] == "response.created"
+        and types[:1] == ["response.created"]
         and [event.get("sequence_number") for event in answer.events] == list(range(len(types)))
         and text == answer.text
     )
