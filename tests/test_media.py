@@ -389,6 +389,26 @@ def test_media_count_as_stored_bytes_of_their_project_and_user(service: Service,
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "insufficient_quota")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE item_media SET media_id = (SELECT id FROM media WHERE project_id = $1 AND id <> media_id) "
+        "WHERE project_id = $1",
+        "UPDATE media SET data = replace(data, 'QQ', 'QR') WHERE project_id = $1",
+        "DELETE FROM item_media WHERE project_id = $1",
+        "UPDATE pieces SET media_id = (SELECT id FROM media m WHERE project_id = $1 AND m.id <> pieces.media_id) "
+        "WHERE project_id = $1 AND media_id IS NOT NULL",
+    ],
+)
+def test_the_trail_tells_of_a_medium_that_was_changed_or_put_elsewhere(project: Project, change: str) -> None:
+    thread = project.call("POST", "/threads")["id"]
+    turn(project, thread, user(image("Q"), image("R")))
+    turn(project, thread, ASK, "qwen3.6-plus")
+    assert project.verify().problems == []
+    project.sql(change)
+    assert project.verify().problems
+
+
 def test_equal_media_of_two_projects_have_nothing_in_common(
     project: Project, service: Service, service_env: dict[str, str], tmp_path: Path
 ) -> None:
