@@ -31,7 +31,7 @@ from app.embedded.upgrade import upgrade as upgrade_postgres
 from app.emulator.server import emulator_server
 from app.process.atomic_file import replacing
 from app.process.listening import CannotServe, listening
-from app.process.output import echo
+from app.process.output import echo, printable
 from app.provider.models import Models
 from app.provider.models_file import BadModels
 from app.settings import Settings
@@ -154,7 +154,7 @@ def models(model: Annotated[str | None, typer.Argument(help="Show every fact abo
     except BadModels as error:
         stop(f"Cannot use the facts about models: {error}.")
     for line in overview(known) if model is None else details(known, model):
-        echo(line)
+        echo(printable(line))
 
 
 @cli.command()

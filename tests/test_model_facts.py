@@ -225,6 +225,12 @@ def test_the_limits_of_a_model_are_as_its_sources_state(model: str, window: int,
         ('[families."x"]\nsources = 3\n', 2, "families.x.sources"),
         ('families = 3\n', 1, "families"),
         ('[families."x"]\nwindow = 5000\nname = "y"\n', 3, "families.x.name"),
+        ('[families."x"]\n"\\u001b[2J" = 1\n', 2, "families.x.�[2J: "),
+        ("".join(f'[families."x{number}"]\n' for number in range(2001)), 1, "families: "),
+        ('[families."x"]\nmodalities = [\n' + '"text",\n' * 20_000 + '"smell"]\n', 2, "families.x.modalities.20000"),
+        (f'[families."x"]\nwindow = {10**400}\n', 2, "families.x.window"),
+        ('[families."x"]\nprice = { input = 1, output = 1e300 }\n', 2, "families.x.price.tiers.0.output"),
+        ('# One line\u2028of TOML\n[families."x"]\nwidow = 5000\n', 3, "families.x.widow"),
     ],
 )  # fmt: skip
 def test_a_bad_fact_is_refused_with_its_line(tmp_path: Path, said: str, line: int, field: str) -> None:
@@ -235,7 +241,17 @@ def test_a_bad_fact_is_refused_with_its_line(tmp_path: Path, said: str, line: in
     assert str(refused.value).startswith(f"{file}:{line}: {field}")
 
 
-@pytest.mark.parametrize("content", [b"window", b"[default\n", b"\xff", b"a = " + b"[" * 100_000, b"#" * 1_500_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"window",
+        b"[default\n",
+        b"\xff",
+        b"a = " + b"[" * 100_000,
+        b"#" * 1_500_000,
+        b"[default]\nwindow = " + b"9" * 5000,
+    ],
+)
 def test_a_file_that_is_no_table_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "models.toml"
     with pytest.raises(BadModels, match="No such file"):

@@ -51,9 +51,9 @@ class Family(BaseModel):
 
     name: str = ""
     """Prefix of the models' names; empty for models that are not listed."""
-    window: int = Field(ge=64)
-    input_limit: int | None = Field(None, ge=64)
-    output_limit: int | None = Field(None, ge=16)
+    window: int = Field(ge=64, le=10**9)
+    input_limit: int | None = Field(None, ge=64, le=10**9)
+    output_limit: int | None = Field(None, ge=16, le=10**9)
     modalities: tuple[Modality, ...] = Field(min_length=1)
     structured_output: bool
     tools: bool | None = None

@@ -7,8 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.process.output import printable
+
 LARGEST = 1024 * 1024
 """Limit on the bytes of a file."""
+
+LONGEST_STATEMENT = 20
+"""Lines within which the end of a statement is looked for. Each look reads the file up to there."""
 
 Place = tuple[int | str, ...]
 """Path of a value in a file, from the outermost table."""
@@ -56,7 +61,7 @@ class Tables(BaseModel):
     """The replacement of each retired model."""
     default: FamilyTable = FamilyTable()
     """Facts about models that are not listed, and defaults of all families."""
-    families: dict[Name, FamilyTable] = {}
+    families: dict[Name, FamilyTable] = Field({}, max_length=2000)
     """Families by the prefix of their models' names."""
 
 
@@ -80,7 +85,7 @@ class ModelsFile:
             self._values = tomllib.loads(self._text)
         except OSError as error:
             raise BadModels(f"{path}: {error.strerror}") from error
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # Also of a number with thousands of digits.
             raise BadModels(f"{path}: {error}") from error
         try:
             self.tables = Tables.model_validate(self._values)
@@ -103,11 +108,11 @@ class ModelsFile:
         while not self.has(found):  # A missing field, or one that a validator has moved.
             found = found[:-1]
         message = "there is no such field" if first["type"] == "extra_forbidden" else first["msg"]
-        return BadModels(f"{self.path}:{self._line(found)}: {'.'.join(map(str, place))}: {message}")
+        return BadModels(f"{self.path}:{self._line(found)}: {printable('.'.join(map(str, place)))}: {message}")
 
     def _line(self, place: Place) -> int:
         """Return the first line of the statement that sets a value, by a binary search over prefixes of the file."""
-        lines = self._text.splitlines(keepends=True)
+        lines = [f"{line}\n" for line in self._text.split("\n")]
         before, at = 0, len(lines)
         while at - before > 1:
             middle = (before + at) // 2
@@ -119,8 +124,9 @@ class ModelsFile:
 
 
 def _first(lines: list[str], count: int) -> dict[str, Any]:
-    """Return the values set by the first lines, extended to the end of the last statement."""
-    for end in range(count, len(lines) + 1):
+    """Return the values set by the first lines, extended to the end of the last statement, or by all lines if that
+    statement is longer than `LONGEST_STATEMENT`."""
+    for end in (*range(count, min(count + LONGEST_STATEMENT, len(lines))), len(lines)):
         try:
             return tomllib.loads("".join(lines[:end]))
         except tomllib.TOMLDecodeError:

@@ -18,7 +18,7 @@ WRITTEN_SHARE = 1.25
 
 MILLION = 1_000_000
 
-Money = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Money = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 
 
 class Tier(BaseModel):
@@ -26,7 +26,7 @@ class Tier(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    up_to: int | None = Field(None, gt=0)
+    up_to: int | None = Field(None, gt=0, le=10**9)
     """The longest prompt in tokens, cached ones included; None: any length."""
     input: Money
     output: Money

@@ -7,6 +7,7 @@ from pathlib import Path
 import orjson
 
 from app.items.shapes import Item
+from app.process.output import printable
 from app.provider.reading import NotJSON, read_json
 from app.provider.secret import INSTEAD, Secret
 from app.provider_check.probes import UNKNOWN_ID, Probe
@@ -57,9 +58,8 @@ def table(outcomes: Sequence[Outcome], anonymiser: Anonymiser) -> Iterator[str]:
     yield "| --- | --- | --- | --- |"
     for outcome in outcomes:
         expected = outcome.probe.expected if isinstance(outcome.probe, Probe) else ""
-        # An answer could contain control characters of the terminal.
-        seen = "".join(char if char.isprintable() else "�" for char in outcome.seen)
-        cells = (outcome.result, outcome.probe.fact, expected, anonymiser.clean(seen).replace("|", "/"))
+        seen = anonymiser.clean(printable(outcome.seen)).replace("|", "/")
+        cells = (outcome.result, outcome.probe.fact, expected, seen)
         yield f"| {' | '.join(cells)} |"
 
 
