@@ -1,5 +1,6 @@
 """Forks, edits and second answers: histories that part, and share what they have in common."""
 
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -169,3 +170,14 @@ def test_what_is_deleted_is_forgotten_by_who_goes_on_from_the_heir_of_it(service
     assert service.http.delete(f"/responses/{first.replace('turn_', 'resp_')}").status_code == 200
     for fork in (near, far):
         assert service.turn(fork, "What is my name?")["output_text"] == "I do not know your name."
+
+
+def test_a_thread_and_its_forks_can_be_deleted_at_the_same_moment(project: Project) -> None:
+    for _ in range(10):
+        thread = project.call("POST", "/threads")["id"]
+        project.call("POST", f"/threads/{thread}/turns", json={"input": "Hi"})
+        all_ = [thread, *(project.call("POST", f"/threads/{thread}/fork")["id"] for _ in range(3))]
+        with ThreadPoolExecutor() as pool:
+            gone = list(pool.map(lambda each: project.http.delete(f"/threads/{each}").status_code, all_))
+        assert gone == [200] * len(all_)
+    assert project.sql("SELECT id FROM turns WHERE project_id = $1") == []

@@ -362,7 +362,8 @@ def test_media_outlive_the_thread_that_they_were_sent_in_as_long_as_a_fork_has_t
     assert project.verify().problems == []
     # Both hold the first one, and go at the same moment.
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda fork: project.call("DELETE", f"/threads/{fork}"), forks))
+        gone = list(pool.map(lambda fork: project.http.delete(f"/threads/{fork}").status_code, forks))
+    assert gone == [200, 200]
     assert stored(project) == []
 
 

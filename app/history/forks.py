@@ -110,6 +110,18 @@ async def _seal_anew(session: AsyncSession, thread: Thread, fork_id: UUID, taken
         await session.execute(SQL.rewrite_piece.clause, {**taken, "number": row.number, "data": data})
 
 
+async def _locked_heirs(session: AsyncSession, of_thread: dict[str, Any]) -> list[tuple[UUID, UUID]]:
+    """Return the threads that continue from a thread's turns, and where. Their rows are locked: none is deleted
+    meanwhile. Where one was, its own heirs are looked up."""
+    while True:
+        heirs = [(row.heir, row.turn_id) for row in await session.execute(SQL.heirs.clause, of_thread)]
+        wanted = {heir for heir, _ in heirs}
+        here = (Thread.project_id == of_thread["project_id"], Thread.bucket == of_thread["bucket"])
+        rows = select(Thread.id).where(*here, Thread.id.in_(wanted)).order_by(Thread.id)
+        if wanted == set(await session.scalars(rows.with_for_update(key_share=True))):
+            return heirs
+
+
 async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) -> dict[UUID, list[UUID]]:
     """Give the turns that forks share to them, the oldest fork first. The thread's row is locked.
 
@@ -118,7 +130,7 @@ async def leave_to_forks(session: AsyncSession, actor: Actor, thread: Thread) ->
     """
     inherited: dict[UUID, list[UUID]] = {}
     of_thread = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
-    for heir, turn_id in (await session.execute(SQL.heirs.clause, of_thread)).all():
+    for heir, turn_id in await _locked_heirs(session, of_thread):
         taken = await session.scalars(SQL.take_over.clause, {**of_thread, "fork_id": heir, "turn_id": turn_id})
         inherited.setdefault(heir, []).extend(taken)
     for heir, turn_ids in inherited.items():
