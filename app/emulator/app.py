@@ -127,7 +127,7 @@ async def _create(request: Request, state: State, key: str) -> Response:
         "answer": None,
     }
     state.log(call)
-    fault = state.take_fault(stream)
+    fault = state.take_fault(stream, body.get("model"))
     await _be_silent(fault)
     try:
         if size > limit:
@@ -322,7 +322,7 @@ def encode(event: dict[str, Any]) -> bytes:
 async def _chat(request: Request, state: State, key: str) -> Response:
     """Chat Completions, plain or streamed: for code that has not moved to the Responses API."""
     body = validate.in_responses_form(await _body(request))
-    fault = state.take_fault(body.get("stream") is True, chat=True)
+    fault = state.take_fault(body.get("stream") is True, body.get("model"), chat=True)
     await _be_silent(fault)
     if fault is not None and fault["kind"] == "status":
         raise _status_fault(fault)

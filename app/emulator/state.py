@@ -150,10 +150,11 @@ class State:
             dropped += sum(account.responses.pop(id_, None) is not None for id_ in ids)
         return dropped
 
-    def take_fault(self, stream: bool, *, chat: bool = False) -> dict[str, Any] | None:
+    def take_fault(self, stream: bool, model: object, *, chat: bool = False) -> dict[str, Any] | None:
         """Return the fault that the next call meets, of the Responses API or of Chat Completions, and count it down."""
         for fault in self.faults:
-            if fault["times"] > 0 and fault.get("stream", stream) == stream and bool(fault.get("chat")) == chat:
+            meets = fault.get("stream", stream) == stream and fault.get("model", model) == model
+            if fault["times"] > 0 and meets and bool(fault.get("chat")) == chat:
                 fault["times"] -= 1
                 return fault
         return None
