@@ -257,7 +257,7 @@ TABLE: dict[str, Callable[[int], Work]] = {
     "console: emphasis": lambda n: (lambda text: lambda: markdown.rendered([text]))("*a **b " * (n // 100)),
     "console: quotes": lambda n: (lambda text: lambda: markdown.rendered([text]))("> " * (n // 100)),
     "audit: an export with a gap": lambda n: (lambda leaves: lambda: grow(leaves))(gapped(n // 4)),
-    # What a client reads back
+    # Reading back
     **{
         f"markdown of a thread: {text!r}": partial(fenced, text)
         for text in ("`", "``` ", "a")

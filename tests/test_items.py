@@ -439,7 +439,7 @@ def test_a_configuration_update_is_stored_and_shown_and_never_sent(
     body = {"input": [update, {"role": "user", "content": "My name is Ada."}]}
     answer = service.http.post(f"/threads/{thread}/turns", json=body)
     assert answer.status_code == 200
-    # What it asks for is not done, and the answer says so.
+    # It is not acted on, and the answer says so.
     assert "configuration_update" in answer.headers["everthread-ignored"]
     if lost:
         emulator.forget()

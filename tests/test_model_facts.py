@@ -289,7 +289,7 @@ def test_facts_of_the_deployment_replace_the_shipped_ones_field_by_field(tmp_pat
     assert shipped.of("qwen3-vl-plus").price_in("beijing") != shipped.of("qwen3-vl-plus").price_in("singapore")
 
 
-# What is shown
+# Display
 
 
 def test_the_command_lists_what_is_known_and_where_from() -> None:

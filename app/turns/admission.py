@@ -112,7 +112,7 @@ class TurnAdmission:
                 admission, kind, turn.request.model, binding, admission.usage, admission.cost, thread_id=thread_id,
                 estimated=estimated,
             )  # fmt: skip
-        # What an account with prices in another currency was paid: a row has one currency.
+        # Costs in further currencies have rows of their own: a row has one currency.
         for cost in costs[1:]:
             self._limits.record(admission, "cut", turn.request.model, binding, NO_USAGE, cost, thread_id=thread_id)
         if turn.request.stored:
