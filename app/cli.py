@@ -103,6 +103,7 @@ def emulator(
     server = emulator_server(host, port)
     try:
         with listening(host, port) as listener:
+            listener.listen()  # A client that connects once it reads the next line waits, and is not refused.
             echo(f"The emulator is ready at http://{host}:{listener.getsockname()[1]}/compatible-mode/v1")
             server.run(sockets=[listener])
     except CannotServe as error:
