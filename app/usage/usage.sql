@@ -61,6 +61,12 @@ CROSS JOIN LATERAL (
 ) t
 WHERE a.project_id = :project_id AND a.active_at >= :since::timestamptz - interval '1 minute'
 
+-- _line --
+-- The columns of a line of usage: its counts and costs from one table, its user from another.
+{1}.at, {1}.model, {1}.binding, {2}.user_id, {1}.thread_id, {1}.currency, {1}.turns, {1}.failed_turns, {1}.input_tokens,
+    {1}.cached_tokens, {1}.cache_write_tokens, {1}.output_tokens, {1}.reasoning_tokens, {1}.tool_calls,
+    {1}.rebuilt_turns, {1}.rebuilt_input_tokens, {1}.unpriced_turns, {1}.cost, {1}.rebuilt_input_cost, {1}.saved
+
 -- _numbers --
 -- Sums over lines of usage.
 sum(turns) AS turns, sum(failed_turns) AS failed_turns, sum(input_tokens) AS input_tokens,
@@ -74,22 +80,13 @@ sum(turns) AS turns, sum(failed_turns) AS failed_turns, sum(input_tokens) AS inp
 -- A report: counts and costs for each key and currency. For a quarter of an hour that the range covers in part,
 -- turns are read instead of sums.
 WITH lines AS (
-    SELECT at, model, binding, user_id, thread_id, currency, turns, failed_turns, input_tokens, cached_tokens,
-        cache_write_tokens, output_tokens, reasoning_tokens, tool_calls, rebuilt_turns, rebuilt_input_tokens,
-        unpriced_turns, cost, rebuilt_input_cost, saved, '' AS kind
-    FROM (
-        SELECT s.at, s.model, s.binding, th.user_id, s.thread_id, s.currency, s.turns, s.failed_turns, s.input_tokens,
-            s.cached_tokens, s.cache_write_tokens, s.output_tokens, s.reasoning_tokens, s.tool_calls, s.rebuilt_turns,
-            s.rebuilt_input_tokens, s.unpriced_turns, s.cost, s.rebuilt_input_cost, s.saved
-        FROM usage_sums s
+    SELECT turns.*, '' AS kind FROM (
+        SELECT {_line | s | th} FROM usage_sums s
         JOIN threads th ON th.project_id = :project_id AND th.bucket = s.bucket AND th.id = s.thread_id
         WHERE s.project_id = :project_id AND s.at >= :since AND s.at < :until
             AND s.at <> ALL(:partial::timestamptz[])
         UNION ALL
-        SELECT t.at, t.model, t.binding, t.user_id, t.thread_id, t.currency, t.turns, t.failed_turns, t.input_tokens,
-            t.cached_tokens, t.cache_write_tokens, t.output_tokens, t.reasoning_tokens, t.tool_calls, t.rebuilt_turns,
-            t.rebuilt_input_tokens, t.unpriced_turns, t.cost, t.rebuilt_input_cost, t.saved
-        FROM (
+        SELECT {_line | t | t} FROM (
             {_uncounted}
             UNION ALL
             SELECT t.*, th.user_id FROM (
