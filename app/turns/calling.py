@@ -76,8 +76,9 @@ class Calls:
                     answer = answers.from_body(await provider.respond(running.admission, attempt.body.sent, headers))
                 answer.end_by_limit(request.output_limit)
                 response_id = answer.response["id"]
-                call.answered(answer.response)
-                running.admission.add(usage_of(answer.response.get("usage")), request.model, attempt.target.binding)
+                usage = usage_of(answer.response.get("usage"))
+                call.answered(answer.response, usage)
+                running.admission.add(usage, request.model, attempt.target.binding)
                 if account.breakers:
                     account.breaker(request.model).answered()
                 return answer

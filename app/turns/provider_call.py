@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from app.db import ids
-from app.items.token_counts import usage_of
+from app.items.token_counts import Usage
 from app.telemetry import metrics, spans
 from app.telemetry.spans import Span
 
@@ -70,10 +70,9 @@ class ProviderCall:
         model = metrics.model(self._model, answers=True)
         metrics.of(metrics.FIRST_TOKEN_SECONDS, model, self._account).observe(since_request)
 
-    def answered(self, response: Mapping[str, Any]) -> None:
+    def answered(self, response: Mapping[str, Any], usage: Usage) -> None:
         self._outcome = "answered"
         model = metrics.model(self._model, answers=True)
-        usage = usage_of(response.get("usage"))
         counted = {
             "input": usage.input, "cached": usage.cached, "output": usage.output, "reasoning": usage.reasoning,
         }  # fmt: skip
