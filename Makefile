@@ -9,11 +9,11 @@ unexport PYTHONDONTWRITEBYTECODE
 serve: .venv/ready
 	@exec $(BIN)/everthread serve $(ARGS)
 
-# All of them in parallel, in four processes at least, because tests wait more than they compute. Some of them (ARGS), or all on
-# servers that are given, one after the other.
+# All of them in parallel, in four processes at least, because tests wait more than they compute; a few that fail are run once
+# more alone. Some of them (ARGS), or all on servers that are given, one after the other.
 AT_ONCE := $(if $(ARGS)$(TEST_DATABASE_URL)$(TEST_REDIS_URL),,-n $(shell n=$$(nproc 2>/dev/null || echo 4); echo $$((n > 4 ? n : 4))) --dist loadfile --no-loadscope-reorder)
 test: .venv/ready-dev
-	@$(BIN)/pytest $(AT_ONCE) $(ARGS)
+	@$(BIN)/pytest $(AT_ONCE) $(ARGS)$(if $(AT_ONCE), || .ci/once_more $$?)
 
 # What each of the processes would compile for itself: the modules, and the tests as pytest rewrites them.
 compiled: .venv/ready-dev

@@ -1,6 +1,7 @@
 """One Postgres, one Redis, one emulator and one service for the whole run: all real, over real sockets."""
 
 import os
+import random
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -97,6 +98,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         print(f"not to be skipped in CI: {line}")  # noqa: T201
     if (left or missing) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a random test: that of --fault-seed, with --last-failed the one that failed, else a new one."""
+    config = request.config
+    place = f"seeds/{request.node.name}"
+    earlier = config.cache.get(place, None) if config.cache is not None and config.getoption("lf") else None
+    given: int | None = config.getoption("--fault-seed")
+    seed = given if given is not None else earlier if earlier is not None else random.SystemRandom().randrange(1 << 32)
+    if config.cache is not None:
+        config.cache.set(place, seed)
+    return seed
 
 
 @pytest.fixture(scope="session")

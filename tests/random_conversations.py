@@ -51,6 +51,10 @@ class Stuck(AssertionError):
     """A thread that a plain message does not bring on."""
 
 
+MOST_TIMES = 10
+"""A run is extended up to so many times until it has met each of the rare cases."""
+
+
 class Run:
     """Conversations with a service until so many turns were answered."""
 
@@ -67,7 +71,8 @@ class Run:
         return "\n".join(lines + [f"{times:5} {reason}" for reason, times in self.reasons.most_common()])
 
     def until(self, turns: int) -> None:
-        while self.answered < turns:
+        """Go on until so many turns were answered, and a history was reduced: that is rare, and a matter of chance."""
+        while self.answered < turns or (not self.reduced and self.answered < MOST_TIMES * turns):
             self.emulator.reset()
             Conversation(self).walk(self.random.randint(3, 25))
 

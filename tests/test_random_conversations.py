@@ -1,7 +1,5 @@
 """No history makes a thread unanswerable: random conversations against a provider that refuses all it is known to."""
 
-import random
-
 import pytest
 
 from tests.random_conversations import Run
@@ -9,12 +7,10 @@ from tests.service import Emulator, Service
 
 
 def test_every_conversation_can_always_go_on(
-    service: Service, emulator: Emulator, request: pytest.FixtureRequest
+    service: Service, emulator: Emulator, seed: int, pytestconfig: pytest.Config
 ) -> None:
-    given = request.config.getoption("--fault-seed")
-    seed = random.SystemRandom().randrange(1 << 32) if given is None else given
     run = Run(service, emulator, seed)
-    run.until(request.config.getoption("--random-turns"))
+    run.until(pytestconfig.getoption("--random-turns"))
     print(run.summary())  # noqa: T201
     assert run.rebuilt > run.answered / 20
     assert run.reduced > 0

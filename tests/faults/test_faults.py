@@ -17,9 +17,8 @@ from tests.service import eventually
 TALKS = 8
 
 
-def test_nothing_is_lost_doubled_or_mixed_up(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_nothing_is_lost_doubled_or_mixed_up(tmp_path: Path, pytestconfig: pytest.Config, seed: int) -> None:
     seconds = float(pytestconfig.getoption("fault_minutes")) * 60
-    seed = int(pytestconfig.getoption("fault_seed") or time.time_ns() % 1_000_000)
     world = World(tmp_path, seed)
     talks = [Conversation(mark=f"talk{number}x") for number in range(TALKS)]
     try:
