@@ -69,6 +69,7 @@ from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
 from app.projects.cors import Cors, Origins
 from app.projects.credential_watch import CredentialWatch
+from app.projects.cutoffs import Cutoffs
 from app.projects.service import Projects
 from app.projects.sessions import Sessions
 from app.projects.user_tokens import UserTokens
@@ -297,9 +298,10 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     secrets = Secrets(database, cipher)
     webhooks = WebhookStore(database, horizon)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
-    tokens, sessions, watch = UserTokens(key), Sessions(database, key), CredentialWatch(database)
+    tokens, sessions, cutoffs = UserTokens(key), Sessions(database, key), Cutoffs(database, users, key)
+    watch = CredentialWatch(database, cutoffs)
     started.to_stop(watch.stop)
-    transfer, keys = Transfer(database, names, users, store), KeyRing(database, tokens, content_keys)
+    transfer, keys = Transfer(database, names, users, store), KeyRing(database, tokens, cutoffs, content_keys)
     started.to_stop(keys.stop)
     projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
     turns = Turns(store, runner, replay, compaction_cipher, limits)
@@ -318,7 +320,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     )
     served = Services(
         settings, models, observations, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, limits, projects, tokens, sessions, watch, Origins(database),
+        keys, limits, projects, tokens, cutoffs, sessions, watch, Origins(database),
         ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
         Threads(database, names, users, horizon, limits),
         Audit(database, reads, users, checkpoints, horizon),

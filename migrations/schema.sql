@@ -284,6 +284,19 @@ CREATE TABLE console_sessions (
 CREATE INDEX console_sessions_key_idx ON console_sessions (project_id, key_id);
 CREATE INDEX console_sessions_expires_idx ON console_sessions (expires_at);
 
+-- Times until which all tokens of an end user are refused. Rows are deleted when no token from before can still be valid.
+CREATE TABLE user_cutoffs (
+    project_id uuid NOT NULL CONSTRAINT user_cutoffs_project_id_fkey REFERENCES projects ON DELETE CASCADE,
+    -- A keyed hash: a purge of the user leaves the cut-off in force.
+    user_hash bytea NOT NULL,
+    -- Microseconds since 1970, as tokens tell their issue time.
+    cut_at bigint NOT NULL,
+    -- The user who has claimed the threads of this anonymous user, hashed alike.
+    claimed_by bytea,
+    CONSTRAINT user_cutoffs_pkey PRIMARY KEY (project_id, user_hash)
+);
+CREATE INDEX user_cutoffs_cut_idx ON user_cutoffs (project_id, cut_at);
+
 -- Data keys of projects, sealed by the service's master key. They seal the contents of the project.
 CREATE TABLE data_keys (
     project_id uuid NOT NULL CONSTRAINT data_keys_project_id_fkey REFERENCES projects ON DELETE CASCADE,

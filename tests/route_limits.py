@@ -122,6 +122,7 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("GET", "/usage"): NONE,
     ("GET", "/usage/hours"): NONE,
     ("POST", "/user_tokens"): BODY,
+    ("POST", "/user_tokens/revoke"): BODY,
     ("POST", "/webhooks"): ADMIN,
     ("GET", "/webhooks"): ADMIN,
     ("GET", "/webhooks/{webhook_id}"): ADMIN,

@@ -6,15 +6,18 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
+from app.db.buckets import Buckets
 from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
 from app.projects import auth
+from app.projects.cutoffs import Cutoffs
 from app.projects.keys import ensure_first_key
 from app.projects.user_tokens import UserTokens
 from app.sealing.content_keys import ContentKeys
 from app.sealing.master import masters
 from app.sealing.project_cipher import ProjectCipher
 from app.settings import Settings
+from app.trail.users import UserKeys
 from tests.service import KEY
 from tests.wire import Proxy
 
@@ -113,7 +116,9 @@ async def test_a_look_up_of_a_key_that_is_under_way_at_the_end_is_stopped(
     monkeypatch.setattr(auth, "RENEW_SECONDS", 0.0)
     database = Database(fresh_database_url, pool_size=2, timeout_seconds=30)
     await ensure_first_key(database, KEY)
-    keys = auth.KeyRing(database, UserTokens(b""), ContentKeys(database, ProjectCipher(database, masters(Settings()))))
+    cutoffs = Cutoffs(database, UserKeys(database, Buckets(b"")), b"")
+    content_keys = ContentKeys(database, ProjectCipher(database, masters(Settings())))
+    keys = auth.KeyRing(database, UserTokens(b""), cutoffs, content_keys)
     assert await keys.grant(KEY, None) is not None
     connection = await asyncpg.connect(fresh_database_url)
     async with connection.transaction():

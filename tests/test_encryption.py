@@ -115,6 +115,8 @@ PLAIN_COLUMNS = {
     "usage_sums.binding": "the provider's account",
     "usage_sums.currency": "which currency",
     "usage_sums.model": "which model",
+    "user_cutoffs.claimed_by": "a keyed digest of who",
+    "user_cutoffs.user_hash": "a keyed digest of who",
     "user_keys.key": "names the user in the trail; no contents",
     "user_keys.user_id": "who: what is looked up and purged by",
     "user_purges.address": "who asked for it",

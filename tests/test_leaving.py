@@ -133,6 +133,7 @@ def paths(thread: str, turn: str) -> dict[str, str]:
     "end",
     [
         "expired token",
+        "revoked user",
         "revoked key",
         *(pytest.param(end, marks=pytest.mark.long) for end in ("expired key", "minting key", "archived project")),
     ],
@@ -140,7 +141,7 @@ def paths(thread: str, turn: str) -> dict[str, str]:
 def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
     tenant: Tenant, two: tuple[Service, Service], emulator: Emulator, end: str
 ) -> None:
-    of_user = end in ("expired token", "minting key")
+    of_user = end in ("expired token", "revoked user", "minting key")
     names = [name for name in STREAMS if name in FOR_USERS or not of_user]
     url = f"{tenant.service.url}/v1"
     for times in (1, 4):
@@ -164,6 +165,9 @@ def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
     wire = None if of_user else connect(f"{url.replace('http', 'ws')}/responses", additional_headers=of_bearer)
     if end in ("revoked key", "minting key"):
         revoke(tenant, key_id)
+        moment = time.monotonic()
+    elif end == "revoked user":
+        assert tenant.http.post("/user_tokens/revoke", json={"user": "ann"}).status_code == 200
         moment = time.monotonic()
     elif end == "archived project":
         tenant.settings(archived=True)

@@ -43,6 +43,7 @@ TABLES = {
     "turn_hours",
     "turns",
     "usage_sums",
+    "user_cutoffs",
     "user_keys",
     "user_purges",
     "waiters",

@@ -178,7 +178,7 @@ class Made:
                 return {"comment": "Good."}
             case "/threads/import":
                 return {**self.record, "id": f"thread_{'0' * 31}1", "name": None}
-            case "/user_tokens":
+            case "/user_tokens" | "/user_tokens/revoke":
                 return {"user": "ann"}
             case _:
                 return {}

@@ -12,6 +12,12 @@ import jwt
 import openai
 import pytest
 
+from app.db.buckets import Buckets
+from app.db.engine import Database
+from app.projects import cutoffs
+from app.projects.keys import ensure_project
+from app.trail.records import SERVICE
+from app.trail.users import UserKeys
 from tests.service import Service, eventually
 from tests.tenants import Tenant
 
@@ -213,6 +219,71 @@ def test_token_ends_by_itself_and_with_its_key(tenant: Tenant) -> None:
     eventually(lambda: ann.get("/threads").status_code == 401, seconds=5)
 
 
+def test_all_tokens_of_one_user_end_at_once_and_no_others(tenant: Tenant) -> None:
+    """Not to end: tokens of other users, of a user of the same name in another project, and those from afterwards."""
+    place = f"/admin/projects/{tenant.id}/keys"
+    key = tenant.http.post(place, json={"name": "other", "scopes": ["read", "write"]}).json()["key"]
+    with httpx2.Client(base_url=tenant.http.base_url, headers={"Authorization": f"Bearer {key}"}) as http:
+        token = http.post("/user_tokens", json={"user": "ann"}).json()["token"]
+    of_other_key = httpx2.Client(base_url=tenant.http.base_url, headers={"Authorization": f"Bearer {token}"})
+    ended = [browser(tenant, "ann"), browser(tenant, "ann", actions=["read"]), of_other_key]
+    kept = [browser(tenant, "bob"), browser(tenant, "Ann"), browser(Tenant(tenant.service), "ann")]
+    assert all(each.get("/threads").status_code == 200 for each in [*ended, *kept])
+    revoked = tenant.http.post("/user_tokens/revoke", json={"user": "ann"}).json()
+    assert (revoked["object"], revoked["user"]) == ("user_token.revocation", "ann")
+    kept.append(browser(tenant, "ann"))
+    for _ in range(3):
+        assert [each.get("/threads").status_code for each in ended] == [401] * 3
+        assert [each.get("/threads").status_code for each in kept] == [200] * 4
+        tenant.http.post("/user_tokens/revoke", json={"user": "somebody"})
+    for each in kept:
+        answer = each.post("/user_tokens/revoke", json={"user": "bob"})
+        assert (answer.status_code, code_of(answer)) == (403, "not_for_users")
+    (record,) = [
+        each
+        for each in tenant.http.get("/audit", params={"limit": 100}).json()["data"]
+        if each["action"] == "user.tokens_revoked" and each["seq"] == min(_revocations(tenant))
+    ]
+    assert record["actor"]["user"] is not None
+    assert "ann" not in str(record)
+
+
+def _revocations(tenant: Tenant) -> list[int]:
+    records = tenant.http.get("/audit", params={"limit": 100}).json()["data"]
+    return [each["seq"] for each in records if each["action"] == "user.tokens_revoked"]
+
+
+def test_reading_key_revokes_nobodys_tokens(tenant: Tenant) -> None:
+    key = tenant.http.post(f"/admin/projects/{tenant.id}/keys", json={"name": "r", "scopes": ["read"]}).json()["key"]
+    with httpx2.Client(base_url=tenant.http.base_url, headers={"Authorization": f"Bearer {key}"}) as http:
+        answer = http.post("/user_tokens/revoke", json={"user": "ann"})
+    assert (answer.status_code, code_of(answer)) == (403, "missing_scope")
+
+
+async def test_cut_offs_that_do_not_fit_in_memory_are_in_force_too(
+    fresh_database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutoffs, "MOST_OF_PROJECT", 3)
+    monkeypatch.setattr(cutoffs, "MOST_KEPT", 4)
+    database = Database(fresh_database_url, pool_size=2, timeout_seconds=30)
+    ends = cutoffs.Cutoffs(database, UserKeys(database, Buckets(b"")), b"")
+    projects = [await ensure_project(database, name) for name in ("one", "another")]
+    users = [f"user-{number}" for number in range(8)]
+    for project in projects:
+        before = {user: await ends.issue_time(project, user) for user in users}
+        latest = 0
+        for number, user in enumerate(users[:7]):
+            latest = await ends.revoke(SERVICE, project, user)
+            after = await ends.issue_time(project, user)
+            cut = [await ends.is_cut(project, latest, each, before[each]) for each in users]
+            assert cut == [each <= number for each in range(8)]
+            assert not await ends.is_cut(project, latest, user, after)
+        # A worker that comes later reads only the latest ones.
+        late = cutoffs.Cutoffs(database, UserKeys(database, Buckets(b"")), b"")
+        assert [await late.is_cut(project, latest, user, before[user]) for user in users] == [True] * 7 + [False]
+    await database.close()
+
+
 def test_token_that_was_not_minted_here_opens_nothing(tenant: Tenant) -> None:
     token = token_of(tenant, "ann")
     head, said, signature = token.split(".")
@@ -232,7 +303,7 @@ def test_token_that_was_not_minted_here_opens_nothing(tenant: Tenant) -> None:
 
 def test_token_says_nothing_secret(tenant: Tenant) -> None:
     said = jwt.decode(token_of(tenant, "ann"), options={"verify_signature": False})
-    assert set(said) == {"iss", "sub", "project", "key", "thread", "actions", "iat", "exp"}
+    assert set(said) == {"iss", "sub", "project", "key", "thread", "actions", "iat", "issued", "anonymous", "exp"}
     assert said["exp"] <= time.time() + 3600
     assert tenant.key not in str(said)
 

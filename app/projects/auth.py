@@ -19,6 +19,7 @@ from app.db.sql import statements_of
 from app.http.errors import APIError, Forbidden, Unauthorized
 from app.http.services import services
 from app.process.refreshing_cache import RefreshingCache
+from app.projects.cutoffs import Cutoffs
 from app.projects.keys import Scope, hash_key
 from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least
@@ -73,6 +74,10 @@ class Grant:
     """The one thread that the token opens."""
     session_id: UUID | None = None
     """The console session that the caller is signed in with; None for a key or a token."""
+    issued_at: int = 0
+    """Time at which the token was issued, for `cutoffs.py`."""
+    users_cut_at: int | None = None
+    """Time of the project's latest cut-off of a user; None if there is none."""
     expires_at: float | None = None
     """Unix time at which the token or session expires; None for a key, whose row tells."""
 
@@ -119,8 +124,9 @@ class ContentsSealed(APIError):
 class KeyRing:
     """Keys that were good a moment ago, so that a turn needs no statement for its key."""
 
-    def __init__(self, database: Database, tokens: UserTokens, content_keys: ContentKeys) -> None:
+    def __init__(self, database: Database, tokens: UserTokens, cutoffs: Cutoffs, content_keys: ContentKeys) -> None:
         self._database = database
+        self._cutoffs = cutoffs
         self._content_keys = content_keys
         self._tokens = tokens
         self._known: RefreshingCache[bytes | UUID, Grant] = RefreshingCache(
@@ -145,7 +151,9 @@ class KeyRing:
         if token is None:
             return None
         grant = await self._of_key(token.key_id, token.project_id, address)
-        if grant is None:
+        if grant is None or await self._cutoffs.is_cut(
+            grant.project_id, grant.users_cut_at, token.user, token.issued_at
+        ):
             return None
         scopes = grant.scopes & token.actions
         return replace(
@@ -154,6 +162,7 @@ class KeyRing:
             operates=False,
             user=token.user,
             thread_id=token.thread_id,
+            issued_at=token.issued_at,
             expires_at=float(token.expires_at),
         )
 
@@ -177,6 +186,7 @@ class KeyRing:
             row["session_cache"],
             await self._sealer(row),
             least(settings.limits.body_bytes, limits.body_bytes),
+            users_cut_at=row["users_cut_at"],
         )
         if row["first_use"] is not None:
             async with self._database.session() as session:

@@ -22,6 +22,7 @@ from app.db.sql import statements_of
 from app.http.errors import APIError, DatabaseUnavailable, NotFound, Unauthorized
 from app.http.services import services
 from app.projects.auth import Caller
+from app.projects.cutoffs import Cutoffs
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class Listener:
         self.key = (grant.project_id, grant.key_id)
         self.session_id = grant.session_id
         self.user = grant.user
+        self.issued_at = grant.issued_at
         self.thread_id = None if grant.user is None else thread_id
         self.end: End | None = None
         self._expires_at = grant.expires_at
@@ -97,8 +99,9 @@ class Listener:
 
 
 class CredentialWatch:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, cutoffs: Cutoffs) -> None:
         self._database = database
+        self._cutoffs = cutoffs
         self._listeners: dict[tuple[UUID, UUID], set[Listener]] = {}
         self._checking: dict[tuple[UUID, UUID], asyncio.Task[None]] = {}
 
@@ -145,11 +148,14 @@ class CredentialWatch:
 
     async def _check(self, project_id: UUID, key_id: UUID) -> None:
         listeners = self._listeners[project_id, key_id]
-        state = await self._database.fetchval(*SQL.key_end(project_id=project_id, key_id=key_id))
-        if state != "valid":
+        row = await self._database.fetchrow(*SQL.key_end(project_id=project_id, key_id=key_id))
+        if row is None or row["state"] != "valid":
             for listener in tuple(listeners):
-                listener.ended(state or "credential_revoked")
+                listener.ended("credential_revoked" if row is None else row["state"])
             return
+        for listener in tuple(listeners):
+            if await self._cutoffs.is_cut(project_id, row["users_cut_at"], listener.user, listener.issued_at):
+                listener.ended("credential_revoked")
         await self._check_sessions(project_id, [each for each in listeners if each.session_id is not None])
         await self._check_threads(project_id, [each for each in listeners if each.thread_id is not None])
 

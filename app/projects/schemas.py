@@ -13,6 +13,7 @@ from app.projects.tables import ApiKey, Project
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=4)]
+User = Annotated[str, Field(min_length=1, max_length=256)]
 Lifetime = Annotated[int, Field(ge=1, le=100 * 365 * 86_400), WHOLE]
 
 LONGEST_OVERLAP = 30 * 86_400
@@ -63,10 +64,15 @@ class KeyRotate(Body):
 
 
 class UserTokenCreate(Body):
-    model_config = examples({"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60})
+    model_config = examples(
+        {"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60}, {"anonymous": True}
+    )
 
-    user: Annotated[str, Field(min_length=1, max_length=256)]
-    """The end user, as threads name it."""
+    user: User | None = None
+    """The end user, as threads name it. Required, unless `anonymous` is true."""
+    anonymous: bool = False
+    """True for a user without a name, whose threads a signed-in user can claim later. `user` is then left out, or the
+    name from an earlier response."""
     thread: ids.ThreadId | None = None
     """The id of a thread of the user's, if the token is to open no other."""
     actions: Annotated[list[Literal["read", "write"]], Field(min_length=1, max_length=2)] | None = None
@@ -75,11 +81,26 @@ class UserTokenCreate(Body):
     """Seconds."""
 
 
+class UserTokensRevoke(Body):
+    model_config = examples({"user": "user-1"})
+
+    user: User
+    """The end user, as threads name it."""
+
+
+class RevocationObject(TypedDict):
+    object: Literal["user_token.revocation"]
+    user: str
+    revoked_at: float
+    """Unix seconds. Tokens that were issued until then are refused."""
+
+
 class UserTokenObject(TypedDict):
     object: Literal["user_token"]
     token: str
     """Sent as a key is: `Authorization: Bearer TOKEN`."""
     user: str
+    anonymous: bool
     thread: str | None
     actions: list[str]
     expires_at: int

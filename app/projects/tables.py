@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     ForeignKeyConstraint,
@@ -112,3 +113,18 @@ class ConsoleSession(Base):
         Index("console_sessions_key_idx", "project_id", "key_id"),
         Index("console_sessions_expires_idx", "expires_at"),
     )
+
+
+class UserCutoff(Base):
+    """Time until which the tokens of an end user are refused: see `cutoffs.py`."""
+
+    __tablename__ = "user_cutoffs"
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    user_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    cut_at: Mapped[int] = mapped_column(BigInteger)
+    """Microseconds since 1970."""
+    claimed_by: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Hash of the user who has claimed the threads of this anonymous user."""
+
+    __table_args__ = (Index("user_cutoffs_cut_idx", "project_id", "cut_at"),)

@@ -5,6 +5,8 @@ A token gives part of the access of the key that minted it, and ends with that k
 """
 
 import hashlib
+import re
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ ISSUER = "everthread"
 ALGORITHM = "HS256"
 
 MOST_READ = 10_000
+
+ANONYMOUS = re.compile(r"anon_[0-9a-f]{32}")
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -46,8 +50,12 @@ class UserToken:
     thread_id: UUID | None
     """The one thread that it opens; None: the user's own."""
     actions: frozenset[Scope]
+    issued_at: int
+    """Microseconds since 1970, by Postgres's clock: see `cutoffs.py`."""
     expires_at: int
     """Unix seconds."""
+    anonymous: bool = False
+    """True if it proves that its bearer is this anonymous user: see `threads/claim.py`."""
 
 
 class UserTokens:
@@ -66,6 +74,8 @@ class UserTokens:
             "thread": None if token.thread_id is None else token.thread_id.hex,
             "actions": sorted(token.actions),
             "iat": int(time.time()),
+            "issued": token.issued_at,
+            "anonymous": token.anonymous,
             "exp": token.expires_at,
         }
         return jwt.encode(said, self._key, ALGORITHM)
@@ -96,10 +106,21 @@ class UserTokens:
                 str(said["sub"]),
                 None if said["thread"] is None else UUID(said["thread"]),
                 frozenset(scope for scope in SCOPES if scope in said["actions"]),
+                int(said["issued"]),
                 int(said["exp"]),
+                said["anonymous"] is True,
             )
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None  # The header is JSON of any depth, read before the signature.
+
+
+def new_anonymous_user() -> str:
+    return f"anon_{secrets.token_hex(16)}"
+
+
+def is_anonymous(user: str) -> bool:
+    """Return True for a name as `new_anonymous_user` makes it."""
+    return ANONYMOUS.fullmatch(user) is not None
 
 
 def user_hash(user: str) -> str:

@@ -26,7 +26,8 @@ Action = Literal[
     "account.created", "account.changed", "account.deleted",
     "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared", "share.changed",
     "webhook.created", "webhook.changed", "webhook.deleted",
-    "user.exported", "user.purged", "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
+    "user.exported", "user.purged", "user.tokens_revoked", "user.claimed",
+    "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip
 
 COPY_OF = "copy of "
