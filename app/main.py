@@ -70,6 +70,8 @@ from app.projects.auth import KeyRing
 from app.projects.cors import Cors, Origins
 from app.projects.credential_watch import CredentialWatch
 from app.projects.cutoffs import Cutoffs
+from app.projects.identity_tokens import IdentityTokens
+from app.projects.key_sets import KeySets
 from app.projects.service import Projects
 from app.projects.sessions import Sessions
 from app.projects.user_tokens import UserTokens
@@ -299,11 +301,18 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     webhooks = WebhookStore(database, horizon)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
     tokens, sessions, cutoffs = UserTokens(key), Sessions(database, key), Cutoffs(database, users, key)
-    watch = CredentialWatch(database, cutoffs)
+    watch, key_sets = CredentialWatch(database, cutoffs), KeySets()
+    identity_tokens = IdentityTokens(database, key_sets, inside=settings.identity_providers_inside)
+    started.to_stop(key_sets.stop)
     started.to_stop(watch.stop)
-    transfer, keys = Transfer(database, names, users, store), KeyRing(database, tokens, cutoffs, content_keys)
+    transfer, keys = (
+        Transfer(database, names, users, store),
+        KeyRing(database, tokens, identity_tokens, cutoffs, content_keys),
+    )
     started.to_stop(keys.stop)
-    projects = Projects(database, keys, cipher, encrypts=settings.encrypt_projects)
+    projects = Projects(
+        database, keys, cipher, encrypts=settings.encrypt_projects, inside=settings.identity_providers_inside
+    )
     turns = Turns(store, runner, replay, compaction_cipher, limits)
     history = History(
         database,

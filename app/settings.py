@@ -242,6 +242,10 @@ class Settings(BaseSettings):
     """True if projects' provider accounts may lead to private addresses, go without TLS, and use the environment's
     proxy. The base URL of the environment, and accounts of the operating project, always may."""
 
+    identity_providers_inside: bool = False
+    """True if the key sets of projects' identity providers may lie at private addresses, and be fetched without TLS.
+    Those of the operating project always may."""
+
     fork_copies_turns: Annotated[int, Field(ge=0)] = 16
     """A fork of a history that is no longer than this has a copy of it, in another bucket; a longer one is shared."""
 

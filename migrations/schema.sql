@@ -297,6 +297,18 @@ CREATE TABLE user_cutoffs (
 );
 CREATE INDEX user_cutoffs_cut_idx ON user_cutoffs (project_id, cut_at);
 
+-- Issuers and audiences of JWTs that projects accept, or have accepted. No other project can claim the same pair.
+CREATE TABLE claimed_audiences (
+    project_id uuid NOT NULL,
+    issuer text NOT NULL,
+    audience text NOT NULL,
+    key_id uuid NOT NULL,
+    CONSTRAINT claimed_audiences_pkey PRIMARY KEY (project_id, issuer, audience),
+    CONSTRAINT claimed_audiences_key_fkey FOREIGN KEY (project_id, key_id)
+        REFERENCES api_keys (project_id, id) ON DELETE CASCADE,
+    CONSTRAINT claimed_audiences_issuer_audience_key UNIQUE (issuer, audience)
+);
+
 -- Data keys of projects, sealed by the service's master key. They seal the contents of the project.
 CREATE TABLE data_keys (
     project_id uuid NOT NULL CONSTRAINT data_keys_project_id_fkey REFERENCES projects ON DELETE CASCADE,

@@ -11,6 +11,8 @@ from app.db.engine import Database
 from app.http.errors import DatabaseUnavailable
 from app.projects import auth
 from app.projects.cutoffs import Cutoffs
+from app.projects.identity_tokens import IdentityTokens
+from app.projects.key_sets import KeySets
 from app.projects.keys import ensure_first_key
 from app.projects.user_tokens import UserTokens
 from app.sealing.content_keys import ContentKeys
@@ -118,7 +120,9 @@ async def test_a_look_up_of_a_key_that_is_under_way_at_the_end_is_stopped(
     await ensure_first_key(database, KEY)
     cutoffs = Cutoffs(database, UserKeys(database, Buckets(b"")), b"")
     content_keys = ContentKeys(database, ProjectCipher(database, masters(Settings())))
-    keys = auth.KeyRing(database, UserTokens(b""), cutoffs, content_keys)
+    keys = auth.KeyRing(
+        database, UserTokens(b""), IdentityTokens(database, KeySets(), inside=False), cutoffs, content_keys
+    )
     assert await keys.grant(KEY, None) is not None
     connection = await asyncpg.connect(fresh_database_url)
     async with connection.transaction():

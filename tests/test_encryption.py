@@ -65,6 +65,8 @@ PLAIN_COLUMNS = {
     "charges.model": "which model",
     "charges.currency": "which currency",
     "charges.user_id": "who: what is looked up and purged by",
+    "claimed_audiences.audience": "how the project is set up",
+    "claimed_audiences.issuer": "how the project is set up",
     "compactions.kept_items": "ids",
     "compactions.model": "which model",
     "compactions.status": "a state",

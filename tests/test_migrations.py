@@ -23,6 +23,7 @@ TABLES = {
     "cache_keys",
     "calls",
     "charges",
+    "claimed_audiences",
     "compactions",
     "console_sessions",
     "data_keys",

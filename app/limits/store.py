@@ -7,8 +7,7 @@ from app.db.engine import Database
 from app.db.sql import statements_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
-from app.projects.auth import parse_settings
-from app.projects.settings import KeyLimits, ProjectSettings
+from app.projects.settings import KeyLimits, ProjectSettings, parse_settings
 
 SQL = statements_of(__file__)
 

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import structlog
 from fastapi import Depends
-from pydantic import ValidationError
 from starlette.requests import HTTPConnection
 from structlog.contextvars import bind_contextvars
 
@@ -20,10 +19,11 @@ from app.http.errors import APIError, Forbidden, Unauthorized
 from app.http.services import services
 from app.process.refreshing_cache import RefreshingCache
 from app.projects.cutoffs import Cutoffs
+from app.projects.identity_tokens import IdentityTokens
 from app.projects.keys import Scope, hash_key
 from app.projects.sessions import Session
-from app.projects.settings import KeyLimits, ProjectSettings, least
-from app.projects.user_tokens import UserTokens, is_for_users, is_token
+from app.projects.settings import KeyLimits, ProjectSettings, least, parse_settings
+from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
 from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, ContentCipher
 from app.sealing.ciphertext import CannotOpen
@@ -124,8 +124,16 @@ class ContentsSealed(APIError):
 class KeyRing:
     """Keys that were good a moment ago, so that a turn needs no statement for its key."""
 
-    def __init__(self, database: Database, tokens: UserTokens, cutoffs: Cutoffs, content_keys: ContentKeys) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tokens: UserTokens,
+        identity_tokens: IdentityTokens,
+        cutoffs: Cutoffs,
+        content_keys: ContentKeys,
+    ) -> None:
         self._database = database
+        self._identity_tokens = identity_tokens
         self._cutoffs = cutoffs
         self._content_keys = content_keys
         self._tokens = tokens
@@ -146,25 +154,35 @@ class KeyRing:
         return None if grant is None else replace(grant, session_id=session.id, expires_at=session.expires_at)
 
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
-        """Return what a user token opens; None if it or the key that minted it is not valid any more."""
-        token = self._tokens.read(given)
-        if token is None:
+        """Return what a user token or a JWT opens; None if it or its key is not valid any more."""
+        token, grant = await (self._of_own if is_own(given) else self._of_jwt)(given, address)
+        if token is None or grant is None:
             return None
-        grant = await self._of_key(token.key_id, token.project_id, address)
-        if grant is None or await self._cutoffs.is_cut(
-            grant.project_id, grant.users_cut_at, token.user, token.issued_at
-        ):
+        if await self._cutoffs.is_cut(grant.project_id, grant.users_cut_at, token.user, token.issued_at):
             return None
-        scopes = grant.scopes & token.actions
         return replace(
             grant,
-            scopes=scopes,
+            scopes=grant.scopes & token.actions,
             operates=False,
             user=token.user,
             thread_id=token.thread_id,
             issued_at=token.issued_at,
             expires_at=float(token.expires_at),
         )
+
+    async def _of_own(self, given: str, address: str | None) -> tuple[UserToken | None, Grant | None]:
+        token = self._tokens.read(given)
+        return token, None if token is None else await self._of_key(token.key_id, token.project_id, address)
+
+    async def _of_jwt(self, given: str, address: str | None) -> tuple[UserToken | None, Grant | None]:
+        token, grant = None, None
+        # A second time if its provider was changed, and has another key, since it was verified.
+        for again in (False, True):
+            token = await self._identity_tokens.read(given, again=again)
+            grant = None if token is None else await self._of_key(token.key_id, token.project_id, address)
+            if token is None or grant is not None:
+                break
+        return token, grant
 
     async def _of_key(self, id_: UUID, project_id: UUID, address: str | None) -> Grant | None:
         grant = await self._known.get(id_, lambda: self._looked_up(SQL.key_by_id(key_id=id_), address))
@@ -208,16 +226,6 @@ class KeyRing:
     async def stop(self) -> None:
         """Stop the look-ups that run in the background."""
         await self._known.stop()
-
-
-def parse_settings(shape: Any, stored: Any) -> Any:
-    """Read stored settings as far as this release knows them. A setting that it cannot read counts as not set and is
-    logged: it must never admit more than before."""
-    try:
-        return shape.model_validate(stored)
-    except ValidationError as error:
-        log.error("settings in the database cannot be read", fields=[each["loc"] for each in error.errors()])
-        return shape()
 
 
 async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> Caller:

@@ -81,3 +81,9 @@ ON CONFLICT (project_id, user_hash) DO UPDATE SET cut_at = excluded.cut_at, clai
 
 -- forget_cutoffs --
 DELETE FROM user_cutoffs WHERE project_id = :project_id AND cut_at < :before
+
+-- identity_providers --
+-- The projects that have claimed an issuer and one of several audiences.
+SELECT c.project_id, c.key_id, c.audience, p.operates, p.settings
+FROM claimed_audiences c JOIN projects p ON p.project_id = c.project_id
+WHERE c.issuer = :issuer AND c.audience = ANY(:audiences::text[]) LIMIT 2

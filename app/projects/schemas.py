@@ -1,6 +1,6 @@
 """Request bodies about projects and keys, and how they are shown."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from typing_extensions import TypedDict
@@ -8,12 +8,13 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.http.bodies import WHOLE, Body, Changes, ListOf, check_field_count, examples
 from app.projects.keys import Scope, key_id
-from app.projects.settings import KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
+from app.projects.settings import IdentityProviders, KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project
+from app.projects.user_tokens import LONGEST_USER
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=4)]
-User = Annotated[str, Field(min_length=1, max_length=256)]
+User = Annotated[str, Field(min_length=1, max_length=LONGEST_USER)]
 Lifetime = Annotated[int, Field(ge=1, le=100 * 365 * 86_400), WHOLE]
 
 LONGEST_OVERLAP = 30 * 86_400
@@ -42,6 +43,7 @@ class SettingsPatch(Changes):
     limits: Limits | None = None
     key_limits: KeyLimits | None = None
     user_limits: UserLimits | None = None
+    identity_providers: IdentityProviders | None = None
 
 
 class KeyCreate(Body):
@@ -124,6 +126,7 @@ class AdminProjectObject(TypedDict):
     limits: dict[str, int | float]
     key_limits: dict[str, int | float]
     user_limits: dict[str, int | float]
+    identity_providers: list[dict[str, Any]]
 
 
 class KeyObject(TypedDict):
@@ -164,6 +167,7 @@ def project_object(project: Project) -> AdminProjectObject:
         "limits": settings.limits.model_dump(exclude_none=True),
         "key_limits": settings.key_limits.model_dump(exclude_none=True),
         "user_limits": settings.user_limits.model_dump(exclude_none=True),
+        "identity_providers": [each.model_dump() for each in settings.identity_providers],
     }
 
 

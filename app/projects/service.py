@@ -11,10 +11,11 @@ from sqlalchemy.sql import func
 
 from app.db import ids
 from app.db.engine import Database
+from app.http import egress
 from app.http.describing import Deleted
 from app.http.errors import BadRequest, Conflict, Forbidden, NotFound
 from app.http.pages import list_object
-from app.projects import keys
+from app.projects import identity_providers, keys
 from app.projects.auth import Caller, KeyRing
 from app.projects.encryption import KEY_DESTROYED
 from app.projects.schemas import (
@@ -27,7 +28,7 @@ from app.projects.schemas import (
     key_object,
     project_object,
 )
-from app.projects.settings import ProjectSettings
+from app.projects.settings import IdentityProvider, ProjectSettings
 from app.projects.tables import ApiKey, Project
 from app.projects.trail_records import record_project
 from app.sealing.project_cipher import ProjectCipher
@@ -39,8 +40,14 @@ MOST_KEYS = 1000
 
 
 class Projects:
-    def __init__(self, database: Database, ring: KeyRing, cipher: ProjectCipher, *, encrypts: bool) -> None:
-        """Args: encrypts: whether every project that is made is encrypted."""
+    def __init__(
+        self, database: Database, ring: KeyRing, cipher: ProjectCipher, *, encrypts: bool, inside: bool
+    ) -> None:
+        """Args:
+        encrypts: whether every project that is made is encrypted.
+        inside: whether key sets may lie at private addresses.
+        """
+        self._inside = inside
         self._cipher = cipher
         self._encrypts = encrypts
         self._database = database
@@ -93,6 +100,11 @@ class Projects:
             if said:
                 kept = {name: value for name, value in project.settings.items() if name not in said}
                 settings = ProjectSettings.model_validate({**kept, **changed})
+                if "identity_providers" in said:
+                    self._check_providers(caller, project, settings.identity_providers)
+                    await identity_providers.claim(
+                        session, caller.actor, project, settings.identity_providers, operates=caller.grant.operates
+                    )
                 project.settings = settings.model_dump(exclude_defaults=True, exclude_none=True)
                 await record_project(session, caller.actor, "project.changed", project, ", ".join(said))
             if archived is not None:
@@ -100,6 +112,15 @@ class Projects:
             shown = project_object(project)
         self._ring.forget(project.project_id)
         return shown
+
+    def _check_providers(self, caller: Caller, project: Project, providers: Sequence[IdentityProvider]) -> None:
+        for number, provider in enumerate(providers):
+            _check_has(caller, provider.actions, f"identity_providers.{number}.actions")
+            wrong = egress.url_fault(provider.jwks_url, private=self._inside or project.operates)
+            if wrong is not None:
+                raise BadRequest(
+                    f"'jwks_url' {wrong}.", param=f"identity_providers.{number}.jwks_url", code="invalid_url"
+                )
 
     async def create_key(self, caller: Caller, given: str, sent: KeyCreate) -> NewKeyObject:
         scopes = sent.scopes or [scope for scope in keys.USUAL if scope in caller.grant.scopes]

@@ -1,13 +1,17 @@
 """Settings of a project, in one column of its row: read with the key of each request, validated when they are set."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+import structlog
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from app.http.bodies import WHOLE, Body
+from app.http.egress import LONGEST_URL
 from app.http.errors import Forbidden
+
+log = structlog.get_logger()
 
 MOST_LISTED = 200
 
@@ -33,6 +37,18 @@ def _origin(value: str) -> str:
         raise ValueError("an origin is a scheme, a host and perhaps a port, as browsers send it: https://app.example")
     if not _HOST.fullmatch(parts.netloc):
         raise ValueError("an origin's host is in small letters, without a user or a wildcard")
+    return value
+
+
+def _issuer(value: str) -> str:
+    if "#" in value:
+        raise ValueError("an issuer has no '#', which ends the issuer in the name of a user")
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("it may hold printable characters only")
     return value
 
 
@@ -73,6 +89,51 @@ class Limits(KeyLimits, UserLimits):
     """Limits of a project."""
 
 
+LONGEST_ISSUER = 128
+LONGEST_AUDIENCE = 256
+MOST_PROVIDERS = 10
+
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+]  # fmt: skip
+"""Algorithms of JWTs. All are asymmetric: with a symmetric one, whoever reads the public key could sign."""
+
+
+class IdentityProvider(Body):
+    """An issuer whose JWTs the project accepts for one audience."""
+
+    model_config = ConfigDict(frozen=True)
+
+    issuer: Annotated[str, Field(min_length=1, max_length=LONGEST_ISSUER, pattern=r"^[!-~]+$"), AfterValidator(_issuer)]
+    """`iss` of its JWTs, character by character."""
+    jwks_url: Annotated[str, Field(min_length=1, max_length=LONGEST_URL)]
+    """URL of its key set."""
+    audience: Annotated[str, Field(min_length=1, max_length=LONGEST_AUDIENCE), AfterValidator(_printable)]
+    """`aud` of its JWTs, or one of them. No other project can have the same issuer and audience."""
+    algorithms: list[Algorithm] = Field(["RS256"], min_length=1, max_length=10)
+    leeway_seconds: Annotated[int, Field(ge=0, le=60), WHOLE] = 10
+    """Largest difference between the provider's clock and ours."""
+    actions: list[Literal["read", "write"]] = Field(["read", "write"], min_length=1, max_length=2)
+    subject_is_user: bool = False
+    """True if `sub` is the user, as threads name it. By default the user is `ISSUER#SUBJECT`."""
+
+
+def _consistent(providers: list[IdentityProvider]) -> list[IdentityProvider]:
+    if len({(each.issuer, each.audience) for each in providers}) < len(providers):
+        raise ValueError("two entries have the same issuer and audience")
+    own = {each.issuer for each in providers if each.subject_is_user}
+    if len(own) > 1:
+        raise ValueError("the subjects of one issuer at most are the project's users")
+    if any(each.issuer in own and not each.subject_is_user for each in providers):
+        raise ValueError("all entries of an issuer must have the same 'subject_is_user'")
+    return providers
+
+
+IdentityProviders = Annotated[
+    list[IdentityProvider], Field(max_length=MOST_PROVIDERS, fail_fast=True), AfterValidator(_consistent)
+]
+
+
 class ProjectSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -87,6 +148,8 @@ class ProjectSettings(BaseModel):
     """Limits of each key that has none of its own."""
     user_limits: UserLimits = UserLimits()
     """Limits of each end user."""
+    identity_providers: IdentityProviders = []
+    """Issuers whose JWTs are accepted in the place of user tokens."""
 
     def may_use(self, asked: str) -> bool:
         """Return True if the project may use the model."""
@@ -113,6 +176,16 @@ class ProjectSettings(BaseModel):
                 code="model_not_allowed",
             )
         return model
+
+
+def parse_settings(shape: Any, stored: Any) -> Any:
+    """Read stored settings as far as this release knows them. A setting that it cannot read counts as not set and is
+    logged: it must never admit more than before."""
+    try:
+        return shape.model_validate(stored)
+    except ValidationError as error:
+        log.error("settings in the database cannot be read", fields=[each["loc"] for each in error.errors()])
+        return shape()
 
 
 def least(*bounds: int | None) -> int | None:

@@ -128,3 +128,25 @@ class UserCutoff(Base):
     """Hash of the user who has claimed the threads of this anonymous user."""
 
     __table_args__ = (Index("user_cutoffs_cut_idx", "project_id", "cut_at"),)
+
+
+class ClaimedAudience(Base):
+    """Issuer and audience of JWTs that a project accepts, or has accepted: see `identity_providers.py`."""
+
+    __tablename__ = "claimed_audiences"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    issuer: Mapped[str] = mapped_column(Text, primary_key=True)
+    audience: Mapped[str] = mapped_column(Text, primary_key=True)
+    key_id: Mapped[UUID]
+    """Key that carries the access of its JWTs. Nobody knows its text."""
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["project_id", "key_id"],
+            ["api_keys.project_id", "api_keys.id"],
+            name="claimed_audiences_key_fkey",
+            ondelete="CASCADE",
+        ),
+        UniqueConstraint("issuer", "audience"),
+    )

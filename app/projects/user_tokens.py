@@ -20,6 +20,10 @@ from app.projects.keys import SCOPES, Scope
 ISSUER = "everthread"
 ALGORITHM = "HS256"
 
+HEADER = f"{jwt.encode({}, bytes(32), ALGORITHM).partition('.')[0]}."
+
+LONGEST_USER = 256
+
 MOST_READ = 10_000
 
 ANONYMOUS = re.compile(r"anon_[0-9a-f]{32}")
@@ -129,5 +133,10 @@ def user_hash(user: str) -> str:
 
 
 def is_token(given: str) -> bool:
-    """Return True if the credential is a user token: tokens contain dots, API keys do not."""
+    """Return True if the credential is a user token or a JWT: these contain dots, API keys do not."""
     return given.count(".") == 2
+
+
+def is_own(given: str) -> bool:
+    """Return True if a token has the header of those minted here. Any other with it is refused for its signature."""
+    return given.startswith(HEADER)
