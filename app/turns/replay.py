@@ -17,6 +17,7 @@ from app.turns.rows import ItemRow, TurnRow
 from app.turns.runner import Runner
 from app.turns.show import stored_response
 from app.turns.store import TurnStore
+from app.turns.streamed import output_of
 
 StoredTurn = tuple[TurnRow, list[ItemRow]]
 
@@ -104,6 +105,18 @@ class Replay:
         if row is None:
             raise NotFound(f"There is no turn {ids.turn_id(turn_id)}.", param="turn_id", code="turn_not_found")
         return row, (await self._store.items(project_id, [turn_id]))[turn_id]
+
+    async def so_far(self, project_id: UUID, turn_id: UUID) -> tuple[list[Item], int | None]:
+        """Return the output of a running turn so far, and the number of its last event; None if it is not known."""
+        running = self._runner.find(turn_id)
+        if running is not None:
+            frames = running.events.since(0)
+        else:
+            try:
+                frames, _ = await self._event_log.read(project_id, turn_id)
+            except LogBroken:
+                frames = []
+        return output_of(frames), len(frames) - 1 if frames else None
 
     async def _ended_at_last(self, project_id: UUID, turn_id: UUID) -> StoredTurn:
         """The same as `ended`, for a stream that has begun: no error can be sent any more, so it waits for Postgres."""

@@ -27,7 +27,7 @@ from app.turns.rows import TurnRow
 from app.turns.runner import Runner
 from app.turns.running import Running
 from app.turns.schemas import TurnRequest, check_items
-from app.turns.show import stored_turn
+from app.turns.show import output_text, stored_turn
 from app.turns.store import TurnStore
 
 
@@ -146,7 +146,11 @@ class Turns:
         thread = await self._store.thread(caller.project_id, address)
         row = await self.of_thread(caller, thread["id"], turn_id)
         items = await self._store.items(caller.project_id, [row["id"]])
-        return stored_turn(row, items[row["id"]])
+        shown = stored_turn(row, items[row["id"]])
+        if row["status"] == "in_progress":
+            output, number = await self._replay.so_far(caller.project_id, row["id"])
+            shown |= {"output": output, "output_text": output_text(output), "sequence_number": number}
+        return shown
 
     def stop(self, running: Running) -> None:
         """Stop a turn that this worker runs; what it has said is kept."""

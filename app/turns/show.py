@@ -98,6 +98,8 @@ class TurnObject(_Response):
     """None if there was no cost, or no known price."""
     input: NotRequired[list[ItemObject]]
     """Present when one turn is read; left out elsewhere."""
+    sequence_number: NotRequired[int | None]
+    """Present when one running turn is read: the number of the last event that `output` holds. null: not known."""
 
 
 DEFAULTS: dict[str, Any] = {
