@@ -41,6 +41,7 @@ from app.history.forks import Forks
 from app.history.service import History
 from app.history.shares import Shares
 from app.http.bodies import json_response, wrong_field
+from app.http.door import closing
 from app.http.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
 from app.http.pages import PAGE_BYTES
 from app.http.request_target import RequestTarget
@@ -48,6 +49,8 @@ from app.http.services import Services, provide
 from app.limits.charges import Charges
 from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
+from app.live import routes as live_routes
+from app.live.events import ThreadEvents
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
 from app.memory.compaction_cipher import CompactionCipher
@@ -64,7 +67,7 @@ from app.openai_api.service import OpenAI
 from app.process import stopping
 from app.process.killable import Killable
 from app.process.started import Started
-from app.projects import minting
+from app.projects import minting, ticket_routes
 from app.projects import routes as projects_routes
 from app.projects.auth import KeyRing
 from app.projects.cors import Cors, Origins
@@ -74,6 +77,7 @@ from app.projects.identity_tokens import IdentityTokens
 from app.projects.key_sets import KeySets
 from app.projects.service import Projects
 from app.projects.sessions import Sessions
+from app.projects.stream_tickets import StreamTickets
 from app.projects.user_tokens import UserTokens
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
@@ -93,6 +97,7 @@ from app.telemetry.logs import configure
 from app.threads import routes as threads_routes
 from app.threads.names import Names
 from app.threads.service import Threads
+from app.trail.feed import TrailFeed
 from app.trail.users import UserKeys
 from app.transfer import routes as transfer_routes
 from app.transfer.service import Transfer
@@ -171,6 +176,8 @@ def build(settings: Connected) -> FastAPI:
     _include(app, webhooks_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
     _include(app, projects_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
     _include(app, minting.router, prefix="/v1")
+    _include(app, ticket_routes.router, prefix="/v1")
+    _include(app, live_routes.router, prefix="/v1")
     _include(app, accounts_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
     app.router.routes.extend(openapi.routes())
     for prefix in ("/v1", *PROVIDER_PATHS):
@@ -314,6 +321,8 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         database, keys, cipher, encrypts=settings.encrypt_projects, inside=settings.identity_providers_inside
     )
     turns = Turns(store, runner, replay, compaction_cipher, limits)
+    feed = TrailFeed(database, horizon, users, closing=closing)
+    threads = Threads(database, names, users, horizon, limits)
     history = History(
         database,
         Forks(names, settings.fork_copies_turns),
@@ -331,14 +340,16 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         settings, models, observations, database, reads, cache, names, accounts, replay, turns, history, transfer,
         keys, limits, projects, tokens, cutoffs, sessions, watch, Origins(database),
         ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
-        Threads(database, names, users, horizon, limits),
+        threads,
+        ThreadEvents(database, feed, threads),
+        StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models, live_ids, limits),
         OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits),
         Contexts(memory, reader, accounts, compactions, compaction_cipher, turns),
-        ThreadLife(database, store, replay),
+        ThreadLife(database, store, replay, feed),
         Feedbacks(database, turns, store, horizon),
         Shares(database, turns, store, content_keys),
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
@@ -352,8 +363,8 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     gc.freeze()
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
     # In the order in which they need each other: compactions and titles have charges until their end.
-    for work in (hours, charges, sums, limits, deliveries, compactions, cleaner, checkpoints, cancel_requests, leases,
-                 observations, nodes, reads):  # fmt: skip
+    for work in (hours, charges, sums, limits, deliveries, feed, compactions, cleaner, checkpoints, cancel_requests,
+                 leases, observations, nodes, reads):  # fmt: skip
         started.to_stop(work.stop)
         work.start()
     started.to_stop(titles.stop)

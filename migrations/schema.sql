@@ -309,6 +309,22 @@ CREATE TABLE claimed_audiences (
     CONSTRAINT claimed_audiences_issuer_audience_key UNIQUE (issuer, audience)
 );
 
+-- Tickets that open a stream once. Using a ticket deletes its row. The credential is sealed with a key that only the ticket
+-- gives, and of the ticket only its hash is stored.
+CREATE TABLE stream_tickets (
+    project_id uuid NOT NULL CONSTRAINT stream_tickets_project_id_fkey REFERENCES projects ON DELETE CASCADE,
+    token_hash bytea NOT NULL CONSTRAINT stream_tickets_token_hash_check CHECK (octet_length(token_hash) = 32),
+    owner_hash bytea NOT NULL,
+    path text NOT NULL,
+    credential bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT stream_tickets_pkey PRIMARY KEY (project_id, token_hash),
+    CONSTRAINT stream_tickets_token_hash_key UNIQUE (token_hash)
+);
+CREATE INDEX stream_tickets_owner_idx ON stream_tickets (project_id, owner_hash);
+CREATE INDEX stream_tickets_expires_idx ON stream_tickets (expires_at);
+
 -- Data keys of projects, sealed by the service's master key. They seal the contents of the project.
 CREATE TABLE data_keys (
     project_id uuid NOT NULL CONSTRAINT data_keys_project_id_fkey REFERENCES projects ON DELETE CASCADE,

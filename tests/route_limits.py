@@ -123,6 +123,8 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("GET", "/usage/hours"): NONE,
     ("POST", "/user_tokens"): BODY,
     ("POST", "/user_tokens/revoke"): BODY,
+    ("POST", "/stream_tickets"): BODY,
+    ("GET", "/events"): NONE,
     ("POST", "/webhooks"): ADMIN,
     ("GET", "/webhooks"): ADMIN,
     ("GET", "/webhooks/{webhook_id}"): ADMIN,

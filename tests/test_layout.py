@@ -24,6 +24,7 @@ ORDER = (
     ("webhooks",),
     ("audit",),
     ("history",),
+    ("live",),
     ("turns",),
     ("memory",),
     ("threads",),

@@ -30,6 +30,7 @@ TOKEN_SECONDS = 3
 WORDS = "Echo: " + " ".join(f"word{number}" for number in range(40))
 
 STREAMS = {
+    "events_follow": "/events",
     "threads_life": "/threads/{thread}/events",
     "turns_events": "/threads/{thread}/turns/{turn}/events",
     "responses_retrieve": "/responses/{response}?stream=true",
@@ -37,7 +38,7 @@ STREAMS = {
 }
 """Routes that answer a GET with a stream of events."""
 
-FOR_USERS = ("threads_life", "turns_events", "responses_retrieve")
+FOR_USERS = ("events_follow", "threads_life", "turns_events", "responses_retrieve")
 
 
 class Listener:
@@ -188,8 +189,9 @@ def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
         assert (last["type"], last["code"], last["param"]) == ("error", code, None), name
         if name in ("turns_events", "responses_retrieve"):
             assert last["sequence_number"] == last["starting_after"] == int(listener.ids[-1])
-        elif name == "threads_life":
-            assert last["last_event_id"] == listener.ids[-1]
+        elif name in ("events_follow", "threads_life"):
+            # On a busy machine a credential can end before the first event.
+            assert last.get("last_event_id") == (listener.ids[-1] if listener.ids else None)
     if end == "archived project":
         tenant.settings(archived=False)
         eventually(lambda: tenant.http.get("/project").status_code == 200)
@@ -220,7 +222,7 @@ def test_a_thread_that_went_to_another_user_is_not_listened_to_any_more(
     thread, turn = slow_turn(tenant, emulator)
     url, token = f"{tenant.service.url}/v1", token_of(tenant, tenant.key)
     places = paths(thread, turn)
-    listeners = [Listener(f"{worker.url}/v1" + places[name], token) for name in FOR_USERS for worker in two]
+    listeners = [Listener(f"{worker.url}/v1" + places[name], token) for name in FOR_USERS[1:] for worker in two]
     own = Listener(url + places["turns_events"], tenant.key)
     assert all(listener.open.wait(10) and listener.status == 200 for listener in (*listeners, own))
     assert tenant.http.patch(f"/threads/{thread}", json={"user": "bob"}).status_code == 200

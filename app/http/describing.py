@@ -95,7 +95,12 @@ LAST_EVENT_ID = _header(
 LIFE_EVENT_ID = _header(
     "Last-Event-ID",
     "The id of the last event that was read; from now on, if left out.",
-    {"type": "string", "pattern": "^[0-9]{1,9}(;[0-9]{1,9}\\.[0-9]{1,9}){0,64}$"},
+    {"type": "string", "pattern": "^[0-9]{1,9}@[0-9]{1,18}(;[0-9]{1,9}\\.[0-9]{1,9}){0,64}$"},
+)
+LIVE_EVENT_ID = _header(
+    "Last-Event-ID",
+    "The id of the last event that was read; a snapshot and what follows it, if left out.",
+    {"type": "string", "pattern": "^[0-9]{1,17}(\\.[0-9a-f]{32}\\.[0-9]{1,18})?$"},
 )
 IDEMPOTENCY_KEY = _header(
     "Idempotency-Key",

@@ -24,6 +24,9 @@ from app.projects.keys import Scope, hash_key
 from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least, parse_settings
 from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
+from app.projects.settings import KeyLimits, ProjectSettings, least
+from app.projects.stream_tickets import StreamTickets, ticket_of
+from app.projects.user_tokens import UserTokens, is_for_users, is_token
 from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, ContentCipher
 from app.sealing.ciphertext import CannotOpen
@@ -256,9 +259,13 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
 
 
 async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
-    key = key.strip()
-    if kind.lower() != "bearer" or not key:
+    key = bearer_of(request)
+    if key is None and (ticket := ticket_of(request)) is not None:
+        key = await services(request)[StreamTickets].use(ticket, request.scope["path"])
+        if key is None:
+            message = "This ticket was used, has expired, or is for another path. Make one: POST /v1/stream_tickets."
+            raise Unauthorized(message, headers=BEARER)
+    if key is None:
         raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers=BEARER)
     grant = await services(request)[KeyRing].grant(key, address)
     if grant is None:
@@ -266,6 +273,13 @@ async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
             "This API key is unknown, revoked or past its end. Make one with 'everthread keys create'.", headers=BEARER
         )
     return grant
+
+
+def bearer_of(request: HTTPConnection) -> str | None:
+    """Return the key or token in a request's header."""
+    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    key = key.strip()
+    return key if kind.lower() == "bearer" and key else None
 
 
 def _authenticated(scope: Scope | None = None) -> Any:

@@ -87,3 +87,7 @@ DELETE FROM user_cutoffs WHERE project_id = :project_id AND cut_at < :before
 SELECT c.project_id, c.key_id, c.audience, p.operates, p.settings
 FROM claimed_audiences c JOIN projects p ON p.project_id = c.project_id
 WHERE c.issuer = :issuer AND c.audience = ANY(:audiences::text[]) LIMIT 2
+
+-- use_ticket --
+-- Takes a ticket: of two connections, one gets its row.
+DELETE FROM stream_tickets WHERE token_hash = :token_hash AND path = :path AND expires_at > now() RETURNING credential

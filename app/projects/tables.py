@@ -150,3 +150,27 @@ class ClaimedAudience(Base):
         ),
         UniqueConstraint("issuer", "audience"),
     )
+
+
+class StreamTicket(Base):
+    """A ticket that opens a stream once. The row is deleted when it is used."""
+
+    __tablename__ = "stream_tickets"
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    """SHA-256 of the ticket, which is not stored."""
+    owner_hash: Mapped[bytes] = mapped_column(LargeBinary)
+    """Names those whose tickets are counted together."""
+    path: Mapped[str] = mapped_column(Text)
+    credential: Mapped[bytes] = mapped_column(LargeBinary)
+    """Sealed with a key that only the ticket gives."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        UniqueConstraint("token_hash"),
+        CheckConstraint("octet_length(token_hash) = 32", name="token_hash"),
+        Index("stream_tickets_owner_idx", "project_id", "owner_hash"),
+        Index("stream_tickets_expires_idx", "expires_at"),
+    )

@@ -59,6 +59,7 @@ the type of the field `limits` of `Key` `KeyLimits`."""
 TAGS = {
     "threads": "Named, persistent conversations.",
     "turns": "One request to the model with its answer.",
+    "events": "Streams of what happens to threads, and tickets that open a stream.",
     "history": "The conversation of a thread: reading, forking, deleting.",
     "memory": "Summaries of the beginning of long conversations.",
     "responses": "OpenAI's Responses API. A response is a turn.",

@@ -1,5 +1,6 @@
 """Operations on threads."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from app.threads import store
 from app.threads.address import ByName, ThreadAddress, name_for, name_of, unknown, unknown_name
 from app.threads.names import Names
 from app.threads.schemas import (
+    Head,
     ThreadCount,
     ThreadCreate,
     ThreadFields,
@@ -83,6 +85,13 @@ class Threads:
                 raise unknown(address)
             return await shown(session, caller, thread)
 
+    async def rows(self, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, tuple[Thread, Head]]:
+        """Return the threads of these ids, as far as they exist, for `as_seen`."""
+        async with self._database.session() as session:
+            found = await store.of_ids(session, project_id, thread_ids)
+            heads = await store.heads(session, found)
+        return {thread.id: (thread, heads[thread.id]) for thread in found}
+
     async def patch(self, caller: Caller, address: ThreadAddress, sent: ThreadPatch) -> ThreadObject:
         await self._check_growth(caller, address, sent)
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
@@ -111,6 +120,11 @@ class Threads:
 async def shown(session: AsyncSession, caller: Caller, thread: Thread) -> ThreadObject:
     """A thread as the caller sees it, with what is shown of its head."""
     return _as_called(caller, thread_object(thread, (await store.heads(session, [thread]))[thread.id]))
+
+
+def as_seen(caller: Caller, thread: Thread, head: Head) -> ThreadObject:
+    """A thread as the caller sees it, from rows that several callers share."""
+    return _as_called(caller, thread_object(thread, head))
 
 
 def _as_called(caller: Caller, thread: ThreadObject) -> ThreadObject:

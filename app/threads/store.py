@@ -114,6 +114,13 @@ async def get(session: AsyncSession, project_id: UUID, address: ThreadAddress) -
     return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
 
 
+async def of_ids(session: AsyncSession, project_id: UUID, thread_ids: Sequence[UUID]) -> Sequence[Thread]:
+    """Return the threads of these ids, as far as they exist."""
+    buckets = {ids.bucket_of(each) for each in thread_ids}
+    these = (Thread.project_id == project_id, Thread.bucket.in_(buckets), Thread.id.in_(thread_ids))
+    return (await session.scalars(select(Thread).where(*these))).all()
+
+
 LAST_MESSAGE_LENGTH = 280
 """Characters that are shown of it."""
 

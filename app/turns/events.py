@@ -12,7 +12,7 @@ from app.http.heartbeat import UNBUFFERED
 from app.projects.authorized_stream import AuthorizedStream
 from app.projects.credential_watch import Listener
 
-_IDS = re.compile(rb"^id: ([0-9.;]+)$", re.MULTILINE)
+_IDS = re.compile(rb"^id: ([0-9a-f.;@]+)$", re.MULTILINE)
 
 
 class Events:

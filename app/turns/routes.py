@@ -21,6 +21,7 @@ from app.http.pages import ListObject, Paged
 from app.http.services import services, serving
 from app.projects.auth import Authenticated, authenticate
 from app.projects.credential_watch import listening
+from app.projects.stream_tickets import for_tickets
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
@@ -84,6 +85,7 @@ async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn
     return json_response(await turns.cancel(caller, address, turn_id))
 
 
+@for_tickets
 @for_users
 @at(
     router.get,
@@ -107,6 +109,7 @@ async def events(
     return EventStream(frames, listening(request, caller, address.id), heartbeat=heartbeat_seconds(request))
 
 
+@for_tickets
 @for_users
 @at(
     router.get,
@@ -115,9 +118,14 @@ async def events(
     responses=AS_EVENTS,
     openapi_extra={"parameters": [LIFE_EVENT_ID, HEARTBEAT]},
 )
-async def life(request: Request, caller: Authenticated, address: Addressed) -> Response:
+async def life(
+    request: Request,
+    caller: Authenticated,
+    address: Addressed,
+    after: Annotated[str | None, Query(alias="last_event_id", description="As the header `Last-Event-ID`.")] = None,
+) -> Response:
     """Stream the thread's events: its turns, from any client, and its changes."""
-    frames = await services(request)[ThreadLife].frames(caller, address, request.headers.get("last-event-id"))
+    frames = await services(request)[ThreadLife].frames(caller, address, request.headers.get("last-event-id", after))
     return EventStream(
         frames,
         listening(request, caller, address.id),

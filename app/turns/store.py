@@ -770,6 +770,11 @@ class TurnStore:
         found = SQL.turns_after(**_of(project_id, thread_id), seq=seq, limit=limit, most_bytes=PAGE_BYTES)
         return [TURNS.opened(project_id, row) for row in await self._database.fetch(*found)]
 
+    async def deleted_turns(self, project_id: UUID, thread_id: UUID, seq: int, limit: int) -> list[tuple[int, UUID]]:
+        """The turns whose contents were deleted, by the numbers of the records that say so, behind a number."""
+        found = SQL.deleted_turns(**_of(project_id, thread_id), seq=seq, limit=limit)
+        return [(row["seq"], row["turn_id"]) for row in await self._database.fetch(*found)]
+
     async def first_running(self, project_id: UUID, thread_id: UUID) -> int | None:
         """The number of the first turn of a thread that is in progress."""
         found: int | None = await self._database.fetchval(*SQL.first_running(**_of(project_id, thread_id)))

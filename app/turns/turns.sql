@@ -406,3 +406,10 @@ SELECT arrived_at FROM turns WHERE project_id = :project_id AND bucket = :bucket
 -- The number of the first turn of a thread that is in progress.
 SELECT min(t.seq) FROM turns t
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.thread_id = :thread_id AND t.status = 'in_progress'
+
+-- deleted_turns --
+-- The records of deletions in a thread's chain, behind a number.
+SELECT r.seq, r.turn_id FROM audit_records r
+WHERE r.project_id = :project_id AND r.bucket = :bucket AND r.chain_id = :thread_id AND r.seq > :seq
+    AND r.action IN ('turn.deleted', 'turn.purged')
+ORDER BY r.seq LIMIT :limit
