@@ -23,10 +23,8 @@ from app.projects.identity_tokens import IdentityTokens
 from app.projects.keys import Scope, hash_key
 from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least, parse_settings
-from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
-from app.projects.settings import KeyLimits, ProjectSettings, least
 from app.projects.stream_tickets import StreamTickets, ticket_of
-from app.projects.user_tokens import UserTokens, is_for_users, is_token
+from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
 from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, ContentCipher
 from app.sealing.ciphertext import CannotOpen
