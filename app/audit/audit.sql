@@ -146,6 +146,9 @@ FROM projects WHERE project_id = :project_id
 SELECT id, name, hint, key_hash, scopes, limits, created_at, expires_at, revoked_at, salt
 FROM api_keys WHERE project_id = :project_id
 
+-- key_names --
+SELECT id, name FROM api_keys WHERE project_id = :project_id AND id = ANY(:ids::uuid[])
+
 -- since --
 -- The records of a chain that were appended since it was read, up to one of them or to the last.
 SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash FROM audit_records

@@ -36,16 +36,21 @@ async def _filters(
     return Filters(thread, action, key, user, turn, moment(since), moment(until))
 
 
+class RecordList(ListObject[RecordObject]):
+    names: dict[str, str]
+    """Names of the keys, and of the people signed in to the console, that the records name as actors."""
+
+
 Filtered = Annotated[Filters, Depends(_filters)]
 
 
-@router.get("/audit", response_model=ListObject[RecordObject])
+@router.get("/audit", response_model=RecordList)
 async def list_records(caller: Auditing, audit: Service, filters: Filtered, page: Paged) -> Response:
     """List the audit trail."""
     return json_response(await audit.list_page(caller, filters, page))
 
 
-@at(router.get, "/audit", response_model=ListObject[RecordObject])
+@at(router.get, "/audit", response_model=RecordList)
 async def list_of_thread(
     caller: Auditing, audit: Service, address: Audited, filters: Filtered, page: Paged
 ) -> Response:

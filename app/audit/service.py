@@ -36,10 +36,11 @@ class Audit:
         if filters.user is not None:
             named = await self._users.digest(caller.project_id, filters.user)
             if named is None:
-                return list_object([], record_object, has_more=False)
+                return {**list_object([], record_object, has_more=False), "names": {}}
             filters = replace(filters, user_digest=named)
         rows, has_more = await store.list_page(self._database, caller.project_id, filters, page, self._horizon)
-        return list_object(rows, record_object, has_more=has_more)
+        names = await store.names(self._database, caller.project_id, {row["key_id"] for row in rows})
+        return {**list_object(rows, record_object, has_more=has_more), "names": names}
 
     async def list_of_thread(
         self, caller: Caller, address: ThreadAddress, filters: Filters, page: Page

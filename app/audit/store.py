@@ -1,6 +1,6 @@
 """The audit trail in Postgres, read."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -71,6 +71,14 @@ async def list_page(
         ordered = wanted.order_by(*(column.desc() if descending else column.asc() for column in order))
         rows: Any = (await session.execute(ordered.limit(page.limit + 1))).mappings().all()
     return page.cut(rows)
+
+
+async def names(database: Database, project_id: UUID, key_ids: Collection[UUID | None]) -> dict[str, str]:
+    """Return the names of the project's keys, and of people who sign in to its console, by their ids. Keys of the
+    operating project have none here."""
+    ids_ = [each for each in key_ids if each is not None]
+    rows = await database.fetch(*SQL.key_names(project_id=project_id, ids=ids_)) if ids_ else []
+    return {f"key_{row['id'].hex}": row["name"] for row in rows}
 
 
 async def _place(database: Database, project_id: UUID, cursor: str) -> tuple[datetime, UUID, int] | None:

@@ -55,4 +55,9 @@ def _asked(view: View) -> dict[str, str]:
 
 async def _rows(view: View, path: str) -> dict[str, Any]:
     found = await view.api.get(path, **_asked(view), limit=ROWS, after=view.asked("after"))
-    return {"records": found["data"], "more": view.more(found), "at": view.request.url.path.removesuffix("/rows")}
+    return {
+        "records": found["data"],
+        "names": found["names"],
+        "more": view.more(found),
+        "at": view.request.url.path.removesuffix("/rows"),
+    }
