@@ -29,6 +29,8 @@ from app.chain.live_ids import LiveIds
 from app.citus.router import ShardRouter, is_distributed
 from app.console import routes as console
 from app.console.attempts import SignInAttempts
+from app.console.oidc import Oidc
+from app.console.oidc_config import oidc_config
 from app.db import configured
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
@@ -312,6 +314,8 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     identity_tokens = IdentityTokens(database, key_sets, inside=settings.identity_providers_inside)
     started.to_stop(key_sets.stop)
     started.to_stop(watch.stop)
+    oidc = Oidc(oidc_config(settings), database, key)
+    started.to_stop(oidc.close)
     transfer, keys = (
         Transfer(database, names, users, store),
         KeyRing(database, tokens, identity_tokens, cutoffs, content_keys),
@@ -355,6 +359,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
         killable,
         SignInAttempts(cache),
+        oidc,
         sums,
     )  # fmt: skip
     provide(app, served)

@@ -25,6 +25,7 @@ from app import schema
 from app.audit import keys
 from app.audit.signing import BadKey, signing_key
 from app.cache.connect import connect
+from app.console.oidc_config import BadOidc, OidcConfig, oidc_config
 from app.db import configured, connecting
 from app.db.engine import UNAVAILABLE, Database
 from app.embedded import data_dir
@@ -38,6 +39,7 @@ from app.process.listening import CannotServe, listening
 from app.process.output import echo
 from app.process.stopping import Config, Workers
 from app.projects.keys import ensure_first_key
+from app.projects.people import projects_of
 from app.provider.failure import Kind
 from app.provider.models import Models
 from app.provider.models_file import BadModels
@@ -68,6 +70,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
     check_models(settings)
+    check_console(settings)
     capacity.raise_open_files()
     with ExitStack() as stack:
         listener = stack.enter_context(listening(host, port))
@@ -193,6 +196,29 @@ def check_models(settings: Settings) -> None:
         raise CannotServe(f"Cannot use the facts about models: {error}.") from error
 
 
+def check_console(settings: Settings) -> OidcConfig | None:
+    """Return the settings of the sign-in with OpenID Connect. Raises `CannotServe` if they cannot be used."""
+    try:
+        return oidc_config(settings)
+    except BadOidc as error:
+        raise CannotServe(f"{error}.") from error
+
+
+async def check_oidc_projects(database: Database, config: OidcConfig | None) -> str | None:
+    """Return a line about projects of EVERTHREAD_OIDC_GROUPS that are not there; None if there are none."""
+    if config is None:
+        return None
+    named = config.access(frozenset(group for group, _, _ in config.groups))
+    async with database.session() as session:
+        missing = sorted(named.keys() - await projects_of(session, named))
+    if not missing:
+        return None
+    return (
+        f"EVERTHREAD_OIDC_GROUPS names projects that do not exist or are archived: {', '.join(missing)}. Their groups "
+        f"cannot sign in to the console until 'everthread projects create' makes them."
+    )
+
+
 async def check_redis(url: str) -> str | None:
     """Why Redis does not answer; None if it does. Raises `CannotServe` for a URL that leads nowhere."""
     try:
@@ -231,6 +257,8 @@ async def _prepare_database(settings: Connected, public_key: bytes, at_hand: Mas
         )
         await keys.admit(database, public_key)
         await check_master_key(database, at_hand)
+        if (missing := await check_oidc_projects(database, check_console(settings))) is not None:
+            echo(missing)
         for _, name in await altered_projects(database):
             echo(
                 f"The project {name} is encrypted, as its audit trail tells, and its row in the table projects says "

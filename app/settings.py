@@ -237,6 +237,24 @@ class Settings(BaseSettings):
 
     console: bool = True
     """True to serve the console at /console."""
+    console_keys: bool = True
+    """True to accept API keys at the console's sign-in. False: people sign in with OpenID Connect only."""
+    oidc_issuer: str | None = None
+    """Identity provider for sign-in to the console, as https://login.example.com: see docs/console.md. Without it:
+    people sign in with API keys."""
+    oidc_client_id: Annotated[str | None, Field(min_length=1, max_length=512)] = None
+    """The console's client id at the identity provider."""
+    oidc_client_secret: SecretStr | None = None
+    """The secret of that client."""
+    oidc_redirect_url: str | None = None
+    """URL of the console's callback, as registered at the identity provider:
+    https://HOST/console/sign-in/oidc/callback."""
+    oidc_groups: str | None = None
+    """Access of each group, as support=shop:read,write; staff=default:read,write,audit,admin."""
+    oidc_groups_claim: Annotated[str, Field(min_length=1)] = "groups"
+    """The claim of the ID token that lists a person's groups."""
+    oidc_scope: str = "openid profile email"
+    """Scopes of the authorization request, separated by spaces. Some identity providers need 'groups' too."""
 
     accounts_inside: bool = False
     """True if projects' provider accounts may lead to private addresses, go without TLS, and use the environment's
@@ -332,6 +350,7 @@ SECRETS = {
     "EVERTHREAD_AUDIT_KEY": "the output of 'openssl rand -hex 32', the same on every host",
     "EVERTHREAD_MASTER_KEY": "the output of another 'openssl rand -hex 32', the same on every host",
     "EVERTHREAD_FORMER_MASTER_KEYS": "the master keys before the current one, or nothing",
+    "EVERTHREAD_OIDC_CLIENT_SECRET": "the client secret that your identity provider shows",
 }
 """Variables with a secret, and what belongs in them."""
 

@@ -265,10 +265,13 @@ CREATE TABLE api_keys (
     expires_at timestamptz,
     limits jsonb NOT NULL DEFAULT '{}',
     salt bytea,
+    -- Issuer and subject of a person who signs in to the console. NULL: an API key.
+    subject text,
     CONSTRAINT api_keys_pkey PRIMARY KEY (project_id, id)
 );
+CREATE UNIQUE INDEX api_keys_subject_idx ON api_keys (project_id, subject) WHERE revoked_at IS NULL AND subject IS NOT NULL;
 
--- Browsers that are signed in to the console. Deleting a row signs the browser out on every worker.
+-- Browsers that are signed in to the console. A row that has expired signs the browser out on every worker.
 CREATE TABLE console_sessions (
     project_id uuid NOT NULL,
     id uuid NOT NULL,

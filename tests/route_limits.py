@@ -156,6 +156,8 @@ OF_CONSOLE: dict[tuple[str, str], Held] = {
     ("GET", ""): NONE,
     ("GET", "/sign-in"): NONE,
     ("POST", "/sign-in"): NONE,
+    ("GET", "/sign-in/oidc"): NONE,
+    ("GET", "/sign-in/oidc/callback"): NONE,
     ("POST", "/sign-out"): NONE,
     ("POST", "/verify"): NONE,
     ("GET", "/threads"): NONE,

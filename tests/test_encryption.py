@@ -44,6 +44,7 @@ PLAIN_COLUMNS = {
     "api_keys.name": "how the project is set up",
     "api_keys.salt": "of digests of how the project is set up",
     "api_keys.scopes": "how the project is set up",
+    "api_keys.subject": "who signs in to the console",
     "audit_checkpoints.public_key": "the proof",
     "audit_checkpoints.root": "the proof",
     "audit_checkpoints.signature": "the proof",

@@ -143,7 +143,7 @@ SELECT name, operates, settings, retention_days, session_cache, created_at, arch
 FROM projects WHERE project_id = :project_id
 
 -- keys --
-SELECT id, name, hint, key_hash, scopes, limits, created_at, expires_at, revoked_at, salt
+SELECT id, name, hint, key_hash, scopes, limits, created_at, expires_at, revoked_at, subject, salt
 FROM api_keys WHERE project_id = :project_id
 
 -- key_names --

@@ -12,6 +12,7 @@ from app.audit import keys
 from app.audit.signing import KEY_FILE
 from app.chain.continuation import PLAUSIBLE_SKEW_SECONDS
 from app.commands.terminal import misspelt
+from app.console.identity_provider import IdentityProvider, ProviderFailed
 from app.db import configured, connecting
 from app.db.engine import IS_READ_ONLY, Database
 from app.db.sql import statements_of
@@ -22,9 +23,11 @@ from app.provider.account import account
 from app.sealing.master import KEY_FILE as MASTER_KEY_FILE
 from app.serve import (
     audit_key,
+    check_console,
     check_database,
     check_master_key,
     check_models,
+    check_oidc_projects,
     check_provider,
     check_redis,
     master_keys,
@@ -78,6 +81,23 @@ async def _provider(settings: Settings) -> str:
         return f"{OK}: none, for DASHSCOPE_API_KEY is not set: the emulator answers"
     away = await check_provider(settings)
     return f"{settings.provider_base_url}{away}" if away else f"{OK}: {settings.provider_base_url} takes the key"
+
+
+async def _console(settings: Settings) -> str:
+    if (config := check_console(settings)) is None:
+        return f"{OK}: people sign in with API keys"
+    provider = IdentityProvider(config)
+    try:
+        await provider.authorization_endpoint()
+    except ProviderFailed as error:
+        return f"the identity provider at {config.issuer} is not usable: {error}. Check EVERTHREAD_OIDC_ISSUER."
+    finally:
+        await provider.close()
+    missing = None
+    if (url := _database_url(settings)) is not None:
+        async with _database(settings, url) as database:
+            missing = await check_oidc_projects(database, config)
+    return missing or f"{OK}: people sign in at {config.issuer}"
 
 
 async def _dates(settings: Settings) -> str:
@@ -153,6 +173,7 @@ CHECKS: dict[str, Check] = {
     "Postgres": _postgres,
     "Redis": _redis,
     "provider": _provider,
+    "console": _console,
     "dates": _dates,
     "audit key": _audit_key,
     "master key": _master_key,

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 from app.console.api import Door
 from app.console.pages import audit, chain, replay, settings, thread, threads, usage
 from app.console.session import PATH
-from app.console.view import page, sign_in_page, sign_out_page
+from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
 
 HERE = Path(__file__).parent
 
@@ -33,6 +33,8 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
     return [
         Route(PATH, _begin, methods=["GET"]),
         Route(f"{PATH}/sign-in", sign_in_page, methods=["GET", "POST"]),
+        Route(f"{PATH}/sign-in/oidc", oidc_page, methods=["GET"]),
+        Route(f"{PATH}/sign-in/oidc/callback", oidc_callback_page, methods=["GET"]),
         Route(f"{PATH}/sign-out", sign_out_page, methods=["POST"]),
         Route(f"{PATH}/verify", page(audit.verified), methods=["POST"]),
         *made,

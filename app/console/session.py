@@ -1,4 +1,7 @@
-"""Sessions of the console: signing in with an API key, and a cookie that only this site sends."""
+"""Sessions of the console: signing in with an API key, and a cookie that only this site sends.
+
+`oidc.py` has the sign-in with OpenID Connect.
+"""
 
 import hmac
 from urllib.parse import parse_qs, quote
@@ -11,6 +14,7 @@ from app.http.bodies import body_of
 from app.http.services import services
 from app.projects.auth import Grant, KeyRing
 from app.projects.sessions import LIFE_SECONDS, Sessions
+from app.settings import Connected
 
 COOKIE = "everthread_console"
 PATH = "/console"
@@ -21,6 +25,7 @@ LONGEST_FORM = 4096
 
 WRONG_KEY = "This key is unknown, revoked or past its end."
 TOO_MANY = "Too many attempts. Wait a minute."
+NO_KEYS = "API keys are not accepted here. Sign in with your account."
 
 PROOF = "x-csrf-token"
 
@@ -35,7 +40,15 @@ async def grant_of(request: HTTPConnection) -> Grant | None:
     if session is None:
         return None
     address = None if request.client is None else request.client.host
-    return await services(request)[KeyRing].of_session(session, address)
+    grant = await services(request)[KeyRing].of_session(session, address)
+    return grant if grant is not None and _is_accepted(services(request)[Connected], grant) else None
+
+
+def _is_accepted(settings: Connected, grant: Grant) -> bool:
+    """Return False if the settings no longer accept the kind of sign-in that began a session."""
+    if grant.subject is None:
+        return settings.console_keys
+    return settings.oidc_issuer is not None and grant.subject.startswith(f"{settings.oidc_issuer.rstrip('/')} ")
 
 
 def is_own(request: HTTPConnection) -> bool:
@@ -53,6 +66,8 @@ def from_here(request: HTTPConnection) -> bool:
 async def sign_in(request: Request) -> tuple[Response | None, str | None]:
     """Begin a session with the key of a form: the answer that begins it, or why there is none."""
     address = "" if request.client is None else request.client.host
+    if not services(request)[Connected].console_keys:
+        return None, NO_KEYS
     if not from_here(request):
         return None, WRONG_KEY
     attempts = services(request)[SignInAttempts]
@@ -64,17 +79,16 @@ async def sign_in(request: Request) -> tuple[Response | None, str | None]:
     if grant is None:
         return None, WRONG_KEY
     attempts.succeeded(address)
-    answer = RedirectResponse(_next(form.get("next", [""])[0]), status_code=303)
-    answer.set_cookie(
-        COOKIE,
-        await services(request)[Sessions].begin(grant.project_id, grant.key_id),
-        max_age=LIFE_SECONDS,
-        path=PATH,
-        secure=request.url.scheme == "https",
-        httponly=True,
-        samesite="strict",
-    )
+    cookie = await services(request)[Sessions].begin(grant.project_id, grant.key_id)
+    assert cookie is not None  # Its id is new.
+    answer = RedirectResponse(next_page(form.get("next", [""])[0]), status_code=303)
+    set_cookie(answer, cookie, secure=request.url.scheme == "https")
     return answer, None
+
+
+def set_cookie(answer: Response, cookie: str, *, secure: bool) -> None:
+    """Give the browser the cookie of a session."""
+    answer.set_cookie(COOKIE, cookie, max_age=LIFE_SECONDS, path=PATH, secure=secure, httponly=True, samesite="strict")
 
 
 async def sign_out(request: Request) -> Response:
@@ -93,7 +107,7 @@ def to_sign_in(request: Request) -> Response:
     return RedirectResponse(f"{SIGN_IN}?next={quote(wanted)}", status_code=303)
 
 
-def _next(given: str) -> str:
-    """A page of the console's, and nothing else."""
+def next_page(given: str) -> str:
+    """Return the page to open after the sign-in: a page of the console's, and nothing else."""
     is_page = given.startswith(f"{PATH}/") and "\\" not in given and "//" not in given and given.isprintable()
     return given if is_page else f"{PATH}/threads"

@@ -9,15 +9,19 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console import session
 from app.console.api import Api, Refused
+from app.console.oidc import COOKIE as STATE_COOKIE
+from app.console.oidc import PATH as STATE_PATH
+from app.console.oidc import Oidc, SignedIn, SignInFailed
 from app.console.words import Words, language_of, words
 from app.http.services import services
 from app.limits.spent import NO_CURRENCY
 from app.projects.auth import Grant
 from app.projects.sessions import Sessions
+from app.settings import Connected
 
 HERE = Path(__file__).parent
 
@@ -69,7 +73,8 @@ class View:
         return {**self.request.query_params, "after": found["last_id"]} if found["has_more"] else None
 
     def page(self, template: str, *, status: int = 200, **shown: Any) -> Response:
-        return _html(self.request, template, self.t, self.language, status, may=self.may, **shown)
+        person = "" if self.grant.subject is None else self.grant.name
+        return _html(self.request, template, self.t, self.language, status, may=self.may, person=person, **shown)
 
 
 Handler = Callable[[View], Awaitable[Response]]
@@ -99,12 +104,47 @@ async def sign_in_page(request: Request) -> Response:
         answer, wrong = await session.sign_in(request)
         if answer is not None:
             return answer
+    return _sign_in_form(request, wrong)
+
+
+async def oidc_page(request: Request) -> Response:
+    """Send the browser to the identity provider."""
+    asked = request.query_params
+    try:
+        return await services(request)[Oidc].begin(asked.get("next", ""), asked.get("project", ""))
+    except SignInFailed as failed:
+        return _sign_in_form(request, failed.message, **failed.filled)
+
+
+async def oidc_callback_page(request: Request) -> Response:
+    """Begin the session of a person whom the identity provider has sent back.
+
+    The browser opens the next page by itself: it sends no `SameSite=Strict` cookie with a redirect from another site.
+    """
+    oidc = services(request)[Oidc]
+    if oidc.config is None:
+        return RedirectResponse(session.SIGN_IN, status_code=303)
+    language = language_of(request.headers.get("accept-language", ""))
+    try:
+        done = await oidc.finish(request)
+    except SignInFailed as failed:
+        answer = _sign_in_form(request, failed.message, **failed.filled)
+    else:
+        answer = _html(request, "signed_in.html", words(language), language, 200, done=done, may=lambda _: False)
+        if isinstance(done, SignedIn):
+            session.set_cookie(answer, done.cookie, secure=oidc.secure)
+    answer.delete_cookie(STATE_COOKIE, path=STATE_PATH, secure=oidc.secure, httponly=True, samesite="lax")
+    return answer
+
+
+def _sign_in_form(request: Request, wrong: str | None, **filled: str) -> Response:
     language = language_of(request.headers.get("accept-language", ""))
     t = words(language)
     status = 200 if wrong is None else 429 if wrong == session.TOO_MANY else 403
     return _html(
-        request, "sign_in.html", t, language, status, wrong=wrong, next=request.query_params.get("next", ""),
-        may=lambda _: False,
+        request, "sign_in.html", t, language, status, wrong=None if wrong is None else t(wrong, **filled),
+        next=request.query_params.get("next", ""), keys=services(request)[Connected].console_keys,
+        provider=services(request)[Oidc].host, may=lambda _: False,
     )  # fmt: skip
 
 

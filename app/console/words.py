@@ -15,6 +15,31 @@ CHINESE = {
         "使用 API 密钥登录。浏览器不保存密钥，只保存随密钥失效的会话。",
     "This key is unknown, revoked or past its end.": "此密钥未知、已吊销或已过期。",
     "Too many attempts. Wait a minute.": "尝试次数过多，请稍等一分钟。",
+    "Sign in with {provider}": "使用 {provider} 登录", "Person": "人员",
+    "You are signed in. Continue.": "您已登录。继续。",
+    "Your groups have access to several projects. Choose one.": "您的用户组可以访问多个项目，请选择一个。",
+    "API keys are not accepted here. Sign in with your account.": "此处不接受 API 密钥。请使用您的账户登录。",
+    "This sign-in was not begun in this browser, or it took longer than ten minutes. Begin again; allow cookies, and "
+    "open the console at {host}.":
+        "此登录不是在本浏览器中开始的，或耗时超过十分钟。请允许 Cookie，在 {host} 打开控制台并重新开始。",
+    "This sign-in was used before. Begin again.": "此登录已被使用过。请重新开始。",
+    "The identity provider does not answer as expected. Try again later; the log of this service says why.":
+        "身份提供方没有正常响应。请稍后重试；原因见本服务的日志。",
+    "The identity provider did not confirm this sign-in. Begin again; the log of this service says why.":
+        "身份提供方没有确认此登录。请重新开始；原因见本服务的日志。",
+    "{name}: your sign-in names no groups. Ask an administrator of the identity provider to add you to a group with "
+    "access to this console, and to list your groups in the claim '{claim}' of the ID token.":
+        "{name}：您的登录不含用户组。请身份提供方的管理员把您加入有权访问此控制台的用户组，"
+        "并在 ID 令牌的声明“{claim}”中列出您的用户组。",
+    "{name}: none of your groups has access to this console. Ask an administrator of this console to give access to "
+    "one of them, or to add you to a group that has it. Your groups: {groups}.":
+        "{name}：您的用户组都无权访问此控制台。请此控制台的管理员为其中之一授权，"
+        "或把您加入有权访问的用户组。您的用户组：{groups}。",
+    "{name}: the project that your groups have access to does not exist or is archived: {projects}. Ask an "
+    "administrator of this console to create it.":
+        "{name}：您的用户组可以访问的项目不存在或已归档：{projects}。请此控制台的管理员创建它。",
+    "{name}: the project has as many people as it can have. Ask an administrator of this console to revoke some.":
+        "{name}：该项目的人员已达上限。请此控制台的管理员吊销一些人员。",
     "Skip to the content": "跳到内容",
     "Search titles, texts, names, users": "搜索标题、文本、名称、用户",
     "User": "用户", "Name": "名称", "Metadata": "元数据", "key=value": "键=值", "Archived": "已归档",

@@ -81,6 +81,10 @@ class Grant:
     """Time of the project's latest cut-off of a user; None if there is none."""
     expires_at: float | None = None
     """Unix time at which the token or session expires; None for a key, whose row tells."""
+    name: str = ""
+    """Name of the key, or of the person."""
+    subject: str | None = None
+    """Issuer and subject of a person: see `people.py`. None for an API key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,8 @@ class KeyRing:
             await self._sealer(row),
             least(settings.limits.body_bytes, limits.body_bytes),
             users_cut_at=row["users_cut_at"],
+            name=row["name"],
+            subject=row["subject"],
         )
         if row["first_use"] is not None:
             async with self._database.session() as session:

@@ -124,6 +124,7 @@ async def add_key(
     scopes: Sequence[str] = USUAL,
     expires_at: datetime | None = None,
     limits: dict[str, Any] | None = None,
+    subject: str | None = None,
 ) -> ApiKey | None:
     """Keep a key's hash. One that is already there stays as it is, revoked or not, and None is returned."""
     id_ = new_uuid()
@@ -132,7 +133,8 @@ async def add_key(
         "id": id_,
         "name": name,
         "key_hash": hash_key(key),
-        "hint": hint(key),
+        "hint": hint(key) if subject is None else "",
+        "subject": subject,
         "scopes": [scope for scope in SCOPES if scope in scopes],
         "expires_at": expires_at,
         "limits": limits or {},
@@ -205,5 +207,6 @@ def _is_taken(project_id: UUID, id_: UUID) -> tuple[ColumnElement[bool], ...]:
         ApiKey.project_id == project_id,
         ApiKey.id == id_,
         ApiKey.revoked_at.is_(None),
+        ApiKey.subject.is_(None),
         or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > now),
     )

@@ -136,6 +136,8 @@ class KeyObject(TypedDict):
     name: str
     hint: str
     """First characters of the key."""
+    subject: str | None
+    """Issuer and subject of a person who signs in to the console; null for a key."""
     scopes: list[str]
     limits: dict[str, int | float]
     created_at: int
@@ -178,6 +180,7 @@ def key_object(key: ApiKey) -> KeyObject:
         "project": ids.project_id(key.project_id),
         "name": key.name,
         "hint": key.hint,
+        "subject": key.subject,
         "scopes": key.scopes,
         "limits": key.limits,
         "created_at": int(key.created_at.timestamp()),

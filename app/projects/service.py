@@ -130,7 +130,8 @@ class Projects:
         limits = None if sent.limits is None else sent.limits.model_dump(exclude_none=True)
         async with self._database.session() as session:
             project = await self._project(session, caller, given, locked=True)
-            there = select(func.count()).where(ApiKey.project_id == project.project_id, ApiKey.revoked_at.is_(None))
+            of_project = (ApiKey.project_id == project.project_id, ApiKey.subject.is_(None))
+            there = select(func.count()).where(*of_project, ApiKey.revoked_at.is_(None))
             if (await session.scalar(there) or 0) >= MOST_KEYS:
                 raise Conflict(
                     f"The project has {MOST_KEYS} keys, as many as it can have. Revoke some.", code="too_many_keys"

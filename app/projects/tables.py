@@ -80,16 +80,25 @@ class ApiKey(Base):
     """Its own; empty: those of the project's keys."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The salt of the digests in its audit records."""
+    subject: Mapped[str | None] = mapped_column(Text)
+    """Issuer and subject of a person: see `people.py`. None: an API key."""
 
     # The one index that does not begin with the project: a key is what tells the project.
     __table_args__ = (
         UniqueConstraint("key_hash"),
+        Index(
+            "api_keys_subject_idx",
+            "project_id",
+            "subject",
+            unique=True,
+            postgresql_where=text("revoked_at IS NULL AND subject IS NOT NULL"),
+        ),
         CheckConstraint("scopes <@ '{read,write,audit,admin}' AND scopes <> '{}'", name="scopes"),
     )
 
 
 class ConsoleSession(Base):
-    """A browser that is signed in to the console with a key, until the row expires or is deleted."""
+    """A browser that is signed in to the console with a key, until the row expires."""
 
     __tablename__ = "console_sessions"
 

@@ -59,7 +59,7 @@ FIELDS: dict[tuple[Kind, int], tuple[str, ...]] = {
     ),
     ("feedback", 2): ("turn_id", "score", "label", "comment", "user_id", "created_at"),
     ("share", 2): ("thread_id", "turn_id", "title", "token_hash", "expires_at", "created_at"),
-    ("key", 2): ("name", "hint", "key_hash", "scopes", "limits", "created_at", "expires_at", "revoked_at"),
+    ("key", 2): ("name", "hint", "key_hash", "scopes", "limits", "created_at", "expires_at", "revoked_at", "subject"),
     ("project", 2): (
         "name", "operates", "settings", "retention_days", "session_cache", "created_at", "archived_at", "encrypted_at",
         "key_destroyed_at",

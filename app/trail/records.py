@@ -20,7 +20,7 @@ Action = Literal[
     "thread.purged", "turn.opened", "turn.called", "turn.model_replaced",
     "turn.closed", "turn.imported", "turn.inherited", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "history.erased", "compaction.made", "compaction.deleted",
-    "key.created", "key.used", "key.rotated", "key.revoked",
+    "key.created", "key.used", "key.rotated", "key.revoked", "key.signed_in",
     "project.created", "project.changed", "project.archived", "project.restored",
     "project.encrypted", "project.key_destroyed",
     "account.created", "account.changed", "account.deleted",
