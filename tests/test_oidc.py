@@ -32,6 +32,7 @@ from tests.databases import migrated_database
 from tests.oidc_front import CLIENT, SECRET, Forgery, Front, expired, oidc_front
 from tests.projects import Project, new_key
 from tests.service import Process, Service, eventually, free_port
+from tests.test_command_line import lines_of
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -591,6 +592,16 @@ def test_the_service_does_not_start_with_a_wrong_setting(service_env: dict[str, 
     process = Process("serve", env={**service_env, "EVERTHREAD_OIDC_ISSUER": "https://login.example.com"})
     assert process.ended() == 1
     assert "Sign-in with OpenID Connect also needs EVERTHREAD_OIDC_CLIENT_ID and" in process.lines[-1]
+
+
+def test_the_doctor_asks_the_provider(own_env: dict[str, str], running: Service) -> None:
+    lines = lines_of("doctor", env=own_env)[1]
+    assert lines[0].startswith("settings:")
+    assert ABSENT in lines[0]
+    away = {**own_env, "EVERTHREAD_OIDC_ISSUER": f"http://127.0.0.1:{free_port()}"}
+    assert "Check EVERTHREAD_OIDC_ISSUER" in lines_of("doctor", env=away)[1][0]
+    wrong = {**own_env, "EVERTHREAD_OIDC_GROUPS": "support"}
+    assert "GROUP=PROJECT:SCOPE" in lines_of("doctor", env=wrong)[1][0]
 
 
 WRONG_ANSWERS: dict[str, tuple[int, dict[str, str], Any]] = {

@@ -48,7 +48,25 @@ Check = Callable[[Settings], Coroutine[Any, Any, str]]
 
 async def _settings(settings: Settings) -> str:
     check_models(settings)
-    return " ".join(misspelt(environment())) or OK
+    return " ".join([*misspelt(environment()), *await _sign_in(settings)]) or OK
+
+
+async def _sign_in(settings: Settings) -> list[str]:
+    """Return what is wrong with the console's sign-in with OpenID Connect."""
+    if (config := check_console(settings)) is None:
+        return []
+    provider = IdentityProvider(config)
+    try:
+        await provider.authorization_endpoint()
+    except ProviderFailed as error:
+        return [f"The identity provider at {config.issuer} is not usable: {error}. Check EVERTHREAD_OIDC_ISSUER."]
+    finally:
+        await provider.close()
+    if (url := _database_url(settings)) is None:
+        return []
+    async with _database(settings, url) as database:
+        missing = await check_oidc_projects(database, config)
+    return [] if missing is None else [missing]
 
 
 async def _postgres(settings: Settings) -> str:
@@ -81,23 +99,6 @@ async def _provider(settings: Settings) -> str:
         return f"{OK}: none, for DASHSCOPE_API_KEY is not set: the emulator answers"
     away = await check_provider(settings)
     return f"{settings.provider_base_url}{away}" if away else f"{OK}: {settings.provider_base_url} takes the key"
-
-
-async def _console(settings: Settings) -> str:
-    if (config := check_console(settings)) is None:
-        return f"{OK}: people sign in with API keys"
-    provider = IdentityProvider(config)
-    try:
-        await provider.authorization_endpoint()
-    except ProviderFailed as error:
-        return f"the identity provider at {config.issuer} is not usable: {error}. Check EVERTHREAD_OIDC_ISSUER."
-    finally:
-        await provider.close()
-    missing = None
-    if (url := _database_url(settings)) is not None:
-        async with _database(settings, url) as database:
-            missing = await check_oidc_projects(database, config)
-    return missing or f"{OK}: people sign in at {config.issuer}"
 
 
 async def _dates(settings: Settings) -> str:
@@ -173,7 +174,6 @@ CHECKS: dict[str, Check] = {
     "Postgres": _postgres,
     "Redis": _redis,
     "provider": _provider,
-    "console": _console,
     "dates": _dates,
     "audit key": _audit_key,
     "master key": _master_key,
