@@ -77,10 +77,12 @@ from app.projects.credential_watch import CredentialWatch
 from app.projects.cutoffs import Cutoffs
 from app.projects.identity_tokens import IdentityTokens
 from app.projects.key_sets import KeySets
+from app.projects.preset_store import UserPresets
 from app.projects.service import Projects
 from app.projects.sessions import Sessions
 from app.projects.stream_tickets import StreamTickets
 from app.projects.user_tokens import UserTokens
+from app.projects.user_view import UserView, error_body
 from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
 from app.public import health, openapi
@@ -197,6 +199,7 @@ def build(settings: Connected) -> FastAPI:
     app.router.routes[:0] = turns_routes.hot_routes("/v1")
     if settings.console:
         app.router.routes.extend(console.routes(app))
+    app.add_middleware(UserView)
     app.add_middleware(RequestTarget)
     app.add_middleware(Cors)
     app.add_middleware(stopping.CutOff)
@@ -321,8 +324,14 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         KeyRing(database, tokens, identity_tokens, cutoffs, content_keys),
     )
     started.to_stop(keys.stop)
+    presets = UserPresets(database, content_keys, key)
     projects = Projects(
-        database, keys, cipher, encrypts=settings.encrypt_projects, inside=settings.identity_providers_inside
+        database,
+        keys,
+        cipher,
+        presets,
+        encrypts=settings.encrypt_projects,
+        inside=settings.identity_providers_inside,
     )
     turns = Turns(store, runner, replay, compaction_cipher, limits)
     feed = TrailFeed(database, horizon, users, closing=closing)
@@ -342,7 +351,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     )
     served = Services(
         settings, models, observations, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, limits, projects, tokens, cutoffs, sessions, watch, Origins(database),
+        keys, limits, projects, presets, tokens, cutoffs, sessions, watch, Origins(database),
         ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
         threads,
         ThreadEvents(database, feed, threads),
@@ -351,7 +360,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models, live_ids, limits),
-        OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits),
+        OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits, users),
         Contexts(memory, reader, accounts, compactions, compaction_cipher, turns),
         ThreadLife(database, store, replay, feed),
         Feedbacks(database, turns, store, horizon),
@@ -460,7 +469,7 @@ async def _answer_nobody(request: Request, error: Exception) -> Response:
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, APIError)
     metrics.of(metrics.REFUSED_REQUESTS, str(error.status), error.meaning).inc()
-    return json_response(error.body(), status=error.status, headers=error.headers)
+    return json_response(error_body(request, error), status=error.status, headers=error.headers)
 
 
 async def _refuse_fields(request: Request, error: Exception) -> Response:

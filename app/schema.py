@@ -39,8 +39,8 @@ from app.webhooks import tables as webhooks
 
 TABLES = (
     cache.CacheKey, projects.Project, projects.ApiKey, projects.ConsoleSession, projects.UserCutoff,
-    projects.ClaimedAudience, projects.StreamTicket, sealing.DataKey, sealing.MasterNodes, accounts.Account,
-    trail.UserKey, threads.Thread, threads.ThreadName, threads.ThreadActivity, turns.Turn, turns.Item,
+    projects.ClaimedAudience, projects.StreamTicket, projects.StoredPreset, sealing.DataKey, sealing.MasterNodes,
+    accounts.Account, trail.UserKey, threads.Thread, threads.ThreadName, threads.ThreadActivity, turns.Turn, turns.Item,
     media.Medium, media.ItemMedium, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.ObservedModel, webhooks.Webhook, webhooks.WebhookDelivery,

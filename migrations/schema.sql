@@ -328,6 +328,16 @@ CREATE TABLE stream_tickets (
 CREATE INDEX stream_tickets_owner_idx ON stream_tickets (project_id, owner_hash);
 CREATE INDEX stream_tickets_expires_idx ON stream_tickets (expires_at);
 
+-- Presets of a project, whose id is the project's, and of user tokens, which are deleted after the tokens have expired.
+CREATE TABLE user_presets (
+    project_id uuid NOT NULL CONSTRAINT user_presets_project_id_fkey REFERENCES projects ON DELETE CASCADE,
+    id uuid NOT NULL,
+    preset json NOT NULL,
+    expires_at timestamptz,
+    CONSTRAINT user_presets_pkey PRIMARY KEY (project_id, id)
+);
+CREATE INDEX user_presets_expires_idx ON user_presets (expires_at) WHERE expires_at IS NOT NULL;
+
 -- Data keys of projects, sealed by the service's master key. They seal the contents of the project.
 CREATE TABLE data_keys (
     project_id uuid NOT NULL CONSTRAINT data_keys_project_id_fkey REFERENCES projects ON DELETE CASCADE,
@@ -407,7 +417,9 @@ CREATE TABLE threads (
     updated_at timestamptz NOT NULL DEFAULT now(),
     arrived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     ttl_seconds integer,
-    expires_at timestamptz
+    expires_at timestamptz,
+    -- The preset of end users' requests.
+    preset json
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX threads_arrived_idx ON threads (project_id, arrived_at, id);
 CREATE INDEX threads_user_idx ON threads (project_id, user_id, arrived_at, id) WHERE user_id IS NOT NULL;

@@ -153,8 +153,9 @@ def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_rea
         "calls.error", "calls.frames", "compactions.calls", "compactions.error", "compactions.salt", "compactions.text",
         "media.data", "media.digest",
         "feedback.comment", "feedback.salt", "items.data", "pieces.data", "pieces.digest", "shares.salt",
-        "shares.title", "threads.metadata", "threads.salt", "threads.title", "turns.body_hash", "turns.error",
-        "turns.incomplete_details", "turns.metadata", "turns.params", "turns.response", "turns.salt",
+        "shares.title", "threads.metadata", "threads.preset", "threads.salt", "threads.title", "turns.body_hash",
+        "turns.error", "turns.incomplete_details", "turns.metadata", "turns.params", "turns.response", "turns.salt",
+        "user_presets.preset",
     }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ TABLES = {
     "usage_sums",
     "user_cutoffs",
     "user_keys",
+    "user_presets",
     "user_purges",
     "waiters",
     "webhook_deliveries",

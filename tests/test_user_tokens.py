@@ -25,7 +25,11 @@ PAGE = "https://app.example"
 
 OPEN = {
     "threads_list_threads", "threads_get_or_create", "threads_get", "threads_patch", "history_create", "history_delete",
-    "history_read_back", "history_give_feedback", "turns_create", "turns_cancel", "turns_events", "turns_life",
+    "history_read_back", "history_give_feedback", "history_fork", "history_branches", "history_share",
+    "history_list_shares", "history_take_back", "search_search", "memory_compact", "memory_compactions",
+    "models_listed", "models_one", "responses_compact", "responses_input_tokens", "conversations_create",
+    "conversations_listed", "conversations_update", "conversations_add_items", "conversations_retrieve_item",
+    "conversations_delete_item", "turns_create", "turns_cancel", "turns_events", "turns_life",
     "turns_list_turns", "turns_get", "responses_create", "responses_retrieve", "responses_delete", "responses_cancel",
     "responses_input_items", "conversations_retrieve", "conversations_delete", "conversations_list_items",
     "events_follow", "events_create_ticket",

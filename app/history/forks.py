@@ -16,6 +16,7 @@ from app.history import turn_digests
 from app.history.fork_copy import copy_turns
 from app.http.errors import Conflict, NotFound
 from app.http.pages import PAGE_BYTES
+from app.projects.preset_store import preset_of
 from app.sealing import ciphertext
 from app.sealing.at_rest import MARK
 from app.sealing.ciphertext import CannotOpen
@@ -54,6 +55,9 @@ class Forks:
         at = turn_id or source.head_turn_id
         seq = 0 if at is None else await _forkable(session, source, at)
         inherited: dict[str, Any] = {"title": source.title, "user_id": source.user_id, "metadata_": source.metadata_}
+        await session.refresh(source, ["preset"])
+        if "preset" not in values and source.preset is not None:
+            inherited["preset"] = preset_of(source.preset, unreadable="preset" in source.unreadable).stored()
         if "user_id" not in values:
             inherited["trail_key"] = source.trail_key
         values = {**inherited, **values}

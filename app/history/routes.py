@@ -24,6 +24,7 @@ from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
 from app.projects.user_tokens import for_users
 from app.threads.address import Addressed, at
+from app.threads.presets import presets_of
 from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObject, ThreadsBulk
 from app.threads.service import for_caller
 from app.turns.events import EventStream
@@ -37,8 +38,11 @@ Until = Annotated[str | None, Query(description="The last turn to show; the thre
 
 @for_users
 @router.post("/threads", response_model=ThreadObject, status_code=201, responses=CONFLICT)
-async def create(caller: Authenticated, history: Service, sent: SentOrEmpty[ThreadCreate]) -> Response:
+async def create(
+    request: Request, caller: Authenticated, history: Service, sent: SentOrEmpty[ThreadCreate]
+) -> Response:
     """Create a thread, with or without a conversation to continue."""
+    (await presets_of(request, caller)).check_input(sent.messages, "messages")
     return json_response(await history.create_thread(caller, for_caller(caller, sent)), status=201)
 
 
@@ -55,10 +59,11 @@ async def delete(caller: Authenticated, history: Service, address: Addressed) ->
     return json_response(await history.delete_thread(caller, address))
 
 
+@for_users
 @at(router.post, "/fork", response_model=ThreadObject, status_code=201, responses=CONFLICT)
 async def fork(caller: Authenticated, history: Service, address: Addressed, sent: SentOrEmpty[ThreadFork]) -> Response:
     """Create a thread that continues from a turn of this one."""
-    return json_response(await history.fork(caller, address, sent), status=201)
+    return json_response(await history.fork(caller, address, for_caller(caller, sent)), status=201)
 
 
 @at(router.get, "/turns/{turn_id}/calls", response_model=ListObject[CallObject], responses=AS_TEXT)
@@ -108,6 +113,7 @@ async def play(
     )
 
 
+@for_users
 @at(router.get, "/branches", response_model=ListObject[BranchObject])
 async def branches(caller: Authenticated, history: Service, address: Addressed, page: Paged) -> Response:
     """List the ends of a thread's branches."""
@@ -204,6 +210,7 @@ async def delete_feedback(caller: Authenticated, feedback: FeedbackService, feed
     return json_response(await feedback.delete(caller, feedback_id))
 
 
+@for_users
 @at(router.post, "/shares", dependencies=FOR_ITEMS, response_model=ShareLink, status_code=201)
 async def share(
     caller: Authenticated, shares: ShareService, address: Addressed, sent: SentOrEmpty[ShareCreate]
@@ -212,12 +219,14 @@ async def share(
     return json_response(await shares.create(caller, address, sent), status=201)
 
 
+@for_users
 @at(router.get, "/shares", response_model=ListObject[ShareObject])
 async def list_shares(caller: Authenticated, shares: ShareService, address: Addressed) -> Response:
     """List the links to a thread."""
     return json_response(await shares.listed(caller, address))
 
 
+@for_users
 @router.delete("/shares/{share_id}", response_model=Deleted)
 async def take_back(caller: Authenticated, shares: ShareService, share_id: str) -> Response:
     """Revoke a link."""

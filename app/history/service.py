@@ -23,12 +23,14 @@ from app.http.describing import Deleted, ErrorFields
 from app.http.errors import APIError, BadRequest, NotFound
 from app.http.pages import Page, list_object
 from app.items.client_door import items_of
+from app.items.user_items import is_for_users
 from app.limits.room import check_items, check_room
 from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.provider.account import account
 from app.threads import store as threads
 from app.threads.address import ById, ThreadAddress, unknown
+from app.threads.app_messages import kept_for_app
 from app.threads.schemas import (
     BulkResult,
     ThreadCreate,
@@ -171,6 +173,10 @@ class History:
             async with self._database.session() as session:
                 thread = await threads.get(session, caller.project_id, address)
                 user = None if thread is None else thread.user_id
+        if caller.grant.user is not None and sent.turn_id is not None:
+            head = (await self._store.thread(caller.project_id, address))["head_turn_id"]
+            if await self._store.lost_messages(caller.project_id, head, sent.turn_id):
+                raise kept_for_app("turn_id")
         await check_room(self._limits, caller, user, makes_thread=True)
         async with self._database.session() as session:
             source = await threads.locked(session, caller.project_id, address)
@@ -222,6 +228,8 @@ class History:
         thread, found = await self._page_of_turns(caller, address, page, until, newest, with_items=True)
         items = await self._store.items(caller.project_id, found.turns)
         rows = [row for turn_id in found.turns for row in items[turn_id][:: 1 if page.order == "asc" else -1]]
+        if caller.grant.user is not None:
+            rows = [row for row in rows if is_for_users(row["data"])]
         return thread, rows, found
 
     async def chain(self, caller: Caller, address: ThreadAddress, page: Page, until: str | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
 from app.threads.address import ById, ThreadAddress, unknown
 from app.threads.schemas import TURN_ID
+from app.threads.tables import Thread
 from app.trail import contents
 from app.trail.append import append_record
 from app.turns.rows import ItemRow
@@ -123,7 +124,12 @@ class Shares:
         id_ = ids.parse(given, ("share",))
         if id_ is None:
             raise _unknown(given)
-        this = (Share.project_id == caller.project_id, Share.bucket == ids.bucket_of(id_), Share.id == id_)
+        this = [Share.project_id == caller.project_id, Share.bucket == ids.bucket_of(id_), Share.id == id_]
+        if (user := caller.grant.user) is not None:
+            mine = (Thread.project_id == caller.project_id, Thread.bucket == ids.bucket_of(id_), Thread.user_id == user)
+            this.append(Share.thread_id.in_(select(Thread.id).where(*mine)))
+        if caller.grant.thread_id is not None:
+            this.append(Share.thread_id == caller.grant.thread_id)
         async with self._database.session() as session:
             gone = await session.execute(delete(Share).where(*this).returning(Share.thread_id, Share.turn_id))
             row = gone.one_or_none()

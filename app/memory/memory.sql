@@ -156,6 +156,7 @@ ORDER BY random() LIMIT 5
 SELECT th.id AS thread_id, th.head_turn_id, t.model FROM threads th
 LEFT JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = th.head_turn_id
 WHERE th.project_id = :project_id AND th.bucket = :bucket AND th.id = :thread_id AND (:name::text IS NULL OR th.name = :name)
+    AND (:of_user::text IS NULL OR th.user_id = :of_user)
 
 -- observed_models --
 -- What the answers of accounts have shown of their models in the last days.

@@ -13,22 +13,28 @@ from app.memory.schemas import Compact, CompactionObject
 from app.memory.service import Memory
 from app.projects.auth import Authenticated
 from app.projects.credential_watch import answer_of, listening
+from app.projects.user_tokens import for_users
 from app.threads.address import Addressed, at
+from app.threads.presets import presets_of
 
 router = APIRouter(tags=["memory"])
 
 Service = Annotated[Memory, serving(Memory)]
 
 
+@for_users
 @at(router.post, "/compact", response_model=CompactionObject, status_code=201, responses=OF_A_MODEL)
 async def compact(
     request: Request, caller: Authenticated, memory: Service, address: Addressed, sent: SentOrEmpty[Compact]
 ) -> Response:
     """Compact the beginning of a long conversation into a summary, now."""
+    presets = await presets_of(request, caller, address)
+    presets.check_summary(sent.model, sent.instructions, caller.grant.settings.resolved)
     made = await answer_of(listening(request, caller, admitted=True), memory.compact(caller, address, sent))
     return json_response(made, status=201)
 
 
+@for_users
 @at(router.get, "/compactions", response_model=ListObject[CompactionObject])
 async def compactions(caller: Authenticated, memory: Service, address: Addressed) -> Response:
     """List the compactions of a thread."""

@@ -203,9 +203,8 @@ class MemoryStore:
             NotFound: there is no such thread.
         """
         name = getattr(address, "name", None)
-        row = await self._database.fetchrow(
-            *SQL.head(project_id=project_id, bucket=ids.bucket_of(address.id), thread_id=address.id, name=name)
-        )
+        place = {"project_id": project_id, "bucket": ids.bucket_of(address.id), "thread_id": address.id}
+        row = await self._database.fetchrow(*SQL.head(**place, name=name, of_user=address.user))
         if row is None:
             raise unknown(address)
         return row["thread_id"], row["head_turn_id"], row["model"]

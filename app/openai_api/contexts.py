@@ -21,7 +21,7 @@ from app.items.client_door import items_of
 from app.items.input_item import with_facts
 from app.items.kinds import is_system, kind_of, type_of
 from app.items.pairs import unanswered
-from app.items.shapes import Item
+from app.items.shapes import Item, text_of
 from app.items.stored import stored_input
 from app.items.vocabulary import text_count
 from app.items.weights import BYTES_PER_TOKEN
@@ -36,10 +36,13 @@ from app.openai_api.schemas import conversation_of, previous_uuid
 from app.openai_api.service import shown_item
 from app.projects.auth import Authenticated, Caller, Reading
 from app.projects.credential_watch import answer_of, listening
+from app.projects.presets import Presets
+from app.projects.user_tokens import for_users
 from app.provider.client import ProviderError
 from app.provider.models import Models
 from app.provider.refusals import client_error
-from app.threads.address import ById, OfTurn, unknown
+from app.threads.address import ById, OfTurn, owned, unknown
+from app.threads.presets import presets_of
 from app.turns.schemas import Input
 from app.turns.service import Turns
 
@@ -130,9 +133,12 @@ class Contexts:
                 code="missing_parameter",
             )
         usage = dict.fromkeys(SUMMED, 0)
+        # A user neither sees the app's messages nor sends them again: they go along with the summary.
+        of_app = [text_of(item) for item in before if is_system(item)] if caller.grant.user is not None else []
+        told = [item for item in items if not is_system(item)] if of_app else items
         try:
             said = await self._compactions.summary(
-                caller.project_id, admission, model, model, items, [], usage, instructions=sent.instructions
+                caller.project_id, admission, model, model, told, [], usage, instructions=sent.instructions
             )
         except ProviderError as error:
             raise client_error(error.failure) from error
@@ -140,7 +146,7 @@ class Contexts:
         made = {
             "type": "compaction",
             "id": ids.compaction_id(ids.new_uuid()),
-            "encrypted_content": self._cipher.encrypt(caller.project_id, said),
+            "encrypted_content": self._cipher.encrypt(caller.project_id, orjson.dumps([said, *of_app]).decode()),
         }
         details = {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
         return {
@@ -197,14 +203,14 @@ class Contexts:
             return await self._turn(caller, sent.previous_response_id)
         if sent.conversation is None:
             return None
-        _, head, _ = await self._store.head(caller.project_id, ById(conversation_of(sent.conversation)))
+        _, head, _ = await self._store.head(caller.project_id, owned(caller, ById(conversation_of(sent.conversation))))
         return head
 
     async def _turn(self, caller: Caller, previous: str) -> UUID:
-        turn_id = previous_uuid(previous)
-        if not await self._turns.is_there(caller, turn_id):
-            raise unknown(OfTurn(turn_id))
-        return turn_id
+        address = owned(caller, OfTurn(previous_uuid(previous)))
+        if not await self._turns.is_there(caller, address):
+            raise unknown(address)
+        return address.turn
 
 
 def open_calls(last: Sequence[Item], new: Sequence[Item]) -> list[str]:
@@ -231,9 +237,13 @@ def open_calls(last: Sequence[Item], new: Sequence[Item]) -> list[str]:
 Service = Annotated[Contexts, serving(Contexts)]
 
 
+@for_users
 @router.post("/responses/compact", response_model=CompactedResponse, responses=OF_A_MODEL)
 async def compact(request: Request, caller: Authenticated, contexts: Service, sent: Sent[CompactCreate]) -> Response:
     """Summarize a conversation, to continue from the summary."""
+    presets = await _presets(request, caller, sent.previous_response_id)
+    presets.check_input(sent.input, "input")
+    presets.check_summary(sent.model, sent.instructions, caller.grant.settings.resolved)
     model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
     weight = len(orjson.dumps(sent.input)) // BYTES_PER_TOKEN
     history = ids.parse(sent.previous_response_id or "", ids.TURN_PREFIXES)
@@ -249,8 +259,25 @@ async def compact(request: Request, caller: Authenticated, contexts: Service, se
     return json_response(await answer_of(listening(request, caller, admitted=True), compacted()))
 
 
+@for_users
 @router.post("/responses/input_tokens", response_model=InputTokens)
 async def input_tokens(request: Request, caller: Reading, contexts: Service, sent: Sent[InputTokensCreate]) -> Response:
     """Count the tokens that the model would be sent."""
-    counted = await contexts.input_tokens(caller, sent, services(request)[Models])
+    models, conversation = services(request)[Models], sent.conversation
+    if presets := await _presets(request, caller, sent.previous_response_id, conversation):
+        presets.check_input(sent.input, "input")
+        body = sent.model_dump(exclude_unset=True)
+        known = {**body, **InputTokensCreate.model_fields}
+        body = presets.applied(body, known, models.default, caller.grant.settings.resolved)
+        sent = InputTokensCreate.model_validate(body)
+    counted = await contexts.input_tokens(caller, sent, models)
     return json_response({"object": "response.input_tokens", "input_tokens": counted})
+
+
+async def _presets(request: Request, caller: Caller, previous: str | None, conversation: Any = None) -> Presets:
+    """Return the presets of a request that continues from a response, or in a conversation, or from nothing."""
+    if previous is not None:
+        return await presets_of(request, caller, owned(caller, OfTurn(previous_uuid(previous))))
+    if conversation is not None:
+        return await presets_of(request, caller, owned(caller, ById(conversation_of(conversation))))
+    return await presets_of(request, caller)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from app.db import ids
@@ -26,6 +26,8 @@ from app.openai_api.service import ConversationObject
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
 from app.threads.address import ById, owned
+from app.threads.presets import presets_of
+from app.threads.service import check_makes
 
 router = APIRouter(tags=["conversations"])
 
@@ -45,14 +47,20 @@ async def _own(caller: Authenticated, conversation_id: str) -> ById:
 Own = Annotated[ById, Depends(_own)]
 
 
+@for_users
 @router.post("/conversations", dependencies=FOR_THREAD, response_model=ConversationObject)
-async def create(caller: Authenticated, openai: Service, sent: SentOrEmpty[ConversationCreate]) -> Response:
+async def create(
+    request: Request, caller: Authenticated, openai: Service, sent: SentOrEmpty[ConversationCreate]
+) -> Response:
     """Create a conversation."""
+    check_makes(caller)
+    (await presets_of(request, caller)).check_input(sent.items, "items")
     check_items(caller, len(sent.items or ()), "items")
     items = items_to_add(sent.items or [])
     return json_response(await openai.create_conversation(caller, items, sent.metadata or {}))
 
 
+@for_users
 @router.get("/conversations", response_model=ListObject[ConversationObject])
 async def listed(caller: Authenticated, openai: Service, page: Paged) -> Response:
     """List conversations, the latest first."""
@@ -66,10 +74,11 @@ async def retrieve(caller: Authenticated, openai: Service, own: Own) -> Response
     return json_response(await openai.conversation(caller, own))
 
 
+@for_users
 @router.post("/conversations/{conversation_id}", response_model=ConversationObject)
 async def update(caller: Authenticated, openai: Service, own: Own, sent: Sent[ConversationUpdate]) -> Response:
     """Replace the metadata of a conversation."""
-    return json_response(await openai.update_conversation(caller, own.id, sent.metadata or {}))
+    return json_response(await openai.update_conversation(caller, own, sent.metadata or {}))
 
 
 @for_users
@@ -83,11 +92,15 @@ async def delete(
     return json_response({"id": ids.conversation_id(own.id), "object": "conversation.deleted", "deleted": True})
 
 
+@for_users
 @router.post("/conversations/{conversation_id}/items", dependencies=FOR_ITEMS, response_model=ListObject[ItemObject])
-async def add_items(caller: Authenticated, openai: Service, own: Own, sent: Sent[ItemsCreate]) -> Response:
+async def add_items(
+    request: Request, caller: Authenticated, openai: Service, own: Own, sent: Sent[ItemsCreate]
+) -> Response:
     """Add items, which the next response continues from."""
     check_items(caller, len(sent.items), "items")
-    return json_response(await openai.add_items(caller, own.id, items_to_add(sent.items)))
+    (await presets_of(request, caller, own)).check_input(sent.items, "items")
+    return json_response(await openai.add_items(caller, own, items_to_add(sent.items)))
 
 
 @for_users
@@ -97,13 +110,15 @@ async def list_items(caller: Authenticated, openai: Service, own: Own, page: Ite
     return json_response(await openai.items(caller, own, page))
 
 
+@for_users
 @router.get("/conversations/{conversation_id}/items/{item_id}", response_model=ItemObject)
-async def retrieve_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
+async def retrieve_item(caller: Authenticated, openai: Service, own: Own, item_id: str) -> Response:
     """Return an item."""
-    return json_response(await openai.item(caller, conversation_uuid(conversation_id), item_id))
+    return json_response(await openai.item(caller, own, item_id))
 
 
+@for_users
 @router.delete("/conversations/{conversation_id}/items/{item_id}", response_model=ConversationObject)
-async def delete_item(caller: Authenticated, openai: Service, conversation_id: str, item_id: str) -> Response:
+async def delete_item(caller: Authenticated, openai: Service, own: Own, item_id: str) -> Response:
     """Delete an item. The next response continues without it."""
-    return json_response(await openai.delete_item(caller, conversation_uuid(conversation_id), item_id))
+    return json_response(await openai.delete_item(caller, own, item_id))

@@ -14,7 +14,9 @@ from app.http.services import services, serving
 from app.memory.observations import AccountObservations, ModelObservations
 from app.projects.auth import Authenticated
 from app.projects.settings import ProjectSettings
+from app.projects.user_tokens import for_users
 from app.provider.models import Models
+from app.threads.presets import presets_of
 
 router = APIRouter(tags=["models"])
 
@@ -65,21 +67,25 @@ class ModelObject(TypedDict):
     """True if the model is described here; otherwise its values are estimates."""
 
 
+@for_users
 @router.get("/models", response_model=ListObject[ModelObject])
-async def listed(caller: Authenticated, models: Known, observations: Seen) -> Response:
+async def listed(request: Request, caller: Authenticated, models: Known, observations: Seen) -> Response:
     """List the known models."""
-    settings = caller.grant.settings
+    settings, presets = caller.grant.settings, await presets_of(request, caller)
     names = {models.default, *models.named(), *observations.answered(), *settings.aliases}
-    shown = [name for name in sorted(names) if settings.may_use(name)]
+    shown = [
+        name for name in sorted(names) if settings.may_use(name) and presets.permits_model(name, settings.resolved)
+    ]
     return json_response(list_object(shown, lambda name: _shown(name, settings, models, observations), has_more=False))
 
 
+@for_users
 @router.get("/models/{model:path}", response_model=ModelObject)
-async def one(caller: Authenticated, models: Known, observations: Seen, model: str) -> Response:
+async def one(request: Request, caller: Authenticated, models: Known, observations: Seen, model: str) -> Response:
     """Return a model's limits and abilities."""
-    settings = caller.grant.settings
+    settings, presets = caller.grant.settings, await presets_of(request, caller)
     named = models.of(model).name or model in (models.default, *observations.answered(), *settings.aliases)
-    if not named or not settings.may_use(model):
+    if not named or not settings.may_use(model) or not presets.permits_model(model, settings.resolved):
         raise NotFound(
             f"Nothing is known of a model {model[:80]!r}. A turn may name it all the same: the provider decides.",
             param="model",

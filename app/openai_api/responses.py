@@ -1,5 +1,6 @@
 """/responses, as OpenAI's and DashScope's clients know it."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -22,7 +23,7 @@ from app.http.errors import BadRequest
 from app.http.heartbeat import heartbeat_seconds
 from app.http.pages import ListObject
 from app.http.services import services, serving
-from app.openai_api.schemas import ResponseCreate, response_request, response_uuid
+from app.openai_api.schemas import ResponseCreate, response_address, response_request, response_uuid
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, Caller, authenticate
 from app.projects.credential_watch import listening
@@ -30,6 +31,7 @@ from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.threads.address import OfTurn, owned
 from app.threads.names import Names
+from app.threads.presets import presets_of
 from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin
 from app.turns.show import ResponseObject, stored_response
@@ -72,8 +74,11 @@ async def create(request: Request) -> Response:
     caller = await authenticate(request)
     body, came = await json_object(request), origin(request, caller)
     new_thread_id = partial(here[Names].new_thread_id, caller.project_id, came.idempotency_key)
-    address, sent = response_request(body, here[Models], came, new_thread_id)
-    return await answer(request, caller, owned(caller, address), sent, shown_response, stored_response)
+    address = owned(caller, response_address(body, new_thread_id))
+    if caller.grant.user is not None:
+        came = replace(came, presets=await presets_of(request, caller, address))
+    sent = response_request(body, here[Models], came, address)
+    return await answer(request, caller, address, sent, shown_response, stored_response)
 
 
 @router.get("/responses", response_model=ListObject[ResponseObject])

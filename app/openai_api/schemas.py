@@ -41,19 +41,11 @@ class ResponseCreate(TurnCreate):
     """An id, or an object that has one."""
 
 
-def response_request(
-    body: dict[str, Any],
-    models: Models,
-    origin: Origin,
-    new_thread_id: Callable[[], UUID],
-    *,
-    needs_input: bool = True,
-) -> tuple[Address, TurnRequest]:
-    """Return the address of a `POST /responses`, and the turn that it requests.
+def response_address(body: dict[str, Any], new_thread_id: Callable[[], UUID]) -> Address:
+    """Return the address of a `POST /responses`.
 
     Args:
         new_thread_id: makes the id of a thread, should the request make one.
-        needs_input: False where what is to be answered may have been sent before.
 
     Raises:
         APIError: naming the field at fault.
@@ -61,15 +53,25 @@ def response_request(
     previous, conversation = body.get("previous_response_id"), body.get("conversation")
     if previous is not None and conversation is not None:
         raise BadRequest(MUTUALLY_EXCLUSIVE, param="previous_response_id", code="mutually_exclusive_parameters")
-    body = {name: value for name, value in body.items() if name not in ("previous_response_id", "conversation")}
-    parent_id: UUID | None = None
     if previous is not None:
-        parent_id = previous_uuid(previous)
-        address: Address = OfTurn(parent_id)
-    elif conversation is not None:
-        address = ById(conversation_of(conversation))
-    else:
-        address = New(new_thread_id())
+        return OfTurn(previous_uuid(previous))
+    return New(new_thread_id()) if conversation is None else ById(conversation_of(conversation))
+
+
+def response_request(
+    body: dict[str, Any], models: Models, origin: Origin, address: Address, *, needs_input: bool = True
+) -> TurnRequest:
+    """Return the turn that a `POST /responses` requests.
+
+    Args:
+        address: the request's, see `response_address`.
+        needs_input: False where what is to be answered may have been sent before.
+
+    Raises:
+        APIError: naming the field at fault.
+    """
+    body = {name: value for name, value in body.items() if name not in ("previous_response_id", "conversation")}
+    parent_id = address.turn if isinstance(address, OfTurn) else None
     stored = body.get("store") is not False
     # OpenAI's clients know of no busy conversation: a second request waits for the first. A previous response is no
     # lock: any number of requests continue from it, each by itself.
@@ -79,13 +81,13 @@ def response_request(
         origin,
         parent_id=parent_id,
         stored=stored,
-        if_busy=IfBusy.WAIT if previous is None else IfBusy.BESIDE_IF_NEEDED,
-        needs_input=needs_input and conversation is None,
+        if_busy=IfBusy.WAIT if parent_id is None else IfBusy.BESIDE_IF_NEEDED,
+        needs_input=needs_input and not isinstance(address, ById),
         shape=ResponseCreate,
     )
     if isinstance(address, ById):
         request = replace(request, params={**request.params, OF_CONVERSATION: ids.conversation_id(address.id)})
-    return address, request
+    return request
 
 
 def response_uuid(value: str) -> UUID:

@@ -18,14 +18,18 @@ from app.http.pages import Page, list_object
 from app.items.kinds import type_of
 from app.items.stored import StoredItem, stored_item
 from app.items.unreadable import marked
+from app.items.user_items import is_for_users
 from app.limits.room import check_growth
 from app.limits.service import RateLimits
 from app.openai_api.schemas import unknown_conversation, unknown_response
 from app.projects.auth import Caller
 from app.threads import store as threads
 from app.threads.address import ById, OfTurn
+from app.threads.app_messages import kept_for_app
 from app.threads.names import Names
+from app.threads.service import of_caller, with_trail_key
 from app.threads.tables import Thread
+from app.trail.users import UserKeys
 from app.turns.event_log import EventLog
 from app.turns.replay import Replay
 from app.turns.rows import TurnRow
@@ -47,8 +51,10 @@ class OpenAI:
         event_log: EventLog,
         horizon: ReadHorizon,
         limits: RateLimits,
+        users: UserKeys,
     ) -> None:
         self._limits = limits
+        self._users = users
         self._horizon = horizon
         self._replay = replay
         self._database = database
@@ -72,6 +78,9 @@ class OpenAI:
 
     async def delete_response(self, caller: Caller, address: OfTurn) -> Deleted:
         row = await self._response(caller, address)
+        of_app = caller.grant.user and await self._store.lost_messages(caller.project_id, row["id"], row["parent_id"])
+        if of_app:
+            raise kept_for_app("response_id")
         await self._edits.delete_turn(caller.actor, caller.project_id, address)
         return {"id": ids.response_id(row["id"]), "object": "response", "deleted": True}
 
@@ -87,15 +96,18 @@ class OpenAI:
     async def create_conversation(
         self, caller: Caller, items: Sequence[dict[str, Any]], metadata: dict[str, str]
     ) -> "ConversationObject":
+        of_user = {} if caller.grant.user is None else {"user_id": caller.grant.user}
+        values = await with_trail_key(self._users, caller.project_id, {"metadata_": metadata, **of_user})
         async with self._database.session() as session:
-            thread = await threads.add(session, self._names, caller.actor, caller.project_id, {"metadata_": metadata})
+            thread = await threads.add(session, self._names, caller.actor, caller.project_id, values)
             if items:
                 await append_items(session, caller.actor, thread, items)
             return conversation_object(thread)
 
     async def conversations(self, caller: Caller, page: Page) -> dict[str, Any]:
+        filters = of_caller(caller, threads.Filters())
         async with self._database.session() as session:
-            rows, more = await threads.list_page(session, caller.project_id, threads.Filters(), page, self._horizon)
+            rows, more = await threads.list_page(session, caller.project_id, filters, page, self._horizon)
         return list_object(rows, conversation_object, has_more=more)
 
     async def responses(self, caller: Caller, after: UUID | None, limit: int) -> dict[str, Any]:
@@ -116,39 +128,46 @@ class OpenAI:
             thread = await threads.get(session, caller.project_id, address)
         return conversation_object(_known(thread, address.id))
 
-    async def update_conversation(self, caller: Caller, id_: UUID, metadata: dict[str, str]) -> "ConversationObject":
+    async def update_conversation(
+        self, caller: Caller, address: ById, metadata: dict[str, str]
+    ) -> "ConversationObject":
+        id_ = address.id
         async with self._database.session() as session:
-            before = _known(await threads.get(session, caller.project_id, ById(id_)), id_)
+            before = _known(await threads.get(session, caller.project_id, address), id_)
         growth = {"metadata": before.metadata_}, {"metadata": metadata}
         await check_growth(self._limits, caller, before.user_id, *growth)
         async with self._database.session() as session:
             values = {"metadata_": metadata}
-            thread = await threads.change(session, self._names, caller.actor, caller.project_id, ById(id_), values)
+            thread = await threads.change(session, self._names, caller.actor, caller.project_id, address, values)
             return conversation_object(_known(thread, id_))
 
-    async def add_items(self, caller: Caller, id_: UUID, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    async def add_items(self, caller: Caller, address: ById, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         try:
-            added = await self._edits.add_items(caller.actor, caller.project_id, ById(id_), items)
+            added = await self._edits.add_items(caller.actor, caller.project_id, address, items)
         except NotFound as error:
-            raise unknown_conversation(ids.conversation_id(id_)) from error
+            raise unknown_conversation(ids.conversation_id(address.id)) from error
         kept = [StoredItem(type_of(item), id_, item) for id_, item in zip(added, items, strict=True)]
         return list_object(kept, shown_item, has_more=False)
 
     async def items(self, caller: Caller, address: ById, page: "ItemPage") -> dict[str, Any]:
         return await self._page(caller, await self._head(caller, address), page)
 
-    async def item(self, caller: Caller, id_: UUID, item_id: str) -> dict[str, Any]:
-        head = await self._head(caller, ById(id_))
+    async def item(self, caller: Caller, address: ById, item_id: str) -> dict[str, Any]:
+        head = await self._head(caller, address)
         rows, _ = ([], False) if head is None else await self._store.page_of_items(
             caller.project_id, head, cursor=item_id, latest_first=True, limit=1
         )  # fmt: skip
-        if not rows:
+        if not rows or (caller.grant.user is not None and not is_for_users(rows[0]["data"])):
             raise _unknown_item(item_id)
         return shown_item(stored_item(rows[0]))
 
-    async def delete_item(self, caller: Caller, id_: UUID, item_id: str) -> "ConversationObject":
-        conversation = await self.conversation(caller, ById(id_))
-        if not await self._edits.delete_item(caller.actor, caller.project_id, ById(id_), item_id):
+    async def delete_item(self, caller: Caller, address: ById, item_id: str) -> "ConversationObject":
+        conversation = await self.conversation(caller, address)
+        if caller.grant.user is not None:
+            found = await self._store.referenced(caller.project_id, [item_id], address.id)
+            if item_id not in found or not is_for_users(found[item_id]["data"]):
+                raise _unknown_item(item_id)
+        if not await self._edits.delete_item(caller.actor, caller.project_id, address, item_id):
             raise _unknown_item(item_id)
         return conversation
 

@@ -27,14 +27,17 @@ from app.items.pairs import answers
 from app.items.stored import stored_output
 from app.limits.rules import asks_of
 from app.limits.service import RateLimits
-from app.openai_api.schemas import response_request
+from app.openai_api.schemas import response_address, response_request
 from app.projects.auth import Caller, authenticate
 from app.projects.credential_watch import listening
+from app.projects.user_tokens import for_users
+from app.projects.user_view import error_body
 from app.provider.events import data_of, encoded
 from app.provider.models import Models
 from app.settings import Connected
-from app.threads.address import Address, New, OfTurn, bucket_at
+from app.threads.address import Address, New, OfTurn, bucket_at, owned
 from app.threads.names import Names
+from app.threads.presets import presets_of
 from app.turns.client import Client
 from app.turns.http import provider_headers
 from app.turns.running import Running
@@ -67,6 +70,7 @@ def routes(prefix: str) -> list[WebSocketRoute]:
     return [WebSocketRoute(f"{prefix}/responses", connect)]
 
 
+@for_users
 async def connect(socket: WebSocket) -> None:
     try:
         caller = await authenticate(socket)
@@ -240,7 +244,7 @@ class _Connection:
             body = _body(event)
             previous = _known(body.get("previous_response_id"), self._remembered)
             warms_up = event.get("generate") is False
-            address, sent = self._request(caller, body, previous, message.digest, warms_up=warms_up)
+            address, sent = await self._request(caller, body, previous, message.digest, warms_up=warms_up)
             if warms_up:
                 await self._warm_up(stream_id, caller, address, sent)
                 return
@@ -280,7 +284,7 @@ class _Connection:
                 await self._send(stream_id, data_of(frame))
                 self._sent[running.turn.id] += 1
 
-    def _request(
+    async def _request(
         self, caller: Caller, body: dict[str, Any], previous: UUID | None, digest: bytes, *, warms_up: bool
     ) -> tuple[Address, TurnRequest]:
         """Return the address of a message, and the turn that it requests.
@@ -295,6 +299,7 @@ class _Connection:
             caller.address,
             digest,
             session_cache=grant.session_cache,
+            user=grant.user,
             settings=grant.settings,
             key_limits=grant.key_limits,
         )
@@ -304,12 +309,15 @@ class _Connection:
         if not needs_input and body.get("input") == []:
             body = {name: value for name, value in body.items() if name != "input"}
         models = self._services[Models]
+        if before is not None:
+            stored = None if before.parent_id is None else ids.response_id(before.parent_id)
+            body = {**body, "previous_response_id": stored}
+        address = owned(caller, response_address(body, new_thread_id))
+        if grant.user is not None:
+            origin = replace(origin, presets=await presets_of(self._socket, caller, address))
+        sent = response_request(body, models, origin, address, needs_input=needs_input)
         if before is None:
-            return response_request(body, models, origin, new_thread_id, needs_input=needs_input)
-        stored = None if before.parent_id is None else ids.response_id(before.parent_id)
-        address, sent = response_request(
-            {**body, "previous_response_id": stored}, models, origin, new_thread_id, needs_input=needs_input
-        )
+            return address, sent
         items = [*before.items, *sent.items]
         if before.parent_id is None and (unasked := answers([item.data for item in items])):
             raise BadRequest(
@@ -360,7 +368,9 @@ class _Connection:
         return {"type": "http.disconnect"}
 
     async def _refuse(self, stream_id: str | None, refused: APIError) -> None:
-        await self._send(stream_id, orjson.dumps({"type": "error", "status": refused.status, **refused.body()}))
+        await self._send(
+            stream_id, orjson.dumps({"type": "error", "status": refused.status, **error_body(self._socket, refused)})
+        )
 
     async def _send(self, stream_id: str | None, event: bytes) -> None:
         if self._left.is_set():

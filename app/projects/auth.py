@@ -25,6 +25,7 @@ from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, least, parse_settings
 from app.projects.stream_tickets import StreamTickets, ticket_of
 from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
+from app.projects.user_view import OF_USER
 from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, ContentCipher
 from app.sealing.ciphertext import CannotOpen
@@ -79,6 +80,8 @@ class Grant:
     """Time at which the token was issued, for `cutoffs.py`."""
     users_cut_at: int | None = None
     """Time of the project's latest cut-off of a user; None if there is none."""
+    preset_id: UUID | None = None
+    """The preset of the token."""
     expires_at: float | None = None
     """Unix time at which the token or session expires; None for a key, whose row tells."""
     name: str = ""
@@ -172,6 +175,7 @@ class KeyRing:
             user=token.user,
             thread_id=token.thread_id,
             issued_at=token.issued_at,
+            preset_id=token.preset_id,
             expires_at=float(token.expires_at),
         )
 
@@ -248,6 +252,8 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     address = None if request.client is None else request.client.host
     grant: Grant = request.scope.get(SIGNED_IN) or await _bearer(request, address)
     caller = Caller(grant, address)
+    if grant.user is not None:
+        setattr(request.state, OF_USER, True)
     if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
         raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
     request.state.origins = grant.settings.origins

@@ -14,6 +14,7 @@ from app.http.services import serving
 from app.projects.auth import Authenticated, KeyRing
 from app.projects.cutoffs import Cutoffs
 from app.projects.keys import Scope
+from app.projects.preset_store import UserPresets
 from app.projects.schemas import RevocationObject, UserTokenCreate, UserTokenObject, UserTokensRevoke
 from app.projects.user_tokens import UserToken, UserTokens, is_anonymous, new_anonymous_user
 
@@ -24,7 +25,11 @@ Ends = Annotated[Cutoffs, serving(Cutoffs)]
 
 @router.post("/user_tokens", response_model=UserTokenObject, status_code=201, responses=FORBIDDEN)
 async def mint(
-    caller: Authenticated, tokens: Annotated[UserTokens, serving(UserTokens)], ends: Ends, sent: Sent[UserTokenCreate]
+    caller: Authenticated,
+    tokens: Annotated[UserTokens, serving(UserTokens)],
+    presets: Annotated[UserPresets, serving(UserPresets)],
+    ends: Ends,
+    sent: Sent[UserTokenCreate],
 ) -> Response:
     """Create a token for one end user, to be used in a browser."""
     wanted = frozenset(cast(list[Scope], sent.actions or ["read", "write"]))
@@ -36,6 +41,7 @@ async def mint(
         raise BadRequest("'user' must name the end user, unless 'anonymous' is true.", param="user")
     if sent.anonymous and not is_anonymous(user):
         raise BadRequest("'user' must be an anonymous user's name from an earlier response.", param="user")
+    expires_at = int(time.time()) + sent.expires_in
     token = UserToken(
         caller.project_id,
         caller.key_id,
@@ -43,8 +49,9 @@ async def mint(
         sent.thread,
         actions,
         await ends.issue_time(caller.project_id, user),
-        int(time.time()) + sent.expires_in,
+        expires_at,
         sent.anonymous,
+        None if sent.preset is None else await presets.keep_for_token(caller, sent.preset, expires_at),
     )
     shown: UserTokenObject = {
         "object": "user_token",

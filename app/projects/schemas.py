@@ -8,6 +8,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.http.bodies import WHOLE, Body, Changes, ListOf, check_field_count, examples
 from app.projects.keys import Scope, key_id
+from app.projects.presets import UserPreset
 from app.projects.settings import IdentityProviders, KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project
 from app.projects.user_tokens import LONGEST_USER
@@ -44,6 +45,8 @@ class SettingsPatch(Changes):
     key_limits: KeyLimits | None = None
     user_limits: UserLimits | None = None
     identity_providers: IdentityProviders | None = None
+    user_preset: UserPreset | None = None
+    """Preset of the requests of user tokens; null: nothing is set."""
 
 
 class KeyCreate(Body):
@@ -81,6 +84,8 @@ class UserTokenCreate(Body):
     """Both, if left out, as far as the key may."""
     expires_in: Annotated[int, Field(ge=1, le=86_400), WHOLE] = 3600
     """Seconds."""
+    preset: UserPreset | None = None
+    """Preset of the requests with this token, which does not show it."""
 
 
 class UserTokensRevoke(Body):
@@ -127,6 +132,7 @@ class AdminProjectObject(TypedDict):
     key_limits: dict[str, int | float]
     user_limits: dict[str, int | float]
     identity_providers: list[dict[str, Any]]
+    user_preset: dict[str, Any] | None
 
 
 class KeyObject(TypedDict):
@@ -152,7 +158,7 @@ class NewKeyObject(KeyObject):
     """Shown this once."""
 
 
-def project_object(project: Project) -> AdminProjectObject:
+def project_object(project: Project, preset: dict[str, Any] | None = None) -> AdminProjectObject:
     settings = ProjectSettings.model_validate(project.settings)
     return {
         "id": ids.project_id(project.project_id),
@@ -170,6 +176,7 @@ def project_object(project: Project) -> AdminProjectObject:
         "key_limits": settings.key_limits.model_dump(exclude_none=True),
         "user_limits": settings.user_limits.model_dump(exclude_none=True),
         "identity_providers": [each.model_dump() for each in settings.identity_providers],
+        "user_preset": preset,
     }
 
 

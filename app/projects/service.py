@@ -18,6 +18,7 @@ from app.http.pages import list_object
 from app.projects import identity_providers, keys
 from app.projects.auth import Caller, KeyRing
 from app.projects.encryption import KEY_DESTROYED
+from app.projects.preset_store import UserPresets
 from app.projects.schemas import (
     AdminProjectObject,
     KeyCreate,
@@ -41,13 +42,21 @@ MOST_KEYS = 1000
 
 class Projects:
     def __init__(
-        self, database: Database, ring: KeyRing, cipher: ProjectCipher, *, encrypts: bool, inside: bool
+        self,
+        database: Database,
+        ring: KeyRing,
+        cipher: ProjectCipher,
+        presets: UserPresets,
+        *,
+        encrypts: bool,
+        inside: bool,
     ) -> None:
         """Args:
         encrypts: whether every project that is made is encrypted.
         inside: whether key sets may lie at private addresses.
         """
         self._inside = inside
+        self._presets = presets
         self._cipher = cipher
         self._encrypts = encrypts
         self._database = database
@@ -73,11 +82,12 @@ class Projects:
                 at = tuple_(Project.created_at, Project.project_id)
                 wanted = wanted.where(at > tuple_(place.created_at, place.project_id))
             rows = (await session.scalars(wanted)).all()
-        return list_object(rows[:limit], project_object, has_more=len(rows) > limit)
+            shown = [await self._shown(session, row) for row in rows[:limit]]
+        return list_object(shown, lambda project: project, has_more=len(rows) > limit)
 
     async def get(self, caller: Caller, given: str) -> AdminProjectObject:
         async with self._database.session() as session:
-            return project_object(await self._project(session, caller, given))
+            return await self._shown(session, await self._project(session, caller, given))
 
     async def change(self, caller: Caller, given: str, sent: SettingsPatch) -> AdminProjectObject:
         """Raises `Forbidden` for what only the service's own admins may change."""
@@ -96,6 +106,9 @@ class Projects:
                 )
             if archived is False and project.key_destroyed_at is not None:
                 raise Conflict(KEY_DESTROYED, param="archived", code="key_destroyed")
+            if "user_preset" in sent.model_fields_set:
+                changed.pop("user_preset", None)
+                await self._presets.set_of_project(session, project, sent.user_preset)
             said = sorted(sent.model_fields_set - {"archived"})
             if said:
                 kept = {name: value for name, value in project.settings.items() if name not in said}
@@ -109,7 +122,7 @@ class Projects:
                 await record_project(session, caller.actor, "project.changed", project, ", ".join(said))
             if archived is not None:
                 await keys.set_archived(session, caller.actor, project, archived=archived)
-            shown = project_object(project)
+            shown = await self._shown(session, project)
         self._ring.forget(project.project_id)
         return shown
 
@@ -191,6 +204,9 @@ class Projects:
         """
         async with self._database.session() as session:
             return (await self._project(session, caller, given)).project_id
+
+    async def _shown(self, session: AsyncSession, project: Project) -> AdminProjectObject:
+        return project_object(project, await self._presets.of_project(session, project.project_id))
 
     async def _check_scopes(self, session: AsyncSession, caller: Caller, project_id: UUID, id_: UUID) -> None:
         """Refuse a rotation that would give the caller more scopes: who rotates a key receives the new one."""

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
+from app.sealing.columns import SealedDocument
 
 
 class Project(Base):
@@ -183,3 +184,17 @@ class StreamTicket(Base):
         Index("stream_tickets_owner_idx", "project_id", "owner_hash"),
         Index("stream_tickets_expires_idx", "expires_at"),
     )
+
+
+class StoredPreset(Base):
+    """The preset of a project, whose id is the project's, or of user tokens."""
+
+    __tablename__ = "user_presets"
+    __bound_by__ = ("id",)
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.project_id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    preset: Mapped[dict[str, Any]] = mapped_column(SealedDocument)
+    expires_at: Mapped[datetime | None]
+
+    __table_args__ = (Index("user_presets_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),)

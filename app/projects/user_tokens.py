@@ -60,6 +60,8 @@ class UserToken:
     """Unix seconds."""
     anonymous: bool = False
     """True if it proves that its bearer is this anonymous user: see `threads/claim.py`."""
+    preset_id: UUID | None = None
+    """Id of the token's preset. Everyone who has the token can read the id, but not the preset."""
 
 
 class UserTokens:
@@ -81,6 +83,7 @@ class UserTokens:
             "issued": token.issued_at,
             "anonymous": token.anonymous,
             "exp": token.expires_at,
+            **({} if token.preset_id is None else {"preset": token.preset_id.hex}),
         }
         return jwt.encode(said, self._key, ALGORITHM)
 
@@ -113,6 +116,7 @@ class UserTokens:
                 int(said["issued"]),
                 int(said["exp"]),
                 said["anonymous"] is True,
+                UUID(said["preset"]) if "preset" in said else None,
             )
         except (jwt.InvalidTokenError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
             return None  # The header is JSON of any depth, read before the signature.

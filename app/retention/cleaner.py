@@ -47,6 +47,10 @@ class Cleaner(Background):
         for project in await self._database.fetch(*SQL.projects_to_purge()):
             await self._tried(self._purge_old(project))
         await self._tried(self._delete_copies())
+        await self._tried(self._delete_presets())
+
+    async def _delete_presets(self) -> None:
+        await self._database.fetch(*SQL.delete_expired_presets())
 
     async def _purge_users(self) -> None:
         while await self._purge.continue_one():

@@ -33,3 +33,7 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
 -- projects_to_purge --
 -- The projects that keep turns for some days only.
 SELECT project_id, retention_days, purged_until FROM projects WHERE retention_days IS NOT NULL ORDER BY project_id
+
+-- delete_expired_presets --
+-- Presets of user tokens that have expired.
+DELETE FROM user_presets WHERE expires_at < now()

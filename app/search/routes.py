@@ -7,9 +7,11 @@ from fastapi.responses import Response
 
 from app.db.ids import ThreadId
 from app.http.bodies import json_response
+from app.http.errors import Forbidden
 from app.http.pages import ListObject, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
+from app.projects.user_tokens import for_users
 from app.search.service import HitObject, Search
 from app.search.store import Filters
 
@@ -18,6 +20,7 @@ router = APIRouter(tags=["search"])
 Role = Literal["user", "assistant", "title"]
 
 
+@for_users
 @router.get("/search", response_model=ListObject[HitObject])
 async def search(
     caller: Authenticated,
@@ -33,5 +36,10 @@ async def search(
 ) -> Response:
     """Search the text of titles, users' messages and the model's answers."""
     roles = ("user", "assistant", "title") if role is None else (role,)
+    grant = caller.grant
+    if grant.user is not None:
+        if user not in (None, grant.user) or (grant.thread_id is not None and thread not in (None, grant.thread_id)):
+            raise Forbidden("This token does not search these threads.", param="user", code="not_for_users")
+        user, thread = grant.user, grant.thread_id or thread
     filters = Filters(roles, user, thread, moment(since), moment(until))
     return json_response(await found.search(caller, q, filters, after, limit))

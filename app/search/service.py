@@ -25,6 +25,7 @@ from app.search import store
 from app.search.fragments import MOST, FragmentObject, fragments
 from app.search.matching import Matcher
 from app.search.store import Filters
+from app.threads.address import name_for
 
 TITLE_WEIGHT = 2.0
 
@@ -116,12 +117,13 @@ class Search:
             last = Hit(cursor.rank, cursor.id, cursor.role)
             hits = [hit for hit in hits if hit < last]
         page = nlargest(limit + 1, hits)
-        shown = await self._shown(caller.project_id, page[:limit], terms, bound)
+        shown = await self._shown(caller, page[:limit], terms, bound)
         return list_object(shown, lambda hit: hit, has_more=len(page) > limit)
 
     async def _shown(
-        self, project_id: UUID, hits: list[Hit], terms: list[lexemes.Term], bound: datetime
+        self, caller: Caller, hits: list[Hit], terms: list[lexemes.Term], bound: datetime
     ) -> list[HitObject]:
+        project_id = caller.project_id
         turn_ids = [hit.id for hit in hits if hit.role != "title"]
         rows = await store.turns(self._database, project_id, turn_ids)
         rows |= await store.threads(self._database, project_id, [hit.id for hit in hits if hit.role == "title"])
@@ -136,10 +138,11 @@ class Search:
             for hit in some:
                 if hit.id not in rows:
                     continue  # What has been deleted since it was found is no hit.
-                texts = _texts(hit, rows[hit.id], messages.get(hit.id, []), left)
+                row = rows[hit.id]
+                texts = _texts(hit, row, messages.get(hit.id, []), left)
                 left -= sum(map(len, texts))
                 found = await asyncio.to_thread(_fragments, texts, marked)
-                shown.append(_hit(hit, rows[hit.id], found, bound))
+                shown.append({**_hit(hit, row, found, bound), "thread_name": name_for(caller, row["name"])})
         return shown
 
 

@@ -13,7 +13,7 @@ from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
 from app.threads.address import BY_NAME, Addressed, at
-from app.threads.schemas import Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
+from app.threads.schemas import OneThread, Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads, for_caller, of_caller
 from app.threads.store import Filters
 
@@ -82,7 +82,7 @@ async def get_or_create(caller: Authenticated, threads: Service, name: str, sent
 
 
 @for_users
-@at(router.get, response_model=ThreadObject)
+@at(router.get, response_model=OneThread)
 async def get(caller: Authenticated, threads: Service, address: Addressed) -> Response:
     """Return a thread."""
     return json_response(await threads.get(caller, address))

@@ -13,6 +13,7 @@ from app.http.bodies import WHOLE, Body, check_field_count, examples
 from app.http.describing import ErrorFields
 from app.items.client_door import ITEM_SCHEMA
 from app.items.unreadable import marked
+from app.projects.presets import UserPreset
 from app.threads.tables import Thread
 
 
@@ -50,6 +51,8 @@ class ThreadFields(Body):
     user: User | None = None
     metadata: Metadata | None = None
     ttl_seconds: Ttl | None = None
+    preset: UserPreset | None = None
+    """Preset of the requests of user tokens to this thread. Only keys may set it."""
 
 
 class NamedThread(ThreadFields):
@@ -139,6 +142,11 @@ class ThreadObject(TypedDict):
     updated_at: int
     unreadable: NotRequired[list[str]]
     """The fields that cannot be opened. Left out where there are none."""
+
+
+class OneThread(ThreadObject):
+    preset: NotRequired[dict[str, Any]]
+    """The thread's preset, if it has one. Only keys read it."""
 
 
 class ThreadCount(TypedDict):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,12 +19,15 @@ from app.limits.service import RateLimits
 from app.projects.auth import Caller
 from app.threads import store
 from app.threads.address import ByName, ThreadAddress, name_for, name_of, unknown, unknown_name
+from app.threads.app_messages import kept_for_app, lost_messages
 from app.threads.names import Names
 from app.threads.schemas import (
     Head,
+    OneThread,
     ThreadCount,
     ThreadCreate,
     ThreadFields,
+    ThreadFork,
     ThreadObject,
     ThreadPatch,
     ThreadPut,
@@ -50,7 +53,7 @@ class Threads:
     async def get_or_create(self, caller: Caller, called: str, sent: ThreadPut) -> tuple[ThreadObject, bool]:
         """The thread of this name, and whether it was made now. Of two at once, one makes it and both get it."""
         name = name_of(caller, called)
-        _check_makes(caller)
+        check_makes(caller)
         while True:
             if (known := await self._names.find(caller.project_id, name)) is not None:
                 async with self._database.session() as session:
@@ -78,12 +81,14 @@ class Threads:
             found = await store.count(session, caller.project_id, filters, MOST_COUNTED)
         return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
 
-    async def get(self, caller: Caller, address: ThreadAddress) -> ThreadObject:
+    async def get(self, caller: Caller, address: ThreadAddress) -> OneThread:
         async with self._database.session() as session:
-            thread = await store.get(session, caller.project_id, address)
+            thread = await store.get(session, caller.project_id, address, with_preset=caller.grant.user is None)
             if thread is None:
                 raise unknown(address)
-            return await shown(session, caller, thread)
+            found = await shown(session, caller, thread)
+            preset = None if caller.grant.user is not None else thread.preset
+            return cast(OneThread, found if preset is None else {**found, "preset": preset})
 
     async def rows(self, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, tuple[Thread, Head]]:
         """Return the threads of these ids, as far as they exist, for `as_seen`."""
@@ -97,6 +102,7 @@ class Threads:
         values = await with_trail_key(self._users, caller.project_id, columns(sent))
         if "head_id" in sent.model_fields_set:
             values["head_turn_id"] = sent.head_id
+            await self._check_keeps_app_messages(caller, address, sent.head_id)
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
@@ -104,6 +110,15 @@ class Threads:
             if thread is None:
                 raise unknown(address)
             return await shown(session, caller, thread)
+
+    async def _check_keeps_app_messages(self, caller: Caller, address: ThreadAddress, head_id: UUID) -> None:
+        """Refuse to a user a head before messages of the app: the model would not get them any more."""
+        if caller.grant.user is None:
+            return
+        async with self._database.session() as session:
+            thread = await store.get(session, caller.project_id, address)
+        if thread and await lost_messages(self._database, caller.project_id, thread.head_turn_id, head_id):
+            raise kept_for_app("head_id")
 
     async def _check_growth(self, caller: Caller, address: ThreadAddress, sent: ThreadPatch) -> None:
         """Raise TooManyRequests if a change makes a thread longer, and there is no room for more."""
@@ -131,7 +146,7 @@ def _as_called(caller: Caller, thread: ThreadObject) -> ThreadObject:
     return {**thread, "name": name_for(caller, thread["name"])}
 
 
-Fields = TypeVar("Fields", ThreadCreate, ThreadPut, ThreadPatch)
+Fields = TypeVar("Fields", ThreadCreate, ThreadPut, ThreadPatch, ThreadFork)
 
 
 def for_caller(caller: Caller, sent: Fields) -> Fields:
@@ -145,11 +160,13 @@ def for_caller(caller: Caller, sent: Fields) -> Fields:
         return sent
     if "user" in sent.model_fields_set and sent.user != user:
         raise Forbidden("The threads of a user's token are that user's.", param="user", code="not_for_users")
+    if "preset" in sent.model_fields_set:
+        raise Forbidden("Only keys set presets.", param="preset", code="not_for_users")
     values: dict[str, Any] = {} if isinstance(sent, ThreadPatch) else {"user": user}
     if not isinstance(sent, ThreadPut) and sent.name is not None:
         values["name"] = name_of(caller, sent.name)
     if not isinstance(sent, ThreadPatch):
-        _check_makes(caller)
+        check_makes(caller)
     changed = sent.model_copy(update=values)
     changed.model_fields_set.update(values)
     return changed
@@ -170,7 +187,7 @@ def of_caller(caller: Caller, filters: Filters) -> Filters:
     return replace(filters, user=user, name=name)
 
 
-def _check_makes(caller: Caller) -> None:
+def check_makes(caller: Caller) -> None:
     if caller.grant.thread_id is not None:
         raise Forbidden("This token is for one thread, which is there already.", code="not_for_users")
 
@@ -193,6 +210,8 @@ def columns(sent: ThreadFields) -> dict[str, Any]:
         given.pop("created_at", None)
     else:
         given["created_at"] = datetime.fromtimestamp(given["created_at"], UTC)
+    if sent.preset is not None:
+        given["preset"] = sent.preset.stored()
     if "ttl_seconds" in given:
         ttl = given["ttl_seconds"]
         given["expires_at"] = None if ttl is None else func.now() + timedelta(seconds=ttl)

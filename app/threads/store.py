@@ -25,6 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import undefer
 from sqlalchemy.sql import func
 
 from app.chain.context import Context
@@ -110,8 +111,12 @@ async def add(
     return thread
 
 
-async def get(session: AsyncSession, project_id: UUID, address: ThreadAddress) -> Thread | None:
-    return (await session.execute(select(Thread).where(*_at(project_id, address)))).scalar_one_or_none()
+async def get(
+    session: AsyncSession, project_id: UUID, address: ThreadAddress, *, with_preset: bool = False
+) -> Thread | None:
+    wanted = select(Thread).where(*_at(project_id, address))
+    wanted = wanted.options(undefer(Thread.preset)) if with_preset else wanted
+    return (await session.execute(wanted)).scalar_one_or_none()
 
 
 async def of_ids(session: AsyncSession, project_id: UUID, thread_ids: Sequence[UUID]) -> Sequence[Thread]:

@@ -2,6 +2,7 @@
 (migrations/schema.sql)."""
 
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -18,7 +19,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
-from app.sealing.columns import SealedMetadata, SealedSalt, SealedTitle
+from app.sealing.columns import SealedDocument, SealedMetadata, SealedSalt, SealedTitle
 
 
 class Thread(Base):
@@ -53,6 +54,8 @@ class Thread(Base):
     """It is purged when nobody has touched it for so long."""
     expires_at: Mapped[datetime | None]
     """Time of the next check for expiry. It is postponed if the thread was used meanwhile."""
+    preset: Mapped[dict[str, Any] | None] = mapped_column(SealedDocument, deferred=True)
+    """See `projects/presets.py`. It is read where a request needs it."""
     archived_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     """As it is shown. One that was imported keeps the moment that it had."""

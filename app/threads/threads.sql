@@ -41,3 +41,35 @@ ORDER BY i.turn_id, i.position
 SELECT t.thread_id FROM unnest(:buckets::smallint[], :ids::uuid[]) AS h (bucket, id)
 JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_id = h.id
 WHERE t.status = 'in_progress'
+
+-- thread_preset --
+-- The preset of a thread, by its id or by a turn of it.
+SELECT id, preset FROM threads
+WHERE project_id = :project_id AND bucket = :bucket AND preset IS NOT NULL AND id = coalesce(:thread_id::uuid, (
+    SELECT thread_id FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
+))
+
+-- app_messages --
+-- The messages that are the app's, or are sealed, of the turns that one of two branches has and the other has not. A branch
+-- is named by its last turn.
+WITH RECURSIVE left_branch AS (
+    SELECT id, parent_id, 1 AS depth FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :left_id
+    UNION ALL
+    SELECT t.id, t.parent_id, b.depth + 1
+    FROM left_branch b JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = b.parent_id
+), kept_branch AS (
+    SELECT id, parent_id, 1 AS depth FROM turns
+    WHERE project_id = :project_id AND bucket = :bucket AND id = :kept_id::uuid
+    UNION ALL
+    SELECT t.id, t.parent_id, b.depth + 1
+    FROM kept_branch b JOIN turns t ON t.project_id = :project_id AND t.bucket = :bucket AND t.id = b.parent_id
+), of_one AS (
+    SELECT id, depth, false AS kept FROM left_branch WHERE id NOT IN (SELECT id FROM kept_branch)
+    UNION ALL
+    SELECT id, depth, true AS kept FROM kept_branch WHERE id NOT IN (SELECT id FROM left_branch)
+)
+SELECT i.turn_id, i.position, i.type, i.data, o.kept
+FROM of_one o JOIN items i ON i.project_id = :project_id AND i.bucket = :bucket AND i.turn_id = o.id
+WHERE i.type = 'message' AND i.origin = 'input'
+    AND (json_typeof(i.data) = 'array' OR i.data->>'role' IN ('system', 'developer'))
+ORDER BY o.depth DESC, i.position

@@ -1,11 +1,13 @@
 """/v1/threads/…/turns, and the conversation read back."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from starlette.routing import Route
 
+from app.db import ids
 from app.http.bodies import json_object, json_response
 from app.http.describing import (
     AS_EVENTS,
@@ -25,6 +27,7 @@ from app.projects.stream_tickets import for_tickets
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
+from app.threads.presets import as_read, presets_of
 from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin
 from app.turns.life import ThreadLife
@@ -70,11 +73,17 @@ async def create(request: Request) -> Response:
     here = services(request)
     turns, models = here[Turns], here[Models]
     caller = await authenticate(request)
-    address = await addressed(request, caller, cached=True)
+    address = as_read(caller, await addressed(request, caller, cached=caller.grant.user is None))
     body, root = await json_object(request), False
-    if body.get("replaces") is not None:
+    came = origin(request, caller)
+    if caller.grant.user is not None:
+        came = replace(came, presets=await presets_of(request, caller, address))
+    replaced = body.get("replaces")
+    if replaced is not None:
         body, root = await turns.replacing(caller, address, body)
-    sent = turn_request(body, models, origin(request, caller), root=root)
+    sent = turn_request(body, models, came, root=root)
+    if caller.grant.user is not None and replaced is not None:
+        sent = replace(sent, replaced_id=ids.parse(replaced, ids.TURN_PREFIXES))
     return await answer(request, caller, address, sent, _show, stored_turn)
 
 

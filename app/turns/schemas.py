@@ -18,6 +18,7 @@ from app.items.kinds import CONFIGURATION
 from app.items.shapes import Item
 from app.limits.room import check_count
 from app.limits.rules import user_of
+from app.projects.presets import NO_PRESETS, Presets
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings
 from app.provider import structured
 from app.provider.models import Family, Models
@@ -176,6 +177,8 @@ class Origin:
     settings: ProjectSettings = NO_SETTINGS
     key_limits: KeyLimits = NO_LIMITS
     """The settings of the project."""
+    presets: Presets = NO_PRESETS
+    """Presets of an end user's request."""
 
     @property
     def actor(self) -> Actor:
@@ -206,6 +209,8 @@ class TurnRequest:
     background: bool = False
     if_busy: IfBusy = IfBusy.REJECT
     origin: "Origin" = field(default_factory=lambda: Origin())
+    replaced_id: UUID | None = None
+    """The turn that an end user's request replaces."""
     root: bool = False
     """It continues nothing, though the thread may have turns: it begins a branch of its own."""
     stored: bool = True
@@ -292,6 +297,10 @@ def new_turn(
             "'background' needs a stored response, or nobody could read it. Leave 'store' out.",
             param="background",
         )
+    if origin.presets:
+        origin.presets.check_input(sent.input, "input")
+        body = origin.presets.applied(body, shape.model_fields, models.default, origin.settings.resolved)
+        sent = checked(shape, body)
     requested = sent.model or models.default
     model = origin.settings.resolved(requested)
     family = models.of(model)

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from uuid import UUID
+
+import orjson
 
 from app.db import ids
 from app.http.errors import BadRequest, NotFound
 from app.http.pages import Page, list_object
 from app.items.client_door import COMPACTION, REFERENCE
 from app.items.input_item import with_facts
-from app.items.kinds import MALFORMED
-from app.items.shapes import Item
+from app.items.kinds import MALFORMED, is_system
+from app.items.shapes import Item, message
 from app.items.stored import Row, StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
 from app.limits.room import check_room
@@ -19,7 +22,7 @@ from app.limits.service import RateLimits
 from app.memory.compaction_cipher import CompactionCipher
 from app.memory.store import as_message
 from app.projects.auth import Caller
-from app.threads.address import Address, New
+from app.threads.address import Address, New, OfTurn
 from app.turns.client import Client
 from app.turns.opening import Joined
 from app.turns.replay import Replay
@@ -47,6 +50,8 @@ class Turns:
         if request.stored:
             await check_room(self._limits, caller, request.user, makes_thread=isinstance(address, New))
         request = await self.with_references(caller, address, request)
+        if caller.grant.user is not None and (request.root or request.parent_id is not None):
+            request = await self._with_app_messages(caller, address, request)
         if not request.items:
             await self._check_waits_for_answer(caller, address)
         return await self._runner.start(caller.grant.project_id, address, request, headers, client)
@@ -66,6 +71,15 @@ class Turns:
                 code="missing_parameter",
             )
 
+    async def _with_app_messages(self, caller: Caller, address: Address, request: TurnRequest) -> TurnRequest:
+        """Return a user's request with the app's messages that the new branch would not have: the user's edit does not
+        take them from the model."""
+        project_id, head = caller.project_id, (await self._store.thread(caller.project_id, address))["head_turn_id"]
+        found = [*await self._store.lost_messages(project_id, head, request.parent_id)]
+        of_replaced = await self._store.lost_messages(project_id, request.replaced_id, request.parent_id)
+        found += [item for item in of_replaced if item not in found]
+        return replace(request, items=[*with_facts(found), *request.items]) if found else request
+
     async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """A request that replaces a turn, as one that continues what that turn continued.
 
@@ -82,7 +96,12 @@ class Turns:
         if again.get("input") is None:
             items = await self._store.items(caller.project_id, [row["id"]])
             sent = [_readable(item) for item in items[row["id"]] if item["origin"] == "input"]
-            again["input"] = [kept.item for kept in sent if kept.type != MALFORMED]
+            # For a user, `create` adds the app's messages again.
+            again["input"] = [
+                kept.item
+                for kept in sent
+                if kept.type != MALFORMED and not (caller.grant.user is not None and is_system(kept.item))
+            ]
         if row["parent_id"] is not None:
             again["parent_id"] = ids.turn_id(row["parent_id"])
         return again, row["parent_id"] is None
@@ -119,14 +138,16 @@ class Turns:
         return replace(request, items=resolved)
 
     def with_opened_compactions(self, caller: Caller, items: Sequence[Item]) -> list[Item]:
-        """Return items with each compaction replaced by its text as the model reads it.
+        """Return items with each compaction replaced by its text as the model reads it, behind the app's messages that
+        it carries.
 
         Raises:
             BadRequest: one was not made by this service for this project.
         """
-        return [self._opened(caller, item) if item.get("type") == COMPACTION else item for item in items]
+        opened = (self._opened(caller, item) if item.get("type") == COMPACTION else [item] for item in items)
+        return list(chain.from_iterable(opened))
 
-    def _opened(self, caller: Caller, item: Item) -> Item:
+    def _opened(self, caller: Caller, item: Item) -> list[Item]:
         text = self._cipher.decrypt(caller.project_id, item["encrypted_content"])
         if text is None:
             raise BadRequest(
@@ -134,7 +155,8 @@ class Turns:
                 param=f"{item['where']}.encrypted_content",
                 code="invalid_encrypted_content",
             )
-        return as_message(text)
+        summary, *of_app = orjson.loads(text)
+        return [*(message("system", said) for said in of_app), as_message(summary)]
 
     async def list_page(self, caller: Caller, address: Address, page: Page) -> dict[str, Any]:
         thread = await self._store.thread(caller.project_id, address)
@@ -167,9 +189,9 @@ class Turns:
         found: UUID = (await self._store.thread(caller.project_id, address))["id"]
         return found
 
-    async def is_there(self, caller: Caller, turn_id: UUID) -> bool:
-        """Return True if the project has a turn with this id."""
-        return await self._store.get(caller.project_id, turn_id) is not None
+    async def is_there(self, caller: Caller, address: OfTurn) -> bool:
+        """Return True if the project has the turn of an address."""
+        return await self._store.at(caller.project_id, address) is not None
 
     async def row(self, caller: Caller, address: Address, turn_id: str) -> TurnRow:
         thread = await self._store.thread(caller.project_id, address)

@@ -24,6 +24,7 @@ from app.db.sql import Statement, statements_of
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.http.pages import PAGE_BYTES, Page
 from app.items.kinds import CALLS
+from app.items.shapes import Item
 from app.items.stored import columns, stored_input
 from app.media import store as media
 from app.sealing import at_rest
@@ -31,6 +32,7 @@ from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
 from app.threads import store as threads
 from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
+from app.threads.app_messages import lost_messages
 from app.threads.names import Names
 from app.threads.tables import Thread
 from app.trail import contents
@@ -651,6 +653,10 @@ class TurnStore:
         """The turn that an address names, if it is in the thread, and the thread the user's, that it names besides."""
         row = await self._database.fetchrow(*SQL.get_turn(**_of_turn(project_id, address)))
         return None if row is None else TURNS.opened(project_id, row)
+
+    async def lost_messages(self, project_id: UUID, left: UUID | None, kept: UUID | None) -> Sequence[Item]:
+        """Return the app's messages that one branch has and another has not: see `threads/app_messages.py`."""
+        return await lost_messages(self._database, project_id, left, kept)
 
     async def exists(self, project_id: UUID, turn_id: UUID) -> bool:
         return await self._database.fetchrow(*SQL.closed_as(**_at(project_id, turn_id))) is not None

@@ -7,6 +7,7 @@ SELECT create_reference_table('console_sessions');
 SELECT create_reference_table('user_cutoffs');
 SELECT create_reference_table('claimed_audiences');
 SELECT create_reference_table('stream_tickets');
+SELECT create_reference_table('user_presets');
 SELECT create_reference_table('data_keys');
 SELECT create_reference_table('master_nodes');
 SELECT create_reference_table('accounts');
