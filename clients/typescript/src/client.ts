@@ -1,6 +1,6 @@
 import { path, randomKey, Transport, type ClientOptions, type Query, type RequestOptions } from "./http.js";
 import { List, type Page } from "./pages.js";
-import { LiveStream, TurnStream, type LiveOptions, type ResumeOptions, type StreamOptions } from "./streams.js";
+import { LiveStream, ThreadStream, TurnStream, type LiveOptions, type ResumeOptions, type StreamOptions } from "./streams.js";
 import type * as t from "./types.js";
 
 function list<T>(transport: Transport, path: string, params: object, options: RequestOptions): List<T> {
@@ -123,8 +123,8 @@ export class Threads extends Resource {
   }
 
   /** Follow a thread: turns of every client, and changes, until it is deleted. */
-  events(threadId: string, options: LiveOptions = {}): LiveStream<t.ThreadEvent> {
-    return new LiveStream(this.transport, path`/threads/${threadId}/events`, options, "thread.deleted");
+  events(threadId: string, options: LiveOptions = {}): ThreadStream {
+    return new ThreadStream(this.transport, threadId, options);
   }
 }
 

@@ -9,7 +9,7 @@ export interface Page<T> {
 }
 
 /** A list: await it for its first page, or iterate over the entries of all pages. */
-export class List<T> implements PromiseLike<Page<T>>, AsyncIterable<T> {
+export class List<T> implements Promise<Page<T>>, AsyncIterable<T> {
   readonly #load: (query: Query) => Promise<Page<T>>;
   readonly #query: Query;
   #first: Promise<Page<T>> | undefined;
@@ -25,6 +25,18 @@ export class List<T> implements PromiseLike<Page<T>>, AsyncIterable<T> {
   ): Promise<A | B> {
     this.#first ??= this.#load(this.#query);
     return this.#first.then(onfulfilled, onrejected);
+  }
+
+  catch<B = never>(onrejected?: ((reason: unknown) => B | PromiseLike<B>) | null): Promise<Page<T> | B> {
+    return this.then(null, onrejected);
+  }
+
+  finally(onfinally?: (() => void) | null): Promise<Page<T>> {
+    return this.then().finally(onfinally);
+  }
+
+  get [Symbol.toStringTag](): string {
+    return "List";
   }
 
   /** Iterate over the pages. */

@@ -1,7 +1,7 @@
 import { EverthreadError } from "./errors.js";
 import { isPassing, pause, randomKey, sleep, STALLED, path, type RequestOptions, type Transport } from "./http.js";
 import { serverEvents, type ServerEvent } from "./sse.js";
-import type { InputItem, Item, LocalMessage, Turn, TurnEvent, TurnParams, TurnResponse } from "./types.js";
+import type { InputItem, Item, LocalMessage, ThreadEvent, Turn, TurnEvent, TurnParams, TurnResponse } from "./types.js";
 
 /** A connection that lasted this many milliseconds counts as a success, even without an event. */
 const LASTING = 10_000;
@@ -124,7 +124,7 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
     if (code === "credential_expired" && this.transport.expire()) throw lost(message);
     const final = ["credential_expired", "credential_revoked", "project_archived", "thread_not_found"].includes(code);
     if (resumable && !final) throw lost(message);
-    throw new EverthreadError({ status: status ?? (code.startsWith("credential") ? 401 : 0), code, message, param });
+    throw new EverthreadError({ status: status ?? (code === "thread_not_found" ? 404 : final ? 401 : 0), code, message, param });
   }
 }
 
@@ -254,12 +254,11 @@ export class TurnStream extends ResumedStream<TurnEvent> {
     const data = this.dataOf<TurnEvent>(event);
     if (data.sequence_number <= this.#last) return [];
     this.#last = data.sequence_number;
-    if (!("response" in data)) {
+    if ("response" in data) this.#isOpened(data.response.id);
+    if (!isLast(data)) {
       this.#output?.add(data);
       return [data];
     }
-    this.#isOpened(data.response.id);
-    if (data.type === "response.created" || data.type === "response.in_progress") return [data];
     this.#ended = true;
     this.#final.resolve(data.response);
     return [...(this.#output?.missing(data.response.output, data.sequence_number) ?? []), data];
@@ -364,6 +363,35 @@ export class LiveStream<E extends { type: string }> extends ResumedStream<E> {
   protected override get ended(): boolean {
     return this.#ended;
   }
+}
+
+/** The events of a thread: its turns, from any client, and its changes. It ends with `thread.deleted`. */
+export class ThreadStream extends LiveStream<ThreadEvent> {
+  readonly #outputs = new Map<string, Output>();
+
+  /** @internal */
+  constructor(transport: Transport, threadId: string, options: LiveOptions) {
+    super(transport, path`/threads/${threadId}/events`, options, "thread.deleted");
+  }
+
+  protected override read(event: ServerEvent): ThreadEvent[] {
+    const found = super.read(event);
+    const [data] = found;
+    if (data === undefined || !("turn_id" in data)) return found;
+    if (data.sequence_number === 0) this.#outputs.set(data.turn_id, new Output());
+    const output = this.#outputs.get(data.turn_id);
+    if (!isLast(data)) output?.add(data);
+    if (!isLast(data) || output === undefined) return found;
+    this.#outputs.delete(data.turn_id);
+    const missing = output.missing(data.response.output, data.sequence_number);
+    return [...missing.map((each) => ({ ...each, turn_id: data.turn_id })), data];
+  }
+}
+
+type LastEvent = Extract<TurnEvent, { type: "response.completed" | "response.incomplete" | "response.failed" }>;
+
+function isLast<E extends TurnEvent>(event: E): event is E & LastEvent {
+  return ["response.completed", "response.incomplete", "response.failed"].includes(event.type);
 }
 
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (reason: unknown) => void } {

@@ -1,0 +1,127 @@
+"""@everthread/client against a real service: in Node, and in a page in Chromium."""
+
+import gzip
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from tests.clients import npm
+from tests.service import Emulator, Service
+from tests.tenants import Tenant
+from tests.tools import needs
+
+pytestmark = needs("npm")
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+MOST_BYTES = 12_000
+"""Limit of the gzipped bundle."""
+
+SENT = """async ([baseURL, token]) => {
+    const { Everthread } = await import("/bundle.js");
+    const client = new Everthread({ baseURL, token: () => Promise.resolve(token) });
+    const thread = await client.threads.create({ title: "In a page" });
+    const stream = client.threads.turns.stream(thread.id, { input: "Echo: one two three four five six" });
+    sessionStorage.thread = thread.id;
+    for await (const event of stream) if (stream.text) break;
+    return { text: stream.text, turn: stream.turnId, local: stream.message.text };
+}"""
+
+RESUMED = """async ([baseURL, token]) => {
+    const { Everthread } = await import("/bundle.js");
+    const client = new Everthread({ baseURL, token });
+    const stream = await client.threads.turns.resume(sessionStorage.thread);
+    const numbers = [];
+    let text = "";
+    for await (const event of stream) {
+        numbers.push(event.sequence_number);
+        if (event.type === "response.output_text.delta") text += event.delta;
+    }
+    const titles = [];
+    for await (const thread of client.threads.list()) titles.push(thread.title);
+    const turn = await stream.finalTurn();
+    return { text, numbers, titles, turn: turn.id, again: await client.threads.turns.resume(sessionStorage.thread) };
+}"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    """Return the workspace, with its tests compiled."""
+    folder = npm.workspace()
+    npm.run("npx", "tsc", "-p", "test")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("bundle") / "bundle.js"
+    npm.run("npx", "esbuild", "dist/index.js", "--bundle", "--minify", "--format=esm", f"--outfile={bundle}")
+    return bundle
+
+
+@pytest.fixture
+def site(bundle: Path) -> Iterator[str]:
+    """Return the address of a web server that has the bundle and an empty page."""
+    (bundle.parent / "index.html").write_text("<!doctype html><title>A page</title>")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=bundle.parent))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.mark.parametrize("name", ["sse", "requests", "streams"])
+def test_client_in_node(folder: Path, service: Service, emulator: Emulator, redis_url: str, name: str) -> None:
+    npm.run(
+        "node", "--test", f"build/{name}.test.js",
+        EVERTHREAD_URL=service.url, EVERTHREAD_KEY=Tenant(service).key,
+        EVERTHREAD_EMULATOR=f"http://127.0.0.1:{emulator.port}", EVERTHREAD_REDIS=redis_url,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
+def test_client_in_a_page_streams_and_resumes_after_a_reload(service: Service, emulator: Emulator, site: str) -> None:
+    tenant = Tenant(service)
+    tenant.settings(origins=[site])
+    token = tenant.http.post("/user_tokens", json={"user": "ann"}).json()["token"]
+    tenant.thread()  # Another user's.
+    emulator.fault("slow", seconds_per_event=0.2)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(site)
+        sent: dict[str, Any] = page.evaluate(SENT, [service.url, token])
+        page.reload()
+        resumed: dict[str, Any] = page.evaluate(RESUMED, [service.url, token])
+        browser.close()
+    assert sent["local"] == "Echo: one two three four five six"
+    assert resumed["text"] == "one two three four five six" != sent["text"]
+    assert resumed["text"].startswith(sent["text"])
+    assert resumed["numbers"] == list(range(len(resumed["numbers"])))
+    assert (resumed["turn"], resumed["titles"], resumed["again"]) == (sent["turn"], ["In a page"], None)
+
+
+def test_types_are_those_of_the_services_document(folder: Path, service: Service, tmp_path: Path) -> None:
+    # To renew them: npm run generate URL/openapi.json
+    generated = tmp_path / "openapi.ts"
+    npm.run("node", "scripts/generate.mjs", f"{service.url}/openapi.json", str(generated))
+    assert generated.read_text() == (folder / "src" / "openapi.ts").read_text()
+
+
+def test_bundle_is_small_and_has_no_dependencies(bundle: Path) -> None:
+    assert len(gzip.compress(bundle.read_bytes())) < MOST_BYTES
+    assert "dependencies" not in npm.manifest()
+    assert "import" not in bundle.read_text()
