@@ -25,11 +25,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 MOST_BYTES = 12_000
 """Limit of the gzipped bundle."""
 
-SENT = """async ([baseURL, token]) => {
+INPUT = f"Echo: {'one two three ' * 20}"
+"""Answered for longer than any machine takes to load a page, unless it is stopped."""
+
+SENT = """async ([baseURL, token, input]) => {
     const { Everthread } = await import("/bundle.js");
     const client = new Everthread({ baseURL, token: () => Promise.resolve(token) });
     const thread = await client.threads.create({ title: "In a page" });
-    const stream = client.threads.turns.stream(thread.id, { input: "Echo: one two three four five six" });
+    const stream = client.threads.turns.stream(thread.id, { input });
     sessionStorage.thread = thread.id;
     for await (const event of stream) if (stream.text) break;
     return { text: stream.text, turn: stream.turnId, local: stream.message.text };
@@ -44,11 +47,12 @@ RESUMED = """async ([baseURL, token]) => {
     for await (const event of stream) {
         numbers.push(event.sequence_number);
         if (event.type === "response.output_text.delta") text += event.delta;
+        if (numbers.length === 10) stream.cancel();
     }
     const titles = [];
     for await (const thread of client.threads.list()) titles.push(thread.title);
     const turn = await stream.finalTurn();
-    return { text, numbers, titles, turn: turn.id, again: await client.threads.turns.resume(sessionStorage.thread) };
+    return { text, numbers, titles, turn, again: await client.threads.turns.resume(sessionStorage.thread) };
 }"""
 
 
@@ -56,14 +60,14 @@ RESUMED = """async ([baseURL, token]) => {
 def folder() -> Path:
     """Return the workspace, with its tests compiled."""
     folder = npm.workspace()
-    npm.run("npx", "tsc", "-p", "test")
+    npm.run("node_modules/.bin/tsc", "-p", "test")
     return folder
 
 
 @pytest.fixture(scope="module")
 def bundle(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = tmp_path_factory.mktemp("bundle") / "bundle.js"
-    npm.run("npx", "esbuild", "dist/index.js", "--bundle", "--minify", "--format=esm", f"--outfile={bundle}")
+    npm.run("node_modules/.bin/esbuild", "dist/index.js", "--bundle", "--minify", "--format=esm", f"--outfile={bundle}")
     return bundle
 
 
@@ -83,13 +87,27 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Print nothing."""
 
 
-@pytest.mark.parametrize("name", ["sse", "requests", "streams"])
-def test_client_in_node(folder: Path, service: Service, emulator: Emulator, redis_url: str, name: str) -> None:
+def run_in_node(name: str, service: Service, emulator: Emulator, redis_url: str, **env: str) -> None:
     npm.run(
         "node", "--test", f"build/{name}.test.js",
         EVERTHREAD_URL=service.url, EVERTHREAD_KEY=Tenant(service).key,
-        EVERTHREAD_EMULATOR=f"http://127.0.0.1:{emulator.port}", EVERTHREAD_REDIS=redis_url,
+        EVERTHREAD_EMULATOR=f"http://127.0.0.1:{emulator.port}", EVERTHREAD_REDIS=redis_url, **env,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["sse", "requests", "streams"])
+def test_client_in_node(folder: Path, service: Service, emulator: Emulator, redis_url: str, name: str) -> None:
+    run_in_node(name, service, emulator, redis_url)
+
+
+def test_client_in_node_whose_worker_is_killed(
+    folder: Path, service: Service, service_env: dict[str, str], emulator: Emulator, redis_url: str
+) -> None:
+    doomed = Service(env={**service_env, "EVERTHREAD_LEASE_SECONDS": "2"})
+    doomed.http.close()
+    pid = str(doomed.process.process.pid)
+    run_in_node("killed", service, emulator, redis_url, EVERTHREAD_DOOMED_URL=doomed.url, EVERTHREAD_DOOMED_PID=pid)
+    doomed.process.ended()
 
 
 @pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
@@ -103,15 +121,16 @@ def test_client_in_a_page_streams_and_resumes_after_a_reload(service: Service, e
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(site)
-        sent: dict[str, Any] = page.evaluate(SENT, [service.url, token])
+        sent: dict[str, Any] = page.evaluate(SENT, [service.url, token, INPUT])
         page.reload()
         resumed: dict[str, Any] = page.evaluate(RESUMED, [service.url, token])
         browser.close()
-    assert sent["local"] == "Echo: one two three four five six"
-    assert resumed["text"] == "one two three four five six" != sent["text"]
+    assert sent["local"] == INPUT
+    assert resumed["text"] == resumed["turn"]["output_text"] != sent["text"]
     assert resumed["text"].startswith(sent["text"])
     assert resumed["numbers"] == list(range(len(resumed["numbers"])))
-    assert (resumed["turn"], resumed["titles"], resumed["again"]) == (sent["turn"], ["In a page"], None)
+    assert (resumed["turn"]["id"], resumed["turn"]["status"]) == (sent["turn"], "cancelled")
+    assert (resumed["titles"], resumed["again"]) == (["In a page"], None)
 
 
 def test_types_are_those_of_the_services_document(folder: Path, service: Service, tmp_path: Path) -> None:

@@ -41,9 +41,15 @@ export class Everthread {
     return new LiveStream(this.#transport, "/events", options);
   }
 
-  /** Create a ticket with which an `EventSource` opens a stream once, without a header: `${path}?ticket=…`. */
+  /** Create a ticket that opens one stream, such as `/v1/events`, once and without a header. */
   streamTicket(path: string, options: RequestOptions = {}): Promise<t.StreamTicket> {
     return this.#transport.json("POST", "/stream_tickets", { ...options, body: { path }, repeatable: true });
+  }
+
+  /** Return an address for one `EventSource`: that of a stream, with a ticket. */
+  async eventSourceURL(path: string, options: RequestOptions = {}): Promise<string> {
+    const { ticket } = await this.streamTicket(path, options);
+    return `${this.#transport.base}${path}${path.includes("?") ? "&" : "?"}ticket=${encodeURIComponent(ticket)}`;
   }
 
   /** Read the conversation behind a shared link. `after` is the `next` of the page before. */

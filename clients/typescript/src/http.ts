@@ -82,10 +82,12 @@ export function path(strings: TemplateStringsArray, ...segments: string[]): stri
   );
 }
 
-/** Return a random key: a UUID, or the same number of random bits where `randomUUID` is missing (pages without TLS). */
+/** Return a random key: a UUID, or as many random bits where pages without TLS have no `randomUUID`, and Node 18 no `crypto`. */
 export function randomKey(): string {
-  if (typeof crypto.randomUUID === "function") return crypto.randomUUID();
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const { crypto } = globalThis as { crypto?: Partial<Crypto> };
+  if (crypto?.randomUUID) return crypto.randomUUID();
+  const bytes = crypto?.getRandomValues?.(new Uint8Array(16)) ?? Array.from({ length: 16 }, () => Math.random() * 256);
+  return Array.from(bytes, (byte) => Math.floor(byte).toString(16).padStart(2, "0")).join("");
 }
 
 /** Sends requests: address, token, repetitions and errors in one place. */
@@ -93,14 +95,15 @@ export class Transport {
   readonly maxRetries: number;
   readonly streamRetries: number;
   readonly stallTimeout: number;
-  readonly #base: string;
+  /** The address without `/v1`. */
+  readonly base: string;
   readonly #token: Token;
   readonly #fetch: typeof fetch;
   readonly #timeout: number;
   #current: Promise<string> | undefined;
 
   constructor(options: ClientOptions) {
-    this.#base = `${options.baseURL.replace(/\/+$/, "").replace(/\/v1$/, "")}/v1`;
+    this.base = options.baseURL.replace(/\/+$/, "").replace(/\/v1$/, "");
     this.#token = options.token;
     this.#fetch = options.fetch ?? ((...request) => globalThis.fetch(...request));
     this.#timeout = options.timeout ?? 600_000;
@@ -169,7 +172,7 @@ export class Transport {
 
   async #send(method: string, path: string, { query, body, headers, signal }: Call, token: string): Promise<Response> {
     try {
-      return await this.#fetch(`${this.#base}${path}${queryString(query)}`, {
+      return await this.#fetch(`${this.base}/v1${path}${queryString(query)}`, {
         method,
         headers: {
           Authorization: `Bearer ${token}`,

@@ -3,7 +3,7 @@ import { isPassing, pause, randomKey, sleep, STALLED, path, type RequestOptions,
 import { serverEvents, type ServerEvent } from "./sse.js";
 import type { InputItem, Item, LocalMessage, ThreadEvent, Turn, TurnEvent, TurnParams, TurnResponse } from "./types.js";
 
-/** A connection that lasted this many milliseconds counts as a success, even without an event. */
+/** A connection that brought bytes for this many milliseconds counts as a success, even without an event. */
 const LASTING = 10_000;
 
 interface ErrorEvent {
@@ -39,16 +39,12 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
     return this.#started;
   }
 
-  protected get aborted(): boolean {
-    return this.#abort.signal.aborted;
-  }
-
   /** Stop reading. What runs at the service goes on. */
   abort(): void {
     this.#abort.abort();
   }
 
-  /** The events as a web stream. */
+  /** The events as a web stream. Cancelling it only stops reading. */
   toReadableStream(): ReadableStream<E> {
     const events = this[Symbol.asyncIterator]();
     return new ReadableStream<E>({
@@ -57,9 +53,7 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
         if (done) controller.close();
         else controller.enqueue(value);
       },
-      async cancel() {
-        await events.return(undefined);
-      },
+      cancel: () => this.abort(),
     });
   }
 
@@ -67,9 +61,17 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
   async *[Symbol.asyncIterator](): AsyncGenerator<E, void, undefined> {
     if (this.#started) throw new TypeError("A stream can be iterated over once.");
     this.#started = true;
-    const { signal } = this.#abort;
+    try {
+      yield* this.#connections(this.#abort.signal);
+    } finally {
+      this.#abort.abort(); // Lets go of the caller's signal, too.
+    }
+  }
+
+  async *#connections(signal: AbortSignal): AsyncGenerator<E, void, undefined> {
     for (let attempt = 0; !signal.aborted; ) {
       const began = Date.now();
+      let heard = 0;
       const connection = new AbortController();
       const leave = () => connection.abort();
       signal.addEventListener("abort", leave);
@@ -83,7 +85,7 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
         waits();
         const { headers, body } = await this.connect(connection.signal);
         if (body === null || !headers.get("content-type")?.startsWith("text/event-stream")) throw badStream("no stream of events");
-        for await (const event of serverEvents(body, waits)) {
+        for await (const event of serverEvents(body, () => (waits(), (heard = Date.now())))) {
           for (const each of this.read(event)) {
             attempt = 0;
             waits(false);
@@ -103,7 +105,7 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
         signal.removeEventListener("abort", leave);
         connection.abort();
       }
-      if (Date.now() - began > LASTING) attempt = 0;
+      if (heard - began > LASTING) attempt = 0;
       // A refusal with a status is repeated as often as other requests are.
       if (++attempt > Math.min(this.#retries, failure.status ? this.transport.maxRetries : Infinity)) throw failure;
       await sleep(pause(attempt - 1, failure), signal);
@@ -279,7 +281,7 @@ export class TurnStream extends ResumedStream<TurnEvent> {
  * The output that a turn's events have shown.
  *
  * The service keeps single events for a limited time. After that, a stream that is resumed gets its last event only,
- * with the whole output: the rest is then told as events.
+ * with the whole output: the rest is then told as events, under the number of the last one.
  */
 class Output {
   readonly #texts = new Map<string, string>();
@@ -303,6 +305,7 @@ class Output {
     for (const [output_index, item] of output.entries()) {
       if (this.#done.has(output_index)) continue;
       const at = { sequence_number, output_index };
+      const before = events.length;
       if (!this.#added.has(output_index)) {
         const item_ = item.type === "message" ? { ...item, content: [] } : item;
         events.push({ type: "response.output_item.added", ...at, item: { ...item_, status: "in_progress" } });
@@ -315,7 +318,8 @@ class Output {
         events.push({ type: "response.output_text.delta", ...at, item_id: item.id ?? "", content_index, delta });
         this.#texts.set(`${output_index}.${content_index}`, part.text);
       }
-      events.push({ type: "response.output_item.done", ...at, item });
+      // An item that was broken off has no such event.
+      if (events.length > before || item.status === "completed") events.push({ type: "response.output_item.done", ...at, item });
     }
     return events;
   }

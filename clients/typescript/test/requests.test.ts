@@ -4,6 +4,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { after, test } from "node:test";
 import { EverthreadError } from "@everthread/client";
+import { randomKey } from "../dist/http.js";
 import { client, direct, EVERYTHING, KEY, NOTHING, Proxy, read, URL_, userToken } from "./tools.js";
 
 /** A proxy that answers the first requests itself. */
@@ -170,6 +171,18 @@ test("a function's token is kept, and renewed once for all requests that are ref
   await assert.rejects(failed.threads.list(), { message: "signed out" });
   failing = false;
   await failed.threads.list();
+});
+
+test("keys are random where the platform has no randomUUID, or no crypto", (context) => {
+  const { crypto } = globalThis;
+  context.after(() => Object.defineProperty(globalThis, "crypto", { value: crypto }));
+  const lesser = { getRandomValues: (bytes: Uint8Array<ArrayBuffer>) => crypto.getRandomValues(bytes) };
+  for (const value of [crypto, lesser, undefined]) {
+    Object.defineProperty(globalThis, "crypto", { value, configurable: true });
+    const keys = Array.from({ length: 100 }, randomKey);
+    assert.equal(new Set(keys).size, 100);
+    assert.ok(keys.every((key) => key.replaceAll("-", "").length === 32));
+  }
 });
 
 test("an error has its status, code, field and message", async () => {

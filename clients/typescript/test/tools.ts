@@ -4,7 +4,7 @@ import { connect, createServer, type AddressInfo, type Socket } from "node:net";
 import { after } from "node:test";
 import { Everthread, type ClientOptions, type TurnEvent } from "@everthread/client";
 
-function variable(name: string): string {
+export function variable(name: string): string {
   const value = process.env[name];
   assert.ok(value, `${name} is not set`);
   return value;
@@ -102,6 +102,8 @@ export class Proxy {
   passes: Passes[];
   /** The number of requests that the service has begun to answer. */
   answered = 0;
+  /** The service behind it. */
+  upstream = URL_;
   /** True to leave a connection open instead of cutting it. */
   silent = false;
 
@@ -131,7 +133,7 @@ export class Proxy {
   }
 
   #accept(client: Socket): void {
-    const { hostname, port } = new URL(URL_);
+    const { hostname, port } = new URL(this.upstream);
     const service = connect(Number(port), hostname);
     let passes = EVERYTHING;
     let answer = "";
