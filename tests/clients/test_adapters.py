@@ -1,0 +1,297 @@
+"""The adapters for the AI SDK and for assistant-ui, with the real packages in a real browser."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.clients.npm import run, workspace
+from tests.service import Emulator, Service, eventually, free_port
+from tests.tenants import Tenant
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PIXEL = "data:image/png;base64," + (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+WEATHER = {
+    "type": "function",
+    "name": "get_weather",
+    "description": "The weather of a city",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed"),
+    pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="Chromium is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser(running_service: Service) -> Iterator[Browser]:
+    """Started after the service, because no other event loop may start while its own runs."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Files(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The origin of a server with the bundled test page of each adapter."""
+    root, target = workspace(), tmp_path_factory.mktemp("adapters")
+    for name in ("ai-sdk", "assistant-ui"):
+        page = root / name / "test" / "page.tsx"
+        run("npx", "esbuild", str(page), "--bundle", "--format=esm", "--jsx=automatic", f"--outfile={target}/{name}.js")
+        html = f'<!doctype html><meta charset="utf-8"><body></body><script type="module" src="{name}.js"></script>'
+        (target / f"{name}.html").write_text(html)
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), partial(Files, directory=target))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def tenant(running_service: Service, origin: str) -> Tenant:
+    """A project that the test pages may call."""
+    tenant = Tenant(running_service)
+    tenant.settings(origins=[origin])
+    wants = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+
+    def is_allowed() -> bool:
+        answer = httpx2.request("OPTIONS", f"{running_service.url}/v1/threads", headers=wants)
+        return "access-control-allow-origin" in answer.headers
+
+    eventually(is_allowed, 30)
+    return tenant
+
+
+class App:
+    """A page with one chat of a user."""
+
+    def __init__(self, browser: Browser, tenant: Tenant, url: str, chat: str | None, **body: Any) -> None:
+        token = tenant.http.post("/user_tokens", json={"user": "ann"}).json()["token"]
+        self.user = httpx2.Client(
+            base_url=f"{tenant.service.url}/v1", headers={"Authorization": f"Bearer {token}"}, timeout=60
+        )
+        self.thread = chat or self.user.post("/threads", json={}).json()["id"]
+        config = {"baseURL": tenant.service.url, "token": token, "chat": self.thread, "body": body}
+        self.errors: list[str] = []
+        self.page: Page = browser.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.add_init_script(f"window.config = {json.dumps(config)}")
+        self.url = url
+        self.open()
+
+    def open(self) -> None:
+        """Load the page, or load it again."""
+        self.page.goto(self.url)
+        self.until("window.chat !== undefined")
+
+    def call(self, method: str, *arguments: Any) -> None:
+        """Call a method of the chat, without waiting for what it starts."""
+        self.page.evaluate(f"arguments => {{ void window.chat.{method}(...arguments) }}", list(arguments))
+
+    def until(self, condition: str) -> None:
+        self.page.wait_for_function(condition, timeout=60_000)
+
+    def ready(self, count: int, *, after: str | None = None) -> list[dict[str, Any]]:
+        """Wait until so many messages are there and nothing runs, and return them.
+
+        Args:
+            after: a turn that the last message must not show any more.
+        """
+        self.until(
+            f"window.chat.status === 'ready' && window.chat.messages.length === {count}"
+            f" && window.chat.messages.at(-1).metadata?.turnId !== {json.dumps(after)}"
+        )
+        return self.messages()
+
+    def messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = self.page.evaluate("JSON.parse(JSON.stringify(window.chat.messages))")
+        return messages
+
+    def turns(self) -> list[dict[str, Any]]:
+        """The turns of the thread, oldest first."""
+        turns: list[dict[str, Any]] = self.user.get(f"/threads/{self.thread}/turns").json()["data"]
+        return turns[::-1]
+
+    def close(self) -> None:
+        self.page.close()
+        self.user.close()
+        assert self.errors == []
+
+
+def words(message: dict[str, Any]) -> str:
+    return "".join(part["text"] for part in message["parts"] if part["type"] == "text")
+
+
+def contents(messages: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """Roles and parts: what a reload must not change."""
+    return [(message["role"], message["parts"]) for message in messages]
+
+
+def slow(emulator: Emulator, question: str, words: int) -> None:
+    """Answer a question with so many words, about twenty a second."""
+    emulator.control("script", [{"when": question, "text": " ".join(str(number) for number in range(words))}])
+    emulator.fault("slow", seconds_per_event=0.05)
+
+
+@pytest.fixture
+def ai_sdk(
+    browser: Browser, tenant: Tenant, origin: str, emulator: Emulator, request: pytest.FixtureRequest
+) -> Iterator[App]:
+    """A page with `useChat`; a test's parameter is the body of its turns."""
+    app = App(browser, tenant, f"{origin}/ai-sdk.html", None, **getattr(request, "param", {}))
+    yield app
+    app.close()
+
+
+def test_odd_histories_become_messages_of_the_ai_sdk_and_back() -> None:
+    workspace()
+    run("node", "--test", "ai-sdk/test/")
+
+
+@pytest.mark.parametrize("ai_sdk", [{"enable_thinking": True, "model": "qwen3.5-plus"}], indirect=True)
+def test_use_chat_shows_after_a_reload_what_it_showed_before(ai_sdk: App) -> None:
+    image = {"type": "file", "mediaType": "image/png", "url": PIXEL}
+    ai_sdk.call("sendMessage", {"text": "My name is Ada.", "files": [image]})
+    first = ai_sdk.ready(2)
+    assert [part["type"] for part in first[1]["parts"]] == ["step-start", "reasoning", "text"]
+    ai_sdk.call("sendMessage", {"text": "What is my name?"})
+    live = ai_sdk.ready(4)
+    assert words(live[3]) == "Ada"
+    ai_sdk.open()
+    stored = ai_sdk.ready(4)
+    assert contents(stored) == contents(live)
+    assert [message["id"] for message in stored if message["role"] == "assistant"] == [
+        turn["id"] for turn in ai_sdk.turns()
+    ]
+    sent = ai_sdk.turns()[0]["input"][0]["content"]
+    assert [part.get("image_url", part.get("text")) for part in sent] == [PIXEL, "My name is Ada."]
+
+
+@pytest.mark.parametrize("ai_sdk", [{"tools": [WEATHER]}], indirect=True)
+def test_use_chat_runs_a_tool_in_the_page_and_sends_its_output_once(ai_sdk: App) -> None:
+    ai_sdk.call("sendMessage", {"text": "What is the weather in Paris?"})
+    ai_sdk.until("window.chat.status === 'ready' && window.chat.messages[1]?.parts.some(part => part.type === 'text')")
+    live = ai_sdk.ready(2)
+    call = live[1]["parts"][1]
+    assert (call["type"], call["state"], call["output"]) == ("tool-get_weather", "output-available", {"sky": "clear"})
+    assert words(live[1]) == 'The tool answered: {"sky":"clear"}'
+    first, second = ai_sdk.turns()
+    assert second["parent_id"] == first["id"]
+    assert [item["type"] for item in second["input"]] == ["function_call_output"]
+    ai_sdk.open()
+    assert contents(ai_sdk.ready(2)) == contents(live)
+    ai_sdk.call("sendMessage", {"text": "Echo: on we go"})
+    assert words(ai_sdk.ready(4)[3]) == "on we go"
+    assert [turn["parent_id"] for turn in ai_sdk.turns()] == [None, first["id"], second["id"]]
+    assert ai_sdk.page.evaluate("window.toolRuns") == 0
+
+
+def test_stop_cancels_the_turn_also_after_a_reload_which_itself_goes_on_streaming(
+    ai_sdk: App, emulator: Emulator
+) -> None:
+    said = "window.chat.messages.at(-1).parts.some(part => part.type === 'text' && part.text)"
+    slow(emulator, "My name is Ada.", 60)
+    ai_sdk.call("sendMessage", {"text": "My name is Ada."})
+    ai_sdk.until(f"window.chat.status === 'streaming' && {said}")
+    ai_sdk.open()
+    ai_sdk.until("window.chat.messages.at(-1).metadata.status === 'completed'")
+    first = ai_sdk.ready(2)
+    (turn,) = ai_sdk.turns()
+    assert (turn["status"], words(first[1])) == ("completed", turn["output_text"])
+
+    slow(emulator, "Tell me more.", 2000)
+    ai_sdk.call("sendMessage", {"text": "Tell me more."})
+    ai_sdk.until(f"window.chat.status === 'streaming' && {said} && window.chat.messages.length === 4")
+    ai_sdk.open()
+    ai_sdk.until(f"window.chat.status === 'streaming' && {said} && window.chat.messages.length === 4")
+    ai_sdk.call("stop")
+    stopped = ai_sdk.ready(4)
+    ai_sdk.call("sendMessage", {"text": "What is my name?"})
+    assert words(ai_sdk.ready(6)[5]) == "Ada"
+    _, cancelled, last = ai_sdk.turns()
+    assert (cancelled["status"], last["parent_id"]) == ("cancelled", cancelled["id"])
+    assert cancelled["output_text"].startswith(words(stopped[3]))
+    ai_sdk.open()
+    assert [message["metadata"].get("status") for message in ai_sdk.ready(6)[1::2]] == [
+        "completed", "cancelled", "completed",
+    ]  # fmt: skip
+
+
+def test_stop_before_the_first_event_cancels_the_turn_too(ai_sdk: App, emulator: Emulator) -> None:
+    emulator.fault("slow", seconds=1.5)
+    ai_sdk.call("sendMessage", {"text": "My name is Ada."})
+    ai_sdk.until("window.chat.status === 'submitted'")
+    ai_sdk.call("stop")
+    ai_sdk.until("window.chat.status === 'ready'")
+    eventually(lambda: [turn["status"] for turn in ai_sdk.turns()] == ["cancelled"], 30)
+
+
+def test_answers_and_questions_are_replaced_on_branches_that_can_be_selected(ai_sdk: App) -> None:
+    ai_sdk.call("sendMessage", {"text": "My name is Ada."})
+    ai_sdk.ready(2)
+    ai_sdk.call("sendMessage", {"text": "Echo: first"})
+    ai_sdk.ready(4)
+    one, two = ai_sdk.turns()
+    ai_sdk.call("regenerate")
+    answered = ai_sdk.ready(4, after=two["id"])
+    *_, again = ai_sdk.turns()
+    assert answered[3]["metadata"]["branches"] == [two["id"], again["id"]]
+    assert (again["parent_id"], again["input"][0]["content"]) == (one["id"], "Echo: first")
+
+    ai_sdk.call("sendMessage", {"text": "What is my name?", "messageId": ai_sdk.messages()[2]["id"]})
+    assert words(ai_sdk.ready(4, after=again["id"])[3]) == "Ada"
+    edited = ai_sdk.turns()[-1]
+    assert (edited["parent_id"], ai_sdk.messages()[3]["id"]) == (one["id"], edited["id"])
+    assert ai_sdk.messages()[3]["metadata"]["branches"] == [two["id"], again["id"], edited["id"]]
+
+    ai_sdk.open()
+    ai_sdk.call("sendMessage", {"text": "My name is Grace.", "messageId": ai_sdk.ready(4)[0]["id"]})
+    ai_sdk.ready(2)
+    ai_sdk.call("sendMessage", {"text": "What is my name?"})
+    assert words(ai_sdk.ready(4)[3]) == "Grace"
+    root, follow = ai_sdk.turns()[-2:]
+    assert (root["parent_id"], follow["parent_id"]) == (None, root["id"])
+
+    ai_sdk.page.evaluate(f"window.select('{one['id']}')")
+    assert words(ai_sdk.ready(4, after=follow["id"])[3]) == "Ada"
+    ai_sdk.call("regenerate", {"messageId": one["id"]})
+    ai_sdk.ready(2)
+    newest = ai_sdk.turns()[-1]
+    assert (newest["parent_id"], newest["input"][0]["content"]) == (None, "My name is Ada.")
+    ai_sdk.open()
+    assert ai_sdk.ready(2)[1]["metadata"]["branches"] == [one["id"], root["id"], newest["id"]]
+
+
+def test_error_is_shown_in_the_services_words_and_the_chat_goes_on(ai_sdk: App, emulator: Emulator) -> None:
+    ai_sdk.call("sendMessage", {"text": "My name is Ada."})
+    ai_sdk.ready(2)
+    emulator.fault("status", status=400, code="DataInspectionFailed", message="Not this.")
+    ai_sdk.call("sendMessage", {"text": "Something refused"})
+    ai_sdk.until("window.chat.status === 'error'")
+    assert "Not this." in ai_sdk.page.evaluate("window.chat.error")
+    emulator.fault("failed", after_events=6)
+    ai_sdk.call("regenerate")
+    ai_sdk.until("window.chat.status === 'error' && window.chat.messages.length === 4")
+    assert ai_sdk.page.evaluate("window.chat.error") == ai_sdk.turns()[-1]["error"]["message"]
+    ai_sdk.call("sendMessage", {"text": "What is my name?"})
+    ai_sdk.until("window.chat.status === 'ready' && window.chat.messages.length === 6")
+    last = ai_sdk.turns()[-1]
+    assert (last["output_text"], last["parent_id"]) == ("Ada", ai_sdk.turns()[0]["id"])
+    assert [item["content"] for item in last["input"]] == ["Something refused", "What is my name?"]
