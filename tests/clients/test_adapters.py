@@ -87,7 +87,7 @@ class App:
         self.user = httpx2.Client(
             base_url=f"{tenant.service.url}/v1", headers={"Authorization": f"Bearer {token}"}, timeout=60
         )
-        self.thread = chat or self.user.post("/threads", json={}).json()["id"]
+        self.thread = self.user.post("/threads", json={}).json()["id"] if chat is None else chat
         config = {"baseURL": tenant.service.url, "token": token, "chat": self.thread, "body": body}
         self.errors: list[str] = []
         self.page: Page = browser.new_page()
@@ -98,7 +98,10 @@ class App:
 
     def open(self) -> None:
         """Load the page, or load it again."""
-        self.page.goto(self.url)
+        if self.page.url == self.url or "#" in self.page.url:
+            self.page.reload()
+        else:
+            self.page.goto(self.url)
         self.until("window.chat !== undefined")
 
     def call(self, method: str, *arguments: Any) -> None:
@@ -295,3 +298,127 @@ def test_error_is_shown_in_the_services_words_and_the_chat_goes_on(ai_sdk: App, 
     last = ai_sdk.turns()[-1]
     assert (last["output_text"], last["parent_id"]) == ("Ada", ai_sdk.turns()[0]["id"])
     assert [item["content"] for item in last["input"]] == ["Something refused", "What is my name?"]
+
+
+@pytest.fixture
+def assistant_ui(browser: Browser, tenant: Tenant, origin: str, emulator: Emulator) -> Iterator[App]:
+    """A page with assistant-ui and an empty list of threads."""
+    app = App(browser, tenant, f"{origin}/assistant-ui.html", "")
+    yield app
+    app.close()
+
+
+def begin(app: App, text: str) -> list[dict[str, Any]]:
+    """Send the first message of a new thread."""
+    app.call("send", text)
+    app.until("location.hash.startsWith('#thread_')")
+    app.thread = app.page.evaluate("location.hash.slice(1)")
+    return app.ready(2)
+
+
+def test_assistant_ui_creates_a_titled_thread_runs_a_tool_and_reloads_the_same(assistant_ui: App) -> None:
+    app = assistant_ui
+    live = begin(app, "What is the weather in Paris?")
+    assert words(live[1]) == 'The tool answered: {"sky":"clear"}'
+    first, second = app.turns()
+    assert [item["type"] for item in second["input"]] == ["function_call_output"]
+    assert app.page.evaluate("window.toolRuns") == 1
+    app.call("send", "Echo: on we go")
+    assert words((live := app.ready(4))[3]) == "on we go"
+    eventually(lambda: app.user.get(f"/threads/{app.thread}").json()["title"] == "What is the weather in Paris?", 30)
+    app.open()
+    stored = app.ready(4)
+    assert contents(stored) == contents(live)
+    assert [turn["parent_id"] for turn in app.turns()] == [None, first["id"], second["id"]]
+    assert app.page.evaluate("window.toolRuns") == 0
+
+
+def test_assistant_ui_takes_up_a_running_turn_lets_it_run_when_left_and_stops_it_when_told(
+    assistant_ui: App, emulator: Emulator
+) -> None:
+    app = assistant_ui
+    streaming = "window.chat.messages.at(-1)?.parts.some(part => part.type === 'text' && part.text)"
+    begin(app, "My name is Ada.")
+    slow(emulator, "Tell me more.", 60)
+    app.call("send", "Tell me more.")
+    app.until(f"window.chat.messages.length === 4 && {streaming}")
+    app.page.evaluate("window.runtime.threads.switchToNewThread()")
+    app.until("location.hash === ''")
+    app.page.evaluate(f"window.runtime.threads.switchToThread('{app.thread}')")
+    app.until("window.chat.messages.at(-1)?.metadata.status === 'completed' && window.chat.messages.length === 4")
+    assert words(app.ready(4)[3]) == app.turns()[1]["output_text"] == " ".join(str(number) for number in range(60))
+
+    slow(emulator, "And then?", 2000)
+    app.call("send", "And then?")
+    app.until(f"window.chat.messages.length === 6 && {streaming}")
+    app.open()
+    app.until(f"window.chat.messages.length === 6 && {streaming}")
+    app.call("stop")
+    stopped = app.ready(6)
+    app.call("send", "What is my name?")
+    assert words(app.ready(8)[7]) == "Ada"
+    *_, cancelled, last = app.turns()
+    assert (cancelled["status"], last["parent_id"]) == ("cancelled", cancelled["id"])
+    assert cancelled["output_text"].startswith(words(stopped[5]))
+
+
+def test_assistant_ui_shows_answers_and_questions_of_all_branches(assistant_ui: App) -> None:
+    app = assistant_ui
+    branch = "window.runtime.thread.getMessageById('{}').getState()"
+
+    def branches(message: dict[str, Any]) -> tuple[int, int]:
+        state = app.page.evaluate(f"JSON.parse(JSON.stringify({branch.format(message['id'])}))")
+        return state["branchNumber"], state["branchCount"]
+
+    begin(app, "My name is Ada.")
+    app.call("send", "Echo: first")
+    app.ready(4)
+    one, two = app.turns()
+    app.call("reload", app.messages()[3]["id"])
+    answered = app.ready(4, after=two["id"])
+    again = app.turns()[-1]
+    assert (again["parent_id"], branches(answered[3])) == (one["id"], (2, 2))
+    app.call("edit", answered[1]["id"], "What is my name?")
+    assert words((edited := app.ready(4, after=again["id"]))[3]) == "Ada"
+    assert (branches(edited[2]), app.turns()[-1]["parent_id"]) == ((2, 2), one["id"])
+    app.call("edit", None, "My name is Grace.")
+    app.ready(2)
+    app.call("send", "What is my name?")
+    assert words(app.ready(4)[3]) == "Grace"
+    assert [turn["parent_id"] for turn in app.turns()][-2] is None
+
+    app.open()
+    stored = app.ready(4)
+    assert (words(stored[3]), branches(stored[0])) == ("Grace", (2, 2))
+    switch = "window.runtime.thread.getMessageById('{}').switchToBranch({{position: '{}'}})"
+    app.page.evaluate(switch.format(stored[0]["id"], "previous"))
+    first = app.ready(4, after=app.turns()[-1]["id"])
+    assert (words(first[3]), branches(first[2]), branches(first[3])) == ("first", (1, 2), (1, 2))
+    app.page.evaluate(switch.format(first[3]["id"], "next"))
+    assert app.ready(4, after=two["id"])[3]["metadata"]["turnId"] == again["id"]
+    app.call("send", "Echo: here")
+    app.ready(6)
+    assert app.turns()[-1]["parent_id"] == again["id"]
+
+
+def test_assistant_ui_manages_the_list_of_threads_and_shows_errors(assistant_ui: App, emulator: Emulator) -> None:
+    app = assistant_ui
+    emulator.fault("status", status=400, code="DataInspectionFailed", message="Not this.")
+    refused = begin(app, "Something refused")
+    assert "Not this." in refused[1]["error"]
+    item = f"window.runtime.threads.getItemById('{app.thread}')"
+
+    def stored() -> dict[str, Any]:
+        thread: dict[str, Any] = app.user.get(f"/threads/{app.thread}").json()
+        return thread
+
+    app.page.evaluate(f"{item}.rename('Renamed')")
+    assert stored()["title"] == "Renamed"
+    app.page.evaluate(f"{item}.archive()")
+    assert stored()["archived"] is True
+    app.open()
+    app.until(f"window.runtime.threads.getState().archivedThreadIds.includes('{app.thread}')")
+    app.page.evaluate(f"{item}.unarchive()")
+    assert stored()["archived"] is False
+    app.page.evaluate(f"{item}.delete()")
+    assert app.user.get(f"/threads/{app.thread}").status_code == 404
