@@ -42,6 +42,13 @@ clients: .venv/ready-dev
 screenshots: .venv/ready-dev
 	@$(BIN)/python -m tests.screenshots
 
+# Builds docs/ as a site in build/site. A broken link, a broken anchor or a page that loads from another host is an error.
+docs: .venv/ready-docs
+	@$(BIN)/python docs/.site/pages.py
+	@$(BIN)/zensical build --strict --config-file build/zensical.toml
+	@! grep -rlE --include='*.html' '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//' build/site
+	@echo "To read and search the pages: $(PYTHON) -m http.server --directory build/site"
+
 check: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,13 +73,19 @@ PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
 	@$(PIP_INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $@
 
+.venv/ready-docs: .venv/ready requirements-docs.lock
+	@$(PIP_INSTALL) --require-hashes -r requirements-docs.lock
+	@touch $@
+
 # requirements.lock is what the service runs on, requirements-build.lock what installs it; requirements-dev.lock has both and the
-# tools of development. The others are programs and clients that tests run in environments of their own.
+# tools of development, requirements-docs.lock what builds the site. The others are programs and clients that tests run in
+# environments of their own.
 lock: .venv/ready-dev
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml -o requirements.lock
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --group build -c requirements-dev.lock -o requirements-build.lock
+	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 --group docs -c requirements-dev.lock -o requirements-docs.lock
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve compiled quick test test-all clients screenshots check migrations-lock lock
+.PHONY: serve compiled quick test test-all clients screenshots docs check migrations-lock lock
