@@ -1,7 +1,9 @@
 """The chat apps of examples/, each started as its README says and clicked through in a real browser."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +13,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
-from tests.service import Emulator, Process, Service, free_port
+from tests.clients.npm import workspace
+from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.tenants import Tenant
+from tests.tools import needs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -140,3 +144,149 @@ def test_one_page_shows_no_conversation_of_another_guest(
     expect(page.locator("article")).to_have_count(0)
     expect(page.locator("nav li")).to_have_count(0)
     stranger.context.close()
+
+
+@pytest.fixture(scope="module")
+def react_app() -> Path:
+    """Return the directory of the React app, built with the packages of clients/typescript."""
+    workspace()
+    folder = EXAMPLES / "react"
+    for command in (["npm", "ci", "--no-audit", "--no-fund", "--silent"], ["npm", "run", "--silent", "build"]):
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    return folder
+
+
+@pytest.fixture
+def react(browser: Browser, service: Service, tenant: Tenant, react_app: Path) -> Iterator[Visitor]:
+    with running(["node", "server.mjs"], react_app, service, tenant) as url:
+        visitor = Visitor(browser, url)
+        yield visitor
+        visitor.context.close()
+    assert visitor.errors == []
+
+
+def answered(page: Page, times: int) -> None:
+    """Wait for so many answers, and for the end of the last one."""
+    expect(page.get_by_role("button", name="Try again")).to_have_count(times, timeout=SECONDS)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=SECONDS)
+
+
+@needs("npm")
+def test_react_streams_answers_and_lists_conversations(react: Visitor, tenant: Tenant) -> None:
+    page = react.open()
+    say(page, "My name is Ada.")
+    answered(page, 1)
+    say(page, "What is my name?")
+    expect(page.locator("article.assistant p").last).to_have_text("Ada", timeout=SECONDS)
+    answered(page, 2)
+    page.get_by_role("link", name="New chat").click()
+    say(page, "Echo: **bold** <script>window.hacked = 1</script>")
+    expect(page.locator("article strong")).to_have_text("bold", timeout=SECONDS)
+    expect(page.locator("nav li")).to_have_count(2, timeout=SECONDS)
+    page.locator("nav li a", has_text="Ada").click()
+    answered(page, 2)
+    assert page.evaluate("window.hacked") is None
+    assert Axe().run(page).violations_count == 0
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 390, "height": 700})
+    page.get_by_role("button", name="Conversations").click()
+    assert Axe().run(page).violations_count == 0
+    page.locator("nav li a", has_text="bold").click()
+    expect(page.locator("h1")).to_contain_text("bold")
+
+
+@needs("npm")
+def test_react_resumes_after_a_reload_and_stops(react: Visitor, emulator: Emulator, tenant: Tenant) -> None:
+    page = react.open()
+    emulator.fault("slow", seconds=0.1)
+    words = " ".join(f"word{number}" for number in range(400))
+    say(page, f"Echo: {words}")
+    expect(page.locator("article.assistant")).to_contain_text("word5", timeout=SECONDS)
+    page.reload()
+    expect(page.locator("article.assistant")).to_contain_text("word0 word1 word2", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word20", timeout=SECONDS)
+    page.get_by_role("button", name="Stop").click()
+    answered(page, 1)
+    thread = tenant.http.get("/threads").json()["data"][0]["id"]
+
+    def statuses() -> list[str]:
+        return [turn["status"] for turn in tenant.http.get(f"/threads/{thread}/turns").json()["data"]]
+
+    eventually(lambda: statuses() == ["cancelled"])
+    page.reload()
+    expect(page.locator("article.assistant")).to_contain_text("Stopped.", timeout=SECONDS)
+    emulator.reset()
+    say(page, "Echo: again")
+    expect(page.locator("article.assistant p").last).to_have_text("again", timeout=SECONDS)
+
+
+@needs("npm")
+def test_react_leaves_a_conversation_that_goes_on_and_returns_to_it(react: Visitor, emulator: Emulator) -> None:
+    page = react.open()
+    emulator.fault("slow", seconds=0.1)
+    say(page, "Echo: " + " ".join(f"word{number}" for number in range(60)))
+    expect(page.locator("article.assistant")).to_contain_text("word3", timeout=SECONDS)
+    page.get_by_role("link", name="New chat").click()
+    expect(page.locator("h1")).to_have_text("What would you like to know?")
+    page.locator("nav li a").click()
+    expect(page.locator("article.assistant")).to_contain_text("word59", timeout=SECONDS)
+    answered(page, 1)
+
+
+@needs("npm")
+def test_react_edits_a_question_and_switches_between_branches(react: Visitor, tenant: Tenant) -> None:
+    page = react.open()
+    say(page, "Echo: one")
+    answered(page, 1)
+    say(page, "Echo: two")
+    answered(page, 2)
+    page.get_by_role("button", name="Edit").last.click()
+    page.get_by_label("Edited message").fill("Echo: three")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.locator("article.assistant p").last).to_have_text("three", timeout=SECONDS)
+    answered(page, 2)
+    versions = page.get_by_role("group", name="Versions of this answer")
+    expect(versions).to_contain_text("2 / 2")
+    page.get_by_role("button", name="Previous version").click()
+    expect(page.locator("article.assistant p").last).to_have_text("two", timeout=SECONDS)
+    expect(page.locator("article.user").last).to_contain_text("Echo: two")
+    page.reload()
+    expect(page.locator("article.assistant p").last).to_have_text("two", timeout=SECONDS)
+    page.get_by_role("button", name="Try again").last.click()
+    expect(versions).to_contain_text("3 / 3", timeout=SECONDS)
+    thread = tenant.http.get("/threads").json()["data"][0]["id"]
+    assert len(tenant.http.get(f"/threads/{thread}/branches").json()["data"]) == 3
+
+
+@needs("npm")
+def test_react_shares_a_conversation_until_the_link_is_ended(react: Visitor, browser: Browser) -> None:
+    page = react.open()
+    say(page, "Echo: shared words")
+    answered(page, 1)
+    page.get_by_role("button", name="Share").click()
+    link = page.get_by_label("Link")
+    expect(link).to_have_value(re.compile("/#shared/"), timeout=SECONDS)
+    stranger = Visitor(browser, react.url)
+    other = stranger.open(link.input_value().removeprefix(f"{react.url}/"))
+    expect(other.locator("article.assistant")).to_contain_text("shared words", timeout=SECONDS)
+    expect(other.get_by_role("button", name="Edit")).to_have_count(0)
+    page.get_by_role("button", name="End the link").click()
+    expect(page.get_by_role("dialog")).to_have_count(0, timeout=SECONDS)
+    other.reload()
+    expect(other.get_by_role("alert")).to_be_visible(timeout=SECONDS)
+    stranger.context.close()
+
+
+@needs("npm")
+def test_react_shows_in_a_second_window_what_the_first_one_sends(react: Visitor) -> None:
+    first, second = react.open(), react.open()
+    say(first, "Echo: one")
+    second.locator("nav li a").click(timeout=SECONDS)
+    expect(second.locator("article.assistant p")).to_have_text(["one"], timeout=SECONDS)
+    answered(first, 1)
+    say(first, "Echo: two")
+    expect(second.locator("article.assistant p")).to_have_text(["one", "two"], timeout=SECONDS)
+    first.on("dialog", lambda dialog: dialog.accept())
+    first.get_by_role("button", name="Delete").click()
+    expect(second.locator("nav li")).to_have_count(0, timeout=SECONDS)
