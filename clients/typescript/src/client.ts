@@ -36,9 +36,9 @@ export class Everthread {
     return list(this.#transport, "/search", { ...params, q }, options);
   }
 
-  /** Follow the list of threads: a snapshot, then threads created, changed, deleted, and their turns. */
-  events(options: LiveOptions = {}): LiveStream<t.LiveEvent> {
-    return new LiveStream(this.#transport, "/events", options);
+  /** Follow the list of threads: a snapshot, then threads created, changed, deleted, and their turns. `user` is for servers. */
+  events({ user, ...options }: LiveOptions & { user?: string } = {}): LiveStream<t.LiveEvent> {
+    return new LiveStream(this.#transport, "/events", { user }, options);
   }
 
   /** Create a ticket that opens one stream, such as `/v1/events`, once and without a header. */
@@ -80,6 +80,10 @@ export class Threads extends Resource {
 
   retrieve(threadId: string, options: RequestOptions = {}): Promise<t.Thread> {
     return this.transport.json("GET", path`/threads/${threadId}`, options);
+  }
+
+  retrieveByName(name: string, options: RequestOptions = {}): Promise<t.Thread> {
+    return this.transport.json("GET", path`/threads/by-name/${name}`, options);
   }
 
   list(params: t.ThreadListParams = {}, options: RequestOptions = {}): List<t.Thread> {

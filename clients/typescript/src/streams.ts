@@ -1,5 +1,5 @@
 import { EverthreadError } from "./errors.js";
-import { isPassing, pause, randomKey, sleep, STALLED, path, type RequestOptions, type Transport } from "./http.js";
+import { isPassing, pause, randomKey, sleep, STALLED, path, type Query, type RequestOptions, type Transport } from "./http.js";
 import { serverEvents, type ServerEvent } from "./sse.js";
 import type { InputItem, Item, LocalMessage, ThreadEvent, Turn, TurnEvent, TurnParams, TurnResponse } from "./types.js";
 
@@ -20,12 +20,10 @@ interface ErrorEvent {
 abstract class ResumedStream<E> implements AsyncIterable<E> {
   protected readonly transport: Transport;
   readonly #abort = new AbortController();
-  readonly #retries: number;
   #started = false;
 
-  constructor(transport: Transport, retries: number, signal: AbortSignal | undefined) {
+  constructor(transport: Transport, signal: AbortSignal | undefined) {
     this.transport = transport;
-    this.#retries = retries;
     if (signal?.aborted) this.#abort.abort();
     else signal?.addEventListener("abort", () => this.abort(), { signal: this.#abort.signal });
   }
@@ -34,6 +32,8 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
   /** Return the events to pass on. */
   protected abstract read(event: ServerEvent): E[];
   protected abstract get ended(): boolean;
+  /** Return how often in a row the stream reconnects after such a failure. */
+  protected abstract retries(failure: EverthreadError): number;
 
   protected get started(): boolean {
     return this.#started;
@@ -106,8 +106,7 @@ abstract class ResumedStream<E> implements AsyncIterable<E> {
         connection.abort();
       }
       if (heard - began > LASTING) attempt = 0;
-      // A refusal with a status is repeated as often as other requests are.
-      if (++attempt > Math.min(this.#retries, failure.status ? this.transport.maxRetries : Infinity)) throw failure;
+      if (++attempt > this.retries(failure)) throw failure;
       await sleep(pause(attempt - 1, failure), signal);
     }
   }
@@ -164,7 +163,7 @@ export class TurnStream extends ResumedStream<TurnEvent> {
 
   /** @internal */
   constructor(transport: Transport, threadId: string, how: { params: TurnParams } | { turnId: string }, options: StreamOptions & ResumeOptions) {
-    super(transport, transport.streamRetries, options.signal);
+    super(transport, options.signal);
     this.threadId = threadId;
     this.#headers = options.headers ?? {};
     this.#last = options.startingAfter ?? -1;
@@ -237,6 +236,11 @@ export class TurnStream extends ResumedStream<TurnEvent> {
       if (!this.#ended) this.abort();
       this.#opened.resolve(this.#turnId);
     }
+  }
+
+  protected override retries(failure: EverthreadError): number {
+    // A turn that is refused is requested as often as others are. One that has begun outlasts a restart of the service.
+    return failure.status > 0 && this.#turnId === undefined ? this.transport.maxRetries : this.transport.streamRetries;
   }
 
   protected override async connect(signal: AbortSignal): Promise<Response> {
@@ -333,15 +337,17 @@ export interface LiveOptions extends RequestOptions {
 /** Events without a last one: a thread's, or the live list. It reconnects until it is aborted or refused. */
 export class LiveStream<E extends { type: string }> extends ResumedStream<E> {
   readonly #path: string;
+  readonly #query: Query;
   readonly #options: LiveOptions;
   readonly #end: string | undefined;
   #lastEventId: string | undefined;
   #ended = false;
 
   /** @internal */
-  constructor(transport: Transport, path: string, options: LiveOptions, end?: string) {
-    super(transport, Infinity, options.signal);
+  constructor(transport: Transport, path: string, query: Query, options: LiveOptions, end?: string) {
+    super(transport, options.signal);
     this.#path = path;
+    this.#query = query;
     this.#options = options;
     this.#end = end;
     this.#lastEventId = options.after;
@@ -352,9 +358,13 @@ export class LiveStream<E extends { type: string }> extends ResumedStream<E> {
     return this.#lastEventId;
   }
 
+  protected override retries(): number {
+    return Infinity;
+  }
+
   protected override connect(signal: AbortSignal): Promise<Response> {
     const after = this.#lastEventId === undefined ? {} : { "Last-Event-ID": this.#lastEventId };
-    return this.transport.open("GET", this.#path, { headers: { ...this.#options.headers, ...after }, signal });
+    return this.transport.open("GET", this.#path, { query: this.#query, headers: { ...this.#options.headers, ...after }, signal });
   }
 
   protected override read(event: ServerEvent): E[] {
@@ -375,13 +385,13 @@ export class ThreadStream extends LiveStream<ThreadEvent> {
 
   /** @internal */
   constructor(transport: Transport, threadId: string, options: LiveOptions) {
-    super(transport, path`/threads/${threadId}/events`, options, "thread.deleted");
+    super(transport, path`/threads/${threadId}/events`, {}, options, "thread.deleted");
   }
 
   protected override read(event: ServerEvent): ThreadEvent[] {
     const found = super.read(event);
     const [data] = found;
-    if (data === undefined || !("turn_id" in data)) return found;
+    if (data === undefined || !("sequence_number" in data)) return found;
     if (data.sequence_number === 0) this.#outputs.set(data.turn_id, new Output());
     const output = this.#outputs.get(data.turn_id);
     if (!isLast(data)) output?.add(data);

@@ -115,16 +115,26 @@ export type TurnEvent =
   | (OfItem<"response.function_call_arguments.delta"> & { delta: string })
   | (OfItem<"response.function_call_arguments.done"> & { arguments: string });
 
-/** An event of a thread: its turns as they begin, their events with a `turn_id`, and changes of the thread. */
+interface Running {
+  thread_id: string;
+  turn_id: string;
+}
+
+/**
+ * An event of a thread: its turns as they begin, their events with a `turn_id`, and changes of the thread. Each
+ * connection begins with a `snapshot`.
+ */
 export type ThreadEvent =
-  | { type: "thread.turn.created"; turn: Turn }
-  | { type: "thread.updated"; thread: Thread }
+  | { type: "snapshot"; thread_id: string; thread: Thread; running: Running[] }
+  | { type: "thread.turn.created"; thread_id: string; turn: Turn }
+  | { type: "thread.turn.deleted"; thread_id: string; turn_id: string }
+  | { type: "thread.updated"; thread_id: string; thread: Thread }
   | { type: "thread.deleted"; thread_id: string }
   | (TurnEvent & { turn_id: string });
 
-/** An event of the live list. */
+/** An event of the live list. After a lost connection, the last event may be told again. */
 export type LiveEvent =
-  | { type: "snapshot"; threads: Thread[]; has_more: boolean; running: { thread_id: string; turn_id: string }[] }
+  | { type: "snapshot"; threads: Thread[]; has_more: boolean; running: Running[] }
   | { type: "thread.created" | "thread.updated"; thread_id: string; thread: Thread }
   | { type: "thread.deleted"; thread_id: string }
   | { type: "thread.turn.created"; thread_id: string; turn_id: string }

@@ -28,6 +28,7 @@ test("threads are created, read, changed, counted and deleted", async () => {
   const made = await page.threads.create({ title: "A talk", metadata: { plan: "pro" } });
   const named = await page.threads.getOrCreate("notes");
   assert.equal((await page.threads.getOrCreate("notes")).id, named.id);
+  assert.equal((await page.threads.retrieveByName("notes")).id, named.id);
   assert.equal((await page.threads.update(made.id, { title: "Another" })).title, "Another");
   assert.equal((await page.threads.retrieve(made.id)).title, "Another");
   assert.deepEqual(await direct.threads.count({ user }), { object: "thread.count", count: 2, more: false });

@@ -94,6 +94,20 @@ describe("without faults of the provider", { concurrency: true }, () => {
     assert.equal(proxy.requests.length, 3);
   });
 
+  test("a turn that has begun outlasts the refusals of a restart; one that has not is refused", async () => {
+    const { id } = await direct.threads.create();
+    const proxy = await Proxy.listen(events(3), EVERYTHING);
+    let refused = 0;
+    const restarting: typeof fetch = (input, init) => {
+      const refuses = String(input).includes("/events") ? ++refused < 3 : refused > 2;
+      return refuses ? Promise.resolve(new Response("", { status: 502 })) : fetch(input, init);
+    };
+    const page = proxy.client({ maxRetries: 0, fetch: restarting });
+    assert.equal(said(await read(page.threads.turns.stream(id, INPUT))), WORDS);
+    assert.equal(refused, 3);
+    await assert.rejects(read(page.threads.turns.stream(id, INPUT)), { status: 502, code: "http_502" });
+  });
+
   test("a repeated request has the same key and creates one turn; another stream has another key", async () => {
     const { id } = await direct.threads.create();
     const proxy = await Proxy.listen(NOTHING, NOTHING, EVERYTHING);
@@ -164,7 +178,7 @@ describe("without faults of the provider", { concurrency: true }, () => {
     await reading;
     const created = found.filter((event) => event.type === "thread.turn.created");
     assert.deepEqual(created.map((event) => event.turn.id), [turn.id, plain.id]);
-    const of = (turn: Turn) => found.filter((event): event is TurnEvent & { turn_id: string } => "turn_id" in event && event.turn_id === turn.id);
+    const of = (turn: Turn) => found.filter((event): event is TurnEvent & { turn_id: string } => "sequence_number" in event && event.turn_id === turn.id);
     assert.equal(said(of(plain)), "three four");
     const ofTurn = of(turn);
     assert.equal(said(ofTurn), "one two");

@@ -1,0 +1,70 @@
+// The live list of threads.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import type { LiveEvent } from "@everthread/client";
+import { client, direct, events, eventually, Proxy, read, URL_, userToken } from "./tools.js";
+
+/** Read a live list until a thread is deleted in it. */
+async function until(stream: ReturnType<typeof direct.events>, deleted: () => string): Promise<LiveEvent[]> {
+  return read(stream, (event) => event.type === "thread.deleted" && event.thread_id === deleted() && stream.abort());
+}
+
+test("a user's list is followed over lost connections, and shows nobody else's threads", async () => {
+  const user = crypto.randomUUID();
+  const token = await userToken(user);
+  const page = client({ token });
+  const old = await page.threads.create({ title: "old" });
+  // Every connection is cut after one event and a part of the next.
+  const proxy = await Proxy.listen(events(1, 20));
+  const stream = proxy.client({ token }).events();
+  let made = "";
+  const reading = until(stream, () => made);
+  await eventually(async () => stream.lastEventId);
+  const other = await direct.threads.create({ user: "another", title: "secret" });
+  const { id } = await page.threads.create({ title: "new" });
+  const turn = await page.threads.turns.create(id, { input: "Echo: hello" });
+  await page.threads.update(id, { title: "renamed" });
+  await direct.threads.delete(other.id);
+  await eventually(async () => stream.lastEventId);
+  made = id;
+  await page.threads.delete(id);
+  const found = await reading;
+  const [first] = found;
+  assert.ok(first?.type === "snapshot");
+  assert.deepEqual(first.threads.map((thread) => thread.id), [old.id]);
+  const kinds = found.map((event) => event.type);
+  assert.equal(kinds.filter((kind) => kind === "thread.deleted").length, 1);
+  assert.ok(kinds.includes("thread.created"));
+  assert.ok(found.some((event) => event.type === "thread.turn.created" && event.turn_id === turn.id));
+  assert.ok(found.some((event) => event.type === "thread.turn.finished" && event.turn_id === turn.id && event.status === "completed"));
+  assert.ok(!JSON.stringify(found).includes(other.id) && !JSON.stringify(found).includes("secret"));
+});
+
+test("a list goes on after a reload where it was", async () => {
+  const user = crypto.randomUUID();
+  const page = client({ token: await userToken(user) });
+  const stream = page.events();
+  await read(stream, () => stream.abort());
+  const { id } = await page.threads.create();
+  const again = page.events({ after: stream.lastEventId ?? "" });
+  const found = await read(again, () => again.abort());
+  assert.deepEqual(found.map((event) => event.type), ["thread.created"]);
+  assert.ok(JSON.stringify(found).includes(id));
+  const server = direct.events({ user });
+  const [snapshot] = await read(server, () => server.abort());
+  assert.ok(snapshot?.type === "snapshot" && snapshot.threads.length === 1);
+});
+
+test("a ticket opens one stream once, without a header", async () => {
+  const page = client({ token: await userToken("ann") });
+  const url = await page.eventSourceURL("/v1/events");
+  assert.ok(url.startsWith(`${URL_}/v1/events?ticket=`));
+  const answer = await fetch(url);
+  assert.equal(answer.status, 200);
+  const first = await answer.body?.getReader().read();
+  assert.match(new TextDecoder().decode(first?.value), /snapshot/);
+  assert.equal((await fetch(url)).status, 401);
+  const { id } = await page.threads.create();
+  const { ticket } = await page.streamTicket("/v1/events");
+  assert.equal((await fetch(`${URL_}/v1/threads/${id}/events?ticket=${ticket}`)).status, 401);
+});
