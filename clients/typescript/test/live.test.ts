@@ -1,5 +1,6 @@
 // The live list of threads.
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { test } from "node:test";
 import type { LiveEvent } from "@everthread/client";
 import { client, direct, events, eventually, Proxy, read, URL_, userToken } from "./tools.js";
@@ -10,7 +11,7 @@ async function until(stream: ReturnType<typeof direct.events>, deleted: () => st
 }
 
 test("a user's list is followed over lost connections, and shows nobody else's threads", async () => {
-  const user = crypto.randomUUID();
+  const user = randomUUID();
   const token = await userToken(user);
   const page = client({ token });
   const old = await page.threads.create({ title: "old" });
@@ -41,7 +42,7 @@ test("a user's list is followed over lost connections, and shows nobody else's t
 });
 
 test("a list goes on after a reload where it was", async () => {
-  const user = crypto.randomUUID();
+  const user = randomUUID();
   const page = client({ token: await userToken(user) });
   const stream = page.events();
   await read(stream, () => stream.abort());

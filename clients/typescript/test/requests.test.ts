@@ -1,5 +1,6 @@
 // Requests that are answered at once: lists, tokens, repetitions, errors.
 import assert from "node:assert/strict";
+import { randomUUID, webcrypto } from "node:crypto";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { after, test } from "node:test";
@@ -18,12 +19,15 @@ async function refusing(...refusals: { status: number; headers?: Record<string, 
     response.writeHead(answer.status, { "Content-Type": "application/json" }).end(await answer.text());
   });
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  after(() => server.close().closeAllConnections());
+  after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
   return { baseURL: `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/`, times };
 }
 
 test("threads are created, read, changed, counted and deleted", async () => {
-  const user = crypto.randomUUID();
+  const user = randomUUID();
   const page = client({ token: await userToken(user) });
   const made = await page.threads.create({ title: "A talk", metadata: { plan: "pro" } });
   const named = await page.threads.getOrCreate("notes");
@@ -40,7 +44,7 @@ test("threads are created, read, changed, counted and deleted", async () => {
 });
 
 test("a list is iterated over its pages in both directions", async () => {
-  const user = crypto.randomUUID();
+  const user = randomUUID();
   const ids = [];
   for (let left = 5; left > 0; left--) ids.unshift((await direct.threads.create({ user })).id);
   const first = await direct.threads.list({ user, limit: 2 });
@@ -53,7 +57,7 @@ test("a list is iterated over its pages in both directions", async () => {
 });
 
 test("a conversation is read, branched, forked, shared, rated and found", async () => {
-  const word = `w${crypto.randomUUID().replaceAll("-", "")}`;
+  const word = `w${randomUUID().replaceAll("-", "")}`;
   const thread = await direct.threads.create({ title: "A talk" });
   const { id } = thread;
   const first = await direct.threads.turns.create(id, { input: `Echo: ${word}` });
@@ -175,10 +179,10 @@ test("a function's token is kept, and renewed once for all requests that are ref
 });
 
 test("keys are random where the platform has no randomUUID, or no crypto", (context) => {
-  const { crypto } = globalThis;
-  context.after(() => Object.defineProperty(globalThis, "crypto", { value: crypto }));
-  const lesser = { getRandomValues: (bytes: Uint8Array<ArrayBuffer>) => crypto.getRandomValues(bytes) };
-  for (const value of [crypto, lesser, undefined]) {
+  const own = Object.getOwnPropertyDescriptor(globalThis, "crypto") ?? {};
+  context.after(() => Object.defineProperty(globalThis, "crypto", own));
+  const lesser = { getRandomValues: (bytes: Uint8Array<ArrayBuffer>) => webcrypto.getRandomValues(bytes) };
+  for (const value of [webcrypto, lesser, undefined]) {
     Object.defineProperty(globalThis, "crypto", { value, configurable: true });
     const keys = Array.from({ length: 100 }, randomKey);
     assert.equal(new Set(keys).size, 100);
