@@ -198,7 +198,6 @@ def test_no_delta_is_lost_or_doubled_on_connections_that_break(
     with CuttingProxy(service.port, 0, 40, 900, 0, 3000, 5000) as proxy:
         events = events_of(kind, proxy.url, service.key, thread, input=f"Echo: {WORDS}")
         assert not proxy.plan
-        assert proxy.connections == 7
     assert text_of(events) == WORDS
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert len(service.every(f"/threads/{thread}/turns")) == 1
@@ -275,7 +274,7 @@ def test_events_of_a_thread_go_on_after_a_lost_connection(
             if event["type"] == "response.completed":
                 client.threads.delete(thread)
         assert not proxy.plan
-    assert events[0]["type"] == "thread.turn.created"
+    assert "thread.turn.created" in {event["type"] for event in events[:2]}
     assert text_of(events) == WORDS
     numbers = [event["sequence_number"] for event in events if "sequence_number" in event]
     assert numbers == list(range(len(numbers)))
@@ -295,9 +294,10 @@ def test_a_stream_without_events_is_given_up(service: Service) -> None:
     [
         canned("200 OK", "data: {\n\n", kind="text/event-stream"),
         canned("200 OK", "data: []\n\n", kind="text/event-stream"),
+        canned("200 OK", "<html>", kind="text/html"),
     ],
 )
-def test_an_event_that_is_no_object_is_an_error(service: Service, answer: bytes) -> None:
+def test_a_stream_that_is_none_is_an_error(service: Service, answer: bytes) -> None:
     with CuttingProxy(service.port, answer) as proxy, Everthread(proxy.url, "any") as client:
         with pytest.raises(InvalidAnswerError):
             list(client.threads.turns.resume("thread_x", "turn_x"))

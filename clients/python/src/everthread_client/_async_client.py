@@ -274,9 +274,9 @@ class AsyncEverthread(_Resource):
     stream_ticket = _sends(_requests.stream_ticket)
     request = _sends(_requests.request)
 
-    def events(self, *, last_event_id: str | None = None) -> AsyncListStream:
-        """Iterate over the events of all threads of the user or project; the first one is a `snapshot`."""
-        return AsyncListStream(self, all_events(last_event_id))
+    def events(self, *, user: str | None = None, last_event_id: str | None = None) -> AsyncListStream:
+        """Iterate over the events of all threads of the project or user; the first one is a `snapshot`."""
+        return AsyncListStream(self, all_events(user, last_event_id))
 
     async def _send(self, call: Call[T]) -> T:
         attempts = Attempts(self._max_retries, renewable=self._new_token is not None)

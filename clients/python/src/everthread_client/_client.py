@@ -273,9 +273,9 @@ class Everthread(_Resource):
     stream_ticket = _sends(_requests.stream_ticket)
     request = _sends(_requests.request)
 
-    def events(self, *, last_event_id: str | None = None) -> ListStream:
-        """Iterate over the events of all threads of the user or project; the first one is a `snapshot`."""
-        return ListStream(self, all_events(last_event_id))
+    def events(self, *, user: str | None = None, last_event_id: str | None = None) -> ListStream:
+        """Iterate over the events of all threads of the project or user; the first one is a `snapshot`."""
+        return ListStream(self, all_events(user, last_event_id))
 
     def _send(self, call: Call[T]) -> T:
         attempts = Attempts(self._max_retries, renewable=self._new_token is not None)

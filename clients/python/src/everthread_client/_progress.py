@@ -18,6 +18,8 @@ from everthread_client.types import Event, TurnCreate
 
 LAST_EVENTS = ("response.completed", "response.incomplete", "response.failed")
 
+NO_PARAMS: Mapping[str, str] = {}
+
 LASTING_SECONDS = 10.0
 """A connection that lasted longer counts as a success, even without an event."""
 
@@ -84,16 +86,19 @@ class OfTurn:
 class OfList:
     """A place in an endless stream: that of one thread, or of all threads. The service names places by `id:` lines."""
 
-    def __init__(self, path: str, last_event_id: str | None, last: str | None) -> None:
+    def __init__(
+        self, path: str, last_event_id: str | None, last: str | None, params: Mapping[str, str] = NO_PARAMS
+    ) -> None:
         """Args: last: the type of the event that ends the stream, if there is one."""
         self.last_event_id = last_event_id
         self.ended = False
         self._path = path
         self._last = last
+        self._params = params
 
     def call(self) -> Call[Any]:
         headers = {} if self.last_event_id is None else {"Last-Event-ID": self.last_event_id}
-        return Call("GET", self._path, headers=headers)
+        return Call("GET", self._path, self._params, headers=headers)
 
     def opened(self, headers: Mapping[str, str]) -> None:
         """Do nothing: no header tells a place."""
@@ -130,8 +135,8 @@ def thread_events(thread: str, last_event_id: str | None) -> OfList:
     return OfList(at(thread, "/events"), last_event_id, "thread.deleted")
 
 
-def all_events(last_event_id: str | None) -> OfList:
-    return OfList("/events", last_event_id, None)
+def all_events(user: str | None, last_event_id: str | None) -> OfList:
+    return OfList("/events", last_event_id, None, {} if user is None else {"user": user})
 
 
 class Reading:
@@ -172,7 +177,12 @@ class Reading:
         """Return the seconds to wait before the stream is opened again.
 
         Args: error: None if the stream just ended.
+
+        Raises:
+            EverthreadError: the stream is not opened again.
         """
+        if isinstance(error, httpx2.SSEError):  # No stream of events, or an event over the limit.
+            raise InvalidAnswerError(str(error)) from error
         call = self._position.call()
         if self._opened_at is not None and time.monotonic() - self._opened_at > LASTING_SECONDS:
             self._attempts.succeeded()

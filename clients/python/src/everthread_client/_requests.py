@@ -1,6 +1,7 @@
 """Requests as data: each function describes one request, and the two clients send them."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import update_wrapper
@@ -15,6 +16,10 @@ from everthread_client.errors import APIError, InvalidAnswerError, api_error
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+"""A `Retry-After` in seconds. The service sends no dates."""
 
 
 class ByName(str):
@@ -70,7 +75,7 @@ def refusal(answer: httpx2.Response) -> APIError:
         answer.status_code,
         content.get("error") if isinstance(content, dict) else None,
         request_id=answer.headers.get("x-request-id"),
-        retry_after=float(wait) if wait.isascii() and wait.isdigit() else None,
+        retry_after=float(wait) if SECONDS.fullmatch(wait) else None,
     )
 
 

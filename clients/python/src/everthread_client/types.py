@@ -1,6 +1,6 @@
 """Types of requests and answers. Answers are plain dictionaries; a newer service may send more fields."""
 
-from typing import Any, Generic, Literal, Required, TypeAlias, TypedDict, TypeVar
+from typing import Any, Generic, Literal, NotRequired, Required, TypeAlias, TypedDict, TypeVar
 
 T = TypeVar("T")
 
@@ -134,6 +134,8 @@ class Turn(TypedDict):
     metadata: dict[str, str]
     created_at: int
     completed_at: int | None
+    sequence_number: NotRequired[int | None]
+    """Number of the last event of a running turn, which `output` includes. A stream can be resumed after it."""
 
 
 class TurnCreate(TypedDict, total=False):
