@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,11 +82,12 @@ def test_the_example_of_the_readme_runs(service: Service) -> None:
     subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, timeout=120)
 
 
-def test_the_package_has_its_types(tmp_path: Path) -> None:
+def test_the_package_has_the_version_of_the_service_and_its_types(tmp_path: Path) -> None:
     source = shutil.copytree(SOURCE, tmp_path / "source", ignore=shutil.ignore_patterns("__pycache__"))
     command: list[str | Path] = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("everthread_client-*.whl")
+    version = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())["project"]["version"]
+    (wheel,) = tmp_path.glob(f"everthread_client-{version}-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {"everthread_client/py.typed", "everthread_client/agents.py"} <= set(names)
     assert not [name for name in names if not name.startswith("everthread_client")]
@@ -150,7 +152,7 @@ def test_a_conversation_is_read_forked_branched_and_shared(client: Everthread) -
         client.shared(link["path"].rpartition("/")[2])
 
 
-def test_items_feedback_search_and_models(client: Everthread) -> None:
+def test_items_feedback_search_models_and_summaries(client: Everthread) -> None:
     thread, word = client.threads.create()["id"], f"w{uuid4().hex}"
     added = client.threads.items.add(thread, [{"role": "user", "content": f"Remember {word}."}])["data"]
     turn = client.threads.turns.create(thread, input="Recite the conversation")
@@ -169,6 +171,9 @@ def test_items_feedback_search_and_models(client: Everthread) -> None:
     assert client.feedback.delete(feedback["id"])["deleted"]
     models = {model["id"]: model for model in client.models.list()}
     assert client.models.retrieve("qwen4-max") == models["qwen4-max"]
+    client.threads.turns.create(thread, input="My name is Ada.")
+    summary = client.threads.compact(thread, keep_turns=1)
+    assert [each["id"] for each in client.threads.compactions(thread)] == [summary["id"]]
     assert client.request("GET", "/usage", params={"group_by": "model"})["object"] == "list"
 
 
@@ -444,6 +449,28 @@ def test_a_stream_whose_token_is_refused_goes_on_with_a_new_one(service: Service
     thread, tokens = service.thread(), iter(["et_old", service.key])
     with Everthread(service.url, lambda: next(tokens)) as client:
         assert client.threads.turns.stream(thread, input="Echo: hello").result()["output_text"] == "hello"
+
+
+def test_a_stream_whose_token_expires_goes_on_with_a_new_one(service: Service) -> None:
+    thread = service.thread()
+    turn = service.turn(thread, "Echo: hello")["id"]
+    expired = {"type": "error", "code": "credential_expired", "message": "Expired.", "starting_after": -1}
+    body = f"event: error\ndata: {json.dumps(expired)}\n\n"
+    tokens = iter(["et_old", service.key])
+    with CuttingProxy(service.port, canned("200 OK", body, kind="text/event-stream")) as proxy:
+        with Everthread(proxy.url, lambda: next(tokens)) as client:
+            assert text_of(list(client.threads.turns.resume(thread, turn))) == "hello"
+        assert proxy.connections == 2
+
+
+def test_a_token_is_not_sent_to_another_host(service: Service) -> None:
+    with CuttingProxy(service.port) as other:
+        moved = canned("307 Temporary Redirect", "", f"Location: {other.url}/v1/threads")
+        with CuttingProxy(service.port, moved) as proxy, Everthread(proxy.url, service.key) as client:
+            with pytest.raises(APIError) as error:
+                client.threads.create()
+            assert (error.value.status, proxy.connections) == (307, 1)
+        assert other.connections == 0
 
 
 def test_a_client_without_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,9 +181,9 @@ def markdown(thread: str, **paging: Unpack[types.Paging]) -> Call[str]:
     return Call("GET", at(thread, "/messages"), {**paging, "format": "markdown"}, as_text=True)
 
 
-def compact(thread: str) -> Call[types.Compaction]:
+def compact(thread: str, **fields: Unpack[types.CompactCreate]) -> Call[types.Compaction]:
     """Summarize the beginning of the conversation now."""
-    return _create(at(thread, "/compact"), {})
+    return _create(at(thread, "/compact"), fields)
 
 
 def compactions(thread: str, **paging: Unpack[types.Paging]) -> Call[types.Page[types.Compaction]]:

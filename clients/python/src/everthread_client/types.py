@@ -190,6 +190,12 @@ class Compaction(TypedDict):
     completed_at: int | None
 
 
+class CompactCreate(TypedDict, total=False):
+    keep_turns: int
+    model: str
+    instructions: str
+
+
 class Feedback(TypedDict):
     id: str
     object: Literal["feedback"]
