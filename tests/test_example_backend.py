@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from tests.service import Emulator, Process, Service, eventually, free_port
@@ -140,6 +141,8 @@ def test_a_person_takes_over_and_gives_back(visitors: Visitors, service: Service
     customer.reload()
     shows(customer, *told)
     shows(staff, *told)
+    assert Axe().run(customer).violations_count == 0
+    assert Axe().run(staff).violations_count == 0
     shows(visitors.customer())
 
 
