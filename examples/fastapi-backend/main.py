@@ -254,6 +254,6 @@ app.include_router(customers)
 app.include_router(people)
 
 if __name__ == "__main__":
-    print(f"Staff: http://127.0.0.1:{PORT}/staff, any name, password {STAFF_PASSWORD}")  # noqa: T201
-    print(f"The help desk is at http://127.0.0.1:{PORT}", flush=True)  # noqa: T201
+    print(f"Staff: http://127.0.0.1:{PORT}/staff, any name, password {STAFF_PASSWORD}")
+    print(f"The help desk is at http://127.0.0.1:{PORT}", flush=True)
     uvicorn.run(app, host="127.0.0.1", port=PORT, log_level="warning", timeout_graceful_shutdown=2)
