@@ -99,6 +99,7 @@ from app.settings import Connected, OTelSettings, Settings, environment
 from app.telemetry import metrics, spans
 from app.telemetry.logs import configure
 from app.threads import routes as threads_routes
+from app.threads.claims import Claims
 from app.threads.names import Names
 from app.threads.service import Threads
 from app.trail.feed import TrailFeed
@@ -354,6 +355,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         keys, limits, projects, presets, tokens, cutoffs, sessions, watch, Origins(database),
         ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
         threads,
+        Claims(database, names, users, tokens, keys, cutoffs),
         ThreadEvents(database, feed, threads),
         StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon),

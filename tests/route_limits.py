@@ -102,6 +102,7 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("PUT", "/threads/by-name/{name}"): BODY | MAKES_THREAD,
     # Deleting is never refused; the schema bounds the body.
     ("POST", "/threads/bulk"): NONE,
+    ("POST", "/threads/claim"): BODY,
     ("POST", "/threads/import"): BODY | MAKES_THREAD,
     ("GET", "/calls/{call_id}"): NONE,
     ("GET", "/feedback"): NONE,

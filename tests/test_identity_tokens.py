@@ -343,6 +343,19 @@ def test_valid_jwts_are_accepted(
     assert answer.json()["user"] == f"{issuer.url}#{changed.get('sub', 'ann')}"
 
 
+def test_user_of_a_jwt_claims_the_threads_of_an_anonymous_user(tenant: Tenant, issuer: Issuer) -> None:
+    assert accept(tenant, entry(issuer)).status_code == 200
+    nobody = tenant.http.post("/user_tokens", json={"anonymous": True}).json()["token"]
+    thread = ask(tenant, nobody, "POST", json={}).json()["id"]
+    # A JWT proves no anonymous user.
+    refused = ask(tenant, issuer.token(), "POST", "/threads/claim", json={"token": issuer.token(sub="bob")})
+    assert (refused.status_code, code_of(refused)) == (400, "invalid_anonymous_token")
+    answer = ask(tenant, issuer.token(), "POST", "/threads/claim", json={"token": nobody})
+    assert (answer.status_code, answer.json()["threads"]) == (200, [thread])
+    assert ask(tenant, issuer.token(), path=f"/threads/{thread}").json()["user"] == f"{issuer.url}#ann"
+    assert status(tenant, nobody) == 401
+
+
 def test_jwt_has_the_actions_of_its_provider_and_opens_the_routes_of_user_tokens(
     tenant: Tenant, issuer: Issuer
 ) -> None:

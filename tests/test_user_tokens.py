@@ -32,7 +32,7 @@ OPEN = {
     "conversations_delete_item", "turns_create", "turns_cancel", "turns_events", "turns_life",
     "turns_list_turns", "turns_get", "responses_create", "responses_retrieve", "responses_delete", "responses_cancel",
     "responses_input_items", "conversations_retrieve", "conversations_delete", "conversations_list_items",
-    "events_follow", "events_create_ticket",
+    "events_follow", "events_create_ticket", "threads_claim",
 }  # fmt: skip
 """Operations that accept a user's token, by their id in the OpenAPI document, by id and by name."""
 

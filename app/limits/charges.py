@@ -105,8 +105,8 @@ def _json(charges: list[NewCharge]) -> str:
     return orjson.dumps([charge.row() for charge in charges], default=str).decode()
 
 
-async def forget_user(session: AsyncSession, project_id: UUID, user: str) -> None:
-    """Take an end user's name out of the project's charges. What was spent stays."""
+async def rename_user(session: AsyncSession, project_id: UUID, user: str, new: str | None) -> None:
+    """Put another end user into a user's charges; None for nobody. What was spent stays."""
     mine = (Charge.project_id == project_id, Charge.user_id == user)
     for bucket in await session.scalars(select(Charge.bucket).where(*mine).distinct()):
-        await session.execute(update(Charge).where(*mine, Charge.bucket == bucket).values(user_id=None))
+        await session.execute(update(Charge).where(*mine, Charge.bucket == bucket).values(user_id=new))

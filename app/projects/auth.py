@@ -161,6 +161,10 @@ class KeyRing:
         grant = await self._of_key(session.key_id, session.project_id, address)
         return None if grant is None else replace(grant, session_id=session.id, expires_at=session.expires_at)
 
+    async def has_key_of(self, token: UserToken, address: str | None) -> bool:
+        """Return True if the key that minted a token is valid."""
+        return await self._of_key(token.key_id, token.project_id, address) is not None
+
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
         """Return what a user token or a JWT opens; None if it or its key is not valid any more."""
         token, grant = await (self._of_own if is_own(given) else self._of_jwt)(given, address)

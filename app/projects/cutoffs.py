@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db.engine import Database
 from app.db.sql import statements_of
+from app.projects.tables import UserCutoff
 from app.trail.append import append_record
 from app.trail.records import Actor
 from app.trail.users import UserKeys
@@ -98,6 +99,10 @@ class Cutoffs:
         old = {"project_id": project_id, "before": at - KEPT_MICROSECONDS}
         await session.execute(SQL.forget_cutoffs.clause, old)
         return at
+
+    async def find(self, session: AsyncSession, project_id: UUID, user: str) -> UserCutoff | None:
+        """Return a user's cut-off, as it is in the caller's transaction."""
+        return await session.get(UserCutoff, (project_id, self.hash(user)), populate_existing=True)
 
     async def digest(self, project_id: UUID, user: str) -> bytes | None:
         """Return the digest that names a user in the trail, with a key that is made where there is none."""

@@ -176,7 +176,7 @@ class Purge:
         async with self._database.session() as session:
             thread_ids = list(await session.scalars(mine.order_by(Thread.id).limit(THREADS_AT_ONCE)))
             if not thread_ids:
-                await charges.forget_user(session, project_id, user)
+                await charges.rename_user(session, project_id, user, None)
                 ended = update(UserPurge).where(*this, UserPurge.completed_at.is_(None)).values(completed_at=func.now())
                 done = (await session.execute(ended.returning(UserPurge.threads_done))).scalar_one_or_none()
                 if done is not None:

@@ -147,6 +147,16 @@ def name_for(caller: Caller, name: str | None) -> str | None:
     return None if name is None else _without_prefix(caller.grant.user, name)
 
 
+def name_after_claim(caller: Caller, former: str, name: str | None) -> str | None:
+    """Return the name of a thread that the caller takes over from another user: None if it would be too long."""
+    if name is None or not name.startswith(_prefix(former)):
+        return name
+    try:
+        return name_of(caller, _without_prefix(former, name))
+    except BadRequest:
+        return None
+
+
 def _without_prefix(user: str | None, name: str) -> str:
     return name if user is None else name.removeprefix(_prefix(user))
 

@@ -7,13 +7,15 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from app.http.bodies import Sent, SentOrEmpty, checked, json_response
-from app.http.describing import CONFLICT, METADATA
+from app.http.describing import CONFLICT, FORBIDDEN, METADATA
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
 from app.threads.address import BY_NAME, Addressed, at
 from app.threads.schemas import OneThread, Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
+from app.threads.claims import ClaimObject, Claims, ThreadsClaim
+from app.threads.schemas import Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads, for_caller, of_caller
 from app.threads.store import Filters
 
@@ -70,6 +72,15 @@ async def list_threads(
 async def count(caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)]) -> Response:
     """Count threads."""
     return json_response(await threads.count(caller, filters))
+
+
+@for_users
+@router.post("/threads/claim", response_model=ClaimObject, responses={**CONFLICT, **FORBIDDEN})
+async def claim(
+    caller: Authenticated, claims: Annotated[Claims, serving(Claims)], sent: Sent[ThreadsClaim]
+) -> Response:
+    """Take over the threads of an anonymous user, by the token of that user."""
+    return json_response(await claims.claim(caller, sent))
 
 
 @for_users
