@@ -313,12 +313,12 @@ CREATE TABLE claimed_audiences (
 );
 
 -- Tickets that open a stream once. Using a ticket deletes its row. The credential is sealed with a key that only the ticket
--- gives, and of the ticket only its hash is stored.
+-- gives; of the ticket, of its path and of its owner only hashes are stored.
 CREATE TABLE stream_tickets (
     project_id uuid NOT NULL CONSTRAINT stream_tickets_project_id_fkey REFERENCES projects ON DELETE CASCADE,
     token_hash bytea NOT NULL CONSTRAINT stream_tickets_token_hash_check CHECK (octet_length(token_hash) = 32),
     owner_hash bytea NOT NULL,
-    path text NOT NULL,
+    path_hash bytea NOT NULL,
     credential bytea NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires_at timestamptz NOT NULL,

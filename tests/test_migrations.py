@@ -38,6 +38,7 @@ TABLES = {
     "provider_deletions",
     "served_revisions",
     "shares",
+    "stream_tickets",
     "thread_activity",
     "thread_names",
     "threads",

@@ -90,4 +90,5 @@ WHERE c.issuer = :issuer AND c.audience = ANY(:audiences::text[]) LIMIT 2
 
 -- use_ticket --
 -- Takes a ticket: of two connections, one gets its row.
-DELETE FROM stream_tickets WHERE token_hash = :token_hash AND path = :path AND expires_at > now() RETURNING credential
+DELETE FROM stream_tickets WHERE token_hash = :token_hash AND path_hash = :path_hash AND expires_at > now()
+RETURNING credential

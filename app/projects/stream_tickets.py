@@ -70,13 +70,13 @@ class StreamTickets:
         """
         ticket = PREFIX + secrets.token_urlsafe(32)
         expires_at = int(min(time.time() + LIFE_SECONDS, until or float("inf")))
-        path, owner_hash = unquote(path), hashlib.sha256(owner.encode("utf-8", "surrogatepass")).digest()
+        path, owner_hash = unquote(path), _hash(owner)
         made = insert(StreamTicket).values(
             project_id=project_id,
             token_hash=_hash(ticket),
             owner_hash=owner_hash,
-            path=path,
-            credential=_cipher(ticket).encrypt(NONCE, credential.encode(), path.encode()),
+            path_hash=_hash(path),
+            credential=_cipher(ticket).encrypt(NONCE, credential.encode(), _hash(path)),
             expires_at=datetime.fromtimestamp(expires_at, UTC),
         )
         mine = (StreamTicket.project_id == project_id) & (StreamTicket.owner_hash == owner_hash)
@@ -96,12 +96,13 @@ class StreamTickets:
         """Use a ticket up, and return its credential; None if there is no such ticket for this path (any more)."""
         if not 0 < len(ticket) <= LONGEST_TICKET:
             return None
-        sealed: bytes | None = await self._database.fetchval(*SQL.use_ticket(token_hash=_hash(ticket), path=path))
-        return None if sealed is None else _cipher(ticket).decrypt(NONCE, sealed, path.encode()).decode()
+        asked = SQL.use_ticket(token_hash=_hash(ticket), path_hash=_hash(path))
+        sealed: bytes | None = await self._database.fetchval(*asked)
+        return None if sealed is None else _cipher(ticket).decrypt(NONCE, sealed, _hash(path)).decode()
 
 
-def _hash(ticket: str) -> bytes:
-    return hashlib.sha256(ticket.encode("utf-8", "surrogatepass")).digest()
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _cipher(ticket: str) -> AESGCM:

@@ -172,7 +172,7 @@ class StreamTicket(Base):
     """SHA-256 of the ticket, which is not stored."""
     owner_hash: Mapped[bytes] = mapped_column(LargeBinary)
     """Names those whose tickets are counted together."""
-    path: Mapped[str] = mapped_column(Text)
+    path_hash: Mapped[bytes] = mapped_column(LargeBinary)
     credential: Mapped[bytes] = mapped_column(LargeBinary)
     """Sealed with a key that only the ticket gives."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -13,9 +13,8 @@ from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.user_tokens import for_users
 from app.threads.address import BY_NAME, Addressed, at
-from app.threads.schemas import OneThread, Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.claims import ClaimObject, Claims, ThreadsClaim
-from app.threads.schemas import Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
+from app.threads.schemas import OneThread, Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads, for_caller, of_caller
 from app.threads.store import Filters
 
