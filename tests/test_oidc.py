@@ -20,6 +20,7 @@ import asyncpg
 import httpx2
 import jwt
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from cryptography.hazmat.primitives.asymmetric import rsa
 from playwright.sync_api import expect, sync_playwright
 
@@ -159,11 +160,15 @@ def test_a_person_signs_in_in_a_browser_is_named_in_the_trail_and_signs_out(
         page.route("https://**", lambda route: route.abort())  # The provider's page has a style sheet elsewhere.
         console = running.url.replace("127.0.0.1", "localhost") + "/console"
         page.goto(f"{console}/usage?model=qwen")
+        assert Axe().run(page).response["violations"] == []
         page.get_by_role("link", name="Sign in with 127.0.0.1").click(no_wait_after=True)
         page.locator("input[name=sub]").fill(subject)
         page.get_by_role("button", name="Authorize").click(no_wait_after=True)
         page.wait_for_url("**/console/usage?model=qwen")
         expect(page.locator("header .person")).to_have_text("Ada Lovelace <ada@example.com>")
+        page.set_viewport_size({"width": 375, "height": 720})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        page.set_viewport_size({"width": 1280, "height": 720})
         (cookie,) = context.cookies()
         assert (cookie["name"], cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (
             SESSION, True, "Strict", "/console",
