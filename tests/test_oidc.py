@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -96,7 +97,8 @@ class Visitor:
         self.subject = subject or uuid4().hex
         if claims:
             front.set_claims(self.subject, **claims)
-        address = f"127.0.1.{next(_addresses)}"
+        number = next(_addresses)
+        address = f"127.0.{1 + number // 250}.{1 + number % 250}"
         self.http = httpx2.Client(
             base_url=service.url, transport=httpx2.HTTPTransport(local_address=address), timeout=60
         )
@@ -487,6 +489,38 @@ def test_a_session_ends_with_its_sign_out_its_time_and_the_persons_groups(
     third = Visitor(running, front, other.subject, groups=["others"])
     assert third.sign_in().status_code == 403
     eventually(lambda: second.http.get("/console/threads").status_code == 303)
+
+
+def test_browsers_of_one_person_that_come_at_once_have_one_row(
+    running: Service, front: Front, own_env: dict[str, str]
+) -> None:
+    first = Visitor(running, front, groups=["admins"])
+    visitors = [first, *(Visitor(running, front, first.subject) for _ in range(5))]
+    callbacks = [visitor.approved() for visitor in visitors]
+    with ThreadPoolExecutor(len(visitors)) as pool:
+        answers = list(pool.map(lambda visitor, path: visitor.http.get(path), visitors, callbacks))
+    assert [answer.status_code for answer in answers] == [200] * len(visitors)
+    assert all(visitor.is_signed_in for visitor in visitors)
+    rows = sql(own_env, "SELECT id FROM api_keys WHERE subject = $1", f"{front.issuer} {first.subject}")
+    assert len(rows) == 1
+
+
+def test_a_project_has_room_for_a_thousand_people(running: Service, front: Front, own_env: dict[str, str]) -> None:
+    known, new = (Visitor(running, front, groups=["doctors"]) for _ in range(2))
+    known.sign_in()
+    filled = sql(
+        own_env,
+        "INSERT INTO api_keys (project_id, id, name, key_hash, hint, scopes, subject) SELECT project_id, "
+        "gen_random_uuid(), 'one', sha256(number::text::bytea), '', '{read}', 'https://login.example.com ' || number "
+        "FROM projects, generate_series(1, 1000) AS number WHERE name = $1 RETURNING id",
+        CLINIC,
+    )
+    try:
+        refused = new.sign_in()
+        assert (refused.status_code, message(refused)) == (403, oidc.NO_ROOM.format(name=new.subject))
+        assert known.sign_in().status_code == 200
+    finally:
+        sql(own_env, "DELETE FROM api_keys WHERE id = ANY($1::uuid[])", [row["id"] for row in filled])
 
 
 def test_an_admin_revokes_a_person_like_a_key_and_nobody_has_that_key(running: Service, front: Front) -> None:
