@@ -707,7 +707,7 @@ def test_a_discovery_document_is_read_with_bounds(kind: str) -> None:
 def test_a_provider_that_is_away_is_said_to_be(own_env: dict[str, str], running: Service) -> None:
     service = Service(env={**own_env, "EVERTHREAD_OIDC_ISSUER": f"http://127.0.0.1:{free_port()}"})
     refused = httpx2.get(f"{service.url}/console/sign-in/oidc")
-    assert (refused.status_code, message(refused)) == (403, oidc.UNAVAILABLE)
+    assert (refused.status_code, message(refused)) == (503, oidc.UNAVAILABLE)
     assert service.stop() == 0
 
 

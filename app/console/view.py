@@ -15,7 +15,7 @@ from app.console import session
 from app.console.api import Api, Refused
 from app.console.oidc import COOKIE as STATE_COOKIE
 from app.console.oidc import PATH as STATE_PATH
-from app.console.oidc import Oidc, SignedIn, SignInFailed
+from app.console.oidc import UNAVAILABLE, Oidc, SignedIn, SignInFailed
 from app.console.words import Words, language_of, words
 from app.http.services import services
 from app.limits.spent import NO_CURRENCY
@@ -32,6 +32,9 @@ SECURITY = {
     ),
     "Cache-Control": "no-store",
 }
+
+STATUSES = {session.TOO_MANY: 429, UNAVAILABLE: 503}
+"""Statuses of messages of the sign-in; of all others: 403."""
 
 _templates = Environment(
     loader=FileSystemLoader(HERE / "templates"),
@@ -140,7 +143,7 @@ async def oidc_callback_page(request: Request) -> Response:
 def _sign_in_form(request: Request, wrong: str | None, **filled: str) -> Response:
     language = language_of(request.headers.get("accept-language", ""))
     t = words(language)
-    status = 200 if wrong is None else 429 if wrong == session.TOO_MANY else 403
+    status = 200 if wrong is None else STATUSES.get(wrong, 403)
     return _html(
         request, "sign_in.html", t, language, status, wrong=None if wrong is None else t(wrong, **filled),
         next=request.query_params.get("next", ""), keys=services(request)[Connected].console_keys,
