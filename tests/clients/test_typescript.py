@@ -89,7 +89,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 def run_in_node(name: str, service: Service, emulator: Emulator, redis_url: str, **env: str) -> None:
     npm.run(
-        "node", "--test", f"build/{name}.test.js",
+        "node", "--test", "--test-timeout=120000", f"build/{name}.test.js",
         EVERTHREAD_URL=service.url, EVERTHREAD_KEY=Tenant(service).key,
         EVERTHREAD_EMULATOR=f"http://127.0.0.1:{emulator.port}", EVERTHREAD_REDIS=redis_url, **env,
     )  # fmt: skip
