@@ -108,7 +108,7 @@ def test_threads_are_created_changed_listed_and_deleted(client: Everthread) -> N
     assert [each["id"] for each in listed] == [*reversed(others), thread["id"]]
     assert [len(page["data"]) for page in listed.pages()] == [2, 2, 1]
     assert client.threads.count(metadata={"batch": batch})["count"] == 5
-    assert all(result["done"] for result in client.threads.bulk("archive", others))
+    assert all(result["done"] for result in client.threads.bulk("archive", others)["data"])
     assert [each["id"] for each in client.threads.list(archived=False, metadata={"batch": batch})] == [thread["id"]]
     assert client.threads.delete(thread["id"])["deleted"]
     with pytest.raises(NotFoundError) as error:

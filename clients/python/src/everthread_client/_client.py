@@ -191,7 +191,7 @@ class Threads(_Resource):
     update = _sends(_requests.update_thread)
     delete = _sends(_requests.delete_thread)
     count = _sends(_requests.count_threads)
-    bulk = _lists(_requests.bulk)
+    bulk = _sends(_requests.bulk)
     fork = _sends(_requests.fork)
     branches = _lists(_requests.branches)
     messages = _lists(_requests.messages)
