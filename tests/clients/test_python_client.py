@@ -123,6 +123,17 @@ def test_a_list_is_read_backwards_from_a_cursor(client: Everthread) -> None:
     assert [[each["id"] for each in page["data"]] for page in listed.pages()] == [ids[2:4], ids[0:2]]
 
 
+def test_a_list_goes_on_after_an_empty_page_and_ends_without_a_cursor(service: Service) -> None:
+    def page(*ids: str, last_id: str | None) -> bytes:
+        data = [{"id": each} for each in ids]
+        return canned("200 OK", json.dumps({"data": data, "first_id": None, "last_id": last_id, "has_more": True}))
+
+    plan = [page("1", last_id="1"), page(last_id="2"), page("3", last_id=None)]
+    with CuttingProxy(service.port, *plan) as proxy, Everthread(proxy.url, "any") as client:
+        assert [thread["id"] for thread in client.threads.list()] == ["1", "3"]
+        assert proxy.connections == 3
+
+
 def test_a_conversation_is_read_forked_branched_and_shared(client: Everthread) -> None:
     thread = client.threads.create(title="Ada's talk")["id"]
     turns = client.threads.turns

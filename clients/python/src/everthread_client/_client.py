@@ -192,6 +192,7 @@ class Threads(_Resource):
     delete = _sends(_requests.delete_thread)
     count = _sends(_requests.count_threads)
     bulk = _sends(_requests.bulk)
+    claim = _sends(_requests.claim_threads)
     fork = _sends(_requests.fork)
     branches = _lists(_requests.branches)
     messages = _lists(_requests.messages)
@@ -217,6 +218,7 @@ class Models(_Resource):
 
 class UserTokens(_Resource):
     create = _sends(_requests.create_user_token)
+    revoke = _sends(_requests.revoke_user_tokens)
 
 
 class Everthread(_Resource):

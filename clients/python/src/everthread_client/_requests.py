@@ -92,8 +92,8 @@ def following(call: "Call[types.Page[T]]", page: types.Page[T]) -> "Call[types.P
         return None
     # A list that is read backwards is continued before its first entry.
     backwards = call.params.keys() & {"before", "turns"}
-    cursor = {"before": page["first_id"]} if backwards else {"after": page["last_id"]}
-    return replace(call, params={**call.params, **cursor})
+    cursor = page["first_id"] if backwards else page["last_id"]
+    return None if cursor is None else replace(call, params={**call.params, "before" if backwards else "after": cursor})
 
 
 def _create(path: str, body: Mapping[str, Any]) -> Call[Any]:
@@ -156,6 +156,11 @@ def count_threads(**filters: Unpack[types.ThreadFilters]) -> Call[types.ThreadCo
 def bulk(action: str, ids: list[str]) -> Call[types.Page[types.BulkResult]]:
     """Archive, unarchive or delete up to 100 threads."""
     return Call("POST", "/threads/bulk", body={"action": action, "ids": ids})
+
+
+def claim_threads(token: str) -> Call[types.Claim]:
+    """Take over the threads of an anonymous user, whose token proves it, for the user of the client's own token."""
+    return _create("/threads/claim", {"token": token})
 
 
 def fork(thread: str, **fields: Unpack[types.ThreadFork]) -> Call[types.Thread]:
@@ -315,6 +320,11 @@ def create_user_token(**fields: Unpack[types.UserTokenCreate]) -> Call[types.Use
     """Create a token for one end user, so that a browser can call Everthread directly."""
     # Repeatable: a second token ends by itself.
     return Call("POST", "/user_tokens", body=fields)
+
+
+def revoke_user_tokens(user: str) -> Call[types.Revocation]:
+    """End all tokens of one end user that were issued until now."""
+    return Call("POST", "/user_tokens/revoke", body={"user": user})
 
 
 def stream_ticket(path: str) -> Call[types.StreamTicket]:

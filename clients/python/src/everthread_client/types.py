@@ -72,6 +72,8 @@ class ThreadFields(TypedDict, total=False):
     user: str | None
     metadata: dict[str, str] | None
     ttl_seconds: int | None
+    preset: JSON | None
+    """Instructions, model, tools and limits of the turns of user tokens."""
 
 
 class ThreadCreate(ThreadFields, total=False):
@@ -287,10 +289,24 @@ class UserToken(TypedDict):
 
 
 class UserTokenCreate(TypedDict, total=False):
-    user: Required[str]
+    user: str
+    anonymous: bool
     thread: str
+    preset: JSON
     actions: list[Literal["read", "write"]]
     expires_in: int
+
+
+class Claim(TypedDict):
+    object: Literal["thread.claim"]
+    user: str
+    threads: list[str]
+
+
+class Revocation(TypedDict):
+    object: Literal["user_token.revocation"]
+    user: str
+    revoked_at: float
 
 
 class StreamTicket(TypedDict):
