@@ -50,7 +50,7 @@ def scope_of(method: str, path: str) -> str:
         return "admin"
     if "/audit" in path:
         return "audit"
-    return "read" if method == "get" or path == "/v1/responses/input_tokens" else "write"
+    return "read" if method == "get" or path in ("/v1/responses/input_tokens", "/v1/stream_tickets") else "write"
 
 
 def test_every_route_takes_one_scope_and_no_other_opens_it(service: Service, service_env: dict[str, str]) -> None:
