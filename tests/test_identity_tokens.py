@@ -343,6 +343,18 @@ def test_valid_jwts_are_accepted(
     assert answer.json()["user"] == f"{issuer.url}#{changed.get('sub', 'ann')}"
 
 
+def test_clocks_may_differ_by_the_leeway(tenant: Tenant, issuer: Issuer) -> None:
+    assert accept(tenant, entry(issuer, leeway_seconds=60)).status_code == 200
+    now = int(time.time())
+    accepted: list[dict[str, Any]] = [{"exp": now - 1}, {"iat": now + 30}, {"nbf": now + 30}]
+    refused: list[dict[str, Any]] = [{"exp": now - 61}, {"iat": now + 10_000}, {"nbf": now + 10_000}]
+    assert [status(tenant, issuer.token(**changed)) for changed in accepted] == [200] * 3
+    assert [status(tenant, issuer.token(**changed)) for changed in refused] == [401] * 3
+    # However late its exp, it is accepted for a day after its iat.
+    assert status(tenant, issuer.token(iat=now - 86_400 + 30, exp=now + 10**6)) == 200
+    assert status(tenant, issuer.token(iat=now - 86_461, exp=now + 10**6)) == 401
+
+
 def test_user_of_a_jwt_claims_the_threads_of_an_anonymous_user(tenant: Tenant, issuer: Issuer) -> None:
     assert accept(tenant, entry(issuer)).status_code == 200
     nobody = tenant.http.post("/user_tokens", json={"anonymous": True}).json()["token"]
@@ -500,6 +512,9 @@ def test_jwt_ends_with_its_key_and_with_its_user(tenant: Tenant, issuer: Issuer)
         if each["name"].startswith("JWTs of")
     ]
     assert key["scopes"] == ["read", "write"]
+    # Rotating it would give somebody its text.
+    rotated = tenant.http.post(f"/admin/projects/{tenant.id}/keys/{key['id']}/rotate")
+    assert (rotated.status_code, code_of(rotated)) == (404, "key_not_found")
     assert tenant.http.delete(f"/admin/projects/{tenant.id}/keys/{key['id']}").status_code == 200
     eventually(lambda: status(tenant, other) == 401)
 

@@ -170,6 +170,9 @@ def test_every_stream_ends_with_what_it_was_opened_with_and_the_turn_runs_on(
     elif end == "revoked user":
         assert tenant.http.post("/user_tokens/revoke", json={"user": "ann"}).status_code == 200
         moment = time.monotonic()
+        for worker in two:
+            threads = f"{worker.url}/v1/threads"
+            eventually(lambda url=threads: httpx2.get(url, headers=of_bearer).status_code == 401)  # type: ignore[misc]
     elif end == "archived project":
         tenant.settings(archived=True)
         moment = time.monotonic()

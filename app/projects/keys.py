@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
@@ -15,7 +15,7 @@ from sqlalchemy.sql import func
 from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.projects.encryption import encrypt_from_now
-from app.projects.tables import ApiKey, Project
+from app.projects.tables import ApiKey, ClaimedAudience, Project
 from app.projects.trail_records import record_key, record_project
 from app.sealing.project_cipher import ProjectCipher
 from app.trail import contents
@@ -203,7 +203,9 @@ async def list_keys(session: AsyncSession, project_id: UUID | None = None) -> li
 
 def _is_taken(project_id: UUID, id_: UUID) -> tuple[ColumnElement[bool], ...]:
     now = func.now()
+    of_provider = (ClaimedAudience.project_id == project_id, ClaimedAudience.key_id == id_)
     return (
+        ~exists().where(*of_provider),  # Nobody uses the text of such a key: a new one would only end the JWTs.
         ApiKey.project_id == project_id,
         ApiKey.id == id_,
         ApiKey.revoked_at.is_(None),

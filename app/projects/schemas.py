@@ -11,7 +11,7 @@ from app.projects.keys import Scope, key_id
 from app.projects.presets import UserPreset
 from app.projects.settings import IdentityProviders, KeyLimits, Limits, ModelName, Origin, ProjectSettings, UserLimits
 from app.projects.tables import ApiKey, Project
-from app.projects.user_tokens import LONGEST_USER
+from app.projects.user_tokens import ANONYMOUS, LONGEST_USER
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")]
 Scopes = Annotated[list[Scope], Field(min_length=1, max_length=4)]
@@ -70,7 +70,14 @@ class KeyRotate(Body):
 
 class UserTokenCreate(Body):
     model_config = examples(
-        {"user": "user-1"}, {"user": "user-1", "actions": ["read"], "expires_in": 60}, {"anonymous": True}
+        {"user": "user-1"},
+        {"user": "user-1", "actions": ["read"], "expires_in": 60},
+        {"anonymous": True},
+        **{
+            "if": {"properties": {"anonymous": {"const": True}}, "required": ["anonymous"]},
+            "then": {"properties": {"user": {"type": ["string", "null"], "pattern": f"^{ANONYMOUS.pattern}$"}}},
+            "else": {"properties": {"user": {"type": "string"}}, "required": ["user"]},
+        },
     )
 
     user: User | None = None
