@@ -484,6 +484,11 @@ def test_issuer_and_audience_belong_to_one_project(inside: Service, tenant: Tena
     assert ask(tenant, issuer.token(), "POST", json={}).status_code == 201
     assert ask(other, issuer.token(aud="other")).json()["data"] == []
     assert status(tenant, issuer.token(aud=["app", "other"])) == 401
+    # Two audiences of one project are its own.
+    assert accept(tenant, entry(issuer), entry(issuer, audience="more", actions=["read"])).status_code == 200
+    assert ask(tenant, issuer.token(aud=["none", "app", "more"]), "POST", json={}).status_code == 201
+    assert ask(tenant, issuer.token(aud=["more", "app"]), "POST", json={}).status_code == 403
+    assert status(tenant, issuer.token(aud=["more", "other"])) == 401
     # After the project has removed it, nobody else receives its users' requests, until an operator releases it.
     token = issuer.token()
     assert accept(tenant).status_code == 200

@@ -101,11 +101,11 @@ class IdentityTokens:
         if issuer is None or not audiences or not _has_known_form(header):
             return None
         rows = await self._database.fetch(*SQL.identity_providers(issuer=issuer, audiences=audiences))
-        if len(rows) != 1:
-            return None  # No project has claimed it, or several audiences lead to several projects.
-        row = rows[0]
-        provider = _provider(parse_settings(ProjectSettings, row["settings"]), issuer, row["audience"])
-        if provider is None or header["alg"] not in provider.algorithms:
+        accepted = [(row, each) for row in rows if (each := _provider(row, issuer)) is not None]
+        if len({row["project_id"] for row, _ in accepted}) != 1:
+            return None  # No project accepts it, or its audiences lead to several.
+        row, provider = accepted[0]
+        if header["alg"] not in provider.algorithms:
             return None
         private = self._inside or row["operates"]
         wanted = partial(_suits, kid=header.get("kid"), algorithm=header["alg"])
@@ -139,9 +139,11 @@ def _text(given: Any, longest: int) -> str | None:
     return given if isinstance(given, str) and 0 < len(given) <= longest and given.isprintable() else None
 
 
-def _provider(settings: ProjectSettings, issuer: str, audience: str) -> IdentityProvider | None:
-    same = (each for each in settings.identity_providers if (each.issuer, each.audience) == (issuer, audience))
-    return next(same, None)
+def _provider(row: Any, issuer: str) -> IdentityProvider | None:
+    """Return what a project that has claimed an issuer and audience says of them; None if it only reserves them."""
+    settings: ProjectSettings = parse_settings(ProjectSettings, row["settings"])
+    pair = (issuer, row["audience"])
+    return next((each for each in settings.identity_providers if (each.issuer, each.audience) == pair), None)
 
 
 def _suits(key: Jwk, *, kid: str | None, algorithm: Algorithm) -> bool:

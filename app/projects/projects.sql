@@ -86,7 +86,8 @@ DELETE FROM user_cutoffs WHERE project_id = :project_id AND cut_at < :before
 -- The projects that have claimed an issuer and one of several audiences.
 SELECT c.project_id, c.key_id, c.audience, p.operates, p.settings
 FROM claimed_audiences c JOIN projects p ON p.project_id = c.project_id
-WHERE c.issuer = :issuer AND c.audience = ANY(:audiences::text[]) LIMIT 2
+WHERE c.issuer = :issuer AND c.audience = ANY(:audiences::text[])
+ORDER BY array_position(:audiences::text[], c.audience)
 
 -- use_ticket --
 -- Takes a ticket: of two connections, one gets its row.
