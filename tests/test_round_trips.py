@@ -6,14 +6,16 @@ import pytest
 import redis
 
 from app.schema import metadata
+from tests.identity_provider import identity_provider
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 
 TURNS = 10
 
 
-@pytest.mark.parametrize("user", [None, "ann"])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("stream", "user"), [(False, None), (True, None), (False, "ann"), (True, "ann"), (False, "of a JWT")]
+)
 def test_a_chained_turn_is_two_statements_and_two_redis_commands(
     fresh_env: dict[str, str], emulator: Emulator, redis_url: str, stream: bool, user: str | None
 ) -> None:
@@ -24,9 +26,14 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
     cache = redis.Redis.from_url(redis_url)
     counts: list[tuple[int, int]] = []
     try:
+        if user == "of a JWT":
+            user, token = _jwt(service)
+        elif user is not None:
+            token = service.http.post("/user_tokens", json={"user": user}).json()["token"]
         thread = service.thread(user=user)
         if user is not None:
-            token = service.http.post("/user_tokens", json={"user": user}).json()["token"]
+            # A token from before the latest cut-off of anybody costs no statement either.
+            service.http.post("/user_tokens/revoke", json={"user": "somebody"})
             service.http.headers["Authorization"] = f"Bearer {token}"
         service.turn(thread, "Hello")
         for _ in range(3):
@@ -43,6 +50,19 @@ def test_a_chained_turn_is_two_statements_and_two_redis_commands(
     statements, commands = (min(each) for each in zip(*counts, strict=True))
     # A stream has its event log besides: XADD and EXPIRE, in one round trip a batch.
     assert (statements, commands) == (2 * TURNS, (4 if stream else 2) * TURNS), counts
+
+
+def _jwt(service: Service) -> tuple[str, str]:
+    """Return a user of an identity provider that the service's project accepts, and a JWT of that user."""
+    with identity_provider() as provider:
+        sent = {"issuer": provider.issuer, "jwks_url": provider.jwks_url, "audience": "app"}
+        (project,) = service.http.get("/admin/projects").json()["data"]
+        service.http.patch(f"/admin/projects/{project['id']}", json={"identity_providers": [sent]})
+        token = provider.id_token("ann")
+        # The key set is known from here on, without the provider.
+        answer = service.http.get("/threads", headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 200, answer.text
+        return f"{provider.issuer}#ann", token
 
 
 def _statements(proxy: Proxy) -> int:
