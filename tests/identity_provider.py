@@ -3,6 +3,7 @@
 It accepts every client id, client secret and redirect URI, and signs in whoever a test names.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
-from oidc_provider_mock import run_server_in_thread
+import oidc_provider_mock
+from werkzeug.serving import make_server
 
 
 @dataclass(frozen=True)
@@ -61,5 +63,12 @@ class IdentityProvider:
 @contextmanager
 def identity_provider(*, token_seconds: int = 3600) -> Iterator[IdentityProvider]:
     """Run a provider on a free port of localhost. Args: token_seconds: the lifetime of its tokens."""
-    with run_server_in_thread(access_token_max_age=timedelta(seconds=token_seconds)) as server:
+    app = oidc_provider_mock.app(access_token_max_age=timedelta(seconds=token_seconds))
+    # The package's own way to run it fails on a busy machine, where it takes more than a second to stop.
+    server = make_server("localhost", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
         yield IdentityProvider(f"http://localhost:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
