@@ -15,6 +15,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 import jwt
+import structlog
 
 from app.db.engine import Database
 from app.db.sql import statements_of
@@ -28,6 +29,8 @@ from app.projects.settings import (
     parse_settings,
 )
 from app.projects.user_tokens import LONGEST_USER, UserToken, is_anonymous
+
+log = structlog.get_logger()
 
 MOST_BYTES = 8192
 
@@ -103,7 +106,8 @@ class IdentityTokens:
         rows = await self._database.fetch(*SQL.identity_providers(issuer=issuer, audiences=audiences))
         accepted = [(row, each) for row in rows if (each := _provider(row, issuer)) is not None]
         if len({row["project_id"] for row, _ in accepted}) != 1:
-            return None  # No project accepts it, or its audiences lead to several.
+            log.debug("a JWT was refused: not exactly one project accepts it", issuer=issuer, audiences=audiences)
+            return None
         row, provider = accepted[0]
         if header["alg"] not in provider.algorithms:
             return None
@@ -111,6 +115,7 @@ class IdentityTokens:
         wanted = partial(_suits, kid=header.get("kid"), algorithm=header["alg"])
         keys = await self._key_sets.find(provider.jwks_url, wanted, private=private)
         if len(keys) != 1:
+            log.debug("a JWT was refused: not exactly one key of the set suits it", issuer=issuer, keys=len(keys))
             return None
         token = _token(given, provider, keys[0], header["alg"], row["project_id"], row["key_id"])
         return None if token is None else _Verified(token, provider.jwks_url, private, keys[0])
@@ -171,7 +176,8 @@ def _token(
             leeway=provider.leeway_seconds,
             options={"require": ["exp", "iat", "iss", "aud", "sub"], "enforce_minimum_key_length": True},
         )
-    except jwt.PyJWTError:
+    except jwt.PyJWTError as error:
+        log.debug("a JWT was refused", issuer=provider.issuer, why=str(error)[:200])
         return None
     if not all(_is_time(claims[name]) for name in ("exp", "iat", "nbf") if name in claims):
         return None
