@@ -101,6 +101,7 @@ from app.telemetry.logs import configure
 from app.threads import routes as threads_routes
 from app.threads.claims import Claims
 from app.threads.names import Names
+from app.threads.presets import ThreadPresets
 from app.threads.service import Threads
 from app.trail.feed import TrailFeed
 from app.trail.users import UserKeys
@@ -325,7 +326,8 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         KeyRing(database, tokens, identity_tokens, cutoffs, content_keys),
     )
     started.to_stop(keys.stop)
-    presets = UserPresets(database, content_keys, key)
+    presets, thread_presets = UserPresets(database, content_keys, key), ThreadPresets(database)
+    started.to_stop(thread_presets.stop)
     projects = Projects(
         database,
         keys,
@@ -355,6 +357,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         keys, limits, projects, presets, tokens, cutoffs, sessions, watch, Origins(database),
         ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
         threads,
+        thread_presets,
         Claims(database, names, users, tokens, keys, cutoffs),
         ThreadEvents(database, feed, threads),
         StreamTickets(database),

@@ -328,7 +328,7 @@ CREATE TABLE stream_tickets (
 CREATE INDEX stream_tickets_owner_idx ON stream_tickets (project_id, owner_hash);
 CREATE INDEX stream_tickets_expires_idx ON stream_tickets (expires_at);
 
--- Presets of a project, whose id is the project's, and of user tokens, which are deleted after the tokens have expired.
+-- Presets of projects and of user tokens. Those of tokens are deleted after the tokens have expired.
 CREATE TABLE user_presets (
     project_id uuid NOT NULL CONSTRAINT user_presets_project_id_fkey REFERENCES projects ON DELETE CASCADE,
     id uuid NOT NULL,

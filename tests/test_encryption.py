@@ -208,6 +208,29 @@ def test_nothing_that_was_said_lies_open(encrypted: Encrypted, emulator: Emulato
     assert encrypted.get(f"/threads/{thread}/turns/{turn}")["metadata"] == {"about": CANARY}
 
 
+def test_presets_are_sealed_and_sent(encrypted: Encrypted, emulator: Emulator) -> None:
+    preset = {"instructions": f"Speak of {CANARY}."}
+    place = f"/admin/projects/{encrypted.id}"
+
+    def instructions(**fields: Any) -> Any:
+        token = encrypted.post("/user_tokens", user="ann", **fields)["token"]
+        with httpx2.Client(base_url=encrypted.http.base_url, headers={"Authorization": f"Bearer {token}"}) as ann:
+            answer = ann.post(f"/threads/{thread}/turns", json={"input": "Hello"}, timeout=60)
+        assert (answer.status_code, CANARY in answer.text) == (200, False), answer.text
+        return emulator.calls()[-1]["body"].get("instructions")
+
+    thread = encrypted.post("/threads", user="ann", preset=preset)["id"]
+    assert instructions() == preset["instructions"]
+    assert encrypted.get(f"/threads/{thread}")["preset"] == preset
+    thread = encrypted.post("/threads", user="ann")["id"]
+    assert instructions(preset=preset) == preset["instructions"]
+    # The service's admins set it, with a key of another project.
+    assert encrypted.service.http.patch(place, json={"user_preset": preset}).json()["user_preset"] == preset
+    assert instructions() == preset["instructions"]
+    assert encrypted.lying_open() == set()
+    assert encrypted.http.patch(place, json={"user_preset": None}).json()["user_preset"] is None
+
+
 def test_an_open_project_beside_it_lies_open_where_it_should_and_nowhere_else(
     encrypted: Encrypted, emulator: Emulator
 ) -> None:

@@ -8,8 +8,8 @@ import httpx2
 import jwt
 import pytest
 
-from tests.databases import query
-from tests.service import Emulator, Service
+from tests.postgres_pair import run_sql
+from tests.service import Emulator, Service, eventually
 from tests.tenants import Tenant
 from tests.test_user_tokens import browser, code_of, token_of
 
@@ -303,10 +303,24 @@ def test_summary_that_a_user_carries_takes_the_messages_of_the_app_along(tenant:
 def test_token_without_its_preset_opens_nothing_of_a_model(tenant: Tenant, database_url: str) -> None:
     ann = browser(tenant, "ann", preset={"instructions": f"Say {SECRET}.", "model": MODEL})
     thread = thread_of(tenant, "ann")
-    turn(ann, thread)
-    query(database_url, f"DELETE FROM user_presets WHERE project_id = '{tenant.id.removeprefix('proj_')}'")
+    run_sql(database_url, f"DELETE FROM user_presets WHERE project_id = '{tenant.id.removeprefix('proj_')}'")
     answer = ann.post(f"/threads/{thread}/turns", json={"input": "Hi"})
     assert (answer.status_code, code_of(answer)) == (401, "invalid_api_key")
+
+
+def test_preset_of_a_token_is_deleted_after_the_token_has_expired(tenant: Tenant, database_url: str) -> None:
+    token_of(tenant, "ann", preset={"model": MODEL})
+    tenant.settings(user_preset={"model": MODEL})
+    project = tenant.id.removeprefix("proj_")
+    moved = f"UPDATE user_presets SET expires_at = now() WHERE project_id = '{project}' AND expires_at IS NOT NULL"
+    run_sql(database_url, moved)
+
+    def left() -> int:
+        tenant.http.delete("/users/nobody/data")  # It wakes who cleans.
+        return len(run_sql(database_url, f"SELECT FROM user_presets WHERE project_id = '{project}'"))
+
+    eventually(lambda: left() == 1)
+    assert tenant.http.get(f"/admin/projects/{tenant.id}").json()["user_preset"] == {"model": MODEL}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import httpx2
 import jwt
 import openai
 import pytest
+from websockets.sync.client import connect
 
 from app.db.buckets import Buckets
 from app.db.engine import Database
@@ -73,7 +74,7 @@ def test_openai_client_holds_a_conversation_with_a_users_token(tenant: Tenant) -
 def test_user_reaches_nothing_of_another_user_as_if_it_were_not_there(tenant: Tenant) -> None:
     theirs = tenant.http.post("/threads", json={"user": "bob", "name": "notes"}).json()["id"]
     turn = tenant.turn(theirs, "A secret of Bob's.")
-    item = turn["output"][0]["id"]
+    item, share = turn["output"][0]["id"], tenant.http.post(f"/threads/{theirs}/shares").json()["id"]
     ann = browser(tenant, "ann")
     mine = ann.post("/threads", json={}).json()["id"]
     none = "0" * 32
@@ -99,6 +100,20 @@ def test_user_reaches_nothing_of_another_user_as_if_it_were_not_there(tenant: Te
         ("GET", "/conversations/{conversation}", None),
         ("DELETE", "/conversations/{conversation}", None),
         ("GET", "/conversations/{conversation}/items", None),
+        ("POST", "/threads/{thread}/fork", {}),
+        ("POST", "/threads/{thread}/compact", {}),
+        ("GET", "/threads/{thread}/compactions", None),
+        ("GET", "/threads/{thread}/branches", None),
+        ("POST", "/threads/{thread}/shares", {}),
+        ("GET", "/threads/{thread}/shares", None),
+        ("DELETE", "/shares/{share}", None),
+        ("POST", "/conversations/{conversation}", {"metadata": {}}),
+        ("POST", "/conversations/{conversation}/items", {"items": [{"role": "user", "content": "Hi"}]}),
+        ("GET", "/conversations/{conversation}/items/{item}", None),
+        ("DELETE", "/conversations/{conversation}/items/{item}", None),
+        ("POST", "/responses/compact", {"model": "qwen3.5-plus", "previous_response_id": "{response}"}),
+        ("POST", "/responses/input_tokens", {"previous_response_id": "{response}"}),
+        ("POST", "/responses/input_tokens", {"conversation": "{conversation}"}),
         ("POST", "/responses", {"input": "Hi", "previous_response_id": "{response}"}),
         ("POST", "/responses", {"input": "Hi", "conversation": "{conversation}"}),
         ("POST", f"/threads/{mine}/turns", {"input": "Hi", "parent_id": "{turn}"}),
@@ -114,13 +129,91 @@ def test_user_reaches_nothing_of_another_user_as_if_it_were_not_there(tenant: Te
             return answer.status_code, said
 
         there = {"thread": theirs, "turn": turn["id"], "name": "notes", "response": response, "item": item,
-                 "conversation": conversation}  # fmt: skip
+                 "conversation": conversation, "share": share}  # fmt: skip
         absent = {"thread": f"thread_{none}", "turn": f"turn_{none}", "name": "nothing", "response": f"resp_{none}",
-                  "item": f"msg_{none}", "conversation": f"conv_{none}"}  # fmt: skip
+                  "item": f"msg_{none}", "conversation": f"conv_{none}", "share": f"share_{none}"}  # fmt: skip
         assert asked(there) == asked(absent), (method, path)
         assert asked(there)[0] in (400, 404), (method, path)
     assert [thread["id"] for thread in ann.get("/threads").json()["data"]] == [mine]
     assert tenant.http.get(f"/threads/{theirs}").json()["turn_count"] == 1
+    assert [found["id"] for found in tenant.http.get(f"/threads/{theirs}/shares").json()["data"]] == [share]
+    for path in ("/search?q=secret", "/search?q=Bob&role=user", f"/search?q=secret&thread={theirs}"):
+        assert ann.get(path).json()["data"] == [], path
+    refused = ann.get("/search", params={"q": "secret", "user": "bob"})
+    assert (refused.status_code, code_of(refused)) == (403, "not_for_users")
+    assert [found["id"] for found in ann.get("/conversations").json()["data"]] == [mine.replace("thread_", "conv_")]
+
+
+def test_user_has_what_own_threads_need(tenant: Tenant) -> None:
+    ann = browser(tenant, "ann")
+    made = ann.post("/conversations", json={"items": [{"role": "user", "content": "A word of Ann's."}]}).json()["id"]
+    thread = made.replace("conv_", "thread_")
+    assert tenant.http.get(f"/threads/{thread}").json()["user"] == "ann"
+    added = {"items": [{"role": "user", "content": "Another."}]}
+    item = ann.post(f"/conversations/{made}/items", json=added).json()["data"][0]["id"]
+    assert ann.get(f"/conversations/{made}/items/{item}").json()["content"][0]["text"] == "Another."
+    assert ann.delete(f"/conversations/{made}/items/{item}").json()["id"] == made
+    assert ann.post(f"/conversations/{made}", json={"metadata": {"a": "b"}}).json()["metadata"] == {"a": "b"}
+    ann.patch(f"/threads/{thread}", json={"name": "words"})
+    assert ann.post(f"/threads/{thread}/turns", json={"input": "Hi"}).status_code == 200
+    (hit,) = ann.get("/search", params={"q": "word"}).json()["data"]
+    assert (hit["thread_id"], hit["thread_name"]) == (thread, "words")
+    assert ann.get(f"/threads/{thread}/branches").json()["data"][0]["head"] is True
+    fork = ann.post(f"/threads/{thread}/fork", json={"name": "fork"}).json()
+    assert (fork["user"], fork["name"]) == ("ann", "fork")
+    assert tenant.http.get(f"/threads/{fork['id']}").json()["name"] == "ann:fork"
+    link = ann.post(f"/threads/{thread}/shares").json()
+    assert "A word of Ann's." in httpx2.get(f"{tenant.service.url}{link['path']}").text
+    assert ann.delete(f"/shares/{link['id']}").status_code == 200
+    assert ann.post(f"/threads/{thread}/compact", json={"keep_turns": 0}).json()["status"] == "ready"
+    assert ann.get(f"/threads/{thread}/compactions").json()["data"][0]["covered_turns"] > 0
+    assert ann.get("/models").json()["data"]
+    assert ann.post("/responses/input_tokens", json={"conversation": made}).json()["input_tokens"] > 0
+
+
+def test_token_for_one_thread_reaches_no_other_by_the_new_routes(tenant: Tenant) -> None:
+    other = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    thread = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    for each in (other, thread):
+        tenant.turn(each, "A secret word.")
+    share = tenant.http.post(f"/threads/{other}/shares").json()["id"]
+    bound = browser(tenant, "ann", thread=thread)
+    for method, path, body in (
+        ("POST", "/conversations", {}), ("GET", "/conversations", None), ("POST", f"/threads/{thread}/fork", {}),
+        ("GET", f"/search?q=secret&thread={other}", None),
+    ):  # fmt: skip
+        answer = bound.request(method, path, json=body)
+        assert (answer.status_code, code_of(answer)) == (403, "not_for_users"), path
+    assert {hit["thread_id"] for hit in bound.get("/search", params={"q": "secret"}).json()["data"]} == {thread}
+    assert bound.delete(f"/shares/{share}").status_code == 404
+
+
+def test_limits_of_a_user_hold_on_every_route_that_makes_or_asks_something(tenant: Tenant) -> None:
+    ann = browser(tenant, "ann")
+    thread = ann.post("/threads", json={}).json()["id"]
+    ann.post(f"/threads/{thread}/turns", json={"input": "Hi"})
+    tenant.settings(user_limits={"threads": 1})
+    conversation = thread.replace("thread_", "conv_")
+
+    def limited(method: str, path: str, body: Any) -> bool:
+        return ann.request(method, path, json=body).status_code == 429
+
+    for path in ("/threads", "/conversations", f"/threads/{thread}/fork", "/responses"):
+        eventually(lambda path=path: limited("POST", path, {"input": "Hi"} if path == "/responses" else {}))  # type: ignore[misc]
+    of_limits: tuple[tuple[str, str, dict[str, Any]], ...] = (
+        ("stored_bytes", f"/conversations/{conversation}/items", {"items": [{"role": "user", "content": "Hi"}]}),
+        ("stored_bytes", f"/conversations/{conversation}", {"metadata": {"long": "er"}}),
+        ("stored_bytes", f"/threads/{thread}/shares", {}),
+        ("tokens_per_month", "/responses/compact", {"model": "qwen3.5-plus", "input": "Hi"}),
+        ("tokens_per_month", f"/threads/{thread}/compact", {"keep_turns": 0}),
+    )
+    for name, path, body in of_limits:
+        tenant.settings(user_limits={name: 1})
+        eventually(lambda path=path, body=body: limited("POST", path, body))  # type: ignore[misc]
+    headers = {"Authorization": str(ann.headers["authorization"])}
+    with connect(f"{tenant.service.url.replace('http', 'ws')}/v1/responses", additional_headers=headers) as socket:
+        socket.send(json.dumps({"type": "response.create", "input": "Hi"}))
+        assert json.loads(socket.recv(timeout=30))["status"] == 429
 
 
 def test_token_opens_these_routes_and_no_others(tenant: Tenant) -> None:

@@ -260,10 +260,11 @@ def test_answers_have_the_fields_that_clients_need(told: tuple[Tenant, dict[str,
     assert own["instructions"] == f"Of the thread: {SECRET}."
     assert set(made) == set(own) - {"user"}
     assert {name for name in own if made.get(name) != own[name]} <= {
-        "instructions", "tools", "tool_choice", "text", "account", "cost", "prompt_cache_key", "safety_identifier",
+        "instructions", "tools", "tool_choice", "text", "account", "cost", "prompt_cache_key", "safety_identifier", "usage",
     }  # fmt: skip
     assert (made["instructions"], made["tools"], made["account"], made["cost"]) == (None, [], None, None)
     assert made["output_text"] == own["output_text"]
+    assert set(own["usage"]) - set(made["usage"]) == {"x_details"}
     thread = ann.get(f"/threads/{given['thread_id']}").json()
     assert thread["last_message"]["role"] == "assistant"
     # A page without its system messages goes on behind them.

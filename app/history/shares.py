@@ -20,6 +20,7 @@ from app.http.errors import BadRequest, NotFound
 from app.http.pages import list_object
 from app.items.stored import stored_item
 from app.items.unreadable import is_unreadable, marked
+from app.items.user_items import is_for_users
 from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.sealing import at_rest
@@ -208,7 +209,8 @@ def _said(row: ItemRow) -> dict[str, Any]:
 
 def _is_shown(row: ItemRow) -> bool:
     data = row["data"]
-    return row["type"] == "message" and (is_unreadable(data) or data.get("role") in SHOWN_ROLES)
+    said = data.get("role") in SHOWN_ROLES and is_for_users(data)
+    return row["type"] == "message" and (is_unreadable(data) or said)
 
 
 def _hash(secret: str) -> bytes:

@@ -29,6 +29,8 @@ async def compact(
 ) -> Response:
     """Compact the beginning of a long conversation into a summary, now."""
     presets = await presets_of(request, caller, address)
+    if caller.grant.user is not None and sent.model is not None:
+        caller.grant.settings.resolved(sent.model)
     presets.check_summary(sent.model, sent.instructions, caller.grant.settings.resolved)
     made = await answer_of(listening(request, caller, admitted=True), memory.compact(caller, address, sent))
     return json_response(made, status=201)

@@ -1,15 +1,16 @@
 """Stored presets of projects and user tokens. In an encrypted project they are sealed.
 
-A token names its preset by an id: everyone who has the token can read it, but not the preset.
+A token, and the settings of a project, name a preset by an id. Everyone who has the token can read the id, but not the
+preset.
 """
 
 import hashlib
-from collections.abc import Sequence
+from datetime import timedelta
 from uuid import UUID
 
 import orjson
-from sqlalchemy import delete, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
@@ -24,6 +25,13 @@ from app.sealing.at_rest import ContentCipher
 from app.sealing.columns import rows_of
 from app.sealing.content_keys import ContentKeys
 
+KEY = ("project_id", "id")
+
+MOST_READ = 500
+
+FORMER_KEPT = timedelta(days=2)
+"""Time for which the former preset of a project is stored: workers may read it once more, and tokens may have it."""
+
 KEPT_SECONDS = 86_400
 """Time for which a token's preset is stored longer than needed, so that equal presets are seldom written."""
 
@@ -33,7 +41,9 @@ class UserPresets:
         """Args: key: the database's own, that other keys are made of."""
         self._database = database
         self._content_keys = content_keys
-        self._key = hashlib.blake2b(b"presets of user tokens", key=key, digest_size=32).digest()
+        self._key = hashlib.blake2b(b"presets of users", key=key, digest_size=32).digest()
+        self._read: dict[UUID, UserPreset] = {}
+        """Cache of presets, which never change under their ids."""
 
     async def of(self, caller: Caller) -> list[UserPreset]:
         """Return the presets of a user token's project and of the token itself.
@@ -41,48 +51,64 @@ class UserPresets:
         Raises:
             APIError: one of them is not there, or cannot be read: nothing is done without it.
         """
-        wanted = [id_ for id_ in (caller.project_id, caller.grant.preset_id) if id_ is not None]
+        of_project = caller.grant.settings.user_preset_id
+        wanted = [None if of_project is None else UUID(of_project), caller.grant.preset_id]
+        return [self._read.get(id_) or await self._looked_up(caller, id_) for id_ in wanted if id_ is not None]
+
+    async def _looked_up(self, caller: Caller, id_: UUID) -> UserPreset:
         async with self._database.session() as session:
-            found = {row.id: read(row) for row in await _rows(session, caller.project_id, wanted)}
-        if len(wanted) > 1 and wanted[1] not in found:
-            raise Unauthorized("The preset of this token is not stored any more.", headers=BEARER)
-        return [found[id_] for id_ in wanted if id_ in found]
+            row = await session.get(StoredPreset, (caller.project_id, id_))
+            if row is None:
+                raise Unauthorized("A preset of this token is not stored any more.", headers=BEARER)
+            found = preset_of(row.preset, unreadable="preset" in row.unreadable)
+        if len(self._read) >= MOST_READ:
+            self._read.clear()
+        self._read[id_] = found
+        return found
 
     async def keep_for_token(self, caller: Caller, preset: UserPreset, expires_at: int) -> UUID:
-        """Store the preset of a token until the token has expired. Returns its id: equal presets have the same one."""
-        content = orjson.dumps(preset.stored(), option=orjson.OPT_SORT_KEYS)
-        of_project = caller.project_id.bytes + content
-        id_ = UUID(bytes=hashlib.blake2b(of_project, key=self._key, digest_size=16).digest())
+        """Store the preset of a token until the token has expired. Returns its id."""
         async with self._database.session() as session:
-            row = _row(at_rest.sealer(), caller.project_id, id_, preset)
-            kept = insert(StoredPreset).values({**row, "expires_at": func.to_timestamp(expires_at + KEPT_SECONDS)})
+            kept = self._insert(at_rest.sealer(), caller.project_id, preset, expires_at + KEPT_SECONDS)
             longer = kept.on_conflict_do_update(
-                index_elements=[StoredPreset.project_id, StoredPreset.id],
+                index_elements=KEY,
                 set_={"expires_at": kept.excluded.expires_at},
                 where=StoredPreset.expires_at < func.to_timestamp(expires_at),
             )
             await session.execute(longer)
-        return id_
+        return self._id(caller.project_id, preset)
 
-    async def set_of_project(self, session: AsyncSession, project: Project, preset: UserPreset | None) -> None:
-        """Replace or delete a project's preset. The project's row is locked."""
-        here = (StoredPreset.project_id == project.project_id, StoredPreset.id == project.project_id)
-        await session.execute(delete(StoredPreset).where(*here).execution_options(synchronize_session=False))
-        if preset is not None:
-            sealer = await self._content_keys.sealer(project.project_id)
-            row = _row(sealer, project.project_id, project.project_id, preset)
-            await session.execute(insert(StoredPreset).values(row))
+    async def replace(self, session: AsyncSession, project: Project, preset: UserPreset | None) -> str | None:
+        """Store the new preset of a project, whose row is locked. Returns its id. The former one is deleted later."""
+        if (former := project.settings.get("user_preset_id")) is not None:
+            of_project = (StoredPreset.project_id == project.project_id, StoredPreset.id == UUID(former))
+            ends = update(StoredPreset).where(*of_project).values(expires_at=func.now() + FORMER_KEPT)
+            await session.execute(ends.execution_options(synchronize_session=False))
+        if preset is None:
+            return None
+        sealer = await self._content_keys.sealer(project.project_id)
+        kept = self._insert(sealer, project.project_id, preset, None)
+        await session.execute(kept.on_conflict_do_update(index_elements=KEY, set_={"expires_at": None}))
+        return self._id(project.project_id, preset).hex
 
-    async def of_project(self, session: AsyncSession, project_id: UUID) -> dict[str, object] | None:
+    async def of_project(self, session: AsyncSession, project: Project) -> dict[str, object] | None:
         """Return a project's preset as it is shown to its admins."""
-        await self._content_keys.try_to_load(project_id)
-        rows = await _rows(session, project_id, [project_id])
-        return rows[0].preset if rows else None
+        id_ = project.settings.get("user_preset_id")
+        if id_ is None:
+            return None
+        await self._content_keys.try_to_load(project.project_id)
+        row = await session.get(StoredPreset, (project.project_id, UUID(id_)))
+        return None if row is None else row.preset
 
+    def _id(self, project_id: UUID, preset: UserPreset) -> UUID:
+        """Return the id of a preset: equal presets of a project have the same one, which tells nothing of them."""
+        content = project_id.bytes + orjson.dumps(preset.stored(), option=orjson.OPT_SORT_KEYS)
+        return UUID(bytes=hashlib.blake2b(content, key=self._key, digest_size=16).digest())
 
-def read(row: StoredPreset) -> UserPreset:
-    """Return a stored preset. Raises `ContentUnreadable`."""
-    return preset_of(row.preset, unreadable="preset" in row.unreadable)
+    def _insert(self, sealer: ContentCipher, project_id: UUID, preset: UserPreset, expires_at: int | None) -> Insert:
+        values = {"project_id": project_id, "id": self._id(project_id, preset), "preset": preset.stored()}
+        ends = None if expires_at is None else func.to_timestamp(expires_at)
+        return insert(StoredPreset).values({**rows_of(StoredPreset).written(sealer, values), "expires_at": ends})
 
 
 def preset_of(stored: object, *, unreadable: bool) -> UserPreset:
@@ -94,13 +120,3 @@ def preset_of(stored: object, *, unreadable: bool) -> UserPreset:
     if unreadable:
         raise ContentUnreadable("A preset", "Set it again, with a key.")
     return UserPreset.model_validate(stored)
-
-
-async def _rows(session: AsyncSession, project_id: UUID, ids: Sequence[UUID]) -> Sequence[StoredPreset]:
-    wanted = select(StoredPreset).where(StoredPreset.project_id == project_id, StoredPreset.id.in_(ids))
-    return (await session.scalars(wanted)).all()
-
-
-def _row(sealer: ContentCipher, project_id: UUID, id_: UUID, preset: UserPreset) -> dict[str, object]:
-    values = {"project_id": project_id, "id": id_, "preset": preset.stored()}
-    return rows_of(StoredPreset).written(sealer, values)

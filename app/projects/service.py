@@ -106,12 +106,12 @@ class Projects:
                 )
             if archived is False and project.key_destroyed_at is not None:
                 raise Conflict(KEY_DESTROYED, param="archived", code="key_destroyed")
-            if "user_preset" in sent.model_fields_set:
-                changed.pop("user_preset", None)
-                await self._presets.set_of_project(session, project, sent.user_preset)
             said = sorted(sent.model_fields_set - {"archived"})
             if said:
                 kept = {name: value for name, value in project.settings.items() if name not in said}
+                if "user_preset" in said:
+                    changed.pop("user_preset", None)
+                    kept["user_preset_id"] = await self._presets.replace(session, project, sent.user_preset)
                 settings = ProjectSettings.model_validate({**kept, **changed})
                 if "identity_providers" in said:
                     self._check_providers(caller, project, settings.identity_providers)
@@ -206,7 +206,7 @@ class Projects:
             return (await self._project(session, caller, given)).project_id
 
     async def _shown(self, session: AsyncSession, project: Project) -> AdminProjectObject:
-        return project_object(project, await self._presets.of_project(session, project.project_id))
+        return project_object(project, await self._presets.of_project(session, project))
 
     async def _check_scopes(self, session: AsyncSession, caller: Caller, project_id: UUID, id_: UUID) -> None:
         """Refuse a rotation that would give the caller more scopes: who rotates a key receives the new one."""

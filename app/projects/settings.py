@@ -150,6 +150,8 @@ class ProjectSettings(BaseModel):
     """Limits of each end user."""
     identity_providers: IdentityProviders = []
     """Issuers whose JWTs are accepted in the place of user tokens."""
+    user_preset_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
+    """Id of the preset of its end users: see `preset_store.py`."""
 
     def may_use(self, asked: str) -> bool:
         """Return True if the project may use the model."""

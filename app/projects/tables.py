@@ -187,7 +187,7 @@ class StreamTicket(Base):
 
 
 class StoredPreset(Base):
-    """The preset of a project, whose id is the project's, or of user tokens."""
+    """A preset of a project or of user tokens."""
 
     __tablename__ = "user_presets"
     __bound_by__ = ("id",)

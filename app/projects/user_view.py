@@ -65,19 +65,25 @@ def _failure(value: Any) -> Any:
     return {"code": None, "message": FAILED, **{name: value[name] for name in ("code", "status") if name in value}}
 
 
+def _usage(value: Any) -> Any:
+    return {name: found for name, found in value.items() if name[:2] != "x_"} if isinstance(value, dict) else None
+
+
 _THREAD = _plain(
     "id object name title user metadata ttl_seconds status head_id forked_turn_id turn_count context archived "
     "created_at updated_at unreadable"
 ) | {"last_message": _last_message}
 
 _RESPONSE = _plain(
-    "id object deleted created_at status model metadata previous_response_id conversation usage incomplete_details "
+    "id object deleted created_at status model metadata previous_response_id conversation incomplete_details "
     "background completed_at frequency_penalty max_output_tokens max_tool_calls parallel_tool_calls presence_penalty "
     "reasoning service_tier store temperature top_logprobs top_p truncation unreadable"
-) | {"output": _items, "error": _failure}
+) | {"output": _items, "error": _failure, "usage": _usage}
 
 _TURN = (
-    _RESPONSE | _plain("thread_id parent_id continuation output_text ignored context first_word_ms") | {"input": _items}
+    _RESPONSE
+    | _plain("thread_id parent_id continuation output_text ignored context first_word_ms sequence_number")
+    | {"input": _items}
 )
 
 _DELETED = _plain("id object deleted")
@@ -85,10 +91,11 @@ _DELETED = _plain("id object deleted")
 OBJECTS: dict[str, Fields] = {
     "thread": _THREAD,
     "thread.count": _plain("object count more"),
+    "thread.claim": _plain("object user threads"),
     "thread.deleted": _DELETED,
     "turn": _TURN,
     "response": _RESPONSE,
-    "response.compaction": _plain("id object created_at model usage") | {"output": _items},
+    "response.compaction": _plain("id object created_at model") | {"output": _items, "usage": _usage},
     "response.input_tokens": _plain("object input_tokens"),
     "conversation": _plain("id object created_at metadata unreadable"),
     "conversation.deleted": _DELETED,

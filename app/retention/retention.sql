@@ -35,5 +35,5 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND (
 SELECT project_id, retention_days, purged_until FROM projects WHERE retention_days IS NOT NULL ORDER BY project_id
 
 -- delete_expired_presets --
--- Presets of user tokens that have expired.
+-- Presets of tokens that have expired, and former ones of projects.
 DELETE FROM user_presets WHERE expires_at < now()

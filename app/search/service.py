@@ -19,6 +19,7 @@ from app.http.pages import list_object
 from app.items import lexemes
 from app.items.shapes import text_of
 from app.items.unreadable import marked
+from app.items.user_items import is_for_users
 from app.projects.auth import Caller
 from app.sealing import at_rest
 from app.search import store
@@ -138,8 +139,12 @@ class Search:
             for hit in some:
                 if hit.id not in rows:
                     continue  # What has been deleted since it was found is no hit.
-                row = rows[hit.id]
-                texts = _texts(hit, row, messages.get(hit.id, []), left)
+                row, said = rows[hit.id], messages.get(hit.id, [])
+                if caller.grant.user is not None and hit.role != "title":
+                    said = [message for message in said if is_for_users(message)]
+                    if not any(message.get("role") == hit.role for message in said):
+                        continue
+                texts = _texts(hit, row, said, left)
                 left -= sum(map(len, texts))
                 found = await asyncio.to_thread(_fragments, texts, marked)
                 shown.append({**_hit(hit, row, found, bound), "thread_name": name_for(caller, row["name"])})

@@ -21,6 +21,7 @@ from app.threads import store
 from app.threads.address import ByName, ThreadAddress, name_for, name_of, unknown, unknown_name
 from app.threads.app_messages import kept_for_app, lost_messages
 from app.threads.names import Names
+from app.threads.presets import ThreadPresets
 from app.threads.schemas import (
     Head,
     OneThread,
@@ -42,9 +43,16 @@ MOST_COUNTED = 10_000
 
 class Threads:
     def __init__(
-        self, database: Database, names: Names, users: UserKeys, horizon: ReadHorizon, limits: RateLimits
+        self,
+        database: Database,
+        names: Names,
+        users: UserKeys,
+        horizon: ReadHorizon,
+        limits: RateLimits,
+        presets: ThreadPresets,
     ) -> None:
         self._limits = limits
+        self._presets = presets
         self._database = database
         self._names = names
         self._users = users
@@ -109,7 +117,10 @@ class Threads:
             thread = await store.change(session, self._names, caller.actor, caller.project_id, address, values)
             if thread is None:
                 raise unknown(address)
-            return await shown(session, caller, thread)
+            found = await shown(session, caller, thread)
+        if "preset" in values:
+            self._presets.forget(thread.id)
+        return found
 
     async def _check_keeps_app_messages(self, caller: Caller, address: ThreadAddress, head_id: UUID) -> None:
         """Refuse to a user a head before messages of the app: the model would not get them any more."""

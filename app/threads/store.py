@@ -142,7 +142,8 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
         ITEMS.opened(threads[0].project_id, row)
         for row in (await session.execute(SQL.last_messages.clause, of_heads)).mappings()
     )
-    said = {row["turn_id"]: row["data"] for row in found}  # The last of each.
+    # The last of each. A summary that a client has sent is no message.
+    said = {row["turn_id"]: row["data"] for row in found if row["data"].get("pinned") is not True}
     return {
         thread.id: Head(
             None if thread.head_turn_id is None else contexts.get(thread.head_turn_id),

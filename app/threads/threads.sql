@@ -45,7 +45,7 @@ WHERE t.status = 'in_progress'
 -- thread_preset --
 -- The preset of a thread, by its id or by a turn of it.
 SELECT id, preset FROM threads
-WHERE project_id = :project_id AND bucket = :bucket AND preset IS NOT NULL AND id = coalesce(:thread_id::uuid, (
+WHERE project_id = :project_id AND bucket = :bucket AND id = coalesce(:thread_id::uuid, (
     SELECT thread_id FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 ))
 

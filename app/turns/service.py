@@ -78,6 +78,8 @@ class Turns:
         found = [*await self._store.lost_messages(project_id, head, request.parent_id)]
         of_replaced = await self._store.lost_messages(project_id, request.replaced_id, request.parent_id)
         found += [item for item in of_replaced if item not in found]
+        there = request.input  # A WebSocket sends those of its unstored responses again.
+        found = [item for item in found if item not in there]
         return replace(request, items=[*with_facts(found), *request.items]) if found else request
 
     async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
