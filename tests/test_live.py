@@ -180,10 +180,10 @@ def test_a_place_that_is_too_far_back_gets_a_new_snapshot(tenant: Tenant, databa
             assert [each["id"] for each in stream.is_told("snapshot")["threads"]] == [thread]
     with following(tenant, token) as (stream,):
         place = stream.ids[0]
-    append(database_url, tenant, thread, records=1001)
+    append(database_url, tenant, thread, APPEND, 1001)
     with following(tenant, token, after=place) as (stream,):
         assert [each["id"] for each in stream.is_told("snapshot")["threads"]] == [thread]
-        # A user without a key in the trail cannot be told of deletions.
+    # A user without a key in the trail cannot be told of deletions.
     with following(tenant, token_of(tenant, "nobody"), after=micros(datetime.now(UTC))) as (stream,):
         assert stream.is_told("snapshot")["threads"] == []
 
@@ -194,10 +194,17 @@ APPEND = """SELECT append_records_v2(
 ) FROM generate_series(1, $3::int)"""
 
 
-def append(database_url: str, tenant: Tenant, thread: str, *, records: int) -> None:
+APPEND_TWO = """SELECT append_records_v2(
+    $1, bucket_of($2), $2, NULL, NULL, NULL, '{thread.changed,turn.opened}', ARRAY[NULL, NULL]::uuid[],
+    ARRAY['title', NULL], ARRAY[NULL, NULL]::bytea[]
+)"""
+
+
+def append(database_url: str, tenant: Tenant, thread: str, statement: str, *arguments: Any) -> None:
     async def run() -> None:
         connection = await asyncpg.connect(database_url)
-        await connection.execute(APPEND, UUID(tenant.id.partition("_")[2]), ids.parse(thread, ("thread",)), records)
+        of_thread = UUID(tenant.id.partition("_")[2]), ids.parse(thread, ("thread",))
+        await connection.execute(statement, *of_thread, *arguments)
         await connection.close()
 
     asyncio.run(run())
@@ -222,12 +229,27 @@ async def test_a_commit_that_comes_late_is_neither_skipped_nor_holds_others_up(
         await asyncio.to_thread(again.is_told, "thread.updated", late)
 
 
-def test_a_purged_user_is_told_and_nothing_but_ids_is_kept(tenant: Tenant, database_url: str) -> None:
+def test_changes_that_are_read_together_are_all_told(tenant: Tenant, database_url: str) -> None:
+    thread = thread_of(tenant, "ann")
+    with following(tenant, token_of(tenant, "ann")) as (stream,):
+        append(database_url, tenant, thread, APPEND_TWO)  # In one transaction.
+        stream.is_told("thread.turn.created", thread)
+        assert stream.told(thread) == ["thread.updated", "thread.turn.created"]
+
+
+def test_the_purge_of_a_user_is_told_by_ids_alone(tenant: Tenant) -> None:
     thread = thread_of(tenant, "ann", title="Private")
-    with following(tenant, token_of(tenant, "ann"), tenant.key) as streams:
-        tenant.http.delete("/users/ann/data").raise_for_status()
+    token = token_of(tenant, "ann")
+    with following(tenant, token, tenant.key) as streams:
+        place = streams[0].ids[0]
+        purge = tenant.http.delete("/users/ann/data").raise_for_status().json()["id"]
         for stream in streams:
             assert stream.is_told("thread.deleted", thread) == {"type": "thread.deleted", "thread_id": thread}
+    eventually(lambda: tenant.http.get(f"/purges/{purge}").json()["status"] == "completed")
+    # The user comes back with another name in the trail, in which the former deletions are nobody's.
+    new = thread_of(tenant, "ann")
+    with following(tenant, token, after=place) as (again,):
+        assert [each["id"] for each in again.is_told("snapshot")["threads"]] == [new]
 
 
 def test_a_stream_ends_with_its_key(tenant: Tenant) -> None:

@@ -120,11 +120,11 @@ class ThreadEvents:
         async def load(batch: Batch) -> dict[UUID, tuple[Thread, Head]]:
             return await self._threads.rows(caller.project_id, list(batch.thread_ids))
 
-        last = {entry.row["chain_id"]: entry for entry in entries}
+        last = {entry.row["chain_id"]: entry for entry in entries if entry.row["action"] not in WITHOUT_UPDATE}
         frames = b""
         for entry in entries:
             thread_id = entry.row["chain_id"]
-            events = _events(entry, is_last=last[thread_id] is entry)
+            events = _events(entry, is_last=last.get(thread_id) is entry)
             if any(fields is OBJECT for _, fields in events):
                 row = (await entry.batch.once(load)).get(thread_id)
                 if row is None or (user is not None and row[0].user_id != user):
@@ -143,6 +143,9 @@ class ThreadEvents:
         yield frames, place
 
 
+WITHOUT_UPDATE = (*BORN, *GONE, "turn.opened")
+"""Records that are told without a `thread.updated`."""
+
 OBJECT: dict[str, Any] = {}
 """Stands for the thread itself in the fields of an event."""
 
@@ -151,7 +154,7 @@ def _events(entry: Entry, *, is_last: bool) -> list[Event]:
     """Return the events that a record is told as.
 
     Args:
-        is_last: True for the last record of its thread in a batch, which tells of the thread's present state.
+        is_last: True for the last change of its thread in a batch, which tells of the thread's present state.
     """
     row, updated = entry.row, [("thread.updated", OBJECT)] if is_last else []
     if row["action"] in GONE:

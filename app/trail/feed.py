@@ -60,14 +60,20 @@ UNREPORTED = (
     "thread.exported", "turn.called", "turn.model_replaced", "compaction.made", "compaction.deleted",
     "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared", "share.changed",
 )  # fmt: skip
-REPORTED = [action for action in get_args(Action) if action not in UNREPORTED]
+OF_THREADS = ("thread.", "turn.", "item.", "items.", "history.")
+PURGED = "user.purged"
+REPORTED = [
+    action
+    for action in get_args(Action)
+    if action == PURGED or (action.startswith(OF_THREADS) and action not in UNREPORTED)
+]
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 MICROSECOND = timedelta(microseconds=1)
+_PLACE = re.compile(r"([0-9]{1,17})(?:\.([0-9a-f]{32})\.([0-9]{1,18}))?")
+
 _Key = tuple[str | None, UUID | None]
 """A reader's end user and thread; None for any."""
-
-_PLACE = re.compile(r"([0-9]{1,17})(?:\.([0-9a-f]{32})\.([0-9]{1,18}))?")
 
 SQL = statements_of(__file__)
 
@@ -268,6 +274,8 @@ class TrailFeed(Background):
         rows = await self._records(project_id, place, MOST_RESUMED + 1)
         if len(rows) > MOST_RESUMED:
             return None
+        if user is not None and any(row["action"] == PURGED for row in rows):
+            return None  # It may have been this user, whom earlier records name by a key that was deleted.
         batch, reached = Batch(), max(place, source.place)
         entries = [
             entry for keys, entry in await self._entries(project_id, source, batch, rows, reached) if reader.key in keys
@@ -326,6 +334,7 @@ class TrailFeed(Background):
         Args:
             reached: the place from which a reader resumes that has seen all of the rows.
         """
+        rows = [row for row in rows if row["action"] != PURGED]
         if not rows:
             return []
         found = {row["chain_id"]: row["bucket"] for row in rows}

@@ -17,9 +17,9 @@ ON CONFLICT DO NOTHING RETURNING key
 DELETE FROM user_keys WHERE project_id = :project_id AND bucket = :bucket AND user_id = :user_id RETURNING user_id
 
 -- records_after -> FeedRow --
--- The records of a project's threads behind a place in the trail, of the kinds that streams report.
+-- The records of a project behind a place in the trail, of the kinds that streams report.
 SELECT bucket, chain_id, seq, at, action, turn_id, user_digest, detail FROM audit_records
-WHERE project_id = :project_id AND (at, chain_id, seq) > (:at, :after_chain, :after_seq) AND chain_id <> :project_id
+WHERE project_id = :project_id AND (at, chain_id, seq) > (:at, :after_chain, :after_seq)
     AND action = ANY(:actions::text[])
 ORDER BY at, chain_id, seq LIMIT :limit
 
