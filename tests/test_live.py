@@ -246,7 +246,7 @@ def test_the_purge_of_a_user_is_told_by_ids_alone(tenant: Tenant) -> None:
         for stream in streams:
             assert stream.is_told("thread.deleted", thread) == {"type": "thread.deleted", "thread_id": thread}
     eventually(lambda: tenant.http.get(f"/purges/{purge}").json()["status"] == "completed")
-    # The user comes back with another name in the trail, in which the former deletions are nobody's.
+    # The user comes back with another name in the trail; the former leads to no user.
     new = thread_of(tenant, "ann")
     with following(tenant, token, after=place) as (again,):
         assert [each["id"] for each in again.is_told("snapshot")["threads"]] == [new]

@@ -36,7 +36,7 @@ async def follow(
     """Stream the threads of the project or the user: a snapshot, then changes and turns."""
     return EventStream(
         live.frames(caller, user, request.headers.get("last-event-id", after)),
-        listening(request, caller, caller.grant.thread_id),
+        listening(request, caller),
         heartbeat=heartbeat_seconds(request),
         ends_with_client=True,
         resumed_by="Last-Event-ID",

@@ -137,7 +137,7 @@ async def life(
     frames = await services(request)[ThreadLife].frames(caller, address, request.headers.get("last-event-id", after))
     return EventStream(
         frames,
-        listening(request, caller, address.id),
+        listening(request, caller),  # The stream itself ends when the thread gets another user.
         heartbeat=heartbeat_seconds(request),
         ends_with_client=True,
         resumed_by="Last-Event-ID",
