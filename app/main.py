@@ -338,7 +338,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     )
     turns = Turns(store, runner, replay, compaction_cipher, limits)
     feed = TrailFeed(database, horizon, users, closing=closing)
-    threads = Threads(database, names, users, horizon, limits)
+    threads = Threads(database, names, users, horizon, limits, thread_presets)
     history = History(
         database,
         Forks(names, settings.fork_copies_turns),
