@@ -82,13 +82,15 @@ def tenant(running_service: Service, origin: str) -> Tenant:
 class App:
     """A page with one chat of a user."""
 
-    def __init__(self, browser: Browser, tenant: Tenant, url: str, chat: str | None, **body: Any) -> None:
+    def __init__(
+        self, browser: Browser, tenant: Tenant, url: str, chat: str | None, *, on_stop: str = "stop", **body: Any
+    ) -> None:
         token = tenant.http.post("/user_tokens", json={"user": "ann"}).json()["token"]
         self.user = httpx2.Client(
             base_url=f"{tenant.service.url}/v1", headers={"Authorization": f"Bearer {token}"}, timeout=60
         )
         self.thread = self.user.post("/threads", json={}).json()["id"] if chat is None else chat
-        config = {"baseURL": tenant.service.url, "token": token, "chat": self.thread, "body": body}
+        config = {"baseURL": tenant.service.url, "token": token, "chat": self.thread, "body": body, "onStop": on_stop}
         self.errors: list[str] = []
         self.page: Page = browser.new_page()
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -168,12 +170,14 @@ def test_odd_histories_become_messages_of_the_ai_sdk_and_back() -> None:
     run("node", "--test", "ai-sdk/test/")
 
 
-@pytest.mark.parametrize("ai_sdk", [{"enable_thinking": True, "model": "qwen3.5-plus"}], indirect=True)
+@pytest.mark.parametrize("ai_sdk", [{"enable_thinking": True, "tools": [{"type": "web_search"}]}], indirect=True)
 def test_use_chat_shows_after_a_reload_what_it_showed_before(ai_sdk: App) -> None:
     image = {"type": "file", "mediaType": "image/png", "url": PIXEL}
     ai_sdk.call("sendMessage", {"text": "My name is Ada.", "files": [image]})
     first = ai_sdk.ready(2)
-    assert [part["type"] for part in first[1]["parts"]] == ["step-start", "reasoning", "text"]
+    assert [part["type"] for part in first[1]["parts"]] == [
+        "step-start", "reasoning", "dynamic-tool", "source-url", "reasoning", "text",
+    ]  # fmt: skip
     ai_sdk.call("sendMessage", {"text": "What is my name?"})
     live = ai_sdk.ready(4)
     assert words(live[3]) == "Ada"
@@ -244,6 +248,58 @@ def test_stop_before_the_first_event_cancels_the_turn_too(ai_sdk: App, emulator:
     ai_sdk.call("stop")
     ai_sdk.until("window.chat.status === 'ready'")
     eventually(lambda: [turn["status"] for turn in ai_sdk.turns()] == ["cancelled"], 30)
+
+
+@pytest.mark.parametrize("ai_sdk", [{"on_stop": "leave"}], indirect=True)
+def test_stop_leaves_the_turn_running_where_the_page_wants_that(ai_sdk: App, emulator: Emulator) -> None:
+    slow(emulator, "My name is Ada.", 20)
+    ai_sdk.call("sendMessage", {"text": "My name is Ada."})
+    ai_sdk.until("window.chat.status === 'streaming'")
+    ai_sdk.call("stop")
+    ai_sdk.until("window.chat.status === 'ready'")
+    eventually(lambda: [turn["status"] for turn in ai_sdk.turns()] == ["completed"], 30)
+
+
+@pytest.mark.parametrize(
+    "ai_sdk",
+    [{"tools": [{"type": "mcp", "server_label": "maps", "server_url": "https://mcp.example/sse",
+                 "require_approval": "always"}]}],
+    indirect=True,
+)  # fmt: skip
+def test_approval_of_a_tool_of_the_provider_is_asked_for_and_sent(ai_sdk: App) -> None:
+    ai_sdk.call("sendMessage", {"text": "Where is Oslo?"})
+    asked = ai_sdk.ready(2)[1]["parts"][1]
+    assert (asked["type"], asked["state"]) == ("dynamic-tool", "approval-requested")
+    ai_sdk.call("addToolApprovalResponse", {"id": asked["approval"]["id"], "approved": True})
+    ai_sdk.until("window.chat.messages[1].parts.some(part => part.type === 'text')")
+    live = ai_sdk.ready(2)
+    first, second = ai_sdk.turns()
+    assert second["parent_id"] == first["id"]
+    assert [(item["type"], item["approve"]) for item in second["input"]] == [("mcp_approval_response", True)]
+    ai_sdk.open()
+    assert contents(ai_sdk.ready(2)) == contents(live)
+
+
+def test_fork_shows_the_history_that_it_shares_and_a_name_becomes_a_thread(
+    browser: Browser, tenant: Tenant, origin: str, emulator: Emulator
+) -> None:
+    source = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    tenant.turn(source, "My name is Ada.")
+    fork = tenant.http.post(f"/threads/{source}/fork", json={}).json()["id"]
+    app = App(browser, tenant, f"{origin}/ai-sdk.html", fork)
+    assert words(app.ready(2)[0]) == "My name is Ada."
+    app.call("sendMessage", {"text": "What is my name?"})
+    assert words(app.ready(4)[3]) == "Ada"
+    app.open()
+    app.call("regenerate", {"messageId": app.ready(4)[1]["id"]})
+    app.ready(2)
+    assert app.turns()[-1]["parent_id"] is None
+    app.close()
+    app = App(browser, tenant, f"{origin}/ai-sdk.html", "my notes")
+    app.call("sendMessage", {"text": "Echo: named"})
+    assert words(app.ready(2)[1]) == "named"
+    assert app.user.get("/threads", params={"name": "my notes"}).json()["data"][0]["turn_count"] == 1
+    app.close()
 
 
 def test_answers_and_questions_are_replaced_on_branches_that_can_be_selected(ai_sdk: App) -> None:
@@ -323,8 +379,12 @@ def test_assistant_ui_creates_a_titled_thread_runs_a_tool_and_reloads_the_same(a
     first, second = app.turns()
     assert [item["type"] for item in second["input"]] == ["function_call_output"]
     assert app.page.evaluate("window.toolRuns") == 1
-    app.call("send", "Echo: on we go")
-    assert words((live := app.ready(4))[3]) == "on we go"
+    app.call(
+        "send",
+        {"role": "user", "content": [{"type": "text", "text": "Echo: on we go"}, {"type": "image", "image": PIXEL}]},
+    )
+    assert words((live := app.ready(4))[3]).startswith("on we go")
+    assert [part.get("image_url") for part in app.turns()[-1]["input"][0]["content"]] == [None, PIXEL]
     eventually(lambda: app.user.get(f"/threads/{app.thread}").json()["title"] == "What is the weather in Paris?", 30)
     app.open()
     stored = app.ready(4)

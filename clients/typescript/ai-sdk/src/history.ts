@@ -24,22 +24,29 @@ export interface TreeMessage {
 /** The turns of a thread on all branches. */
 export class TurnTree {
   readonly #turns: Map<string, Turn>;
+  readonly #children = new Map<string | null, Turn[]>();
   readonly #earlier = new Map<string, StoredItem[]>();
 
-  private constructor(turns: Turn[]) {
+  /** The turn that the thread continues, or that runs now. */
+  readonly head: string | null;
+
+  private constructor(turns: Turn[], head: string | null) {
     this.#turns = new Map(turns.reverse().map((turn) => [turn.id, turn]));
+    for (const turn of turns) {
+      if (turn.status === "failed") continue;
+      const siblings = this.#children.get(turn.parent_id);
+      if (siblings) siblings.push(turn);
+      else this.#children.set(turn.parent_id, [turn]);
+    }
+    this.head = this.running?.id ?? head;
   }
 
-  /** Read the newest turns of a thread, and what older turns the head continues. */
+  /** Read the newest turns of a thread, and the older turns that they continue. */
   static async load(client: Everthread, threadId: string): Promise<TurnTree> {
-    const turns: Turn[] = [];
-    for await (const turn of client.threads.turns.list(threadId, { order: "desc", limit: PAGE })) {
-      turns.push(turn);
-      if (turns.length === TURNS) break;
-    }
-    const tree = new TurnTree(turns);
+    const [thread, turns] = await Promise.all([client.threads.retrieve(threadId), newest(client, threadId)]);
+    const tree = new TurnTree(turns, thread.head_id);
     // The history of a fork, or of a very long thread, lies outside of the list.
-    for (const parent of new Set(turns.map((turn) => turn.parent_id))) {
+    for (const parent of new Set([tree.head, ...turns.map((turn) => turn.parent_id)])) {
       if (parent === null || tree.#turns.has(parent)) continue;
       const page = await client.threads.messages(threadId, { until: parent, turns: PAGE });
       tree.#earlier.set(parent, page.data);
@@ -53,18 +60,15 @@ export class TurnTree {
   }
 
   /** Return the turns that continue a turn, oldest first, without those that failed. */
-  children(parent: string | null): Turn[] {
-    return [...this.#turns.values()].filter((turn) => turn.parent_id === parent && turn.status !== "failed");
-  }
-
-  get(id: string): Turn | undefined {
-    return this.#turns.get(id);
+  children(parent: string | null): readonly Turn[] {
+    return this.#children.get(parent) ?? [];
   }
 
   /** Return the newest end of the branch that contains a turn. */
   leaf(id: string): string {
-    const newest = this.children(id).at(-1);
-    return newest === undefined ? id : this.leaf(newest.id);
+    let leaf = id;
+    for (let next = this.children(id).at(-1); next !== undefined; next = this.children(leaf).at(-1)) leaf = next.id;
+    return leaf;
   }
 
   /** Return the items from the beginning to a turn. */
@@ -107,18 +111,25 @@ export class TurnTree {
   }
 
   /** Return the messages of all branches. Branches with the same question share its message. */
-  tree(head: string | null): { messages: TreeMessage[]; headId: string | null } {
-    const leaves = [...this.#turns.values()].filter((turn) => turn.status !== "failed" && this.leaf(turn.id) === turn.id);
+  tree(): { messages: TreeMessage[]; headId: string | null } {
+    const { head } = this;
+    const turns = [...this.#turns.values()];
+    const leaves = turns.filter((turn) => turn.status !== "failed" && this.children(turn.id).length === 0);
     const found = new Map<string, TreeMessage>();
-    const ids = new Map<string, string>();
+    const questions = new Map<string, string>();
+    const shared = new Map<string, string>();
     let headId: string | null = null;
     for (const leaf of new Set([...leaves.map((turn) => turn.id), ...(head === null ? [] : [head])])) {
       let parentId: string | null = null;
       for (const message of this.messages(leaf)) {
-        const question: string = message.role === "assistant" ? message.id : JSON.stringify([parentId, message.role, message.parts]);
-        const id = ids.get(question) ?? message.id;
-        ids.set(question, id);
-        if (!found.has(id)) found.set(id, { parentId, message });
+        let id: string | undefined = shared.get(message.id);
+        if (id === undefined) {
+          const question: string = JSON.stringify([parentId, message.role, message.parts]);
+          id = (message.role === "assistant" ? undefined : questions.get(question)) ?? message.id;
+          if (message.role !== "assistant") questions.set(question, id);
+          shared.set(message.id, id);
+          if (!found.has(id)) found.set(id, { parentId, message });
+        }
         parentId = id;
       }
       if (leaf === head) headId = parentId;
@@ -135,12 +146,9 @@ export interface ThreadHistory {
 
 /** Load the messages of a thread, up to its head or its running turn. */
 export async function loadHistory(client: Everthread, threadId: string): Promise<ThreadHistory> {
-  const [thread, tree] = await Promise.all([client.threads.retrieve(threadId), TurnTree.load(client, threadId)]);
+  const tree = await TurnTree.load(client, threadId);
   const { running } = tree;
-  return {
-    messages: tree.messages(running?.id ?? thread.head_id),
-    running: running === undefined ? null : tree.runningMessage(running),
-  };
+  return { messages: tree.messages(tree.head), running: running === undefined ? null : tree.runningMessage(running) };
 }
 
 /** Make the newest end of a branch the thread's head, and return its messages. */
@@ -149,4 +157,13 @@ export async function selectBranch(client: Everthread, threadId: string, turnId:
   const head = tree.leaf(turnId);
   await client.threads.update(threadId, { head_id: head });
   return tree.messages(head);
+}
+
+async function newest(client: Everthread, threadId: string): Promise<Turn[]> {
+  const turns: Turn[] = [];
+  for await (const turn of client.threads.turns.list(threadId, { order: "desc", limit: PAGE })) {
+    turns.push(turn);
+    if (turns.length === TURNS) break;
+  }
+  return turns;
 }

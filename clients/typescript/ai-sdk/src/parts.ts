@@ -85,7 +85,7 @@ function toolName(item: Item): { toolCallId: string; toolName: string; dynamic?:
 }
 
 function hostedChunks(item: Item): UIMessageChunk[] {
-  const { type: _type, id: _id, status, ...fields } = item;
+  const { type: _type, id: _id, turn_id: _turn, status, ...fields } = item;
   const { output, outputs, results, error, ...input } = fields;
   const toolCallId = text(item.id);
   const found = output ?? outputs ?? results ?? null;

@@ -36,13 +36,13 @@ export async function branching(
   answerId?: string,
 ): Promise<TurnRequest> {
   const request = continuing(messages);
-  const [tree, thread] = await Promise.all([TurnTree.load(client, threadId), client.threads.retrieve(threadId)]);
+  const tree = await TurnTree.load(client, threadId);
   const parent = request.params.parent_id ?? null;
   const siblings = tree.children(parent).map((turn) => turn.id);
   if (answerId !== undefined && siblings.includes(answerId)) return { params: { replaces: answerId }, siblings };
   if (parent !== null) return { ...request, siblings };
   // A turn without a parent continues the head. The first turn is replaced by its id.
-  const first = siblings[0] ?? tree.items(thread.head_id)[0]?.turn_id;
+  const first = siblings[0] ?? tree.items(tree.head)[0]?.turn_id;
   if (first === undefined) return request;
   return { params: { ...request.params, replaces: first }, siblings };
 }

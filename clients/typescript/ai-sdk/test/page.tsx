@@ -2,8 +2,8 @@
 
 import { useChat } from "@ai-sdk/react";
 import { Everthread } from "@everthread/client";
-import { EverthreadTransport, type EverthreadUIMessage, loadHistory, selectBranch, toItems, toUIMessages } from "@everthread/ai-sdk";
-import { lastAssistantMessageIsCompleteWithToolCalls } from "ai";
+import { EverthreadTransport, type EverthreadUIMessage, loadHistory, selectBranch } from "@everthread/ai-sdk";
+import { lastAssistantMessageIsCompleteWithApprovalResponses, lastAssistantMessageIsCompleteWithToolCalls } from "ai";
 import { StrictMode } from "react";
 import { createRoot } from "react-dom/client";
 
@@ -12,12 +12,13 @@ interface Config {
   token: string;
   chat: string;
   body: Record<string, unknown>;
+  onStop?: "stop" | "leave";
 }
 
-const page = window as unknown as { config: Config; chat: unknown; select: unknown; convert: unknown; toolRuns: number };
+const page = window as unknown as { config: Config; chat: unknown; select: unknown; toolRuns: number };
 const { config } = page;
 const client = new Everthread({ baseURL: config.baseURL, token: config.token });
-const transport = new EverthreadTransport({ client, body: config.body });
+const transport = new EverthreadTransport({ client, body: config.body, ...(config.onStop ? { onStop: config.onStop } : {}) });
 page.toolRuns = 0;
 
 function Chat({ stored }: { stored: EverthreadUIMessage[] }) {
@@ -26,7 +27,8 @@ function Chat({ stored }: { stored: EverthreadUIMessage[] }) {
     messages: stored,
     transport,
     resume: true,
-    sendAutomaticallyWhen: lastAssistantMessageIsCompleteWithToolCalls,
+    sendAutomaticallyWhen: (now) =>
+      lastAssistantMessageIsCompleteWithToolCalls(now) || lastAssistantMessageIsCompleteWithApprovalResponses(now),
     onToolCall({ toolCall }) {
       page.toolRuns += 1;
       void chat.addToolOutput({ tool: toolCall.toolName, toolCallId: toolCall.toolCallId, output: { sky: "clear" } });
@@ -44,10 +46,6 @@ function Chat({ stored }: { stored: EverthreadUIMessage[] }) {
   );
 }
 
-page.convert = (items: Parameters<typeof toUIMessages>[0]) => {
-  const messages = toUIMessages(items);
-  return { messages, items: toItems(messages) };
-};
 const stored = config.chat.startsWith("thread_") ? (await loadHistory(client, config.chat)).messages : [];
 createRoot(document.body).render(
   <StrictMode>

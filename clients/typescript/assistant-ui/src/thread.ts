@@ -46,12 +46,9 @@ export class EverthreadThread implements ChatModelAdapter, ThreadHistoryAdapter 
   async load(): ReturnType<ThreadHistoryAdapter["load"]> {
     const threadId = this.#threadId();
     if (threadId === undefined) return { messages: [] };
-    const [thread, tree] = await Promise.all([
-      this.#client.threads.retrieve(threadId),
-      TurnTree.load(this.#client, threadId),
-    ]);
+    const tree = await TurnTree.load(this.#client, threadId);
     const { running } = tree;
-    const { messages, headId } = tree.tree(running?.id ?? thread.head_id);
+    const { messages, headId } = tree.tree();
     for (const { parentId, message } of messages) {
       if (message.role === "assistant" && parentId !== null) this.#answers.set(parentId, message.id);
     }

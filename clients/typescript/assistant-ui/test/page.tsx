@@ -55,7 +55,7 @@ function App() {
       const { isRunning, isLoading } = runtime.thread.getState();
       return isRunning || isLoading ? "streaming" : "ready";
     },
-    send: (content: string) => runtime.thread.append(content),
+    send: (message: Parameters<typeof runtime.thread.append>[0]) => runtime.thread.append(message),
     edit: (parentId: string | null, text: string) =>
       runtime.thread.append({ parentId, role: "user", content: [{ type: "text", text }] }),
     reload: (id: string) => runtime.thread.getMessageById(id).reload(),
