@@ -216,7 +216,7 @@ def test_stop_cancels_the_turn_also_after_a_reload_which_itself_goes_on_streamin
     said = "window.chat.messages.at(-1).parts.some(part => part.type === 'text' && part.text)"
     slow(emulator, "My name is Ada.", 60)
     ai_sdk.call("sendMessage", {"text": "My name is Ada."})
-    ai_sdk.until(f"window.chat.status === 'streaming' && {said}")
+    ai_sdk.until(f"window.chat.messages.length === 2 && {said}")
     ai_sdk.open()
     ai_sdk.until("window.chat.messages.at(-1).metadata.status === 'completed'")
     first = ai_sdk.ready(2)
@@ -242,19 +242,23 @@ def test_stop_cancels_the_turn_also_after_a_reload_which_itself_goes_on_streamin
 
 
 def test_stop_before_the_first_event_cancels_the_turn_too(ai_sdk: App, emulator: Emulator) -> None:
-    emulator.fault("slow", seconds=1.5)
+    emulator.control("script", [{"when": "My name is Ada.", "text": "word " * 2000}])
+    emulator.fault("slow", silent_seconds=1.5, seconds_per_event=0.05)
     ai_sdk.call("sendMessage", {"text": "My name is Ada."})
-    ai_sdk.until("window.chat.status === 'submitted'")
+    emulator.is_asked()
     ai_sdk.call("stop")
     ai_sdk.until("window.chat.status === 'ready'")
     eventually(lambda: [turn["status"] for turn in ai_sdk.turns()] == ["cancelled"], 30)
+    ai_sdk.call("sendMessage", {"text": "Recite the conversation"})
+    ai_sdk.until("window.chat.messages.at(-1).metadata?.status === 'completed'")
+    assert words(ai_sdk.messages()[-1]).count("My name is Ada.") == 1
 
 
 @pytest.mark.parametrize("ai_sdk", [{"on_stop": "leave"}], indirect=True)
 def test_stop_leaves_the_turn_running_where_the_page_wants_that(ai_sdk: App, emulator: Emulator) -> None:
     slow(emulator, "My name is Ada.", 20)
     ai_sdk.call("sendMessage", {"text": "My name is Ada."})
-    ai_sdk.until("window.chat.status === 'streaming'")
+    ai_sdk.until("window.chat.messages.length === 2")
     ai_sdk.call("stop")
     ai_sdk.until("window.chat.status === 'ready'")
     eventually(lambda: [turn["status"] for turn in ai_sdk.turns()] == ["completed"], 30)

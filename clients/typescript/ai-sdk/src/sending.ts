@@ -1,6 +1,6 @@
 /** The request that a list of UI messages stands for. */
 
-import type { Everthread } from "@everthread/client";
+import type { Everthread, Turn } from "@everthread/client";
 import type { UIMessage } from "ai";
 import { TurnTree } from "./history.js";
 import type { EverthreadUIMessage } from "./messages.js";
@@ -13,14 +13,20 @@ export interface TurnRequest {
   siblings: string[];
 }
 
-/** Return the request that continues messages: after their last stored answer, with everything that follows it. */
-export function continuing(messages: readonly EverthreadUIMessage[]): TurnRequest {
+/**
+ * Return the request that continues messages: after their last stored answer, with everything that follows it.
+ *
+ * @param stopped the turn that was stopped just before. If it was the first one and has shown nothing yet, its question
+ *   is sent again, and it is replaced.
+ */
+export function continuing(messages: readonly EverthreadUIMessage[], stopped?: Turn | null): TurnRequest {
   const last = messages.findLastIndex(isStored);
   const answer = messages[last];
   const turnId = answer?.metadata?.turnId;
   const following = messages.slice(last + 1).filter((message) => message.metadata?.status !== "failed");
   const input = [...(answer ? outputItems(lastStep(answer.parts)) : []), ...toItems(following)];
-  return { params: turnId === undefined ? { input } : { input, parent_id: turnId }, siblings: [] };
+  if (turnId !== undefined) return { params: { input, parent_id: turnId }, siblings: [] };
+  return { params: stopped?.parent_id === null ? { input, replaces: stopped.id } : { input }, siblings: [] };
 }
 
 /**

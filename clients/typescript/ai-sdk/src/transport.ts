@@ -1,6 +1,6 @@
 /** A transport for the AI SDK's `useChat`. */
 
-import { type Everthread, EverthreadError, type TurnParams, type TurnStream } from "@everthread/client";
+import { type Everthread, EverthreadError, type Turn, type TurnParams, type TurnStream } from "@everthread/client";
 import type { ChatTransport, UIMessageChunk } from "ai";
 import { TurnTree } from "./history.js";
 import type { EverthreadMetadata, EverthreadUIMessage } from "./messages.js";
@@ -31,7 +31,7 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
   readonly resumeStreamIsReplay = true;
   readonly #client: Everthread;
   readonly #options: EverthreadTransportOptions;
-  readonly #stopping = new Map<string, Promise<unknown>>();
+  readonly #stopping = new Map<string, Promise<Turn | null>>();
 
   constructor(options: EverthreadTransportOptions) {
     this.#client = options.client;
@@ -43,14 +43,14 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
     const threadId = chatId.startsWith("thread_") ? chatId : (await this.#client.threads.getOrCreate(chatId)).id;
     const stopping = this.#stopping.get(threadId);
     this.#stopping.delete(threadId);
-    await stopping;
+    const stopped = await stopping;
     const last = messages.at(-1);
     // A message id means an edited question, or an answer whose tools have been called.
     const branches = trigger === "regenerate-message" || (messageId !== undefined && last?.role === "user");
     const answerId = trigger === "regenerate-message" ? messageId : undefined;
     const { params, siblings } = branches
       ? await branching(this.#client, threadId, messages, answerId)
-      : continuing(messages);
+      : continuing(messages, stopped);
     const { body } = this.#options;
     const fields = { ...(typeof body === "function" ? await body() : body), ...options.body };
     abortSignal?.throwIfAborted();

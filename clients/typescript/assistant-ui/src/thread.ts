@@ -1,6 +1,6 @@
 /** One thread: its history, and the turns that are sent and taken up. */
 
-import type { Everthread, TurnParams, TurnStream } from "@everthread/client";
+import type { Everthread, Turn, TurnParams, TurnStream } from "@everthread/client";
 import {
   applyChunk,
   branching,
@@ -33,7 +33,7 @@ export class EverthreadThread implements ChatModelAdapter, ThreadHistoryAdapter 
   /** The turns that answered a question, by the id of its message. */
   readonly #answers = new Map<string, string>();
   #running: RunningTurn | undefined;
-  #stopping: Promise<unknown> | undefined;
+  #stopping: Promise<Turn | null> | undefined;
 
   /** @param threadId returns undefined for a thread that is not created yet. */
   constructor(client: Everthread, threadId: () => string | undefined, body: () => TurnBody | undefined) {
@@ -80,14 +80,15 @@ export class EverthreadThread implements ChatModelAdapter, ThreadHistoryAdapter 
     const { abortSignal, context } = options;
     const threadId = options.unstable_threadId ?? this.#threadId();
     if (threadId === undefined) throw new Error("The thread has not been created.");
-    await this.#stopping;
+    const stopping = this.#stopping;
     this.#stopping = undefined;
+    const stopped = await stopping;
     const current = options.unstable_getMessage();
     const continues = current.role === "assistant" && current.content.length > 0;
     const messages = [...options.messages, ...(continues ? [current] : [])].map(fromThreadMessage);
     const question = options.messages.at(-1)?.id ?? "";
     const answer = continues ? undefined : this.#answers.get(question);
-    let request = continuing(messages);
+    let request = continuing(messages, stopped);
     // Without a parent, the turn would continue the thread's head: this one replaces the first turn.
     if (answer !== undefined || (request.params.parent_id === undefined && this.#answers.size > 0)) {
       request = await branching(this.#client, threadId, messages, answer);
