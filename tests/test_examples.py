@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
@@ -56,29 +58,73 @@ class Visitor:
             self.errors.append(message.text)
 
 
+@pytest.fixture(scope="module")
+def tenant(running_service: Service) -> Tenant:
+    """The project of all examples. Each visitor is a user of its own."""
+    return Tenant(running_service)
+
+
 @contextmanager
-def running(command: list[str], folder: Path, service: Service, tenant: Tenant) -> Iterator[str]:
-    """Start an example with the key of a new project, and yield the address that it prints."""
-    env = {"EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": tenant.key, "PORT": str(free_port())}
+def running(command: list[str], folder: Path, tenant: Tenant) -> Iterator[str]:
+    """Start an example, and yield the address that it prints as soon as the service admits its pages."""
+    env = {"EVERTHREAD_URL": tenant.service.url, "EVERTHREAD_KEY": tenant.key, "PORT": str(free_port())}
     process = Process(env=env, cwd=folder, command=command)
-    try:
-        yield process.wait_for("The chat is at ").rpartition(" ")[2]
-    finally:
-        process.stop()
+    url = process.wait_for("The chat is at ").rpartition(" ")[2]
+    preflight = {"Origin": url, "Access-Control-Request-Method": "POST"}
+
+    def admitted() -> bool:
+        answer = httpx2.options(f"{tenant.service.url}/v1/threads", headers=preflight)
+        return "access-control-allow-origin" in answer.headers
+
+    # The service caches the origins of all projects for a few seconds.
+    eventually(admitted)
+    yield url
+    process.stop()
 
 
-@pytest.fixture
-def tenant(service: Service) -> Tenant:
-    return Tenant(service)
-
-
-@pytest.fixture
-def one_page(browser: Browser, service: Service, tenant: Tenant) -> Iterator[Visitor]:
-    with running([sys.executable, "server.py"], EXAMPLES / "one-page", service, tenant) as url:
-        visitor = Visitor(browser, url)
-        yield visitor
-        visitor.context.close()
+@contextmanager
+def visiting(browser: Browser, url: str) -> Iterator[Visitor]:
+    """Yield a new visitor, whose pages must report no error."""
+    visitor = Visitor(browser, url)
+    yield visitor
+    visitor.context.close()
     assert visitor.errors == []
+
+
+@pytest.fixture(scope="module")
+def one_page_url(tenant: Tenant) -> Iterator[str]:
+    with running([sys.executable, "server.py"], EXAMPLES / "one-page", tenant) as url:
+        yield url
+
+
+@pytest.fixture
+def one_page(browser: Browser, emulator: Emulator, one_page_url: str) -> Iterator[Visitor]:
+    with visiting(browser, one_page_url) as visitor:
+        yield visitor
+
+
+@pytest.fixture(scope="module")
+def react_url(tenant: Tenant) -> Iterator[str]:
+    """The address of the React app, built with the packages of clients/typescript."""
+    workspace()
+    folder = EXAMPLES / "react"
+    for command in (["npm", "ci", "--no-audit", "--no-fund", "--silent"], ["npm", "run", "--silent", "build"]):
+        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    with running(["node", "server.mjs"], folder, tenant) as url:
+        yield url
+
+
+@pytest.fixture
+def react(browser: Browser, emulator: Emulator, react_url: str) -> Iterator[Visitor]:
+    with visiting(browser, react_url) as visitor:
+        yield visitor
+
+
+def newest(tenant: Tenant) -> dict[str, Any]:
+    """Return the thread that was created last."""
+    thread: dict[str, Any] = tenant.http.get("/threads").json()["data"][0]
+    return thread
 
 
 def say(page: Page, text: str) -> None:
@@ -97,7 +143,7 @@ def test_one_page_streams_an_answer_and_continues_the_conversation(one_page: Vis
     expect(page.locator("article")).to_have_count(0)
     page.locator("nav li button").click()
     expect(page.locator("article")).to_have_count(4)
-    assert [thread["user"][:6] for thread in tenant.http.get("/threads").json()["data"]] == ["guest-"]
+    assert newest(tenant)["user"].startswith("guest-")
     assert Axe().run(page).violations_count == 0
 
 
@@ -112,7 +158,7 @@ def test_one_page_resumes_after_a_reload_and_stops(one_page: Visitor, emulator: 
     expect(page.locator("article").last).to_contain_text("word20", timeout=SECONDS)
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=SECONDS)
-    thread = tenant.http.get("/threads").json()["data"][0]["id"]
+    thread = newest(tenant)["id"]
     turns = tenant.http.get(f"/threads/{thread}/turns").json()["data"]
     assert [turn["status"] for turn in turns] == ["cancelled"]
     page.reload()
@@ -131,39 +177,17 @@ def test_one_page_shows_in_a_second_window_what_the_first_one_sends(one_page: Vi
     expect(second.locator("article").last).to_have_text("two", timeout=SECONDS)
 
 
-def test_one_page_shows_no_conversation_of_another_guest(
-    one_page: Visitor, browser: Browser, service: Service, tenant: Tenant
-) -> None:
+def test_one_page_shows_no_conversation_of_another_guest(one_page: Visitor, browser: Browser, tenant: Tenant) -> None:
     page = one_page.open()
     say(page, "Echo: mine")
     expect(page.locator("article").last).to_have_text("mine", timeout=SECONDS)
-    thread = tenant.http.get("/threads").json()["data"][0]["id"]
+    thread = newest(tenant)["id"]
     stranger = Visitor(browser, one_page.url)
     page = stranger.open(f"#{thread}")
     expect(page.get_by_role("alert")).to_contain_text(thread, timeout=SECONDS)
     expect(page.locator("article")).to_have_count(0)
     expect(page.locator("nav li")).to_have_count(0)
     stranger.context.close()
-
-
-@pytest.fixture(scope="module")
-def react_app() -> Path:
-    """Return the directory of the React app, built with the packages of clients/typescript."""
-    workspace()
-    folder = EXAMPLES / "react"
-    for command in (["npm", "ci", "--no-audit", "--no-fund", "--silent"], ["npm", "run", "--silent", "build"]):
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
-    return folder
-
-
-@pytest.fixture
-def react(browser: Browser, service: Service, tenant: Tenant, react_app: Path) -> Iterator[Visitor]:
-    with running(["node", "server.mjs"], react_app, service, tenant) as url:
-        visitor = Visitor(browser, url)
-        yield visitor
-        visitor.context.close()
-    assert visitor.errors == []
 
 
 def answered(page: Page, times: int) -> None:
@@ -208,7 +232,7 @@ def test_react_resumes_after_a_reload_and_stops(react: Visitor, emulator: Emulat
     expect(page.locator("article.assistant")).to_contain_text("word20", timeout=SECONDS)
     page.get_by_role("button", name="Stop").click()
     answered(page, 1)
-    thread = tenant.http.get("/threads").json()["data"][0]["id"]
+    thread = newest(tenant)["id"]
 
     def statuses() -> list[str]:
         return [turn["status"] for turn in tenant.http.get(f"/threads/{thread}/turns").json()["data"]]
@@ -255,7 +279,7 @@ def test_react_edits_a_question_and_switches_between_branches(react: Visitor, te
     expect(page.locator("article.assistant p").last).to_have_text("two", timeout=SECONDS)
     page.get_by_role("button", name="Try again").last.click()
     expect(versions).to_contain_text("3 / 3", timeout=SECONDS)
-    thread = tenant.http.get("/threads").json()["data"][0]["id"]
+    thread = newest(tenant)["id"]
     assert len(tenant.http.get(f"/threads/{thread}/branches").json()["data"]) == 3
 
 
