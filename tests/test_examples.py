@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -45,11 +46,13 @@ class Visitor:
         self.context: BrowserContext = browser.new_context(locale="en-US")
         self.context.set_default_timeout(SECONDS)
         self.errors: list[str] = []
+        self.requested: list[str] = []
 
     def open(self, path: str = "") -> Page:
         page = self.context.new_page()
         page.on("console", self._reported)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.requested.append(request.url))
         page.goto(f"{self.url}/{path}")
         return page
 
@@ -205,12 +208,13 @@ def test_react_streams_answers_and_lists_conversations(react: Visitor, tenant: T
     expect(page.locator("article.assistant p").last).to_have_text("Ada", timeout=SECONDS)
     answered(page, 2)
     page.get_by_role("link", name="New chat").click()
-    say(page, "Echo: **bold** <script>window.hacked = 1</script>")
+    say(page, "Echo: **bold** <script>window.hacked = 1</script> ![image](https://images.example/secret.png)")
     expect(page.locator("article strong")).to_have_text("bold", timeout=SECONDS)
     expect(page.locator("nav li")).to_have_count(2, timeout=SECONDS)
     page.locator("nav li a", has_text="Ada").click()
     answered(page, 2)
     assert page.evaluate("window.hacked") is None
+    assert {urlsplit(url).hostname for url in react.requested} == {"127.0.0.1"}
     assert Axe().run(page).violations_count == 0
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 700})
@@ -249,12 +253,12 @@ def test_react_resumes_after_a_reload_and_stops(react: Visitor, emulator: Emulat
 def test_react_leaves_a_conversation_that_goes_on_and_returns_to_it(react: Visitor, emulator: Emulator) -> None:
     page = react.open()
     emulator.fault("slow", seconds=0.1)
-    say(page, "Echo: " + " ".join(f"word{number}" for number in range(60)))
+    say(page, "Echo: " + " ".join(f"word{number}" for number in range(40)))
     expect(page.locator("article.assistant")).to_contain_text("word3", timeout=SECONDS)
     page.get_by_role("link", name="New chat").click()
     expect(page.locator("h1")).to_have_text("What would you like to know?")
     page.locator("nav li a").click()
-    expect(page.locator("article.assistant")).to_contain_text("word59", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word39", timeout=SECONDS)
     answered(page, 1)
 
 
@@ -314,3 +318,18 @@ def test_react_shows_in_a_second_window_what_the_first_one_sends(react: Visitor)
     first.on("dialog", lambda dialog: dialog.accept())
     first.get_by_role("button", name="Delete").click()
     expect(second.locator("nav li")).to_have_count(0, timeout=SECONDS)
+
+
+@needs("npm")
+def test_react_lists_older_conversations_when_asked(react: Visitor, tenant: Tenant) -> None:
+    page = react.open()
+    say(page, "Echo: newest")
+    answered(page, 1)
+    user = newest(tenant)["user"]
+    for number in range(55):
+        tenant.http.post("/threads", json={"user": user, "title": f"Title {number}"})
+    page.reload()
+    expect(page.locator("nav li")).to_have_count(50, timeout=SECONDS)
+    page.get_by_role("button", name="Older conversations").click()
+    expect(page.locator("nav li")).to_have_count(56, timeout=SECONDS)
+    expect(page.get_by_role("button", name="Older conversations")).to_have_count(0)

@@ -12,6 +12,12 @@ URL = os.environ.get("EVERTHREAD_URL", "http://127.0.0.1:8080")
 KEY = os.environ["EVERTHREAD_KEY"]
 PORT = int(os.environ.get("PORT", "3000"))
 
+# The page loads nothing from elsewhere, and is shown in no frame of another page.
+POLICY = (
+    f"default-src 'none'; connect-src 'self' {URL}; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
 
 def everthread(method, path, body=None):
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -24,6 +30,10 @@ class Handler(SimpleHTTPRequestHandler):
     def do_GET(self):
         self.path = "/index.html"  # The page is all that is served.
         super().do_GET()
+
+    def end_headers(self):
+        self.send_header("Content-Security-Policy", POLICY)
+        super().end_headers()
 
     def do_POST(self):
         # Replace the cookie by your own sign-in. A page of another origin cannot use it: it is `SameSite=Strict`.

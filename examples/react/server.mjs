@@ -8,6 +8,11 @@ import { pathToFileURL } from "node:url";
 
 const { EVERTHREAD_URL: URL_OF_SERVICE = "http://127.0.0.1:8080", EVERTHREAD_KEY: KEY } = process.env;
 
+// Images of other hosts are not loaded: the address of one in an answer could carry what the conversation says.
+const POLICY =
+  `default-src 'self'; connect-src 'self' ${URL_OF_SERVICE}; img-src 'self' data:; object-src 'none'; ` +
+  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 async function everthread(method, path, body) {
   const answer = await fetch(`${URL_OF_SERVICE}/v1${path}`, {
     method,
@@ -54,7 +59,8 @@ async function answer(request, response) {
   const { pathname } = new URL(request.url, "http://localhost");
   const file = /^\/assets\/[\w.-]+$/.test(pathname) ? pathname : "/index.html";
   const body = await readFile(new URL(`dist${file}`, import.meta.url)).catch(() => null);
-  response.writeHead(body ? 200 : 404, { "content-type": TYPES[extname(file)] ?? "text/plain" }).end(body);
+  const type = TYPES[extname(file)] ?? "text/plain";
+  response.writeHead(body ? 200 : 404, { "content-type": type, "content-security-policy": POLICY }).end(body);
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {

@@ -58,7 +58,7 @@ function Answer({ message, isRunning, onRegenerate, onBranch }: Props) {
   return (
     <article className="assistant" aria-label="Assistant">
       {message.parts.map((part, index) => {
-        if (part.type === "text") return <Markdown key={index} remarkPlugins={[remarkGfm]}>{part.text}</Markdown>;
+        if (part.type === "text") return <Markdown key={index} remarkPlugins={[remarkGfm]} disallowedElements={["img"]}>{part.text}</Markdown>;
         if (part.type === "reasoning" && part.text) return <details key={index}><summary>Reasoning</summary>{part.text}</details>;
         if (part.type === "dynamic-tool") return <p key={index} className="note">{part.toolName}: {part.state === "output-available" ? "done" : "called"}</p>;
         return null;

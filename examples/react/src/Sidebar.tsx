@@ -1,8 +1,14 @@
-import type { Threads } from "./threads";
+import { newestFirst, type useThreads } from "./threads";
 
-export function Sidebar({ threads, shown, isOpen, onClose }: { threads: Threads; shown: string; isOpen: boolean; onClose: () => void }) {
-  const { byId, running } = threads;
-  const newest = [...byId.values()].filter((thread) => !thread.archived).sort((a, b) => b.updated_at - a.updated_at);
+interface Props {
+  threads: ReturnType<typeof useThreads>;
+  /** The id of the thread that is shown. */
+  shown: string;
+  isOpen: boolean;
+  onClose: () => void;
+}
+
+export function Sidebar({ threads, shown, isOpen, onClose }: Props) {
   return (
     <>
       <nav aria-label="Conversations" className={isOpen ? "open" : ""}>
@@ -10,15 +16,16 @@ export function Sidebar({ threads, shown, isOpen, onClose }: { threads: Threads;
           New chat
         </a>
         <ul>
-          {newest.map(({ id, title, last_message }) => (
+          {newestFirst(threads).map(({ id, title, last_message }) => (
             <li key={id}>
               <a href={`#${id}`} aria-current={id === shown ? "page" : undefined}>
                 <span>{title ?? last_message?.text ?? "New chat"}</span>
-                {running.has(id) && <i role="img" aria-label="running" />}
+                {threads.running.has(id) && <i role="img" aria-label="running" />}
               </a>
             </li>
           ))}
         </ul>
+        {threads.hasOlder && <button onClick={() => void threads.loadOlder()}>Older conversations</button>}
       </nav>
       {isOpen && <button className="backdrop" aria-label="Close" onClick={onClose} />}
     </>

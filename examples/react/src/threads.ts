@@ -7,16 +7,24 @@ export interface Threads {
   byId: ReadonlyMap<string, Thread>;
   /** The turn that runs, by its thread. */
   running: ReadonlyMap<string, string>;
+  /** True if the service has older threads, which `loadOlder` adds. */
+  hasOlder: boolean;
 }
 
-function after({ byId, running }: Threads, event: LiveEvent): Threads {
+type Older = { type: "older"; threads: Thread[]; has_more: boolean };
+
+function after({ byId, running, hasOlder }: Threads, event: LiveEvent | Older): Threads {
   const [threads, turns] = [new Map(byId), new Map(running)];
   switch (event.type) {
     case "snapshot":
       return {
         byId: new Map(event.threads.map((thread) => [thread.id, thread])),
         running: new Map(event.running.map(({ thread_id, turn_id }) => [thread_id, turn_id])),
+        hasOlder: event.has_more,
       };
+    case "older":
+      for (const thread of event.threads) if (!threads.has(thread.id)) threads.set(thread.id, thread);
+      return { byId: threads, running, hasOlder: event.has_more };
     case "thread.created":
     case "thread.updated":
       threads.set(event.thread_id, event.thread);
@@ -31,12 +39,16 @@ function after({ byId, running }: Threads, event: LiveEvent): Threads {
     case "thread.turn.finished":
       turns.delete(event.thread_id);
   }
-  return { byId: threads, running: turns };
+  return { byId: threads, running: turns, hasOlder };
+}
+
+export function newestFirst({ byId }: Threads): Thread[] {
+  return [...byId.values()].filter((thread) => !thread.archived).sort((a, b) => b.updated_at - a.updated_at);
 }
 
 /** Return the user's threads, kept up to date by one stream, and the error that ended it. */
-export function useThreads(): Threads & { error: Error | undefined } {
-  const [threads, apply] = useReducer(after, { byId: new Map(), running: new Map() });
+export function useThreads(): Threads & { error: Error | undefined; loadOlder: () => Promise<void> } {
+  const [threads, apply] = useReducer(after, { byId: new Map(), running: new Map(), hasOlder: false });
   const [error, setError] = useState<Error>();
   useEffect(() => {
     const events = client.events();
@@ -49,5 +61,10 @@ export function useThreads(): Threads & { error: Error | undefined } {
     })();
     return () => events.abort();
   }, []);
-  return { ...threads, error };
+  async function loadOlder() {
+    const oldest = newestFirst(threads).at(-1)?.id ?? null;
+    const page = await client.threads.list({ order_by: "activity", archived: false, after: oldest, limit: 50 });
+    apply({ type: "older", threads: page.data, has_more: page.has_more });
+  }
+  return { ...threads, error, loadOlder: () => loadOlder().catch(setError) };
 }
