@@ -3,13 +3,14 @@
 import json
 import os
 import secrets
+import sys
 from http.cookies import SimpleCookie
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 URL = os.environ.get("EVERTHREAD_URL", "http://127.0.0.1:8080")
-KEY = os.environ["EVERTHREAD_KEY"]
+KEY = os.environ.get("EVERTHREAD_KEY") or sys.exit("EVERTHREAD_KEY must be an API key.")
 PORT = int(os.environ.get("PORT", "3000"))
 
 # The page loads nothing from elsewhere, and is shown in no frame of another page.
@@ -50,9 +51,12 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 # A browser may call the service only from origins that the project lists. The key needs the scope `admin` for this.
-project = "/admin/projects/" + everthread("GET", "/project")["id"]
-origins = {*everthread("GET", project)["origins"], f"http://127.0.0.1:{PORT}", f"http://localhost:{PORT}"}
-everthread("PATCH", project, {"origins": sorted(origins)})
+try:
+    project = "/admin/projects/" + everthread("GET", "/project")["id"]
+    origins = {*everthread("GET", project)["origins"], f"http://127.0.0.1:{PORT}", f"http://localhost:{PORT}"}
+    everthread("PATCH", project, {"origins": sorted(origins)})
+except OSError as error:
+    sys.exit(f"{URL} cannot be used: {error}")
 
 os.chdir(Path(__file__).parent)
 print(f"The chat is at http://127.0.0.1:{PORT}", flush=True)

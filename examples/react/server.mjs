@@ -65,6 +65,9 @@ async function answer(request, response) {
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {
   const port = Number(process.env.PORT ?? 3000);
-  await allowOrigins(port);
+  await allowOrigins(port).catch((error) => {
+    console.error(`${URL_OF_SERVICE} cannot be used: ${error.message}`);
+    process.exit(1);
+  });
   createServer(answer).listen(port, "127.0.0.1", () => console.log(`The chat is at http://127.0.0.1:${port}`));
 }
