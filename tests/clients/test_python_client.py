@@ -31,6 +31,7 @@ from everthread_client import (
     PermissionDeniedError,
     RateLimitError,
 )
+from everthread_client._async_client import AsyncListStream
 from tests.clients.cutting_proxy import CuttingProxy, canned
 from tests.service import Emulator, Service, eventually, free_port
 
@@ -295,6 +296,25 @@ def test_events_of_a_thread_go_on_after_a_lost_connection(
     numbers = [event["sequence_number"] for event in events if "sequence_number" in event]
     assert numbers == list(range(len(numbers)))
     assert events[-1]["type"] == "thread.deleted"
+
+
+async def test_many_open_streams_keep_no_request_waiting(service: Service) -> None:
+    async with AsyncEverthread(service.url, service.key) as client:
+        thread = (await client.threads.create())["id"]
+        streams = [client.threads.events(thread) for _ in range(110)]
+
+        async def read(stream: AsyncListStream) -> list[str]:
+            return [event["type"] async for event in stream]
+
+        reading = [asyncio.ensure_future(read(stream)) for stream in streams]
+        async with asyncio.timeout(120):
+            await client.threads.update(thread, title="A talk")
+            await client.threads.delete(thread)
+            # A stream that was opened too late finds no thread.
+            ended = await asyncio.gather(*reading, return_exceptions=True)
+    assert all(
+        each[-1] == "thread.deleted" if isinstance(each, list) else isinstance(each, NotFoundError) for each in ended
+    )
 
 
 def test_a_stream_without_events_is_given_up(service: Service) -> None:

@@ -252,7 +252,7 @@ class Everthread(_Resource):
         self._max_reconnects = max_reconnects
         self._timeout = timeout
         self._stream_timeout = stream_timeout
-        self._http = http_client or httpx2.Client()
+        self._http = http_client or httpx2.Client(limits=_config.LIMITS)
         self._owns_http = http_client is None
         self.threads = Threads(self)
         self.feedback = Feedback(self)

@@ -16,6 +16,9 @@ TIMEOUT = httpx2.Timeout(600, connect=10)
 STREAM_TIMEOUT = httpx2.Timeout(60, connect=10)
 """Time-out of a stream. The service sends a heartbeat after 15 seconds of silence."""
 
+LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+"""Limits of connections. Each open stream holds one, and must not keep other requests waiting."""
+
 MOST_RETRIES = 4
 MOST_RECONNECTS = 10
 """Consecutive attempts to open a stream again without any new event."""
