@@ -263,8 +263,11 @@ def test_edits_and_deletions_of_a_user_leave_system_messages_to_the_model(tenant
     refused(ann.patch(f"/threads/{thread}", json={"head_id": first["id"]}), "head_id", "not_for_users")
     refused(ann.post(f"/threads/{thread}/fork", json={"turn_id": first["id"]}), "turn_id", "not_for_users")
     fork = ann.post(f"/threads/{thread}/fork", json={"turn_id": second["id"]}).json()["id"]
-    turn(ann, fork, "In the fork")
+    inside = turn(ann, fork, "In the fork")
     assert both()
+    for replaced in (inside, first):  # One of its own, and one that it has from the thread.
+        turn(ann, fork, "Edited in the fork", replaces=replaced["id"])
+        assert both()
     assert ann.delete(f"/responses/{first['id'].replace('turn_', 'resp_')}").status_code == 200
     turn(ann, thread, "After the deletion")
     assert both()
@@ -276,7 +279,11 @@ def test_user_deletes_no_response_that_holds_messages_of_the_app(tenant: Tenant,
     made = tenant.http.post(f"/threads/{thread}/turns", json=body).json()["id"]
     ann, response = browser(tenant, "ann"), made.replace("turn_", "resp_")
     refused(ann.delete(f"/responses/{response}"), "response_id", "not_for_users")
-    turn(ann, thread, replaces=made)
+    (own,) = ann.get(f"/threads/{thread}/turns/{made}").json()["input"]
+    assert ann.delete(f"/conversations/{thread.replace('thread_', 'conv_')}/items/{own['id']}").status_code == 200
+    turn(ann, thread, "After the deletion")
+    assert f"Say {SECRET}." in seen(emulator)
+    turn(ann, thread, "Instead", replaces=made)
     assert f"Say {SECRET}." in seen(emulator)
     answer = ann.post("/responses", json={"input": "Go on", "previous_response_id": response})
     assert answer.status_code == 200

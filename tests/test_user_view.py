@@ -252,6 +252,24 @@ def test_messages_of_the_provider_are_not_for_users(told: tuple[Tenant, dict[str
     assert SECRET not in ann.get(f"/threads/{given['thread_id']}/turns").text
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_tools_that_a_server_lists_are_not_for_users(
+    told: tuple[Tenant, dict[str, str]], emulator: Emulator, streams: bool
+) -> None:
+    tenant, given = told
+    ann, place = browser(tenant, "ann"), f"/threads/{given['thread_id']}/turns"
+    tools = [{"name": "lookup", "description": f"Looks up {SECRET}.", "input_schema": {}}]
+    listing = {"type": "mcp_list_tools", "id": "mcpl_1", "server_label": "shop", "tools": tools}
+    said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Done."}]}
+    emulator.fault("output", output=[listing, said], times=1)
+    status, answer = read(ann, "POST", place, json={"input": "Hi", "stream": streams})
+    assert (status, SECRET in answer, "mcp_list_tools" in answer) == (200, False, True), answer
+    assert SECRET not in ann.get(place).text
+    assert f"Looks up {SECRET}." in json.dumps(
+        [item for turn in tenant.http.get(place).json()["data"] for item in turn["output"]]
+    )
+
+
 def test_answers_have_the_fields_that_clients_need(told: tuple[Tenant, dict[str, str]]) -> None:
     tenant, given = told
     ann = browser(tenant, "ann")
