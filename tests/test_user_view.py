@@ -150,7 +150,7 @@ def test_secrets_of_the_app_are_on_no_route_and_always_with_the_model(
     ann = browser(tenant, "ann", preset={"tools": [LOOKUP]})
     assert f"In a turn: {SECRET}." in seen(emulator)
     looked_at = set()
-    # What deletes comes last, and each deletion has something of its own to delete.
+    # Deletions come last, and each has something of its own to delete.
     for method, path in sorted(open_routes(), key=lambda route: (route[0] == "DELETE", route[1])):
         prefix = next(each for each in (*PROVIDER_PATHS, "/v1") if path.startswith(each))
         ann.base_url = httpx2.URL(f"{tenant.service.url}{prefix}")
