@@ -75,6 +75,19 @@ def test_a_ticket_opens_one_stream_once_as_its_user(tenant: Tenant) -> None:
         one.leave()
 
 
+def test_a_page_of_the_project_reads_what_its_ticket_opens(tenant: Tenant) -> None:
+    tenant.settings(origins=["https://app.example"])
+    eventually(lambda: "access-control-allow-origin" in allowed(tenant, "https://app.example"))
+    assert "access-control-allow-origin" not in allowed(tenant, "https://evil.example")
+
+
+def allowed(tenant: Tenant, origin: str) -> httpx2.Headers:
+    url = f"{tenant.service.url}/v1/events?ticket={ticket_of(tenant, tenant.key)}"
+    with httpx2.stream("GET", url, headers={"Origin": origin}, timeout=30) as answer:
+        assert answer.status_code == 200
+        return answer.headers
+
+
 def test_of_many_connections_with_one_ticket_exactly_one_gets_in(tenant: Tenant) -> None:
     for _ in range(5):
         ticket = ticket_of(tenant, tenant.key)
