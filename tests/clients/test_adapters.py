@@ -104,7 +104,8 @@ class App:
             self.page.reload()
         else:
             self.page.goto(self.url)
-        self.until("window.chat !== undefined")
+        # `useChat` reports that it is ready when it has found no running turn, also while a message is sent.
+        self.until("window.chat !== undefined && (window.resuming ?? 0) === 0")
 
     def call(self, method: str, *arguments: Any) -> None:
         """Call a method of the chat, without waiting for what it starts."""
@@ -155,6 +156,19 @@ def slow(emulator: Emulator, question: str, words: int) -> None:
     emulator.fault("slow", seconds_per_event=0.05)
 
 
+def reload_while_a_tool_is_answered(app: App, emulator: Emulator, send: str, message: Any, count: int) -> Any:
+    """Ask for the weather, load the page again while the turn after the tool runs, and return the whole answer."""
+    emulator.control("faults", [{"kind": "slow", "seconds_per_event": each} for each in (0.01, 0.4)])
+    app.call(send, message)
+    app.until(f"window.chat.messages.length === {count} && window.chat.messages.at(-1).parts.at(-1)?.type === 'text'")
+    app.open()
+    app.until(f"window.chat.messages.length === {count} && window.chat.messages.at(-1).metadata.status === 'completed'")
+    answer = app.ready(count)[-1]
+    assert words(answer) == 'The tool answered: {"sky":"clear"}'
+    assert app.page.evaluate("window.toolRuns") == 0
+    return answer
+
+
 @pytest.fixture
 def ai_sdk(
     browser: Browser, tenant: Tenant, origin: str, emulator: Emulator, request: pytest.FixtureRequest
@@ -192,7 +206,7 @@ def test_use_chat_shows_after_a_reload_what_it_showed_before(ai_sdk: App) -> Non
 
 
 @pytest.mark.parametrize("ai_sdk", [{"tools": [WEATHER]}], indirect=True)
-def test_use_chat_runs_a_tool_in_the_page_and_sends_its_output_once(ai_sdk: App) -> None:
+def test_use_chat_runs_a_tool_in_the_page_and_sends_its_output_once(ai_sdk: App, emulator: Emulator) -> None:
     ai_sdk.call("sendMessage", {"text": "What is the weather in Paris?"})
     ai_sdk.until("window.chat.status === 'ready' && window.chat.messages[1]?.parts.some(part => part.type === 'text')")
     live = ai_sdk.ready(2)
@@ -208,6 +222,11 @@ def test_use_chat_runs_a_tool_in_the_page_and_sends_its_output_once(ai_sdk: App)
     assert words(ai_sdk.ready(4)[3]) == "on we go"
     assert [turn["parent_id"] for turn in ai_sdk.turns()] == [None, first["id"], second["id"]]
     assert ai_sdk.page.evaluate("window.toolRuns") == 0
+    asked = {"text": "What is the weather in Oslo?"}
+    answer = reload_while_a_tool_is_answered(ai_sdk, emulator, "sendMessage", asked, 6)
+    assert [part["type"] for part in answer["parts"]] == ["step-start", "tool-get_weather", "step-start", "text"]
+    assert answer["parts"][1]["input"] == {"city": "What is the weather in Oslo?"}
+    assert answer["id"] == ai_sdk.turns()[3]["id"]
 
 
 def test_stop_cancels_the_turn_also_after_a_reload_which_itself_goes_on_streaming(
@@ -376,7 +395,9 @@ def begin(app: App, text: str) -> list[dict[str, Any]]:
     return app.ready(2)
 
 
-def test_assistant_ui_creates_a_titled_thread_runs_a_tool_and_reloads_the_same(assistant_ui: App) -> None:
+def test_assistant_ui_creates_a_titled_thread_runs_a_tool_and_reloads_the_same(
+    assistant_ui: App, emulator: Emulator
+) -> None:
     app = assistant_ui
     live = begin(app, "What is the weather in Paris?")
     assert words(live[1]) == 'The tool answered: {"sky":"clear"}'
@@ -395,6 +416,11 @@ def test_assistant_ui_creates_a_titled_thread_runs_a_tool_and_reloads_the_same(a
     assert contents(stored) == contents(live)
     assert [turn["parent_id"] for turn in app.turns()] == [None, first["id"], second["id"]]
     assert app.page.evaluate("window.toolRuns") == 0
+    answer = reload_while_a_tool_is_answered(app, emulator, "send", "What is the weather in Oslo?", 6)
+    assert [part["type"] for part in answer["parts"]] == ["tool-call", "text"]
+    app.call("send", "Echo: after that")
+    app.ready(8)
+    assert app.turns()[-1]["parent_id"] == app.turns()[-2]["id"]
 
 
 def test_assistant_ui_takes_up_a_running_turn_lets_it_run_when_left_and_stops_it_when_told(

@@ -30,6 +30,7 @@ export function toUIMessages(items: readonly StoredItem[]): EverthreadUIMessage[
   const ids = new Set<string>();
   let turn: string | undefined;
   let answer: EverthreadUIMessage | undefined;
+  let answersCalls = false;
 
   function add(id: string, role: UIMessage["role"], parts: Part[]): EverthreadUIMessage {
     let unique = id;
@@ -50,8 +51,10 @@ export function toUIMessages(items: readonly StoredItem[]): EverthreadUIMessage[
     return answer;
   }
 
+  /** Give the turn its place if the model has said nothing in it yet. */
   function endTurn(): void {
-    if (turn !== undefined && messages.at(-1)?.role === "user") current();
+    if (turn !== undefined && (answersCalls || messages.at(-1)?.role === "user")) current();
+    answersCalls = false;
   }
 
   for (const item of items) {
@@ -62,6 +65,7 @@ export function toUIMessages(items: readonly StoredItem[]): EverthreadUIMessage[
     const role = (item.type ?? "message") === "message" ? text(item.role) : "";
     if (role !== "" && role !== "assistant") {
       answer = undefined;
+      answersCalls = false;
       const parts = userParts(item);
       // The AI SDK takes no message without parts.
       if (parts.length === 0) parts.push({ type: "text", text: "" });
@@ -74,6 +78,7 @@ export function toUIMessages(items: readonly StoredItem[]): EverthreadUIMessage[
       if (called === undefined) {
         parts.push({ type: "dynamic-tool", toolName: "tool", toolCallId: callId, state: "input-available", input: {} });
       }
+      answersCalls = called !== undefined && called === answer;
       applyChunk(parts, outputChunk({ ...item, call_id: callId, approval_request_id: callId }));
     } else {
       for (const chunk of chunksOfItem(item)) applyChunk(current().parts, chunk);

@@ -107,9 +107,10 @@ export function replayed(items: readonly StoredItem[]): UIMessageChunk[] {
   const calls = new Set(items.filter(isClientCall).map((item) => item.call_id));
   let turn: string | undefined;
   return items.flatMap((item): UIMessageChunk[] => {
+    // An output belongs to the step of its call.
+    if (isOutput(item)) return calls.has(item.call_id) ? [outputChunk(item)] : [];
     const starts: UIMessageChunk[] = item.turn_id === turn ? [] : [{ type: "start-step" }];
     turn = item.turn_id;
-    if (isOutput(item)) return calls.has(item.call_id) ? [...starts, outputChunk(item)] : starts;
     return [...starts, ...(isClientCall(item) ? answeredCall(item) : chunksOfItem(item))];
   });
 }

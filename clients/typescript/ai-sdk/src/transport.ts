@@ -31,6 +31,8 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
   readonly resumeStreamIsReplay = true;
   readonly #client: Everthread;
   readonly #options: EverthreadTransportOptions;
+  /** The chats whose own request is streaming, and the end of it. */
+  readonly #sending = new Map<string, Promise<void>>();
   readonly #stopping = new Map<string, Promise<Turn | null>>();
 
   constructor(options: EverthreadTransportOptions) {
@@ -39,6 +41,23 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
   }
 
   async sendMessages(options: Send): Promise<ReadableStream<UIMessageChunk>> {
+    const { chatId } = options;
+    let end!: () => void;
+    const sending = new Promise<void>((resolve) => (end = resolve));
+    this.#sending.set(chatId, sending);
+    const done = () => {
+      if (this.#sending.get(chatId) === sending) this.#sending.delete(chatId);
+      end();
+    };
+    try {
+      return await this.#send(options, done);
+    } catch (error) {
+      done();
+      throw error;
+    }
+  }
+
+  async #send(options: Send, done: () => void): Promise<ReadableStream<UIMessageChunk>> {
     const { chatId, messages, trigger, messageId, abortSignal } = options;
     const threadId = chatId.startsWith("thread_") ? chatId : (await this.#client.threads.getOrCreate(chatId)).id;
     const stopping = this.#stopping.get(threadId);
@@ -60,7 +79,7 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
       const metadata: EverthreadMetadata = { turnId, status: "in_progress" };
       if (siblings.length > 0) metadata.branches = [...siblings, turnId];
       return [{ type: "start", messageId: answer ?? turnId, messageMetadata: metadata }];
-    }, abortSignal);
+    }, abortSignal, done);
   }
 
   async reconnectToStream(options: Reconnect): Promise<ReadableStream<UIMessageChunk> | null> {
@@ -72,6 +91,9 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
     const stream = await this.#client.threads.turns.resume(threadId, turnId, headersOf(options));
     // Until here, a chat that is unmounted (as React's strict mode does) has shown nothing that could be stopped.
     if (options.abortSignal?.aborted) return null;
+    // A message that was sent meanwhile began this turn.
+    const sending = this.#sending.get(options.chatId);
+    if (sending !== undefined) return sending.then(() => null);
     const messageMetadata: EverthreadMetadata = { turnId, status: "in_progress" };
     return this.#chunks(stream, () => [{ type: "start", messageId, messageMetadata }, ...replayed(earlier)], options.abortSignal);
   }
@@ -93,10 +115,12 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
     stream: TurnStream,
     begin: (turnId: string) => UIMessageChunk[],
     signal: AbortSignal | undefined,
+    done: () => void = () => {},
   ): ReadableStream<UIMessageChunk> {
     let reading = true;
     const stop = () => {
       reading = false;
+      done();
       if (this.#options.onStop === "leave") return stream.abort();
       const stopping = stream.cancel();
       // The next message reports a failure.
@@ -124,6 +148,7 @@ export class EverthreadTransport implements ChatTransport<EverthreadUIMessage> {
             if (reading) controller.error(error);
           } finally {
             signal?.removeEventListener("abort", stop);
+            done();
           }
         })();
         signal?.addEventListener("abort", stop);

@@ -119,3 +119,12 @@ test("a turn of a tool belongs to the message of its call", () => {
   );
   assert.equal(messages[1].parts[1].errorText, "no network");
 });
+
+test("a turn that has a tool's output and no answer yet is the one to continue", () => {
+  const call = { type: "function_call", id: "c", turn_id: "turn_1", call_id: "call_1", name: "get_weather", arguments: "{}" };
+  const output = { type: "function_call_output", id: "o", turn_id: "turn_2", call_id: "call_1", output: "clear" };
+  const question = { type: "message", id: "q", turn_id: "turn_2", role: "user", content: "And now?" };
+  const shown = (items) => toUIMessages(items).map(({ id, metadata, parts }) => [id, metadata.turnId, parts.length]);
+  assert.deepEqual(shown([call, output]), [["turn_1", "turn_2", 3]]);
+  assert.deepEqual(shown([call, output, question]), [["turn_1", "turn_1", 2], ["q", "turn_2", 1], ["turn_2", "turn_2", 1]]);
+});

@@ -15,11 +15,17 @@ interface Config {
   onStop?: "stop" | "leave";
 }
 
-const page = window as unknown as { config: Config; chat: unknown; select: unknown; toolRuns: number };
+const page = window as unknown as { config: Config; chat: unknown; select: unknown; toolRuns: number; resuming: number };
 const { config } = page;
 const client = new Everthread({ baseURL: config.baseURL, token: config.token });
 const transport = new EverthreadTransport({ client, body: config.body, ...(config.onStop ? { onStop: config.onStop } : {}) });
 page.toolRuns = 0;
+page.resuming = -1;
+const reconnect = transport.reconnectToStream.bind(transport);
+transport.reconnectToStream = async (options) => {
+  page.resuming = Math.max(page.resuming, 0) + 1;
+  return reconnect(options).finally(() => (page.resuming -= 1));
+};
 
 function Chat({ stored }: { stored: EverthreadUIMessage[] }) {
   const chat = useChat<EverthreadUIMessage>({
