@@ -82,8 +82,8 @@ export interface paths {
                 query?: never;
                 header?: never;
                 path: {
-                    conversation_id: string;
                     item_id: string;
+                    conversation_id: string;
                 };
                 cookie?: never;
             };
@@ -108,8 +108,8 @@ export interface paths {
                 query?: never;
                 header?: never;
                 path: {
-                    conversation_id: string;
                     item_id: string;
+                    conversation_id: string;
                 };
                 cookie?: never;
             };
@@ -126,6 +126,56 @@ export interface paths {
                 };
             };
         };
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Stream the threads of the project or the user: a snapshot, then changes and turns. */
+        get: {
+            parameters: {
+                query?: {
+                    /** @description Only this user's threads. */
+                    user?: string | null;
+                    /** @description As the header `Last-Event-ID`. */
+                    last_event_id?: string | null;
+                };
+                header?: {
+                    /** @description The id of the last event that was read; a snapshot and what follows it, if left out. */
+                    "Last-Event-ID"?: string;
+                    /** @description `off`: a silent stream has no comments to keep the connection alive. */
+                    "Everthread-Heartbeat"?: "on" | "off";
+                };
+                path?: never;
+                cookie?: never;
+            };
+            requestBody?: never;
+            responses: {
+                /** @description Successful Response */
+                200: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "text/event-stream": {
+                            event?: string;
+                            data: string;
+                            id?: string;
+                        };
+                    };
+                };
+            };
+        };
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -421,6 +471,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/stream_tickets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Create a ticket with which an EventSource opens one stream, once, within seconds. */
+        post: {
+            parameters: {
+                query?: never;
+                header?: never;
+                path?: never;
+                cookie?: never;
+            };
+            requestBody: {
+                content: {
+                    "application/json": components["schemas"]["StreamTicketCreate"];
+                };
+            };
+            responses: {
+                /** @description Successful Response */
+                201: {
+                    headers: {
+                        [name: string]: unknown;
+                    };
+                    content: {
+                        "application/json": components["schemas"]["StreamTicket"];
+                    };
+                };
+            };
+        };
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/threads": {
         parameters: {
             query?: never;
@@ -575,7 +665,7 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": components["schemas"]["Thread"];
+                        "application/json": components["schemas"]["OneThread"];
                     };
                 };
             };
@@ -756,7 +846,7 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": components["schemas"]["Thread"];
+                        "application/json": components["schemas"]["OneThread"];
                     };
                 };
             };
@@ -959,7 +1049,10 @@ export interface paths {
         /** Stream the thread's events: its turns, from any client, and its changes. */
         get: {
             parameters: {
-                query?: never;
+                query?: {
+                    /** @description As the header `Last-Event-ID`. */
+                    last_event_id?: string | null;
+                };
                 header?: {
                     /** @description The id of the last event that was read; from now on, if left out. */
                     "Last-Event-ID"?: string;
@@ -1792,6 +1885,38 @@ export interface components {
             last_id: string | null;
             has_more: boolean;
         };
+        OneThread: {
+            id: string;
+            /** @constant */
+            object: "thread";
+            name: string | null;
+            title: string | null;
+            user: string | null;
+            metadata: {
+                [key: string]: string;
+            };
+            ttl_seconds: number | null;
+            /** @enum {string} */
+            status: "idle" | "busy";
+            last_message: components["schemas"]["LastMessage"] | null;
+            head_id: string | null;
+            forked_turn_id: string | null;
+            turn_count: number;
+            context: components["schemas"]["Context"] | null;
+            archived: boolean;
+            created_at: number;
+            updated_at: number;
+            unreadable?: string[];
+            preset?: {
+                [key: string]: unknown;
+            };
+        };
+        /** @description The highest values that a user's request may name. A request without a value is sent with the limit itself. */
+        PresetLimits: {
+            max_output_tokens?: number | null;
+            max_tool_calls?: number | null;
+            thinking_budget?: number | null;
+        };
         Reasoning: {
             effort?: string | null;
             summary?: string | null;
@@ -1849,6 +1974,21 @@ export interface components {
             next: number | null;
             has_more: boolean;
             unreadable?: string[];
+        };
+        StreamTicket: {
+            /** @constant */
+            object: "stream_ticket";
+            ticket: string;
+            path: string;
+            expires_at: number;
+        };
+        /**
+         * @example {
+         *       "path": "/v1/events"
+         *     }
+         */
+        StreamTicketCreate: {
+            path: string;
         };
         TextFormat: {
             /** @enum {string} */
@@ -1922,6 +2062,7 @@ export interface components {
                 [key: string]: string;
             } | null;
             ttl_seconds?: number | null;
+            preset?: components["schemas"]["UserPreset"] | null;
             name?: string | null;
             created_at?: number | null;
             messages?: ({
@@ -1985,6 +2126,7 @@ export interface components {
                 [key: string]: string;
             } | null;
             ttl_seconds?: number | null;
+            preset?: components["schemas"]["UserPreset"] | null;
             name?: string | null;
             turn_id?: string | null;
         };
@@ -2012,6 +2154,7 @@ export interface components {
                 [key: string]: string;
             } | null;
             ttl_seconds?: number | null;
+            preset?: components["schemas"]["UserPreset"] | null;
             name?: string | null;
             /** @default false */
             archived?: boolean;
@@ -2031,6 +2174,7 @@ export interface components {
                 [key: string]: string;
             } | null;
             ttl_seconds?: number | null;
+            preset?: components["schemas"]["UserPreset"] | null;
         };
         /**
          * @description One thing done with many threads, each by itself: what cannot be done with one holds up no other.
@@ -2123,6 +2267,7 @@ export interface components {
             first_word_ms: number | null;
             cost: components["schemas"]["Cost"] | null;
             input?: components["schemas"]["Item"][];
+            sequence_number?: number | null;
         };
         /**
          * @description The Responses API's create parameters. Fields that are not named here pass through.
@@ -2231,11 +2376,42 @@ export interface components {
             last_id: string | null;
             has_more: boolean;
         };
+        /**
+         * @description A preset. A field without a value leaves it to the request of the user.
+         * @example {
+         *       "instructions": "You help customers of a bookshop.",
+         *       "model": "qwen3.5-plus"
+         *     }
+         * @example {
+         *       "limits": {
+         *         "max_output_tokens": 2000
+         *       },
+         *       "models": [
+         *         "qwen3.5-*"
+         *       ],
+         *       "tools": [
+         *         {
+         *           "type": "web_search"
+         *         }
+         *       ]
+         *     }
+         */
+        UserPreset: {
+            instructions?: string | null;
+            model?: string | null;
+            models?: string[] | null;
+            tools?: {
+                [key: string]: unknown;
+            }[] | null;
+            /** @default {} */
+            limits?: components["schemas"]["PresetLimits"];
+        };
         UserToken: {
             /** @constant */
             object: "user_token";
             token: string;
             user: string;
+            anonymous: boolean;
             thread: string | null;
             actions: string[];
             expires_at: number;
@@ -2251,13 +2427,19 @@ export interface components {
          *       "expires_in": 60,
          *       "user": "user-1"
          *     }
+         * @example {
+         *       "anonymous": true
+         *     }
          */
         UserTokenCreate: {
-            user: string;
+            user?: string | null;
+            /** @default false */
+            anonymous?: boolean;
             thread?: string | null;
             actions?: ("read" | "write")[] | null;
             /** @default 3600 */
             expires_in?: number;
+            preset?: components["schemas"]["UserPreset"] | null;
         };
     };
     responses: never;
