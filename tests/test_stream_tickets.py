@@ -163,9 +163,10 @@ def test_a_ticket_ends_after_seconds_and_with_its_credential(tenant: Tenant, dat
     run_sql(database_url, "UPDATE stream_tickets SET expires_at = now() - interval '1 second'")
     assert opened(tenant, made["ticket"]).status == 401
     # A token's ticket lives no longer than the token, and nor does what it opened.
-    headers = {"Authorization": f"Bearer {token_of(tenant, 'ann', expires_in=8)}"}
+    token = tenant.http.post("/user_tokens", json={"user": "ann", "expires_in": 8}).json()
+    headers = {"Authorization": f"Bearer {token['token']}"}
     short = httpx2.post(f"{tenant.service.url}/v1/stream_tickets", json={"path": "/v1/events"}, headers=headers).json()
-    assert short["expires_at"] < made["expires_at"] - 20
+    assert short["expires_at"] == token["expires_at"]
     stream = opened(tenant, short["ticket"])
     assert stream.is_told("error")["code"] == "credential_expired"
     # Expired tickets are gone with the next one.
