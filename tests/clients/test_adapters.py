@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from tests.clients.npm import run, workspace
 from tests.service import Emulator, Service, eventually, free_port
@@ -227,6 +227,32 @@ def test_use_chat_runs_a_tool_in_the_page_and_sends_its_output_once(ai_sdk: App,
     assert [part["type"] for part in answer["parts"]] == ["step-start", "tool-get_weather", "step-start", "text"]
     assert answer["parts"][1]["input"] == {"city": "What is the weather in Oslo?"}
     assert answer["id"] == ai_sdk.turns()[3]["id"]
+
+
+@pytest.mark.parametrize("ai_sdk", [{"tools": [WEATHER]}], indirect=True)
+def test_message_sent_while_the_page_looks_for_a_running_turn_is_read_once(ai_sdk: App, emulator: Emulator) -> None:
+    held: list[Route] = []
+    released = threading.Event()
+
+    def hold(route: Route) -> None:
+        """Let the history load, and hold what looks for a running turn."""
+        if released.is_set() or ai_sdk.page.evaluate("window.resuming") < 0:
+            route.continue_()
+        else:
+            held.append(route)
+
+    ai_sdk.page.route(f"**/v1/threads/{ai_sdk.thread}", hold)
+    ai_sdk.page.reload()
+    ai_sdk.until("window.chat !== undefined && window.resuming > 0")
+    emulator.fault("slow", seconds_per_event=0.3)
+    ai_sdk.call("sendMessage", {"text": "What is the weather in Paris?"})
+    ai_sdk.until("window.chat.messages[1]?.parts.some(part => part.type === 'tool-get_weather')")
+    released.set()
+    for route in held:
+        route.continue_()
+    ai_sdk.until("window.chat.messages[1].parts.some(part => part.type === 'text') && window.resuming === 0")
+    assert words(ai_sdk.ready(2)[1]) == 'The tool answered: {"sky":"clear"}'
+    assert (ai_sdk.page.evaluate("window.toolRuns"), len(ai_sdk.turns())) == (1, 2)
 
 
 def test_stop_cancels_the_turn_also_after_a_reload_which_itself_goes_on_streaming(
