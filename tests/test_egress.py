@@ -250,6 +250,8 @@ def test_every_client_that_calls_out_is_known() -> None:
         "provider/client.py": {"aiohttp", "urllib.request"},  # getproxies.
         "provider_check/runner.py": {"aiohttp"},
         "webhooks/deliveries.py": {"aiohttp"},
+        "console/identity_provider.py": {"aiohttp"},
+        "projects/key_sets.py": {"aiohttp"},
         "console/api.py": {"httpx2"},  # Calls the service itself, within the process.
         "serve.py": {"urllib.request"},  # Asks its own workers whether they are ready.
         "commands/support.py": {"urllib.request"},  # The operator names the service's own URL.
