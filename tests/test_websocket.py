@@ -193,9 +193,10 @@ def test_codex_warms_up_with_nothing_and_goes_on(service: Service, emulator: Emu
         "include": ["reasoning.encrypted_content"],
         "prompt_cache_key": "session",
     }
-    before = service.http.get("/usage").json()
+    tenant = Tenant(service)  # Usage of others may still be added up.
+    before = tenant.http.get("/usage").json()
     threads = asyncio.run(_threads(database_url))
-    with opened(service) as socket:
+    with opened(service, tenant.key) as socket:
         send(socket, [], generate=False, **asked)
         created, completed = (json.loads(socket.recv(timeout=30)) for _ in range(2))
         assert (created["type"], completed["type"]) == ("response.created", "response.completed")
@@ -203,7 +204,7 @@ def test_codex_warms_up_with_nothing_and_goes_on(service: Service, emulator: Emu
         warm = completed["response"]
         assert (warm["id"], warm["output"]) == (created["response"]["id"], [])
         assert emulator.calls() == []
-        assert service.http.get("/usage").json() == before
+        assert tenant.http.get("/usage").json() == before
         assert asyncio.run(_threads(database_url)) == threads
         user = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What is the weather?"}]}
         first = answered(socket, [user], previous_response_id=warm["id"], **asked)
@@ -211,7 +212,7 @@ def test_codex_warms_up_with_nothing_and_goes_on(service: Service, emulator: Emu
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}
         second = answered(socket, [output], previous_response_id=first["id"], **asked)
         assert "sunny" in text(second)
-    assert service.http.get(f"/responses/{warm['id']}").status_code == 404
+    assert tenant.http.get(f"/responses/{warm['id']}").status_code == 404
     assert [call["body"]["input"][0]["role"] for call in emulator.calls()] == ["user", "user"]
 
 
