@@ -16,11 +16,15 @@ WORDS = Path(__file__).parent / "words"
 RELATIVE = re.compile(r"\s*(What|Whether|Who|Whose|How|Of|That|Which|Those|Where)\b")
 """First words of a docstring that is a relative clause or the rest of a riddle."""
 
-FOLDERS = ("app", "catalogues", "tests", "benchmarks", "migrations", "docs", "deploy")
-SUFFIXES = {".py", ".md", ".sql", ".lua", ".toml", ".yml", ".yaml"}
+RELATIVE_COMMENT = re.compile(rf"/\*\*[\s*]*{RELATIVE.pattern}")
+"""The same, of a JSDoc comment."""
+
+FOLDERS = ("app", "catalogues", "tests", "benchmarks", "migrations", "docs", "deploy", "clients", "examples")
+SCRIPTS = {".ts", ".tsx", ".mjs"}
+SUFFIXES = {".py", ".md", ".sql", ".lua", ".toml", ".yml", ".yaml", ".html", *SCRIPTS}
 FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", ".ci/run")
-NOT_OURS = {"vendor", "captures", "seed_examples", "words", "node_modules", "__pycache__"}
-"""Folders with the text of others, or with data."""
+NOT_OURS = {"vendor", "captures", "seed_examples", "words", "node_modules", "dist", "__pycache__", "openapi.ts"}
+"""Folders and files with the text of others, with data, or that are generated."""
 
 
 def _listed(file: Path) -> list[str]:
@@ -77,6 +81,11 @@ def findings(path: Path) -> list[str]:
             f"{name}:{line}: {match[1]!r} begins a docstring: begin with a verb or a noun"
             for line, match in begun
             if match
+        ]
+    if path.suffix in SCRIPTS:
+        found += [
+            f"{name}:{text.count(chr(10), 0, match.start(1)) + 1}: {match[1]!r} begins a comment: as in a docstring"
+            for match in RELATIVE_COMMENT.finditer(text)
         ]
     return found
 

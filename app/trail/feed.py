@@ -55,7 +55,6 @@ AHEAD = timedelta(minutes=1)
 
 BORN = ("thread.created", "thread.forked", "thread.imported")
 GONE = ("thread.deleted", "thread.purged")
-TURN_GONE = ("turn.deleted", "turn.purged")
 UNREPORTED = (
     "thread.exported", "turn.called", "turn.model_replaced", "compaction.made", "compaction.deleted",
     "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared", "share.changed",

@@ -9,9 +9,9 @@ export interface ClientOptions {
   /** A user token in browsers; an API key on servers. */
   token: Token;
   fetch?: typeof fetch;
-  /** How often a request is repeated after a lost connection, 408, 429, 502, 503 or 504. Default: 3. */
+  /** Number of times that a request is repeated after a lost connection, 408, 429, 502, 503 or 504. Default: 3. */
   maxRetries?: number;
-  /** How often in a row a turn's stream reconnects without receiving an event. Default: 10, about one minute. */
+  /** Number of times in a row that a turn's stream reconnects without receiving an event. Default: 10, about one minute. */
   streamRetries?: number;
   /** Milliseconds of silence after which a stream reconnects; the service sends a heartbeat every 15 seconds. Default: 45,000. */
   stallTimeout?: number;

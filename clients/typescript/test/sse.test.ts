@@ -33,7 +33,7 @@ test("events are read whole, for every size of chunks and every kind of line end
   }
 });
 
-test("an event without an end is not collected for ever", async () => {
+test("an event without an end is not collected without a limit", async () => {
   let sent = 0;
   const chunk = new Uint8Array(1_000_000).fill(120);
   const body = new ReadableStream<Uint8Array>({ pull: (controller) => (sent++, controller.enqueue(chunk)) });

@@ -73,7 +73,7 @@ export function kinds(events: TurnEvent[]): string[] {
   return events.map((event) => `${event.sequence_number} ${event.type} ${"delta" in event ? event.delta : ""}`);
 }
 
-/** How much of an answer's bytes a connection passes on. */
+/** Returns the number of an answer's bytes that a connection passes on. */
 export type Passes = (answer: string) => number;
 
 export const EVERYTHING: Passes = () => Infinity;
@@ -98,7 +98,7 @@ export class Proxy {
   readonly requests: string[] = [];
   readonly #sockets = new Set<Socket>();
   readonly #server;
-  /** What each next connection passes on; the last entry is for all that follow. */
+  /** The limits of the next connections, in order; the last one applies to all that follow. */
   passes: Passes[];
   /** The number of requests that the service has begun to answer. */
   answered = 0;

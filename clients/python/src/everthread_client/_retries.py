@@ -33,7 +33,7 @@ class Attempts:
         self._renewed = False
 
     def succeeded(self) -> None:
-        """Count anew: something of the answer arrived."""
+        """Start counting from zero: part of the answer arrived."""
         self._failures = 0
         self._renewed = False
 

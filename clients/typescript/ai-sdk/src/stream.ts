@@ -73,7 +73,7 @@ export class EventReader {
       this.#asksClient = true;
       return [...(this.#written.has(`tool:${id}`) ? [] : [toolStart(item)]), toolInput(item)];
     }
-    // What was streamed is left out of the whole item, except the end of each part.
+    // Parts that were streamed are left out of the whole item, except the end of each part.
     return chunksOfItem(item).filter((chunk) => {
       if (chunk.type === "tool-input-start") return !this.#written.has(`tool:${id}`);
       if (!("id" in chunk) || typeof chunk.id !== "string") return true;

@@ -15,8 +15,8 @@ export interface EverthreadTransportOptions {
   /** Parameters of every turn, such as `model` and `tools`. The `body` of a call overrides them. */
   body?: TurnParams | (() => TurnParams | Promise<TurnParams>);
   /**
-   * What happens to the turn when `stop()` is called: `stop` cancels it at the service, `leave` lets it go on. Default:
-   * `stop`. `useChat` calls `stop()` when its component unmounts, too, unless it was given a `Chat`.
+   * The effect of `stop()` on the turn: `stop` cancels it at the service, `leave` lets it continue. Default: `stop`.
+   * `useChat` calls `stop()` when its component unmounts, too, unless it was given a `Chat`.
    */
   onStop?: "stop" | "leave";
 }
