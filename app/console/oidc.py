@@ -68,7 +68,7 @@ NO_ROOM = "{name}: the project has as many people as it can have. Ask an adminis
 
 
 class SignInFailed(Exception):
-    """There is no session; for the person who asked for one."""
+    """A sign-in that began no session. The message is shown to the person."""
 
     def __init__(self, message: str, **filled: str) -> None:
         super().__init__(message)
@@ -164,7 +164,7 @@ class Oidc:
         """Begin the session of a person whom the identity provider has sent back.
 
         Raises:
-            SignInFailed: there is none.
+            SignInFailed: no session can begin.
         """
         config, provider = self.config, self._provider
         if config is None or provider is None:
@@ -205,7 +205,7 @@ class Oidc:
         self, provider: IdentityProvider, config: OidcConfig, begun: Begun, given: Mapping[str, str]
     ) -> Mapping[str, Any]:
         code = given.get("code", "")
-        # RFC 9207: another provider's answer must not be taken to this one.
+        # RFC 9207: a code of another provider must not be sent to this one.
         from_issuer = given.get("iss", config.issuer).rstrip("/") == config.issuer
         if not 0 < len(code) <= LONGEST_CODE or not from_issuer:
             raise SignInFailed(REFUSED)

@@ -106,7 +106,7 @@ def _json(charges: list[NewCharge]) -> str:
 
 
 async def rename_user(session: AsyncSession, project_id: UUID, user: str, new: str | None) -> None:
-    """Put another end user into a user's charges; None for nobody. What was spent stays."""
+    """Assign a user's charges to another end user, or to none. The amounts stay."""
     mine = (Charge.project_id == project_id, Charge.user_id == user)
     for bucket in await session.scalars(select(Charge.bucket).where(*mine).distinct()):
         await session.execute(update(Charge).where(*mine, Charge.bucket == bucket).values(user_id=new))

@@ -51,7 +51,7 @@ class ThreadEvents:
             last_id: the id of the last event that was read.
 
         Raises:
-            APIError: the id is none of this stream, or the user is not the token's.
+            APIError: the id does not belong to this stream, or the user is not the token's.
         """
         own = caller.grant.user
         if own is not None and user not in (None, own):
@@ -88,7 +88,8 @@ class ThreadEvents:
                         place = reached
                 except DatabaseUnavailable:
                     if reader is not None:
-                        reader.lost = True  # What was taken has not been told: from the place on, once more.
+                        # Records that were taken have not been sent: read them again from the place.
+                        reader.lost = True
                     await asyncio.sleep(AWAY_SECONDS)
 
     async def _snapshot(self, caller: Caller, user: str | None) -> dict[str, Any]:
@@ -128,7 +129,7 @@ class ThreadEvents:
             if any(fields is OBJECT for _, fields in events):
                 row = (await entry.batch.once(load)).get(thread_id)
                 if row is None or (user is not None and row[0].user_id != user):
-                    events = []  # It has been deleted, or given to another user: a later record tells so.
+                    events = []  # It has been deleted, or given to another user: a later record reports it.
                 else:
                     seen = {"thread": as_seen(caller, *row)}
                     events = [(kind, seen if fields is OBJECT else fields) for kind, fields in events]
@@ -144,17 +145,17 @@ class ThreadEvents:
 
 
 WITHOUT_UPDATE = (*BORN, *GONE, "turn.opened")
-"""Records that are told without a `thread.updated`."""
+"""Records that are reported without a `thread.updated`."""
 
 OBJECT: dict[str, Any] = {}
 """Stands for the thread itself in the fields of an event."""
 
 
 def _events(entry: Entry, *, is_last: bool) -> list[Event]:
-    """Return the events that a record is told as.
+    """Return the events that report a record.
 
     Args:
-        is_last: True for the last change of its thread in a batch, which tells of the thread's present state.
+        is_last: True for the last change of its thread in a batch, which reports the thread's present state.
     """
     row, updated = entry.row, [("thread.updated", OBJECT)] if is_last else []
     if row["action"] in GONE:

@@ -166,7 +166,7 @@ class KeyRing:
         return await self._of_key(token.key_id, token.project_id, address) is not None
 
     async def _of_token(self, given: str, address: str | None) -> Grant | None:
-        """Return what a user token or a JWT opens; None if it or its key is not valid any more."""
+        """Return the access that a user token or a JWT gives; None if it or its key is no longer valid."""
         token, grant = await (self._of_own if is_own(given) else self._of_jwt)(given, address)
         if token is None or grant is None:
             return None
@@ -189,7 +189,7 @@ class KeyRing:
 
     async def _of_jwt(self, given: str, address: str | None) -> tuple[UserToken | None, Grant | None]:
         token, grant = None, None
-        # A second time if its provider was changed, and has another key, since it was verified.
+        # Verify it again if its provider was changed since, and has a new key.
         for again in (False, True):
             token = await self._identity_tokens.read(given, again=again)
             grant = None if token is None else await self._of_key(token.key_id, token.project_id, address)

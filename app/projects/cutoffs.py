@@ -110,7 +110,7 @@ class Cutoffs:
         return await self._users.digest(project_id, user)
 
     def hash(self, user: str) -> bytes:
-        """Return what is stored of a user's name, so that nothing of it is left when the user is purged."""
+        """Return the hash that is stored in place of a user's name, so that no name remains when the user is purged."""
         return hashlib.blake2b(user.encode("utf-8", "surrogatepass"), key=self._key, digest_size=16).digest()
 
     async def _read(self, project_id: UUID, latest: int) -> _Known:

@@ -24,7 +24,7 @@ async def claim(
     A pair that a project removes stays claimed, so that no other project receives the requests of its users.
 
     Args:
-        operates: whether the caller manages the service: pairs that the project has removed are released.
+        operates: whether the caller is an admin of the service. Pairs that the project has removed are then released.
 
     Raises:
         Conflict: another project has claimed the pair, or the project has claimed too many.

@@ -1,4 +1,4 @@
-"""JWTs of customers' identity providers, accepted in the place of user tokens.
+"""JWTs of customers' identity providers, accepted in place of user tokens.
 
 A JWT names its project by its issuer and audience, which one project at most has claimed. Nothing in it is trusted
 before its signature was verified with a key of the issuer's key set, by an asymmetric algorithm that the project lists.
@@ -73,7 +73,7 @@ class IdentityTokens:
         self._verified: dict[bytes, _Verified] = {}
 
     async def read(self, given: str, *, again: bool) -> UserToken | None:
-        """Return what a JWT permits; None for one that is not valid.
+        """Return the access that a JWT gives; None if it is not valid.
 
         Args:
             again: verify it even if it was verified before.
@@ -145,7 +145,7 @@ def _text(given: Any, longest: int) -> str | None:
 
 
 def _provider(row: Any, issuer: str) -> IdentityProvider | None:
-    """Return what a project that has claimed an issuer and audience says of them; None if it only reserves them."""
+    """Return a project's settings for a claimed issuer and audience; None if the pair is only reserved."""
     settings: ProjectSettings = parse_settings(ProjectSettings, row["settings"])
     pair = (issuer, row["audience"])
     return next((each for each in settings.identity_providers if (each.issuer, each.audience) == pair), None)

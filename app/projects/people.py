@@ -1,7 +1,7 @@
 """People who sign in to the console with OpenID Connect.
 
-A person has a row among the keys of a project, which no secret opens: scopes, limits, revocation and the actor of audit
-records are those of a key. Each sign-in sets the row's name, scopes and end.
+A person has a row among the keys of a project, without a usable secret: scopes, limits, revocation and the actor of
+audit records are those of a key. Each sign-in sets the row's name, scopes and expiry.
 """
 
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ async def projects_of(session: AsyncSession, access: Access) -> dict[str, UUID]:
 
 
 async def revoke_former(session: AsyncSession, person: Person, access: Access) -> None:
-    """Revoke what the person's groups no longer give, in every project: open sessions end with it."""
+    """Revoke access that the person's groups no longer give, in every project. This ends open sessions."""
     rows = select(ApiKey, Project.name).join(Project, Project.project_id == ApiKey.project_id)
     for row, project in await session.execute(rows.where(ApiKey.subject == person.key, ApiKey.revoked_at.is_(None))):
         if not access.get(project, frozenset()).issuperset(row.scopes):

@@ -38,7 +38,7 @@ KEPT_SECONDS = 86_400
 
 class UserPresets:
     def __init__(self, database: Database, content_keys: ContentKeys, key: bytes) -> None:
-        """Args: key: the database's own, that other keys are made of."""
+        """Args: key: the database's own key, which other keys are derived from."""
         self._database = database
         self._content_keys = content_keys
         self._key = hashlib.blake2b(b"presets of users", key=key, digest_size=32).digest()
@@ -49,7 +49,7 @@ class UserPresets:
         """Return the presets of a user token's project and of the token itself.
 
         Raises:
-            APIError: one of them is not there, or cannot be read: nothing is done without it.
+            APIError: one of them is missing or cannot be read. The request is then refused.
         """
         of_project = caller.grant.settings.user_preset_id
         wanted = [None if of_project is None else UUID(of_project), caller.grant.preset_id]
@@ -101,7 +101,7 @@ class UserPresets:
         return None if row is None else row.preset
 
     def _id(self, project_id: UUID, preset: UserPreset) -> UUID:
-        """Return the id of a preset: equal presets of a project have the same one, which tells nothing of them."""
+        """Return the id of a preset: equal presets of a project have the same id, which reveals nothing about them."""
         content = project_id.bytes + orjson.dumps(preset.stored(), option=orjson.OPT_SORT_KEYS)
         return UUID(bytes=hashlib.blake2b(content, key=self._key, digest_size=16).digest())
 

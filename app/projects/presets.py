@@ -2,7 +2,7 @@
 
 A preset sets instructions, a model and tools, and limits what a request may name. A user token can neither read nor
 change it. Requests with keys are not affected. Of several presets, the narrowest that sets instructions or a model wins
-(project, token, thread). Lists of models and tools, and limits, hold together.
+(project, token, thread). Lists of models and tools, and limits, are combined: every preset must permit a value.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,7 +98,7 @@ class Presets:
     def applied(
         self, body: Mapping[str, Any], known: Mapping[str, Any], default_model: str, resolve: Callable[[str], str]
     ) -> dict[str, Any]:
-        """Return a request's parameters with what the presets set.
+        """Return a request's parameters after applying the presets.
 
         Args:
             body: checked by its surface.
@@ -189,7 +189,7 @@ def not_permitted(param: str) -> Forbidden:
 
 
 def _named(tool: Mapping[str, Any]) -> Named:
-    """Return what tells a tool from others: its type, and the name of a function or the label of an MCP server."""
+    """Return the identity of a tool: its type, and the name of a function or the label of an MCP server."""
     function = tool.get("function")
     name = function.get("name") if isinstance(function, dict) else tool.get("name") or tool.get("server_label")
     kind = tool.get("type")

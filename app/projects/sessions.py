@@ -26,7 +26,7 @@ MOST_OF_KEY = 100
 """Sessions of one key. Signing in once more ends the oldest."""
 
 KEPT_SECONDS = 600
-"""Time for which the row of an ended session is kept, so that its sign-in cannot begin another one."""
+"""Time for which the row of an ended session is kept, so that the same sign-in cannot begin another session."""
 
 LONGEST_COOKIE = 100
 

@@ -149,7 +149,7 @@ class ProjectSettings(BaseModel):
     user_limits: UserLimits = UserLimits()
     """Limits of each end user."""
     identity_providers: IdentityProviders = []
-    """Issuers whose JWTs are accepted in the place of user tokens."""
+    """Issuers whose JWTs are accepted in place of user tokens."""
     user_preset_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")] | None = None
     """Id of the preset of its end users: see `preset_store.py`."""
 

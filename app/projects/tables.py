@@ -171,7 +171,7 @@ class StreamTicket(Base):
     token_hash: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
     """SHA-256 of the ticket, which is not stored."""
     owner_hash: Mapped[bytes] = mapped_column(LargeBinary)
-    """Names those whose tickets are counted together."""
+    """Hash of the owner: the key and user whose tickets are counted together."""
     path_hash: Mapped[bytes] = mapped_column(LargeBinary)
     credential: Mapped[bytes] = mapped_column(LargeBinary)
     """Sealed with a key that only the ticket gives."""

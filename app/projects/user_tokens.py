@@ -59,7 +59,7 @@ class UserToken:
     expires_at: int
     """Unix seconds."""
     anonymous: bool = False
-    """True if it proves that its bearer is this anonymous user: see `threads/claim.py`."""
+    """True if it proves that its bearer is this anonymous user: see `threads/claims.py`."""
     preset_id: UUID | None = None
     """Id of the token's preset. Everyone who has the token can read the id, but not the preset."""
 

@@ -1,6 +1,6 @@
 """The view of user tokens, on every surface: they get the fields that are listed here, and nothing else.
 
-The middleware stands behind all routes and WebSockets. It rebuilds each JSON body, each event and each message that is
+The middleware covers all routes and WebSockets. It rebuilds each JSON body, each event and each message that is
 sent to a user token from lists of permitted fields, by the `object` or the `type` of the value. A field that is not
 listed is left out, and so is everything of an object that is not listed: a new field or route shows nothing until it
 is added here. Instructions, presets, definitions of tools, system and developer messages, accounts, costs and the
@@ -118,7 +118,7 @@ OBJECTS: dict[str, Fields] = {
     "user_token": _plain("object token user thread actions expires_at"),
 }
 
-UNSAID: dict[str, Any] = {
+NEUTRAL: dict[str, Any] = {
     "instructions": None,
     "tools": [],
     "tool_choice": "auto",
@@ -126,7 +126,7 @@ UNSAID: dict[str, Any] = {
     "prompt_cache_key": None,
     "safety_identifier": None,
 }
-"""Fields that a client expects in a response, with the values of a request that has said nothing."""
+"""Hidden fields that clients expect in a response, with the values of a request that has not set them."""
 
 _LIST = ("first_id", "last_id", "has_more")
 
@@ -141,13 +141,13 @@ def shown(value: Any) -> Any:
         return {"object": "list", "data": data, **{name: found[name] for name in _LIST if name in found}}
     if isinstance(kind, str):
         made = _fields(found, OBJECTS.get(kind, {}))
-        return {**made, **UNSAID, **_unpaid(kind)} if kind in ("turn", "response") and "output" in made else made
+        return {**made, **NEUTRAL, **_costs(kind)} if kind in ("turn", "response") and "output" in made else made
     if "error" in found and "type" not in found:
         return {"error": _fields(found["error"], _plain("message type param code"))}
     return _item(found) or {}
 
 
-def _unpaid(kind: str) -> dict[str, Any]:
+def _costs(kind: str) -> dict[str, Any]:
     return {"account": None, "cost": None} if kind == "turn" else {}
 
 
@@ -169,7 +169,7 @@ _OWN_ENDS = (
     "credential_expired", "credential_revoked", "project_archived", "thread_not_found", "service_stopping",
     "turn_closed", "turn_deleted",
 )  # fmt: skip
-"""Codes of the service's own events `error`, whose messages are shown."""
+"""Codes of `error` events that the service itself creates. Their messages are shown."""
 
 
 def shown_event(value: Any) -> dict[str, Any]:

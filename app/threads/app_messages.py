@@ -37,5 +37,7 @@ def _said(item: Item) -> tuple[object, object]:
 def kept_for_app(param: str) -> Forbidden:
     """Return the refusal of a change that would remove messages of the app from what the model gets."""
     return Forbidden(
-        "The model would lose messages of the app by this. Only keys remove them.", param=param, code="not_for_users"
+        "This would remove messages of the app from the model's context. Only keys may remove them.",
+        param=param,
+        code="not_for_users",
     )

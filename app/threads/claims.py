@@ -1,7 +1,7 @@
-"""Claims: a signed-in user takes over the threads of the anonymous user that the same browser was before.
+"""Claims: a signed-in user takes over the threads that the same browser created as an anonymous user.
 
-The anonymous user's token proves who that was. One transaction gives the user all threads, ends the anonymous user's
-tokens and records it.
+The anonymous user's token proves which user that was. One transaction gives the user all threads, ends the anonymous
+user's tokens and records it.
 """
 
 from typing import Annotated, Literal
@@ -62,7 +62,7 @@ class Claims:
         self._cutoffs = cutoffs
 
     async def claim(self, caller: Caller, sent: ThreadsClaim) -> ClaimObject:
-        """Give the caller the threads of an anonymous user. A repetition by the same user takes what came meanwhile.
+        """Give the caller the threads of an anonymous user. The same user can repeat a claim, for later threads.
 
         Raises:
             Forbidden: the caller is no signed-in user.
@@ -83,7 +83,7 @@ class Claims:
             moved = await self._move(session, caller, token.user, {"user_id": user, "trail_key": trail_key})
             if moved or not await self._is_claimed(session, caller, token, user):
                 detail = f"{len(moved)} threads"
-                # Its lock on the project's chain makes of two claims at once one the first.
+                # Its lock on the project's chain puts concurrent claims into an order.
                 await append_record(
                     session, caller.actor, caller.project_id, "user.claimed", user_digest=digests[0], detail=detail
                 )
@@ -95,7 +95,7 @@ class Claims:
         return {"object": "thread.claim", "user": user, "threads": [ids.thread_id(each) for each in moved]}
 
     async def _proves(self, caller: Caller, token: UserToken) -> bool:
-        """Return True for an anonymous user's token that could change all of this user's threads itself."""
+        """Return True for a valid token of an anonymous user of the project that may change all of their threads."""
         return (
             token.anonymous
             and token.project_id == caller.project_id

@@ -1,4 +1,4 @@
-"""The presets that a request of an end user is under: those of its project, its token, and its thread."""
+"""The presets that apply to a request of an end user: those of its project, its token, and its thread."""
 
 from typing import Any
 from uuid import UUID
@@ -20,8 +20,7 @@ SQL = statements_of(__file__)
 
 
 class ThreadPresets:
-    """The presets of threads. Most threads have none: that is remembered for a moment, so that a turn needs no
-    statement for it."""
+    """The presets of threads. Most threads have none. Their ids are cached, so that a turn needs no statement."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -58,7 +57,7 @@ class ThreadPresets:
 
 
 def as_read(caller: Caller, address: Address) -> Address:
-    """Return the address at which a user's turn opens: the very thread whose preset was read, whatever its name is."""
+    """Return the address at which a user's turn opens: that of the thread whose preset was read, by its id."""
     return ById(address.id, address.user) if caller.grant.user is not None and isinstance(address, ByName) else address
 
 
@@ -66,10 +65,10 @@ async def presets_of(request: HTTPConnection, caller: Caller, address: Address |
     """Return the presets of a request; none for a key.
 
     Args:
-        address: where the request's thread is. None if it has none.
+        address: the address of the request's thread; None if it has none.
 
     Raises:
-        APIError: a preset cannot be read. Nothing is sent without it.
+        APIError: a preset cannot be read. The request is then refused.
     """
     if caller.grant.user is None:
         return NO_PRESETS

@@ -123,7 +123,7 @@ class Threads:
         return found
 
     async def _check_keeps_app_messages(self, caller: Caller, address: ThreadAddress, head_id: UUID) -> None:
-        """Refuse to a user a head before messages of the app: the model would not get them any more."""
+        """Refuse a user's change of head that would remove messages of the app from the model's context."""
         if caller.grant.user is None:
             return
         async with self._database.session() as session:
@@ -149,7 +149,7 @@ async def shown(session: AsyncSession, caller: Caller, thread: Thread) -> Thread
 
 
 def as_seen(caller: Caller, thread: Thread, head: Head) -> ThreadObject:
-    """A thread as the caller sees it, from rows that several callers share."""
+    """Return a thread as the caller sees it, from rows that several callers share."""
     return _as_called(caller, thread_object(thread, head))
 
 

@@ -112,12 +112,12 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A record, as one reader is told of it."""
+    """A record, as one reader gets it."""
 
     batch: "Batch"
     row: FeedRow
     place: Place
-    """The place from which a reader resumes that has seen it."""
+    """The place from which a reader that has seen it resumes."""
     exists: bool
     """True if the thread exists, and is the reader's user's."""
 
@@ -127,7 +127,7 @@ class Batch:
 
     def __init__(self) -> None:
         self.thread_ids: set[UUID] = set()
-        """Existing threads of the records that readers are told of."""
+        """Existing threads of the records that readers get."""
         self._loading: asyncio.Future[Any] | None = None
 
     async def once(self, load: "Callable[[Batch], Awaitable[Any]]") -> Any:
@@ -269,7 +269,7 @@ class TrailFeed(Background):
         if not source.place.at - OLDEST_PLACE <= place.at <= source.place.at + AHEAD:
             return None
         if user is not None and not source.is_named(user):
-            return None  # Deletions of the user's threads cannot be told from others'.
+            return None  # Deletions of the user's threads cannot be distinguished from others'.
         rows = await self._records(project_id, place, MOST_RESUMED + 1)
         if len(rows) > MOST_RESUMED:
             return None
@@ -313,37 +313,37 @@ class TrailFeed(Background):
         elif settled:
             place = _place(rows[settled - 1])
         batch, new = Batch(), [row for row in rows if (row["chain_id"], row["seq"]) not in source.ahead]
-        told: dict[Reader, list[Entry]] = {}
+        by_reader: dict[Reader, list[Entry]] = {}
         for keys, entry in await self._entries(project_id, source, batch, new, place):
             for key in keys:
                 for reader in source.readers.get(key, ()):
-                    told.setdefault(reader, []).append(entry)
+                    by_reader.setdefault(reader, []).append(entry)
                     if entry.exists:
                         batch.thread_ids.add(entry.row["chain_id"])
         source.place, source.ahead = place, {(row["chain_id"], row["seq"]) for row in rows[settled:]}
-        for reader, entries in told.items():
+        for reader, entries in by_reader.items():
             reader.put(entries)
         return len(rows) == MOST_READ and settled > 0
 
     async def _entries(
         self, project_id: UUID, source: _Source, batch: Batch, rows: Sequence[FeedRow], reached: Place
     ) -> list[tuple[list[_Key], Entry]]:
-        """Return the records as readers are told of them, and the keys of these readers.
+        """Return the entries of records, each with the keys of its readers.
 
         Args:
-            reached: the place from which a reader resumes that has seen all of the rows.
+            reached: the place from which a reader that has seen all of the rows resumes.
         """
         rows = [row for row in rows if row["action"] != PURGED]
         if not rows:
             return []
-        found = {row["chain_id"]: row["bucket"] for row in rows}
+        buckets = {row["chain_id"]: row["bucket"] for row in rows}
         owners = {
             row["id"]: row
             for row in await self._database.fetch(
-                *SQL.thread_owners(project_id=project_id, buckets=list(set(found.values())), ids=list(found))
+                *SQL.thread_owners(project_id=project_id, buckets=list(set(buckets.values())), ids=list(buckets))
             )
         }
-        told: list[tuple[list[_Key], Entry]] = []
+        found: list[tuple[list[_Key], Entry]] = []
         for row in rows:
             thread_id, owner = row["chain_id"], owners.get(row["chain_id"])
             if owner is None:
@@ -353,12 +353,12 @@ class TrailFeed(Background):
             entry = Entry(batch, row, min(_place(row), reached), owner is not None)
             if _has_moved(row) and (former := await self._former_user(project_id, source, row)) not in (None, user):
                 lost: FeedRow = {**row, "action": "thread.deleted"}
-                told.append((_keys(former, thread_id), replace(entry, row=lost, exists=False)))
-            told.append(([*_keys(None, thread_id), *([] if user is None else _keys(user, thread_id))], entry))
-        return told
+                found.append((_keys(former, thread_id), replace(entry, row=lost, exists=False)))
+            found.append(([*_keys(None, thread_id), *([] if user is None else _keys(user, thread_id))], entry))
+        return found
 
     async def _former_user(self, project_id: UUID, source: _Source, row: FeedRow) -> str | None:
-        """Return the reader's user whose the thread was before a record."""
+        """Return the user who had the thread before a record; None if no reader has that user."""
         if not source.users:
             return None
         at = {"project_id": project_id, "bucket": row["bucket"], "chain_id": row["chain_id"], "seq": row["seq"] - 1}

@@ -161,7 +161,7 @@ class ThreadLife:
                         continue
                     position.speaking[seq] = position.speaking.get(seq, 0) + 1
                     if frame.startswith(LAST):
-                        del position.speaking[seq]  # Who has read it comes back to no turn that has ended.
+                        del position.speaking[seq]  # A client that has read it does not resume this turn.
                     yield b"id: %b\n%b" % (position.place().encode(), frame)
         finally:
             for task in (getting, waiting, *following):

@@ -777,7 +777,7 @@ class TurnStore:
         return [TURNS.opened(project_id, row) for row in await self._database.fetch(*found)]
 
     async def deleted_turns(self, project_id: UUID, thread_id: UUID, seq: int, limit: int) -> list[tuple[int, UUID]]:
-        """The turns whose contents were deleted, by the numbers of the records that say so, behind a number."""
+        """Return the turns whose contents were deleted, each with the number of its record, after a number."""
         found = SQL.deleted_turns(**_of(project_id, thread_id), seq=seq, limit=limit)
         return [(row["seq"], row["turn_id"]) for row in await self._database.fetch(*found)]
 
