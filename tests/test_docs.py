@@ -17,6 +17,7 @@ from app.db.base import Base
 from app.db.sql import Statements
 from app.emulator.app import create_app as create_emulator
 from app.main import build
+from app.projects.user_tokens import is_for_users
 from app.settings import Connected, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,9 @@ MADE_LATER = {"migrations/versions/v020_0001_baseline.sql"}
 """Files that CONTRIBUTING tells the reader to make."""
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+OPENAI = ("/v1/responses", "/v1/conversations", "/v1/models")
+"""Routes that docs/openai.md describes."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,34 @@ def test_every_route_exists() -> None:
     ]
     assert len(found) > 100
     missing(span for span in found if not route_exists(span.text))
+
+
+def test_the_table_of_routes_marks_those_for_user_tokens() -> None:
+    app = build(Connected(database_url="postgresql://nowhere/none", redis_url="redis://nowhere"))
+    found = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
+    for route in iter_route_contexts(app.routes):
+        endpoint = getattr(route, "endpoint", None) or getattr(route.route, "endpoint", None)
+        for method in route.methods if isinstance(route.methods, set) else ():
+            found[is_for_users(endpoint)].add((method, re.sub(r"{\w+(:\w+)?}", "*", str(route.path))))
+    listed = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
+    for request, mark in re.findall(r"^\| (`.*?) \| (✓?) ?\|", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE):
+        methods: list[str] = []
+        for span in re.findall(r"`([^`]+)`", request):
+            method, _, path = span.rpartition(" ")
+            methods.append(method or path)
+            if path.startswith("/"):
+                path = re.sub(r"{\w+}", "*", path.split("?")[0])
+                listed[mark == "✓"] |= {(each, path) for each in methods if each in METHODS}
+                methods = []
+    assert len(listed[True]) > 20 and len(listed[False]) > 20
+    assert listed[True] - found[True] == set()
+    assert listed[False] & found[True] == set()
+    own = {
+        (method, path)
+        for method, path in found[True]
+        if path.startswith("/v1/") and not path.startswith(("/v1/threads/by-name/", *OPENAI)) and method in METHODS
+    }
+    assert own - listed[True] == set()
 
 
 @cache
