@@ -4,6 +4,7 @@
 """
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -41,13 +42,12 @@ REPLACEMENTS = _replacements()
 
 
 def _texts() -> list[Path]:
-    found = [
-        path
-        for folder in FOLDERS
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in SUFFIXES and not NOT_OURS & set(path.relative_to(ROOT).parts)
-    ]
-    return sorted([*found, *(ROOT / name for name in FILES)])
+    found = [ROOT / name for name in FILES]
+    for top in FOLDERS:
+        for folder, folders, names in os.walk(ROOT / top):
+            folders[:] = [name for name in folders if name not in NOT_OURS]
+            found += [Path(folder, name) for name in names if name not in NOT_OURS and Path(name).suffix in SUFFIXES]
+    return sorted(found)
 
 
 def _docstrings(tree: ast.AST) -> Iterator[ast.Constant]:
