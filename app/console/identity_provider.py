@@ -51,14 +51,9 @@ class Refused(Exception):
 class IdentityProvider:
     def __init__(self, config: OidcConfig) -> None:
         self._config = config
-        self._session = aiohttp.ClientSession(
-            # The operator has chosen the issuer: it may have a private address.
-            connector=egress.Connector(public_only=False, answer_bytes=ANSWER_BYTES, force_close=True),
-            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "Everthread"},
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
+        # The operator has chosen the issuer: it may have a private address.
+        self._session = egress.one_shot_session(
+            public_only=False, answer_bytes=ANSWER_BYTES, seconds=TIMEOUT_SECONDS, headers=egress.JSON_ONLY
         )
         self._document: tuple[float, dict[str, Any]] | None = None
         self._failed_at = -PAUSE_SECONDS

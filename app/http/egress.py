@@ -131,6 +131,31 @@ class Connector(aiohttp.TCPConnector):
         self._factory = cast("partial[ResponseHandler]", partial(_Bounded, self._loop, answer_bytes))
 
 
+def one_shot_session(
+    *, public_only: bool, answer_bytes: int, seconds: float, headers: dict[str, str] | None = None
+) -> aiohttp.ClientSession:
+    """Return a session for single requests: without cookies, decompression, or kept connections.
+
+    Args:
+        public_only: whether it refuses every address that is not public.
+        answer_bytes: the most bytes of an answer after its head.
+        seconds: the time limit of a request with its answer.
+        headers: headers of every request, beside `User-Agent`.
+    """
+    return aiohttp.ClientSession(
+        connector=Connector(public_only=public_only, answer_bytes=answer_bytes, force_close=True, use_dns_cache=False),
+        timeout=aiohttp.ClientTimeout(total=seconds),
+        headers={"User-Agent": "Everthread", **(headers or {})},
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
+
+
+JSON_ONLY = {"Accept": "application/json", "Accept-Encoding": "identity"}
+"""Headers of a request for a JSON document that is read without decompression."""
+
+
 class _Bounded(ResponseHandler):
     """A connection that is closed when an answer is longer than it may be.
 

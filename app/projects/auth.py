@@ -112,8 +112,8 @@ class Caller:
         """Raises `Forbidden` if the key has not this scope."""
         if scope not in self.grant.scopes:
             raise Forbidden(
-                f"This API key has not the scope '{scope}', which this takes. Use a key that has it, or make one: "
-                f"'everthread keys create --scope {scope}'.",
+                f"This API key lacks the scope '{scope}', which this request needs. Use a key that has it, or create "
+                f"one: 'everthread keys create --scope {scope}'.",
                 code="missing_scope",
             )
 
@@ -250,7 +250,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
         scope: what the key must have; left out: as the request's method says.
 
     Raises:
-        Unauthorized: no key, or one that is unknown, revoked or past its end.
+        Unauthorized: no key, or one that is unknown, revoked or expired.
         Forbidden: the key may not do this.
     """
     address = None if request.client is None else request.client.host
@@ -259,7 +259,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     if grant.user is not None:
         setattr(request.state, OF_USER, True)
     if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
-        raise Forbidden("The token of an end user does not open this. Use a key, on a server.", code="not_for_users")
+        raise Forbidden("User tokens cannot call this route. Call it from a server, with a key.", code="not_for_users")
     request.state.origins = grant.settings.origins
     # A tenant's limits do not hold on the admin routes, where they can be taken back.
     request.state.most_bytes = None if scope == "admin" else grant.most_bytes
@@ -277,14 +277,16 @@ async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
     if key is None and (ticket := ticket_of(request)) is not None:
         key = await services(request)[StreamTickets].use(ticket, request.scope["path"])
         if key is None:
-            message = "This ticket was used, has expired, or is for another path. Make one: POST /v1/stream_tickets."
+            message = "This ticket was used, has expired, or is for another path. Create one: POST /v1/stream_tickets."
             raise Unauthorized(message, headers=BEARER)
     if key is None:
         raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer KEY'.", headers=BEARER)
     grant = await services(request)[KeyRing].grant(key, address)
     if grant is None:
         raise Unauthorized(
-            "This API key is unknown, revoked or past its end. Make one with 'everthread keys create'.", headers=BEARER
+            "This API key or token is unknown, revoked or expired. Create a key with 'everthread keys create', or "
+            "a token with POST /v1/user_tokens.",
+            headers=BEARER,
         )
     return grant
 

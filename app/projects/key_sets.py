@@ -109,15 +109,8 @@ class KeySets:
 
     def _session(self, private: bool) -> aiohttp.ClientSession:
         if private not in self._sessions:
-            self._sessions[private] = aiohttp.ClientSession(
-                connector=egress.Connector(
-                    public_only=not private, answer_bytes=MOST_BYTES, force_close=True, use_dns_cache=False
-                ),
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-                headers={"User-Agent": "Everthread", "Accept": "application/json", "Accept-Encoding": "identity"},
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
+            self._sessions[private] = egress.one_shot_session(
+                public_only=not private, answer_bytes=MOST_BYTES, seconds=TIMEOUT_SECONDS, headers=egress.JSON_ONLY
             )
         return self._sessions[private]
 

@@ -35,7 +35,9 @@ async def mint(
     wanted = frozenset(cast(list[Scope], sent.actions or ["read", "write"]))
     actions = wanted & caller.grant.scopes
     if sent.actions is not None and actions != wanted:
-        raise Forbidden("A key mints no token that can do more than itself.", param="actions", code="missing_scope")
+        raise Forbidden(
+            "A key cannot create a token with more permissions than its own.", param="actions", code="missing_scope"
+        )
     user = sent.user or (new_anonymous_user() if sent.anonymous else None)
     if user is None:
         raise BadRequest("'user' must name the end user, unless 'anonymous' is true.", param="user")

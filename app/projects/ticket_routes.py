@@ -50,7 +50,7 @@ async def create_ticket(
     """Create a ticket with which an EventSource opens one stream, once, within seconds."""
     credential, grant = bearer_of(request), caller.grant
     if credential is None:
-        raise Forbidden("A ticket is made with a key or a token.")
+        raise Forbidden("A ticket can be created only with a key or a token.")
     owner = f"{grant.key_id}:{grant.user or ''}"
     ticket, expires_at = await tickets.make(caller.project_id, owner, credential, sent.path, grant.expires_at)
     shown: StreamTicketObject = {

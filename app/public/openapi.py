@@ -45,8 +45,8 @@ OF_A_BODY = {
 }
 OF_ALL = {
     "400": "A field is wrong: `param` names it.",
-    "401": "No key was sent, or one that is unknown, revoked or past its end.",
-    "403": "The key has not the scope that this takes.",
+    "401": "No key was sent, or one that is unknown, revoked or expired.",
+    "403": "The key lacks the scope that this request needs.",
     "404": "There is no such thing in this project.",
     "500": "The service failed.",
     "503": "The database is unavailable, or the service is full. `Retry-After` says when to try again.",

@@ -72,7 +72,7 @@ class Claims:
         user, token = caller.grant.user, self._tokens.read(sent.token)
         if user is None or is_anonymous(user) or caller.grant.thread_id is not None:
             raise Forbidden(
-                "Threads are claimed with the token of a signed-in user that is not for one thread.",
+                "Only a token of a signed-in user can claim threads, and only one that is not limited to one thread.",
                 code="users_only",
             )
         if token is None or not await self._proves(caller, token):

@@ -163,15 +163,8 @@ class Deliveries(Background):
     def _session(self) -> aiohttp.ClientSession:
         if self._client is None:
             # Only the status of an answer is read.
-            self._client = aiohttp.ClientSession(
-                connector=egress.Connector(
-                    public_only=not self._inside, answer_bytes=ANSWER_BYTES, force_close=True, use_dns_cache=False
-                ),
-                timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
-                headers={"User-Agent": "Everthread"},
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
+            self._client = egress.one_shot_session(
+                public_only=not self._inside, answer_bytes=ANSWER_BYTES, seconds=TIMEOUT_SECONDS
             )
         return self._client
 
