@@ -90,7 +90,6 @@ _DELETED = _plain("id object deleted")
 
 OBJECTS: dict[str, Fields] = {
     "thread": _THREAD,
-    "thread.count": _plain("object count more"),
     "thread.claim": _plain("object user threads"),
     "thread.deleted": _DELETED,
     "turn": _TURN,
@@ -115,7 +114,6 @@ OBJECTS: dict[str, Fields] = {
         "structured_output tools tool_outputs reasoning_summary listed"
     ),
     "stream_ticket": _plain("object ticket path expires_at"),
-    "user_token": _plain("object token user thread actions expires_at"),
 }
 
 NEUTRAL: dict[str, Any] = {
