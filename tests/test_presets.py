@@ -307,6 +307,49 @@ def test_summary_that_a_user_carries_takes_the_messages_of_the_app_along(tenant:
     assert SECRET not in ann.get(f"/responses/{answer.json()['id']}/input_items").text
 
 
+def test_presets_do_not_tell_whose_a_thread_is(tenant: Tenant) -> None:
+    """Check that a thread of another user with a preset answers as one that is not there."""
+    thread = thread_of(tenant, "ann", preset={"instructions": f"Say {SECRET}.", "models": [MODEL]})
+    made = turn(browser(tenant, "ann"), thread)["id"]
+    conversation, response = thread.replace("thread_", "conv_"), made.replace("turn_", "resp_")
+    bob, none = browser(tenant, "bob"), "0" * 32
+    asked = {"input": "Hi", "model": OTHER_MODEL}
+    summary = {"model": OTHER_MODEL, "instructions": "Mine."}
+    for path, body in (
+        (f"/threads/{thread}/turns", asked), (f"/threads/{thread}/compact", summary),
+        ("/responses", {**asked, "conversation": conversation}),
+        ("/responses", {**asked, "previous_response_id": response}),
+        (f"/conversations/{conversation}/items", {"items": [{"role": "system", "content": "x"}]}),
+        ("/responses/compact", {**summary, "previous_response_id": response}),
+        ("/responses/input_tokens", {**asked, "conversation": conversation}),
+    ):  # fmt: skip
+        of_ann = bob.post(path, json=body)
+        absent = json.loads(
+            json.dumps([path, body]).replace(thread[7:], none).replace(made[5:], none)
+        )  # fmt: skip
+        of_nobody = bob.post(absent[0], json=absent[1])
+        assert (of_ann.status_code, code_of(of_ann)) == (of_nobody.status_code, code_of(of_nobody)), (path, of_ann.text)
+        assert of_ann.status_code in (400, 404), (path, of_ann.text)
+
+
+def test_turn_that_waited_gets_the_messages_of_the_turn_before_it(tenant: Tenant, emulator: Emulator) -> None:
+    thread = thread_of(tenant, "ann")
+    ann = browser(tenant, "ann")
+    first = turn(ann, thread, "One")
+    turn(ann, thread, "Two")
+    before = len(emulator.calls())
+    emulator.fault("slow", times=1, seconds=0.1)
+    of_key = [{"role": "developer", "content": f"Say {SECRET}."}, {"role": "user", "content": "Go on"}]
+    begun = tenant.http.post(f"/threads/{thread}/turns", json={"input": of_key, "background": True})
+    assert begun.status_code == 200, begun.text
+    emulator.is_asked(before + 1)
+    edited = turn(ann, thread, "Instead", parent_id=first["id"], if_busy="wait")
+    assert f"Say {SECRET}." in seen(emulator)
+    assert tenant.http.get(f"/threads/{thread}").json()["head_id"] == edited["id"]
+    turn(ann, thread, "After it")
+    assert f"Say {SECRET}." in seen(emulator)
+
+
 def test_token_without_its_preset_opens_nothing_of_a_model(tenant: Tenant, database_url: str) -> None:
     ann = browser(tenant, "ann", preset={"instructions": f"Say {SECRET}.", "model": MODEL})
     thread = thread_of(tenant, "ann")

@@ -30,11 +30,11 @@ class ThreadPresets:
         """Ids of threads without a preset, by their own ids and by those of their turns."""
 
     async def of(self, caller: Caller, address: ById | ByName | OfTurn) -> UserPreset | None:
-        """Return the preset of a thread. Raises `ContentUnreadable`."""
+        """Return the preset of a thread of the caller's user; None for any other thread. Raises `ContentUnreadable`."""
         row: Any = None
         turn_id, thread_id = (address.turn, None) if isinstance(address, OfTurn) else (None, address.id)
         key = address.turn if isinstance(address, OfTurn) else address.id
-        asked = {"project_id": caller.project_id, "bucket": bucket_at(address)}
+        asked = {"project_id": caller.project_id, "bucket": bucket_at(address), "user": caller.grant.user}
 
         async def look_up() -> UUID | None:
             nonlocal row

@@ -43,9 +43,9 @@ JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_
 WHERE t.status = 'in_progress'
 
 -- thread_preset --
--- The preset of a thread, by its id or by a turn of it.
+-- The preset of a user's thread, by its id or by a turn of it.
 SELECT id, preset FROM threads
-WHERE project_id = :project_id AND bucket = :bucket AND id = coalesce(:thread_id::uuid, (
+WHERE project_id = :project_id AND bucket = :bucket AND user_id = :user AND id = coalesce(:thread_id::uuid, (
     SELECT thread_id FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 ))
 

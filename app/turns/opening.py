@@ -40,6 +40,20 @@ class Joined:
     turn_id: UUID
 
 
+async def with_app_messages(store: TurnStore, project_id: UUID, address: Address, request: TurnRequest) -> TurnRequest:
+    """Return a user's request with the app's messages that its new branch would not have, of the head, of the replaced
+    turn and of the turn in progress: the user's edit does not take them from the model."""
+    if request.origin.user is None or not (request.root or request.parent_id is not None):
+        return request
+    thread = await store.thread(project_id, address)
+    there = request.input  # A WebSocket sends those of its unstored responses again.
+    found: list[Item] = []
+    for left in (thread["head_turn_id"], request.replaced_id, await store.active_turn(project_id, thread["id"])):
+        lost = await store.lost_messages(project_id, left, request.parent_id)
+        found += [item for item in lost if item not in found and item not in there]
+    return replace(request, items=[*with_facts(found), *request.items]) if found else request
+
+
 class Opening:
     def __init__(self, store: TurnStore, signals: CancelSignals, settings: Settings) -> None:
         self._store = store
@@ -94,6 +108,8 @@ class Opening:
                         queued_at, keep_at = busy.thread_id, time.monotonic() + PLACE_KEPT_SECONDS
                         await self._queue(project_id, busy, ticket)
                     await self._freed(busy.thread_id)
+                    # The turn that has ended may hold messages of the app.
+                    request = await with_app_messages(self._store, project_id, address, request)
         finally:
             if queued_at is not None and ticket is not None:
                 with suppress(DatabaseUnavailable):  # The turn is open all the same, and the place soon free.
@@ -111,7 +127,7 @@ class Opening:
         if not isinstance(address, New) and not request.root:
             thread = await self._store.thread(project_id, address)
             parent_id = parent_id or thread["head_turn_id"]
-            busy = request.parent_id is None and await self._store.is_busy(project_id, thread["id"])
+            busy = request.parent_id is None and await self._store.active_turn(project_id, thread["id"])
             rows = [] if parent_id is None else await self._store.approvals(project_id, parent_id)
             if busy or any(is_unreadable(row["data"]) for row in rows):
                 return request  # It waits, or is refused, and not for its approvals.

@@ -24,7 +24,7 @@ from app.memory.store import as_message
 from app.projects.auth import Caller
 from app.threads.address import Address, New, OfTurn
 from app.turns.client import Client
-from app.turns.opening import Joined
+from app.turns.opening import Joined, with_app_messages
 from app.turns.replay import Replay
 from app.turns.rows import TurnRow
 from app.turns.runner import Runner
@@ -50,8 +50,7 @@ class Turns:
         if request.stored:
             await check_room(self._limits, caller, request.user, makes_thread=isinstance(address, New))
         request = await self.with_references(caller, address, request)
-        if caller.grant.user is not None and (request.root or request.parent_id is not None):
-            request = await self._with_app_messages(caller, address, request)
+        request = await with_app_messages(self._store, caller.project_id, address, request)
         if not request.items:
             await self._check_waits_for_answer(caller, address)
         return await self._runner.start(caller.grant.project_id, address, request, headers, client)
@@ -70,17 +69,6 @@ class Turns:
                 param="input",
                 code="missing_parameter",
             )
-
-    async def _with_app_messages(self, caller: Caller, address: Address, request: TurnRequest) -> TurnRequest:
-        """Return a user's request with the app's messages that the new branch would not have: the user's edit does not
-        take them from the model."""
-        project_id, head = caller.project_id, (await self._store.thread(caller.project_id, address))["head_turn_id"]
-        found = [*await self._store.lost_messages(project_id, head, request.parent_id)]
-        of_replaced = await self._store.lost_messages(project_id, request.replaced_id, request.parent_id)
-        found += [item for item in of_replaced if item not in found]
-        there = request.input  # A WebSocket sends those of its unstored responses again.
-        found = [item for item in found if item not in there]
-        return replace(request, items=[*with_facts(found), *request.items]) if found else request
 
     async def replacing(self, caller: Caller, address: Address, body: dict[str, Any]) -> tuple[dict[str, Any], bool]:
         """A request that replaces a turn, as one that continues what that turn continued.

@@ -547,9 +547,10 @@ class TurnStore:
         found = await self._database.fetch(*SQL.approvals(**_at(project_id, turn_id)))
         return [ITEMS.opened(project_id, row) for row in found]
 
-    async def is_busy(self, project_id: UUID, thread_id: UUID) -> bool:
-        """Return True if a turn is in progress that will move the thread's head."""
-        return await self._database.fetchrow(*SQL.active_turn(**_of(project_id, thread_id))) is not None
+    async def active_turn(self, project_id: UUID, thread_id: UUID) -> UUID | None:
+        """Return the id of the turn in progress that will move the thread's head; None where there is none."""
+        found: UUID | None = await self._database.fetchval(*SQL.active_turn(**_of(project_id, thread_id)))
+        return found
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
