@@ -305,6 +305,14 @@ def test_summary_that_a_user_carries_takes_the_messages_of_the_app_along(tenant:
     assert f"Say {SECRET}." in seen(emulator)
     assert SECRET not in answer.text
     assert SECRET not in ann.get(f"/responses/{answer.json()['id']}/input_items").text
+    # A summary of a summary, too.
+    more = [*output, {"role": "user", "content": "More"}]
+    again = ann.post("/responses/compact", json={"model": MODEL, "input": more})
+    assert again.status_code == 200, again.text
+    assert SECRET not in json.dumps(sent(emulator)["input"])
+    more = [*again.json()["output"], {"role": "user", "content": "Go on"}]
+    assert ann.post("/responses", json={"input": more, "model": MODEL}).status_code == 200
+    assert f"Say {SECRET}." in seen(emulator)
 
 
 def test_presets_do_not_tell_whose_a_thread_is(tenant: Tenant) -> None:

@@ -304,3 +304,18 @@ def test_every_object_that_users_get_is_listed(told: tuple[Tenant, dict[str, str
         answer = tenant.http.get(path).json()
         found = answer["data"][0] if answer["object"] == "list" else answer
         assert set(OBJECTS[found["object"]]) - set(found) <= {"unreadable", "path"}, path
+
+
+def test_search_does_not_tell_the_words_of_pinned_messages(service: Service) -> None:
+    """Check hits as well as pages: a next page without hits would confirm a guessed word."""
+    tenant = Tenant(service)
+    thread = thread_of(tenant, "ann")
+    ann = browser(tenant, "ann")
+    pinned = {"role": "user", "content": f"Hidden {SECRET}", "pinned": True}
+    said = {"input": [pinned, {"role": "user", "content": "Open"}]}
+    assert tenant.http.post(f"/threads/{thread}/turns", json=said).status_code == 200
+    guess = turn(ann, thread, f"A guess: {SECRET}")
+    found = ann.get("/search", params={"q": SECRET, "limit": 1}).json()
+    assert ([hit["turn_id"] for hit in found["data"]], found["has_more"]) == ([guess["id"]], False)
+    assert ann.get("/search", params={"q": "Hidden"}).json()["data"] == []
+    assert len(tenant.http.get("/search", params={"q": SECRET}).json()["data"]) == 2

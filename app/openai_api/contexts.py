@@ -134,7 +134,7 @@ class Contexts:
             )
         usage = dict.fromkeys(SUMMED, 0)
         # A user neither sees the app's messages nor sends them again: they go along with the summary.
-        of_app = [text_of(item) for item in before if is_system(item)] if caller.grant.user is not None else []
+        of_app = [text_of(item) for item in items if is_system(item)] if caller.grant.user is not None else []
         told = [item for item in items if not is_system(item)] if of_app else items
         try:
             said = await self._compactions.summary(

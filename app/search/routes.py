@@ -41,5 +41,5 @@ async def search(
         if user not in (None, grant.user) or (grant.thread_id is not None and thread not in (None, grant.thread_id)):
             raise Forbidden("This token does not search these threads.", param="user", code="not_for_users")
         user, thread = grant.user, grant.thread_id or thread
-    filters = Filters(roles, user, thread, moment(since), moment(until))
+    filters = Filters(roles, user, thread, moment(since), moment(until), for_users=grant.user is not None)
     return json_response(await found.search(caller, q, filters, after, limit))

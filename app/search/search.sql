@@ -13,12 +13,13 @@ SELECT * FROM found_messages_v1(
 SELECT * FROM found_titles_v1(:project_id, :asked, :here_before, :since, :until, :user_id, :thread_id, :limit)
 
 -- texts --
--- The beginnings of messages that may match; a sealed one as it is.
+-- The beginnings of messages that may match; a sealed one as it is. End users see no pinned ones.
 SELECT i.turn_id AS id, i.turn_id, i.position, i.type, i.data->>'role' AS role,
     left(message_text_v1(i.data), :longest::int) AS text,
     CASE WHEN json_typeof(i.data) = 'array' THEN i.data END AS data
 FROM unnest(:buckets::smallint[], :turn_ids::uuid[], :positions::integer[]) AS k (bucket, id, position)
 JOIN items i ON i.project_id = :project_id AND i.bucket = k.bucket AND i.turn_id = k.id AND i.position = k.position
+WHERE NOT :for_users::boolean OR i.data->>'pinned' IS DISTINCT FROM 'true'
 
 -- turns -> FoundRow --
 -- Turns that were found, with their threads.

@@ -140,10 +140,8 @@ class Search:
                 if hit.id not in rows:
                     continue  # What has been deleted since it was found is no hit.
                 row, said = rows[hit.id], messages.get(hit.id, [])
-                if caller.grant.user is not None and hit.role != "title":
+                if caller.grant.user is not None:
                     said = [message for message in said if is_for_users(message)]
-                    if not any(message.get("role") == hit.role for message in said):
-                        continue
                 texts = _texts(hit, row, said, left)
                 left -= sum(map(len, texts))
                 found = await asyncio.to_thread(_fragments, texts, marked)

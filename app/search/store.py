@@ -12,6 +12,7 @@ from app.db.ids import bucket_of
 from app.db.sql import Statement, statements_of
 from app.items.lexemes import LONGEST_TEXT, Term, tsquery
 from app.items.shapes import string, text_of
+from app.items.user_items import is_for_users
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS
 from app.sealing.columns import TITLES as TITLED
@@ -42,6 +43,8 @@ class Filters:
     until: datetime | None = None
     here_before: datetime | None = None
     """Time after which new rows are left out, because they would move the pages."""
+    for_users: bool = False
+    """True to find only messages that end users may see: hits on others would tell their words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,19 +88,21 @@ async def texts(
             turn_ids=[row["id"] for row in some],
             positions=[row["position"] for row in some],
             longest=LONGEST_TEXT,
+            for_users=filters.for_users,
         )
         # What has been deleted since the look-up is not there.
-        read = [_text(project_id, row) for row in await database.fetch(*asked)]
+        read = [_text(project_id, row, filters) for row in await database.fetch(*asked)]
         left -= sum(len(each.text) for each in read) * max(1.0, len(wanted) / WORDS_AT_ONCE)
         yield read
 
 
-def _text(project_id: UUID, row: Any) -> Text:
+def _text(project_id: UUID, row: Any, filters: Filters) -> Text:
     if row["data"] is None:
         return Text(row["id"], row["role"], row["text"])
     # One that cannot be opened has no text, and is no hit.
     item = ITEMS.opened(project_id, row)["data"]
-    return Text(row["id"], string(item.get("role")), text_of(item)[:LONGEST_TEXT])
+    text = text_of(item)[:LONGEST_TEXT] if not filters.for_users or is_for_users(item) else ""
+    return Text(row["id"], string(item.get("role")), text)
 
 
 async def _newest(database: Database, project_id: UUID, wanted: Sequence[Term], filters: Filters) -> list[Any]:
