@@ -47,6 +47,8 @@ SHAPES: dict[str, list[dict[str, Any]]] = {
     "POST /conversations": [{"items": [{"role": "user", "content": "Hi"}]}],
     "POST /conversations/{conversation_id}": [{"metadata": {"a": "b"}}],
     "POST /conversations/{conversation_id}/items": [{"items": [{"role": "user", "content": "Hi"}]}],
+    "POST /stream_tickets": [{"path": "/v1/threads/{thread_id}/events"}],
+    "POST /threads/claim": [{"token": "{anonymous}"}],
 }  # fmt: skip
 """Bodies that are sent to a route. A route that is not here gets an empty one."""
 
@@ -59,7 +61,7 @@ QUERIES: dict[str, list[dict[str, str]]] = {
 }  # fmt: skip
 
 STREAMS = {"Last-Event-ID": "0"}
-"""The streams of a turn and of a thread begin at the beginning."""
+"""The stream of a turn begins at the beginning. Other streams begin with a snapshot."""
 
 
 def open_routes() -> set[tuple[str, str]]:
@@ -107,6 +109,7 @@ def things(tenant: Tenant) -> dict[str, str]:
         "item_id": items[0]["id"],
         "share_id": ann.post(f"/threads/{thread}/shares").json()["id"],
         "model": MODEL,
+        "anonymous": tenant.http.post("/user_tokens", json={"anonymous": True}).json()["token"],
     }
 
 
@@ -117,11 +120,12 @@ def filled(value: Any, given: dict[str, str]) -> Any:
 def read(client: httpx2.Client, method: str, path: str, **how: Any) -> tuple[int, str]:
     """Return the status of an answer, and all of it: its headers, and its body as far as it comes."""
     heard: list[bytes] = []
+    endless = path.endswith("/events") and "/turns/" not in path
+    headers = {} if endless else STREAMS
     with client.stream(
-        method, path, headers=STREAMS, timeout=httpx2.Timeout(60, read=QUIET_SECONDS * 10), **how
+        method, path, headers=headers, timeout=httpx2.Timeout(60, read=QUIET_SECONDS * 10), **how
     ) as answer:
         said = repr(answer.headers.raw)
-        endless = path.endswith("/events") and "/turns/" not in path
         try:
             heard += _until_quiet(answer) if endless else answer.iter_bytes()
         except httpx2.ReadTimeout:
@@ -227,14 +231,26 @@ def test_websocket_of_a_user_reaches_only_what_is_the_users(told: tuple[Tenant, 
     assert (thread["user"], thread["turn_count"]) == ("bob", 1)
 
 
-def test_stream_of_a_thread_shows_turns_without_what_the_app_has_said(told: tuple[Tenant, dict[str, str]]) -> None:
+@pytest.mark.parametrize("place", ["/threads/{thread_id}/events", "/events"])
+def test_streams_of_threads_show_nothing_of_what_the_app_says_meanwhile(
+    told: tuple[Tenant, dict[str, str]], place: str
+) -> None:
     tenant, given = told
-    status, said = read(browser(tenant, "ann"), "GET", f"/threads/{given['thread_id']}/events")
-    assert status == 200
-    assert said.count("thread.turn.created") >= 3
-    assert "response.completed" in said
-    assert "Hello, app" in said
-    assert SECRET not in said
+    thread, heard = given["thread_id"], b""
+    with browser(tenant, "ann").stream("GET", place.format(**given)) as stream:
+        for part in stream.iter_bytes():
+            if not heard:
+                tenant.http.patch(f"/threads/{thread}", json={"preset": {"instructions": f"Anew: {SECRET}."}})
+                of_key = [{"role": "developer", "content": f"Now: {SECRET}."}, {"role": "user", "content": "Go on"}]
+                said = {"input": of_key, "instructions": f"Of the key: {SECRET}.", "tools": [LOOKUP]}
+                assert tenant.http.post(f"/threads/{thread}/turns", json=said).status_code == 200
+                tenant.http.patch(f"/threads/{thread}", json={"title": "The end"})
+            heard += part
+            if b"The end" in heard:
+                break
+    assert b"snapshot" in heard
+    assert b"thread.turn.created" in heard
+    assert SECRET.encode() not in heard
 
 
 def test_messages_of_the_provider_are_not_for_users(told: tuple[Tenant, dict[str, str]], emulator: Emulator) -> None:
