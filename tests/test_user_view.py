@@ -335,3 +335,28 @@ def test_search_does_not_tell_the_words_of_pinned_messages(service: Service) -> 
     assert ([hit["turn_id"] for hit in found["data"]], found["has_more"]) == ([guess["id"]], False)
     assert ann.get("/search", params={"q": "Hidden"}).json()["data"] == []
     assert len(tenant.http.get("/search", params={"q": SECRET}).json()["data"]) == 2
+
+
+def test_large_answers_come_whole_and_without_what_the_app_has_said(service: Service) -> None:
+    """Check answers that are large enough to be made in a thread."""
+    tenant = Tenant(service)
+    given = things(tenant)
+    ann, place = browser(tenant, "ann"), f"/threads/{given['thread_id']}/turns"
+    words = "many words " * 10_000
+    with ann.stream("POST", place, json={"input": f"Echo: {words}", "stream": True}) as stream:
+        events = [json.loads(line[6:]) for line in stream.iter_lines() if line.startswith("data: ")]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert events[-1]["type"] == "response.completed"
+    assert words.strip() in json.dumps(events[-1])
+    page = ann.get(place)
+    assert words.strip() in page.text
+    headers = {"Authorization": f"Bearer {token_of(tenant, 'ann')}"}
+    with connect(
+        f"{tenant.service.url.replace('http', 'ws')}/v1/responses", additional_headers=headers, max_size=None
+    ) as socket:
+        said = {"input": f"Echo: {words}", "conversation": given["conversation_id"]}
+        socket.send(json.dumps({"type": "response.create", **said}))
+        while (event := json.loads(socket.recv(timeout=30)))["type"] not in ("response.completed", "error"):
+            pass
+    assert words.strip() in json.dumps(event)
+    assert SECRET not in json.dumps([*events, page.json(), event])

@@ -7,8 +7,9 @@ is added here. Instructions, presets, definitions of tools, system and developer
 provider's error messages are not listed.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from starlette.requests import HTTPConnection
@@ -28,6 +29,11 @@ MARKDOWN = "text/markdown"
 
 FAILED = "The model could not answer this request."
 """Shown in the place of the provider's message, which may quote what it was sent."""
+
+LARGE = 65_536
+"""Bytes."""
+
+Sent = TypeVar("Sent")
 
 Shown = Callable[[Any], Any]
 Fields = Mapping[str, Shown | None]
@@ -218,12 +224,15 @@ class _View:
         self._start: Message | None = None
         """The head of a JSON answer, until its body is whole."""
         self._body = bytearray()
+        self._searched = 0
+        """Number of bytes of `_body` in which no event ends."""
         self._media_type = ""
 
     async def send(self, message: Message) -> None:
         match message["type"]:
             case "websocket.send":
-                said = orjson.dumps(shown_event(orjson.loads(message.get("text") or message["bytes"])))
+                text = message.get("text") or message["bytes"]
+                said = await _apart(len(text), _message, text)
                 await self._send({"type": "websocket.send", "text": said.decode()})
             case "http.response.start" | "websocket.http.response.start":
                 await self._begin(message)
@@ -246,7 +255,7 @@ class _View:
         body = message.get("body", b"")
         if self._media_type == EVENTS:
             self._body += body
-            await self._send({**message, "body": self._events()})
+            await self._send({**message, "body": await self._events()})
         elif self._start is not None:
             self._body += body
             if not message.get("more_body", False):
@@ -256,31 +265,53 @@ class _View:
 
     async def _end(self, message: Message) -> None:
         assert self._start is not None
-        body = orjson.dumps(shown(orjson.loads(self._body))) if self._body else b""
+        body = await _apart(len(self._body), _body, self._body) if self._body else b""
         headers = [header for header in self._start.get("headers", ()) if header[0].lower() != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))
         await self._send({**self._start, "headers": headers})
         await self._send({**message, "body": body})
 
-    def _events(self) -> bytes:
-        """Return what has come whole of a stream: events, and comments, which are lines between them."""
-        made: list[bytes] = []
-        data, begin = bytes(self._body), 0
+    async def _events(self) -> bytes:
+        whole = self._whole()
+        return await _apart(sum(map(len, whole)), _stream, whole)
+
+    def _whole(self) -> list[bytes]:
+        """Take what has come whole of a stream: events, and comments, which are lines between them."""
+        whole: list[bytes] = []
+        data, begin = self._body, 0
         while begin < len(data):
-            is_line = data[begin] in b":\n"
-            mark = b"\n" if is_line else b"\n\n"
-            end = data.find(mark, begin)
+            mark = b"\n" if data[begin] in b":\n" else b"\n\n"
+            end = data.find(mark, max(begin, self._searched))
             if end < 0:
+                self._searched = max(begin, len(data) - 1)
                 break
             end += len(mark)
-            made.append(data[begin:end] if is_line else _event(data[begin:end]))
+            whole.append(bytes(data[begin:end]))
             begin = end
-        del self._body[:begin]
-        return b"".join(made)
+        del data[:begin]
+        self._searched = max(0, self._searched - begin)
+        return whole
+
+
+async def _apart(size: int, view: Callable[[Sent], bytes], sent: Sent) -> bytes:
+    """Return a view. A large one is made in a thread, so that other requests do not wait for it."""
+    return await asyncio.to_thread(view, sent) if size > LARGE else view(sent)
+
+
+def _body(sent: bytearray) -> bytes:
+    return orjson.dumps(shown(orjson.loads(sent)))
+
+
+def _message(sent: str | bytes) -> bytes:
+    return orjson.dumps(shown_event(orjson.loads(sent)))
+
+
+def _stream(sent: list[bytes]) -> bytes:
+    return b"".join(part if part[0] in b":\n" else _event(part) for part in sent)
 
 
 def _event(frame: bytes) -> bytes:
     lines = frame.rstrip(b"\n").split(b"\n")
     said = [line for line in lines if line.startswith((b"id: ", b"event: ", b"retry: "))]
     data = b"\n".join(line[6:] for line in lines if line.startswith(b"data: "))
-    return b"\n".join([*said, b"data: " + orjson.dumps(shown_event(orjson.loads(data))), b"", b""])
+    return b"\n".join([*said, b"data: " + _message(data), b"", b""])
