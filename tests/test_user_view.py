@@ -240,7 +240,7 @@ def test_streams_of_threads_show_nothing_of_what_the_app_says_meanwhile(
     with browser(tenant, "ann").stream("GET", place.format(**given)) as stream:
         for part in stream.iter_bytes():
             if not heard:
-                tenant.http.patch(f"/threads/{thread}", json={"preset": {"instructions": f"Anew: {SECRET}."}})
+                tenant.http.patch(f"/threads/{thread}", json={"preset": {"instructions": f"Again: {SECRET}."}})
                 of_key = [{"role": "developer", "content": f"Now: {SECRET}."}, {"role": "user", "content": "Go on"}]
                 said = {"input": of_key, "instructions": f"Of the key: {SECRET}.", "tools": [LOOKUP]}
                 assert tenant.http.post(f"/threads/{thread}/turns", json=said).status_code == 200

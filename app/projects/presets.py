@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from app.http.bodies import WHOLE, Body, examples
 from app.http.errors import Forbidden
+from app.items.shapes import fields_of
 from app.projects.settings import MOST_LISTED, ModelName, is_named, least
 
 LONGEST_INSTRUCTIONS = 32_000
@@ -132,6 +133,10 @@ class Presets:
                 raise not_permitted(name)
             if limit is not None and given is None:
                 found[name] = limit
+        # A model gets an effort or a budget, not both.
+        limited = any(preset.limits.thinking_budget is not None for preset in self.each)
+        if limited and fields_of(body.get("reasoning")).get("effort") is not None:
+            raise not_permitted("reasoning.effort")
         return found
 
     def check_summary(self, model: str | None, instructions: str | None, resolve: Callable[[str], str]) -> None:
