@@ -25,9 +25,6 @@ MOST_OF_PROJECT = 10_000
 MOST_KEPT = 100_000
 """Cut-offs in memory, of all projects together."""
 
-KEPT_MICROSECONDS = 2 * 86_400 * 1_000_000
-"""Time after which a cut-off is deleted. No token is accepted for longer than a day."""
-
 SQL = statements_of(__file__)
 
 
@@ -96,8 +93,6 @@ class Cutoffs:
         at: int = await session.scalar(SQL.next_cutoff.clause, {"project_id": project_id})
         row = {"project_id": project_id, "user_hash": self.hash(user), "cut_at": at, "claimed_by": claimed_by}
         await session.execute(SQL.set_cutoff.clause, row)
-        old = {"project_id": project_id, "before": at - KEPT_MICROSECONDS}
-        await session.execute(SQL.forget_cutoffs.clause, old)
         return at
 
     async def find(self, session: AsyncSession, project_id: UUID, user: str) -> UserCutoff | None:

@@ -79,9 +79,6 @@ INSERT INTO user_cutoffs (project_id, user_hash, cut_at, claimed_by)
 VALUES (:project_id, :user_hash, :cut_at, :claimed_by)
 ON CONFLICT (project_id, user_hash) DO UPDATE SET cut_at = excluded.cut_at, claimed_by = excluded.claimed_by
 
--- forget_cutoffs --
-DELETE FROM user_cutoffs WHERE project_id = :project_id AND cut_at < :before
-
 -- identity_providers --
 -- The projects that have claimed an issuer and one of several audiences.
 SELECT c.project_id, c.key_id, c.audience, p.operates, p.settings

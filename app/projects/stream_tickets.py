@@ -16,8 +16,7 @@ from urllib.parse import unquote
 from uuid import UUID
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import delete, insert, or_, select
-from sqlalchemy.sql import func
+from sqlalchemy import and_, delete, insert, select
 from starlette.requests import HTTPConnection
 
 from app.db.engine import Database
@@ -79,16 +78,16 @@ class StreamTickets:
             credential=_cipher(ticket).encrypt(NONCE, credential.encode(), _hash(path)),
             expires_at=datetime.fromtimestamp(expires_at, UTC),
         )
-        mine = (StreamTicket.project_id == project_id) & (StreamTicket.owner_hash == owner_hash)
+        mine = and_(StreamTicket.project_id == project_id, StreamTicket.owner_hash == owner_hash)
         newest = (
             select(StreamTicket.token_hash)
             .where(mine)
             .order_by(StreamTicket.created_at.desc())
             .limit(MOST_OF_OWNER - 1)
         )
-        over = or_(StreamTicket.expires_at <= func.now(), mine & StreamTicket.token_hash.not_in(newest))
+        over = (mine, StreamTicket.token_hash.not_in(newest))
         async with self._database.session() as session:
-            await session.execute(delete(StreamTicket).where(over))
+            await session.execute(delete(StreamTicket).where(*over))
             await session.execute(made)
         return ticket, expires_at
 

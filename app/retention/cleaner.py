@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from typing import Any
 
 import asyncpg
 import structlog
@@ -47,10 +48,8 @@ class Cleaner(Background):
         for project in await self._database.fetch(*SQL.projects_to_purge()):
             await self._tried(self._purge_old(project))
         await self._tried(self._delete_copies())
-        await self._tried(self._delete_presets())
-
-    async def _delete_presets(self) -> None:
-        await self._database.fetch(*SQL.delete_expired_presets())
+        for expired in (SQL.delete_expired_presets, SQL.delete_expired_tickets, SQL.delete_old_cutoffs):
+            await self._tried(self._database.fetch(*expired()))
 
     async def _purge_users(self) -> None:
         while await self._purge.continue_one():
@@ -77,7 +76,7 @@ class Cleaner(Background):
                 if account is not None and await account.provider.delete(row.response_id):
                     await provider_deletions.done(self._database, row)
 
-    async def _tried(self, work: Awaitable[None]) -> None:
+    async def _tried(self, work: Awaitable[Any]) -> None:
         try:
             await work
         except (SQLAlchemyError, asyncpg.PostgresError) as error:

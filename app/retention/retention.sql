@@ -37,3 +37,10 @@ SELECT project_id, retention_days, purged_until FROM projects WHERE retention_da
 -- delete_expired_presets --
 -- Presets of tokens that have expired, and former ones of projects.
 DELETE FROM user_presets WHERE expires_at < now()
+
+-- delete_expired_tickets --
+DELETE FROM stream_tickets WHERE expires_at < now()
+
+-- delete_old_cutoffs --
+-- No token is accepted for longer than a day after its issue.
+DELETE FROM user_cutoffs WHERE cut_at < extract(epoch FROM now() - interval '2 days') * 1000000
