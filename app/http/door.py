@@ -42,6 +42,9 @@ MOST_PIPELINED = 64
 MOST_FRAMES = 10_000
 """Limit on the frames of a WebSocket that come one after the other and complete no message."""
 
+UNREAD_SECONDS = 5.0
+"""Time in which the client of a connection that is being closed has to read something."""
+
 PIECE_BYTES = 16 * 1024
 """Bytes of a WebSocket whose frames are parsed at a time."""
 
@@ -112,6 +115,8 @@ class HttpDoor(HttpToolsProtocol):
         self._ended = False
         """True if a request ended within the current read."""
         self._patience: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle
+        """Runs while writing is paused."""
         self._refused = False
         self._refusal: Refused | None = None
         self._address: str | None = None
@@ -163,6 +168,8 @@ class HttpDoor(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._be_patient()
+        if self.flow.write_paused:
+            self._unread.cancel()
         _count_no_more(self._address)
         super().connection_lost(exc)
 
@@ -173,6 +180,26 @@ class HttpDoor(HttpToolsProtocol):
 
     def _should_upgrade(self) -> bool:
         return self.parser.get_method() == b"GET" and super()._should_upgrade()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        self._unread.cancel()
+        super().resume_writing()
+
+    def _watch_reading(self) -> None:
+        """Abort a connection that is being closed while its client reads nothing, which would otherwise stay open."""
+        left = self.transport.get_write_buffer_size()
+
+        def check() -> None:
+            if self.transport.is_closing() and self.transport.get_write_buffer_size() >= left:
+                self.transport.abort()
+            else:
+                self._watch_reading()
+
+        self._unread = self.loop.call_later(UNREAD_SECONDS, check)
 
     def on_message_begin(self) -> None:
         self._begun = True
