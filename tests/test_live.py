@@ -1,14 +1,17 @@
 """GET /v1/events: the threads of a user or a project as one stream that can always be taken up again."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import asyncpg
+import psutil
 import pytest
 
 from app.db import ids
@@ -251,6 +254,46 @@ def test_the_purge_of_a_user_is_told_by_ids_alone(tenant: Tenant) -> None:
     new = thread_of(tenant, "ann")
     with following(tenant, token, after=place) as (again,):
         assert [each["id"] for each in again.is_told("snapshot")["threads"]] == [new]
+
+
+def test_streams_that_all_begin_at_once_hold_up_no_other_request(tenant: Tenant) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: thread_of(tenant, "ann"), range(50)))
+    head = f"GET /v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token_of(tenant, 'ann')}\r\n\r\n"
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", tenant.service.port), 60)) for _ in range(300)
+        ]
+        for each in sockets:
+            each.sendall(head.encode())
+        assert {each.recv(1) for each in sockets} == {b"H"}
+        assert tenant.http.get("/threads", params={"limit": 1}).status_code == 200
+        begun = 0
+        for each in sockets:
+            each.setblocking(False)
+            with suppress(BlockingIOError):
+                begun += b"event: snapshot" in each.recv(65536)
+        assert begun < 200, begun
+
+
+def test_connection_whose_client_reads_nothing_ends_with_its_token(tenant: Tenant) -> None:
+    thread = thread_of(tenant, "ann")
+    turn = tenant.turn(thread, "Echo: " + "word " * 180_000)["id"]
+    token = token_of(tenant, "ann")
+    head = f"GET /v1/threads/{thread}/turns/{turn}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n"
+    with socket.socket() as unread:
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        unread.connect(("127.0.0.1", tenant.service.port))
+        unread.sendall(head.encode())
+        place = unread.getsockname()
+
+        def is_open() -> bool:
+            return any(each.raddr == place and each.status == "ESTABLISHED" for each in psutil.net_connections("tcp"))
+
+        assert unread.recv(1) == b"H"
+        assert is_open()
+        tenant.http.post("/user_tokens/revoke", json={"user": "ann"}).raise_for_status()
+        eventually(lambda: not is_open(), 40)
 
 
 def test_a_stream_ends_with_its_key(tenant: Tenant) -> None:

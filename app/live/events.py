@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -29,6 +30,9 @@ MOST_THREADS = 50
 MOST_RUNNING = 1000
 """Turns in progress in a snapshot."""
 
+BEGINNING_AT_ONCE = 4
+"""Streams for which a worker reads the state at once. When all clients connect again, other requests get their turn."""
+
 FRAME_BYTES = 65536
 """Events of this size are sent before further ones are made."""
 
@@ -42,6 +46,8 @@ class ThreadEvents:
         self._database = database
         self._feed = feed
         self._threads = threads
+        self._beginning = asyncio.Semaphore(BEGINNING_AT_ONCE)
+        self._of_reader: WeakValueDictionary[tuple[UUID, str | None], asyncio.Lock] = WeakValueDictionary()
 
     def frames(self, caller: Caller, user: str | None, last_id: str | None) -> AsyncIterator[bytes]:
         """Return the stream.
@@ -68,15 +74,19 @@ class ThreadEvents:
         async with AsyncExitStack() as stack:
             while reader is None or not reader.ended:
                 try:
-                    if reader is None:
-                        reading = self._feed.reading(project_id, user=user, thread_id=thread_id)
-                        reader = await stack.enter_async_context(reading)
-                    if reader.lost:
-                        restarted = reader.restart()
-                        missed = None if place is None else await self._feed.since(project_id, place, reader)
-                        if missed is None:
-                            place, missed = restarted, []
-                            yield _frame("snapshot", await self._snapshot(caller, user), place)
+                    if reader is None or reader.lost:
+                        snapshot: dict[str, Any] | None = None
+                        async with self._turn_of(project_id, user):
+                            if reader is None:
+                                reading = self._feed.reading(project_id, user=user, thread_id=thread_id)
+                                reader = await stack.enter_async_context(reading)
+                            restarted = reader.restart()
+                            missed = None if place is None else await self._feed.since(project_id, place, reader)
+                            if missed is None:
+                                snapshot = await self._snapshot(caller, user)
+                                place, missed = restarted, []
+                        if snapshot is not None:
+                            yield _frame("snapshot", snapshot, restarted)
                         entries = missed
                         seen = {_key(entry) for entry in entries}
                     else:
@@ -91,6 +101,13 @@ class ThreadEvents:
                         # Records that were taken have not been sent: read them again from the place.
                         reader.lost = True
                     await asyncio.sleep(AWAY_SECONDS)
+
+    @asynccontextmanager
+    async def _turn_of(self, project_id: UUID, user: str | None) -> AsyncIterator[None]:
+        """Wait until a stream may read the state. Each user has one turn at a time, however many streams it opens."""
+        lock = self._of_reader.setdefault((project_id, user), asyncio.Lock())
+        async with lock, self._beginning:
+            yield
 
     async def _snapshot(self, caller: Caller, user: str | None) -> dict[str, Any]:
         thread_id = caller.grant.thread_id
