@@ -3,7 +3,7 @@ export class EverthreadError extends Error {
   override readonly name = "EverthreadError";
   /** The HTTP status; 0 if there was no answer. */
   readonly status: number;
-  /** The service's stable code, such as `thread_busy`; `connection_lost`, `timeout`, `aborted` or `bad_stream` from this client. */
+  /** The service's stable code, such as `thread_busy`; `connection_lost`, `timeout`, `aborted`, `bad_token` or `bad_stream` from this client. */
   readonly code: string;
   /** The name of the field at fault. */
   readonly param: string | null;

@@ -1,6 +1,9 @@
 import { EverthreadError } from "./errors.js";
 
-/** A token or API key, or a function that returns a new one. It is called for the first request and after a 401. */
+/**
+ * A token or API key, or a function that returns a new one. It is called for the first request and after a 401. A
+ * `TypeError`, with which `fetch` fails without a network, counts as a lost connection; other errors reach the caller.
+ */
 export type Token = string | (() => string | Promise<string>);
 
 export interface ClientOptions {
@@ -161,7 +164,9 @@ export class Transport {
     const token = this.#token;
     if (typeof token === "string") return Promise.resolve(token);
     if (this.#current === undefined) {
-      const current = Promise.resolve().then(token);
+      const current = Promise.resolve().then(token).then(usable, (cause) => {
+        throw cause instanceof TypeError ? this.#lost(cause) : cause;
+      });
       this.#current = current;
       current.catch(() => {
         if (this.#current === current) this.#current = undefined; // The next request asks again.
@@ -194,6 +199,12 @@ export class Transport {
     if (signal?.aborted && signal.reason !== STALLED) return cause;
     return new EverthreadError({ status: 0, code: "connection_lost", message: "The connection was lost.", cause });
   }
+}
+
+/** Return a token; refuse what is none, such as the error page of a proxy. */
+function usable(token: string): string {
+  if (typeof token === "string" && /^[!-~]+$/.test(token)) return token;
+  throw new EverthreadError({ status: 0, code: "bad_token", message: "The function `token` has returned no token." });
 }
 
 function queryString(query: Query = {}): string {

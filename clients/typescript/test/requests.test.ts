@@ -178,6 +178,22 @@ test("a function's token is kept, and renewed once for all requests that are ref
   await failed.threads.list();
 });
 
+test("an error page in place of a token is not kept, and a token is asked for again after a failed fetch", async () => {
+  const answers = ["<html>\n502</html>", "", KEY];
+  const page = client({ token: () => answers.shift() ?? KEY });
+  await assert.rejects(page.threads.list(), { code: "bad_token" });
+  await assert.rejects(page.threads.list(), { code: "bad_token" });
+  await page.threads.list();
+
+  let offline = 2;
+  const token = () => (offline-- > 0 ? Promise.reject(new TypeError("fetch failed")) : KEY);
+  for await (const event of client({ token }).events()) {
+    assert.equal(event.type, "snapshot");
+    break;
+  }
+  assert.equal(offline, -1);
+});
+
 test("keys are random where the platform has no randomUUID, or no crypto", (context) => {
   const own = Object.getOwnPropertyDescriptor(globalThis, "crypto") ?? {};
   context.after(() => Object.defineProperty(globalThis, "crypto", own));
