@@ -1,6 +1,7 @@
 """@everthread/client against a real service: in Node, and in a page in Chromium."""
 
 import gzip
+import json
 import os
 import shutil
 import threading
@@ -141,6 +142,15 @@ def test_types_are_those_of_the_services_document(folder: Path, service: Service
     generated, committed = tmp_path / "openapi.ts", folder / "src" / "openapi.ts"
     npm.run("node", "scripts/generate.mjs", f"{service.url}/openapi.json", str(generated))
     assert generated.read_text() == committed.read_text(), f"The routes have changed: cp {generated} {committed}"
+
+
+@pytest.mark.parametrize("name", [".", "ai-sdk", "assistant-ui"])
+def test_package_has_its_licence_and_types_and_no_tests(folder: Path, name: str) -> None:
+    (packed,) = json.loads(npm.run("npm", "pack", f"./{name}", "--dry-run", "--json", "--ignore-scripts"))
+    files = {file["path"] for file in packed["files"]}
+    assert {"LICENSE", "README.md", "package.json", "dist/index.js", "dist/index.d.ts"} <= files
+    assert {path.split("/")[0] for path in files} == {"LICENSE", "README.md", "package.json", "dist"}
+    assert not [path for path in files if "test" in path]
 
 
 def test_bundle_is_small_and_has_no_dependencies(bundle: Path) -> None:
