@@ -181,7 +181,9 @@ def test_nobody_reads_the_conversations_of_others(visitors: Visitors, desk: str,
             assert stranger.post(path, json={"text": "Hello"}).status_code == 401
         assert stranger.get("/api/chat").status_code == 401
         assert stranger.post("/api/chat", json={"text": "Hello"}).status_code == 401
-        stranger.get("/")
+        policy = stranger.get("/").headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
         assert stranger.get("/api/chat").json() == {"with_person": False, "messages": []}
         password = ("grace", STAFF["password"])
         assert stranger.get(f"/api/staff/chats/{foreign}", auth=password).status_code == 404

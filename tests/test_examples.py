@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from tests.clients.npm import workspace
 from tests.service import Emulator, Process, Service, eventually, free_port
@@ -111,7 +111,9 @@ def react_url(tenant: Tenant) -> Iterator[str]:
     """The address of the React app, built with the packages of clients/typescript."""
     workspace()
     folder = EXAMPLES / "react"
-    for command in (["npm", "ci", "--no-audit", "--no-fund", "--silent"], ["npm", "run", "--silent", "build"]):
+    # The workspace has many of the same packages: npm has just read what is known about them.
+    install = ["npm", "ci", "--no-audit", "--no-fund", "--silent", "--prefer-offline"]
+    for command in (install, ["npm", "run", "--silent", "build"]):
         ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
         assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
     with running(["node", "server.mjs"], folder, tenant) as url:
@@ -180,6 +182,37 @@ def test_one_page_shows_in_a_second_window_what_the_first_one_sends(one_page: Vi
     expect(second.locator("article").last).to_have_text("two", timeout=SECONDS)
 
 
+def test_one_page_keeps_telling_why_an_answer_failed(one_page: Visitor, emulator: Emulator, tenant: Tenant) -> None:
+    page = one_page.open()
+    emulator.fault("failed", after_events=3)
+    say(page, "Echo: one two three")
+    expect(page.get_by_role("alert")).not_to_be_empty(timeout=SECONDS)
+    tenant.http.patch(f"/threads/{newest(tenant)['id']}", json={"title": "Renamed"})
+    expect(page.locator("nav li")).to_have_text(["Renamed"], timeout=SECONDS)
+    expect(page.get_by_role("alert")).not_to_be_empty()
+
+
+def test_one_page_leaves_a_conversation_that_is_deleted_elsewhere(one_page: Visitor, tenant: Tenant) -> None:
+    page = one_page.open()
+    say(page, "Echo: one")
+    expect(page.locator("article").last).to_have_text("one", timeout=SECONDS)
+    tenant.http.delete(f"/threads/{newest(tenant)['id']}")
+    expect(page.locator("article")).to_have_count(0, timeout=SECONDS)
+    expect(page.locator("nav li")).to_have_count(0)
+
+
+def test_one_page_keeps_a_message_that_a_proxy_refused(one_page: Visitor) -> None:
+    page = one_page.open()
+    page.route("**/v1/threads", lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad</h1>"))
+    say(page, "Echo: kept")
+    expect(page.get_by_role("alert")).to_contain_text("502", timeout=SECONDS)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Echo: kept")
+    page.unroute("**/v1/threads")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("article").last).to_have_text("kept", timeout=SECONDS)
+    one_page.errors = [error for error in one_page.errors if "502" not in error]  # Chromium reports it.
+
+
 def test_one_page_shows_no_conversation_of_another_guest(one_page: Visitor, browser: Browser, tenant: Tenant) -> None:
     page = one_page.open()
     say(page, "Echo: mine")
@@ -207,6 +240,8 @@ def test_react_streams_answers_and_lists_conversations(react: Visitor, tenant: T
     say(page, "What is my name?")
     expect(page.locator("article.assistant p").last).to_have_text("Ada", timeout=SECONDS)
     answered(page, 2)
+    # The page has sent the turns itself: it has not looked for a running one to resume.
+    assert f"{tenant.service.url}/v1/threads/{newest(tenant)['id']}" not in react.requested
     page.get_by_role("link", name="New chat").click()
     say(page, "Echo: **bold** <script>window.hacked = 1</script> ![image](https://images.example/secret.png)")
     expect(page.locator("article strong")).to_have_text("bold", timeout=SECONDS)
@@ -318,6 +353,49 @@ def test_react_shows_in_a_second_window_what_the_first_one_sends(react: Visitor)
     first.on("dialog", lambda dialog: dialog.accept())
     first.get_by_role("button", name="Delete").click()
     expect(second.locator("nav li")).to_have_count(0, timeout=SECONDS)
+    expect(second.locator("article")).to_have_count(0, timeout=SECONDS)
+
+
+@needs("npm")
+def test_react_keeps_a_message_that_was_not_sent_and_recovers_its_list(react: Visitor) -> None:
+    page = react.context.new_page()
+    page.route("**/v1/threads", lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad</h1>"))
+    page.route(
+        "**/v1/events", lambda route: route.fulfill(status=400, json={"error": {"message": "No list."}}), times=1
+    )
+    page.goto(react.url)
+    expect(page.get_by_role("alert")).to_contain_text("No list.", timeout=SECONDS)
+    say(page, "Echo: [kept](https://example.com)")
+    expect(page.get_by_role("alert").last).to_contain_text("502", timeout=SECONDS)
+    expect(page.get_by_label("Message", exact=True)).to_have_value("Echo: [kept](https://example.com)")
+    page.unroute("**/v1/threads")
+    page.get_by_role("button", name="Send").click()
+    expect(page.get_by_role("link", name="kept", exact=True)).to_have_attribute("rel", "noreferrer", timeout=SECONDS)
+    expect(page.locator("nav li")).to_have_count(1, timeout=SECONDS)
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+@needs("npm")
+def test_react_shows_in_a_second_window_an_answer_that_ended_while_it_was_loaded(
+    react: Visitor, emulator: Emulator, tenant: Tenant
+) -> None:
+    first, second = react.open(), react.open()
+    say(first, "Echo: one")
+    second.locator("nav li a").click(timeout=SECONDS)
+    expect(second.locator("article.assistant p")).to_have_text(["one"], timeout=SECONDS)
+    answered(first, 1)
+    emulator.fault("slow", seconds=0.1)
+    words = " ".join(f"word{number}" for number in range(60))
+    thread, held = f"**/v1/threads/{newest(tenant)['id']}", list[Route]()
+    second.route(thread, lambda route: held.append(route))
+    # The second window reads the turns while this one runs, and the thread when it has ended: too late to follow it.
+    with second.expect_response(lambda answer: "/turns?" in answer.url, timeout=SECONDS):
+        say(first, f"Echo: {words}")
+    answered(first, 2)
+    second.unroute(thread)
+    for route in held:
+        route.continue_()
+    expect(second.locator("article.assistant p")).to_have_text(["one", words], timeout=SECONDS)
 
 
 @needs("npm")

@@ -27,6 +27,12 @@ MODEL = os.environ.get("MODEL", "qwen3.5-plus")
 DESK = {"desk": "bicycles"}
 """Metadata of the conversations of this help desk."""
 
+POLICY = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+}
+"""Header of the page: it loads nothing from elsewhere, and no other page can show it in a frame."""
+
 INSTRUCTIONS = """You answer customers of a bicycle shop, briefly. Look up orders with get_order.
 Call hand_over_to_human for refunds, for complaints, and if the customer wants to talk to a person."""
 COOKIE_SECONDS = 30 * 86400
@@ -239,7 +245,7 @@ async def give_back(thread: OfDesk) -> None:
 
 @app.get("/")
 async def customer_page(chat: Annotated[str | None, Cookie()] = None) -> FileResponse:
-    page = FileResponse(PAGE)
+    page = FileResponse(PAGE, headers=POLICY)
     if chat is None:
         page.set_cookie("chat", secrets.token_urlsafe(24), httponly=True, samesite="strict", max_age=COOKIE_SECONDS)
     return page
@@ -247,7 +253,7 @@ async def customer_page(chat: Annotated[str | None, Cookie()] = None) -> FileRes
 
 @app.get("/staff", dependencies=[Depends(staff)])
 async def staff_page() -> FileResponse:
-    return FileResponse(PAGE)
+    return FileResponse(PAGE, headers=POLICY)
 
 
 app.include_router(customers)

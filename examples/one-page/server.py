@@ -40,7 +40,12 @@ class Handler(SimpleHTTPRequestHandler):
         # Replace the cookie by your own sign-in. A page of another origin cannot use it: it is `SameSite=Strict`.
         cookie = SimpleCookie(self.headers.get("Cookie")).get("guest")
         guest = cookie.value if cookie else secrets.token_urlsafe(18)
-        token = everthread("POST", "/user_tokens", {"user": f"guest-{guest}", "expires_in": 600})
+        try:
+            token = everthread("POST", "/user_tokens", {"user": f"guest-{guest}", "expires_in": 600})
+        except OSError as error:
+            self.log_error("%s", error)
+            self.send_error(502, "No token")
+            return
         body = json.dumps({"url": URL, "token": token["token"], "expires_at": token["expires_at"]}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

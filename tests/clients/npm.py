@@ -27,7 +27,7 @@ def workspace() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         manifests = [ROOT / "package-lock.json", *ROOT.glob("package.json"), *ROOT.glob("*/package.json")]
         if _changed(ROOT / "node_modules" / ".installed", manifests):
-            run("npm", "ci", "--no-audit", "--no-fund", "--silent")
+            run("npm", "ci", "--no-audit", "--no-fund", "--silent", "--prefer-offline")
             _keep(ROOT / "node_modules" / ".installed", manifests)
         sources = list(_sources())
         if _changed(ROOT / "node_modules" / ".built", sources):

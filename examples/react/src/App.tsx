@@ -39,6 +39,7 @@ function Welcome() {
       location.hash = await begin(text);
     } catch (error) {
       setError((error as Error).message);
+      throw error;
     }
   }
   return (

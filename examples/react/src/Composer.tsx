@@ -1,7 +1,8 @@
 import { type FormEvent, type KeyboardEvent, useEffect, useRef, useState } from "react";
 
 interface Props {
-  onSend: (text: string) => void;
+  /** Rejects if the text is to be written again. */
+  onSend: (text: string) => Promise<void>;
   /** Stops the answer that is running, if there is one. */
   onStop?: (() => void) | undefined;
 }
@@ -16,8 +17,8 @@ export function Composer({ onSend, onStop }: Props) {
   function submit(event: FormEvent) {
     event.preventDefault();
     if (onStop || !text.trim()) return;
-    onSend(text.trim());
     setText("");
+    onSend(text.trim()).catch(() => setText(text));
   }
 
   function onKeyDown(event: KeyboardEvent<HTMLTextAreaElement>) {

@@ -50,6 +50,19 @@ function Question({ message, onEdit }: Props) {
   );
 }
 
+/** Markdown without images. A link that an answer contains does not replace the chat, and does not learn its address. */
+function Text({ text }: { text: string }) {
+  return (
+    <Markdown
+      remarkPlugins={[remarkGfm]}
+      disallowedElements={["img"]}
+      components={{ a: ({ href, children }) => <a href={href} target="_blank" rel="noreferrer">{children}</a> }}
+    >
+      {text}
+    </Markdown>
+  );
+}
+
 function Answer({ message, isRunning, onRegenerate, onBranch }: Props) {
   const { branches = [], turnId, status } = message.metadata ?? {};
   // A message of several turns is listed by its first one, which is its id.
@@ -58,7 +71,7 @@ function Answer({ message, isRunning, onRegenerate, onBranch }: Props) {
   return (
     <article className="assistant" aria-label="Assistant">
       {message.parts.map((part, index) => {
-        if (part.type === "text") return <Markdown key={index} remarkPlugins={[remarkGfm]} disallowedElements={["img"]}>{part.text}</Markdown>;
+        if (part.type === "text") return <Text key={index} text={part.text} />;
         if (part.type === "reasoning" && part.text) return <details key={index}><summary>Reasoning</summary>{part.text}</details>;
         if (part.type === "dynamic-tool") return <p key={index} className="note">{part.toolName}: {part.state === "output-available" ? "done" : "called"}</p>;
         return null;

@@ -21,9 +21,13 @@ export function ShareButton({ threadId }: { threadId: string }) {
   }
 
   async function revoke() {
-    if (link) await client.threads.shares.delete(link.id);
-    setLink(undefined);
-    dialog.current?.close();
+    try {
+      if (link) await client.threads.shares.delete(link.id);
+      setLink(undefined);
+      dialog.current?.close();
+    } catch (error) {
+      setError((error as Error).message);
+    }
   }
 
   return (

@@ -46,20 +46,27 @@ export function newestFirst({ byId }: Threads): Thread[] {
   return [...byId.values()].filter((thread) => !thread.archived).sort((a, b) => b.updated_at - a.updated_at);
 }
 
-/** Return the user's threads, kept up to date by one stream, and the error that ended it. */
+/** Return the user's threads, kept up to date by one stream, and the error that has interrupted it. */
 export function useThreads(): Threads & { error: Error | undefined; loadOlder: () => Promise<void> } {
   const [threads, apply] = useReducer(after, { byId: new Map(), running: new Map(), hasOlder: false });
   const [error, setError] = useState<Error>();
   useEffect(() => {
-    const events = client.events();
+    const left = new AbortController();
     void (async () => {
-      try {
-        for await (const event of events) apply(event);
-      } catch (error) {
-        setError(error as Error);
+      while (!left.signal.aborted) {
+        try {
+          for await (const event of client.events({ signal: left.signal })) {
+            apply(event);
+            setError(undefined);
+            if (event.type === "thread.deleted" && location.hash === `#${event.thread_id}`) location.hash = "";
+          }
+        } catch (error) {
+          setError(error as Error);
+          await new Promise((resolve) => setTimeout(resolve, 5000)); // Perhaps there was no token.
+        }
       }
     })();
-    return () => events.abort();
+    return () => left.abort();
   }, []);
   async function loadOlder() {
     const oldest = newestFirst(threads).at(-1)?.id ?? null;
