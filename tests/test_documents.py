@@ -32,6 +32,9 @@ NOT_RUN_HERE = {
     "everthread projects destroy-key": "it asks, and changes the master key: tests/test_encryption.py does it",
     "everthread master-key check": "the copy is the reader's: tests/test_encryption.py tries one",
     "everthread serve --host 0.0.0.0": "tests/test_containers.py starts it",
+    "python3 examples/one-page/server.py": "tests/test_examples.py starts it",
+    "cd examples/react": "tests/test_examples.py builds and starts it",
+    "npm start": "the same",
     "everthread serve": "tests/test_telemetry.py starts it so",
     'psql "$COORDINATOR"': "by hand, with a Citus built outside this repository: docs/scaling.md",
     'DATABASE_URL="$COORDINATOR"': "the same",
@@ -181,7 +184,7 @@ def test_every_file_of_models_is_taken(tmp_path: Path, block: Block) -> None:
 
 
 def test_every_block_says_what_it_is_and_every_exception_is_needed() -> None:
-    pieces = {"clients.md": {"py", "js", "conf"}}  # tests/clients has them whole.
+    pieces = {"clients.md": {"py", "js", "ts", "conf"}}  # tests/clients has them whole.
     for block in BLOCKS:
         assert block.language in {"console", "python", "json", "toml"} | pieces.get(block.document.name, set()), block
     commands = [line[2:] for block in BLOCKS for line in block.text.splitlines() if line.startswith("$ ")]
