@@ -95,6 +95,8 @@ def things(tenant: Tenant) -> dict[str, str]:
     of_key = {
         "input": [{"role": "developer", "content": f"In a turn: {SECRET}."}, {"role": "user", "content": "Go on"}],
         "instructions": f"Of the key: {SECRET}.", "tools": [LOOKUP], "metadata": {"a": "b"},
+        "reasoning": {"effort": "low", "note": SECRET}, "text": {"format": {"type": "text", "note": SECRET}},
+        "safety_identifier": SECRET, "prompt_cache_key": SECRET, "stop": [SECRET],
     }  # fmt: skip
     assert tenant.http.post(f"/threads/{thread}/turns", json=of_key).status_code == 200
     ann = browser(tenant, "ann")

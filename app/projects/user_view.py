@@ -71,9 +71,13 @@ def _failure(value: Any) -> Any:
     return {"code": None, "message": FAILED, **{name: value[name] for name in ("code", "status") if name in value}}
 
 
-def _usage(value: Any) -> Any:
-    return {name: found for name, found in value.items() if name[:2] != "x_"} if isinstance(value, dict) else None
+def _within(names: str) -> Shown:
+    """Return a view of an object, or of null, with these fields."""
+    fields = _plain(names)
+    return lambda value: _fields(value, fields) if isinstance(value, dict) else None
 
+
+_usage = _within("input_tokens output_tokens total_tokens input_tokens_details output_tokens_details")
 
 _THREAD = _plain(
     "id object name title user metadata ttl_seconds status head_id forked_turn_id turn_count context archived "
@@ -81,10 +85,13 @@ _THREAD = _plain(
 ) | {"last_message": _last_message}
 
 _RESPONSE = _plain(
-    "id object deleted created_at status model metadata previous_response_id conversation incomplete_details "
+    "id object deleted created_at status model metadata previous_response_id conversation "
     "background completed_at frequency_penalty max_output_tokens max_tool_calls parallel_tool_calls presence_penalty "
-    "reasoning service_tier store temperature top_logprobs top_p truncation unreadable"
-) | {"output": _items, "error": _failure, "usage": _usage}
+    "service_tier store temperature top_logprobs top_p truncation unreadable"
+) | {
+    "output": _items, "error": _failure, "usage": _usage, "incomplete_details": _within("reason"),
+    "reasoning": _within("effort summary"),
+}  # fmt: skip
 
 _TURN = (
     _RESPONSE
