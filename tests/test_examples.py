@@ -386,13 +386,21 @@ def test_react_shows_in_a_second_window_an_answer_that_ended_while_it_was_loaded
     answered(first, 1)
     emulator.fault("slow", seconds=0.1)
     words = " ".join(f"word{number}" for number in range(60))
-    thread, held = f"**/v1/threads/{newest(tenant)['id']}", list[Route]()
-    second.route(thread, lambda route: held.append(route))
+    held: list[Route] = []
+    holds = True
+
+    def hold(route: Route) -> None:
+        if holds:
+            held.append(route)
+        else:
+            route.continue_()
+
+    second.route(f"**/v1/threads/{newest(tenant)['id']}", hold)
     # The second window reads the turns while this one runs, and the thread when it has ended: too late to follow it.
     with second.expect_response(lambda answer: "/turns?" in answer.url, timeout=SECONDS):
         say(first, f"Echo: {words}")
     answered(first, 2)
-    second.unroute(thread)
+    holds = False
     for route in held:
         route.continue_()
     expect(second.locator("article.assistant p")).to_have_text(["one", words], timeout=SECONDS)
