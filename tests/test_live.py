@@ -1,6 +1,7 @@
 """GET /v1/events: the threads of a user or a project as one stream that can always be taken up again."""
 
 import asyncio
+import random
 import socket
 import threading
 from collections.abc import Iterator
@@ -254,6 +255,61 @@ def test_the_purge_of_a_user_is_told_by_ids_alone(tenant: Tenant) -> None:
     new = thread_of(tenant, "ann")
     with following(tenant, token, after=place) as (again,):
         assert [each["id"] for each in again.is_told("snapshot")["threads"]] == [new]
+
+
+def listed_by(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the threads that a client shows which has read nothing but these events."""
+    shown: dict[str, Any] = {}
+    for event in events:
+        if event["type"] == "snapshot":
+            shown = {thread["id"]: thread for thread in event["threads"]}
+        elif event["type"] == "thread.deleted":
+            shown.pop(event["thread_id"], None)
+        elif "thread" in event:
+            shown[event["thread_id"]] = event["thread"]
+    return shown
+
+
+def test_snapshot_and_events_are_the_list_while_several_change_it(tenant: Tenant) -> None:
+    def change(seed: int) -> None:
+        chance, mine = random.Random(seed), [thread_of(tenant, "ann")]
+        for number in range(25):
+            path = f"/threads/{chance.choice(mine)}"
+            match chance.randrange(6):
+                case 0:
+                    mine.append(thread_of(tenant, chance.choice(["ann", "bob"])))
+                case 1 if len(mine) > 1:
+                    tenant.http.delete(path).raise_for_status()
+                    mine.remove(path.removeprefix("/threads/"))
+                case 2:
+                    tenant.http.post(f"{path}/turns", json={"input": "Echo: hi"}).raise_for_status()
+                case 3:
+                    user = chance.choice(["ann", "bob"])
+                    tenant.http.patch(path, json={"user": user}).raise_for_status()
+                case _:
+                    tenant.http.patch(path, json={"title": f"{seed}, {number}"}).raise_for_status()
+
+    users = {token_of(tenant, "ann"): "ann", token_of(tenant, "bob"): "bob", tenant.key: None}
+    told: dict[str, list[dict[str, Any]]] = {key: [] for key in users}
+    places: dict[str, str | None] = dict.fromkeys(users)
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(change, seed) for seed in range(3)]
+        while not all(each.done() for each in writing):
+            # Each connection begins where the one before it was left.
+            for key in users:
+                stream = Stream(tenant.service, "/events", key, after=places[key])
+                eventually(lambda stream=stream: stream.events or all(each.done() for each in writing))  # type: ignore[misc]
+                stream.leave()
+                told[key] += stream.events
+                places[key] = stream.ids[-1] if stream.ids else places[key]
+        for each in writing:
+            each.result()
+    for key, user in users.items():
+        last = Stream(tenant.service, "/events", key, after=places[key])
+        wanted = tenant.http.get("/threads", params={"limit": 100, **({"user": user} if user else {})}).json()["data"]
+        shown = {thread["id"]: thread for thread in wanted}
+        eventually(lambda last=last, key=key, shown=shown: listed_by(told[key] + list(last.events)) == shown, 30)  # type: ignore[misc]
+        last.leave()
 
 
 def test_streams_that_all_begin_at_once_hold_up_no_other_request(tenant: Tenant) -> None:
