@@ -146,6 +146,21 @@ def test_a_thread_that_goes_to_another_user_is_gone_for_the_first(tenant: Tenant
         assert cid.told(thread) == []
 
 
+def test_a_users_first_thread_that_is_gone_at_once_is_told(tenant: Tenant) -> None:
+    users = [f"new-{number}" for number in range(6)]  # The trail has named none of them when they connect.
+    with following(tenant, *(token_of(tenant, user) for user in users)) as streams:
+        for number, (user, stream) in enumerate(zip(users, streams, strict=True)):
+            thread = thread_of(tenant, user)
+            if number % 2:
+                tenant.http.delete(f"/threads/{thread}").raise_for_status()
+            else:
+                tenant.http.patch(f"/threads/{thread}", json={"user": "other"}).raise_for_status()
+            stream.is_told("thread.deleted", thread)
+            assert thread not in [
+                event.get("thread_id") for other in streams if other is not stream for event in other.events
+            ]
+
+
 def test_a_stream_is_taken_up_again_where_it_was_left(tenant: Tenant, redis_url: str) -> None:
     thread, gone = thread_of(tenant, "ann"), thread_of(tenant, "ann")
     token = token_of(tenant, "ann")

@@ -215,6 +215,15 @@ class _Source:
     def is_named(self, user: str) -> bool:
         return user in self._digests
 
+    @property
+    def has_users(self) -> bool:
+        """True if a reader reads a user's threads only."""
+        return bool(self._readers_of)
+
+    def unnamed(self) -> list[str]:
+        """Return the readers' users of whom no digest is known: the trail did not name them when they connected."""
+        return [user for user in self._readers_of if user not in self._digests]
+
 
 class TrailFeed(Background):
     def __init__(self, database: Database, horizon: ReadHorizon, users: UserKeys, *, closing: threading.Event) -> None:
@@ -343,6 +352,9 @@ class TrailFeed(Background):
                 *SQL.thread_owners(project_id=project_id, buckets=list(set(buckets.values())), ids=list(buckets))
             )
         }
+        await self._name_users(
+            project_id, source, [row["user_digest"] for row in rows if row["chain_id"] not in owners]
+        )
         found: list[tuple[list[_Key], Entry]] = []
         for row in rows:
             thread_id, owner = row["chain_id"], owners.get(row["chain_id"])
@@ -357,12 +369,20 @@ class TrailFeed(Background):
             found.append(([*_keys(None, thread_id), *([] if user is None else _keys(user, thread_id))], entry))
         return found
 
+    async def _name_users(self, project_id: UUID, source: _Source, digests: Sequence[bytes | None]) -> None:
+        """Find out whom digests name that may be users with a reader: a user's first thread can be gone already when
+        its records are read, and then no row of a thread tells."""
+        if any(named is not None and named not in source.users for named in digests) and (users := source.unnamed()):
+            for named, user in (await self._users.digests(project_id, users)).items():
+                source.name(user, named)
+
     async def _former_user(self, project_id: UUID, source: _Source, row: FeedRow) -> str | None:
         """Return the user who had the thread before a record; None if no reader has that user."""
-        if not source.users:
+        if not source.has_users:
             return None
         at = {"project_id": project_id, "bucket": row["bucket"], "chain_id": row["chain_id"], "seq": row["seq"] - 1}
         named = await self._database.fetchval(*SQL.user_of_record(**at))
+        await self._name_users(project_id, source, [named])
         return None if named is None else source.users.get(named)
 
     async def _records(self, project_id: UUID, after: Place, limit: int) -> list[FeedRow]:

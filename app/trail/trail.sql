@@ -9,6 +9,11 @@ SELECT append_records_v2(
 -- The key by which the trail names an end user.
 SELECT key FROM user_keys WHERE project_id = :project_id AND bucket = :bucket AND user_id = :user_id
 
+-- find_keys --
+-- The keys of those of several end users who have one.
+SELECT user_id, key FROM user_keys
+WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND user_id = ANY(:user_ids::text[])
+
 -- make_key --
 INSERT INTO user_keys (project_id, bucket, user_id, key) VALUES (:project_id, :bucket, :user_id, :key)
 ON CONFLICT DO NOTHING RETURNING key

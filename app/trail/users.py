@@ -6,6 +6,7 @@ The database computes the same digests (`trail_digest_v1` in migrations/schema.s
 
 import hashlib
 import secrets
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -50,6 +51,14 @@ class UserKeys:
         """Return the digest that names a user in the trail; None for a user without a key."""
         key = await self.get(project_id, user_id)
         return None if key is None else digest(key, "user", user_id)
+
+    async def digests(self, project_id: UUID, user_ids: Collection[str]) -> dict[bytes, str]:
+        """Return the users who have a key, by the digests that name them in the trail."""
+        buckets = list({self._buckets.of("user", project_id, user_id) for user_id in user_ids})
+        rows = await self._database.fetch(
+            *SQL.find_keys(project_id=project_id, buckets=buckets, user_ids=list(user_ids))
+        )
+        return {digest(row["key"], "user", row["user_id"]): row["user_id"] for row in rows}
 
     async def forget(self, project_id: UUID, user_id: str) -> None:
         """From here on, nobody can tell whom the trail's records of this user name."""
