@@ -14,7 +14,16 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
+from playwright.sync_api import (
+    APIResponse,
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Route,
+    expect,
+    sync_playwright,
+)
 
 from tests.clients.npm import workspace
 from tests.service import Emulator, Process, Service, eventually, free_port
@@ -178,6 +187,27 @@ def test_one_page_shows_in_a_second_window_what_the_first_one_sends(one_page: Vi
     second.locator("nav li button").click()
     expect(second.locator("article").last).to_have_text("one", timeout=SECONDS)
     say(first, "Echo: two")
+    expect(second.locator("article")).to_have_count(4, timeout=SECONDS)
+    expect(second.locator("article").last).to_have_text("two", timeout=SECONDS)
+
+
+def test_one_page_shows_a_turn_that_began_and_ended_while_its_conversation_was_loaded(
+    one_page: Visitor, tenant: Tenant
+) -> None:
+    first, second = one_page.open(), one_page.open()
+    say(first, "Echo: one")
+    expect(first.locator("article").last).to_have_text("one", timeout=SECONDS)
+    loaded: list[tuple[Route, APIResponse]] = []
+    second.route("**/messages*", lambda route: loaded.append((route, route.fetch())))
+    second.goto(first.url)
+    eventually(lambda: bool(second.title()) and bool(loaded), SECONDS / 1000)
+    say(first, "Echo: two")
+    expect(first.locator("article").last).to_have_text("two", timeout=SECONDS)
+    third = one_page.open()  # It has its list from the same events.
+    expect(third.locator("nav li")).to_have_count(1, timeout=SECONDS)
+    expect(third.locator("nav li button.running")).to_have_count(0, timeout=SECONDS)
+    for route, answer in loaded:
+        route.fulfill(response=answer)
     expect(second.locator("article")).to_have_count(4, timeout=SECONDS)
     expect(second.locator("article").last).to_have_text("two", timeout=SECONDS)
 
