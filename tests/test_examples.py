@@ -63,6 +63,7 @@ class Visitor:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requested.append(request.url))
         page.goto(f"{self.url}/{path}")
+        page.locator("#threads[aria-busy=true]").wait_for(state="detached")  # The list has come.
         return page
 
     def _reported(self, message: ConsoleMessage) -> None:
