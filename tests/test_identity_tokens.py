@@ -378,7 +378,7 @@ def test_jwt_has_the_actions_of_its_provider_and_opens_the_routes_of_user_tokens
     for method, path in (("GET", "/project"), ("GET", "/audit"), ("GET", f"/admin/projects/{tenant.id}")):
         answer = ask(tenant, token, method, path)
         assert (answer.status_code, code_of(answer)) == (403, "not_for_users")
-    # What the project changes holds for a JWT that was verified before.
+    # A change of the project holds for JWTs that were verified before, too.
     assert accept(tenant, entry(issuer)).status_code == 200
     eventually(lambda: ask(tenant, token, "POST", json={}).status_code == 201)
 

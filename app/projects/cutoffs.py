@@ -17,7 +17,7 @@ from app.db.sql import statements_of
 from app.projects.tables import UserCutoff
 from app.trail.append import append_record
 from app.trail.records import Actor
-from app.trail.users import UserKeys
+from app.trail.users import UserKeys, digest
 
 MOST_OF_PROJECT = 10_000
 """Cut-offs of a project in memory: the latest ones. Tokens from before these cost a statement."""
@@ -79,7 +79,7 @@ class Cutoffs:
         actor: Actor,
         project_id: UUID,
         user: str,
-        user_digest: bytes | None,
+        user_digest: bytes,
         claimed_by: bytes | None = None,
     ) -> int:
         """Write a cut-off in the caller's transaction, which should end soon. Returns its time.
@@ -99,10 +99,9 @@ class Cutoffs:
         """Return a user's cut-off, as it is in the caller's transaction."""
         return await session.get(UserCutoff, (project_id, self.hash(user)), populate_existing=True)
 
-    async def digest(self, project_id: UUID, user: str) -> bytes | None:
+    async def digest(self, project_id: UUID, user: str) -> bytes:
         """Return the digest that names a user in the trail, with a key that is made where there is none."""
-        await self._users.get_or_make(project_id, user)
-        return await self._users.digest(project_id, user)
+        return digest(await self._users.get_or_make(project_id, user), "user", user)
 
     def hash(self, user: str) -> bytes:
         """Return the hash that is stored in place of a user's name, so that no name remains when the user is purged."""

@@ -48,7 +48,7 @@ def for_tickets(endpoint: Endpoint) -> Endpoint:
 
 
 def ticket_of(request: HTTPConnection) -> str | None:
-    """Return the ticket that a request has in the place of a header; None where no ticket is accepted."""
+    """Return the ticket of a request, sent instead of a header; None where no ticket is accepted."""
     if request.scope.get("method") != "GET" or request.scope.get("endpoint") not in _open:
         return None
     return request.query_params.get("ticket")

@@ -28,7 +28,7 @@ MARKDOWN = "text/markdown"
 """The one other media type. Its route renders only the items that users may see."""
 
 FAILED = "The model could not answer this request."
-"""Shown in the place of the provider's message, which may quote what it was sent."""
+"""Shown instead of the provider's message, which may quote what it was sent."""
 
 LARGE = 65_536
 """Bytes."""
@@ -283,7 +283,7 @@ class _View:
         return await _apart(sum(map(len, whole)), _stream, whole)
 
     def _whole(self) -> list[bytes]:
-        """Take what has come whole of a stream: events, and comments, which are lines between them."""
+        """Take the complete events and comments from the buffer. Comments are lines between events."""
         whole: list[bytes] = []
         data, begin = self._body, 0
         while begin < len(data):
