@@ -1,0 +1,14 @@
+"""records of who read contents"""
+
+revision = "v020_0006"
+down_revision = "v020_0005"
+branch_labels = None
+depends_on = None
+
+SERVES_THE_RELEASE_BEFORE = True
+
+
+def upgrade() -> None: ...
+
+
+def downgrade() -> None: ...
