@@ -308,7 +308,9 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     leases = Leases(store, runner, event_log, replay, spool, content_keys, lease_seconds=settings.lease_seconds)
     cancel_requests = CancelRequests(cache, signals, store, runner)
     audit_key = signing_key(settings.audit_key, settings.data_dir)
-    checkpoints = Checkpoints(database, audit_key, every_seconds=settings.audit_checkpoint_seconds)
+    checkpoints = Checkpoints(
+        database, audit_key, every_seconds=settings.audit_checkpoint_seconds, origin_base=settings.audit_origin
+    )
     purge = Purge(database, names, users, live_ids, event_log, signals, content_keys)
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
     secrets = Secrets(database, cipher)

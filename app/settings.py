@@ -220,6 +220,12 @@ class Settings(BaseSettings):
     Without it: the one in the data directory, made there once."""
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Interval at which new audit records are signed."""
+    audit_origin: Annotated[
+        str | None, Field(max_length=200, pattern=r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[A-Za-z0-9._~-]+)*$")
+    ] = None
+    """Begins the name of each project's log in signed checkpoints, as example.com/audit; the project's id follows. A
+    project keeps the name that it was first signed with. Without it: everthread.local/ and 16 hex digits of the first
+    signing key's SHA-256."""
 
     master_key: SecretStr | None = None
     """Key that encrypts each project's own key: 64 hex digits. Without it, and without the two settings below: the one

@@ -745,7 +745,18 @@ CREATE TABLE audit_checkpoints (
     root bytea NOT NULL,
     public_key bytea NOT NULL,
     signature bytea NOT NULL,
+    -- The signed note (C2SP tlog-checkpoint). Null in checkpoints of a release without notes.
+    note text,
     CONSTRAINT audit_checkpoints_pkey PRIMARY KEY (project_id, size)
+);
+
+-- The name of each project's log in its notes. A restored database begins the next generation.
+CREATE TABLE audit_origins (
+    project_id uuid NOT NULL,
+    generation integer NOT NULL,
+    origin text NOT NULL,
+    begun_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT audit_origins_pkey PRIMARY KEY (project_id, generation)
 );
 
 -- The keys that hosts may sign checkpoints with.
@@ -1165,6 +1176,8 @@ CREATE TRIGGER audit_records_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
 CREATE TRIGGER audit_leaves_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_leaves
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 CREATE TRIGGER audit_checkpoints_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER audit_origins_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_origins
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 
 -- =====================================================================================================================

@@ -19,6 +19,7 @@ TABLES = {
     "audit_checkpoints",
     "audit_keys",
     "audit_leaves",
+    "audit_origins",
     "audit_records",
     "cache_keys",
     "calls",

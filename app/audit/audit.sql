@@ -36,7 +36,24 @@ WHERE l.project_id = :project_id AND (:chain_id::uuid IS NULL OR l.chain_id = :c
 ORDER BY l.chain_id, l.seq LIMIT 10
 
 -- checkpoints -> CheckpointRow --
-SELECT size, at, root, public_key, signature FROM audit_checkpoints WHERE project_id = :project_id ORDER BY size
+SELECT size, at, root, public_key, signature, note FROM audit_checkpoints
+WHERE project_id = :project_id ORDER BY size
+
+-- last_note --
+-- The note of the last checkpoint that has one.
+SELECT note FROM audit_checkpoints WHERE project_id = :project_id AND note IS NOT NULL ORDER BY size DESC LIMIT 1
+
+-- origin -> OriginRow --
+-- The name that a project's log has now.
+SELECT generation, origin FROM audit_origins WHERE project_id = :project_id ORDER BY generation DESC LIMIT 1
+
+-- begin_origin --
+-- Name a project's log. Without a base, the first key of the database makes one: hosts with several keys agree on it.
+INSERT INTO audit_origins (project_id, generation, origin)
+SELECT :project_id, 1, coalesce(:base::text, 'everthread.local/' || left(encode(sha256(coalesce(
+    (SELECT public_key FROM audit_keys ORDER BY added_at, public_key LIMIT 1), :public_key::bytea
+)), 'hex'), 16)) || '/' || encode(uuid_send(:project_id::uuid), 'hex')
+ON CONFLICT DO NOTHING
 
 -- last_checkpoint --
 -- The last checkpoint of at most this size; without a size, the last of all.
@@ -70,8 +87,8 @@ WITH last AS (
     WHERE last.size = :before
     RETURNING position
 )
-INSERT INTO audit_checkpoints (project_id, size, at, root, public_key, signature)
-SELECT :project_id, :size, :at, :root, :public_key, :signature FROM last WHERE last.size = :before
+INSERT INTO audit_checkpoints (project_id, size, at, root, public_key, signature, note)
+SELECT :project_id, :size, :at, :root, :public_key, :signature, :note FROM last WHERE last.size = :before
 RETURNING size
 
 -- restorations --

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.audit import store
 from app.audit.merkle import Tree, leaf_data
+from app.audit.notes import Checkpoint, signed_checkpoint
 from app.audit.signing import signed_text
 from app.db import ids
 from app.db.engine import Database
@@ -30,11 +31,15 @@ SQL = statements_of(__file__)
 
 
 class Checkpoints(Background):
-    def __init__(self, database: Database, key: Ed25519PrivateKey, *, every_seconds: float) -> None:
+    def __init__(
+        self, database: Database, key: Ed25519PrivateKey, *, every_seconds: float, origin_base: str | None = None
+    ) -> None:
+        """Args: origin_base: begins the names of the logs of projects that were never signed before."""
         super().__init__()
         self._database = database
         self._key = key
         self._every_seconds = every_seconds
+        self._origin_base = origin_base
         self._trees: dict[UUID, Tree] = {}
         self._writing = asyncio.Lock()
 
@@ -78,7 +83,9 @@ class Checkpoints(Background):
         for head in heads:
             tree.add(leaf_data(head["chain_id"], head["seq"], head["hash"]))
         root = tree.root()
+        # The release before reads this signature, and needs one.
         signature = self._key.sign(signed_text(project_id, tree.size, at, root))
+        note = signed_checkpoint(Checkpoint(await self._origin(project_id), tree.size, root), self._key, at)
         self._trees.pop(project_id, None)
         try:
             row = await self._database.fetchrow(
@@ -93,6 +100,7 @@ class Checkpoints(Background):
                     root=root,
                     public_key=self._key.public_key().public_bytes_raw(),
                     signature=signature,
+                    note=str(note),
                 )
             )
         except asyncpg.UniqueViolationError:
@@ -100,6 +108,15 @@ class Checkpoints(Background):
         if row is not None:
             self._trees[project_id] = tree
         return row is not None
+
+    async def _origin(self, project_id: UUID) -> str:
+        """Return the name of a project's log, which its first checkpoint with a note fixes."""
+        while (row := await self._database.fetchrow(*SQL.origin(project_id=project_id))) is None:
+            public_key = self._key.public_key().public_bytes_raw()
+            begun = SQL.begin_origin(project_id=project_id, base=self._origin_base, public_key=public_key)
+            await self._database.fetchrow(*begun)
+        origin: str = row["origin"]
+        return origin
 
     async def _without_leaf(self, project_id: UUID, heads: list[asyncpg.Record]) -> list[asyncpg.Record]:
         chains, numbers = [head["chain_id"] for head in heads], [head["seq"] for head in heads]

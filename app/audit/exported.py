@@ -17,6 +17,8 @@ from typing_extensions import TypedDict
 
 from app.audit import store
 from app.audit.merkle import Proofs, Tree, leaf_data
+from app.audit.notes import Note
+from app.audit.proofs import Entry, TlogProof
 from app.audit.rows import CheckpointRow, LeafRow
 from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
 from app.db import ids
@@ -85,6 +87,8 @@ class CheckpointObject(TypedDict):
     root: str
     public_key: str
     signature: str
+    note: str | None
+    """Signed note (C2SP tlog-checkpoint), with the cosignatures that there are."""
 
 
 def checkpoint_object(project_id: UUID, row: CheckpointRow) -> CheckpointObject:
@@ -97,6 +101,7 @@ def checkpoint_object(project_id: UUID, row: CheckpointRow) -> CheckpointObject:
         "root": row["root"].hex(),
         "public_key": row["public_key"].hex(),
         "signature": row["signature"].hex(),
+        "note": row["note"],
     }
 
 
@@ -111,12 +116,18 @@ def leaf_object(project_id: UUID, row: LeafRow) -> dict[str, Any]:
     }
 
 
-def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advance = lambda count: None) -> Verdict:
+def verify_file(
+    path: Path,
+    trusted: Sequence[Ed25519PublicKey],
+    advance: Advance = lambda count: None,
+    proved: Sequence[Entry] = (),
+) -> Verdict:
     """Verify an exported file.
 
     Args:
         trusted: the public keys that its checkpoints must have been signed with, each with one of them.
         advance: told how many bytes have been read, from time to time.
+        proved: leaves of other proofs, whose records must be in the file.
 
     Raises:
         BadFile: the file has another format.
@@ -149,6 +160,7 @@ def verify_file(path: Path, trusted: Sequence[Ed25519PublicKey], advance: Advanc
                             else:
                                 check_tree(project_id, waiting, checkpoints, tree, trusted, verdict)
                             check_ends(checkpoints, verdict)
+                            _add_proved(leaves, proved, project_id, verdict)
                             chains = Chains(verdict, partial(named, project_id))
                         chains.take(_link(said, project_id, leaves))
                     case other:
@@ -202,6 +214,46 @@ def signed_part(
     return project_id, leaves, checkpoints, verdict.problems
 
 
+def proof_of(path: Path) -> TlogProof | None:
+    """Return the proof of the last leaf in a thread's exported file; None if its checkpoint has no note.
+
+    The hash in that leaf covers the record before it, and so all records of the thread up to it.
+
+    Raises:
+        BadFile: the file has another format.
+    """
+    leaf: dict[str, Any] | None = None
+    note: str | None = None
+    with path.open("rb") as file:
+        for number, said in _read(file, lambda count: None):
+            try:
+                if said["object"] == "audit.record":
+                    break
+                if said["object"] == "audit.checkpoint":
+                    note = _checkpoint(said)["note"]
+                elif leaf is None or said["seq"] > leaf["seq"]:
+                    leaf = said
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise BadFile(f"line {number} cannot be read: {error}") from error
+    if leaf is None or note is None:
+        return None
+    try:
+        position, chain_id, seq, hash_ = _leaf(leaf)
+        path_to_root = tuple(bytes.fromhex(each) for each in leaf["proof"])
+        return TlogProof(Entry(chain_id, seq, hash_), position, path_to_root, Note.parse(note.encode()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadFile(f"its last leaf or its note cannot be read: {error}") from error
+
+
+def _add_proved(
+    leaves: dict[tuple[UUID, int], bytes], proved: Sequence[Entry], project_id: UUID, verdict: Verdict
+) -> None:
+    for chain_id, seq, hash_ in proved:
+        if leaves.setdefault((chain_id, seq), hash_) != hash_:
+            where = f"{named(project_id, chain_id)} record {seq}"
+            verdict.problems.append(Problem(where, "its leaf is not the one that was proved"))
+
+
 def _read(file: BinaryIO, advance: Advance) -> Any:
     read = 0
     for number, line in enumerate(file, 1):
@@ -239,7 +291,14 @@ def _checkpoint(said: dict[str, Any]) -> dict[str, Any]:
         "root": bytes.fromhex(said["root"]),
         "public_key": bytes.fromhex(said["public_key"]),
         "signature": bytes.fromhex(said["signature"]),
+        "note": _note(said.get("note")),
     }
+
+
+def _note(given: Any) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise ValueError("a note is a text")
+    return given
 
 
 def _link(said: dict[str, Any], project_id: UUID, leaves: dict[tuple[UUID, int], bytes]) -> Link:

@@ -65,6 +65,8 @@ class Proofs:
 
 def root_of(leaf: bytes, position: int, size: int, path: Sequence[bytes]) -> bytes | None:
     """The root of a tree of `size` leaves in which the leaf is at `position`; None if the path does not fit there."""
+    if not 0 <= position < size:
+        return None
     node, last = _leaf(leaf), size - 1
     for sibling in path:
         if last == 0:

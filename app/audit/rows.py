@@ -40,6 +40,12 @@ class CheckpointRow(TypedDict):
     root: bytes
     public_key: bytes
     signature: bytes
+    note: str | None
+
+
+class OriginRow(TypedDict):
+    generation: int
+    origin: str
 
 
 class ProjectRow(TypedDict):

@@ -136,6 +136,18 @@ async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRo
     return await database.fetch(*SQL.checkpoints(project_id=project_id))
 
 
+async def last_note(database: Database, project_id: UUID) -> str | None:
+    """Return the newest checkpoint that is a signed note, with its cosignatures."""
+    note: str | None = await database.fetchval(*SQL.last_note(project_id=project_id))
+    return note
+
+
+async def origin(database: Database, project_id: UUID) -> str | None:
+    """Return the name of a project's log, if it was ever signed."""
+    row = await database.fetchrow(*SQL.origin(project_id=project_id))
+    return None if row is None else row["origin"]
+
+
 async def projects(database: Database, name: str | None = None) -> list[ProjectRow]:
     """The projects, or the one of a name."""
     return await database.fetch(*SQL.projects(name=name))

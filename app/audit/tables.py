@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, UniqueConstraint, func
+from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -34,6 +34,19 @@ class AuditCheckpoint(Base):
     root: Mapped[bytes] = mapped_column(LargeBinary)
     public_key: Mapped[bytes] = mapped_column(LargeBinary)
     signature: Mapped[bytes] = mapped_column(LargeBinary)
+    note: Mapped[str | None] = mapped_column(Text)
+    """Signed note (C2SP tlog-checkpoint). Null in checkpoints of a release without notes."""
+
+
+class AuditOrigin(Base):
+    """Name of a project's log in its notes. A restored database begins the next generation."""
+
+    __tablename__ = "audit_origins"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True)
+    origin: Mapped[str] = mapped_column(Text)
+    begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class AuditKey(Base):

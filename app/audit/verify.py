@@ -3,6 +3,7 @@
 Records are read chain after chain. The first problem of each chain is named; what follows from it is not.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from app.audit import store
 from app.audit.contents_check import Contents
 from app.audit.merkle import Tree, leaf_data, root_of
+from app.audit.notes import BadNote, Checkpoint, Note, log_keys
+from app.audit.policy import Policy
 from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
 from app.db import ids
@@ -48,6 +51,12 @@ class Verdict:
     gap: bool = False
     """True if a missing leaf is among the problems: later ones are not named."""
     problems: list[Problem] = field(default_factory=list)
+    notes: dict[int, Note] = field(default_factory=dict)
+    """The verified notes of checkpoints, by the size of their tree."""
+    size: int = 0
+    """Size of the newest checkpoint."""
+    accepted: int | None = None
+    """Size of the newest checkpoint that the reader's policy accepts."""
     sealed_for_good: bool = False
     """The key of the contents was destroyed: there is nothing that records could be compared with."""
 
@@ -135,10 +144,11 @@ def check_tree(
         checkpoint = checkpoints.pop(tree.size, None)
         if checkpoint is not None:
             verdict.checkpoints += 1
+            verdict.size = tree.size
             if checkpoint["root"] != tree.root():
                 wrong: str | None = "its root does not fit the leaves: one was changed, removed or inserted"
             else:
-                wrong = _wrong_signature(project_id, tree.size, checkpoint, trusted)
+                wrong = _wrong_signature(project_id, tree.size, checkpoint, trusted, verdict)
             if wrong is not None:
                 verdict.problems.append(Problem(f"checkpoint {tree.size}", wrong))
 
@@ -162,7 +172,8 @@ def check_proofs(
     size = max(checkpoints)
     checkpoint = checkpoints.pop(size)
     verdict.checkpoints += 1
-    if (wrong := _wrong_signature(project_id, size, checkpoint, trusted)) is not None:
+    verdict.size = size
+    if (wrong := _wrong_signature(project_id, size, checkpoint, trusted, verdict)) is not None:
         verdict.problems.append(Problem(f"checkpoint {size}", wrong))
     for position, chain_id, seq, hash_ in leaves:
         root = root_of(leaf_data(chain_id, seq, hash_), position, size, proofs.get(position, ()))
@@ -170,12 +181,50 @@ def check_proofs(
             verdict.problems.append(Problem(f"leaf {position}", f"it is not in the tree of checkpoint {size}"))
 
 
-def _wrong_signature(project_id: UUID, size: int, checkpoint: Any, trusted: Sequence[Ed25519PublicKey]) -> str | None:
+def _wrong_signature(
+    project_id: UUID, size: int, checkpoint: Any, trusted: Sequence[Ed25519PublicKey], verdict: Verdict
+) -> str | None:
     signer = Ed25519PublicKey.from_public_bytes(checkpoint["public_key"])
     if trusted and checkpoint["public_key"] not in [key.public_bytes_raw() for key in trusted]:
         return "it was signed with another key than the one that is trusted"
     signed = signed_text(project_id, size, checkpoint["at"], checkpoint["root"])
-    return None if fits(signer, checkpoint["signature"], signed) else "its signature does not fit"
+    if not fits(signer, checkpoint["signature"], signed):
+        return "its signature does not fit"
+    if checkpoint["note"] is None:
+        return None
+    try:
+        verdict.notes[size] = _note(project_id, size, checkpoint)
+    except BadNote as error:
+        return f"its note is wrong: {error}"
+    return None
+
+
+def _note(project_id: UUID, size: int, checkpoint: Any) -> Note:
+    """Return the note of a checkpoint. Raises `BadNote` if it does not say and sign what the checkpoint does."""
+    note = Note.parse(checkpoint["note"].encode())
+    said = Checkpoint.parse(note.text)
+    if not re.fullmatch(rf".+/{project_id.hex}(/[1-9][0-9]*)?", said.origin):
+        raise BadNote(f"it is of another log: {said.origin}")
+    if (said.size, said.root) != (size, checkpoint["root"]):
+        raise BadNote("it is of another tree")
+    times = {each.time for each in note.verified(log_keys(said.origin, [checkpoint["public_key"]]))}
+    if times != {None, int(checkpoint["at"].timestamp())}:
+        raise BadNote("it is not signed in both ways, at the time of the checkpoint")
+    return note
+
+
+def check_policy(policy: Policy, verdict: Verdict) -> None:
+    """Find the newest checkpoint that a policy accepts. It is a problem if there is none."""
+    newest: Problem | None = None
+    for size in sorted(verdict.notes, reverse=True):
+        try:
+            policy.accept(verdict.notes[size])
+        except BadNote as error:
+            newest = newest or Problem(f"checkpoint {size}", f"the policy does not accept it: {error}")
+        else:
+            verdict.accepted = size
+            return
+    verdict.problems.append(newest or Problem("checkpoints", "none has a note, which a policy needs"))
 
 
 def check_ends(checkpoints: dict[int, Any], verdict: Verdict) -> None:
