@@ -111,6 +111,7 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("DELETE", "/shares/{share_id}"): NONE,
     ("GET", "/shared/{token}"): NONE,
     ("GET", "/audit"): NONE,
+    ("GET", "/audit/checkpoint"): NONE,
     ("GET", "/audit/checkpoints"): NONE,
     ("GET", "/audit/export"): NONE,
     ("GET", "/project"): NONE,

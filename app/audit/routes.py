@@ -1,8 +1,9 @@
 """/v1/audit: who did what, when, from where, and the proof of it."""
 
+import hashlib
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from app.audit.exported import CheckpointObject
@@ -10,7 +11,7 @@ from app.audit.service import Audit
 from app.audit.store import Filters
 from app.db.ids import KeyId, ThreadId, TurnId
 from app.http.bodies import json_response
-from app.http.describing import AS_LINES
+from app.http.describing import AS_LINES, AS_TEXT, UNCHANGED
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Auditing
@@ -62,6 +63,18 @@ async def list_of_thread(
 async def checkpoints(caller: Auditing, audit: Service) -> Response:
     """List the signed checkpoints of the trail."""
     return json_response(await audit.checkpoints(caller))
+
+
+@router.get("/audit/checkpoint", response_class=Response, responses=AS_TEXT | UNCHANGED)
+async def checkpoint(
+    caller: Auditing, audit: Service, if_none_match: Annotated[str | None, Header()] = None
+) -> Response:
+    """Return the latest checkpoint as a signed note (C2SP tlog-checkpoint)."""
+    note = (await audit.note(caller)).encode()
+    etag = f'"{hashlib.sha256(note).hexdigest()[:32]}"'
+    if etag in (if_none_match or ""):
+        return Response(status_code=304, headers={"ETag": etag})
+    return Response(note, media_type="text/plain; charset=utf-8", headers={"ETag": etag})
 
 
 @router.get("/audit/export", response_class=Response, responses=AS_LINES)

@@ -12,6 +12,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.db.replica import ReplicaReads
+from app.http.errors import NotFound
 from app.http.pages import Page, list_object
 from app.projects.auth import Caller
 from app.threads import store as threads
@@ -57,6 +58,19 @@ class Audit:
         """Every checkpoint, latest first."""
         rows = await store.checkpoints(self._database, caller.project_id)
         return list_object(rows[::-1], lambda row: exported.checkpoint_object(caller.project_id, row), has_more=False)
+
+    async def note(self, caller: Caller) -> str:
+        """The newest checkpoint as a signed note.
+
+        Raises:
+            NotFound: none has been written yet.
+        """
+        note = await store.last_note(self._database, caller.project_id)
+        if note is None:
+            raise NotFound(
+                "No checkpoint of this project has a signed note yet. The next one will, and an export makes one."
+            )
+        return note
 
     async def export(self, caller: Caller) -> AsyncIterator[bytes]:
         """The whole trail, signed up to now."""

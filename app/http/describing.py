@@ -64,6 +64,7 @@ AS_EVENTS: Responses = {200: {"content": {EVENTS: EVENT}}}
 AS_LINES = as_text(NDJSON)
 AS_TEXT = as_text("text/plain")
 
+UNCHANGED: Responses = {304: {"description": "It is what If-None-Match names."}}
 CONFLICT: Responses = {409: error("Something else has the name, or has changed it meanwhile.")}
 FORBIDDEN: Responses = {403: error("The key may not do this.")}
 OF_A_MODEL: Responses = {
