@@ -1,5 +1,6 @@
 """everthread audit verify | export | checkpoint | public-key"""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -12,8 +13,11 @@ from rich.progress import Progress
 
 from app.audit import exported, keys, restored, store
 from app.audit.checkpoints import Checkpoints
+from app.audit.notes import ED25519, BadNote, Note, VerifierKey
+from app.audit.policy import MOST_OF_POLICY, Accepted, BadPolicy, Policy, written
+from app.audit.proofs import FORMAT, MOST_OF_PROOF, Entry, TlogProof
 from app.audit.signing import KEY_FILE, BadKey, public_key, signing_key
-from app.audit.verify import Problem, Verdict, counted, verify_project
+from app.audit.verify import Problem, Verdict, check_policy, counted, verify_project
 from app.commands.terminal import DataDir, cut_off, read_settings, stop, with_database
 from app.db import ids
 from app.db.buckets import Buckets, database_key
@@ -42,10 +46,24 @@ PublicKeys = Annotated[
 ]  # fmt: skip
 
 
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", exists=True, dir_okay=False, help="Instead of --key: logs, witnesses, and a quorum."),
+]
+
+
 @audit_cli.command()
 def verify(
-    file: Annotated[Path | None, typer.Argument(exists=True, dir_okay=False, help="An exported trail.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(exists=True, dir_okay=False, help="An exported trail, a checkpoint's note or a .tlog-proof."),
+    ] = None,
     key: PublicKeys = None,
+    policy_file: PolicyFile = None,
+    proof: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, dir_okay=False, help="A .tlog-proof of a record that the file must have."),
+    ] = None,
     thread: Annotated[str | None, typer.Option(help="Only this thread, by its id or its name.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
     against: Annotated[
@@ -58,15 +76,25 @@ def verify(
 ) -> None:
     """Prove that nothing was changed, removed, reordered or inserted: in the database, or in an exported file.
 
-    A file needs nothing but the public key. The first problem of each chain is named, and the exit code is 1.
+    A file needs nothing but the public key, or a policy. The first problem of each chain is named, and the exit code
+    is 1.
     """
+    policy = None if policy_file is None else _policy(policy_file)
+    if file is not None and not _is_trail(file):
+        _verify_form(file, policy)
+        return
     compared: list[tuple[str, list[Problem], list[str]]] = []
     if file is not None:
-        if not key:
+        if not key and policy is None:
             stop("A file is verified with --key, the public key: 'everthread audit public-key' shows it.")
-        verdicts = {file.name: _verify_file(file, [*map(_public_key, key)])}
+        trusted = [*map(_public_key, key or ())] if policy is None else _log_keys(policy)
+        proved = [_verified_proof(each, policy)[0].entry for each in proof or ()]
+        verdicts = {file.name: _verify_file(file, trusted, proved)}
     else:
-        trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+        if policy is not None:
+            trusted = _log_keys(policy)
+        else:
+            trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
         verdicts = with_database(
             lambda database: _verify_all(database, project, thread, trusted, data_dir), data_dir, only_reads=True
         )
@@ -77,10 +105,14 @@ def verify(
             problems, explained = with_database(lambda database: restored.compare(database, signed), data_dir)  # noqa: B023
             compared.append((path.name, problems, explained))
     for name, verdict in verdicts.items():
+        if policy is not None:
+            check_policy(policy, verdict)
         echo(
             f"{name}: {verdict.records} records in {verdict.chains} chains, {verdict.checkpoints} checkpoints; "
             f"{verdict.unsigned} records are newer than the last checkpoint."
         )
+        if verdict.accepted is not None:
+            echo(f"  The policy accepts checkpoint {verdict.accepted}; the last one is {verdict.size}.")
         if verdict.sealed_for_good:
             echo("  The key of its contents was destroyed: they were not compared.")
         for problem in verdict.problems:
@@ -105,7 +137,7 @@ def export_trail(
 ) -> None:
     """Sign the project's trail as it is now, and write it to a file that `verify` takes, offline.
 
-    That of one thread tells nothing of any other.
+    That of one thread tells nothing of any other. Beside it, FILE.tlog-proof proves the thread's last record.
     """
     headers = {"Authorization": f"Bearer {key}"}
     path = "/audit/export" if thread is None else f"{path_of(thread)}/audit/export"
@@ -126,6 +158,8 @@ def export_trail(
     except OSError as error:
         stop(f"Cannot write {file}: {error.strerror}.")
     echo(f"The audit trail is in {file}.")
+    if thread is not None:
+        _write_proof(file)
 
 
 @audit_cli.command("restored")
@@ -159,7 +193,8 @@ def checkpoint(data_dir: DataDir = None) -> None:
     """Sign what has been appended since the last checkpoint, now."""
 
     async def write(database: Database) -> None:
-        checkpoints = Checkpoints(database, _signing_key(data_dir), every_seconds=0)
+        base = read_settings(data_dir=data_dir).audit_origin
+        checkpoints = Checkpoints(database, _signing_key(data_dir), every_seconds=0, origin_base=base)
         for row in await store.projects(database):
             echo(f"{row['name']}: {await checkpoints.write(row['project_id'])} leaves")
 
@@ -201,6 +236,37 @@ def retire_key(key: OfKey, data_dir: DataDir = None) -> None:
 def show_public_key(data_dir: DataDir = None) -> None:
     """Show the key that checkpoints are verified with. Keep it where the database's owner cannot change it."""
     echo(_signing_key(data_dir).public_key().public_bytes_raw().hex())
+
+
+@audit_cli.command("policy")
+def show_policy(
+    project: Annotated[str, typer.Option(help="The project whose log the policy names.")],
+    key: PublicKeys = None,
+    witness: Annotated[
+        list[str] | None, typer.Option(help="A witness, as <name>+<key id>+<base64>; several for several.")
+    ] = None,
+    quorum: Annotated[str, typer.Option(help="Witnesses that must cosign: all, any, none or a number.")] = "all",
+    data_dir: DataDir = None,
+) -> None:
+    """Show a trust policy (C2SP tlog-policy) for a project. Keep it where the database's owner cannot change it."""
+    trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+
+    async def find(database: Database) -> str | None:
+        rows = await store.projects(database, project)
+        if not rows:
+            stop(f"There is no project {project!r}.")
+        return await store.origin(database, rows[0]["project_id"])
+
+    origin = with_database(find, data_dir, only_reads=True)
+    if origin is None:
+        stop(f"Nothing of {project} is signed yet: 'everthread audit checkpoint' signs it.")
+    try:
+        witnesses = [(VerifierKey.parse(each), None) for each in witness or ()]
+        text = written([VerifierKey(origin, ED25519, each.public_bytes_raw()) for each in trusted], witnesses, quorum)
+        Policy.parse(text.encode())
+    except (BadNote, BadPolicy) as error:
+        stop(f"That is no policy: {error}.")
+    echo(text.rstrip("\n"))
 
 
 async def _verify_all(
@@ -250,11 +316,81 @@ async def _have_key(database: Database, project_id: UUID, name: str, data_dir: P
         stop(f"The contents of {name} are sealed, and cannot be compared with the trail here: {error}.")
 
 
-def _verify_file(file: Path, trusted: list[Ed25519PublicKey]) -> Verdict:
+def _is_trail(file: Path) -> bool:
+    """Return True unless the file is a checkpoint's note or a proof, which are no JSON."""
+    with file.open("rb") as opened:
+        return opened.read(1) in (b"{", b"")
+
+
+def _verify_form(file: Path, policy: Policy | None) -> None:
+    """Verify a checkpoint's note or a proof, and show what it says."""
+    try:
+        if (content := _content(file, MOST_OF_PROOF)).startswith(FORMAT.encode()):
+            proof, accepted = _verified_proof(file, policy)
+            record = ids.record_id(proof.entry.chain_id, proof.entry.seq)
+            echo(f"{file.name}: {record} with the hash {proof.entry.hash.hex()} is leaf {proof.index}.")
+        else:
+            accepted = _needed(policy).accept(Note.parse(content))
+    except BadNote as error:
+        stop(f"{file.name} does NOT verify: {error}.")
+    signed, cosigned = accepted.checkpoint, ", ".join(accepted.witnesses) or "no witness"
+    at = "" if accepted.at is None else f" at {datetime.fromtimestamp(accepted.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    echo(f"{file.name}: checkpoint {signed.size} of {signed.origin}, signed{at}, cosigned by {cosigned}.")
+    echo("It verifies.")
+
+
+def _verified_proof(file: Path, policy: Policy | None) -> tuple[TlogProof, Accepted]:
+    try:
+        proof = TlogProof.parse(_content(file, MOST_OF_PROOF))
+        return proof, proof.verify(_needed(policy))
+    except BadNote as error:
+        stop(f"{file.name} does NOT verify: {error}.")
+
+
+def _needed(policy: Policy | None) -> Policy:
+    if policy is None:
+        stop("A checkpoint or a proof is verified with --policy: 'everthread audit policy' shows the one of a project.")
+    return policy
+
+
+def _policy(file: Path) -> Policy:
+    try:
+        return Policy.parse(_content(file, MOST_OF_POLICY))
+    except BadPolicy as error:
+        stop(f"{file} is no policy: {error}.")
+
+
+def _content(file: Path, most: int) -> bytes:
+    """Return what is in a file: of one that is larger than allowed, one byte more than that."""
+    with file.open("rb") as opened:
+        return opened.read(most + 1)
+
+
+def _log_keys(policy: Policy) -> list[Ed25519PublicKey]:
+    return [Ed25519PublicKey.from_public_bytes(log.public_key) for log in policy.logs]
+
+
+def _write_proof(trail: Path) -> None:
+    target = Path(f"{trail}.tlog-proof")
+    try:
+        proof = exported.proof_of(trail)
+        if proof is None:
+            echo("There is no proof beside it: a host of the release before signed it. Export again after the upgrade.")
+            return
+        with replacing(target) as opened:
+            opened.write(str(proof).encode())
+    except exported.BadFile as error:
+        stop(f"{trail} is not an audit trail of a thread: {error}.")
+    except OSError as error:
+        stop(f"Cannot write {target}: {error.strerror}.")
+    echo(f"The proof of its last record is in {target}.")
+
+
+def _verify_file(file: Path, trusted: list[Ed25519PublicKey], proved: list[Entry]) -> Verdict:
     with _progress() as progress:
         bar = progress.add_task(file.name, total=file.stat().st_size)
         try:
-            return exported.verify_file(file, trusted, lambda count: progress.advance(bar, count))
+            return exported.verify_file(file, trusted, lambda count: progress.advance(bar, count), proved)
         except exported.BadFile as error:
             stop(f"{file} is not an audit trail as 'everthread audit export' writes it: {error}.")
 
