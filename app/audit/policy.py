@@ -71,10 +71,11 @@ class Policy:
             BadNote: one of them has not, or a signature of one of them does not fit.
         """
         checkpoint = Checkpoint.parse(note.text)
-        logs = log_keys(checkpoint.origin, [log.public_key for log in self.logs if log.name == checkpoint.origin])
+        logs = [log for log in self.logs if log.name == checkpoint.origin]
         if not logs:
             raise BadNote(f"the policy names no log {checkpoint.origin}")
-        times = dict(note.verified([*logs, *self.witnesses.values()]))
+        both_kinds = log_keys(checkpoint.origin, [log.public_key for log in logs])
+        times = dict(note.verified([*both_kinds, *self.witnesses.values()]))
         if times.keys().isdisjoint(logs):
             raise BadNote(f"the log {checkpoint.origin} has not signed it")
         cosigned = [name for name, witness in self.witnesses.items() if witness in times]
@@ -85,7 +86,7 @@ class Policy:
             raise BadNote(
                 f"the quorum {self.quorum} is not reached: {', '.join(cosigned) or 'no witness'} has cosigned it"
             )
-        return Accepted(checkpoint, next((times[key] for key in logs if times.get(key)), None), cosigned)
+        return Accepted(checkpoint, next((times[key] for key in both_kinds if times.get(key)), None), cosigned)
 
     def _take(self, words: list[str]) -> None:
         match words:
@@ -129,20 +130,24 @@ class Policy:
             taken.add(member)
 
 
-def written(logs: Iterable[VerifierKey], witnesses: Iterable[tuple[VerifierKey, str | None]], quorum: str) -> str:
+def written(logs: Iterable[VerifierKey], witnesses: str, quorum: str) -> str:
     """Return the text of a policy.
 
     Args:
-        witnesses: with the URL of each, where it is known. They are named by the names of their keys.
+        witnesses: their lines, `witness NAME VKEY URL`, separated by newlines or semicolons.
         quorum: how many of them must cosign: `all`, `any`, `none` or a number.
+
+    Raises:
+        BadPolicy: the lines or the quorum are none of a policy.
     """
-    lines, names = [f"log {log}" for log in logs], []
-    for witness, url in witnesses:
-        names.append(witness.name)
-        lines.append(f"witness {witness.name} {witness}{'' if url is None else f' {url}'}")
+    lines = [line.strip() for line in re.split("[\n;]", witnesses)]
+    text = "\n".join([*[f"log {log}" for log in logs], *[line for line in lines if line], ""])
+    names = Policy.parse(f"{text}quorum {NONE}\n".encode()).witnesses
     if quorum == NONE or not names:
-        return "\n".join([*lines, f"quorum {NONE}", ""])
-    return "\n".join([*lines, f"group witnesses {quorum} {' '.join(names)}", "quorum witnesses", ""])
+        return f"{text}quorum {NONE}\n"
+    text = f"{text}group witnesses {quorum} {' '.join(names)}\nquorum witnesses\n"
+    Policy.parse(text.encode())
+    return text
 
 
 def _check_room(keys: Iterable[VerifierKey], key: VerifierKey, kind: str) -> None:
