@@ -18,6 +18,8 @@ import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 from sigstore._internal.merkle import verify_merkle_inclusion
 from sigstore._internal.rekor.checkpoint import SignedCheckpoint, verify_checkpoint
 from sigstore._internal.trust import Keyring, RekorKeyring
@@ -43,7 +45,7 @@ from app.audit.notes import (
     signed_checkpoint,
 )
 from app.audit.policy import MOST_OF_POLICY, BadPolicy, Policy, written
-from app.audit.proofs import TlogProof
+from app.audit.proofs import Entry, TlogProof
 from app.audit.signing import signed_text, signing_key
 from app.audit.verify import Verdict, check_policy
 from app.db.engine import Database
@@ -63,8 +65,12 @@ WITNESSES = {name: Ed25519PrivateKey.generate() for name in ("w.example/1", "w.e
 
 
 def policy_of(log: VerifierKey, quorum: str = "none", witnesses: dict[str, Ed25519PrivateKey] | None = None) -> Policy:
+    return Policy.parse(policy_text(log, quorum, witnesses).encode())
+
+
+def policy_text(log: VerifierKey, quorum: str, witnesses: dict[str, Ed25519PrivateKey] | None) -> str:
     named = [f"witness {name} {vkey(name, key, COSIGNATURE)}" for name, key in (witnesses or {}).items()]
-    return Policy.parse(written([log], ";".join(named), quorum).encode())
+    return written([log], ";".join(named), quorum)
 
 
 @dataclass
@@ -517,6 +523,27 @@ def test_notes_proofs_and_keys_have_bounds(exported: Exported) -> None:
             Checkpoint.parse(text)
 
 
+@given(st.binary(max_size=60), st.integers(0, 2000), st.integers(0, 40))
+def test_no_content_of_a_form_does_more_than_be_refused(part: bytes, place: int, length: int) -> None:
+    """Check that whatever replaces a part of a form, reading it raises nothing but the error for a wrong one."""
+    note = signed_by(WITNESSES["w.example/3"], "w.example/1")
+    leaf = Entry(UUID(int=7), 1, bytes(32))
+    proof = str(TlogProof(leaf, 1, (bytes(32),), note)).encode()
+    policy = policy_text(vkey("a.example/log", WITNESSES["w.example/3"]), "any", WITNESSES).encode()
+    for form, parse in ((bytes(note), Note.parse), (proof, TlogProof.parse), (policy, Policy.parse)):
+        start = place % len(form)
+        try:
+            read = parse(form[:start] + part + form[start + length :])
+            if isinstance(read, Note):
+                Policy.parse(policy).accept(read)
+            elif isinstance(read, TlogProof):
+                read.verify(Policy.parse(policy))
+        except (BadNote, BadPolicy) as error:
+            str(error).encode()  # It can be shown.
+        else:
+            assert not isinstance(read, TlogProof)
+
+
 # Policies.
 
 
@@ -634,10 +661,11 @@ def test_a_policy_that_is_too_large_or_contradicts_itself_is_refused() -> None:
         ("trust everybody\nquorum none\n", "a line is"),
         ("quorum none\r\n", "control characters"),
         ("quorum none\0\n", "control characters"),
+        ("quorum none\n# \udcff\n", "UTF-8"),
         ("quorum\u00a0none\n", "a line is"),
     ):
         with pytest.raises(BadPolicy, match=reason):
-            Policy.parse(wrong.encode())
+            Policy.parse(wrong.encode(errors="surrogateescape"))
 
 
 def test_a_policy_accepts_the_newest_checkpoint_with_a_quorum_of_a_whole_trail(exported: Exported) -> None:

@@ -16,7 +16,7 @@ MOST_OF_KIND = 64
 NONE = "none"
 """The quorum that needs no witness."""
 
-_CONTROLS = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _SPACES = re.compile("[ \t]+")
 _THRESHOLD = re.compile("[1-9][0-9]{0,3}", re.ASCII)
 
@@ -50,10 +50,14 @@ class Policy:
         """
         if len(given) > MOST_OF_POLICY:
             raise BadPolicy(f"a policy has at most {MOST_OF_POLICY} bytes")
-        if _CONTROLS.search(given):
+        try:
+            text = given.decode()
+        except UnicodeDecodeError as error:
+            raise BadPolicy("a policy is UTF-8") from error
+        if _CONTROLS.search(text):
             raise BadPolicy("a policy has no control characters but tabs and newlines")
         policy = cls()
-        for number, line in enumerate(given.decode(errors="surrogateescape").split("\n"), 1):
+        for number, line in enumerate(text.split("\n"), 1):
             words = _SPACES.split(line.strip(" \t"))
             if words[0] and not words[0].startswith("#"):
                 try:
