@@ -833,6 +833,8 @@ def test_the_commands_write_and_verify_the_standard_forms(service: Service, proj
     assert f"{record['id']} with the hash {record['hash']} is leaf" in said[0]
     code, said = ran("verify", str(note), *checked)
     assert (code, said[0].startswith(f"note: checkpoint {size} of {origin}, signed at 20")) == (0, True), said
+    code, said = ran("verify", "--project", project.name, *checked, env={**project.env})
+    assert (code, said[-1]) == (0, "The audit trail verifies."), said
     # A quorum that nobody has reached.
     witness = f"witness w1 {vkey('w.example/1', WITNESSES['w.example/1'], COSIGNATURE)} https://w.example"
     code, said = ran("policy", "--project", project.name, "--key", key, "--witnesses", witness, env={**project.env})

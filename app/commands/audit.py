@@ -1,4 +1,4 @@
-"""everthread audit verify | export | checkpoint | public-key"""
+"""everthread audit verify | export | policy | checkpoint | public-key"""
 
 from datetime import UTC, datetime
 from pathlib import Path
