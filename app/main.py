@@ -78,6 +78,7 @@ from app.projects.cutoffs import Cutoffs
 from app.projects.identity_tokens import IdentityTokens
 from app.projects.key_sets import KeySets
 from app.projects.preset_store import UserPresets
+from app.projects.reads import Reads
 from app.projects.service import Projects
 from app.projects.sessions import Sessions
 from app.projects.stream_tickets import StreamTickets
@@ -356,7 +357,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     )
     served = Services(
         settings, models, observations, database, reads, cache, names, accounts, replay, turns, history, transfer,
-        keys, limits, projects, presets, tokens, cutoffs, sessions, watch, Origins(database),
+        keys, limits, projects, presets, tokens, cutoffs, sessions, watch, Reads(database), Origins(database),
         ProjectAccounts(database, projects, cipher, accounts, inside=settings.accounts_inside),
         threads,
         thread_presets,

@@ -247,6 +247,9 @@ CREATE TABLE projects (
     -- From this moment on, sealed contents cannot be opened.
     key_destroyed_at timestamptz,
     salt bytea,
+    -- Readers whose reads of contents are recorded.
+    record_reads text NOT NULL DEFAULT 'console'
+        CONSTRAINT projects_record_reads_check CHECK (record_reads IN ('off', 'console', 'all')),
     CONSTRAINT projects_key_destroyed_check
         CHECK (key_destroyed_at IS NULL OR (encrypted_at IS NOT NULL AND archived_at IS NOT NULL))
 );

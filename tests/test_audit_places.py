@@ -52,6 +52,7 @@ OWN_OTHER_VALUE = {
     "calls.refs": "ARRAY[1, 0] || refs",
     "api_keys.scopes": "ARRAY['read']",
     "projects.session_cache": "'off'",
+    "projects.record_reads": "'off'",
     # The database refuses a destroyed key alone.
     "projects.key_destroyed_at": "now(), encrypted_at = now(), archived_at = now()",
     # The database refuses a ready compaction that has no text.

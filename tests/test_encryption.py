@@ -89,6 +89,7 @@ PLAIN_COLUMNS = {
     "pieces.sources": "ids",
     "projects.name": "how the project is set up",
     "projects.salt": "of digests of how the project is set up",
+    "projects.record_reads": "how the project is set up",
     "projects.session_cache": "how the project is set up",
     "projects.settings": "how the project is set up",
     "projects.trail_key": "names addresses in the trail; no contents",

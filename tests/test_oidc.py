@@ -204,6 +204,38 @@ def test_groups_give_scopes_and_nothing_more(running: Service, front: Front) -> 
     assert single.api("GET", "/audit").status_code == 403
 
 
+def test_the_trail_names_the_person_who_has_read_a_thread_in_the_console(
+    running: Service, front: Front, project: Project
+) -> None:
+    ada = Visitor(running, front, groups=["support"], name="Ada", email="ada@example.com")
+    auditor = Visitor(running, front, groups=["auditors"], name="Al", email="al@example.com")
+    admin = Visitor(running, front, groups=["admins"])
+    for visitor in (ada, auditor, admin):
+        visitor.sign_in()
+    thread = admin.api("POST", "/threads", title="A talk").json()["id"]
+    admin.api("POST", f"/threads/{thread}/turns", input="Echo: secret")
+    for place in ("", "/about", "/tree", "/replay"):
+        assert ada.http.get(f"/console/threads/{thread}{place}").status_code == 200
+    assert ada.api("GET", f"/threads/{thread}/messages").status_code == 200
+    assert ada.http.get("/console/threads", params={"q": "secret"}).status_code == 200
+    found = admin.api("GET", f"/threads/{thread}/audit?action=thread.read&order=asc").json()
+    assert [(found["names"][record["actor"]["key"]], record["detail"]) for record in found["data"]] == [
+        ("Ada <ada@example.com>", "conversation in the console"), ("Ada <ada@example.com>", "thread in the console"),
+    ]  # fmt: skip
+    assert "Ada" not in str(found["data"])
+    assert project.verify().problems == []
+    # The console shows it to auditors, and to nobody else.
+    place = f"/console/threads/{thread}"
+    for language, said in (("en", "Who read"), ("zh-CN", "谁读过")):
+        headers = {"Accept-Language": language}
+        assert f'{place}/trail?action=thread.read">{said}<' in auditor.http.get(place, headers=headers).text
+        assert f'/console/audit?action=thread.read">{said}<' in auditor.http.get("/console/audit", headers=headers).text
+        assert said not in ada.http.get(place, headers=headers).text
+    shown = auditor.http.get(f"{place}/trail", params={"action": "thread.read"}).text
+    assert "Ada &lt;ada@example.com&gt;" in shown
+    assert "conversation in the console" in shown
+
+
 def test_the_trail_names_the_person_and_verifies(running: Service, front: Front, project: Project) -> None:
     ada = Visitor(running, front, groups=["admins"], name="Ada", email="ada@example.com", email_verified=False)
     bob = Visitor(running, front, groups=["admins"], preferred_username="bob\u202e", email="bob@example.com")

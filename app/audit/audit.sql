@@ -156,7 +156,7 @@ JOIN shares s ON s.project_id = :project_id AND s.bucket = wanted.bucket AND s.i
 
 -- project --
 SELECT name, operates, settings, retention_days, session_cache, created_at, archived_at, encrypted_at,
-    key_destroyed_at, salt
+    key_destroyed_at, record_reads, salt
 FROM projects WHERE project_id = :project_id
 
 -- keys --

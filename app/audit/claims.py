@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from app.db import ids
-from app.trail.records import COPY_OF, UNREADABLE_REST
+from app.trail.records import COPY_OF, READS_RECORDED, UNREADABLE_REST
 
 WHOLE = ("items.added", "turn.imported", "item.deleted")
 """Their content is the digest of a whole turn."""
@@ -154,6 +154,7 @@ class ProjectClaims:
         self.seq = 0
         self.project: Claim | None = None
         self.keys: dict[UUID, Claim] = {}
+        self.record_reads = "console"
 
     def take(self, row: Any) -> None:
         """Take the next record of the chain."""
@@ -163,6 +164,9 @@ class ProjectClaims:
         claim = Claim(row["seq"], row["content"], row["at"], row["key_id"])
         if row["action"].startswith("project."):
             self.project = claim
+            for said in (row["detail"] or "").split(", ") if row["action"] == "project.changed" else ():
+                if said.startswith(READS_RECORDED):
+                    self.record_reads = said.removeprefix(READS_RECORDED)
         elif row["action"].startswith("key."):
             self.keys[_id(row["detail"].partition(" ")[0], "key")] = claim
 

@@ -73,6 +73,8 @@ CHINESE = {
     "What differs from the call before": "与上一次调用的差异", "Something of it was erased.": "其中部分内容已被清除。",
     "Play": "播放", "Pause": "暂停", "Speed": "速度", "Position": "位置",
     "Action": "操作", "Record": "记录", "Key": "密钥", "Thread": "会话", "Apply": "应用", "Export": "导出",
+    "Who read": "谁读过", "Recorded reads": "记录的读取", "of every key": "所有密钥",
+    "of the console, admin keys and exports": "控制台、管理密钥和导出",
     "Proof": "证明", "Public key of the trail": "审计公钥", "Verify": "验证",
     "Paste the key that 'everthread audit public-key' shows.": "粘贴 'everthread audit public-key' 显示的公钥。",
     "By day": "按天", "By model": "按模型", "Turns": "轮次", "Input": "输入", "Output": "输出",

@@ -22,6 +22,7 @@ from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.threads.address import Addressed, at
 from app.threads.presets import presets_of
@@ -29,7 +30,7 @@ from app.threads.schemas import BulkResult, ThreadCreate, ThreadFork, ThreadObje
 from app.threads.service import for_caller
 from app.turns.events import EventStream
 
-router = APIRouter(tags=["history"])
+router = APIRouter(tags=["history"], route_class=RecordedRoute)
 
 
 Service = Annotated[History, serving(History)]
@@ -66,6 +67,7 @@ async def fork(caller: Authenticated, history: Service, address: Addressed, sent
     return json_response(await history.fork(caller, address, for_caller(caller, sent)), status=201)
 
 
+@reads("calls")
 @at(router.get, "/turns/{turn_id}/calls", response_model=ListObject[CallObject], responses=AS_TEXT)
 async def calls(
     caller: Authenticated,
@@ -82,6 +84,7 @@ async def calls(
     return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
 
 
+@reads("calls")
 @router.get("/calls/{call_id}", response_model=CallObject, responses=AS_TEXT)
 async def call(
     caller: Authenticated,
@@ -96,6 +99,7 @@ async def call(
     return json_response(call_object(id_, row))
 
 
+@reads("conversation")
 @at(router.get, "/replay", response_class=Response, responses=AS_EVENTS, openapi_extra={"parameters": [HEARTBEAT]})
 async def play(
     request: Request,
@@ -121,6 +125,7 @@ async def branches(caller: Authenticated, history: Service, address: Addressed, 
 
 
 @for_users
+@reads("conversation")
 @at(router.get, "/messages", response_model=messages.Messages, responses=as_text("text/markdown"))
 async def read_back(
     request: Request,
@@ -154,6 +159,7 @@ def next_page(request: Request, page: Page, found: TurnsPage) -> dict[str, str]:
     return _link(request, cursor)
 
 
+@reads("chain")
 @at(router.get, "/chain", response_model=ListObject[LinkObject])
 async def chain(
     caller: Authenticated, history: Service, address: Addressed, page: PagedTurns, until: Until = None
@@ -182,6 +188,7 @@ async def give_feedback(
     return json_response(await feedback.add(caller, address, turn_id, sent), status=201)
 
 
+@reads("feedback")
 @at(router.get, "/turns/{turn_id}/feedback", response_model=ListObject[FeedbackObject])
 async def feedback_of_turn(
     caller: Authenticated, feedback: FeedbackService, address: Addressed, turn_id: str
@@ -190,12 +197,14 @@ async def feedback_of_turn(
     return json_response(await feedback.of_turn(caller, address, turn_id))
 
 
+@reads("feedback", of="project")
 @router.get("/feedback", response_model=ListObject[FeedbackObject])
 async def list_feedback(caller: Authenticated, feedback: FeedbackService, page: Paged, label: Label = None) -> Response:
     """List the project's feedback."""
     return json_response(await feedback.list_page(caller, label, page))
 
 
+@reads("export of feedback", of="project", exported=True)
 @router.get("/feedback/export", response_class=Response, responses=AS_LINES)
 async def export_feedback(
     request: Request, caller: Authenticated, feedback: FeedbackService, label: Label = None

@@ -11,15 +11,17 @@ from app.http.services import serving
 from app.live.events import ThreadEvents
 from app.projects.auth import Authenticated
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.projects.stream_tickets import for_tickets
 from app.projects.user_tokens import for_users
 from app.turns.events import EventStream
 
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], route_class=RecordedRoute)
 
 
 @for_tickets
 @for_users
+@reads("threads", of="project")
 @router.get(
     "/events",
     response_class=Response,

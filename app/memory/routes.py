@@ -13,16 +13,18 @@ from app.memory.schemas import Compact, CompactionObject
 from app.memory.service import Memory
 from app.projects.auth import Authenticated
 from app.projects.credential_watch import answer_of, listening
+from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.threads.address import Addressed, at
 from app.threads.presets import presets_of
 
-router = APIRouter(tags=["memory"])
+router = APIRouter(tags=["memory"], route_class=RecordedRoute)
 
 Service = Annotated[Memory, serving(Memory)]
 
 
 @for_users
+@reads("compactions")
 @at(router.post, "/compact", response_model=CompactionObject, status_code=201, responses=OF_A_MODEL)
 async def compact(
     request: Request, caller: Authenticated, memory: Service, address: Addressed, sent: SentOrEmpty[Compact]
@@ -37,6 +39,7 @@ async def compact(
 
 
 @for_users
+@reads("compactions")
 @at(router.get, "/compactions", response_model=ListObject[CompactionObject])
 async def compactions(caller: Authenticated, memory: Service, address: Addressed) -> Response:
     """List the compactions of a thread."""

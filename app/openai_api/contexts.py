@@ -37,6 +37,7 @@ from app.openai_api.service import shown_item
 from app.projects.auth import Authenticated, Caller, Reading
 from app.projects.credential_watch import answer_of, listening
 from app.projects.presets import Presets
+from app.projects.reads import TURN, RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.provider.client import ProviderError
 from app.provider.models import Models
@@ -46,7 +47,7 @@ from app.threads.presets import presets_of
 from app.turns.schemas import Input
 from app.turns.service import Turns
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], route_class=RecordedRoute)
 
 OVERHEAD_FIELDS = ("instructions", "tools", "text", "tool_choice")
 """Parameters that are sent with every turn, and counted with it."""
@@ -238,6 +239,7 @@ Service = Annotated[Contexts, serving(Contexts)]
 
 
 @for_users
+@reads("conversation")
 @router.post("/responses/compact", response_model=CompactedResponse, responses=OF_A_MODEL)
 async def compact(request: Request, caller: Authenticated, contexts: Service, sent: Sent[CompactCreate]) -> Response:
     """Summarize a conversation, to continue from the summary."""
@@ -247,6 +249,7 @@ async def compact(request: Request, caller: Authenticated, contexts: Service, se
     model, limits = caller.grant.settings.resolved(sent.model), services(request)[RateLimits]
     weight = len(orjson.dumps(sent.input)) // BYTES_PER_TOKEN
     history = ids.parse(sent.previous_response_id or "", ids.TURN_PREFIXES)
+    setattr(request.state, TURN, history)
     asks = asks_of(caller, weight, user_of(sent.model_extra or {}), model=model, history=history)
     admission = await limits.admit(asks)
 

@@ -24,12 +24,13 @@ from app.openai_api.schemas import (
 )
 from app.openai_api.service import ConversationObject
 from app.projects.auth import Authenticated
+from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.threads.address import ById, owned
 from app.threads.presets import presets_of
 from app.threads.service import check_makes
 
-router = APIRouter(tags=["conversations"])
+router = APIRouter(tags=["conversations"], route_class=RecordedRoute)
 
 
 async def _own(caller: Authenticated, conversation_id: str) -> ById:
@@ -61,6 +62,7 @@ async def create(
 
 
 @for_users
+@reads("threads", of="project")
 @router.get("/conversations", response_model=ListObject[ConversationObject])
 async def listed(caller: Authenticated, openai: Service, page: Paged) -> Response:
     """List conversations, the latest first."""
@@ -68,6 +70,7 @@ async def listed(caller: Authenticated, openai: Service, page: Paged) -> Respons
 
 
 @for_users
+@reads("thread")
 @router.get("/conversations/{conversation_id}", response_model=ConversationObject)
 async def retrieve(caller: Authenticated, openai: Service, own: Own) -> Response:
     """Return a conversation."""
@@ -104,6 +107,7 @@ async def add_items(
 
 
 @for_users
+@reads("conversation")
 @router.get("/conversations/{conversation_id}/items", response_model=ListObject[ItemObject])
 async def list_items(caller: Authenticated, openai: Service, own: Own, page: ItemPaged) -> Response:
     """List the items of a conversation."""
@@ -111,6 +115,7 @@ async def list_items(caller: Authenticated, openai: Service, own: Own, page: Ite
 
 
 @for_users
+@reads("conversation")
 @router.get("/conversations/{conversation_id}/items/{item_id}", response_model=ItemObject)
 async def retrieve_item(caller: Authenticated, openai: Service, own: Own, item_id: str) -> Response:
     """Return an item."""

@@ -27,6 +27,7 @@ from app.openai_api.schemas import ResponseCreate, response_address, response_re
 from app.openai_api.service import ItemPage, OpenAI, Order, shown_response
 from app.projects.auth import Authenticated, Caller, authenticate
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
 from app.threads.address import OfTurn, owned
@@ -36,7 +37,7 @@ from app.turns.events import EventStream
 from app.turns.http import answer, first_event, origin
 from app.turns.show import ResponseObject, stored_response
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], route_class=RecordedRoute)
 
 
 Service = Annotated[OpenAI, serving(OpenAI)]
@@ -81,6 +82,7 @@ async def create(request: Request) -> Response:
     return await answer(request, caller, address, sent, shown_response, stored_response)
 
 
+@reads("responses", of="project")
 @router.get("/responses", response_model=ListObject[ResponseObject])
 async def listed(
     caller: Authenticated,
@@ -93,6 +95,7 @@ async def listed(
 
 
 @for_users
+@reads("conversation")
 @router.get(
     "/responses/{response_id}",
     response_model=ResponseObject,
@@ -125,6 +128,7 @@ async def delete(caller: Authenticated, openai: Service, response_id: str) -> Re
 
 
 @for_users
+@reads("conversation")
 @router.post("/responses/{response_id}/cancel", response_model=ResponseObject)
 async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Response:
     """Cancel a response that is in progress."""
@@ -132,6 +136,7 @@ async def cancel(caller: Authenticated, openai: Service, response_id: str) -> Re
 
 
 @for_users
+@reads("conversation")
 @router.get("/responses/{response_id}/input_items", response_model=ListObject[ItemObject])
 async def input_items(caller: Authenticated, openai: Service, response_id: str, page: ItemPaged) -> Response:
     """List the input items of a response."""

@@ -22,7 +22,7 @@ from app.projects.cutoffs import Cutoffs
 from app.projects.identity_tokens import IdentityTokens
 from app.projects.keys import Scope, hash_key
 from app.projects.sessions import Session
-from app.projects.settings import KeyLimits, ProjectSettings, least, parse_settings
+from app.projects.settings import KeyLimits, ProjectSettings, RecordReads, least, parse_settings
 from app.projects.stream_tickets import StreamTickets, ticket_of
 from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
 from app.projects.user_view import OF_USER
@@ -44,6 +44,9 @@ RENEW_SECONDS = 2.0
 """A key that is used is looked up again after so long, while it is still taken: a turn waits for no look-up."""
 
 READING = ("GET", "HEAD", "OPTIONS")
+
+CALLER = "caller"
+"""Key of a request's state: its caller."""
 
 SIGNED_IN = "everthread.signed_in"
 """Key of the ASGI scope under which the console passes the grant of a session on. No client can set it, and no route
@@ -88,6 +91,8 @@ class Grant:
     """Name of the key, or of the person."""
     subject: str | None = None
     """Issuer and subject of a person: see `people.py`. None for an API key."""
+    record_reads: RecordReads = "console"
+    """The project's setting: see `Project.record_reads`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +225,7 @@ class KeyRing:
             users_cut_at=row["users_cut_at"],
             name=row["name"],
             subject=row["subject"],
+            record_reads=row["record_reads"],
         )
         if row["first_use"] is not None:
             async with self._database.session() as session:
@@ -256,6 +262,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     address = None if request.client is None else request.client.host
     grant: Grant = request.scope.get(SIGNED_IN) or await _bearer(request, address)
     caller = Caller(grant, address)
+    setattr(request.state, CALLER, caller)
     if grant.user is not None:
         setattr(request.state, OF_USER, True)
     if grant.user is not None and not is_for_users(request.scope.get("endpoint")):

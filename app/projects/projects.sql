@@ -8,7 +8,7 @@
 
 -- _key --
 WITH key AS (
-    SELECT k.project_id, k.id, k.name, k.subject, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates,
+    SELECT k.project_id, k.id, k.name, k.subject, k.last_used_at, k.scopes, k.limits, p.session_cache, p.settings, p.operates, p.record_reads,
         p.encrypted_at IS NOT NULL AS encrypted, coalesce(p.encrypted_at <= now(), false) AS seals,
         {_users_cut_at}
     FROM api_keys k JOIN projects p ON p.project_id = k.project_id
@@ -38,6 +38,9 @@ SELECT CASE
     ELSE 'valid'
 END AS state, {_users_cut_at}
 FROM api_keys k JOIN projects p ON p.project_id = k.project_id WHERE k.project_id = :project_id AND k.id = :key_id
+
+-- thread_of_turn --
+SELECT thread_id FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
 -- open_sessions --
 SELECT id FROM console_sessions WHERE project_id = :project_id AND id = ANY(:ids::uuid[]) AND expires_at > now()

@@ -89,6 +89,9 @@ class Limits(KeyLimits, UserLimits):
     """Limits of a project."""
 
 
+RecordReads = Literal["off", "console", "all"]
+"""Readers whose reads are recorded: nobody; the console, admin keys and exports; every key. User tokens never are."""
+
 LONGEST_ISSUER = 128
 LONGEST_AUDIENCE = 256
 MOST_PROVIDERS = 10

@@ -14,6 +14,7 @@ from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Authenticated, KeyRing
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
+from app.projects.settings import RecordReads
 from app.retention.purge import PurgeObject
 from app.retention.service import ProjectObject, Retention
 
@@ -21,12 +22,19 @@ router = APIRouter(tags=["retention"])
 
 
 class ProjectPatch(Changes):
-    model_config = examples({"retention_days": 365}, {"retention_days": None, "session_cache": "auto"}, minProperties=1)
+    model_config = examples(
+        {"retention_days": 365},
+        {"retention_days": None, "session_cache": "auto"},
+        {"record_reads": "all"},
+        minProperties=1,
+    )
 
     retention_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] | None = None
     """After so many days the content of a turn is purged; null: it is kept."""
     session_cache: Literal["off", "on", "auto"] | None = None
     """Session cache at the provider; null: the service's setting."""
+    record_reads: RecordReads = "console"
+    """Readers whose reads of contents are recorded."""
 
 
 Service = Annotated[Retention, serving(Retention)]
@@ -43,7 +51,7 @@ async def get(caller: Authenticated, retention: Service) -> Response:
 async def patch(
     caller: Administering, retention: Service, keys: Annotated[KeyRing, serving(KeyRing)], sent: Sent[ProjectPatch]
 ) -> Response:
-    """Change how long content is kept, and whether contexts are cached."""
+    """Change how long content is kept, whether contexts are cached, and whose reads are recorded."""
     changed = await retention.change(caller, sent.model_dump(include=sent.model_fields_set))
     keys.forget(caller.project_id)
     return json_response(changed)

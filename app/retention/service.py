@@ -19,6 +19,7 @@ from app.retention.purge import Purge, PurgeObject, purge_object
 from app.threads.address import ById
 from app.threads.tables import Thread
 from app.trail.append import append_record
+from app.trail.records import READS_RECORDED
 from app.trail.users import UserKeys
 from app.transfer.service import Transfer
 
@@ -31,6 +32,7 @@ class ProjectObject(TypedDict):
     name: str
     retention_days: int | None
     session_cache: str | None
+    record_reads: str
     created_at: int
 
 
@@ -47,11 +49,12 @@ class Retention:
             return _project_object(await session.get_one(Project, caller.project_id))
 
     async def change(self, caller: Caller, values: dict[str, Any]) -> ProjectObject:
-        """Change for how many days content is kept (None: forever), or whether contexts are cached."""
+        """Change for how many days content is kept (None: forever), whether contexts are cached, or whose reads are
+        recorded."""
         changed = update(Project).where(Project.project_id == caller.project_id).values(values)
         async with self._database.session() as session:
             project = (await session.execute(changed.returning(Project))).scalar_one()
-            await record_project(session, caller.actor, "project.changed", project, ", ".join(values))
+            await record_project(session, caller.actor, "project.changed", project, _said(values))
             shown = _project_object(project)
         self._cleaner.wake()
         return shown
@@ -118,6 +121,11 @@ def _unknown_purge(purge_id: str) -> NotFound:
     return NotFound(f"There is no purge {purge_id[:80]!r} in this project.", param="purge_id", code="purge_not_found")
 
 
+def _said(values: dict[str, Any]) -> str:
+    """Return the names of changed settings. The trail must show whose reads were recorded, and until when."""
+    return ", ".join(f"{READS_RECORDED}{value}" if name == "record_reads" else name for name, value in values.items())
+
+
 def _project_object(project: Project) -> ProjectObject:
     return {
         "id": ids.project_id(project.project_id),
@@ -125,5 +133,6 @@ def _project_object(project: Project) -> ProjectObject:
         "name": project.name,
         "retention_days": project.retention_days,
         "session_cache": project.session_cache,
+        "record_reads": project.record_reads,
         "created_at": int(project.created_at.timestamp()),
     }

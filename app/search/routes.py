@@ -11,16 +11,18 @@ from app.http.errors import Forbidden
 from app.http.pages import ListObject, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
+from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.search.service import HitObject, Search
 from app.search.store import Filters
 
-router = APIRouter(tags=["search"])
+router = APIRouter(tags=["search"], route_class=RecordedRoute)
 
 Role = Literal["user", "assistant", "title"]
 
 
 @for_users
+@reads("results of a search", of="project")
 @router.get("/search", response_model=ListObject[HitObject])
 async def search(
     caller: Authenticated,

@@ -12,6 +12,7 @@ from app.db import ids
 from app.http.errors import APIError, BadRequest, Forbidden, NotFound
 from app.http.services import services
 from app.projects.auth import Auditing, Authenticated, Caller
+from app.projects.reads import THREAD
 from app.threads.names import Names
 
 BY_ID = "/threads/{thread_id}"
@@ -190,7 +191,9 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
         cached: whether a name may be taken for the thread that had it a moment ago: the caller sees to it that the
             thread still has it.
     """
-    return owned(caller, await _found(request, caller, cached=cached))
+    found = owned(caller, await _found(request, caller, cached=cached))
+    setattr(request.state, THREAD, found.id)
+    return found
 
 
 async def _found(request: Request, caller: Caller, *, cached: bool) -> ThreadAddress:

@@ -11,6 +11,7 @@ from app.http.describing import CONFLICT, FORBIDDEN, METADATA
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Authenticated
+from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.threads.address import BY_NAME, Addressed, at
 from app.threads.claims import ClaimObject, Claims, ThreadsClaim
@@ -18,7 +19,7 @@ from app.threads.schemas import OneThread, Status, ThreadCount, ThreadCreate, Th
 from app.threads.service import Threads, for_caller, of_caller
 from app.threads.store import Filters
 
-router = APIRouter(tags=["threads"])
+router = APIRouter(tags=["threads"], route_class=RecordedRoute)
 
 
 Service = Annotated[Threads, serving(Threads)]
@@ -59,6 +60,7 @@ async def _filters(
 
 
 @for_users
+@reads("threads", of="project")
 @router.get("/threads", response_model=ListObject[ThreadObject], openapi_extra={"parameters": [METADATA]})
 async def list_threads(
     caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
@@ -83,6 +85,7 @@ async def claim(
 
 
 @for_users
+@reads("thread")
 @router.put(BY_NAME, response_model=ThreadObject, responses={201: {"model": ThreadObject}})
 async def get_or_create(caller: Authenticated, threads: Service, name: str, sent: SentOrEmpty[ThreadPut]) -> Response:
     """Return the thread of a name. It is created if there is none."""
@@ -92,6 +95,7 @@ async def get_or_create(caller: Authenticated, threads: Service, name: str, sent
 
 
 @for_users
+@reads("thread")
 @at(router.get, response_model=OneThread)
 async def get(caller: Authenticated, threads: Service, address: Addressed) -> Response:
     """Return a thread."""

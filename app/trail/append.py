@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
+from app.db.engine import Database
 from app.db.sql import statements_of
 from app.trail.records import Action, Actor
 
 SQL = statements_of(__file__)
+
+CHARACTERS = 500
+"""Size of a record, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +61,35 @@ async def append_records(
     user_digest: bytes | None = None,
 ) -> None:
     """Write records of one chain in their order."""
+    await session.execute(SQL.append.clause, _arguments(actor, project_id, thread_id, records, user_digest))
+
+
+async def append_alone(
+    database: Database, actor: Actor, project_id: UUID, thread_id: UUID | None, record: Record
+) -> None:
+    """Write a record of what changes nothing, in a transaction that such records may share.
+
+    Raises:
+        DatabaseUnavailable: Postgres is unavailable, or the thread stays locked. The record is not written.
+    """
     chain_id = thread_id or project_id
-    await session.execute(
-        SQL.append.clause,
-        {
-            "project_id": project_id,
-            "bucket": ids.bucket_of(chain_id),
-            "chain_id": chain_id,
-            "user_digest": user_digest,
-            "key_id": actor.key_id,
-            "address": actor.address,
-            "actions": [record.action for record in records],
-            "turns": [record.turn_id for record in records],
-            "details": [record.detail for record in records],
-            "contents": [record.content for record in records],
-        },
-    )
+    arguments = SQL.append(**_arguments(actor, project_id, thread_id, [record], None))
+    await database.fetchrow_in_group(ids.bucket_of(chain_id), CHARACTERS, *arguments, key=chain_id)
+
+
+def _arguments(
+    actor: Actor, project_id: UUID, thread_id: UUID | None, records: Sequence[Record], user_digest: bytes | None
+) -> dict[str, Any]:
+    chain_id = thread_id or project_id
+    return {
+        "project_id": project_id,
+        "bucket": ids.bucket_of(chain_id),
+        "chain_id": chain_id,
+        "user_digest": user_digest,
+        "key_id": actor.key_id,
+        "address": actor.address,
+        "actions": [record.action for record in records],
+        "turns": [record.turn_id for record in records],
+        "details": [record.detail for record in records],
+        "contents": [record.content for record in records],
+    }

@@ -56,7 +56,7 @@ AHEAD = timedelta(minutes=1)
 BORN = ("thread.created", "thread.forked", "thread.imported")
 GONE = ("thread.deleted", "thread.purged")
 UNREPORTED = (
-    "thread.exported", "turn.called", "turn.model_replaced", "compaction.made", "compaction.deleted",
+    "thread.exported", "thread.read", "turn.called", "turn.model_replaced", "compaction.made", "compaction.deleted",
     "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared", "share.changed",
 )  # fmt: skip
 OF_THREADS = ("thread.", "turn.", "item.", "items.", "history.")

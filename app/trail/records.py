@@ -17,7 +17,7 @@ from app.db import ids
 
 Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
-    "thread.purged", "turn.opened", "turn.called", "turn.model_replaced",
+    "thread.purged", "thread.read", "turn.opened", "turn.called", "turn.model_replaced",
     "turn.closed", "turn.imported", "turn.inherited", "turn.deleted", "turn.purged",
     "items.added", "item.deleted", "history.erased", "compaction.made", "compaction.deleted",
     "key.created", "key.used", "key.rotated", "key.revoked", "key.signed_in",
@@ -35,6 +35,9 @@ COPY_OF = "copy of "
 
 UNREADABLE_REST = ", the rest of the turn cannot be opened"
 """The end of the detail of `item.deleted` where the record covers the turn's place, and not its contents."""
+
+READS_RECORDED = "record_reads="
+"""Begins the part of the detail of `project.changed` that says whose reads are recorded from there on."""
 
 FIRST = bytes(32)
 """Previous hash of the first record of a chain."""

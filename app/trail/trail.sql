@@ -1,7 +1,7 @@
 -- append --
 -- Appends records to one chain: see migrations/schema.sql.
 SELECT append_records_v2(
-    :project_id, :bucket::smallint, :chain_id, :user_digest::bytea, :key_id::uuid, :address::text, :actions::text[],
+    :project_id::uuid, :bucket::smallint, :chain_id::uuid, :user_digest::bytea, :key_id::uuid, :address::text, :actions::text[],
     :turns::uuid[], :details::text[], :contents::bytea[]
 )
 

@@ -13,12 +13,13 @@ from app.limits.service import RateLimits
 from app.projects.auth import Authenticated
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.threads.address import Addressed, at
 from app.threads.schemas import ThreadObject
 from app.transfer.schemas import ThreadRecord
 from app.transfer.service import Transfer
 
-router = APIRouter(tags=["transfer"])
+router = APIRouter(tags=["transfer"], route_class=RecordedRoute)
 
 
 Service = Annotated[Transfer, serving(Transfer)]
@@ -31,6 +32,7 @@ async def export(request: Request, caller: Authenticated, transfer: Service, add
     return Export(parts, listening(request, caller, address.id), media_type="application/json")
 
 
+@reads("thread")
 @router.post("/threads/import", response_model=ThreadObject, responses={201: {"model": ThreadObject}, **CONFLICT})
 async def take(request: Request, caller: Authenticated, transfer: Service, record: Sent[ThreadRecord]) -> Response:
     """Import an exported thread."""

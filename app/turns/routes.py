@@ -23,6 +23,7 @@ from app.http.pages import ListObject, Paged
 from app.http.services import services, serving
 from app.projects.auth import Authenticated, authenticate
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.projects.stream_tickets import for_tickets
 from app.projects.user_tokens import for_users
 from app.provider.models import Models
@@ -37,7 +38,7 @@ from app.turns.schemas import TurnCreate, turn_request
 from app.turns.service import Turns
 from app.turns.show import TurnObject, stored_turn, turn_object
 
-router = APIRouter(tags=["turns"])
+router = APIRouter(tags=["turns"], route_class=RecordedRoute)
 
 Service = Annotated[Turns, serving(Turns)]
 
@@ -88,6 +89,7 @@ async def create(request: Request) -> Response:
 
 
 @for_users
+@reads("conversation")
 @at(router.post, "/turns/{turn_id}/cancel", response_model=TurnObject)
 async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     """Cancel a running turn. Its output so far is kept."""
@@ -96,6 +98,7 @@ async def cancel(caller: Authenticated, turns: Service, address: Addressed, turn
 
 @for_tickets
 @for_users
+@reads("conversation")
 @at(
     router.get,
     "/turns/{turn_id}/events",
@@ -120,6 +123,7 @@ async def events(
 
 @for_tickets
 @for_users
+@reads("conversation")
 @at(
     router.get,
     "/events",
@@ -145,6 +149,7 @@ async def life(
 
 
 @for_users
+@reads("conversation")
 @at(router.get, "/turns", response_model=ListObject[TurnObject])
 async def list_turns(caller: Authenticated, turns: Service, address: Addressed, page: Paged) -> Response:
     """List the turns of a thread."""
@@ -152,6 +157,7 @@ async def list_turns(caller: Authenticated, turns: Service, address: Addressed, 
 
 
 @for_users
+@reads("conversation")
 @at(router.get, "/turns/{turn_id}", response_model=TurnObject)
 async def get(caller: Authenticated, turns: Service, address: Addressed, turn_id: str) -> Response:
     """Return a turn, with its input."""

@@ -1,5 +1,9 @@
 """records of who read contents"""
 
+from alembic import op
+
+from app.db import ddl
+
 revision = "v020_0006"
 down_revision = "v020_0005"
 branch_labels = None
@@ -8,7 +12,14 @@ depends_on = None
 SERVES_THE_RELEASE_BEFORE = True
 
 
-def upgrade() -> None: ...
+def upgrade() -> None:
+    ddl.lock("projects")
+    op.execute("""
+        ALTER TABLE projects ADD COLUMN record_reads text NOT NULL DEFAULT 'console'
+            CONSTRAINT projects_record_reads_check CHECK (record_reads IN ('off', 'console', 'all'))
+    """)
 
 
-def downgrade() -> None: ...
+def downgrade() -> None:
+    ddl.lock("projects")
+    op.execute("ALTER TABLE projects DROP COLUMN record_reads")
