@@ -226,11 +226,13 @@ def test_the_trail_names_the_person_who_has_read_a_thread_in_the_console(
     assert project.verify().problems == []
     # The console shows it to auditors, and to nobody else.
     place = f"/console/threads/{thread}"
-    for language, said in (("en", "Who read"), ("zh-CN", "谁读过")):
+    for language, said, label in (("en", "Who read", "Recorded reads"), ("zh-CN", "谁读过", "记录的读取")):
         headers = {"Accept-Language": language}
         assert f'{place}/trail?action=thread.read">{said}<' in auditor.http.get(place, headers=headers).text
         assert f'/console/audit?action=thread.read">{said}<' in auditor.http.get("/console/audit", headers=headers).text
         assert said not in ada.http.get(place, headers=headers).text
+        settings = admin.http.get("/console/settings", headers=headers).text
+        assert ('<option value="console" selected>' in settings, label in settings) == (True, True)
     shown = auditor.http.get(f"{place}/trail", params={"action": "thread.read"}).text
     assert "Ada &lt;ada@example.com&gt;" in shown
     assert "conversation in the console" in shown

@@ -60,7 +60,6 @@ NOT_READING: dict[str, str] = {
     "GET /purges/{purge_id}": OF_THE_APP,
     "GET /usage": OF_THE_APP,
     "GET /usage/hours": OF_THE_APP,
-    "POST /user_tokens": OF_THE_APP,
     "POST /user_tokens/revoke": OF_THE_APP,
     "POST /stream_tickets": OF_THE_APP,
     "POST /webhooks": OF_THE_APP,
@@ -250,6 +249,8 @@ class Told:
                 return {"json": {"keep_turns": 0}}
             case "POST /responses/compact":
                 return {"json": {"model": MODEL, "previous_response_id": self.ids["response_id"]}}
+            case "POST /user_tokens":
+                return {"json": {"user": "ann"}}
             case "GET /search":
                 return {"params": {"q": "secret"}}
             case "GET /threads/{thread_id}/replay":

@@ -15,14 +15,16 @@ from app.projects.auth import Authenticated, KeyRing
 from app.projects.cutoffs import Cutoffs
 from app.projects.keys import Scope
 from app.projects.preset_store import UserPresets
+from app.projects.reads import RecordedRoute, reads
 from app.projects.schemas import RevocationObject, UserTokenCreate, UserTokenObject, UserTokensRevoke
 from app.projects.user_tokens import UserToken, UserTokens, is_anonymous, new_anonymous_user
 
-router = APIRouter(tags=["users"])
+router = APIRouter(tags=["users"], route_class=RecordedRoute)
 
 Ends = Annotated[Cutoffs, serving(Cutoffs)]
 
 
+@reads("user tokens", of="project")  # With one, somebody reads as an end user does.
 @router.post("/user_tokens", response_model=UserTokenObject, status_code=201, responses=FORBIDDEN)
 async def mint(
     caller: Authenticated,

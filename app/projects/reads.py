@@ -177,6 +177,7 @@ def _is_read(request: Request, response: Response, mark: Mark) -> bool:
 
 
 def _number(response: Response) -> int | None:
-    """Return the number of entries of a list; None for a stream."""
+    """Return the number of entries of a list; None for a stream, and for what is no list."""
     body = getattr(response, "body", None)
-    return None if body is None else len(orjson.loads(body)["data"])
+    entries = None if body is None else orjson.loads(body).get("data")
+    return None if entries is None else len(entries)
