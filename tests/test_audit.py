@@ -18,7 +18,7 @@ from sqlalchemy import text as sql
 
 from app.audit.checkpoints import Checkpoints
 from app.audit.exported import BadFile, verify_file
-from app.audit.merkle import Proofs, Tree, root_of
+from app.audit.merkle import Proofs, Tree, is_consistent, root_of
 from app.audit.signing import public_key, signing_key
 from app.db import ids
 from app.db.engine import Database
@@ -529,6 +529,67 @@ def test_a_leafs_proof_leads_to_the_root_from_its_own_place_alone(leaves: list[b
     for other in range(size):
         if leaves[other] != leaves[place]:
             assert root_of(leaves[place], other, size, paths[other]) != tree.root()
+
+
+def test_a_consistency_proof_leads_from_every_size_to_every_later_one_and_proves_no_other_tree() -> None:
+    leaves = [bytes([number]) for number in range(70)]
+    trees = [Tree()]
+    for leaf in leaves:
+        trees.append(trees[-1].copy())
+        trees[-1].add(leaf)
+    roots = [tree.root() for tree in trees]
+    for size in range(1, len(leaves)):
+        for larger in range(size + 1, len(leaves) + 1):
+            proofs = Proofs(trees[size])
+            path = proofs.begin()
+            for leaf in leaves[size:larger]:
+                proofs.add(leaf)
+            proofs.end()
+            assert path == of_section_2_1_2(size, leaves[:larger])
+            assert is_consistent(size, roots[size], larger, roots[larger], path)
+            assert not is_consistent(size, roots[size - 1], larger, roots[larger], path)
+            assert not is_consistent(size, roots[size], larger, roots[larger - 1], path)
+            assert not is_consistent(size, roots[size], larger, roots[larger], path[:-1])
+            assert not is_consistent(size, roots[size], larger, roots[larger], [*path, path[-1]])
+    assert is_consistent(0, roots[0], 5, roots[5], [])
+    assert is_consistent(5, roots[5], 5, roots[5], [])
+    assert not is_consistent(5, roots[5], 5, roots[6], [])
+    assert not is_consistent(6, roots[6], 5, roots[5], [])
+
+
+@given(st.lists(st.binary(max_size=4), min_size=2, max_size=60), st.data())
+def test_a_fork_has_no_consistency_proof(leaves: list[bytes], data: st.DataObject) -> None:
+    """One leaf of the former tree is another: neither tree's proof leads from the former root to the later one."""
+    size = data.draw(st.integers(1, len(leaves) - 1))
+    place = data.draw(st.integers(0, size - 1))
+    forked = [*leaves[:place], leaves[place] + b"!", *leaves[place + 1 :]]
+    former, later, other = Tree(), Tree(), Tree()
+    for leaf in leaves[:size]:
+        former.add(leaf)
+    for leaf, another in zip(leaves, forked, strict=True):
+        later.add(leaf)
+        other.add(another)
+    for given_ in (leaves, forked):
+        path = of_section_2_1_2(size, given_)
+        assert not is_consistent(size, former.root(), len(leaves), other.root(), path)
+    assert is_consistent(size, former.root(), len(leaves), later.root(), of_section_2_1_2(size, leaves))
+
+
+def of_section_2_1_2(size: int, leaves: list[bytes], *, whole: bool = True) -> list[bytes]:
+    """The proof as RFC 6962 defines it: SUBPROOF(m, D[n], b)."""
+    if size == len(leaves):
+        return [] if whole else [root_of_all(leaves)]
+    half = 1 << (len(leaves) - 1).bit_length() - 1
+    if size <= half:
+        return [*of_section_2_1_2(size, leaves[:half], whole=whole), root_of_all(leaves[half:])]
+    return [*of_section_2_1_2(size - half, leaves[half:], whole=False), root_of_all(leaves[:half])]
+
+
+def root_of_all(leaves: list[bytes]) -> bytes:
+    tree = Tree()
+    for leaf in leaves:
+        tree.add(leaf)
+    return tree.root()
 
 
 def test_a_host_signs_only_with_a_key_that_the_database_lists(

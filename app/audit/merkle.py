@@ -25,6 +25,11 @@ class Tree:
         self._full.append((count, node))
         self.size += 1
 
+    def copy(self) -> "Tree":
+        tree = Tree()
+        tree.size, tree._full = self.size, [*self._full]
+        return tree
+
     def root(self) -> bytes:
         if not self._full:
             return hashlib.sha256(b"").digest()
@@ -35,10 +40,13 @@ class Tree:
 
 
 class Proofs:
-    """Grows like a tree, and gathers for chosen leaves the path that proves that they are in it (section 2.1.1)."""
+    """Grows like a tree, and gathers for chosen leaves the path that proves that they are in it (section 2.1.1), and
+    for sizes that it had the path that proves that it only grew since (section 2.1.2)."""
 
-    def __init__(self) -> None:
-        self._full: list[tuple[int, bytes, list[list[bytes]]]] = []
+    def __init__(self, tree: Tree | None = None) -> None:
+        """Args: tree: what it grows from; it is not changed."""
+        full = () if tree is None else tree._full
+        self._full: list[tuple[int, bytes, list[list[bytes]]]] = [(count, node, []) for count, node in full]
 
     def add(self, leaf: bytes, path: list[bytes] | None = None) -> None:
         """Args: path: filled while the tree grows, and whole after `end`."""
@@ -47,6 +55,19 @@ class Proofs:
             node, paths = self._join(node, paths)
             count *= 2
         self._full.append((count, node, paths))
+
+    def begin(self) -> list[bytes]:
+        """Return a consistency proof from the present size to a larger one: filled while the tree grows, and whole
+        after `end`. From an empty tree, it is empty.
+
+        It is the path of the last full subtree, and begins with that subtree itself unless that is the whole tree.
+        """
+        path: list[bytes] = []
+        if self._full:
+            _, node, paths = self._full[-1]
+            path += [] if len(self._full) == 1 else [node]
+            paths.append(path)
+        return path
 
     def end(self) -> None:
         """The tree has all its leaves."""
@@ -79,6 +100,30 @@ def root_of(leaf: bytes, position: int, size: int, path: Sequence[bytes]) -> byt
             node = _parent(node, sibling)
         position, last = position >> 1, last >> 1
     return node if last == 0 else None
+
+
+def is_consistent(size: int, root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]) -> bool:
+    """Return True if a path proves that the first `size` leaves of a tree of `new_size` leaves have the former root."""
+    if size in (0, new_size):
+        return not path and root == (new_root if size else hashlib.sha256(b"").digest())
+    if not 0 < size < new_size:
+        return False
+    last, new_last = size - 1, new_size - 1
+    while last & 1:
+        last, new_last = last >> 1, new_last >> 1
+    nodes = iter(path if last else (root, *path))
+    node = new_node = next(nodes, b"")
+    for sibling in nodes:
+        if new_last == 0:
+            return False
+        if last & 1 or last == new_last:
+            node, new_node = _parent(sibling, node), _parent(sibling, new_node)
+            while not last & 1 and last:
+                last, new_last = last >> 1, new_last >> 1
+        else:
+            new_node = _parent(new_node, sibling)
+        last, new_last = last >> 1, new_last >> 1
+    return new_last == 0 and (node, new_node) == (root, new_root)
 
 
 def _leaf(leaf: bytes) -> bytes:
