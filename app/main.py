@@ -21,8 +21,10 @@ from app.accounts.pool import Accounts, ProviderAccount
 from app.accounts.service import ProjectAccounts
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
+from app.audit.cosigning import Cosigning
 from app.audit.service import Audit
 from app.audit.signing import signing_key
+from app.audit.witnesses import witnesses
 from app.cache.client import Cache
 from app.cache.value_mac import ValueMac
 from app.chain.live_ids import LiveIds
@@ -312,6 +314,10 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     checkpoints = Checkpoints(
         database, audit_key, every_seconds=settings.audit_checkpoint_seconds, origin_base=settings.audit_origin
     )
+    witnessed_by = witnesses(settings.audit_witnesses)
+    cosigning = [
+        Cosigning(database, witness, every_seconds=settings.audit_checkpoint_seconds) for witness in witnessed_by
+    ]
     purge = Purge(database, names, users, live_ids, event_log, signals, content_keys)
     cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
     secrets = Secrets(database, cipher)
@@ -364,7 +370,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Claims(database, names, users, tokens, keys, cutoffs),
         ThreadEvents(database, feed, threads),
         StreamTickets(database),
-        Audit(database, reads, users, checkpoints, horizon),
+        Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
         Memory(memory, compactions, models, live_ids, limits),
@@ -386,7 +392,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
     # In the order in which they need each other: compactions and titles have charges until their end.
     for work in (hours, charges, sums, limits, deliveries, feed, compactions, cleaner, checkpoints, cancel_requests,
-                 leases, observations, nodes, reads):  # fmt: skip
+                 leases, observations, nodes, reads, *cosigning):  # fmt: skip
         started.to_stop(work.stop)
         work.start()
     started.to_stop(titles.stop)

@@ -45,6 +45,7 @@ TABLES = (
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.ObservedModel, webhooks.Webhook, webhooks.WebhookDelivery,
     history.Feedback, history.Share, usage.TurnHour, usage.UsageSum, limits.Charge,
+    audit.AuditCosignature, audit.AuditWitness,
     ServedRevision, audit.AuditOrigin,
 )  # fmt: skip
 

@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 from app import schema
 from app.audit import keys
 from app.audit.signing import BadKey, signing_key
+from app.audit.witnesses import BadWitnesses, witnesses
 from app.cache.connect import connect
 from app.console.oidc_config import BadOidc, OidcConfig, oidc_config
 from app.db import configured, connecting
@@ -70,6 +71,7 @@ def serve(settings: Settings, *, host: str, port: int, workers: int, emulator_po
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, _exit)
     check_models(settings)
+    check_witnesses(settings)
     check_console(settings)
     capacity.raise_open_files()
     with ExitStack() as stack:
@@ -194,6 +196,14 @@ def check_models(settings: Settings) -> None:
         Models(settings.models_file)
     except BadModels as error:
         raise CannotServe(f"Cannot use the facts about models: {error}.") from error
+
+
+def check_witnesses(settings: Settings) -> None:
+    """Raises `CannotServe` if the list of witnesses cannot be used."""
+    try:
+        witnesses(settings.audit_witnesses)
+    except BadWitnesses as error:
+        raise CannotServe(f"Cannot use the witnesses of the audit trail: {error}.") from error
 
 
 def check_console(settings: Settings) -> OidcConfig | None:

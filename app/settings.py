@@ -218,6 +218,9 @@ class Settings(BaseSettings):
     audit_key: SecretStr | None = None
     """The private key that checkpoints of the audit trail are signed with: 64 hex digits, Ed25519.
     Without it: the one in the data directory, made there once."""
+    audit_witnesses: str | None = None
+    """Witnesses that cosign the checkpoints, as lines of a tlog-policy file: witness NAME VKEY URL.
+    See docs/audit.md."""
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Interval at which new audit records are signed."""
     audit_origin: Annotated[

@@ -762,6 +762,28 @@ CREATE TABLE audit_origins (
     CONSTRAINT audit_origins_pkey PRIMARY KEY (project_id, generation)
 );
 
+-- Signatures of witnesses, each of a checkpoint's note: eight bytes of time, and the signature.
+CREATE TABLE audit_cosignatures (
+    project_id uuid NOT NULL,
+    public_key bytea NOT NULL,
+    size bigint NOT NULL,
+    origin text NOT NULL,
+    name text NOT NULL,
+    at timestamptz NOT NULL,
+    signature bytea NOT NULL,
+    CONSTRAINT audit_cosignatures_pkey PRIMARY KEY (project_id, public_key, size)
+);
+
+-- The last answer of each witness, and a lease of the worker that sends to it.
+CREATE TABLE audit_witnesses (
+    project_id uuid NOT NULL,
+    public_key bytea NOT NULL,
+    taken_until timestamptz NOT NULL,
+    answered_at timestamptz,
+    error text,
+    CONSTRAINT audit_witnesses_pkey PRIMARY KEY (project_id, public_key)
+);
+
 -- The keys that hosts may sign checkpoints with.
 CREATE TABLE audit_keys (
     public_key bytea NOT NULL
@@ -1181,6 +1203,8 @@ CREATE TRIGGER audit_leaves_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_
 CREATE TRIGGER audit_checkpoints_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_checkpoints
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 CREATE TRIGGER audit_origins_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_origins
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER audit_cosignatures_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cosignatures
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 
 -- =====================================================================================================================

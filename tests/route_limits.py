@@ -113,6 +113,8 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("GET", "/audit"): NONE,
     ("GET", "/audit/checkpoint"): NONE,
     ("GET", "/audit/checkpoints"): NONE,
+    ("GET", "/audit/consistency"): NONE,
+    ("GET", "/audit/witnesses"): NONE,
     ("GET", "/audit/export"): NONE,
     ("GET", "/project"): NONE,
     ("PATCH", "/project"): ADMIN,

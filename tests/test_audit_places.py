@@ -447,7 +447,16 @@ def test_a_trail_that_is_verified_while_turns_run_has_no_false_alarm(project: Pr
     assert project.verify().problems == []
 
 
-PROVED_BESIDE = {"pieces", "media", "item_media", "audit_records", "audit_leaves", "audit_checkpoints", "audit_origins"}
+PROVED_BESIDE = {
+    "pieces",
+    "media",
+    "item_media",
+    "audit_records",
+    "audit_leaves",
+    "audit_checkpoints",
+    "audit_cosignatures",
+    "audit_origins",
+}
 """Parts of items and of calls' bodies, and the trail itself."""
 
 OF_NO_PROJECT = {"cache_keys", "master_nodes", "audit_keys", "learnt_models", "served_revisions"}

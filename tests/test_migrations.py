@@ -17,6 +17,8 @@ TABLES = {
     "alembic_version",
     "api_keys",
     "audit_checkpoints",
+    "audit_cosignatures",
+    "audit_witnesses",
     "audit_keys",
     "audit_leaves",
     "audit_origins",

@@ -41,11 +41,34 @@ WHERE project_id = :project_id ORDER BY size
 
 -- last_note --
 -- The note of the last checkpoint that has one.
-SELECT note FROM audit_checkpoints WHERE project_id = :project_id AND note IS NOT NULL ORDER BY size DESC LIMIT 1
+SELECT size, note FROM audit_checkpoints WHERE project_id = :project_id AND note IS NOT NULL ORDER BY size DESC LIMIT 1
 
--- origin -> OriginRow --
--- The name that a project's log has now.
-SELECT generation, origin FROM audit_origins WHERE project_id = :project_id ORDER BY generation DESC LIMIT 1
+-- origin --
+-- The name that a project's log has now; for its first checkpoint, the former names in their order.
+SELECT o.generation, o.origin, CASE WHEN o.origin IS DISTINCT FROM (
+    SELECT split_part(note, E'\n', 1) FROM audit_checkpoints
+    WHERE project_id = o.project_id AND note IS NOT NULL ORDER BY size DESC LIMIT 1
+) THEN (
+    SELECT array_agg(f.origin ORDER BY f.generation) FROM audit_origins f
+    WHERE f.project_id = o.project_id AND f.generation < o.generation
+) END AS former
+FROM audit_origins o WHERE o.project_id = :project_id ORDER BY o.generation DESC LIMIT 1
+
+-- origins -> OriginRow --
+-- Every name that a project's log has had.
+SELECT generation, origin FROM audit_origins WHERE project_id = :project_id ORDER BY generation
+
+-- add_origin --
+INSERT INTO audit_origins (project_id, generation, origin) VALUES (:project_id, :generation, :origin)
+ON CONFLICT DO NOTHING
+
+-- forget_answers --
+-- What witnesses have answered about the name before is over.
+UPDATE audit_witnesses SET error = NULL WHERE project_id = :project_id
+
+-- last_leaf_of --
+-- The position of the last leaf of a chain.
+SELECT position FROM audit_leaves WHERE project_id = :project_id AND chain_id = :chain_id ORDER BY seq DESC LIMIT 1
 
 -- begin_origin --
 -- Name a project's log. Without a base, the first key of the database makes one: hosts with several keys agree on it.
@@ -90,6 +113,73 @@ WITH last AS (
 INSERT INTO audit_checkpoints (project_id, size, at, root, public_key, signature, note)
 SELECT :project_id, :size, :at, :root, :public_key, :signature, :note FROM last WHERE last.size = :before
 RETURNING size
+
+-- without_cosignature --
+-- Projects whose newest checkpoint a witness has not cosigned, since when there is one, and whether no worker sends it.
+SELECT p.project_id, since.at, coalesce(w.taken_until < now(), true) AS free
+FROM projects p
+CROSS JOIN LATERAL (
+    SELECT size, note FROM audit_checkpoints
+    WHERE project_id = p.project_id AND note IS NOT NULL ORDER BY size DESC LIMIT 1
+) c
+LEFT JOIN LATERAL (
+    SELECT size FROM audit_cosignatures
+    WHERE project_id = p.project_id AND public_key = :public_key AND origin = split_part(c.note, E'\n', 1)
+    ORDER BY size DESC LIMIT 1
+) s ON true
+CROSS JOIN LATERAL (
+    SELECT at FROM audit_checkpoints
+    WHERE project_id = p.project_id AND size > coalesce(s.size, 0)
+        AND split_part(note, E'\n', 1) = split_part(c.note, E'\n', 1)
+    ORDER BY size LIMIT 1
+) since
+LEFT JOIN audit_witnesses w ON w.project_id = p.project_id AND w.public_key = :public_key
+WHERE s.size IS NULL OR s.size < c.size
+ORDER BY since.at LIMIT :most
+
+-- take_witness --
+-- Let one worker send a project's checkpoint to a witness. No row comes back while another does.
+INSERT INTO audit_witnesses (project_id, public_key, taken_until)
+VALUES (:project_id, :public_key, now() + :lease_seconds::float8 * interval '1 second')
+ON CONFLICT (project_id, public_key) DO UPDATE SET taken_until = excluded.taken_until
+WHERE audit_witnesses.taken_until < now()
+RETURNING error
+
+-- settle_witness --
+-- Write down what a witness has answered. The next request waits for the pause.
+UPDATE audit_witnesses SET error = :error, answered_at = now(),
+    taken_until = now() + :pause_seconds::float8 * interval '1 second'
+WHERE project_id = :project_id AND public_key = :public_key
+
+-- newest_for_witness --
+-- The newest checkpoint of a project, and the size that a witness has cosigned under its origin.
+SELECT c.note, coalesce((
+    SELECT max(s.size) FROM audit_cosignatures s
+    WHERE s.project_id = c.project_id AND s.public_key = :public_key AND s.origin = split_part(c.note, E'\n', 1)
+), 0) AS cosigned
+FROM audit_checkpoints c WHERE c.project_id = :project_id AND c.note IS NOT NULL ORDER BY c.size DESC LIMIT 1
+
+-- add_cosignature --
+INSERT INTO audit_cosignatures (project_id, public_key, size, origin, name, at, signature)
+VALUES (:project_id, :public_key, :size, :origin, :name, :at, :signature)
+ON CONFLICT (project_id, public_key, size) DO NOTHING
+
+-- cosignatures -> CosignatureRow --
+-- The cosignatures of a project's checkpoints, or of one of them.
+SELECT size, origin, name, public_key, at, signature FROM audit_cosignatures
+WHERE project_id = :project_id AND (:size::bigint IS NULL OR size = :size) ORDER BY size, name, public_key
+
+-- witnesses -> WitnessRow --
+-- What each witness that was ever sent a checkpoint of a project has last answered, and the last one it has cosigned.
+-- An answer of a day ago is one of a witness that is not configured any more.
+SELECT w.public_key, w.answered_at, w.error, s.size, s.at, s.name,
+    w.error IS NOT DISTINCT FROM 'forked' AND w.answered_at > now() - interval '1 day' AS forked
+FROM audit_witnesses w
+LEFT JOIN LATERAL (
+    SELECT size, at, name FROM audit_cosignatures
+    WHERE project_id = w.project_id AND public_key = w.public_key ORDER BY size DESC LIMIT 1
+) s ON true
+WHERE w.project_id = :project_id
 
 -- restorations --
 -- The records of a project that say that its database was restored.

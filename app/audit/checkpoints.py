@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.notes import Checkpoint, signed_checkpoint
+from app.audit.origins import cross_signatures
 from app.audit.signing import signed_text
 from app.db import ids
 from app.db.engine import Database
@@ -85,7 +86,9 @@ class Checkpoints(Background):
         root = tree.root()
         # The release before reads this signature, and needs one.
         signature = self._key.sign(signed_text(project_id, tree.size, at, root))
-        note = signed_checkpoint(Checkpoint(await self._origin(project_id), tree.size, root), self._key, at)
+        origin, former = await self._origin(project_id)
+        note = signed_checkpoint(Checkpoint(origin, tree.size, root), self._key, at)
+        note = note.with_signatures(cross_signatures(note.text, former, self._key))
         self._trees.pop(project_id, None)
         try:
             row = await self._database.fetchrow(
@@ -109,14 +112,14 @@ class Checkpoints(Background):
             self._trees[project_id] = tree
         return row is not None
 
-    async def _origin(self, project_id: UUID) -> str:
-        """Return the name of a project's log, which its first checkpoint with a note fixes."""
+    async def _origin(self, project_id: UUID) -> tuple[str, list[str]]:
+        """Return the name of a project's log, which its first checkpoint with a note fixes, and the former names if the
+        next checkpoint is the first under a new one."""
         while (row := await self._database.fetchrow(*SQL.origin(project_id=project_id))) is None:
             public_key = self._key.public_key().public_bytes_raw()
             begun = SQL.begin_origin(project_id=project_id, base=self._origin_base, public_key=public_key)
             await self._database.fetchrow(*begun)
-        origin: str = row["origin"]
-        return origin
+        return row["origin"], row["former"] or []
 
     async def _without_leaf(self, project_id: UUID, heads: list[asyncpg.Record]) -> list[asyncpg.Record]:
         chains, numbers = [head["chain_id"] for head in heads], [head["seq"] for head in heads]

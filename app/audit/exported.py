@@ -20,7 +20,18 @@ from app.audit.merkle import Proofs, Tree, leaf_data
 from app.audit.notes import Note
 from app.audit.proofs import Entry, TlogProof
 from app.audit.rows import CheckpointRow, LeafRow
-from app.audit.verify import Advance, Chains, Link, Problem, Verdict, check_ends, check_proofs, check_tree, named
+from app.audit.verify import (
+    Advance,
+    Chains,
+    Link,
+    Problem,
+    Verdict,
+    check_ends,
+    check_origins,
+    check_proofs,
+    check_tree,
+    named,
+)
 from app.db import ids
 from app.db.engine import Database
 from app.http.nesting import excess
@@ -60,20 +71,27 @@ async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
 
 async def lines_of_thread(database: Database, project_id: UUID, thread_id: UUID) -> AsyncIterator[bytes]:
     """The file of one thread: it tells nothing of any other."""
-    last = (await store.checkpoints(database, project_id))[-1]
+    checkpoints = await store.checkpoints(database, project_id)
+    last = await store.cosigned_cover(database, project_id, thread_id, checkpoints)
+    before = next((row for row in reversed(checkpoints) if row["size"] < last["size"]), None)
     proofs, own = Proofs(), []
+    consistency: list[bytes] = []
     async for leaves in store.leaves(database, project_id):
         for leaf in leaves:
             if leaf["position"] >= last["size"]:
                 break
             path: list[bytes] | None = None
+            if before is not None and leaf["position"] == before["size"]:
+                consistency = proofs.begin()
             if leaf["chain_id"] == thread_id:
                 path = []
                 own.append((leaf, path))
             proofs.add(leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"]), path)
     proofs.end()
     yield _lines([{**leaf_object(project_id, leaf), "proof": [each.hex() for each in path]} for leaf, path in own])
-    yield _lines([checkpoint_object(project_id, last)])
+    follows = None if before is None else {"size": before["size"], "root": before["root"].hex()}
+    follows = follows and {**follows, "proof": [each.hex() for each in consistency]}
+    yield _lines([{**checkpoint_object(project_id, last), "follows": follows}])
     async for rows in store.in_chain_order(database, project_id, thread_id):
         yield _lines([record_object(row) for row in rows])
 
@@ -163,6 +181,8 @@ def verify_file(
                             _add_proved(leaves, proved, project_id, verdict)
                             chains = Chains(verdict, partial(named, project_id))
                         chains.take(_link(said, project_id, leaves))
+                        if said["action"] == "audit.restored":
+                            verdict.restored.append(str(said["detail"]))
                     case other:
                         raise BadFile(f"line {number} is a {other}, which is no part of an audit trail")
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -170,6 +190,7 @@ def verify_file(
     if chains is None:
         raise BadFile("it has no records")
     chains.end()
+    check_origins(verdict)
     if verdict.checkpoints == 0:
         verdict.problems.append(Problem("checkpoints", "nothing in this file is signed"))
     lost = sorted(leaves, key=lambda leaf: (leaf[0].int, leaf[1]))[:10]
@@ -292,7 +313,15 @@ def _checkpoint(said: dict[str, Any]) -> dict[str, Any]:
         "public_key": bytes.fromhex(said["public_key"]),
         "signature": bytes.fromhex(said["signature"]),
         "note": _note(said.get("note")),
+        "follows": _follows(said.get("follows")),
     }
+
+
+def _follows(said: Any) -> tuple[int, bytes, list[bytes]] | None:
+    """The size and the root of the checkpoint before, and the proof that the tree only grew since."""
+    if said is None:
+        return None
+    return int(said["size"]), bytes.fromhex(said["root"]), [bytes.fromhex(each) for each in said["proof"]]
 
 
 def _note(given: Any) -> str | None:

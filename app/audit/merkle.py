@@ -69,11 +69,12 @@ class Proofs:
             paths.append(path)
         return path
 
-    def end(self) -> None:
-        """The tree has all its leaves."""
+    def end(self) -> bytes:
+        """The tree has all its leaves. Returns its root."""
         _, node, paths = self._full.pop()
         while self._full:
             node, paths = self._join(node, paths)
+        return node
 
     def _join(self, right: bytes, right_paths: list[list[bytes]]) -> tuple[bytes, list[list[bytes]]]:
         _, left, left_paths = self._full.pop()

@@ -13,8 +13,10 @@ from uuid import UUID
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from app.audit import store
+from app.audit import origins, store
 from app.audit.exported import BadFile, signed_part
+from app.audit.notes import Note
+from app.audit.origins import is_continuation
 from app.audit.verify import Problem
 from app.db import ids
 from app.db.engine import Database
@@ -36,6 +38,9 @@ class Before:
     """The chain, the number and the hash of each, in their order."""
     at: datetime
     root: bytes
+    origins: list[str]
+    """The names of its log, the last one at the end."""
+    keys: Sequence[Ed25519PublicKey]
 
 
 def before(path: Path, trusted: Sequence[Ed25519PublicKey]) -> Before:
@@ -48,7 +53,10 @@ def before(path: Path, trusted: Sequence[Ed25519PublicKey]) -> Before:
     if problems:
         raise BadFile(f"it does not verify: {problems[0]}")
     last = checkpoints[max(checkpoints)]
-    return Before(project_id, [(chain_id, seq, hash_) for _, chain_id, seq, hash_ in leaves], last["at"], last["root"])
+    signed = [(chain_id, seq, hash_) for _, chain_id, seq, hash_ in leaves]
+    notes = [checkpoints[size]["note"] for size in sorted(checkpoints) if checkpoints[size]["note"] is not None]
+    origins = [*dict.fromkeys(note.partition("\n")[0] for note in notes)]
+    return Before(project_id, signed, last["at"], last["root"], origins, trusted)
 
 
 async def common(database: Database, signed: Before) -> int:
@@ -80,9 +88,33 @@ async def record_restore(database: Database, project_id: UUID, signed: Before | 
     row = await database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=kept))
     until = "nothing signed" if row is None else f"what was signed at {instant(row['at'])}"
     detail = f"{kept} leaves; to {until}; gone: {gone}"
+    if (origin := await _begin_origin(database, project_id, signed)) is not None:
+        detail += f"; log: {origin}"
     async with database.session() as session:
         await append_record(session, SERVICE, project_id, ACTION, detail=detail)
     return detail
+
+
+async def _begin_origin(database: Database, project_id: UUID, signed: Before | None) -> str | None:
+    """Give the project's log the next name: witnesses refuse another history under the former one.
+
+    Returns:
+        The new name; None if there is no former one.
+    """
+    rows = await database.fetch(*SQL.origins(project_id=project_id))
+    names = [row["origin"] for row in rows]
+    for name in [] if signed is None else signed.origins:
+        if name not in names:  # Begun after the moment to which the database was restored.
+            names.append(name)
+    if not names:
+        return None
+    number = origins.next_generation(names)
+    name = f"{origins.generation(names[0])[0]}/{number}"
+    for each in (*names, name):
+        added = SQL.add_origin(project_id=project_id, generation=origins.generation(each)[1], origin=each)
+        await database.fetchrow(*added)
+    await database.fetchrow(*SQL.forget_answers(project_id=project_id))
+    return name
 
 
 async def compare(database: Database, signed: Before) -> tuple[list[Problem], list[str]]:
@@ -99,10 +131,23 @@ async def compare(database: Database, signed: Before) -> tuple[list[Problem], li
         *SQL.restorations(project_id=signed.project_id, bucket=ids.bucket_of(signed.project_id), action=ACTION)
     )
     restored = next((row for row in said if _kept(row) <= kept), None)
+    if signed.origins and not await _is_continued(database, signed):
+        restored = None
     what = f"{lost} leaves that were signed until {instant(signed.at)} are not in the database, from leaf {kept} on"
     if restored is None:
         return [Problem("leaves", f"{what}, and no record says that it was restored")], []
     return [], [f"{what}: it was restored, as its trail says at {instant(restored['at'])} ({restored['detail']})."]
+
+
+async def _is_continued(database: Database, signed: Before) -> bool:
+    """Return True if a log under another name is signed as a continuation of the one that was exported."""
+    former, keys = signed.origins[-1], [key.public_bytes_raw() for key in signed.keys]
+    for row in reversed(await store.checkpoints(database, signed.project_id)):
+        if row["note"] is None or row["note"].startswith(f"{former}\n"):
+            continue
+        if is_continuation(Note.parse(row["note"].encode()), former, keys):
+            return True
+    return False
 
 
 def _kept(row: asyncpg.Record) -> int:

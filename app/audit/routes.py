@@ -7,8 +7,10 @@ from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import Response
 
 from app.audit.exported import CheckpointObject
-from app.audit.service import Audit
+from app.audit.notes import LARGEST_NUMBER
+from app.audit.service import Audit, ConsistencyObject
 from app.audit.store import Filters
+from app.audit.witnesses import WitnessObject
 from app.db.ids import KeyId, ThreadId, TurnId
 from app.http.bodies import json_response
 from app.http.describing import AS_LINES, AS_TEXT, UNCHANGED
@@ -75,6 +77,23 @@ async def checkpoint(
     if etag in (if_none_match or ""):
         return Response(status_code=304, headers={"ETag": etag})
     return Response(note, media_type="text/plain; charset=utf-8", headers={"ETag": etag})
+
+
+@router.get("/audit/consistency", response_model=ConsistencyObject)
+async def consistency(
+    caller: Auditing,
+    audit: Service,
+    size: Annotated[int, Query(alias="from", ge=1, le=LARGEST_NUMBER, description="Size of the smaller tree.")],
+    to: Annotated[int | None, Query(ge=1, le=LARGEST_NUMBER, description="Default: the last checkpoint's.")] = None,
+) -> Response:
+    """Prove that the trail's tree only grew between two sizes (RFC 6962, 2.1.2)."""
+    return json_response(await audit.consistency(caller, size, to))
+
+
+@router.get("/audit/witnesses", response_model=ListObject[WitnessObject])
+async def list_witnesses(caller: Auditing, audit: Service) -> Response:
+    """List the witnesses, with the last checkpoint that each has cosigned."""
+    return json_response(await audit.witnesses(caller))
 
 
 @router.get("/audit/export", response_class=Response, responses=AS_LINES)

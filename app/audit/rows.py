@@ -48,6 +48,27 @@ class OriginRow(TypedDict):
     origin: str
 
 
+class CosignatureRow(TypedDict):
+    size: int
+    origin: str
+    name: str
+    public_key: bytes
+    at: datetime
+    signature: bytes
+
+
+class WitnessRow(TypedDict):
+    public_key: bytes
+    answered_at: datetime | None
+    error: str | None
+    size: int | None
+    """Size of the last checkpoint that it has cosigned, and when."""
+    at: datetime | None
+    name: str | None
+    """Name of its key in that cosignature."""
+    forked: bool
+
+
 class ProjectRow(TypedDict):
     project_id: UUID
     name: str

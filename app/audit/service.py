@@ -1,18 +1,22 @@
 """Queries of the audit trail."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
+
+from typing_extensions import TypedDict
 
 from app.audit import exported, store
 from app.audit.checkpoints import Checkpoints
+from app.audit.merkle import Tree
 from app.audit.store import Filters
+from app.audit.witnesses import Witness, witness_object
 from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.db.replica import ReplicaReads
-from app.http.errors import NotFound
+from app.http.errors import BadRequest, NotFound
 from app.http.pages import Page, list_object
 from app.projects.auth import Caller
 from app.threads import store as threads
@@ -21,16 +25,27 @@ from app.trail.append import append_record
 from app.trail.records import record_object
 from app.trail.users import UserKeys
 
+ConsistencyObject = TypedDict(
+    "ConsistencyObject", {"object": Literal["audit.consistency"], "from": int, "to": int, "proof": list[str]}
+)
+
 
 class Audit:
     def __init__(
-        self, database: Database, reads: ReplicaReads, users: UserKeys, checkpoints: Checkpoints, horizon: ReadHorizon
+        self,
+        database: Database,
+        reads: ReplicaReads,
+        users: UserKeys,
+        checkpoints: Checkpoints,
+        horizon: ReadHorizon,
+        witnesses: Sequence[Witness],
     ) -> None:
         self._database = database
         self._reads = reads
         self._users = users
         self._horizon = horizon
         self._checkpoints = checkpoints
+        self._witnesses = witnesses
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         """One page of records. Those of a user who was purged cannot be told from others."""
@@ -71,6 +86,27 @@ class Audit:
                 "No checkpoint of this project has a signed note yet. The next one will, and an export makes one."
             )
         return note
+
+    async def consistency(self, caller: Caller, size: int, larger: int | None) -> ConsistencyObject:
+        """The proof that the tree of a size only grew to a larger one; by default, to the last checkpoint's.
+
+        Raises:
+            BadRequest: the sizes are not in order, or larger than what is signed.
+        """
+        last = await store.last_size(self._database, caller.project_id)
+        larger = last if larger is None else larger
+        if not size <= larger <= last:
+            raise BadRequest(f"The sizes must be in order, and at most {last}, which is signed.", param="to")
+        path: list[bytes] = []
+        if size < larger:
+            path, _ = await store.consistency(self._database, caller.project_id, Tree(), size, larger)
+        return {"object": "audit.consistency", "from": size, "to": larger, "proof": [each.hex() for each in path]}
+
+    async def witnesses(self, caller: Caller) -> dict[str, Any]:
+        """The witnesses of the settings, and what each has last answered about the project."""
+        answered = {row["public_key"]: row for row in await store.witnesses(self._database, caller.project_id)}
+        rows = [(witness, answered.get(witness.key.public_key)) for witness in self._witnesses]
+        return list_object(rows, lambda row: witness_object(*row), has_more=False)
 
     async def export(self, caller: Caller) -> AsyncIterator[bytes]:
         """The whole trail, signed up to now."""

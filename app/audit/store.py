@@ -9,7 +9,9 @@ from uuid import UUID
 from sqlalchemy import select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
-from app.audit.rows import CheckpointRow, LeafRow, ProjectRow, RecordRow
+from app.audit.merkle import Proofs, Tree, leaf_data
+from app.audit.notes import COSIGNATURE, Signature, key_id
+from app.audit.rows import CheckpointRow, CosignatureRow, LeafRow, ProjectRow, RecordRow, WitnessRow
 from app.db import ids
 from app.db.engine import Database
 from app.db.ids import BUCKETS
@@ -131,21 +133,91 @@ async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncI
         position = rows[-1]["position"]
 
 
+async def consistency(
+    database: Database, project_id: UUID, tree: Tree, size: int, larger: int
+) -> tuple[list[bytes], bytes]:
+    """Prove that a project's tree of a size only grew to a larger one. Leaves are read in batches; none is kept.
+
+    Args:
+        tree: a tree of the project of at most `size` leaves. It is grown to `size`.
+
+    Returns:
+        The proof, and the root of the larger tree.
+    """
+    proofs: Proofs | None = None
+    path: list[bytes] = []
+    async for rows in leaves(database, project_id, tree.size):
+        for row in rows:
+            leaf = leaf_data(row["chain_id"], row["seq"], row["hash"])
+            if row["position"] >= larger:
+                break
+            if row["position"] < size:
+                tree.add(leaf)
+                continue
+            if proofs is None:
+                proofs = Proofs(tree)
+                path = proofs.begin()
+            proofs.add(leaf)
+        if rows[-1]["position"] >= larger - 1:
+            break
+    return path, tree.root() if proofs is None else proofs.end()
+
+
 async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRow]:
-    """Every checkpoint, oldest first."""
-    return await database.fetch(*SQL.checkpoints(project_id=project_id))
+    """Every checkpoint, oldest first, each note with its cosignatures."""
+    rows: list[CheckpointRow] = await database.fetch(*SQL.checkpoints(project_id=project_id))
+    lines = await _cosignature_lines(database, project_id)
+    return [{**row, "note": f"{row['note']}{lines[row['size']]}"} if row["size"] in lines else row for row in rows]
 
 
 async def last_note(database: Database, project_id: UUID) -> str | None:
     """Return the newest checkpoint that is a signed note, with its cosignatures."""
-    note: str | None = await database.fetchval(*SQL.last_note(project_id=project_id))
-    return note
+    row = await database.fetchrow(*SQL.last_note(project_id=project_id))
+    if row is None:
+        return None
+    lines = await _cosignature_lines(database, project_id, row["size"])
+    return str(row["note"]) + lines.get(row["size"], "")
 
 
 async def origin(database: Database, project_id: UUID) -> str | None:
     """Return the name of a project's log, if it was ever signed."""
     row = await database.fetchrow(*SQL.origin(project_id=project_id))
     return None if row is None else row["origin"]
+
+
+async def cosignatures(database: Database, project_id: UUID, size: int | None = None) -> list[CosignatureRow]:
+    """The cosignatures of a project's checkpoints, or of one of them."""
+    return await database.fetch(*SQL.cosignatures(project_id=project_id, size=size))
+
+
+async def _cosignature_lines(database: Database, project_id: UUID, size: int | None = None) -> dict[int, str]:
+    """The signature lines of witnesses, by the size of the checkpoint that they are of."""
+    lines: dict[int, str] = {}
+    for row in await cosignatures(database, project_id, size):
+        line = Signature(row["name"], key_id(row["name"], COSIGNATURE, row["public_key"]), row["signature"])
+        lines[row["size"]] = lines.get(row["size"], "") + str(line)
+    return lines
+
+
+async def cosigned_cover(
+    database: Database, project_id: UUID, chain_id: UUID, rows: Sequence[CheckpointRow]
+) -> CheckpointRow:
+    """Return the newest checkpoint with a cosignature that covers all leaves of a chain; else the newest of all."""
+    position = await database.fetchval(*SQL.last_leaf_of(project_id=project_id, chain_id=chain_id))
+    cosigned = {row["size"] for row in await cosignatures(database, project_id)}
+    covering = [row for row in rows if row["size"] in cosigned and position is not None and row["size"] > position]
+    return covering[-1] if covering else rows[-1]
+
+
+async def last_size(database: Database, project_id: UUID) -> int:
+    """Return the size of the last checkpoint; 0 if there is none."""
+    row = await database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=None))
+    return 0 if row is None else int(row["size"])
+
+
+async def witnesses(database: Database, project_id: UUID) -> list[WitnessRow]:
+    """Return the last answer of each witness about a project."""
+    return await database.fetch(*SQL.witnesses(project_id=project_id))
 
 
 async def projects(database: Database, name: str | None = None) -> list[ProjectRow]:

@@ -49,6 +49,32 @@ class AuditOrigin(Base):
     begun_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class AuditCosignature(Base):
+    """A witness's signature of a checkpoint."""
+
+    __tablename__ = "audit_cosignatures"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    size: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    origin: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime]
+    signature: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class AuditWitness(Base):
+    """The last answer of a witness about a project, and a lease of the worker that sends to it."""
+
+    __tablename__ = "audit_witnesses"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    public_key: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
+    taken_until: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    error: Mapped[str | None] = mapped_column(Text)
+
+
 class AuditKey(Base):
     """A key that hosts may sign with. It is no project's."""
 

@@ -12,10 +12,11 @@ from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from app.audit import store
+from app.audit import store, witness_check
 from app.audit.contents_check import Contents
-from app.audit.merkle import Tree, leaf_data, root_of
+from app.audit.merkle import Tree, is_consistent, leaf_data, root_of
 from app.audit.notes import BadNote, Checkpoint, Note, log_keys
+from app.audit.origins import is_continuation
 from app.audit.policy import Policy
 from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
@@ -55,6 +56,12 @@ class Verdict:
     """The verified notes of checkpoints, by the size of their tree."""
     size: int = 0
     """Size of the newest checkpoint."""
+    origin: str | None = None
+    """Name of the log in the last note that was read."""
+    begun: list[str] = field(default_factory=list)
+    """Names that the log has begun to use after a restore."""
+    restored: list[str] = field(default_factory=list)
+    """Details of the records of restores."""
     accepted: int | None = None
     """Size of the newest checkpoint that the reader's policy accepts."""
     sealed_for_good: bool = False
@@ -175,6 +182,11 @@ def check_proofs(
     verdict.size = size
     if (wrong := _wrong_signature(project_id, size, checkpoint, trusted, verdict)) is not None:
         verdict.problems.append(Problem(f"checkpoint {size}", wrong))
+    if checkpoint["follows"] is not None:
+        former, root, path = checkpoint["follows"]
+        if not is_consistent(former, root, size, checkpoint["root"], path):
+            wrong = f"it does not prove that it only adds to checkpoint {former}"
+            verdict.problems.append(Problem(f"checkpoint {size}", wrong))
     for position, chain_id, seq, hash_ in leaves:
         root = root_of(leaf_data(chain_id, seq, hash_), position, size, proofs.get(position, ()))
         if root != checkpoint["root"]:
@@ -193,10 +205,29 @@ def _wrong_signature(
     if checkpoint["note"] is None:
         return None
     try:
-        verdict.notes[size] = _note(project_id, size, checkpoint)
+        verdict.notes[size] = note = _note(project_id, size, checkpoint)
     except BadNote as error:
         return f"its note is wrong: {error}"
+    return _wrong_origin(note, checkpoint["public_key"], verdict)
+
+
+def _wrong_origin(note: Note, public_key: bytes, verdict: Verdict) -> str | None:
+    """Return what is wrong with the name of the log, where it is not that of the checkpoint before."""
+    origin, former = Checkpoint.parse(note.text).origin, verdict.origin
+    verdict.origin = origin
+    if former in (None, origin):
+        return None
+    verdict.begun.append(origin)
+    if not is_continuation(note, former, [public_key]):
+        return f"it is of the log {origin}, and is not signed as a continuation of {former}"
     return None
+
+
+def check_origins(verdict: Verdict) -> None:
+    """A log has a new name only where a record says that the database was restored."""
+    for origin in verdict.begun:
+        if not any(detail.endswith(f"; log: {origin}") for detail in verdict.restored):
+            verdict.problems.append(Problem(f"log {origin}", "no record says that the database was restored"))
 
 
 def _note(project_id: UUID, size: int, checkpoint: Any) -> Note:
@@ -266,6 +297,8 @@ async def verify_project(
         for row in rows:
             chains.take(_link(row))
             key_destroyed = key_destroyed or row["action"] == "project.key_destroyed"
+            if row["action"] == "audit.restored":
+                verdict.restored.append(str(row["detail"]))
         if not verdict.sealed_for_good:
             verdict.problems += [Problem(*found) for found in await contents.take(rows)]
         advance(len(rows))
@@ -274,6 +307,9 @@ async def verify_project(
         verdict.problems += [Problem(*found) for found in await contents.end(thread_id)]
     elif not key_destroyed and thread_id is None:
         verdict.problems.append(Problem("the project's own", "its key is destroyed, and no record tells of it"))
+    if thread_id is None:
+        check_origins(verdict)
+    verdict.problems += [Problem(*found) for found in await witness_check.problems(database, project_id, verdict.notes)]
     if chains.leaves < tree.size:
         verdict.problems += await _lost(database, project_id, thread_id)
     return verdict

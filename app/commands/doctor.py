@@ -30,6 +30,7 @@ from app.serve import (
     check_oidc_projects,
     check_provider,
     check_redis,
+    check_witnesses,
     master_keys,
 )
 from app.settings import Settings, environment
@@ -48,6 +49,7 @@ Check = Callable[[Settings], Coroutine[Any, Any, str]]
 
 async def _settings(settings: Settings) -> str:
     check_models(settings)
+    check_witnesses(settings)
     return " ".join([*misspelt(environment()), *await _sign_in(settings)]) or OK
 
 

@@ -65,6 +65,21 @@ REJECTED_ANSWERS = Counter(
     ["use", "reason"],
 )
 WEBHOOKS = Counter("everthread_webhooks", "Attempts to deliver to webhooks, by what came of them.", ["outcome"])
+WITNESS_REQUESTS = Counter(
+    "everthread_witness_requests", "Checkpoints sent to witnesses, by what came of them.", ["witness", "outcome"]
+)
+WITNESS_COSIGNED = Gauge(
+    "everthread_witness_cosigned_timestamp_seconds",
+    "Time of a witness's last cosignature.",
+    ["witness"],
+    multiprocess_mode="max",
+)
+WITNESS_WAITING = Gauge(
+    "everthread_witness_waiting_seconds",
+    "Age of the oldest checkpoint that a witness has neither cosigned nor passed.",
+    ["witness"],
+    multiprocess_mode="livemax",
+)
 REDIS_ERRORS = Counter("everthread_redis_errors", "Redis commands that failed.")
 
 COUNTERS = (
@@ -81,6 +96,7 @@ COUNTERS = (
     COMPACTIONS,
     REJECTED_ANSWERS,
     WEBHOOKS,
+    WITNESS_REQUESTS,
     REDIS_ERRORS,
 )
 

@@ -15,6 +15,8 @@ SELECT create_reference_table('cache_keys');
 SELECT create_reference_table('audit_leaves');
 SELECT create_reference_table('audit_checkpoints');
 SELECT create_reference_table('audit_origins');
+SELECT create_reference_table('audit_cosignatures');
+SELECT create_reference_table('audit_witnesses');
 SELECT create_reference_table('audit_keys');
 SELECT create_reference_table('user_purges');
 SELECT create_reference_table('learnt_models');

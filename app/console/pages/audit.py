@@ -17,7 +17,8 @@ ROWS = 50
 
 
 async def page(view: View) -> Response:
-    return view.page("audit.html", filters=_asked(view), **await _rows(view, "/audit"))
+    witnesses = (await view.api.get("/audit/witnesses"))["data"]
+    return view.page("audit.html", filters=_asked(view), witnesses=witnesses, **await _rows(view, "/audit"))
 
 
 async def rows(view: View) -> Response:

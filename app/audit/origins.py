@@ -1,0 +1,41 @@
+"""The names of a project's log. A restored database goes on under the next name (`<first name>/2`, and so on).
+
+The first checkpoint under a new name is signed under the former names too. So an auditor who trusts a former name sees
+that its owner, and not somebody with a copy of the database, has opened the new one.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from app.audit.notes import ED25519, BadNote, Note, Signature, VerifierKey, sign
+
+MOST_FORMER = 16
+"""Former names that a first checkpoint is signed under: the latest ones."""
+
+_GENERATION = re.compile(r"(.*/[0-9a-f]{32})(?:/([1-9][0-9]{0,8}))?")
+
+
+def cross_signatures(text: str, former: Sequence[str], key: Ed25519PrivateKey) -> list[Signature]:
+    """Sign the first checkpoint under a new name as a continuation of the logs with the former names."""
+    return [sign(text, name, key) for name in former[-MOST_FORMER:]]
+
+
+def is_continuation(note: Note, former: str, public_keys: Iterable[bytes]) -> bool:
+    """Return True if one of the keys has signed a checkpoint under the former name of its log."""
+    try:
+        return bool(note.verified([VerifierKey(former, ED25519, key) for key in public_keys]))
+    except BadNote:
+        return False
+
+
+def generation(origin: str) -> tuple[str, int]:
+    """Return the first name of a log, and how often it was restored, counted from 1."""
+    match = _GENERATION.fullmatch(origin)
+    return (origin, 1) if match is None else (match[1], int(match[2] or 1))
+
+
+def next_generation(known: Collection[str]) -> int:
+    """Return the number of a name that is none of the known ones, and comes after them."""
+    return 1 + max(generation(origin)[1] for origin in known)
