@@ -5,15 +5,18 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from tests.databases import migrated_database
 from tests.service import Emulator, Service, eventually, free_port
 from tests.tenants import Tenant
 from tests.tools import needs, program
+from tests.witness import Witness, serving
 
 pytestmark = needs("prometheus")
 
@@ -52,10 +55,26 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(
-    tmp_path_factory: pytest.TempPathFactory, service_env: dict[str, str], running_emulator: Emulator
+    tmp_path_factory: pytest.TempPathFactory,
+    server_urls: tuple[str, str],
+    service_env: dict[str, str],
+    running_emulator: Emulator,
 ) -> Iterator[Prometheus]:
     running_emulator.reset()
-    service = Service(env={**service_env, "EVERTHREAD_ACCOUNTS_INSIDE": "true"})
+    witness = Witness(tmp_path_factory.mktemp("witness"))
+    witness.instead = witness.cosign_anything
+    served = ExitStack()
+    served.enter_context(serving(witness))
+    service = Service(
+        env={
+            **service_env,
+            "DATABASE_URL": migrated_database(server_urls[0]),  # It signs all projects of its database.
+            "EVERTHREAD_AUDIT_KEY": "22" * 32,
+            "EVERTHREAD_ACCOUNTS_INSIDE": "true",
+            "EVERTHREAD_AUDIT_WITNESSES": witness.line,
+            "EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "1",
+        }
+    )
     prometheus = Prometheus(tmp_path_factory.mktemp("prometheus"), service)
 
     def talk() -> None:
@@ -83,6 +102,7 @@ def prometheus(
         prometheus.process.kill()
         prometheus.process.wait()
         service.stop()
+        served.close()
 
 
 @pytest.mark.parametrize(("title", "query", "legend"), QUERIES)
