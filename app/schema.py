@@ -25,6 +25,7 @@ from app.db import connecting, ddl
 from app.db.base import Base
 from app.db.tables import ServedRevision
 from app.history import tables as history
+from app.holds import tables as holds
 from app.limits import tables as limits
 from app.media import tables as media
 from app.memory import tables as memory
@@ -44,7 +45,7 @@ TABLES = (
     media.Medium, media.ItemMedium, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.ObservedModel, webhooks.Webhook, webhooks.WebhookDelivery,
-    history.Feedback, history.Share, usage.TurnHour, usage.UsageSum, limits.Charge,
+    history.Feedback, history.Share, holds.Hold, holds.HeldRow, usage.TurnHour, usage.UsageSum, limits.Charge,
     audit.AuditCosignature, audit.AuditWitness,
     ServedRevision, audit.AuditOrigin,
 )  # fmt: skip

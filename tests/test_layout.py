@@ -29,6 +29,7 @@ ORDER = (
     ("memory",),
     ("search",),
     ("threads",),
+    ("holds",),
     ("limits",),
     ("usage",),
     ("accounts",),

@@ -31,6 +31,8 @@ TABLES = {
     "console_sessions",
     "data_keys",
     "feedback",
+    "held_rows",
+    "holds",
     "item_media",
     "items",
     "learnt_models",

@@ -23,6 +23,7 @@ SELECT create_reference_table('learnt_models');
 SELECT create_reference_table('webhooks');
 SELECT create_reference_table('webhook_deliveries');
 SELECT create_reference_table('turn_hours');
+SELECT create_reference_table('holds');
 
 -- Whoever migrates takes the foreign keys among these away before, and puts them back.
 SELECT create_distributed_table('threads', 'bucket');
@@ -43,6 +44,7 @@ SELECT create_distributed_table('thread_names', 'bucket', colocate_with => 'thre
 SELECT create_distributed_table('user_keys', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('charges', 'bucket', colocate_with => 'threads');
 SELECT create_distributed_table('usage_sums', 'bucket', colocate_with => 'threads');
+SELECT create_distributed_table('held_rows', 'bucket', colocate_with => 'threads');
 
 -- A trigger on a shard can look at no other row: there, only the service's own checks say whose turn a parent or a head
 -- is, and verification which records follow.

@@ -1,0 +1,64 @@
+"""Legal holds in Postgres, and what they keep."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import ids
+from app.db.sql import statements_of
+from app.holds.tables import Hold
+
+SQL = statements_of(__file__)
+
+
+@dataclass(frozen=True, slots=True)
+class Covering:
+    """An active hold that covers something."""
+
+    id: UUID
+    scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Number of rows of a table that an active hold keeps. A row that several holds cover is counted for each."""
+
+    hold_id: UUID
+    source: str
+    rows: int
+
+
+async def holds_on_thread(
+    session: AsyncSession, project_id: UUID, thread_id: UUID, user_id: str | None
+) -> list[Covering]:
+    """Return the active holds that cover a thread, the oldest first."""
+    where = {"project_id": project_id, "thread_id": thread_id, "user_id": user_id}
+    return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_thread.clause, where)]
+
+
+async def holds_on_user(session: AsyncSession, project_id: UUID, user_id: str) -> list[Covering]:
+    """Return the active holds that cover something of a user, the oldest first."""
+    where = {"project_id": project_id, "user_id": user_id}
+    return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_user.clause, where)]
+
+
+async def active(session: AsyncSession, project_id: UUID) -> list[Hold]:
+    """Return the active holds of a project, the oldest first."""
+    wanted = select(Hold).where(Hold.project_id == project_id, Hold.released_at.is_(None))
+    return list(await session.scalars(wanted.order_by(Hold.id)))
+
+
+async def kept_of(
+    session: AsyncSession, project_id: UUID, *, thread_ids: Sequence[UUID] = (), user_id: str | None = None
+) -> list[Kept]:
+    """Count the rows that active holds keep, of threads and of a user, by table and hold."""
+    where = {
+        "project_id": project_id,
+        "buckets": [ids.bucket_of(each) for each in thread_ids],
+        "thread_ids": list(thread_ids),
+        "user_id": user_id,
+    }
+    return [Kept(row.hold_id, row.source, row.rows) for row in await session.execute(SQL.kept_of.clause, where)]
