@@ -36,7 +36,9 @@ class Hold(Base):
     __table_args__ = (
         CheckConstraint("scope IN ('thread', 'user', 'project')", name="scope"),
         CheckConstraint(
-            "(scope = 'thread') = (thread_id IS NOT NULL) AND (scope = 'user') = (user_id IS NOT NULL)", name="target"
+            "(scope = 'thread') = (thread_id IS NOT NULL)"
+            " AND ((scope = 'user') = (user_id IS NOT NULL) OR erased_at IS NOT NULL)",
+            name="target",
         ),
         CheckConstraint("(released_at IS NULL) = (release_reason IS NULL)", name="released"),
         CheckConstraint("erased_rows >= 0 AND (erased_at IS NULL OR released_at IS NOT NULL)", name="erased"),

@@ -15,6 +15,7 @@ depends_on = None
 
 SERVES_THE_RELEASE_BEFORE = True
 
+HOLDS = "SELECT EXISTS (SELECT FROM held_rows) OR EXISTS (SELECT FROM holds WHERE released_at IS NULL)"
 SCRIPT = Path(__file__).with_suffix(".sql")
 TABLES = (
     "projects", "data_keys", "user_keys", "threads", "turns", "items", "item_media", "media", "calls", "pieces",
@@ -31,8 +32,8 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     ddl.lock(*TABLES)
-    if op.get_bind().exec_driver_sql("SELECT EXISTS (SELECT FROM held_rows)").scalar():
-        raise RuntimeError("The table held_rows has contents under a legal hold, which a downgrade would delete.")
+    if op.get_bind().exec_driver_sql(HOLDS).scalar():
+        raise RuntimeError("A legal hold is active, or contents are kept, which a downgrade would delete.")
     script = SCRIPT.read_text()
     for name, table in re.findall(r"^CREATE TRIGGER (\w+) .*?\sON (\w+)", script, re.MULTILINE | re.DOTALL):
         op.execute(f"DROP TRIGGER {name} ON {table}")

@@ -12,12 +12,13 @@ CREATE TABLE holds (
     released_at timestamptz,
     released_by uuid,
     release_reason text,
-    -- The cleaner has erased what this hold alone has kept, and how many rows that were.
+    -- When the cleaner had erased what no other hold covers, and how many rows that were. The user is forgotten with it.
     erased_at timestamptz,
     erased_rows bigint NOT NULL DEFAULT 0,
     CONSTRAINT holds_pkey PRIMARY KEY (project_id, id),
     CONSTRAINT holds_target_check
-        CHECK ((scope = 'thread') = (thread_id IS NOT NULL) AND (scope = 'user') = (user_id IS NOT NULL)),
+        CHECK ((scope = 'thread') = (thread_id IS NOT NULL)
+            AND ((scope = 'user') = (user_id IS NOT NULL) OR erased_at IS NOT NULL)),
     CONSTRAINT holds_released_check CHECK ((released_at IS NULL) = (release_reason IS NULL)),
     CONSTRAINT holds_erased_check CHECK (erased_rows >= 0 AND (erased_at IS NULL OR released_at IS NOT NULL))
 );
@@ -46,6 +47,8 @@ CREATE TABLE held_rows (
     data json NOT NULL,
     CONSTRAINT held_rows_pkey PRIMARY KEY (project_id, bucket, id)
 );
+-- Compressing large contents would let a deletion under a hold take noticeably longer than any other.
+ALTER TABLE held_rows ALTER COLUMN data SET STORAGE EXTERNAL;
 CREATE INDEX held_rows_thread_idx ON held_rows (project_id, bucket, thread_id, kept_at);
 CREATE INDEX held_rows_key_idx ON held_rows (project_id, bucket, thread_id, source, row_key);
 CREATE INDEX held_rows_user_idx ON held_rows (project_id, user_id) WHERE user_id IS NOT NULL;
@@ -120,7 +123,7 @@ BEGIN
 END
 $function$;
 
--- Copy a row into held_rows for a thread, unless the same is there.
+-- Copy a row into held_rows for a thread. A medium is copied once, however many items and pieces refer to it.
 CREATE FUNCTION keep_row_v1(
     project uuid, b smallint, thread uuid, of_user text, until timestamptz, from_table text, turn uuid, at_place integer,
     key text, whole json
@@ -128,9 +131,9 @@ CREATE FUNCTION keep_row_v1(
 BEGIN
     INSERT INTO held_rows (project_id, bucket, thread_id, user_id, source, turn_id, place, row_key, keep_until, data)
         SELECT project, b, thread, of_user, from_table, turn, at_place, key, until, whole
-        WHERE NOT EXISTS (
+        WHERE from_table <> 'media' OR NOT EXISTS (
             SELECT FROM held_rows h WHERE h.project_id = project AND h.bucket = b AND h.thread_id = thread
-                AND h.source = from_table AND h.row_key = key AND h.user_id IS NOT DISTINCT FROM of_user
+                AND h.source = 'media' AND h.row_key = key AND h.user_id IS NOT DISTINCT FROM of_user
                 AND coalesce(h.keep_until, '-infinity') >= coalesce(until, '-infinity') AND h.data::text = whole::text
         );
 END
@@ -144,97 +147,132 @@ BEGIN
 END
 $function$;
 
--- Copy a turn with all its rows into held_rows, for a thread whose history has it.
-CREATE FUNCTION keep_turn_v1(project uuid, b smallint, thread uuid, of_user text, until timestamptz, turn uuid)
-RETURNS void LANGUAGE plpgsql AS $function$
+-- Copy a piece, and the medium that it stands for.
+CREATE FUNCTION keep_piece_v1(thread uuid, of_user text, until timestamptz, piece pieces) RETURNS void
+LANGUAGE plpgsql AS $function$
 BEGIN
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'turns', turn, t.seq, t.id::text, row_to_json(t))
-        FROM turns t WHERE t.project_id = project AND t.bucket = b AND t.id = turn;
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'items', turn, i.position::integer,
-            i.turn_id || '/' || i.position, row_to_json(i))
-        FROM items i WHERE i.project_id = project AND i.bucket = b AND i.turn_id = turn;
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'item_media', turn, i.position,
-                i.turn_id || '/' || i.position || '/' || i.place, row_to_json(i)),
-            keep_medium_v1(project, b, thread, of_user, until, i.media_id)
-        FROM item_media i WHERE i.project_id = project AND i.bucket = b AND i.turn_id = turn;
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'calls', turn, c.attempt::integer,
-            c.turn_id || '/' || c.attempt, row_to_json(c))
-        FROM calls c WHERE c.project_id = project AND c.bucket = b AND c.turn_id = turn;
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'compactions', turn, 0, c.id::text, row_to_json(c))
-        FROM compactions c WHERE c.project_id = project AND c.bucket = b AND c.turn_id = turn;
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'feedback', turn, 0, f.id::text, row_to_json(f))
-        FROM feedback f WHERE f.project_id = project AND f.bucket = b AND f.turn_id = turn;
+    PERFORM keep_row_v1(piece.project_id, piece.bucket, thread, of_user, until, 'pieces', NULL, piece.number,
+        piece.thread_id || '/' || piece.number, row_to_json(piece));
+    IF piece.media_id IS NOT NULL THEN
+        PERFORM keep_medium_v1(piece.project_id, piece.bucket, thread, of_user, until, piece.media_id);
+    END IF;
 END
 $function$;
 
--- Copy a piece, and the medium that it stands for.
-CREATE FUNCTION keep_piece_v1(project uuid, b smallint, thread uuid, of_user text, until timestamptz, piece pieces)
-RETURNS void LANGUAGE plpgsql AS $function$
+-- Copy turns with all their rows into held_rows, for a thread whose history has them. Each turn has its end of a minimum
+-- retention.
+CREATE FUNCTION keep_turns_v1(
+    project uuid, b smallint, thread uuid, of_user text, turn_ids uuid[], untils timestamptz[]
+) RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
-    PERFORM keep_row_v1(project, b, thread, of_user, until, 'pieces', NULL, piece.number, piece.thread_id || '/' || piece.number,
-        row_to_json(piece));
-    IF piece.media_id IS NOT NULL THEN
-        PERFORM keep_medium_v1(project, b, thread, of_user, until, piece.media_id);
-    END IF;
+    INSERT INTO held_rows (project_id, bucket, thread_id, user_id, source, turn_id, place, row_key, keep_until, data)
+        WITH kept AS MATERIALIZED (SELECT * FROM unnest(turn_ids, untils) AS k (id, until))
+        SELECT project, b, thread, of_user, r.source, kept.id, r.place, r.row_key, kept.until, r.data
+        FROM kept CROSS JOIN LATERAL (
+            SELECT 'turns' AS source, t.seq AS place, t.id::text AS row_key, row_to_json(t) AS data FROM turns t
+                WHERE t.project_id = project AND t.bucket = b AND t.id = kept.id
+            UNION ALL
+            SELECT 'items', i.position, i.turn_id || '/' || i.position, row_to_json(i) FROM items i
+                WHERE i.project_id = project AND i.bucket = b AND i.turn_id = kept.id
+            UNION ALL
+            SELECT 'item_media', i.position, concat_ws('/', i.turn_id, i.position, i.place), row_to_json(i)
+                FROM item_media i WHERE i.project_id = project AND i.bucket = b AND i.turn_id = kept.id
+            UNION ALL
+            SELECT 'calls', c.attempt, c.turn_id || '/' || c.attempt, row_to_json(c) FROM calls c
+                WHERE c.project_id = project AND c.bucket = b AND c.turn_id = kept.id
+            UNION ALL
+            SELECT 'compactions', 0, c.id::text, row_to_json(c) FROM compactions c
+                WHERE c.project_id = project AND c.bucket = b AND c.turn_id = kept.id
+            UNION ALL
+            SELECT 'feedback', 0, f.id::text, row_to_json(f) FROM feedback f
+                WHERE f.project_id = project AND f.bucket = b AND f.turn_id = kept.id
+        ) AS r;
+    PERFORM keep_medium_v1(project, b, thread, of_user, m.until, m.media_id) FROM (
+        SELECT i.media_id, max(k.until) AS until FROM unnest(turn_ids, untils) AS k (id, until) JOIN item_media i
+            ON i.project_id = project AND i.bucket = b AND i.turn_id = k.id
+        GROUP BY i.media_id
+    ) AS m;
 END
 $function$;
 
 -- Copy the whole history of a thread, with the turns that it shares.
 CREATE FUNCTION keep_thread_v1(th threads) RETURNS void LANGUAGE plpgsql AS $function$
 DECLARE
-    t record;
+    turn_ids uuid[];
+    untils timestamptz[];
     k record;
 BEGIN
-    FOR t IN
-        SELECT t.id, t.thread_id, t.arrived_at FROM turns t
+    SELECT array_agg(t.id), array_agg(kept.until) INTO turn_ids, untils FROM (
+        SELECT t.id, t.arrived_at FROM turns t
             WHERE t.project_id = th.project_id AND t.bucket = th.bucket AND t.thread_id = th.id
-        UNION ALL
-        SELECT t.id, t.thread_id, t.arrived_at FROM shared_turns_v1(th.project_id, th.bucket, th.forked_turn_id) s
+        UNION
+        SELECT t.id, t.arrived_at FROM shared_turns_v1(th.project_id, th.bucket, th.forked_turn_id) s
             JOIN turns t ON t.project_id = th.project_id AND t.bucket = th.bucket AND t.id = s.id
-            WHERE t.thread_id <> th.id
-    LOOP
-        SELECT * INTO k FROM kept_v1(th.project_id, th.id, th.user_id, t.arrived_at);
-        IF NOT k.keeps THEN CONTINUE; END IF;
-        PERFORM keep_turn_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, t.id);
-        IF t.thread_id <> th.id THEN
-            PERFORM keep_piece_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, p) FROM pieces p
-                WHERE p.project_id = th.project_id AND p.bucket = th.bucket AND p.thread_id = t.thread_id
-                    AND p.number <@ (
-                        SELECT range_agg(int4range(c.refs[place], c.refs[place + 1], '[]'))
-                        FROM calls c CROSS JOIN generate_series(1, cardinality(c.refs), 2) AS place
-                        WHERE c.project_id = th.project_id AND c.bucket = th.bucket AND c.turn_id = t.id
-                            AND c.refs[place] BETWEEN 1 AND c.refs[place + 1]
-                    );
-        END IF;
-    END LOOP;
+    ) AS t CROSS JOIN LATERAL kept_v1(th.project_id, th.id, th.user_id, t.arrived_at) kept WHERE kept.keeps;
+    PERFORM keep_turns_v1(th.project_id, th.bucket, th.id, th.user_id, turn_ids, untils);
     SELECT * INTO k FROM kept_v1(th.project_id, th.id, th.user_id, th.updated_at);
-    IF k.keeps THEN
-        PERFORM keep_row_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, 'threads', NULL, 0, th.id::text,
-            row_to_json(th));
-        PERFORM keep_piece_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, p) FROM pieces p
-            WHERE p.project_id = th.project_id AND p.bucket = th.bucket AND p.thread_id = th.id;
-        PERFORM keep_row_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, 'shares', s.turn_id, 0, s.id::text,
-                row_to_json(s))
-            FROM shares s WHERE s.project_id = th.project_id AND s.bucket = th.bucket AND s.thread_id = th.id;
-    END IF;
+    IF NOT k.keeps THEN RETURN; END IF;
+    PERFORM keep_row_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, 'threads', NULL, 0, th.id::text,
+        row_to_json(th));
+    -- Its own pieces, and those that calls of the shared turns refer to.
+    PERFORM keep_piece_v1(th.id, th.user_id, k.until, p) FROM pieces p
+        WHERE p.project_id = th.project_id AND p.bucket = th.bucket AND p.thread_id = th.id;
+    PERFORM keep_piece_v1(th.id, th.user_id, k.until, p) FROM (
+        SELECT t.thread_id, range_agg(int4range(c.refs[place], c.refs[place + 1], '[]')) AS numbers
+        FROM unnest(turn_ids) AS kept (id)
+        JOIN turns t ON t.project_id = th.project_id AND t.bucket = th.bucket AND t.id = kept.id AND t.thread_id <> th.id
+        JOIN calls c ON c.project_id = th.project_id AND c.bucket = th.bucket AND c.turn_id = kept.id
+        CROSS JOIN generate_series(1, cardinality(c.refs), 2) AS place
+        WHERE c.refs[place] BETWEEN 1 AND c.refs[place + 1] GROUP BY t.thread_id
+    ) AS sent JOIN pieces p ON p.project_id = th.project_id AND p.bucket = th.bucket AND p.thread_id = sent.thread_id
+        AND p.number <@ sent.numbers;
+    PERFORM keep_row_v1(th.project_id, th.bucket, th.id, th.user_id, k.until, 'shares', s.turn_id, 0, s.id::text,
+            row_to_json(s))
+        FROM shares s WHERE s.project_id = th.project_id AND s.bucket = th.bucket AND s.thread_id = th.id;
 END
 $function$;
 
--- True while app/sealing/encrypting.py seals what lies open: the contents stay the same.
-CREATE FUNCTION by_encryption() RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE RETURN
-    coalesce(current_setting('everthread.function', true), '') = 'encrypt';
+-- True if a change does nothing but seal what lay open, in a project that encrypts its contents: see
+-- app/sealing/encrypting.py. The rows are compared as JSON, because a json column has no other comparison.
+CREATE FUNCTION only_seals_v1(project uuid, former json, changed json) RETURNS boolean LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+    PERFORM FROM projects p WHERE p.project_id = project AND p.encrypted_at IS NOT NULL;
+    RETURN FOUND AND NOT EXISTS (
+        SELECT FROM json_each(former) AS f JOIN json_each(changed) AS c USING (key)
+        -- The size is computed later; a digest is keyed with the data beside it.
+        WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest') AND NOT (
+            CASE WHEN key = 'salt' THEN length(c.value::text) > length(f.value::text)
+            ELSE NOT is_sealed_v1(f.value::text) AND is_sealed_v1(c.value::text) END
+        )
+    ) AND EXISTS (
+        SELECT FROM json_each(former) AS f JOIN json_each(changed) AS c USING (key)
+        WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest')
+    );
+END
+$function$;
 
-CREATE FUNCTION keep_thread() RETURNS trigger LANGUAGE plpgsql AS $function$
+-- True for the sealed form of a text, of a list of texts, of a document, and of metadata, as JSON: see
+-- app/sealing/columns.py.
+CREATE FUNCTION is_sealed_v1(stored text) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN
+    starts_with(stored, '"\u0001et1:') OR starts_with(stored, '["') OR starts_with(stored, '{"": ["');
+
+-- The trigger functions look in the schema first: a temporary table of the session cannot stand in for one of theirs.
+CREATE FUNCTION keep_thread() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
     former threads := OLD;
     k record;
 BEGIN
     IF TG_OP = 'DELETE' THEN
+        -- open_turn_v3 takes back a thread that has no record yet: nobody has heard of it.
+        IF OLD.chain_seq = 0 THEN RETURN OLD; END IF;
         PERFORM lock_holds_v1(OLD.project_id);
+        -- No feedback is added behind this copy: its foreign key locks the turn.
+        PERFORM FROM turns t WHERE t.project_id = OLD.project_id AND t.bucket = OLD.bucket AND t.thread_id = OLD.id
+            ORDER BY t.id FOR UPDATE;
         PERFORM keep_thread_v1(former);
         RETURN OLD;
     END IF;
-    IF by_encryption() THEN RETURN NEW; END IF;
     PERFORM lock_holds_v1(OLD.project_id);
     PERFORM FROM holds h WHERE h.project_id = OLD.project_id AND h.released_at IS NULL AND h.user_id = OLD.user_id
         AND NEW.user_id IS DISTINCT FROM OLD.user_id;
@@ -244,7 +282,7 @@ BEGIN
         RETURN NEW;
     END IF;
     SELECT * INTO k FROM kept_v1(OLD.project_id, OLD.id, OLD.user_id, OLD.updated_at);
-    IF k.keeps THEN
+    IF k.keeps AND NOT only_seals_v1(OLD.project_id, row_to_json(OLD), row_to_json(NEW)) THEN
         PERFORM keep_row_v1(OLD.project_id, OLD.bucket, OLD.id, OLD.user_id, k.until, 'threads', NULL, 0, OLD.id::text,
             row_to_json(OLD));
     END IF;
@@ -255,47 +293,51 @@ CREATE TRIGGER threads_keep BEFORE DELETE OR UPDATE OF name, title, user_id, met
     ON threads FOR EACH ROW EXECUTE FUNCTION keep_thread();
 
 -- A turn's row is only deleted with its thread, which is kept before.
-CREATE FUNCTION keep_turn() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_turn() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
     k record;
 BEGIN
-    -- A turn that ends loses nothing.
-    IF OLD.completed_at IS NULL AND NEW.completed_at IS NOT NULL THEN RETURN NEW; END IF;
-    IF by_encryption() THEN RETURN NEW; END IF;
     IF NEW.thread_id <> OLD.thread_id THEN
         -- A fork inherits it from a thread that is about to be deleted.
         PERFORM lock_holds_v1(OLD.project_id);
-        PERFORM keep_turn_v1(OLD.project_id, OLD.bucket, th.id, th.user_id, NULL, OLD.id) FROM threads th
+        PERFORM keep_turns_v1(OLD.project_id, OLD.bucket, th.id, th.user_id, ARRAY[OLD.id], NULL) FROM threads th
             WHERE th.project_id = OLD.project_id AND th.bucket = OLD.bucket AND th.id = OLD.thread_id
                 AND is_held_v1(OLD.project_id, th.id, th.user_id);
         RETURN NEW;
     END IF;
-    FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, OLD.thread_id, OLD.id, OLD.arrived_at) LOOP
+    FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, OLD.thread_id, OLD.id, OLD.arrived_at)
+        WHERE NOT only_seals_v1(OLD.project_id, row_to_json(OLD), row_to_json(NEW))
+    LOOP
         PERFORM keep_row_v1(OLD.project_id, OLD.bucket, k.keeper, k.of_user, k.until, 'turns', OLD.id, OLD.seq,
             OLD.id::text, row_to_json(OLD));
     END LOOP;
     RETURN NEW;
 END
 $function$;
+-- A turn that ends loses nothing.
 CREATE TRIGGER turns_keep_row BEFORE UPDATE OF
     thread_id, seq, parent_id, deleted_at, model, params, metadata, ignored, salt, body_hash, response, usage, cost, error,
     incomplete_details, pace, context
-    ON turns FOR EACH ROW EXECUTE FUNCTION keep_turn();
+    ON turns FOR EACH ROW WHEN (OLD.completed_at IS NOT NULL OR NEW.completed_at IS NULL) EXECUTE FUNCTION keep_turn();
 
 -- Keep a row of a turn. The turn is not found if its thread is being deleted, which has kept everything.
 -- Arguments: the columns that tell the row from others of its turn.
-CREATE FUNCTION keep_of_turn() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_of_turn() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
     t record;
     k record;
     whole json;
 BEGIN
-    IF TG_OP = 'UPDATE' AND by_encryption() THEN RETURN NEW; END IF;
     SELECT t.thread_id, t.arrived_at INTO t FROM turns t
         WHERE t.project_id = OLD.project_id AND t.bucket = OLD.bucket AND t.id = OLD.turn_id;
     IF FOUND THEN
         FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, t.thread_id, OLD.turn_id, t.arrived_at) LOOP
             whole := coalesce(whole, row_to_json(OLD));
+            IF TG_OP = 'UPDATE' THEN
+                EXIT WHEN only_seals_v1(OLD.project_id, whole, row_to_json(NEW));
+            END IF;
             PERFORM keep_row_v1(OLD.project_id, OLD.bucket, k.keeper, k.of_user, k.until, TG_TABLE_NAME, OLD.turn_id,
                 CASE WHEN TG_ARGV[0] <> 'id' THEN (whole->>TG_ARGV[0])::integer ELSE 0 END,
                 CASE WHEN TG_ARGV[0] = 'id' THEN whole->>'id'
@@ -312,7 +354,7 @@ END
 $function$;
 CREATE TRIGGER items_keep BEFORE DELETE OR UPDATE OF turn_id, position, origin, type, item_id, data
     ON items FOR EACH ROW EXECUTE FUNCTION keep_of_turn('position');
-CREATE TRIGGER calls_keep BEFORE DELETE OR UPDATE OF turn_id, attempt, url, frames, error
+CREATE TRIGGER calls_keep BEFORE DELETE OR UPDATE OF turn_id, attempt, url, frames, refs, error
     ON calls FOR EACH ROW EXECUTE FUNCTION keep_of_turn('attempt');
 CREATE TRIGGER item_media_keep BEFORE DELETE OR UPDATE
     ON item_media FOR EACH ROW EXECUTE FUNCTION keep_of_turn('position', 'place');
@@ -322,14 +364,17 @@ CREATE TRIGGER compactions_keep_text BEFORE UPDATE OF turn_id, text, kept_items 
     WHEN (OLD.text IS NOT NULL) EXECUTE FUNCTION keep_of_turn('id');
 CREATE TRIGGER feedback_keep BEFORE DELETE OR UPDATE ON feedback FOR EACH ROW EXECUTE FUNCTION keep_of_turn('id');
 
-CREATE FUNCTION keep_share() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_share() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
     k record;
 BEGIN
-    IF TG_OP = 'UPDATE' AND by_encryption() THEN RETURN NEW; END IF;
     FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, OLD.thread_id, OLD.turn_id, OLD.created_at)
         WHERE keeper = OLD.thread_id
     LOOP
+        IF TG_OP = 'UPDATE' THEN
+            EXIT WHEN only_seals_v1(OLD.project_id, row_to_json(OLD), row_to_json(NEW));
+        END IF;
         PERFORM keep_row_v1(OLD.project_id, OLD.bucket, k.keeper, k.of_user, k.until, 'shares', OLD.turn_id, 0, OLD.id::text,
             row_to_json(OLD));
     END LOOP;
@@ -339,19 +384,21 @@ END
 $function$;
 CREATE TRIGGER shares_keep BEFORE DELETE OR UPDATE ON shares FOR EACH ROW EXECUTE FUNCTION keep_share();
 
-CREATE FUNCTION keep_piece() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_piece() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
     former pieces := OLD;
     k record;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         -- A fork that inherits a piece seals the same text for its own place.
-        IF by_encryption() OR (NEW.digest = OLD.digest AND NEW.data IS NOT NULL AND NEW.sources = OLD.sources) THEN
-            RETURN NEW;
-        END IF;
+        IF NEW.digest = OLD.digest AND NEW.data IS NOT NULL AND NEW.sources = OLD.sources THEN RETURN NEW; END IF;
     END IF;
     FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, OLD.thread_id, NULL, NULL) LOOP
-        PERFORM keep_piece_v1(OLD.project_id, OLD.bucket, k.keeper, k.of_user, k.until, former);
+        IF TG_OP = 'UPDATE' THEN
+            EXIT WHEN only_seals_v1(OLD.project_id, row_to_json(OLD), row_to_json(NEW));
+        END IF;
+        PERFORM keep_piece_v1(k.keeper, k.of_user, k.until, former);
     END LOOP;
     IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
     RETURN NEW;
@@ -362,12 +409,15 @@ CREATE TRIGGER pieces_keep BEFORE DELETE OR UPDATE OF digest, sources, data, med
 
 -- Media are kept with the item or the piece that refers to them. This keeps one that is overwritten, or that nothing refers
 -- to any more.
-CREATE FUNCTION keep_medium() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_medium() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
     k record;
 BEGIN
-    IF TG_OP = 'UPDATE' AND by_encryption() THEN RETURN NEW; END IF;
     FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, OLD.thread_id, NULL, NULL) LOOP
+        IF TG_OP = 'UPDATE' THEN
+            EXIT WHEN only_seals_v1(OLD.project_id, row_to_json(OLD), row_to_json(NEW));
+        END IF;
         PERFORM keep_row_v1(OLD.project_id, OLD.bucket, k.keeper, k.of_user, k.until, 'media', NULL, 0, OLD.id::text,
             row_to_json(OLD));
     END LOOP;
@@ -379,7 +429,8 @@ CREATE TRIGGER media_keep BEFORE DELETE OR UPDATE ON media FOR EACH ROW EXECUTE 
 
 -- Keep the key that the trail names a held user with: for the user's or the project's hold, and for each held thread of the
 -- user.
-CREATE FUNCTION keep_user_key() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_user_key() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 BEGIN
     PERFORM lock_holds_v1(OLD.project_id);
     INSERT INTO held_rows (project_id, bucket, thread_id, user_id, source, row_key, data)
@@ -403,7 +454,8 @@ $function$;
 CREATE TRIGGER user_keys_keep BEFORE DELETE OR UPDATE ON user_keys FOR EACH ROW EXECUTE FUNCTION keep_user_key();
 
 -- TRUNCATE fires no trigger for rows.
-CREATE FUNCTION refuse_truncate() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION refuse_truncate() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 BEGIN
     LOCK TABLE holds IN SHARE MODE;
     PERFORM FROM holds h WHERE h.released_at IS NULL LIMIT 1;
@@ -427,29 +479,30 @@ CREATE TRIGGER holds_truncate BEFORE TRUNCATE ON holds FOR EACH STATEMENT EXECUT
 CREATE TRIGGER held_rows_truncate BEFORE TRUNCATE ON held_rows FOR EACH STATEMENT EXECUTE FUNCTION refuse_truncate();
 
 -- A hold is released once, and otherwise stays as it was placed. It is never deleted.
-CREATE FUNCTION holds_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION holds_guard() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
-    released CONSTANT text[] := '{released_at,released_by,release_reason}';
-    changing text[] := '{erased_at,erased_rows}';
+    changing text[] := CASE WHEN OLD.released_at IS NULL THEN '{released_at,released_by,release_reason}'::text[]
+        WHEN OLD.erased_at IS NULL THEN '{erased_at,erased_rows,user_id}'::text[] ELSE '{}'::text[] END;
 BEGIN
     IF TG_OP = 'DELETE' THEN PERFORM refuse_row('holds_keep_check'); END IF;
-    IF OLD.released_at IS NULL THEN changing := changing || released; END IF;
-    IF by_encryption() THEN changing := changing || '{reason,release_reason}'; END IF;
-    IF to_jsonb(NEW) - changing <> to_jsonb(OLD) - changing OR OLD.erased_at IS NOT NULL AND NOT by_encryption()
-        OR NEW.erased_rows < OLD.erased_rows
+    IF to_jsonb(NEW) - changing = to_jsonb(OLD) - changing AND NEW.erased_rows >= OLD.erased_rows
+        AND (NEW.user_id IS NOT DISTINCT FROM OLD.user_id OR NEW.user_id IS NULL AND NEW.erased_at IS NOT NULL)
+        OR only_seals_v1(OLD.project_id, row_to_json(OLD), row_to_json(NEW))
     THEN
-        PERFORM refuse_row('holds_keep_check');
+        RETURN NEW;
     END IF;
-    RETURN NEW;
+    PERFORM refuse_row('holds_keep_check');
 END
 $function$;
 CREATE TRIGGER holds_guard BEFORE UPDATE OR DELETE ON holds FOR EACH ROW EXECUTE FUNCTION holds_guard();
 
 -- What is held stays as it is, until no active hold covers it and its minimum retention has ended.
-CREATE FUNCTION held_rows_guard() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION held_rows_guard() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        IF NOT by_encryption() OR (
+        IF NOT coalesce(only_seals_v1(OLD.project_id, OLD.data, NEW.data), false) OR (
             NEW.project_id, NEW.bucket, NEW.id, NEW.thread_id, NEW.user_id, NEW.source, NEW.turn_id, NEW.place, NEW.row_key,
             NEW.kept_at, NEW.keep_until
         ) IS DISTINCT FROM (
@@ -470,7 +523,8 @@ $function$;
 CREATE TRIGGER held_rows_guard BEFORE UPDATE OR DELETE ON held_rows FOR EACH ROW EXECUTE FUNCTION held_rows_guard();
 
 -- The key of a project with an active hold is not destroyed.
-CREATE FUNCTION keep_key() RETURNS trigger LANGUAGE plpgsql AS $function$
+CREATE FUNCTION keep_key() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 BEGIN
     PERFORM lock_holds_v1(OLD.project_id);
     PERFORM FROM holds h WHERE h.project_id = OLD.project_id AND h.released_at IS NULL;
@@ -479,6 +533,6 @@ BEGIN
     RETURN NEW;
 END
 $function$;
-CREATE TRIGGER data_keys_keep BEFORE DELETE ON data_keys FOR EACH ROW EXECUTE FUNCTION keep_key();
+CREATE TRIGGER data_keys_keep BEFORE DELETE OR UPDATE OF project_id, number ON data_keys FOR EACH ROW EXECUTE FUNCTION keep_key();
 CREATE TRIGGER projects_keep_key BEFORE UPDATE OF key_destroyed_at ON projects
     FOR EACH ROW WHEN (OLD.key_destroyed_at IS NULL) EXECUTE FUNCTION keep_key();
