@@ -44,6 +44,8 @@ from app.history.feedback import Feedbacks
 from app.history.forks import Forks
 from app.history.service import History
 from app.history.shares import Shares
+from app.holds import routes as holds_routes
+from app.holds.service import Holds
 from app.http.bodies import json_response, wrong_field
 from app.http.door import closing
 from app.http.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
@@ -180,6 +182,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, transfer_routes.router, prefix="/v1")
     _include(app, audit_routes.router, prefix="/v1")
     _include(app, retention_routes.router, prefix="/v1")
+    _include(app, holds_routes.router, prefix="/v1")
     _include(app, search_routes.router, prefix="/v1")
     _include(app, usage_routes.router, prefix="/v1")
     _include(app, webhooks_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
@@ -373,6 +376,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
+        Holds(database, users, cleaner.wake),
         Memory(memory, compactions, models, live_ids, limits),
         OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits, users),
         Contexts(memory, reader, accounts, compactions, compaction_cipher, turns),

@@ -18,10 +18,12 @@ from app.db.engine import Database
 from app.db.sql import statements_of
 from app.history import turn_digests
 from app.history.tables import Share
+from app.holds.doors import check_turn
 from app.http.errors import Conflict
 from app.items.input_item import with_facts
 from app.items.stored import columns, stored_input
 from app.media import store as media
+from app.projects.auth import Caller
 from app.sealing import at_rest
 from app.sealing.columns import Written, rows_of
 from app.threads import store as threads
@@ -52,13 +54,16 @@ class Edits:
         await self._live_ids.forget(project_id, thread.id)
         return added
 
-    async def delete_item(self, actor: Actor, project_id: UUID, address: ThreadAddress, item_id: str) -> bool:
+    async def delete_item(self, caller: Caller, address: ThreadAddress, item_id: str) -> bool:
+        actor, project_id = caller.actor, caller.project_id
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
             mine = (Turn.project_id == project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
             of_id = (Item.project_id == project_id, Item.bucket == thread.bucket, Item.item_id == item_id)
             within = (*of_id, Item.turn_id.in_(select(Turn.id).where(*mine)))
             turn_ids = set(await session.scalars(select(Item.turn_id).where(*within)))
+            for turn_id in turn_ids:
+                await check_turn(session, caller, turn_id)
             async with media.released(session, project_id, thread.bucket, list(turn_ids)):
                 await session.execute(delete(Item).where(*within).execution_options(synchronize_session=False))
             deleted = bool(turn_ids)
@@ -83,11 +88,12 @@ class Edits:
             await self._live_ids.forget(project_id, thread_id)
         return deleted
 
-    async def delete_turn(self, actor: Actor, project_id: UUID, address: OfTurn) -> None:
+    async def delete_turn(self, caller: Caller, address: OfTurn) -> None:
         """Delete what a turn holds. Its row stays without content, for the turns that continue it."""
-        turn_id = address.turn
+        actor, project_id, turn_id = caller.actor, caller.project_id, address.turn
         async with self._database.session() as session:
             thread = await _idle_thread(session, project_id, address)
+            await check_turn(session, caller, turn_id)
             if thread.head_turn_id == turn_id:
                 parent = select(Turn.parent_id).where(*at(Turn.id, project_id, turn_id))
                 thread.head_turn_id = await session.scalar(parent)

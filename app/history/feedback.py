@@ -14,6 +14,7 @@ from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.history import messages
 from app.history.tables import Feedback
+from app.holds.doors import check_turn
 from app.http.bodies import Body, examples
 from app.http.describing import Deleted
 from app.http.errors import NotFound
@@ -141,6 +142,7 @@ class Feedbacks:
             turn_id = await session.scalar(delete(Feedback).where(*this).returning(Feedback.turn_id))
             if turn_id is None:
                 raise _unknown(given)
+            await check_turn(session, caller, turn_id)
             of_id = (Turn.project_id == caller.project_id, Turn.bucket == ids.bucket_of(turn_id), Turn.id == turn_id)
             await append_record(
                 session, caller.actor, caller.project_id, "feedback.deleted", turn_id=turn_id, detail=feedback_id(id_),

@@ -19,6 +19,7 @@ from app.history.edits import append_items
 from app.history.erase import erase
 from app.history.forks import Forks
 from app.history.playback import Tempo, play
+from app.holds.doors import check_thread
 from app.http.describing import Deleted, ErrorFields
 from app.http.errors import APIError, BadRequest, NotFound
 from app.http.pages import Page, list_object
@@ -136,6 +137,7 @@ class History:
             thread = await threads.locked(session, caller.project_id, address)
             if thread is None:
                 raise unknown(address)
+            await check_thread(session, caller, thread.id, thread.user_id)
             erased = await erase(session, self._names, caller.actor, thread)
         await erased.forget(self._live_ids, self._event_log, self._signals)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}

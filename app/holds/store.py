@@ -45,6 +45,12 @@ async def holds_on_user(session: AsyncSession, project_id: UUID, user_id: str) -
     return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_user.clause, where)]
 
 
+async def holds_on_turn(session: AsyncSession, project_id: UUID, turn_id: UUID) -> list[Covering]:
+    """Return the active holds that cover a turn, in its thread or in a fork that shares it, the oldest first."""
+    where = {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
+    return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_turn.clause, where)]
+
+
 async def active(session: AsyncSession, project_id: UUID) -> list[Hold]:
     """Return the active holds of a project, the oldest first."""
     wanted = select(Hold).where(Hold.project_id == project_id, Hold.released_at.is_(None))

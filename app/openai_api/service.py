@@ -12,6 +12,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.history.edits import Edits, append_items
+from app.holds.doors import check_thread
 from app.http.describing import Deleted
 from app.http.errors import APIError, BadRequest, NotFound
 from app.http.pages import Page, list_object
@@ -81,7 +82,7 @@ class OpenAI:
         of_app = caller.grant.user and await self._store.lost_messages(caller.project_id, row["id"], row["parent_id"])
         if of_app:
             raise kept_for_app("response_id")
-        await self._edits.delete_turn(caller.actor, caller.project_id, address)
+        await self._edits.delete_turn(caller, address)
         return {"id": ids.response_id(row["id"]), "object": "response", "deleted": True}
 
     async def cancel(self, caller: Caller, address: OfTurn) -> dict[str, Any]:
@@ -138,6 +139,8 @@ class OpenAI:
         await check_growth(self._limits, caller, before.user_id, *growth)
         async with self._database.session() as session:
             values = {"metadata_": metadata}
+            if metadata != before.metadata_:
+                await check_thread(session, caller, id_, before.user_id)
             thread = await threads.change(session, self._names, caller.actor, caller.project_id, address, values)
             return conversation_object(_known(thread, id_))
 
@@ -167,7 +170,7 @@ class OpenAI:
             found = await self._store.referenced(caller.project_id, [item_id], address.id)
             if item_id not in found or not is_for_users(found[item_id]["data"]):
                 raise _unknown_item(item_id)
-        if not await self._edits.delete_item(caller.actor, caller.project_id, address, item_id):
+        if not await self._edits.delete_item(caller, address, item_id):
             raise _unknown_item(item_id)
         return conversation
 

@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
+from app.holds.doors import check_user
 from app.http.errors import NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
@@ -61,6 +62,8 @@ class Retention:
 
     async def forget_user(self, caller: Caller, user: str) -> PurgeObject:
         """Start the purge of an end user's data in the background, and return its progress."""
+        async with self._database.session() as session:
+            await check_user(session, caller, user)
         purge_id = await self._purge.begin_user(caller.actor, caller.project_id, user)
         self._cleaner.wake()
         return await self._shown(caller, purge_id)

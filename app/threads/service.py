@@ -12,6 +12,7 @@ from sqlalchemy.sql import func
 
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
+from app.holds.doors import check_thread, knows_holds
 from app.http.errors import Conflict, Forbidden
 from app.http.pages import Page, list_object
 from app.limits.room import check_growth, check_room
@@ -114,6 +115,7 @@ class Threads:
         if "archived" in sent.model_fields_set:
             values["archived_at"] = func.now() if sent.archived else None
         async with self._database.session() as session:
+            await self._check_not_held(session, caller, address, values)
             thread = await store.change(session, self._names, caller.actor, caller.project_id, address, values)
             if thread is None:
                 raise unknown(address)
@@ -121,6 +123,15 @@ class Threads:
         if "preset" in values:
             self._presets.forget(thread.id)
         return found
+
+    async def _check_not_held(
+        self, session: AsyncSession, caller: Caller, address: ThreadAddress, values: dict[str, Any]
+    ) -> None:
+        """Refuse a change of what a legal hold covers, if the caller may know of holds."""
+        covered = values.keys() & {"name", "title", "user_id", "metadata_"}
+        thread = await store.get(session, caller.project_id, address) if covered and knows_holds(caller) else None
+        if thread is not None and any(getattr(thread, name) != values[name] for name in covered):
+            await check_thread(session, caller, thread.id, thread.user_id)
 
     async def _check_keeps_app_messages(self, caller: Caller, address: ThreadAddress, head_id: UUID) -> None:
         """Refuse a user's change of head that would remove messages of the app from the model's context."""

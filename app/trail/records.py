@@ -26,6 +26,7 @@ Action = Literal[
     "account.created", "account.changed", "account.deleted",
     "feedback.given", "feedback.deleted", "thread.shared", "thread.unshared", "share.changed",
     "webhook.created", "webhook.changed", "webhook.deleted",
+    "hold.placed", "hold.released", "hold.erased",
     "user.exported", "user.purged", "user.tokens_revoked", "user.claimed",
     "audit.exported", "audit.key_added", "audit.key_retired", "audit.restored",
 ]  # fmt: skip

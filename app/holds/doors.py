@@ -1,0 +1,47 @@
+"""Checks at the doors of deletions and changes: callers with the `audit` scope are told of the legal hold.
+
+For all others a deletion runs and is answered as always: triggers keep what it would lose, and nothing shows it.
+"""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.holds import store
+from app.holds.schemas import hold_id
+from app.holds.store import Covering
+from app.http.errors import Conflict
+from app.projects.auth import Caller
+
+
+async def check_thread(session: AsyncSession, caller: Caller, thread_id: UUID, user_id: str | None) -> None:
+    """Raise Conflict if the caller may know of holds, and one covers the thread."""
+    if knows_holds(caller):
+        _refuse(await store.holds_on_thread(session, caller.project_id, thread_id, user_id), "this thread")
+
+
+async def check_turn(session: AsyncSession, caller: Caller, turn_id: UUID) -> None:
+    """Raise Conflict if the caller may know of holds, and one covers the turn, in its thread or in a fork."""
+    if knows_holds(caller):
+        _refuse(await store.holds_on_turn(session, caller.project_id, turn_id), "this thread")
+
+
+async def check_user(session: AsyncSession, caller: Caller, user: str) -> None:
+    """Raise Conflict if the caller may know of holds, and one covers something of the user."""
+    if knows_holds(caller):
+        held = await store.holds_on_user(session, caller.project_id, user)
+        _refuse(held, "contents of this user", code="user_held")
+
+
+def knows_holds(caller: Caller) -> bool:
+    """Return True if the caller may learn that a hold exists."""
+    return "audit" in caller.grant.scopes and caller.grant.user is None
+
+
+def _refuse(held: Sequence[Covering], covered: str, code: str = "thread_held") -> None:
+    if held:
+        raise Conflict(
+            f"A legal hold covers {covered}: {hold_id(held[0].id)}. Nothing was changed. Release the hold first.",
+            code=code,
+        )
