@@ -14,13 +14,14 @@ from app.http.services import serving
 from app.limits.room import AT_ADMIN_RATE
 from app.projects.auth import Administering, Auditing
 
-router = APIRouter(tags=["holds"], dependencies=AT_ADMIN_RATE)
+router = APIRouter(tags=["holds"])
 
 Service = Annotated[Holds, serving(Holds)]
 
 
 @router.post(
     "/holds",
+    dependencies=AT_ADMIN_RATE,
     response_model=HoldObject,
     status_code=201,
     responses={404: error("There is no such thread."), **CONFLICT},
@@ -47,7 +48,7 @@ async def get(caller: Auditing, holds: Service, hold_id: str) -> Response:
     return json_response(await holds.get(caller, hold_id))
 
 
-@router.post("/holds/{hold_id}/release", response_model=HoldObject, responses=CONFLICT)
+@router.post("/holds/{hold_id}/release", dependencies=AT_ADMIN_RATE, response_model=HoldObject, responses=CONFLICT)
 async def release(caller: Administering, holds: Service, hold_id: str, sent: Sent[HoldRelease]) -> Response:
     """Release a legal hold. What no other hold covers is erased soon."""
     return json_response(await holds.release(caller, hold_id, sent))

@@ -50,7 +50,48 @@ async def encrypt(
                 last = [found[-1][name] for name in places]
                 done += len(found)
                 advance(len(found))
+    # Last, because deletions since have kept rows that still lay open.
+    for model in [mapper.class_ for mapper in Base.registry.mappers]:
+        if rows_of(model).columns:
+            done += await _encrypt_held(database, model, project_id, sealer)
     return done
+
+
+async def _encrypt_held(database: Database, model: type[Base], project_id: UUID, sealer: ContentCipher) -> int:
+    """Encrypt the rows of a table that legal holds keep. They are sealed for the same place as in their table."""
+    table: Any = model.__table__
+    columns, bound_by = rows_of(model).columns, rows_of(model).bound_by
+    open_ = {name: _lies_open(name, type_, columns) for name, type_ in columns.items()}
+    shown = [name for name in bound_by if name not in columns]
+    shown += [f"{type_.as_text.format(name)} AS {name}" for name, type_ in columns.items()]
+    shown += [f"coalesce({condition}, false) AS open_{name}" for name, condition in open_.items()]
+    former = f"json_populate_record(NULL::{table.name}, h.data)"
+    wanted = " ".join(
+        [
+            "SELECT held_bucket, held_id,", ", ".join(shown), "FROM (",
+            "SELECT h.bucket AS held_bucket, h.id AS held_id, r.*",
+            "FROM held_rows h CROSS JOIN LATERAL", former, "AS r",
+            "WHERE h.project_id = :project_id AND h.source = :source AND h.id > :last",
+            ") AS held WHERE", " OR ".join(f"({condition})" for condition in open_.values()),
+            "ORDER BY held_id LIMIT :limit",
+        ]
+    )  # fmt: skip
+    done, last = 0, UUID(int=0)
+    while True:
+        async with database.session() as session:
+            where = {"project_id": project_id, "source": table.name, "last": last, "limit": ROWS_AT_ONCE}
+            found = list((await session.execute(text(wanted), where)).mappings())
+            for row in found:
+                values = _sealed(columns, _place(model, sealer, project_id, row), row, sealer)
+                pairs = ", ".join(f"'{name}', CAST(:{name} AS {_sql_type(table, name)})" for name in values)
+                changed = f"json_populate_record({former}, json_build_object({pairs}))"
+                here = "WHERE h.project_id = :project_id AND h.bucket = :bucket AND h.id = :id"
+                statement = " ".join(["UPDATE held_rows h SET data = row_to_json(", changed, ")", here])
+                at = {"project_id": project_id, "bucket": row["held_bucket"], "id": row["held_id"]}
+                await session.execute(text(statement), {**at, **values})
+        if not found:
+            return done
+        done, last = done + len(found), found[-1]["held_id"]
 
 
 def _place(model: type[Base], sealer: ContentCipher, project_id: UUID, row: Any) -> Place:
@@ -126,16 +167,20 @@ async def _seal(
     sealer: ContentCipher,
     places: list[str],
 ) -> None:
-    values = {
-        name: type_.sealed(sealer, place, name, row[name])
-        for name, type_ in columns.items()
-        if row[f"open_{name}"] and row[name] is not None
-    }
+    values = _sealed(columns, place, row, sealer)
     set_ = ", ".join(f"{name} = CAST(:{name} AS {_sql_type(table, name)})" for name in values)
     where = " AND ".join(f"{name} = :at_{name}" for name in places)
     statement = " ".join(["UPDATE", table.name, "SET", set_, "WHERE project_id = :project_id AND", where])
     at = {f"at_{name}": row[name] for name in places}
     await session.execute(text(statement), {"project_id": place.project_id, **values, **at})
+
+
+def _sealed(columns: Mapping[str, Sealable], place: Place, row: Any, sealer: ContentCipher) -> dict[str, Any]:
+    return {
+        name: type_.sealed(sealer, place, name, row[name])
+        for name, type_ in columns.items()
+        if row[f"open_{name}"] and row[name] is not None
+    }
 
 
 def _sql_type(table: Table, name: str) -> str:

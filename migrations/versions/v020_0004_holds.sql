@@ -237,7 +237,8 @@ $function$;
 CREATE FUNCTION only_seals_v1(project uuid, former json, changed json) RETURNS boolean LANGUAGE plpgsql STABLE AS $function$
 BEGIN
     PERFORM FROM projects p WHERE p.project_id = project AND p.encrypted_at IS NOT NULL;
-    RETURN FOUND AND NOT EXISTS (
+    IF NOT FOUND THEN RETURN false; END IF;
+    RETURN NOT EXISTS (
         SELECT FROM json_each(former) AS f JOIN json_each(changed) AS c USING (key)
         -- The size is computed later; a digest is keyed with the data beside it.
         WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest') AND NOT (
@@ -326,14 +327,14 @@ CREATE TRIGGER turns_keep_row BEFORE UPDATE OF
 CREATE FUNCTION keep_of_turn() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = public, pg_temp AS $function$
 DECLARE
-    t record;
+    its record;
     k record;
     whole json;
 BEGIN
-    SELECT t.thread_id, t.arrived_at INTO t FROM turns t
+    SELECT t.thread_id, t.arrived_at INTO its FROM turns t
         WHERE t.project_id = OLD.project_id AND t.bucket = OLD.bucket AND t.id = OLD.turn_id;
     IF FOUND THEN
-        FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, t.thread_id, OLD.turn_id, t.arrived_at) LOOP
+        FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, its.thread_id, OLD.turn_id, its.arrived_at) LOOP
             whole := coalesce(whole, row_to_json(OLD));
             IF TG_OP = 'UPDATE' THEN
                 EXIT WHEN only_seals_v1(OLD.project_id, whole, row_to_json(NEW));
