@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import schema
 from app.commands.audit import audit_cli
+from app.commands.holds import holds_cli
 from app.commands.master_key import master_key_cli
 from app.commands.models import details, overview
 from app.commands.projects import keys_cli, projects_cli
@@ -46,6 +47,7 @@ cli.add_typer(projects_cli, name="projects")
 cli.add_typer(keys_cli, name="keys")
 cli.add_typer(master_key_cli, name="master-key")
 cli.add_typer(audit_cli, name="audit")
+cli.add_typer(holds_cli, name="holds")
 cli.add_typer(provider_cli, name="provider")
 
 

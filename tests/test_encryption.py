@@ -171,7 +171,8 @@ def test_every_column_that_could_hold_what_was_said_is_sealed_or_plain_for_a_rea
     assert sealed_ == {
         "calls.error", "calls.frames", "compactions.calls", "compactions.error", "compactions.salt", "compactions.text",
         "media.data", "media.digest",
-        "feedback.comment", "feedback.salt", "items.data", "pieces.data", "pieces.digest", "shares.salt",
+        "feedback.comment", "feedback.salt", "holds.reason", "holds.release_reason",
+        "items.data", "pieces.data", "pieces.digest", "shares.salt",
         "shares.title", "threads.metadata", "threads.preset", "threads.salt", "threads.title", "turns.body_hash",
         "turns.error", "turns.incomplete_details", "turns.metadata", "turns.params", "turns.response", "turns.salt",
         "user_presets.preset",
@@ -596,3 +597,60 @@ def test_a_master_key_without_a_project_opens_all_others_as_before(projects: lis
 def test_what_is_no_master_key_is_refused(written: str) -> None:
     with pytest.raises(BadMasterKey):
         Master.of(written)
+
+
+HELD = ("threads", "turns", "items", "media", "item_media", "calls", "pieces", "compactions", "feedback", "shares")
+
+
+@pytest.mark.parametrize("sealed_at_first", [False, True])
+def test_what_a_hold_keeps_is_sealed_with_its_project_and_opens_as_before(
+    encrypted: Encrypted, emulator: Emulator, sealed_at_first: bool
+) -> None:
+    project = encrypted.beside(encrypted=sealed_at_first)
+    url, ordinary = encrypted.env["DATABASE_URL"], project.client(["read", "write"])
+    gone, left = talk(project, emulator)[0], talk(project, emulator)[0]
+    shown = ("", "/turns", "/messages", "/messages?format=chat")
+    before = [project.get(f"/threads/{gone}{path}") for path in shown]
+    turns = [turn["id"] for turn in project.get(f"/threads/{gone}/turns")["data"]]
+    calls = [project.get(f"/threads/{gone}/turns/{turn}/calls") for turn in turns]
+    hold = project.post("/holds", project=True, reason=f"About {CANARY}")
+    assert ordinary.delete(f"/threads/{gone}").is_success
+    count = f"SELECT count(*) FROM held_rows WHERE project_id = '{project.uuid}'"
+    kept = run_sql(url, count)
+    if not sealed_at_first:
+        assert {"held_rows", "holds"} <= project.lying_open()
+        project.command("projects", "encrypt", project.name)
+        # Sealing what is left has lost nothing, and keeps nothing.
+        assert run_sql(url, count) == kept
+    assert project.lying_open() == set()
+    assert project.get(f"/holds/{hold['id']}")["reason"] == f"About {CANARY}"
+    run_sql(
+        url,
+        "SET session_replication_role = replica",
+        *(
+            f"""INSERT INTO {table} ({columns_of(table)}) SELECT {columns_of(table, "r.")} FROM held_rows h
+            CROSS JOIN LATERAL json_populate_record(NULL::{table}, h.data) AS r
+            WHERE h.project_id = '{project.uuid}' AND h.source = '{table}'"""
+            for table in HELD
+        ),
+    )
+    assert [project.get(f"/threads/{gone}{path}") for path in shown] == before
+    assert [project.get(f"/threads/{gone}/turns/{turn}/calls") for turn in turns] == calls
+    assert project.get(f"/threads/{left}")["title"] == f"About {CANARY}"
+    # And its key outlives an attempt to destroy it.
+    project.command("projects", "revoke", project.name)
+    refused = project.command("projects", "destroy-key", project.name, "--yes", code=1)[-1]
+    assert hold["id"] in refused
+    assert refused.endswith("Nothing was destroyed.")
+    with pytest.raises(asyncpg.PostgresError, match="holds_key_check"):
+        run_sql(url, f"DELETE FROM data_keys WHERE project_id = '{project.uuid}'")
+    assert any(hold["id"] in line for line in project.command("holds", "list"))
+    project.command("holds", "release", hold["id"], "--reason", "closed")
+    assert project.command("holds", "release", hold["id"], "--reason", "x", code=1)[-1].endswith("released before.")
+    encrypted.http.patch("/project", json={"retention_days": None})  # Wakes the cleaner.
+    eventually(lambda: run_sql(url, count)[0]["count"] == 0)
+
+
+def columns_of(table: str, prefix: str = "") -> str:
+    columns = schema.metadata.tables[table].columns
+    return ", ".join(f"{prefix}{column.name}" for column in columns if column.computed is None)

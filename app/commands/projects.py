@@ -1,7 +1,6 @@
 """`everthread projects` and `everthread keys`: for who has a shell on the service's host."""
 
 import asyncio
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
@@ -12,9 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
 from app.commands.master_key import masters_at_hand
-from app.commands.terminal import DataDir, read_settings, stop, with_database
+from app.commands.terminal import DataDir, read_settings, stop, table, with_database
 from app.db import ids
 from app.db.engine import Database
+from app.holds import store as holds
+from app.holds.schemas import hold_id
 from app.process.output import echo
 from app.projects import keys
 from app.projects.encryption import KEY_DESTROYED, SOON, destroy_key, encrypt_from_now, restore_encrypted_at
@@ -86,7 +87,7 @@ def list_keys(data_dir: DataDir = None) -> None:
                 *map(_moment, (key.created_at, key.last_used_at, key.expires_at, key.revoked_at)),
             )
         )
-    _table(rows)
+    table(rows)
 
 
 @keys_cli.command("rotate")
@@ -162,7 +163,7 @@ def list_projects(data_dir: DataDir = None) -> None:
     for project, live in with_database(listed, data_dir):
         moments = map(_moment, (project.created_at, project.encrypted_at, project.archived_at))
         rows.append((ids.project_id(project.project_id), project.name, str(live), *moments))
-    _table(rows)
+    table(rows)
 
 
 @projects_cli.command("rotate")
@@ -251,6 +252,12 @@ def destroy_project_key(
                 stop(f"{name} must be encrypted and archived first: 'everthread projects revoke {name}' archives it.")
             if project.key_destroyed_at is not None:
                 stop(f"The key of {name} is destroyed already.")
+            if held := await holds.active(session, project.project_id):
+                shown = ", ".join(hold_id(hold.id) for hold in held[:10])
+                stop(
+                    f"{name} is under {len(held)} legal holds ({shown}). 'everthread holds release' releases one. "
+                    "Nothing was destroyed."
+                )
         cipher = ProjectCipher(database, at_hand)
         try:
             tried = await cipher.tried(but_for=project.project_id)
@@ -344,11 +351,3 @@ async def _found(session: AsyncSession, key: str) -> tuple[UUID, UUID] | str:
 
 def _moment(moment: datetime | None) -> str:
     return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> None:
-    """Whole ids, however narrow the terminal is: they are what other commands take."""
-    lines = list(rows)
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for row in lines:
-        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -20,6 +20,7 @@ from app.db.engine import Database
 from app.db.replica import ReplicaReads
 from app.embedded import postgres as embedded_postgres
 from app.http.errors import DatabaseUnavailable
+from app.process.output import echo
 from app.settings import EmulatorSettings, OTelSettings, Settings, environment, placeholder_left
 
 T = TypeVar("T")
@@ -193,3 +194,11 @@ def _other_place() -> str:
         return "Start 'everthread serve', or say --data-dir and the data directory of the service that is running."
     said = " or ".join(f"--data-dir {shlex.quote(str(path))}" for path in running)
     return f"A service is running elsewhere: say {said}."
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> None:
+    """Whole ids, however narrow the terminal is: they are what other commands take."""
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

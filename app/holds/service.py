@@ -15,6 +15,7 @@ from app.holds.tables import Hold
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound
 from app.http.pages import Page, list_object
 from app.projects.auth import Caller
+from app.projects.tables import Project
 from app.sealing import at_rest
 from app.sealing.columns import rows_of
 from app.trail.append import append_record
@@ -53,6 +54,9 @@ class Holds:
         }  # fmt: skip
 
         async def placed(session: AsyncSession) -> HoldObject:
+            # Without it, a request that began before the project was archived could precede the destruction of its key.
+            if await session.scalar(select(Project.archived_at).where(Project.project_id == project_id)) is not None:
+                raise Conflict("The project is archived.", code="project_archived")
             of_project = (Hold.project_id == project_id, Hold.released_at.is_(None))
             if (
                 await session.execute(select(func.count()).select_from(Hold).where(*of_project))

@@ -240,19 +240,21 @@ BEGIN
     IF NOT FOUND THEN RETURN false; END IF;
     RETURN NOT EXISTS (
         SELECT FROM json_each(former) AS f JOIN json_each(changed) AS c USING (key)
-        -- The size is computed later; a digest is keyed with the data beside it.
-        WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest') AND NOT (
+        -- The size is computed later; digests are keyed when what is beside them is sealed.
+        WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest', 'body_hash') AND NOT (
             CASE WHEN key = 'salt' THEN length(c.value::text) > length(f.value::text)
+            WHEN key = 'frames' THEN NOT starts_with(f.value::text, '["\u0001et1:')
+                AND starts_with(c.value::text, '["\u0001et1:')
             ELSE NOT is_sealed_v1(f.value::text) AND is_sealed_v1(c.value::text) END
         )
     ) AND EXISTS (
         SELECT FROM json_each(former) AS f JOIN json_each(changed) AS c USING (key)
-        WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest')
+        WHERE f.value::text <> c.value::text AND key NOT IN ('size', 'digest', 'body_hash')
     );
 END
 $function$;
 
--- True for the sealed form of a text, of a list of texts, of a document, and of metadata, as JSON: see
+-- True for the sealed form of a text, of a document, and of metadata, as JSON: see
 -- app/sealing/columns.py.
 CREATE FUNCTION is_sealed_v1(stored text) RETURNS boolean LANGUAGE sql IMMUTABLE RETURN
     starts_with(stored, '"\u0001et1:') OR starts_with(stored, '["') OR starts_with(stored, '{"": ["');
