@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import ids
@@ -75,7 +76,15 @@ class Holds:
                         code="thread_not_found",
                     )
             made = insert(Hold).values(rows_of(Hold).written(at_rest.sealer(), values)).returning(Hold)
-            hold = (await session.execute(made)).scalar_one()
+            try:
+                hold = (await session.execute(made)).scalar_one()
+            except IntegrityError as error:
+                if "holds_distributed_check" not in str(error.orig):
+                    raise
+                raise Conflict(
+                    "Legal holds need a database on one Postgres. On a Citus cluster, nothing would be kept.",
+                    code="holds_unsupported",
+                ) from error
             await self._record(session, caller.actor, "hold.placed", hold)
             return hold_object(hold)
 

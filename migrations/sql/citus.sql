@@ -1,5 +1,38 @@
 -- The tables over the nodes of a Citus cluster, by bucket. Nothing else differs from one Postgres.
 --
+-- A trigger on a shard can read no other table: nothing would be kept. Holds are refused instead.
+DROP TRIGGER threads_keep ON threads;
+DROP TRIGGER turns_keep_row ON turns;
+DROP TRIGGER items_keep ON items;
+DROP TRIGGER calls_keep ON calls;
+DROP TRIGGER item_media_keep ON item_media;
+DROP TRIGGER compactions_keep ON compactions;
+DROP TRIGGER compactions_keep_text ON compactions;
+DROP TRIGGER feedback_keep ON feedback;
+DROP TRIGGER shares_keep ON shares;
+DROP TRIGGER pieces_keep ON pieces;
+DROP TRIGGER media_keep ON media;
+DROP TRIGGER user_keys_keep ON user_keys;
+DROP TRIGGER held_rows_guard ON held_rows;
+DROP TRIGGER threads_truncate ON threads;
+DROP TRIGGER turns_truncate ON turns;
+DROP TRIGGER items_truncate ON items;
+DROP TRIGGER calls_truncate ON calls;
+DROP TRIGGER item_media_truncate ON item_media;
+DROP TRIGGER media_truncate ON media;
+DROP TRIGGER pieces_truncate ON pieces;
+DROP TRIGGER compactions_truncate ON compactions;
+DROP TRIGGER feedback_truncate ON feedback;
+DROP TRIGGER shares_truncate ON shares;
+DROP TRIGGER user_keys_truncate ON user_keys;
+DROP TRIGGER held_rows_truncate ON held_rows;
+DROP TRIGGER data_keys_keep ON data_keys;
+DROP TRIGGER data_keys_truncate ON data_keys;
+DROP TRIGGER projects_keep_key ON projects;
+DROP TRIGGER holds_guard ON holds;
+DROP TRIGGER holds_truncate ON holds;
+ALTER TABLE holds ADD CONSTRAINT holds_distributed_check CHECK (false);
+
 -- What is small, or read with everything, is on every node.
 SELECT create_reference_table('projects');
 SELECT create_reference_table('api_keys');
