@@ -35,6 +35,7 @@ def things(tenant: Tenant) -> dict[str, str]:
         "share_id": http.post(f"/threads/{thread}/shares").json()["id"],
         "webhook_id": webhook,
         "event_id": http.get(place).json()["data"][0]["id"],
+        "hold_id": http.post("/holds", json={"user": "held", "reason": "x"}).json()["id"],
         "purge_id": http.delete("/users/nobody/data").json()["id"],
         "project_id": tenant.id,
         "key_id": http.get(f"/admin/projects/{tenant.id}/keys").json()["data"][0]["id"],

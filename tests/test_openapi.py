@@ -89,6 +89,7 @@ def test_its_examples_work_and_fit_its_schemas(document: dict[str, Any], service
     turn = service.turn(thread, "Hello!")["id"]
     project = service.http.post("/admin/projects", json={"name": "of examples"}).json()["id"]
     key = service.http.post(f"/admin/projects/{project}/keys", json={"name": "of examples"}).json()["id"]
+    hold = service.http.post("/holds", json={"user": "of examples", "reason": "x"}).json()["id"]
     place = f"/admin/projects/{project}/accounts"
     account = service.http.post(place, json={"name": "a", "api_key": "sk-a", "region": "beijing"}).json()["id"]
     for method, path, operation in operations(document):
@@ -99,10 +100,13 @@ def test_its_examples_work_and_fit_its_schemas(document: dict[str, Any], service
             where = path.replace("{thread_id}", thread).replace("{name}", "by-example").removeprefix("/v1")
             where = where.replace("{conversation_id}", thread.replace("thread_", "conv_")).replace("{turn_id}", turn)
             where = where.replace("{project_id}", project).replace("{key_id}", key).replace("{account_id}", account)
+            where = where.replace("{hold_id}", hold)
             answer = service.http.request(method, where, json=example)
             assert answer.status_code in (200, 201), (path, example, answer.text)
             shown += 1
     assert shown > 20
+    for held in service.http.get("/holds", params={"active": "true"}).json()["data"]:
+        service.http.post(f"/holds/{held['id']}/release", json={"reason": "x"})
     for webhook in service.http.get("/webhooks").json()["data"]:
         service.http.delete(f"/webhooks/{webhook['id']}")  # Nobody is told of what other tests do.
 

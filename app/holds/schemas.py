@@ -17,11 +17,7 @@ Reason = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class HoldCreate(Body):
-    model_config = examples(
-        {"thread_id": f"thread_{'0' * 32}", "reason": "Case 2026-17"},
-        {"user": "ada", "reason": "Case 2026-17"},
-        {"project": True, "reason": "Case 2026-17"},
-    )
+    model_config = examples({"user": "customer-4711", "reason": "Case 2026-17"})
 
     thread_id: ThreadId | None = None
     user: Annotated[str, Field(min_length=1, max_length=256)] | None = None
