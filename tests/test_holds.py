@@ -545,3 +545,19 @@ def test_nothing_of_a_hold_is_in_a_threads_own_trail_or_its_events(case: Held) -
     }
     assert "Case 17" not in str(records)
     assert case.project.verify().problems == []
+
+
+def test_many_kept_rows_are_erased_in_batches_and_counted_in_one_record(case: Held) -> None:
+    thread = case.thread(user="ada")
+    hold = case.place(thread_id=thread)
+    case.project.sql(
+        """INSERT INTO held_rows (project_id, bucket, thread_id, source, row_key, data)
+        SELECT $1, bucket_of('$2'), '$2', 'items', n::text, '{}' FROM generate_series(1, 1200) AS n""".replace(
+            "$2", str(UUID(thread.partition("_")[2]))
+        )
+    )
+    case.release(hold)
+    case.wait_for_erasure(hold)
+    assert case.admin.get(f"/holds/{hold['id']}").json()["erased_rows"] == 1200
+    assert [record["detail"] for record in case.project.records(action="hold.erased")] == [f"{hold['id']}: 1200 rows"]
+    assert case.project.sql("SELECT 1 FROM held_rows WHERE project_id = $1") == []
