@@ -243,16 +243,19 @@ def show_policy(
     project: Annotated[str, typer.Option(help="The project whose log the policy names.")],
     key: PublicKeys = None,
     witnesses: Annotated[
-        str,
+        str | None,
         typer.Option(
-            envvar="EVERTHREAD_AUDIT_WITNESSES", help="'witness NAME VKEY URL', separated by newlines or semicolons."
+            help="'witness NAME VKEY URL', separated by newlines or semicolons; "
+            "without it, those of EVERTHREAD_AUDIT_WITNESSES."
         ),
-    ] = "",
+    ] = None,
     quorum: Annotated[str, typer.Option(help="Witnesses that must cosign: all, any, none or a number.")] = "all",
     data_dir: DataDir = None,
 ) -> None:
     """Show a trust policy (C2SP tlog-policy) for a project. Keep it where the database's owner cannot change it."""
     trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+    if witnesses is None:
+        witnesses = read_settings(data_dir=data_dir).audit_witnesses or ""
 
     async def find(database: Database) -> str | None:
         rows = await store.projects(database, project)
