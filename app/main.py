@@ -39,9 +39,11 @@ from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.db.read_horizon import ReadHorizon
 from app.db.replica import ReplicaReads
+from app.history import held_routes
 from app.history import routes as history_routes
 from app.history.feedback import Feedbacks
 from app.history.forks import Forks
+from app.history.held import Held
 from app.history.service import History
 from app.history.shares import Shares
 from app.holds import routes as holds_routes
@@ -178,6 +180,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, threads_routes.router, prefix="/v1")
     _include(app, turns_routes.router, prefix="/v1")
     _include(app, history_routes.router, prefix="/v1")
+    _include(app, held_routes.router, prefix="/v1")
     _include(app, memory_routes.router, prefix="/v1")
     _include(app, transfer_routes.router, prefix="/v1")
     _include(app, audit_routes.router, prefix="/v1")
@@ -351,6 +354,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     turns = Turns(store, runner, replay, compaction_cipher, limits)
     feed = TrailFeed(database, horizon, users, closing=closing)
     threads = Threads(database, names, users, horizon, limits, thread_presets)
+    holds = Holds(database, users, cleaner.wake)
     history = History(
         database,
         Forks(names, settings.fork_copies_turns),
@@ -376,13 +380,14 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         Search(database, reads),
         Retention(database, users, purge, cleaner, transfer),
-        Holds(database, users, cleaner.wake),
+        holds,
         Memory(memory, compactions, models, live_ids, limits),
         OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits, users),
         Contexts(memory, reader, accounts, compactions, compaction_cipher, turns),
         ThreadLife(database, store, replay, feed),
         Feedbacks(database, turns, store, horizon),
         Shares(database, turns, store, content_keys),
+        Held(database, holds),
         Webhooks(webhooks, deliveries, secrets, inside=settings.webhooks_inside),
         killable,
         SignInAttempts(cache),

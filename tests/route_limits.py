@@ -65,6 +65,7 @@ OF_THREADS: dict[tuple[str, str], Held] = {
     ("POST", "/compact"): BODY | SPENDS,
     ("GET", "/compactions"): NONE,
     ("GET", "/export"): NONE,
+    ("GET", "/held"): NONE,
     ("GET", "/audit"): NONE,
     ("GET", "/audit/export"): NONE,
 }
@@ -116,6 +117,8 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("GET", "/audit/consistency"): NONE,
     ("GET", "/audit/witnesses"): NONE,
     ("GET", "/audit/export"): NONE,
+    ("GET", "/holds/{hold_id}/contents"): NONE,
+    ("GET", "/holds/{hold_id}/export"): NONE,
     ("GET", "/project"): NONE,
     ("PATCH", "/project"): ADMIN,
     ("GET", "/users/{user}/data"): NONE,

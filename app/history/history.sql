@@ -99,3 +99,58 @@ WITH RECURSIVE affected AS (
         AND response_expires_at > now() AND response_unknown_at IS NULL
 )
 SELECT id FROM affected
+
+-- _held_order --
+(kept_at, coalesce(turn_id, '00000000-0000-0000-0000-000000000000'), array_position(:sources::text[], source), place, id)
+
+-- held_cursor --
+SELECT kept_at AS at, turn_id AS turn, source, place, id FROM held_rows
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND id = :id
+
+-- held_page --
+-- Kept rows of a thread behind another, in the order of time, as many as a page has room for, and the number of those
+-- that it might hold. The size of an item includes its media.
+SELECT * FROM (
+    SELECT *, count(*) OVER () AS candidates, sum(size) OVER (ORDER BY number) AS bytes FROM (
+        SELECT r.*, octet_length(r.data::text) + CASE WHEN r.source = 'items' THEN (
+            SELECT coalesce(sum(octet_length(m.data::text)), 0) FROM held_rows i
+            JOIN held_rows m ON m.project_id = :project_id AND m.bucket = :bucket AND m.thread_id = :thread_id
+                AND m.source = 'media' AND m.row_key = i.data->>'media_id'
+            WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.thread_id = :thread_id
+                AND i.source = 'item_media' AND i.turn_id = r.turn_id AND i.place = r.place
+        ) ELSE 0 END AS size
+        FROM (
+            SELECT *, row_number() OVER (ORDER BY {_held_order}) AS number FROM held_rows
+            WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
+                AND source = ANY(:sources::text[]) AND (:last_at::timestamptz IS NULL OR {_held_order} > (
+                    :last_at::timestamptz, coalesce(:last_turn::uuid, '00000000-0000-0000-0000-000000000000'),
+                    array_position(:sources::text[], :last_source::text), :last_place::integer, :last_id::uuid
+                ))
+            ORDER BY {_held_order} LIMIT :limit
+        ) r
+    ) sized
+) page WHERE bytes <= :most_bytes OR number = 1 ORDER BY number
+
+-- held_media --
+-- The media of kept items, by their places in the items.
+SELECT i.turn_id, i.place AS position, (i.data->>'place')::integer AS place, (i.data->>'media_id')::uuid AS id, m.data
+FROM held_rows i CROSS JOIN LATERAL (
+    SELECT m.data->>'data' AS data FROM held_rows m
+    WHERE m.project_id = :project_id AND m.bucket = :bucket AND m.thread_id = :thread_id AND m.source = 'media'
+        AND m.row_key = i.data->>'media_id'
+    ORDER BY m.kept_at DESC LIMIT 1
+) m
+WHERE i.project_id = :project_id AND i.bucket = :bucket AND i.thread_id = :thread_id AND i.source = 'item_media'
+    AND i.turn_id = ANY(:turn_ids::uuid[])
+
+-- held_threads --
+-- The threads of which a hold keeps contents, from one on.
+SELECT r.bucket, r.thread_id, (array_agg(r.user_id ORDER BY r.kept_at DESC))[1] AS user_id, count(*) AS contents,
+    min(r.kept_at) AS first_kept_at, max(r.kept_at) AS last_kept_at, EXISTS (
+        SELECT FROM threads t WHERE t.project_id = :project_id AND t.bucket = r.bucket AND t.id = r.thread_id
+    ) AS there
+FROM held_rows r
+WHERE r.project_id = :project_id AND r.thread_id IS NOT NULL AND r.source = ANY(:sources::text[])
+    AND (r.bucket > :last_bucket OR r.bucket = :last_bucket AND r.thread_id > :last_thread::uuid)
+    AND (:scope = 'project' OR r.thread_id = :held_thread::uuid OR r.user_id = :held_user::text)
+GROUP BY r.bucket, r.thread_id ORDER BY r.bucket, r.thread_id LIMIT :limit

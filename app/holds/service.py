@@ -122,6 +122,9 @@ class Holds:
         return shown
 
     async def get(self, caller: Caller, given: str) -> HoldObject:
+        return hold_object(await self.row(caller, given))
+
+    async def row(self, caller: Caller, given: str) -> Hold:
         """Return a hold.
 
         Raises:
@@ -129,9 +132,9 @@ class Holds:
         """
         async with self._database.session() as session:
             hold = await session.get(Hold, (caller.project_id, _parsed(given)))
-            if hold is None:
-                raise _unknown(given)
-            return hold_object(hold)
+        if hold is None:
+            raise _unknown(given)
+        return hold
 
     async def list_page(self, caller: Caller, page: Page, *, active: bool | None) -> dict[str, Any]:
         """A page of holds.

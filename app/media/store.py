@@ -89,7 +89,17 @@ async def restored_rows(database: Reads, project_id: UUID, rows: Sequence[Any]) 
     less = [row for row in rows if media.lacks_large(row["data"])]
     if not less:
         return list(rows)
-    held = await _held(database, project_id, [(row["turn_id"], row["position"]) for row in less])
+    found = await database.fetch(*SQL.held(**_wanted(project_id, [_at(row) for row in less])))
+    return with_media(project_id, rows, found)
+
+
+def with_media(project_id: UUID, rows: Sequence[Any], found: Iterable[Any]) -> list[Any]:
+    """Return opened rows of items with their media restored.
+
+    Args:
+        found: stored media, each with the turn, position and place of the item that it was extracted from.
+    """
+    held = _by_item(project_id, found)
     return [{**row, **_put_back(row["type"], row["data"], held.get(_at(row), {}))} for row in rows]
 
 

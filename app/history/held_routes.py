@@ -1,0 +1,45 @@
+"""/v1/threads/…/held and /v1/holds/…/contents: what holds and the minimum retention have kept."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from app.db.ids import ThreadId
+from app.history.held import Held, HeldObject, HeldThreadObject
+from app.http.bodies import json_response
+from app.http.describing import AS_LINES
+from app.http.pages import ListObject
+from app.http.services import serving
+from app.projects.auth import Auditing
+from app.projects.authorized_stream import Export
+from app.projects.credential_watch import listening
+from app.threads.address import Audited, at
+
+router = APIRouter(tags=["holds"])
+
+Service = Annotated[Held, serving(Held)]
+Limit = Annotated[int, Query(ge=1, le=100, description="Rows on a page.")]
+After = Query(description="The last_id of the page before this one.")
+
+
+@at(router.get, "/held", response_model=ListObject[HeldObject])
+async def of_thread(
+    caller: Auditing, held: Service, address: Audited, limit: Limit = 20, after: Annotated[str | None, After] = None
+) -> Response:
+    """List what is kept of a thread that was deleted or changed under a hold, in the order of time."""
+    return json_response(await held.of_thread(caller, address, limit, after))
+
+
+@router.get("/holds/{hold_id}/contents", response_model=ListObject[HeldThreadObject])
+async def contents(
+    caller: Auditing, held: Service, hold_id: str, limit: Limit = 20, after: Annotated[ThreadId | None, After] = None
+) -> Response:
+    """List the threads of which a hold keeps contents."""
+    return json_response(await held.threads_under(caller, hold_id, limit, after))
+
+
+@router.get("/holds/{hold_id}/export", response_class=Response, responses=AS_LINES)
+async def export(request: Request, caller: Auditing, held: Service, hold_id: str) -> Response:
+    """Export what a hold keeps, one content per line."""
+    return Export(await held.export(caller, hold_id), listening(request, caller))
