@@ -247,9 +247,14 @@ CREATE TABLE projects (
     -- From this moment on, sealed contents cannot be opened.
     key_destroyed_at timestamptz,
     salt bytea,
+    minimum_retention_days integer
+        CONSTRAINT projects_minimum_retention_days_check CHECK (minimum_retention_days BETWEEN 1 AND 36500),
+    -- Former minimums that were longer, each with the time at which it was lowered.
+    minimum_retention_former jsonb NOT NULL DEFAULT '[]',
     -- Readers whose reads of contents are recorded.
     record_reads text NOT NULL DEFAULT 'console'
         CONSTRAINT projects_record_reads_check CHECK (record_reads IN ('off', 'console', 'all')),
+    CONSTRAINT projects_minimum_retention_check CHECK (retention_days >= minimum_retention_days),
     CONSTRAINT projects_key_destroyed_check
         CHECK (key_destroyed_at IS NULL OR (encrypted_at IS NOT NULL AND archived_at IS NOT NULL))
 );
@@ -1273,6 +1278,17 @@ CREATE FUNCTION is_held_v1(project uuid, thread uuid, of_user text) RETURNS bool
         AND (h.scope = 'project' OR h.thread_id = thread OR h.user_id = of_user)
 );
 
+-- Return the minimum retentions of a project, each with the end of the time in which it was set: contents keep the longest
+-- one that was set at any time since they were written.
+CREATE FUNCTION minimum_retentions_v1(project uuid) RETURNS TABLE (days integer, until timestamptz)
+LANGUAGE sql STABLE AS $function$
+    SELECT p.minimum_retention_days, 'infinity'::timestamptz FROM projects p
+        WHERE p.project_id = project AND p.minimum_retention_days IS NOT NULL
+    UNION ALL
+    SELECT (f.value->>'days')::integer, (f.value->>'until')::timestamptz
+        FROM projects p CROSS JOIN jsonb_array_elements(p.minimum_retention_former) f WHERE p.project_id = project
+$function$;
+
 -- Decide if a row of a thread is kept when it is deleted or changed, and until when at least.
 --
 -- written: the time at which the content arrived.
@@ -1280,7 +1296,10 @@ CREATE FUNCTION kept_v1(
     project uuid, thread uuid, of_user text, written timestamptz, OUT keeps boolean, OUT until timestamptz
 ) LANGUAGE plpgsql STABLE AS $function$
 BEGIN
-    keeps := is_held_v1(project, thread, of_user);
+    SELECT max(written + make_interval(days => m.days)) INTO until FROM minimum_retentions_v1(project) m
+        WHERE m.until > written;
+    IF until <= now() THEN until := NULL; END IF;
+    keeps := until IS NOT NULL OR is_held_v1(project, thread, of_user);
 END
 $function$;
 
@@ -1675,6 +1694,8 @@ BEGIN
     LOCK TABLE holds IN SHARE MODE;
     PERFORM FROM holds h WHERE h.released_at IS NULL LIMIT 1;
     IF FOUND THEN PERFORM refuse_row('holds_truncate_check'); END IF;
+    PERFORM FROM projects p WHERE p.minimum_retention_days IS NOT NULL OR p.minimum_retention_former <> '[]' LIMIT 1;
+    IF FOUND THEN PERFORM refuse_row('minimum_retention_truncate_check'); END IF;
     RETURN NULL;
 END
 $function$;
@@ -1744,6 +1765,13 @@ BEGIN
     PERFORM lock_holds_v1(OLD.project_id);
     PERFORM FROM holds h WHERE h.project_id = OLD.project_id AND h.released_at IS NULL;
     IF FOUND THEN PERFORM refuse_row('holds_key_check'); END IF;
+    PERFORM FROM minimum_retentions_v1(OLD.project_id) m WHERE EXISTS (
+        SELECT FROM turns t WHERE t.project_id = OLD.project_id AND t.arrived_at < m.until
+            AND t.arrived_at > now() - make_interval(days => m.days)
+    );
+    IF FOUND OR EXISTS (SELECT FROM held_rows r WHERE r.project_id = OLD.project_id AND r.keep_until > now()) THEN
+        PERFORM refuse_row('minimum_retention_key_check');
+    END IF;
     IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
     RETURN NEW;
 END
@@ -1751,6 +1779,26 @@ $function$;
 CREATE TRIGGER data_keys_keep BEFORE DELETE OR UPDATE OF project_id, number ON data_keys FOR EACH ROW EXECUTE FUNCTION keep_key();
 CREATE TRIGGER projects_keep_key BEFORE UPDATE OF key_destroyed_at ON projects
     FOR EACH ROW WHEN (OLD.key_destroyed_at IS NULL) EXECUTE FUNCTION keep_key();
+
+-- A minimum retention that is lowered or removed stays in force for the contents written before. One that is raised covers
+-- what is there: no deletion is under way that has not seen it.
+CREATE FUNCTION projects_minimum_retention() RETURNS trigger LANGUAGE plpgsql AS $function$
+BEGIN
+    NEW.minimum_retention_former := OLD.minimum_retention_former;
+    IF NEW.minimum_retention_days > coalesce(OLD.minimum_retention_days, 0) THEN
+        PERFORM pg_advisory_xact_lock(uuid_hash_extended(OLD.project_id, 1));
+    ELSIF OLD.minimum_retention_days > coalesce(NEW.minimum_retention_days, 0) THEN
+        SELECT coalesce(jsonb_agg(f.value), '[]') || jsonb_build_object(
+                'days', OLD.minimum_retention_days, 'until', clock_timestamp()
+            ) INTO NEW.minimum_retention_former
+            FROM jsonb_array_elements(OLD.minimum_retention_former) f
+            WHERE (f.value->>'until')::timestamptz + make_interval(days => (f.value->>'days')::integer) > now();
+    END IF;
+    RETURN NEW;
+END
+$function$;
+CREATE TRIGGER projects_minimum_retention BEFORE UPDATE OF minimum_retention_days, minimum_retention_former ON projects
+    FOR EACH ROW EXECUTE FUNCTION projects_minimum_retention();
 
 -- =====================================================================================================================
 -- Functions that write turns

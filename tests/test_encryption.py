@@ -99,6 +99,7 @@ PLAIN_COLUMNS = {
     "learnt_models.binding": "of no project",
     "learnt_models.model": "of no project",
     "pieces.sources": "ids",
+    "projects.minimum_retention_former": "numbers and times",
     "projects.name": "how the project is set up",
     "projects.salt": "of digests of how the project is set up",
     "projects.record_reads": "how the project is set up",

@@ -137,7 +137,7 @@ class History:
             thread = await threads.locked(session, caller.project_id, address)
             if thread is None:
                 raise unknown(address)
-            await check_thread(session, caller, thread.id, thread.user_id)
+            await check_thread(session, caller, thread.id, thread.user_id, deletes=True)
             erased = await erase(session, self._names, caller.actor, thread)
         await erased.forget(self._live_ids, self._event_log, self._signals)
         return {"id": ids.thread_id(thread.id), "object": "thread.deleted", "deleted": True}

@@ -18,6 +18,12 @@ async def erase_released(database: Database) -> None:
             pass
 
 
+async def erase_retained(database: Database) -> None:
+    """Erase what a minimum retention alone has kept, once it has ended."""
+    while len(await database.fetch(*SQL.erase_retained(at_once=ROWS_AT_ONCE))) == ROWS_AT_ONCE:
+        pass
+
+
 async def _erase_some(database: Database, project_id: UUID, id_: UUID) -> bool:
     """Erase a batch. False when nothing is left for this worker to do."""
     this = {"project_id": project_id, "hold_id": id_}

@@ -95,3 +95,31 @@ WHERE project_id = :project_id AND id = :hold_id RETURNING erased_rows
 
 -- short_waits --
 SELECT set_config('lock_timeout', '100ms', true)
+
+-- _minimum --
+-- The end of the minimum retention of turns; NULL if it is over, or if the project has none.
+SELECT max(last.at + make_interval(days => m.days)) AS until FROM minimum_retentions_v1(:project_id::uuid) m
+CROSS JOIN LATERAL (
+    SELECT max(t.arrived_at) AS at FROM turns t WHERE t.project_id = :project_id AND t.arrived_at < m.until AND {1}
+) last
+WHERE last.at > now() - make_interval(days => m.days)
+
+-- minimum_of_turn --
+{_minimum | t.bucket = :bucket AND t.id = :turn_id}
+
+-- minimum_of_thread --
+{_minimum | t.bucket = :bucket AND t.thread_id = :thread_id}
+
+-- minimum_of_user --
+{_minimum | EXISTS (
+    SELECT FROM threads th WHERE th.project_id = :project_id AND th.bucket = t.bucket AND th.id = t.thread_id
+        AND th.user_id = :user_id::text
+)}
+
+-- erase_retained --
+-- Erases rows whose minimum retention has ended, as far as no hold covers them. A batch of them.
+DELETE FROM held_rows WHERE (project_id, bucket, id) IN (
+    SELECT r.project_id, r.bucket, r.id FROM held_rows r
+    WHERE r.keep_until <= now() AND NOT is_held_v1(r.project_id, r.thread_id, r.user_id) LIMIT :at_once::integer
+)
+RETURNING id

@@ -53,10 +53,16 @@ class Project(Base):
     """Time from which its contents cannot be decrypted."""
     salt: Mapped[bytes | None] = mapped_column(LargeBinary)
     """The salt of the digests in its audit records."""
+    minimum_retention_days: Mapped[int | None]
+    """Contents that are deleted or changed earlier are kept until then. None: they are not."""
+    minimum_retention_former: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, server_default=text("'[]'"))
+    """Longer minimums that still hold for contents written before each was lowered. The database writes it."""
 
     __table_args__ = (
         UniqueConstraint("name"),
         CheckConstraint("retention_days BETWEEN 1 AND 36500", name="retention_days"),
+        CheckConstraint("minimum_retention_days BETWEEN 1 AND 36500", name="minimum_retention_days"),
+        CheckConstraint("retention_days >= minimum_retention_days", name="minimum_retention"),
         CheckConstraint("session_cache IN ('off', 'on', 'auto')", name="session_cache"),
         CheckConstraint("record_reads IN ('off', 'console', 'all')", name="record_reads"),
         CheckConstraint(

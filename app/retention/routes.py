@@ -31,6 +31,9 @@ class ProjectPatch(Changes):
 
     retention_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] | None = None
     """After so many days the content of a turn is purged; null: it is kept."""
+    minimum_retention_days: Annotated[int, Field(ge=1, le=36_500), WHOLE] | None = None
+    """Contents that are deleted or changed earlier are kept, for the scope audit alone; null: they are not. A lower
+    value, or null, holds for contents that are written later."""
     session_cache: Literal["off", "on", "auto"] | None = None
     """Session cache at the provider; null: the service's setting."""
     record_reads: RecordReads = "console"

@@ -5,12 +5,13 @@ from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
 from app.holds.doors import check_user
-from app.http.errors import NotFound
+from app.http.errors import BadRequest, NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.projects.tables import Project
@@ -32,6 +33,7 @@ class ProjectObject(TypedDict):
     object: Literal["project"]
     name: str
     retention_days: int | None
+    minimum_retention_days: int | None
     session_cache: str | None
     record_reads: str
     created_at: int
@@ -51,12 +53,26 @@ class Retention:
 
     async def change(self, caller: Caller, values: dict[str, Any]) -> ProjectObject:
         """Change for how many days content is kept (None: forever), whether contexts are cached, or whose reads are
-        recorded."""
+        recorded.
+
+        Raises:
+            BadRequest: content would be purged before its minimum retention ends.
+        """
         changed = update(Project).where(Project.project_id == caller.project_id).values(values)
-        async with self._database.session() as session:
-            project = (await session.execute(changed.returning(Project))).scalar_one()
-            await record_project(session, caller.actor, "project.changed", project, _said(values))
-            shown = _project_object(project)
+        try:
+            async with self._database.session() as session:
+                former = (await session.get_one(Project, caller.project_id)).minimum_retention_days
+                project = (await session.execute(changed.returning(Project))).scalar_one()
+                await record_project(session, caller.actor, "project.changed", project, _said(values, former))
+                shown = _project_object(project)
+        except IntegrityError as error:
+            if "projects_minimum_retention_check" not in str(error.orig):
+                raise
+            raise BadRequest(
+                "'retention_days' must not be less than 'minimum_retention_days'. Change both in one request.",
+                param="retention_days",
+                code="below_minimum_retention",
+            ) from error
         self._cleaner.wake()
         return shown
 
@@ -124,9 +140,14 @@ def _unknown_purge(purge_id: str) -> NotFound:
     return NotFound(f"There is no purge {purge_id[:80]!r} in this project.", param="purge_id", code="purge_not_found")
 
 
-def _said(values: dict[str, Any]) -> str:
-    """Return the names of changed settings. The trail must show whose reads were recorded, and until when."""
-    return ", ".join(f"{READS_RECORDED}{value}" if name == "record_reads" else name for name, value in values.items())
+def _said(values: dict[str, Any], former_minimum: int | None) -> str:
+    """Return the names of changed settings, and the values of those by which the trail must be read."""
+    shown = {
+        "record_reads": f"record_reads={values.get('record_reads')}",
+        "minimum_retention_days": "minimum_retention_days "
+        f"from {former_minimum or 'none'} to {values.get('minimum_retention_days') or 'none'}",
+    }
+    return ", ".join(shown.get(name, name) for name in values)
 
 
 def _project_object(project: Project) -> ProjectObject:
@@ -135,6 +156,7 @@ def _project_object(project: Project) -> ProjectObject:
         "object": "project",
         "name": project.name,
         "retention_days": project.retention_days,
+        "minimum_retention_days": project.minimum_retention_days,
         "session_cache": project.session_cache,
         "record_reads": project.record_reads,
         "created_at": int(project.created_at.timestamp()),

@@ -40,3 +40,4 @@ def downgrade() -> None:
     for name in re.findall(r"^CREATE FUNCTION (\w+)", script, re.MULTILINE)[::-1]:
         op.execute(f"DROP FUNCTION {name}")
     op.execute("DROP TABLE holds, held_rows")
+    op.execute("ALTER TABLE projects DROP COLUMN minimum_retention_days, DROP COLUMN minimum_retention_former")
