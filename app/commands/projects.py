@@ -258,6 +258,8 @@ def destroy_project_key(
                     f"{name} is under {len(held)} legal holds ({shown}). 'everthread holds release' releases one. "
                     "Nothing was destroyed."
                 )
+            if until := await holds.minimum_ends(session, project.project_id):
+                stop(f"{name} keeps contents until {_moment(until)} (minimum_retention_days). Nothing was destroyed.")
         cipher = ProjectCipher(database, at_hand)
         try:
             tried = await cipher.tried(but_for=project.project_id)

@@ -116,6 +116,12 @@ WHERE last.at > now() - make_interval(days => m.days)
         AND th.user_id = :user_id::text
 )}
 
+-- minimum_of_project --
+-- The end of the last minimum retention of a project's contents, deleted ones too.
+SELECT greatest(({_minimum | true}), (
+    SELECT max(r.keep_until) FROM held_rows r WHERE r.project_id = :project_id AND r.keep_until > now()
+))
+
 -- erase_retained --
 -- Erases rows whose minimum retention has ended, as far as no hold covers them. A batch of them.
 DELETE FROM held_rows WHERE (project_id, bucket, id) IN (

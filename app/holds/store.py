@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import select
@@ -55,6 +56,12 @@ async def active(session: AsyncSession, project_id: UUID) -> list[Hold]:
     """Return the active holds of a project, the oldest first."""
     wanted = select(Hold).where(Hold.project_id == project_id, Hold.released_at.is_(None))
     return list(await session.scalars(wanted.order_by(Hold.id)))
+
+
+async def minimum_ends(session: AsyncSession, project_id: UUID) -> datetime | None:
+    """Return the end of the last minimum retention of a project's contents; None if all are over."""
+    until: datetime | None = await session.scalar(SQL.minimum_of_project.clause, {"project_id": project_id})
+    return until
 
 
 async def kept_of(

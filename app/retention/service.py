@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.db.engine import Database
 from app.holds.doors import check_user
-from app.http.errors import BadRequest, NotFound
+from app.http.errors import BadRequest, Conflict, NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.projects.tables import Project
@@ -66,6 +66,11 @@ class Retention:
                 await record_project(session, caller.actor, "project.changed", project, _said(values, former))
                 shown = _project_object(project)
         except IntegrityError as error:
+            if "projects_distributed_check" in str(error.orig):
+                raise Conflict(
+                    "A minimum retention needs a database on one Postgres. On a Citus cluster, nothing would be kept.",
+                    code="holds_unsupported",
+                ) from error
             if "projects_minimum_retention_check" not in str(error.orig):
                 raise
             raise BadRequest(
@@ -143,7 +148,7 @@ def _unknown_purge(purge_id: str) -> NotFound:
 def _said(values: dict[str, Any], former_minimum: int | None) -> str:
     """Return the names of changed settings, and the values of those by which the trail must be read."""
     shown = {
-        "record_reads": f"record_reads={values.get('record_reads')}",
+        "record_reads": f"{READS_RECORDED}{values.get('record_reads')}",
         "minimum_retention_days": "minimum_retention_days "
         f"from {former_minimum or 'none'} to {values.get('minimum_retention_days') or 'none'}",
     }

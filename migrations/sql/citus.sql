@@ -32,6 +32,8 @@ DROP TRIGGER projects_keep_key ON projects;
 DROP TRIGGER holds_guard ON holds;
 DROP TRIGGER holds_truncate ON holds;
 ALTER TABLE holds ADD CONSTRAINT holds_distributed_check CHECK (false);
+DROP TRIGGER projects_minimum_retention ON projects;
+ALTER TABLE projects ADD CONSTRAINT projects_distributed_check CHECK (minimum_retention_days IS NULL);
 
 -- What is small, or read with everything, is on every node.
 SELECT create_reference_table('projects');
