@@ -652,6 +652,35 @@ def test_what_a_hold_keeps_is_sealed_with_its_project_and_opens_as_before(
     eventually(lambda: run_sql(url, count)[0]["count"] == 0)
 
 
+def test_what_is_kept_of_an_encrypted_project_is_read_and_its_key_is_not_destroyed(
+    encrypted: Encrypted, emulator: Emulator
+) -> None:
+    project = encrypted.beside(encrypted=True)
+    project.http.patch("/project", json={"minimum_retention_days": 30})
+    thread = talk(project, emulator)[0]
+    said = project.get(f"/threads/{thread}/messages")["data"]
+    assert project.client(["read", "write"]).delete(f"/threads/{thread}").is_success
+    kept = project.get(f"/threads/{thread}/held", limit=100)["data"]
+    items = [{**each["content"]["item"], "turn_id": each["turn_id"]} for each in kept if each["kind"] == "item"]
+    assert [item for item in items if item in said] == said
+    assert kept[0]["content"]["title"] == f"About {CANARY}"
+    assert [each for each in kept if "unreadable" in each] == []
+    # A ciphertext that was moved is marked, and the others are read.
+    first, second = [each["id"][5:] for each in kept if each["kind"] == "item"][:2]
+    run_sql(
+        encrypted.env["DATABASE_URL"],
+        "SET session_replication_role = replica",
+        f"""UPDATE held_rows SET data = (data::jsonb || jsonb_build_object('data', (
+            SELECT data::jsonb->'data' FROM held_rows WHERE id = '{second}'
+        )))::json WHERE id = '{first}'""",
+    )
+    marked = project.get(f"/threads/{thread}/held", limit=100)["data"]
+    assert {each["id"]: each["unreadable"] for each in marked if "unreadable" in each} == {f"held_{first}": ["data"]}
+    project.command("projects", "revoke", project.name)
+    refused = project.command("projects", "destroy-key", project.name, "--yes", code=1)[-1]
+    assert "minimum_retention_days" in refused
+
+
 def columns_of(table: str, prefix: str = "") -> str:
     columns = schema.metadata.tables[table].columns
     return ", ".join(f"{prefix}{column.name}" for column in columns if column.computed is None)

@@ -76,6 +76,7 @@ def test_a_deleted_thread_is_read_whole_and_in_its_order(held: Held) -> None:
     assert [each["turn_id"] for each in kept if each["kind"] == "turn"] == turns
     assert [each["content"]["model"] for each in kept if each["kind"] == "turn"] == ["qwen3.5-plus"] * 3
     assert [each["content"]["comment"] for each in kept if each["kind"] == "feedback"] == ["Good"]
+    assert [each["kind"] for each in kept[:3]] == ["thread", "thread", "turn"]
     assert [each["content"]["attempt"] for each in kept if each["kind"] == "call"] == [1, 1, 1]
     assert {each["user"] for each in kept} == {"ann"}
     assert {each["thread_id"] for each in kept} == {thread}

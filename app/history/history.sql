@@ -100,11 +100,16 @@ WITH RECURSIVE affected AS (
 )
 SELECT id FROM affected
 
+-- _held_turn --
+-- The thread comes before its turns, and what belongs to none of them behind.
+coalesce(turn_id, CASE source WHEN 'threads' THEN '00000000-0000-0000-0000-000000000000'::uuid
+    ELSE 'ffffffff-ffff-ffff-ffff-ffffffffffff' END)
+
 -- _held_order --
-(kept_at, coalesce(turn_id, '00000000-0000-0000-0000-000000000000'), array_position(:sources::text[], source), place, id)
+(kept_at, {_held_turn}, array_position(:sources::text[], source), place, id)
 
 -- held_cursor --
-SELECT kept_at AS at, turn_id AS turn, source, place, id FROM held_rows
+SELECT kept_at AS at, {_held_turn} AS turn, source, place, id FROM held_rows
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND id = :id
 
 -- held_page --
@@ -123,8 +128,8 @@ SELECT * FROM (
             SELECT *, row_number() OVER (ORDER BY {_held_order}) AS number FROM held_rows
             WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
                 AND source = ANY(:sources::text[]) AND (:last_at::timestamptz IS NULL OR {_held_order} > (
-                    :last_at::timestamptz, coalesce(:last_turn::uuid, '00000000-0000-0000-0000-000000000000'),
-                    array_position(:sources::text[], :last_source::text), :last_place::integer, :last_id::uuid
+                    :last_at::timestamptz, :last_turn::uuid, array_position(:sources::text[], :last_source::text),
+                    :last_place::integer, :last_id::uuid
                 ))
             ORDER BY {_held_order} LIMIT :limit
         ) r
