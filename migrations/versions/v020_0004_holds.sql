@@ -222,6 +222,9 @@ DECLARE
     untils timestamptz[];
     k record;
 BEGIN
+    -- A long thread has many turns to look at one by one.
+    PERFORM FROM minimum_retentions_v1(th.project_id);
+    IF NOT FOUND AND NOT is_held_v1(th.project_id, th.id, th.user_id) THEN RETURN; END IF;
     SELECT array_agg(t.id), array_agg(kept.until) INTO turn_ids, untils FROM (
         SELECT t.id, t.arrived_at FROM turns t
             WHERE t.project_id = th.project_id AND t.bucket = th.bucket AND t.thread_id = th.id
