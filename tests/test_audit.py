@@ -56,7 +56,7 @@ def test_every_change_to_a_thread_leaves_a_record(project: Project, emulator: Em
         ("item.deleted", added),
         ("turn.deleted", None),
         ("thread.exported", None),
-        ("thread.deleted", None),
+        ("thread.deleted", "3 turns, 2 items, 2 calls, 0 media"),
     ]
     assert [record["seq"] for record in records] == list(range(1, 15))
     (key,) = {record["actor"]["key"] for record in records}

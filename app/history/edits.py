@@ -105,9 +105,18 @@ class Edits:
 
 
 async def erase_turns(
-    session: AsyncSession, actor: Actor, thread: Thread, turn_ids: Sequence[UUID], action: Action
+    session: AsyncSession,
+    actor: Actor,
+    thread: Thread,
+    turn_ids: Sequence[UUID],
+    action: Action,
+    *,
+    purge: str | None = None,
 ) -> set[UUID]:
     """Delete what turns of a thread hold. Their rows stay without content, for the turns that continue them.
+
+    Args:
+        purge: the id of the purge that they are deleted for.
 
     Returns:
         The threads whose live ids are to be forgotten: their history has changed.
@@ -131,7 +140,7 @@ async def erase_turns(
         "error": case((Turn.status == "failed", type_coerce(said, DOCUMENT))),
     }  # fmt: skip
     await _erase_titles(session, actor, project_id, bucket, turn_ids)
-    records = await turn_digests.record_emptied(session, action, project_id, bucket, turn_ids, emptied)
+    records = await turn_digests.record_emptied(session, action, project_id, bucket, turn_ids, emptied, detail=purge)
     await append_records(session, actor, project_id, thread.id, records)
     thread_ids = await _give_up_chains(session, thread)
     compactions = await _delete_compactions(session, actor, thread, thread_ids, turn_ids)

@@ -1,5 +1,7 @@
 """Deleting a thread: its content is gone from every table when the transaction ends."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -8,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain import provider_deletions
 from app.chain.live_ids import LiveIds
+from app.db.sql import statements_of
 from app.history.forks import leave_to_forks
 from app.media import store as media
 from app.threads import store
@@ -17,6 +20,10 @@ from app.trail.records import Action, Actor
 from app.turns.cancel_signals import CancelSignals
 from app.turns.event_log import EventLog
 from app.turns.tables import Turn
+
+SQL = statements_of(__file__)
+
+COUNT = re.compile("([0-9]{1,18}) ([a-z_]+)")
 
 
 @dataclass(slots=True)
@@ -39,14 +46,42 @@ class Erased:
 
 
 async def erase(
-    session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action = "thread.deleted"
+    session: AsyncSession,
+    names: Names,
+    actor: Actor,
+    thread: Thread,
+    action: Action = "thread.deleted",
+    *,
+    purge: str | None = None,
 ) -> Erased:
-    """Delete a thread whose row is locked. What its forks share becomes theirs; its running turn is stopped."""
+    """Delete a thread whose row is locked. What its forks share becomes theirs; its running turn is stopped.
+
+    The record tells how many rows are deleted, and how many turns forks have inherited.
+
+    Args:
+        purge: the id of the purge that the thread is deleted for.
+    """
     inherited = await leave_to_forks(session, actor, thread)
     mine = (Turn.project_id == thread.project_id, Turn.bucket == thread.bucket, Turn.thread_id == thread.id)
-    turn_ids = list(await session.scalars(select(Turn.id).where(*mine)))
-    running = list(await session.scalars(select(Turn.id).where(*mine, Turn.status == "in_progress")))
+    turns = (await session.execute(select(Turn.id, Turn.status).where(*mine))).all()
+    turn_ids = [turn.id for turn in turns]
+    running = [turn.id for turn in turns if turn.status == "in_progress"]
+    of_turns = {"project_id": thread.project_id, "bucket": thread.bucket, "turn_ids": turn_ids}
+    counts = (await session.execute(SQL.erased_counts.clause, of_turns)).mappings().one()
+    heirs = {"inherited": sum(map(len, inherited.values()))} if inherited else {}
+    detail = counted({"turns": len(turn_ids), **counts, **heirs}, purge)
     await provider_deletions.queue(session, thread.project_id, thread.bucket, turn_ids)
     async with media.released(session, thread.project_id, thread.bucket, turn_ids):
-        await store.remove(session, names, actor, thread, action)
+        await store.remove(session, names, actor, thread, action, detail)
     return Erased(thread.project_id, {thread.id}, turn_ids, running, inherited)
+
+
+def counted(counts: Mapping[str, int], purge: str | None = None) -> str:
+    """Return the detail of a record of what was erased: `3 turns, 12 items; purge_…`."""
+    detail = ", ".join(f"{count} {name}" for name, count in counts.items())
+    return detail if purge is None else f"{detail}; {purge}"
+
+
+def counts_of(detail: str | None) -> dict[str, int]:
+    """Return the counts that such a detail tells; of a record of an earlier release, none or some of them."""
+    return {name: int(count) for count, name in COUNT.findall((detail or "").partition(";")[0])}

@@ -159,3 +159,14 @@ WHERE r.project_id = :project_id AND r.thread_id IS NOT NULL AND r.source = ANY(
     AND (r.bucket > :last_bucket OR r.bucket = :last_bucket AND r.thread_id > :last_thread::uuid)
     AND (:scope = 'project' OR r.thread_id = :held_thread::uuid OR r.user_id = :held_user::text)
 GROUP BY r.bucket, r.thread_id ORDER BY r.bucket, r.thread_id LIMIT :limit
+
+-- erased_counts --
+-- The number of rows that go with the turns of a thread.
+SELECT (
+    SELECT count(*) FROM items WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
+) AS items, (
+    SELECT count(*) FROM calls WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
+) AS calls, (
+    SELECT count(DISTINCT media_id) FROM item_media
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
+) AS media

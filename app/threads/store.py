@@ -225,10 +225,10 @@ async def touch(session: AsyncSession, thread: Thread) -> None:
 
 
 async def remove(
-    session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action = "thread.deleted"
+    session: AsyncSession, names: Names, actor: Actor, thread: Thread, action: Action, detail: str
 ) -> None:
     """Delete a thread with its turns, items, calls and texts. Its row is locked."""
-    await append_record(session, actor, thread.project_id, action, thread_id=thread.id)
+    await append_record(session, actor, thread.project_id, action, thread_id=thread.id, detail=detail)
     if thread.name is not None:
         await names.give_up(session, thread.project_id, thread.name, thread.id)
     gone = delete(Thread).where(
