@@ -94,6 +94,7 @@ from app.provider.client import EMULATOR_KEY, Provider
 from app.provider.models import Models
 from app.public import health, openapi
 from app.retention import routes as retention_routes
+from app.retention.certificates import Certificates
 from app.retention.cleaner import Cleaner
 from app.retention.purge import Purge
 from app.retention.service import Retention
@@ -325,7 +326,15 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Cosigning(database, witness, every_seconds=settings.audit_checkpoint_seconds) for witness in witnessed_by
     ]
     purge = Purge(database, names, users, live_ids, event_log, signals, content_keys)
-    cleaner = Cleaner(database, purge, accounts, every_seconds=settings.cleaning_seconds)
+    certificates = Certificates(
+        database,
+        users,
+        checkpoints,
+        audit_key,
+        backup_days=settings.backup_retention_days,
+        provider_days=settings.response_id_ttl_seconds / 86_400,
+    )
+    cleaner = Cleaner(database, purge, certificates, accounts, every_seconds=settings.cleaning_seconds)
     secrets = Secrets(database, cipher)
     webhooks = WebhookStore(database, horizon)
     deliveries = Deliveries(webhooks, secrets, inside=settings.webhooks_inside)
@@ -379,7 +388,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         Search(database, reads),
-        Retention(database, users, purge, cleaner, transfer),
+        Retention(database, users, purge, certificates, cleaner, transfer),
         holds,
         Memory(memory, compactions, models, live_ids, limits),
         OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits, users),

@@ -48,6 +48,7 @@ TABLES = (
     history.Feedback, history.Share, holds.Hold, holds.HeldRow, usage.TurnHour, usage.UsageSum, limits.Charge,
     audit.AuditCosignature, audit.AuditWitness,
     ServedRevision, audit.AuditOrigin,
+    retention.PurgeRecords, retention.PurgeCertificate,
 )  # fmt: skip
 
 metadata = Base.metadata

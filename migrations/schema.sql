@@ -734,6 +734,8 @@ CREATE TABLE audit_records (
 );
 CREATE INDEX audit_records_at_idx ON audit_records (project_id, at);
 CREATE INDEX audit_records_encrypted_idx ON audit_records (project_id, at) WHERE action = 'project.encrypted';
+CREATE INDEX audit_records_erased_idx ON audit_records (project_id, at)
+    WHERE action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed');
 ALTER TABLE audit_records ADD CONSTRAINT audit_records_pkey PRIMARY KEY (project_id, bucket, chain_id, seq);
 
 CREATE TABLE audit_leaves (
@@ -924,6 +926,24 @@ CREATE TABLE user_purges (
     CONSTRAINT user_purges_pkey PRIMARY KEY (project_id, id)
 );
 CREATE INDEX user_purges_unfinished_idx ON user_purges (lease_expires_at) WHERE completed_at IS NULL;
+
+-- The records by which a user's data was purged, as leaves of 56 bytes: chain, number and hash of each.
+CREATE TABLE purge_records (
+    project_id uuid NOT NULL,
+    purge_id uuid NOT NULL,
+    leaves bytea NOT NULL CONSTRAINT purge_records_leaves_check CHECK (octet_length(leaves) % 56 = 0),
+    CONSTRAINT purge_records_pkey PRIMARY KEY (project_id, purge_id)
+);
+
+-- Erasure certificates: a signed note for each record that ends a purge.
+CREATE TABLE purge_certificates (
+    project_id uuid NOT NULL,
+    purge_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    note text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT purge_certificates_pkey PRIMARY KEY (project_id, purge_id, seq)
+);
 
 -- Webhooks, and their deliveries. The audit trail is the outbox: events are read from it up to a record, and the deliveries
 -- are written in the transaction that stores the place of this record.
@@ -1210,6 +1230,10 @@ CREATE TRIGGER audit_checkpoints_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON a
 CREATE TRIGGER audit_origins_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_origins
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 CREATE TRIGGER audit_cosignatures_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cosignatures
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER purge_records_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_records
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER purge_certificates_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_certificates
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 
 -- =====================================================================================================================

@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx2
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from app.audit import keys as audit_keys
 from app.audit.checkpoints import Checkpoints
 from app.audit.signing import signing_key
 from app.audit.verify import Verdict, verify_project
@@ -70,9 +72,15 @@ class Project:
 
         return asyncio.run(run())
 
+    def public_keys(self) -> list[Ed25519PublicKey]:
+        """The test's own key, and those of the services: one signs when a purge is complete."""
+        listed = self.run(lambda database, _: audit_keys.listed(database))
+        services = [Ed25519PublicKey.from_public_bytes(public) for public, _, _ in listed]
+        return [signing_key(None, self.data_dir).public_key(), *services]
+
     def verify(self) -> Verdict:
-        key = signing_key(None, self.data_dir).public_key()
-        return self.run(lambda database, project_id: verify_project(database, project_id, trusted=[key]))
+        trusted = self.public_keys()
+        return self.run(lambda database, project_id: verify_project(database, project_id, trusted=trusted))
 
     def checkpoint(self) -> int:
         key = signing_key(None, self.data_dir)

@@ -129,6 +129,7 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("GET", "/holds"): NONE,
     ("GET", "/holds/{hold_id}"): NONE,
     ("POST", "/holds/{hold_id}/release"): ADMIN,
+    ("GET", "/purges/{purge_id}/certificate"): NONE,
     ("GET", "/search"): NONE,
     ("GET", "/usage"): NONE,
     ("GET", "/usage/hours"): NONE,

@@ -458,6 +458,14 @@ def test_purges_are_shown_with_their_progress(console: Console) -> None:
     eventually(lambda: console.http.get("/purges").json()["data"][0]["status"] == "completed")
     page = console.open("/usage")
     expect(page.locator("progress")).to_have_attribute("value", "1")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Certificate").click()
+    assert download.value.path().read_text().startswith("everthread/erasure-certificate/v1\n")
+    console.open("/audit?action=user.purged")
+    purge = console.http.get("/purges").json()["data"][0]["id"]
+    expect(page.get_by_role("link", name="Certificate")).to_have_attribute(
+        "href", f"/console/api/purges/{purge}/certificate"
+    )
 
 
 def test_a_demo_has_conversations_in_many_languages_whose_ids_have_expired(own_env: dict[str, str]) -> None:

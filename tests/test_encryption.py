@@ -108,6 +108,8 @@ PLAIN_COLUMNS = {
     "projects.trail_key": "names addresses in the trail; no contents",
     "provider_deletions.binding": "the provider's account",
     "provider_deletions.response_id": "the provider's id",
+    "purge_certificates.note": "the proof of a purge; no contents",
+    "purge_records.leaves": "the proof of a purge; no contents",
     "served_revisions.revision": "of no project",
     "shares.token_hash": "a digest of random bits",
     "stream_tickets.credential": "sealed with a key that only the ticket gives",

@@ -40,6 +40,8 @@ TABLES = {
     "media",
     "pieces",
     "projects",
+    "purge_certificates",
+    "purge_records",
     "provider_deletions",
     "served_revisions",
     "shares",

@@ -1,6 +1,7 @@
 """Checkpoints: from time to time, the heads of all chains that have grown become leaves, and the tree is signed."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -12,12 +13,14 @@ from app.audit import store
 from app.audit.merkle import Tree, leaf_data
 from app.audit.notes import Checkpoint, signed_checkpoint
 from app.audit.origins import cross_signatures
+from app.audit.rows import RecordRow
 from app.audit.signing import signed_text
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
+from app.trail.records import Columns
 
 log = structlog.get_logger()
 
@@ -44,14 +47,17 @@ class Checkpoints(Background):
         self._trees: dict[UUID, Tree] = {}
         self._writing = asyncio.Lock()
 
-    async def write(self, project_id: UUID) -> int:
+    async def write(self, project_id: UUID, records: Sequence[RecordRow] = ()) -> int:
         """Sign all that is in the project's chains now, if anything is new. Returns the size of the signed tree.
+
+        Args:
+            records: each of them gets a leaf, too, even if its chain has grown since.
 
         Where leaves do not fit their checkpoint, nothing is signed any more: somebody has changed them; that is said.
         """
         async with self._writing:  # A tree is nobody else's while it grows.
             signed: int | None = None
-            while (size := await self._try(project_id)) is None:
+            while (size := await self._try(project_id, records)) is None:
                 last = await self._database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=None))
                 before, signed = signed, 0 if last is None else last["size"]
                 if signed == before:  # Nobody else has written one: it is not for that that ours is refused.
@@ -63,7 +69,7 @@ class Checkpoints(Background):
                     return signed
         return size
 
-    async def _try(self, project_id: UUID) -> int | None:
+    async def _try(self, project_id: UUID, records: Sequence[RecordRow]) -> int | None:
         """The same; None if another service has written a checkpoint meanwhile."""
         last = await self._database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=None))
         since = BEGINNING if last is None else last["at"] - OVERLAP
@@ -76,9 +82,10 @@ class Checkpoints(Background):
             new = await self._without_leaf(project_id, heads)
             if new and not await self._sign(project_id, tree, new):
                 return None
-        return tree.size
+        left = await self._without_leaf(project_id, records) if records else []
+        return None if left and not await self._sign(project_id, tree, left) else tree.size
 
-    async def _sign(self, project_id: UUID, tree: Tree, heads: list[asyncpg.Record]) -> bool:
+    async def _sign(self, project_id: UUID, tree: Tree, heads: Sequence[Columns]) -> bool:
         """Write leaves and their checkpoint. False if another service has written one meanwhile."""
         size, at = tree.size, datetime.now(UTC)
         for head in heads:
@@ -121,7 +128,7 @@ class Checkpoints(Background):
             await self._database.fetchrow(*begun)
         return row["origin"], row["former"] or []
 
-    async def _without_leaf(self, project_id: UUID, heads: list[asyncpg.Record]) -> list[asyncpg.Record]:
+    async def _without_leaf(self, project_id: UUID, heads: Sequence[Columns]) -> list[Columns]:
         chains, numbers = [head["chain_id"] for head in heads], [head["seq"] for head in heads]
         leaves = SQL.with_leaf(project_id=project_id, chain_ids=chains, seqs=numbers)
         known = {tuple(row) for row in await self._database.fetch(*leaves)}

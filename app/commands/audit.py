@@ -1,5 +1,6 @@
-"""everthread audit verify | export | policy | checkpoint | public-key"""
+"""everthread audit verify | export | policy | checkpoint | certificate | verify-certificate | public-key"""
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -22,14 +23,18 @@ from app.commands.terminal import DataDir, cut_off, read_settings, stop, with_da
 from app.db import ids
 from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
+from app.http.errors import Conflict
 from app.process.atomic_file import replacing
 from app.process.output import echo
+from app.retention import certificate_file
+from app.retention.certificates import Certificates
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.content_keys import ContentKeys, state_of
 from app.sealing.master import BadMasterKey, masters
 from app.sealing.project_cipher import ProjectCipher
 from app.threads.address import path_of
 from app.threads.names import Names
+from app.trail.users import UserKeys
 from app.transfer.client import refusal
 
 audit_cli = typer.Typer(no_args_is_help=True, help="The audit trail: prove it, sign it, take it out.")
@@ -199,6 +204,77 @@ def checkpoint(data_dir: DataDir = None) -> None:
             echo(f"{row['name']}: {await checkpoints.write(row['project_id'])} leaves")
 
     with_database(write, data_dir)
+
+
+@audit_cli.command()
+def certificate(
+    purge: Annotated[str, typer.Argument(metavar="PURGE_ID", help="purge_…, as GET /v1/purges shows it.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Write the erasure certificate of a purge to standard output. It is signed now if it was not before.
+
+    A deleted thread's purge has the id of the thread; that of a destroyed key has the id of its project.
+    """
+    purge_id = ids.parse(purge, ("purge",))
+    if purge_id is None:
+        stop(f"{purge} is not the id of a purge: purge_ and 32 hex digits.")
+    settings, signer = read_settings(data_dir=data_dir), _signing_key(data_dir)
+
+    async def write(database: Database) -> bool:
+        users = UserKeys(database, Buckets(await database_key(database)))
+        checkpoints = Checkpoints(database, signer, every_seconds=0)
+        certificates = Certificates(
+            database,
+            users,
+            checkpoints,
+            signer,
+            backup_days=settings.backup_retention_days,
+            provider_days=settings.response_id_ttl_seconds / 86_400,
+        )
+        for row in await store.projects(database):
+            purged = await certificates.purged(row["project_id"], purge_id)
+            if purged is not None:
+                for piece in await certificates.file(row["project_id"], purged):
+                    sys.stdout.buffer.write(piece)
+                return True
+        return False
+
+    try:
+        found = with_database(write, data_dir)
+    except Conflict as error:
+        stop(error.message)
+    if not found:
+        stop(f"There is no complete purge {purge}.")
+
+
+@audit_cli.command("verify-certificate")
+def verify_certificate(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An erasure certificate.")],
+    key: PublicKeys = None,
+    policy_file: PolicyFile = None,
+) -> None:
+    """Verify an erasure certificate, offline. The first thing that is wrong is named, and the exit code is 1.
+
+    With a policy, its witnesses must have cosigned the checkpoint, too.
+    """
+    policy = None if policy_file is None else _policy(policy_file)
+    if not key and policy is None:
+        stop("A certificate is verified with --key, the public key: 'everthread audit public-key' shows it.")
+    trusted = [*map(_public_key, key or ())] if policy is None else _log_keys(policy)
+    try:
+        certified = certificate_file.verify(file, [each.public_bytes_raw() for each in trusted], policy)
+    except certificate_file.BadCertificate as error:
+        echo(f"The certificate does NOT verify: {error}.")
+        raise typer.Exit(1) from error
+    said = certified.statement
+    echo(f"{said['purge']} ({said['kind']}) of project {said['project']}: ended at {said['ended_at']}.")
+    echo(f"  Deleted: {', '.join(f'{count} {name}' for name, count in said['counts'].items()) or 'the key'}.")
+    if certified.records:
+        echo(f"  {certified.records} records tell of it, and {said['record']['id']} of them.")
+    for left in said["remains"]:
+        known = " ".join(f"{name} {left[name]}" for name in ("hold", "count", "until") if left.get(name) is not None)
+        echo(f"  Remains: {left['what']} {known}".rstrip() + f": {left['why']}")
+    echo("The certificate verifies.")
 
 
 keys_cli = typer.Typer(no_args_is_help=True, help="The keys that hosts may sign with.")

@@ -94,6 +94,7 @@ CHINESE = {
     "How long answers took, in the last seven days": "最近七天的回答耗时", "By hour": "按小时", "Hour": "小时",
     "By account": "按账号", "Input of rebuilt": "重建输入", "Cost of rebuilt": "重建费用",
     "Saved by the cache": "缓存节省",
+    "Certificate": "删除证明",
     "Errors": "错误", "Purges": "清除任务", "Refused": "被拒绝", "Back": "返回", "none": "无",
     "Requests per minute": "每分钟请求数", "Tokens per minute": "每分钟 token 数", "Turns at once": "同时进行的轮次",
     "Tokens per month": "每月 token 数", "Cost per month": "每月费用", "Most threads": "会话数上限",

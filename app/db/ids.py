@@ -79,6 +79,10 @@ def response_id(id_: UUID) -> str:
     return f"resp_{id_.hex}"
 
 
+def purge_id(id_: UUID) -> str:
+    return f"purge_{id_.hex}"
+
+
 def compaction_id(id_: UUID) -> str:
     return f"cmp_{id_.hex}"
 

@@ -52,4 +52,5 @@ async def destroy_key(session: AsyncSession, cipher: ProjectCipher, actor: Actor
     """Delete the key that an archived project's contents are sealed with. Its row is locked."""
     await cipher.destroy(session, project.project_id)
     project.key_destroyed_at = await session.scalar(select(func.now()))
-    await record_project(session, actor, "project.key_destroyed", project, project.name)
+    # Without the project's name: the record is in the erasure certificate.
+    await record_project(session, actor, "project.key_destroyed", project)

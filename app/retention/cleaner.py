@@ -16,6 +16,7 @@ from app.db.sql import statements_of
 from app.holds.erasing import erase_released, erase_retained
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
+from app.retention.certificates import Certificates
 from app.retention.purge import Purge
 
 log = structlog.get_logger()
@@ -26,8 +27,17 @@ SQL = statements_of(__file__)
 
 
 class Cleaner(Background):
-    def __init__(self, database: Database, purge: Purge, accounts: Accounts, *, every_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        purge: Purge,
+        certificates: Certificates,
+        accounts: Accounts,
+        *,
+        every_seconds: float,
+    ) -> None:
         super().__init__()
+        self._certificates = certificates
         self._database = database
         self._purge = purge
         self._accounts = accounts
@@ -45,6 +55,7 @@ class Cleaner(Background):
             DatabaseUnavailable: Postgres is unavailable.
         """
         await self._tried(self._purge_users())
+        await self._tried(self._certificates.make_due())
         await self._tried(self._purge_expired())
         for project in await self._database.fetch(*SQL.projects_to_purge()):
             await self._tried(self._purge_old(project))

@@ -1,24 +1,25 @@
 """Purges of contents older than a project's retention, and of all data of one end user."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
-from typing_extensions import TypedDict
 
+from app.audit.merkle import Tree, leaf_data
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
 from app.history.edits import erase_turns
-from app.history.erase import Erased, erase
+from app.history.erase import Erased, counted, counts_of, erase
 from app.limits import charges
 from app.projects.tables import Project
-from app.retention.tables import UserPurge
+from app.retention.tables import PurgeRecords, UserPurge
 from app.sealing.content_keys import ContentKeys
 from app.threads import store as threads
 from app.threads.address import ById
@@ -34,6 +35,7 @@ from app.turns.tables import Turn
 LEASE_SECONDS = 60
 TURNS_AT_ONCE = 500
 THREADS_AT_ONCE = 100
+RECORDS_AT_ONCE = 5_000
 
 SQL = statements_of(__file__)
 
@@ -178,10 +180,13 @@ class Purge:
             if not thread_ids:
                 await charges.rename_user(session, project_id, user, None)
                 ended = update(UserPurge).where(*this, UserPurge.completed_at.is_(None)).values(completed_at=func.now())
-                done = (await session.execute(ended.returning(UserPurge.threads_done))).scalar_one_or_none()
-                if done is not None:
-                    detail = f"{done} threads"
-                    await append_record(session, actor, project_id, "user.purged", user_digest=named, detail=detail)
+                purge = (await session.execute(ended.returning(UserPurge))).scalar_one_or_none()
+                if purge is not None:
+                    counts, root = await _keep_records(session, purge, named)
+                    detail = counted(counts, ids.purge_id(purge.id))
+                    await append_record(
+                        session, actor, project_id, "user.purged", user_digest=named, detail=detail, content=root
+                    )
         if not thread_ids:
             await self._users.forget(project_id, user)
             return False
@@ -190,24 +195,27 @@ class Purge:
                 thread = await threads.locked(session, project_id, ById(thread_id))
                 if thread is None or thread.user_id != user:
                     continue
-                erased = await erase(session, self._names, actor, thread, "thread.purged")
+                purge_id = ids.purge_id(taken["id"])
+                erased = await erase(session, self._names, actor, thread, "thread.purged", purge=purge_id)
                 # What other users' forks share of it is this user's content all the same.
                 for heir_id, turn_ids in erased.inherited.items():
                     heir = await threads.locked(session, project_id, ById(heir_id))
                     if heir is not None and heir.user_id != user:
-                        erased.thread_ids |= await erase_turns(session, actor, heir, turn_ids, "turn.purged")
+                        erased.thread_ids |= await erase_turns(
+                            session, actor, heir, turn_ids, "turn.purged", purge=purge_id
+                        )
                         erased.turn_ids += turn_ids
-                await self._purge_copies(session, actor, thread, user, erased)
-                counted = {
+                await self._purge_copies(session, actor, thread, user, erased, purge_id)
+                progress = {
                     "threads_done": UserPurge.threads_done + 1,
                     "lease_expires_at": func.now() + timedelta(seconds=LEASE_SECONDS),
                 }
-                await session.execute(update(UserPurge).where(*this).values(counted))
+                await session.execute(update(UserPurge).where(*this).values(progress))
             await erased.forget(self._live_ids, self._event_log, self._signals)
         return True
 
     async def _purge_copies(
-        self, session: AsyncSession, actor: Actor, thread: Thread, user: str, erased: Erased
+        self, session: AsyncSession, actor: Actor, thread: Thread, user: str, erased: Erased, purge_id: str
     ) -> None:
         """Purge what other users' forks have copied of a thread: it is the content of the thread's user."""
         project_id = thread.project_id
@@ -218,33 +226,35 @@ class Purge:
         for thread_id, turn_ids in copies.items():
             fork = await threads.locked(session, project_id, ById(thread_id))
             if fork is not None and fork.user_id != user:
-                erased.thread_ids |= await erase_turns(session, actor, fork, turn_ids, "turn.purged")
+                erased.thread_ids |= await erase_turns(session, actor, fork, turn_ids, "turn.purged", purge=purge_id)
                 erased.turn_ids += turn_ids
+
+
+async def _keep_records(session: AsyncSession, purge: UserPurge, named: bytes | None) -> tuple[Counter[str], bytes]:
+    """Store which records tell of a purge. Returns the sums of what was deleted, and the records' Merkle root."""
+    tree, leaves, counts = Tree(), bytearray(), Counter(threads=0)
+    of_purge = {"project_id": purge.project_id, "since": purge.created_at, "purge": ids.purge_id(purge.id)}
+    after: dict[str, Any] = {"at": BEGINNING, "chain_id": UUID(int=0), "seq": 0}
+    while rows := (
+        await session.execute(
+            SQL.records_of_purge.clause, {**of_purge, **after, "named": named, "limit": RECORDS_AT_ONCE}
+        )
+    ).all():
+        for row in rows:
+            leaf = leaf_data(row.chain_id, row.seq, row.hash)
+            tree.add(leaf)
+            leaves += leaf
+            if row.action == "turn.purged":
+                counts["turns_of_forks"] += 1
+            else:
+                counts["threads"] += 1
+                counts.update(counts_of(row.detail))
+        after = {"at": rows[-1].at, "chain_id": rows[-1].chain_id, "seq": rows[-1].seq}
+    counts.pop("inherited", None)  # By the user's own threads, which are deleted; of others', they are purged.
+    session.add(PurgeRecords(project_id=purge.project_id, purge_id=purge.id, leaves=bytes(leaves)))
+    await session.flush()
+    return counts, tree.root()
 
 
 def _ago(days: int) -> datetime:
     return datetime.now(UTC) - timedelta(days=days)
-
-
-class PurgeObject(TypedDict):
-    id: str
-    object: Literal["user.purge"]
-    user: str
-    status: Literal["in_progress", "completed"]
-    threads: int
-    threads_done: int
-    created_at: int
-    completed_at: int | None
-
-
-def purge_object(purge: UserPurge) -> PurgeObject:
-    return {
-        "id": f"purge_{purge.id.hex}",
-        "object": "user.purge",
-        "user": purge.user_id,
-        "status": "in_progress" if purge.completed_at is None else "completed",
-        "threads": purge.threads,
-        "threads_done": purge.threads_done,
-        "created_at": int(purge.created_at.timestamp()),
-        "completed_at": None if purge.completed_at is None else int(purge.completed_at.timestamp()),
-    }

@@ -8,6 +8,17 @@ UPDATE user_purges SET lease_expires_at = now() + :lease_seconds::float8 * inter
 WHERE project_id = :project_id AND id = :id AND lease_expires_at = :lease_expires_at AND completed_at IS NULL
 RETURNING project_id, id, user_id, key_id, address
 
+-- records_of_purge --
+-- The records of what a purge deletes: those that name it, and those of the user's threads that a worker of an earlier
+-- release has deleted meanwhile.
+SELECT at, chain_id, seq, hash, action, detail FROM audit_records
+WHERE project_id = :project_id AND at > :since::timestamptz - interval '1 hour' AND (at, chain_id, seq) > (:at, :chain_id, :seq)
+    AND action IN ('thread.purged', 'turn.purged') AND (
+        detail = :purge::text OR detail LIKE '%; ' || :purge::text
+        OR (action = 'thread.purged' AND user_digest = :named::bytea AND detail IS NULL)
+    )
+ORDER BY at, chain_id, seq LIMIT :limit
+
 -- old_turns --
 -- The turns that arrived first between two moments. The turns of one moment are not split: the next look begins
 -- behind it.
@@ -44,3 +55,54 @@ DELETE FROM stream_tickets WHERE expires_at < now()
 -- delete_old_cutoffs --
 -- No token is accepted for longer than a day after its issue.
 DELETE FROM user_cutoffs WHERE cut_at < extract(epoch FROM now() - interval '2 days') * 1000000
+
+-- completed_purge --
+SELECT created_at, completed_at, threads_done FROM user_purges
+WHERE project_id = :project_id AND id = :id AND completed_at IS NOT NULL
+
+-- user_of_purge --
+SELECT user_id FROM user_purges WHERE project_id = :project_id AND id = :id
+
+-- end_of_user --
+-- The record of the end of a user's purge. Those of earlier releases do not name it.
+SELECT * FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :project_id AND action = 'user.purged'
+    AND at > :since::timestamptz - interval '1 hour'
+    AND (detail LIKE :detail::text OR (detail = :former::text AND at >= :since))
+ORDER BY at LIMIT 1
+
+-- end_of_chain --
+-- The last deletion that a chain tells of.
+SELECT * FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND action = ANY(:actions::text[])
+ORDER BY seq DESC LIMIT 1
+
+-- latest_ends --
+SELECT * FROM audit_records
+WHERE project_id = :project_id AND action = ANY(:actions::text[])
+    AND action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed')
+ORDER BY at DESC, chain_id LIMIT :limit
+
+-- uncertified --
+-- The purges of users that are complete, and have no certificate. One for which none can be made delays no others.
+SELECT r.project_id, r.purge_id FROM purge_records r
+LEFT JOIN purge_certificates c ON c.project_id = r.project_id AND c.purge_id = r.purge_id
+WHERE c.seq IS NULL ORDER BY random() LIMIT 100
+
+-- records_kept --
+SELECT leaves FROM purge_records WHERE project_id = :project_id AND purge_id = :purge_id
+
+-- covering --
+-- A record's leaf, and the first checkpoint that covers it and is a note.
+SELECT l.position, c.size, c.note FROM audit_leaves l
+JOIN audit_checkpoints c ON c.project_id = l.project_id AND c.size > l.position AND c.note IS NOT NULL
+WHERE l.project_id = :project_id AND l.chain_id = :chain_id AND l.seq = :seq
+ORDER BY c.size LIMIT 1
+
+-- certificate --
+SELECT note FROM purge_certificates WHERE project_id = :project_id AND purge_id = :purge_id AND seq = :seq
+
+-- keep_certificate --
+-- Of two at once, the first stays.
+INSERT INTO purge_certificates (project_id, purge_id, seq, note) VALUES (:project_id, :purge_id, :seq, :note)
+ON CONFLICT DO NOTHING RETURNING seq

@@ -3,19 +3,21 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from pydantic import Field
 
 from app.http.bodies import WHOLE, Changes, Sent, examples, json_response
-from app.http.describing import AS_LINES
+from app.http.describing import AS_LINES, AS_TEXT, Responses, error
 from app.http.pages import ListObject
 from app.http.services import serving
 from app.limits.room import AT_ADMIN_RATE
-from app.projects.auth import Administering, Authenticated, KeyRing
+from app.projects.auth import Administering, Auditing, Authenticated, KeyRing
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
 from app.projects.settings import RecordReads
 from app.retention.purge import PurgeObject
+from app.retention.certificate_file import Kind
+from app.retention.certificates import PurgeObject
 from app.retention.service import ProjectObject, Retention
 
 router = APIRouter(tags=["retention"])
@@ -74,13 +76,25 @@ async def forget_user(caller: Authenticated, retention: Service, user: User) -> 
 
 @router.get("/purges", response_model=ListObject[PurgeObject])
 async def purges(
-    caller: Authenticated, retention: Service, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    caller: Authenticated,
+    retention: Service,
+    kind: Kind = "user",
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Response:
-    """List the latest purges of users, the newest first."""
-    return json_response(await retention.purges(caller, limit))
+    """List the latest purges of a kind, the newest first."""
+    return json_response(await retention.purges(caller, kind, limit))
 
 
 @router.get("/purges/{purge_id}", response_model=PurgeObject)
 async def purge(caller: Authenticated, retention: Service, purge_id: str) -> Response:
     """Return the progress of a purge."""
     return json_response(await retention.purge(caller, purge_id))
+
+
+NOT_COMPLETED: Responses = {409: error("The purge is not complete, or no checkpoint covers its end.")}
+
+
+@router.get("/purges/{purge_id}/certificate", response_class=Response, responses={**AS_TEXT, **NOT_COMPLETED})
+async def certificate(caller: Auditing, retention: Service, purge_id: str) -> Response:
+    """Return the signed erasure certificate of a purge."""
+    return StreamingResponse(await retention.certificate(caller, purge_id), media_type="text/plain")

@@ -1,6 +1,6 @@
 """Retention: how long a project keeps contents, and the data of one end user."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,12 +12,15 @@ from app.db import ids
 from app.db.engine import Database
 from app.holds.doors import check_user
 from app.http.errors import BadRequest, Conflict, NotFound
+from app.http.errors import Conflict, NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.projects.tables import Project
 from app.projects.trail_records import record_project
+from app.retention.certificate_file import Kind
+from app.retention.certificates import Certificates, PurgeObject, user_purge_object
 from app.retention.cleaner import Cleaner
-from app.retention.purge import Purge, PurgeObject, purge_object
+from app.retention.purge import Purge
 from app.threads.address import ById
 from app.threads.tables import Thread
 from app.trail.append import append_record
@@ -40,7 +43,16 @@ class ProjectObject(TypedDict):
 
 
 class Retention:
-    def __init__(self, database: Database, users: UserKeys, purge: Purge, cleaner: Cleaner, transfer: Transfer) -> None:
+    def __init__(
+        self,
+        database: Database,
+        users: UserKeys,
+        purge: Purge,
+        certificates: Certificates,
+        cleaner: Cleaner,
+        transfer: Transfer,
+    ) -> None:
+        self._certificates = certificates
         self._database = database
         self._users = users
         self._purge = purge
@@ -95,15 +107,34 @@ class Retention:
         Raises:
             NotFound: no purge has this id.
         """
-        found = ids.parse(purge_id, ("purge",))
-        if found is None:
-            raise _unknown_purge(purge_id)
-        return await self._shown(caller, found)
+        return await self._shown(caller, _parsed(purge_id))
 
-    async def purges(self, caller: Caller, limit: int) -> dict[str, Any]:
-        """The latest purges of users, the newest first."""
-        rows = await self._purge.latest(caller.project_id, limit + 1)
-        return list_object(rows[:limit], purge_object, has_more=len(rows) > limit)
+    async def purges(self, caller: Caller, kind: Kind, limit: int) -> dict[str, Any]:
+        """The latest purges of a kind, the newest first."""
+        if kind == "user":
+            rows = await self._purge.latest(caller.project_id, limit + 1)
+            return list_object(rows[:limit], user_purge_object, has_more=len(rows) > limit)
+        ends = await self._certificates.latest(caller.project_id, kind, limit + 1)
+        return list_object(ends[:limit], lambda purged: purged.shown, has_more=len(ends) > limit)
+
+    async def certificate(self, caller: Caller, purge_id: str) -> Iterator[bytes]:
+        """Return the erasure certificate of a purge as a file, in pieces.
+
+        Raises:
+            NotFound: no purge has this id.
+            Conflict: it is not complete.
+        """
+        found = _parsed(purge_id)
+        purged = await self._certificates.purged(caller.project_id, found)
+        if purged is None:
+            shown = await self._shown(caller, found)
+            raise Conflict(
+                f"The purge {shown['id']} is not complete: {shown['threads_done']} of {shown['threads']} threads are "
+                "deleted. Ask again later.",
+                param="purge_id",
+                code="purge_not_completed",
+            )
+        return await self._certificates.file(caller.project_id, purged)
 
     async def export_user(self, caller: Caller, user: str) -> AsyncIterator[bytes]:
         """Every thread of an end user, one a line, as `everthread import` takes them."""
@@ -136,9 +167,19 @@ class Retention:
 
     async def _shown(self, caller: Caller, purge_id: UUID) -> PurgeObject:
         purge = await self._purge.get(caller.project_id, purge_id)
-        if purge is None:
-            raise _unknown_purge(f"purge_{purge_id.hex}")
-        return purge_object(purge)
+        if purge is not None:
+            return user_purge_object(purge)
+        purged = await self._certificates.purged(caller.project_id, purge_id)
+        if purged is None:
+            raise _unknown_purge(ids.purge_id(purge_id))
+        return purged.shown
+
+
+def _parsed(purge_id: str) -> UUID:
+    found = ids.parse(purge_id, ("purge",))
+    if found is None:
+        raise _unknown_purge(purge_id)
+    return found
 
 
 def _unknown_purge(purge_id: str) -> NotFound:

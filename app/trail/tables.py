@@ -11,6 +11,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 
+ERASED = "action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed')"
+"""Condition of the index of records by which contents were erased."""
+
 
 class AuditRecord(Base):
     """One change. The table has no foreign keys, because a record outlives its subject."""
@@ -43,6 +46,7 @@ class AuditRecord(Base):
     __table_args__ = (
         Index("audit_records_at_idx", "project_id", "at"),
         Index("audit_records_encrypted_idx", "project_id", "at", postgresql_where=text("action = 'project.encrypted'")),
+        Index("audit_records_erased_idx", "project_id", "at", postgresql_where=text(ERASED)),
     )
 
 

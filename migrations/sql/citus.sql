@@ -54,6 +54,8 @@ SELECT create_reference_table('audit_cosignatures');
 SELECT create_reference_table('audit_witnesses');
 SELECT create_reference_table('audit_keys');
 SELECT create_reference_table('user_purges');
+SELECT create_reference_table('purge_records');
+SELECT create_reference_table('purge_certificates');
 SELECT create_reference_table('learnt_models');
 SELECT create_reference_table('webhooks');
 SELECT create_reference_table('webhook_deliveries');

@@ -30,6 +30,7 @@ async def page(view: View) -> Response:
         hours=_by_hour(hours),
         errors=_errors(hours),
         purges=(await view.api.get("/purges"))["data"],
+        certificates=view.may("audit"),
         accounts=None if accounts is None else accounts["data"],
     )
 

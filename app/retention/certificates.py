@@ -1,0 +1,263 @@
+"""Erasure certificates: made when a purge is complete and a checkpoint covers the record of its end, and then kept."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+from uuid import UUID
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing_extensions import TypedDict
+
+from app.audit import store
+from app.audit.checkpoints import Checkpoints
+from app.audit.merkle import Proofs, Tree, leaf_data
+from app.audit.notes import encoded
+from app.audit.rows import RecordRow
+from app.db import ids
+from app.db.engine import Database
+from app.db.sql import statements_of
+from app.http.errors import Conflict
+from app.retention.certificate_file import ENDS, LEAF_BYTES, Kind, counts, lines, signed
+from app.retention.tables import UserPurge
+from app.trail.append import append_record
+from app.trail.records import SERVICE, instant, record_object
+from app.trail.users import UserKeys
+
+SQL = statements_of(__file__)
+
+
+class PurgeObject(TypedDict):
+    id: str
+    object: Literal["user.purge", "thread.purge", "key.purge"]
+    kind: Kind
+    user: str | None
+    status: Literal["in_progress", "completed"]
+    threads: int
+    threads_done: int
+    created_at: int
+    completed_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """A purge that is complete, by the record that ends it."""
+
+    id: UUID
+    kind: Kind
+    record: RecordRow
+    began_at: datetime
+
+    @property
+    def shown(self) -> PurgeObject:
+        at, threads = int(self.record["at"].timestamp()), int(self.kind == "thread")
+        return {
+            "id": ids.purge_id(self.id),
+            "object": "thread.purge" if self.kind == "thread" else "key.purge",
+            "kind": self.kind,
+            "user": None,
+            "status": "completed",
+            "threads": threads,
+            "threads_done": threads,
+            "created_at": at,
+            "completed_at": at,
+        }
+
+
+def user_purge_object(purge: UserPurge) -> PurgeObject:
+    return {
+        "id": ids.purge_id(purge.id),
+        "object": "user.purge",
+        "kind": "user",
+        "user": purge.user_id,
+        "status": "in_progress" if purge.completed_at is None else "completed",
+        "threads": purge.threads,
+        "threads_done": purge.threads_done,
+        "created_at": int(purge.created_at.timestamp()),
+        "completed_at": None if purge.completed_at is None else int(purge.completed_at.timestamp()),
+    }
+
+
+class Certificates:
+    def __init__(
+        self,
+        database: Database,
+        users: UserKeys,
+        checkpoints: Checkpoints,
+        key: Ed25519PrivateKey,
+        *,
+        backup_days: int | None,
+        provider_days: float,
+    ) -> None:
+        """
+        Args:
+            backup_days: how long backups are kept; None if nobody has said it.
+            provider_days: how long the provider keeps a response that it was not asked to delete.
+        """
+        self._database = database
+        self._users = users
+        self._checkpoints = checkpoints
+        self._key = key
+        self._backup_days = backup_days
+        self._provider_days = provider_days
+
+    async def purged(self, project_id: UUID, purge_id: UUID) -> Purged | None:
+        """Return a complete purge of any kind. A thread's has the thread's id, a key's that of the project."""
+        user = await self._database.fetchrow(*SQL.completed_purge(project_id=project_id, id=purge_id))
+        if user is not None:
+            ended = SQL.end_of_user(
+                project_id=project_id,
+                bucket=ids.bucket_of(project_id),
+                since=user["completed_at"],
+                detail=f"%; {ids.purge_id(purge_id)}",
+                former=f"{user['threads_done']} threads",
+            )
+            record: Any = await self._database.fetchrow(*ended)
+            return None if record is None else Purged(purge_id, "user", record, user["created_at"])
+        kind: Kind = "key" if purge_id == project_id else "thread"
+        bucket = ids.bucket_of(purge_id)
+        last = SQL.end_of_chain(project_id=project_id, bucket=bucket, chain_id=purge_id, actions=ENDS[kind])
+        record = await self._database.fetchrow(*last)
+        return None if record is None else Purged(purge_id, kind, record, record["at"])
+
+    async def latest(self, project_id: UUID, kind: Kind, limit: int) -> list[Purged]:
+        """Return the latest purges of a kind other than `user`, the newest first."""
+        rows: Any = await self._database.fetch(*SQL.latest_ends(project_id=project_id, actions=ENDS[kind], limit=limit))
+        return [Purged(row["chain_id"], kind, row, row["at"]) for row in rows]
+
+    async def make_due(self) -> None:
+        """Make the certificates of users' purges that are complete."""
+        for row in await self._database.fetch(*SQL.uncertified()):
+            purged = await self.purged(row["project_id"], row["purge_id"])
+            if purged is not None:
+                with suppress(Conflict):
+                    await self._note(row["project_id"], purged)
+
+    async def file(self, project_id: UUID, purged: Purged) -> Iterator[bytes]:
+        """Return the certificate of a purge as a file, in pieces. It is made if there is none.
+
+        Raises:
+            Conflict: no checkpoint covers the end of the purge.
+        """
+        note = await self._note(project_id, purged)
+        return lines(note, await self._leaves(project_id, purged) or b"")
+
+    async def _note(self, project_id: UUID, purged: Purged) -> str:
+        key = {"project_id": project_id, "purge_id": purged.id, "seq": purged.record["seq"]}
+        while (note := await self._database.fetchval(*SQL.certificate(**key))) is None:
+            made = signed(await self._statement(project_id, purged), self._key)
+            await self._database.fetchrow(*SQL.keep_certificate(**key, note=str(made)))
+        return str(note)
+
+    async def _leaves(self, project_id: UUID, purged: Purged) -> bytes | None:
+        """Return the records by which a user was purged; None for other purges, and those of earlier releases."""
+        if purged.kind != "user":
+            return None
+        found: bytes | None = await self._database.fetchval(
+            *SQL.records_kept(project_id=project_id, purge_id=purged.id)
+        )
+        return found
+
+    async def _statement(self, project_id: UUID, purged: Purged) -> dict[str, Any]:
+        record, purge_id = purged.record, ids.purge_id(purged.id)
+        if purged.kind == "user":
+            await self._forget_user(project_id, purged)
+        position, proof, checkpoint = await self._covered(project_id, purged)
+        shown = record_object(record)
+        leaves = await self._leaves(project_id, purged)
+        return {
+            "version": 1,
+            "purge": purge_id,
+            "kind": purged.kind,
+            **{name: shown["actor"][name] for name in ("project", "user", "key", "address")},
+            "began_at": instant(purged.began_at),
+            "ended_at": shown["at"],
+            "counts": counts(purged.kind, record["detail"]),
+            "record": shown,
+            "position": position,
+            "proof": proof,
+            "checkpoint": checkpoint,
+            "records": None if leaves is None else _listed(leaves),
+            "remains": self._remains(purged),
+        }
+
+    async def _forget_user(self, project_id: UUID, purged: Purged) -> None:
+        """Delete the key that the records name the user by, if a worker has died between the purge's end and that."""
+        user = await self._database.fetchval(*SQL.user_of_purge(project_id=project_id, id=purged.id))
+        named = await self._users.digest(project_id, user)
+        if named is not None and named == purged.record["user_digest"]:
+            await self._users.forget(project_id, user)
+
+    async def _covered(self, project_id: UUID, purged: Purged) -> tuple[int, list[str], str]:
+        """Return the position of the record's leaf, its inclusion proof, and the first checkpoint that covers it.
+
+        Raises:
+            Conflict: nothing of the project's trail is signed any more, because it was changed.
+        """
+        place = {"project_id": project_id, "chain_id": purged.record["chain_id"], "seq": purged.record["seq"]}
+        await self._checkpoints.write(project_id, [purged.record])
+        row = await self._database.fetchrow(*SQL.covering(**place))
+        if row is None:
+            # An earlier release has signed the record without a note. A new record makes a new checkpoint, with one.
+            async with self._database.session() as session:
+                await append_record(session, SERVICE, project_id, "audit.exported", detail=ids.purge_id(purged.id))
+            await self._checkpoints.write(project_id)
+            row = await self._database.fetchrow(*SQL.covering(**place))
+        if row is None:
+            raise Conflict(
+                "No checkpoint covers the end of this purge: 'everthread audit verify' tells why.",
+                param="purge_id",
+                code="purge_not_completed",
+            )
+        proofs, path = Proofs(), list[bytes]()
+        async for rows in store.leaves(self._database, project_id):
+            for leaf in rows:
+                if leaf["position"] < row["size"]:
+                    data = leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"])
+                    proofs.add(data, path if leaf["position"] == row["position"] else None)
+        proofs.end()
+        return row["position"], [encoded(each) for each in path], row["note"]
+
+    def _remains(self, purged: Purged) -> list[dict[str, Any]]:
+        """Return what remains of the contents, and why."""
+        ended = purged.record["at"]
+        backups = None if self._backup_days is None else instant(ended + timedelta(days=self._backup_days))
+        found: list[dict[str, Any]] = [
+            {
+                "what": "audit_records",
+                "why": "The trail is append-only. It contains ids, times, sizes and digests, whose salts are deleted.",
+            },
+            {
+                "what": "backups",
+                "until": backups,
+                "why": "unknown, ask the operator" if backups is None else "Backups are kept for this time.",
+            },
+            {"what": "replicas", "why": "They follow the database, and delete the same rows when they receive them."},
+        ]
+        if purged.kind == "key":
+            found.append({"what": "rows", "why": "Encrypted by the key that was destroyed. Nobody can read them."})
+            return found
+        found.append(
+            {
+                "what": "provider_copies",
+                "until": instant(ended + timedelta(days=self._provider_days)),
+                "why": "Their deletion was requested. The provider deletes them by itself at this time at the latest.",
+            }
+        )
+        if purged.kind == "user":
+            found += [
+                {"what": "usage", "why": "Counts of tokens and costs by day and model, which do not name the user."},
+                {"what": "purge_request", "why": "GET /v1/purges shows the user whom the purge was requested for."},
+            ]
+        inherited = counts(purged.kind, purged.record["detail"]).get("inherited", 0)
+        if purged.kind == "thread" and inherited:
+            found.append({"what": "turns", "count": inherited, "why": "Forks of the thread continue from them."})
+        return found
+
+
+def _listed(leaves: bytes) -> dict[str, Any]:
+    tree = Tree()
+    for at in range(0, len(leaves), LEAF_BYTES):
+        tree.add(leaves[at : at + LEAF_BYTES])
+    return {"count": tree.size, "root": tree.root().hex()}
