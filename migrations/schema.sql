@@ -735,7 +735,9 @@ CREATE TABLE audit_records (
 CREATE INDEX audit_records_at_idx ON audit_records (project_id, at);
 CREATE INDEX audit_records_encrypted_idx ON audit_records (project_id, at) WHERE action = 'project.encrypted';
 CREATE INDEX audit_records_erased_idx ON audit_records (project_id, at)
-    WHERE action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed');
+    WHERE action IN (
+        'thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'hold.erased', 'project.key_destroyed'
+    );
 ALTER TABLE audit_records ADD CONSTRAINT audit_records_pkey PRIMARY KEY (project_id, bucket, chain_id, seq);
 
 CREATE TABLE audit_leaves (

@@ -298,3 +298,36 @@ def test_the_command_line_makes_a_certificate_and_verifies_it_offline(project: P
     assert checked.lines[0].startswith("The certificate does NOT verify: the certificate: the signature of ")
     unknown = Process("audit", "certificate", f"purge_{uuid4().hex}", env=env)
     assert unknown.ended() == 1
+
+
+def test_a_certificate_tells_what_a_hold_keeps_and_its_erasure_after_the_release_has_one_too(
+    project: Project, service: Service
+) -> None:
+    thread = talk(project, user=USER)
+    hold = project.call("POST", "/holds", json={"thread_id": thread, "reason": "Case 7 against a customer"})["id"]
+    ordinary = new_key(project.env["DATABASE_URL"], project.name, scopes=("read", "write"))
+    headers = {"Authorization": f"Bearer {ordinary}"}
+    with httpx2.Client(base_url=f"{service.url}/v1", headers=headers) as client:
+        assert client.delete(f"/threads/{thread}").status_code == 200
+        shown = client.get(f"/purges/{purge_of(thread)}").json()
+        assert (shown["status"], "hold" in str(shown)) == ("completed", False)
+        content = certificate(project, purge_of(thread))
+        (held,) = [each for each in verified(project, content).statement["remains"] if each["what"] == "held_rows"]
+        assert (held["hold"], held["count"] > 3) == (hold, True)
+        erasure = hold.replace("hold_", "purge_")
+        assert project.http.get(f"/purges/{erasure}/certificate").status_code == 404
+        project.call("POST", f"/holds/{hold}/release", json={"reason": "The case is closed"})
+        eventually(lambda: project.http.get(f"/purges/{erasure}/certificate").status_code == 200)
+        erased = certificate(project, erasure)
+        said = verified(project, erased).statement
+        assert (said["kind"], said["counts"]) == ("hold", {"rows": held["count"]})
+        assert said["hold"]["released_by"] == project.records(action="hold.released")[0]["actor"]["key"]
+        assert certificate(project, purge_of(thread)) == content
+        assert not any(word in content + erased for word in (b"Case 7", b"The case is closed", USER.encode()))
+        # Nobody without the audit scope is told of it.
+        assert client.get(f"/purges/{erasure}").json()["error"]["code"] == "purge_not_found"
+        assert client.get("/purges", params={"kind": "hold"}).status_code == 403
+        assert [each["id"] for each in client.get("/purges", params={"kind": "thread"}).json()["data"]] == [shown["id"]]
+    assert [each["id"] for each in project.call("GET", "/purges", params={"kind": "hold"})["data"]] == [erasure]
+    assert project.call("GET", f"/purges/{erasure}")["object"] == "hold.purge"
+    assert project.verify().problems == []

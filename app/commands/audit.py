@@ -213,7 +213,8 @@ def certificate(
 ) -> None:
     """Write the erasure certificate of a purge to standard output. It is signed now if it was not before.
 
-    A deleted thread's purge has the id of the thread; that of a destroyed key has the id of its project.
+    A deleted thread's purge has the id of the thread, that of a destroyed key the id of its project, and the erasure
+    after the release of a hold the id of the hold.
     """
     purge_id = ids.parse(purge, ("purge",))
     if purge_id is None:
@@ -232,7 +233,7 @@ def certificate(
             provider_days=settings.response_id_ttl_seconds / 86_400,
         )
         for row in await store.projects(database):
-            purged = await certificates.purged(row["project_id"], purge_id)
+            purged = await certificates.purged(row["project_id"], purge_id, holds=True)
             if purged is not None:
                 for piece in await certificates.file(row["project_id"], purged):
                     sys.stdout.buffer.write(piece)

@@ -43,12 +43,13 @@ LONGEST_LINE = 160
 LEAF_BYTES = 56
 LINES_AT_ONCE = 1_000
 
-Kind = Literal["user", "thread", "key"]
+Kind = Literal["user", "thread", "key", "hold"]
 
 ENDS: dict[str, tuple[str, ...]] = {
     "user": ("user.purged",),
     "thread": ("thread.deleted", "thread.purged"),
     "key": ("project.key_destroyed",),
+    "hold": ("hold.erased",),
 }
 """The actions of the records that end a purge, by its kind."""
 
@@ -173,11 +174,15 @@ def _check_record(statement: Mapping[str, Any]) -> None:
         raise BadCertificate(f"the record {record['id']} was changed: its hash does not match its content")
     actor, purge = record["actor"], statement["purge"]
     purge_id, project_id = ids.parse(purge, ("purge",)), UUID(hex=statement["project"])
-    of_user = kind != "user" or (record["detail"] or "").partition("; ")[2] in ("", purge)
+    detail = record["detail"] or ""
+    named = {
+        "user": detail.partition("; ")[2] in ("", purge),
+        "hold": detail.startswith(purge.replace("purge_", "hold_") + ":"),
+        "key": purge_id == project_id,
+    }
     same = (
         (record["action"] in ENDS.get(kind, ()), "kind"),
-        (chain_id == (purge_id if kind == "thread" else project_id) and of_user, "purge"),
-        (kind != "key" or purge_id == project_id, "purge"),
+        (chain_id == (purge_id if kind == "thread" else project_id) and named.get(kind, True), "purge"),
         (record["seq"] == seq, "record"),
         (statement["ended_at"] == record["at"], "ended_at"),
         (statement["counts"] == counts(kind, record["detail"]), "counts"),

@@ -1,6 +1,7 @@
 """Erasure certificates: made when a purge is complete and a checkpoint covers the record of its end, and then kept."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,9 +16,11 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.merkle import Proofs, Tree, leaf_data
 from app.audit.notes import encoded
 from app.audit.rows import RecordRow
+from app.audit.store import LOWEST
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
+from app.holds.store import kept_of
 from app.http.errors import Conflict
 from app.retention.certificate_file import ENDS, LEAF_BYTES, Kind, counts, lines, signed
 from app.retention.tables import UserPurge
@@ -30,7 +33,7 @@ SQL = statements_of(__file__)
 
 class PurgeObject(TypedDict):
     id: str
-    object: Literal["user.purge", "thread.purge", "key.purge"]
+    object: Literal["user.purge", "thread.purge", "key.purge", "hold.purge"]
     kind: Kind
     user: str | None
     status: Literal["in_progress", "completed"]
@@ -48,13 +51,17 @@ class Purged:
     kind: Kind
     record: RecordRow
     began_at: datetime
+    user: str | None = None
+    """The user whose data was purged. No certificate contains it."""
+    hold: Mapping[str, Any] | None = None
 
     @property
     def shown(self) -> PurgeObject:
         at, threads = int(self.record["at"].timestamp()), int(self.kind == "thread")
+        objects: dict[Kind, Any] = {"thread": "thread.purge", "key": "key.purge", "hold": "hold.purge"}
         return {
             "id": ids.purge_id(self.id),
-            "object": "thread.purge" if self.kind == "thread" else "key.purge",
+            "object": objects[self.kind],
             "kind": self.kind,
             "user": None,
             "status": "completed",
@@ -102,8 +109,12 @@ class Certificates:
         self._backup_days = backup_days
         self._provider_days = provider_days
 
-    async def purged(self, project_id: UUID, purge_id: UUID) -> Purged | None:
-        """Return a complete purge of any kind. A thread's has the thread's id, a key's that of the project."""
+    async def purged(self, project_id: UUID, purge_id: UUID, *, holds: bool) -> Purged | None:
+        """Return a complete purge. A thread's has the thread's id, a key's that of the project.
+
+        Args:
+            holds: the erasure of a hold's rows, by the hold's id, too. Ordinary keys must not learn of holds.
+        """
         user = await self._database.fetchrow(*SQL.completed_purge(project_id=project_id, id=purge_id))
         if user is not None:
             ended = SQL.end_of_user(
@@ -114,22 +125,39 @@ class Certificates:
                 former=f"{user['threads_done']} threads",
             )
             record: Any = await self._database.fetchrow(*ended)
-            return None if record is None else Purged(purge_id, "user", record, user["created_at"])
+            return None if record is None else Purged(purge_id, "user", record, user["created_at"], user["user_id"])
+        if holds and (hold := await self._erased_hold(project_id, purge_id)) is not None:
+            return hold
         kind: Kind = "key" if purge_id == project_id else "thread"
         bucket = ids.bucket_of(purge_id)
         last = SQL.end_of_chain(project_id=project_id, bucket=bucket, chain_id=purge_id, actions=ENDS[kind])
         record = await self._database.fetchrow(*last)
         return None if record is None else Purged(purge_id, kind, record, record["at"])
 
+    async def _erased_hold(self, project_id: UUID, hold_id: UUID) -> Purged | None:
+        of_hold = SQL.erased_hold(
+            project_id=project_id, id=hold_id, bucket=ids.bucket_of(project_id), named=f"hold_{hold_id.hex}:"
+        )
+        row: Any = await self._database.fetchrow(*of_hold)
+        if row is None:
+            return None
+        hold = {
+            "scope": row["scope"],
+            "placed_at": instant(row["placed_at"]),
+            "released_at": instant(row["released_at"]),
+            "released_by": None if row["released_by"] is None else f"key_{row['released_by'].hex}",
+        }
+        return Purged(hold_id, "hold", row, row["released_at"], hold=hold)
+
     async def latest(self, project_id: UUID, kind: Kind, limit: int) -> list[Purged]:
         """Return the latest purges of a kind other than `user`, the newest first."""
         rows: Any = await self._database.fetch(*SQL.latest_ends(project_id=project_id, actions=ENDS[kind], limit=limit))
-        return [Purged(row["chain_id"], kind, row, row["at"]) for row in rows]
+        return [Purged(_purge_id(kind, row), kind, row, row["at"]) for row in rows]
 
     async def make_due(self) -> None:
         """Make the certificates of users' purges that are complete."""
         for row in await self._database.fetch(*SQL.uncertified()):
-            purged = await self.purged(row["project_id"], row["purge_id"])
+            purged = await self.purged(row["project_id"], row["purge_id"], holds=False)
             if purged is not None:
                 with suppress(Conflict):
                     await self._note(row["project_id"], purged)
@@ -179,15 +207,16 @@ class Certificates:
             "proof": proof,
             "checkpoint": checkpoint,
             "records": None if leaves is None else _listed(leaves),
-            "remains": self._remains(purged),
+            "remains": [*await self._held(project_id, purged), *self._remains(purged)],
+            **({} if purged.hold is None else {"hold": purged.hold}),
         }
 
     async def _forget_user(self, project_id: UUID, purged: Purged) -> None:
         """Delete the key that the records name the user by, if a worker has died between the purge's end and that."""
-        user = await self._database.fetchval(*SQL.user_of_purge(project_id=project_id, id=purged.id))
-        named = await self._users.digest(project_id, user)
+        assert purged.user is not None
+        named = await self._users.digest(project_id, purged.user)
         if named is not None and named == purged.record["user_digest"]:
-            await self._users.forget(project_id, user)
+            await self._users.forget(project_id, purged.user)
 
     async def _covered(self, project_id: UUID, purged: Purged) -> tuple[int, list[str], str]:
         """Return the position of the record's leaf, its inclusion proof, and the first checkpoint that covers it.
@@ -219,8 +248,34 @@ class Certificates:
         proofs.end()
         return row["position"], [encoded(each) for each in path], row["note"]
 
+    async def _held(self, project_id: UUID, purged: Purged) -> list[dict[str, Any]]:
+        """Return the numbers of rows that are kept from a purge, by hold."""
+        if purged.kind == "key":
+            return []
+        if purged.kind == "hold":
+            why = "Rows that another active hold or a minimum retention covers are kept until its end."
+            return [{"what": "held_rows", "why": why}]
+        thread_id = purged.id if purged.kind == "thread" else LOWEST
+        counts: Counter[str] = Counter()
+        async with self._database.session() as session:
+            kept = await kept_of(session, project_id, thread_ids=[thread_id], user_id=purged.user)
+        for each in kept:
+            counts[f"hold_{each.hold_id.hex}"] += each.rows
+        found: list[dict[str, Any]] = [
+            {"what": "held_rows", "hold": hold, "count": count, "why": "A legal hold keeps them until its release."}
+            for hold, count in counts.items()
+        ]
+        longer = SQL.kept_longer(
+            project_id=project_id, user_id=purged.user, bucket=ids.bucket_of(thread_id), thread_id=thread_id
+        )
+        row = await self._database.fetchrow(*longer)
+        if row is not None and row["rows"]:
+            why = "The project's minimum retention keeps them."
+            found.append({"what": "kept_rows", "count": row["rows"], "until": instant(row["until"]), "why": why})
+        return found
+
     def _remains(self, purged: Purged) -> list[dict[str, Any]]:
-        """Return what remains of the contents, and why."""
+        """Return what else remains of the contents, and why."""
         ended = purged.record["at"]
         backups = None if self._backup_days is None else instant(ended + timedelta(days=self._backup_days))
         found: list[dict[str, Any]] = [
@@ -235,6 +290,8 @@ class Certificates:
             },
             {"what": "replicas", "why": "They follow the database, and delete the same rows when they receive them."},
         ]
+        if purged.kind == "hold":
+            return found
         if purged.kind == "key":
             found.append({"what": "rows", "why": "Encrypted by the key that was destroyed. Nobody can read them."})
             return found
@@ -254,6 +311,12 @@ class Certificates:
         if purged.kind == "thread" and inherited:
             found.append({"what": "turns", "count": inherited, "why": "Forks of the thread continue from them."})
         return found
+
+
+def _purge_id(kind: Kind, row: RecordRow) -> UUID:
+    """Return the id of the purge that a record ends."""
+    hold_id = ids.parse((row["detail"] or "").partition(":")[0], ("hold",)) if kind == "hold" else None
+    return hold_id or row["chain_id"]
 
 
 def _listed(leaves: bytes) -> dict[str, Any]:

@@ -57,11 +57,8 @@ DELETE FROM stream_tickets WHERE expires_at < now()
 DELETE FROM user_cutoffs WHERE cut_at < extract(epoch FROM now() - interval '2 days') * 1000000
 
 -- completed_purge --
-SELECT created_at, completed_at, threads_done FROM user_purges
+SELECT user_id, created_at, completed_at, threads_done FROM user_purges
 WHERE project_id = :project_id AND id = :id AND completed_at IS NOT NULL
-
--- user_of_purge --
-SELECT user_id FROM user_purges WHERE project_id = :project_id AND id = :id
 
 -- end_of_user --
 -- The record of the end of a user's purge. Those of earlier releases do not name it.
@@ -80,7 +77,9 @@ ORDER BY seq DESC LIMIT 1
 -- latest_ends --
 SELECT * FROM audit_records
 WHERE project_id = :project_id AND action = ANY(:actions::text[])
-    AND action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed')
+    AND action IN (
+        'thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'hold.erased', 'project.key_destroyed'
+    )
 ORDER BY at DESC, chain_id LIMIT :limit
 
 -- uncertified --
@@ -106,3 +105,17 @@ SELECT note FROM purge_certificates WHERE project_id = :project_id AND purge_id 
 -- Of two at once, the first stays.
 INSERT INTO purge_certificates (project_id, purge_id, seq, note) VALUES (:project_id, :purge_id, :seq, :note)
 ON CONFLICT DO NOTHING RETURNING seq
+
+-- erased_hold --
+-- A released hold whose rows were erased, and the record of that.
+SELECT h.scope, h.thread_id, h.created_at AS placed_at, h.released_at, h.released_by, r.* FROM holds h
+JOIN audit_records r ON r.project_id = h.project_id AND r.bucket = :bucket AND r.chain_id = h.project_id
+    AND r.action = 'hold.erased' AND r.at > h.released_at - interval '1 hour' AND starts_with(r.detail, :named)
+WHERE h.project_id = :project_id AND h.id = :id AND h.erased_at IS NOT NULL
+ORDER BY r.seq LIMIT 1
+
+-- kept_longer --
+-- Rows that are kept for a minimum time, of a thread or a user.
+SELECT count(*) AS rows, max(keep_until) AS until FROM held_rows
+WHERE project_id = :project_id AND keep_until > now()
+    AND (user_id = :user_id::text OR bucket = :bucket::smallint AND thread_id = :thread_id::uuid)

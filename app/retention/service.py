@@ -12,6 +12,7 @@ from app.db import ids
 from app.db.engine import Database
 from app.holds.doors import check_user
 from app.http.errors import BadRequest, Conflict, NotFound
+from app.holds.doors import check_user, knows_holds
 from app.http.errors import Conflict, NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
@@ -110,7 +111,13 @@ class Retention:
         return await self._shown(caller, _parsed(purge_id))
 
     async def purges(self, caller: Caller, kind: Kind, limit: int) -> dict[str, Any]:
-        """The latest purges of a kind, the newest first."""
+        """The latest purges of a kind, the newest first.
+
+        Raises:
+            Forbidden: the caller may not know of holds.
+        """
+        if kind == "hold":
+            caller.check("audit")
         if kind == "user":
             rows = await self._purge.latest(caller.project_id, limit + 1)
             return list_object(rows[:limit], user_purge_object, has_more=len(rows) > limit)
@@ -125,7 +132,7 @@ class Retention:
             Conflict: it is not complete.
         """
         found = _parsed(purge_id)
-        purged = await self._certificates.purged(caller.project_id, found)
+        purged = await self._certificates.purged(caller.project_id, found, holds=True)
         if purged is None:
             shown = await self._shown(caller, found)
             raise Conflict(
@@ -169,7 +176,7 @@ class Retention:
         purge = await self._purge.get(caller.project_id, purge_id)
         if purge is not None:
             return user_purge_object(purge)
-        purged = await self._certificates.purged(caller.project_id, purge_id)
+        purged = await self._certificates.purged(caller.project_id, purge_id, holds=knows_holds(caller))
         if purged is None:
             raise _unknown_purge(ids.purge_id(purge_id))
         return purged.shown

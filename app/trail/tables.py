@@ -11,7 +11,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
 
-ERASED = "action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed')"
+ERASED = (
+    "action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'hold.erased',"
+    " 'project.key_destroyed')"
+)
 """Condition of the index of records by which contents were erased."""
 
 

@@ -33,7 +33,9 @@ TABLES = (
 )
 
 INDEX = """CREATE INDEX CONCURRENTLY IF NOT EXISTS audit_records_erased_idx ON audit_records (project_id, at)
-    WHERE action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'project.key_destroyed')"""
+    WHERE action IN (
+        'thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'hold.erased', 'project.key_destroyed'
+    )"""
 
 
 def upgrade() -> None:
