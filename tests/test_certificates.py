@@ -1,8 +1,10 @@
 """Erasure certificates: each purge ends with a signed document that verifies offline, and tells nothing of contents."""
 
+import asyncio
 import base64
 import hashlib
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,3 +333,57 @@ def test_a_certificate_tells_what_a_hold_keeps_and_its_erasure_after_the_release
     assert [each["id"] for each in project.call("GET", "/purges", params={"kind": "hold"})["data"]] == [erasure]
     assert project.call("GET", f"/purges/{erasure}")["object"] == "hold.purge"
     assert project.verify().problems == []
+
+
+def test_a_thread_that_is_purged_after_its_time_to_live_has_a_certificate(project: Project) -> None:
+    thread = talk(project, ttl_seconds=3600)
+    project.sql("UPDATE threads SET expires_at = now(), updated_at = now() - interval '2 hours' WHERE project_id = $1")
+    project.call("PATCH", "/project", json={"retention_days": None})  # Wakes the cleaner.
+    eventually(lambda: project.http.get(f"/threads/{thread}").status_code == 404)
+    said = verified(project, certificate(project, purge_of(thread))).statement
+    assert (said["record"]["action"], said["key"], said["counts"]["turns"]) == ("thread.purged", None, 1)
+
+
+def test_a_worker_that_is_killed_before_a_user_is_forgotten_leaves_that_and_the_certificate_to_another(
+    own_env: dict[str, str],
+) -> None:
+    doomed = Service(env=own_env)
+    doomed.turn(doomed.thread(user="ann"), "Echo: marmalade")
+
+    async def run() -> str:
+        connection = await asyncpg.connect(own_env["DATABASE_URL"])
+        try:
+            transaction = connection.transaction()
+            await transaction.start()
+            # The worker waits here, after it has ended the purge.
+            await connection.execute("LOCK TABLE user_keys IN SHARE MODE")
+            purge: str = doomed.http.delete("/users/ann/data").json()["id"]
+            eventually(lambda: doomed.http.get(f"/purges/{purge}").json()["status"] == "completed")
+            doomed.process.stop(signal.SIGKILL)
+            await connection.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+            )
+            assert await connection.fetchval("SELECT count(*) FROM user_keys WHERE user_id = 'ann'") == 1
+            assert await connection.fetchval("SELECT count(*) FROM purge_certificates") == 0
+            await transaction.rollback()
+        finally:
+            await connection.close()
+        return purge
+
+    purge = asyncio.run(run())
+    other = Service(env={**own_env, "EVERTHREAD_CLEANING_SECONDS": "1"})
+
+    async def left(table: str) -> int:
+        connection = await asyncpg.connect(own_env["DATABASE_URL"])
+        try:
+            count: int = await connection.fetchval(f"SELECT count(*) FROM {table}")
+            return count
+        finally:
+            await connection.close()
+
+    eventually(lambda: asyncio.run(left("purge_certificates")) == 1)
+    assert asyncio.run(left("user_keys WHERE user_id = 'ann'")) == 0
+    answer = other.http.get(f"/purges/{purge}/certificate")
+    assert (answer.status_code, answer.text.rpartition("\n\n")[2].count("audit_")) == (200, 1)
+    assert other.stop() == 0

@@ -20,6 +20,7 @@ from app.db.engine import Database
 from app.items import lexemes
 from app.projects.encryption import encrypt_from_now
 from app.projects.tables import Project
+from app.retention.certificate_file import verify as verify_certificate
 from app.sealing import encrypting
 from app.sealing.columns import Sealable
 from app.sealing.content_keys import ContentKeys
@@ -449,6 +450,11 @@ def test_with_its_key_destroyed_nobody_reads_a_project_in_a_backup_either_and_th
     before = (tmp_path / "master.key").read_text()
     said = doomed.command("projects", "destroy-key", "doomed", "--yes")
     assert said[0] == "The key of doomed is destroyed."
+    file = tmp_path / "doomed.certificate"
+    file.write_text("\n".join(doomed.command("audit", "certificate", f"purge_{doomed.uuid.hex}")) + "\n")
+    certified = verify_certificate(file, [bytes.fromhex(doomed.command("audit", "public-key")[0])])
+    assert (certified.statement["kind"], certified.statement["counts"]) == ("key", {})
+    assert "doomed" not in file.read_text()
     left = Master.of((tmp_path / "master.key").read_text())
     assert left.cipher_of(doomed.uuid) is None
     assert "" not in left.nodes  # Not the root either.
