@@ -333,6 +333,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         audit_key,
         backup_days=settings.backup_retention_days,
         provider_days=settings.response_id_ttl_seconds / 86_400,
+        witnessed=bool(witnessed_by),
     )
     cleaner = Cleaner(database, purge, certificates, accounts, every_seconds=settings.cleaning_seconds)
     secrets = Secrets(database, cipher)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from app.audit import store
 from app.audit.checkpoints import Checkpoints
 from app.audit.merkle import Proofs, Tree, leaf_data
-from app.audit.notes import encoded
+from app.audit.notes import COSIGNATURE, Note, Signature, encoded, key_id
 from app.audit.rows import RecordRow
 from app.audit.store import LOWEST
 from app.db import ids
@@ -27,6 +27,9 @@ from app.retention.tables import UserPurge
 from app.trail.append import append_record
 from app.trail.records import SERVICE, instant, record_object
 from app.trail.users import UserKeys
+
+WITNESS_WAIT = timedelta(minutes=15)
+"""The longest time that a certificate that nobody asks for waits for a cosignature of its checkpoint."""
 
 SQL = statements_of(__file__)
 
@@ -96,11 +99,13 @@ class Certificates:
         *,
         backup_days: int | None,
         provider_days: float,
+        witnessed: bool = False,
     ) -> None:
         """
         Args:
             backup_days: how long backups are kept; None if nobody has said it.
             provider_days: how long the provider keeps a response that it was not asked to delete.
+            witnessed: witnesses cosign checkpoints.
         """
         self._database = database
         self._users = users
@@ -108,6 +113,7 @@ class Certificates:
         self._key = key
         self._backup_days = backup_days
         self._provider_days = provider_days
+        self._witnessed = witnessed
 
     async def purged(self, project_id: UUID, purge_id: UUID, *, holds: bool) -> Purged | None:
         """Return a complete purge. A thread's has the thread's id, a key's that of the project.
@@ -155,11 +161,17 @@ class Certificates:
         return [Purged(_purge_id(kind, row), kind, row, row["at"]) for row in rows]
 
     async def make_due(self) -> None:
-        """Make the certificates of users' purges that are complete."""
+        """Make the certificates of users' purges that are complete. Those of the last minutes wait for a witness."""
         for row in await self._database.fetch(*SQL.uncertified()):
             purged = await self.purged(row["project_id"], row["purge_id"], holds=False)
-            if purged is not None:
-                with suppress(Conflict):
+            if purged is None:
+                continue
+            with suppress(Conflict):
+                if (
+                    not self._witnessed
+                    or _is_old(purged)
+                    or (await self._covering(row["project_id"], purged))["cosigned"]
+                ):
                     await self._note(row["project_id"], purged)
 
     async def file(self, project_id: UUID, purged: Purged) -> Iterator[bytes]:
@@ -219,14 +231,31 @@ class Certificates:
             await self._users.forget(project_id, purged.user)
 
     async def _covered(self, project_id: UUID, purged: Purged) -> tuple[int, list[str], str]:
-        """Return the position of the record's leaf, its inclusion proof, and the first checkpoint that covers it.
+        """Return the position of the record's leaf, its inclusion proof, and the checkpoint that covers it."""
+        row = await self._covering(project_id, purged)
+        proofs, path = Proofs(), list[bytes]()
+        async for rows in store.leaves(self._database, project_id):
+            for leaf in rows:
+                if leaf["position"] < row["size"]:
+                    data = leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"])
+                    proofs.add(data, path if leaf["position"] == row["position"] else None)
+        proofs.end()
+        cosignatures = [
+            Signature(each["name"], key_id(each["name"], COSIGNATURE, each["public_key"]), each["signature"])
+            for each in await store.cosignatures(self._database, project_id, row["size"])
+        ]
+        note = Note.parse(row["note"].encode()).with_signatures(cosignatures)
+        return row["position"], [encoded(each) for each in path], str(note)
+
+    async def _covering(self, project_id: UUID, purged: Purged) -> Mapping[str, Any]:
+        """Return the leaf of a purge's record and the checkpoint that covers it. It is written if there is none.
 
         Raises:
             Conflict: nothing of the project's trail is signed any more, because it was changed.
         """
         place = {"project_id": project_id, "chain_id": purged.record["chain_id"], "seq": purged.record["seq"]}
         await self._checkpoints.write(project_id, [purged.record])
-        row = await self._database.fetchrow(*SQL.covering(**place))
+        row: Mapping[str, Any] | None = await self._database.fetchrow(*SQL.covering(**place))
         if row is None:
             # An earlier release has signed the record without a note. A new record makes a new checkpoint, with one.
             async with self._database.session() as session:
@@ -239,14 +268,7 @@ class Certificates:
                 param="purge_id",
                 code="purge_not_completed",
             )
-        proofs, path = Proofs(), list[bytes]()
-        async for rows in store.leaves(self._database, project_id):
-            for leaf in rows:
-                if leaf["position"] < row["size"]:
-                    data = leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"])
-                    proofs.add(data, path if leaf["position"] == row["position"] else None)
-        proofs.end()
-        return row["position"], [encoded(each) for each in path], row["note"]
+        return row
 
     async def _held(self, project_id: UUID, purged: Purged) -> list[dict[str, Any]]:
         """Return the numbers of rows that are kept from a purge, by hold."""
@@ -311,6 +333,10 @@ class Certificates:
         if purged.kind == "thread" and inherited:
             found.append({"what": "turns", "count": inherited, "why": "Forks of the thread continue from them."})
         return found
+
+
+def _is_old(purged: Purged) -> bool:
+    return purged.record["at"] < datetime.now(UTC) - WITNESS_WAIT
 
 
 def _purge_id(kind: Kind, row: RecordRow) -> UUID:

@@ -92,11 +92,13 @@ WHERE c.seq IS NULL ORDER BY random() LIMIT 100
 SELECT leaves FROM purge_records WHERE project_id = :project_id AND purge_id = :purge_id
 
 -- covering --
--- A record's leaf, and the first checkpoint that covers it and is a note.
-SELECT l.position, c.size, c.note FROM audit_leaves l
+-- A record's leaf, and the first checkpoint that covers it and is a note: one that a witness has cosigned, if there is.
+SELECT l.position, c.size, c.note, EXISTS (
+    SELECT FROM audit_cosignatures s WHERE s.project_id = c.project_id AND s.size = c.size
+) AS cosigned FROM audit_leaves l
 JOIN audit_checkpoints c ON c.project_id = l.project_id AND c.size > l.position AND c.note IS NOT NULL
 WHERE l.project_id = :project_id AND l.chain_id = :chain_id AND l.seq = :seq
-ORDER BY c.size LIMIT 1
+ORDER BY cosigned DESC, c.size LIMIT 1
 
 -- certificate --
 SELECT note FROM purge_certificates WHERE project_id = :project_id AND purge_id = :purge_id AND seq = :seq
