@@ -6,6 +6,7 @@ import hashlib
 import re
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,11 +17,15 @@ import httpx2
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import func, insert
 
 from app.audit.notes import Note, sign
 from app.audit.signing import signing_key
 from app.db.engine import Database
 from app.retention.certificate_file import BadCertificate, Certified, verify
+from app.retention.tables import UserPurge
+from app.trail.append import append_record
+from app.trail.records import SERVICE
 from tests.projects import Project, new_key
 from tests.service import Process, Service, eventually
 
@@ -81,6 +86,35 @@ def test_a_deleted_thread_has_a_certificate_that_verifies_and_stays_the_same(pro
     assert project.call("GET", "/purges", params={"kind": "thread"})["data"] == [shown]
     assert project.call("GET", "/purges")["data"] == []
     assert project.verify().problems == []
+
+
+def test_two_requests_at_once_get_the_same_certificate_of_a_thread_whose_turns_a_fork_keeps(project: Project) -> None:
+    thread = talk(project)
+    project.call("POST", f"/threads/{thread}/fork", json={})
+    project.call("DELETE", f"/threads/{thread}")
+    with ThreadPoolExecutor() as pool:
+        first, second = pool.map(lambda _: certificate(project, purge_of(thread)), range(2))
+    assert first == second
+    said = verified(project, first).statement
+    assert said["counts"] == {"turns": 0, "items": 0, "calls": 0, "media": 0, "inherited": 1}
+    assert [each["count"] for each in said["remains"] if each["what"] == "turns"] == [1]
+
+
+def test_a_purge_that_an_earlier_release_has_completed_and_signed_has_a_certificate(project: Project) -> None:
+    async def complete(database: Database, project_id: UUID) -> str:
+        purge = uuid4()
+        async with database.session() as session:
+            values = {"project_id": project_id, "id": purge, "user_id": USER, "threads": 1, "threads_done": 1}
+            await session.execute(insert(UserPurge).values(**values, completed_at=func.now()))
+            await append_record(session, SERVICE, project_id, "user.purged", detail="1 threads")
+            await append_record(session, SERVICE, project_id, "audit.exported")
+        return f"purge_{purge.hex}"
+
+    purge = project.run(complete)
+    project.checkpoint()
+    project.sql("UPDATE audit_checkpoints SET note = NULL WHERE project_id = $1")
+    found = verified(project, certificate(project, purge))
+    assert (found.statement["counts"], found.statement["records"], found.records) == ({"threads": 1}, None, 0)
 
 
 def test_a_purged_user_has_a_certificate_with_every_record_and_the_sums(project: Project) -> None:
