@@ -19,7 +19,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import func, insert
 
-from app.audit.notes import Note, sign
+from app.audit.notes import COSIGNATURE, ED25519, Checkpoint, Note, VerifierKey, cosign, sign
+from app.audit.policy import Policy
 from app.audit.signing import signing_key
 from app.db.engine import Database
 from app.retention.certificate_file import BadCertificate, Certified, verify
@@ -421,3 +422,29 @@ def test_a_worker_that_is_killed_before_a_user_is_forgotten_leaves_that_and_the_
     answer = other.http.get(f"/purges/{purge}/certificate")
     assert (answer.status_code, answer.text.rpartition("\n\n")[2].count("audit_")) == (200, 1)
     assert other.stop() == 0
+
+
+def test_a_policy_accepts_a_certificate_only_if_its_witness_has_cosigned_the_checkpoint(project: Project) -> None:
+    threads = [talk(project) for _ in range(2)]
+    project.call("DELETE", f"/threads/{threads[0]}")
+    project.checkpoint()
+    note = Note.parse(project.http.get("/audit/checkpoint").content)
+    checkpoint, witness = Checkpoint.parse(note.text), Ed25519PrivateKey.generate()
+    witness_key = VerifierKey("witness.example/one", COSIGNATURE, witness.public_key().public_bytes_raw())
+    signature = cosign(note.text, witness_key.name, witness, 1_800_000_000)
+    project.sql(
+        f"""INSERT INTO audit_cosignatures (project_id, public_key, size, origin, name, at, signature) VALUES (
+        $1, '\\x{witness_key.public_key.hex()}', {checkpoint.size}, '{checkpoint.origin}', '{witness_key.name}',
+        now(), '\\x{signature.data.hex()}')"""
+    )
+    keys = [key.public_bytes_raw() for key in project.public_keys()]
+    logs = "".join(f"log {VerifierKey(checkpoint.origin, ED25519, key)}\n" for key in keys)
+    policy = Policy.parse(f"{logs}witness one {witness_key}\nquorum one\n".encode())
+    file = project.data_dir / "one.certificate"
+    file.write_bytes(certificate(project, purge_of(threads[0])))
+    assert verify(file, keys, policy).statement["purge"] == purge_of(threads[0])
+    project.call("DELETE", f"/threads/{threads[1]}")
+    file.write_bytes(certificate(project, purge_of(threads[1])))
+    verify(file, keys)
+    with pytest.raises(BadCertificate, match="its checkpoint: the quorum one is not reached"):
+        verify(file, keys, policy)
