@@ -25,6 +25,8 @@ from app.audit.cosigning import Cosigning
 from app.audit.service import Audit
 from app.audit.signing import signing_key
 from app.audit.witnesses import witnesses
+from app.audit.positions import Positions
+from app.audit.stream import AuditStream
 from app.cache.client import Cache
 from app.cache.value_mac import ValueMac
 from app.chain.live_ids import LiveIds
@@ -388,6 +390,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         ThreadEvents(database, feed, threads),
         StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
+        AuditStream(database, reads, Positions(database, horizon)),
         Search(database, reads),
         Retention(database, users, purge, certificates, cleaner, transfer),
         holds,

@@ -793,6 +793,33 @@ CREATE TABLE audit_witnesses (
     CONSTRAINT audit_witnesses_pkey PRIMARY KEY (project_id, public_key)
 );
 
+-- The place of each record in the project's stream, given when a reader of the stream pulls. A position never changes.
+CREATE TABLE audit_positions (
+    project_id uuid NOT NULL,
+    position bigint NOT NULL CONSTRAINT audit_positions_position_check CHECK (position > 0),
+    bucket smallint NOT NULL,
+    chain_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    CONSTRAINT audit_positions_pkey PRIMARY KEY (project_id, position),
+    CONSTRAINT audit_positions_record_key UNIQUE (project_id, bucket, chain_id, seq)
+);
+
+-- How far the search for records without a position has come. The row is the lock of a project's stream.
+CREATE TABLE audit_streams (
+    project_id uuid NOT NULL,
+    ahead_at timestamptz NOT NULL DEFAULT 'epoch',
+    ahead_chain uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    ahead_seq bigint NOT NULL DEFAULT 0,
+    again_at timestamptz NOT NULL,
+    again_chain uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    again_seq bigint NOT NULL DEFAULT 0,
+    again_next timestamptz,
+    swept_bucket smallint NOT NULL DEFAULT -1,
+    swept_chain uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000',
+    swept_seq bigint NOT NULL DEFAULT 0,
+    CONSTRAINT audit_streams_pkey PRIMARY KEY (project_id)
+);
+
 -- The keys that hosts may sign checkpoints with.
 CREATE TABLE audit_keys (
     public_key bytea NOT NULL
@@ -1233,12 +1260,6 @@ CREATE TRIGGER audit_origins_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 CREATE TRIGGER audit_cosignatures_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cosignatures
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
-CREATE TRIGGER purge_records_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_records
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
-CREATE TRIGGER purge_certificates_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_certificates
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
-
--- =====================================================================================================================
 -- Legal holds
 -- =====================================================================================================================
 -- Legal holds. A deletion or change of what an active hold covers runs as always, and triggers first copy what would be lost
@@ -1828,7 +1849,15 @@ END
 $function$;
 CREATE TRIGGER projects_minimum_retention BEFORE UPDATE OF minimum_retention_days, minimum_retention_former ON projects
     FOR EACH ROW EXECUTE FUNCTION projects_minimum_retention();
+=======
+CREATE TRIGGER audit_positions_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_positions
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER purge_records_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_records
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER purge_certificates_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_certificates
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 
+-- ==============================================================================================================
 -- =====================================================================================================================
 -- Functions that write turns
 -- =====================================================================================================================

@@ -119,6 +119,7 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("GET", "/audit/export"): NONE,
     ("GET", "/holds/{hold_id}/contents"): NONE,
     ("GET", "/holds/{hold_id}/export"): NONE,
+    ("GET", "/audit/stream"): NONE,
     ("GET", "/project"): NONE,
     ("PATCH", "/project"): ADMIN,
     ("GET", "/users/{user}/data"): NONE,

@@ -303,3 +303,81 @@ LEFT JOIN audit_records r ON r.project_id = :project_id AND r.bucket = s.bucket 
     AND r.action = 'thread.shared' AND r.detail = 'share_' || encode(uuid_send(s.id), 'hex')
 WHERE s.project_id = :project_id AND (:thread_id::uuid IS NULL OR s.thread_id = :thread_id) AND r.chain_id IS NULL
 ORDER BY s.id LIMIT 10
+
+-- stream -> StreamRow --
+-- Records of a project behind a position of its stream.
+SELECT p.position, r.project_id, r.bucket, r.chain_id, r.seq, r.at, r.action, r.turn_id, r.key_id, r.user_digest,
+    r.address_digest, r.detail, r.content, r.previous, r.hash, r.version
+FROM audit_positions p
+JOIN audit_records r
+    ON r.project_id = p.project_id AND r.bucket = p.bucket AND r.chain_id = p.chain_id AND r.seq = p.seq
+WHERE p.project_id = :project_id AND p.position > :after
+ORDER BY p.position LIMIT :limit
+
+-- last_position --
+SELECT coalesce(max(position), 0) FROM audit_positions WHERE project_id = :project_id
+
+-- hash_at --
+-- The hash of the record at a position.
+SELECT r.hash FROM audit_positions p
+JOIN audit_records r
+    ON r.project_id = p.project_id AND r.bucket = p.bucket AND r.chain_id = p.chain_id AND r.seq = p.seq
+WHERE p.project_id = :project_id AND p.position = :position
+
+-- begin_stream --
+INSERT INTO audit_streams (project_id, again_at) VALUES (:project_id, :again_at) ON CONFLICT DO NOTHING
+
+-- lock_stream --
+-- The places of a project's searches. Whoever holds the row assigns the project's positions.
+SELECT * FROM audit_streams WHERE project_id = :project_id FOR UPDATE
+
+-- keep_places --
+UPDATE audit_streams SET ahead_at = :ahead_at, ahead_chain = :ahead_chain, ahead_seq = :ahead_seq,
+    again_at = :again_at, again_chain = :again_chain, again_seq = :again_seq, again_next = :again_next,
+    swept_bucket = :swept_bucket, swept_chain = :swept_chain, swept_seq = :swept_seq
+WHERE project_id = :project_id
+
+-- from_moment -> FoundRow --
+-- Records behind a moment: `placed` if they have a position, and `preceded` if the one before in the chain has.
+SELECT r.bucket, r.chain_id, r.seq, r.at, p.seq IS NOT NULL AS placed, r.seq = 1 OR b.seq IS NOT NULL AS preceded
+FROM (
+    SELECT bucket, chain_id, seq, at FROM audit_records
+    WHERE project_id = :project_id AND (at, chain_id, seq) > (:at, :after_chain, :after_seq)
+    ORDER BY at, chain_id, seq LIMIT :limit
+) r
+LEFT JOIN audit_positions p
+    ON p.project_id = :project_id AND p.bucket = r.bucket AND p.chain_id = r.chain_id AND p.seq = r.seq
+LEFT JOIN audit_positions b
+    ON b.project_id = :project_id AND b.bucket = r.bucket AND b.chain_id = r.chain_id AND b.seq = r.seq - 1
+ORDER BY r.at, r.chain_id, r.seq
+
+-- from_key -> FoundRow --
+-- Records behind a key: `placed` if they have a position.
+SELECT r.bucket, r.chain_id, r.seq, r.at, p.seq IS NOT NULL AS placed, true AS preceded
+FROM (
+    SELECT bucket, chain_id, seq, at FROM audit_records
+    WHERE project_id = :project_id AND (bucket, chain_id, seq) > (:bucket, :after_chain, :after_seq)
+    ORDER BY bucket, chain_id, seq LIMIT :limit
+) r
+LEFT JOIN audit_positions p
+    ON p.project_id = :project_id AND p.bucket = r.bucket AND p.chain_id = r.chain_id AND p.seq = r.seq
+ORDER BY r.bucket, r.chain_id, r.seq
+
+-- up_to -> FoundRow --
+-- Records without a position in some chains, up to a number in each, the first ones of a chain first.
+SELECT r.bucket, r.chain_id, r.seq, r.at, false AS placed, true AS preceded
+FROM unnest(:buckets::smallint[], :chains::uuid[], :seqs::bigint[]) AS c (bucket, chain_id, seq)
+JOIN audit_records r
+    ON r.project_id = :project_id AND r.bucket = c.bucket AND r.chain_id = c.chain_id AND r.seq <= c.seq
+LEFT JOIN audit_positions p
+    ON p.project_id = :project_id AND p.bucket = r.bucket AND p.chain_id = r.chain_id AND p.seq = r.seq
+WHERE p.seq IS NULL
+ORDER BY r.bucket, r.chain_id, r.seq LIMIT :limit
+
+-- assign --
+-- Gives records the next positions of a project, in their order.
+INSERT INTO audit_positions (project_id, position, bucket, chain_id, seq)
+SELECT :project_id::uuid, last.position + e.number, e.bucket, e.chain_id, e.seq
+FROM (SELECT coalesce(max(position), 0) AS position FROM audit_positions WHERE project_id = :project_id) last,
+    unnest(:buckets::smallint[], :chains::uuid[], :seqs::bigint[])
+        WITH ORDINALITY AS e (bucket, chain_id, seq, number)

@@ -14,6 +14,8 @@ from app.audit.witnesses import WitnessObject
 from app.db.ids import KeyId, ThreadId, TurnId
 from app.http.bodies import json_response
 from app.http.describing import AS_LINES, AS_TEXT, UNCHANGED
+from app.audit.stream import MOST_RECORDS, AuditStream, Format
+from app.http.describing import AS_LINES, NDJSON
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Auditing
@@ -106,3 +108,19 @@ async def export(request: Request, caller: Auditing, audit: Service) -> Response
 async def export_thread(request: Request, caller: Auditing, audit: Service, address: Audited) -> Response:
     """Export the trail of a thread, with its proof."""
     return Export(await audit.export_thread(caller, address), listening(request, caller))
+
+
+@router.get("/audit/stream", response_class=Response, responses=AS_LINES)
+async def stream(
+    caller: Auditing,
+    records: Annotated[AuditStream, serving(AuditStream)],
+    after: Annotated[int, Query(ge=0, lt=2**63, description="The position of the last record that was read.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MOST_RECORDS, description="Records in the answer.")] = 500,
+    after_hash: Annotated[
+        str | None,
+        Query(pattern="^[0-9a-f]{64}$", description="The hash of the record at `after`, to be checked."),
+    ] = None,
+    form: Annotated[Format, Query(alias="format")] = "everthread",
+) -> Response:
+    """Pull the records of the audit trail behind a position, one in a line, in an order that never changes."""
+    return Response(await records.pull(caller, after, limit, after_hash, form), media_type=NDJSON)

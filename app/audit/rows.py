@@ -72,3 +72,18 @@ class WitnessRow(TypedDict):
 class ProjectRow(TypedDict):
     project_id: UUID
     name: str
+
+
+class StreamRow(RecordRow):
+    position: int
+
+
+class FoundRow(TypedDict):
+    """A record, as far as the search for records without a position reads it."""
+
+    bucket: int
+    chain_id: UUID
+    seq: int
+    at: datetime
+    placed: bool
+    preceded: bool

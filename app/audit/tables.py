@@ -4,6 +4,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, Text, UniqueConstraint, func
+from sqlalchemy import BigInteger, CheckConstraint, LargeBinary, SmallInteger, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base
@@ -85,3 +86,39 @@ class AuditKey(Base):
     retired_at: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("octet_length(public_key) = 32", name="public_key"),)
+
+
+class AuditPosition(Base):
+    """The position of a record in its project's stream."""
+
+    __tablename__ = "audit_positions"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    bucket: Mapped[int] = mapped_column(SmallInteger)
+    chain_id: Mapped[UUID]
+    seq: Mapped[int] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        CheckConstraint("position > 0", name="position"),
+        UniqueConstraint("project_id", "bucket", "chain_id", "seq", name="audit_positions_record_key"),
+    )
+
+
+class AuditStream(Base):
+    """Places of the searches for records without a position, see `positions.py`. The row locks a project's stream."""
+
+    __tablename__ = "audit_streams"
+
+    project_id: Mapped[UUID] = mapped_column(primary_key=True)
+    ahead_at: Mapped[datetime] = mapped_column(server_default=text("'epoch'"))
+    ahead_chain: Mapped[UUID] = mapped_column(server_default=text("'00000000-0000-0000-0000-000000000000'"))
+    ahead_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    again_at: Mapped[datetime]
+    again_chain: Mapped[UUID] = mapped_column(server_default=text("'00000000-0000-0000-0000-000000000000'"))
+    again_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    again_next: Mapped[datetime | None]
+    """Moment from which the next round of `again` begins; None before a round has begun."""
+    swept_bucket: Mapped[int] = mapped_column(SmallInteger, server_default=text("-1"))
+    swept_chain: Mapped[UUID] = mapped_column(server_default=text("'00000000-0000-0000-0000-000000000000'"))
+    swept_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

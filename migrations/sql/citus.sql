@@ -53,6 +53,8 @@ SELECT create_reference_table('audit_origins');
 SELECT create_reference_table('audit_cosignatures');
 SELECT create_reference_table('audit_witnesses');
 SELECT create_reference_table('audit_keys');
+SELECT create_reference_table('audit_positions');
+SELECT create_reference_table('audit_streams');
 SELECT create_reference_table('user_purges');
 SELECT create_reference_table('purge_records');
 SELECT create_reference_table('purge_certificates');
