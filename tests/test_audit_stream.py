@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from ocsf_json_schema import OcsfJsonSchemaEmbedded, get_ocsf_schema
@@ -207,13 +207,21 @@ SCRIPT = st.lists(
         st.tuples(st.sampled_from(["commit", "roll back"]), st.integers(0, 3)),
         st.tuples(st.just("pull"), st.sampled_from([1, 2, 50])),
     ),
+    min_size=8,
     max_size=40,
 )
+
+BEFORE_ITS_PREDECESSOR = [
+    ("append", 0, 1, 0.0), ("commit", 0), ("pull", 50), ("append", 0, 0, 86400.0), ("append", 0, 0, 0.0), ("commit", 0)
+]  # fmt: skip
+CLOCK_SET_BACK = [("append", 0, 0, 0.0), ("append", 0, 0, 2.0), ("commit", 0)]
 
 
 @pytest.mark.usefixtures("small_steps")
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=SCRIPT)
+@example(script=BEFORE_ITS_PREDECESSOR)
+@example(script=CLOCK_SET_BACK)
 def test_whatever_is_committed_when_all_pulls_together_are_the_table_without_duplicates(
     database_url: str, script: list[tuple[Any, ...]]
 ) -> None:
@@ -264,6 +272,44 @@ def test_whatever_is_committed_when_all_pulls_together_are_the_table_without_dup
                 )
         finally:
             await asyncio.gather(*(writer.close() for writer in writers), database.close())
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_a_long_history_comes_in_the_order_of_its_moments_a_few_records_at_a_time(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(positions, "OVERLAP", timedelta(0))
+
+    async def run() -> None:
+        trail, database = Trail(database_url), Database(database_url, pool_size=1, timeout_seconds=30)
+        writer = await trail.connect()
+        try:
+            reader, began = Puller(database, trail), datetime.now(UTC) - timedelta(hours=1)
+            written = [(chain, seq) for seq in range(1, 16) for chain in reversed(trail.chains)]
+            for number, (chain, seq) in enumerate(written):
+                await trail.append(writer, chain, seq, began + timedelta(seconds=number))
+            pulls = 0
+            while len(reader.read) < len(written):
+                before, pulls = len(reader.read), pulls + 1
+                await reader.pull(4)
+                assert before < len(reader.read) <= before + positions.STEP * positions.MOST_STEPS
+            assert (reader.read, pulls) == (written, 10)
+            # A transaction that was open is found by the next pull: the sweep would need up to 20.
+            for chain in trail.chains:
+                transaction = writer.transaction()
+                await transaction.start()
+                await trail.append(writer, chain, 16, datetime.now(UTC))
+                other = await trail.connect()
+                await trail.append(other, ids.new_id(0), 1, datetime.now(UTC))
+                await reader.pull(4)
+                await other.close()
+                await transaction.commit()
+                await reader.pull(4)
+                assert reader.read[-1] == (chain, 16)
+        finally:
+            await asyncio.gather(writer.close(), database.close())
 
     asyncio.run(run())
 

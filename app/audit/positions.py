@@ -32,7 +32,7 @@ STEP = 1000
 """Records that one step of a search reads."""
 
 MOST_STEPS = 5
-"""Largest number of steps of `ahead` in one request."""
+"""Largest number of steps in one request, of `ahead` and of `again`."""
 
 OVERLAP = timedelta(seconds=10)
 """Time before the read horizon from which `again` reads. Clocks that are set back by less cause no delay."""
@@ -55,10 +55,8 @@ class Positions:
             until = await self._horizon.until(session) - OVERLAP
             state = await _locked(session, project_id, Place(until))
             search = _Search(session, project_id)
-            ahead, steps, at_end = Place(state["ahead_at"], state["ahead_chain"], state["ahead_seq"]), 0, False
-            while not at_end and steps < MOST_STEPS and search.assigned < wanted:
-                ahead, at_end = await search.by_moment(ahead)
-                steps += 1
+            ahead = Place(state["ahead_at"], state["ahead_chain"], state["ahead_seq"])
+            ahead, at_end = await search.by_moment(ahead, wanted)
             again, next_ = Place(state["again_at"], state["again_chain"], state["again_seq"]), state["again_next"]
             swept = (state["swept_bucket"], state["swept_chain"], state["swept_seq"])
             if at_end:
@@ -98,14 +96,23 @@ class _Search:
         self._session = session
         self._project_id = project_id
 
-    async def by_moment(self, place: Place) -> tuple[Place, bool]:
-        """Read on from a place. Returns the place that was reached, and true at the end of the trail."""
-        after = {"at": place.at, "after_chain": place.chain_id, "after_seq": place.seq}
-        rows = await self._rows(SQL.from_moment.clause, **after, limit=STEP)
-        await self._assign_in_chains([row for row in rows if not row["placed"]])
-        if rows:
-            place = Place(rows[-1]["at"], rows[-1]["chain_id"], rows[-1]["seq"])
-        return place, len(rows) < STEP
+    async def by_moment(self, place: Place, wanted: int | None = None) -> tuple[Place, bool]:
+        """Read on from a place, in one or more steps. Returns the place reached, and true at the end of the trail.
+
+        Args:
+            wanted: take no further step when so many records have got positions.
+        """
+        for _ in range(MOST_STEPS):
+            after = {"at": place.at, "after_chain": place.chain_id, "after_seq": place.seq}
+            rows = await self._rows(SQL.from_moment.clause, **after, limit=STEP)
+            await self._assign_in_chains([row for row in rows if not row["placed"]])
+            if rows:
+                place = Place(rows[-1]["at"], rows[-1]["chain_id"], rows[-1]["seq"])
+            if len(rows) < STEP:
+                return place, True
+            if wanted is not None and self.assigned >= wanted:
+                break
+        return place, False
 
     async def by_key(self, key: tuple[int, UUID, int]) -> tuple[int, UUID, int]:
         """Read on from a key. Returns the key that was reached; behind the last one, the round begins again."""
