@@ -6,7 +6,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -167,6 +169,60 @@ def test_only_what_was_asked_for_is_told_and_only_of_the_own_project(
     # All that was before it in the trail has been read.
     assert len(deliveries(project, webhook)) == 1
     assert [(event["type"], event["data"]["id"]) for event in receiver.events] == [("response.completed", mine["id"])]
+
+
+def last_moment(client: httpx2.Client) -> str:
+    """The moment of the last record of the trail."""
+    moment: str = client.get("/audit", params={"limit": 1}).json()["data"][0]["at"]
+    return moment
+
+
+def test_events_that_the_trail_has_grown_are_few_and_the_last_one_tells_of_the_last_record(
+    project: httpx2.Client, receiver: Receiver
+) -> None:
+    assert "audit.appended" not in made(project, "https://nobody.example/x")["events"]
+    webhook = made(project, receiver.url, events=["audit.appended", "thread.created"])
+
+    def has_events(number: int) -> bool:
+        return len(receiver.told("audit.appended")) >= number
+
+    last = ""
+    for number in range(3):
+        for _ in range(10):
+            project.post("/threads", json={"user": "ann", "title": "a private title"})
+        last = last_moment(project)
+        eventually(partial(has_events, number + 1), 30)
+    eventually(lambda: receiver.told("audit.appended")[-1]["data"]["at"] == last, 30)
+    eventually(lambda: {each["status"] for each in deliveries(project, webhook, limit=100)} == {"delivered"}, 30)
+    assert len(receiver.told("thread.created")) == 30
+    told = [each for each in deliveries(project, webhook, limit=100) if each["event"]["type"] == "audit.appended"]
+    moments = sorted(each["delivered_at"] for each in told)
+    assert [later - earlier >= 4 for earlier, later in pairwise(moments)] == [True] * (len(told) - 1)
+    records = project.get("/audit", params={"limit": 1}).json()["data"]
+    assert {str(event["data"]) for event in receiver.told("audit.appended")} == {
+        str({"id": f"proj_{records[0]['actor']['project']}", "at": each["event"]["data"]["at"]}) for each in told
+    }
+    # Neither the deliveries nor their list have written a record: nothing is left to tell.
+    assert records[0]["at"] == last
+
+
+def test_a_record_that_is_written_while_its_receiver_is_told_of_others_is_told_of_afterwards(
+    project: httpx2.Client, receiver: Receiver, own_database_url: str
+) -> None:
+    receiver.hangs.clear()
+    webhook = made(project, receiver.url, events=["audit.appended"])
+    eventually(lambda: len(receiver.came) > 0)
+    (first,) = deliveries(project, webhook)
+    project.post("/threads", json={})
+    last = last_moment(project)
+    eventually(lambda: deliveries(project, webhook)[0]["event"]["data"]["at"] == last)
+    receiver.hangs.set()
+    (pending,) = deliveries(project, webhook)
+    assert (pending["status"], pending["id"] > first["id"]) == ("pending", True)
+    an_hour_passes(own_database_url)
+    eventually(lambda: receiver.told("audit.appended")[-1]["data"]["at"] == last, 30)
+    eventually(lambda: [each["status"] for each in deliveries(project, webhook)] == ["delivered"], 30)
+    assert len({event["id"] for event in receiver.events}) == 2
 
 
 def test_a_receiver_that_is_down_for_an_hour_misses_nothing_and_a_killed_worker_loses_nothing(

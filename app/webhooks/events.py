@@ -7,13 +7,19 @@ from uuid import UUID
 from typing_extensions import TypedDict
 
 from app.db import ids
+from app.trail.records import instant
 
 EventType = Literal[
     "response.completed", "response.incomplete", "response.failed", "response.cancelled",
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.deleted", "thread.purged",
-    "turn.deleted", "turn.purged", "user.purged",
+    "turn.deleted", "turn.purged", "user.purged", "audit.appended",
 ]  # fmt: skip
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+
+APPENDED: EventType = "audit.appended"
+"""There are new records, whatever they say. One event stands for all of them."""
+
+DEFAULT_EVENTS = tuple(each for each in EVENT_TYPES if each != APPENDED)
 
 
 class TrailRow(Protocol):
@@ -38,6 +44,11 @@ def data_of(record: TrailRow) -> dict[str, Any]:
         return {"id": thread}
     id_ = ids.response_id(turn) if record["action"] == "turn.closed" else ids.turn_id(turn)
     return {"id": id_, "thread_id": thread}
+
+
+def data_of_appended(project_id: UUID, last: TrailRow) -> dict[str, Any]:
+    """Return the data of `audit.appended`: the project, and the moment of the last record that is known."""
+    return {"id": ids.project_id(project_id), "at": instant(last["at"])}
 
 
 def event_id(chain_id: UUID, seq: int) -> str:

@@ -33,7 +33,7 @@ class WebhookCreate(Body):
 
     url: Url
     events: Events | None = None
-    """All, if left out."""
+    """All but `audit.appended`, if left out."""
     description: Description | None = None
     secret: Annotated[str, Field(max_length=100), AfterValidator(_known_secret)] | None = None
     """One is made if left out, and shown once."""

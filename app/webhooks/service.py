@@ -11,7 +11,7 @@ from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.webhooks import signing
 from app.webhooks.deliveries import Deliveries
-from app.webhooks.events import EVENT_TYPES, parse_event_id
+from app.webhooks.events import DEFAULT_EVENTS, parse_event_id
 from app.webhooks.rows import DeliveryRow, WebhookRow
 from app.webhooks.schemas import (
     DeliveryObject,
@@ -44,7 +44,7 @@ class Webhooks:
         values = {
             "id": id_,
             "url": sent.url,
-            "events": list(dict.fromkeys(sent.events or EVENT_TYPES)),
+            "events": list(dict.fromkeys(sent.events or DEFAULT_EVENTS)),
             "description": sent.description,
             "secret": await self._secrets.encrypt(caller.project_id, id_, secret),
         }

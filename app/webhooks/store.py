@@ -14,7 +14,7 @@ from app.db.read_horizon import ReadHorizon
 from app.db.sql import statements_of
 from app.trail.append import append_record
 from app.trail.records import Action, Actor
-from app.webhooks.events import data_of, type_of
+from app.webhooks.events import APPENDED, data_of, data_of_appended, type_of
 from app.webhooks.rows import DeliveryRow, RecordRow, WebhookRow
 from app.webhooks.tables import Webhook
 
@@ -24,6 +24,9 @@ MOST_WEBHOOKS = 50
 """Largest number of webhooks per project."""
 
 FORMER_SECRET_HOURS = 24
+
+APPENDED_SECONDS = 5.0
+"""Shortest time between two events `audit.appended` of a webhook."""
 
 DELIVERED_DAYS = 7
 FAILED_DAYS = 30
@@ -100,6 +103,11 @@ class WebhookStore:
                 return False
             if wanted:
                 await session.execute(SQL.write.clause, {**this, **_columns(wanted)})
+            if APPENDED in webhook["events"]:
+                data = orjson.dumps(data_of_appended(project_id, last)).decode()
+                told = {**this, "at": last["at"], "data": data}
+                if await session.scalar(SQL.renew_appended.clause, told) is None:
+                    await session.execute(SQL.add_appended.clause, {**told, "seconds": APPENDED_SECONDS})
         return len(rows) == RECORDS_AT_ONCE
 
     async def take(self, webhook: WebhookRow, limit: int, lease_seconds: float) -> list[DeliveryRow]:

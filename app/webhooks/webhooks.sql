@@ -29,6 +29,25 @@ FROM unnest(:chains::uuid[], :seqs::bigint[], :types::text[], :ats::timestamptz[
     AS e (chain, seq, type, at, data)
 ON CONFLICT DO NOTHING
 
+-- renew_appended --
+-- Has a webhook's pending event `audit.appended` tell of further records, under a new number. Where it is being sent
+-- now, the end of that attempt is not written down, and it is sent again: its receiver may have pulled too early.
+UPDATE webhook_deliveries SET seq = greatest(seq + 1, {_microseconds}), at = :at, data = :data::json
+WHERE project_id = :project_id AND webhook_id = :id AND chain_id = :id AND status = 'pending' AND seq = (
+    SELECT max(seq) FROM webhook_deliveries
+    WHERE project_id = :project_id AND webhook_id = :id AND chain_id = :id AND status = 'pending'
+) RETURNING seq
+
+-- add_appended --
+-- Adds an event `audit.appended` of a webhook. In the place of a record's chain it has the webhook's id.
+INSERT INTO webhook_deliveries (project_id, webhook_id, chain_id, seq, type, at, data, next_at)
+SELECT :project_id::uuid, :id::uuid, :id::uuid, greatest(max(seq) + 1, {_microseconds}), 'audit.appended', :at::timestamptz,
+    :data::json, greatest(now(), max(delivered_at) + :seconds::float8 * interval '1 second')
+FROM webhook_deliveries WHERE project_id = :project_id AND webhook_id = :id AND chain_id = :id
+
+-- _microseconds --
+(extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+
 -- due --
 -- The deliveries of a webhook to try now.
 SELECT chain_id, seq, attempts FROM webhook_deliveries
