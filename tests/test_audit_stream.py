@@ -75,6 +75,24 @@ def test_every_record_comes_once_at_a_position_that_never_changes(project: Proje
         last[record["thread"]] = record["seq"], record["hash"]
 
 
+def test_a_thread_that_was_forked_or_comes_back_under_its_old_id_is_in_the_stream(project: Project) -> None:
+    thread = project.call("POST", "/threads", json={})["id"]
+    turn = project.call("POST", f"/threads/{thread}/turns", json={"input": "Hello!"})["id"]
+    exported = project.call("GET", f"/threads/{thread}/export")
+    before = everything(project.http)
+    project.call("DELETE", f"/threads/{thread}")
+    deleted = everything(project.http)
+    assert project.call("POST", "/threads/import", json=exported)["id"] == thread
+    project.call("POST", f"/threads/{thread}/fork", json={"turn_id": turn})
+    found = everything(project.http)
+    assert found[: len(deleted)] == deleted != before
+    assert as_listed(found) == {record["id"]: record for record in project.records()}
+    assert [record["seq"] for record in found if record["thread"] == thread] == list(
+        range(1, 1 + sum(record["thread"] == thread for record in found))
+    )
+    assert {record["action"] for record in found} >= {"thread.imported", "thread.forked", "thread.deleted"}
+
+
 def test_a_reader_sees_that_a_record_was_removed_or_that_the_database_was_restored(project: Project) -> None:
     thread = project.call("POST", "/threads", json={})["id"]
     for title in ("a", "b", "c"):

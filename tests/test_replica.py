@@ -48,8 +48,10 @@ def test_what_may_be_a_little_old_is_read_from_a_replica_and_nothing_else(
     eventually(lambda: found(service, "xylophones") == 1)
 
     run_sql(pair.url(hosts=standby), "SELECT pg_wal_replay_pause()")
-    service.turn(thread, "A word about bassoons.")
+    latest = service.turn(thread, "A word about bassoons.")
     assert found(service, "bassoons") == 0  # The replica has not heard of them.
+    # The audit stream assigns positions on the primary, and a page that the replica has not is read there.
+    assert latest["id"] in service.http.get("/audit/stream").text
     shown = service.http.get(f"/threads/{thread}/messages", params={"format": "chat"}).json()["data"]
     assert len(shown) == 4
     trail = tmp_path / "trail.ndjson"
