@@ -374,6 +374,35 @@ def test_records_of_transactions_that_stay_open_across_pulls_come_after_all_that
     project.run(run)
 
 
+def test_readers_that_wait_for_a_projects_stream_hold_up_no_other_project(
+    service: Service, service_env: dict[str, str], project: Project
+) -> None:
+    everything(project.http)
+    elsewhere = new_key(service_env["DATABASE_URL"], uuid4().hex)
+
+    async def run(database: Database, project_id: UUID) -> None:
+        holder = await asyncpg.connect(database.url)
+        try:
+            async with httpx2.AsyncClient(
+                base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {project.key}"}, timeout=60
+            ) as http:
+                async with holder.transaction():
+                    await holder.execute("SELECT FROM audit_streams WHERE project_id = $1 FOR UPDATE", project_id)
+                    waiting = [asyncio.create_task(http.get("/audit/stream")) for _ in range(40)]
+                    answers = [
+                        await http.get("/audit/stream", headers={"Authorization": f"Bearer {elsewhere}"})
+                        for _ in range(10)
+                    ]
+                    assert [answer.status_code for answer in answers] == [200] * 10
+                    assert not any(each.done() for each in waiting)
+                read = await asyncio.gather(*waiting)
+                assert {(answer.status_code, answer.text) for answer in read} == {(200, read[0].text)}
+        finally:
+            await holder.close()
+
+    project.run(run)
+
+
 # A worker that is killed.
 
 

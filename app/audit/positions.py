@@ -14,10 +14,12 @@ The records of a chain get positions in the order of their numbers: a search tha
 has a position assigns that one's first.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from sqlalchemy import TextClause
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -44,6 +46,8 @@ class Positions:
     def __init__(self, database: Database, horizon: ReadHorizon) -> None:
         self._database = database
         self._horizon = horizon
+        self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
+        """Held per project, so that requests that wait for their turn hold no connection."""
 
     async def assign(self, project_id: UUID, wanted: int) -> None:
         """Assign positions to records of a project that have none: about as many as wanted, if there are.
@@ -51,7 +55,8 @@ class Positions:
         One request assigns at a time; the others wait for it. While `ahead` has not come to the end, the other searches
         wait, so that a long history gets its positions in the order of its moments.
         """
-        async with self._database.session() as session:
+        lock = self._locks.setdefault(project_id, asyncio.Lock())
+        async with lock, self._database.session() as session:
             until = await self._horizon.until(session) - OVERLAP
             state = await _locked(session, project_id, Place(until))
             search = _Search(session, project_id)
