@@ -314,6 +314,11 @@ JOIN audit_records r
 WHERE p.project_id = :project_id AND p.position > :after
 ORDER BY p.position LIMIT :limit
 
+-- by_index --
+-- Has the transaction's statements read the trail along its indexes, as far as their limit, whatever the statistics say.
+SELECT set_config(name, 'off', true)
+FROM unnest(ARRAY['enable_hashjoin', 'enable_mergejoin', 'enable_bitmapscan', 'enable_sort']) AS name
+
 -- last_position --
 SELECT coalesce(max(position), 0) FROM audit_positions WHERE project_id = :project_id
 
@@ -342,7 +347,7 @@ WHERE project_id = :project_id
 SELECT r.bucket, r.chain_id, r.seq, r.at, p.seq IS NOT NULL AS placed, r.seq = 1 OR b.seq IS NOT NULL AS preceded
 FROM (
     SELECT bucket, chain_id, seq, at FROM audit_records
-    WHERE project_id = :project_id AND (at, chain_id, seq) > (:at, :after_chain, :after_seq)
+    WHERE project_id = :project_id AND at >= :at AND (at, chain_id, seq) > (:at, :after_chain, :after_seq)
     ORDER BY at, chain_id, seq LIMIT :limit
 ) r
 LEFT JOIN audit_positions p

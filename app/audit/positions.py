@@ -58,6 +58,7 @@ class Positions:
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         async with lock, self._database.session() as session:
             until = await self._horizon.until(session) - OVERLAP
+            await session.execute(SQL.by_index.clause)
             state = await _locked(session, project_id, Place(until))
             search = _Search(session, project_id)
             ahead = Place(state["ahead_at"], state["ahead_chain"], state["ahead_seq"])
@@ -90,7 +91,13 @@ class Positions:
 
 async def page(database: Database, project_id: UUID, after: int, limit: int) -> list[StreamRow]:
     """Return the records behind a position, in the order of their positions."""
-    return await database.fetch(*SQL.stream(project_id=project_id, after=after, limit=limit))
+    async with database.session() as session:
+        await session.execute(SQL.by_index.clause)
+        found: Any = await session.execute(
+            SQL.stream.clause, {"project_id": project_id, "after": after, "limit": limit}
+        )
+        rows: list[StreamRow] = found.mappings().all()
+        return rows
 
 
 class _Search:
