@@ -44,7 +44,7 @@ TABLES = (
     accounts.Account, trail.UserKey, threads.Thread, threads.ThreadName, threads.ThreadActivity, turns.Turn, turns.Item,
     media.Medium, media.ItemMedium, turns.Call, turns.SentPiece, turns.Waiter,
     trail.AuditRecord, audit.AuditLeaf, audit.AuditCheckpoint, audit.AuditKey,
-    audit.AuditPosition, audit.AuditStream, chain.ProviderDeletion,
+    audit.AuditPosition, audit.StreamPlaces, chain.ProviderDeletion,
     retention.UserPurge, memory.Compaction, memory.ObservedModel, webhooks.Webhook, webhooks.WebhookDelivery,
     history.Feedback, history.Share, holds.Hold, holds.HeldRow, usage.TurnHour, usage.UsageSum, limits.Charge,
     audit.AuditCosignature, audit.AuditWitness,

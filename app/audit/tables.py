@@ -105,7 +105,7 @@ class AuditPosition(Base):
     )
 
 
-class AuditStream(Base):
+class StreamPlaces(Base):
     """Places of the searches for records without a position, see `positions.py`. The row locks a project's stream."""
 
     __tablename__ = "audit_streams"
