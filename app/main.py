@@ -22,11 +22,11 @@ from app.accounts.service import ProjectAccounts
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.cosigning import Cosigning
+from app.audit.positions import Positions
 from app.audit.service import Audit
 from app.audit.signing import signing_key
-from app.audit.witnesses import witnesses
-from app.audit.positions import Positions
 from app.audit.stream import AuditStream
+from app.audit.witnesses import witnesses
 from app.cache.client import Cache
 from app.cache.value_mac import ValueMac
 from app.chain.live_ids import LiveIds

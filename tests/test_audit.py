@@ -138,7 +138,8 @@ def test_the_database_writes_the_same_canonical_json_as_any_rfc_8785_library(
 
 
 @pytest.mark.parametrize(
-    "table", ["audit_records", "audit_leaves", "audit_checkpoints", "audit_cosignatures", "audit_origins", "audit_positions"]
+    "table",
+    ["audit_records", "audit_leaves", "audit_checkpoints", "audit_cosignatures", "audit_origins", "audit_positions"],
 )
 @pytest.mark.parametrize("statement", ["UPDATE {} SET project_id = project_id", "DELETE FROM {}", "TRUNCATE {}"])
 def test_the_trail_takes_no_update_delete_or_truncate(database_url: str, table: str, statement: str) -> None:

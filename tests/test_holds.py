@@ -443,7 +443,7 @@ def test_nothing_is_lost_while_a_hold_is_placed_beside_deletions(case: Held) -> 
         async def waits(kind: str) -> None:
             """Return when somebody waits for the project's lock."""
             waiting = """SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND mode = $1
-                AND (classid::bigint << 32 | objid::bigint) = uuid_hash_extended($2, 1)"""
+                AND (classid::bigint << 32 | objid::bigint) = uuid_hash_extended($2, 2)"""
             while not await watch.fetchval(waiting, kind, project_id):  # noqa: ASYNC110 - the server tells nobody
                 await asyncio.sleep(0.01)
 
@@ -457,7 +457,7 @@ def test_nothing_is_lost_while_a_hold_is_placed_beside_deletions(case: Held) -> 
         answer = await placed
         # This one meets a hold whose transaction is still open.
         await second.execute("BEGIN")
-        await second.execute("SELECT pg_advisory_xact_lock(uuid_hash_extended($1, 1))".replace("$1", f"'{project_id}'"))
+        await second.execute("SELECT pg_advisory_xact_lock(uuid_hash_extended($1, 2))".replace("$1", f"'{project_id}'"))
         gone = asyncio.create_task(first.execute(f"DELETE FROM threads WHERE id = '{threads[1].partition('_')[2]}'"))
         await asyncio.wait_for(waits("ShareLock"), 60)
         assert not gone.done()

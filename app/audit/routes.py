@@ -10,12 +10,11 @@ from app.audit.exported import CheckpointObject
 from app.audit.notes import LARGEST_NUMBER
 from app.audit.service import Audit, ConsistencyObject
 from app.audit.store import Filters
+from app.audit.stream import MOST_RECORDS, AuditStream, Format
 from app.audit.witnesses import WitnessObject
 from app.db.ids import KeyId, ThreadId, TurnId
 from app.http.bodies import json_response
-from app.http.describing import AS_LINES, AS_TEXT, UNCHANGED
-from app.audit.stream import MOST_RECORDS, AuditStream, Format
-from app.http.describing import AS_LINES, NDJSON
+from app.http.describing import AS_LINES, AS_TEXT, NDJSON, UNCHANGED
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
 from app.projects.auth import Auditing

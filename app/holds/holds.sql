@@ -1,6 +1,6 @@
 -- lock --
 -- Waits until no deletion in the project is under way, and keeps others waiting until this transaction ends.
-SELECT pg_advisory_xact_lock(uuid_hash_extended(:project_id::uuid, 1))
+SELECT pg_advisory_xact_lock(uuid_hash_extended(:project_id::uuid, 2))
 
 -- holds_on_thread --
 -- The active holds that cover a thread, by its id, its user or its project.

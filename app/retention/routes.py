@@ -15,7 +15,6 @@ from app.projects.auth import Administering, Auditing, Authenticated, KeyRing
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
 from app.projects.settings import RecordReads
-from app.retention.purge import PurgeObject
 from app.retention.certificate_file import Kind
 from app.retention.certificates import PurgeObject
 from app.retention.service import ProjectObject, Retention

@@ -10,10 +10,8 @@ from typing_extensions import TypedDict
 
 from app.db import ids
 from app.db.engine import Database
-from app.holds.doors import check_user
-from app.http.errors import BadRequest, Conflict, NotFound
 from app.holds.doors import check_user, knows_holds
-from app.http.errors import Conflict, NotFound
+from app.http.errors import BadRequest, Conflict, NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
 from app.projects.tables import Project

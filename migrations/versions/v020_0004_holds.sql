@@ -97,7 +97,7 @@ $function$;
 -- snapshot for all statements.
 CREATE FUNCTION lock_holds_v1(project uuid) RETURNS void LANGUAGE plpgsql AS $function$
 BEGIN
-    PERFORM pg_advisory_xact_lock_shared(uuid_hash_extended(project, 1));
+    PERFORM pg_advisory_xact_lock_shared(uuid_hash_extended(project, 2));
     IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN
         PERFORM refuse_row('holds_isolation_check');
     END IF;
@@ -578,7 +578,7 @@ CREATE FUNCTION projects_minimum_retention() RETURNS trigger LANGUAGE plpgsql AS
 BEGIN
     NEW.minimum_retention_former := OLD.minimum_retention_former;
     IF NEW.minimum_retention_days > coalesce(OLD.minimum_retention_days, 0) THEN
-        PERFORM pg_advisory_xact_lock(uuid_hash_extended(OLD.project_id, 1));
+        PERFORM pg_advisory_xact_lock(uuid_hash_extended(OLD.project_id, 2));
     ELSIF OLD.minimum_retention_days > coalesce(NEW.minimum_retention_days, 0) THEN
         SELECT coalesce(jsonb_agg(f.value), '[]') || jsonb_build_object(
                 'days', OLD.minimum_retention_days, 'until', clock_timestamp()
