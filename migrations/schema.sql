@@ -1260,6 +1260,14 @@ CREATE TRIGGER audit_origins_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 CREATE TRIGGER audit_cosignatures_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_cosignatures
     FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER audit_positions_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_positions
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER purge_records_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_records
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+CREATE TRIGGER purge_certificates_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_certificates
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
+
+-- =====================================================================================================================
 -- Legal holds
 -- =====================================================================================================================
 -- Legal holds. A deletion or change of what an active hold covers runs as always, and triggers first copy what would be lost
@@ -1849,15 +1857,7 @@ END
 $function$;
 CREATE TRIGGER projects_minimum_retention BEFORE UPDATE OF minimum_retention_days, minimum_retention_former ON projects
     FOR EACH ROW EXECUTE FUNCTION projects_minimum_retention();
-=======
-CREATE TRIGGER audit_positions_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_positions
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
-CREATE TRIGGER purge_records_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_records
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
-CREATE TRIGGER purge_certificates_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON purge_certificates
-    FOR EACH STATEMENT EXECUTE FUNCTION audit_refuse();
 
--- ==============================================================================================================
 -- =====================================================================================================================
 -- Functions that write turns
 -- =====================================================================================================================

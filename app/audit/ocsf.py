@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
     class_uid: int
     activity_id: int
-    entity: Literal["key", "project", "account", "webhook", "user", "signing key"] | None = None
+    entity: Literal["key", "project", "account", "webhook", "user", "signing key", "hold"] | None = None
     """The changed entity, of Entity Management."""
 
 
@@ -37,7 +37,7 @@ CREATE, READ, UPDATE, DELETE, PASSES = (Kind(API_ACTIVITY, activity) for activit
 
 KINDS: dict[Action, Kind] = {
     "thread.created": CREATE, "thread.changed": UPDATE, "thread.forked": CREATE, "thread.imported": CREATE,
-    "thread.exported": READ, "thread.deleted": DELETE, "thread.purged": DELETE,
+    "thread.exported": READ, "thread.read": READ, "thread.deleted": DELETE, "thread.purged": DELETE,
     "turn.opened": CREATE, "turn.called": PASSES, "turn.model_replaced": UPDATE, "turn.closed": UPDATE,
     "turn.imported": CREATE, "turn.inherited": UPDATE, "turn.deleted": DELETE, "turn.purged": DELETE,
     "items.added": CREATE, "item.deleted": DELETE, "history.erased": DELETE,
@@ -59,6 +59,8 @@ KINDS: dict[Action, Kind] = {
     "webhook.deleted": Kind(ENTITY_MANAGEMENT, 4, "webhook"),
     "user.exported": Kind(ENTITY_MANAGEMENT, 2, "user"), "user.purged": Kind(ENTITY_MANAGEMENT, 4, "user"),
     "user.tokens_revoked": Kind(ENTITY_MANAGEMENT, 3, "user"), "user.claimed": Kind(ENTITY_MANAGEMENT, 3, "user"),
+    "hold.placed": Kind(ENTITY_MANAGEMENT, 1, "hold"), "hold.released": Kind(ENTITY_MANAGEMENT, 3, "hold"),
+    "hold.erased": Kind(ENTITY_MANAGEMENT, 4, "hold"),
     "audit.key_added": Kind(ENTITY_MANAGEMENT, 1, "signing key"),
     "audit.key_retired": Kind(ENTITY_MANAGEMENT, 4, "signing key"),
 }  # fmt: skip

@@ -14,15 +14,17 @@ from app.http.services import serving
 from app.projects.auth import Auditing
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.threads.address import Audited, at
 
-router = APIRouter(tags=["holds"])
+router = APIRouter(tags=["holds"], route_class=RecordedRoute)
 
 Service = Annotated[Held, serving(Held)]
 Limit = Annotated[int, Query(ge=1, le=100, description="Rows on a page.")]
 After = Query(description="The last_id of the page before this one.")
 
 
+@reads("held contents", of="project", always=True)
 @at(router.get, "/held", response_model=ListObject[HeldObject])
 async def of_thread(
     caller: Auditing, held: Service, address: Audited, limit: Limit = 20, after: Annotated[str | None, After] = None
@@ -31,6 +33,7 @@ async def of_thread(
     return json_response(await held.of_thread(caller, address, limit, after))
 
 
+@reads("threads under a hold", of="project", always=True)
 @router.get("/holds/{hold_id}/contents", response_model=ListObject[HeldThreadObject])
 async def contents(
     caller: Auditing, held: Service, hold_id: str, limit: Limit = 20, after: Annotated[ThreadId | None, After] = None
@@ -39,6 +42,7 @@ async def contents(
     return json_response(await held.threads_under(caller, hold_id, limit, after))
 
 
+@reads("export of held contents", of="project", always=True)
 @router.get("/holds/{hold_id}/export", response_class=Response, responses=AS_LINES)
 async def export(request: Request, caller: Auditing, held: Service, hold_id: str) -> Response:
     """Export what a hold keeps, one content per line."""

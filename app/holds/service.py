@@ -47,8 +47,6 @@ class Holds:
             Conflict: the project has too many active holds.
         """
         id_, project_id = ids.new_uuid(), caller.project_id
-        if sent.user is not None:
-            await self._users.get_or_make(project_id, sent.user)
         values = {
             "project_id": project_id, "id": id_, "scope": sent.scope, "thread_id": sent.thread_id,
             "user_id": sent.user, "reason": sent.reason, "key_id": caller.key_id,

@@ -52,18 +52,20 @@ class Mark:
     """The chain that the record is written to. A record about the project has the number of entries of the answer."""
     exported: bool
     """True if the reads of every key are recorded, as exports are."""
+    always: bool
+    """True if the reads of every key are recorded, whatever the project's setting."""
 
 
 _marks: dict[Any, Mark] = {}
 
 
 def reads(
-    kind: str, *, of: Literal["thread", "project"] = "thread", exported: bool = False
+    kind: str, *, of: Literal["thread", "project"] = "thread", exported: bool = False, always: bool = False
 ) -> Callable[[Endpoint], Endpoint]:
     """Mark a route whose answers show contents. Its router must make `RecordedRoute`s."""
 
     def mark(endpoint: Endpoint) -> Endpoint:
-        _marks[endpoint] = Mark(kind, of, exported)
+        _marks[endpoint] = Mark(kind, of, exported, always)
         return endpoint
 
     return mark
@@ -105,12 +107,15 @@ class Reads:
         caller: Caller = getattr(request.state, CALLER)
         if not _is_recorded(caller.grant, mark) or not _is_read(request, response, mark):
             return
-        chain, said, which = caller.project_id, mark.kind, hash(request.scope["query_string"])
+        chain, said = caller.project_id, mark.kind
+        which = hash((request.url.path, request.scope["query_string"]))
         if mark.of == "thread":
             found = await self._thread(request, response, caller.project_id)
             chain, which = found or chain, 0
-        elif (number := _number(response)) is not None:
-            said = f"{mark.kind}: {number}"
+        else:
+            said += _subject(request)
+            if (number := _number(response)) is not None:
+                said += f": {number}"
         if caller.grant.session_id is not None:
             said += " in the console"
         key = (caller.key_id, caller.grant.session_id is None, chain, mark.kind, which)
@@ -163,10 +168,17 @@ def _turn(path: dict[str, str]) -> UUID:
 
 
 def _is_recorded(grant: Grant, mark: Mark) -> bool:
-    if grant.user is not None or grant.record_reads == "off":
-        return False
+    if mark.always or grant.user is not None or grant.record_reads == "off":
+        return mark.always
     watched = grant.session_id is not None or "admin" in grant.scopes or mark.exported
     return watched or grant.record_reads == "all"
+
+
+def _subject(request: Request) -> str:
+    """Return the thread or hold that the path of a reading recorded on the project's chain names."""
+    if (thread_id := request.scope["state"].get(THREAD)) is not None:
+        return f" of {ids.thread_id(thread_id)}"
+    return f" of {request.path_params['hold_id']}" if "hold_id" in request.path_params else ""
 
 
 def _is_read(request: Request, response: Response, mark: Mark) -> bool:
