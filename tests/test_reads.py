@@ -235,6 +235,7 @@ class Told:
             "conversation_id": conversation,
             "item_id": items[-1]["id"],
             "call_id": f"call_{self.turns[0].removeprefix('turn_')}_1",
+            "hold_id": project.call("POST", "/holds", json={"user": "bob", "reason": "A case."})["id"],
         }
 
     def say(self, text: str) -> str:
@@ -286,7 +287,8 @@ def test_whatever_route_an_admin_key_reads_by_the_trail_tells_it(project: Projec
     for key, (thread, mark) in expected.items():
         ((of, detail),) = found[key]
         assert of == thread, mark
-        assert re.fullmatch(rf"{mark.kind}(: [0-9]+)?" if mark.of == "project" else mark.kind, detail), (detail, mark)
+        of_project = rf"{mark.kind}( of (thread|hold)_[0-9a-f]{{32}})?(: [0-9]+)?"
+        assert re.fullmatch(of_project if mark.of == "project" else mark.kind, detail), (detail, mark)
     assert project.verify().problems == []
 
 
@@ -323,6 +325,20 @@ def test_keys_are_recorded_where_the_project_says_so_and_user_tokens_never(proje
     all_read()
     assert len(reads_of(project, app)) == 4
     assert sum(map(len, recorded(project).values())) == before + 5
+
+
+def test_reads_of_what_holds_keep_are_recorded_whatever_the_project_says_and_not_where_users_see_them(
+    project: Project, told: Told
+) -> None:
+    project.call("PATCH", "/project", json={"record_reads": "off"})
+    (auditor,) = readers(project, 1, ["read", "write", "audit"])
+    hold = told.ids["hold_id"]
+    for path in (f"/threads/{told.thread}/held", f"/holds/{hold}/contents", f"/holds/{hold}/export"):
+        assert auditor.status(path) == 200
+    assert reads_of(project, auditor) == [
+        (None, f"held contents of {told.thread}: 0"), (None, f"threads under a hold of {hold}: 0"),
+        (None, f"export of held contents of {hold}"),
+    ]  # fmt: skip
 
 
 def test_the_switch_is_an_admins_and_is_in_the_trail_itself(project: Project, told: Told) -> None:
