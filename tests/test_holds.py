@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -342,6 +343,8 @@ def raw(project: Project, *statements: str) -> str:
         """UPDATE items SET data = '["sealed?"]' WHERE project_id = $1""",
         "UPDATE calls SET frames = NULL WHERE project_id = $1",
         "UPDATE pieces SET data = NULL, sources = '{}', digest = '' WHERE project_id = $1",
+        "UPDATE pieces SET data = 'x' WHERE project_id = $1",
+        "UPDATE threads SET chain_seq = 0 WHERE project_id = $1; DELETE FROM threads WHERE project_id = $1",
         "UPDATE feedback SET comment = 'x' WHERE project_id = $1",
         "UPDATE media SET data = '' WHERE project_id = $1",
         # Nothing of a session can make the triggers look away.
@@ -378,6 +381,13 @@ def test_whatever_statement_deletes_or_overwrites_contents_leaves_a_copy(case: H
             "holds_key_check",
         ),
         ("DELETE FROM projects WHERE project_id = $1", "holds_project_id_fkey"),
+        (
+            """CREATE TEMP TABLE t (i int); CREATE FUNCTION pg_temp.f() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN
+                DELETE FROM public.shares WHERE project_id = $1; DELETE FROM public.turns WHERE project_id = $1;
+                RETURN NULL; END $f$;
+            CREATE TRIGGER t AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION pg_temp.f(); INSERT INTO t VALUES (1)""",
+            "turns_keep_check",
+        ),
         ("BEGIN ISOLATION LEVEL REPEATABLE READ; DELETE FROM items WHERE project_id = $1", "holds_isolation_check"),
         *((f"TRUNCATE {table} CASCADE", "holds_truncate_check") for table in (*CONTENTS, "holds", "held_rows")),
     ],
@@ -561,3 +571,58 @@ def test_many_kept_rows_are_erased_in_batches_and_counted_in_one_record(case: He
     assert case.admin.get(f"/holds/{hold['id']}").json()["erased_rows"] == 1200
     assert [record["detail"] for record in case.project.records(action="hold.erased")] == [f"{hold['id']}: 1200 rows"]
     assert case.project.sql("SELECT 1 FROM held_rows WHERE project_id = $1") == []
+
+
+def test_an_erasure_whose_worker_is_killed_is_ended_and_counted_by_another(fresh_env: dict[str, str]) -> None:
+    doomed = Service(env=fresh_env)
+    thread = doomed.thread()
+    bare = str(UUID(thread.partition("_")[2]))
+    hold = doomed.http.post("/holds", json={"thread_id": thread, "reason": "Case 17"}).json()["id"]
+
+    async def run() -> None:
+        first, second = [await asyncpg.connect(fresh_env["DATABASE_URL"]) for _ in range(2)]
+        try:
+            await first.execute(
+                """INSERT INTO held_rows (project_id, bucket, thread_id, source, row_key, data)
+                SELECT project_id, bucket, id, 'items', n::text, '{}' FROM threads, generate_series(1, 1200) AS n
+                WHERE id = $1""",
+                bare,
+            )
+            await second.execute("BEGIN")
+            # The worker waits here, in a batch that it has begun.
+            await second.execute("SELECT FROM held_rows WHERE thread_id = $1 AND row_key = '1200' FOR UPDATE", bare)
+            answer = await asyncio.to_thread(doomed.http.post, f"/holds/{hold}/release", json={"reason": "closed"})
+            assert answer.status_code == 200
+            waits = """SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'
+                AND datname = current_database() AND query LIKE '%DELETE FROM held_rows%'"""
+            async with asyncio.timeout(60):
+                while not await first.fetchval(waits):  # noqa: ASYNC110 - the server tells nobody
+                    await asyncio.sleep(0.01)
+            doomed.process.stop(signal.SIGKILL)
+            await first.fetch(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid NOT IN (pg_backend_pid(), $1)""",
+                await second.fetchval("SELECT pg_backend_pid()"),
+            )
+            row = await first.fetchrow("SELECT erased_at, erased_rows FROM holds")
+            left = await first.fetchval("SELECT count(*) FROM held_rows")
+            assert row is not None
+            assert row["erased_at"] is None
+            # A batch is counted in the transaction that erases it.
+            assert (row["erased_rows"] + left, left > 0) == (1200, True)
+            await second.execute("ROLLBACK")
+        finally:
+            await first.close()
+            await second.close()
+
+    asyncio.run(run())
+    other = Service(env={**fresh_env, "EVERTHREAD_CLEANING_SECONDS": "1"}, key=doomed.key)
+    eventually(lambda: other.http.get(f"/holds/{hold}").json()["erased_at"] is not None, 60)
+    assert other.http.get(f"/holds/{hold}").json()["erased_rows"] == 1200
+    records = other.http.get("/audit", params={"action": "hold.erased"}).json()["data"]
+    assert [record["detail"] for record in records] == [f"{hold}: 1200 rows"]
+    assert other.http.get(f"/threads/{thread}/held").json()["data"] == []
+    certificate = f"/purges/{hold.replace('hold_', 'purge_')}/certificate"
+    eventually(lambda: other.http.get(certificate).status_code == 200, 60)
+    assert '"rows":1200' in other.http.get(certificate).text
+    other.stop()

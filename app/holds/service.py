@@ -52,6 +52,8 @@ class Holds:
             "user_id": sent.user, "reason": sent.reason, "key_id": caller.key_id,
         }  # fmt: skip
 
+        named = await self._named(project_id, sent.user)
+
         async def placed(session: AsyncSession) -> HoldObject:
             # Without it, a request that began before the project was archived could precede the destruction of its key.
             if await session.scalar(select(Project.archived_at).where(Project.project_id == project_id)) is not None:
@@ -83,7 +85,7 @@ class Holds:
                     "Legal holds need a database on one Postgres. On a Citus cluster, nothing would be kept.",
                     code="holds_unsupported",
                 ) from error
-            await self._record(session, caller.actor, "hold.placed", hold)
+            await self._record(session, caller.actor, "hold.placed", hold, named)
             return hold_object(hold)
 
         return await self._exclusively(project_id, placed)
@@ -102,6 +104,9 @@ class Holds:
         place = rows_of(Hold).at(project_id, id_)
         values = {"released_by": actor.key_id, "release_reason": reason}
         written = rows_of(Hold).written(at_rest.sealer(), values, place)
+        async with self._database.session() as session:
+            row = await session.get(Hold, (project_id, id_))
+        named = None if row is None else await self._named(project_id, row.user_id)
 
         async def released(session: AsyncSession) -> HoldObject:
             this = (Hold.project_id == project_id, Hold.id == id_)
@@ -112,7 +117,7 @@ class Holds:
                 if await session.get(Hold, (project_id, id_)) is None:
                     raise _unknown(hold_id(id_))
                 raise Conflict(f"The hold {hold_id(id_)} was released before.", code="hold_released")
-            await self._record(session, actor, "hold.released", hold)
+            await self._record(session, actor, "hold.released", hold, named)
             return hold_object(hold)
 
         shown = await self._exclusively(project_id, released)
@@ -173,10 +178,16 @@ class Holds:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _record(self, session: AsyncSession, actor: Actor, action: Any, hold: Hold) -> None:
+    async def _named(self, project_id: UUID, user: str | None) -> bytes | None:
+        """Return the digest that names a user in records.
+
+        It is read before the lock: deletions that wait for the lock may have all connections.
+        """
+        return None if user is None else await self._users.digest(project_id, user)
+
+    async def _record(self, session: AsyncSession, actor: Actor, action: Any, hold: Hold, named: bytes | None) -> None:
         """Write a record on the project's chain. A thread's own chain is for its user too, who must not learn of it."""
         target = ids.thread_id(hold.thread_id) if hold.thread_id is not None else hold.scope
-        named = None if hold.user_id is None else await self._users.digest(hold.project_id, hold.user_id)
         detail = f"{hold_id(hold.id)} on {target}"
         await append_record(session, actor, hold.project_id, action, user_digest=named, detail=detail)
 

@@ -3,6 +3,7 @@
 -- A trigger on a shard can read no other table: nothing would be kept. Holds are refused instead.
 DROP TRIGGER threads_keep ON threads;
 DROP TRIGGER turns_keep_row ON turns;
+DROP TRIGGER turns_keep_whole ON turns;
 DROP TRIGGER items_keep ON items;
 DROP TRIGGER calls_keep ON calls;
 DROP TRIGGER item_media_keep ON item_media;

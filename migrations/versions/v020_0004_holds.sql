@@ -119,11 +119,28 @@ BEGIN
                 AND EXISTS (
                     SELECT FROM holds h WHERE h.project_id = project AND h.released_at IS NULL
                         AND (h.thread_id = th.id OR h.user_id = th.user_id)
-                ) AND EXISTS (
-                    SELECT FROM shared_turns_v1(project, b, th.forked_turn_id) s
-                    WHERE CASE WHEN turn IS NULL THEN s.thread_id = thread ELSE s.id = turn END
-                );
+                ) AND CASE WHEN NOT is_forked_from_v1(project, b, th.forked_turn_id, thread) THEN false
+                    WHEN turn IS NULL THEN true
+                    ELSE EXISTS (SELECT FROM shared_turns_v1(project, b, th.forked_turn_id) s WHERE s.id = turn) END;
     END IF;
+END
+$function$;
+
+-- True if a fork at a turn shares turns of a thread: the turn's own, or one that this is a fork of. There are few of them,
+-- however many turns are shared.
+CREATE FUNCTION is_forked_from_v1(project uuid, b smallint, turn uuid, thread uuid) RETURNS boolean
+LANGUAGE plpgsql STABLE AS $function$
+BEGIN
+    RETURN EXISTS (
+        WITH RECURSIVE sources AS (
+            SELECT t.thread_id FROM turns t WHERE t.project_id = project AND t.bucket = b AND t.id = turn
+            UNION
+            SELECT t.thread_id FROM sources s
+            JOIN threads th ON th.project_id = project AND th.bucket = b AND th.id = s.thread_id
+            JOIN turns t ON t.project_id = project AND t.bucket = b AND t.id = th.forked_turn_id
+        )
+        SELECT FROM sources s WHERE s.thread_id = thread
+    );
 END
 $function$;
 
@@ -222,9 +239,6 @@ DECLARE
     untils timestamptz[];
     k record;
 BEGIN
-    -- A long thread has many turns to look at one by one.
-    PERFORM FROM minimum_retentions_v1(th.project_id);
-    IF NOT FOUND AND NOT is_held_v1(th.project_id, th.id, th.user_id) THEN RETURN; END IF;
     SELECT array_agg(t.id), array_agg(kept.until) INTO turn_ids, untils FROM (
         SELECT t.id, t.arrived_at FROM turns t
             WHERE t.project_id = th.project_id AND t.bucket = th.bucket AND t.thread_id = th.id
@@ -291,12 +305,20 @@ DECLARE
 BEGIN
     IF TG_OP = 'DELETE' THEN
         -- open_turn_v3 takes back a thread that has no record yet: nobody has heard of it.
-        IF OLD.chain_seq = 0 THEN RETURN OLD; END IF;
+        IF OLD.chain_seq = 0 AND OLD.title IS NULL AND OLD.metadata = '{}' AND NOT EXISTS (
+            SELECT FROM turns t WHERE t.project_id = OLD.project_id AND t.bucket = OLD.bucket AND t.thread_id = OLD.id
+        ) THEN
+            RETURN OLD;
+        END IF;
         PERFORM lock_holds_v1(OLD.project_id);
-        -- No feedback is added behind this copy: its foreign key locks the turn.
-        PERFORM FROM turns t WHERE t.project_id = OLD.project_id AND t.bucket = OLD.bucket AND t.thread_id = OLD.id
-            ORDER BY t.id FOR UPDATE;
-        PERFORM keep_thread_v1(former);
+        -- A long thread has many turns to lock and to look at one by one.
+        PERFORM FROM minimum_retentions_v1(OLD.project_id);
+        IF FOUND OR is_held_v1(OLD.project_id, OLD.id, OLD.user_id) THEN
+            -- No feedback is added behind this copy: its foreign key locks the turn.
+            PERFORM FROM turns t WHERE t.project_id = OLD.project_id AND t.bucket = OLD.bucket AND t.thread_id = OLD.id
+                ORDER BY t.id FOR UPDATE;
+            PERFORM keep_thread_v1(former);
+        END IF;
         RETURN OLD;
     END IF;
     PERFORM lock_holds_v1(OLD.project_id);
@@ -346,6 +368,18 @@ CREATE TRIGGER turns_keep_row BEFORE UPDATE OF
     thread_id, seq, parent_id, deleted_at, model, params, metadata, ignored, salt, body_hash, response, usage, cost, error,
     incomplete_details, pace, context
     ON turns FOR EACH ROW WHEN (OLD.completed_at IS NOT NULL OR NEW.completed_at IS NULL) EXECUTE FUNCTION keep_turn();
+
+-- Refuse the deletion of a turn without its thread, whatever trigger or function runs it: the rows of the turn would go with
+-- it, and not be kept.
+CREATE FUNCTION keep_turn_whole() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
+BEGIN
+    PERFORM FROM threads th WHERE th.project_id = OLD.project_id AND th.bucket = OLD.bucket AND th.id = OLD.thread_id;
+    IF FOUND THEN PERFORM refuse_row('turns_keep_check'); END IF;
+    RETURN OLD;
+END
+$function$;
+CREATE TRIGGER turns_keep_whole BEFORE DELETE ON turns FOR EACH ROW EXECUTE FUNCTION keep_turn_whole();
 
 -- Keep a row of a turn. The turn is not found if its thread is being deleted, which has kept everything.
 -- Arguments: the columns that tell the row from others of its turn.
@@ -417,8 +451,12 @@ DECLARE
     k record;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        -- A fork that inherits a piece seals the same text for its own place.
-        IF NEW.digest = OLD.digest AND NEW.data IS NOT NULL AND NEW.sources = OLD.sources THEN RETURN NEW; END IF;
+        -- A fork that takes over a piece seals the same text for its own place, in the transaction that has made the row.
+        IF NEW.digest = OLD.digest AND NEW.data IS NOT NULL AND NEW.sources = OLD.sources
+            AND OLD.xmin = pg_current_xact_id()::xid
+        THEN
+            RETURN NEW;
+        END IF;
     END IF;
     FOR k IN SELECT * FROM keepers_v1(OLD.project_id, OLD.bucket, OLD.thread_id, NULL, NULL) LOOP
         IF TG_OP = 'UPDATE' THEN
