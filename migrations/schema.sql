@@ -1647,6 +1647,23 @@ END
 $function$;
 CREATE TRIGGER turns_keep_whole BEFORE DELETE ON turns FOR EACH ROW EXECUTE FUNCTION keep_turn_whole();
 
+-- The age of contents decides on their minimum retention: nobody makes them older. The time of a thread's last change stays,
+-- because the clocks of two workers may differ.
+CREATE FUNCTION keep_age() RETURNS trigger LANGUAGE plpgsql
+SECURITY DEFINER SET search_path = public, pg_temp AS $function$
+BEGIN
+    PERFORM FROM minimum_retentions_v1(OLD.project_id);
+    IF NOT FOUND THEN RETURN NEW; END IF;
+    IF TG_TABLE_NAME = 'turns' THEN PERFORM refuse_row('turns_arrived_check'); END IF;
+    NEW.updated_at := OLD.updated_at;
+    RETURN NEW;
+END
+$function$;
+CREATE TRIGGER turns_keep_age BEFORE UPDATE OF arrived_at ON turns FOR EACH ROW
+    WHEN (NEW.arrived_at < OLD.arrived_at) EXECUTE FUNCTION keep_age();
+CREATE TRIGGER threads_keep_age BEFORE UPDATE OF updated_at ON threads FOR EACH ROW
+    WHEN (NEW.updated_at < OLD.updated_at) EXECUTE FUNCTION keep_age();
+
 -- Keep a row of a turn. The turn is not found if its thread is being deleted, which has kept everything.
 -- Arguments: the columns that tell the row from others of its turn.
 CREATE FUNCTION keep_of_turn() RETURNS trigger LANGUAGE plpgsql

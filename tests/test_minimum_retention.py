@@ -62,6 +62,18 @@ def test_contents_that_are_deleted_early_are_kept_until_their_time(kept: Project
     assert kept.verify().problems == []
 
 
+def test_contents_are_not_made_older_than_they_are(kept: Project) -> None:
+    thread, turn = thread_with_a_turn(kept)
+    url = kept.env["DATABASE_URL"]
+    with pytest.raises(asyncpg.CheckViolationError, match="turns_arrived_check"):
+        run_sql(url, f"UPDATE turns SET arrived_at = now() - interval '31 days' WHERE id = '{turn[5:]}'")
+    run_sql(url, f"UPDATE threads SET updated_at = now() - interval '31 days' WHERE id = '{thread[7:]}'")
+    assert kept.http.delete(f"/threads/{thread}", headers=ordinary(kept)).status_code == 200
+    contents = held(kept, thread)
+    assert {each["kind"] for each in contents} == {"thread", "turn", "item", "call"}
+    assert days_left(contents) == {30}
+
+
 def test_a_key_with_the_scope_audit_is_told_and_deletes_nothing(kept: Project) -> None:
     thread, turn = thread_with_a_turn(kept)
     item = kept.call("GET", f"/threads/{thread}/turns/{turn}")["output"][0]["id"]

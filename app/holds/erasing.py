@@ -11,11 +11,15 @@ from app.trail.records import SERVICE
 ROWS_AT_ONCE = 500
 
 
-async def erase_released(database: Database) -> None:
-    """Erase what released holds have kept, as far as no active hold or minimum retention covers it."""
-    for row in await database.fetch(*SQL.unerased()):
-        while await _erase_some(database, row["project_id"], row["id"]):
-            pass
+async def unerased(database: Database) -> list[tuple[UUID, UUID]]:
+    """Return the released holds whose rows are to be erased, each with its project."""
+    return [(row["project_id"], row["id"]) for row in await database.fetch(*SQL.unerased())]
+
+
+async def erase_released(database: Database, project_id: UUID, id_: UUID) -> None:
+    """Erase what a released hold has kept, as far as no active hold or minimum retention covers it."""
+    while await _erase_some(database, project_id, id_):
+        pass
 
 
 async def erase_retained(database: Database) -> None:

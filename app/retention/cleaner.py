@@ -13,7 +13,7 @@ from app.accounts.pool import Accounts
 from app.chain import provider_deletions
 from app.db.engine import Database
 from app.db.sql import statements_of
-from app.holds.erasing import erase_released, erase_retained
+from app.holds.erasing import erase_released, erase_retained, unerased
 from app.http.errors import DatabaseUnavailable
 from app.process.background import Background
 from app.retention.certificates import Certificates
@@ -59,7 +59,8 @@ class Cleaner(Background):
         await self._tried(self._purge_expired())
         for project in await self._database.fetch(*SQL.projects_to_purge()):
             await self._tried(self._purge_old(project))
-        await self._tried(erase_released(self._database))
+        for hold in await unerased(self._database):
+            await self._tried(erase_released(self._database, *hold))
         await self._tried(erase_retained(self._database))
         await self._tried(self._delete_copies())
         for expired in (SQL.delete_expired_presets, SQL.delete_expired_tickets, SQL.delete_old_cutoffs):

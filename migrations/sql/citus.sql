@@ -4,6 +4,8 @@
 DROP TRIGGER threads_keep ON threads;
 DROP TRIGGER turns_keep_row ON turns;
 DROP TRIGGER turns_keep_whole ON turns;
+DROP TRIGGER turns_keep_age ON turns;
+DROP TRIGGER threads_keep_age ON threads;
 DROP TRIGGER items_keep ON items;
 DROP TRIGGER calls_keep ON calls;
 DROP TRIGGER item_media_keep ON item_media;
