@@ -35,6 +35,12 @@ LEFT JOIN audit_records r ON r.project_id = l.project_id AND r.chain_id = l.chai
 WHERE l.project_id = :project_id AND (:chain_id::uuid IS NULL OR l.chain_id = :chain_id) AND r.seq IS NULL
 ORDER BY l.chain_id, l.seq LIMIT 10
 
+-- unsigned_leaf --
+-- The first leaf that no checkpoint covers. Each statement that writes leaves writes their checkpoint too.
+SELECT min(position) FROM audit_leaves WHERE project_id = :project_id AND position >= coalesce(
+    (SELECT max(size) FROM audit_checkpoints WHERE project_id = :project_id), 0
+)
+
 -- checkpoints -> CheckpointRow --
 SELECT size, at, root, public_key, signature, note FROM audit_checkpoints
 WHERE project_id = :project_id ORDER BY size

@@ -5,7 +5,7 @@ thread has the thread's, each with the path that proves that it is in the tree o
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -42,6 +42,9 @@ LINES_AT_ONCE = 1000
 
 MOST_OF_LINE = 10_000
 """JSON values in a line; a record has some twenty."""
+
+LONGEST_LINE = 4 * 1024 * 1024
+"""Bytes. A checkpoint's note has at most 128 KiB; a record's detail is made by the service, and short."""
 
 DEEPEST = 64
 
@@ -167,7 +170,7 @@ def verify_file(
                             proofs[said["position"]] = [bytes.fromhex(each) for each in said["proof"]]
                     case "audit.checkpoint":
                         project_id = UUID(said["project"])
-                        checkpoints[said["size"]] = _checkpoint(said)
+                        checkpoints[_size(said)] = _checkpoint(said)
                     case "audit.record":
                         if chains is None:
                             project_id = UUID(said["actor"]["project"])
@@ -177,7 +180,7 @@ def verify_file(
                                 check_proofs(project_id, waiting, proofs, checkpoints, trusted, verdict)
                             else:
                                 check_tree(project_id, waiting, checkpoints, tree, trusted, verdict)
-                            check_ends(checkpoints, verdict)
+                            check_ends(checkpoints, verdict, tree.size)
                             _add_proved(leaves, proved, project_id, verdict)
                             chains = Chains(verdict, partial(named, project_id))
                         chains.take(_link(said, project_id, leaves))
@@ -221,7 +224,7 @@ def signed_part(
                     leaves.append(_leaf(said))
                 elif said["object"] == "audit.checkpoint":
                     project_id = UUID(said["project"])
-                    checkpoints[said["size"]] = _checkpoint(said)
+                    checkpoints[_size(said)] = _checkpoint(said)
                 else:
                     break
             except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -229,9 +232,9 @@ def signed_part(
     if project_id is None:
         raise BadFile("nothing of a whole project is signed in it")
     leaves = _of_project(leaves, project_id)
-    verdict, left = Verdict(), dict(checkpoints)
-    check_tree(project_id, leaves, left, Tree(), trusted, verdict)
-    check_ends(left, verdict)
+    verdict, left, tree = Verdict(), dict(checkpoints), Tree()
+    check_tree(project_id, leaves, left, tree, trusted, verdict)
+    check_ends(left, verdict, tree.size)
     return project_id, leaves, checkpoints, verdict.problems
 
 
@@ -277,7 +280,9 @@ def _add_proved(
 
 def _read(file: BinaryIO, advance: Advance) -> Any:
     read = 0
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), 1):
+        if len(line) > LONGEST_LINE:
+            raise BadFile(f"line {number} has more than {LONGEST_LINE} bytes")
         read += len(line)
         if number % LINES_AT_ONCE == 0:
             advance(read)
@@ -306,11 +311,21 @@ def _of_project(leaves: list[Leaf], project_id: UUID) -> list[Leaf]:
     return [leaf if leaf[1].int else (leaf[0], project_id, *leaf[2:]) for leaf in leaves]
 
 
+def _size(said: dict[str, Any]) -> int:
+    size = said["size"]
+    if type(size) is not int or not 0 <= size <= LARGEST_NUMBER:
+        raise ValueError("a checkpoint's size is a whole number")
+    return size
+
+
 def _checkpoint(said: dict[str, Any]) -> dict[str, Any]:
+    at, public_key = datetime.fromisoformat(said["at"]), bytes.fromhex(said["public_key"])
+    if at.utcoffset() != timedelta(0) or len(public_key) != 32:
+        raise ValueError("a checkpoint has a time in UTC, and a public key of 32 bytes")
     return {
-        "at": datetime.fromisoformat(said["at"]),
+        "at": at,
         "root": bytes.fromhex(said["root"]),
-        "public_key": bytes.fromhex(said["public_key"]),
+        "public_key": public_key,
         "signature": bytes.fromhex(said["signature"]),
         "note": _note(said.get("note")),
         "follows": _follows(said.get("follows")),

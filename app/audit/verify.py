@@ -85,7 +85,10 @@ class Link:
 
 
 class Chains:
-    """Takes every record of every chain, in order, and says where one does not follow from the one before."""
+    """Takes every record of every chain, in order, and says where one does not follow from the one before.
+
+    Chains come in the order of their buckets and ids, so that none can come twice, with another history.
+    """
 
     def __init__(self, verdict: Verdict, named: Callable[[UUID], str]) -> None:
         self._verdict = verdict
@@ -95,18 +98,19 @@ class Chains:
         self._hash = FIRST
         self._broken = False
         self._since_leaf = 0
-        self.leaves = 0
-        """Number of leaves found."""
 
     def take(self, link: Link) -> None:
         if link.chain_id != self._chain:
             self.end()
-            self._chain, self._seq, self._hash, self._broken = link.chain_id, 0, FIRST, False
+            moved = self._chain is not None and _order(link.chain_id) < _order(self._chain)
+            self._chain, self._seq, self._hash, self._broken = link.chain_id, 0, FIRST, moved
             self._verdict.chains += 1
+            if moved:
+                what = "its records were put to another place, behind those of a chain that it comes before"
+                self._verdict.problems.append(Problem(self._named(link.chain_id), what))
         self._verdict.records += 1
         self._since_leaf += 1
         if link.leaf is not None:
-            self.leaves += 1
             self._since_leaf = 0
         if not self._broken and (wrong := self._wrong(link)) is not None:
             self._broken = True
@@ -258,10 +262,20 @@ def check_policy(policy: Policy, verdict: Verdict) -> None:
     verdict.problems.append(newest or Problem("checkpoints", "none has a note, which a policy needs"))
 
 
-def check_ends(checkpoints: dict[int, Any], verdict: Verdict) -> None:
-    """Leaves and checkpoints come in pairs: none of either may be left over."""
+def check_ends(checkpoints: dict[int, Any], verdict: Verdict, leaves: int = 0) -> None:
+    """Check that no checkpoint is left over, and no leaf behind the last one.
+
+    Args:
+        leaves: number of the leaves of the whole tree, where those are read.
+    """
+    if leaves > verdict.size:
+        verdict.problems.append(_unsigned_leaf(verdict.size))
     for size in sorted(checkpoints):
         verdict.problems.append(Problem(f"checkpoint {size}", "leaves that it covers were removed"))
+
+
+def _unsigned_leaf(position: int) -> Problem:
+    return Problem(f"leaf {position}", "it is behind the last checkpoint: it was inserted, and nothing signs it")
 
 
 async def verify_project(
@@ -303,6 +317,9 @@ async def verify_project(
             verdict.problems += [Problem(*found) for found in await contents.take(rows)]
         advance(len(rows))
     chains.end()
+    unsigned = await database.fetchval(*SQL.unsigned_leaf(project_id=project_id))
+    if unsigned is not None:
+        verdict.problems.append(_unsigned_leaf(unsigned))
     if not verdict.sealed_for_good:
         verdict.problems += [Problem(*found) for found in await contents.end(thread_id)]
     elif not key_destroyed and thread_id is None:
@@ -310,8 +327,7 @@ async def verify_project(
     if thread_id is None:
         check_origins(verdict)
     verdict.problems += [Problem(*found) for found in await witness_check.problems(database, project_id, verdict.notes)]
-    if chains.leaves < tree.size:
-        verdict.problems += await _lost(database, project_id, thread_id)
+    verdict.problems += await _lost(database, project_id, thread_id)
     return verdict
 
 
@@ -333,6 +349,10 @@ def _link(row: RecordRow) -> Link:
         record_hash(canonical(row)),
         row["leaf"],
     )
+
+
+def _order(chain_id: UUID) -> tuple[int, UUID]:
+    return ids.bucket_of(chain_id), chain_id
 
 
 def named(project_id: UUID, chain_id: UUID) -> str:

@@ -25,7 +25,7 @@ from app.db.buckets import Buckets, database_key
 from app.db.engine import Database
 from app.http.errors import Conflict
 from app.process.atomic_file import replacing
-from app.process.output import echo
+from app.process.output import echo, printable
 from app.retention import certificate_file
 from app.retention.certificates import Certificates
 from app.sealing.ciphertext import CannotOpen
@@ -85,6 +85,10 @@ def verify(
     is 1.
     """
     policy = None if policy_file is None else _policy(policy_file)
+    if file is not None and (thread or project or against):
+        stop("--thread, --project and --against are for the trail in the database: leave them or the file out.")
+    if proof and (file is None or not _is_trail(file)):
+        stop("--proof is compared with an exported trail, which it needs as the file.")
     if file is not None and not _is_trail(file):
         _verify_form(file, policy)
         return
@@ -121,10 +125,10 @@ def verify(
         if verdict.sealed_for_good:
             echo("  The key of its contents was destroyed: they were not compared.")
         for problem in verdict.problems:
-            echo(f"  {problem}")
+            echo(f"  {printable(str(problem))}")
     for name, problems, explained in compared:
         for line in (*problems, *explained):
-            echo(f"{name}: {line}")
+            echo(printable(f"{name}: {line}"))
         if not problems and not explained:
             echo(f"{name}: all that is signed in it stands in the database.")
     if any(verdict.problems for verdict in verdicts.values()) or any(problems for _, problems, _ in compared):
@@ -265,7 +269,7 @@ def verify_certificate(
     try:
         certified = certificate_file.verify(file, [each.public_bytes_raw() for each in trusted], policy)
     except certificate_file.BadCertificate as error:
-        echo(f"The certificate does NOT verify: {error}.")
+        echo(printable(f"The certificate does NOT verify: {error}."))
         raise typer.Exit(1) from error
     said = certified.statement
     echo(f"{said['purge']} ({said['kind']}) of project {said['project']}: ended at {said['ended_at']}.")
@@ -414,7 +418,7 @@ def _verify_form(file: Path, policy: Policy | None) -> None:
         else:
             accepted = _needed(policy).accept(Note.parse(content))
     except BadNote as error:
-        stop(f"{file.name} does NOT verify: {error}.")
+        stop(f"{file.name} does NOT verify: {printable(str(error))}.")
     signed, cosigned = accepted.checkpoint, ", ".join(accepted.witnesses) or "no witness"
     at = "" if accepted.at is None else f" at {datetime.fromtimestamp(accepted.at, UTC):%Y-%m-%dT%H:%M:%SZ}"
     echo(f"{file.name}: checkpoint {signed.size} of {signed.origin}, signed{at}, cosigned by {cosigned}.")
@@ -426,7 +430,7 @@ def _verified_proof(file: Path, policy: Policy | None) -> tuple[TlogProof, Accep
         proof = TlogProof.parse(_content(file, MOST_OF_PROOF))
         return proof, proof.verify(_needed(policy))
     except BadNote as error:
-        stop(f"{file.name} does NOT verify: {error}.")
+        stop(f"{file.name} does NOT verify: {printable(str(error))}.")
 
 
 def _needed(policy: Policy | None) -> Policy:
@@ -439,7 +443,7 @@ def _policy(file: Path) -> Policy:
     try:
         return Policy.parse(_content(file, MOST_OF_POLICY))
     except BadPolicy as error:
-        stop(f"{file} is no policy: {error}.")
+        stop(f"{file} is no policy: {printable(str(error))}.")
 
 
 def _content(file: Path, most: int) -> bytes:
@@ -462,7 +466,7 @@ def _write_proof(trail: Path) -> None:
         with replacing(target) as opened:
             opened.write(str(proof).encode())
     except exported.BadFile as error:
-        stop(f"{trail} is not an audit trail of a thread: {error}.")
+        stop(f"{trail} is not an audit trail of a thread: {printable(str(error))}.")
     except OSError as error:
         stop(f"Cannot write {target}: {error.strerror}.")
     echo(f"The proof of its last record is in {target}.")
@@ -474,14 +478,15 @@ def _verify_file(file: Path, trusted: list[Ed25519PublicKey], proved: list[Entry
         try:
             return exported.verify_file(file, trusted, lambda count: progress.advance(bar, count), proved)
         except exported.BadFile as error:
-            stop(f"{file} is not an audit trail as 'everthread audit export' writes it: {error}.")
+            stop(f"{file} is not an audit trail as 'everthread audit export' writes it: {printable(str(error))}.")
 
 
 def _signed_before(path: Path, trusted: list[Ed25519PublicKey]) -> restored.Before:
     try:
         return restored.before(path, trusted)
     except exported.BadFile as error:
-        stop(f"{path} is not the audit trail of a project, as 'everthread audit export' writes it: {error}.")
+        why = printable(str(error))
+        stop(f"{path} is not the audit trail of a project, as 'everthread audit export' writes it: {why}.")
 
 
 def _progress() -> Progress:

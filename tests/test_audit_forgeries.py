@@ -1,0 +1,146 @@
+"""Files and tables that somebody without the signing key has forged: the audit trail's verification names them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from app.audit import exported
+from app.audit.exported import BadFile, verify_file
+from app.audit.restored import before
+from app.trail.records import record_hash
+from tests.projects import Project
+from tests.service import Process
+
+Objects = list[dict[str, Any]]
+
+
+@pytest.fixture
+def trail(project: Project, tmp_path: Path) -> Path:
+    """The exported trail of a project with a thread of some records."""
+    thread = project.call("POST", "/threads", json={"user": "ann"})["id"]
+    for title in ("One", "Two", "Three"):
+        project.call("PATCH", f"/threads/{thread}", json={"title": title})
+    file = tmp_path / "trail.ndjson"
+    file.write_text(project.http.get("/audit/export").text)
+    assert verify_file(file, project.public_keys()).problems == []
+    return file
+
+
+def read(file: Path) -> Objects:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def write(file: Path, objects: Objects) -> Path:
+    file.write_text("".join(json.dumps(each) + "\n" for each in objects))
+    return file
+
+
+def rewritten(records: Objects, **changes: Any) -> Objects:
+    """A chain of records with changed fields, whose hashes fit again."""
+    made: Objects = []
+    for record in records:
+        previous = made[-1]["hash"] if made else record["previous"]
+        content = {name: value for name, value in record.items() if name != "hash"} | changes | {"previous": previous}
+        made.append({**content, "hash": record_hash(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hex()})
+    return made
+
+
+def test_a_chain_stands_in_a_file_once(project: Project, trail: Path) -> None:
+    """A second history of a thread, of which no checkpoint has seen a record, is not accepted beside the first."""
+    objects = read(trail)
+    records = [each for each in objects if each["object"] == "audit.record"]
+    thread = [each for each in records if each["thread"] is not None]
+    own = [each for each in records if each["thread"] is None]
+    signed = [each for each in objects if each["object"] != "audit.record"]
+    forged = rewritten(thread[:-1], detail="forged")
+    for order in ([*thread, *own, *forged], [*forged, *own, *thread], [*own, *thread, *own[:1]]):
+        problems = verify_file(write(trail, [*signed, *order]), project.public_keys()).problems
+        assert any("another place" in problem.what for problem in problems), problems
+
+
+def test_leaves_behind_the_last_checkpoint_sign_nothing(project: Project, trail: Path) -> None:
+    objects = read(trail)
+    last = objects[-1]
+    content = {name: value for name, value in last.items() if name != "hash"}
+    number = last["seq"] + 1
+    content |= {"seq": number, "id": last["id"].rpartition("_")[0] + f"_{number}", "previous": last["hash"]}
+    added = {**content, "hash": record_hash(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hex()}
+    leaves = [each for each in objects if each["object"] == "audit.leaf"]
+    leaf = {**leaves[-1], "position": len(leaves), "thread": last["thread"], "seq": number, "hash": added["hash"]}
+    forged = write(trail, [*leaves, leaf, *objects[len(leaves) :], added])
+    problems = verify_file(forged, project.public_keys()).problems
+    assert [problem.where for problem in problems] == [f"leaf {len(leaves)}"]
+    # It is no evidence that the database has lost a record that was signed.
+    with pytest.raises(BadFile, match="does not verify"):
+        before(forged, project.public_keys())
+
+
+def test_leaves_in_the_database_behind_the_last_checkpoint_are_named(project: Project) -> None:
+    project.call("POST", "/threads")
+    size = project.checkpoint()
+    assert project.verify().problems == []
+    project.call("POST", "/threads")
+    project.sql(
+        f"""INSERT INTO audit_leaves (project_id, position, chain_id, seq, hash)
+            SELECT project_id, {size} - 1 + row_number() OVER (ORDER BY at), chain_id, seq, hash FROM audit_records r
+            WHERE project_id = $1 AND NOT EXISTS (SELECT FROM audit_leaves l
+                WHERE l.project_id = r.project_id AND l.chain_id = r.chain_id AND l.seq >= r.seq)"""
+    )
+    assert [problem.where for problem in project.verify().problems] == [f"leaf {size}"]
+
+
+def test_what_a_file_says_does_not_steer_the_terminal(project: Project, trail: Path) -> None:
+    key = project.public_keys()[-1].public_bytes_raw().hex()
+    text = "\x1b[2J\x9b1mThe audit trail verifies."
+    objects = read(trail)
+    for forged in (
+        [*objects, {"object": text}],
+        [*objects, {**objects[-1], "id": text, "seq": 9}],
+        [{**objects[0], "thread": text}, *objects[1:]],
+    ):
+        ended = Process("audit", "verify", str(write(trail, forged)), "--key", key)
+        assert ended.ended() == 1
+        assert not any("\x1b" in line or "\x9b" in line for line in ended.lines), ended.lines
+
+
+def test_a_proof_or_an_earlier_trail_that_is_not_compared_is_refused(project: Project, trail: Path) -> None:
+    key = project.public_keys()[-1].public_bytes_raw().hex()
+    env = {**project.env}
+    for words in (
+        ("--project", project.name, "--key", key, "--proof", str(trail)),
+        (str(trail), "--key", key, "--against", str(trail)),
+        (str(trail), "--key", key, "--thread", "ada"),
+    ):
+        ended = Process("audit", "verify", *words, env=env)
+        assert (ended.ended(), "verifies" in ended.lines[-1]) == (1, False), ended.lines
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"at": "0001-01-01T00:00:00+14:00"},
+        {"public_key": "00"},
+        {"size": "3"},
+        {"size": []},
+        {"follows": {"size": 10**30, "root": "00", "proof": []}},
+        {"project": "0"},
+    ],
+)
+def test_a_checkpoint_with_impossible_fields_is_refused(project: Project, trail: Path, change: dict[str, Any]) -> None:
+    objects = [{**each, **change} if each["object"] == "audit.checkpoint" else each for each in read(trail)]
+    forged = write(trail, objects)
+    if "follows" not in change:
+        with pytest.raises(BadFile):
+            before(forged, project.public_keys())
+        with pytest.raises(BadFile):
+            verify_file(forged, project.public_keys())
+
+
+def test_a_line_of_a_file_has_a_bound(project: Project, trail: Path) -> None:
+    with trail.open("ab") as file:
+        file.write(b'{"object": "' + b"x" * exported.LONGEST_LINE + b'"}\n')
+    with pytest.raises(BadFile, match="bytes"):
+        verify_file(trail, project.public_keys())
