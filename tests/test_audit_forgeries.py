@@ -1,15 +1,19 @@
 """Files and tables that somebody without the signing key has forged: the audit trail's verification names them."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.audit import exported
 from app.audit.exported import BadFile, verify_file
+from app.audit.notes import BadNote, Checkpoint, Note, cosign, log_keys
 from app.audit.restored import before
+from app.audit.signing import signing_key
 from app.trail.records import record_hash
 from tests.projects import Project
 from tests.service import Process
@@ -137,6 +141,26 @@ def test_a_checkpoint_with_impossible_fields_is_refused(project: Project, trail:
             before(forged, project.public_keys())
         with pytest.raises(BadFile):
             verify_file(forged, project.public_keys())
+
+
+def test_a_signature_of_a_time_that_no_calendar_has_is_refused() -> None:
+    key = Ed25519PrivateKey.generate()
+    checkpoint = Checkpoint("a.example/log", 1, bytes(32))
+    for time, fits in ((253_402_300_799, True), (253_402_300_800, False), (2**63 - 1, False)):
+        note = Note(checkpoint.text, (cosign(checkpoint.text, checkpoint.origin, key, time),))
+        trusted = log_keys(checkpoint.origin, [key.public_key().public_bytes_raw()])
+        with nullcontext() if fits else pytest.raises(BadNote, match="out of range"):
+            note.verified(trusted)
+
+
+def test_a_certificate_names_a_projects_log_as_the_service_would(project: Project) -> None:
+    thread = project.call("POST", "/threads")["id"]
+    project.call("DELETE", f"/threads/{thread}")
+    signing_key(None, project.data_dir)
+    env = {**project.env, "EVERTHREAD_DATA_DIR": str(project.data_dir), "EVERTHREAD_AUDIT_ORIGIN": "a.example/audit"}
+    made = Process("audit", "certificate", thread.replace("thread_", "purge_"), env=env)
+    assert made.ended() == 0, made.lines
+    assert project.http.get("/audit/checkpoint").text.startswith("a.example/audit/")
 
 
 def test_a_line_of_a_file_has_a_bound(project: Project, trail: Path) -> None:

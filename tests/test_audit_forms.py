@@ -529,7 +529,8 @@ def test_no_content_of_a_form_does_more_than_be_refused(part: bytes, place: int,
     note = signed_by(WITNESSES["w.example/3"], "w.example/1")
     leaf = Entry(UUID(int=7), 1, bytes(32))
     proof = str(TlogProof(leaf, 1, (bytes(32),), note)).encode()
-    policy = policy_text(vkey("a.example/log", WITNESSES["w.example/3"]), "any", WITNESSES).encode()
+    witnesses = {name: WITNESSES[name] for name in ("w.example/1", "w.example/2")}
+    policy = policy_text(vkey("a.example/log", WITNESSES["w.example/3"]), "any", witnesses).encode()
     for form, parse in ((bytes(note), Note.parse), (proof, TlogProof.parse), (policy, Policy.parse)):
         start = place % len(form)
         try:
@@ -656,6 +657,7 @@ def test_a_policy_that_is_too_large_or_contradicts_itself_is_refused() -> None:
         (two + "group g any\nquorum g\n", "a line is"),
         (f"witness w {logs[0]}\nquorum w\n", "no key of a witness"),
         (names[0] + names[0].replace("w0", "w1") + "quorum none\n", "is there already"),
+        (f"{names[0]}log {logs[0]}\nquorum w0\n", "would witness itself"),
         (f"log {logs[0]}\nlog {logs[0]}\nquorum none\n", "is there already"),
         ("log nonsense\nquorum none\n", "line 1: "),
         ("trust everybody\nquorum none\n", "a line is"),

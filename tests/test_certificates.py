@@ -23,7 +23,7 @@ from app.audit.notes import COSIGNATURE, ED25519, Checkpoint, Note, VerifierKey,
 from app.audit.policy import Policy
 from app.audit.signing import signing_key
 from app.db.engine import Database
-from app.retention.certificate_file import BadCertificate, Certified, verify
+from app.retention.certificate_file import BadCertificate, Certified, signed, verify
 from app.retention.tables import UserPurge
 from app.trail.append import append_record
 from app.trail.records import SERVICE
@@ -443,6 +443,15 @@ def test_a_policy_accepts_a_certificate_only_if_its_witness_has_cosigned_the_che
     file = project.data_dir / "one.certificate"
     file.write_bytes(certificate(project, purge_of(threads[0])))
     assert verify(file, keys, policy).statement["purge"] == purge_of(threads[0])
+    # The key of another log in the policy signs no certificate of this one, even beside a cosigned checkpoint.
+    other, another = Ed25519PrivateKey.generate(), project.data_dir / "another.certificate"
+    log = VerifierKey("b.example/log", ED25519, other.public_key().public_bytes_raw())
+    both = Policy.parse(f"log {log}\n{logs}witness one {witness_key}\nquorum one\n".encode())
+    verify(file, [], both)
+    statement = orjson.loads(file.read_text().split("\n")[1])
+    another.write_bytes(bytes(signed({**statement, "remains": []}, other)))
+    with pytest.raises(BadCertificate, match="the certificate: none of the trusted keys"):
+        verify(another, [other.public_key().public_bytes_raw(), *keys], both)
     project.call("DELETE", f"/threads/{threads[1]}")
     file.write_bytes(certificate(project, purge_of(threads[1])))
     verify(file, keys)

@@ -35,6 +35,9 @@ MOST_OF_VKEY = 512
 
 LARGEST_NUMBER = 2**63 - 1
 
+LATEST_TIME = 253_402_300_799
+"""End of the year 9999, in seconds since 1970."""
+
 _DASH = "\N{EM DASH} "
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f]")
 _NUMBER = re.compile("0|[1-9][0-9]{0,18}", re.ASCII)
@@ -89,7 +92,7 @@ class VerifierKey:
         time, signed = None, text.encode()
         if self.kind == COSIGNATURE:
             time, signature = int.from_bytes(signature[:8], "big"), signature[8:]
-            if time > LARGEST_NUMBER:
+            if time > LATEST_TIME:
                 raise BadNote(f"the time of {self.name}'s signature is out of range")
             signed = cosigned_text(text, time)
         try:

@@ -1,7 +1,8 @@
 """The names of a project's log. A restored database goes on under the next name (`<first name>/2`, and so on).
 
 The first checkpoint under a new name is signed under the former names too. So an auditor who trusts a former name sees
-that its owner, and not somebody with a copy of the database, has opened the new one.
+that its owner, and not somebody with a copy of the database, has opened the new one. Somebody who can write to the
+service's own database can have it opened: witnesses and policies must be configured for the new name by a person.
 """
 
 import re

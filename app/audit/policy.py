@@ -66,6 +66,10 @@ class Policy:
                     raise BadPolicy(f"line {number}: {error}") from error
         if not policy.quorum:
             raise BadPolicy("it has no quorum")
+        of_logs = {log.public_key for log in policy.logs}
+        for name, witness in policy.witnesses.items():
+            if witness.public_key in of_logs:
+                raise BadPolicy(f"the witness {name} has the key of a log, which would witness itself")
         return policy
 
     def accept(self, note: Note) -> Accepted:

@@ -227,7 +227,7 @@ def certificate(
 
     async def write(database: Database) -> bool:
         users = UserKeys(database, Buckets(await database_key(database)))
-        checkpoints = Checkpoints(database, signer, every_seconds=0)
+        checkpoints = Checkpoints(database, signer, every_seconds=0, origin_base=settings.audit_origin)
         certificates = Certificates(
             database,
             users,

@@ -100,7 +100,7 @@ def verify(path: Path, trusted: Sequence[bytes], policy: Policy | None = None) -
     """Verify a certificate, with nothing but the public keys of which one must have signed it and its checkpoint.
 
     Args:
-        policy: the logs and witnesses that must have signed the checkpoint.
+        policy: the logs and witnesses that must have signed the checkpoint. Its keys of that log replace `trusted`.
 
     Raises:
         BadCertificate: something of it is wrong.
@@ -111,11 +111,12 @@ def verify(path: Path, trusted: Sequence[bytes], policy: Policy | None = None) -
             statement = _statement(note)
             checkpoint_note = Note.parse(statement["checkpoint"].encode())
             checkpoint = Checkpoint.parse(checkpoint_note.text)
+            if policy is not None:
+                trusted = [log.public_key for log in policy.logs if log.name == checkpoint.origin]
+                policy.accept(checkpoint_note)
             signers = [VerifierKey(signer_of(checkpoint.origin), ED25519, key) for key in trusted]
             _verified(note, signers, "the certificate")
             _verified(checkpoint_note, log_keys(checkpoint.origin, trusted), "its checkpoint")
-            if policy is not None:
-                policy.accept(checkpoint_note)
             _check_record(statement)
             _check_inclusion(statement, checkpoint)
             _check_records(statement, file)
