@@ -2,18 +2,23 @@
 
 import json
 from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from app.audit import exported
 from app.audit.exported import BadFile, verify_file
-from app.audit.notes import BadNote, Checkpoint, Note, cosign, log_keys
+from app.audit.merkle import Tree, leaf_data
+from app.audit.notes import ED25519, BadNote, Checkpoint, Note, VerifierKey, cosign, log_keys, signed_checkpoint
+from app.audit.policy import Policy
 from app.audit.restored import before
-from app.audit.signing import signing_key
+from app.audit.signing import signed_text, signing_key
+from app.audit.verify import check_policy
 from app.trail.records import record_hash
 from tests.projects import Project
 from tests.service import Process
@@ -141,6 +146,43 @@ def test_a_checkpoint_with_impossible_fields_is_refused(project: Project, trail:
             before(forged, project.public_keys())
         with pytest.raises(BadFile):
             verify_file(forged, project.public_keys())
+
+
+@pytest.mark.parametrize("with_note", [True, False])
+def test_the_key_of_another_log_of_the_policy_signs_nothing_behind_an_accepted_checkpoint(
+    project: Project, trail: Path, with_note: bool
+) -> None:
+    objects, other = read(trail), Ed25519PrivateKey.generate()
+    leaves = [each for each in objects if each["object"] == "audit.leaf"]
+    last = [each for each in objects if each["object"] == "audit.checkpoint"][-1]
+    content = {name: value for name, value in objects[-1].items() if name != "hash"}
+    number = content["seq"] + 1
+    content |= {"seq": number, "id": content["id"].rpartition("_")[0] + f"_{number}", "previous": objects[-1]["hash"]}
+    added = {**content, "hash": record_hash(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hex()}
+    leaf = {**leaves[-1], "position": len(leaves), "thread": added["thread"], "seq": number, "hash": added["hash"]}
+    project_id, tree = UUID(last["project"]), Tree()
+    for each in (*leaves, leaf):
+        chain_id = project_id if each["thread"] is None else UUID(each["thread"].partition("_")[2])
+        tree.add(leaf_data(chain_id, each["seq"], bytes.fromhex(each["hash"])))
+    origin, at = last["note"].split("\n")[0], datetime.fromisoformat(last["at"])
+    forged = {
+        **last,
+        "size": tree.size,
+        "root": tree.root().hex(),
+        "public_key": other.public_key().public_bytes_raw().hex(),
+        "signature": other.sign(signed_text(project_id, tree.size, at, tree.root())).hex(),
+        "note": str(signed_checkpoint(Checkpoint(origin, tree.size, tree.root()), other, at)) if with_note else None,
+    }
+    rest = objects[len(leaves) :]
+    write(trail, [*leaves, leaf, *(each for each in rest if each["object"] == "audit.checkpoint"), forged,
+                  *(each for each in rest if each["object"] == "audit.record"), added])  # fmt: skip
+    own = [VerifierKey(origin, ED25519, key.public_bytes_raw()) for key in project.public_keys()]
+    theirs = VerifierKey("b.example/log", ED25519, other.public_key().public_bytes_raw())
+    policy = Policy.parse(("".join(f"log {log}\n" for log in (*own, theirs)) + "quorum none\n").encode())
+    verdict = verify_file(trail, [Ed25519PublicKey.from_public_bytes(log.public_key) for log in policy.logs])
+    assert verdict.problems == []
+    check_policy(policy, verdict)
+    assert [problem.where for problem in verdict.problems] == [f"checkpoint {tree.size}"]
 
 
 def test_a_signature_of_a_time_that_no_calendar_has_is_refused() -> None:

@@ -54,6 +54,8 @@ class Verdict:
     problems: list[Problem] = field(default_factory=list)
     notes: dict[int, Note] = field(default_factory=dict)
     """The verified notes of checkpoints, by the size of their tree."""
+    signers: dict[int, bytes] = field(default_factory=dict)
+    """The public keys whose signatures of checkpoints fit, by the size of their tree."""
     size: int = 0
     """Size of the newest checkpoint."""
     origin: str | None = None
@@ -206,6 +208,7 @@ def _wrong_signature(
     signed = signed_text(project_id, size, checkpoint["at"], checkpoint["root"])
     if not fits(signer, checkpoint["signature"], signed):
         return "its signature does not fit"
+    verdict.signers[size] = checkpoint["public_key"]
     if checkpoint["note"] is None:
         return None
     try:
@@ -249,7 +252,14 @@ def _note(project_id: UUID, size: int, checkpoint: Any) -> Note:
 
 
 def check_policy(policy: Policy, verdict: Verdict) -> None:
-    """Find the newest checkpoint that a policy accepts. It is a problem if there is none."""
+    """Find the newest checkpoint that a policy accepts. It is a problem if there is none, or if the key of another log
+    of the policy has signed one."""
+    origins = {Checkpoint.parse(note.text).origin for note in verdict.notes.values()}
+    keys = {log.public_key for log in policy.logs if log.name in origins}
+    for size, key in verdict.signers.items():
+        if keys and key not in keys:
+            what = "it was signed with another key than those that the policy has for this log"
+            verdict.problems.append(Problem(f"checkpoint {size}", what))
     newest: Problem | None = None
     for size in sorted(verdict.notes, reverse=True):
         try:
