@@ -25,7 +25,8 @@ WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND
 SELECT project_id, name FROM projects WHERE :name::text IS NULL OR name = :name ORDER BY project_id
 
 -- leaves -> LeafRow --
-SELECT position, chain_id, seq, hash FROM audit_leaves WHERE project_id = :project_id AND position > :position
+SELECT position, chain_id, seq, hash FROM audit_leaves
+WHERE project_id = :project_id AND position >= :start AND position < :size
 ORDER BY position LIMIT :limit
 
 -- lost_leaves --

@@ -58,8 +58,7 @@ class Checkpoints(Background):
         async with self._writing:  # A tree is nobody else's while it grows.
             signed: int | None = None
             while (size := await self._try(project_id, records)) is None:
-                last = await self._database.fetchrow(*SQL.last_checkpoint(project_id=project_id, most=None))
-                before, signed = signed, 0 if last is None else last["size"]
+                before, signed = signed, await store.last_size(self._database, project_id)
                 if signed == before:  # Nobody else has written one: it is not for that that ours is refused.
                     log.error(
                         "the leaves of a project's audit trail do not fit its checkpoints, and nothing of it is signed "
@@ -139,10 +138,9 @@ class Checkpoints(Background):
         tree = self._trees.get(project_id)
         if tree is None or tree.size > size:
             tree = self._trees[project_id] = Tree()
-        async for rows in store.leaves(self._database, project_id, tree.size):
+        async for rows in store.leaves(self._database, project_id, tree.size, size):
             for row in rows:
-                if row["position"] < size:
-                    tree.add(leaf_data(row["chain_id"], row["seq"], row["hash"]))
+                tree.add(leaf_data(row["chain_id"], row["seq"], row["hash"]))
         return tree
 
     async def run(self) -> None:

@@ -65,8 +65,8 @@ async def lines(database: Database, project_id: UUID) -> AsyncIterator[bytes]:
     # Checkpoints before leaves before records: whatever one names, the next has.
     checkpoints = await store.checkpoints(database, project_id)
     size = checkpoints[-1]["size"] if checkpoints else 0
-    async for leaves in store.leaves(database, project_id):
-        yield _lines([leaf_object(project_id, leaf) for leaf in leaves if leaf["position"] < size])
+    async for leaves in store.leaves(database, project_id, size=size):
+        yield _lines([leaf_object(project_id, leaf) for leaf in leaves])
     yield _lines([checkpoint_object(project_id, row) for row in checkpoints])
     async for rows in store.in_chain_order(database, project_id):
         yield _lines([record_object(row) for row in rows])
@@ -79,10 +79,8 @@ async def lines_of_thread(database: Database, project_id: UUID, thread_id: UUID)
     before = next((row for row in reversed(checkpoints) if row["size"] < last["size"]), None)
     proofs, own = Proofs(), []
     consistency: list[bytes] = []
-    async for leaves in store.leaves(database, project_id):
+    async for leaves in store.leaves(database, project_id, size=last["size"]):
         for leaf in leaves:
-            if leaf["position"] >= last["size"]:
-                break
             path: list[bytes] | None = None
             if before is not None and leaf["position"] == before["size"]:
                 consistency = proofs.begin()

@@ -62,10 +62,8 @@ def before(path: Path, trusted: Sequence[Ed25519PublicKey]) -> Before:
 async def common(database: Database, signed: Before) -> int:
     """Return how many leaves, from the first one on, are in the database as they were signed."""
     found = 0
-    async for rows in store.leaves(database, signed.project_id):
+    async for rows in store.leaves(database, signed.project_id, size=len(signed.leaves)):
         for row in rows:
-            if found == len(signed.leaves):
-                return found
             if (row["chain_id"], row["seq"], row["hash"]) != signed.leaves[found]:
                 return found
             found += 1
@@ -80,8 +78,7 @@ async def record_restore(database: Database, project_id: UUID, signed: Before | 
             signed after what the database has now.
     """
     if signed is None:
-        rows = await store.checkpoints(database, project_id)
-        kept, gone = (rows[-1]["size"] if rows else 0), "what was signed after them"
+        kept, gone = await store.last_size(database, project_id), "what was signed after them"
     else:
         kept = await common(database, signed)
         gone = f"{len(signed.leaves)} with the root {signed.root.hex()} at {instant(signed.at)}"

@@ -10,7 +10,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.audit.merkle import Proofs, Tree, leaf_data
-from app.audit.notes import COSIGNATURE, Signature, key_id
+from app.audit.notes import COSIGNATURE, LARGEST_NUMBER, Signature, key_id
 from app.audit.rows import CheckpointRow, CosignatureRow, LeafRow, ProjectRow, RecordRow, WitnessRow
 from app.db import ids
 from app.db.engine import Database
@@ -122,15 +122,13 @@ async def in_chain_order(
         bucket, after, seq = rows[-1]["bucket"], rows[-1]["chain_id"], rows[-1]["seq"]
 
 
-async def leaves(database: Database, project_id: UUID, start: int = 0) -> AsyncIterator[list[LeafRow]]:
-    """Every leaf from a position on, in their order, in batches."""
-    position = start - 1
-    while True:
-        rows = await database.fetch(*SQL.leaves(project_id=project_id, position=position, limit=BATCH))
-        if not rows:
-            return
+async def leaves(
+    database: Database, project_id: UUID, start: int = 0, size: int = LARGEST_NUMBER
+) -> AsyncIterator[list[LeafRow]]:
+    """The leaves of the tree of a size, or of the whole one, from a position on, in their order, in batches."""
+    while rows := await database.fetch(*SQL.leaves(project_id=project_id, start=start, size=size, limit=BATCH)):
         yield rows
-        position = rows[-1]["position"]
+        start = rows[-1]["position"] + 1
 
 
 async def consistency(
@@ -146,11 +144,9 @@ async def consistency(
     """
     proofs: Proofs | None = None
     path: list[bytes] = []
-    async for rows in leaves(database, project_id, tree.size):
+    async for rows in leaves(database, project_id, tree.size, larger):
         for row in rows:
             leaf = leaf_data(row["chain_id"], row["seq"], row["hash"])
-            if row["position"] >= larger:
-                break
             if row["position"] < size:
                 tree.add(leaf)
                 continue
@@ -158,8 +154,6 @@ async def consistency(
                 proofs = Proofs(tree)
                 path = proofs.begin()
             proofs.add(leaf)
-        if rows[-1]["position"] >= larger - 1:
-            break
     return path, tree.root() if proofs is None else proofs.end()
 
 
@@ -173,10 +167,13 @@ async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRo
 async def last_note(database: Database, project_id: UUID) -> str | None:
     """Return the newest checkpoint that is a signed note, with its cosignatures."""
     row = await database.fetchrow(*SQL.last_note(project_id=project_id))
-    if row is None:
-        return None
-    lines = await _cosignature_lines(database, project_id, row["size"])
-    return str(row["note"]) + lines.get(row["size"], "")
+    return None if row is None else await cosigned_note(database, project_id, row["size"], row["note"])
+
+
+async def cosigned_note(database: Database, project_id: UUID, size: int, note: str) -> str:
+    """Return the note of a checkpoint with its cosignatures."""
+    lines = await _cosignature_lines(database, project_id, size)
+    return note + lines.get(size, "")
 
 
 async def origin(database: Database, project_id: UUID) -> str | None:

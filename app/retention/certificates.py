@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from app.audit import store
 from app.audit.checkpoints import Checkpoints
 from app.audit.merkle import Proofs, Tree, leaf_data
-from app.audit.notes import COSIGNATURE, Note, Signature, encoded, key_id
+from app.audit.notes import encoded
 from app.audit.rows import RecordRow
 from app.audit.store import LOWEST
 from app.db import ids
@@ -234,18 +234,13 @@ class Certificates:
         """Return the position of the record's leaf, its inclusion proof, and the checkpoint that covers it."""
         row = await self._covering(project_id, purged)
         proofs, path = Proofs(), list[bytes]()
-        async for rows in store.leaves(self._database, project_id):
+        async for rows in store.leaves(self._database, project_id, size=row["size"]):
             for leaf in rows:
-                if leaf["position"] < row["size"]:
-                    data = leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"])
-                    proofs.add(data, path if leaf["position"] == row["position"] else None)
+                data = leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"])
+                proofs.add(data, path if leaf["position"] == row["position"] else None)
         proofs.end()
-        cosignatures = [
-            Signature(each["name"], key_id(each["name"], COSIGNATURE, each["public_key"]), each["signature"])
-            for each in await store.cosignatures(self._database, project_id, row["size"])
-        ]
-        note = Note.parse(row["note"].encode()).with_signatures(cosignatures)
-        return row["position"], [encoded(each) for each in path], str(note)
+        note = await store.cosigned_note(self._database, project_id, row["size"], row["note"])
+        return row["position"], [encoded(each) for each in path], note
 
     async def _covering(self, project_id: UUID, purged: Purged) -> Mapping[str, Any]:
         """Return the leaf of a purge's record and the checkpoint that covers it. It is written if there is none.
