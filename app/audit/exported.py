@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from app.audit import store
 from app.audit.merkle import Proofs, Tree, leaf_data
-from app.audit.notes import Note
+from app.audit.notes import LARGEST_NUMBER, Note
 from app.audit.proofs import Entry, TlogProof
 from app.audit.rows import CheckpointRow, LeafRow
 from app.audit.verify import (
@@ -47,10 +47,6 @@ LONGEST_LINE = 4 * 1024 * 1024
 """Bytes. A checkpoint's note has at most 128 KiB; a record's detail is made by the service, and short."""
 
 DEEPEST = 64
-
-LARGEST_NUMBER = 2**63 - 1
-"""Largest position and number of a leaf: Postgres's bigint."""
-
 
 Leaf = tuple[int, UUID, int, bytes]
 """Position, chain, number, hash."""

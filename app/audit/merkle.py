@@ -4,10 +4,20 @@ import hashlib
 from collections.abc import Sequence
 from uuid import UUID
 
+LEAF_BYTES = 56
+
+LONGEST_PATH = 63
+"""Hashes from a leaf to the root of the largest tree."""
+
 
 def leaf_data(chain_id: UUID, seq: int, hash_: bytes) -> bytes:
     """A chain's head as a leaf: the chain, the record's number in it, and the record's hash."""
     return chain_id.bytes + seq.to_bytes(8, "big") + hash_
+
+
+def leaf_parts(leaf: bytes) -> tuple[UUID, int, bytes]:
+    """Return the chain, the record's number and its hash, from a leaf."""
+    return UUID(bytes=leaf[:16]), int.from_bytes(leaf[16:24], "big"), leaf[24:]
 
 
 class Tree:

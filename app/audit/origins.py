@@ -7,6 +7,7 @@ service's own database can have it opened: witnesses and policies must be config
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -15,7 +16,7 @@ from app.audit.notes import ED25519, BadNote, Note, Signature, VerifierKey, sign
 MOST_FORMER = 16
 """Former names that a first checkpoint is signed under: the latest ones."""
 
-_GENERATION = re.compile(r"(.*/[0-9a-f]{32})(?:/([1-9][0-9]{0,8}))?")
+_GENERATION = re.compile(r"(.+/[0-9a-f]{32})(?:/([1-9][0-9]{0,8}))?")
 
 
 def cross_signatures(text: str, former: Sequence[str], key: Ed25519PrivateKey) -> list[Signature]:
@@ -35,6 +36,11 @@ def generation(origin: str) -> tuple[str, int]:
     """Return the first name of a log, and how often it was restored, counted from 1."""
     match = _GENERATION.fullmatch(origin)
     return (origin, 1) if match is None else (match[1], int(match[2] or 1))
+
+
+def is_of(origin: str, project_id: UUID) -> bool:
+    """Return True for a name that a project's log can have."""
+    return generation(origin)[0].endswith(f"/{project_id.hex}")
 
 
 def next_generation(known: Collection[str]) -> int:

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 from uuid import UUID
 
-from app.audit.merkle import leaf_data, root_of
+from app.audit.merkle import LEAF_BYTES, LONGEST_PATH, leaf_data, leaf_parts, root_of
 from app.audit.notes import LARGEST_NUMBER, MOST_OF_NOTE, BadNote, Note, decoded, encoded
 from app.audit.policy import Accepted, Policy
 
 FORMAT = "c2sp.org/tlog-proof@v1"
-
-LONGEST_PATH = 63
-"""Hashes from a leaf to the root of the largest tree."""
 
 MOST_OF_PROOF = MOST_OF_NOTE + 8 * 1024
 """Bytes."""
@@ -59,10 +56,9 @@ class TlogProof:
         if head is None or int(head["index"]) > LARGEST_NUMBER:
             raise BadNote(f"a proof is {FORMAT}, its leaf, its index, at most {LONGEST_PATH} hashes, and a checkpoint")
         leaf, path = decoded(head["extra"] or ""), tuple(map(decoded, head["path"].split("\n")[:-1]))
-        if len(leaf) != 56 or any(len(each) != 32 for each in path):
-            raise BadNote("the leaf in a proof has 56 bytes, and each hash 32")
-        entry = Entry(UUID(bytes=leaf[:16]), int.from_bytes(leaf[16:24], "big"), leaf[24:])
-        return cls(entry, int(head["index"]), path, Note.parse(text[head.end() :].encode()))
+        if len(leaf) != LEAF_BYTES or any(len(each) != 32 for each in path):
+            raise BadNote(f"the leaf in a proof has {LEAF_BYTES} bytes, and each hash 32")
+        return cls(Entry(*leaf_parts(leaf)), int(head["index"]), path, Note.parse(text[head.end() :].encode()))
 
     def __str__(self) -> str:
         lines = [FORMAT, f"extra {encoded(leaf_data(*self.entry))}", f"index {self.index}", *map(encoded, self.path)]

@@ -3,7 +3,6 @@
 Records are read chain after chain. The first problem of each chain is named; what follows from it is not.
 """
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +15,7 @@ from app.audit import store, witness_check
 from app.audit.contents_check import Contents
 from app.audit.merkle import Tree, is_consistent, leaf_data, root_of
 from app.audit.notes import BadNote, Checkpoint, Note, log_keys
-from app.audit.origins import is_continuation
+from app.audit.origins import is_continuation, is_of
 from app.audit.policy import Policy
 from app.audit.rows import RecordRow
 from app.audit.signing import fits, signed_text
@@ -241,7 +240,7 @@ def _note(project_id: UUID, size: int, checkpoint: Any) -> Note:
     """Return the note of a checkpoint. Raises `BadNote` if it does not say and sign what the checkpoint does."""
     note = Note.parse(checkpoint["note"].encode())
     said = Checkpoint.parse(note.text)
-    if not re.fullmatch(rf".+/{project_id.hex}(/[1-9][0-9]*)?", said.origin):
+    if not is_of(said.origin, project_id):
         raise BadNote(f"it is of another log: {said.origin}")
     if (said.size, said.root) != (size, checkpoint["root"]):
         raise BadNote("it is of another tree")

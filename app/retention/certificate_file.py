@@ -14,7 +14,7 @@ from uuid import UUID
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.audit.merkle import Tree, leaf_data, root_of
+from app.audit.merkle import LEAF_BYTES, LONGEST_PATH, Tree, leaf_data, leaf_parts, root_of
 from app.audit.notes import (
     ED25519,
     LARGEST_NUMBER,
@@ -26,6 +26,7 @@ from app.audit.notes import (
     log_keys,
     sign,
 )
+from app.audit.origins import is_of
 from app.audit.policy import Policy
 from app.db import ids
 from app.history.erase import counts_of
@@ -38,9 +39,7 @@ FORMAT = "everthread/erasure-certificate/v1"
 MOST_OF_NOTE = 512 * 1024
 """Bytes of the note, in which that of the checkpoint is quoted."""
 MOST_VALUES, DEEPEST = 20_000, 8
-LONGEST_PROOF = 63
 LONGEST_LINE = 160
-LEAF_BYTES = 56
 LINES_AT_ONCE = 1_000
 
 Kind = Literal["user", "thread", "key", "hold"]
@@ -91,8 +90,8 @@ def lines(note: str, leaves: bytes) -> Iterator[bytes]:
     for start in range(0, len(leaves), LEAF_BYTES * LINES_AT_ONCE):
         piece = b"" if start else b"\n"
         for at in range(start, min(start + LEAF_BYTES * LINES_AT_ONCE, len(leaves)), LEAF_BYTES):
-            chain_id, seq = UUID(bytes=leaves[at : at + 16]), int.from_bytes(leaves[at + 16 : at + 24], "big")
-            piece += f"{ids.record_id(chain_id, seq)} {leaves[at + 24 : at + LEAF_BYTES].hex()}\n".encode()
+            chain_id, seq, hash_ = leaf_parts(leaves[at : at + LEAF_BYTES])
+            piece += f"{ids.record_id(chain_id, seq)} {hash_.hex()}\n".encode()
         yield piece
 
 
@@ -196,11 +195,10 @@ def _check_record(statement: Mapping[str, Any]) -> None:
 
 def _check_inclusion(statement: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     project, record, position = statement["project"], statement["record"], statement["position"]
-    names = checkpoint.origin.split("/")
-    if project not in (names[-1], *(names[-2:-1] if names[-1].isdigit() else ())):
+    if not is_of(checkpoint.origin, UUID(hex=project)):
         raise BadCertificate(f"its checkpoint is that of another log: {checkpoint.origin}")
-    path = [decoded(each) for each in statement["proof"][: LONGEST_PROOF + 1]]
-    if len(path) > LONGEST_PROOF or type(position) is not int or not 0 <= position < checkpoint.size:
+    path = [decoded(each) for each in statement["proof"][: LONGEST_PATH + 1]]
+    if len(path) > LONGEST_PATH or type(position) is not int or not 0 <= position < checkpoint.size:
         raise BadCertificate(f"its proof has no place in a tree of {checkpoint.size} leaves")
     leaf = leaf_data(*_place(record["id"]), bytes.fromhex(record["hash"]))
     if root_of(leaf, position, checkpoint.size, path) != checkpoint.root:

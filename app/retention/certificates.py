@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from app.audit import store
 from app.audit.checkpoints import Checkpoints
-from app.audit.merkle import Proofs, Tree, leaf_data
+from app.audit.merkle import LEAF_BYTES, Proofs, Tree, leaf_data
 from app.audit.notes import encoded
 from app.audit.rows import RecordRow
 from app.audit.store import LOWEST
@@ -22,7 +22,7 @@ from app.db.engine import Database
 from app.db.sql import statements_of
 from app.holds.store import kept_of
 from app.http.errors import Conflict
-from app.retention.certificate_file import ENDS, LEAF_BYTES, Kind, counts, lines, signed
+from app.retention.certificate_file import ENDS, Kind, counts, lines, signed
 from app.retention.tables import UserPurge
 from app.trail.append import append_record
 from app.trail.records import SERVICE, instant, record_object
