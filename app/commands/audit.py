@@ -100,10 +100,7 @@ def verify(
         proved = [_verified_proof(each, policy)[0].entry for each in proof or ()]
         verdicts = {file.name: _verify_file(file, trusted, proved)}
     else:
-        if policy is not None:
-            trusted = _log_keys(policy)
-        else:
-            trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+        trusted = _trusted(key, data_dir) if policy is None else _log_keys(policy)
         verdicts = with_database(
             lambda database: _verify_all(database, project, thread, trusted, data_dir), data_dir, only_reads=True
         )
@@ -185,7 +182,7 @@ def tell_restored(
     With exported trails, the record says how much of what they prove is gone. Without, run it before 'everthread serve'
     signs anything again.
     """
-    trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+    trusted = _trusted(key, data_dir)
     signed = [_signed_before(path, trusted) for path in trails or ()]
     by_project = {each.project_id: each for each in signed}
 
@@ -334,7 +331,7 @@ def show_policy(
     data_dir: DataDir = None,
 ) -> None:
     """Show a trust policy (C2SP tlog-policy) for a project. Keep it where the database's owner cannot change it."""
-    trusted = [*map(_public_key, key)] if key else [_signing_key(data_dir).public_key()]
+    trusted = _trusted(key, data_dir)
     if witnesses is None:
         witnesses = read_settings(data_dir=data_dir).audit_witnesses or ""
 
@@ -492,6 +489,11 @@ def _signed_before(path: Path, trusted: list[Ed25519PublicKey]) -> restored.Befo
 def _progress() -> Progress:
     console = Console(stderr=True)
     return Progress(transient=True, console=console, disable=not console.is_terminal)
+
+
+def _trusted(given: list[str] | None, data_dir: Path | None) -> list[Ed25519PublicKey]:
+    """Return the given keys; without any, the key of this service."""
+    return [*map(_public_key, given)] if given else [_signing_key(data_dir).public_key()]
 
 
 def _public_key(key: str) -> Ed25519PublicKey:

@@ -14,7 +14,7 @@ from app.db import ids
 from app.db.sql import Statement
 from app.holds import store
 from app.holds.schemas import hold_id
-from app.holds.store import SQL, Covering
+from app.holds.store import SQL
 from app.http.errors import Conflict
 from app.projects.auth import Caller
 
@@ -66,9 +66,9 @@ def knows_holds(caller: Caller) -> bool:
     return "audit" in caller.grant.scopes and caller.grant.user is None
 
 
-def _refuse(held: Sequence[Covering], covered: str, code: str = "thread_held") -> None:
+def _refuse(held: Sequence[UUID], covered: str, code: str = "thread_held") -> None:
     if held:
         raise Conflict(
-            f"A legal hold covers {covered}: {hold_id(held[0].id)}. Nothing was changed. Release the hold first.",
+            f"A legal hold covers {covered}: {hold_id(held[0])}. Nothing was changed. Release the hold first.",
             code=code,
         )

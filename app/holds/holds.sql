@@ -4,13 +4,13 @@ SELECT pg_advisory_xact_lock(uuid_hash_extended(:project_id::uuid, 2))
 
 -- holds_on_thread --
 -- The active holds that cover a thread, by its id, its user or its project.
-SELECT id, scope FROM holds WHERE project_id = :project_id AND released_at IS NULL
+SELECT id FROM holds WHERE project_id = :project_id AND released_at IS NULL
     AND (scope = 'project' OR thread_id = :thread_id::uuid OR user_id = :user_id::text)
 ORDER BY id
 
 -- holds_on_user --
 -- The active holds that cover something of a user: the project's, the user's, and those on single threads of the user.
-SELECT h.id, h.scope FROM holds h WHERE h.project_id = :project_id AND h.released_at IS NULL AND (
+SELECT h.id FROM holds h WHERE h.project_id = :project_id AND h.released_at IS NULL AND (
     h.scope = 'project' OR h.user_id = :user_id::text OR EXISTS (
         SELECT FROM threads t WHERE t.project_id = :project_id AND t.bucket = bucket_of(h.thread_id)
             AND t.id = h.thread_id AND t.user_id = :user_id::text
@@ -31,7 +31,7 @@ GROUP BY h.id, r.source ORDER BY h.id, r.source
 
 -- holds_on_turn --
 -- The active holds that cover a turn: by its thread, or by a fork that shares it.
-SELECT h.id, h.scope FROM turns t
+SELECT h.id FROM turns t
 JOIN threads own ON own.project_id = :project_id AND own.bucket = :bucket AND own.id = t.thread_id
 JOIN holds h ON h.project_id = :project_id AND h.released_at IS NULL
 WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :turn_id AND (

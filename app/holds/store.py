@@ -16,14 +16,6 @@ SQL = statements_of(__file__)
 
 
 @dataclass(frozen=True, slots=True)
-class Covering:
-    """An active hold that covers something."""
-
-    id: UUID
-    scope: str
-
-
-@dataclass(frozen=True, slots=True)
 class Kept:
     """Number of rows of a table that an active hold keeps. A row that several holds cover is counted for each."""
 
@@ -34,22 +26,22 @@ class Kept:
 
 async def holds_on_thread(
     session: AsyncSession, project_id: UUID, thread_id: UUID, user_id: str | None
-) -> list[Covering]:
+) -> Sequence[UUID]:
     """Return the active holds that cover a thread, the oldest first."""
     where = {"project_id": project_id, "thread_id": thread_id, "user_id": user_id}
-    return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_thread.clause, where)]
+    return (await session.scalars(SQL.holds_on_thread.clause, where)).all()
 
 
-async def holds_on_user(session: AsyncSession, project_id: UUID, user_id: str) -> list[Covering]:
+async def holds_on_user(session: AsyncSession, project_id: UUID, user_id: str) -> Sequence[UUID]:
     """Return the active holds that cover something of a user, the oldest first."""
     where = {"project_id": project_id, "user_id": user_id}
-    return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_user.clause, where)]
+    return (await session.scalars(SQL.holds_on_user.clause, where)).all()
 
 
-async def holds_on_turn(session: AsyncSession, project_id: UUID, turn_id: UUID) -> list[Covering]:
+async def holds_on_turn(session: AsyncSession, project_id: UUID, turn_id: UUID) -> Sequence[UUID]:
     """Return the active holds that cover a turn, in its thread or in a fork that shares it, the oldest first."""
     where = {"project_id": project_id, "bucket": ids.bucket_of(turn_id), "turn_id": turn_id}
-    return [Covering(row.id, row.scope) for row in await session.execute(SQL.holds_on_turn.clause, where)]
+    return (await session.scalars(SQL.holds_on_turn.clause, where)).all()
 
 
 async def active(session: AsyncSession, project_id: UUID) -> list[Hold]:

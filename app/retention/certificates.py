@@ -20,8 +20,10 @@ from app.audit.store import LOWEST
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
+from app.holds.schemas import hold_id
 from app.holds.store import kept_of
 from app.http.errors import Conflict
+from app.projects.keys import key_id
 from app.retention.certificate_file import ENDS, Kind, counts, lines, signed
 from app.retention.tables import UserPurge
 from app.trail.append import append_record
@@ -140,9 +142,9 @@ class Certificates:
         record = await self._database.fetchrow(*last)
         return None if record is None else Purged(purge_id, kind, record, record["at"])
 
-    async def _erased_hold(self, project_id: UUID, hold_id: UUID) -> Purged | None:
+    async def _erased_hold(self, project_id: UUID, id_: UUID) -> Purged | None:
         of_hold = SQL.erased_hold(
-            project_id=project_id, id=hold_id, bucket=ids.bucket_of(project_id), named=f"hold_{hold_id.hex}:"
+            project_id=project_id, id=id_, bucket=ids.bucket_of(project_id), named=f"{hold_id(id_)}:"
         )
         row: Any = await self._database.fetchrow(*of_hold)
         if row is None:
@@ -151,9 +153,9 @@ class Certificates:
             "scope": row["scope"],
             "placed_at": instant(row["placed_at"]),
             "released_at": instant(row["released_at"]),
-            "released_by": None if row["released_by"] is None else f"key_{row['released_by'].hex}",
+            "released_by": None if row["released_by"] is None else key_id(row["released_by"]),
         }
-        return Purged(hold_id, "hold", row, row["released_at"], hold=hold)
+        return Purged(id_, "hold", row, row["released_at"], hold=hold)
 
     async def latest(self, project_id: UUID, kind: Kind, limit: int) -> list[Purged]:
         """Return the latest purges of a kind other than `user`, the newest first."""
@@ -277,7 +279,7 @@ class Certificates:
         async with self._database.session() as session:
             kept = await kept_of(session, project_id, thread_ids=[thread_id], user_id=purged.user)
         for each in kept:
-            counts[f"hold_{each.hold_id.hex}"] += each.rows
+            counts[hold_id(each.hold_id)] += each.rows
         found: list[dict[str, Any]] = [
             {"what": "held_rows", "hold": hold, "count": count, "why": "A legal hold keeps them until its release."}
             for hold, count in counts.items()
@@ -336,8 +338,8 @@ def _is_old(purged: Purged) -> bool:
 
 def _purge_id(kind: Kind, row: RecordRow) -> UUID:
     """Return the id of the purge that a record ends."""
-    hold_id = ids.parse((row["detail"] or "").partition(":")[0], ("hold",)) if kind == "hold" else None
-    return hold_id or row["chain_id"]
+    id_ = ids.parse((row["detail"] or "").partition(":")[0], ("hold",)) if kind == "hold" else None
+    return id_ or row["chain_id"]
 
 
 def _listed(leaves: bytes) -> dict[str, Any]:
