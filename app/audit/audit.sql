@@ -52,7 +52,7 @@ SELECT size, note FROM audit_checkpoints WHERE project_id = :project_id AND note
 
 -- origin --
 -- The name that a project's log has now; for its first checkpoint, the former names in their order.
-SELECT o.generation, o.origin, CASE WHEN o.origin IS DISTINCT FROM (
+SELECT o.origin, CASE WHEN o.origin IS DISTINCT FROM (
     SELECT split_part(note, E'\n', 1) FROM audit_checkpoints
     WHERE project_id = o.project_id AND note IS NOT NULL ORDER BY size DESC LIMIT 1
 ) THEN (
@@ -63,7 +63,7 @@ FROM audit_origins o WHERE o.project_id = :project_id ORDER BY o.generation DESC
 
 -- origins -> OriginRow --
 -- Every name that a project's log has had.
-SELECT generation, origin FROM audit_origins WHERE project_id = :project_id ORDER BY generation
+SELECT origin FROM audit_origins WHERE project_id = :project_id ORDER BY generation
 
 -- add_origin --
 INSERT INTO audit_origins (project_id, generation, origin) VALUES (:project_id, :generation, :origin)
@@ -173,7 +173,7 @@ ON CONFLICT (project_id, public_key, size) DO NOTHING
 
 -- cosignatures -> CosignatureRow --
 -- The cosignatures of a project's checkpoints, or of one of them.
-SELECT size, origin, name, public_key, at, signature FROM audit_cosignatures
+SELECT size, origin, name, public_key, signature FROM audit_cosignatures
 WHERE project_id = :project_id AND (:size::bigint IS NULL OR size = :size) ORDER BY size, name, public_key
 
 -- witnesses -> WitnessRow --

@@ -44,7 +44,6 @@ class CheckpointRow(TypedDict):
 
 
 class OriginRow(TypedDict):
-    generation: int
     origin: str
 
 
@@ -53,7 +52,6 @@ class CosignatureRow(TypedDict):
     origin: str
     name: str
     public_key: bytes
-    at: datetime
     signature: bytes
 
 
