@@ -252,8 +252,8 @@ CREATE TABLE projects (
     -- Former minimums that were longer, each with the time at which it was lowered.
     minimum_retention_former jsonb NOT NULL DEFAULT '[]',
     -- Readers whose reads of contents are recorded.
-    record_reads text NOT NULL DEFAULT 'console'
-        CONSTRAINT projects_record_reads_check CHECK (record_reads IN ('off', 'console', 'all')),
+    record_reads text NOT NULL DEFAULT 'staff'
+        CONSTRAINT projects_record_reads_check CHECK (record_reads IN ('off', 'staff', 'all')),
     CONSTRAINT projects_minimum_retention_check CHECK (retention_days >= minimum_retention_days),
     CONSTRAINT projects_key_destroyed_check
         CHECK (key_destroyed_at IS NULL OR (encrypted_at IS NOT NULL AND archived_at IS NOT NULL))

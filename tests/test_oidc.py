@@ -232,7 +232,7 @@ def test_the_trail_names_the_person_who_has_read_a_thread_in_the_console(
         assert f'/console/audit?action=thread.read">{said}<' in auditor.http.get("/console/audit", headers=headers).text
         assert said not in ada.http.get(place, headers=headers).text
         settings = admin.http.get("/console/settings", headers=headers).text
-        assert ('<option value="console" selected>' in settings, label in settings) == (True, True)
+        assert ('<option value="staff" selected>' in settings, label in settings) == (True, True)
     shown = auditor.http.get(f"{place}/trail", params={"action": "thread.read"}).text
     assert "Ada &lt;ada@example.com&gt;" in shown
     assert "conversation in the console" in shown

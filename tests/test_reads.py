@@ -347,17 +347,17 @@ def test_the_switch_is_an_admins_and_is_in_the_trail_itself(project: Project, to
     assert (refused.status_code, refused.json()["error"]["code"]) == (403, "missing_scope")
     for wrong in (None, "none", True, ["off"]):
         assert project.http.patch("/project", json={"record_reads": wrong}).status_code == 400
-    assert project.call("GET", "/project")["record_reads"] == "console"
+    assert project.call("GET", "/project")["record_reads"] == "staff"
     off = admin.ask("PATCH", "/v1/project", json={"record_reads": "off", "session_cache": "auto"})
     assert off.json()["record_reads"] == "off"
     assert admin.status(f"/threads/{told.thread}") == 200
     assert reads_of(project, admin) == []
     (record,) = project.records(action="project.changed")
     assert (record["detail"], record["actor"]["key"]) == ("session_cache, record_reads=off", admin.id)
-    project.call("PATCH", "/project", json={"record_reads": "console"})
+    project.call("PATCH", "/project", json={"record_reads": "staff"})
     assert admin.status(f"/threads/{told.thread}") == 200
     assert reads_of(project, admin) == [(told.thread, "thread")]
-    assert project.records(action="project.changed")[-1]["detail"] == "record_reads=console"
+    assert project.records(action="project.changed")[-1]["detail"] == "record_reads=staff"
     assert project.verify().problems == []
     project.sql("UPDATE projects SET record_reads = 'off' WHERE project_id = $1")
     assert [problem.what for problem in project.verify().problems] == [

@@ -154,7 +154,7 @@ class ProjectClaims:
         self.seq = 0
         self.project: Claim | None = None
         self.keys: dict[UUID, Claim] = {}
-        self.record_reads = "console"
+        self.record_reads = "staff"
 
     def take(self, row: Any) -> None:
         """Take the next record of the chain."""

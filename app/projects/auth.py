@@ -91,7 +91,7 @@ class Grant:
     """Name of the key, or of the person."""
     subject: str | None = None
     """Issuer and subject of a person: see `people.py`. None for an API key."""
-    record_reads: RecordReads = "console"
+    record_reads: RecordReads = "staff"
     """The project's setting: see `Project.record_reads`."""
 
 

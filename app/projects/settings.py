@@ -89,7 +89,7 @@ class Limits(KeyLimits, UserLimits):
     """Limits of a project."""
 
 
-RecordReads = Literal["off", "console", "all"]
+RecordReads = Literal["off", "staff", "all"]
 """Readers whose reads are recorded: nobody; the console, admin keys and exports; every key. User tokens never are."""
 
 LONGEST_ISSUER = 128

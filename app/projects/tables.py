@@ -39,7 +39,7 @@ class Project(Base):
     session_cache: Mapped[str | None] = mapped_column(Text)
     """Session cache at the provider: off, on or auto. None: the service's setting."""
 
-    record_reads: Mapped[str] = mapped_column(Text, server_default=text("'console'"))
+    record_reads: Mapped[str] = mapped_column(Text, server_default=text("'staff'"))
     """Readers whose reads are recorded: see `settings.RecordReads`."""
     operates: Mapped[bool] = mapped_column(server_default=text("false"))
     """True if its keys with the scope admin manage the whole service, not only their own project."""
@@ -64,7 +64,7 @@ class Project(Base):
         CheckConstraint("minimum_retention_days BETWEEN 1 AND 36500", name="minimum_retention_days"),
         CheckConstraint("retention_days >= minimum_retention_days", name="minimum_retention"),
         CheckConstraint("session_cache IN ('off', 'on', 'auto')", name="session_cache"),
-        CheckConstraint("record_reads IN ('off', 'console', 'all')", name="record_reads"),
+        CheckConstraint("record_reads IN ('off', 'staff', 'all')", name="record_reads"),
         CheckConstraint(
             "key_destroyed_at IS NULL OR (encrypted_at IS NOT NULL AND archived_at IS NOT NULL)", name="key_destroyed"
         ),

@@ -37,7 +37,7 @@ class ProjectPatch(Changes):
     value, or null, holds for contents that are written later."""
     session_cache: Literal["off", "on", "auto"] | None = None
     """Session cache at the provider; null: the service's setting."""
-    record_reads: RecordReads = "console"
+    record_reads: RecordReads = "staff"
     """Readers whose reads of contents are recorded."""
 
 

@@ -14,10 +14,10 @@ SERVES_THE_RELEASE_BEFORE = True
 
 def upgrade() -> None:
     ddl.lock("projects")
-    op.execute("ALTER TABLE projects ADD COLUMN record_reads text NOT NULL DEFAULT 'console'")
+    op.execute("ALTER TABLE projects ADD COLUMN record_reads text NOT NULL DEFAULT 'staff'")
     op.execute("""
         ALTER TABLE projects ADD CONSTRAINT projects_record_reads_check
-            CHECK (record_reads IN ('off', 'console', 'all'))
+            CHECK (record_reads IN ('off', 'staff', 'all'))
     """)
 
 
