@@ -220,7 +220,7 @@ class Settings(BaseSettings):
     Without it: the one in the data directory, made there once."""
     audit_witnesses: str | None = None
     """Witnesses that cosign the checkpoints, as lines of a tlog-policy file: witness NAME VKEY URL.
-    See docs/audit.md."""
+    See docs/proofs.md."""
     audit_checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Interval at which new audit records are signed."""
     audit_origin: Annotated[

@@ -52,7 +52,7 @@ from app.db.engine import Database
 from tests.projects import Project, new_key
 from tests.service import Process, Service
 
-DOCS = Path(__file__).parents[1] / "docs" / "audit.md"
+DOCS = Path(__file__).parents[1] / "docs" / "proofs.md"
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
@@ -140,7 +140,7 @@ def exported(
 
 
 def entry_of(record: dict[str, Any]) -> bytes:
-    """The leaf of an exported record, as docs/audit.md describes it."""
+    """The leaf of an exported record, as docs/proofs.md describes it."""
     without_hash = {name: value for name, value in record.items() if name != "hash"}
     record_hash = hashlib.sha256(rfc8785.dumps(without_hash)).digest()
     chain = record["actor"]["project"] if record["thread"] is None else record["thread"].removeprefix("thread_")
@@ -286,7 +286,7 @@ def test_a_note_of_others_verifies_and_known_keys_are_read() -> None:
     with pytest.raises(BadNote, match="none of the trusted keys"):
         note.verified([VerifierKey("PeterNeumann", COSIGNATURE, key.public_key)])
     changed = Note(text.replace("answer", "question"), note.signatures)
-    with pytest.raises(BadNote, match="does not fit"):
+    with pytest.raises(BadNote, match="is invalid"):
         changed.verified([key])
 
 
@@ -430,7 +430,7 @@ def test_a_note_of_another_project_size_root_time_or_key_is_found_in_an_export(
     ):
         objects = [{**each, "note": wrong} if "note" in each else each for each in exported.objects]
         (problem,) = exported.verify(objects).problems
-        assert (problem.where, problem.what.startswith("its note is wrong")) == (f"checkpoint {said.size}", True)
+        assert (problem.where, problem.what.startswith("its note does not verify")) == (f"checkpoint {said.size}", True)
         with pytest.raises(BadNote):
             policy_of(exported.log).accept(Note.parse(wrong.encode()))
 
@@ -447,7 +447,11 @@ def test_a_note_without_the_time_of_its_checkpoint_is_found(project: Project) ->
         again = Note(note.text, (note.signatures[0], *lines))
         project.sql(f"UPDATE audit_checkpoints SET note = '{again}' WHERE project_id = $1")
         found = [problem.what for problem in project.verify().problems]
-        assert found == ["its note is wrong: it is not signed in both ways, at the time of the checkpoint"] * problems
+        assert (
+            found
+            == ["its note does not verify: it lacks the signature, or the cosignature at the time of the checkpoint"]
+            * problems
+        )
 
 
 def test_lines_of_unknown_keys_are_ignored_and_prove_nothing(exported: Exported) -> None:
@@ -472,7 +476,7 @@ def test_an_export_without_notes_verifies_as_before_and_no_policy_accepts_it(exp
     before = [{name: value for name, value in each.items() if name != "note"} for each in exported.objects]
     assert exported.verify(before).problems == []
     (problem,) = exported.verify(before, policy_of(exported.log)).problems
-    assert problem.what == "none has a note, which a policy needs"
+    assert problem.what == "a policy needs a checkpoint with a signed note, and there is none"
 
 
 # Bounds.
@@ -575,15 +579,15 @@ def test_a_policy_accepts_a_checkpoint_only_with_its_quorum(quorum: str, enough:
     # The log's own signature is needed in any case, and each known signature must fit.
     with pytest.raises(BadNote):
         policy.accept(Note(note.text, note.signatures[2:]))
-    with pytest.raises(BadNote, match="names no log"):
+    with pytest.raises(BadNote, match="does not name the log"):
         policy_of(vkey("b.example/log", log), quorum, WITNESSES).accept(note)
     if quorum != "none":
         wrong = cosign(note.text + "x", "w.example/1", WITNESSES["w.example/1"], 9)
-        with pytest.raises(BadNote, match=r"w\.example/1 does not fit"):
+        with pytest.raises(BadNote, match=r"w\.example/1 is invalid"):
             policy.accept(Note(note.text, (*note.signatures[:2], wrong, *note.signatures[3:])))
         later = cosign(note.text, "w.example/1", WITNESSES["w.example/1"], 10)
         stamped = later.data[:7] + b"\x0b" + later.data[8:]
-        with pytest.raises(BadNote, match="does not fit"):
+        with pytest.raises(BadNote, match="is invalid"):
             policy.accept(signed_by(log).with_signatures([type(later)(later.name, later.key_id, stamped)]))
 
 
@@ -593,12 +597,12 @@ def test_a_witness_of_a_policy_counts_once(exported: Exported) -> None:
     policy = policy_of(vkey("a.example/log", log), "2", WITNESSES)
     note = signed_by(log, "w.example/1")
     twice = str(note) + str(note.signatures[-1])
-    with pytest.raises(BadNote, match="of one key"):
+    with pytest.raises(BadNote, match="by one key"):
         Note.parse(twice.encode())
     renamed = cosign(note.text, "w.example/2", WITNESSES["w.example/1"], 9)
     with pytest.raises(BadNote, match=r"not reached: w\.example/1 has"):
         policy.accept(note.with_signatures([renamed]))
-    with pytest.raises(BadPolicy, match="is there already"):
+    with pytest.raises(BadPolicy, match="is listed twice"):
         policy_of(vkey("a.example/log", log), "2", {**WITNESSES, "w.example/4": WITNESSES["w.example/1"]})
 
 
@@ -639,32 +643,32 @@ def test_a_policy_that_is_too_large_or_contradicts_itself_is_refused() -> None:
             "".join(names[:64]) + "".join(f"group g{n} any {f'g{n - 1}' if n else 'w0'}\n" for n in range(65)),
             "64 groups",
         ),
-        ("", "no quorum"),
-        (f"log {logs[0]}\n", "no quorum"),
-        ("quorum none\nquorum none\n", "a quorum already"),
-        ("quorum w0\n" + two, "not defined before"),
-        (two + "quorum w2\n", "not defined before"),
-        (two + "group none any w0\nquorum none\n", "is taken"),
-        (two + "group w0 any w1\nquorum none\n", "is taken"),
-        (two + "group g any w0 none\nquorum g\n", "not defined before"),
-        (two + "group g any w0 g\nquorum g\n", "not defined before"),
-        (two + "group g 2 w0 w0\nquorum g\n", "is a member already"),
-        (two + "group g 1 w0\ngroup h all w0 w1\nquorum h\n", "is a member already"),
-        (two + "group g 0 w0\nquorum g\n", "needs all, any"),
-        (two + "group g 3 w0 w1\nquorum g\n", "needs all, any"),
-        (two + "group g 01 w0 w1\nquorum g\n", "needs all, any"),
-        (two + "group g some w0 w1\nquorum g\n", "needs all, any"),
-        (two + "group g any\nquorum g\n", "a line is"),
-        (f"witness w {logs[0]}\nquorum w\n", "no key of a witness"),
-        (names[0] + names[0].replace("w0", "w1") + "quorum none\n", "is there already"),
+        ("", "no quorum line"),
+        (f"log {logs[0]}\n", "no quorum line"),
+        ("quorum none\nquorum none\n", "two quorum lines"),
+        ("quorum w0\n" + two, "must be defined on an earlier line"),
+        (two + "quorum w2\n", "must be defined on an earlier line"),
+        (two + "group none any w0\nquorum none\n", "is defined twice"),
+        (two + "group w0 any w1\nquorum none\n", "is defined twice"),
+        (two + "group g any w0 none\nquorum g\n", "must be defined on an earlier line"),
+        (two + "group g any w0 g\nquorum g\n", "must be defined on an earlier line"),
+        (two + "group g 2 w0 w0\nquorum g\n", "is a member twice"),
+        (two + "group g 1 w0\ngroup h all w0 w1\nquorum h\n", "is a member twice"),
+        (two + "group g 0 w0\nquorum g\n", "threshold of a group"),
+        (two + "group g 3 w0 w1\nquorum g\n", "threshold of a group"),
+        (two + "group g 01 w0 w1\nquorum g\n", "threshold of a group"),
+        (two + "group g some w0 w1\nquorum g\n", "threshold of a group"),
+        (two + "group g any\nquorum g\n", "a line must begin with"),
+        (f"witness w {logs[0]}\nquorum w\n", "not a witness key"),
+        (names[0] + names[0].replace("w0", "w1") + "quorum none\n", "is listed twice"),
         (f"{names[0]}log {logs[0]}\nquorum w0\n", "would witness itself"),
-        (f"log {logs[0]}\nlog {logs[0]}\nquorum none\n", "is there already"),
+        (f"log {logs[0]}\nlog {logs[0]}\nquorum none\n", "is listed twice"),
         ("log nonsense\nquorum none\n", "line 1: "),
-        ("trust everybody\nquorum none\n", "a line is"),
+        ("trust everybody\nquorum none\n", "a line must begin with"),
         ("quorum none\r\n", "control characters"),
         ("quorum none\0\n", "control characters"),
         ("quorum none\n# \udcff\n", "UTF-8"),
-        ("quorum\u00a0none\n", "a line is"),
+        ("quorum\u00a0none\n", "a line must begin with"),
     ):
         with pytest.raises(BadPolicy, match=reason):
             Policy.parse(wrong.encode(errors="surrogateescape"))
@@ -712,7 +716,7 @@ def test_a_changed_note_in_the_database_is_found(exported: Exported, project: Pr
     project.checkpoint()
     assert project.verify().problems == []
     project.sql(tampering)
-    assert [problem.what[:17] for problem in project.verify().problems] == ["its note is wrong"]
+    assert [problem.what[:24] for problem in project.verify().problems] == ["its note does not verify"]
 
 
 OLD_STATEMENT = """WITH last AS (

@@ -13,7 +13,7 @@ import pytest
 from app.provider.models import Models
 from tests import forkserver
 from tests.databases import migrated_database, new_database
-from tests.service import KEY, Emulator, Process, Service
+from tests.service import KEY, Emulator, Process, Service, eventually
 from tests.test_backup import AUDIT_KEY, PROGRAMS
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +107,10 @@ def world(
     (folder / "threads.jsonl").write_text(
         '[{"role": "user", "content": "Hi"}]\n{"name": "b", "messages": [{"role": "user", "content": "Ho"}]}\n'
     )
+    assert Process("audit", "export", str(folder / "one.ndjson"), "--thread", thread, env=there).ended() == 0
+    service.turn(service.thread(user="ann"), "Hello")
+    purge = service.http.delete("/users/ann/data").json()["id"]
+    eventually(lambda: service.http.get(f"/purges/{purge}").json()["status"] == "completed", 60)
     project = service.http.get("/project").json()["id"]
     account = {"name": "emulator", "api_key": "sk-account", "base_url": running_emulator.base_url}
     place = f"/admin/projects/{project}/accounts"
@@ -115,6 +119,7 @@ def world(
         "acct_…": service.http.post(place, json=account).json()["id"],
         "et_…": KEY,
         "thread_01a2…": thread,
+        "purge_01a2…": purge,
         "8c1e…": public.lines[-1],
         "3f2a…": ANOTHER_KEY,
         "http://127.0.0.1:8080": service.url,
@@ -184,7 +189,8 @@ def test_every_file_of_models_is_taken(tmp_path: Path, block: Block) -> None:
 
 
 def test_every_block_says_what_it_is_and_every_exception_is_needed() -> None:
-    pieces = {"clients.md": {"py", "js", "ts", "conf"}}  # tests/clients has them whole.
+    # tests/clients has those of clients.md whole; audit.md configures Vector and Fluent Bit.
+    pieces = {"clients.md": {"py", "js", "ts", "conf"}, "audit.md": {"yaml", "ini"}}
     for block in BLOCKS:
         assert block.language in {"console", "python", "json", "toml"} | pieces.get(block.document.name, set()), block
     commands = [line[2:] for block in BLOCKS for line in block.text.splitlines() if line.startswith("$ ")]

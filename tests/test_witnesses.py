@@ -130,7 +130,7 @@ def test_each_checkpoint_is_cosigned_shown_exported_and_verified(
         altered = [{**each, "follows": follows} if each is signed else each for each in parts]
         one.write_text("".join(json.dumps(each) + "\n" for each in altered))
         (problem,) = verify_file(one, trusted).problems
-        assert "does not prove" in str(problem), field
+        assert "does not verify" in str(problem), field
 
     # An auditor who has kept the first checkpoint is led to the newest one.
     last = newest(service)
@@ -377,12 +377,12 @@ GOOD = vkey("witness.example/w1", 4, Ed25519PublicKey.from_public_bytes(AUDIT_KE
         (f"witness {'w' * 65} {GOOD} https://w.example", "the name in entry 1"),
         ("witness w1 witness.example+00000000+BA== https://w.example", "the vkey in entry 1"),
         (f"witness w1 {GOOD.replace('witness', 'another')} https://w.example", "the vkey in entry 1"),
-        (f"witness w1 {vkey('w.example', 1, AUDIT_KEY)} https://w.example", "must be one of a witness (type 4)"),
+        (f"witness w1 {vkey('w.example', 1, AUDIT_KEY)} https://w.example", "must be a witness key (type 4)"),
         (f"witness w1 {GOOD} ftp://w.example", "the URL in entry 1"),
         (f"witness w1 {GOOD} https://user:secret@w.example", "the URL in entry 1"),
-        (f"witness w1 {GOOD} https://w.example\nwitness w2 {GOOD} https://v.example", "two witnesses with one key"),
+        (f"witness w1 {GOOD} https://w.example\nwitness w2 {GOOD} https://v.example", "two witnesses with the same key"),
         (f"witness w1 {GOOD} https://w.example; witness w1 {vkey('v.example', 4, b'k' * 32)} https://v.example",
-         "two witnesses with one name"),
+         "two witnesses with the same name"),
         (";".join(f"witness w{n} {vkey('w.example', 4, bytes([n]) * 32)} https://w.example" for n in range(17)),
          "more than 16 witnesses"),
         ("#" * 40_000, "more than 32768 characters"),

@@ -38,7 +38,7 @@ class Checkpoints(Background):
     def __init__(
         self, database: Database, key: Ed25519PrivateKey, *, every_seconds: float, origin_base: str | None = None
     ) -> None:
-        """Args: origin_base: begins the names of the logs of projects that were never signed before."""
+        """Args: origin_base: first part of the log names of projects without a checkpoint."""
         super().__init__()
         self._database = database
         self._key = key
@@ -90,7 +90,7 @@ class Checkpoints(Background):
         for head in heads:
             tree.add(leaf_data(head["chain_id"], head["seq"], head["hash"]))
         root = tree.root()
-        # The release before reads this signature, and needs one.
+        # Processes of the release before require this signature.
         signature = self._key.sign(signed_text(project_id, tree.size, at, root))
         origin, former = await self._origin(project_id)
         note = signed_checkpoint(Checkpoint(origin, tree.size, root), self._key, at)
@@ -119,8 +119,8 @@ class Checkpoints(Background):
         return row is not None
 
     async def _origin(self, project_id: UUID) -> tuple[str, list[str]]:
-        """Return the name of a project's log, which its first checkpoint with a note fixes, and the former names if the
-        next checkpoint is the first under a new one."""
+        """Return the name of a project's log, which its first checkpoint with a note fixes. Before the first checkpoint
+        under a new name, the former names are returned, too."""
         while (row := await self._database.fetchrow(*SQL.origin(project_id=project_id))) is None:
             public_key = self._key.public_key().public_bytes_raw()
             begun = SQL.begin_origin(project_id=project_id, base=self._origin_base, public_key=public_key)

@@ -1,4 +1,4 @@
-"""Cosignatures: each witness is sent the newest checkpoint of every project, by a task of its own.
+"""Cosignatures: one task per witness sends it the newest checkpoint of every project.
 
 The protocol is C2SP tlog-witness. A request contains the size that the witness knows, a consistency proof from there,
 and the checkpoint's note: the origin, sizes, hashes and signatures. A task does not wait for other witnesses, and
@@ -37,19 +37,19 @@ TIMEOUT_SECONDS = 10.0
 ANSWER_BYTES = 16_384
 
 LEASE_SECONDS = 60.0
-"""Time after which another worker may send, if the one that has begun to was killed."""
+"""Lease of the sending worker. After it, another worker may send."""
 
 TRIES = 4
-"""Requests in a row, each from the size that the witness has answered to the one before."""
+"""Largest number of requests in a row. Each uses the size that the witness returned to the one before."""
 
 SKEW = timedelta(hours=1)
-"""Greatest difference between this host's clock and the time of a new cosignature."""
+"""Largest difference between this host's clock and the time of a new cosignature."""
 
 MOST_WAITING = 1000
-"""Projects that a round looks at."""
+"""Largest number of projects in one round."""
 
 MOST_TREES = 1000
-"""Projects whose tree a task remembers."""
+"""Largest number of projects whose tree a task caches."""
 
 _SIZE = re.compile(rb"(0|[1-9][0-9]{0,18})\n")
 
@@ -61,12 +61,12 @@ WHY: dict[Outcome, str] = {
     "unreachable": "it cannot be reached",
     "unknown_origin": "it does not know the origin (404)",
     "untrusted_key": "it does not trust the log's key (403)",
-    "forked": "it has cosigned another history of this trail: a copy of the database has signed, or it was restored",
+    "forked": "it has cosigned another history of this trail: the database was restored, or a copy of it is in use",
     "refused": "it refuses the request",
     "bad_answer": "its answer has no valid cosignature",
-    "bad_leaves": "the database was changed: its leaves and its newest checkpoint do not fit, and it was not sent",
+    "bad_leaves": "the leaves in the database do not match the newest checkpoint, which was not sent",
 }
-"""Meanings of outcomes, for logs."""
+"""Descriptions of outcomes in log lines."""
 
 SQL = statements_of(__file__)
 
@@ -104,7 +104,7 @@ class Cosigning(Background):
                 try:
                     await self._round(session)
                 except DatabaseUnavailable:
-                    log.warning("Postgres is unavailable; witnesses are sent checkpoints later")
+                    log.warning("Postgres is unavailable; checkpoints are sent to witnesses later")
                 await asyncio.sleep(self._every_seconds)
 
     async def _round(self, session: aiohttp.ClientSession) -> None:
@@ -114,10 +114,10 @@ class Cosigning(Background):
         metrics.of(metrics.WITNESS_WAITING, self._witness.name).set(max(age, 0.0))
         for row in waiting:
             if row["free"] and await self._send_newest(session, row["project_id"]) == "unreachable":
-                return  # The next one would wait as long.
+                return  # The next request would time out, too.
 
     async def _send_newest(self, session: aiohttp.ClientSession, project_id: UUID) -> Outcome | None:
-        """Send a project's newest checkpoint. None if another worker does."""
+        """Send a project's newest checkpoint and return the outcome; None if another worker holds the lease."""
         key = self._witness.key.public_key
         taken = await self._database.fetchrow(
             *SQL.take_witness(project_id=project_id, public_key=key, lease_seconds=LEASE_SECONDS)
@@ -154,18 +154,18 @@ class Cosigning(Background):
         for _ in range(TRIES):
             size = newest.checkpoint.size
             proof = await self._proof(project_id, old, newest.checkpoint)
-            status, said = await self._post(session, _request(old, proof, newest.note))
+            status, body = await self._post(session, _request(old, proof, newest.note))
             if status == 200:
-                await self._store(project_id, newest, said)
+                await self._store(project_id, newest, body)
                 return
             if status != 409:
                 raise _Failed(_REFUSALS.get(status, "refused"))
-            match = _SIZE.fullmatch(said)
+            match = _SIZE.fullmatch(body)
             if match is None:
                 raise _Failed("bad_answer")
             known = int(match[1])
             if known == old == size:
-                raise _Failed("forked")  # The sizes are equal, and the roots are not.
+                raise _Failed("forked")  # Equal sizes with different roots.
             if known > size:
                 newest = await self._newest(project_id)  # Another worker may have sent a later one.
                 if known > newest.checkpoint.size:
@@ -190,7 +190,7 @@ class Cosigning(Background):
             raise _Failed("bad_leaves") from error
 
     async def _proof(self, project_id: UUID, old: int, checkpoint: Checkpoint) -> list[bytes]:
-        """Return the consistency proof from a size that the witness has to a checkpoint.
+        """Return the consistency proof from the size that the witness has to a checkpoint.
 
         Raises:
             _Failed: the leaves do not fit the checkpoint.
@@ -208,7 +208,7 @@ class Cosigning(Background):
         return path
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[int, bytes]:
-        """Send a request. Returns the status, and the body of an answer that has a meaning."""
+        """Send a request. Returns the status, and the body if the status gives it a meaning."""
         url = f"{self._witness.url}/add-checkpoint"
         try:
             async with session.post(url, data=body, allow_redirects=False) as answer:
@@ -216,15 +216,15 @@ class Cosigning(Background):
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _Failed("unreachable") from error
 
-    async def _store(self, project_id: UUID, newest: _Newest, said: bytes) -> None:
-        """Store the cosignature in an answer, if it verifies with the key of the settings.
+    async def _store(self, project_id: UUID, newest: _Newest, body: bytes) -> None:
+        """Store the cosignature from an answer if it verifies with the configured key.
 
         Raises:
             _Failed: there is none that does.
         """
         now, key = datetime.now(UTC), self._witness.key
         try:
-            lines = tuple(signature_line(line) for line in said.decode().removesuffix("\n").split("\n"))
+            lines = tuple(signature_line(line) for line in body.decode().removesuffix("\n").split("\n"))
             (verified, *_) = Note(newest.note.text, lines).verified([key])
             (line, *_) = [each for each in lines if (each.name, each.key_id) == (key.name, key.id)]
             if verified.time is None or abs(verified.time - now.timestamp()) > SKEW.total_seconds():

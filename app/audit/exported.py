@@ -103,7 +103,7 @@ class CheckpointObject(TypedDict):
     public_key: str
     signature: str
     note: str | None
-    """Signed note (C2SP tlog-checkpoint), with the cosignatures that there are."""
+    """Signed note (C2SP tlog-checkpoint) with all stored cosignatures."""
 
 
 def checkpoint_object(project_id: UUID, row: CheckpointRow) -> CheckpointObject:
@@ -142,7 +142,7 @@ def verify_file(
     Args:
         trusted: the public keys that its checkpoints must have been signed with, each with one of them.
         advance: told how many bytes have been read, from time to time.
-        proved: leaves of other proofs, whose records must be in the file.
+        proved: leaves of verified `.tlog-proof` files. Their records must be in the file.
 
     Raises:
         BadFile: the file has another format.
@@ -269,7 +269,7 @@ def _add_proved(
     for chain_id, seq, hash_ in proved:
         if leaves.setdefault((chain_id, seq), hash_) != hash_:
             where = f"{named(project_id, chain_id)} record {seq}"
-            verdict.problems.append(Problem(where, "its leaf is not the one that was proved"))
+            verdict.problems.append(Problem(where, "its leaf differs from the one in the given proof"))
 
 
 def _read(file: BinaryIO, advance: Advance) -> Any:
@@ -327,16 +327,16 @@ def _checkpoint(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def _follows(said: Any) -> tuple[int, bytes, list[bytes]] | None:
-    """The size and the root of the checkpoint before, and the proof that the tree only grew since."""
+    """Return the size and root of the checkpoint before, and the consistency proof from there."""
     if said is None:
         return None
     return int(said["size"]), bytes.fromhex(said["root"]), [bytes.fromhex(each) for each in said["proof"]]
 
 
-def _note(given: Any) -> str | None:
-    if given is not None and not isinstance(given, str):
-        raise ValueError("a note is a text")
-    return given
+def _note(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise ValueError("a note must be a string")
+    return value
 
 
 def _link(said: dict[str, Any], project_id: UUID, leaves: dict[tuple[UUID, int], bytes]) -> Link:

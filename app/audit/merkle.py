@@ -50,11 +50,11 @@ class Tree:
 
 
 class Proofs:
-    """Grows like a tree, and gathers for chosen leaves the path that proves that they are in it (section 2.1.1), and
-    for sizes that it had the path that proves that it only grew since (section 2.1.2)."""
+    """A growing tree that collects inclusion proofs of chosen leaves (section 2.1.1), and consistency proofs from
+    chosen sizes (section 2.1.2)."""
 
     def __init__(self, tree: Tree | None = None) -> None:
-        """Args: tree: what it grows from; it is not changed."""
+        """Args: tree: the tree to start from. It is not changed."""
         full = () if tree is None else tree._full
         self._full: list[tuple[int, bytes, list[list[bytes]]]] = [(count, node, []) for count, node in full]
 
@@ -67,10 +67,10 @@ class Proofs:
         self._full.append((count, node, paths))
 
     def begin(self) -> list[bytes]:
-        """Return a consistency proof from the present size to a larger one: filled while the tree grows, and whole
-        after `end`. From an empty tree, it is empty.
+        """Return a consistency proof from the present size. It grows with the tree, and is complete after `end`.
 
-        It is the path of the last full subtree, and begins with that subtree itself unless that is the whole tree.
+        The proof is the path of the last full subtree, preceded by the root of that subtree unless it is the whole
+        tree. The proof from an empty tree is empty.
         """
         path: list[bytes] = []
         if self._full:
@@ -80,7 +80,7 @@ class Proofs:
         return path
 
     def end(self) -> bytes:
-        """The tree has all its leaves. Returns its root."""
+        """Complete all proofs after the last leaf, and return the root."""
         _, node, paths = self._full.pop()
         while self._full:
             node, paths = self._join(node, paths)
@@ -114,7 +114,7 @@ def root_of(leaf: bytes, position: int, size: int, path: Sequence[bytes]) -> byt
 
 
 def is_consistent(size: int, root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]) -> bool:
-    """Return True if a path proves that the first `size` leaves of a tree of `new_size` leaves have the former root."""
+    """Return True if a path is a valid consistency proof from a tree of `size` leaves to one of `new_size` leaves."""
     if size in (0, new_size):
         return not path and root == (new_root if size else hashlib.sha256(b"").digest())
     if not 0 < size < new_size:

@@ -1,9 +1,9 @@
 """Signed notes of C2SP (c2sp.org/signed-note), and the two kinds of Ed25519 signatures that checkpoints have.
 
 A note is a text, an empty line, and signature lines. Each line names a key by its name and the first four bytes of a
-digest. A reader brings the keys that it trusts, ignores lines of other keys, and refuses a note if a line of a trusted
-key does not fit. The forms of a checkpoint are in `Checkpoint` (c2sp.org/tlog-checkpoint) and in `cosign`
-(c2sp.org/tlog-cosignature).
+digest. A reader brings the keys that it trusts, ignores lines of other keys, and refuses a note if the line
+of a trusted key has an invalid signature. `Checkpoint` implements c2sp.org/tlog-checkpoint, and `cosign` implements
+c2sp.org/tlog-cosignature.
 """
 
 import base64
@@ -24,7 +24,7 @@ COSIGNATURE = 0x04
 """Type of a signature of the text and a time: cosignature/v1."""
 
 MOST_OF_NOTE = 128 * 1024
-"""Bytes of a checkpoint's note: 16 signatures of the longest kind, of 5 kB each, fit."""
+"""Bytes of a checkpoint's note. There is room for 16 signatures of 5 kB, the longest kind."""
 
 MOST_SIGNATURES = 64
 
@@ -45,7 +45,7 @@ _HEX_ID = re.compile("[0-9a-f]{8}", re.ASCII)
 
 
 class BadNote(ValueError):
-    """A note, a key or a checkpoint in another format, or one whose signature does not fit."""
+    """A malformed note, key or checkpoint, or one with an invalid signature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class VerifierKey:
 
     @property
     def id(self) -> bytes:
-        """Return the four bytes that signature lines name the key by."""
+        """Return the four bytes that identify the key in signature lines."""
         return key_id(self.name, self.kind, self.public_key)
 
     @classmethod
@@ -66,7 +66,7 @@ class VerifierKey:
         """Read a vkey of a type that this module verifies.
 
         Raises:
-            BadNote: it is none.
+            BadNote: the key is malformed or of another type.
         """
         if len(vkey) > MOST_OF_VKEY:
             raise BadNote(f"a key has at most {MOST_OF_VKEY} characters")
@@ -74,31 +74,31 @@ class VerifierKey:
         hex_id, _, encoded = rest.partition("+")
         material = decoded(encoded)
         if not _HEX_ID.fullmatch(hex_id) or len(material) != 33 or material[0] not in (ED25519, COSIGNATURE):
-            raise BadNote("a key is <name>+<id in hex>+<base64>, of an Ed25519 key of the types 1 or 4")
-        found = cls(checked_name(name), material[0], material[1:])
-        if found.id.hex() != hex_id:
-            raise BadNote(f"the id {hex_id} does not fit the key {name}")
-        return found
+            raise BadNote("a key must be <name>+<key id in hex>+<base64>, with an Ed25519 key of type 1 or 4")
+        key = cls(checked_name(name), material[0], material[1:])
+        if key.id.hex() != hex_id:
+            raise BadNote(f"the key id {hex_id} does not match the key {name}")
+        return key
 
     def __str__(self) -> str:
         return f"{self.name}+{self.id.hex()}+{encoded(bytes([self.kind]) + self.public_key)}"
 
     def verify(self, text: str, signature: bytes) -> int | None:
-        """Check a signature of a text. Returns its time, in seconds since 1970, if its type has one.
+        """Verify a signature of a text. Returns the signed time in seconds since 1970, or None if the type has none.
 
         Raises:
-            BadNote: it does not fit.
+            BadNote: the signature is invalid.
         """
         time, signed = None, text.encode()
         if self.kind == COSIGNATURE:
             time, signature = int.from_bytes(signature[:8], "big"), signature[8:]
             if time > LATEST_TIME:
-                raise BadNote(f"the time of {self.name}'s signature is out of range")
+                raise BadNote(f"the time in the signature by {self.name} is out of range")
             signed = cosigned_text(text, time)
         try:
             Ed25519PublicKey.from_public_bytes(self.public_key).verify(signature, signed)
         except InvalidSignature as error:
-            raise BadNote(f"the signature of {self.name} does not fit") from error
+            raise BadNote(f"the signature by {self.name} is invalid") from error
         return time
 
 
@@ -109,7 +109,7 @@ class Signature:
     name: str
     key_id: bytes
     data: bytes
-    """The signature alone; of a cosignature, eight bytes of time before it."""
+    """The signature. In a cosignature, eight bytes with the time precede it."""
 
     def __str__(self) -> str:
         return f"{_DASH}{self.name} {encoded(self.key_id + self.data)}\n"
@@ -120,7 +120,7 @@ class Verified(NamedTuple):
 
     key: VerifierKey
     time: int | None
-    """Seconds since 1970, of a cosignature."""
+    """Time of a cosignature in seconds since 1970; None for other signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,31 +130,31 @@ class Note:
     signatures: tuple[Signature, ...]
 
     @classmethod
-    def parse(cls, given: bytes, *, most: int = MOST_OF_NOTE) -> Self:
-        """Read a note. No signature is verified.
+    def parse(cls, content: bytes, *, most: int = MOST_OF_NOTE) -> Self:
+        """Parse a note without verifying signatures.
 
         Args:
-            most: bytes that it may have.
+            most: largest number of bytes.
 
         Raises:
-            BadNote: it is none, is too large, or has two lines of one key.
+            BadNote: the note is malformed or too large, or has two signatures by one key.
         """
-        if len(given) > most:
+        if len(content) > most:
             raise BadNote(f"a note has at most {most} bytes")
         try:
-            note = given.decode()
+            note = content.decode()
         except UnicodeDecodeError as error:
-            raise BadNote("a note is UTF-8") from error
+            raise BadNote("a note must be UTF-8") from error
         if _CONTROLS.search(note):
-            raise BadNote("a note has no control characters but newlines")
+            raise BadNote("a note must not contain control characters other than newlines")
         text, blank, lines = note.rpartition("\n\n")
         if not blank or not lines.endswith("\n"):
-            raise BadNote("a note is a text, an empty line, and signature lines")
+            raise BadNote("a note must consist of a text, an empty line, and signature lines")
         if lines.count("\n") > MOST_SIGNATURES:
             raise BadNote(f"a note has at most {MOST_SIGNATURES} signatures")
         signatures = tuple(signature_line(line) for line in lines[:-1].split("\n"))
         if len({(each.name, each.key_id) for each in signatures}) < len(signatures):
-            raise BadNote("two signatures of the note are of one key")
+            raise BadNote("the note has two signatures by one key")
         return cls(text + "\n", signatures)
 
     def __str__(self) -> str:
@@ -164,24 +164,24 @@ class Note:
         return str(self).encode()
 
     def with_signatures(self, more: Iterable[Signature]) -> "Note":
-        """Return the note with further lines, at most one of each key: the first."""
+        """Return the note with more signatures. Of several signatures by one key, the first is kept."""
         lines = {(each.name, each.key_id): each for each in reversed([*self.signatures, *more])}
         return Note(self.text, tuple(reversed(lines.values())))
 
     def verified(self, keys: Iterable[VerifierKey]) -> list[Verified]:
-        """Verify the lines of trusted keys. Returns those keys that have signed; lines of other keys are ignored.
+        """Verify the signatures by trusted keys, and return these keys. Signatures by other keys are ignored.
 
         Raises:
-            BadNote: a line of one of the keys does not fit, or none of them has signed.
+            BadNote: a signature by one of the keys is invalid, or none of them has signed.
         """
         known = {(key.name, key.id): key for key in keys}
         lines = [
             (known[each.name, each.key_id], each.data) for each in self.signatures if (each.name, each.key_id) in known
         ]
-        found = [Verified(key, key.verify(self.text, data)) for key, data in lines]
-        if not found:
+        signers = [Verified(key, key.verify(self.text, data)) for key, data in lines]
+        if not signers:
             raise BadNote("none of the trusted keys has signed the note")
-        return found
+        return signers
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +194,13 @@ class Checkpoint:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises `BadNote` if the text is no checkpoint, or one with extension lines, which no project's log writes."""
+        """Parse the text of a note. Raises `BadNote` if it is malformed or has extension lines."""
         lines = text.split("\n")
         if len(lines) != 4 or lines[3] or not _NUMBER.fullmatch(lines[1]) or int(lines[1]) > LARGEST_NUMBER:
-            raise BadNote("a checkpoint is three lines: origin, size and root")
+            raise BadNote("a checkpoint must have three lines: origin, size and root")
         root = decoded(lines[2])
         if len(root) != 32:
-            raise BadNote("a checkpoint's root is a SHA-256")
+            raise BadNote("the root of a checkpoint must be a SHA-256 hash")
         return cls(checked_name(lines[0]), int(lines[1]), root)
 
     @property
@@ -209,28 +209,28 @@ class Checkpoint:
 
 
 def key_id(name: str, kind: int, public_key: bytes) -> bytes:
-    """Return the first four bytes of the SHA-256 over the name, a newline, the type and the public key."""
+    """Return the key id: the first four bytes of the SHA-256 of the name, a newline, the type and the public key."""
     return hashlib.sha256(name.encode() + b"\n" + bytes([kind]) + public_key).digest()[:4]
 
 
 def log_keys(origin: str, public_keys: Sequence[bytes]) -> list[VerifierKey]:
-    """Return the verifier keys of a log that signs its checkpoints in both ways, for each of its public keys."""
+    """Return two verifier keys for each public key of a log: for its signatures and for its cosignatures."""
     return [VerifierKey(origin, kind, key) for key in public_keys for kind in (ED25519, COSIGNATURE)]
 
 
 def sign(text: str, name: str, key: Ed25519PrivateKey) -> Signature:
-    """Sign a text by a key under a name."""
+    """Sign a text with a key, under a key name."""
     return Signature(name, key_id(name, ED25519, key.public_key().public_bytes_raw()), key.sign(text.encode()))
 
 
 def cosign(text: str, name: str, key: Ed25519PrivateKey, time: int) -> Signature:
-    """Sign a text together with a time, in seconds since 1970: cosignature/v1."""
+    """Create a cosignature/v1 of a text and a time, in seconds since 1970."""
     data = time.to_bytes(8, "big") + key.sign(cosigned_text(text, time))
     return Signature(name, key_id(name, COSIGNATURE, key.public_key().public_bytes_raw()), data)
 
 
 def signed_checkpoint(checkpoint: Checkpoint, key: Ed25519PrivateKey, at: datetime) -> Note:
-    """Return a checkpoint with both signatures of its own log: of the text, and of the text at a time."""
+    """Return a checkpoint as a note, with a signature and a timestamped cosignature by its own log."""
     text, origin = checkpoint.text, checkpoint.origin
     return Note(text, (sign(text, origin, key), cosign(text, origin, key, int(at.timestamp()))))
 
@@ -241,22 +241,22 @@ def cosigned_text(text: str, time: int) -> bytes:
 
 
 def signature_line(line: str) -> Signature:
-    """Read a signature line, without its newline.
+    """Parse a signature line, without its newline.
 
     Raises:
-        BadNote: it is none.
+        BadNote: the line is malformed.
     """
     name, _, data = line.removeprefix(_DASH).partition(" ")
     signature = decoded(data)
     if not line.startswith(_DASH) or len(signature) < 5:
-        raise BadNote("a signature line is a dash, a name, and base64 of a key id and a signature")
+        raise BadNote("a signature line must have a dash, a key name, and base64 of a key id and a signature")
     return Signature(checked_name(name), signature[:4], signature[4:])
 
 
 def checked_name(name: str) -> str:
-    """Return a key's name or an origin. Raises `BadNote` if it is empty, too long, or has spaces or a plus sign."""
+    """Return a valid key name or origin. Raises `BadNote` if it is empty, too long, or has spaces or plus signs."""
     if not 0 < len(name.encode()) <= LONGEST_NAME or "+" in name or any(each.isspace() for each in name):
-        raise BadNote(f"a name has 1 to {LONGEST_NAME} bytes, no spaces and no plus sign")
+        raise BadNote(f"a name must have 1 to {LONGEST_NAME} bytes, without spaces and plus signs")
     return name
 
 
@@ -265,11 +265,11 @@ def encoded(data: bytes) -> str:
 
 
 def decoded(text: str) -> bytes:
-    """Read base64 that has exactly one way to be written. Raises `BadNote` if it is none."""
+    """Decode canonical base64. Raises `BadNote` for anything else."""
     try:
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadNote("it is not base64") from error
     if encoded(data) != text:
-        raise BadNote("it is not base64 in its one form")
+        raise BadNote("it is not canonical base64")
     return data

@@ -64,7 +64,7 @@ KINDS: dict[Action, Kind] = {
     "audit.key_added": Kind(ENTITY_MANAGEMENT, 1, "signing key"),
     "audit.key_retired": Kind(ENTITY_MANAGEMENT, 4, "signing key"),
 }  # fmt: skip
-"""Kinds of all actions. One that is missing is sent as `PASSES`, and tests/test_audit_stream.py fails."""
+"""The kind of each action. An action without a kind is sent as `PASSES`; tests/test_audit_stream.py fails for it."""
 
 
 def line(row: StreamRow) -> bytes:
@@ -83,7 +83,7 @@ def event(row: StreamRow) -> dict[str, Any]:
             of_class = {"actor": _actor(actor["key"]), "api": {"operation": action}, "resources": _resources(record)}
         case 3004:
             of_class = {"actor": _actor(actor["key"]), "entity": _entity(entity, record)}
-            profiles = ["host"]  # In this version, it is what gives the class an actor.
+            profiles = ["host"]  # OCSF 1.3.0 allows an actor in this class only with a profile.
         case _:
             of_class = {"user": {"uid": actor["key"] or actor["project"]}, "service": {"name": "Everthread console"}}
     status_id, status = _status(action, record["detail"])
@@ -117,12 +117,12 @@ def event(row: StreamRow) -> dict[str, Any]:
 
 
 def _actor(key: str | None) -> dict[str, Any]:
-    """Return the key that acted; without one, the service itself or a command on its host."""
+    """Return the key that acted. Without a key, the service itself or a command on its host acted."""
     return {"app_name": "everthread"} if key is None else {"user": {"uid": key, "credential_uid": key}}
 
 
 def _resources(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the turn and the thread of a record, with the end user whose thread it is; else the project."""
+    """Return the turn and thread of a record with the thread's end user; the project for records without a thread."""
     user = record["actor"]["user"]
     owner = {} if user is None else {"owner": {"uid": user}}
     found = [{"uid": record[kind], "type": kind, **owner} for kind in ("turn", "thread") if record[kind] is not None]
@@ -130,14 +130,14 @@ def _resources(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _entity(kind: str | None, record: dict[str, Any]) -> dict[str, Any]:
-    """Return what was changed: a user by digest, the project, or the object whose id begins the detail."""
+    """Return the changed entity: a user by digest, the project, or the object whose id begins the detail."""
     project, user = record["actor"]["project"], record["actor"]["user"]
     uid = {"user": user, "project": project}.get(kind or "", (_detail(record) or "").partition(" ")[0])
     return {"uid": uid or project, "type": kind}
 
 
 def _detail(record: dict[str, Any]) -> str | None:
-    """Return a record's detail; of keys the id only, because the key of a person has the person's name."""
+    """Return a record's detail. Details of keys are reduced to the id, because a person's key has the person's name."""
     detail: str | None = record["detail"]
     if detail is None or not record["action"].startswith("key."):
         return detail
@@ -146,7 +146,7 @@ def _detail(record: dict[str, Any]) -> str | None:
 
 
 def _status(action: str, detail: str | None) -> tuple[int, str]:
-    """Return the outcome. Records tell of what was done; only a turn can end otherwise, and a call is one attempt."""
+    """Return the outcome. Only the end of a turn can be a failure: other records report completed actions."""
     if action == "turn.called":
         return 0, "Unknown"
     if action == "turn.closed" and detail == "failed":

@@ -1,8 +1,9 @@
-"""The names of a project's log. A restored database goes on under the next name (`<first name>/2`, and so on).
+"""Origins: the names of a project's log. After a restore, the log continues under a new name (`<first name>/2`, …).
 
-The first checkpoint under a new name is signed under the former names too. So an auditor who trusts a former name sees
-that its owner, and not somebody with a copy of the database, has opened the new one. Somebody who can write to the
-service's own database can have it opened: witnesses and policies must be configured for the new name by a person.
+The first checkpoint under a new name is also signed under the former names. An auditor who trusts a former name can
+verify that the holder of the signing key, not somebody with a copy of the database, began the new one. Somebody who can
+write to the service's own database can make it begin one: a person must configure witnesses and policies for the new
+name.
 """
 
 import re
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from app.audit.notes import ED25519, BadNote, Note, Signature, VerifierKey, sign
 
 MOST_FORMER = 16
-"""Former names that a first checkpoint is signed under: the latest ones."""
+"""Largest number of former names under which the first checkpoint of a new name is signed: the latest ones."""
 
 _GENERATION = re.compile(r"(.+/[0-9a-f]{32})(?:/([1-9][0-9]{0,8}))?")
 
@@ -25,7 +26,7 @@ def cross_signatures(text: str, former: Sequence[str], key: Ed25519PrivateKey) -
 
 
 def is_continuation(note: Note, former: str, public_keys: Iterable[bytes]) -> bool:
-    """Return True if one of the keys has signed a checkpoint under the former name of its log."""
+    """Return True if one of the keys has signed the checkpoint under the former name of the log."""
     try:
         return bool(note.verified([VerifierKey(former, ED25519, key) for key in public_keys]))
     except BadNote:
@@ -33,7 +34,7 @@ def is_continuation(note: Note, former: str, public_keys: Iterable[bytes]) -> bo
 
 
 def generation(origin: str) -> tuple[str, int]:
-    """Return the first name of a log, and how often it was restored, counted from 1."""
+    """Return the first name of a log, and the number of the generation: 1 before any restore."""
     match = _GENERATION.fullmatch(origin)
     return (origin, 1) if match is None else (match[1], int(match[2] or 1))
 
@@ -44,5 +45,5 @@ def is_of(origin: str, project_id: UUID) -> bool:
 
 
 def next_generation(known: Collection[str]) -> int:
-    """Return the number of a name that is none of the known ones, and comes after them."""
+    """Return the number of the generation after all known names."""
     return 1 + max(generation(origin)[1] for origin in known)

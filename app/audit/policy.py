@@ -1,4 +1,4 @@
-"""Trust policies of C2SP (c2sp.org/tlog-policy): the logs and witnesses that a reader trusts, and the quorum."""
+"""Trust policies (c2sp.org/tlog-policy): the logs and witnesses that a reader trusts, and the quorum of witnesses."""
 
 import re
 from collections.abc import Iterable
@@ -8,13 +8,13 @@ from typing import NamedTuple, Self
 from app.audit.notes import COSIGNATURE, BadNote, Checkpoint, Note, VerifierKey, log_keys
 
 MOST_OF_POLICY = 64 * 1024
-"""Bytes."""
+"""Largest number of bytes."""
 
 MOST_OF_KIND = 64
-"""Logs, witnesses and groups, of each kind."""
+"""Largest number of logs, of witnesses, and of groups."""
 
 NONE = "none"
-"""The quorum that needs no witness."""
+"""Name of the quorum without witnesses."""
 
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _SPACES = re.compile("[ \t]+")
@@ -22,7 +22,7 @@ _THRESHOLD = re.compile("[1-9][0-9]{0,3}", re.ASCII)
 
 
 class BadPolicy(ValueError):
-    """A file that is no policy, or one that contradicts itself."""
+    """A malformed or contradictory policy."""
 
 
 class Accepted(NamedTuple):
@@ -37,25 +37,25 @@ class Policy:
     logs: list[VerifierKey] = field(default_factory=list)
     witnesses: dict[str, VerifierKey] = field(default_factory=dict)
     groups: dict[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
-    """The number of members that must have cosigned, and the members: witnesses, and groups defined before."""
+    """Threshold and members of each group. Members are witnesses and earlier groups."""
     quorum: str = ""
     """A witness, a group, or `none`."""
 
     @classmethod
-    def parse(cls, given: bytes) -> Self:
-        """Read a policy.
+    def parse(cls, content: bytes) -> Self:
+        """Parse a policy.
 
         Raises:
-            BadPolicy: it is none, is too large, or names something that it does not define.
+            BadPolicy: the policy is malformed or too large, or uses a name before it is defined.
         """
-        if len(given) > MOST_OF_POLICY:
+        if len(content) > MOST_OF_POLICY:
             raise BadPolicy(f"a policy has at most {MOST_OF_POLICY} bytes")
         try:
-            text = given.decode()
+            text = content.decode()
         except UnicodeDecodeError as error:
-            raise BadPolicy("a policy is UTF-8") from error
+            raise BadPolicy("a policy must be UTF-8") from error
         if _CONTROLS.search(text):
-            raise BadPolicy("a policy has no control characters but tabs and newlines")
+            raise BadPolicy("a policy must not contain control characters other than tabs and newlines")
         policy = cls()
         for number, line in enumerate(text.split("\n"), 1):
             words = _SPACES.split(line.strip(" \t"))
@@ -65,7 +65,7 @@ class Policy:
                 except (BadNote, BadPolicy) as error:
                     raise BadPolicy(f"line {number}: {error}") from error
         if not policy.quorum:
-            raise BadPolicy("it has no quorum")
+            raise BadPolicy("the policy has no quorum line")
         of_logs = {log.public_key for log in policy.logs}
         for name, witness in policy.witnesses.items():
             if witness.public_key in of_logs:
@@ -76,16 +76,16 @@ class Policy:
         """Verify that a log of the policy has signed a checkpoint, and that the quorum of witnesses has cosigned it.
 
         Raises:
-            BadNote: one of them has not, or a signature of one of them does not fit.
+            BadNote: a signature is missing or invalid.
         """
         checkpoint = Checkpoint.parse(note.text)
         logs = [log for log in self.logs if log.name == checkpoint.origin]
         if not logs:
-            raise BadNote(f"the policy names no log {checkpoint.origin}")
+            raise BadNote(f"the policy does not name the log {checkpoint.origin}")
         both_kinds = log_keys(checkpoint.origin, [log.public_key for log in logs])
         times = dict(note.verified([*both_kinds, *self.witnesses.values()]))
         if times.keys().isdisjoint(logs):
-            raise BadNote(f"the log {checkpoint.origin} has not signed it")
+            raise BadNote(f"the log {checkpoint.origin} has not signed the checkpoint")
         cosigned = [name for name, witness in self.witnesses.items() if witness in times]
         reached = {name: name in cosigned for name in self.witnesses}
         for name, (least, members) in self.groups.items():
@@ -105,7 +105,7 @@ class Policy:
             case ["witness", name, vkey] | ["witness", name, vkey, _]:
                 witness = VerifierKey.parse(vkey)
                 if witness.kind != COSIGNATURE:
-                    raise BadPolicy(f"{witness.name} is no key of a witness: those have the type {COSIGNATURE}")
+                    raise BadPolicy(f"the key of {witness.name} is not a witness key (type {COSIGNATURE})")
                 _check_room(self.witnesses.values(), witness, "witnesses")
                 self._check_new(name)
                 self.witnesses[name] = witness
@@ -115,16 +115,18 @@ class Policy:
                 self.groups[name] = (_threshold(least, len(members)), tuple(members))
             case ["quorum", name]:
                 if self.quorum:
-                    raise BadPolicy("there is a quorum already")
+                    raise BadPolicy("the policy has two quorum lines")
                 if name != NONE and name not in self.witnesses and name not in self.groups:
-                    raise BadPolicy(f"{name} is not defined before")
+                    raise BadPolicy(f"{name} must be defined on an earlier line")
                 self.quorum = name
             case _:
-                raise BadPolicy("a line is log, witness, group or quorum, with its names")
+                raise BadPolicy(
+                    "a line must begin with log, witness, group or quorum, and have the arguments of that keyword"
+                )
 
     def _check_new(self, name: str) -> None:
         if name == NONE or name in self.witnesses or name in self.groups:
-            raise BadPolicy(f"the name {name} is taken")
+            raise BadPolicy(f"the name {name} is defined twice")
 
     def _check_members(self, members: list[str]) -> None:
         if len(self.groups) == MOST_OF_KIND:
@@ -132,9 +134,9 @@ class Policy:
         taken = {member for _, others in self.groups.values() for member in others}
         for member in members:
             if member not in self.witnesses and member not in self.groups:
-                raise BadPolicy(f"{member} is not defined before")
+                raise BadPolicy(f"{member} must be defined on an earlier line")
             if member in taken:
-                raise BadPolicy(f"{member} is a member already")
+                raise BadPolicy(f"{member} is a member twice")
             taken.add(member)
 
 
@@ -142,11 +144,11 @@ def written(logs: Iterable[VerifierKey], witnesses: str, quorum: str) -> str:
     """Return the text of a policy.
 
     Args:
-        witnesses: their lines, `witness NAME VKEY URL`, separated by newlines or semicolons.
+        witnesses: lines of the form `witness NAME VKEY URL`, separated by newlines or semicolons.
         quorum: how many of them must cosign: `all`, `any`, `none` or a number.
 
     Raises:
-        BadPolicy: the lines or the quorum are none of a policy.
+        BadPolicy: a line or the quorum is invalid.
     """
     lines = [line.strip() for line in re.split("[\n;]", witnesses)]
     text = "\n".join([*[f"log {log}" for log in logs], *[line for line in lines if line], ""])
@@ -163,12 +165,12 @@ def _check_room(keys: Iterable[VerifierKey], key: VerifierKey, kind: str) -> Non
     if len(known) == MOST_OF_KIND:
         raise BadPolicy(f"a policy has at most {MOST_OF_KIND} {kind}")
     if key.public_key in known:
-        raise BadPolicy(f"the key of {key.name} is there already")
+        raise BadPolicy(f"the key of {key.name} is listed twice")
 
 
 def _threshold(least: str, members: int) -> int:
     if least in ("all", "any"):
         return members if least == "all" else 1
     if not _THRESHOLD.fullmatch(least) or int(least) > members:
-        raise BadPolicy(f"a group needs all, any, or 1 to {members} of its members")
+        raise BadPolicy(f"the threshold of a group must be all, any, or a number from 1 to {members}")
     return int(least)

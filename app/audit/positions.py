@@ -1,17 +1,16 @@
-"""Positions of the audit stream: one for each record of a project, assigned when somebody pulls the stream.
+"""Positions of the audit stream. Each record of a project gets one when somebody reads the stream.
 
-A record's moment does not tell when the record became visible: transactions stay open, a thread that arrives brings its
-own moment, and clocks are set back. So a position is the next number for a record that has none, whatever its moment.
-Three searches find these records, each in bounded steps, and each remembers its place in `audit_streams`:
+A record's time does not tell when the record became visible: transactions stay open, imported threads keep their own
+times, and clocks are set back. Therefore a record without a position gets the next free number, whatever its time.
+Three searches find such records. Each works in bounded steps and stores its progress in `audit_streams`:
 
-- `ahead` reads the records once in the order of their moments, and finds nearly all.
-- `again` reads them once more from the read horizon on, and finds those whose transactions were open.
-- The sweep reads all records in the order of their keys, round after round. It relies on no clock and on no list of
-  open transactions: a visible record gets a position at the latest when the sweep passes its key. So none is skipped
-  forever.
+- `ahead` reads the records once in the order of time, and finds nearly all.
+- `again` reads once more from the read horizon on, and finds records whose transactions were open.
+- The sweep reads all records in the order of their keys, again and again. It relies neither on clocks nor on a list of
+  open transactions: a visible record gets a position at the latest when the sweep passes its key, so none is lost.
 
-The records of a chain get positions in the order of their numbers: a search that finds a record before its predecessor
-has a position assigns that one's first.
+Records of one chain get positions in the order of `seq`: a search that finds a record whose predecessor has no position
+assigns the predecessor's first.
 """
 
 import asyncio
@@ -31,13 +30,13 @@ from app.db.sql import statements_of
 from app.trail.feed import Place
 
 STEP = 1000
-"""Records that one step of a search reads."""
+"""Number of records that one step of a search reads."""
 
 MOST_STEPS = 5
 """Largest number of steps in one request, of `ahead` and of `again`."""
 
 OVERLAP = timedelta(seconds=10)
-"""Time before the read horizon from which `again` reads. Clocks that are set back by less cause no delay."""
+"""`again` begins this long before the read horizon, so that clocks set back by less cause no delay."""
 
 SQL = statements_of(__file__)
 
@@ -47,13 +46,13 @@ class Positions:
         self._database = database
         self._horizon = horizon
         self._locks: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
-        """Held per project, so that requests that wait for their turn hold no connection."""
+        """One lock per project: requests that wait hold no connection."""
 
     async def assign(self, project_id: UUID, wanted: int) -> None:
-        """Assign positions to records of a project that have none: about as many as wanted, if there are.
+        """Assign positions to about `wanted` records of a project that have none.
 
-        One request assigns at a time; the others wait for it. While `ahead` has not come to the end, the other searches
-        wait, so that a long history gets its positions in the order of its moments.
+        One request assigns at a time; the others wait. The other searches begin after `ahead` has reached the end, so
+        that a long history gets its positions in the order of time.
         """
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         async with lock, self._database.session() as session:
@@ -66,7 +65,7 @@ class Positions:
             again, next_ = Place(state["again_at"], state["again_chain"], state["again_seq"]), state["again_next"]
             swept = (state["swept_bucket"], state["swept_chain"], state["swept_seq"])
             if at_end:
-                if next_ is None:  # A round begins. After a clock was set back, it begins at what is now.
+                if next_ is None:  # Begin a round, not later than now: a clock may have been set back.
                     again, next_ = min(again, Place(until)), until
                 again, over = await search.by_moment(again)
                 if over:
@@ -84,13 +83,13 @@ class Positions:
             )
 
     async def last(self, project_id: UUID) -> int:
-        """Return the highest position; 0 if nobody has pulled yet."""
+        """Return the highest position; 0 before the first read."""
         last: int = await self._database.fetchval(*SQL.last_position(project_id=project_id))
         return last
 
 
 async def page(database: Database, project_id: UUID, after: int, limit: int) -> list[StreamRow]:
-    """Return the records behind a position, in the order of their positions."""
+    """Return the records after a position, in order."""
     async with database.session() as session:
         await session.execute(SQL.by_index.clause)
         found: Any = await session.execute(
@@ -101,7 +100,7 @@ async def page(database: Database, project_id: UUID, after: int, limit: int) -> 
 
 
 class _Search:
-    """Steps of the searches in one transaction."""
+    """Steps of the three searches, in one transaction."""
 
     def __init__(self, session: AsyncSession, project_id: UUID) -> None:
         self.assigned = 0
@@ -109,10 +108,10 @@ class _Search:
         self._project_id = project_id
 
     async def by_moment(self, place: Place, wanted: int | None = None) -> tuple[Place, bool]:
-        """Read on from a place, in one or more steps. Returns the place reached, and true at the end of the trail.
+        """Continue in the order of time. Returns the new place, and True at the end of the trail.
 
         Args:
-            wanted: take no further step when so many records have got positions.
+            wanted: stop after the step in which this number of records has got positions.
         """
         for _ in range(MOST_STEPS):
             after = {"at": place.at, "after_chain": place.chain_id, "after_seq": place.seq}
@@ -127,7 +126,7 @@ class _Search:
         return place, False
 
     async def by_key(self, key: tuple[int, UUID, int]) -> tuple[int, UUID, int]:
-        """Read on from a key. Returns the key that was reached; behind the last one, the round begins again."""
+        """Continue in the order of keys. Returns the new key; after the last one, the first."""
         after = {"bucket": key[0], "after_chain": key[1], "after_seq": key[2]}
         rows = await self._rows(SQL.from_key.clause, **after, limit=STEP)
         await self._assign([row for row in rows if not row["placed"]])
@@ -136,7 +135,7 @@ class _Search:
         return rows[-1]["bucket"], rows[-1]["chain_id"], rows[-1]["seq"]
 
     async def _assign_in_chains(self, rows: Sequence[FoundRow]) -> None:
-        """Assign positions to records, and before to those of their chains that must have one first."""
+        """Assign positions to records, after any predecessors in their chains."""
         found = {(row["chain_id"], row["seq"]) for row in rows}
         late = {
             row["chain_id"]
@@ -165,7 +164,7 @@ class _Search:
 
 
 async def _locked(session: AsyncSession, project_id: UUID, settled: Place) -> Any:
-    """Return the places of a project's searches, and hold its stream until the transaction ends."""
+    """Lock the stream of a project until the transaction ends, and return the progress of its searches."""
     this = {"project_id": project_id}
     while (row := (await session.execute(SQL.lock_stream.clause, this)).mappings().first()) is None:
         await session.execute(SQL.begin_stream.clause, {**this, "again_at": settled.at})
@@ -173,7 +172,7 @@ async def _locked(session: AsyncSession, project_id: UUID, settled: Place) -> An
 
 
 def _in_order(rows: Sequence[FoundRow]) -> list[FoundRow]:
-    """Return records in the order of their moments, but never before an earlier one of the same chain."""
+    """Sort records by time. Records of one chain stay in the order of `seq`."""
     latest: dict[UUID, Any] = {}
     moments = []
     for row in sorted(rows, key=_key):

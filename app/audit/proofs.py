@@ -1,7 +1,6 @@
-"""Proofs of C2SP (c2sp.org/tlog-proof): one leaf of a log, its path to the root, and the checkpoint of the root.
+"""Inclusion proofs (c2sp.org/tlog-proof): a leaf of a log, its path to the root, and a checkpoint with that root.
 
-The leaf itself, by `merkle.leaf_data`, is in the line `extra`. It proves nothing until the path leads from it to the
-root.
+The line `extra` contains the leaf as `merkle.leaf_data` encodes it. Without a verified path, it proves nothing.
 """
 
 import re
@@ -16,7 +15,7 @@ from app.audit.policy import Accepted, Policy
 FORMAT = "c2sp.org/tlog-proof@v1"
 
 MOST_OF_PROOF = MOST_OF_NOTE + 8 * 1024
-"""Bytes."""
+"""Largest number of bytes."""
 
 _HEAD = re.compile(
     rf"{re.escape(FORMAT)}\n(?:extra (?P<extra>[^\n]+)\n)?index (?P<index>0|[1-9][0-9]{{0,18}})\n"
@@ -40,24 +39,26 @@ class TlogProof:
     note: Note
 
     @classmethod
-    def parse(cls, given: bytes) -> Self:
-        """Read a proof. Nothing is verified.
+    def parse(cls, content: bytes) -> Self:
+        """Parse a proof without verifying it.
 
         Raises:
-            BadNote: it is none, is too large, or does not contain its leaf.
+            BadNote: the proof is malformed or too large, or does not contain its leaf.
         """
-        if len(given) > MOST_OF_PROOF:
+        if len(content) > MOST_OF_PROOF:
             raise BadNote(f"a proof has at most {MOST_OF_PROOF} bytes")
         try:
-            text = given.decode()
+            text = content.decode()
         except UnicodeDecodeError as error:
-            raise BadNote("a proof is UTF-8") from error
+            raise BadNote("a proof must be UTF-8") from error
         head = _HEAD.match(text)
         if head is None or int(head["index"]) > LARGEST_NUMBER:
-            raise BadNote(f"a proof is {FORMAT}, its leaf, its index, at most {LONGEST_PATH} hashes, and a checkpoint")
+            raise BadNote(
+                f"a proof must have {FORMAT}, a leaf, an index, up to {LONGEST_PATH} hashes, and a checkpoint"
+            )
         leaf, path = decoded(head["extra"] or ""), tuple(map(decoded, head["path"].split("\n")[:-1]))
         if len(leaf) != LEAF_BYTES or any(len(each) != 32 for each in path):
-            raise BadNote(f"the leaf in a proof has {LEAF_BYTES} bytes, and each hash 32")
+            raise BadNote(f"the leaf of a proof must have {LEAF_BYTES} bytes, and each hash 32")
         return cls(Entry(*leaf_parts(leaf)), int(head["index"]), path, Note.parse(text[head.end() :].encode()))
 
     def __str__(self) -> str:
@@ -68,10 +69,10 @@ class TlogProof:
         """Verify that the leaf is in the tree of a checkpoint that a policy accepts.
 
         Raises:
-            BadNote: it is not.
+            BadNote: the path or the checkpoint does not verify.
         """
         accepted = policy.accept(self.note)
         checkpoint = accepted.checkpoint
         if root_of(leaf_data(*self.entry), self.index, checkpoint.size, self.path) != checkpoint.root:
-            raise BadNote(f"the leaf is not at the place {self.index} of the tree of checkpoint {checkpoint.size}")
+            raise BadNote(f"the path does not lead from leaf {self.index} to the root of checkpoint {checkpoint.size}")
         return accepted

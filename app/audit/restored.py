@@ -39,7 +39,7 @@ class Before:
     at: datetime
     root: bytes
     origins: list[str]
-    """The names of its log, the last one at the end."""
+    """Names of the project's log, oldest first."""
     keys: Sequence[Ed25519PublicKey]
 
 
@@ -93,10 +93,10 @@ async def record_restore(database: Database, project_id: UUID, signed: Before | 
 
 
 async def _begin_origin(database: Database, project_id: UUID, signed: Before | None) -> str | None:
-    """Give the project's log the next name: witnesses refuse another history under the former one.
+    """Give the project's log a new name, because witnesses refuse a second history under the former one.
 
     Returns:
-        The new name; None if there is no former one.
+        The new name; None if the log has no name yet.
     """
     rows = await database.fetch(*SQL.origins(project_id=project_id))
     names = [row["origin"] for row in rows]
@@ -137,7 +137,7 @@ async def compare(database: Database, signed: Before) -> tuple[list[Problem], li
 
 
 async def _is_continued(database: Database, signed: Before) -> bool:
-    """Return True if a log under another name is signed as a continuation of the one that was exported."""
+    """Return True if a later log name is signed as a continuation of the exported one."""
     former, keys = signed.origins[-1], [key.public_bytes_raw() for key in signed.keys]
     for row in reversed(await store.checkpoints(database, signed.project_id)):
         if row["note"] is None or row["note"].startswith(f"{former}\n"):

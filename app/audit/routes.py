@@ -85,9 +85,12 @@ async def consistency(
     caller: Auditing,
     audit: Service,
     size: Annotated[int, Query(alias="from", ge=1, le=LARGEST_NUMBER, description="Size of the smaller tree.")],
-    to: Annotated[int | None, Query(ge=1, le=LARGEST_NUMBER, description="Default: the last checkpoint's.")] = None,
+    to: Annotated[
+        int | None,
+        Query(ge=1, le=LARGEST_NUMBER, description="Size of the larger tree. Default: that of the last checkpoint."),
+    ] = None,
 ) -> Response:
-    """Prove that the trail's tree only grew between two sizes (RFC 6962, 2.1.2)."""
+    """Return the consistency proof between two sizes of the trail's tree (RFC 6962, 2.1.2)."""
     return json_response(await audit.consistency(caller, size, to))
 
 
@@ -113,13 +116,13 @@ async def export_thread(request: Request, caller: Auditing, audit: Service, addr
 async def stream(
     caller: Auditing,
     records: Annotated[AuditStream, serving(AuditStream)],
-    after: Annotated[int, Query(ge=0, lt=2**63, description="The position of the last record that was read.")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="Position of the last record read.")] = 0,
     limit: Annotated[int, Query(ge=1, le=MOST_RECORDS, description="Records in the answer.")] = 500,
     after_hash: Annotated[
         str | None,
-        Query(pattern="^[0-9a-f]{64}$", description="The hash of the record at `after`, to be checked."),
+        Query(pattern="^[0-9a-f]{64}$", description="Expected hash of the record at `after`."),
     ] = None,
     form: Annotated[Format, Query(alias="format")] = "everthread",
 ) -> Response:
-    """Pull the records of the audit trail behind a position, one in a line, in an order that never changes."""
+    """Return the records of the audit trail after a position, one per line, in a fixed order."""
     return Response(await records.pull(caller, after, limit, after_hash, form), media_type=NDJSON)

@@ -60,10 +60,10 @@ class WitnessRow(TypedDict):
     answered_at: datetime | None
     error: str | None
     size: int | None
-    """Size of the last checkpoint that it has cosigned, and when."""
+    """Size and time of the last checkpoint that the witness has cosigned."""
     at: datetime | None
     name: str | None
-    """Name of its key in that cosignature."""
+    """Key name in that cosignature."""
     forked: bool
 
 
@@ -77,7 +77,7 @@ class StreamRow(RecordRow):
 
 
 class FoundRow(TypedDict):
-    """A record, as far as the search for records without a position reads it."""
+    """The columns of a record that the search for records without a position reads."""
 
     bucket: int
     chain_id: UUID

@@ -75,20 +75,18 @@ class Audit:
         return list_object(rows[::-1], lambda row: exported.checkpoint_object(caller.project_id, row), has_more=False)
 
     async def note(self, caller: Caller) -> str:
-        """The newest checkpoint as a signed note.
+        """Return the newest checkpoint as a signed note.
 
         Raises:
             NotFound: none has been written yet.
         """
         note = await store.last_note(self._database, caller.project_id)
         if note is None:
-            raise NotFound(
-                "No checkpoint of this project has a signed note yet. The next one will, and an export makes one."
-            )
+            raise NotFound("This project has no checkpoint with a signed note yet. An export writes one at once.")
         return note
 
     async def consistency(self, caller: Caller, size: int, larger: int | None) -> ConsistencyObject:
-        """The proof that the tree of a size only grew to a larger one; by default, to the last checkpoint's.
+        """Return the consistency proof between two tree sizes; by default, to the last checkpoint.
 
         Raises:
             BadRequest: the sizes are not in order, or larger than what is signed.
@@ -96,14 +94,17 @@ class Audit:
         last = await store.last_size(self._database, caller.project_id)
         larger = last if larger is None else larger
         if not size <= larger <= last:
-            raise BadRequest(f"The sizes must be in order, and at most {last}, which is signed.", param="to")
+            raise BadRequest(
+                f"The sizes must be in order, and not larger than the last checkpoint ({last} leaves).",
+                param="to",
+            )
         path: list[bytes] = []
         if size < larger:
             path, _ = await store.consistency(self._database, caller.project_id, Tree(), size, larger)
         return {"object": "audit.consistency", "from": size, "to": larger, "proof": [each.hex() for each in path]}
 
     async def witnesses(self, caller: Caller) -> dict[str, Any]:
-        """The witnesses of the settings, and what each has last answered about the project."""
+        """Return the configured witnesses with their last answers about the project."""
         answered = {row["public_key"]: row for row in await store.witnesses(self._database, caller.project_id)}
         rows = [(witness, answered.get(witness.key.public_key)) for witness in self._witnesses]
         return list_object(rows, lambda row: witness_object(*row), has_more=False)

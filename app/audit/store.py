@@ -134,10 +134,10 @@ async def leaves(
 async def consistency(
     database: Database, project_id: UUID, tree: Tree, size: int, larger: int
 ) -> tuple[list[bytes], bytes]:
-    """Prove that a project's tree of a size only grew to a larger one. Leaves are read in batches; none is kept.
+    """Compute the consistency proof between two sizes of a project's tree. Leaves are read in batches and not kept.
 
     Args:
-        tree: a tree of the project of at most `size` leaves. It is grown to `size`.
+        tree: the project's tree with at most `size` leaves. This function grows it to `size`.
 
     Returns:
         The proof, and the root of the larger tree.
@@ -158,7 +158,7 @@ async def consistency(
 
 
 async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRow]:
-    """Every checkpoint, oldest first, each note with its cosignatures."""
+    """Return all checkpoints, oldest first. Notes include their cosignatures."""
     rows: list[CheckpointRow] = await database.fetch(*SQL.checkpoints(project_id=project_id))
     lines = await _cosignature_lines(database, project_id)
     return [{**row, "note": f"{row['note']}{lines[row['size']]}"} if row["size"] in lines else row for row in rows]
@@ -183,12 +183,12 @@ async def origin(database: Database, project_id: UUID) -> str | None:
 
 
 async def cosignatures(database: Database, project_id: UUID, size: int | None = None) -> list[CosignatureRow]:
-    """The cosignatures of a project's checkpoints, or of one of them."""
+    """Return the cosignatures of all checkpoints of a project, or of one."""
     return await database.fetch(*SQL.cosignatures(project_id=project_id, size=size))
 
 
 async def _cosignature_lines(database: Database, project_id: UUID, size: int | None = None) -> dict[int, str]:
-    """The signature lines of witnesses, by the size of the checkpoint that they are of."""
+    """Return the signature lines of witnesses, by checkpoint size."""
     lines: dict[int, str] = {}
     for row in await cosignatures(database, project_id, size):
         line = Signature(row["name"], key_id(row["name"], COSIGNATURE, row["public_key"]), row["signature"])

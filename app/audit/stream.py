@@ -1,4 +1,4 @@
-"""The audit stream: every record of a project, once, in one order, to be pulled from any position on."""
+"""The audit stream: all records of a project in one fixed order, read from any position."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -25,15 +25,15 @@ class AuditStream:
         self._positions = assigning
 
     async def pull(self, caller: Caller, after: int, limit: int, after_hash: str | None, form: Format) -> bytes:
-        """Return the records behind a position, each in a line of JSON.
+        """Return the records after a position, one JSON object per line.
 
         Raises:
-            BadRequest: the stream does not have the position, or another record is there.
+            BadRequest: the position does not exist, or its record has another hash.
         """
         project_id = caller.project_id
         if after_hash is not None:
-            found = await self._database.fetchval(*SQL.hash_at(project_id=project_id, position=after))
-            if found is None or found.hex() != after_hash:
+            hash_ = await self._database.fetchval(*SQL.hash_at(project_id=project_id, position=after))
+            if hash_ is None or hash_.hex() != after_hash:
                 raise _unknown("after_hash", f"The record at position {after} has another hash")
         rows = await self._reads.read(lambda database: positions.page(database, project_id, after, limit))
         if len(rows) < limit:
@@ -52,9 +52,9 @@ def _line(row: StreamRow) -> bytes:
 LINES: dict[Format, Callable[[StreamRow], bytes]] = {"everthread": _line, "ocsf": ocsf.line}
 
 
-def _unknown(param: str, said: str) -> BadRequest:
+def _unknown(param: str, reason: str) -> BadRequest:
     return BadRequest(
-        f"{said}. If the database was restored from a backup, read the stream from 'after=0' again.",
+        f"{reason}. If the database was restored from a backup, read the stream from 'after=0' again.",
         param=param,
         code="invalid_cursor",
     )

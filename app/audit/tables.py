@@ -35,11 +35,11 @@ class AuditCheckpoint(Base):
     public_key: Mapped[bytes] = mapped_column(LargeBinary)
     signature: Mapped[bytes] = mapped_column(LargeBinary)
     note: Mapped[str | None] = mapped_column(Text)
-    """Signed note (C2SP tlog-checkpoint). Null in checkpoints of a release without notes."""
+    """Signed note (C2SP tlog-checkpoint). NULL in checkpoints of releases before notes."""
 
 
 class AuditOrigin(Base):
-    """Name of a project's log in its notes. A restored database begins the next generation."""
+    """The names of a project's log. Each restore of the database begins a new generation."""
 
     __tablename__ = "audit_origins"
 
@@ -50,7 +50,7 @@ class AuditOrigin(Base):
 
 
 class AuditCosignature(Base):
-    """A witness's signature of a checkpoint."""
+    """A witness's cosignature of a checkpoint."""
 
     __tablename__ = "audit_cosignatures"
 
@@ -64,7 +64,7 @@ class AuditCosignature(Base):
 
 
 class AuditWitness(Base):
-    """The last answer of a witness about a project, and a lease of the worker that sends to it."""
+    """The last answer of a witness about a project, and the lease of the worker that sends to the witness."""
 
     __tablename__ = "audit_witnesses"
 
@@ -105,7 +105,7 @@ class AuditPosition(Base):
 
 
 class StreamPlaces(Base):
-    """Places of the searches for records without a position, see `positions.py`. The row locks a project's stream."""
+    """Progress of the searches for records without a position, see `positions.py`. The row locks the stream."""
 
     __tablename__ = "audit_streams"
 
@@ -117,7 +117,7 @@ class StreamPlaces(Base):
     again_chain: Mapped[UUID] = mapped_column(server_default=text("'00000000-0000-0000-0000-000000000000'"))
     again_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     again_next: Mapped[datetime | None]
-    """Moment from which the next round of `again` begins; None before a round has begun."""
+    """Start of the next round of `again`; None between rounds."""
     swept_bucket: Mapped[int] = mapped_column(SmallInteger, server_default=text("-1"))
     swept_chain: Mapped[UUID] = mapped_column(server_default=text("'00000000-0000-0000-0000-000000000000'"))
     swept_seq: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

@@ -60,9 +60,9 @@ class Verdict:
     origin: str | None = None
     """Name of the log in the last note that was read."""
     begun: list[str] = field(default_factory=list)
-    """Names that the log has begun to use after a restore."""
+    """Names that the log took after restores."""
     restored: list[str] = field(default_factory=list)
-    """Details of the records of restores."""
+    """Details of the `audit.restored` records."""
     accepted: int | None = None
     """Size of the newest checkpoint that the reader's policy accepts."""
     sealed_for_good: bool = False
@@ -158,7 +158,7 @@ def check_tree(
             verdict.checkpoints += 1
             verdict.size = tree.size
             if checkpoint["root"] != tree.root():
-                wrong: str | None = "its root does not fit the leaves: one was changed, removed or inserted"
+                wrong: str | None = "its root does not match the leaves: one was changed, removed or inserted"
             else:
                 wrong = _wrong_signature(project_id, tree.size, checkpoint, trusted, verdict)
             if wrong is not None:
@@ -190,7 +190,7 @@ def check_proofs(
     if checkpoint["follows"] is not None:
         former, root, path = checkpoint["follows"]
         if not is_consistent(former, root, size, checkpoint["root"], path):
-            wrong = f"it does not prove that it only adds to checkpoint {former}"
+            wrong = f"its consistency proof from checkpoint {former} does not verify"
             verdict.problems.append(Problem(f"checkpoint {size}", wrong))
     for position, chain_id, seq, hash_ in leaves:
         root = root_of(leaf_data(chain_id, seq, hash_), position, size, proofs.get(position, ()))
@@ -206,53 +206,53 @@ def _wrong_signature(
         return "it was signed with another key than the one that is trusted"
     signed = signed_text(project_id, size, checkpoint["at"], checkpoint["root"])
     if not fits(signer, checkpoint["signature"], signed):
-        return "its signature does not fit"
+        return "its signature is invalid"
     verdict.signers[size] = checkpoint["public_key"]
     if checkpoint["note"] is None:
         return None
     try:
         verdict.notes[size] = note = _note(project_id, size, checkpoint)
     except BadNote as error:
-        return f"its note is wrong: {error}"
+        return f"its note does not verify: {error}"
     return _wrong_origin(note, checkpoint["public_key"], verdict)
 
 
 def _wrong_origin(note: Note, public_key: bytes, verdict: Verdict) -> str | None:
-    """Return what is wrong with the name of the log, where it is not that of the checkpoint before."""
+    """Return the fault of a checkpoint whose log name differs from that of the checkpoint before it; None if none."""
     origin, former = Checkpoint.parse(note.text).origin, verdict.origin
     verdict.origin = origin
     if former in (None, origin):
         return None
     verdict.begun.append(origin)
     if not is_continuation(note, former, [public_key]):
-        return f"it is of the log {origin}, and is not signed as a continuation of {former}"
+        return f"it begins the log {origin}, but is not signed as a continuation of {former}"
     return None
 
 
 def check_origins(verdict: Verdict) -> None:
-    """A log has a new name only where a record says that the database was restored."""
+    """Report a new log name without a record of a restore."""
     for origin in verdict.begun:
         if not any(detail.endswith(f"; log: {origin}") for detail in verdict.restored):
-            verdict.problems.append(Problem(f"log {origin}", "no record says that the database was restored"))
+            verdict.problems.append(Problem(f"log {origin}", "no audit.restored record explains the new name"))
 
 
 def _note(project_id: UUID, size: int, checkpoint: Any) -> Note:
-    """Return the note of a checkpoint. Raises `BadNote` if it does not say and sign what the checkpoint does."""
+    """Return the verified note of a checkpoint. Raises `BadNote` if it differs from the checkpoint's fields."""
     note = Note.parse(checkpoint["note"].encode())
-    said = Checkpoint.parse(note.text)
-    if not is_of(said.origin, project_id):
-        raise BadNote(f"it is of another log: {said.origin}")
-    if (said.size, said.root) != (size, checkpoint["root"]):
-        raise BadNote("it is of another tree")
-    times = {each.time for each in note.verified(log_keys(said.origin, [checkpoint["public_key"]]))}
+    signed = Checkpoint.parse(note.text)
+    if not is_of(signed.origin, project_id):
+        raise BadNote(f"it belongs to another log: {signed.origin}")
+    if (signed.size, signed.root) != (size, checkpoint["root"]):
+        raise BadNote("its size or root differs from the checkpoint's")
+    times = {each.time for each in note.verified(log_keys(signed.origin, [checkpoint["public_key"]]))}
     if times != {None, int(checkpoint["at"].timestamp())}:
-        raise BadNote("it is not signed in both ways, at the time of the checkpoint")
+        raise BadNote("it lacks the signature, or the cosignature at the time of the checkpoint")
     return note
 
 
 def check_policy(policy: Policy, verdict: Verdict) -> None:
-    """Find the newest checkpoint that a policy accepts. It is a problem if there is none, or if the key of another log
-    of the policy has signed one."""
+    """Store the newest checkpoint that a policy accepts. Report a problem if there is none, or if the key of another
+    log of the policy has signed one."""
     origins = {Checkpoint.parse(note.text).origin for note in verdict.notes.values()}
     keys = {log.public_key for log in policy.logs if log.name in origins}
     for size, key in verdict.signers.items():
@@ -268,7 +268,9 @@ def check_policy(policy: Policy, verdict: Verdict) -> None:
         else:
             verdict.accepted = size
             return
-    verdict.problems.append(newest or Problem("checkpoints", "none has a note, which a policy needs"))
+    verdict.problems.append(
+        newest or Problem("checkpoints", "a policy needs a checkpoint with a signed note, and there is none")
+    )
 
 
 def check_ends(checkpoints: dict[int, Any], verdict: Verdict, leaves: int = 0) -> None:

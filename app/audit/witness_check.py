@@ -1,4 +1,4 @@
-"""Verification of the cosignatures in the database, and of what witnesses have answered."""
+"""Verification of stored cosignatures, and of the last answers of witnesses."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -12,10 +12,10 @@ Found = tuple[str, str]
 
 
 async def problems(database: Database, project_id: UUID, notes: Mapping[int, Note]) -> list[Found]:
-    """Compare cosignatures with the notes that they are of. A witness that has seen another history is a problem, too.
+    """Verify each cosignature against its note. A witness that has cosigned another history is a problem, too.
 
     Args:
-        notes: the verified notes of checkpoints, by their size. Those that do not verify are named elsewhere.
+        notes: the verified notes of checkpoints, by size. `verify` reports notes that do not verify.
     """
     found: list[Found] = []
     for row in await store.cosignatures(database, project_id):
@@ -24,12 +24,12 @@ async def problems(database: Database, project_id: UUID, notes: Mapping[int, Not
             continue
         try:
             if row["origin"] != Checkpoint.parse(note.text).origin:
-                raise BadNote("it is of another log")
+                raise BadNote("it belongs to another log")
             VerifierKey(row["name"], COSIGNATURE, row["public_key"]).verify(note.text, row["signature"])
         except BadNote as error:
-            found.append((f"checkpoint {row['size']}", f"the cosignature of {row['name']} is wrong: {error}"))
+            found.append((f"checkpoint {row['size']}", f"the cosignature by {row['name']} does not verify: {error}"))
     for witness in await store.witnesses(database, project_id):
         if witness["forked"]:
-            what = "it has cosigned another history of this trail, and refuses this one"
+            what = "the witness has cosigned another history of this trail, and refuses this one"
             found.append((f"witness {witness['name'] or witness['public_key'].hex()}", what))
     return found

@@ -22,13 +22,13 @@ FORM = "'witness NAME VKEY URL', as in a tlog-policy file, separated by newlines
 
 
 class BadWitnesses(Exception):
-    """A list of witnesses that cannot be used; its text says why."""
+    """An invalid list of witnesses. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Witness:
     name: str
-    """Its name in the list, by which metrics and the console show it."""
+    """Name in the list, shown in metrics and the console."""
     key: VerifierKey
     url: str
     """Submission prefix, without a slash at its end."""
@@ -39,13 +39,13 @@ class WitnessObject(TypedDict):
     id: str
     name: str
     key: str
-    """Its verifier key (vkey)."""
+    """Verifier key (vkey)."""
     size: int | None
     """Size of the last checkpoint that it has cosigned."""
     cosigned_at: str | None
     answered_at: str | None
     error: str | None
-    """Why it has not cosigned the newest one: see docs/audit.md."""
+    """Reason why it has not cosigned the newest checkpoint: see docs/proofs.md."""
 
 
 def witness_object(witness: Witness, row: WitnessRow | None) -> WitnessObject:
@@ -62,10 +62,10 @@ def witness_object(witness: Witness, row: WitnessRow | None) -> WitnessObject:
 
 
 def witnesses(listed: str | None) -> tuple[Witness, ...]:
-    """Read the list of witnesses.
+    """Parse the list of witnesses.
 
     Raises:
-        BadWitnesses: it is malformed, too long, or names a witness twice.
+        BadWitnesses: the list is malformed or too long, or has a witness twice.
     """
     if len(listed or "") > MOST_CHARACTERS:
         raise BadWitnesses(f"EVERTHREAD_AUDIT_WITNESSES has more than {MOST_CHARACTERS} characters")
@@ -75,7 +75,7 @@ def witnesses(listed: str | None) -> tuple[Witness, ...]:
         raise BadWitnesses(f"EVERTHREAD_AUDIT_WITNESSES has more than {MOST_WITNESSES} witnesses")
     for values, what in (([each.name for each in found], "name"), ([each.key.public_key for each in found], "key")):
         if len({*values}) < len(values):
-            raise BadWitnesses(f"EVERTHREAD_AUDIT_WITNESSES has two witnesses with one {what}")
+            raise BadWitnesses(f"EVERTHREAD_AUDIT_WITNESSES has two witnesses with the same {what}")
     return found
 
 
@@ -91,7 +91,7 @@ def _witness(number: int, line: list[str]) -> Witness:
     except BadNote as error:
         raise BadWitnesses(f"the vkey in {where} cannot be read: {error}") from error
     if key.kind != COSIGNATURE:
-        raise BadWitnesses(f"the vkey in {where} must be one of a witness (type 4)")
+        raise BadWitnesses(f"the vkey in {where} must be a witness key (type 4)")
     if (fault := url_fault(url, private=True)) is not None:
         raise BadWitnesses(f"the URL in {where} {fault}")
     return Witness(name, key, url.rstrip("/"))

@@ -272,7 +272,7 @@ def verify_certificate(
     echo(f"{said['purge']} ({said['kind']}) of project {said['project']}: ended at {said['ended_at']}.")
     echo(f"  Deleted: {', '.join(f'{count} {name}' for name, count in said['counts'].items()) or 'the key'}.")
     if certified.records:
-        echo(f"  {certified.records} records tell of it, and {said['record']['id']} of them.")
+        echo(f"  {certified.records} deletion records follow; {said['record']['id']} contains their Merkle root.")
     for left in said["remains"]:
         known = " ".join(f"{name} {left[name]}" for name in ("hold", "count", "until") if left.get(name) is not None)
         echo(f"  Remains: {left['what']} {known}".rstrip() + f": {left['why']}")
