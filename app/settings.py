@@ -284,7 +284,7 @@ class Settings(BaseSettings):
     older than every open transaction; 2 s in a Citus cluster, where no node sees all transactions."""
 
     backup_retention_days: Annotated[int, Field(ge=0, le=36_500)] | None = None
-    """Days for which backups are kept, as erasure certificates tell. None: they say that it is unknown."""
+    """Days for which backups are kept, stated in erasure certificates. None: unknown."""
     cleaning_seconds: Annotated[float, Field(gt=0)] = 60.0
     """Interval at which each worker looks for content to purge, and for copies to delete at the provider."""
 

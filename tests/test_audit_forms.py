@@ -136,7 +136,7 @@ def exported(
     return Exported(project, threads[1], lines, key, directory / "one.ndjson")
 
 
-# What follows up to the next comment reads the forms with nothing of app/: as an auditor's own code and sigstore do.
+# The helpers up to the next comment read the formats without code of app/, as an auditor's code and sigstore do.
 
 
 def entry_of(record: dict[str, Any]) -> bytes:
@@ -777,7 +777,7 @@ def test_the_release_before_signs_beside_this_one_and_the_tree_stays_one(project
     keys = [key.public_key(), Ed25519PublicKey.from_public_bytes(bytes.fromhex(last["public_key"]))]
     verdict = verify_file(file, keys)
     assert (verdict.problems, verdict.checkpoints) == ([], 5)
-    # What the release before reads is still there: it verifies each checkpoint by its old signature.
+    # The release before verifies each checkpoint by its old signature, which is still there.
     for each in project.call("GET", "/audit/checkpoints")["data"]:
         signed = signed_text(
             UUID(each["project"]), each["size"], datetime.fromisoformat(each["at"]), bytes.fromhex(each["root"])
@@ -849,7 +849,7 @@ def test_the_commands_write_and_verify_the_standard_forms(service: Service, proj
     for file in (trail, proof, note):
         code, said = ran("verify", str(file), *checked)
         assert (code, "quorum witnesses is not reached" in "\n".join(said)) == (1, True), said
-    # What is too large, or none of these forms.
+    # Files that are too large or malformed.
     for form, content, reason in (
         (note, "x" * (MOST_OF_NOTE + 1), "at most"),
         (note, "nonsense", "does NOT verify"),
@@ -862,6 +862,6 @@ def test_the_commands_write_and_verify_the_standard_forms(service: Service, proj
     assert (code, "--policy" in said[-1]) == (1, True)
     policy.write_text("#" * (MOST_OF_POLICY + 1))
     code, said = ran("verify", str(trail), *checked)
-    assert (code, "is no policy: a policy has at most" in said[-1]) == (1, True)
+    assert (code, "is not a valid policy: a policy has at most" in said[-1]) == (1, True)
     code, said = ran("policy", "--project", "nobody", "--key", key, env={**project.env})
     assert (code, "There is no project 'nobody'" in said[-1]) == (1, True)

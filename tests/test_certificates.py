@@ -146,7 +146,7 @@ def test_a_certificate_is_made_without_being_asked_for_and_cannot_be_changed_in_
     project.sql(
         "UPDATE purge_certificates SET note = replace(note, '\"turns\":1', '\"turns\":0') WHERE project_id = $1"
     )
-    with pytest.raises(BadCertificate, match="the certificate: the signature of"):
+    with pytest.raises(BadCertificate, match="the certificate: the signature by"):
         verified(project, certificate(project, purge))
 
 
@@ -253,14 +253,14 @@ def test_a_certificate_that_was_changed_cut_or_signed_by_another_does_not_verify
         changed(other, field)
         assert other != statement, field
         line = orjson.dumps(other, option=orjson.OPT_SORT_KEYS).decode()
-        refused(text.replace(text.split("\n")[1], line).encode(), "the certificate: the signature|its checkpoint")
+        refused(text.replace(text.split("\n")[1], line).encode(), "the certificate: the signature by|its checkpoint")
     head, _, records = text.rpartition("\n\n")
     first, second = records.splitlines(keepends=True)
-    refused(f"{head}\n\n{first}".encode(), "1 records follow the note, and it tells of 2")
-    refused(f"{head}\n".encode(), "0 records follow")
-    refused(f"{head}\n\n{second}{first}".encode(), "one was changed")
-    refused(f"{head}\n\n{first}{second}{second}".encode(), "more records follow")
-    refused(f"{head}\n\n{first}{second[:-2]}{'0' if second[-2] != '0' else '1'}\n".encode(), "one was changed")
+    refused(f"{head}\n\n{first}".encode(), "it has 1 deletion records, but lists 2")
+    refused(f"{head}\n".encode(), "it has 0 deletion records")
+    refused(f"{head}\n\n{second}{first}".encode(), "changed or reordered")
+    refused(f"{head}\n\n{first}{second}{second}".encode(), "more deletion records")
+    refused(f"{head}\n\n{first}{second[:-2]}{'0' if second[-2] != '0' else '1'}\n".encode(), "changed or reordered")
     # By another key, under the log's own name.
     stranger = Ed25519PrivateKey.generate()
     refused(resigned(content, stranger, lambda said: None), "none of the trusted keys has signed")
@@ -274,15 +274,15 @@ def test_a_certificate_that_was_changed_cut_or_signed_by_another_does_not_verify
         ("purge", "purge"),
         ("key", "key"),
         ("record", "was changed"),
-        ("position", "is not in the tree|has no place"),
+        ("position", "is not in the tree|is outside the tree"),
         ("checkpoint", "its checkpoint"),
-        ("records", "it tells of 0|more records follow"),
+        ("records", "but lists 0|more deletion records"),
     ):
         refused(resigned(content, own, lambda said, field=field: changed(said, field)), why)  # type: ignore[misc]
     # Another purge's certificate, with the records of this one.
     talk(project, user="bob")
     other_purge = certificate(project, purged_user(project, "bob"))
-    refused(other_purge.rpartition(b"\n\n")[0] + b"\n\n" + records.encode(), "records follow the note|more records")
+    refused(other_purge.rpartition(b"\n\n")[0] + b"\n\n" + records.encode(), "deletion records")
 
 
 def test_a_purge_that_is_not_complete_has_no_certificate(project: Project) -> None:
@@ -332,7 +332,7 @@ def test_the_command_line_makes_a_certificate_and_verifies_it_offline(project: P
     file.write_bytes(content.replace(b'"turns":1', b'"turns":0'))
     checked = Process("audit", "verify-certificate", str(file), "--key", key)
     assert (checked.ended(), len(checked.lines)) == (1, 1)
-    assert checked.lines[0].startswith("The certificate does NOT verify: the certificate: the signature of ")
+    assert checked.lines[0].startswith("The certificate does NOT verify: the certificate: the signature by ")
     unknown = Process("audit", "certificate", f"purge_{uuid4().hex}", env=env)
     assert unknown.ended() == 1
 
@@ -455,5 +455,5 @@ def test_a_policy_accepts_a_certificate_only_if_its_witness_has_cosigned_the_che
     project.call("DELETE", f"/threads/{threads[1]}")
     file.write_bytes(certificate(project, purge_of(threads[1])))
     verify(file, keys)
-    with pytest.raises(BadCertificate, match="its checkpoint: the quorum one is not reached"):
+    with pytest.raises(BadCertificate, match="its checkpoint does not verify: the quorum one is not reached"):
         verify(file, keys, policy)

@@ -186,7 +186,7 @@ def test_callers_with_audit_scope_are_refused_before_anything_changes(case: Held
     assert case.admin.get("/purges").json()["data"] == []
     assert {**live(case.project), "user_keys": set()} == before
     assert case.project.sql("SELECT 1 FROM held_rows WHERE project_id = $1") == []
-    # What loses nothing is done as always.
+    # Requests without a loss work as usual.
     assert case.usual.patch(f"/threads/{thread}", json={"title": "A title", "archived": True}).is_success
     assert case.usual.post(f"/threads/{thread}/turns", json={"input": "Go on"}).is_success
     assert case.usual.delete("/users/bob/data").status_code == 202

@@ -53,7 +53,7 @@ PublicKeys = Annotated[
 
 PolicyFile = Annotated[
     Path | None,
-    typer.Option("--policy", exists=True, dir_okay=False, help="Instead of --key: logs, witnesses, and a quorum."),
+    typer.Option("--policy", exists=True, dir_okay=False, help="A trust policy (C2SP tlog-policy), instead of --key."),
 ]
 
 
@@ -67,7 +67,7 @@ def verify(
     policy_file: PolicyFile = None,
     proof: Annotated[
         list[Path] | None,
-        typer.Option(exists=True, dir_okay=False, help="A .tlog-proof of a record that the file must have."),
+        typer.Option(exists=True, dir_okay=False, help="A .tlog-proof. Its record must be in the file."),
     ] = None,
     thread: Annotated[str | None, typer.Option(help="Only this thread, by its id or its name.")] = None,
     project: Annotated[str | None, typer.Option(help="Only this project, by its name.")] = None,
@@ -143,7 +143,7 @@ def export_trail(
 ) -> None:
     """Sign the project's trail as it is now, and write it to a file that `verify` takes, offline.
 
-    That of one thread tells nothing of any other. Beside it, FILE.tlog-proof proves the thread's last record.
+    The trail of one thread contains no records of other threads. FILE.tlog-proof proves its last record.
     """
     headers = {"Authorization": f"Bearer {key}"}
     path = "/audit/export" if thread is None else f"{path_of(thread)}/audit/export"
@@ -212,14 +212,14 @@ def certificate(
     purge: Annotated[str, typer.Argument(metavar="PURGE_ID", help="purge_…, as GET /v1/purges shows it.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Write the erasure certificate of a purge to standard output. It is signed now if it was not before.
+    """Write the erasure certificate of a purge to standard output. Create and sign it if there is none.
 
     A deleted thread's purge has the id of the thread, that of a destroyed key the id of its project, and the erasure
     after the release of a hold the id of the hold.
     """
     purge_id = ids.parse(purge, ("purge",))
     if purge_id is None:
-        stop(f"{purge} is not the id of a purge: purge_ and 32 hex digits.")
+        stop(f"{purge} is not the id of a purge, which is purge_ and 32 hex digits.")
     settings, signer = read_settings(data_dir=data_dir), _signing_key(data_dir)
 
     async def write(database: Database) -> bool:
@@ -255,13 +255,13 @@ def verify_certificate(
     key: PublicKeys = None,
     policy_file: PolicyFile = None,
 ) -> None:
-    """Verify an erasure certificate, offline. The first thing that is wrong is named, and the exit code is 1.
+    """Verify an erasure certificate, offline. The first problem is shown, and the exit code is 1.
 
     With a policy, its witnesses must have cosigned the checkpoint, too.
     """
     policy = None if policy_file is None else _policy(policy_file)
     if not key and policy is None:
-        stop("A certificate is verified with --key, the public key: 'everthread audit public-key' shows it.")
+        stop("Give --key with the public key, which 'everthread audit public-key' shows, or --policy.")
     trusted = [*map(_public_key, key or ())] if policy is None else _log_keys(policy)
     try:
         certified = certificate_file.verify(file, [each.public_bytes_raw() for each in trusted], policy)
@@ -343,12 +343,12 @@ def show_policy(
 
     origin = with_database(find, data_dir, only_reads=True)
     if origin is None:
-        stop(f"Nothing of {project} is signed yet: 'everthread audit checkpoint' signs it.")
+        stop(f"{project} has no checkpoint yet: 'everthread audit checkpoint' writes one.")
     logs = [VerifierKey(origin, ED25519, each.public_bytes_raw()) for each in trusted]
     try:
         text = written(logs, witnesses, quorum)
     except BadPolicy as error:
-        stop(f"That is no policy: {error}.")
+        stop(f"The policy is invalid: {error}.")
     echo(text.rstrip("\n"))
 
 
@@ -400,13 +400,13 @@ async def _have_key(database: Database, project_id: UUID, name: str, data_dir: P
 
 
 def _is_trail(file: Path) -> bool:
-    """Return True unless the file is a checkpoint's note or a proof, which are no JSON."""
+    """Return True for an exported trail, False for a checkpoint or a proof, which are not JSON."""
     with file.open("rb") as opened:
         return opened.read(1) in (b"{", b"")
 
 
 def _verify_form(file: Path, policy: Policy | None) -> None:
-    """Verify a checkpoint's note or a proof, and show what it says."""
+    """Verify a checkpoint or a proof, and show its contents."""
     try:
         if (content := _content(file, MOST_OF_PROOF)).startswith(FORMAT.encode()):
             proof, accepted = _verified_proof(file, policy)
@@ -432,7 +432,7 @@ def _verified_proof(file: Path, policy: Policy | None) -> tuple[TlogProof, Accep
 
 def _needed(policy: Policy | None) -> Policy:
     if policy is None:
-        stop("A checkpoint or a proof is verified with --policy: 'everthread audit policy' shows the one of a project.")
+        stop("Give --policy to verify a checkpoint or a proof: 'everthread audit policy' shows that of a project.")
     return policy
 
 
@@ -440,11 +440,11 @@ def _policy(file: Path) -> Policy:
     try:
         return Policy.parse(_content(file, MOST_OF_POLICY))
     except BadPolicy as error:
-        stop(f"{file} is no policy: {printable(str(error))}.")
+        stop(f"{file} is not a valid policy: {printable(str(error))}.")
 
 
 def _content(file: Path, most: int) -> bytes:
-    """Return what is in a file: of one that is larger than allowed, one byte more than that."""
+    """Return the content of a file, or its first `most` + 1 bytes if it is larger."""
     with file.open("rb") as opened:
         return opened.read(most + 1)
 
@@ -458,7 +458,7 @@ def _write_proof(trail: Path) -> None:
     try:
         proof = exported.proof_of(trail)
         if proof is None:
-            echo("There is no proof beside it: a host of the release before signed it. Export again after the upgrade.")
+            echo("No proof was written: a host of the release before signed the trail. Export again after the upgrade.")
             return
         with replacing(target) as opened:
             opened.write(str(proof).encode())

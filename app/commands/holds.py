@@ -23,7 +23,7 @@ from app.sealing.project_cipher import ProjectCipher
 from app.trail.records import SERVICE
 from app.trail.users import UserKeys
 
-holds_cli = typer.Typer(no_args_is_help=True, help="Legal holds: listed, released.")
+holds_cli = typer.Typer(no_args_is_help=True, help="List and release legal holds.")
 
 COLUMNS = ("ID", "PROJECT", "ON", "PLACED", "RELEASED", "ERASED")
 
@@ -50,10 +50,10 @@ def list_holds(data_dir: DataDir = None) -> None:
 @holds_cli.command("release")
 def release_hold(
     hold: Annotated[str, typer.Argument(help="hold_… as `holds list` shows it.")],
-    reason: Annotated[str, typer.Option(help="Why it is released.")],
+    reason: Annotated[str, typer.Option(help="Reason of the release.")],
     data_dir: DataDir = None,
 ) -> None:
-    """Release a hold. The service erases what no other hold covers."""
+    """Release a hold. The service then erases kept contents that no other hold covers."""
     id_ = ids.parse(hold, ("hold",))
     if id_ is None or not 1 <= len(reason) <= 2000:
         stop("Give the id of a hold, as 'everthread holds list' shows it, and a reason of at most 2,000 characters.")

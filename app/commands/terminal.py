@@ -197,7 +197,7 @@ def _other_place() -> str:
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> None:
-    """Whole ids, however narrow the terminal is: they are what other commands take."""
+    """Print rows as columns. Ids are never shortened, so that they can be pasted into other commands."""
     lines = list(rows)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for row in lines:

@@ -38,7 +38,7 @@ PAGE_OF_EXPORT = 100
 
 
 class HeldObject(TypedDict):
-    """A content as it was before it was deleted or changed."""
+    """A content before its deletion or change."""
 
     id: str
     object: Literal["held"]
@@ -76,7 +76,7 @@ class Source:
     kind: Kind
     rows: Rows
     shown: tuple[str, ...]
-    """The columns that are shown. A digest, a salt or a key is none of them."""
+    """Columns that are shown. Digests, salts and keys are not."""
 
     def opened(self, project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
         """Return the columns of a kept row, with the sealed ones opened."""
@@ -112,7 +112,7 @@ SOURCES = {
     "feedback": Source("feedback", rows_of(Feedback), ("score", "label", "comment", "user_id", "created_at")),
     "shares": Source("share", rows_of(Share), ("title", "expires_at", "created_at")),
 }  # fmt: skip
-"""In the order in which they are listed, of one time and turn. Media are shown in their items."""
+"""Tables in the order in which rows with the same time and turn are listed. Media are shown in their items."""
 
 TURNS = ("parent_id", "head_turn_id", "forked_turn_id")
 KEYS = ("id", "thread_id", "turn_id")
@@ -126,7 +126,7 @@ class Held:
     async def of_thread(
         self, caller: Caller, address: ThreadAddress, limit: int, after: str | None
     ) -> ListObject[HeldObject]:
-        """One page of a thread's kept contents, in the order of the time at which they were deleted or changed.
+        """Return a page of a thread's kept contents, in the order of their deletion or change.
 
         Raises:
             NotFound: there is no such thread, and nothing of it is kept.
@@ -141,7 +141,7 @@ class Held:
     async def threads_under(
         self, caller: Caller, hold_id: str, limit: int, after: UUID | None
     ) -> ListObject[HeldThreadObject]:
-        """One page of the threads of which a hold keeps contents, by their ids.
+        """Return a page of the threads with contents that a hold keeps, in the order of their ids.
 
         Raises:
             NotFound: there is no such hold.
@@ -150,7 +150,7 @@ class Held:
         return list_object(rows[:limit], _thread_object, has_more=len(rows) > limit)  # type: ignore[return-value]
 
     async def export(self, caller: Caller, hold_id: str) -> AsyncIterator[bytes]:
-        """Return all that a hold keeps, one content a line.
+        """Return all contents that a hold keeps, one per line.
 
         Raises:
             NotFound: there is no such hold.
@@ -194,7 +194,7 @@ class Held:
             row = None if found is None else await self._database.fetchrow(*SQL.held_cursor(**here, id=found))
             if row is None:
                 raise BadRequest(
-                    f"'after' must be an id from this list, and {after[:80]!r} is none. Begin without.",
+                    f"'after' must be an id from this list, which {after[:80]!r} is not. Omit it to begin.",
                     param="after",
                     code="invalid_cursor",
                 )
@@ -258,7 +258,7 @@ def _thread_object(row: asyncpg.Record) -> HeldThreadObject:
 
 
 def _key(name: str, value: Any) -> Any:
-    """Return a column to which a ciphertext is bound, from its form in JSON."""
+    """Convert a column that binds a ciphertext from its JSON form."""
     if name in KEYS:
         return UUID(value)
     return bytes.fromhex(value.removeprefix("\\x")) if name == "digest" else value

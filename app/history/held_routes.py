@@ -1,4 +1,4 @@
-"""/v1/threads/…/held and /v1/holds/…/contents: what holds and the minimum retention have kept."""
+"""/v1/threads/…/held and /v1/holds/…/contents: contents kept by legal holds and the minimum retention."""
 
 from typing import Annotated
 
@@ -20,8 +20,8 @@ from app.threads.address import Audited, at
 router = APIRouter(tags=["holds"], route_class=RecordedRoute)
 
 Service = Annotated[Held, serving(Held)]
-Limit = Annotated[int, Query(ge=1, le=100, description="Rows on a page.")]
-After = Query(description="The last_id of the page before this one.")
+Limit = Annotated[int, Query(ge=1, le=100, description="Largest number of rows on a page.")]
+After = Query(description="`last_id` of the previous page.")
 
 
 @reads("held contents", of="project", always=True)
@@ -29,7 +29,7 @@ After = Query(description="The last_id of the page before this one.")
 async def of_thread(
     caller: Auditing, held: Service, address: Audited, limit: Limit = 20, after: Annotated[str | None, After] = None
 ) -> Response:
-    """List what is kept of a thread that was deleted or changed under a hold, in the order of time."""
+    """List the kept contents of a thread, in the order of their deletion or change."""
     return json_response(await held.of_thread(caller, address, limit, after))
 
 
@@ -38,12 +38,12 @@ async def of_thread(
 async def contents(
     caller: Auditing, held: Service, hold_id: str, limit: Limit = 20, after: Annotated[ThreadId | None, After] = None
 ) -> Response:
-    """List the threads of which a hold keeps contents."""
+    """List the threads with contents that a hold keeps."""
     return json_response(await held.threads_under(caller, hold_id, limit, after))
 
 
 @reads("export of held contents", of="project", always=True)
 @router.get("/holds/{hold_id}/export", response_class=Response, responses=AS_LINES)
 async def export(request: Request, caller: Auditing, held: Service, hold_id: str) -> Response:
-    """Export what a hold keeps, one content per line."""
+    """Export all contents that a hold keeps, one per line."""
     return Export(await held.export(caller, hold_id), listening(request, caller))

@@ -1,6 +1,6 @@
-"""Checks at the doors of deletions and changes: callers with the `audit` scope are told of the legal hold.
+"""Checks before deletions and changes: callers with the scope `audit` get 409 for contents under a legal hold.
 
-For all others a deletion runs and is answered as always: triggers keep what it would lose, and nothing shows it.
+For all other callers, the request runs and is answered as usual, and triggers keep copies of the contents.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from app.projects.auth import Caller
 async def check_thread(
     session: AsyncSession, caller: Caller, thread_id: UUID, user_id: str | None, *, deletes: bool = False
 ) -> None:
-    """Raise Conflict if the caller may know of holds, and one covers the thread; or, before a deletion, the minimum
-    retention.
+    """Raise Conflict if the caller may know of holds, and a hold covers the thread. Before a deletion, check the
+    minimum retention, too.
     """
     if knows_holds(caller):
         _refuse(await store.holds_on_thread(session, caller.project_id, thread_id, user_id), "this thread")
@@ -33,8 +33,8 @@ async def check_thread(
 
 
 async def check_turn(session: AsyncSession, caller: Caller, turn_id: UUID) -> None:
-    """Raise Conflict if the caller may know of holds, and one covers a turn that is about to lose contents, in its
-    thread or in a fork, or the minimum retention does.
+    """Raise Conflict if the caller may know of holds, and a hold or the minimum retention covers the turn. Holds on
+    forks that share the turn count, too.
     """
     if knows_holds(caller):
         _refuse(await store.holds_on_turn(session, caller.project_id, turn_id), "this thread")
@@ -42,9 +42,7 @@ async def check_turn(session: AsyncSession, caller: Caller, turn_id: UUID) -> No
 
 
 async def check_user(session: AsyncSession, caller: Caller, user: str) -> None:
-    """Raise Conflict if the caller may know of holds, and one covers something of the user, or the minimum retention
-    does.
-    """
+    """Raise Conflict if the caller may know of holds, and a hold or the minimum retention covers the user's data."""
     if knows_holds(caller):
         held = await store.holds_on_user(session, caller.project_id, user)
         _refuse(held, "contents of this user", code="user_held")

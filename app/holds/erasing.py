@@ -17,19 +17,19 @@ async def unerased(database: Database) -> list[tuple[UUID, UUID]]:
 
 
 async def erase_released(database: Database, project_id: UUID, id_: UUID) -> None:
-    """Erase what a released hold has kept, as far as no active hold or minimum retention covers it."""
+    """Erase rows kept by a released hold, unless an active hold or a minimum retention covers them."""
     while await _erase_some(database, project_id, id_):
         pass
 
 
 async def erase_retained(database: Database) -> None:
-    """Erase what a minimum retention alone has kept, once it has ended."""
+    """Erase rows kept by a minimum retention that has ended, unless a hold covers them."""
     while len(await database.fetch(*SQL.erase_retained(at_once=ROWS_AT_ONCE))) == ROWS_AT_ONCE:
         pass
 
 
 async def _erase_some(database: Database, project_id: UUID, id_: UUID) -> bool:
-    """Erase a batch. False when nothing is left for this worker to do."""
+    """Erase a batch. Returns False if nothing is left for this worker."""
     this = {"project_id": project_id, "hold_id": id_}
     async with database.session() as session:
         hold = (await session.execute(SQL.take_unerased.clause, this)).one_or_none()
@@ -48,7 +48,7 @@ async def _erase_some(database: Database, project_id: UUID, id_: UUID) -> bool:
         done = count < ROWS_AT_ONCE
         total = await session.scalar(SQL.count_erased.clause, {**this, "rows": count, "done": done})
         if done:
-            # Nothing is left to tell the user for: the record of the hold names the user by a keyed digest.
+            # The hold forgets the user now. Its record names the user by a keyed digest only.
             detail = f"{hold_id(id_)}: {total} rows"
             await append_record(session, SERVICE, project_id, "hold.erased", detail=detail)
     return not done

@@ -27,7 +27,7 @@ Service = Annotated[Holds, serving(Holds)]
     responses={404: error("There is no such thread."), **CONFLICT},
 )
 async def place(caller: Administering, holds: Service, sent: Sent[HoldCreate]) -> Response:
-    """Place a legal hold: what it covers is kept, whoever deletes or changes it."""
+    """Place a legal hold. Contents that it covers are kept when they are deleted or changed."""
     return json_response(await holds.place(caller, sent), status=201)
 
 
@@ -50,5 +50,5 @@ async def get(caller: Auditing, holds: Service, hold_id: str) -> Response:
 
 @router.post("/holds/{hold_id}/release", dependencies=AT_ADMIN_RATE, response_model=HoldObject, responses=CONFLICT)
 async def release(caller: Administering, holds: Service, hold_id: str, sent: Sent[HoldRelease]) -> Response:
-    """Release a legal hold. What no other hold covers is erased soon."""
+    """Release a legal hold. Kept contents that no other hold covers are erased soon."""
     return json_response(await holds.release(caller, hold_id, sent))

@@ -24,7 +24,7 @@ from app.trail.records import Actor
 from app.trail.users import UserKeys
 
 MOST_ACTIVE = 1000
-"""Active holds of a project: each deletion looks through them."""
+"""Largest number of active holds of a project. Each deletion checks all of them."""
 
 LOCK_TRIES = 100
 LOCK_NOT_AVAILABLE = "55P03"
@@ -34,13 +34,13 @@ T = TypeVar("T")
 
 class Holds:
     def __init__(self, database: Database, users: UserKeys, released: Callable[[], None] = lambda: None) -> None:
-        """Args: released: called after a hold was released, so that the cleaner erases soon."""
+        """Args: released: called after the release of a hold, to wake the cleaner."""
         self._database = database
         self._users = users
         self._released = released
 
     async def place(self, caller: Caller, sent: HoldCreate) -> HoldObject:
-        """Place a hold. When it returns, no deletion that the hold has to keep from can be under way any more.
+        """Place a hold. When this returns, no deletion that began before the hold is still running.
 
         Raises:
             NotFound: there is no such thread.
@@ -55,7 +55,7 @@ class Holds:
         named = await self._named(project_id, sent.user)
 
         async def placed(session: AsyncSession) -> HoldObject:
-            # Without it, a request that began before the project was archived could precede the destruction of its key.
+            # Without this check, a request from before the archiving could place a hold during the key's destruction.
             if await session.scalar(select(Project.archived_at).where(Project.project_id == project_id)) is not None:
                 raise Conflict("The project is archived.", code="project_archived")
             of_project = (Hold.project_id == project_id, Hold.released_at.is_(None))
@@ -63,7 +63,7 @@ class Holds:
                 await session.execute(select(func.count()).select_from(Hold).where(*of_project))
             ).scalar_one() >= MOST_ACTIVE:
                 raise Conflict(
-                    f"The project has {MOST_ACTIVE} active holds, as many as it can have. Release one, or hold a user "
+                    f"The project has {MOST_ACTIVE} active holds, which is the limit. Release one, or hold a user "
                     "or the project.",
                     code="too_many_holds",
                 )
@@ -82,7 +82,7 @@ class Holds:
                 if "holds_distributed_check" not in str(error.orig):
                     raise
                 raise Conflict(
-                    "Legal holds need a database on one Postgres. On a Citus cluster, nothing would be kept.",
+                    "Legal holds need a database on one Postgres server. They are not available on a Citus cluster.",
                     code="holds_unsupported",
                 ) from error
             await self._record(session, caller.actor, "hold.placed", hold, named)
@@ -91,7 +91,7 @@ class Holds:
         return await self._exclusively(project_id, placed)
 
     async def release(self, caller: Caller, given: str, sent: HoldRelease) -> HoldObject:
-        """Release a hold. The cleaner erases what no other hold covers.
+        """Release a hold. The cleaner then erases rows that no other hold covers.
 
         Raises:
             NotFound: there is no such hold.
@@ -116,7 +116,7 @@ class Holds:
             if hold is None:
                 if await session.get(Hold, (project_id, id_)) is None:
                     raise _unknown(hold_id(id_))
-                raise Conflict(f"The hold {hold_id(id_)} was released before.", code="hold_released")
+                raise Conflict(f"The hold {hold_id(id_)} is already released.", code="hold_released")
             await self._record(session, actor, "hold.released", hold, named)
             return hold_object(hold)
 
@@ -140,7 +140,7 @@ class Holds:
         return hold
 
     async def list_page(self, caller: Caller, page: Page, *, active: bool | None) -> dict[str, Any]:
-        """A page of holds.
+        """Return a page of holds.
 
         Raises:
             BadRequest: the cursor is the id of no hold.
@@ -160,7 +160,7 @@ class Holds:
         return list_object(rows, hold_object, has_more=more)
 
     async def _exclusively(self, project_id: UUID, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Run a transaction while no deletion in the project is under way.
+        """Run a transaction under the exclusive lock of the project's holds, which excludes deletions.
 
         The lock is requested again and again with a short time-out: other deletions wait behind each request.
 

@@ -33,7 +33,7 @@ async def holds_on_thread(
 
 
 async def holds_on_user(session: AsyncSession, project_id: UUID, user_id: str) -> Sequence[UUID]:
-    """Return the active holds that cover something of a user, the oldest first."""
+    """Return the active holds that cover any contents of a user, oldest first."""
     where = {"project_id": project_id, "user_id": user_id}
     return (await session.scalars(SQL.holds_on_user.clause, where)).all()
 
@@ -51,7 +51,7 @@ async def active(session: AsyncSession, project_id: UUID) -> list[Hold]:
 
 
 async def minimum_ends(session: AsyncSession, project_id: UUID) -> datetime | None:
-    """Return the end of the last minimum retention of a project's contents; None if all are over."""
+    """Return the latest end of a minimum retention in a project; None if all have ended."""
     until: datetime | None = await session.scalar(SQL.minimum_of_project.clause, {"project_id": project_id})
     return until
 

@@ -1,8 +1,8 @@
-"""Records of who read contents: `thread.read`, in the chain of the thread, or of the project for lists and searches.
+"""Records of reads: `thread.read` on the chain of the thread, or on the project's chain for lists and searches.
 
-A route whose answers show contents is marked with `reads`. The answer is made first, so that a refused read leaves no
-record. It is sent after the record is in Postgres: without the record, the read is refused. Records hold no contents,
-no titles and no words of a search. The reads of user tokens are never recorded.
+The decorator `reads` marks each route whose answers show contents. The answer is computed first, so that a refused
+read leaves no record. It is sent after the record is in Postgres: a read that cannot be recorded is refused. Records
+contain no contents, titles or search words. Reads with user tokens are never recorded.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from app.projects.auth import CALLER, Caller, Grant
 from app.trail.append import Record, append_alone
 
 SECONDS = 60.0
-"""Time in which a worker records the same reading by the same reader once."""
+"""Time during which a worker records repeated reads by the same reader once."""
 
 MOST_REMEMBERED = 10_000
-"""Readings that a worker remembers. When they are full, a reading may be recorded again before its time is over."""
+"""Largest number of reads that a worker remembers. Beyond it, a read may be recorded again earlier."""
 
 SQL = statements_of(__file__)
 
@@ -36,10 +36,10 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Task = asyncio.Task[None]
 
 TURN = "read_turn_id"
-"""Key of a request's state: the turn whose contents the answer shows, where the path does not name it. None: none."""
+"""Key in the request's state: the turn whose contents the answer shows, if the path does not name it, or None."""
 
 THREAD = "thread_id"
-"""Key of a request's state: the id of the thread in the path."""
+"""Key in the request's state: the id of the thread in the path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Mark:
     kind: str
     """Noun for `detail` of the record."""
     of: Literal["thread", "project"]
-    """The chain that the record is written to. A record about the project has the number of entries of the answer."""
+    """Chain of the record. The detail of a record on the project's chain has the number of entries in the answer."""
     exported: bool
     """True if the reads of every key are recorded, as exports are."""
     always: bool
@@ -76,7 +76,7 @@ def mark_of(endpoint: object) -> Mark | None:
 
 
 class RecordedRoute(APIRoute):
-    """A route that records the reading of its answers, if it is marked."""
+    """A route that records reads of its answers if it is marked."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         answer = super().get_route_handler()
@@ -92,14 +92,14 @@ class RecordedRoute(APIRoute):
 
 
 class Reads:
-    """The records, and the readings of the last minute."""
+    """Writer of read records, with a cache of the last minute's reads."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._written: dict[Hashable, tuple[float, Task]] = {}
 
     async def record(self, request: Request, response: Response, mark: Mark) -> None:
-        """Record a reading, if the project's setting says so.
+        """Record a read, if the project's setting requires it.
 
         Raises:
             DatabaseUnavailable: the record is not in Postgres. The answer must not be sent.
@@ -107,22 +107,22 @@ class Reads:
         caller: Caller = getattr(request.state, CALLER)
         if not _is_recorded(caller.grant, mark) or not _is_read(request, response, mark):
             return
-        chain, said = caller.project_id, mark.kind
+        chain, detail = caller.project_id, mark.kind
         which = hash((request.url.path, request.scope["query_string"]))
         if mark.of == "thread":
             found = await self._thread(request, response, caller.project_id)
             chain, which = found or chain, 0
         else:
-            said += _subject(request)
+            detail += _subject(request)
             if (number := _number(response)) is not None:
-                said += f": {number}"
+                detail += f": {number}"
         if caller.grant.session_id is not None:
-            said += " in the console"
+            detail += " in the console"
         key = (caller.key_id, caller.grant.session_id is None, chain, mark.kind, which)
-        await self._once(key, lambda: self._append(caller, chain, said))
+        await self._once(key, lambda: self._append(caller, chain, detail))
 
     async def _once(self, key: Hashable, write: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Write a record, or wait for the one of the same reading that is written already."""
+        """Write a record, or wait for the write of the same record that another request has begun."""
         now = time.monotonic()
         if key not in self._written or self._written[key][0] + SECONDS <= now:
             if len(self._written) >= MOST_REMEMBERED:
@@ -144,7 +144,7 @@ class Reads:
         await append_alone(self._database, caller.actor, caller.project_id, thread_id, record)
 
     async def _thread(self, request: Request, response: Response, project_id: UUID) -> UUID | None:
-        """Return the thread whose contents an answer shows; None if it has been deleted since."""
+        """Return the thread whose contents an answer shows; None if it was deleted meanwhile."""
         state, path = request.scope["state"], request.path_params
         if THREAD in state:
             found: UUID | None = state[THREAD]
@@ -161,8 +161,8 @@ class Reads:
 
 def _turn(path: dict[str, str]) -> UUID:
     """Return the turn of a path that names a response or a call."""
-    given = path["response_id"] if "response_id" in path else f"turn_{path['call_id'].split('_')[-2]}"
-    turn_id = ids.parse(given, ids.TURN_PREFIXES)
+    response_id = path["response_id"] if "response_id" in path else f"turn_{path['call_id'].split('_')[-2]}"
+    turn_id = ids.parse(response_id, ids.TURN_PREFIXES)
     assert turn_id is not None  # The route has found it.
     return turn_id
 
@@ -175,21 +175,21 @@ def _is_recorded(grant: Grant, mark: Mark) -> bool:
 
 
 def _subject(request: Request) -> str:
-    """Return the thread or hold that the path of a reading recorded on the project's chain names."""
+    """Return the suffix of the detail that names the thread or hold in the path; an empty string if there is none."""
     if (thread_id := request.scope["state"].get(THREAD)) is not None:
         return f" of {ids.thread_id(thread_id)}"
     return f" of {request.path_params['hold_id']}" if "hold_id" in request.path_params else ""
 
 
 def _is_read(request: Request, response: Response, mark: Mark) -> bool:
-    """Return False for an answer that shows nothing but what the request has made."""
+    """Return False for an answer that shows only contents that the request itself created."""
     if mark.kind == "thread" and response.status_code == 201:
         return False
     return getattr(request.state, TURN, True) is not None
 
 
 def _number(response: Response) -> int | None:
-    """Return the number of entries of a list; None for a stream, and for what is no list."""
+    """Return the number of entries in a list; None for streams and other answers."""
     body = getattr(response, "body", None)
     entries = None if body is None else orjson.loads(body).get("data")
     return None if entries is None else len(entries)

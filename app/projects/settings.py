@@ -90,7 +90,7 @@ class Limits(KeyLimits, UserLimits):
 
 
 RecordReads = Literal["off", "staff", "all"]
-"""Readers whose reads are recorded: nobody; the console, admin keys and exports; every key. User tokens never are."""
+"""Recorded reads: none; those of the console, admin keys and exports; those of all keys. Never those of user tokens."""
 
 LONGEST_ISSUER = 128
 LONGEST_AUDIENCE = 256

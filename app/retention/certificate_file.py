@@ -1,8 +1,8 @@
-"""An erasure certificate as a file: a signed note, then a line for each record by which a user's data was purged.
+"""File format of erasure certificates: a signed note, then one line for each deletion record of a user's purge.
 
-The text of the note is the name of the format, and a line of canonical JSON (RFC 8785). It contains the record that
-ends the purge, the checkpoint that covers it, and the record's inclusion proof in that (RFC 6962). The records that
-follow the note are the leaves of a Merkle tree, whose root is in the note and in the record's `content`.
+The text of the note has two lines: the name of the format, and canonical JSON (RFC 8785). The JSON contains the record
+that ends the purge, a checkpoint, and the inclusion proof of that record (RFC 6962). The deletion records are the
+leaves of a Merkle tree, whose root is in the JSON and in the `content` of the record that ends the purge.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,10 +34,10 @@ from app.http.nesting import excess
 from app.trail.records import record_hash
 
 FORMAT = "everthread/erasure-certificate/v1"
-"""First line. No origin of a checkpoint is like it: that ends with a project's id."""
+"""First line. It cannot be the origin of a checkpoint, because origins end with a project's id."""
 
 MOST_OF_NOTE = 512 * 1024
-"""Bytes of the note, in which that of the checkpoint is quoted."""
+"""Largest number of bytes of the note, which quotes the note of the checkpoint."""
 MOST_VALUES, DEEPEST = 20_000, 8
 LONGEST_LINE = 160
 LINES_AT_ONCE = 1_000
@@ -54,7 +54,7 @@ ENDS: dict[str, tuple[str, ...]] = {
 
 
 class BadCertificate(ValueError):
-    """A file that is no certificate, or whose certificate does not verify. The message names the first problem."""
+    """A malformed certificate, or one that does not verify. The message names the first problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +64,16 @@ class Certified:
     statement: Mapping[str, Any]
     checkpoint: Note
     records: int
-    """Number of the records that follow the note."""
+    """Number of deletion records after the note."""
 
 
 def signer_of(origin: str) -> str:
-    """Return the name that a project's certificates are signed under."""
+    """Return the key name that signs a project's certificates."""
     return f"{origin}/certificates"
 
 
 def counts(kind: str, detail: str | None) -> dict[str, int]:
-    """Return how much a purge has deleted, as the record of its end tells."""
+    """Return the counts of deleted rows from the record that ends a purge."""
     return {} if kind == "key" else counts_of(detail)
 
 
@@ -96,7 +96,7 @@ def lines(note: str, leaves: bytes) -> Iterator[bytes]:
 
 
 def verify(path: Path, trusted: Sequence[bytes], policy: Policy | None = None) -> Certified:
-    """Verify a certificate, with nothing but the public keys of which one must have signed it and its checkpoint.
+    """Verify a certificate offline. One of the public keys must have signed it and its checkpoint.
 
     Args:
         policy: the logs and witnesses that must have signed the checkpoint. Its keys of that log replace `trusted`.
@@ -120,16 +120,16 @@ def verify(path: Path, trusted: Sequence[bytes], policy: Policy | None = None) -
             _check_inclusion(statement, checkpoint)
             _check_records(statement, file)
         except BadNote as error:
-            raise BadCertificate(f"its checkpoint: {error}") from error
+            raise BadCertificate(f"its checkpoint does not verify: {error}") from error
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             if isinstance(error, BadCertificate):
                 raise
-            raise BadCertificate(f"a field of it is missing, or of another type: {error}") from error
+            raise BadCertificate(f"a field is missing or has another type: {error}") from error
     return Certified(statement, checkpoint_note, (statement["records"] or {"count": 0})["count"])
 
 
 def _note(file: BinaryIO) -> Note:
-    """Read the note, and leave the file where the records begin."""
+    """Read the note, and leave the file at the first deletion record."""
     head = file.read(MOST_OF_NOTE)
     end = head.find(b"\n\n", head.find(b"\n\n") + 2)
     if end >= 0:
@@ -140,7 +140,7 @@ def _note(file: BinaryIO) -> Note:
     try:
         return Note.parse(head, most=MOST_OF_NOTE)
     except BadNote as error:
-        raise BadCertificate(f"it is no signed note: {error}") from error
+        raise BadCertificate(f"it is not a signed note: {error}") from error
 
 
 def _statement(note: Note) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _verified(note: Note, keys: Sequence[VerifierKey], what: str) -> None:
 
 
 def _check_record(statement: Mapping[str, Any]) -> None:
-    """Check that the record is whole, and says the same as the certificate."""
+    """Verify the hash of the record, and compare its fields with those of the certificate."""
     record, kind = statement["record"], statement["kind"]
     chain_id, seq = _place(record["id"])
     content = {name: value for name, value in record.items() if name != "hash"}
@@ -196,38 +196,38 @@ def _check_record(statement: Mapping[str, Any]) -> None:
 def _check_inclusion(statement: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     project, record, position = statement["project"], statement["record"], statement["position"]
     if not is_of(checkpoint.origin, UUID(hex=project)):
-        raise BadCertificate(f"its checkpoint is that of another log: {checkpoint.origin}")
+        raise BadCertificate(f"its checkpoint belongs to another log: {checkpoint.origin}")
     path = [decoded(each) for each in statement["proof"][: LONGEST_PATH + 1]]
     if len(path) > LONGEST_PATH or type(position) is not int or not 0 <= position < checkpoint.size:
-        raise BadCertificate(f"its proof has no place in a tree of {checkpoint.size} leaves")
+        raise BadCertificate(f"its position is outside the tree of {checkpoint.size} leaves")
     leaf = leaf_data(*_place(record["id"]), bytes.fromhex(record["hash"]))
     if root_of(leaf, position, checkpoint.size, path) != checkpoint.root:
         raise BadCertificate(f"the record {record['id']} is not in the tree of its checkpoint")
 
 
 def _check_records(statement: Mapping[str, Any], file: BinaryIO) -> None:
-    """Check the records that follow the note against the root that the record of the purge's end commits to."""
+    """Verify the deletion records against the root in the record that ends the purge."""
     tree, listed, record = Tree(), statement["records"], statement["record"]
     while line := file.readline(LONGEST_LINE):
         if listed is None or tree.size == listed["count"]:
-            raise BadCertificate("more records follow the note than it tells of")
+            raise BadCertificate("it has more deletion records than it lists")
         named, _, hash_ = line.decode("ascii").removesuffix("\n").partition(" ")
         tree.add(leaf_data(*_place(named), bytes.fromhex(hash_)))
     if listed is None:
         if statement["kind"] == "user" and record["content"] is not None:
-            raise BadCertificate("the records by which the user's data was purged are missing")
+            raise BadCertificate("its deletion records are missing")
         return
     if tree.size != listed["count"]:
-        raise BadCertificate(f"{tree.size} records follow the note, and it tells of {listed['count']}")
+        raise BadCertificate(f"it has {tree.size} deletion records, but lists {listed['count']}")
     root = tree.root().hex()
     if root != listed["root"]:
-        raise BadCertificate("the records that follow the note are not those that it tells of: one was changed")
+        raise BadCertificate("the deletion records were changed or reordered: their Merkle root differs")
     if root != record["content"]:
-        raise BadCertificate(f"the records that follow the note are not those that {record['id']} tells of")
+        raise BadCertificate(f"the Merkle root of the deletion records differs from that in the record {record['id']}")
 
 
 def _place(record_id: str) -> tuple[UUID, int]:
-    """Return the chain and the number of a record by its id."""
+    """Parse the id of a record into chain and number."""
     found = ids.parse_record(record_id)
     if found is None or found[1] > LARGEST_NUMBER:
         raise BadCertificate(f"{record_id[:80]!r} is not the id of a record")

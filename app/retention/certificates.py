@@ -1,4 +1,4 @@
-"""Erasure certificates: made when a purge is complete and a checkpoint covers the record of its end, and then kept."""
+"""Erasure certificates. One is created when a purge is complete and a checkpoint covers the record of its end."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ from app.trail.records import SERVICE, instant, record_object
 from app.trail.users import UserKeys
 
 WITNESS_WAIT = timedelta(minutes=15)
-"""The longest time that a certificate that nobody asks for waits for a cosignature of its checkpoint."""
+"""Longest time that a certificate waits for a cosignature of its checkpoint, unless it is requested earlier."""
 
 SQL = statements_of(__file__)
 
@@ -50,7 +50,7 @@ class PurgeObject(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """A purge that is complete, by the record that ends it."""
+    """A complete purge, with the record that ends it."""
 
     id: UUID
     kind: Kind
@@ -105,7 +105,7 @@ class Certificates:
     ) -> None:
         """
         Args:
-            backup_days: how long backups are kept; None if nobody has said it.
+            backup_days: days for which backups are kept; None if unknown.
             provider_days: how long the provider keeps a response that it was not asked to delete.
             witnessed: witnesses cosign checkpoints.
         """
@@ -118,7 +118,7 @@ class Certificates:
         self._witnessed = witnessed
 
     async def purged(self, project_id: UUID, purge_id: UUID, *, holds: bool) -> Purged | None:
-        """Return a complete purge. A thread's has the thread's id, a key's that of the project.
+        """Return a complete purge. The purge of a thread has the thread's id, that of a key the project's id.
 
         Args:
             holds: the erasure of a hold's rows, by the hold's id, too. Ordinary keys must not learn of holds.
@@ -163,7 +163,7 @@ class Certificates:
         return [Purged(_purge_id(kind, row), kind, row, row["at"]) for row in rows]
 
     async def make_due(self) -> None:
-        """Make the certificates of users' purges that are complete. Those of the last minutes wait for a witness."""
+        """Create the missing certificates of users' complete purges. Recent ones wait for a cosignature."""
         for row in await self._database.fetch(*SQL.uncertified()):
             purged = await self.purged(row["project_id"], row["purge_id"], holds=False)
             if purged is None:
@@ -177,7 +177,7 @@ class Certificates:
                     await self._note(row["project_id"], purged)
 
     async def file(self, project_id: UUID, purged: Purged) -> Iterator[bytes]:
-        """Return the certificate of a purge as a file, in pieces. It is made if there is none.
+        """Return the certificate of a purge as a file, in pieces. Create it if there is none.
 
         Raises:
             Conflict: no checkpoint covers the end of the purge.
@@ -193,7 +193,7 @@ class Certificates:
         return str(note)
 
     async def _leaves(self, project_id: UUID, purged: Purged) -> bytes | None:
-        """Return the records by which a user was purged; None for other purges, and those of earlier releases."""
+        """Return the deletion records of a user's purge; None for other purges, and for purges by earlier releases."""
         if purged.kind != "user":
             return None
         found: bytes | None = await self._database.fetchval(
@@ -226,7 +226,7 @@ class Certificates:
         }
 
     async def _forget_user(self, project_id: UUID, purged: Purged) -> None:
-        """Delete the key that the records name the user by, if a worker has died between the purge's end and that."""
+        """Delete the user's digest key, if a worker died between the end of the purge and that deletion."""
         assert purged.user is not None
         named = await self._users.digest(project_id, purged.user)
         if named is not None and named == purged.record["user_digest"]:
@@ -245,7 +245,7 @@ class Certificates:
         return row["position"], [encoded(each) for each in path], note
 
     async def _covering(self, project_id: UUID, purged: Purged) -> Mapping[str, Any]:
-        """Return the leaf of a purge's record and the checkpoint that covers it. It is written if there is none.
+        """Return the leaf of a purge's record and the checkpoint that covers it. Write a checkpoint if there is none.
 
         Raises:
             Conflict: nothing of the project's trail is signed any more, because it was changed.
@@ -254,21 +254,21 @@ class Certificates:
         await self._checkpoints.write(project_id, [purged.record])
         row: Mapping[str, Any] | None = await self._database.fetchrow(*SQL.covering(**place))
         if row is None:
-            # An earlier release has signed the record without a note. A new record makes a new checkpoint, with one.
+            # An earlier release signed the record without a note. A new record leads to a new checkpoint with a note.
             async with self._database.session() as session:
                 await append_record(session, SERVICE, project_id, "audit.exported", detail=ids.purge_id(purged.id))
             await self._checkpoints.write(project_id)
             row = await self._database.fetchrow(*SQL.covering(**place))
         if row is None:
             raise Conflict(
-                "No checkpoint covers the end of this purge: 'everthread audit verify' tells why.",
+                "No checkpoint covers the end of this purge. 'everthread audit verify' shows the reason.",
                 param="purge_id",
                 code="purge_not_completed",
             )
         return row
 
     async def _held(self, project_id: UUID, purged: Purged) -> list[dict[str, Any]]:
-        """Return the numbers of rows that are kept from a purge, by hold."""
+        """Return the numbers of rows that holds and the minimum retention keep after a purge."""
         if purged.kind == "key":
             return []
         if purged.kind == "hold":
@@ -294,7 +294,7 @@ class Certificates:
         return found
 
     def _remains(self, purged: Purged) -> list[dict[str, Any]]:
-        """Return what else remains of the contents, and why."""
+        """Return everything else that remains of the contents, with the reasons."""
         ended = purged.record["at"]
         backups = None if self._backup_days is None else instant(ended + timedelta(days=self._backup_days))
         found: list[dict[str, Any]] = [
@@ -318,7 +318,7 @@ class Certificates:
             {
                 "what": "provider_copies",
                 "until": instant(ended + timedelta(days=self._provider_days)),
-                "why": "Their deletion was requested. The provider deletes them by itself at this time at the latest.",
+                "why": "Their deletion was requested. Otherwise, they expire at the provider at this time.",
             }
         )
         if purged.kind == "user":
@@ -337,9 +337,9 @@ def _is_old(purged: Purged) -> bool:
 
 
 def _purge_id(kind: Kind, row: RecordRow) -> UUID:
-    """Return the id of the purge that a record ends."""
-    id_ = ids.parse((row["detail"] or "").partition(":")[0], ("hold",)) if kind == "hold" else None
-    return id_ or row["chain_id"]
+    """Return the purge id for a record that ends a purge."""
+    hold_id = ids.parse((row["detail"] or "").partition(":")[0], ("hold",)) if kind == "hold" else None
+    return hold_id or row["chain_id"]
 
 
 def _listed(leaves: bytes) -> dict[str, Any]:

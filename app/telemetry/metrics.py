@@ -66,7 +66,7 @@ REJECTED_ANSWERS = Counter(
 )
 WEBHOOKS = Counter("everthread_webhooks", "Attempts to deliver to webhooks, by what came of them.", ["outcome"])
 WITNESS_REQUESTS = Counter(
-    "everthread_witness_requests", "Checkpoints sent to witnesses, by what came of them.", ["witness", "outcome"]
+    "everthread_witness_requests", "Checkpoints sent to witnesses, by outcome.", ["witness", "outcome"]
 )
 WITNESS_COSIGNED = Gauge(
     "everthread_witness_cosigned_timestamp_seconds",

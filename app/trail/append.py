@@ -15,7 +15,7 @@ from app.trail.records import Action, Actor
 SQL = statements_of(__file__)
 
 CHARACTERS = 500
-"""Size of a record, roughly."""
+"""Approximate size of a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ async def append_records(
 async def append_alone(
     database: Database, actor: Actor, project_id: UUID, thread_id: UUID | None, record: Record
 ) -> None:
-    """Write a record of what changes nothing, in a transaction that such records may share.
+    """Write a record without a change, in a transaction that it may share with other such records.
 
     Raises:
         DatabaseUnavailable: Postgres is unavailable, or the thread stays locked. The record is not written.

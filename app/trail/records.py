@@ -38,7 +38,7 @@ UNREADABLE_REST = ", the rest of the turn cannot be opened"
 """The end of the detail of `item.deleted` where the record covers the turn's place, and not its contents."""
 
 READS_RECORDED = "record_reads="
-"""Begins the part of the detail of `project.changed` that says whose reads are recorded from there on."""
+"""Prefix of the new value of `record_reads` in the detail of `project.changed`."""
 
 FIRST = bytes(32)
 """Previous hash of the first record of a chain."""

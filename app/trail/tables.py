@@ -15,7 +15,7 @@ ERASED = (
     "action IN ('thread.deleted', 'thread.purged', 'turn.purged', 'user.purged', 'hold.erased',"
     " 'project.key_destroyed')"
 )
-"""Condition of the index of records by which contents were erased."""
+"""Condition of the index of erasure records."""
 
 
 class AuditRecord(Base):

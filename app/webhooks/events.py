@@ -17,7 +17,7 @@ EventType = Literal[
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 
 APPENDED: EventType = "audit.appended"
-"""There are new records, whatever they say. One event stands for all of them."""
+"""Event type for new audit records of any kind. One event covers several records."""
 
 DEFAULT_EVENTS = tuple(each for each in EVENT_TYPES if each != APPENDED)
 
