@@ -53,6 +53,7 @@ OWN_OTHER_VALUE = {
     "api_keys.scopes": "ARRAY['read']",
     "projects.session_cache": "'off'",
     "projects.record_reads": "'off'",
+    "projects.minimum_retention_days": "7",
     # The database refuses a destroyed key alone.
     "projects.key_destroyed_at": "now(), encrypted_at = now(), archived_at = now()",
     # The database refuses a ready compaction that has no text.
