@@ -253,7 +253,7 @@ JOIN shares s ON s.project_id = :project_id AND s.bucket = wanted.bucket AND s.i
 
 -- project --
 SELECT name, operates, settings, retention_days, session_cache, created_at, archived_at, encrypted_at,
-    key_destroyed_at, record_reads, salt
+    key_destroyed_at, record_reads, minimum_retention_days, salt
 FROM projects WHERE project_id = :project_id
 
 -- keys --

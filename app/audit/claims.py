@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from app.db import ids
-from app.trail.records import COPY_OF, READS_RECORDED, UNREADABLE_REST
+from app.trail.records import COPY_OF, MINIMUM_RETENTION, READS_RECORDED, UNREADABLE_REST
 
 WHOLE = ("items.added", "turn.imported", "item.deleted")
 """Their content is the digest of a whole turn."""
@@ -155,6 +155,7 @@ class ProjectClaims:
         self.project: Claim | None = None
         self.keys: dict[UUID, Claim] = {}
         self.record_reads = "staff"
+        self.minimum_retention = "none"
 
     def take(self, row: Any) -> None:
         """Take the next record of the chain."""
@@ -167,6 +168,8 @@ class ProjectClaims:
             for said in (row["detail"] or "").split(", ") if row["action"] == "project.changed" else ():
                 if said.startswith(READS_RECORDED):
                     self.record_reads = said.removeprefix(READS_RECORDED)
+                elif said.startswith(MINIMUM_RETENTION):
+                    self.minimum_retention = said.rpartition(" to ")[2]
         elif row["action"].startswith("key."):
             self.keys[_id(row["detail"].partition(" ")[0], "key")] = claim
 

@@ -469,6 +469,8 @@ def _wrong_project(claims: ProjectClaims, project: Any, keys: dict[UUID, Any]) -
         yield f"the project's own record {claims.project.seq}", f"its name, settings or limits: {said}"
     elif project["record_reads"] != claims.record_reads:
         yield "the project's own", "whose reads are recorded: it is not what was recorded"
+    elif str(project["minimum_retention_days"] or "none") != claims.minimum_retention:
+        yield "the project's own", "its minimum retention: it is not what was recorded"
     for id_, claim in claims.keys.items():
         row = keys.get(id_)
         said = "it is gone" if row is None else _wrong_row("key", claim, row)

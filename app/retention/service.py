@@ -23,7 +23,7 @@ from app.retention.purge import Purge
 from app.threads.address import ById
 from app.threads.tables import Thread
 from app.trail.append import append_record
-from app.trail.records import READS_RECORDED
+from app.trail.records import MINIMUM_RETENTION, READS_RECORDED
 from app.trail.users import UserKeys
 from app.transfer.service import Transfer
 
@@ -195,8 +195,7 @@ def _said(values: dict[str, Any], former_minimum: int | None) -> str:
     """Return the names of changed settings, and the values of those by which the trail must be read."""
     shown = {
         "record_reads": f"{READS_RECORDED}{values.get('record_reads')}",
-        "minimum_retention_days": "minimum_retention_days "
-        f"from {former_minimum or 'none'} to {values.get('minimum_retention_days') or 'none'}",
+        "minimum_retention_days": f"{MINIMUM_RETENTION}{former_minimum or 'none'} to {values.get('minimum_retention_days') or 'none'}",
     }
     return ", ".join(shown.get(name, name) for name in values)
 

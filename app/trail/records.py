@@ -40,6 +40,9 @@ UNREADABLE_REST = ", the rest of the turn cannot be opened"
 READS_RECORDED = "record_reads="
 """Prefix of the new value of `record_reads` in the detail of `project.changed`."""
 
+MINIMUM_RETENTION = "minimum_retention_days from "
+"""Prefix of the former and the new value of `minimum_retention_days` in the detail of `project.changed`."""
+
 FIRST = bytes(32)
 """Previous hash of the first record of a chain."""
 
