@@ -11,7 +11,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from app.webhooks.events import EVENT_TYPES
+from app.webhooks.events import APPENDED, EVENT_TYPES
 from tests.databases import query
 from tests.service import Service, eventually
 from tests.tenants import Tenant
@@ -288,22 +288,24 @@ def told(twin: Twin, database_url: str) -> list[tuple[Any, ...]]:
 
     last = {("user.purged", None), ("response.completed", again)}
     eventually(lambda: last <= {(type_, data.get("thread_id")) for type_, data in events()})
-    story.told.append(("webhooks", *sorted(twin.shown(json.dumps(event)) for event in events())))
+    # The number of events that tell of a grown trail, and their moments, depend on the time.
+    shown = (twin.shown(json.dumps(event)) for event in events() if event[0] != APPENDED)
+    story.told.append(("webhooks", *sorted(shown)))
     return story.told
 
 
-def test_whatever_is_deleted_or_changed_the_same_is_told_and_left(twins: Twins, database_url: str) -> None:
-    held, free = (told(twin, database_url) for twin in twins)
+def test_whatever_is_deleted_or_changed_the_same_is_told_and_left(
+    service: Service, twins: Twins, database_url: str
+) -> None:
+    keeping = Twin(service)
+    assert keeping.tenant.http.patch("/project", json={"minimum_retention_days": 365}).status_code == 200
+    kept, held, free = (told(twin, database_url) for twin in (keeping, *twins))
     for one, other in zip(held, free, strict=True):
         assert one == other
     assert {each[2] for each in held if len(each) == 5} == {200, 201, 202, 403, 404, 429}
-
-
-def test_a_minimum_retention_changes_nothing_but_the_projects_settings(service: Service, database_url: str) -> None:
-    keeping, free = Twin(service), Twin(service)
-    assert keeping.tenant.http.patch("/project", json={"minimum_retention_days": 365}).status_code == 200
-    one, other = ([each for each in told(twin, database_url) if each[1] != "/project"] for twin in (keeping, free))
-    assert one == other
+    # A minimum retention changes nothing but the project's settings, which show it.
+    for one, other in zip(kept, free, strict=True):
+        assert one == other or one[1] == "/project"
 
 
 def test_live_events_are_the_same(twins: Twins) -> None:
