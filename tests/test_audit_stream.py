@@ -236,7 +236,7 @@ CLOCK_SET_BACK = [("append", 0, 0, 0.0), ("append", 0, 0, 2.0), ("commit", 0)]
 
 
 @pytest.mark.usefixtures("small_steps")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(script=SCRIPT)
 @example(script=BEFORE_ITS_PREDECESSOR)
 @example(script=CLOCK_SET_BACK)
