@@ -144,13 +144,19 @@ def test_a_server_that_is_read_only_is_503_until_it_is_not(
     service = Service(env={**service_env, "DATABASE_URL": pair.url(hosts=f"127.0.0.1:{pair.ports[0]}")})
     thread = service.thread()
     service.turn(thread, "My name is Ada.")
+    # A key whose reads are not recorded: records have to be written.
+    fields = {"name": "app", "scopes": ["read", "write"]}
+    app = service.http.post(f"/admin/projects/{service.http.get('/project').json()['id']}/keys", json=fields)
+    reader = {"Authorization": f"Bearer {app.json()['key']}"}
+    assert service.http.get("/project", headers=reader).status_code == 200
     primary = pair.url(hosts=f"127.0.0.1:{pair.ports[0]}")
     run_sql(primary, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
     eventually(lambda: httpx2.get(f"{service.url}/readyz").status_code == 503)
     assert httpx2.get(f"{service.url}/readyz").json()["postgres"] == "read-only"
     refused = service.http.post(f"/threads/{thread}/turns", json={"input": "What is my name?"})
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
-    assert service.http.get(f"/threads/{thread}/messages").status_code == 200
+    assert service.http.get(f"/threads/{thread}/messages", headers=reader).status_code == 200
+    assert service.http.get(f"/threads/{thread}/messages").status_code == 503
     run_sql(
         primary, "SET default_transaction_read_only = off", "ALTER SYSTEM RESET default_transaction_read_only",
         "SELECT pg_reload_conf()",
