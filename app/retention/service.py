@@ -193,9 +193,10 @@ def _unknown_purge(purge_id: str) -> NotFound:
 
 def _said(values: dict[str, Any], former_minimum: int | None) -> str:
     """Return the names of changed settings, and the values of those by which the trail must be read."""
+    minimum = values.get("minimum_retention_days") or "none"
     shown = {
         "record_reads": f"{READS_RECORDED}{values.get('record_reads')}",
-        "minimum_retention_days": f"{MINIMUM_RETENTION}{former_minimum or 'none'} to {values.get('minimum_retention_days') or 'none'}",
+        "minimum_retention_days": f"{MINIMUM_RETENTION}{former_minimum or 'none'} to {minimum}",
     }
     return ", ".join(shown.get(name, name) for name in values)
 
