@@ -655,7 +655,7 @@ def test_what_a_hold_keeps_is_sealed_with_its_project_and_opens_as_before(
         run_sql(url, f"DELETE FROM data_keys WHERE project_id = '{project.uuid}'")
     assert any(hold["id"] in line for line in project.command("holds", "list"))
     project.command("holds", "release", hold["id"], "--reason", "closed")
-    assert project.command("holds", "release", hold["id"], "--reason", "x", code=1)[-1].endswith("released before.")
+    assert project.command("holds", "release", hold["id"], "--reason", "x", code=1)[-1].endswith("is already released.")
     encrypted.http.patch("/project", json={"retention_days": None})  # Wakes the cleaner.
     eventually(lambda: run_sql(url, count)[0]["count"] == 0)
 

@@ -35,7 +35,7 @@ SECRET = re.compile(
 )
 RANK = re.compile(r'hit_[\w-]+|(?<="score":)0\.\d+')
 DELIVERY = re.compile(r'"attempts":\d+,"next_attempt_at":\w+,"delivered_at":null,"last_status":null,"last_error":[^}]+')
-DURATION = re.compile(r'("\w+_(?:ms|seconds)":)[\d.]+')
+DURATION = re.compile(r'("\w+_(?:ms|seconds)":|"durations":|"first_words":)(?:[\d.]+|null|\[[\d,]*\])')
 
 
 PICTURE = "data:image/png;base64," + b64encode(Random(1).randbytes(15_000)).decode()
@@ -270,10 +270,10 @@ def told(twin: Twin, database_url: str) -> list[tuple[Any, ...]]:
     past = f"now() - interval '2 hours' WHERE id = '{short[7:]}'"
     query(database_url, f"UPDATE threads SET updated_at = {past}", f"UPDATE threads SET expires_at = {past}")
     did(key, "PATCH", "/project", json={"retention_days": None})
-    eventually(lambda: ann.get(f"/threads/{short}").status_code == 404)
+    eventually(lambda: ann.get(f"/threads/{short}").status_code == 404, seconds=120)
     did(key, "POST", "/threads", json={"user": "bob", "title": "apple"})
     purge = f"/purges/{did(key, 'DELETE', '/users/ann/data').json()['id']}"
-    eventually(lambda: key.get(purge).json()["status"] == "completed")
+    eventually(lambda: key.get(purge).json()["status"] == "completed", seconds=120)
     did(key, "GET", purge)
     story.everything_is_read(fork, link)
     # Whoever comes under the same name begins again.
@@ -287,7 +287,7 @@ def told(twin: Twin, database_url: str) -> list[tuple[Any, ...]]:
         return [(each["event"]["type"], each["event"]["data"]) for each in key.get(deliveries).json()["data"]]
 
     last = {("user.purged", None), ("response.completed", again)}
-    eventually(lambda: last <= {(type_, data.get("thread_id")) for type_, data in events()})
+    eventually(lambda: last <= {(type_, data.get("thread_id")) for type_, data in events()}, seconds=120)
     # The number of events that tell of a grown trail, and their moments, depend on the time.
     shown = (twin.shown(json.dumps(event)) for event in events() if event[0] != APPENDED)
     story.told.append(("webhooks", *sorted(shown)))

@@ -463,7 +463,7 @@ def test_every_route_that_streams_is_held_to_its_credential(service: Service) ->
         assert path
     answers = {"turns_create", "responses_create", "chat_complete"}
     held = {name.replace("threads_life", "turns_life") for name in (*STREAMS, *EXPORTS)}
-    assert found == held | answers | {"audit_export", "audit_export_thread"}
+    assert found == held | answers | {"audit_export", "audit_export_thread", "audit_stream", "holds_export"}
     here = Path(__file__).parents[1] / "app"
     others = [str(each) for each in here.rglob("*.py") if "StreamingResponse" in each.read_text()]
     assert [each for each in others if "/emulator/" not in each] == []

@@ -48,7 +48,9 @@ def scope_of(method: str, path: str) -> str:
     """Return the scope that an operation requires, independently of the code."""
     if path.startswith(("/v1/admin/", "/v1/webhooks")) or (method, path) == ("patch", "/v1/project"):
         return "admin"
-    if "/audit" in path:
+    if path.startswith("/v1/holds") and method == "post":
+        return "admin"
+    if "/audit" in path or path.startswith("/v1/holds") or path.endswith(("/held", "/certificate")):
         return "audit"
     return "read" if method == "get" or path in ("/v1/responses/input_tokens", "/v1/stream_tickets") else "write"
 

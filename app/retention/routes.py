@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import Field
 
 from app.http.bodies import WHOLE, Changes, Sent, examples, json_response
@@ -94,6 +94,6 @@ NOT_COMPLETED: Responses = {409: error("The purge is not complete, or no checkpo
 
 
 @router.get("/purges/{purge_id}/certificate", response_class=Response, responses={**AS_TEXT, **NOT_COMPLETED})
-async def certificate(caller: Auditing, retention: Service, purge_id: str) -> Response:
+async def certificate(request: Request, caller: Auditing, retention: Service, purge_id: str) -> Response:
     """Return the signed erasure certificate of a purge."""
-    return StreamingResponse(await retention.certificate(caller, purge_id), media_type="text/plain")
+    return Export(await retention.certificate(caller, purge_id), listening(request, caller), media_type="text/plain")
