@@ -83,6 +83,10 @@ def hold(tenant: Tenant) -> None:
     assert tenant.http.post("/holds", json={"project": True, "reason": "A case"}).status_code == 201
 
 
+COUNTED_LATER = {"GET /usage/hours"}
+"""Routes whose numbers a worker counts from time to time: only their status is compared."""
+
+
 def things(tenant: Tenant) -> dict[str, str]:
     """A thread of Ann's, and one of each kind in it that a path can name."""
     http = tenant.http
@@ -167,6 +171,8 @@ def walk(
                 twin.answer(client(twin).request(method, path.format(**named), **filled(request, named)))
                 for twin, named in zip(twins, mine, strict=True)
             ]
+            if f"{method} {path}" in COUNTED_LATER:
+                answers = [(status, [], "") for status, _, _ in answers]
             assert answers[0] == answers[1], (method, path, request)
             assert answers[0][0] < 500, (method, path, request, answers[0])
             if answers[0][0] < 400:
