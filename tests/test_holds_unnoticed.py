@@ -273,8 +273,8 @@ def told(twin: Twin, database_url: str) -> list[tuple[Any, ...]]:
     story.everything_is_read(fork, link)
     # A thread whose time to live is over, and all threads of a user.
     short = did(ann, "POST", "/threads", json={"title": "Short", "ttl_seconds": 3600}).json()["id"]
-    past = f"now() - interval '2 hours' WHERE id = '{short[7:]}'"
-    query(database_url, f"UPDATE threads SET updated_at = {past}", f"UPDATE threads SET expires_at = {past}")
+    ended = "ttl_seconds = 0, expires_at = now() - interval '2 hours'"
+    query(database_url, f"UPDATE threads SET {ended} WHERE id = '{short[7:]}'")
     did(key, "PATCH", "/project", json={"retention_days": None})
     eventually(lambda: ann.get(f"/threads/{short}").status_code == 404, seconds=120)
     did(key, "POST", "/threads", json={"user": "bob", "title": "apple"})
