@@ -107,19 +107,14 @@ class Reads:
         caller: Caller = getattr(request.state, CALLER)
         if not _is_recorded(caller.grant, mark) or not _is_read(request, response, mark):
             return
-        chain, detail = caller.project_id, mark.kind
-        which = hash((request.url.path, request.scope["query_string"]))
+        chain, which = caller.project_id, 0
         if mark.of == "thread":
-            found = await self._thread(request, response, caller.project_id)
-            chain, which = found or chain, 0
+            chain = await self._thread(request, response, caller.project_id) or chain
         else:
-            detail += _subject(request)
-            if (number := _number(response)) is not None:
-                detail += f": {number}"
-        if caller.grant.session_id is not None:
-            detail += " in the console"
+            which = hash((request.scope["path"], request.scope["query_string"]))
         key = (caller.key_id, caller.grant.session_id is None, chain, mark.kind, which)
-        await self._once(key, lambda: self._append(caller, chain, detail))
+        # The entries of a list are counted only for a record that is written.
+        await self._once(key, lambda: self._append(caller, chain, _detail(caller, request, response, mark)))
 
     async def _once(self, key: Hashable, write: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Write a record, or wait for the write of the same record that another request has begun."""
@@ -172,6 +167,15 @@ def _is_recorded(grant: Grant, mark: Mark) -> bool:
         return mark.always
     watched = grant.session_id is not None or "admin" in grant.scopes or mark.exported
     return watched or grant.record_reads == "all"
+
+
+def _detail(caller: Caller, request: Request, response: Response, mark: Mark) -> str:
+    detail = mark.kind
+    if mark.of == "project":
+        detail += _subject(request)
+        if (number := _number(response)) is not None:
+            detail += f": {number}"
+    return detail if caller.grant.session_id is None else f"{detail} in the console"
 
 
 def _subject(request: Request) -> str:
