@@ -19,15 +19,15 @@ SELECT h.id FROM holds h WHERE h.project_id = :project_id AND h.released_at IS N
 ORDER BY h.id
 
 -- kept_of --
--- Counts of rows that active holds keep, of threads or of a user, by table and hold.
-SELECT h.id AS hold_id, r.source, count(*) AS rows FROM held_rows r
+-- Counts of rows that active holds keep, of threads or of a user, by hold. A row that several hold is counted for each.
+SELECT h.id AS hold_id, count(*) AS rows FROM held_rows r
 JOIN holds h ON h.project_id = :project_id AND h.released_at IS NULL
     AND (h.scope = 'project' OR h.thread_id = r.thread_id OR h.user_id = r.user_id)
 WHERE r.project_id = :project_id AND (
     r.user_id = :user_id::text
     OR r.bucket = ANY(:buckets::smallint[]) AND r.thread_id = ANY(:thread_ids::uuid[])
 )
-GROUP BY h.id, r.source ORDER BY h.id, r.source
+GROUP BY h.id ORDER BY h.id
 
 -- holds_on_turn --
 -- The active holds that cover a turn: by its thread, or by a fork that shares it.

@@ -1,7 +1,6 @@
 """Legal holds in Postgres, and what they keep."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -13,15 +12,6 @@ from app.db.sql import statements_of
 from app.holds.tables import Hold
 
 SQL = statements_of(__file__)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """Number of rows of a table that an active hold keeps. A row that several holds cover is counted for each."""
-
-    hold_id: UUID
-    source: str
-    rows: int
 
 
 async def holds_on_thread(
@@ -58,12 +48,12 @@ async def minimum_ends(session: AsyncSession, project_id: UUID) -> datetime | No
 
 async def kept_of(
     session: AsyncSession, project_id: UUID, *, thread_ids: Sequence[UUID] = (), user_id: str | None = None
-) -> list[Kept]:
-    """Count the rows that active holds keep, of threads and of a user, by table and hold."""
+) -> dict[UUID, int]:
+    """Return the numbers of rows of threads and of a user that active holds keep, by hold."""
     where = {
         "project_id": project_id,
         "buckets": [ids.bucket_of(each) for each in thread_ids],
         "thread_ids": list(thread_ids),
         "user_id": user_id,
     }
-    return [Kept(row.hold_id, row.source, row.rows) for row in await session.execute(SQL.kept_of.clause, where)]
+    return {row.hold_id: row.rows for row in await session.execute(SQL.kept_of.clause, where)}

@@ -1,6 +1,5 @@
 """Erasure certificates. One is created when a purge is complete and a checkpoint covers the record of its end."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -275,14 +274,16 @@ class Certificates:
             why = "Rows that another active hold or a minimum retention covers are kept until its end."
             return [{"what": "held_rows", "why": why}]
         thread_id = purged.id if purged.kind == "thread" else LOWEST
-        counts: Counter[str] = Counter()
         async with self._database.session() as session:
             kept = await kept_of(session, project_id, thread_ids=[thread_id], user_id=purged.user)
-        for each in kept:
-            counts[hold_id(each.hold_id)] += each.rows
         found: list[dict[str, Any]] = [
-            {"what": "held_rows", "hold": hold, "count": count, "why": "A legal hold keeps them until its release."}
-            for hold, count in counts.items()
+            {
+                "what": "held_rows",
+                "hold": hold_id(id_),
+                "count": rows,
+                "why": "A legal hold keeps them until its release.",
+            }
+            for id_, rows in kept.items()
         ]
         longer = SQL.kept_longer(
             project_id=project_id, user_id=purged.user, bucket=ids.bucket_of(thread_id), thread_id=thread_id
