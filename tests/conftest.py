@@ -26,6 +26,8 @@ settings.register_profile("quick", settings.get_profile("any machine"), max_exam
 # All clients of the tests share one TLS context. To make one takes longer than most requests do.
 httpcore2.default_ssl_context = cache(httpcore2.default_ssl_context)
 
+pytest_plugins = ["tests.console"]
+
 ENCRYPTED = bool(os.environ.get("TEST_ENCRYPTED"))
 
 

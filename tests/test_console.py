@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterator, Sequence
+import tomllib
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +11,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, expect
 from starlette.routing import Route
 
 import app
@@ -22,15 +20,13 @@ from app.console.pages import settings
 from app.console.routes import routes
 from app.console.words import CHINESE, language_of
 from app.projects.settings import Limits
-from tests.databases import migrated_database
+from tests.console import Console, needs_chromium, new_key
 from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.wire import Proxy
 
 HERE = Path(app.__file__).parent / "console"
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
+pytestmark = needs_chromium
 
 ATTACKS = (
     "<script>window.hacked = 1</script>",
@@ -55,86 +51,6 @@ ATTACKS = (
 
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
-
-@pytest.fixture(scope="module")
-def browser(running: Service) -> Iterator[Browser]:
-    """Begun after the service: no other loop is begun while its own runs."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def own_env(server_urls: tuple[str, str], service_env: dict[str, str]) -> dict[str, str]:
-    url = migrated_database(server_urls[0])
-    return {
-        **service_env,
-        "DATABASE_URL": url,
-        "EVERTHREAD_AUDIT_KEY": "22" * 32,
-        "EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "1",
-    }
-
-
-@pytest.fixture(scope="module")
-def running(own_env: dict[str, str]) -> Iterator[Service]:
-    service = Service(env=own_env)
-    yield service
-    assert service.stop() == 0
-
-
-def new_key(
-    service: Service, *, scopes: Sequence[str] = ("read", "write", "audit", "admin"), name: str | None = None
-) -> str:
-    """A key of a new project."""
-    project = service.http.post("/admin/projects", json={"name": name or uuid4().hex}).json()["id"]
-    made = service.http.post(f"/admin/projects/{project}/keys", json={"name": "console", "scopes": list(scopes)})
-    key: str = made.json()["key"]
-    return key
-
-
-class Console:
-    """A browser that is signed in, and what has gone wrong in it."""
-
-    def __init__(self, context: BrowserContext, service: Service, key: str) -> None:
-        self.context = context
-        self.service = service
-        self.wrong: list[str] = []
-        self.page = context.new_page()
-        self.page.on("console", self._told)
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("dialog", lambda dialog: dialog.accept())
-        self.http = httpx2.Client(base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60)
-        self.open("")
-        self.page.fill("#key", key)
-        self.page.click("main button")
-        self.page.wait_for_url("**/console/threads")
-
-    def _told(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.wrong.append(message.text)
-
-    def open(self, path: str) -> Page:
-        self.page.goto(f"{self.service.url}/console{path}")
-        return self.page
-
-    def thread(self, *texts: str, **fields: Any) -> str:
-        thread: str = self.http.post("/threads", json=fields).json()["id"]
-        for text in texts:
-            assert self.http.post(f"/threads/{thread}/turns", json={"input": text}).status_code == 200
-        return thread
-
-
-@pytest.fixture
-def console(browser: Browser, running: Service, own_env: dict[str, str], emulator: Emulator) -> Iterator[Console]:
-    """In a project of the test's own."""
-    context = browser.new_context(locale="en-US")
-    console = Console(context, running, new_key(running))
-    yield console
-    context.close()
-    # A violation of the policy, a script that fails, a file that is not there: each is told in the console.
-    assert console.wrong == []
 
 
 def test_a_thread_is_found_by_words_names_and_users_as_one_types(console: Console) -> None:
@@ -280,11 +196,11 @@ def test_a_long_thread_opens_at_its_end_and_is_read_on_upwards(console: Console)
 
 
 def test_the_page_of_a_thread_asks_the_database_four_times(
-    browser: Browser, own_env: dict[str, str], emulator: Emulator
+    browser: Browser, console_env: dict[str, str], emulator: Emulator
 ) -> None:
-    proxy = Proxy(own_env["DATABASE_URL"])
+    proxy = Proxy(console_env["DATABASE_URL"])
     quiet = {"EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "3600"}  # What is done beside asks for projects too.
-    service = Service(env={**own_env, **quiet, "DATABASE_URL": proxy.url})
+    service = Service(env={**console_env, **quiet, "DATABASE_URL": proxy.url})
     with browser.new_context() as context:
         console = Console(context, service, service.key)
         thread = console.thread(*[f"Echo: {number}" for number in range(50)])
@@ -341,9 +257,11 @@ def test_a_conversation_is_played_paused_and_gone_through(console: Console) -> N
 
 
 @pytest.mark.parametrize("place", ["thread", "project"])
-def test_the_proof_of_a_trail_is_checked_in_the_browser(console: Console, own_env: dict[str, str], place: str) -> None:
+def test_the_proof_of_a_trail_is_checked_in_the_browser(
+    console: Console, console_env: dict[str, str], place: str
+) -> None:
     thread = console.thread("Echo: one", "Echo: two", title="Proved")
-    public = Process("audit", "public-key", env=own_env)
+    public = Process("audit", "public-key", env=console_env)
     assert public.ended() == 0
     key = public.lines[-1]
     page = console.open(f"/threads/{thread}/trail" if place == "thread" else "/audit")
@@ -367,10 +285,10 @@ def test_the_proof_of_a_trail_is_checked_in_the_browser(console: Console, own_en
 
 
 def test_where_a_page_is_not_secure_the_server_checks_the_proof_and_says_so(
-    console: Console, own_env: dict[str, str]
+    console: Console, console_env: dict[str, str]
 ) -> None:
     thread = console.thread("Echo: one", title="Proved")
-    public = Process("audit", "public-key", env=own_env)
+    public = Process("audit", "public-key", env=console_env)
     assert public.ended() == 0
     console.page.add_init_script("Object.defineProperty(window, 'isSecureContext', { value: false })")
     page = console.open("/audit")
@@ -468,9 +386,9 @@ def test_purges_are_shown_with_their_progress(console: Console) -> None:
     )
 
 
-def test_a_demo_has_conversations_in_many_languages_whose_ids_have_expired(own_env: dict[str, str]) -> None:
+def test_a_demo_has_conversations_in_many_languages_whose_ids_have_expired(console_env: dict[str, str]) -> None:
     emulator = Emulator()
-    service = Service(env={**own_env, "DASHSCOPE_BASE_URL": emulator.base_url})
+    service = Service(env={**console_env, "DASHSCOPE_BASE_URL": emulator.base_url})
     project = service.http.post("/admin/projects", json={"name": uuid4().hex}).json()["id"]
     key = service.http.post(f"/admin/projects/{project}/keys", json={"name": "demo"}).json()["key"]
     env = {"EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": key}
@@ -491,89 +409,89 @@ def test_a_demo_has_conversations_in_many_languages_whose_ids_have_expired(own_e
     emulator.stop()
 
 
-def test_it_can_be_turned_off(own_env: dict[str, str]) -> None:
-    service = Service(env={**own_env, "EVERTHREAD_CONSOLE": "false"})
+def test_it_can_be_turned_off(console_env: dict[str, str]) -> None:
+    service = Service(env={**console_env, "EVERTHREAD_CONSOLE": "false"})
     assert httpx2.get(f"{service.url}/console").status_code == 404
     assert service.stop() == 0
 
 
 def test_nobody_gets_in_without_a_good_key_and_a_session_ends_with_its_key(
-    browser: Browser, running: Service, own_env: dict[str, str]
+    browser: Browser, console_service: Service, console_env: dict[str, str]
 ) -> None:
     with browser.new_context(locale="en-US") as context:
         page = context.new_page()
-        page.goto(f"{running.url}/console/threads?user=ada")
+        page.goto(f"{console_service.url}/console/threads?user=ada")
         assert "/console/sign-in?next=" in page.url
         page.fill("#key", "et_nobody")
         page.click("main button")
         expect(page.locator("[role=alert]")).to_have_text("This key is unknown, revoked or past its end.")
-        key = new_key(running)
-        page.goto(f"{running.url}/console/threads?user=ada")
+        key = new_key(console_service)
+        page.goto(f"{console_service.url}/console/threads?user=ada")
         page.fill("#key", key)
         page.click("main button")
         page.wait_for_url("**/console/threads?user=ada")
         (cookie,) = context.cookies()
         assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/console")
         assert key not in cookie["value"]
-        http = httpx2.Client(base_url=f"{running.url}/v1", headers={"Authorization": f"Bearer {key}"})
+        http = httpx2.Client(base_url=f"{console_service.url}/v1", headers={"Authorization": f"Bearer {key}"})
         project = http.get("/project").json()["id"]
         mine = http.get(f"/admin/projects/{project}/keys").json()["data"][0]["id"]
-        assert running.http.delete(f"/admin/projects/{project}/keys/{mine}").status_code == 200
+        assert console_service.http.delete(f"/admin/projects/{project}/keys/{mine}").status_code == 200
         page.wait_for_timeout(5000)
-        page.goto(f"{running.url}/console/threads")
+        page.goto(f"{console_service.url}/console/threads")
         assert "/console/sign-in" in page.url
 
 
-def test_every_route_of_the_console_wants_a_session_but_the_sign_in(running: Service) -> None:
+def test_every_route_of_the_console_wants_a_session_but_the_sign_in(console_service: Service) -> None:
     places = [route for route in routes(build_nothing) if isinstance(route, Route)]
     assert len(places) > 15
     for route in places:
         for method in (route.methods or set()) - {"HEAD"}:
             path = re.sub(r"{\w+}", "thread_" + "0" * 32, route.path)
-            answer = httpx2.request(method, running.url + path)
+            answer = httpx2.request(method, console_service.url + path)
             if route.path == "/console/sign-in":
                 assert answer.status_code in (200, 403)
             else:
                 assert answer.status_code == 303, path
                 assert answer.headers["location"].startswith(("/console/sign-in", "/console/threads")), path
     for path in ("threads", "project", "admin/projects", "../v1/threads", "%2e%2e/v1/threads"):
-        assert httpx2.get(f"{running.url}/console/api/{path}").status_code in (401, 404)
+        assert httpx2.get(f"{console_service.url}/console/api/{path}").status_code in (401, 404)
 
 
 async def build_nothing(scope: object, receive: object, send: object) -> None:
     """An application that is asked for nothing."""
 
 
-def test_nobody_is_read_more_than_a_key_before_he_is_known(running: Service) -> None:
-    answer = httpx2.post(f"{running.url}/console/sign-in", content=b"key=" + b"x" * 5000)
+def test_nobody_is_read_more_than_a_key_before_he_is_known(console_service: Service) -> None:
+    answer = httpx2.post(f"{console_service.url}/console/sign-in", content=b"key=" + b"x" * 5000)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "request_too_large")
 
 
-def test_signing_out_ends_it(browser: Browser, running: Service) -> None:
+def test_signing_out_ends_it(browser: Browser, console_service: Service) -> None:
     with browser.new_context(locale="en-US") as context:
-        console = Console(context, running, running.key)
+        console = Console(context, console_service, console_service.key)
         console.page.click("text=Sign out")
         console.open("/threads")
         assert "/console/sign-in" in console.page.url
 
 
-def test_guessing_is_slowed_down_and_counted_for_all_workers(running: Service, service: Service) -> None:
+def test_guessing_is_slowed_down_and_counted_for_all_workers(console_service: Service, service: Service) -> None:
     with from_address("127.0.0.17") as http, from_address("127.0.0.18") as other:
-        guesses = [guess(http, each, number) for number in range(6) for each in (running, service)]
+        guesses = [guess(http, each, number) for number in range(6) for each in (console_service, service)]
         assert guesses == [403] * 10 + [429] * 2
-        assert guess(other, running, 1) == 403
+        assert guess(other, console_service, 1) == 403
 
 
-def test_a_good_key_ends_the_counting(running: Service, service: Service) -> None:
+def test_a_good_key_ends_the_counting(console_service: Service, service: Service) -> None:
     with from_address("127.0.0.19") as http:
         assert [guess(http, service, number) for number in range(9)] == [403] * 9
-        signed_in = http.post(f"{running.url}/console/sign-in", data={"key": running.key})
+        signed_in = http.post(f"{console_service.url}/console/sign-in", data={"key": console_service.key})
         assert signed_in.status_code == 303
         eventually(lambda: guess(http, service, 1) == 403)
 
 
-def test_without_redis_a_worker_counts_by_itself(own_env: dict[str, str]) -> None:
-    service = Service(env={**own_env, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
+def test_without_redis_a_worker_counts_by_itself(console_env: dict[str, str]) -> None:
+    service = Service(env={**console_env, "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"})
     with from_address("127.0.0.20") as http:
         assert [guess(http, service, number) for number in range(12)] == [403] * 10 + [429] * 2
     assert service.stop() == 0
@@ -611,10 +529,12 @@ def test_what_changes_something_is_taken_from_the_consoles_own_pages_alone(conso
         assert answer.headers["location"] == "/console/threads"
 
 
-def test_a_key_sees_the_pages_that_its_scopes_open(browser: Browser, running: Service, own_env: dict[str, str]) -> None:
-    key = new_key(running, scopes=["read"])
+def test_a_key_sees_the_pages_that_its_scopes_open(
+    browser: Browser, console_service: Service, console_env: dict[str, str]
+) -> None:
+    key = new_key(console_service, scopes=["read"])
     with browser.new_context(locale="en-US") as context:
-        console = Console(context, running, key)
+        console = Console(context, console_service, key)
         expect(console.page.locator("header nav a")).to_have_text(["Threads", "Usage"])
         console.open("/settings")
         expect(console.page.locator("[role=alert]")).to_have_text("This key has not the scope 'admin'.")
@@ -667,10 +587,10 @@ PAGES = ("/threads", "/threads/{thread}", "/threads/{thread}/chain", "/threads/{
 
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
-    browser: Browser, running: Service, own_env: dict[str, str], emulator: Emulator, scheme: Any
+    browser: Browser, console_service: Service, console_env: dict[str, str], emulator: Emulator, scheme: Any
 ) -> None:
     with browser.new_context(locale="en-US", color_scheme=scheme, viewport={"width": 375, "height": 720}) as context:
-        console = Console(context, running, new_key(running, name=uuid4().hex + "w" * 30))
+        console = Console(context, console_service, new_key(console_service, name=uuid4().hex + "w" * 30))
         thread = console.thread(
             "Echo: # A heading\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |", title="Seen"
         )
@@ -687,10 +607,10 @@ def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
 
 
 def test_it_speaks_chinese_with_who_would_rather_read_that(
-    browser: Browser, running: Service, own_env: dict[str, str]
+    browser: Browser, console_service: Service, console_env: dict[str, str]
 ) -> None:
     with browser.new_context(locale="zh-CN") as context:
-        console = Console(context, running, new_key(running))
+        console = Console(context, console_service, new_key(console_service))
         expect(console.page.locator("h1")).to_have_text("会话")
         assert console.page.locator("html").get_attribute("lang") == "zh-CN"
 
@@ -712,6 +632,8 @@ def test_everything_that_is_said_has_a_chinese_form() -> None:
     assert set(settings.LIMITS) == set(Limits.model_fields)
     assert len(said) > 80
     assert said - set(CHINESE) == set()
+    keys = [key for path in (HERE / "chinese").glob("*.toml") for key in tomllib.loads(path.read_text())]
+    assert sorted(keys) == sorted(set(keys))  # Each text stands in one file.
 
 
 def test_what_comes_from_others_is_what_its_manifest_says() -> None:

@@ -1,8 +1,6 @@
 """The help desk of examples/fastapi-backend, started as its README says and clicked through in a real browser."""
 
-import os
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,27 +9,15 @@ from pathlib import Path
 import httpx2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
+from tests.console import MILLISECONDS, needs_chromium
 from tests.service import Emulator, Process, Service, eventually, free_port
 
 ROOT = Path(__file__).parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 30_000
-"""Milliseconds that a page may take on a busy machine."""
-
 STAFF = {"username": "grace", "password": "a password of the test"}
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def browser(running_service: Service) -> Iterator[Browser]:
-    """A browser, launched after the service has started its event loop."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +58,7 @@ class Visitors:
         return self._opened(self._browser.new_page(http_credentials={**STAFF}), "/staff")  # type: ignore[arg-type]
 
     def _opened(self, page: Page, path: str = "/") -> Page:
-        page.set_default_timeout(SECONDS)
+        page.set_default_timeout(MILLISECONDS)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", self._reported)
         page.goto(self.url + path)
@@ -99,7 +85,7 @@ def say(page: Page, text: str) -> None:
 
 
 def shows(page: Page, *texts: str | re.Pattern[str]) -> None:
-    expect(page.get_by_role("log").locator("p")).to_have_text(list(texts), timeout=SECONDS)
+    expect(page.get_by_role("log").locator("p")).to_have_text(list(texts), timeout=MILLISECONDS)
 
 
 def test_a_person_takes_over_and_gives_back(visitors: Visitors, service: Service, emulator: Emulator) -> None:
@@ -114,7 +100,7 @@ def test_a_person_takes_over_and_gives_back(visitors: Visitors, service: Service
         "The tool answered: A colleague was asked to answer here. Tell the customer.",
     ]
     shows(customer, *said)
-    expect(customer.get_by_role("status")).to_have_text("A colleague answers here.", timeout=SECONDS)
+    expect(customer.get_by_role("status")).to_have_text("A colleague answers here.", timeout=MILLISECONDS)
 
     staff = visitors.staff()
     staff.get_by_role("button", name="I am Ada <b>and angry</b>.").click()
@@ -127,7 +113,7 @@ def test_a_person_takes_over_and_gives_back(visitors: Visitors, service: Service
     assert len(emulator.calls()) == calls
 
     staff.get_by_role("button", name="Give back").click()
-    expect(customer.get_by_role("status")).to_be_hidden(timeout=SECONDS)
+    expect(customer.get_by_role("status")).to_be_hidden(timeout=MILLISECONDS)
     say(customer, "Recite the conversation")
     recited = re.compile("assistant: I am Grace. How can I help?.*user: My name is Ada.", re.DOTALL)
     told: list[str | re.Pattern[str]] = [
@@ -153,7 +139,7 @@ def test_a_window_that_opens_meanwhile_shows_the_answer_as_it_is_written(
     customer = visitors.customer()
     emulator.fault("slow", seconds_per_event=0.1)
     say(customer, f"Echo: {words}")
-    expect(customer.get_by_role("log").locator("p").last).to_contain_text("word3", timeout=SECONDS)
+    expect(customer.get_by_role("log").locator("p").last).to_contain_text("word3", timeout=MILLISECONDS)
     customer.reload()
     shows(customer, f"Echo: {words}", words)
 
@@ -163,7 +149,7 @@ def test_a_person_is_asked_if_the_model_fails(visitors: Visitors, service: Servi
     customer = visitors.customer()
     say(customer, "Hello, my wheel is broken.")
     shows(customer, "Hello, my wheel is broken.")
-    expect(customer.get_by_role("status")).to_have_text("A colleague answers here.", timeout=SECONDS)
+    expect(customer.get_by_role("status")).to_have_text("A colleague answers here.", timeout=MILLISECONDS)
 
 
 def test_nobody_reads_the_conversations_of_others(visitors: Visitors, desk: str, service: Service) -> None:

@@ -1,8 +1,6 @@
 """The chat apps of examples/, each started as its README says and clicked through in a real browser."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,29 +20,16 @@ from playwright.sync_api import (
     Page,
     Route,
     expect,
-    sync_playwright,
 )
 
 from tests.clients.npm import workspace
+from tests.console import MILLISECONDS, needs_chromium
 from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.tenants import Tenant
 from tests.tools import needs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 30_000
-"""Milliseconds that a page may take on a busy machine."""
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
-
-
-@pytest.fixture(scope="module")
-def browser(running_service: Service) -> Iterator[Browser]:
-    """A browser, launched after the service has started its event loop."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = needs_chromium
 
 
 class Visitor:
@@ -53,7 +38,7 @@ class Visitor:
     def __init__(self, browser: Browser, url: str) -> None:
         self.url = url
         self.context: BrowserContext = browser.new_context(locale="en-US")
-        self.context.set_default_timeout(SECONDS)
+        self.context.set_default_timeout(MILLISECONDS)
         self.errors: list[str] = []
         self.requested: list[str] = []
 
@@ -150,10 +135,10 @@ def say(page: Page, text: str) -> None:
 def test_one_page_streams_an_answer_and_continues_the_conversation(one_page: Visitor, tenant: Tenant) -> None:
     page = one_page.open()
     say(page, "My name is Ada.")
-    expect(page.locator("article.assistant:not(.running)")).to_have_count(1, timeout=SECONDS)
+    expect(page.locator("article.assistant:not(.running)")).to_have_count(1, timeout=MILLISECONDS)
     say(page, "What is my name?")
-    expect(page.locator("article").last).to_have_text("Ada", timeout=SECONDS)
-    expect(page.locator("nav li")).to_have_text(["My name is Ada."], timeout=SECONDS)
+    expect(page.locator("article").last).to_have_text("Ada", timeout=MILLISECONDS)
+    expect(page.locator("nav li")).to_have_text(["My name is Ada."], timeout=MILLISECONDS)
     page.get_by_role("button", name="New chat").click()
     expect(page.locator("article")).to_have_count(0)
     page.locator("nav li button").click()
@@ -167,12 +152,12 @@ def test_one_page_resumes_after_a_reload_and_stops(one_page: Visitor, emulator: 
     emulator.fault("slow", seconds=0.1)
     words = " ".join(f"word{number}" for number in range(400))
     say(page, f"Echo: {words}")
-    expect(page.locator("article").last).to_contain_text("word5", timeout=SECONDS)
+    expect(page.locator("article").last).to_contain_text("word5", timeout=MILLISECONDS)
     page.reload()
-    expect(page.locator("article").last).to_contain_text("word0 word1 word2", timeout=SECONDS)
-    expect(page.locator("article").last).to_contain_text("word20", timeout=SECONDS)
+    expect(page.locator("article").last).to_contain_text("word0 word1 word2", timeout=MILLISECONDS)
+    expect(page.locator("article").last).to_contain_text("word20", timeout=MILLISECONDS)
     page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=SECONDS)
+    expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=MILLISECONDS)
     thread = newest(tenant)["id"]
     turns = tenant.http.get(f"/threads/{thread}/turns").json()["data"]
     assert [turn["status"] for turn in turns] == ["cancelled"]
@@ -184,12 +169,12 @@ def test_one_page_resumes_after_a_reload_and_stops(one_page: Visitor, emulator: 
 def test_one_page_shows_in_a_second_window_what_the_first_one_sends(one_page: Visitor, emulator: Emulator) -> None:
     first, second = one_page.open(), one_page.open()
     say(first, "Echo: one")
-    expect(second.locator("nav li")).to_have_text(["Echo: one"], timeout=SECONDS)
+    expect(second.locator("nav li")).to_have_text(["Echo: one"], timeout=MILLISECONDS)
     second.locator("nav li button").click()
-    expect(second.locator("article").last).to_have_text("one", timeout=SECONDS)
+    expect(second.locator("article").last).to_have_text("one", timeout=MILLISECONDS)
     say(first, "Echo: two")
-    expect(second.locator("article")).to_have_count(4, timeout=SECONDS)
-    expect(second.locator("article").last).to_have_text("two", timeout=SECONDS)
+    expect(second.locator("article")).to_have_count(4, timeout=MILLISECONDS)
+    expect(second.locator("article").last).to_have_text("two", timeout=MILLISECONDS)
 
 
 def test_one_page_shows_a_turn_that_began_and_ended_while_its_conversation_was_loaded(
@@ -197,38 +182,38 @@ def test_one_page_shows_a_turn_that_began_and_ended_while_its_conversation_was_l
 ) -> None:
     first, second = one_page.open(), one_page.open()
     say(first, "Echo: one")
-    expect(first.locator("article").last).to_have_text("one", timeout=SECONDS)
+    expect(first.locator("article").last).to_have_text("one", timeout=MILLISECONDS)
     loaded: list[tuple[Route, APIResponse]] = []
     second.route("**/messages*", lambda route: loaded.append((route, route.fetch())))
     second.goto(first.url)
-    eventually(lambda: bool(second.title()) and bool(loaded), SECONDS / 1000)
+    eventually(lambda: bool(second.title()) and bool(loaded), MILLISECONDS / 1000)
     say(first, "Echo: two")
-    expect(first.locator("article").last).to_have_text("two", timeout=SECONDS)
+    expect(first.locator("article").last).to_have_text("two", timeout=MILLISECONDS)
     third = one_page.open()  # It has its list from the same events.
-    expect(third.locator("nav li")).to_have_count(1, timeout=SECONDS)
-    expect(third.locator("nav li button.running")).to_have_count(0, timeout=SECONDS)
+    expect(third.locator("nav li")).to_have_count(1, timeout=MILLISECONDS)
+    expect(third.locator("nav li button.running")).to_have_count(0, timeout=MILLISECONDS)
     for route, answer in loaded:
         route.fulfill(response=answer)
-    expect(second.locator("article")).to_have_count(4, timeout=SECONDS)
-    expect(second.locator("article").last).to_have_text("two", timeout=SECONDS)
+    expect(second.locator("article")).to_have_count(4, timeout=MILLISECONDS)
+    expect(second.locator("article").last).to_have_text("two", timeout=MILLISECONDS)
 
 
 def test_one_page_keeps_telling_why_an_answer_failed(one_page: Visitor, emulator: Emulator, tenant: Tenant) -> None:
     page = one_page.open()
     emulator.fault("failed", after_events=3)
     say(page, "Echo: one two three")
-    expect(page.get_by_role("alert")).not_to_be_empty(timeout=SECONDS)
+    expect(page.get_by_role("alert")).not_to_be_empty(timeout=MILLISECONDS)
     tenant.http.patch(f"/threads/{newest(tenant)['id']}", json={"title": "Renamed"})
-    expect(page.locator("nav li")).to_have_text(["Renamed"], timeout=SECONDS)
+    expect(page.locator("nav li")).to_have_text(["Renamed"], timeout=MILLISECONDS)
     expect(page.get_by_role("alert")).not_to_be_empty()
 
 
 def test_one_page_leaves_a_conversation_that_is_deleted_elsewhere(one_page: Visitor, tenant: Tenant) -> None:
     page = one_page.open()
     say(page, "Echo: one")
-    expect(page.locator("article").last).to_have_text("one", timeout=SECONDS)
+    expect(page.locator("article").last).to_have_text("one", timeout=MILLISECONDS)
     tenant.http.delete(f"/threads/{newest(tenant)['id']}")
-    expect(page.locator("article")).to_have_count(0, timeout=SECONDS)
+    expect(page.locator("article")).to_have_count(0, timeout=MILLISECONDS)
     expect(page.locator("nav li")).to_have_count(0)
 
 
@@ -236,22 +221,22 @@ def test_one_page_keeps_a_message_that_a_proxy_refused(one_page: Visitor) -> Non
     page = one_page.open()
     page.route("**/v1/threads", lambda route: route.fulfill(status=502, content_type="text/html", body="<h1>Bad</h1>"))
     say(page, "Echo: kept")
-    expect(page.get_by_role("alert")).to_contain_text("502", timeout=SECONDS)
+    expect(page.get_by_role("alert")).to_contain_text("502", timeout=MILLISECONDS)
     expect(page.get_by_label("Message", exact=True)).to_have_value("Echo: kept")
     page.unroute("**/v1/threads")
     page.get_by_role("button", name="Send").click()
-    expect(page.locator("article").last).to_have_text("kept", timeout=SECONDS)
+    expect(page.locator("article").last).to_have_text("kept", timeout=MILLISECONDS)
     one_page.errors = [error for error in one_page.errors if "502" not in error]  # Chromium reports it.
 
 
 def test_one_page_shows_no_conversation_of_another_guest(one_page: Visitor, browser: Browser, tenant: Tenant) -> None:
     page = one_page.open()
     say(page, "Echo: mine")
-    expect(page.locator("article").last).to_have_text("mine", timeout=SECONDS)
+    expect(page.locator("article").last).to_have_text("mine", timeout=MILLISECONDS)
     thread = newest(tenant)["id"]
     stranger = Visitor(browser, one_page.url)
     page = stranger.open(f"#{thread}")
-    expect(page.get_by_role("alert")).to_contain_text(thread, timeout=SECONDS)
+    expect(page.get_by_role("alert")).to_contain_text(thread, timeout=MILLISECONDS)
     expect(page.locator("article")).to_have_count(0)
     expect(page.locator("nav li")).to_have_count(0)
     stranger.context.close()
@@ -259,8 +244,8 @@ def test_one_page_shows_no_conversation_of_another_guest(one_page: Visitor, brow
 
 def answered(page: Page, times: int) -> None:
     """Wait for so many answers, and for the end of the last one."""
-    expect(page.get_by_role("button", name="Try again")).to_have_count(times, timeout=SECONDS)
-    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=SECONDS)
+    expect(page.get_by_role("button", name="Try again")).to_have_count(times, timeout=MILLISECONDS)
+    expect(page.get_by_role("button", name="Stop")).to_have_count(0, timeout=MILLISECONDS)
 
 
 @needs("npm")
@@ -269,14 +254,14 @@ def test_react_streams_answers_and_lists_conversations(react: Visitor, tenant: T
     say(page, "My name is Ada.")
     answered(page, 1)
     say(page, "What is my name?")
-    expect(page.locator("article.assistant p").last).to_have_text("Ada", timeout=SECONDS)
+    expect(page.locator("article.assistant p").last).to_have_text("Ada", timeout=MILLISECONDS)
     answered(page, 2)
     # The page has sent the turns itself: it has not looked for a running one to resume.
     assert f"{tenant.service.url}/v1/threads/{newest(tenant)['id']}" not in react.requested
     page.get_by_role("link", name="New chat").click()
     say(page, "Echo: **bold** <script>window.hacked = 1</script> ![image](https://images.example/secret.png)")
-    expect(page.locator("article strong")).to_have_text("bold", timeout=SECONDS)
-    expect(page.locator("nav li")).to_have_count(2, timeout=SECONDS)
+    expect(page.locator("article strong")).to_have_text("bold", timeout=MILLISECONDS)
+    expect(page.locator("nav li")).to_have_count(2, timeout=MILLISECONDS)
     page.locator("nav li a", has_text="Ada").click()
     answered(page, 2)
     assert page.evaluate("window.hacked") is None
@@ -296,10 +281,10 @@ def test_react_resumes_after_a_reload_and_stops(react: Visitor, emulator: Emulat
     emulator.fault("slow", seconds=0.1)
     words = " ".join(f"word{number}" for number in range(400))
     say(page, f"Echo: {words}")
-    expect(page.locator("article.assistant")).to_contain_text("word5", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word5", timeout=MILLISECONDS)
     page.reload()
-    expect(page.locator("article.assistant")).to_contain_text("word0 word1 word2", timeout=SECONDS)
-    expect(page.locator("article.assistant")).to_contain_text("word20", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word0 word1 word2", timeout=MILLISECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word20", timeout=MILLISECONDS)
     page.get_by_role("button", name="Stop").click()
     answered(page, 1)
     thread = newest(tenant)["id"]
@@ -309,10 +294,10 @@ def test_react_resumes_after_a_reload_and_stops(react: Visitor, emulator: Emulat
 
     eventually(lambda: statuses() == ["cancelled"])
     page.reload()
-    expect(page.locator("article.assistant")).to_contain_text("Stopped.", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("Stopped.", timeout=MILLISECONDS)
     emulator.reset()
     say(page, "Echo: again")
-    expect(page.locator("article.assistant p").last).to_have_text("again", timeout=SECONDS)
+    expect(page.locator("article.assistant p").last).to_have_text("again", timeout=MILLISECONDS)
 
 
 @needs("npm")
@@ -320,11 +305,11 @@ def test_react_leaves_a_conversation_that_goes_on_and_returns_to_it(react: Visit
     page = react.open()
     emulator.fault("slow", seconds=0.1)
     say(page, "Echo: " + " ".join(f"word{number}" for number in range(40)))
-    expect(page.locator("article.assistant")).to_contain_text("word3", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word3", timeout=MILLISECONDS)
     page.get_by_role("link", name="New chat").click()
     expect(page.locator("h1")).to_have_text("What would you like to know?")
     page.locator("nav li a").click()
-    expect(page.locator("article.assistant")).to_contain_text("word39", timeout=SECONDS)
+    expect(page.locator("article.assistant")).to_contain_text("word39", timeout=MILLISECONDS)
     answered(page, 1)
 
 
@@ -338,17 +323,17 @@ def test_react_edits_a_question_and_switches_between_branches(react: Visitor, te
     page.get_by_role("button", name="Edit").last.click()
     page.get_by_label("Edited message").fill("Echo: three")
     page.get_by_role("button", name="Send again").click()
-    expect(page.locator("article.assistant p").last).to_have_text("three", timeout=SECONDS)
+    expect(page.locator("article.assistant p").last).to_have_text("three", timeout=MILLISECONDS)
     answered(page, 2)
     versions = page.get_by_role("group", name="Versions of this answer")
     expect(versions).to_contain_text("2 / 2")
     page.get_by_role("button", name="Previous version").click()
-    expect(page.locator("article.assistant p").last).to_have_text("two", timeout=SECONDS)
+    expect(page.locator("article.assistant p").last).to_have_text("two", timeout=MILLISECONDS)
     expect(page.locator("article.user").last).to_contain_text("Echo: two")
     page.reload()
-    expect(page.locator("article.assistant p").last).to_have_text("two", timeout=SECONDS)
+    expect(page.locator("article.assistant p").last).to_have_text("two", timeout=MILLISECONDS)
     page.get_by_role("button", name="Try again").last.click()
-    expect(versions).to_contain_text("3 / 3", timeout=SECONDS)
+    expect(versions).to_contain_text("3 / 3", timeout=MILLISECONDS)
     thread = newest(tenant)["id"]
     assert len(tenant.http.get(f"/threads/{thread}/branches").json()["data"]) == 3
 
@@ -360,15 +345,15 @@ def test_react_shares_a_conversation_until_the_link_is_ended(react: Visitor, bro
     answered(page, 1)
     page.get_by_role("button", name="Share").click()
     link = page.get_by_label("Link")
-    expect(link).to_have_value(re.compile("/#shared/"), timeout=SECONDS)
+    expect(link).to_have_value(re.compile("/#shared/"), timeout=MILLISECONDS)
     stranger = Visitor(browser, react.url)
     other = stranger.open(link.input_value().removeprefix(f"{react.url}/"))
-    expect(other.locator("article.assistant")).to_contain_text("shared words", timeout=SECONDS)
+    expect(other.locator("article.assistant")).to_contain_text("shared words", timeout=MILLISECONDS)
     expect(other.get_by_role("button", name="Edit")).to_have_count(0)
     page.get_by_role("button", name="End the link").click()
-    expect(page.get_by_role("dialog")).to_have_count(0, timeout=SECONDS)
+    expect(page.get_by_role("dialog")).to_have_count(0, timeout=MILLISECONDS)
     other.reload()
-    expect(other.get_by_role("alert")).to_be_visible(timeout=SECONDS)
+    expect(other.get_by_role("alert")).to_be_visible(timeout=MILLISECONDS)
     stranger.context.close()
 
 
@@ -376,15 +361,15 @@ def test_react_shares_a_conversation_until_the_link_is_ended(react: Visitor, bro
 def test_react_shows_in_a_second_window_what_the_first_one_sends(react: Visitor) -> None:
     first, second = react.open(), react.open()
     say(first, "Echo: one")
-    second.locator("nav li a").click(timeout=SECONDS)
-    expect(second.locator("article.assistant p")).to_have_text(["one"], timeout=SECONDS)
+    second.locator("nav li a").click(timeout=MILLISECONDS)
+    expect(second.locator("article.assistant p")).to_have_text(["one"], timeout=MILLISECONDS)
     answered(first, 1)
     say(first, "Echo: two")
-    expect(second.locator("article.assistant p")).to_have_text(["one", "two"], timeout=SECONDS)
+    expect(second.locator("article.assistant p")).to_have_text(["one", "two"], timeout=MILLISECONDS)
     first.on("dialog", lambda dialog: dialog.accept())
     first.get_by_role("button", name="Delete").click()
-    expect(second.locator("nav li")).to_have_count(0, timeout=SECONDS)
-    expect(second.locator("article")).to_have_count(0, timeout=SECONDS)
+    expect(second.locator("nav li")).to_have_count(0, timeout=MILLISECONDS)
+    expect(second.locator("article")).to_have_count(0, timeout=MILLISECONDS)
 
 
 @needs("npm")
@@ -395,14 +380,16 @@ def test_react_keeps_a_message_that_was_not_sent_and_recovers_its_list(react: Vi
         "**/v1/events", lambda route: route.fulfill(status=400, json={"error": {"message": "No list."}}), times=1
     )
     page.goto(react.url)
-    expect(page.get_by_role("alert")).to_contain_text("No list.", timeout=SECONDS)
+    expect(page.get_by_role("alert")).to_contain_text("No list.", timeout=MILLISECONDS)
     say(page, "Echo: [kept](https://example.com)")
-    expect(page.get_by_role("alert").last).to_contain_text("502", timeout=SECONDS)
+    expect(page.get_by_role("alert").last).to_contain_text("502", timeout=MILLISECONDS)
     expect(page.get_by_label("Message", exact=True)).to_have_value("Echo: [kept](https://example.com)")
     page.unroute("**/v1/threads")
     page.get_by_role("button", name="Send").click()
-    expect(page.get_by_role("link", name="kept", exact=True)).to_have_attribute("rel", "noreferrer", timeout=SECONDS)
-    expect(page.locator("nav li")).to_have_count(1, timeout=SECONDS)
+    expect(page.get_by_role("link", name="kept", exact=True)).to_have_attribute(
+        "rel", "noreferrer", timeout=MILLISECONDS
+    )
+    expect(page.locator("nav li")).to_have_count(1, timeout=MILLISECONDS)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
@@ -412,8 +399,8 @@ def test_react_shows_in_a_second_window_an_answer_that_ended_while_it_was_loaded
 ) -> None:
     first, second = react.open(), react.open()
     say(first, "Echo: one")
-    second.locator("nav li a").click(timeout=SECONDS)
-    expect(second.locator("article.assistant p")).to_have_text(["one"], timeout=SECONDS)
+    second.locator("nav li a").click(timeout=MILLISECONDS)
+    expect(second.locator("article.assistant p")).to_have_text(["one"], timeout=MILLISECONDS)
     answered(first, 1)
     emulator.fault("slow", seconds=0.1)
     words = " ".join(f"word{number}" for number in range(60))
@@ -428,13 +415,13 @@ def test_react_shows_in_a_second_window_an_answer_that_ended_while_it_was_loaded
 
     second.route(f"**/v1/threads/{newest(tenant)['id']}", hold)
     # The second window reads the turns while this one runs, and the thread when it has ended: too late to follow it.
-    with second.expect_response(lambda answer: "/turns?" in answer.url, timeout=SECONDS):
+    with second.expect_response(lambda answer: "/turns?" in answer.url, timeout=MILLISECONDS):
         say(first, f"Echo: {words}")
     answered(first, 2)
     holds = False
     for route in held:
         route.continue_()
-    expect(second.locator("article.assistant p")).to_have_text(["one", words], timeout=SECONDS)
+    expect(second.locator("article.assistant p")).to_have_text(["one", words], timeout=MILLISECONDS)
 
 
 @needs("npm")
@@ -446,7 +433,7 @@ def test_react_lists_older_conversations_when_asked(react: Visitor, tenant: Tena
     for number in range(55):
         tenant.http.post("/threads", json={"user": user, "title": f"Title {number}"})
     page.reload()
-    expect(page.locator("nav li")).to_have_count(50, timeout=SECONDS)
+    expect(page.locator("nav li")).to_have_count(50, timeout=MILLISECONDS)
     page.get_by_role("button", name="Older conversations").click()
-    expect(page.locator("nav li")).to_have_count(56, timeout=SECONDS)
+    expect(page.locator("nav li")).to_have_count(56, timeout=MILLISECONDS)
     expect(page.get_by_role("button", name="Older conversations")).to_have_count(0)

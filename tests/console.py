@@ -1,0 +1,105 @@
+"""A browser, the console's service, and a signed-in page: fixtures of every test that opens Chromium."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.databases import migrated_database
+from tests.service import Emulator, Service
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+needs_chromium = pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here")
+
+MILLISECONDS = 30_000
+"""The time that a page may take on a busy machine."""
+
+expect.set_options(timeout=MILLISECONDS)
+
+
+@pytest.fixture(scope="module")
+def browser(running_service: Service) -> Iterator[Browser]:
+    """A browser, launched after the service has started its event loop."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def console_env(server_urls: tuple[str, str], service_env: dict[str, str]) -> dict[str, str]:
+    """The environment of the console's service: a database of its own, and a checkpoint each second."""
+    return {
+        **service_env,
+        "DATABASE_URL": migrated_database(server_urls[0]),
+        "EVERTHREAD_AUDIT_KEY": "22" * 32,
+        "EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "1",
+    }
+
+
+@pytest.fixture(scope="session")
+def console_service(console_env: dict[str, str]) -> Iterator[Service]:
+    service = Service(env=console_env)
+    yield service
+    assert service.stop() == 0
+
+
+def new_key(
+    service: Service, *, scopes: Sequence[str] = ("read", "write", "audit", "admin"), name: str | None = None
+) -> str:
+    """Return a key of a new project."""
+    project = service.http.post("/admin/projects", json={"name": name or uuid4().hex}).json()["id"]
+    made = service.http.post(f"/admin/projects/{project}/keys", json={"name": "console", "scopes": list(scopes)})
+    key: str = made.json()["key"]
+    return key
+
+
+class Console:
+    """A browser that is signed in, and the errors that its pages have reported."""
+
+    def __init__(self, context: BrowserContext, service: Service, key: str) -> None:
+        self.context = context
+        self.service = service
+        self.wrong: list[str] = []
+        context.set_default_timeout(MILLISECONDS)
+        self.page = context.new_page()
+        self.page.on("console", self._told)
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("dialog", lambda dialog: dialog.accept())
+        self.http = httpx2.Client(base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        self.open("")
+        self.page.fill("#key", key)
+        self.page.click("main button")
+        self.page.wait_for_url("**/console/threads")
+
+    def _told(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(message.text)
+
+    def open(self, path: str) -> Page:
+        self.page.goto(f"{self.service.url}/console{path}")
+        return self.page
+
+    def thread(self, *texts: str, **fields: Any) -> str:
+        """Create a thread with a turn for each text, through the API. Return its id."""
+        thread: str = self.http.post("/threads", json=fields).json()["id"]
+        for text in texts:
+            assert self.http.post(f"/threads/{thread}/turns", json={"input": text}).status_code == 200
+        return thread
+
+
+@pytest.fixture
+def console(browser: Browser, console_service: Service, emulator: Emulator) -> Iterator[Console]:
+    """A console that is signed in to a project of the test's own."""
+    context = browser.new_context(locale="en-US")
+    console = Console(context, console_service, new_key(console_service))
+    yield console
+    context.close()
+    # A violation of the policy, a script that fails, a file that is not there: each is told in the console.
+    assert console.wrong == []
