@@ -1,19 +1,15 @@
 """/console: conversations, chains, proof and cost, in a browser."""
 
-from pathlib import Path
-
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount, Route
-from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from app.console.api import Door
 from app.console.pages import audit, chain, replay, settings, thread, threads, usage
 from app.console.session import PATH
+from app.console.static_files import COMPRESSED, mounts
 from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
-
-HERE = Path(__file__).parent
 
 THREAD = "/threads/{thread_id}"
 
@@ -29,7 +25,9 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
         "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,
         "/settings": settings.page,
     }  # fmt: skip
-    made: list[Route | Mount] = [Route(PATH + path, page(handler), methods=["GET"]) for path, handler in pages.items()]
+    made = [
+        Route(PATH + path, page(handler), methods=["GET"], middleware=[COMPRESSED]) for path, handler in pages.items()
+    ]
     return [
         Route(PATH, _begin, methods=["GET"]),
         Route(f"{PATH}/sign-in", sign_in_page, methods=["GET", "POST"]),
@@ -38,8 +36,7 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
         Route(f"{PATH}/sign-out", sign_out_page, methods=["POST"]),
         Route(f"{PATH}/verify", page(audit.verified), methods=["POST"]),
         *made,
-        Mount(f"{PATH}/assets", StaticFiles(directory=HERE / "assets")),
-        Mount(f"{PATH}/vendor", StaticFiles(directory=HERE / "vendor")),
+        *mounts(),
         Mount(f"{PATH}/api", Door(app)),
     ]
 

@@ -1,6 +1,7 @@
 """A page being made: who looks at it, in which language, and what it is made of."""
 
 import functools
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from app.console.api import Api, Refused
 from app.console.oidc import COOKIE as STATE_COOKIE
 from app.console.oidc import PATH as STATE_PATH
 from app.console.oidc import UNAVAILABLE, Oidc, SignedIn, SignInFailed
+from app.console.static_files import STATIC
 from app.console.words import Words, language_of, words
 from app.http.services import services
 from app.limits.spent import NO_CURRENCY
@@ -158,9 +160,12 @@ async def sign_out_page(request: Request) -> Response:
 def _html(request: Request, template: str, t: Words, language: str, status: int, **shown: Any) -> Response:
     proof = services(request)[Sessions].proof(session.cookie_of(request))
     text = _templates.get_template(template).render(
-        t=t, language=language, path=request.url.path, query=request.query_params, proof=proof, **shown
+        t=t, language=language, path=request.url.path, query=request.query_params, proof=proof, static=STATIC, **shown
     )
-    return HTMLResponse(text, status_code=status, headers=SECURITY)
+    headers = {**SECURITY, "ETag": f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'}
+    if status == 200 and request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return HTMLResponse(text, status_code=status, headers=headers)
 
 
 def money(costs: Mapping[str, float], digits: int) -> str:

@@ -1,4 +1,4 @@
-import uPlot from "/console/vendor/uPlot.esm.js";
+import uPlot from "../vendor/uPlot.esm.js";
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const scales = { x: { range: (_, least, most) => (least === most ? [least - 43200, most + 43200] : [least, most]) } };
