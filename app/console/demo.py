@@ -1,5 +1,6 @@
 """`everthread demo`: conversations to look at, in several languages, with the emulator and over a moved clock."""
 
+import base64
 import random
 import tomllib
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from uuid import uuid4
 import httpx2
 
 from app.transfer.client import refusal
+
+HERE = Path(__file__).parent
 
 SEED = 7
 THREADS = 100
@@ -28,7 +31,7 @@ class Script:
 
 
 def scripts() -> list[Script]:
-    found = tomllib.loads((Path(__file__).parent / "demo.toml").read_text())["script"]
+    found = tomllib.loads((HERE / "demo.toml").read_text())["script"]
     return [
         Script(each["title"], each["model"], [(turn["asked"], turn["answered"]) for turn in each["turn"]])
         for each in found
@@ -42,6 +45,20 @@ WEATHER = {
     "type": "function", "name": "get_weather", "description": "The weather at a place.",
     "parameters": {"type": "object", "properties": {"place": {"type": "string"}}, "required": ["place"]},
 }  # fmt: skip
+
+
+FAILURES: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("Translate this leaflet", "qwen3.5-plus", {"kind": "status", "status": 400, "code": "DataInspectionFailed",
+     "message": "Input data may contain inappropriate content."}),
+    ("Summarize 400 pages", "qwen-flash", {"kind": "status", "status": 400, "code": "InvalidParameter",
+     "message": "Range of input length should be [1, 98304]"}),
+    ("A poem about the sea", "qwen3-coder-plus", {"kind": "status", "status": 403, "code": "Model.AccessDenied",
+     "message": "Model access denied."}),
+    ("Minutes of the meeting", "qwen3.5-plus", {"kind": "failed", "code": "server_error",
+     "message": "The model failed."}),
+    ("A very long story", "qwen-flash", {"kind": "incomplete", "reason": "max_output_tokens"}),
+)  # fmt: skip
+"""Turns that the provider does not answer as asked: title, model, and the fault of the emulator."""
 
 
 class CannotShow(Exception):
@@ -115,7 +132,7 @@ class _Demo:
             self._sent("PATCH", f"/threads/{thread}", {"archived": True})
 
     def specials(self) -> None:
-        """Create the rarer kinds of conversations: tools, branches, searches, reasoning, failures, a long one."""
+        """Create rarer conversations: tools, branches, searches, reasoning, an image, failures, a long one."""
         thread = self._sent("POST", "/threads", {"title": "Weather by a tool", "user": "ada@example.com"})["id"]
         call = {"type": "function_call", "id": f"fc_{uuid4().hex}", "call_id": f"call_{uuid4().hex}",
                 "name": "get_weather", "arguments": '{"place": "Lisbon"}', "status": "completed"}  # fmt: skip
@@ -144,14 +161,29 @@ class _Demo:
         first = self._answer(thread, {"input": "A slogan for a bakery?"}, [_message("Bread that gets you up.")])
         for other in ("Rise and dine.", "Our dough, your day."):
             self._answer(thread, {"replaces": first["id"]}, [_message(other)])
-        self._told({"kind": "status", "status": 400, "code": "DataInspectionFailed"})
-        self._http.post(f"/threads/{thread}/turns", json={"input": "Something that is not allowed."})
+        thread = self._sent("POST", "/threads", {"title": "A photo of the beach", "user": "amélie@example.com"})["id"]
+        photo = base64.b64encode((HERE / "demo.png").read_bytes()).decode()
+        content = [
+            {"type": "input_text", "text": "Where could this be?"},
+            {"type": "input_image", "image_url": f"data:image/png;base64,{photo}"},
+        ]
+        question = {"model": "qwen3.5-plus", "input": [{"type": "message", "role": "user", "content": content}]}
+        self._answer(thread, question, [_message("A wide beach at noon; the light looks like the *Atlantic* in June.")])
         thread = self._sent("POST", "/threads", {"title": "A long day of support", "user": "ravi@example.com"})["id"]
         for number in range(70):
             self._answer(
                 thread, {"input": f"Ticket {number + 1}: how is it?", "model": "qwen-flash"},
                 [_message(f"Ticket {number + 1} is {'solved' if number % 3 else 'with a colleague'}.")],
             )  # fmt: skip
+        self._fail()
+
+    def _fail(self) -> None:
+        """Create conversations whose last turn has failed or ended early."""
+        for number, (title, model, fault) in enumerate(FAILURES):
+            for name in NAMES[number : 2 * number + 1]:
+                thread = self._sent("POST", "/threads", {"title": title, "user": f"{name.lower()}@example.com"})["id"]
+                self._told(fault)
+                self._http.post(f"/threads/{thread}/turns", json={"input": f"{title}, please.", "model": model})
 
     def _say(self, thread: str, script: Script, asked: str, answered: str, filled: dict[str, str]) -> dict[str, Any]:
         body = {"input": asked.format(**filled), "model": script.model}
