@@ -42,6 +42,10 @@ clients: .venv/ready-dev
 screenshots: .venv/ready-dev
 	@$(BIN)/python -m tests.screenshots
 
+# Builds the sprite of the console's icons again, after a change of the names in tests/icons.txt. Needs npm.
+icons: .venv/ready-dev
+	@$(BIN)/python -m tests.icons
+
 # Builds docs/ as a site in build/site. A broken link, a broken anchor or a page that loads from another host is an error.
 docs: .venv/ready-docs
 	@$(BIN)/python docs/.site/pages.py
@@ -88,4 +92,4 @@ lock: .venv/ready-dev
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve compiled quick test test-all clients screenshots docs check migrations-lock lock
+.PHONY: serve compiled quick test test-all clients screenshots icons docs check migrations-lock lock

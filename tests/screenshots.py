@@ -1,65 +1,131 @@
-"""Screenshots for docs/console.md: the console over `everthread demo`. `make screenshots` takes them again."""
+"""Pictures for docs/console.md: the console over `everthread demo`, at three widths, light and dark.
 
+`make screenshots` takes them again.
+"""
+
+import base64
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+import httpx2
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.service import Process, Service, free_port
 
 PICTURES = Path(__file__).parents[1] / "docs" / "console"
-SIZE = {"width": 1200, "height": 800}
+
+SIZES = {"wide": (1440, 900), "laptop": (1024, 768), "phone": (390, 844)}
+
+QUALITY = 70
+"""WebP quality at which text stays sharp; a picture has about 30 kB."""
+
+Step = Callable[[Page], None]
 
 
 def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
+    shutil.rmtree(PICTURES, ignore_errors=True)
+    PICTURES.mkdir()
     with TemporaryDirectory() as directory:
         port = free_port()
         service = Service("--data-dir", directory, "--emulator-port", str(port))
-        env = {"EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": service.key}
-        demo = Process("demo", "--emulator", f"http://127.0.0.1:{port}", env=env)
-        assert demo.ended() == 0, demo.lines
+        demo = Process(
+            "demo", "--emulator", f"http://127.0.0.1:{port}",
+            env={"EVERTHREAD_URL": service.url, "EVERTHREAD_KEY": service.key},
+        )  # fmt: skip
+        assert demo.process.wait(timeout=300) == 0, demo.lines
         public = Process("audit", "public-key", "--data-dir", directory)
         assert public.ended() == 0
-        found = service.http.get("/threads", params={"limit": 100}).json()["data"]
-        threads = {thread["title"]: thread["id"] for thread in found}
-        for language, place in (("en-US", ""), ("zh-CN", "-zh")):
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-                page = browser.new_context(viewport=SIZE, locale=language).new_page()  # type: ignore[arg-type]
-                page.goto(f"{service.url}/console")
-                page.fill("#key", service.key)
-                page.click("main button")
-                page.wait_for_url("**/console/threads")
-                _shoot(page, service.url, threads, public.lines[-1], place)
-                browser.close()
+        pages = _pages(service, _threads(service, f"http://127.0.0.1:{port}"), public.lines[-1])
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            for width in SIZES:
+                for scheme in ("light", "dark"):
+                    _shoot(browser, service, width, scheme, pages)
+            _shoot(browser, service, "wide", "light", {"thread-zh": pages["thread-zh"]}, language="zh-CN")
+            browser.close()
         assert service.stop() == 0
 
 
-def _shoot(page: Page, url: str, threads: dict[str, str], key: str, place: str) -> None:
-    """Each page, or for the second language the one that the README shows."""
-    travel = next(id_ for title, id_ in threads.items() if "三日游" in title)
+def _threads(service: Service, emulator: str) -> dict[str, str]:
+    """Add some failures and a turn that runs to the example data. Return the ids of threads by title."""
+    faults = httpx2.Client(base_url=emulator)
+
+    def fault(kind: str, **how: Any) -> None:
+        faults.post("/_emulator/faults", json=[{"kind": kind, **how}]).raise_for_status()
+
+    def turn(title: str, text: str, **fields: Any) -> None:
+        thread = service.http.post("/threads", json={"title": title, "user": "grace@example.com"}).json()["id"]
+        service.http.post(f"/threads/{thread}/turns", json={"input": "Hello, I have a question."})
+        for code in fields.pop("codes", ()):
+            fault("status", status=400, code=code)
+        service.http.post(f"/threads/{thread}/turns", json={"input": text, **fields})
+
+    turn("An invoice that is refused", "Write what must not be written.", codes=["DataInspectionFailed"])
+    turn("A model that is not there", "Who won?", codes=["ModelNotFound"], model="qwen-max")
+    turn("An order from March", "Where is my parcel?", codes=["DataInspectionFailed"], model="qwen-flash")
+    fault("slow", seconds=1)
+    turn("A story without an end", f"Echo: {'and then it went on, ' * 400}", background=True)
+    found = service.http.get("/threads", params={"limit": 100}).json()["data"]
+    return {thread["title"]: thread["id"] for thread in found}
+
+
+def _pages(service: Service, threads: dict[str, str], key: str) -> dict[str, tuple[str, Step | None]]:
+    """Return the address of each page, and what is done there before its picture is taken."""
     trip = next(id_ for title, id_ in threads.items() if title.startswith("A weekend in"))
-    shown = travel if place else trip
-    pages = {
-        "threads": "/threads", "thread": f"/threads/{shown}", "chain": f"/threads/{shown}/chain",
-        "tree": f"/threads/{threads['A slogan, three times']}/tree", "replay": f"/threads/{shown}/replay",
-        "audit": f"/threads/{shown}/trail", "usage": "/usage", "settings": "/settings",
-    }  # fmt: skip
-    for name, path in pages.items() if not place else [("thread", pages["thread"])]:
-        page.goto(f"{url}/console{path}")
-        page.wait_for_timeout(1000)
-        if name == "audit":
-            page.fill("input[name=key] >> nth=-1", key)
-            page.click("form[data-verify] button")
-            page.wait_for_selector("#verdict.good")
-        if name == "replay":
-            page.select_option("#speed", "20")
-            page.click("#play")
-            page.wait_for_timeout(1500)
-        page.evaluate("window.scrollTo(0, 0)")
-        page.screenshot(path=PICTURES / f"{name}{place}.png")
+    travel = next(id_ for title, id_ in threads.items() if "三日游" in title)
+    turn = service.http.get(f"/threads/{trip}/turns").json()["data"][0]["id"]
+
+    def prove(page: Page) -> None:
+        page.fill("[data-verify] input[name=key]", key)
+        page.click("[data-verify] button")
+        expect(page.locator("#verdict.good")).to_be_visible()
+
+    def play(page: Page) -> None:
+        page.select_option("#speed", "20")
+        page.click("#play")
+        page.wait_for_timeout(2000)
+
+    return {
+        "threads": ("/threads", None),
+        "thread": (f"/threads/{threads['Weather by a tool']}", None),
+        "thread-zh": (f"/threads/{travel}", None),
+        "panel": (f"/threads/{trip}?turn={turn}", None),
+        "failures": ("/failures", None),
+        "now": ("/now", None),
+        "usage": ("/usage", None),
+        "chain": (f"/threads/{trip}/chain", None),
+        "tree": (f"/threads/{threads['A slogan, three times']}/tree", None),
+        "replay": (f"/threads/{trip}/replay", play),
+        "audit": (f"/threads/{trip}/trail", prove),
+        "settings": ("/settings", None),
+    }
+
+
+def _shoot(
+    browser: Browser, service: Service, width: str, scheme: Any, pages: dict[str, tuple[str, Step | None]],
+    *, language: str = "en-US",
+) -> None:  # fmt: skip
+    wide, high = SIZES[width]
+    with browser.new_context(
+        viewport={"width": wide, "height": high}, color_scheme=scheme, locale=language, reduced_motion="reduce"
+    ) as context:
+        page = context.new_page()
+        page.goto(f"{service.url}/console")
+        page.fill("#key", service.key)
+        page.click("main button")
+        page.wait_for_url("**/console/threads")
+        for name, (path, step) in pages.items():
+            page.goto(f"{service.url}/console{path}")
+            page.wait_for_timeout(1000)
+            if step is not None:
+                step(page)
+            picture = context.new_cdp_session(page).send(
+                "Page.captureScreenshot", {"format": "webp", "quality": QUALITY}
+            )
+            (PICTURES / f"{name}-{width}-{scheme}.webp").write_bytes(base64.b64decode(picture["data"]))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ def test_threads_are_filtered_by_whether_a_turn_runs(console: Console, emulator:
     page.select_option("select[name=status]", label="running")
     page.click("text=Apply")
     expect(page.locator(".threads li > a")).to_have_text(["Busy"])
-    expect(page.locator(".threads .tag.running")).to_have_text("running")
+    expect(page.locator(".threads .badge.accent")).to_have_text("running")
     console.http.post(f"/threads/{busy}/turns/{turn}/cancel")
     expect(page.locator("#list")).to_contain_text("Nothing is here yet.", timeout=10_000)
 
@@ -117,7 +117,7 @@ def test_a_conversation_is_read_gone_on_with_edited_and_answered_again(console: 
     page.fill("#say", "What is my name?")
     page.click("text=Send")
     expect(page.locator("article").nth(1)).to_contain_text("Ada")
-    expect(page.locator("article").nth(1).locator("footer")).to_contain_text("completed")
+    expect(page.locator("article").nth(1)).to_have_attribute("data-status", "completed")
     expect(page.locator("article").nth(1).locator("footer")).to_contain_text("chained")
     expect(page.locator("article").nth(1).locator("footer")).to_contain_text("tokens")
     page.locator("article").nth(1).get_by_role("button", name="Edit").click()
@@ -146,6 +146,7 @@ def test_a_thread_is_forked_archived_and_deleted_from_its_page(console: Console)
     page.locator("#about").get_by_role("button", name="Archive").click()
     expect(page.get_by_role("button", name="Unarchive")).to_be_visible()
     assert console.http.get(f"/threads/{thread}").json()["archived"] is True
+    page.get_by_label("More actions").click()
     page.get_by_role("button", name="Delete").click()
     page.wait_for_url("**/console/threads")
     assert console.http.get(f"/threads/{thread}").status_code == 404
@@ -163,7 +164,7 @@ def test_a_page_that_is_opened_in_mid_stream_shows_what_came_before_and_every_wo
     assert turn.status_code == 200 or turn.is_success
     page = console.open(f"/threads/{thread}")
     expect(page.locator("article")).to_contain_text("word59", timeout=30_000)
-    expect(page.locator("article footer")).to_contain_text("completed")
+    expect(page.locator("article")).to_have_attribute("data-status", "completed")
     assert page.locator("article .assistant .text").inner_text().split() == words.split()
 
 
@@ -195,7 +196,7 @@ def test_a_long_thread_opens_at_its_end_and_is_read_on_upwards(console: Console)
     expect(page.locator("article").first).to_contain_text("Number 0.")
 
 
-def test_the_page_of_a_thread_asks_the_database_four_times(
+def test_the_page_of_a_thread_asks_the_database_five_times(
     browser: Browser, console_env: dict[str, str], emulator: Emulator
 ) -> None:
     proxy = Proxy(console_env["DATABASE_URL"])
@@ -217,7 +218,7 @@ def test_the_page_of_a_thread_asks_the_database_four_times(
             visits.append(
                 [each for each in proxy.executed[asked:] if mine.search(each) and "lease_expires_at" not in each]
             )
-        assert min(map(len, visits)) == 4, visits
+        assert min(map(len, visits)) == 5, visits
     assert service.stop() == 0
 
 
@@ -535,7 +536,7 @@ def test_a_key_sees_the_pages_that_its_scopes_open(
     key = new_key(console_service, scopes=["read"])
     with browser.new_context(locale="en-US") as context:
         console = Console(context, console_service, key)
-        expect(console.page.locator("header nav a")).to_have_text(["Threads", "Usage"])
+        expect(console.page.locator("header nav a")).to_have_text(["Threads", "Failures", "Now", "Usage"])
         console.open("/settings")
         expect(console.page.locator("[role=alert]")).to_have_text("This key has not the scope 'admin'.")
         console.open("/audit")
@@ -585,6 +586,14 @@ PAGES = ("/threads", "/threads/{thread}", "/threads/{thread}/chain", "/threads/{
          "/usage", "/settings")  # fmt: skip
 
 
+AXE = {
+    "runOnly": {
+        "type": "tag",
+        "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    }
+}
+
+
 @pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.long)])
 def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
     browser: Browser, console_service: Service, console_env: dict[str, str], emulator: Emulator, scheme: Any
@@ -595,13 +604,21 @@ def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
             "Echo: # A heading\n\n```python\nprint(1)\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |", title="Seen"
         )
         turn = console.http.get(f"/threads/{thread}/turns").json()["data"][0]["id"]
+        icons = set(Path(__file__).with_name("icons.txt").read_text().split())
         found: dict[str, str] = {}
         for path in ("/sign-in", *PAGES):
             page = console.open(path.format(thread=thread, turn=turn))
             page.wait_for_load_state("networkidle") if path != "/threads" else page.wait_for_timeout(300)
-            results = Axe().run(page)
+            results = Axe().run(page, options=AXE)
             found |= {f"{path} {each['id']}": each["nodes"][0]["html"] for each in results.response["violations"]}
             assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
+            uses = page.evaluate("[...document.querySelectorAll('use')].map((use) => use.href.baseVal.split('#')[1])")
+            assert set(uses) <= icons, path
+        page.set_viewport_size({"width": 1440, "height": 900})
+        console.open(f"/threads/{thread}")
+        expect(page.locator(".list-column .threads a[aria-current]")).to_be_visible()
+        results = Axe().run(page, options=AXE)
+        found |= {f"wide {each['id']}": each["nodes"][0]["html"] for each in results.response["violations"]}
         assert found == {}
         assert console.wrong == []
 
@@ -634,6 +651,11 @@ def test_everything_that_is_said_has_a_chinese_form() -> None:
     assert said - set(CHINESE) == set()
     keys = [key for path in (HERE / "chinese").glob("*.toml") for key in tomllib.loads(path.read_text())]
     assert sorted(keys) == sorted(set(keys))  # Each text stands in one file.
+
+
+def test_the_sprite_has_the_icons_that_are_listed() -> None:
+    sprite = (HERE / "vendor" / "icons.svg").read_text()
+    assert re.findall(r'<symbol id="([a-z0-9-]+)"', sprite) == Path(__file__).with_name("icons.txt").read_text().split()
 
 
 def test_what_comes_from_others_is_what_its_manifest_says() -> None:

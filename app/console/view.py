@@ -2,6 +2,9 @@
 
 import functools
 import hashlib
+import re
+import time
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +29,13 @@ from app.projects.sessions import Sessions
 from app.settings import Connected
 
 HERE = Path(__file__).parent
+
+DAY = 86_400
+
+UNITS = (("{n}d ago", "in {n}d", DAY), ("{n}h ago", "in {n}h", 3600), ("{n}m ago", "in {n}m", 60))
+
+HUES = 8
+"""Colours of avatars: `--hue-0` and so on in tokens.css."""
 
 SECURITY = {
     "Content-Security-Policy": (
@@ -55,7 +65,36 @@ def _machine(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-_templates.filters |= {"moment": _moment, "machine": _machine}
+def _ago(seconds: float, t: Words) -> str:
+    """Return how long ago a moment was, or how far ahead it is; its day, if that is a week or more."""
+    passed = int(time.time() - seconds)
+    if abs(passed) >= 7 * DAY:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    if abs(passed) < 60:
+        return t("now")
+    past, ahead, unit = next(each for each in UNITS if abs(passed) >= each[2])
+    return t(past if passed > 0 else ahead, n=abs(passed) // unit)
+
+
+def _hue(name: str) -> int:
+    """Return the number of the colour that a name always has."""
+    return zlib.crc32(name.encode()) % HUES
+
+
+def _initials(name: str) -> str:
+    """Return the first letters of a name's first two words; of an address, without its domain."""
+    words_ = re.split(r"[\s._+/:-]+", name.strip().partition("@")[0], maxsplit=3)
+    return "".join(word[:1] for word in words_ if word)[:2].upper() or "?"
+
+
+_templates.filters |= {
+    "moment": _moment,
+    "machine": _machine,
+    "ago": _ago,
+    "hue": _hue,
+    "initials": _initials,
+    "money": lambda costs, digits=4: money(costs, digits),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +199,14 @@ async def sign_out_page(request: Request) -> Response:
 def _html(request: Request, template: str, t: Words, language: str, status: int, **shown: Any) -> Response:
     proof = services(request)[Sessions].proof(session.cookie_of(request))
     text = _templates.get_template(template).render(
-        t=t, language=language, path=request.url.path, query=request.query_params, proof=proof, static=STATIC, **shown
+        t=t,
+        language=language,
+        path=request.url.path,
+        query=request.query_params,
+        proof=proof,
+        http_status=status,
+        static=STATIC,
+        **shown,
     )
     headers = {**SECURITY, "ETag": f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'}
     if status == 200 and request.headers.get("if-none-match") == headers["ETag"]:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "build/pages"
 SETTINGS = Path(__file__).parent / "zensical.toml"
 
-IMAGES = (".png", ".svg")
+IMAGES = (".png", ".svg", ".webp")
 
 FENCED = re.compile(r"^( *)(```+).*?^\1\2$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")

@@ -29,8 +29,10 @@ async def of_thread(view: View) -> Response:
     """A thread's own records, a deleted one's too."""
     thread_id = view.request.path_params["thread_id"]
     found = await _rows(view, f"/threads/{thread_id}/audit")
-    template = "_records.html" if view.asked("after") else "trail.html"
-    return view.page(template, thread_id=thread_id, **found)
+    if view.asked("after"):
+        return view.page("_records.html", thread_id=thread_id, **found)
+    thread = await view.api.find(f"/threads/{thread_id}")
+    return view.page("trail.html", thread_id=thread_id, thread=thread, **found)
 
 
 async def verified(view: View) -> Response:

@@ -27,7 +27,10 @@ async def page(view: View) -> Response:
     shown = [_link(view, link, before) for before, link in zip([None, *links], links, strict=False)]
     if found["has_more"]:
         del shown[0]  # Why it was rebuilt depends on the turn before it.
-    return view.page("chain.html", thread_id=thread_id, links=shown, line=_line(shown), cut=found["has_more"])
+    thread = await view.api.find(f"/threads/{thread_id}")
+    return view.page(
+        "chain.html", thread_id=thread_id, thread=thread, links=shown, line=_line(shown), cut=found["has_more"]
+    )
 
 
 async def calls(view: View) -> Response:
@@ -46,7 +49,8 @@ async def calls(view: View) -> Response:
         differs = None if last is None or body is None else await _difference(view, last, body)
         shown.append({**call, "curl": curl, "body": body, "differs": differs})
         last = body
-    return view.page("calls.html", thread_id=thread_id, turn_id=turn_id, calls=shown)
+    thread = await view.api.find(f"/threads/{thread_id}")
+    return view.page("calls.html", thread_id=thread_id, thread=thread, turn_id=turn_id, calls=shown)
 
 
 def _link(view: View, link: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:

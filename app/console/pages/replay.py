@@ -7,5 +7,5 @@ from app.console.view import View
 
 async def page(view: View) -> Response:
     thread_id = view.request.path_params["thread_id"]
-    await view.api.get(f"/threads/{thread_id}")
-    return view.page("replay.html", thread_id=thread_id, until=view.asked("until") or None)
+    thread = await view.api.get(f"/threads/{thread_id}")
+    return view.page("replay.html", thread_id=thread_id, thread=thread, until=view.asked("until") or None)

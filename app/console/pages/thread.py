@@ -1,5 +1,6 @@
 """A thread: the conversation as people read it, from its end upwards, branch by branch."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,16 +39,18 @@ async def page(view: View) -> Response:
     """The end of the conversation, or that of one of its branches."""
     thread_id = view.request.path_params["thread_id"]
     until = view.asked("until") or None
-    found = await view.api.get(f"/threads/{thread_id}/turns", limit=TURNS)
+    thread, found = await asyncio.gather(
+        view.api.get(f"/threads/{thread_id}"), view.api.get(f"/threads/{thread_id}/turns", limit=TURNS)
+    )
     last = until
     if not found["data"] and last is None:
-        last = (await view.api.get(f"/threads/{thread_id}"))["head_id"]  # All that a new fork has is another thread's.
+        last = thread["head_id"]  # All that a new fork has is another thread's.
     if last is not None and all(turn["id"] != last for turn in found["data"]):
         shown = await _upwards(view, thread_id, last)
     else:
         shown = _shown(view, found["data"], until)
     await _render(view, shown["turns"])
-    return view.page("thread.html", thread_id=thread_id, until=until, **shown)
+    return view.page("thread.html", thread_id=thread_id, thread=thread, until=until, **shown)
 
 
 async def earlier(view: View) -> Response:
@@ -84,7 +87,10 @@ async def tree(view: View) -> Response:
         after = found["last_id"]
         if not found["has_more"]:
             break
-    return view.page("tree.html", thread_id=thread_id, nodes=_mapped(turns), cut=len(turns) >= MOST_MAPPED)
+    thread = await view.api.find(f"/threads/{thread_id}")
+    return view.page(
+        "tree.html", thread_id=thread_id, thread=thread, nodes=_mapped(turns), cut=len(turns) >= MOST_MAPPED
+    )
 
 
 async def _render(view: View, turns: Sequence[dict[str, Any]]) -> None:
