@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import orjson
 
+from app.chain.continuation import ContinuationReason
 from app.emulator.state import EXPIRED
 from tests.service import Emulator, Service
 
@@ -159,7 +160,9 @@ class Conversation:
             self.run.reasons[f"{self.steps[-1]}: {answer.json()['error']['message'][:110]}"] += 1
             return answer
         self.run.answered += 1
-        self.run.rebuilt += headers.get("everthread-continuation") == "rebuilt"
+        if (continuation := headers.get("everthread-continuation")) is not None:
+            assert ContinuationReason(headers["everthread-continuation-reason"]).continuation == continuation
+        self.run.rebuilt += continuation == "rebuilt"
         self.run.reduced += "history=" in headers.get("everthread-adjusted", "")
         response = _last_of(answer.text) if stream else answer.json()
         if response.get("id", "").startswith("resp_"):

@@ -9,8 +9,8 @@ import pytest
 from tests.service import Emulator, Service
 from tests.wire import Proxy
 
-OPENS = "open_turn_v3"
-CLOSES = "close_turn_v3"
+OPENS = "open_turn_v4"
+CLOSES = "close_turn_v4"
 LEAVES_QUEUE = "DELETE FROM waiters"
 TAKES_OVER = "SET worker_id ="
 

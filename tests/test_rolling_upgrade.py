@@ -37,7 +37,7 @@ def upgrade() -> None:
     op.execute("ALTER TABLE turns ADD COLUMN mood text")
     op.execute("""
         DO $$ BEGIN
-            EXECUTE replace(pg_get_functiondef('close_turn_v3'::regproc), 'close_turn_v3', 'close_turn_v4');
+            EXECUTE replace(pg_get_functiondef('close_turn_v4'::regproc), 'close_turn_v4', 'close_turn_v5');
         END $$
     """)
     with op.get_context().autocommit_block():
@@ -45,7 +45,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP FUNCTION close_turn_v4")
+    op.execute("DROP FUNCTION close_turn_v5")
     op.execute("ALTER TABLE turns DROP COLUMN mood")
 '''
 
@@ -57,8 +57,8 @@ def next_release(directory: Path, *, serves: bool = True) -> Path:
     (directory / "migrations" / "versions" / "v021_0001_mood.py").write_text(made)
     changed = 0
     for path in (directory / "app" / "turns").rglob("*.*"):
-        if path.suffix in (".py", ".sql") and "close_turn_v3" in (said := path.read_text()):
-            path.write_text(said.replace("close_turn_v3", "close_turn_v4"))
+        if path.suffix in (".py", ".sql") and "close_turn_v4" in (said := path.read_text()):
+            path.write_text(said.replace("close_turn_v4", "close_turn_v5"))
             changed += 1
     assert changed
     return directory

@@ -70,7 +70,7 @@ def _statements(proxy: Proxy) -> int:
     look-ups that each worker repeats while turns run (webhooks, a key, a project's accounts, the users of threads with
     listeners, observations of models, outcomes of turns)."""
     return sum(
-        any(name in statement for name in (*metadata.tables, "open_turn_v3", "close_turn_v3"))
+        any(name in statement for name in (*metadata.tables, "open_turn_v4", "close_turn_v4"))
         and not any(
             apart in statement
             for apart in (

@@ -140,7 +140,8 @@ def test_an_upgraded_database_equals_a_fresh_one_and_loses_old_functions_a_relea
     (next_one / "migrations" / "versions" / "v021_0001_empty.py").write_text(FIRST_OF_THE_NEXT_RELEASE)
     before = catalogue(upgraded)
     assert migrated(upgraded, next_one) == ["The database is at migration v021_0001."]
-    assert list(differences(before, catalogue(upgraded))) == ["function added_v1(bigint[],bigint[])"]
+    gone = {each.partition("(")[0] for each in differences(before, catalogue(upgraded))}
+    assert gone == {"function added_v1", "function open_turn_v3", "function close_turn_v3"}
 
 
 def test_a_migration_that_is_in_the_lock_file_does_not_change_and_none_is_missing_there() -> None:

@@ -297,7 +297,7 @@ def test_answers_have_the_fields_that_clients_need(told: tuple[Tenant, dict[str,
     assert set(made) == set(own) - {"user"}
     assert {name for name in own if made.get(name) != own[name]} <= {
         "instructions", "tools", "tool_choice", "text", "account", "cost", "prompt_cache_key", "safety_identifier",
-        "usage",
+        "usage", "continuation_reason",
     }  # fmt: skip
     assert (made["instructions"], made["tools"], made["account"], made["cost"]) == (None, [], None, None)
     assert made["output_text"] == own["output_text"]

@@ -1,10 +1,9 @@
-"""Choice of a turn's continuation: `new`, `chained` on its parent's live id, or `rebuilt`."""
+"""Choice of a turn's continuation: `new`, `chained` on its parent's live id, or `rebuilt`; and the reason for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
-from uuid import UUID
 
 from app.chain.live_ids import LiveId
 from app.chain.rebuild import Abilities
@@ -18,6 +17,63 @@ class Continuation(StrEnum):
     REBUILT = "rebuilt"
 
 
+class ContinuationReason(StrEnum):
+    """The reason why a turn is new, chained or rebuilt. docs/history.md lists them for readers of the API."""
+
+    FIRST_TURN = "first_turn"
+    """The turn is the first of its branch."""
+    LIVE_RESPONSE_ID = "live_response_id"
+    """The response id of the turn before it is live."""
+    ITEMS_ADDED = "items_added"
+    """The turn before it holds items that were added without a call of a model."""
+    PARENT_UNFINISHED = "parent_unfinished"
+    """The turn before it has no whole answer: it still runs, has failed, or was cancelled or interrupted."""
+    NO_RESPONSE_ID = "no_response_id"
+    """The provider has no response of the turn before it: it was sent with `store: false`, or imported."""
+    RESPONSE_ID_EXPIRED = "response_id_expired"
+    """The response id of the turn before it has expired, or is about to."""
+    RESPONSE_ID_UNKNOWN = "response_id_unknown"
+    """The provider has answered that it does not know the response id of the turn before it."""
+    RESPONSE_ID_DROPPED = "response_id_dropped"
+    """The response id of the turn before it was dropped by a release that stored no reason."""
+    HISTORY_CHANGED = "history_changed"
+    """An item or a turn of the history was deleted after the provider had read it."""
+    COMPACTED = "compacted"
+    """A summary replaces the beginning of the history since the turn before it."""
+    OTHER_MODEL = "other_model"
+    """The turn before it was answered by another model."""
+    OTHER_ACCOUNT = "other_account"
+    """The account of the turn before it was not available, so another one was chosen."""
+    NO_INPUT = "no_input"
+    """The turn has no input of its own, and a chain must be sent some."""
+    SYSTEM_MESSAGE = "system_message"
+    """The input has a system message, which must come first and so cannot be added to a chain."""
+    TOOL_OUTPUTS_UNMATCHED = "tool_outputs_unmatched"
+    """The outputs in the input are not exactly those that the tool calls before it wait for."""
+    TOOL_OUTPUTS_UNSUPPORTED = "tool_outputs_unsupported"
+    """The model takes no tool outputs on a chain."""
+    PROVIDER_CUT_HISTORY = "provider_cut_history"
+    """The provider had silently left out a part of the chained history."""
+    WINDOW_FULL = "window_full"
+    """The chain and the input together may exceed the model's window."""
+    CHAIN_REFUSED = "chain_refused"
+    """The provider refused the chained turn for what its chain holds."""
+    CHAIN_TOO_LONG = "chain_too_long"
+    """The provider refused the chained turn as too long."""
+    FAILOVER = "failover"
+    """The account of the chained turn failed, and the turn went on at another one."""
+
+    @property
+    def continuation(self) -> Continuation:
+        return _NOT_REBUILT.get(self, Continuation.REBUILT)
+
+
+_NOT_REBUILT = {
+    ContinuationReason.FIRST_TURN: Continuation.NEW,
+    ContinuationReason.LIVE_RESPONSE_ID: Continuation.CHAINED,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Destination of the next call, as far as a chain depends on it."""
@@ -29,50 +85,57 @@ class Target:
     """True if the provider enforces a JSON schema, by documentation and observation."""
 
 
+def stored_reason(value: str) -> ContinuationReason:
+    """Return the reason why a response id was given up, as it is stored. A later release may have other reasons."""
+    try:
+        return ContinuationReason(value)
+    except ValueError:
+        return ContinuationReason.RESPONSE_ID_DROPPED
+
+
 def decide(
-    parent_id: UUID | None,
-    live: LiveId | None,
+    parent: LiveId | ContinuationReason,
     target: Target,
     new: Sequence[InputItem],
     *,
     now: float,
     margin_seconds: float,
-) -> Continuation:
-    """The continuation of a turn.
+) -> ContinuationReason:
+    """Return the reason for a turn's continuation, and with it the continuation.
 
     Args:
-        live: what is known of the parent's response id; None if it was not stored, or was reported unknown.
+        parent: the response id of the turn's parent, or the reason why there is none to chain on.
         new: the turn's own input.
         now: Unix seconds.
     """
-    if parent_id is None:
-        return Continuation.NEW
-    if (
-        live is not None
-        and live.turn_id == parent_id
-        # A chain is sent something.
-        and new
-        and live.binding == target.binding
-        and live.model == target.model
-        and now < live.expires_at - margin_seconds
-        # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
-        and live.context.tokens + sum(item.tokens for item in new) <= target.abilities.token_budget
-        # The provider has cut this history already: it is sent again.
-        and not live.context.cut
-        # One system message at most, and first: a chain has no place for another.
-        and not any(item.is_system for item in new)
-        # What the parent asked for is answered, no less and no more: half a call is refused.
-        and _answers_all(live, new, target)
-    ):
-        return Continuation.CHAINED
-    return Continuation.REBUILT
-
-
-def _answers_all(live: LiveId, new: Sequence[InputItem], target: Target) -> bool:
-    if not live.open_calls and not any(item.kind.pair for item in new):
-        return True
-    answered = answers([item.data for item in new])
-    return answered == set(live.open_calls) and (not answered or target.abilities.takes_tool_outputs)
+    if isinstance(parent, ContinuationReason):
+        return parent
+    if parent.model != target.model:
+        return ContinuationReason.OTHER_MODEL
+    if now >= parent.expires_at - margin_seconds:
+        return ContinuationReason.RESPONSE_ID_EXPIRED
+    if parent.binding != target.binding:
+        return ContinuationReason.OTHER_ACCOUNT
+    # A chain is sent something.
+    if not new:
+        return ContinuationReason.NO_INPUT
+    # One system message at most, and first: a chain has no place for another.
+    if any(item.is_system for item in new):
+        return ContinuationReason.SYSTEM_MESSAGE
+    # The calls of the parent are answered, no less and no more: half a call is refused.
+    if parent.open_calls or any(item.kind.pair for item in new):
+        answered = answers([item.data for item in new])
+        if answered != set(parent.open_calls):
+            return ContinuationReason.TOOL_OUTPUTS_UNMATCHED
+        if answered and not target.abilities.takes_tool_outputs:
+            return ContinuationReason.TOOL_OUTPUTS_UNSUPPORTED
+    # The provider has cut this history already: it is sent again.
+    if parent.context.cut:
+        return ContinuationReason.PROVIDER_CUT_HISTORY
+    # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
+    if parent.context.tokens + sum(item.tokens for item in new) > target.abilities.token_budget:
+        return ContinuationReason.WINDOW_FULL
+    return ContinuationReason.LIVE_RESPONSE_ID
 
 
 PLAUSIBLE_SKEW_SECONDS = 600.0

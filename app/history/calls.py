@@ -9,6 +9,7 @@ from uuid import UUID
 import orjson
 from typing_extensions import TypedDict
 
+from app.chain.continuation import ContinuationReason
 from app.db import ids
 from app.http.errors import NotFound
 from app.items.shapes import fields_of
@@ -22,6 +23,8 @@ class CallObject(TypedDict):
     turn_id: str
     attempt: int
     continuation: str
+    continuation_reason: ContinuationReason | None
+    """None for a call of a release that stored no reason."""
     url: str
     account: str | None
     body: Any
@@ -43,6 +46,7 @@ def call_object(turn_id: UUID, row: Mapping[str, Any]) -> CallObject:
         "turn_id": ids.turn_id(turn_id),
         "attempt": row["attempt"],
         "continuation": row["continuation"],
+        "continuation_reason": row["continuation_reason"],
         "url": row["url"],
         "account": _account(row),
         "body": None if row["body"] is None else orjson.loads(row["body"]),

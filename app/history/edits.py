@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, case, delete, func, insert, select, type_c
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain import provider_deletions
+from app.chain.continuation import ContinuationReason
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
@@ -325,7 +326,9 @@ async def _give_up_chains(session: AsyncSession, thread: Thread) -> list[UUID]:
     """Make the next turns after a changed history rebuild it: the thread's, and those of its forks. Returns their
     ids."""
     where = {"project_id": thread.project_id, "bucket": thread.bucket, "thread_id": thread.id}
-    return list(await session.scalars(SQL.give_up_chains.clause, where))
+    return list(
+        await session.scalars(SQL.give_up_chains.clause, {**where, "reason": ContinuationReason.HISTORY_CHANGED})
+    )
 
 
 def at(column: Any, project_id: UUID, turn_id: UUID) -> tuple[ColumnElement[bool], ...]:

@@ -22,9 +22,11 @@ from app.trail.records import COPY_OF, Actor
 from app.turns.tables import Item, Turn
 
 KEPT = (
-    "status", "continuation", "model", "params", "metadata_", "ignored", "created_at", "arrived_at", "completed_at",
+    "status", "continuation", "continuation_reason", "model", "params", "metadata_", "ignored", "created_at",
+    "arrived_at", "completed_at",
     "error_status", "response", "usage", "cost", "error", "incomplete_details", "pace", "context", "binding",
-    "response_id", "response_created_at", "response_expires_at", "response_unknown_at", "deleted_at",
+    "response_id", "response_created_at", "response_expires_at", "response_unknown_at",
+    "response_unknown_reason", "deleted_at",
 )  # fmt: skip
 """Columns that a copy takes from its turn, including the live response id: the fork chains where the thread would
 have."""

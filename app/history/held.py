@@ -79,10 +79,10 @@ class Source:
     """Columns that are shown. Digests, salts and keys are not."""
 
     def opened(self, project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
-        """Return the columns of a kept row, with the sealed ones opened."""
+        """Return the columns of a kept row, with the sealed ones opened. Columns newer than the row are null."""
         data: dict[str, Any] = row["data"]
         key = {name: _key(name, data[name]) for name in self.rows.bound_by}
-        opened: dict[str, Any] = self.rows.opened(project_id, {**{name: data[name] for name in self.shown}, **key})
+        opened: dict[str, Any] = self.rows.opened(project_id, {**{name: data.get(name) for name in self.shown}, **key})
         return opened
 
 
@@ -94,14 +94,15 @@ SOURCES = {
     ),
     "turns": Source(
         "turn", rows_of(Turn),
-        ("seq", "parent_id", "status", "continuation", "model", "params", "metadata", "ignored", "response", "usage",
-         "cost", "error", "incomplete_details", "context", "response_id", "created_at", "completed_at", "deleted_at"),
+        ("seq", "parent_id", "status", "continuation", "continuation_reason", "model", "params", "metadata", "ignored",
+         "response", "usage", "cost", "error", "incomplete_details", "context", "response_id", "created_at",
+         "completed_at", "deleted_at"),
     ),
     "items": Source("item", rows_of(Item), ("position", "origin", "type", "item_id", "data")),
     "calls": Source(
         "call", rows_of(Call),
-        ("attempt", "continuation", "url", "frames", "refs", "dropped_items", "status", "response_id", "error",
-         "started_at", "finished_at"),
+        ("attempt", "continuation", "continuation_reason", "url", "frames", "refs", "dropped_items", "status",
+         "response_id", "error", "started_at", "finished_at"),
     ),
     "pieces": Source("piece", rows_of(SentPiece), ("number", "sources", "data", "media_id")),
     "compactions": Source(

@@ -94,7 +94,7 @@ WITH RECURSIVE affected AS (
             AND c.thread_id <> affected.id
     ) AS heirs
 ), given_up AS (
-    UPDATE turns SET response_unknown_at = now()
+    UPDATE turns SET response_unknown_at = now(), response_unknown_reason = :reason
     WHERE project_id = :project_id AND bucket = :bucket AND thread_id IN (SELECT id FROM affected)
         AND response_expires_at > now() AND response_unknown_at IS NULL
 )

@@ -162,9 +162,18 @@ def next_page(request: Request, page: Page, found: TurnsPage) -> dict[str, str]:
 @reads("chain")
 @at(router.get, "/chain", response_model=ListObject[LinkObject])
 async def chain(
-    caller: Authenticated, history: Service, address: Addressed, page: PagedTurns, until: Until = None
+    caller: Authenticated,
+    history: Service,
+    address: Addressed,
+    page: PagedTurns,
+    until: Until = None,
+    all_branches: Annotated[bool, Query(description="The turns of all branches, by their numbers.")] = False,
 ) -> Response:
     """List how each turn reached the model, and whether it can still be chained."""
+    if all_branches and until is not None:
+        raise BadRequest("'until' names a branch: it and 'all_branches' exclude each other.", param="until")
+    if all_branches:
+        return json_response(await history.all_links(caller, address, page))
     return json_response(await history.chain(caller, address, page, until))
 
 

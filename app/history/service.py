@@ -3,7 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 from uuid import UUID
 
 from sqlalchemy.sql import func
@@ -62,9 +62,13 @@ class LinkObject(TypedDict):
     id: str
     """Id of the turn."""
     object: Literal["chain.link"]
+    number: int
+    """The turn's number in the thread that it was made in."""
     parent_id: str | None
+    created_at: int
     status: str
     continuation: str | None
+    continuation_reason: str | None
     model: str
     provider: str | None
     account: str | None
@@ -74,6 +78,8 @@ class LinkObject(TypedDict):
     response_created_at: int | None
     response_expires_at: int | None
     live: bool
+    preview: NotRequired[str | None]
+    """The beginning of its last input message; null if there is none, or a long one. Present with `all_branches`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +247,18 @@ class History:
         bindings = {each.binding for each in await self._accounts.of(caller.project_id)}
         return list_object(rows, lambda row: self._link(row, bindings), has_more=found.has_more)
 
+    async def all_links(self, caller: Caller, address: ThreadAddress, page: Page) -> dict[str, Any]:
+        """Return the same for the turns of all branches, each with the beginning of its input."""
+        thread = await self._store.thread(caller.project_id, address)
+        rows, more = await self._store.links(caller.project_id, thread["id"], page)
+        previews = await self._store.previews(caller.project_id, [row["id"] for row in rows])
+        bindings = {each.binding for each in await self._accounts.of(caller.project_id)}
+
+        def show(row: LinkRow) -> LinkObject:
+            return {**self._link(row, bindings), "preview": previews.get(row["id"])}
+
+        return list_object(rows, show, has_more=more)
+
     async def _page_of_turns(
         self,
         caller: Caller,
@@ -301,9 +319,12 @@ class History:
         return {
             "id": ids.turn_id(row["id"]),
             "object": "chain.link",
+            "number": row["seq"],
             "parent_id": ids.optional_turn_id(row["parent_id"]),
+            "created_at": int(row["created_at"].timestamp()),
             "status": row["status"],
             "continuation": row["continuation"],
+            "continuation_reason": row["continuation_reason"],
             "model": row["model"],
             "provider": None if row["binding"] is None else row["binding"].partition("#")[0],
             "account": None if row["binding"] is None else account(row["binding"]),

@@ -140,7 +140,7 @@ RETURNING id
 
 -- give_up_chain --
 -- The next turn after this one is rebuilt.
-UPDATE turns SET response_unknown_at = now()
+UPDATE turns SET response_unknown_at = now(), response_unknown_reason = :reason
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
 RETURNING id
 

@@ -9,6 +9,7 @@ import orjson
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.chain.context import Context
+from app.chain.continuation import ContinuationReason
 from app.db import ids
 from app.db.engine import Database
 from app.db.routing import Routing
@@ -317,7 +318,8 @@ class MemoryStore:
 
     async def give_up_chain(self, project_id: UUID, turn_id: UUID) -> None:
         """Give up the chains that continue from a turn: its next turns are rebuilt with the current memory."""
-        await self._database.fetchrow(*SQL.give_up_chain(**_at(project_id, turn_id)))
+        reason = ContinuationReason.COMPACTED
+        await self._database.fetchrow(*SQL.give_up_chain(**_at(project_id, turn_id), reason=reason))
 
     async def abandoned(self) -> list[Abandoned]:
         """Compactions whose worker is dead."""

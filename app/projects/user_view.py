@@ -159,7 +159,7 @@ def shown(value: Any) -> Any:
 
 
 def _costs(kind: str) -> dict[str, Any]:
-    return {"account": None, "cost": None} if kind == "turn" else {}
+    return {"account": None, "cost": None, "continuation_reason": None} if kind == "turn" else {}
 
 
 def _is_shown(entry: Any) -> bool:

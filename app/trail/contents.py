@@ -116,7 +116,7 @@ def new_thread(salt: bytes, user: str | None) -> bytes:
 
 
 def placed(request: bytes, seq: int, beside: int, parent_id: UUID | None) -> bytes:
-    """Return the digest of a turn's request and of its place, as `open_turn_v3` makes it.
+    """Return the digest of a turn's request and of its place, as `open_turn_v4` makes it.
 
     Args:
         request: the digest of the request: see `("opened", 2)`.

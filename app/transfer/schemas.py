@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from app.chain.continuation import ContinuationReason
 from app.db.ids import ThreadId, TurnId
 from app.http.bodies import WHOLE, Body, ListOf
 from app.items.provider_door import LONGEST_ID
@@ -40,6 +41,7 @@ class TurnRecord(Body):
     parent_id: TurnId | None
     status: Literal["completed", "incomplete", "failed", "cancelled"]
     continuation: Literal["new", "chained", "rebuilt"] | None
+    continuation_reason: Annotated[ContinuationReason, Field(strict=False)] | None = None
     model: str
     params: dict[str, Any]
     metadata: Metadata
@@ -62,6 +64,8 @@ class TurnRecord(Body):
             raise ValueError("an incomplete turn has its 'incomplete_details'")
         if self.status == "completed" and self.continuation is not None and self.response_id is None:
             raise ValueError("a turn that a model has completed has its 'response_id'")
+        if self.continuation_reason is not None and self.continuation_reason.continuation != self.continuation:
+            raise ValueError("a 'continuation_reason' is one of its 'continuation'")
         return self
 
 

@@ -282,6 +282,7 @@ def _exported(turn: Turn, items: list[dict[str, Any]]) -> dict[str, Any]:
         "parent_id": ids.optional_turn_id(turn.parent_id),
         "status": turn.status,
         "continuation": turn.continuation,
+        "continuation_reason": turn.continuation_reason,
         "model": turn.model,
         "params": turn.params,
         "metadata": turn.metadata_,
@@ -322,8 +323,8 @@ def _turn_row(project_id: UUID, thread_id: UUID, turn: TurnRecord, seq: int) -> 
         "salt": contents.new_salt(),
         **turn.model_dump(
             include={
-                "status", "continuation", "model", "params", "ignored", "response", "usage", "cost", "error",
-                "incomplete_details", "response_id",
+                "status", "continuation", "continuation_reason", "model", "params", "ignored", "response", "usage",
+                "cost", "error", "incomplete_details", "response_id",
             }
         ),
     }  # fmt: skip

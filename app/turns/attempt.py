@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from app.accounts.pool import ProviderAccount
 from app.chain.context import UNKNOWN, Context
-from app.chain.continuation import Continuation, Target
+from app.chain.continuation import Continuation, ContinuationReason, Target
 from app.chain.live_ids import LiveId
 from app.chain.reduction import Reduction, target_of
 from app.items.shapes import Item
@@ -32,7 +32,9 @@ class Attempt:
     target: Target
     threshold: int | None
     """The tokens from which on the conversation is compacted; None for never."""
-    continuation: Continuation = Continuation.NEW
+    reason: ContinuationReason | None = None
+    """The reason for its continuation; None before that is decided. It changes only with the continuation: a rebuilt
+    history that is sent again, with less or to another account, keeps its reason."""
     live: LiveId | None = None
     """The response id that the turn was chained on first."""
     context: Context = UNKNOWN
@@ -56,6 +58,10 @@ class Attempt:
     """False once the provider has refused the encrypted reasoning."""
     tried: tuple[ProviderAccount, ...] = ()
     """The accounts that have failed before."""
+
+    @property
+    def continuation(self) -> Continuation:
+        return Continuation.NEW if self.reason is None else self.reason.continuation
 
     @property
     def model_at_account(self) -> str:

@@ -103,6 +103,7 @@ class Calls:
                         error,
                         started_at,
                         datetime.now(UTC),
+                        attempt.reason,
                     )
                 )
 

@@ -38,6 +38,7 @@ class CallRecord:
     error: dict[str, Any] | None
     started_at: datetime
     finished_at: datetime
+    continuation_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Closing:
     """The requested name and the model that it stood for; None if the model was named itself."""
     cost: dict[str, Any] | None = None
     """The cost of its calls: see `limits/spent.py`."""
+    continuation_reason: str | None = None
 
     def with_own_ids(self) -> "Closing":
         """The same, the output's items under ids of ours."""

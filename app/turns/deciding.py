@@ -17,7 +17,7 @@ import structlog
 
 from app.accounts.pool import PASSED_ON, ProviderAccount, fails_over
 from app.chain import continuation
-from app.chain.continuation import Continuation, Target
+from app.chain.continuation import Continuation, ContinuationReason, Target
 from app.chain.live_ids import LiveId
 from app.chain.rebuild import new_input
 from app.chain.reduction import LAST_IN_WORDS, Reduction, Step, first_and_last
@@ -62,25 +62,24 @@ class Decisions:
             prefetched: the answer to a look-up of the live id that was sent earlier.
         """
         turn = running.turn
-        live = None if turn.parent_id is None else await self._live(turn, turn.parent_id, prefetched)
-        home = None if live is None else live.binding
+        parent = await self._parent(turn, prefetched)
+        home = parent.binding if isinstance(parent, LiveId) else None
         account = await self._accounts.first(turn.project_id, turn.request.model, home)
         running.attempt = attempt = self.at(turn, account)
-        if live is not None and await self._is_shorter_now(turn, live, attempt.threshold):
-            live = None
-        chosen = continuation.decide(
-            turn.parent_id,
-            live,
+        if isinstance(parent, LiveId) and await self._is_shorter_now(turn, parent, attempt.threshold):
+            parent = ContinuationReason.COMPACTED
+        reason = continuation.decide(
+            parent,
             attempt.target,
             turn.request.items,
             now=time.time(),
             margin_seconds=self._settings.response_id_margin_seconds,
         )
-        running.attempt = attempt = replace(attempt, continuation=chosen)
-        if chosen is Continuation.CHAINED:
-            assert live is not None
-            return _chained(turn, attempt, live)
-        attempt = await self._rebuilt(running, attempt)
+        running.attempt = attempt = replace(attempt, reason=reason)
+        if reason is ContinuationReason.LIVE_RESPONSE_ID:
+            assert isinstance(parent, LiveId)
+            return _chained(turn, attempt, parent)
+        attempt = await self._rebuilt(running, attempt, reason)
         if home not in (None, account.binding):
             metrics.MOVED_TOKENS.inc(attempt.sent.weight)
         return attempt
@@ -99,7 +98,7 @@ class Decisions:
             return plain
         if with_less and await self._may_be_the_chain(running.turn, attempt, found):
             log.warning("the provider refuses a chained turn; its history is sent instead", code=found.code)
-            return await self._rebuilt(running, attempt)
+            return await self._rebuilt(running, attempt, ContinuationReason.CHAIN_REFUSED)
         if found.code == failure.TOO_LONG and (smaller := await self._smaller(running, attempt, found)) is not None:
             return smaller
         return await self._less(running, attempt, found) if with_less else None
@@ -121,7 +120,7 @@ class Decisions:
         log.warning("an account does not answer; the turn goes on at another", why=found.kind, to=other.name)
         target = self.at(turn, other).target
         running.attempt = attempt = replace(attempt, account=other, target=target, tried=tried)
-        attempt = await self._rebuilt(running, attempt)
+        attempt = await self._rebuilt(running, attempt, ContinuationReason.FAILOVER)
         metrics.of(metrics.MOVES, found.kind).inc()
         metrics.MOVED_TOKENS.inc(attempt.sent.weight)
         return attempt
@@ -136,16 +135,18 @@ class Decisions:
         target = self._reader.target(account.binding, turn.request.family, turn.request.model)
         return Attempt(account, target, self._compactions.threshold(target.abilities.token_budget, turn.request.params))
 
-    async def _live(self, turn: Opened, parent_id: UUID, prefetched: "asyncio.Future[Any] | None") -> LiveId | None:
-        """Return the parent's response id: from Redis, else from Postgres."""
-        if turn.parent_forgotten:
-            return None
+    async def _parent(self, turn: Opened, prefetched: "asyncio.Future[Any] | None") -> LiveId | ContinuationReason:
+        """Return the parent's response id, from Redis, else from Postgres; or the reason why there is none."""
+        if turn.parent_id is None:
+            return ContinuationReason.FIRST_TURN
+        if turn.parent_lost is not None:
+            return turn.parent_lost
         cached = await self._live_ids.get(turn.project_id, turn.thread_id, prefetched)
-        if cached is not None and cached.turn_id == parent_id:
+        if cached is not None and cached.turn_id == turn.parent_id:
             metrics.of(metrics.LIVE_ID_LOOKUPS, "hit").inc()
             return cached
         metrics.of(metrics.LIVE_ID_LOOKUPS, "miss").inc()
-        return await self._store.parent(turn.project_id, parent_id)
+        return await self._store.parent(turn.project_id, turn.parent_id)
 
     async def _is_shorter_now(self, turn: Opened, live: LiveId, threshold: int | None) -> bool:
         """Return True if a compaction has become ready since the chain began, and is worth beginning another."""
@@ -157,10 +158,13 @@ class Decisions:
         nearest = await self._reader.store.nearest(turn.project_id, turn.parent_id)
         return nearest is not None and nearest.hex != live.context.compaction
 
-    async def _rebuilt(self, running: Running, attempt: Attempt, token_budget: int | None = None) -> Attempt:
+    async def _rebuilt(
+        self, running: Running, attempt: Attempt, reason: ContinuationReason | None, token_budget: int | None = None
+    ) -> Attempt:
         """Return the attempt that sends the whole conversation.
 
         Args:
+            reason: why it is not chained any more, if it was.
             token_budget: the size of its input; None for what the model takes.
 
         Raises:
@@ -187,7 +191,7 @@ class Decisions:
         rebuilt = await self._model_input(turn, attempt, reduction, token_budget)
         if rebuilt.dropped_items and not leaves_out:
             raise ProviderError(failure.too_long(token_budget or attempt.target.abilities.token_budget))
-        return _with_history(turn, attempt, rebuilt)
+        return _with_history(turn, attempt, rebuilt, reason)
 
     async def _model_input(
         self, turn: Opened, attempt: Attempt, reduction: Reduction | None, token_budget: int | None = None
@@ -211,7 +215,7 @@ class Decisions:
         log.info("the provider does not know a live id; rebuilding")
         await self._live_ids.forget(turn.project_id, turn.thread_id)
         await self._store.forget_response(turn.project_id, turn.parent_id)
-        return await self._rebuilt(running, attempt)
+        return await self._rebuilt(running, attempt, ContinuationReason.RESPONSE_ID_UNKNOWN)
 
     async def _without_reasoning(self, running: Running, attempt: Attempt, found: Failure) -> Attempt | None:
         """Return an attempt without encrypted reasoning, which another model or account may have made.
@@ -224,7 +228,7 @@ class Decisions:
         log.warning("the provider refuses encrypted reasoning; the rest is sent without it", code=found.code)
         attempt = replace(attempt, reasoning=False)
         if attempt.continuation is not Continuation.CHAINED:
-            return await self._rebuilt(running, attempt)
+            return await self._rebuilt(running, attempt, attempt.reason)
         target = self.at(running.turn, attempt.account).target
         sent = new_input(request.items, target.abilities, reasoning=False)
         left_out = attempt.context.reasoning_left_out + sum(item.is_encrypted_reasoning for item in request.items)
@@ -263,7 +267,8 @@ class Decisions:
         if limit is not None:
             self._reader.observations.at(attempt.account.binding).refused(request.model, limit)
         most = self.at(turn, attempt.account).target.abilities.token_budget
-        smaller = await self._rebuilt(running, attempt, min(most, int(SMALLER_SHARE * weight), limit or weight))
+        budget = min(most, int(SMALLER_SHARE * weight), limit or weight)
+        smaller = await self._rebuilt(running, attempt, ContinuationReason.CHAIN_TOO_LONG, budget)
         return smaller if smaller.sent.weight < weight else None
 
     async def _less(self, running: Running, attempt: Attempt, found: Failure) -> Attempt | None:
@@ -297,7 +302,7 @@ class Decisions:
             rebuilt = replace(rebuilt, reduction=replace(rebuilt.reduction, refused=first_and_last(changed)))
             log.warning("the provider refuses a rebuilt history; less of it is sent", step=step.label, code=found.code)
             metrics.of(metrics.REDUCED_HISTORIES, step.label).inc()
-            return _with_history(turn, attempt, rebuilt)
+            return _with_history(turn, attempt, rebuilt, attempt.reason)
         if last is Step.LEFT_OUT and (sent := _sent_turns(rebuilt)):
             raise ProviderError(failure.with_kept(found, [ids.turn_id(turn) for turn in sent]))
         return None
@@ -321,8 +326,12 @@ def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     )
 
 
-def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput) -> Attempt:
-    """Return the attempt that sends a rebuilt input, with what it leaves out."""
+def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput, reason: ContinuationReason | None) -> Attempt:
+    """Return the attempt that sends a rebuilt input, with what it leaves out.
+
+    Args:
+        reason: why it is not chained any more, if it was.
+    """
     envelope = attempt.envelope
     weight = rebuilt.tokens + envelope.overhead_tokens
     if turn.parent_id is not None:
@@ -330,7 +339,7 @@ def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput) -> Attemp
         metrics.DROPPED_ITEMS.inc(rebuilt.dropped_items)
     return replace(
         attempt,
-        continuation=attempt.continuation if turn.parent_id is None else Continuation.REBUILT,
+        reason=reason if attempt.continuation is Continuation.CHAINED else attempt.reason,
         body=write_body(envelope, rebuilt.input, turn.request.input, rebuilt.sources, attempt.pieces),
         input=rebuilt.input,
         sources=rebuilt.sources,

@@ -49,6 +49,8 @@ class TurnExecution:
             except ServiceStopping as error:
                 await self._finish.leave(running, error)
             span.add({"everthread.continuation": running.continuation.value})
+            if running.reason is not None:
+                span.add({"everthread.continuation_reason": running.reason.value})
             if running.outcome.error is not None:
                 span.fail(running.outcome.error.meaning)
 

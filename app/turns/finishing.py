@@ -233,6 +233,7 @@ def _attempt_fields(running: Running) -> dict[str, Any]:
     """Return the fields of a closing about the attempt and its calls."""
     return {
         "continuation": running.continuation.value,
+        "continuation_reason": running.reason,
         "calls": running.calls,
         "binding": running.binding,
         "pace": running.relay.recorder.pace.measured(),

@@ -77,6 +77,8 @@ def turn_headers(running: Running) -> dict[str, str]:
     """Return what every other answer to a turn tells, streamed or not, good or bad."""
     turn = running.turn
     headers = {**opened_headers(running), "Everthread-Continuation": running.continuation.value}
+    if running.reason is not None and turn.request.origin.user is None:
+        headers["Everthread-Continuation-Reason"] = running.reason  # It tells of accounts, which users do not see.
     family, context = turn.request.family, running.context
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)

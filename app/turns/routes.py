@@ -49,6 +49,7 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
         response,
         running.turn,
         running.continuation.value,
+        running.reason,
         running.context if ended else None,
         attempt.account.provider.account if ended and attempt is not None else None,
         running.relay.recorder.pace.first if ended else None,

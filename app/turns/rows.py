@@ -14,6 +14,7 @@ class TurnRow(TypedDict):
     parent_id: UUID | None
     status: Status
     continuation: str | None
+    continuation_reason: str | None
     model: str
     params: dict[str, Any]
     metadata: dict[str, str]
@@ -69,9 +70,12 @@ class LinkRow(TypedDict):
     """A turn's continuation, and its response id as far as it can be chained."""
 
     id: UUID
+    seq: int
     parent_id: UUID | None
+    created_at: datetime
     status: Status
     continuation: str | None
+    continuation_reason: str | None
     model: str
     binding: str | None
     response_id: str | None
@@ -82,6 +86,9 @@ class LinkRow(TypedDict):
 
 
 class ParentRow(TypedDict):
+    """A turn's response id; where `lost` has the reason why there is none, the other columns may be null."""
+
+    lost: str | None
     response_id: str
     binding: str
     model: str

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.chain.answer import Answer
 from app.chain.context import UNKNOWN, Context
-from app.chain.continuation import Continuation
+from app.chain.continuation import Continuation, ContinuationReason
 from app.http.errors import APIError
 from app.limits.service import Admission
 from app.memory.compaction import CompactionJob
@@ -72,6 +72,11 @@ class Running:
     @property
     def continuation(self) -> Continuation:
         return Continuation.NEW if self.attempt is None else self.attempt.continuation
+
+    @property
+    def reason(self) -> ContinuationReason | None:
+        """The reason for its continuation; None before that is decided."""
+        return None if self.attempt is None else self.attempt.reason
 
     @property
     def context(self) -> Context:

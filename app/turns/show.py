@@ -12,6 +12,7 @@ from uuid import UUID
 from typing_extensions import TypedDict
 
 from app.chain.context import Context, ContextObject
+from app.chain.continuation import ContinuationReason
 from app.db import ids
 from app.http.describing import ItemObject
 from app.http.errors import APIError
@@ -86,6 +87,8 @@ class TurnObject(_Response):
     parent_id: str | None
     continuation: Literal["new", "chained", "rebuilt"] | None
     """The way it reached the model."""
+    continuation_reason: ContinuationReason | None
+    """The reason for it. None for a turn that has not reached the model, or of a release that stored no reason."""
     output_text: str
     ignored: list[str]
     """Fields of the request that have had no effect."""
@@ -221,6 +224,7 @@ def turn_object(
     response: dict[str, Any],
     turn: Opened,
     continuation: str | None,
+    continuation_reason: str | None,
     context: Context | None,
     account: str | None,
     first_word_ms: int | None,
@@ -238,6 +242,7 @@ def turn_object(
         "thread_id": ids.thread_id(turn.thread_id),
         "parent_id": ids.optional_turn_id(turn.parent_id),
         "continuation": continuation,
+        "continuation_reason": continuation_reason,
         "output_text": output_text(response["output"]),
         "ignored": turn.request.ignored,
         "context": None if context is None else context.shown(),
@@ -288,6 +293,7 @@ def stored_turn(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
         "thread_id": ids.thread_id(row["thread_id"]),
         "parent_id": ids.optional_turn_id(row["parent_id"]),
         "continuation": row["continuation"],
+        "continuation_reason": row["continuation_reason"],
         "ignored": row["ignored"],
         "context": None if row["context"] is None else Context.from_json(row["context"]).shown(),
         "account": None if row["binding"] is None else account_of(row["binding"]),

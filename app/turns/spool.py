@@ -157,6 +157,7 @@ def encoded(turn: Closable, closing: Closing) -> bytes:
             "closing": {
                 "status": closing.status,
                 "continuation": closing.continuation,
+                "continuation_reason": closing.continuation_reason,
                 "calls": [_encoded_call(call) for call in closing.calls],
                 "output": [{"type": item.type, "id": item.id, "data": item.data} for item in closing.output],
                 "response": closing.response,
@@ -232,6 +233,7 @@ def decoded(content: bytes) -> tuple[Closable, Closing]:
         closing["context"],
         closing["replaced_model"],
         closing["cost"],
+        closing.get("continuation_reason"),  # The release before writes none, and ignores it.
     )
 
 
@@ -251,6 +253,7 @@ def _encoded_call(call: CallRecord) -> dict[str, Any]:
         "error": call.error,
         "started_at": call.started_at.isoformat(),
         "finished_at": call.finished_at.isoformat(),
+        "continuation_reason": call.continuation_reason,
     }
 
 
@@ -270,6 +273,7 @@ def _decoded_call(call: dict[str, Any]) -> CallRecord:
         call["error"],
         datetime.fromisoformat(call["started_at"]),
         datetime.fromisoformat(call["finished_at"]),
+        call.get("continuation_reason"),
     )
 
 

@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from app.chain.context import Context
+from app.chain.continuation import ContinuationReason, stored_reason
 from app.chain.live_ids import LiveId
 from app.db import ids
 from app.db.engine import Database
@@ -24,8 +25,9 @@ from app.db.sql import Statement, statements_of
 from app.http.errors import Conflict, DatabaseUnavailable, NotFound, ThreadLocked
 from app.http.pages import PAGE_BYTES, Page
 from app.items.kinds import CALLS
-from app.items.shapes import Item
+from app.items.shapes import Item, text_of
 from app.items.stored import columns, stored_input
+from app.items.unreadable import is_unreadable
 from app.media import store as media
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
@@ -59,10 +61,16 @@ from app.turns.unconfirmed import Unconfirmed
 BRIEF_WAIT_SECONDS = 0.25
 """Time that background work waits for a locked thread before it continues with others and returns later."""
 
+PREVIEW = 100
+"""Characters of a message that a preview has."""
+
+LONGEST_PREVIEWED = 20_000
+"""Bytes of the largest message of which there is a preview: no more is read for a hundred characters."""
+
 SQL = statements_of(__file__)
 
 BESIDE = {IfBusy.BESIDE: "always", IfBusy.BESIDE_IF_NEEDED: "if_needed"}
-"""The words of `open_turn_v3` for turns that run beside others."""
+"""The words of `open_turn_v4` for turns that run beside others."""
 
 DOCUMENT = SealedDocument()
 TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
@@ -79,8 +87,8 @@ class Opened:
     created_at: datetime
     request: TurnRequest
     salt: bytes
-    parent_forgotten: bool = False
-    """The parent's response id is of no use any more, whatever Redis says."""
+    parent_lost: ContinuationReason | None = None
+    """Why the parent's response id is of no use any more, whatever Redis says."""
     sealer: at_rest.ContentCipher = at_rest.PLAIN
 
     @property
@@ -248,7 +256,7 @@ class TurnStore:
             row["created_at_"],
             request,
             salt,
-            bool(row["parent_forgotten"]),
+            None if row["parent_lost"] is None else stored_reason(row["parent_lost"]),
             seal,
         )
 
@@ -344,6 +352,7 @@ class TurnStore:
                 turn_id=turn.id,
                 status=closing.status,
                 continuation=closing.continuation,
+                continuation_reason=closing.continuation_reason,
                 response=seal.document(place, "response", response),
                 usage=usage,
                 cost=_json(closing.cost),
@@ -362,6 +371,7 @@ class TurnStore:
                 data=seal.items(turn.project_id, turn.id, turn.input_items, closing.output, stored),
                 media=held,
                 continuations=[call.continuation for call in calls],
+                continuation_reasons=[call.continuation_reason for call in calls],
                 urls=[call.url for call in calls],
                 frames=frames,
                 frame_counts=[len(call.body.literals) for call in calls],
@@ -531,12 +541,14 @@ class TurnStore:
     async def leave_queue(self, project_id: UUID, thread_id: UUID, ticket: UUID) -> None:
         await self._database.fetchrow(*SQL.leave_queue(**_of(project_id, thread_id), ticket=ticket))
 
-    async def parent(self, project_id: UUID, turn_id: UUID) -> LiveId | None:
-        """A turn's response id with all that decides whether it is live; None if there is nothing to chain on."""
+    async def parent(self, project_id: UUID, turn_id: UUID) -> LiveId | ContinuationReason:
+        """Return a turn's response id with all that decides whether it is live; or the reason why there is none."""
         node = self._nodes.of(ids.bucket_of(turn_id))
         row: ParentRow | None = await node.fetchrow(*SQL.parent(**_at(project_id, turn_id), call_types=CALLS))
         if row is None:
-            return None
+            return ContinuationReason.HISTORY_CHANGED  # Its thread was deleted meanwhile.
+        if row["lost"] is not None:
+            return stored_reason(row["lost"])
         context = Context(tokens=row["total_tokens"]) if row["context"] is None else Context.from_json(row["context"])
         return LiveId(
             turn_id, row["response_id"], row["binding"], row["model"], row["expires_at"], context, row["open_calls"]
@@ -554,7 +566,8 @@ class TurnStore:
 
     async def forget_response(self, project_id: UUID, turn_id: UUID) -> None:
         """Remember that the provider does not know a turn's response id."""
-        await self._database.fetchrow(*SQL.forget_response(**_at(project_id, turn_id)))
+        reason = ContinuationReason.RESPONSE_ID_UNKNOWN
+        await self._database.fetchrow(*SQL.forget_response(**_at(project_id, turn_id), reason=reason))
 
     async def pieces(self, project_id: UUID, thread_id: UUID) -> dict[bytes, int]:
         """The pieces that calls of a thread can refer to: their numbers, by digest."""
@@ -646,6 +659,30 @@ class TurnStore:
         asked = SQL.chain(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids))
         found: dict[UUID, LinkRow] = {row["id"]: row for row in await self._database.fetch(*asked)}
         return [found[turn_id] for turn_id in turn_ids if turn_id in found]
+
+    async def links(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[LinkRow], bool]:
+        """Return how the turns of a thread reached the model, on every branch, and whether more follow the page.
+
+        Raises:
+            BadRequest: the cursor is the id of no turn.
+        """
+        statement = SQL.links_before if page.scan()[1] else SQL.links_after
+        seq = await self._number(project_id, page)
+        asked = statement(**_of(project_id, thread_id), seq=seq, limit=page.limit + 1)
+        return page.cut(await self._database.fetch(*asked))
+
+    async def previews(self, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """Return the beginning of the last input message of each turn of one thread, if it is a short one."""
+        if not turn_ids:
+            return {}
+        asked = SQL.last_messages(
+            project_id=project_id,
+            bucket=ids.bucket_of(turn_ids[0]),
+            turn_ids=list(turn_ids),
+            most_bytes=LONGEST_PREVIEWED,
+        )
+        rows = [ITEMS.opened(project_id, row) for row in await self._database.fetch(*asked)]
+        return {row["turn_id"]: text_of(row["data"])[:PREVIEW] for row in rows if not is_unreadable(row["data"])}
 
     async def get(self, project_id: UUID, turn_id: UUID) -> TurnRow | None:
         return await self.at(project_id, OfTurn(turn_id))

@@ -56,6 +56,8 @@ class Turn(Base):
     status: Mapped[str] = mapped_column(Text)
     continuation: Mapped[str | None] = mapped_column(Text)
     """None until the turn is closed, and for items that were added outside any call to the model."""
+    continuation_reason: Mapped[str | None] = mapped_column(Text)
+    """Why: see `chain/continuation.py`. None as well for turns of releases that stored no reason."""
     model: Mapped[str] = mapped_column(Text)
     params: Mapped[dict[str, Any]] = mapped_column(SEALED)
     """The request as the client sent it, without its input and metadata."""
@@ -110,6 +112,8 @@ class Turn(Base):
     """When its content was deleted. The row stays: later turns continue it."""
     response_unknown_at: Mapped[datetime | None]
     """Since when the id is of no use: the provider does not know it, or the history that it stands for was changed."""
+    response_unknown_reason: Mapped[str | None] = mapped_column(Text)
+    """Why, as the `continuation_reason` of the turns that continue from it."""
 
     __table_args__ = (
         ForeignKeyConstraint(
@@ -199,6 +203,7 @@ class Call(Base):
     turn_id: Mapped[UUID] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(domain("call_attempt", Integer()), primary_key=True)
     continuation: Mapped[str] = mapped_column(domain("call_continuation", Text()))
+    continuation_reason: Mapped[str | None] = mapped_column(Text)
     url: Mapped[str] = mapped_column(Text)
     frames: Mapped[list[str] | None] = mapped_column(SealedTexts)
     """The exact text that was sent, except the parts that `refs` stand for: see `turns/pieces.py`. None: erased."""

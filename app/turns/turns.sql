@@ -1,6 +1,6 @@
 -- open_turn --
 -- Opens a turn: see migrations/schema.sql. A transaction of its own, and one of a turn's two.
-SELECT * FROM open_turn_v3(
+SELECT * FROM open_turn_v4(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :after_turn::uuid, :name::text, :of_user::text,
     :new_thread::boolean, :user_id::text, :trail_key::bytea, :thread_salt::bytea,
     :turn_id::uuid, :parent_id::uuid, :root::boolean, :beside::text, :ticket::uuid,
@@ -12,13 +12,13 @@ SELECT * FROM open_turn_v3(
 
 -- close_turn --
 -- Closes a turn: see migrations/schema.sql. The other of its two transactions. NULL: somebody else has.
-SELECT close_turn_v3(
+SELECT close_turn_v4(
     :project_id::uuid, :bucket::smallint, :thread_id::uuid, :turn_id::uuid,
-    :status::text, :continuation::text, :response::text, :usage::text, :cost::text, :error::text,
+    :status::text, :continuation::text, :continuation_reason::text, :response::text, :usage::text, :cost::text, :error::text,
     :incomplete_details::text, :binding::text, :response_id::text, :response_created_at::timestamptz, :response_expires_at::timestamptz,
     :error_status::smallint, :pace::text, :context::text,
     :first_position::integer, :types::text[], :item_ids::text[], :data::text[],
-    :continuations::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
+    :continuations::text[], :continuation_reasons::text[], :urls::text[], :frames::text[], :frame_counts::integer[], :refs::integer[],
     :piece_digests::bytea[], :piece_sources::text[], :piece_data::text[], :dropped::integer[], :statuses::integer[],
     :response_ids::text[], :errors::text[], :began::timestamptz[], :ended::timestamptz[],
     :api_key_id::uuid, :address::text, :actions::text[], :details::text[], :contents::bytea[],
@@ -26,8 +26,15 @@ SELECT close_turn_v3(
 ) AS completed_at
 
 -- parent -> ParentRow --
--- What decides whether a turn's response id can be chained on. No row where there is nothing to chain on.
-SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
+-- What decides whether a turn's response id can be chained on. `lost` is the reason why there is none.
+SELECT CASE
+        WHEN response_unknown_at IS NOT NULL THEN coalesce(response_unknown_reason, 'response_id_dropped')
+        WHEN status NOT IN ('completed', 'incomplete') THEN 'parent_unfinished'
+        WHEN response_expires_at IS NOT NULL THEN NULL
+        WHEN status = 'incomplete' THEN 'parent_unfinished'
+        WHEN continuation IS NULL THEN 'items_added'
+        ELSE 'no_response_id'
+    END AS lost, response_id, binding, model, extract(epoch FROM response_expires_at)::float8 AS expires_at,
     context, token_count(usage->'total_tokens') AS total_tokens,
     ARRAY(
         SELECT coalesce(i.data->>'call_id', i.data->>'id', i.data->1->>'call_id') FROM items i
@@ -36,13 +43,11 @@ SELECT response_id, binding, model, extract(epoch FROM response_expires_at)::flo
             -- Without a call_id, the provider has executed a tool search itself.
             AND (i.type <> 'tool_search_call' OR coalesce(i.data->>'call_id', i.data->1->>'call_id') IS NOT NULL)
     ) AS open_calls
-FROM turns
-WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND status IN ('completed', 'incomplete')
-    AND response_expires_at IS NOT NULL AND response_unknown_at IS NULL
+FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
 
 -- forget_response --
 -- Remembers that the provider does not know a turn's response id.
-UPDATE turns SET response_unknown_at = now()
+UPDATE turns SET response_unknown_at = now(), response_unknown_reason = :reason
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND response_unknown_at IS NULL
 RETURNING id
 
@@ -150,14 +155,38 @@ SELECT id FROM branch
 WHERE :cursor::uuid IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
 ORDER BY depth DESC LIMIT :limit
 
+-- _links --
+-- How turns reached the model.
+SELECT t.id, t.seq, t.parent_id, t.created_at, t.status, t.continuation, t.continuation_reason, t.model, t.binding,
+    t.response_id, t.response_created_at, t.response_expires_at, t.response_unknown_at, t.context
+FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket
+
 -- chain -> LinkRow --
--- How turns of one thread reached the model.
-SELECT t.id, t.parent_id, t.status, t.continuation, t.model, t.binding, t.response_id, t.response_created_at,
-    t.response_expires_at, t.response_unknown_at, t.context
-FROM turns t WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids::uuid[])
+-- Turns of one thread by their ids.
+{_links} AND t.id = ANY(:turn_ids::uuid[])
+
+-- links_after -> LinkRow --
+-- A page of all turns of a thread, from a number on upwards.
+{_links} AND t.thread_id = :thread_id AND t.deleted_at IS NULL AND t.seq > coalesce(:seq::int, 0)
+ORDER BY t.seq LIMIT :limit
+
+-- links_before -> LinkRow --
+-- The same, from a number on downwards.
+{_links} AND t.thread_id = :thread_id AND t.deleted_at IS NULL AND t.seq < coalesce(:seq::int, 2147483647)
+ORDER BY t.seq DESC LIMIT :limit
+
+-- last_messages -> ItemRow --
+-- The last message in the input of each turn, unless it is longer than a number of bytes.
+SELECT i.turn_id, i.position, i.type, i.item_id, i.data
+FROM unnest(:turn_ids::uuid[]) AS wanted (id) CROSS JOIN LATERAL (
+    SELECT turn_id, position, type, item_id, data, size FROM items
+    WHERE project_id = :project_id AND bucket = :bucket AND turn_id = wanted.id AND origin = 'input'
+        AND type = 'message'
+    ORDER BY position DESC LIMIT 1
+) i WHERE i.size <= :most_bytes::int
 
 -- _turn_columns --
-    t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.model, t.params, t.metadata, t.ignored, t.created_at,
+    t.id, t.thread_id, t.parent_id, t.status, t.continuation, t.continuation_reason, t.model, t.params, t.metadata, t.ignored, t.created_at,
     t.completed_at, t.response, t.usage, t.cost, t.error, t.error_status, t.incomplete_details, t.context, t.binding, t.seq,
     (t.pace->'ms'->>0)::int AS first_word_ms
 
@@ -216,7 +245,7 @@ WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = ANY(:turn_ids
 
 -- calls --
 -- Every attempt at the provider for a turn, its body in pieces.
-SELECT c.turn_id, c.attempt, c.continuation, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id, c.error,
+SELECT c.turn_id, c.attempt, c.continuation, c.continuation_reason, c.url, c.frames, c.refs, c.dropped_items, c.status, c.response_id, c.error,
     c.started_at, c.finished_at, t.thread_id, t.binding
 FROM calls c JOIN turns t ON t.project_id = c.project_id AND t.bucket = c.bucket AND t.id = c.turn_id
 WHERE c.project_id = :project_id AND c.bucket = :bucket AND c.turn_id = :turn_id ORDER BY c.attempt

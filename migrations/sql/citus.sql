@@ -103,9 +103,13 @@ SELECT create_distributed_function(
     p.oid::regprocedure, CASE WHEN p.proname LIKE 'append_records%' THEN 'p_bucket' ELSE 'b' END,
     colocate_with => 'threads', force_delegation => true
 ) FROM pg_proc p
-WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN ('open_turn_v3', 'close_turn_v3', 'append_records_v2');
+WHERE p.pronamespace = 'public'::regnamespace AND p.proname IN (
+    'open_turn_v3', 'open_turn_v4', 'close_turn_v3', 'close_turn_v4', 'append_records_v2'
+);
 
 -- Citus before the mending of its issue 8371 keeps a plan for each execution of a statement in a function, without end.
 ALTER FUNCTION open_turn_v3 SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION open_turn_v4 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION close_turn_v3 SET plan_cache_mode = force_custom_plan;
+ALTER FUNCTION close_turn_v4 SET plan_cache_mode = force_custom_plan;
 ALTER FUNCTION append_records_v2 SET plan_cache_mode = force_custom_plan;

@@ -1670,6 +1670,12 @@ export interface components {
             reduced: components["schemas"]["Reduced"] | null;
             cut_by_provider: boolean;
         };
+        /**
+         * ContinuationReason
+         * @description The reason why a turn is new, chained or rebuilt. docs/history.md lists them for readers of the API.
+         * @enum {string}
+         */
+        ContinuationReason: "first_turn" | "live_response_id" | "items_added" | "parent_unfinished" | "no_response_id" | "response_id_expired" | "response_id_unknown" | "response_id_dropped" | "history_changed" | "compacted" | "other_model" | "other_account" | "no_input" | "system_message" | "tool_outputs_unmatched" | "tool_outputs_unsupported" | "provider_cut_history" | "window_full" | "chain_refused" | "chain_too_long" | "failover";
         ContextManagement: {
             /** @constant */
             type: "compaction";
@@ -2260,6 +2266,7 @@ export interface components {
             thread_id: string;
             parent_id: string | null;
             continuation: ("new" | "chained" | "rebuilt") | null;
+            continuation_reason: components["schemas"]["ContinuationReason"] | null;
             output_text: string;
             ignored: string[];
             context: components["schemas"]["Context"] | null;

@@ -37,7 +37,7 @@ export interface ContentPart {
 export type MessageItem = Item & { id: string; turn_id: string };
 
 /** A response, as events show it. */
-export type TurnResponse = Omit<Turn, "object" | "thread_id" | "parent_id" | "continuation" | "output_text" | "input"> & {
+export type TurnResponse = Omit<Turn, "object" | "thread_id" | "parent_id" | "continuation" | "continuation_reason" | "output_text" | "input"> & {
   object: "response";
 };
 

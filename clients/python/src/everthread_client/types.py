@@ -131,6 +131,8 @@ class Turn(TypedDict):
     error: JSON | None
     incomplete_details: JSON | None
     continuation: Literal["new", "chained", "rebuilt"] | None
+    continuation_reason: str | None
+    """None with a user token."""
     context: JSON | None
     cost: JSON | None
     metadata: dict[str, str]
