@@ -15,8 +15,10 @@ from playwright.sync_api import Browser, Locator, expect
 from starlette.routing import Route
 
 import app
+from app.chain.continuation import ContinuationReason
 from app.console import markdown
 from app.console.pages import settings
+from app.console.reasons import REASONS
 from app.console.routes import routes
 from app.console.words import CHINESE, language_of
 from app.projects.settings import Limits
@@ -132,7 +134,7 @@ def test_a_conversation_is_read_gone_on_with_edited_and_answered_again(console: 
     expect(page.locator("article").nth(1)).to_contain_text("Branch 3 of 3")
     page = console.open(f"/threads/{thread}/tree")
     expect(page.locator("circle")).to_have_count(4)
-    page.locator("svg a").nth(1).click()
+    page.locator(".tree a").nth(1).click()
     expect(page.locator("article").nth(1)).to_contain_text("What is my name?")
 
 
@@ -645,7 +647,8 @@ def test_everything_that_is_said_has_a_chinese_form() -> None:
     texts = [path.read_text() for path in [*(HERE / "templates").glob("*.html"), *HERE.rglob("*.py")]]
     said = {found for text in texts for found in re.findall(r"\bt\(\s*\"([^\"]+)\"", text)}
     said |= {found for text in texts for found in re.findall(r"\bt\('([^']+)'", text)}
-    said |= set(settings.LIMITS.values())
+    said |= set(settings.LIMITS.values()) | {text for texts in REASONS.values() for text in texts}
+    assert list(REASONS) == list(ContinuationReason)
     assert set(settings.LIMITS) == set(Limits.model_fields)
     assert len(said) > 80
     assert said - set(CHINESE) == set()

@@ -6,7 +6,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from app.console.api import Door
-from app.console.pages import audit, chain, replay, settings, thread, threads, usage
+from app.console.pages import audit, chain, replay, settings, thread, threads, tree, usage
 from app.console.session import PATH
 from app.console.static_files import COMPRESSED, mounts
 from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
@@ -19,7 +19,7 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
     pages = {
         "/threads": threads.page, "/threads/rows": threads.rows, "/search": threads.search,
         THREAD: thread.page, f"{THREAD}/about": thread.about, f"{THREAD}/earlier": thread.earlier,
-        f"{THREAD}/turns/{{turn_id}}": thread.turn, f"{THREAD}/tree": thread.tree,
+        f"{THREAD}/turns/{{turn_id}}": thread.turn, f"{THREAD}/tree": tree.page,
         f"{THREAD}/chain": chain.page, f"{THREAD}/turns/{{turn_id}}/calls": chain.calls,
         f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
         "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,

@@ -20,6 +20,7 @@ from app.console.api import Api, Refused
 from app.console.oidc import COOKIE as STATE_COOKIE
 from app.console.oidc import PATH as STATE_PATH
 from app.console.oidc import UNAVAILABLE, Oidc, SignedIn, SignInFailed
+from app.console.reasons import REASONS
 from app.console.static_files import STATIC
 from app.console.words import Words, language_of, words
 from app.http.services import services
@@ -95,6 +96,9 @@ _templates.filters |= {
     "initials": _initials,
     "money": lambda costs, digits=4: money(costs, digits),
 }  # fmt: skip
+
+
+_templates.globals |= {"REASONS": REASONS}
 
 
 @dataclass(frozen=True, slots=True)

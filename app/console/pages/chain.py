@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
+from app.console.pages import paging
 from app.console.pages.thread import left_out
 from app.console.view import View
 from app.http.services import services
-from app.items.shapes import fields_of
 from app.process.killable import Killable, LimitExceeded
 
 MOST_DRAWN = 100
-"""Turns, from the end on: a page of the chain."""
+"""Turns on a page of the chain."""
 
 WIDTH = 640
 
@@ -22,14 +22,17 @@ DIFFERENCE = "app.console.difference:lines"
 
 async def page(view: View) -> Response:
     thread_id = view.request.path_params["thread_id"]
-    found = await view.api.get(f"/threads/{thread_id}/chain", until=view.asked("until"), limit=MOST_DRAWN, order="desc")
-    links = found["data"][::-1]
-    shown = [_link(view, link, before) for before, link in zip([None, *links], links, strict=False)]
-    if found["has_more"]:
-        del shown[0]  # Why it was rebuilt depends on the turn before it.
+    asked = {name: view.asked(name) for name in ("until", "after", "before")}
+    found = await view.api.get(f"/threads/{thread_id}/chain", limit=MOST_DRAWN, order="desc", **asked)
+    links = [_link(link) for link in found["data"][::-1]]
     thread = await view.api.find(f"/threads/{thread_id}")
     return view.page(
-        "chain.html", thread_id=thread_id, thread=thread, links=shown, line=_line(shown), cut=found["has_more"]
+        "chain.html",
+        thread_id=thread_id,
+        thread=thread,
+        links=links,
+        line=_line(links),
+        paging=await paging.of_links(view, found),
     )
 
 
@@ -53,28 +56,10 @@ async def calls(view: View) -> Response:
     return view.page("calls.html", thread_id=thread_id, thread=thread, turn_id=turn_id, calls=shown)
 
 
-def _link(view: View, link: dict[str, Any], before: dict[str, Any] | None) -> dict[str, Any]:
-    now = time.time()
+def _link(link: dict[str, Any]) -> dict[str, Any]:
     expires = link["response_expires_at"]
-    state = None if expires is None else "live" if link["live"] else "expired" if expires <= now else "none"
-    why = view.t(_why(link, before)) if link["continuation"] == "rebuilt" else None
-    return {**link, **left_out(link), "why": why, "state": state}
-
-
-def _why(link: dict[str, Any], before: dict[str, Any] | None) -> str:
-    """Why a turn was rebuilt, as far as the chain tells."""
-    if before is None or before["response_id"] is None or before["response_expires_at"] is None:
-        return "the turn before had left no id"
-    if before["model"] != link["model"]:
-        return "another model"
-    if before["account"] != link["account"]:
-        return "another account"
-    made = link["response_created_at"]
-    if made is not None and made >= before["response_expires_at"] - 3600:
-        return "the id had expired"
-    if fields_of(link["context"]).get("compaction_id") != fields_of(before["context"]).get("compaction_id"):
-        return "its history was compacted"
-    return "the provider did not know the id, or the history had changed"
+    state = None if expires is None else "live" if link["live"] else "expired" if expires <= time.time() else "none"
+    return {**link, **left_out(link), "state": state}
 
 
 def _line(links: list[dict[str, Any]]) -> dict[str, Any]:

@@ -31,9 +31,6 @@ MOST_SET_OUT = 10_000
 
 DEEPEST_SET_OUT = 64
 
-MOST_MAPPED = 400
-"""Turns that the map of a thread shows."""
-
 
 async def page(view: View) -> Response:
     """The end of the conversation, or that of one of its branches."""
@@ -74,23 +71,6 @@ async def about(view: View) -> Response:
     """Show the thread's title, its user and its actions."""
     thread = await view.api.get(f"/threads/{view.request.path_params['thread_id']}")
     return view.page("_about.html", thread=thread, until=view.asked("until") or None)
-
-
-async def tree(view: View) -> Response:
-    """The map of a thread's turns."""
-    thread_id = view.request.path_params["thread_id"]
-    turns: list[dict[str, Any]] = []
-    after: str | None = None
-    while len(turns) < MOST_MAPPED:
-        found = await view.api.get(f"/threads/{thread_id}/turns", limit=100, after=after)
-        turns += map(_without_contents, found["data"])
-        after = found["last_id"]
-        if not found["has_more"]:
-            break
-    thread = await view.api.find(f"/threads/{thread_id}")
-    return view.page(
-        "tree.html", thread_id=thread_id, thread=thread, nodes=_mapped(turns), cut=len(turns) >= MOST_MAPPED
-    )
 
 
 async def _render(view: View, turns: Sequence[dict[str, Any]]) -> None:
@@ -148,6 +128,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "id": turn["id"],
         "status": turn["status"],
         "continuation": turn["continuation"] or "added",
+        "reason": turn["continuation_reason"] or "",
         "model": turn["model"],
         "account": turn["account"],
         "created_at": turn["created_at"],
@@ -171,7 +152,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
 def left_out(turn: dict[str, Any]) -> dict[str, Any]:
     """Return what part of the history was not sent with a turn."""
     context = fields_of(turn["context"])
-    return {"dropped": context.get("dropped_items") or 0, "compacted": bool(context.get("compaction_id"))}
+    return {"dropped": context.get("dropped_items") or 0, "compacted": bool(context.get("compaction"))}
 
 
 def part(item: dict[str, Any]) -> dict[str, Any]:
@@ -238,42 +219,3 @@ def _pretty(value: Any) -> str:
         if not isinstance(value, dict | list):
             return words(value)
     return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-
-
-def _without_contents(turn: dict[str, Any]) -> dict[str, Any]:
-    """Return what the map shows of a turn."""
-    said = "\n".join(text_of(item) for item in turn["input"])[:60]
-    return {**{name: turn[name] for name in ("id", "parent_id", "status", "created_at")}, "said": said}
-
-
-def _mapped(latest_first: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the position of each turn on the map: a row for each turn, a column for each branch."""
-    children: dict[str | None, list[str]] = {}
-    known = {turn["id"] for turn in latest_first}
-    ordered = list(reversed(latest_first))
-    for turn in ordered:
-        parent = turn["parent_id"] if turn["parent_id"] in known else None
-        children.setdefault(parent, []).append(turn["id"])
-    column: dict[str, int] = {}
-    used = 0
-    for turn in ordered:
-        parent = turn["parent_id"]
-        if parent in column and children[parent][0] == turn["id"]:
-            column[turn["id"]] = column[parent]
-        else:
-            column[turn["id"]], used = used, used + 1
-    row = {turn["id"]: number for number, turn in enumerate(ordered)}
-    points = [
-        {
-            "id": turn["id"], "x": 20 + 24 * column[turn["id"]], "y": 20 + 28 * row[turn["id"]],
-            "status": turn["status"], "created_at": turn["created_at"],
-            "said": turn["said"],
-            "leaf": turn["id"] not in children,
-        }
-        for turn in ordered
-    ]  # fmt: skip
-    places = {point["id"]: point for point in points}
-    lines = [
-        (places[turn["parent_id"]], places[turn["id"]]) for turn in ordered if turn["parent_id"] in places
-    ]  # fmt: skip
-    return {"points": points, "lines": lines, "width": 40 + 24 * used, "height": 40 + 28 * len(points)}

@@ -1,0 +1,83 @@
+"""Console pages of a thread's chain and tree: why turns were rebuilt, and pages of long threads."""
+
+import json
+from uuid import UUID
+
+from playwright.sync_api import expect
+
+from app.db import ids
+from tests.console import Console, needs_chromium
+
+pytestmark = needs_chromium
+
+HOSTILE = "<img src=x onerror=alert(1)> & more"
+
+
+def imported(console: Console, turns: int) -> str:
+    """Import a thread with so many turns, of which the last is hostile. Return its id."""
+    record = console.http.get(f"/threads/{console.thread('Hello')}/export").json()
+    (first,) = record["turns"]
+    bucket = ids.bucket_of(UUID(first["id"].removeprefix("turn_")))
+    made = [ids.turn_id(ids.new_id(bucket)) for _ in range(turns)]
+    message = {"type": "message", "role": "user"}
+    record["turns"] = [
+        {
+            **first, "id": id_, "parent_id": None if number == 0 else made[number - 1],
+            "items": [{
+                "origin": "input", "item_id": f"msg_{id_}",
+                "data": {**message, "content": HOSTILE if id_ == made[-1] else f"Message {number + 1}"},
+            }],
+            "continuation": "new" if number == 0 else "rebuilt",
+            "continuation_reason": "first_turn" if number == 0 else "other_model",
+        }
+        for number, id_ in enumerate(made)
+    ]  # fmt: skip
+    console.http.delete(f"/threads/{record['id']}").raise_for_status()
+    taken = console.http.post("/threads/import", json={**record, "head_id": made[-1]})
+    assert taken.status_code == 201, taken.text
+    thread: str = taken.json()["id"]
+    return thread
+
+
+def test_a_support_engineer_reads_why_a_turn_was_rebuilt(console: Console) -> None:
+    """Task 8, its first half."""
+    thread = console.thread("My name is Ada.", "Hello")
+    console.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "model": "qwen-plus"}).raise_for_status()
+    console.open("/threads")
+    page = console.page
+    page.locator(f'a[href^="/console/threads/{thread}"]').first.click()
+    page.get_by_role("link", name="Chain").click()
+    row = page.locator("tbody tr").nth(2)
+    expect(row).to_contain_text("rebuilt")
+    expect(row.get_by_text("other model")).to_have_attribute(
+        "data-tip", "The turn before it was answered by another model."
+    )
+    expect(page.locator(".paging")).to_have_count(0)
+    page.get_by_role("link", name="Tree").click()
+    expect(page.locator(".tree li")).to_have_count(3)
+    expect(page.locator(".tree li").nth(2).locator(".badge")).to_have_attribute(
+        "data-tip", "The whole history was sent again. The turn before it was answered by another model."
+    )
+
+
+def test_a_long_chain_and_its_tree_say_which_part_they_show(console: Console) -> None:
+    thread = imported(console, 230)
+    for place, rows in (("chain", "tbody tr"), ("tree", ".tree li")):
+        page = console.open(f"/threads/{thread}/{place}")
+        expect(page.locator(rows)).to_have_count(100)
+        expect(page.locator(".paging").first).to_contain_text("Turns 131–230 of 230")
+        expect(page.locator(".paging").first.get_by_role("link")).to_have_text(["Older"])
+        page.get_by_role("link", name="Older").first.click()
+        expect(page.locator(".paging").first).to_contain_text("Turns 31–130 of 230")
+        page.get_by_role("link", name="Older").first.click()
+        expect(page.locator(".paging").first).to_contain_text("Turns 1–30 of 230")
+        expect(page.locator(".paging").first.get_by_role("link")).to_have_text(["Newer"])
+        page.get_by_role("link", name="Newer").first.click()
+        expect(page.locator(".paging").first).to_contain_text("Turns 31–130 of 230")
+        page.get_by_role("link", name="Newer").first.click()
+        expect(page.locator(".paging").first).to_contain_text("Turns 131–230 of 230")
+    # What was said is text, and long contents stay where they are.
+    expect(page.locator(".tree li").last).to_contain_text(HOSTILE)
+    links = console.http.get(f"/threads/{thread}/chain", params={"all_branches": True, "order": "desc", "limit": 100})
+    assert len(links.content) < 100 * 1200
+    assert json.loads(links.content)["data"][0]["preview"] == HOSTILE
