@@ -41,6 +41,8 @@ from app.db.engine import Database
 from app.db.ids import new_uuid
 from app.db.read_horizon import ReadHorizon
 from app.db.replica import ReplicaReads
+from app.failures import routes as failures_routes
+from app.failures.service import Failures
 from app.history import held_routes
 from app.history import routes as history_routes
 from app.history.feedback import Feedbacks
@@ -190,6 +192,7 @@ def build(settings: Connected) -> FastAPI:
     _include(app, retention_routes.router, prefix="/v1")
     _include(app, holds_routes.router, prefix="/v1")
     _include(app, search_routes.router, prefix="/v1")
+    _include(app, failures_routes.router, prefix="/v1")
     _include(app, usage_routes.router, prefix="/v1")
     _include(app, webhooks_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
     _include(app, projects_routes.router, prefix="/v1", dependencies=AT_ADMIN_RATE)
@@ -392,6 +395,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         AuditStream(database, reads, Positions(database, horizon)),
         Search(database, reads),
+        Failures(database, reads),
         Retention(database, users, purge, certificates, cleaner, transfer),
         holds,
         Memory(memory, compactions, models, live_ids, limits),

@@ -533,6 +533,9 @@ CREATE TABLE turns (
 -- condition on this column implies it.
 CREATE INDEX turns_arrived_idx ON turns (project_id, arrived_at) WHERE arrived_at IS NOT NULL;
 CREATE INDEX turns_copied_idx ON turns (copied_from_id, project_id) WHERE copied_from_id IS NOT NULL;
+-- Failures of a project by their end. A turn that completes, or runs, has no entry.
+CREATE INDEX turns_failed_idx ON turns (project_id, completed_at, id)
+    WHERE status IN ('failed', 'incomplete') AND copied_from_id IS NULL AND deleted_at IS NULL;
 CREATE INDEX turns_child_idx ON turns (project_id, bucket, parent_id) WHERE parent_id IS NOT NULL;
 CREATE UNIQUE INDEX turns_seq_key ON turns (project_id, bucket, thread_id, seq);
 -- At most one running turn that will move the head of its thread, and any number beside it.

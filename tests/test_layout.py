@@ -25,6 +25,7 @@ ORDER = (
     ("audit",),
     ("history",),
     ("live",),
+    ("failures",),
     ("turns",),
     ("memory",),
     ("search",),

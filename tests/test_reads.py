@@ -69,6 +69,7 @@ NOT_READING: dict[str, str] = {
     "GET /purges/{purge_id}": OF_THE_APP,
     "GET /usage": OF_THE_APP,
     "GET /usage/hours": OF_THE_APP,
+    "GET /failures/summary": OF_THE_APP,
     "POST /user_tokens/revoke": OF_THE_APP,
     "POST /stream_tickets": OF_THE_APP,
     "POST /webhooks": OF_THE_APP,

@@ -562,3 +562,25 @@ def test_short_master_keys_are_read_back() -> None:
     other = Master.of(MASTER).without(uuid4()).short()
     with pytest.raises(ValueError, match="another secret"):
         other.with_nodes(whole.sealed_nodes)
+
+
+def test_failures_of_an_encrypted_project_are_found_and_counted_by_their_code(
+    victim: Encrypted, emulator: Emulator
+) -> None:
+    thread = victim.post("/threads", title=f"About a {CANARY}")["id"]
+    for code in ("InvalidParameter", "ModelNotFound", "InvalidParameter"):
+        emulator.fault("status", status=400, code=code, message=f"No {CANARY}.", times=9)
+        victim.http.post(f"/threads/{thread}/turns", json={"input": "Hello."})
+        emulator.reset()
+    victim.post(f"/threads/{thread}/turns", input="Tell me a long story. " * 10, max_output_tokens=16)
+    stored = sql(victim, f"SELECT error::text FROM turns WHERE project_id = '{victim.uuid}' AND status = 'failed'")
+    assert len(stored) == 3
+    assert not any("Parameter" in row["error"] for row in stored)
+    (found,) = victim.get("/failures", code="model_not_found")["data"]
+    assert (found["thread_title"], found["message"]) == (f"About a {CANARY}", f"No {CANARY}.")
+    first = victim.get("/failures", code="InvalidParameter", limit=1)
+    (second,) = victim.get("/failures", code="InvalidParameter", limit=1, after=first["last_id"])["data"]
+    assert first["has_more"]
+    assert first["data"][0]["id"] != second["id"]
+    counts = {entry["value"]: entry["failures"] for entry in victim.get("/failures/summary")["by_code"]["data"]}
+    assert counts == {"InvalidParameter": 2, "model_not_found": 1, "max_output_tokens": 1}

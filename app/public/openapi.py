@@ -67,6 +67,7 @@ TAGS = {
     "models": "Abilities and prices of the models.",
     "chat": "Passed on to the provider.",
     "search": "Full text.",
+    "failures": "Failed and incomplete turns.",
     "usage": "Turns, tokens, money.",
     "audit": "Who did what, and the proof of it.",
     "retention": "Keeping and forgetting.",

@@ -31,6 +31,7 @@ Name = Annotated[
 Title = Annotated[str, Field(max_length=1000)]
 User = Annotated[str, Field(min_length=1, max_length=256)]
 Status = Literal["idle", "busy"]
+LastTurn = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 Ttl = Annotated[int, Field(ge=60, le=315_360_000), WHOLE]
 """Seconds: it is purged when nobody has touched it for so long."""
 
@@ -132,6 +133,8 @@ class ThreadObject(TypedDict):
     ttl_seconds: int | None
     status: Status
     """Status that tells whether a turn is in progress."""
+    last_turn: LastTurn | None
+    """The status of the last turn; None if the thread has none of its own."""
     last_message: LastMessage | None
     head_id: str | None
     forked_turn_id: str | None
@@ -163,6 +166,7 @@ class Head:
     """None where no model has answered it."""
     last_message: LastMessage | None = None
     busy: bool = False
+    last_turn: LastTurn | None = None
 
 
 NO_HEAD = Head()
@@ -179,6 +183,7 @@ def thread_object(thread: Thread, head: Head = NO_HEAD) -> ThreadObject:
         "metadata": thread.metadata_,
         "ttl_seconds": thread.ttl_seconds,
         "status": "busy" if head.busy else "idle",
+        "last_turn": head.last_turn,
         "last_message": head.last_message,
         "head_id": ids.optional_turn_id(thread.head_turn_id),
         "forked_turn_id": ids.optional_turn_id(thread.forked_turn_id),

@@ -135,7 +135,8 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
     if not threads:
         return {}
     project = {"project_id": threads[0].project_id, "buckets": [thread.bucket for thread in threads]}
-    busy = set(await session.scalars(SQL.busy.clause, {**project, "ids": [thread.id for thread in threads]}))
+    these = {"ids": [thread.id for thread in threads], "seqs": [thread.last_seq for thread in threads]}
+    states = {row.id: row for row in await session.execute(SQL.states.clause, {**project, **these})}
     of_heads = {**project, "ids": [thread.head_turn_id for thread in threads]}
     contexts = {row.id: Context.from_json(row.context) for row in await session.execute(SQL.contexts.clause, of_heads)}
     found = (
@@ -148,7 +149,8 @@ async def heads(session: AsyncSession, threads: Sequence[Thread]) -> dict[UUID, 
         thread.id: Head(
             None if thread.head_turn_id is None else contexts.get(thread.head_turn_id),
             None if thread.head_turn_id is None else _last_message(thread.head_turn_id, said.get(thread.head_turn_id)),
-            thread.id in busy,
+            states[thread.id].busy,
+            states[thread.id].last_turn,
         )
         for thread in threads
     }

@@ -36,11 +36,14 @@ SELECT i.turn_id, i.position, i.type, i.data FROM unnest(:buckets::smallint[], :
 JOIN items i ON i.project_id = :project_id AND i.bucket = h.bucket AND i.turn_id = h.id AND i.type = 'message'
 ORDER BY i.turn_id, i.position
 
--- busy --
--- Which of some threads have a turn in progress.
-SELECT t.thread_id FROM unnest(:buckets::smallint[], :ids::uuid[]) AS h (bucket, id)
-JOIN turns t ON t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_id = h.id
-WHERE t.status = 'in_progress'
+-- states --
+-- The threads that have a turn in progress, and the status of each thread's last turn.
+SELECT h.id, l.status AS last_turn, EXISTS (
+    SELECT FROM turns t WHERE t.project_id = :project_id AND t.bucket = h.bucket AND t.thread_id = h.id
+        AND t.status = 'in_progress'
+) AS busy
+FROM unnest(:buckets::smallint[], :ids::uuid[], :seqs::int[]) AS h (bucket, id, seq)
+LEFT JOIN turns l ON l.project_id = :project_id AND l.bucket = h.bucket AND l.thread_id = h.id AND l.seq = h.seq
 
 -- thread_preset --
 -- The preset of a user's thread, by its id or by a turn of it.

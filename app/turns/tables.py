@@ -129,6 +129,15 @@ class Turn(Base):
         ),
         Index("turns_arrived_idx", "project_id", "arrived_at", postgresql_where=text("arrived_at IS NOT NULL")),
         Index("turns_copied_idx", "copied_from_id", "project_id", postgresql_where=text("copied_from_id IS NOT NULL")),
+        Index(
+            "turns_failed_idx",
+            "project_id",
+            "completed_at",
+            "id",
+            postgresql_where=text(
+                "status IN ('failed', 'incomplete') AND copied_from_id IS NULL AND deleted_at IS NULL"
+            ),
+        ),
         Index("turns_child_idx", "project_id", "bucket", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         Index("turns_seq_key", "project_id", "bucket", "thread_id", "seq", unique=True),
         Index(
