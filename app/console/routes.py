@@ -6,7 +6,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from app.console.api import Door
-from app.console.pages import audit, chain, replay, settings, thread, threads, tree, usage
+from app.console.pages import audit, chain, failures, replay, settings, thread, threads, tree, usage
 from app.console.session import PATH
 from app.console.static_files import COMPRESSED, mounts
 from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
@@ -23,6 +23,7 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
         f"{THREAD}/chain": chain.page, f"{THREAD}/turns/{{turn_id}}/calls": chain.calls,
         f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
         "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,
+        "/failures": failures.page,
         "/settings": settings.page,
     }  # fmt: skip
     made = [

@@ -8,6 +8,7 @@ import orjson
 from markupsafe import Markup
 from starlette.responses import Response
 
+from app.console.meanings import meaning_of
 from app.console.view import View, money
 from app.http.nesting import excess
 from app.http.services import services
@@ -138,7 +139,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "cached": fields_of(usage.get("input_tokens_details")).get("cached_tokens") or 0,
         "cost": money({turn["cost"]["currency"]: turn["cost"]["amount"]}, 6) if turn["cost"] else None,
         **left_out(turn),
-        "error": string(fields_of(turn["error"]).get("message")) or None,
+        "notice": notice(turn),
         "input": [part(item) for item in turn["input"]],
         "output": [part(item) for item in turn["output"]],
         "own_input": "\n".join(text_of(item) for item in turn["input"] if item.get("role") == "user"),
@@ -147,6 +148,17 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "before": beside[place - 1][1] if place > 0 else None,
         "after": beside[place + 1][1] if place + 1 < len(beside) else None,
     }
+
+
+def notice(turn: dict[str, Any]) -> dict[str, Any] | None:
+    """Return why a turn has no complete answer; None for any other turn."""
+    if turn["status"] not in ("failed", "incomplete", "cancelled"):
+        return None
+    error = fields_of(turn["error"])
+    code = string(error.get("code")) or string(fields_of(turn["incomplete_details"]).get("reason"))
+    message = string(error.get("message"))
+    meaning = None if turn["status"] == "cancelled" else meaning_of(turn["status"], code, message)
+    return {"meaning": meaning, "code": code, "message": message}
 
 
 def left_out(turn: dict[str, Any]) -> dict[str, Any]:
