@@ -394,7 +394,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         AuditStream(database, reads, Positions(database, horizon)),
-        Search(database, reads),
+        Search(database, reads, threads),
         Failures(database, reads),
         Retention(database, users, purge, certificates, cleaner, transfer),
         holds,

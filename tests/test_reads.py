@@ -34,6 +34,7 @@ NOT_READING: dict[str, str] = {
     "POST /threads/{thread_id}/turns": OWN,
     "POST /threads": OWN,
     "GET /threads/count": OF_THE_APP,
+    "GET /find": OF_THE_APP,
     "POST /threads/claim": OF_THE_APP,
     "POST /threads/bulk": OF_THE_APP,
     "DELETE /threads/{thread_id}": GONE,

@@ -108,7 +108,7 @@ class OpenAI:
     async def conversations(self, caller: Caller, page: Page) -> dict[str, Any]:
         filters = of_caller(caller, threads.Filters())
         async with self._database.session() as session:
-            rows, more = await threads.list_page(session, caller.project_id, filters, page, self._horizon)
+            rows, more, _ = await threads.list_page(session, caller.project_id, filters, page, self._horizon)
         return list_object(rows, conversation_object, has_more=more)
 
     async def responses(self, caller: Caller, after: UUID | None, limit: int) -> dict[str, Any]:

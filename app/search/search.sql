@@ -4,13 +4,16 @@ SELECT clock_timestamp()
 
 -- messages --
 -- The messages that may match, newest first: see migrations/schema.sql.
-SELECT * FROM found_messages_v1(
-    :project_id, :asked, :here_before, :since, :until, :user_id, :thread_id, :older_than, :limit
+SELECT * FROM found_messages_v2(
+    :project_id, :filters::jsonb, :asked, :here_before, :since, :until, :thread_id, :older_than, :limit,
+    :looked_at
 )
 
 -- titles --
 -- The titles that may match: see migrations/schema.sql.
-SELECT * FROM found_titles_v1(:project_id, :asked, :here_before, :since, :until, :user_id, :thread_id, :limit)
+SELECT * FROM found_titles_v2(
+    :project_id, :filters::jsonb, :asked, :here_before, :since, :until, :thread_id, :limit, :looked_at
+)
 
 -- texts --
 -- The beginnings of messages that may match; a sealed one as it is. End users see no pinned ones.
@@ -31,6 +34,42 @@ WHERE t.project_id = :project_id AND t.bucket = ANY(:buckets::smallint[]) AND t.
 -- Threads whose titles were found.
 SELECT id, id AS thread_id, created_at, title, name FROM threads
 WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND id = ANY(:ids::uuid[])
+
+-- threads_of_turns --
+-- The threads of turns that match.
+SELECT id, thread_id FROM turns
+WHERE project_id = :project_id AND bucket = ANY(:buckets::smallint[]) AND id = ANY(:ids::uuid[])
+
+-- thread -> PlaceRow --
+-- A thread, by its id.
+SELECT id AS thread_id, NULL::uuid AS turn_id FROM threads
+WHERE project_id = :project_id AND bucket = :bucket AND id = :id
+
+-- turn -> PlaceRow --
+-- A turn, by its id.
+SELECT thread_id, id AS turn_id FROM turns
+WHERE project_id = :project_id AND bucket = :bucket AND id = :id AND deleted_at IS NULL
+
+-- call -> PlaceRow --
+-- The turn of a call, by its id and attempt.
+SELECT t.thread_id, t.id AS turn_id FROM turns t
+JOIN calls c ON c.project_id = t.project_id AND c.bucket = t.bucket AND c.turn_id = t.id AND c.attempt = :attempt
+WHERE t.project_id = :project_id AND t.bucket = :bucket AND t.id = :id AND t.deleted_at IS NULL
+
+-- item -> PlaceRow --
+-- The turn of an item.
+SELECT t.thread_id, t.id AS turn_id FROM items i
+JOIN turns t ON t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id
+WHERE i.project_id = :project_id AND i.item_id = :item_id AND t.deleted_at IS NULL LIMIT 1
+
+-- response -> PlaceRow --
+-- A turn that has a provider's response id, which need not be unique. The hash is indexed: an id may be of any length.
+-- Of the copies that forks have, the original is the first.
+SELECT thread_id, turn_id FROM (
+    SELECT thread_id, id AS turn_id, copied_from_id FROM turns
+    WHERE project_id = :project_id AND hashtext(response_id) = hashtext(:response_id) AND response_id = :response_id
+        AND deleted_at IS NULL LIMIT :most
+) t ORDER BY copied_from_id IS NOT NULL, turn_id LIMIT 1
 
 -- messages_of_turns --
 -- The messages of turns.

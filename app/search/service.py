@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.db.engine import Database
 from app.db.replica import ReplicaReads
-from app.http.errors import BadRequest
+from app.http.errors import BadRequest, NotFound
 from app.http.pages import list_object
 from app.items import lexemes
 from app.items.shapes import text_of
@@ -22,13 +22,22 @@ from app.items.unreadable import marked
 from app.items.user_items import is_for_users
 from app.projects.auth import Caller
 from app.sealing import at_rest
-from app.search import store
+from app.search import places, store
 from app.search.fragments import MOST, FragmentObject, fragments
 from app.search.matching import Matcher
+from app.search.places import PlaceObject
 from app.search.store import Filters
 from app.threads.address import name_for
+from app.threads.schemas import ThreadObject, thread_object
+from app.threads.service import Threads
 
 TITLE_WEIGHT = 2.0
+
+HITS_OF_THREAD = 3
+"""Hits of a thread that are shown."""
+
+GROUP = "thread"
+"""The role in the cursor of a thread."""
 
 MOST_TERMS = 32
 """Words and phrases of a query."""
@@ -81,12 +90,27 @@ class HitObject(TypedDict):
     """The fields that cannot be opened. Left out where there are none."""
 
 
+class ThreadHitsObject(TypedDict):
+    """A thread with its hits."""
+
+    id: str
+    """A cursor; nothing else."""
+    object: Literal["search.thread"]
+    thread: ThreadObject
+    score: float
+    """Score of the best hit."""
+    hit_count: int
+    hits: list[HitObject]
+    """The best ones."""
+
+
 class Search:
-    def __init__(self, database: Database, reads: ReplicaReads) -> None:
+    def __init__(self, database: Database, reads: ReplicaReads, threads: Threads) -> None:
         """Args: reads: the database that is searched. Results are read from `database`, so that nothing deleted is
         shown."""
         self._database = database
         self._reads = reads
+        self._threads = threads
 
     async def search(
         self, caller: Caller, asked: str, filters: Filters, after: str | None, limit: int
@@ -97,19 +121,7 @@ class Search:
             BadRequest: nothing of what is asked can be searched for, it has too many words, or the cursor is none of
                 ours.
         """
-        terms = lexemes.terms(asked)
-        if len(terms) > MOST_TERMS or sum(len(lexemes.asked(run)) for term in terms for run in term.runs) > MOST_WORDS:
-            raise BadRequest(
-                f"'q' has more than {MOST_TERMS} words and phrases, or more than {MOST_WORDS} words in all (of "
-                "Chinese, Japanese and other scripts without spaces: pairs of characters). Ask for fewer.",
-                param="q",
-                code="too_many_words",
-            )
-        if at_rest.sealer().key is not None:
-            # A sealed word cannot be searched by its prefix.
-            terms = [replace(term, exact=True) for term in terms]
-        if all(term.excluded for term in terms):
-            raise BadRequest("'q' needs a word that is to be found.", param="q")
+        terms = _terms(asked)
         cursor = None if after is None else _cursor(after)
         bound = await store.now(self._database) if cursor is None else cursor.bound
         seen = filters if cursor is None else replace(filters, here_before=bound)
@@ -121,13 +133,63 @@ class Search:
         shown = await self._shown(caller, page[:limit], terms, bound)
         return list_object(shown, lambda hit: hit, has_more=len(page) > limit)
 
+    async def threads(
+        self, caller: Caller, asked: str, filters: Filters, after: str | None, limit: int
+    ) -> dict[str, Any]:
+        """One page of the threads that have hits, each with its best ones. The thread with the best hit is the first.
+
+        Raises:
+            BadRequest: as `search`.
+        """
+        terms = _terms(asked)
+        cursor = None if after is None else _cursor(after)
+        bound = await store.now(self._database) if cursor is None else cursor.bound
+        # Also on the first page: a newer hit would move its thread, which the next page would then show again.
+        seen = replace(filters, here_before=bound)
+        hits = await self._reads.read(lambda database: _hits(database, caller.project_id, terms, seen))
+        of_turns = await store.threads_of_turns(
+            self._database, caller.project_id, [hit.id for hit in hits if hit.role != "title"]
+        )
+        groups: dict[UUID, list[Hit]] = {}
+        for hit in sorted(hits, reverse=True):
+            thread_id = hit.id if hit.role == "title" else of_turns.get(hit.id)
+            if thread_id is not None:
+                groups.setdefault(thread_id, []).append(hit)
+        ordered = [Hit(found[0].rank, thread_id, GROUP) for thread_id, found in groups.items()]
+        if cursor is not None:
+            last = Hit(cursor.rank, cursor.id, GROUP)
+            ordered = [group for group in ordered if group < last]
+        page = nlargest(limit + 1, ordered)
+        best = [hit for group in page[:limit] for hit in groups[group.id][:HITS_OF_THREAD]]
+        shown: dict[str, list[HitObject]] = {}
+        for each in await self._shown(caller, best, terms, bound):
+            shown.setdefault(each["thread_id"], []).append(each)
+        rows = await self._threads.rows(caller.project_id, [group.id for group in page[:limit]])
+        found = [
+            _group(group, bound, thread_object(*rows[group.id]), len(groups[group.id]), shown[ids.thread_id(group.id)])
+            for group in page[:limit]
+            if group.id in rows and ids.thread_id(group.id) in shown
+        ]
+        return list_object(found, lambda group: group, has_more=len(page) > limit)
+
+    async def find(self, caller: Caller, text: str) -> PlaceObject:
+        """Return the thread, and the turn, that an id names.
+
+        Raises:
+            NotFound: it is the id of nothing in the project.
+        """
+        found = await places.find(self._database, caller.project_id, text)
+        if found is None:
+            raise NotFound(f"Nothing here has the id {text[:80]!r}.", param="id")
+        return found
+
     async def _shown(
         self, caller: Caller, hits: list[Hit], terms: list[lexemes.Term], bound: datetime
     ) -> list[HitObject]:
         project_id = caller.project_id
         turn_ids = [hit.id for hit in hits if hit.role != "title"]
         rows = await store.turns(self._database, project_id, turn_ids)
-        rows |= await store.threads(self._database, project_id, [hit.id for hit in hits if hit.role == "title"])
+        rows |= await store.titled_threads(self._database, project_id, [hit.id for hit in hits if hit.role == "title"])
         marked = [run for term in terms if not term.excluded for run in term.runs]
         shown: list[HitObject] = []
         left = LOOKED_THROUGH
@@ -147,6 +209,28 @@ class Search:
                 found = await asyncio.to_thread(_fragments, texts, marked)
                 shown.append({**_hit(hit, row, found, bound), "thread_name": name_for(caller, row["name"])})
         return shown
+
+
+def _terms(asked: str) -> list[lexemes.Term]:
+    """Return the words and phrases of a query.
+
+    Raises:
+        BadRequest: nothing of what is asked can be searched for, or it has too many words.
+    """
+    terms = lexemes.terms(asked)
+    if len(terms) > MOST_TERMS or sum(len(lexemes.asked(run)) for term in terms for run in term.runs) > MOST_WORDS:
+        raise BadRequest(
+            f"'q' has more than {MOST_TERMS} words and phrases, or more than {MOST_WORDS} words in all (of "
+            "Chinese, Japanese and other scripts without spaces: pairs of characters). Ask for fewer.",
+            param="q",
+            code="too_many_words",
+        )
+    if at_rest.sealer().key is not None:
+        # A sealed word cannot be searched by its prefix.
+        terms = [replace(term, exact=True) for term in terms]
+    if all(term.excluded for term in terms):
+        raise BadRequest("'q' needs a word that is to be found.", param="q")
+    return terms
 
 
 async def _hits(database: Database, project_id: UUID, terms: list[lexemes.Term], filters: Filters) -> list[Hit]:
@@ -208,6 +292,17 @@ def _hit(hit: Hit, row: store.FoundRow, found: list[FragmentObject], bound: date
         "created_at": int(row["created_at"].timestamp()),
         "fragments": found,
         **marked(row),
+    }
+
+
+def _group(group: Hit, bound: datetime, thread: ThreadObject, count: int, hits: list[HitObject]) -> ThreadHitsObject:
+    return {
+        "id": _encoded(Cursor(bound, group.rank, group.id, GROUP)),
+        "object": "search.thread",
+        "thread": thread,
+        "score": group.rank,
+        "hit_count": count,
+        "hits": hits,
     }
 
 

@@ -16,9 +16,13 @@ from app.items.user_items import is_for_users
 from app.sealing import at_rest
 from app.sealing.columns import ITEMS
 from app.sealing.columns import TITLES as TITLED
+from app.threads import store as threads
 
 CANDIDATES = 2000
 """Number of the newest candidates that are checked. It limits the cost of a word that occurs everywhere."""
+
+LOOKED_AT = 10_000
+"""Number of the newest candidates whose threads are checked against filters. It limits the cost of a rare match."""
 
 MOST_CHARACTERS = 16_000_000
 """... and no more than so many characters of it: of as many words as `WORDS_AT_ONCE`, fewer in proportion for more."""
@@ -37,7 +41,7 @@ SQL = statements_of(__file__)
 @dataclass(frozen=True, slots=True)
 class Filters:
     roles: tuple[str, ...]
-    user: str | None = None
+    threads: threads.Filters
     thread_id: UUID | None = None
     since: datetime | None = None
     until: datetime | None = None
@@ -150,11 +154,12 @@ def _hashed() -> Callable[[str], str] | None:
 
 def _filters(filters: Filters) -> dict[str, Any]:
     return {
+        "filters": filters.threads.as_json(),
         "here_before": filters.here_before,
         "since": filters.since,
         "until": filters.until,
-        "user_id": filters.user,
         "thread_id": filters.thread_id,
+        "looked_at": LOOKED_AT,
     }
 
 
@@ -163,9 +168,17 @@ async def turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) 
     return await _rows(database, SQL.turns, project_id, turn_ids)
 
 
-async def threads(database: Database, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, FoundRow]:
+async def titled_threads(database: Database, project_id: UUID, thread_ids: Sequence[UUID]) -> dict[UUID, FoundRow]:
     """Threads whose titles were found."""
     return await _rows(database, SQL.threads, project_id, thread_ids)
+
+
+async def threads_of_turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, UUID]:
+    """Return the threads of turns that match, as far as they exist."""
+    if not turn_ids:
+        return {}
+    rows = await database.fetch(*SQL.threads_of_turns(**_places(project_id, turn_ids)))
+    return {row["id"]: row["thread_id"] for row in rows}
 
 
 async def messages_of_turns(database: Database, project_id: UUID, turn_ids: Sequence[UUID]) -> dict[UUID, list[Any]]:

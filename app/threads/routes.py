@@ -1,76 +1,49 @@
 """/v1/threads: named threads."""
 
-import re
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from app.http.bodies import Sent, SentOrEmpty, checked, json_response
 from app.http.describing import CONFLICT, FORBIDDEN, METADATA
-from app.http.pages import ListObject, Paged, Seconds, moment
+from app.http.pages import ListObject, Paged
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.projects.reads import RecordedRoute, reads
 from app.projects.user_tokens import for_users
 from app.threads.address import BY_NAME, Addressed, at
 from app.threads.claims import ClaimObject, Claims, ThreadsClaim
-from app.threads.schemas import OneThread, Status, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
+from app.threads.filters import ThreadFilters
+from app.threads.schemas import OneThread, ThreadCount, ThreadCreate, ThreadObject, ThreadPatch, ThreadPut
 from app.threads.service import Threads, for_caller, of_caller
-from app.threads.store import Filters
 
 router = APIRouter(tags=["threads"], route_class=RecordedRoute)
 
 
 Service = Annotated[Threads, serving(Threads)]
 
-_METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
-
-
-async def _filters(
-    request: Request,
-    user: str | None = None,
-    name: Annotated[str | None, Query(description="The beginning of the name.")] = None,
-    archived: bool | None = None,
-    status: Status | None = None,
-    created_after: Seconds = None,
-    created_before: Seconds = None,
-    updated_after: Seconds = None,
-    updated_before: Seconds = None,
-    order_by: Annotated[
-        Literal["created", "activity"], Query(description="`activity`: by when it was last spoken in.")
-    ] = "created",
-) -> Filters:
-    metadata: dict[str, str] = {}
-    for key, value in request.query_params.multi_items():
-        if found := _METADATA.fullmatch(key):
-            metadata[found[1]] = value
-    return Filters(
-        user,
-        name,
-        metadata,
-        archived,
-        status,
-        moment(created_after),
-        moment(created_before),
-        moment(updated_after),
-        moment(updated_before),
-        order_by,
-    )
+OrderBy = Annotated[Literal["created", "activity"], Query(description="`activity`: by when it was last spoken in.")]
 
 
 @for_users
 @reads("threads", of="project")
 @router.get("/threads", response_model=ListObject[ThreadObject], openapi_extra={"parameters": [METADATA]})
 async def list_threads(
-    caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)], page: Paged
+    caller: Authenticated, threads: Service, filters: ThreadFilters, page: Paged, order_by: OrderBy = "created"
 ) -> Response:
-    """List threads, the latest first."""
-    return json_response(await threads.list_page(caller, of_caller(caller, filters), page))
+    """List threads, the latest first.
+
+    With `last_turn` or `model`, a page ends after 10,000 threads that were looked at, also if it has fewer rows than
+    `limit`. Its `last_id` is the last of those threads.
+    """
+    ordered = replace(of_caller(caller, filters), by=order_by)
+    return json_response(await threads.list_page(caller, ordered, page))
 
 
 @router.get("/threads/count", response_model=ThreadCount, openapi_extra={"parameters": [METADATA]})
-async def count(caller: Authenticated, threads: Service, filters: Annotated[Filters, Depends(_filters)]) -> Response:
+async def count(caller: Authenticated, threads: Service, filters: ThreadFilters) -> Response:
     """Count threads."""
     return json_response(await threads.count(caller, filters))
 

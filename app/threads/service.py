@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql import func
 
+from app.db import ids
 from app.db.engine import Database
 from app.db.read_horizon import ReadHorizon
 from app.holds.doors import check_thread, knows_holds
@@ -80,15 +81,18 @@ class Threads:
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         async with self._database.session() as session:
-            rows, has_more = await store.list_page(session, caller.project_id, filters, page, self._horizon)
+            rows, has_more, looked_at = await store.list_page(session, caller.project_id, filters, page, self._horizon)
             heads = await store.heads(session, rows)
-        return list_object(rows, lambda row: _as_called(caller, thread_object(row, heads[row.id])), has_more=has_more)
+        found = list_object(rows, lambda row: _as_called(caller, thread_object(row, heads[row.id])), has_more=has_more)
+        if looked_at is not None:
+            found["last_id" if page.before is None else "first_id"] = ids.thread_id(looked_at)
+        return found
 
     async def count(self, caller: Caller, filters: Filters) -> ThreadCount:
         """Count threads: exactly up to MOST_COUNTED, and `more` beyond."""
         async with self._database.session() as session:
-            found = await store.count(session, caller.project_id, filters, MOST_COUNTED)
-        return {"object": "thread.count", "count": min(found, MOST_COUNTED), "more": found > MOST_COUNTED}
+            found, more = await store.count(session, caller.project_id, filters, MOST_COUNTED)
+        return {"object": "thread.count", "count": found, "more": more}
 
     async def get(self, caller: Caller, address: ThreadAddress) -> OneThread:
         async with self._database.session() as session:

@@ -1,11 +1,13 @@
 """Threads in Postgres. Every statement names the project."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+import orjson
 from sqlalchemy import (
     ARRAY,
     Boolean,
@@ -41,7 +43,7 @@ from app.sealing import at_rest
 from app.sealing.columns import ITEMS, rows_of
 from app.threads.address import ByName, ThreadAddress, bucket_at
 from app.threads.names import Names
-from app.threads.schemas import Head, LastMessage, Status
+from app.threads.schemas import Head, LastMessage, LastTurn, Status
 from app.threads.tables import Thread, ThreadActivity
 from app.trail import contents
 from app.trail.append import append_record
@@ -63,17 +65,52 @@ GONE = ("thread.deleted", "thread.purged")
 @dataclass(frozen=True, slots=True)
 class Filters:
     user: str | None = None
+    user_prefix: str | None = None
     name: str | None = None
     """The beginning of the name."""
     metadata: dict[str, str] = field(default_factory=dict)
     archived: bool | None = None
     status: Status | None = None
+    last_turn: LastTurn | None = None
+    """The status of the thread's last turn."""
+    model: str | None = None
+    """The model of that turn."""
     created_after: datetime | None = None
     created_before: datetime | None = None
     updated_after: datetime | None = None
     updated_before: datetime | None = None
+    active_after: datetime | None = None
+    active_before: datetime | None = None
+    """The time of the last turn, or of a change."""
     by: Literal["created", "activity"] = "created"
     """Order of the list: by creation in this database, or by the last turn."""
+
+    def as_json(self) -> str:
+        """Return the filters that are given, as SQL functions read them: see migrations/schema.sql."""
+        sealer = at_rest.sealer()
+        given = {
+            "user": self.user,
+            "user_begins": _beginning(self.user_prefix),
+            "name_begins": _beginning(self.name),
+            "pairs": self.metadata or None,
+            "sealed_pairs": sealer.pairs(self.metadata) if self.metadata and sealer.key is not None else None,
+            "archived": self.archived,
+            "busy": None if self.status is None else self.status == "busy",
+            "last_turn": self.last_turn,
+            "model": self.model,
+            "created_after": self.created_after,
+            "created_before": self.created_before,
+            "updated_after": self.updated_after,
+            "updated_before": self.updated_before,
+            "active_after": self.active_after,
+            "active_before": self.active_before,
+        }
+        return orjson.dumps({name: value for name, value in given.items() if value is not None}).decode()
+
+
+def _beginning(text: str | None) -> str | None:
+    """Return the pattern of LIKE for what begins with a text."""
+    return None if text is None else re.sub(r"([\\%_])", r"\\\1", text) + "%"
 
 
 async def add(
@@ -125,6 +162,9 @@ async def of_ids(session: AsyncSession, project_id: UUID, thread_ids: Sequence[U
     these = (Thread.project_id == project_id, Thread.bucket.in_(buckets), Thread.id.in_(thread_ids))
     return (await session.scalars(select(Thread).where(*these))).all()
 
+
+LAST_TURNS_LOOKED_AT = 10_000
+"""Threads of a list whose last turns are looked at in one request, because no index answers such a filter."""
 
 LAST_MESSAGE_LENGTH = 280
 """Characters that are shown of it."""
@@ -273,8 +313,11 @@ async def record_change(
 
 async def list_page(
     session: AsyncSession, project_id: UUID, filters: Filters, page: Page, horizon: ReadHorizon
-) -> tuple[Sequence[Thread], bool]:
+) -> tuple[Sequence[Thread], bool, UUID | None]:
     """One page, and whether more rows follow it.
+
+    Returns:
+        Its threads, True if more may follow, and the last thread that was looked at if that ended the page.
 
     Raises:
         BadRequest: the cursor is the id of no thread that was ever in the project.
@@ -288,21 +331,25 @@ async def list_page(
     until = None if descending else await horizon.until(session)
     listed = _listed(project_id, filters, page.limit + 1, downwards=descending, place=place, until=until)
     # By a statement of its own: a cluster joins what a function finds with nothing.
-    in_order = select(listed.c.bucket, listed.c.id).order_by(listed.c.place)
-    places = {row.id: row.bucket for row in await session.execute(in_order)}
+    in_order = select(listed.c.bucket, listed.c.id, listed.c.matches).order_by(listed.c.place)
+    rows = (await session.execute(in_order)).all()
+    places = {row.id: row.bucket for row in rows if row.matches}
+    looked_at = next((row.id for row in rows if not row.matches), None)
     wanted = func.unnest(cast(list(places.values()), ARRAY(SmallInteger)), cast(list(places), ARRAY(Uuid)))
     these = wanted.table_valued("bucket", "id").render_derived()
     by_key = and_(Thread.project_id == project_id, Thread.bucket == these.c.bucket, Thread.id == these.c.id)
     found = {thread.id: thread for thread in await session.scalars(select(Thread).join(these, by_key))}
     if len(found) < len(places):  # One was deleted between the two.
         return await list_page(session, project_id, filters, page, horizon)
-    return page.cut([found[id_] for id_ in places])
+    threads, more = page.cut([found[id_] for id_ in places])
+    return threads, more or looked_at is not None, None if more else looked_at
 
 
-async def count(session: AsyncSession, project_id: UUID, filters: Filters, most: int) -> int:
-    """Return the number of threads, up to `most` plus one."""
-    listed = _listed(project_id, filters, most + 1)
-    return (await session.execute(select(func.count()).select_from(listed))).scalar_one()
+async def count(session: AsyncSession, project_id: UUID, filters: Filters, most: int) -> tuple[int, bool]:
+    """Return the number of threads up to `most`, and True if there may be more."""
+    matches = _listed(project_id, filters, most + 1).c.matches
+    found, others = (await session.execute(select(func.count().filter(matches), func.count().filter(~matches)))).one()
+    return min(found, most), found > most or others > 0
 
 
 def _listed(
@@ -315,37 +362,20 @@ def _listed(
     until: datetime | None = None,
 ) -> TableValuedAlias:
     """Return the threads of a list, in its order: see migrations/schema.sql."""
-    sealer = at_rest.sealer()
-    pairs = filters.metadata or None
-    sealed = sealer.pairs(pairs) if pairs is not None and sealer.key is not None else None
     moment, id_ = place or (None, None)
-    busy = None if filters.status is None else filters.status == "busy"
     return (
-        func.listed_threads_v1(
+        func.listed_threads_v2(
             cast(project_id, Uuid),
-            cast(filters.user, Text),
-            cast(filters.name, Text),
-            cast(pairs, JSONB(none_as_null=True)),
-            cast(sealed, JSONB(none_as_null=True)),
-            cast(filters.archived, Boolean),
-            cast(busy, Boolean),
-            *(
-                cast(bound, DateTime(timezone=True))
-                for bound in (
-                    filters.created_after,
-                    filters.created_before,
-                    filters.updated_after,
-                    filters.updated_before,
-                )
-            ),
+            cast(cast(filters.as_json(), Text), JSONB),
             cast(filters.by == "activity", Boolean),
             cast(downwards, Boolean),
             cast(moment, DateTime(timezone=True)),
             cast(id_, Uuid),
             cast(until, DateTime(timezone=True)),
             cast(most, Integer),
+            cast(LAST_TURNS_LOOKED_AT, Integer),
         )
-        .table_valued("bucket", "id", with_ordinality="place")
+        .table_valued("bucket", "id", "matches", with_ordinality="place")
         .render_derived()
     )
 

@@ -73,11 +73,12 @@ class Thread(Base):
         Index("threads_expires_idx", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
         Index("threads_arrived_idx", "project_id", "arrived_at", "id"),
         Index(
-            "threads_user_idx",
+            "threads_of_user_idx",
             "project_id",
             "user_id",
             "arrived_at",
             "id",
+            postgresql_ops={"user_id": "text_pattern_ops"},
             postgresql_where=text("user_id IS NOT NULL"),
         ),
         Index(

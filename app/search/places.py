@@ -1,0 +1,67 @@
+"""Threads and turns, found by an id of theirs, of a call, of an item, or of the provider's response."""
+
+import re
+from typing import Any, Literal
+from uuid import UUID
+
+from typing_extensions import TypedDict
+
+from app.db import ids
+from app.db.engine import Database
+from app.db.sql import statements_of
+
+SQL = statements_of(__file__)
+
+MOST_OF_RESPONSE = 100
+"""Turns with the same response id that are looked at."""
+
+_CALL = re.compile(r"call_([0-9a-f]{32})_([0-9]{1,6})")
+
+Kind = Literal["thread", "turn", "call", "item", "response"]
+
+
+class PlaceObject(TypedDict):
+    id: str
+    """The id that was asked for."""
+    object: Literal["place"]
+    kind: Kind
+    thread_id: str
+    turn_id: str | None
+
+
+class PlaceRow(TypedDict):
+    thread_id: UUID
+    turn_id: UUID | None
+
+
+async def find(database: Database, project_id: UUID, text: str) -> PlaceObject | None:
+    """Return where an id leads. An id of ours comes before a provider's of the same form."""
+    for kind, asked in _looked_up(project_id, text):
+        row: Any = await database.fetchrow(*asked)
+        if row is not None:
+            return {
+                "id": text,
+                "object": "place",
+                "kind": kind,
+                "thread_id": ids.thread_id(row["thread_id"]),
+                "turn_id": ids.optional_turn_id(row["turn_id"]),
+            }
+    return None
+
+
+def _looked_up(project_id: UUID, text: str) -> list[tuple[Kind, tuple[Any, ...]]]:
+    """Return the statements that look an id up, in their order."""
+    found: list[tuple[Kind, tuple[Any, ...]]] = []
+    if (thread_id := ids.parse(text, ids.THREAD_PREFIXES)) is not None:
+        found.append(("thread", SQL.thread(**_at(project_id, thread_id))))
+    if (turn_id := ids.parse(text, ids.TURN_PREFIXES)) is not None:
+        found.append(("turn", SQL.turn(**_at(project_id, turn_id))))
+    if call := _CALL.fullmatch(text):
+        found.append(("call", SQL.call(**_at(project_id, UUID(call[1])), attempt=int(call[2]))))
+    found.append(("item", SQL.item(project_id=project_id, item_id=text)))
+    found.append(("response", SQL.response(project_id=project_id, response_id=text, most=MOST_OF_RESPONSE)))
+    return found
+
+
+def _at(project_id: UUID, id_: UUID) -> dict[str, Any]:
+    return {"project_id": project_id, "bucket": ids.bucket_of(id_), "id": id_}
