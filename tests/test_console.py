@@ -86,7 +86,7 @@ def test_threads_are_filtered_and_the_list_goes_on_without_an_end(console: Conso
     expect(page.locator(".threads li")).to_have_count(22)
     assert page.locator("input[name=metadata]").input_value() == "plan=pro"
     page = console.open("/threads?archived=true")
-    expect(page.locator("#list")).to_contain_text("Nothing is here yet.")
+    expect(page.locator("#list")).to_contain_text("No thread matches these filters.")
 
 
 def test_threads_are_filtered_by_whether_a_turn_runs(console: Console, emulator: Emulator) -> None:
@@ -98,11 +98,10 @@ def test_threads_are_filtered_by_whether_a_turn_runs(console: Console, emulator:
     page = console.open("/threads")
     page.click("text=Filter")
     page.select_option("select[name=status]", label="running")
-    page.click("text=Apply")
     expect(page.locator(".threads li > a")).to_have_text(["Busy"])
     expect(page.locator(".threads .badge.accent")).to_have_text("running")
     console.http.post(f"/threads/{busy}/turns/{turn}/cancel")
-    expect(page.locator("#list")).to_contain_text("Nothing is here yet.", timeout=10_000)
+    expect(page.locator("#list")).to_contain_text("No thread matches these filters.", timeout=10_000)
 
 
 def test_a_turn_that_somebody_else_asks_for_moves_its_thread_up(console: Console) -> None:
@@ -561,7 +560,7 @@ def test_nothing_that_somebody_has_written_runs(console: Console, emulator: Emul
                           "annotations": [{"type": "url_citation", "url": attack, "title": attack}]}]},
         ])  # fmt: skip
         console.http.post(f"/threads/{thread}/turns", json={"input": attack, "metadata": {"a": attack[:500]}})
-    pages = ["/threads", "/search?q=hacked", "/usage", "/audit"]
+    pages = ["/threads", "/threads?q=hacked&user=%3Cb%3E*&metadata=%22%3E=1&range=1h", "/usage", "/audit"]
     pages += [f"/threads/{thread}{place}" for thread in threads for place in ("", "/tree")]
     pages += [f"/threads/{threads[0]}{place}" for place in ("/chain", "/replay", "/trail")]
     pages.append(f"/threads/{threads[0]}?until=%22%3E%3Cscript%3Ewindow.hacked=1%3C/script%3E")
@@ -583,9 +582,9 @@ def test_markdown_of_an_attacker_is_text(attack: str) -> None:
     assert not re.search(r"href=\"(javascript|data):", shown)
 
 
-PAGES = ("/threads", "/threads/{thread}", "/threads/{thread}/chain", "/threads/{thread}/tree",
-         "/threads/{thread}/replay", "/threads/{thread}/trail", "/threads/{thread}/turns/{turn}/calls", "/audit",
-         "/usage", "/settings")  # fmt: skip
+PAGES = ("/threads", "/threads?q=Seen&range=7d", "/threads/{thread}", "/threads/{thread}/chain",
+         "/threads/{thread}/tree", "/threads/{thread}/replay", "/threads/{thread}/trail",
+         "/threads/{thread}/turns/{turn}/calls", "/audit", "/usage", "/settings")  # fmt: skip
 
 
 AXE = {

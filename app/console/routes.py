@@ -17,7 +17,7 @@ THREAD = "/threads/{thread_id}"
 def routes(app: ASGIApp) -> list[Route | Mount]:
     """All of it. Args: app: that has the public API."""
     pages = {
-        "/threads": threads.page, "/threads/rows": threads.rows, "/search": threads.search,
+        "/threads": threads.page, "/threads/rows": threads.rows,
         THREAD: thread.page, f"{THREAD}/about": thread.about, f"{THREAD}/earlier": thread.earlier,
         f"{THREAD}/turns/{{turn_id}}": thread.turn, f"{THREAD}/tree": tree.page,
         f"{THREAD}/chain": chain.page, f"{THREAD}/turns/{{turn_id}}/calls": chain.calls,

@@ -15,7 +15,7 @@ const list = document.querySelector("[data-live]");
 if (list) {
   setInterval(async () => {
     const search = document.querySelector("#q");
-    if (document.hidden || (search && search.value) || list.querySelectorAll("ul").length > 1) return;
+    if (document.hidden || (search && search.value) || list.querySelectorAll("ul.threads").length > 1) return;
     const answer = await fetch(list.dataset.live, { headers: { "HX-Request": "true" } });
     if (!answer.ok) return;
     const html = await answer.text();

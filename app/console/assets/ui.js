@@ -24,10 +24,12 @@ tell(document);
 setInterval(() => document.hidden || tell(document), 30000);
 document.addEventListener("htmx:load", (event) => tell(event.target.parentElement ?? document));
 
-// The list beside a thread marks the thread that is open.
+// The list beside a thread marks the thread that is open, and the hit that led to it.
 function mark() {
+  const until = (address) => new URL(address).searchParams.get("until");
   for (const link of document.querySelectorAll(".list-column .threads a")) {
-    if (link.pathname === location.pathname) link.setAttribute("aria-current", "true");
+    const same = link.pathname === location.pathname && (!link.matches(".hit") || until(link.href) === until(location.href));
+    if (same) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
 }
