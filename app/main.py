@@ -26,6 +26,7 @@ from app.audit.positions import Positions
 from app.audit.service import Audit
 from app.audit.signing import signing_key
 from app.audit.stream import AuditStream
+from app.audit.turn_proof import TurnProofs
 from app.audit.witnesses import witnesses
 from app.cache.client import Cache
 from app.cache.value_mac import ValueMac
@@ -48,6 +49,7 @@ from app.history import routes as history_routes
 from app.history.feedback import Feedbacks
 from app.history.forks import Forks
 from app.history.held import Held
+from app.history.rebuilds import Rebuilds
 from app.history.service import History
 from app.history.shares import Shares
 from app.holds import routes as holds_routes
@@ -393,6 +395,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         ThreadEvents(database, feed, threads),
         StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
+        TurnProofs(database, turns, every_seconds=settings.audit_checkpoint_seconds),
         AuditStream(database, reads, Positions(database, horizon)),
         Search(database, reads, threads),
         Failures(database, reads),
@@ -401,6 +404,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         Memory(memory, compactions, models, live_ids, limits),
         OpenAI(database, names, store, replay, live_ids, event_log, horizon, limits, users),
         Contexts(memory, reader, accounts, compactions, compaction_cipher, turns),
+        Rebuilds(turns, store, reader, accounts, models),
         ThreadLife(database, store, replay, feed),
         Feedbacks(database, turns, store, horizon),
         Shares(database, turns, store, content_keys),

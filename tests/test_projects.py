@@ -50,7 +50,7 @@ def scope_of(method: str, path: str) -> str:
         return "admin"
     if path.startswith("/v1/holds") and method == "post":
         return "admin"
-    if "/audit" in path or path.startswith("/v1/holds") or path.endswith(("/held", "/certificate")):
+    if "/audit" in path or path.startswith("/v1/holds") or path.endswith(("/held", "/certificate", "/proof")):
         return "audit"
     return "read" if method == "get" or path in ("/v1/responses/input_tokens", "/v1/stream_tickets") else "write"
 

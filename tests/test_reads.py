@@ -41,6 +41,7 @@ NOT_READING: dict[str, str] = {
     "POST /threads/{thread_id}/fork": CHANGE,
     "PATCH /threads/{thread_id}": CHANGE,
     "GET /threads/{thread_id}/branches": OF_THE_APP,
+    "GET /threads/{thread_id}/turns/{turn_id}/siblings": OF_THE_APP,
     "POST /threads/{thread_id}/turns/{turn_id}/feedback": OWN,
     "DELETE /feedback/{feedback_id}": GONE,
     "POST /threads/{thread_id}/shares": OWN,

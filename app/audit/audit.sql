@@ -224,9 +224,12 @@ JOIN calls c ON c.project_id = :project_id AND c.bucket = wanted.bucket AND c.tu
 JOIN turns t ON t.project_id = :project_id AND t.bucket = wanted.bucket AND t.id = wanted.id
 
 -- pieces --
+-- A range of the pieces of each thread.
 SELECT p.thread_id, p.number, p.digest, p.data, p.media_id, m.data AS media
-FROM unnest(:buckets::smallint[], :ids::uuid[]) AS wanted (bucket, id)
+FROM unnest(:buckets::smallint[], :ids::uuid[], :firsts::integer[], :lasts::integer[])
+    AS wanted (bucket, id, first, last)
 JOIN pieces p ON p.project_id = :project_id AND p.bucket = wanted.bucket AND p.thread_id = wanted.id
+    AND p.number BETWEEN wanted.first AND wanted.last
 LEFT JOIN media m ON m.project_id = :project_id AND m.bucket = p.bucket AND m.id = p.media_id
 WHERE p.data IS NOT NULL OR m.data IS NOT NULL
 
@@ -262,6 +265,31 @@ FROM api_keys WHERE project_id = :project_id
 
 -- key_names --
 SELECT id, name FROM api_keys WHERE project_id = :project_id AND id = ANY(:ids::uuid[])
+
+-- of_turn --
+-- The records of a turn, in the chain of its thread.
+SELECT chain_id, seq, at, action, turn_id, key_id, content, detail, hash FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND turn_id = :turn_id
+    AND content IS NOT NULL
+ORDER BY seq
+
+-- between -> RecordRow --
+-- Records of a chain from one to another.
+SELECT project_id, bucket, chain_id, seq, at, action, turn_id, key_id, user_digest, address_digest, detail, content,
+    previous, hash, version
+FROM audit_records
+WHERE project_id = :project_id AND bucket = :bucket AND chain_id = :chain_id AND seq BETWEEN :first AND :last
+ORDER BY seq
+
+-- covering_leaf -> LeafRow --
+-- The first leaf of a chain that covers a record, in the tree of a size.
+SELECT position, chain_id, seq, hash FROM audit_leaves
+WHERE project_id = :project_id AND chain_id = :chain_id AND seq >= :seq AND position < :size
+ORDER BY seq LIMIT 1
+
+-- newest_checkpoint -> CheckpointRow --
+SELECT size, at, root, public_key, signature, note FROM audit_checkpoints
+WHERE project_id = :project_id ORDER BY size DESC LIMIT 1
 
 -- since --
 -- The records of a chain that were appended since it was read, up to one of them or to the last.

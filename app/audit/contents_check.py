@@ -3,7 +3,9 @@
 A content that is gone must have a record that says so: of its deletion, or of its purge.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -113,7 +115,8 @@ class Contents:
             places[row["thread_id"]][row["id"]] = (row["parent_id"], row["beside"])
         return places
 
-    async def _turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
+    async def turns(self, turn_ids: Sequence[UUID]) -> dict[UUID, Row]:
+        """Return turns with their items and their compaction as they are stored now, opened."""
         rows = await self._database.fetch(*SQL.turns(**self._at(turn_ids)))
         turns = {row["id"]: _opened_turn(self._project_id, row) for row in rows}
         texts = {
@@ -131,8 +134,8 @@ class Contents:
 
     async def _compare_turns(self, portion: list[tuple[ThreadClaims, UUID]]) -> list[Found]:
         turn_ids = [turn_id for _, turn_id in portion]
-        turns = await self._turns(turn_ids)
-        calls = await self._calls(turns)
+        turns = await self.turns(turn_ids)
+        calls = await self.calls(turns)
         found: list[Found] = []
         for chain, turn_id in portion:
             row = turns.get(turn_id)
@@ -140,9 +143,9 @@ class Contents:
             for _ in range(TRIES):
                 if wrong is None or not await self._move_on(chain):
                     break
-                some = await self._turns([turn_id])
+                some = await self.turns([turn_id])
                 row = some.get(turn_id)
-                wrong = next(_wrong_turn(chain, turn_id, row, await self._calls(some)), None)
+                wrong = next(_wrong_turn(chain, turn_id, row, await self.calls(some)), None)
             if wrong is not None and row is not None and turn_id not in chain.turns:
                 # Only what a fork has taken over, and has not changed since, is what the deleted thread's records say.
                 came_by = SQL.came_by(
@@ -209,13 +212,20 @@ class Contents:
                 break
         return found
 
-    async def _calls(self, turns: dict[UUID, Row]) -> Calls:
+    async def calls(self, turns: dict[UUID, Row]) -> Calls:
         """Return the calls of turns, by turn and kind of content, their bodies put together."""
         rows = await self._database.fetch(*SQL.calls(**self._at(list(turns))))
-        threads = {row["thread_id"] for row in rows if referenced_pieces(row["refs"])[1]}
-        pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in threads}
-        if threads:
-            for piece in await self._database.fetch(*SQL.pieces(**self._at(list(threads)))):
+        ranges: dict[UUID, tuple[int, int]] = {}
+        for row in rows:
+            first, last = referenced_pieces(row["refs"])
+            if last:
+                known = ranges.get(row["thread_id"], (first, last))
+                ranges[row["thread_id"]] = min(first, known[0]), max(last, known[1])
+        pieces: dict[UUID, dict[int, str | None]] = {thread_id: {} for thread_id in ranges}
+        if ranges:
+            firsts, lasts = map(list, zip(*ranges.values(), strict=True))
+            asked = SQL.pieces(**self._at(list(ranges)), firsts=firsts, lasts=lasts)
+            for piece in await self._database.fetch(*asked):
                 opened = PIECES_SENT.opened(self._project_id, piece)
                 medium = piece["media_id"] is not None
                 text = media.sent_text(self._project_id, piece) if medium else opened["data"]
@@ -425,25 +435,57 @@ def _wrong_claim(kind: str, claim: Claim, row: Row, call: dict[str, Any] | None)
 
 def _now(kind: str, row: Row, call: dict[str, Any] | None) -> bytes | None:
     """Return the digest of what a turn holds now."""
+    found = covered(kind, row, call)
+    return None if found is None else found.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Covered:
+    """Contents that the digest in a record must cover, as they are stored now."""
+
+    salt: bytes
+    texts: tuple[tuple[contents.Kind, bytes], ...]
+    """JSON arrays with their kinds. The digest of each salts the one behind it."""
+
+    @property
+    def digest(self) -> bytes:
+        found = self.salt
+        for _, text in self.texts:
+            found = hashlib.sha256(found + text).digest()
+        return found
+
+
+def covered(kind: str, row: Row, call: dict[str, Any] | None) -> Covered | None:
+    """Return what the digest of a kind of content covers; None where something of it is gone.
+
+    Args:
+        kind: as `ThreadClaims.turns` names it.
+        row: the turn, as `Contents.turns` returns it.
+        call: of a call, as `Contents.calls` returns it.
+    """
     salt = row["salt"]
+    said: dict[contents.Kind, Row] = {}
     match kind:
         case "opened":
-            request = contents.digest("opened", salt, {**row, **_items(row, "input")})
-            return contents.placed(request, row["seq"], row["beside"], row["parent_id"])
+            said = {"opened": {**row, **_items(row, "input")}, "placed": row}
         case "closed":
-            return contents.digest("closed", salt, {**row, **_items(row, "output")})
+            said = {"closed": {**row, **_items(row, "output")}}
         case "turn":
-            return contents.digest("turn", salt, row)
+            said = {"turn": row}
         case "left":
-            return None if row["left_salt"] is None else contents.digest("left", row["left_salt"], row)
+            salt, said = row["left_salt"], {"left": row}
         case "compacted":
-            if row["compaction"] is None or row["compaction_salt"] is None:
-                return None
             names = contents.FIELDS["compacted", contents.VERSION]
             values = {name: row[f"compaction_{name}"] for name in names if name != "text"}
-            return contents.digest("compacted", row["compaction_salt"], {**values, "text": row["compaction"]})
+            said = {"compacted": {**values, "text": row["compaction"]}}
+            salt = None if row["compaction"] is None else row["compaction_salt"]
+        case _ if call is None or call["body"] is None:
+            return None
         case _:
-            return None if call is None or call["body"] is None else contents.digest("called", salt, call)
+            said = {"called": call}
+    if salt is None:
+        return None
+    return Covered(salt, tuple((each, contents.covered(each, values)) for each, values in said.items()))
 
 
 def _items(row: Row, origin: str) -> dict[str, list[Any]]:

@@ -60,7 +60,13 @@ class Proofs:
 
     def add(self, leaf: bytes, path: list[bytes] | None = None) -> None:
         """Args: path: filled while the tree grows, and whole after `end`."""
-        count, node, paths = 1, _leaf(leaf), [] if path is None else [path]
+        self._add(1, _leaf(leaf), [] if path is None else [path])
+
+    def add_full(self, count: int, root: bytes) -> None:
+        """Add a full subtree by its root. Args: count: a power of two; the tree's size is a multiple of it."""
+        self._add(count, root, [])
+
+    def _add(self, count: int, node: bytes, paths: list[list[bytes]]) -> None:
         while self._full and self._full[-1][0] == count:
             node, paths = self._join(node, paths)
             count *= 2
@@ -81,6 +87,8 @@ class Proofs:
 
     def end(self) -> bytes:
         """Complete all proofs after the last leaf, and return the root."""
+        if not self._full:
+            return hashlib.sha256(b"").digest()
         _, node, paths = self._full.pop()
         while self._full:
             node, paths = self._join(node, paths)

@@ -11,6 +11,7 @@ from app.audit.notes import LARGEST_NUMBER
 from app.audit.service import Audit, ConsistencyObject
 from app.audit.store import Filters
 from app.audit.stream import MOST_RECORDS, AuditStream, Format
+from app.audit.turn_proof import TurnProofObject, TurnProofs
 from app.audit.witnesses import WitnessObject
 from app.db.ids import KeyId, ThreadId, TurnId
 from app.http.bodies import json_response
@@ -20,10 +21,11 @@ from app.http.services import serving
 from app.projects.auth import Auditing
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
+from app.projects.reads import RecordedRoute, reads
 from app.threads.address import Audited, at
 from app.trail.records import Action, RecordObject
 
-router = APIRouter(tags=["audit"])
+router = APIRouter(tags=["audit"], route_class=RecordedRoute)
 
 Service = Annotated[Audit, serving(Audit)]
 
@@ -110,6 +112,15 @@ async def export(request: Request, caller: Auditing, audit: Service) -> Response
 async def export_thread(request: Request, caller: Auditing, audit: Service, address: Audited) -> Response:
     """Export the trail of a thread, with its proof."""
     return Export(await audit.export_thread(caller, address), listening(request, caller))
+
+
+@reads("proof of a turn")
+@at(router.get, "/turns/{turn_id}/proof", response_model=TurnProofObject)
+async def prove_turn(
+    caller: Auditing, proofs: Annotated[TurnProofs, serving(TurnProofs)], address: Audited, turn_id: str
+) -> Response:
+    """Return the proof of a turn with its contents: its records, and their path to the signed checkpoint."""
+    return json_response(await proofs.of_turn(caller, address, turn_id))
 
 
 @router.get("/audit/stream", response_class=Response, responses=AS_LINES)

@@ -164,6 +164,14 @@ async def checkpoints(database: Database, project_id: UUID) -> list[CheckpointRo
     return [{**row, "note": f"{row['note']}{lines[row['size']]}"} if row["size"] in lines else row for row in rows]
 
 
+async def newest_checkpoint(database: Database, project_id: UUID) -> CheckpointRow | None:
+    """Return the newest checkpoint, its note with the cosignatures; None if nothing is signed yet."""
+    row: CheckpointRow | None = await database.fetchrow(*SQL.newest_checkpoint(project_id=project_id))
+    if row is None or row["note"] is None:
+        return row
+    return {**row, "note": await cosigned_note(database, project_id, row["size"], row["note"])}
+
+
 async def last_note(database: Database, project_id: UUID) -> str | None:
     """Return the newest checkpoint that is a signed note, with its cosignatures."""
     row = await database.fetchrow(*SQL.last_note(project_id=project_id))

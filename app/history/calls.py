@@ -16,6 +16,8 @@ from app.items.shapes import fields_of
 from app.items.unreadable import marked
 from app.provider.account import account
 
+ERASED = "# Something of what was sent was erased: this call cannot be sent again."
+
 
 class CallObject(TypedDict):
     id: str
@@ -94,10 +96,22 @@ def curl_headers(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def as_curl(row: Mapping[str, Any]) -> str:
     """The call as a curl command. The key stays out of it: the shell has it, or asks for it."""
     if row["body"] is None:
-        return "# Something of what was sent was erased: this call cannot be sent again."
+        return ERASED
     return (
         f"curl {shlex.quote(row['url'])} \\\n"
         '  -H "Authorization: Bearer $DASHSCOPE_API_KEY" \\\n'
         "  -H 'Content-Type: application/json' \\\n"
         f"  -d {shlex.quote(row['body'])}"
     )
+
+
+def sent_body(row: Mapping[str, Any]) -> str:
+    """Return the body in the very bytes that were sent.
+
+    Raises:
+        NotFound: something of it was erased.
+    """
+    if row["body"] is None:
+        raise NotFound("Something of what this call sent was erased.", param="call_id", code="call_body_erased")
+    body: str = row["body"]
+    return body

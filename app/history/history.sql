@@ -170,3 +170,17 @@ SELECT (
     SELECT count(DISTINCT media_id) FROM item_media
     WHERE project_id = :project_id AND bucket = :bucket AND turn_id = ANY(:turn_ids::uuid[])
 ) AS media
+
+-- siblings --
+-- The turns of a thread that continue from the same turn, in their order.
+SELECT id, status, continuation, model, created_at FROM turns
+WHERE project_id = :project_id AND bucket = :bucket AND parent_id = :parent_id AND thread_id = :thread_id
+    AND deleted_at IS NULL
+ORDER BY seq LIMIT :limit
+
+-- roots --
+-- The turns of a thread that continue nothing, in their order.
+SELECT id, status, continuation, model, created_at FROM turns
+WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND parent_id IS NULL
+    AND deleted_at IS NULL
+ORDER BY seq LIMIT :limit

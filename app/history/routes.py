@@ -6,10 +6,12 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from app.history import messages
-from app.history.calls import CallObject, as_curl, call_object, curl_headers
+from app.history.call_program import as_python
+from app.history.calls import CallObject, as_curl, call_object, curl_headers, sent_body
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
 from app.history.playback import Tempo
-from app.history.service import BranchObject, History, LinkObject, TurnsPage
+from app.history.rebuilds import Rebuilds, RebuiltInput
+from app.history.service import BranchObject, History, LinkObject, SiblingObject, TurnsPage
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares
 from app.http.bodies import Sent, SentOrEmpty, SentUnlimited, json_response
 from app.http.describing import AS_EVENTS, AS_LINES, AS_TEXT, CONFLICT, HEARTBEAT, Deleted, as_text
@@ -75,13 +77,29 @@ async def calls(
     address: Addressed,
     turn_id: str,
     format: Literal["json", "curl"] = "json",
+    bodies: Annotated[bool, Query(description="`false`: each `body` is null.")] = True,
 ) -> Response:
     """List the requests that were sent to the provider for a turn, byte for byte."""
-    id_, rows = await history.calls(caller, address, turn_id)
+    id_, rows = await history.calls(caller, address, turn_id, bodies=bodies or format == "curl")
     if format == "curl":
         said = "\n\n".join(as_curl(row) for row in rows)
         return Response(said + "\n", media_type="text/plain; charset=utf-8", headers=curl_headers(rows))
     return json_response(list_object(rows, lambda row: call_object(id_, row), has_more=False))
+
+
+@at(router.get, "/turns/{turn_id}/siblings", response_model=ListObject[SiblingObject])
+async def siblings(caller: Authenticated, history: Service, address: Addressed, turn_id: str) -> Response:
+    """List the turns that continue from the same turn: edits, and answers that were requested again."""
+    return json_response(await history.siblings(caller, address, turn_id))
+
+
+@reads("conversation")
+@at(router.get, "/turns/{turn_id}/rebuilt_input", response_model=RebuiltInput)
+async def rebuilt_input(
+    caller: Authenticated, rebuilds: Annotated[Rebuilds, serving(Rebuilds)], address: Addressed, turn_id: str
+) -> Response:
+    """Return the input array that a rebuild would send for a turn now."""
+    return json_response(await rebuilds.of_turn(caller, address, turn_id))
 
 
 @reads("calls")
@@ -90,13 +108,22 @@ async def call(
     caller: Authenticated,
     history: Service,
     call_id: str,
-    format: Literal["json", "curl"] = "json",
+    format: Annotated[
+        Literal["json", "curl", "python", "body"],
+        Query(
+            description="`curl`: a command that sends the same body. `python`: a program with the openai client. "
+            "`body`: the very bytes."
+        ),
+    ] = "json",
 ) -> Response:
     """Return one request to the provider."""
     id_, row = await history.call(caller, call_id)
-    if format == "curl":
-        return Response(as_curl(row) + "\n", media_type="text/plain; charset=utf-8", headers=curl_headers([row]))
-    return json_response(call_object(id_, row))
+    if format == "json":
+        return json_response(call_object(id_, row))
+    if format == "body":
+        return Response(sent_body(row), media_type="application/json")
+    said = as_curl(row) + "\n" if format == "curl" else as_python(row)
+    return Response(said, media_type="text/plain; charset=utf-8", headers=curl_headers([row]))
 
 
 @reads("conversation")

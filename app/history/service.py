@@ -14,6 +14,7 @@ from app.chain.context import Context, ContextObject
 from app.chain.live_ids import LiveIds
 from app.db import ids
 from app.db.engine import Database
+from app.db.sql import statements_of
 from app.history.calls import parse_call, unknown_call
 from app.history.edits import append_items
 from app.history.erase import erase
@@ -48,6 +49,11 @@ from app.turns.rows import BranchRow, ItemRow, LinkRow, ThreadRow
 from app.turns.service import Turns
 from app.turns.store import TurnStore
 
+MOST_SIBLINGS = 100
+"""Turns with the same parent that are listed."""
+
+SQL = statements_of(__file__)
+
 
 class BranchObject(TypedDict):
     id: str
@@ -56,6 +62,16 @@ class BranchObject(TypedDict):
     status: str
     head: bool
     created_at: int | None
+
+
+class SiblingObject(TypedDict):
+    id: str
+    """Id of the turn."""
+    object: Literal["turn.sibling"]
+    status: str
+    continuation: str | None
+    model: str
+    created_at: int
 
 
 class LinkObject(TypedDict):
@@ -194,9 +210,35 @@ class History:
                 session, caller, await self._forks.fork(session, caller.actor, source, sent.turn_id, values)
             )
 
-    async def calls(self, caller: Caller, address: ThreadAddress, turn_id: str) -> tuple[UUID, list[dict[str, Any]]]:
+    async def calls(
+        self, caller: Caller, address: ThreadAddress, turn_id: str, *, bodies: bool = True
+    ) -> tuple[UUID, list[dict[str, Any]]]:
         row = await self._turns.row(caller, address, turn_id)
-        return row["id"], await self._store.calls(caller.project_id, row["id"])
+        return row["id"], await self._store.calls(caller.project_id, row["id"], bodies=bodies)
+
+    async def siblings(self, caller: Caller, address: ThreadAddress, turn_id: str) -> dict[str, Any]:
+        """List the turns that continue from the same turn as this one, itself among them, oldest first."""
+        row = await self._turns.row(caller, address, turn_id)
+        place = {"project_id": caller.project_id, "bucket": ids.bucket_of(row["id"]), "thread_id": row["thread_id"]}
+        limit = MOST_SIBLINGS + 1
+        asked = (
+            SQL.roots(**place, limit=limit)
+            if row["parent_id"] is None
+            else SQL.siblings(**place, parent_id=row["parent_id"], limit=limit)
+        )
+        rows = await self._database.fetch(*asked)
+
+        def show(row: Any) -> SiblingObject:
+            return {
+                "id": ids.turn_id(row["id"]),
+                "object": "turn.sibling",
+                "status": row["status"],
+                "continuation": row["continuation"],
+                "model": row["model"],
+                "created_at": int(row["created_at"].timestamp()),
+            }
+
+        return list_object(rows[:MOST_SIBLINGS], show, has_more=len(rows) > MOST_SIBLINGS)
 
     async def call(self, caller: Caller, call_id: str) -> tuple[UUID, dict[str, Any]]:
         """A call by its own id, with its turn's."""

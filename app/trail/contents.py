@@ -86,8 +86,8 @@ def new_salt() -> bytes:
     return secrets.token_bytes(SALT_BYTES)
 
 
-def digest(kind: Kind, salt: bytes, values: Mapping[str, Any], version: int = VERSION) -> bytes:
-    """Return the salted digest of a content.
+def covered(kind: Kind, values: Mapping[str, Any], version: int = VERSION) -> bytes:
+    """Return the JSON array that the digest of a content covers.
 
     Args:
         values: at least the fields of the kind's list. JSON documents are given as the text that lies in the table.
@@ -96,7 +96,12 @@ def digest(kind: Kind, salt: bytes, values: Mapping[str, Any], version: int = VE
         KeyError: the version has no list for this kind, or a field is missing.
     """
     said = [kind, version, *[values[name] for name in FIELDS[kind, version]]]
-    return hashlib.sha256(salt + orjson.dumps(said, _shown, _OPTIONS)).digest()
+    return orjson.dumps(said, _shown, _OPTIONS)
+
+
+def digest(kind: Kind, salt: bytes, values: Mapping[str, Any], version: int = VERSION) -> bytes:
+    """Return the salted digest of a content. The arguments are those of `covered`."""
+    return hashlib.sha256(salt + covered(kind, values, version)).digest()
 
 
 def thread(salt: bytes, values: Mapping[str, Any], arrived_at: datetime | None) -> bytes:

@@ -171,7 +171,7 @@ class Decisions:
             ProviderError: it does not fit, and the request would rather fail than leave something out.
         """
         turn, now = running.turn, self.at(running.turn, attempt.account)
-        attempt = replace(attempt, target=now.target, threshold=now.threshold, envelope=_envelope(turn, now.target))
+        attempt = replace(attempt, target=now.target, threshold=now.threshold, envelope=body_envelope(turn, now.target))
         if turn.parent_id is not None:
             if attempt.pieces is None:
                 pieces = await self._store.pieces(turn.project_id, turn.thread_id)
@@ -311,7 +311,7 @@ class Decisions:
 def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     """Return the attempt that sends the new input alone, on the parent's response id."""
     items = turn.request.items
-    envelope = _envelope(turn, attempt.target, live.response_id)
+    envelope = body_envelope(turn, attempt.target, live.response_id)
     sent = new_input(items, attempt.target.abilities)
     body = write_body(envelope, sent, turn.request.input)
     size = len(body.sent) - len(envelope.head) - len(envelope.tail)
@@ -381,7 +381,7 @@ def _with_sources(sources: Sequence[Sequence[str]], items: Sequence[Item]) -> Co
     return Counter((tuple(of), orjson.dumps(item)) for of, item in zip(sources, items, strict=True))
 
 
-def _envelope(turn: Opened, target: Target, previous_response_id: str | None = None) -> Envelope:
+def body_envelope(turn: Opened, target: Target, previous_response_id: str | None = None) -> Envelope:
     """Return the envelope of a turn's body.
 
     Instructions, tools and sampling go with every turn: a chain carries items only.

@@ -712,9 +712,16 @@ class TurnStore:
         found = await self._database.fetch(*SQL.turns(project_id=project_id, bucket=bucket, turn_ids=list(turn_ids)))
         return {row["id"]: TURNS.opened(project_id, row) for row in found}
 
-    async def calls(self, project_id: UUID, turn_id: UUID) -> list[dict[str, Any]]:
-        """Every attempt at the provider, with the exact body sent: None where something of it was erased."""
+    async def calls(self, project_id: UUID, turn_id: UUID, *, bodies: bool = True) -> list[dict[str, Any]]:
+        """Every attempt at the provider, with the exact body sent: None where something of it was erased.
+
+        Args:
+            bodies: False to leave all bodies out.
+        """
         calls: list[dict[str, Any]] = []
+        if not bodies:
+            rows = await self._database.fetch(*SQL.calls(**_at(project_id, turn_id)))
+            return [{**CALLS_MADE.opened(project_id, row), "body": None} for row in rows]
         texts = {
             (turn_id, row["position"]): _own_text(project_id, row)
             for row in await self._database.fetch(*SQL.sent_input(**_at(project_id, turn_id)))
