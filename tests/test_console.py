@@ -240,8 +240,7 @@ def test_the_chain_says_where_it_was_rebuilt_and_why_and_what_a_call_has_sent(
     rows.nth(2).locator("a").click()
     expect(page.locator("section.call")).to_have_count(2)
     expect(page.locator("section.call .diff .plus").first).to_be_attached()
-    page.locator("summary", has_text="as curl").first.click()
-    expect(page.locator("section.call").first).to_contain_text("Authorization: Bearer $DASHSCOPE_API_KEY")
+    expect(page.get_by_role("link", name="Copy as curl")).to_have_count(2)
 
 
 def test_a_conversation_is_played_paused_and_gone_through(console: Console) -> None:
@@ -584,7 +583,8 @@ def test_markdown_of_an_attacker_is_text(attack: str) -> None:
 
 PAGES = ("/threads", "/threads?q=Seen&range=7d", "/threads/{thread}", "/threads/{thread}/chain",
          "/threads/{thread}/tree", "/threads/{thread}/replay", "/threads/{thread}/trail",
-         "/threads/{thread}/turns/{turn}/calls", "/audit", "/usage", "/settings")  # fmt: skip
+         "/threads/{thread}/turns/{turn}/details", "/threads/{thread}/turns/{turn}/details?tab=proof", "/audit",
+         "/usage", "/settings")  # fmt: skip
 
 
 AXE = {

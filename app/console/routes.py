@@ -6,12 +6,13 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from app.console.api import Door
-from app.console.pages import audit, chain, failures, replay, settings, thread, threads, tree, usage
+from app.console.pages import audit, chain, failures, panel, replay, settings, thread, threads, tree, usage
 from app.console.session import PATH
 from app.console.static_files import COMPRESSED, mounts
 from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
 
 THREAD = "/threads/{thread_id}"
+TURN = f"{THREAD}/turns/{{turn_id}}"
 
 
 def routes(app: ASGIApp) -> list[Route | Mount]:
@@ -19,8 +20,9 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
     pages = {
         "/threads": threads.page, "/threads/rows": threads.rows,
         THREAD: thread.page, f"{THREAD}/about": thread.about, f"{THREAD}/earlier": thread.earlier,
-        f"{THREAD}/turns/{{turn_id}}": thread.turn, f"{THREAD}/tree": tree.page,
-        f"{THREAD}/chain": chain.page, f"{THREAD}/turns/{{turn_id}}/calls": chain.calls,
+        TURN: thread.turn, f"{THREAD}/tree": tree.page,
+        f"{THREAD}/chain": chain.page, f"{TURN}/calls": panel.calls, f"{TURN}/panel": panel.fragment,
+        f"{TURN}/details": panel.details,
         f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
         "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,
         "/failures": failures.page,

@@ -1,52 +1,8 @@
 // The proof of a trail, a thread's or the whole project's, checked here: each record's hash, its chain, its path to the signed root, the signature.
 import { PROOF } from "./api.js";
+import { HEX, TEXT, canonical, isSigned, leafHash, rootOf, sha256 } from "./proof.js";
 
-const HEX = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-const BYTES = (hex) => new Uint8Array(hex.match(/../g).map((pair) => parseInt(pair, 16)));
-const TEXT = new TextEncoder();
 const MOST_DRAWN = 500;
-
-async function sha256(...parts) {
-  const whole = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
-}
-
-// RFC 8785, of what a record has: its keys sorted, no spaces.
-function canonical(value) {
-  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
-  if (value !== null && typeof value === "object") {
-    return `{${Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`).join(",")}}`;
-  }
-  return JSON.stringify(value);
-}
-
-async function leafHash(leaf, chain) {
-  const seq = new Uint8Array(8);
-  new DataView(seq.buffer).setBigInt64(0, BigInt(leaf.seq));
-  return sha256(new Uint8Array([0]), BYTES(chain), seq, BYTES(leaf.hash));
-}
-
-// RFC 9162: the root that a leaf's path leads to.
-async function rootOf(hash, position, size, path) {
-  let [at, last, root] = [position, size - 1, hash];
-  for (const beside of path) {
-    if (at & 1 || at === last) {
-      root = await sha256(new Uint8Array([1]), BYTES(beside), root);
-      while (!(at & 1) && at !== 0) {
-        at >>= 1;
-        last >>= 1;
-      }
-    } else root = await sha256(new Uint8Array([1]), root, BYTES(beside));
-    at >>= 1;
-    last >>= 1;
-  }
-  return last === 0 ? HEX(root) : "";
-}
 
 // RFC 6962: the tree, by the roots of its full subtrees.
 class Tree {
@@ -125,10 +81,7 @@ export async function verify(form) {
   }
   if (tree.size && next !== checkpoints.length) return say("Leaves that a checkpoint covers are missing.", false);
   if (checkpoint.public_key !== key) return say("The checkpoint was signed with another key.", false);
-  const signer = await crypto.subtle.importKey("raw", BYTES(key), { name: "Ed25519" }, false, ["verify"]);
-  const { at, object, project, root, size } = checkpoint; // What is signed: see app/audit/signing.py.
-  const signed = TEXT.encode(canonical({ at, object, project, root, size }));
-  if (!(await crypto.subtle.verify("Ed25519", signer, BYTES(checkpoint.signature), signed))) return say("The signature does not fit.", false);
+  if (!(await isSigned(checkpoint, key))) return say("The signature does not fit.", false);
   verdict.className = "good";
   draw(verdict, records, leaves, checkpoint);
 }

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from app.console.meanings import meaning_of
+from app.console.pages.panel import beside
 from app.console.view import View, money
 from app.http.nesting import excess
 from app.http.services import services
@@ -48,7 +49,9 @@ async def page(view: View) -> Response:
     else:
         shown = _shown(view, found["data"], until)
     await _render(view, shown["turns"])
-    return view.page("thread.html", thread_id=thread_id, thread=thread, until=until, **shown)
+    return view.page(
+        "thread.html", until=until, thread=thread, **{"thread_id": thread_id, **shown, **await beside(view)}
+    )
 
 
 async def earlier(view: View) -> Response:
