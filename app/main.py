@@ -65,6 +65,8 @@ from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
 from app.live import routes as live_routes
 from app.live.events import ThreadEvents
+from app.live.now import Now
+from app.live.worker_reports import WorkerReports
 from app.memory import routes as memory_routes
 from app.memory.compaction import Compactions
 from app.memory.compaction_cipher import CompactionCipher
@@ -370,6 +372,9 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     )
     turns = Turns(store, runner, replay, compaction_cipher, limits)
     feed = TrailFeed(database, horizon, users, closing=closing)
+    reports = WorkerReports(cache, mac, runner, accounts, limits, spool, worker_id=worker_id)
+    now = Now(database, cache, accounts, models, reports, worker_id=worker_id, closing=closing)
+    started.to_stop(now.stop)
     threads = Threads(database, names, users, horizon, limits, thread_presets)
     holds = Holds(database, users, cleaner.wake)
     history = History(
@@ -393,6 +398,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         thread_presets,
         Claims(database, names, users, tokens, keys, cutoffs),
         ThreadEvents(database, feed, threads),
+        now,
         StreamTickets(database),
         Audit(database, reads, users, checkpoints, horizon, witnessed_by),
         TurnProofs(database, turns, every_seconds=settings.audit_checkpoint_seconds),
@@ -421,8 +427,8 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     gc.freeze()
     gc.set_threshold(GARBAGE_AT_ONCE, 20, 20)
     # In the order in which they need each other: compactions and titles have charges until their end.
-    for work in (hours, charges, sums, limits, deliveries, feed, compactions, cleaner, checkpoints, cancel_requests,
-                 leases, observations, nodes, reads, *cosigning):  # fmt: skip
+    for work in (hours, charges, sums, limits, deliveries, feed, reports, compactions, cleaner, checkpoints,
+                 cancel_requests, leases, observations, nodes, reads, *cosigning):  # fmt: skip
         started.to_stop(work.stop)
         work.start()
     started.to_stop(titles.stop)

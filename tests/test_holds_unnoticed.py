@@ -19,7 +19,7 @@ from tests.test_isolation import _example
 from tests.test_user_tokens import browser
 from tests.test_user_view import SOCKET, filled, open_routes, requests
 
-ENDLESS = {"GET /threads/{thread_id}/events", "GET /threads/by-name/{name}/events", "GET /events"}
+ENDLESS = {"GET /threads/{thread_id}/events", "GET /threads/by-name/{name}/events", "GET /events", "GET /now/events"}
 """Streams without an end: see test_live_events_are_the_same."""
 
 CHANGING = {"date", "x-request-id", "content-length", "openai-processing-ms"}

@@ -32,6 +32,7 @@ WORDS = "Echo: " + " ".join(f"word{number}" for number in range(40))
 STREAMS = {
     "events_follow": "/events",
     "threads_life": "/threads/{thread}/events",
+    "events_follow_now": "/now/events",
     "turns_events": "/threads/{thread}/turns/{turn}/events",
     "responses_retrieve": "/responses/{response}?stream=true",
     "history_play": "/threads/{thread}/replay?speed=0.0001&longest_pause=60",

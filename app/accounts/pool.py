@@ -136,6 +136,13 @@ class Accounts:
         shared = there.usable
         return [self.of_settings, *shared] if self._has_key or not shared else shared
 
+    def in_use(self, project_id: UUID) -> Sequence[ProviderAccount]:
+        """Return the accounts that this worker may have used for a project, and the service's own. No statement."""
+        known = self._known.peek(project_id)
+        found = {self.of_settings, *(() if known is None else known.usable)}
+        found |= {account for _, account in self._by_id.values() if not account.of_project}
+        return list(found)
+
     async def get(self, project_id: UUID, id_: UUID) -> ProviderAccount | None:
         """Return an account of the project or a shared one by its id; None if it is not usable."""
         return next((each for each in (await self._of_project(project_id)).usable if each.id == id_), None)

@@ -185,8 +185,12 @@ def month_of(now: datetime) -> datetime:
     return now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
+def month_end(now: datetime) -> datetime:
+    """Return the beginning of the next calendar month."""
+    began = month_of(now)
+    return began.replace(year=began.year + began.month // 12, month=began.month % 12 + 1)
+
+
 def left_of_month(now: datetime) -> int:
     """Seconds until the next one begins."""
-    began = month_of(now)
-    ends = began.replace(year=began.year + began.month // 12, month=began.month % 12 + 1)
-    return int((ends - now).total_seconds()) + 1
+    return int((month_end(now) - now).total_seconds()) + 1

@@ -459,9 +459,14 @@ class RateLimits(Background):
                 if found >= limits.threads:
                     raise _reached(whose, "threads", limits.threads)
             if limits.stored_bytes is not None:
-                found = await self._counted(project_id, of, "bytes", limits.stored_bytes, store.stored_bytes)
+                found = await self._counted(project_id, of, "stored_bytes", limits.stored_bytes, store.stored_bytes)
                 if found >= limits.stored_bytes:
                     raise _reached(whose, "stored_bytes", limits.stored_bytes)
+
+    def last_counts(self, project_id: UUID) -> list[tuple[str | None, str, int]]:
+        """Return the users, None for the project itself, whose threads or bytes this worker has counted, with the name
+        of the limit and the last count."""
+        return [(user, name, count) for (of, user, name), (_, count) in self._counts.items() if of == project_id]
 
     async def _counted(self, project_id: UUID, user: str | None, name: str, limit: int, count: Count) -> int:
         """Return a count that is at most `COUNTED_SECONDS` old. Near the limit it is counted again, so that deleted

@@ -1,14 +1,17 @@
-"""GET /v1/events: the live list of threads."""
+"""GET /v1/events, the live list of threads, and GET /v1/now, what a project is doing."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from app.http.describing import AS_EVENTS, FORBIDDEN, HEARTBEAT, LIVE_EVENT_ID
+from app.http.bodies import json_response
+from app.http.describing import AS_EVENTS, FORBIDDEN, HEARTBEAT, LIVE_EVENT_ID, error
 from app.http.heartbeat import heartbeat_seconds
 from app.http.services import serving
 from app.live.events import ThreadEvents
+from app.live.now import Now
+from app.live.now_objects import NowObject
 from app.projects.auth import Authenticated
 from app.projects.credential_watch import listening
 from app.projects.reads import RecordedRoute, reads
@@ -42,4 +45,29 @@ async def follow(
         heartbeat=heartbeat_seconds(request),
         ends_with_client=True,
         resumed_by="Last-Event-ID",
+    )
+
+
+@reads("running turns", of="project")
+@router.get("/now", response_model=NowObject)
+async def get_now(caller: Authenticated, now: Annotated[Now, serving(Now)]) -> Response:
+    """Return what the project is doing: running turns, queues, throttled accounts, and limits near their bound."""
+    return json_response(await now.snapshot(caller))
+
+
+@reads("running turns", of="project")
+@router.get(
+    "/now/events",
+    response_class=Response,
+    responses={**AS_EVENTS, 429: error("The project follows it with as many streams as it may have.")},
+    openapi_extra={"parameters": [HEARTBEAT]},
+)
+async def follow_now(request: Request, caller: Authenticated, now: Annotated[Now, serving(Now)]) -> Response:
+    """Stream the same: a snapshot, and another one when something has changed, once a second at most."""
+    return EventStream(
+        now.frames(caller),
+        listening(request, caller),
+        heartbeat=heartbeat_seconds(request),
+        ends_with_client=True,
+        resumed_by=None,
     )

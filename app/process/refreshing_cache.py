@@ -51,6 +51,11 @@ class RefreshingCache(Generic[K, V]):
             renewing.add_done_callback(lambda _: self._renewing.pop(key, None))
         return known[1]
 
+    def peek(self, key: K) -> V | None:
+        """Return the value that was given last, which may be old; None if there is none."""
+        known = self._known.get(key)
+        return None if known is None else known[1]
+
     def values(self) -> Iterable[V]:
         """All that were given last, old ones too."""
         return [value for _, value in self._known.values()]

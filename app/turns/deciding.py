@@ -112,7 +112,7 @@ class Decisions:
             return None
         turn, failed = running.turn, attempt.account
         if found.code not in PASSED_ON:
-            failed.breaker(turn.request.model).failed(time.monotonic())
+            failed.breaker(turn.request.model).failed(time.monotonic(), found.kind)
         tried = (*attempt.tried, failed)
         other = await self._accounts.next(turn.project_id, turn.request.model, list(tried))
         if other is None:

@@ -120,6 +120,10 @@ class Runner:
         """Every turn that is running in this worker: its project and id."""
         return [(running.turn.project_id, id_) for id_, running in self._running.items()]
 
+    def of_project(self, project_id: UUID) -> list[Running]:
+        """Return the turns of a project that are running in this worker."""
+        return [running for running in self._running.values() if running.turn.project_id == project_id]
+
     def stop(self, turn_id: UUID) -> bool:
         """Stop a turn that is running in this worker; what it has said is kept. False if it is not running here."""
         running = self._running.get(turn_id)

@@ -85,6 +85,10 @@ class Spool:
             part.unlink(missing_ok=True)
             raise
 
+    def waiting(self, project_id: UUID) -> list[str]:
+        """Return the ids of a project's turns whose closings are on this disk, as 32 digits."""
+        return [path.stem.partition(".")[2] for path in self._directory.glob(f"{project_id.hex}.*.json")]
+
     async def empty(self, store: TurnStore) -> None:
         """Close what was kept. A file that cannot be worked off is set aside, and does not stop the others.
 
