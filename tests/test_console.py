@@ -584,7 +584,7 @@ def test_markdown_of_an_attacker_is_text(attack: str) -> None:
 PAGES = ("/threads", "/threads?q=Seen&range=7d", "/threads/{thread}", "/threads/{thread}/chain",
          "/threads/{thread}/tree", "/threads/{thread}/replay", "/threads/{thread}/trail",
          "/threads/{thread}/turns/{turn}/details", "/threads/{thread}/turns/{turn}/details?tab=proof", "/audit",
-         "/usage", "/settings")  # fmt: skip
+         "/failures", "/now", "/usage", "/settings")  # fmt: skip
 
 
 AXE = {

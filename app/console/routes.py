@@ -6,7 +6,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from app.console.api import Door
-from app.console.pages import audit, chain, failures, panel, replay, settings, thread, threads, tree, usage
+from app.console.pages import audit, chain, failures, now, panel, replay, settings, thread, threads, tree, usage
 from app.console.session import PATH
 from app.console.static_files import COMPRESSED, mounts
 from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
@@ -26,6 +26,7 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
         f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
         "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,
         "/failures": failures.page,
+        "/now": now.page, "/now/part": now.part,
         "/settings": settings.page,
     }  # fmt: skip
     made = [

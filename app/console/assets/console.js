@@ -1,31 +1,16 @@
 // What the pages do by themselves: the rest is htmx and plain links.
 import { PROOF, call } from "./api.js";
-import { follow } from "./stream.js";
+import { liveList } from "./live_list.js";
+import { liveThread } from "./live_thread.js";
 import { play } from "./replay.js";
+import { nearEnd, showTurn, toEnd } from "./turns.js";
 import { verify } from "./verify.js";
-
-const LIVE_MILLISECONDS = 3000;
 
 document.body.addEventListener("htmx:configRequest", (event) => {
   Object.assign(event.detail.headers, PROOF);
 });
 
-// A list that moves: its first page is asked for again, as long as somebody looks at it and nobody has read on.
-const list = document.querySelector("[data-live]");
-if (list) {
-  setInterval(async () => {
-    const search = document.querySelector("#q");
-    if (document.hidden || (search && search.value) || list.querySelectorAll("ul.threads").length > 1) return;
-    const answer = await fetch(list.dataset.live, { headers: { "HX-Request": "true" } });
-    if (!answer.ok) return;
-    const html = await answer.text();
-    if (list.dataset.last !== html && !list.contains(document.activeElement)) {
-      list.dataset.last = html;
-      list.innerHTML = html;
-      window.htmx?.process(list);
-    }
-  }, LIVE_MILLISECONDS);
-}
+for (const list of document.querySelectorAll("[data-live]")) if (list.checkVisibility()) liveList(list);
 
 // A conversation is read from its end; what comes in above does not move what is being read.
 const turns = document.querySelector("#turns");
@@ -39,27 +24,13 @@ if (turns) {
     if (height) window.scrollBy(0, document.documentElement.scrollHeight - height);
     height = 0;
   });
-  turns.querySelectorAll("[data-running]").forEach(follow);
+  liveThread(turns);
 }
 
-async function show(thread, turn, instead) {
-  const answer = await fetch(`/console/threads/${thread}/turns/${turn}`);
-  if (!answer.ok) return;
-  const template = document.createElement("template");
-  template.innerHTML = await answer.text();
-  const article = template.content.querySelector("article");
-  const branches = instead?.querySelector(".branches");
-  if (branches) article.querySelector("footer").append(branches);
-  if (instead) instead.replaceWith(article);
-  else turns.append(article);
-  window.htmx?.process(article);
-  if (article.dataset.running) follow(article);
-  article.scrollIntoView({ block: "end" });
-}
-
-document.addEventListener("turn-ended", (event) => {
-  const article = event.target;
-  show(turns.dataset.thread, article.id, article);
+document.addEventListener("turn-ended", async (event) => {
+  const follows = nearEnd();
+  await showTurn(turns.dataset.thread, event.target.id);
+  if (follows) toEnd();
 });
 
 async function speak(body) {
@@ -70,8 +41,8 @@ async function speak(body) {
     location.assign(`/console/threads/${thread}?until=${turn.id}`);
     return;
   }
-  turns.querySelector(".nothing")?.remove();
-  await show(thread, turn.id, null);
+  await showTurn(thread, turn.id);
+  toEnd();
 }
 
 document.addEventListener("submit", async (event) => {

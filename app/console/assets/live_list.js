@@ -1,0 +1,33 @@
+// A list of threads that is renewed when the API reports a change: its first page, as long as nobody has read on.
+import { live, renew } from "./live.js";
+
+const SETTLE_MILLISECONDS = 300;
+const LEAST_MILLISECONDS = 2000;
+
+const CHANGES = ["snapshot", "thread.created", "thread.updated", "thread.deleted", "thread.turn.created", "thread.turn.finished"];
+
+export function liveList(list, tell) {
+  let timer = 0;
+  let renewed = 0;
+
+  async function fetchFirst() {
+    timer = 0;
+    const search = document.querySelector("#q");
+    if (search?.value || list.querySelectorAll("ul").length > 1 || list.querySelector(".htmx-request, .skeleton")) return;
+    if (list.contains(document.activeElement)) return; // What somebody reads or is about to open does not move.
+    renewed = Date.now();
+    const answer = await fetch(list.dataset.live, { headers: { "HX-Request": "true" } }).catch(() => null);
+    if (!answer?.ok) return;
+    const html = await answer.text();
+    if (list.contains(document.activeElement) || search?.value) return changed();
+    renew(list, html);
+    list.dispatchEvent(new CustomEvent("htmx:afterSettle", { bubbles: true }));
+  }
+
+  function changed() {
+    timer ||= setTimeout(fetchFirst, Math.max(SETTLE_MILLISECONDS, renewed + LEAST_MILLISECONDS - Date.now()));
+  }
+
+  list.addEventListener("focusout", changed);
+  return live("/events", Object.fromEntries(CHANGES.map((kind) => [kind, changed])), tell);
+}

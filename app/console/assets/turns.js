@@ -1,0 +1,43 @@
+// Turns of the page: each is fetched as the server renders it, and put at the end or in the place of what was there.
+const NEAR_PIXELS = 160;
+
+export function nearEnd() {
+  const page = document.documentElement;
+  return page.scrollHeight - page.scrollTop - page.clientHeight < NEAR_PIXELS;
+}
+
+export function toEnd() {
+  const page = document.documentElement;
+  page.scrollTop = page.scrollHeight;
+}
+
+const fetching = new Map();
+
+// Show a turn as it is now. Several requests for the same turn at the same time are one.
+export function showTurn(thread, turn) {
+  if (!fetching.has(turn)) fetching.set(turn, show(thread, turn).finally(() => fetching.delete(turn)));
+  return fetching.get(turn);
+}
+
+async function show(thread, turn) {
+  const answer = await fetch(`/console/threads/${thread}/turns/${turn}`).catch(() => null);
+  if (!answer?.ok) return null;
+  const template = document.createElement("template");
+  template.innerHTML = await answer.text();
+  const article = template.content.querySelector("article");
+  const turns = document.querySelector("#turns");
+  const instead = document.getElementById(turn);
+  const branches = instead?.querySelector(".branches");
+  if (branches) article.querySelector("footer").append(branches);
+  if (instead) {
+    // A turn that still runs keeps what it has said.
+    const said = article.dataset.running && instead.querySelector(".stream");
+    if (said) article.querySelector(".stream").replaceWith(said);
+    instead.replaceWith(article);
+  } else {
+    turns.querySelector(".nothing")?.remove();
+    turns.append(article);
+  }
+  window.htmx?.process(article);
+  return article;
+}
