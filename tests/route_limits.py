@@ -200,9 +200,11 @@ OF_CONSOLE: dict[tuple[str, str], Held] = {
     ("GET", "/now/part"): NONE,
     ("GET", "/usage"): NONE,
     ("GET", "/failures"): NONE,
+    ("GET", "/usage/{group}"): NONE,
+    ("GET", "/usage/{group}/top"): NONE,
     ("GET", "/settings"): NONE,
-    ("MOUNT", "/assets"): NONE,
-    ("MOUNT", "/vendor"): NONE,
+    ("MOUNT", "/static/{version}/assets"): NONE,
+    ("MOUNT", "/static/{version}/vendor"): NONE,
     ("MOUNT", "/api"): NONE,
 }
 

@@ -87,6 +87,31 @@ def test_any_branch_is_played_up_to_any_turn(service: Service) -> None:
         assert (refused.status_code, refused.json()["error"]["param"]) == (status, param)
 
 
+def test_a_part_of_a_branch_is_played_and_says_how_long_the_branch_is(service: Service) -> None:
+    thread = service.thread()
+    turns = [service.turn(thread, f"Echo: {number}")["id"] for number in range(5)]
+    side = service.turn(thread, "Echo: side", parent_id=turns[1])["id"]
+
+    def part(**params: Any) -> tuple[list[str], str, int, str | None]:
+        events = played(service, thread, speed=0, **params)
+        found = [event["turn_id"] for event in events if event["type"] == "thread.turn"]
+        return found, said(events), events[-1]["turns"], events[-1]["last_id"]
+
+    assert part(until=turns[4]) == (turns, "01234", 5, turns[4])
+    assert part(until=turns[4], skip=1, limit=2) == (turns[1:3], "12", 5, turns[4])
+    assert part(until=turns[4], skip=4, limit=1000) == (turns[4:], "4", 5, turns[4])
+    assert part(until=turns[4], skip=5) == ([], "", 5, turns[4])
+    assert part(skip=2) == ([side], "side", 3, side)  # The head's branch.
+    for params, param in (
+        ({"skip": -1}, "skip"),
+        ({"skip": 2**31}, "skip"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 1001}, "limit"),
+    ):
+        refused = service.http.get(f"/threads/{thread}/replay", params=params)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+
+
 def test_failed_turns_and_tool_calls_are_played_too(service: Service, emulator: Emulator) -> None:
     thread = service.thread()
     tool = {"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}}

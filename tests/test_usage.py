@@ -1,6 +1,8 @@
 """Usage: sums that equal the turns, and money by the prices of its day."""
 
 import asyncio
+import csv
+import io
 import json
 import random
 import signal
@@ -90,7 +92,13 @@ def sums(database_url: str, tenant: Tenant) -> list[dict[str, Any]]:
 
 
 def expected(
-    database_url: str, tenant: Tenant, group_by: str, since: int = 0, until: int = 2**33
+    database_url: str,
+    tenant: Tenant,
+    group_by: str,
+    since: int = 0,
+    until: int = 2**33,
+    user: str | None = None,
+    model: str | None = None,
 ) -> dict[Any, dict[str, Any]]:
     """Return the report that follows from the rows of turns alone."""
     found: dict[Any, dict[str, Any]] = defaultdict(lambda: {**dict.fromkeys(COUNTS, 0), "costs": defaultdict(float)})
@@ -106,12 +114,15 @@ def expected(
             continue
         account = None if turn["binding"] is None else turn["binding"].partition("://")[2].partition("/")[0]
         key = {
+            "hour": f"{turn['created_at'].astimezone(UTC):%Y-%m-%dT%H}:00Z",
             "day": f"{turn['created_at'].astimezone(UTC):%Y-%m-%d}",
             "model": turn["model"],
             "user": turn["user_id"],
             "thread": f"thread_{turn['thread_id'].hex}",
             "account": account and f"{account}#{turn['binding'].rpartition('#')[2][:8]}",
         }[group_by]
+        if not (user in (None, turn["user_id"]) and model in (None, turn["model"])):
+            continue
         row, used = found[key], json.loads(turn["usage"] or "{}") or {}
         rebuilt = turn["continuation"] == "rebuilt"
         for name, number in {
@@ -132,15 +143,22 @@ def expected(
     return found
 
 
-def check(database_url: str, tenant: Tenant, **span: int) -> None:
-    """Compare each report with the sum of turns."""
-    for group_by in ("day", "model", "user", "thread", "account"):
+def check(database_url: str, tenant: Tenant, **span: Any) -> None:
+    """Compare each report with the sum of turns, and its totals with the sum of its rows."""
+    for group_by in ("hour", "day", "model", "user", "thread", "account"):
         found, wanted = report(tenant, group_by, **span), expected(database_url, tenant, group_by, **span)
         assert {key: {name: row[name] for name in COUNTS} for key, row in found.items()} == {
             key: {name: row[name] for name in COUNTS} for key, row in wanted.items()
         }, group_by
         for key, row in found.items():
             assert row["costs"] == pytest.approx(dict(wanted[key]["costs"]), abs=2e-6)
+    answer = tenant.http.get("/usage", params={"group_by": "user", "sort": "cost", "limit": 1, **span}).json()
+    costs: dict[str, float] = defaultdict(float)
+    for row in expected(database_url, tenant, "user", **span).values():
+        for currency, amount in row["costs"].items():
+            costs[currency] += amount
+    assert answer["totals"]["costs"] == pytest.approx(dict(costs), abs=2e-6)
+    assert answer["totals"]["turns"] == sum(row["turns"] for row in report(tenant, "user", **span).values())
 
 
 class Life:
@@ -242,6 +260,8 @@ def test_reports_equal_the_sum_of_turns_whatever_happens_to_them(
         for _ in range(3):
             since = now - life.random.randint(-100, 86_400 * 4)
             check(database_url, tenant, since=since, until=since + life.random.randint(1, 86_400 * 4))
+    check(database_url, tenant, user="bob")
+    check(database_url, tenant, model=USD, since=now - 90_000)
     assert sums(database_url, tenant)
 
 
@@ -257,6 +277,99 @@ def test_reports_read_sums_and_no_other_projects(tenant: Tenant, database_url: s
     )
     assert report(tenant, "model")[USD]["input_tokens"] == before + 1000
     assert report(other, "model")[USD]["input_tokens"] == before
+
+
+def ordered(tenant: Tenant, sort: str, group_by: str = "user", **params: Any) -> list[str | None]:
+    """Return the keys of a report in its order, read row by row."""
+    found: list[str | None] = []
+    after: dict[str, str] = {}
+    while True:
+        query = {"group_by": group_by, "sort": sort, "limit": 1, **params, **after}
+        page = tenant.http.get("/usage", params=query).json()
+        found += [row[group_by] for row in page["data"]]
+        if not page["has_more"]:
+            return found
+        after = {"after": page["last_id"]}
+
+
+def test_the_highest_costs_and_the_most_turns_come_first_and_pages_go_on_behind_any_row(tenant: Tenant) -> None:
+    for user, texts in (
+        ("=1+1", ["word " * 900]), (None, ["Hi", "Hi", "Hi"]), ("bob", ["word " * 200] * 2),
+        ("ann", ["word " * 200] * 2), ("a:=b", ["Hi"]),
+    ):  # fmt: skip
+        thread = tenant.http.post("/threads", json={} if user is None else {"user": user}).json()["id"]
+        for text in texts:
+            tenant.turn(thread, text, model=USD)
+    costs = {user: row["cost"] for user, row in report(tenant, "user").items()}
+    assert ordered(tenant, "cost") == sorted(costs, key=lambda user: (-costs[user], user or ""))
+    assert ordered(tenant, "turns") == [None, "ann", "bob", "=1+1", "a:=b"]
+    assert ordered(tenant, "turns", user="bob") == ["bob"]
+    by_thread = report(tenant, "thread")
+    assert ordered(tenant, "cost", "thread")[0] == max(by_thread, key=lambda each: by_thread[each]["cost"])
+    for after in ("ann", "1", "x:=ann", "1e9:=ann", "", "-1:-"):
+        refusal = tenant.http.get("/usage", params={"group_by": "user", "sort": "turns", "after": after})
+        assert (refusal.status_code, refusal.json()["error"]["code"]) == (400, "invalid_cursor"), after
+    # Nothing of it shows to another project, whatever it asks for.
+    other = Tenant(tenant.service)
+    for params in ({}, {"user": "bob"}, {"model": USD}, {"sort": "cost"}):
+        page = other.http.get("/usage", params={"group_by": "user", **params}).json()
+        assert (page["data"], page["totals"]["turns"], page["totals"]["costs"]) == ([], 0, {})
+
+
+def test_a_report_names_the_models_without_a_price(tenant: Tenant) -> None:
+    thread = tenant.http.post("/threads", json={"user": "ann"}).json()["id"]
+    for model in (UNPRICED, USD, UNPRICED, CNY):
+        tenant.turn(thread, "Hi", model=model)
+    page = tenant.http.get("/usage", params={"group_by": "user"}).json()
+    for row in (page["data"][0], page["totals"]):
+        assert (row["cost"], row["unpriced_turns"]) == (None, 2)
+        assert row["unpriced"] == [{"model": UNPRICED, "turns": 2}]
+        assert set(row["costs"]) == {"USD", "CNY"}
+    for model, unpriced in ((USD, []), (UNPRICED, [{"model": UNPRICED, "turns": 2}])):
+        assert report(tenant, "model")[model]["unpriced"] == unpriced
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(tenant: Tenant) -> None:
+    users = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\uff1d1", 'a",=1', "plain", "李"]
+    for user in users:
+        thread = tenant.http.post("/threads", json={"user": user})
+        if thread.status_code == 201:
+            tenant.turn(thread.json()["id"], "Hi", model=UNPRICED)
+    text = tenant.http.get("/usage", params={"group_by": "user", "format": "csv", "limit": 10_000}).text
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    found = {line["user"] for line in lines}
+    assert {"'=1+1", "'+1", "'-1", "'@x", "'\uff1d1", 'a",=1', "plain", "李"} <= found
+    assert [user for user in found if user.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
+    assert (lines[0]["unpriced_turns"], lines[0]["unpriced"]) == ("1", f"{UNPRICED} (1)")
+    assert tenant.http.get("/usage", params={"limit": 1001}).json()["error"]["param"] == "limit"
+
+
+def test_outcomes_are_added_up_by_hour_and_by_day(tenant: Tenant, database_url: str) -> None:
+    histogram = [0, 2, 1, *[0] * 24]
+    project = tenant.id.removeprefix("proj_")
+    for hour, model, outcome, turns in (
+        (10, USD, "completed", 3), (10, CNY, "rate_limit", 3), (11, USD, "incomplete", 3), (34, USD, "completed", 3),
+    ):  # fmt: skip
+        query(
+            database_url,
+            f"INSERT INTO turn_hours VALUES ('{project}', to_timestamp({hour * 3600}), '{model}', '{outcome}',"
+            f" {turns}, '{{{str(histogram)[1:-1]}}}', '{{{str(histogram)[1:-1]}}}')",
+        )
+
+    def summed(**params: Any) -> list[tuple[int, ...]]:
+        rows = tenant.http.get("/usage/hours", params={"until": 10**6, **params}).json()["data"]
+        return [
+            (row["hour"] // 3600, row["turns"], row["failed_turns"], row["p50_ms"], sum(row["durations"]))
+            for row in rows
+        ]
+
+    assert summed(group_by="hour") == [(10, 6, 3, 70, 6), (11, 3, 0, 70, 3), (34, 3, 0, 70, 3)]
+    assert summed(group_by="day") == [(0, 9, 3, 70, 9), (24, 3, 0, 70, 3)]
+    assert summed(group_by="day", model=CNY) == [(0, 3, 3, 70, 3)]
+    assert summed(group_by="hour", since=11 * 3600, limit=1) == [(11, 3, 0, 70, 3)]
+    assert len(summed()) == 4
+    other = Tenant(tenant.service)
+    assert other.http.get("/usage/hours", params={"group_by": "hour", "until": 10**6}).json()["data"] == []
 
 
 def test_a_turn_that_is_closed_late_is_counted_once_when_it_is(

@@ -34,19 +34,29 @@ class Tempo:
     """Seconds; however long people took to go on talking."""
 
 
-async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tempo) -> AsyncIterator[bytes]:
-    """The events of a branch, up to the turn `last`, as server-sent events.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Turns of a branch, counted from its first."""
+
+    skip: int = 0
+    limit: int | None = None
+    """None for all that follow."""
+
+
+async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tempo, part: Part) -> AsyncIterator[bytes]:
+    """The events of a part of a branch, up to the turn `last`, as server-sent events.
 
     Each says when it happened, `at`. Before those of each turn stands a `thread.turn` with its input; at the end,
-    `thread.replayed`.
+    `thread.replayed` with the number of turns of the whole branch and its last turn.
     """
     now, number = None, 0
     branch: list[UUID] = []
     if last is not None:
         branch = await store.page_of_turns(project_id, last, cursor=None, latest_first=False, limit=None)
-    start = 0
-    while start < len(branch):
-        turn_ids = await store.on_a_page(project_id, branch[start : start + TURNS_AT_ONCE], documents=True)
+    start = part.skip
+    end = len(branch) if part.limit is None else min(len(branch), start + part.limit)
+    while start < end:
+        turn_ids = await store.on_a_page(project_id, branch[start : min(end, start + TURNS_AT_ONCE)], documents=True)
         start += len(turn_ids)
         rows = await store.turns(project_id, turn_ids)
         items = await store.items(project_id, turn_ids)
@@ -65,7 +75,8 @@ async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tem
             number += 1
         if ready:
             yield b"".join(ready)
-    yield b'id: %d\nevent: thread.replayed\ndata: {"type":"thread.replayed","turns":%d}\n\n' % (number, len(branch))
+    ended = {"type": "thread.replayed", "turns": len(branch), "last_id": ids.optional_turn_id(last)}
+    yield b"id: %d\nevent: thread.replayed\ndata: %b\n\n" % (number, orjson.dumps(ended))
 
 
 def _moments(turns: Sequence[tuple[TurnRow, list[ItemRow]]]) -> Iterator[Moment]:

@@ -9,7 +9,7 @@ from app.history import messages
 from app.history.call_program import as_python
 from app.history.calls import CallObject, as_curl, call_object, curl_headers, sent_body
 from app.history.feedback import FeedbackCreate, FeedbackObject, Feedbacks
-from app.history.playback import Tempo
+from app.history.playback import Part, Tempo
 from app.history.rebuilds import Rebuilds, RebuiltInput
 from app.history.service import BranchObject, History, LinkObject, SiblingObject, TurnsPage
 from app.history.shares import ShareCreate, SharedThread, ShareLink, ShareObject, Shares
@@ -136,9 +136,13 @@ async def play(
     until: Until = None,
     speed: Annotated[float, Query(ge=0, le=1000, description="1: as it was; 10: ten times as fast; 0: at once.")] = 1,
     longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
+    skip: Annotated[int, Query(ge=0, le=2**31 - 1, description="The number of turns to leave out at first.")] = 0,
+    limit: Annotated[
+        int | None, Query(ge=1, le=1000, description="The number of turns to replay. Default: all.")
+    ] = None,
 ) -> Response:
-    """Replay the conversation as a stream of events."""
-    frames = await history.play(caller, address, until, Tempo(speed, longest_pause))
+    """Replay the conversation, or a part of it, as a stream of events."""
+    frames = await history.play(caller, address, until, Tempo(speed, longest_pause), Part(skip, limit))
     return EventStream(
         frames, listening(request, caller, address.id), heartbeat=heartbeat_seconds(request), resumed_by=None
     )

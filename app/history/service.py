@@ -19,7 +19,7 @@ from app.history.calls import parse_call, unknown_call
 from app.history.edits import append_items
 from app.history.erase import erase
 from app.history.forks import Forks
-from app.history.playback import Tempo, play
+from app.history.playback import Part, Tempo, play
 from app.holds.doors import check_thread
 from app.http.describing import Deleted, ErrorFields
 from app.http.errors import APIError, BadRequest, NotFound
@@ -249,11 +249,11 @@ class History:
         raise unknown_call(call_id)
 
     async def play(
-        self, caller: Caller, address: ThreadAddress, until: str | None, tempo: Tempo
+        self, caller: Caller, address: ThreadAddress, until: str | None, tempo: Tempo, part: Part
     ) -> AsyncIterator[bytes]:
-        """The events of a branch as they happened, up to its head or to another turn."""
+        """The events of a branch as they happened, up to its head or to another turn; or those of a part of it."""
         _, last = await self._branch(caller, address, until)
-        return play(self._store, caller.project_id, last, tempo)
+        return play(self._store, caller.project_id, last, tempo, part)
 
     async def branches(self, caller: Caller, address: ThreadAddress, page: Page) -> dict[str, Any]:
         """The ends of a thread's branches, latest first. The head is one of them."""

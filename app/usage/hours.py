@@ -51,9 +51,10 @@ class Sums:
 
 class HourRow(TypedDict):
     hour: datetime
-    model: str
-    outcome: str
+    model: str | None
+    outcome: str | None
     turns: int
+    failed_turns: int
     durations: list[int]
     first_words: list[int]
 
@@ -105,8 +106,21 @@ class TurnHours(WriteBehind):
                 raise
 
 
-async def listed(database: Database, project_id: UUID, since: datetime, until: datetime, limit: int) -> list[HourRow]:
-    return await database.fetch(*SQL.hours(project_id=project_id, since=since, until=until, limit=limit))
+async def listed(
+    database: Database,
+    project_id: UUID,
+    since: datetime,
+    until: datetime,
+    limit: int,
+    *,
+    group_by: str | None = None,
+    model: str | None = None,
+) -> list[HourRow]:
+    """Return the turns of each hour that begins in a range, by model and outcome; with `group_by`, hour or day, all."""
+    span = {"project_id": project_id, "since": since, "until": until, "model": model, "limit": limit}
+    if group_by is None:
+        return await database.fetch(*SQL.hours(**span))
+    return await database.fetch(*SQL.summed_hours(**span, unit=group_by))
 
 
 def percentile(histogram: Sequence[int], share: float) -> int | None:
@@ -128,6 +142,7 @@ def shown(row: HourRow) -> dict[str, Any]:
         "model": row["model"],
         "outcome": row["outcome"],
         "turns": row["turns"],
+        "failed_turns": row["failed_turns"],
         **{f"p{share}_ms": percentile(row["durations"], share / 100) for share in (50, 95, 99)},
         **{f"first_word_p{share}_ms": percentile(row["first_words"], share / 100) for share in (50, 95, 99)},
         "durations": row["durations"],

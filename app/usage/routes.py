@@ -1,4 +1,4 @@
-"""/v1/usage: turns, other answers of the model, tokens and tool calls, by day, model, user, thread or account."""
+"""/v1/usage: turns, other answers of the model, tokens, tool calls and cost."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from app.http.pages import ListObject, Seconds, list_object
 from app.http.services import serving
 from app.projects.auth import Authenticated
 from app.usage.hours import listed, shown
-from app.usage.store import COSTS, COUNTED, UsageRow, costs, counted, usage
+from app.usage.store import BY_KEY, COSTS, COUNTED, UsageRow, costs, counted, usage
 from app.usage.store import UTC as UTC_ZONE
 from app.usage.sums import UsageSums
 
@@ -37,11 +37,27 @@ def _check_names(request: Request) -> None:
 
 router = APIRouter(tags=["usage"], dependencies=[Depends(_check_names)])
 
-Group = Literal["day", "model", "user", "thread", "account"]
+Group = Literal["hour", "day", "model", "user", "thread", "account"]
+
+Sort = Literal["key", "turns", "cost"]
+
+MOST_LINES = 10_000
+"""The most rows of a CSV file."""
+
+MOST_ROWS = 1000
+"""The most rows of a page."""
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Beginnings of cells that a spreadsheet may read as a formula; the last four are the full-width forms."""
+
+
+class UnpricedObject(TypedDict):
+    model: str
+    turns: int
 
 
 class UsageObject(TypedDict):
-    """Counts and cost of a day, a model, a user, a thread or an account, by `group_by`."""
+    """Counts and cost of an hour, a day, a model, a user, a thread or an account, by `group_by`."""
 
     object: Literal["usage"]
     turns: int
@@ -60,9 +76,18 @@ class UsageObject(TypedDict):
     """Null if there was no cost, or several currencies. XXX if the prices name none."""
     costs: dict[str, float]
     """The cost in each currency, of answers with a known price."""
+    unpriced_turns: int
+    """Answers with tokens whose model had no price."""
+    unpriced: list[UnpricedObject]
+    """The models of these answers, at most 20, those with the most answers first."""
 
 
-@router.get("/usage", response_model=ListObject[UsageObject], responses=as_text("text/csv"))
+class UsageList(ListObject[UsageObject]):
+    totals: UsageObject
+    """The sums of all rows, those of other pages included."""
+
+
+@router.get("/usage", response_model=UsageList, responses=as_text("text/csv"))
 async def get(
     caller: Authenticated,
     reads: Annotated[ReplicaReads, serving(ReplicaReads)],
@@ -70,20 +95,28 @@ async def get(
     group_by: Group = "day",
     since: Seconds = None,
     until: Seconds = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(max_length=256, description="The last_id of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_LINES, description="At most 1000 as JSON, 10000 as CSV.")] = 100,
+    after: Annotated[str | None, Query(max_length=1024, description="The last_id of the page before.")] = None,
     format: Literal["json", "csv"] = "json",
     tz: Annotated[
         str | None, Query(max_length=64, description="The IANA time zone of the days, such as Asia/Shanghai.")
     ] = None,
+    sort: Annotated[
+        Sort,
+        Query(description="key: ascending; turns, cost: the highest first, a cost being that in any one currency."),
+    ] = "key",
+    user: Annotated[str | None, Query(max_length=256, description="Only threads of this end user.")] = None,
+    model: Annotated[str | None, Query(max_length=256, description="Only answers of this model.")] = None,
 ) -> Response:
-    """List turns, tokens and cost by day, model, user, thread or provider account."""
+    """List turns, tokens and cost by hour, day, model, user, thread or provider account."""
     if tz is not None and group_by != "day":
         raise BadRequest("'tz' has no effect unless 'group_by' is 'day'. Leave it out.", param="tz")
+    if limit > MOST_ROWS and format == "json":
+        raise BadRequest(f"'limit' is at most {MOST_ROWS} as JSON.", param="limit")
     begin, end = _range(since, until)
-    key = _key(group_by, after)
+    key = _key(group_by, after) if sort == BY_KEY else after
     sums.request_update(caller.project_id)
-    rows = await reads.read(
+    total, rows = await reads.read(
         lambda database: usage(
             database,
             caller.project_id,
@@ -93,33 +126,43 @@ async def get(
             limit=limit + 1,
             after=key,
             tz=UTC_ZONE if tz is None else tz,
+            sort=sort,
+            user=user,
+            model=model,
         )
     )
     found = [_row(group_by, row) for row in rows[:limit]]
     if format == "csv":
         return Response(_csv(group_by, found), media_type="text/csv; charset=utf-8")
+    places = [
+        row[group_by] if sort == BY_KEY else position
+        for row, position in zip(found, (each["position"] for each in rows), strict=False)
+    ]
     return json_response(
         {
             "object": "list",
             "data": found,
-            "first_id": found[0][group_by] if found else None,
-            "last_id": found[-1][group_by] if found else None,
+            "first_id": places[0] if places else None,
+            "last_id": places[-1] if places else None,
             "has_more": len(rows) > limit,
+            "totals": {"object": "usage", **_sums([] if total is None else total["parts"])},
         }
     )
 
 
 class HourObject(TypedDict):
-    """The turns of an hour that a model has answered, and that ended in one way."""
+    """The turns of an hour that a model has answered, and that ended in one way; or all turns of an hour or a day."""
 
     id: str
     object: Literal["usage.hour"]
     hour: int
-    """Its beginning, Unix seconds."""
-    model: str
-    outcome: str
+    """Its beginning, Unix seconds. With `group_by=day`, that of the day in UTC."""
+    model: str | None
+    """Null with `group_by`, like `outcome`."""
+    outcome: str | None
     """A turn's status; of one that has failed, the meaning of its error."""
     turns: int
+    failed_turns: int
     p50_ms: int | None
     p95_ms: int | None
     p99_ms: int | None
@@ -139,10 +182,16 @@ async def hours(
     since: Seconds = None,
     until: Seconds = None,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+    group_by: Annotated[
+        Literal["hour", "day"] | None, Query(description="Adds up all models and outcomes of an hour, or of a day.")
+    ] = None,
+    model: Annotated[str | None, Query(max_length=256, description="Only answers of this model.")] = None,
 ) -> Response:
     """List turns by the hour, with their errors and durations."""
     begin, end = _range(since, until)
-    rows = await reads.read(lambda database: listed(database, caller.project_id, begin, end, limit + 1))
+    rows = await reads.read(
+        lambda database: listed(database, caller.project_id, begin, end, limit + 1, group_by=group_by, model=model)
+    )
     return json_response(list_object(rows[:limit], shown, has_more=len(rows) > limit))
 
 
@@ -166,12 +215,26 @@ def _row(group_by: Group, row: UsageRow) -> dict[str, Any]:
     key = row["key"]
     if group_by == "thread" and key is not None:
         key = f"thread_{key.replace('-', '')}"
-    return {"object": "usage", group_by: key, **counted(row), **costs(row)}
+    return {"object": "usage", group_by: key, **_sums(row["parts"])}
+
+
+def _sums(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**counted(parts), **costs(parts)}
 
 
 def _csv(group_by: Group, rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [group_by, *COUNTED, *COSTS, "currency"], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [group_by, *COUNTED, *COSTS, "currency"]
+    writer.writerow([*columns, "costs", "unpriced_turns", "unpriced"])
+    for row in rows:
+        amounts = "; ".join(f"{amount} {currency}" for currency, amount in row["costs"].items())
+        unpriced = "; ".join(f"{each['model']} ({each['turns']})" for each in row["unpriced"])
+        cells = [*(row[name] for name in columns), amounts, row["unpriced_turns"], unpriced]
+        writer.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Return a text as a cell that no spreadsheet reads as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text

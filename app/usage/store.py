@@ -1,7 +1,10 @@
 """Usage reports from sums per quarter of an hour, turns that are not in a sum yet, and charges."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -25,10 +28,22 @@ COUNTED = (*SUMMED, "compaction_input_tokens", "compaction_output_tokens")
 COSTS = ("cost", "rebuilt_input_cost", "compaction_cost", "saved_by_cache")
 
 
+MOST_UNPRICED = 20
+"""The most models that a row names as the reason why its cost is unknown."""
+
+BY_KEY = "key"
+
+_POSITION = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?):(-|=.*)", re.DOTALL)
+
+
 class UsageRow(TypedDict):
+    is_total: bool
+    """True for the sums of all keys."""
     key: str | None
     parts: list[dict[str, Any]]
-    """The counts and costs in each currency, those of compactions apart."""
+    """The counts and costs in each currency, those of compactions apart, and those of each model without a price."""
+    position: str
+    """The row's place in the order by turns or cost."""
 
 
 class UsedRow(TypedDict):
@@ -48,23 +63,37 @@ async def usage(
     limit: int,
     after: str | None,
     tz: str = UTC,
-) -> list[UsageRow]:
-    """Return the rows of counts, ordered by the group's key.
+    sort: str = BY_KEY,
+    user: str | None = None,
+    model: str | None = None,
+) -> tuple[UsageRow | None, list[UsageRow]]:
+    """Return the sums of all rows, None if there are none, and a page of the rows.
 
     Args:
-        group_by: day, model, user, thread or account.
-        after: the last key of the page before.
+        group_by: hour, day, model, user, thread or account.
+        after: the last key of the page before; of a list that is sorted by turns or cost, its last position.
         tz: the time zone of the days.
+        sort: key, or turns or cost for the highest first; a cost is the highest in any one currency.
+        user: restricts the report to the threads of one end user.
+        model: restricts the report to the calls of one model.
 
     Raises:
-        BadRequest: Postgres does not know the zone.
+        BadRequest: Postgres does not know the zone, or `after` is no position.
     """
     if tz != UTC and not await database.fetchval(*SQL.is_zone(name=tz)):
         raise BadRequest(
             "'tz' must be the name of a time zone in the IANA database, such as 'Asia/Shanghai'.", param="tz"
         )
+    after_rank = "0"
+    if after is not None and sort != BY_KEY:
+        position = _POSITION.fullmatch(after)
+        if position is None:
+            raise BadRequest(
+                "'after' must be the last_id of a page with the same sort.", param="after", code="invalid_cursor"
+            )
+        after_rank, after = position.groups()
     partial = {_quarter(edge) for edge in (since, until)} - {since, until}
-    return await database.fetch(
+    rows: list[UsageRow] = await database.fetch(
         *SQL.usage(
             project_id=project_id,
             group_by=group_by,
@@ -72,16 +101,22 @@ async def usage(
             until=until,
             partial=list(partial),
             tz=tz,
+            sort=sort,
             after=after,
-            limit=limit,
+            after_rank=Decimal(after_rank),
+            user_id=user,
+            model=model,
+            limit=limit + 1,
         )
     )
+    total = rows.pop(0) if rows and rows[0]["is_total"] else None
+    return total, rows[:limit]
 
 
-def counted(row: UsageRow) -> dict[str, int]:
+def counted(parts: list[dict[str, Any]]) -> dict[str, int]:
     """Return the counts of all parts together."""
-    made = [part for part in row["parts"] if part["compacts"]]
-    others = [part for part in row["parts"] if not part["compacts"]]
+    made = [part for part in parts if part["compacts"]]
+    others = [part for part in parts if not part["compacts"]]
     found = {name: sum(int(part[name]) for part in others) for name in SUMMED}
     found["compactions"] = sum(int(part["compactions"]) for part in made)
     found["compaction_input_tokens"] = sum(int(part["input_tokens"]) for part in made)
@@ -89,28 +124,34 @@ def counted(row: UsageRow) -> dict[str, int]:
     return {name: min(found[name], MOST_COUNTED) for name in COUNTED}
 
 
-def costs(row: UsageRow) -> dict[str, Any]:
-    """Return the costs, by the prices of their day, and the cost in each currency.
+def costs(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the costs, by the prices of their day, the cost in each currency, and the models without a price.
 
     Amounts in different currencies are never added up: if there are several currencies, or if a price was unknown,
     `cost` and the other amounts are None.
     """
     by_currency: dict[str, float] = {}
-    for part in row["parts"]:
+    for part in parts:
         if part["currency"]:
             by_currency[part["currency"]] = by_currency.get(part["currency"], 0.0) + part["cost"]
+    unpriced: Counter[str] = Counter()
+    for part in parts:
+        if part["unpriced_turns"]:
+            unpriced[part["unpriced_model"]] += int(part["unpriced_turns"])
     one = next(iter(by_currency), None) if len(by_currency) == 1 else None
-    known = len(by_currency) < 2 and not any(part["unpriced_turns"] for part in row["parts"])
+    known = len(by_currency) < 2 and not unpriced
     sums = {
-        "cost": _sum(row["parts"], "cost"),
-        "rebuilt_input_cost": _sum(row["parts"], "rebuilt_input_cost"),
-        "compaction_cost": _sum([part for part in row["parts"] if part["compacts"]], "cost"),
-        "saved_by_cache": _sum(row["parts"], "saved"),
+        "cost": _sum(parts, "cost"),
+        "rebuilt_input_cost": _sum(parts, "rebuilt_input_cost"),
+        "compaction_cost": _sum([part for part in parts if part["compacts"]], "cost"),
+        "saved_by_cache": _sum(parts, "saved"),
     }
     return {
         **{name: amount if known else None for name, amount in sums.items()},
         "currency": one,
         "costs": {name: round(cost, 6) for name, cost in sorted(by_currency.items())},
+        "unpriced_turns": min(unpriced.total(), MOST_COUNTED),
+        "unpriced": [{"model": model, "turns": turns} for model, turns in unpriced.most_common(MOST_UNPRICED)],
     }
 
 

@@ -5,9 +5,36 @@ VALUES (:project_id, :hour, :model, :outcome, :turns, :durations, :first_words)
 ON CONFLICT (project_id, hour, model, outcome) DO UPDATE SET turns = t.turns + excluded.turns,
     durations = added_v1(t.durations, excluded.durations), first_words = added_v1(t.first_words, excluded.first_words)
 
+-- _in_hours --
+-- Conditions of what is counted of the hours that begin in a range.
+project_id = :project_id AND hour >= :since AND hour < :until AND (:model::text IS NULL OR model = :model)
+
+-- _failed --
+-- The turns among those counted that have failed: the other outcomes are statuses.
+CASE WHEN outcome IN ('completed', 'incomplete', 'cancelled') THEN 0 ELSE turns END
+
 -- hours -> HourRow --
-SELECT hour, model, outcome, turns, durations, first_words FROM turn_hours
-WHERE project_id = :project_id AND hour >= :since AND hour < :until ORDER BY hour, model, outcome LIMIT :limit
+SELECT hour, model, outcome, turns, {_failed} AS failed_turns, durations, first_words FROM turn_hours
+WHERE {_in_hours} ORDER BY hour, model, outcome LIMIT :limit
+
+-- summed_hours -> HourRow --
+-- All models and outcomes of each hour, or of each day in UTC: their histograms are added up place by place.
+WITH counted AS (
+    SELECT date_trunc(:unit::text, hour, 'UTC') AS at, turns, {_failed} AS failed_turns, durations, first_words
+    FROM turn_hours WHERE {_in_hours}
+), histograms AS (
+    SELECT at, array_agg(took ORDER BY place) AS durations, array_agg(began ORDER BY place) AS first_words FROM (
+        SELECT at, place, sum(took)::bigint AS took, sum(began)::bigint AS began
+        FROM counted CROSS JOIN LATERAL unnest(durations, first_words) WITH ORDINALITY AS one (took, began, place)
+        GROUP BY at, place
+    ) places GROUP BY at
+)
+SELECT h.at AS hour, NULL::text AS model, NULL::text AS outcome, s.turns, s.failed_turns, h.durations, h.first_words
+FROM histograms h
+JOIN (
+    SELECT at, sum(turns)::bigint AS turns, sum(failed_turns)::bigint AS failed_turns FROM counted GROUP BY at
+) s ON s.at = h.at
+ORDER BY h.at LIMIT :limit
 
 -- _turn --
 -- The usage of each turn that called a model, in the columns of usage_sums. Each value is read from its document once,
@@ -77,8 +104,8 @@ sum(turns) AS turns, sum(failed_turns) AS failed_turns, sum(input_tokens) AS inp
     sum(saved) AS saved
 
 -- usage -> UsageRow --
--- A report: counts and costs for each key and currency. For a quarter of an hour that the range covers in part,
--- turns are read instead of sums.
+-- A report: counts and costs for each key and currency, after those of all keys together. For a quarter of an hour that
+-- the range covers in part, turns are read instead of sums.
 WITH lines AS (
     SELECT turns.*, '' AS kind FROM (
         SELECT {_line | s | th} FROM usage_sums s
@@ -109,28 +136,48 @@ WITH lines AS (
         c.reasoning_tokens, c.tool_calls, 0, 0, (c.currency IS NULL AND c.total_tokens > 0)::int,
         coalesce(c.cost, 0), 0, coalesce(c.saved, 0), c.kind
     FROM charges c WHERE c.project_id = :project_id AND c.at >= :since AND c.at < :until
-), grouped AS (
+), placed AS (
     SELECT CASE :group_by::text
             WHEN 'day' THEN to_char(at AT TIME ZONE :tz, 'YYYY-MM-DD')
+            WHEN 'hour' THEN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24":00Z"')
             WHEN 'model' THEN model
             WHEN 'user' THEN user_id
             WHEN 'thread' THEN thread_id::text
             ELSE nullif(binding, '')
         END AS place,
-        currency, kind = 'compaction' AS compacts, {_numbers},
+        kind = 'compaction' AS compacts, CASE WHEN unpriced_turns > 0 THEN model END AS unpriced_model, lines.*
+    FROM lines
+    WHERE (:user_id::text IS NULL OR user_id = :user_id) AND (:model::text IS NULL OR model = :model)
+), grouped AS (
+    SELECT place, currency, compacts, unpriced_model, {_numbers},
         count(*) FILTER (WHERE kind = 'chat') AS chat_completions, count(*) FILTER (WHERE kind = 'title') AS titles,
         count(*) FILTER (WHERE kind = 'compaction') AS compactions
-    FROM lines GROUP BY 1, 2, 3
+    FROM placed GROUP BY place, currency, compacts, unpriced_model
+), sums AS (
+    SELECT false AS is_total, grouped.* FROM grouped
+    UNION ALL
+    SELECT true, NULL, currency, compacts, unpriced_model, {_numbers}, sum(chat_completions), sum(titles),
+        sum(compactions)
+    FROM grouped GROUP BY currency, compacts, unpriced_model
 ), keyed AS (
     -- The account as `provider/account.py` shows it.
     SELECT CASE WHEN :group_by = 'account'
         THEN regexp_replace(place, '^[a-z]+://([^/#]*@)?([^/#]*).*#([0-9a-f]{0,8}).*$', '\2#\3') ELSE place END AS key,
-        grouped.*
-    FROM grouped
+        sums.*
+    FROM sums
+), costs AS (
+    SELECT keyed.*, sum(cost) OVER (PARTITION BY is_total, key, currency) AS currency_cost FROM keyed
+), ranked AS (
+    SELECT is_total, key, json_agg(costs) AS parts,
+        CASE :sort::text WHEN 'turns' THEN sum(turns) WHEN 'cost' THEN max(currency_cost) ELSE 0 END::numeric AS rank,
+        CASE WHEN key IS NULL THEN '-' ELSE '=' || key END COLLATE "C" AS place
+    FROM costs GROUP BY is_total, key
 )
-SELECT key, json_agg(keyed) AS parts FROM keyed
-WHERE :after::text IS NULL OR key > :after
-GROUP BY key ORDER BY key NULLS FIRST LIMIT :limit
+SELECT is_total, key, parts, rank || ':' || place AS position FROM ranked
+WHERE is_total OR :after::text IS NULL
+    OR CASE WHEN :sort = 'key' THEN key > :after
+        ELSE rank < :after_rank::numeric OR (rank = :after_rank AND place > :after) END
+ORDER BY is_total DESC, rank DESC, CASE WHEN :sort <> 'key' THEN place END, key NULLS FIRST LIMIT :limit
 
 -- is_zone --
 -- True for the exact name of a zone in the IANA database, as known to Postgres, which computes the days.
