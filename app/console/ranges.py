@@ -39,7 +39,7 @@ class Range:
     kept: tuple[tuple[str, str], ...] = ()
     """The page's other query parameters."""
     entered: Mapping[str, str] = field(default_factory=dict)
-    """The custom fields as they were entered."""
+    """The values of the custom fields, empty where what was entered cannot be used."""
     wrong: Mapping[str, str] = field(default_factory=dict)
     """Messages about custom fields that cannot be used, by field."""
 
@@ -52,8 +52,8 @@ class Range:
         name = view.asked("range") or default
         wrong: dict[str, str] = {}
         if name == CUSTOM:
-            entered = {name: view.asked(name)[:16] for name in ("from", "to")}
-            since, until = (_moment(entered[name], name, wrong) for name in ("from", "to"))
+            since, until = (_moment(view.asked(field), field, wrong) for field in ("from", "to"))
+            entered = {"from": "" if since is None else minute(since), "to": "" if until is None else minute(until)}
             if since is not None and until is not None:
                 if until <= since:
                     wrong["to"] = "The end must be later than the beginning."

@@ -24,8 +24,8 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
         f"{THREAD}/chain": chain.page, f"{TURN}/calls": panel.calls, f"{TURN}/panel": panel.fragment,
         f"{TURN}/details": panel.details,
         f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
-        "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page,
-        "/failures": failures.page,
+        "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page, "/usage/{group}": usage.table,
+        "/usage/{group}/top": usage.top, "/failures": failures.page,
         "/now": now.page, "/now/part": now.part,
         "/settings": settings.page,
     }  # fmt: skip

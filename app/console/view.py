@@ -221,6 +221,6 @@ def _html(request: Request, template: str, t: Words, language: str, status: int,
 def money(costs: Mapping[str, float], digits: int) -> str:
     """Return amounts as a page shows them, each with its currency where that has a name."""
     return ", ".join(
-        f"{amount:.{digits}f}" if currency == NO_CURRENCY else f"{amount:.{digits}f} {currency}"
+        f"{amount:,.{digits}f}" if currency == NO_CURRENCY else f"{amount:,.{digits}f} {currency}"
         for currency, amount in sorted(costs.items())
     )

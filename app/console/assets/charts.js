@@ -1,12 +1,12 @@
 // Charts over time. Their numbers stand in a table of the page, so that nothing is fetched, and who sees no chart reads them.
-import uPlot from "/console/vendor/uPlot.esm.js";
+import uPlot from "../vendor/uPlot.esm.js";
 
 const HEIGHT = 220;
 const DAY = 86_400;
 const MOST_POINTS = 10_000;
 const WHOLE = Array.from({ length: 45 }, (_, place) => [1, 2, 5][place % 3] * 10 ** Math.floor(place / 3)); // 1, 2, 5, 10, 20 …
 const language = document.documentElement.lang || "en";
-const compact = new Intl.NumberFormat(language, { notation: "compact", maximumFractionDigits: 2 });
+const compact = new Intl.NumberFormat(language, { notation: "compact", maximumSignificantDigits: 3 });
 const exact = new Intl.NumberFormat(language, { maximumFractionDigits: 6 });
 const utc = (options) => new Intl.DateTimeFormat(language, { timeZone: "UTC", ...options });
 const day = utc({ month: "short", day: "numeric" });
@@ -65,8 +65,8 @@ export function timeSeries(place, { times, series, stacked = false, bars = stack
     cursor: { points: { show: !bars }, drag: { x: select !== null, y: false, setScale: false }, y: false },
     scales: { x: { range: () => [left, right] }, y: { range: (_, __, most) => [0, most > 0 ? most * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 64, values: (_, splits) => splits.map((at) => (at % DAY === 0 ? day : hour).format(at * 1000)) },
-      { ...axis, size: 68, values: (_, splits) => splits.map((value) => amount(value, unit === "ms" ? unit : "", compact)) },
+      { ...axis, grid: { show: false }, size: 28, space: 64, values: (_, splits) => splits.map((at) => (at % DAY === 0 ? day : hour).format(at * 1000)) },
+      { ...axis, size: 58, values: (_, splits) => splits.map((value) => amount(value, unit === "ms" ? unit : "", compact)) },
     ],
     series: [
       {},
