@@ -127,6 +127,7 @@ OF_V1: dict[tuple[str, str], Held] = {
     ("PATCH", "/project"): ADMIN,
     ("GET", "/users/{user}/data"): NONE,
     ("DELETE", "/users/{user}/data"): NONE,
+    ("GET", "/users/{user}/data/preview"): NONE,
     ("GET", "/purges"): NONE,
     ("GET", "/purges/{purge_id}"): NONE,
     ("POST", "/holds"): ADMIN,

@@ -1,5 +1,6 @@
 """Forks of short histories: they have a copy of their own, and lie elsewhere than the thread they come from."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,16 @@ def test_a_purge_of_a_user_empties_what_others_have_copied_of_them(
         "marmalade" in row["row"] for row in forked.sql("SELECT (c.*)::text AS row FROM calls c WHERE project_id = $1")
     )
     assert forked.verify().problems == []
+
+
+def test_a_preview_of_a_purge_counts_the_copies_in_threads_of_others(forked: Project) -> None:
+    thread = forked.call("POST", "/threads", json={"user": "ann"})["id"]
+    for text in ("one", "two"):
+        turn(forked, thread, f"Echo: {text}")
+    forked.call("POST", f"/threads/{thread}/fork", json={"user": "bob"})
+    preview = forked.call("GET", "/users/ann/data/preview")
+    assert (preview["forks"], preview["counts"]["turns_of_forks"], preview["provider_copies"]) == (1, 2, 2)
+    purge = forked.call("DELETE", "/users/ann/data")["id"]
+    eventually(lambda: forked.call("GET", f"/purges/{purge}")["status"] == "completed")
+    certificate = forked.http.get(f"/purges/{purge}/certificate").text
+    assert json.loads(certificate.splitlines()[1])["counts"] == preview["counts"]

@@ -67,6 +67,7 @@ NOT_READING: dict[str, str] = {
     "PATCH /project": OF_THE_APP,
     "GET /users/{user}/data": EXPORT,
     "DELETE /users/{user}/data": OF_THE_APP,
+    "GET /users/{user}/data/preview": OF_THE_APP,
     "GET /purges": OF_THE_APP,
     "GET /purges/{purge_id}": OF_THE_APP,
     "GET /usage": OF_THE_APP,

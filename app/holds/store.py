@@ -46,6 +46,13 @@ async def minimum_ends(session: AsyncSession, project_id: UUID) -> datetime | No
     return until
 
 
+async def minimum_of_user(session: AsyncSession, project_id: UUID, user_id: str) -> datetime | None:
+    """Return the end of the minimum retention of a user's turns; None if it is over, or if the project has none."""
+    where = {"project_id": project_id, "user_id": user_id}
+    until: datetime | None = await session.scalar(SQL.minimum_of_user.clause, where)
+    return until
+
+
 async def kept_of(
     session: AsyncSession, project_id: UUID, *, thread_ids: Sequence[UUID] = (), user_id: str | None = None
 ) -> dict[UUID, int]:

@@ -296,8 +296,18 @@ class Certificates:
 
     def _remains(self, purged: Purged) -> list[dict[str, Any]]:
         """Return everything else that remains of the contents, with the reasons."""
-        ended = purged.record["at"]
-        backups = None if self._backup_days is None else instant(ended + timedelta(days=self._backup_days))
+        found = [
+            each | ({"until": each["until"] and instant(each["until"])} if "until" in each else {})
+            for each in self.remaining(purged.kind, purged.record["at"])
+        ]
+        inherited = counts(purged.kind, purged.record["detail"]).get("inherited", 0)
+        if purged.kind == "thread" and inherited:
+            found.append({"what": "turns", "count": inherited, "why": "Forks of the thread continue from them."})
+        return found
+
+    def remaining(self, kind: Kind, ended: datetime) -> list[dict[str, Any]]:
+        """Return what remains after every purge of a kind, with the reasons."""
+        backups = None if self._backup_days is None else ended + timedelta(days=self._backup_days)
         found: list[dict[str, Any]] = [
             {
                 "what": "audit_records",
@@ -310,26 +320,23 @@ class Certificates:
             },
             {"what": "replicas", "why": "They follow the database, and delete the same rows when they receive them."},
         ]
-        if purged.kind == "hold":
+        if kind == "hold":
             return found
-        if purged.kind == "key":
+        if kind == "key":
             found.append({"what": "rows", "why": "Encrypted by the key that was destroyed. Nobody can read them."})
             return found
         found.append(
             {
                 "what": "provider_copies",
-                "until": instant(ended + timedelta(days=self._provider_days)),
+                "until": ended + timedelta(days=self._provider_days),
                 "why": "Their deletion was requested. Otherwise, they expire at the provider at this time.",
             }
         )
-        if purged.kind == "user":
+        if kind == "user":
             found += [
                 {"what": "usage", "why": "Counts of tokens and costs by day and model, which do not name the user."},
                 {"what": "purge_request", "why": "GET /v1/purges shows the user whom the purge was requested for."},
             ]
-        inherited = counts(purged.kind, purged.record["detail"]).get("inherited", 0)
-        if purged.kind == "thread" and inherited:
-            found.append({"what": "turns", "count": inherited, "why": "Forks of the thread continue from them."})
         return found
 
 

@@ -121,3 +121,72 @@ ORDER BY r.seq LIMIT 1
 SELECT count(*) AS rows, max(keep_until) AS until FROM held_rows
 WHERE project_id = :project_id AND keep_until > now()
     AND (user_id = :user_id::text OR bucket = :bucket::smallint AND thread_id = :thread_id::uuid)
+
+-- begin_snapshot --
+-- Lets all later statements of the transaction see the database as of one moment.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
+
+-- threads_of_user --
+SELECT bucket, id FROM threads WHERE project_id = :project_id AND user_id = :user_id::text
+ORDER BY arrived_at, id LIMIT :most
+
+-- turns_of_threads --
+-- The turns of threads, and the response that the provider still has of each.
+SELECT t.id, t.bucket, t.thread_id, t.parent_id, t.status = 'in_progress' AS running, CASE
+    WHEN t.response_expires_at > now() AND length(t.response_id) BETWEEN 1 AND 256 THEN t.response_id
+END AS response_id
+FROM unnest(:buckets::smallint[], :thread_ids::uuid[]) AS wanted (bucket, id)
+JOIN turns t ON t.project_id = :project_id AND t.bucket = wanted.bucket AND t.thread_id = wanted.id
+LIMIT :most
+
+-- heirs_of_user --
+-- The turns of a user that threads of others continue from, and these threads.
+SELECT wanted.id AS turn_id, th.id AS thread_id FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS wanted (bucket, id)
+JOIN threads th ON th.project_id = :project_id AND th.bucket = wanted.bucket AND th.forked_turn_id = wanted.id
+WHERE th.user_id IS DISTINCT FROM :user_id::text
+UNION
+SELECT c.parent_id, c.thread_id FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS wanted (bucket, id)
+JOIN turns c ON c.project_id = :project_id AND c.bucket = wanted.bucket AND c.parent_id = wanted.id
+JOIN threads th ON th.project_id = :project_id AND th.bucket = c.bucket AND th.id = c.thread_id
+WHERE th.user_id IS DISTINCT FROM :user_id::text
+LIMIT :most
+
+-- copies_of_turns --
+-- The copies of turns in threads of other users, and the response that the provider still has of each.
+SELECT c.id, c.thread_id, CASE
+    WHEN c.response_expires_at > now() AND length(c.response_id) BETWEEN 1 AND 256 THEN c.response_id
+END AS response_id
+FROM turns c JOIN threads th ON th.project_id = :project_id AND th.bucket = c.bucket AND th.id = c.thread_id
+WHERE c.project_id = :project_id AND c.copied_from_id = ANY(:turn_ids::uuid[]) AND c.deleted_at IS NULL
+    AND th.user_id IS DISTINCT FROM :user_id::text
+LIMIT :most
+
+-- rows_of_turns --
+-- The numbers of rows that are deleted with turns, each up to a limit, and the bytes of items and media.
+WITH wanted AS (SELECT bucket, id FROM unnest(:buckets::smallint[], :turn_ids::uuid[]) AS given (bucket, id)),
+items AS (
+    SELECT i.size FROM wanted
+    JOIN items i ON i.project_id = :project_id AND i.bucket = wanted.bucket AND i.turn_id = wanted.id LIMIT :most
+), calls AS (
+    SELECT FROM wanted
+    JOIN calls c ON c.project_id = :project_id AND c.bucket = wanted.bucket AND c.turn_id = wanted.id LIMIT :most
+), places AS (
+    SELECT x.bucket, x.media_id FROM wanted
+    JOIN item_media x ON x.project_id = :project_id AND x.bucket = wanted.bucket AND x.turn_id = wanted.id LIMIT :most
+), media AS (
+    SELECT octet_length(m.data) AS size FROM (SELECT DISTINCT bucket, media_id FROM places) AS of_item
+    JOIN media m ON m.project_id = :project_id AND m.bucket = of_item.bucket AND m.id = of_item.media_id
+), feedback AS (
+    SELECT FROM wanted
+    JOIN feedback f ON f.project_id = :project_id AND f.bucket = wanted.bucket AND f.turn_id = wanted.id LIMIT :most
+)
+SELECT now() AS at, (SELECT count(*) FROM items) AS items, (SELECT count(*) FROM calls) AS calls,
+    (SELECT count(*) FROM media) AS media, (SELECT count(*) FROM places) AS places,
+    (SELECT count(*) FROM feedback) AS feedback,
+    ((SELECT coalesce(sum(size), 0) FROM items) + (SELECT coalesce(sum(size), 0) FROM media))::bigint AS bytes
+
+-- shares_of_threads --
+SELECT count(*) FROM (
+    SELECT FROM unnest(:buckets::smallint[], :thread_ids::uuid[]) AS wanted (bucket, id)
+    JOIN shares s ON s.project_id = :project_id AND s.bucket = wanted.bucket AND s.thread_id = wanted.id LIMIT :most
+) AS found

@@ -17,6 +17,7 @@ from app.projects.credential_watch import listening
 from app.projects.settings import RecordReads
 from app.retention.certificate_file import Kind
 from app.retention.certificates import PurgeObject
+from app.retention.preview import PurgePreview
 from app.retention.service import ProjectObject, Retention
 
 router = APIRouter(tags=["retention"])
@@ -65,6 +66,12 @@ async def patch(
 async def export_user(request: Request, caller: Authenticated, retention: Service, user: User) -> Response:
     """Export all threads of an end user, one per line."""
     return Export(await retention.export_user(caller, user), listening(request, caller))
+
+
+@router.get("/users/{user:path}/data/preview", response_model=PurgePreview)
+async def preview(caller: Authenticated, retention: Service, user: User) -> Response:
+    """Count what a purge of an end user's data would delete now, and list what would remain."""
+    return json_response(await retention.preview(caller, user))
 
 
 @router.delete("/users/{user:path}/data", response_model=PurgeObject, status_code=202)

@@ -12,6 +12,8 @@ from typing_extensions import TypedDict
 from app.db import ids
 from app.db.engine import Database
 from app.holds.doors import check_user, knows_holds
+from app.holds.schemas import hold_id
+from app.holds.store import holds_on_user, minimum_of_user
 from app.http.errors import BadRequest, Conflict, NotFound
 from app.http.pages import list_object
 from app.projects.auth import Caller
@@ -20,6 +22,7 @@ from app.projects.trail_records import record_project
 from app.retention.certificate_file import Kind
 from app.retention.certificates import Certificates, PurgeObject, user_purge_object
 from app.retention.cleaner import Cleaner
+from app.retention.preview import PurgePreview, Refusal, counted, remaining, snapshot
 from app.retention.purge import Purge
 from app.threads.address import ById
 from app.threads.tables import Thread
@@ -92,6 +95,34 @@ class Retention:
             ) from error
         self._cleaner.wake()
         return shown
+
+    async def preview(self, caller: Caller, user: str) -> PurgePreview:
+        """Return what the purge of an end user's data would delete now, and what would remain.
+
+        Callers who may not know of holds get the same answer with and without one.
+        """
+        async with self._database.session() as session:
+            await snapshot(session)
+            found = await counted(session, caller.project_id, user)
+            holds = await holds_on_user(session, caller.project_id, user) if knows_holds(caller) else ()
+            until = await minimum_of_user(session, caller.project_id, user)
+        remains: list[dict[str, Any]] = [
+            {"what": "held_rows", "hold": hold_id(each), "why": "A legal hold keeps them until its release."}
+            for each in holds
+        ]
+        refused: Refusal | None = "user_held" if holds else None
+        if until is not None:
+            remains.append({"what": "kept_rows", "until": until, "why": "The project's minimum retention keeps them."})
+            refused = refused or ("minimum_retention" if knows_holds(caller) else None)
+        remains += self._certificates.remaining("user", found["at"])
+        return {
+            **found,
+            "object": "user.purge.preview",
+            "user": user,
+            "at": int(found["at"].timestamp()),
+            "refused": refused,
+            "remains": [remaining(each) for each in remains],
+        }
 
     async def forget_user(self, caller: Caller, user: str) -> PurgeObject:
         """Start the purge of an end user's data in the background, and return its progress."""
