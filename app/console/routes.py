@@ -6,7 +6,22 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
 from app.console.api import Door
-from app.console.pages import audit, chain, failures, now, panel, replay, settings, thread, threads, tree, usage
+from app.console.pages import (
+    audit,
+    chain,
+    failures,
+    now,
+    panel,
+    purges,
+    replay,
+    settings,
+    shares,
+    thread,
+    threads,
+    tree,
+    usage,
+    users,
+)
 from app.console.session import PATH
 from app.console.static_files import COMPRESSED, mounts
 from app.console.view import oidc_callback_page, oidc_page, page, sign_in_page, sign_out_page
@@ -23,11 +38,12 @@ def routes(app: ASGIApp) -> list[Route | Mount]:
         TURN: thread.turn, f"{THREAD}/tree": tree.page,
         f"{THREAD}/chain": chain.page, f"{TURN}/calls": panel.calls, f"{TURN}/panel": panel.fragment,
         f"{TURN}/details": panel.details,
-        f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
+        f"{THREAD}/shares": shares.listed, f"{THREAD}/replay": replay.page, f"{THREAD}/trail": audit.of_thread,
         "/audit": audit.page, "/audit/rows": audit.rows, "/usage": usage.page, "/usage/{group}": usage.table,
         "/usage/{group}/top": usage.top, "/failures": failures.page,
         "/now": now.page, "/now/part": now.part,
-        "/settings": settings.page,
+        "/settings": settings.page, "/users": users.page, "/users/purge": users.preview,
+        "/purges": purges.page, "/purges/{purge_id}": purges.progress, "/purges/{purge_id}/state": purges.state,
     }  # fmt: skip
     made = [
         Route(PATH + path, page(handler), methods=["GET"], middleware=[COMPRESSED]) for path, handler in pages.items()

@@ -100,9 +100,9 @@ async def sign_out(request: Request) -> Response:
 
 
 def to_sign_in(request: Request) -> Response:
-    """Redirect a request without a session to the sign-in page; htmx needs a header for it."""
+    """Redirect a request without a session to the sign-in page. A script gets 401: its page shows that, and stays."""
     if "hx-request" in request.headers:
-        return Response(status_code=401, headers={"HX-Redirect": SIGN_IN})
+        return Response(status_code=401)
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(f"{SIGN_IN}?next={quote(wanted)}", status_code=303)
 

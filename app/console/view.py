@@ -22,7 +22,7 @@ from app.console.oidc import PATH as STATE_PATH
 from app.console.oidc import UNAVAILABLE, Oidc, SignedIn, SignInFailed
 from app.console.reasons import REASONS
 from app.console.static_files import STATIC
-from app.console.words import Words, language_of, words
+from app.console.words import SCRIPT_WORDS, Words, language_of, words
 from app.http.services import services
 from app.limits.spent import NO_CURRENCY
 from app.projects.auth import Grant
@@ -88,12 +88,22 @@ def _initials(name: str) -> str:
     return "".join(word[:1] for word in words_ if word)[:2].upper() or "?"
 
 
+def _filesize(size: float) -> str:
+    """Return a number of bytes with a unit."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} GB"
+
+
 _templates.filters |= {
     "moment": _moment,
     "machine": _machine,
     "ago": _ago,
     "hue": _hue,
     "initials": _initials,
+    "filesize": _filesize,
     "money": lambda costs, digits=4: money(costs, digits),
 }  # fmt: skip
 
@@ -122,7 +132,17 @@ class View:
 
     def page(self, template: str, *, status: int = 200, **shown: Any) -> Response:
         person = "" if self.grant.subject is None else self.grant.name
-        return _html(self.request, template, self.t, self.language, status, may=self.may, person=person, **shown)
+        return _html(
+            self.request,
+            template,
+            self.t,
+            self.language,
+            status,
+            may=self.may,
+            person=person,
+            owner=self.grant.key_id.hex,
+            **shown,
+        )
 
 
 Handler = Callable[[View], Awaitable[Response]]
@@ -210,7 +230,8 @@ def _html(request: Request, template: str, t: Words, language: str, status: int,
         proof=proof,
         http_status=status,
         static=STATIC,
-        **shown,
+        script_words=SCRIPT_WORDS[language],
+        **{"owner": "", **shown},
     )
     headers = {**SECURITY, "ETag": f'W/"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'}
     if status == 200 and request.headers.get("if-none-match") == headers["ETag"]:

@@ -14,6 +14,18 @@ CHINESE: dict[str, str] = {}
 for _area in sorted((Path(__file__).parent / "chinese").glob("*.toml")):
     CHINESE |= tomllib.loads(_area.read_text())
 
+IN_SCRIPTS = re.compile(r'\bt\(\s*"([^"]+)"')
+
+SAID_BY_SCRIPTS = {
+    text for path in (Path(__file__).parent / "assets").glob("*.js") for text in IN_SCRIPTS.findall(path.read_text())
+}
+
+SCRIPT_WORDS: dict[str, dict[str, str]] = {
+    "en": {},
+    "zh": {text: CHINESE[text] for text in sorted(SAID_BY_SCRIPTS & set(CHINESE))},
+}
+"""Translations of the texts of scripts, which each page has."""
+
 
 def language_of(accepted: str) -> str:
     """`zh` for who would rather read Chinese, by `Accept-Language`; else `en`."""

@@ -1,4 +1,5 @@
 // A list of threads that is renewed when the API reports a change: its first page, as long as nobody has read on.
+import { fetchHtml } from "./api.js";
 import { live, renew } from "./live.js";
 
 const SETTLE_MILLISECONDS = 300;
@@ -16,9 +17,8 @@ export function liveList(list, tell) {
     if (search?.value || list.querySelectorAll("ul").length > 1 || list.querySelector(".htmx-request, .skeleton")) return;
     if (list.contains(document.activeElement)) return; // What somebody reads or is about to open does not move.
     renewed = Date.now();
-    const answer = await fetch(list.dataset.live, { headers: { "HX-Request": "true" } }).catch(() => null);
-    if (!answer?.ok) return;
-    const html = await answer.text();
+    const html = await fetchHtml(list.dataset.live, true);
+    if (html === null) return;
     if (list.contains(document.activeElement) || search?.value) return changed();
     renew(list, html);
     list.dispatchEvent(new CustomEvent("htmx:afterSettle", { bubbles: true }));

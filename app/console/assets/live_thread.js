@@ -1,4 +1,5 @@
 // A conversation that goes on while it is looked at: turns that are made anywhere appear, and speak as they come.
+import { announcer } from "./heard.js";
 import { indicator, live } from "./live.js";
 import { nearEnd, showTurn, toEnd } from "./turns.js";
 
@@ -6,6 +7,7 @@ export function liveThread(turns) {
   const thread = turns.dataset.thread;
   const news = document.querySelector("#news");
   const below = document.querySelector("#below");
+  const announcers = new Map(); // By turn.
   let unread = 0;
 
   function say(text) {
@@ -44,10 +46,14 @@ export function liveThread(turns) {
     if (!place) return;
     const follows = nearEnd();
     place.append(text);
+    if (!announcers.has(turn_id)) announcers.set(turn_id, announcer());
+    announcers.get(turn_id).add(text);
     if (follows) toEnd();
   }
 
   function ended({ turn_id }) {
+    announcers.get(turn_id)?.end();
+    announcers.delete(turn_id);
     const article = document.getElementById(turn_id);
     if (article?.dataset.running) article.dispatchEvent(new CustomEvent("turn-ended", { bubbles: true }));
   }

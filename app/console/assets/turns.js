@@ -1,4 +1,6 @@
 // Turns of the page: each is fetched as the server renders it, and put at the end or in the place of what was there.
+import { fetchHtml } from "./api.js";
+
 const NEAR_PIXELS = 160;
 
 export function nearEnd() {
@@ -20,10 +22,10 @@ export function showTurn(thread, turn) {
 }
 
 async function show(thread, turn) {
-  const answer = await fetch(`/console/threads/${thread}/turns/${turn}`).catch(() => null);
-  if (!answer?.ok) return null;
+  const html = await fetchHtml(`/console/threads/${thread}/turns/${turn}`);
+  if (html === null) return null;
   const template = document.createElement("template");
-  template.innerHTML = await answer.text();
+  template.innerHTML = html;
   const article = template.content.querySelector("article");
   const turns = document.querySelector("#turns");
   const instead = document.getElementById(turn);
@@ -33,7 +35,12 @@ async function show(thread, turn) {
     // A turn that still runs keeps what it has said.
     const said = article.dataset.running && instead.querySelector(".stream");
     if (said) article.querySelector(".stream").replaceWith(said);
+    const focused = instead.contains(document.activeElement);
     instead.replaceWith(article);
+    if (focused) {
+      article.tabIndex = -1;
+      article.focus({ preventScroll: true });
+    }
   } else {
     turns.querySelector(".nothing")?.remove();
     turns.append(article);

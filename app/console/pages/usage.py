@@ -49,8 +49,6 @@ async def page(view: View) -> Response:
         costs=_costs(span, over_time),
         tokens=_tokens(span, over_time),
         latencies=None if hours is None else _latencies(span, hours["data"]),
-        purges=(await view.api.get("/purges"))["data"],
-        certificates=view.may("audit"),
     )
 
 

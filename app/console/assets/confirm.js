@@ -1,0 +1,34 @@
+// Questions before something is destroyed, in a dialog: the platform keeps the focus in it, and Escape answers no.
+import { element, t } from "./words.js";
+
+/**
+ * Asks for a confirmation.
+ *
+ * @param {string} question names what is destroyed.
+ * @param {{label: string, typed?: string}} options label: of the button that confirms. typed: what must be typed before.
+ * @returns {Promise<boolean>}
+ */
+export function confirmed(question, { label, typed = "" }) {
+  const dialog = element("dialog", { className: "confirm" });
+  dialog.setAttribute("aria-labelledby", "question");
+  const yes = element("button", { type: "submit", value: "yes", className: "danger", textContent: label });
+  const no = element("button", { type: "button", textContent: t("Cancel"), onclick: () => dialog.close() });
+  const form = element("form", { method: "dialog" }, element("p", { id: "question", textContent: question, dir: "auto" }));
+  if (typed) {
+    const field = element("input", { id: "typed", autocomplete: "off", spellcheck: false, dir: "auto" });
+    field.addEventListener("input", () => (yes.disabled = field.value !== typed));
+    yes.disabled = true;
+    const name = element("label", { htmlFor: "typed" }, t("Type this to confirm:"), " ", element("code", { textContent: typed, dir: "auto" }));
+    form.append(element("div", { className: "field" }, name, field));
+  }
+  form.append(element("div", { className: "actions" }, no, yes));
+  dialog.append(form);
+  document.body.append(dialog);
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    dialog.showModal();
+  });
+}

@@ -1,0 +1,17 @@
+// Texts of scripts, in the page's language. The page has the translations: an English one has none.
+const TRANSLATIONS = JSON.parse(document.querySelector("meta[name=words]").content);
+
+export function t(text, filled = {}) {
+  return Object.entries(filled).reduce(
+    (said, [name, value]) => said.replaceAll(`{${name}}`, () => String(value)),
+    TRANSLATIONS[text] ?? text,
+  );
+}
+
+export function element(tag, properties = {}, ...children) {
+  const { data = {}, ...rest } = properties;
+  const made = Object.assign(document.createElement(tag), rest);
+  Object.assign(made.dataset, data);
+  made.append(...children);
+  return made;
+}

@@ -1,0 +1,12 @@
+"""Links through which a thread is readable without a key."""
+
+from starlette.responses import Response
+
+from app.console.view import View
+
+
+async def listed(view: View) -> Response:
+    """Show the links to a thread."""
+    thread_id = view.request.path_params["thread_id"]
+    found = await view.api.get(f"/threads/{thread_id}/shares")
+    return view.page("_shares.html", shares=found["data"])
