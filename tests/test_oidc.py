@@ -167,7 +167,7 @@ def test_a_person_signs_in_in_a_browser_is_named_in_the_trail_and_signs_out(
         page.locator("input[name=sub]").fill(subject)
         page.get_by_role("button", name="Authorize").click(no_wait_after=True)
         page.wait_for_url("**/console/usage?model=qwen")
-        expect(page.locator("header .person")).to_have_text("Ada Lovelace <ada@example.com>")
+        expect(page.locator("header .person .label")).to_have_text("Ada Lovelace <ada@example.com>")
         page.set_viewport_size({"width": 375, "height": 720})
         assert page.evaluate("document.documentElement.scrollWidth") <= 375
         page.set_viewport_size({"width": 1280, "height": 720})
@@ -177,7 +177,7 @@ def test_a_person_signs_in_in_a_browser_is_named_in_the_trail_and_signs_out(
         )  # fmt: skip
         page.goto(f"{console}/audit?action=key.signed_in")
         expect(page.locator("tbody tr").first).to_contain_text("Ada Lovelace <ada@example.com>")
-        expect(page.locator("header nav a")).to_have_text(["Threads", "Audit", "Usage"])
+        expect(page.locator("header nav a")).to_have_text(["Threads", "Failures", "Now", "Usage", "Audit"])
         page.click("text=Sign out")
         page.goto(f"{console}/usage")
         assert "/console/sign-in" in page.url

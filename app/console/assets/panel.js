@@ -98,7 +98,7 @@ document.body.addEventListener("htmx:beforeRequest", (event) => {
   tab = Boolean(event.target.closest?.("#panel .tabs, #panel .choices"));
 });
 document.body.addEventListener("htmx:afterSettle", (event) => {
-  if (event.detail.target !== side) return;
+  if (event.detail?.target !== side) return;
   if (tab) panel()?.querySelector(".choices [aria-current], .tabs [aria-current]")?.focus({ preventScroll: true });
   tab = false;
   ready();
