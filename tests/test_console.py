@@ -235,7 +235,7 @@ def test_the_chain_says_where_it_was_rebuilt_and_why_and_what_a_call_has_sent(
     rows = page.locator("tbody tr")
     expect(rows).to_have_count(4)
     expect(rows.nth(1)).to_contain_text("chained")
-    expect(rows.nth(2)).to_contain_text("the provider did not know the id")
+    expect(rows.nth(2)).to_contain_text("response id unknown")
     expect(rows.nth(3)).to_contain_text("another model")
     expect(page.locator("rect.life")).to_have_count(4)
     rows.nth(2).locator("a").click()
@@ -317,7 +317,7 @@ def test_images_that_were_sent_inline_are_shown_and_none_is_fetched(console: Con
 
 def test_settings_make_keys_limits_accounts_and_webhooks(console: Console) -> None:
     page = console.open("/settings")
-    form = page.locator("form", has=page.get_by_role("button", name="Make a key"))
+    form = page.locator("form", has=page.get_by_role("button", name="Create a key"))
     form.locator("[name=name]").fill("app of the test")
     form.get_by_role("button").click()
     expect(page.locator("#shown code")).to_have_text(re.compile("^et_"))
@@ -507,7 +507,7 @@ def test_a_key_sees_the_pages_that_its_scopes_open(
         console = Console(context, console_service, key)
         expect(console.page.locator("header nav a")).to_have_text(["Threads", "Failures", "Now", "Usage"])
         console.open("/settings")
-        expect(console.page.locator("[role=alert]")).to_have_text("This key has not the scope 'admin'.")
+        expect(console.page.locator("[role=alert]")).to_have_text("This key does not have the scope 'admin'.")
         console.open("/audit")
         expect(console.page.locator("[role=alert]")).to_contain_text("scope 'audit'")
 

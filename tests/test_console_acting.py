@@ -95,7 +95,7 @@ def test_task_11_retry_a_failed_turn_rename_share_archive_and_undo(console: Cons
     assert console.http.get(f"/threads/{thread}").json()["metadata"] == {"plan": "free"}
 
     page.get_by_role("button", name="Share").click()
-    page.get_by_label("Ends after").select_option(label="1 day")
+    page.get_by_label("Expires after").select_option(label="1 day")
     page.get_by_role("button", name="Create a link").click()
     link = page.locator("#share-link code").inner_text()
     assert page.request.get(link).json()["title"] == "Old title"
@@ -103,7 +103,7 @@ def test_task_11_retry_a_failed_turn_rename_share_archive_and_undo(console: Cons
     assert share["expires_at"] - share["created_at"] == 86_400
     page.locator("#shares").get_by_role("button", name="Revoke").click()
     page.locator("dialog.confirm").get_by_role("button", name="Revoke").click()
-    expect(page.locator("#shares")).to_contain_text("Nobody has a link")
+    expect(page.locator("#shares")).to_contain_text("This thread has no links")
     assert page.request.get(link).status == 404
     page.keyboard.press("Escape")
 
@@ -274,14 +274,14 @@ def test_the_keyboard_alone_finds_reads_and_answers(console: Console) -> None:
     page.locator("#content").focus()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
-    page.get_by_label("Shortcuts of one key").uncheck()
+    page.get_by_label("Single-key shortcuts").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("?")
     page.keyboard.press("r")
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.locator("#say")).not_to_be_focused()
     page.get_by_role("button", name="Keyboard shortcuts").click()
-    page.get_by_label("Shortcuts of one key").check()
+    page.get_by_label("Single-key shortcuts").check()
     page.get_by_role("button", name="Close").click()
     page.locator("#content").focus()
     page.keyboard.press("g")

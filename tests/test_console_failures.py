@@ -101,7 +101,7 @@ def test_task_2_why_a_turn_failed_and_what_was_tried_is_said_in_its_thread(
     expect(notice.get_by_role("link", name="Details")).to_have_attribute("data-details", failed)
     # A turn with a part of its answer shows both. It is the thread's last, so its row opens the thread as it is.
     page = console.open("/failures")
-    page.get_by_role("link", name="Cut off").click()
+    page.get_by_role("link", name="Interrupted", exact=True).click()
     assert "until" not in parse_qs(urlsplit(page.url).query)
     last = page.locator("article").last
     expect(last.locator(".message.assistant .text")).not_to_be_empty()
@@ -132,7 +132,7 @@ def test_a_cancelled_turn_says_so_quietly(console: Console, emulator: Emulator) 
     page = console.open(f"/threads/{thread}")
     expect(page.locator(f"#{turn} .notice")).to_have_text("Cancelled before there was an answer.")
     console.open("/failures")
-    expect(page.locator(".list-of-failures")).to_contain_text("Nothing failed in this time.")
+    expect(page.locator(".list-of-failures")).to_contain_text("No failures in this time range.")
 
 
 @needs_chromium
@@ -181,7 +181,7 @@ def test_every_meaning_has_a_chinese_form_and_every_kind_of_error_a_meaning() ->
         ("failed", "", "", None, "The model failed"),
         ("incomplete", "content_filter", "", None, "Answer blocked by the content filter"),
         ("incomplete", "max_output_tokens", "", None, OF_SERVICE["max_output_tokens"].title),
-        ("incomplete", "of a kind that nobody knows", "", None, "Cut off"),
+        ("incomplete", "of a kind that nobody knows", "", None, "Interrupted"),
     ],
 )  # fmt: skip
 def test_a_code_means_what_the_service_acts_on(

@@ -152,7 +152,7 @@ def test_many_tabs_leave_connections_for_requests(console: Console) -> None:
     states = [state(page) for page in pages]
     for live in states[:4]:
         expect(live).to_have_text("Live")
-    expect(states[-1]).to_have_text("Not live: other tabs are")
+    expect(states[-1]).to_have_text("Not live: too many tabs are open")
     pages[-1].get_by_role("link", name="Usage").click()
     expect(pages[-1].get_by_role("heading", level=1)).to_have_text("Usage")
     pages[0].close()

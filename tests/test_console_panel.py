@@ -139,7 +139,7 @@ def test_task_9_prove_a_turn_with_its_contents_and_notice_one_changed_byte(
     page.route("**/proof", altered)
     panel.get_by_label("Public key that you trust").fill(public.lines[-1])
     panel.get_by_role("button", name="Check this turn").click()
-    expect(panel.locator(".proved.bad").last).to_contain_text("Its record was changed, or one behind it.")
+    expect(panel.locator(".proved.bad").last).to_contain_text("Its record or a later one was changed.")
     page.unroute("**/proof")
     panel.get_by_role("button", name="Check this turn").click()
     expect(panel.locator(".verdict.good")).to_be_visible()
@@ -178,7 +178,7 @@ def test_the_panel_is_a_page_on_phones_and_without_scripts(
             page.wait_for_url("**/details")
             page.get_by_role("link", name="Sent").click()
             expect(page.locator("section.call")).to_contain_text("Echo: one")
-            page.get_by_role("link", name="To the conversation at this turn").click()
+            page.get_by_role("link", name="Show the conversation at this turn").click()
             expect(page.locator("#turns article")).to_have_count(1)
             assert console.wrong == []
 

@@ -49,14 +49,12 @@ def test_a_support_engineer_reads_why_a_turn_was_rebuilt(console: Console) -> No
     page.get_by_role("link", name="Chain").click()
     row = page.locator("tbody tr").nth(2)
     expect(row).to_contain_text("rebuilt")
-    expect(row.get_by_text("other model")).to_have_attribute(
-        "data-tip", "The turn before it was answered by another model."
-    )
+    expect(row.get_by_text("other model")).to_have_attribute("data-tip", "Another model answered the previous turn.")
     expect(page.locator(".paging")).to_have_count(0)
     page.get_by_role("link", name="Tree").click()
     expect(page.locator(".tree li")).to_have_count(3)
     expect(page.locator(".tree li").nth(2).locator(".badge")).to_have_attribute(
-        "data-tip", "The whole history was sent again. The turn before it was answered by another model."
+        "data-tip", "The whole history was sent again. Another model answered the previous turn."
     )
 
 
@@ -76,7 +74,7 @@ def test_a_long_chain_and_its_tree_say_which_part_they_show(console: Console) ->
         expect(page.locator(".paging").first).to_contain_text("Turns 31–130 of 230")
         page.get_by_role("link", name="Newer").first.click()
         expect(page.locator(".paging").first).to_contain_text("Turns 131–230 of 230")
-    # What was said is text, and long contents stay where they are.
+    # Hostile input is shown as text, and long contents are not loaded.
     expect(page.locator(".tree li").last).to_contain_text(HOSTILE)
     links = console.http.get(f"/threads/{thread}/chain", params={"all_branches": True, "order": "desc", "limit": 100})
     assert len(links.content) < 100 * 1200

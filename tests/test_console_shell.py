@@ -16,7 +16,7 @@ def test_badges_explain_themselves_to_the_keyboard_and_menus_close_with_escape(
     page.keyboard.press("Tab")  # From now on, focus is shown.
     page.locator("article").nth(1).locator(".badge").focus()
     expect(page.get_by_role("tooltip")).to_have_text(
-        "Only the new input was sent, with the id of the previous response."
+        "Only the new input was sent, with the id of the previous response. The response id of the turn before it was live."
     )
     page.keyboard.press("Escape")
     expect(page.get_by_role("tooltip")).to_be_hidden()
@@ -33,8 +33,8 @@ def test_wide_screens_show_the_list_beside_a_thread_with_the_filters_it_came_fro
     page = console.page
     page.set_viewport_size({"width": 1440, "height": 900})
     console.open(f"/threads/{ours}?list=user%3Dada")
-    expect(page.locator(".list-column .threads a")).to_have_text(["Ours"])
-    expect(page.locator(".list-column .threads a")).to_have_attribute("aria-current", "true")
+    expect(page.locator(".list-column .threads li > a")).to_have_text(["Ours"])
+    expect(page.locator(".list-column .threads li > a")).to_have_attribute("aria-current", "true")
     page.set_viewport_size({"width": 1024, "height": 768})
     expect(page.locator(".list-column")).to_be_hidden()
 
@@ -50,6 +50,6 @@ def test_without_javascript_threads_are_read_and_the_page_says_what_needs_it(
         page.get_by_role("link", name="Read", exact=True).click()
         expect(page.locator("h1")).to_have_text("Read")
         expect(page.locator(f"#turns[data-thread={thread}] article")).to_contain_text("the answer")
-        expect(page.locator("noscript p").first).to_have_text("Sending needs JavaScript.")
+        expect(page.locator(".say noscript p")).to_have_text("Sending needs JavaScript.")
         page.goto(f"{console_service.url}/console/threads/{thread}/replay")
         expect(page.locator("noscript p").first).to_have_text("Playing needs JavaScript.")

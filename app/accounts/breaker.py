@@ -21,9 +21,9 @@ class Breaker:
     def __init__(self) -> None:
         self._pause = 0.0
         self.until = 0.0
-        """The end of the pause."""
+        """End of the pause, by the monotonic clock."""
         self.why: Kind | None = None
-        """The kind of the last failure."""
+        """Kind of the last failure."""
 
     def state(self, now: float) -> State:
         if not self._pause:

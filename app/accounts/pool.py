@@ -137,7 +137,7 @@ class Accounts:
         return [self.of_settings, *shared] if self._has_key or not shared else shared
 
     def in_use(self, project_id: UUID) -> Sequence[ProviderAccount]:
-        """Return the accounts that this worker may have used for a project, and the service's own. No statement."""
+        """Return the accounts that this worker may have used for a project, and the service's. Reads only the cache."""
         known = self._known.peek(project_id)
         found = {self.of_settings, *(() if known is None else known.usable)}
         found |= {account for _, account in self._by_id.values() if not account.of_project}

@@ -445,7 +445,7 @@ class Covered:
 
     salt: bytes
     texts: tuple[tuple[contents.Kind, bytes], ...]
-    """JSON arrays with their kinds. The digest of each salts the one behind it."""
+    """JSON arrays with their kinds. The digest of each one salts the next."""
 
     @property
     def digest(self) -> bytes:
@@ -456,7 +456,7 @@ class Covered:
 
 
 def covered(kind: str, row: Row, call: dict[str, Any] | None) -> Covered | None:
-    """Return what the digest of a kind of content covers; None where something of it is gone.
+    """Return the contents that the digest of a kind covers; None if part of them is gone.
 
     Args:
         kind: as `ThreadClaims.turns` names it.

@@ -63,7 +63,7 @@ class Proofs:
         self._add(1, _leaf(leaf), [] if path is None else [path])
 
     def add_full(self, count: int, root: bytes) -> None:
-        """Add a full subtree by its root. Args: count: a power of two; the tree's size is a multiple of it."""
+        """Add a full subtree by its root. Args: count: its leaves, a power of two that divides the tree's size."""
         self._add(count, root, [])
 
     def _add(self, count: int, node: bytes, paths: list[list[bytes]]) -> None:

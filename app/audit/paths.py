@@ -1,4 +1,4 @@
-"""Inclusion paths of a few leaves, computed from the roots of full subtrees that are remembered."""
+"""Inclusion paths of a few leaves, computed from cached roots of full subtrees."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from app.audit.merkle import Proofs, Tree, leaf_data
 from app.db.engine import Database
 
 SUBTREE_LEAVES = 4096
-"""Leaves of a subtree whose root is remembered."""
+"""Leaves of a subtree whose root is cached."""
 
 MOST_PROJECTS = 256
-"""Projects whose subtrees are remembered."""
+"""Projects whose subtrees are cached."""
 
 
 class TreePaths:
@@ -25,14 +25,14 @@ class TreePaths:
     async def of(self, project_id: UUID, positions: Sequence[int], size: int, root: bytes) -> dict[int, list[bytes]]:
         """Return the path of each leaf to the root of the tree of a size.
 
-        All leaves are read once by each worker, and after that those of the subtrees of these positions. Paths lead to
-        another root where leaves were changed.
+        A worker reads all leaves of a project once. Later calls read only the subtrees of these positions. If leaves
+        were changed, the paths lead to another root.
         """
         lock = self._locks.setdefault(project_id, asyncio.Lock())
         async with lock:
             remembered = project_id in self._roots
             paths, found = await self._computed(project_id, set(positions), size)
-            if found != root and remembered:  # Leaves have changed since: of a database that was restored, for example.
+            if found != root and remembered:  # Leaves changed: the database was restored, for example.
                 del self._roots[project_id]
                 paths, _ = await self._computed(project_id, set(positions), size)
             return paths

@@ -1,7 +1,7 @@
-"""The proof of one turn with its contents, for a reader who recomputes the digests.
+"""Proof of one turn with its contents, for a reader who recomputes the digests.
 
-The records of the turn claim digests. For each claim the proof has what the digest covers, as it is stored now; the
-records that lead to a leaf of the project's tree; the path of the leaf; and the newest signed checkpoint.
+The turn's records claim digests. For each claim, the proof has the contents that the digest covers, as they are stored
+now; the records that lead to a leaf of the project's tree; the path of the leaf; and the newest signed checkpoint.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ MOST_BYTES = 8 * 1024 * 1024
 """Bytes of contents in a proof."""
 
 MOST_RECORDS = 5000
-"""Records in a proof. A leaf may be far behind a turn: a checkpoint covers what its thread has got since the last."""
+"""Records in a proof. Many records of a thread may lie between a turn and the next leaf."""
 
 TRIES = 4
 """Attempts at reading a turn that changes meanwhile."""
@@ -58,11 +58,11 @@ class PartObject(TypedDict):
     """Position of the leaf that covers the record; null until a checkpoint covers it."""
     salt: str | None
     texts: list[str]
-    """JSON arrays that the digest covers, as they are stored now. The digest of the first one salts the second."""
+    """JSON arrays that the digest covers, as they are stored now. The digest of the first salts the second."""
     fields: list[list[str]]
-    """Names of the values in each text, behind its kind and its version."""
+    """Names of the values in each text, after its kind and its version."""
     problem: Problem | None
-    """Why there are no texts, or why no records lead to the leaf."""
+    """Reason why there are no texts, or no records that lead to the leaf."""
 
 
 class TurnProofObject(TypedDict):
@@ -149,7 +149,7 @@ class TurnProofs:
     async def _claimed(
         self, project_id: UUID, chain_id: UUID, turn_id: UUID
     ) -> tuple[str, dict[str, Claim], dict[str, tuple[Covered | None, Problem | None]]]:
-        """Return the turn's status, the claims of its records, and what each of them must cover."""
+        """Return the turn's status, the claims of its records, and the contents that each claim must cover."""
         contents = Contents(self._database, project_id)
         status, claims = "", dict[str, Claim]()
         found: dict[str, tuple[Covered | None, Problem | None]] = {}
@@ -168,13 +168,13 @@ class TurnProofs:
                 now = None if unreadable else covered(kind, row, call)
                 found[kind] = now, None if now is not None else "unreadable" if unreadable else "erased"
             if all(now is None or now.digest == claims[kind].content for kind, (now, _) in found.items()):
-                break  # Else a record may have been written between the two reads.
+                break  # Otherwise a record may have been written between the two reads.
         return status, claims, found
 
     async def _records(
         self, project_id: UUID, chain_id: UUID, claims: dict[str, Claim], covering: dict[str, LeafRow | None]
     ) -> dict[int, RecordRow]:
-        """Return the records from each claim to its leaf; of a claim without a leaf, or far from it, its own alone."""
+        """Return the records from each claim to its leaf; only its own without a leaf, or if it is too far away."""
         first: dict[int, int] = {}
         for kind, claim in claims.items():
             leaf = covering[kind]

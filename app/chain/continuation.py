@@ -23,45 +23,45 @@ class ContinuationReason(StrEnum):
     FIRST_TURN = "first_turn"
     """The turn is the first of its branch."""
     LIVE_RESPONSE_ID = "live_response_id"
-    """The response id of the turn before it is live."""
+    """The response id of the previous turn is live."""
     ITEMS_ADDED = "items_added"
-    """The turn before it holds items that were added without a call of a model."""
+    """The previous turn holds items that were added without calling a model."""
     PARENT_UNFINISHED = "parent_unfinished"
-    """The turn before it has no whole answer: it still runs, has failed, or was cancelled or interrupted."""
+    """The previous turn has no complete answer: it is still running, has failed, or was cancelled or interrupted."""
     NO_RESPONSE_ID = "no_response_id"
-    """The provider has no response of the turn before it: it was sent with `store: false`, or imported."""
+    """The provider has no response of the previous turn, which was sent with `store: false` or imported."""
     RESPONSE_ID_EXPIRED = "response_id_expired"
-    """The response id of the turn before it has expired, or is about to."""
+    """The response id of the previous turn has expired, or is about to."""
     RESPONSE_ID_UNKNOWN = "response_id_unknown"
-    """The provider has answered that it does not know the response id of the turn before it."""
+    """The provider does not know the response id of the previous turn."""
     RESPONSE_ID_DROPPED = "response_id_dropped"
-    """The response id of the turn before it was dropped by a release that stored no reason."""
+    """The response id of the previous turn was dropped by a release that stored no reason."""
     HISTORY_CHANGED = "history_changed"
     """An item or a turn of the history was deleted after the provider had read it."""
     COMPACTED = "compacted"
-    """A summary replaces the beginning of the history since the turn before it."""
+    """A new summary replaces the beginning of the history."""
     OTHER_MODEL = "other_model"
-    """The turn before it was answered by another model."""
+    """Another model answered the previous turn."""
     OTHER_ACCOUNT = "other_account"
-    """The account of the turn before it was not available, so another one was chosen."""
+    """The account of the previous turn was not available, so another one was chosen."""
     NO_INPUT = "no_input"
-    """The turn has no input of its own, and a chain must be sent some."""
+    """The turn has no input of its own, and a chained call must have some."""
     SYSTEM_MESSAGE = "system_message"
     """The input has a system message, which must come first and so cannot be added to a chain."""
     TOOL_OUTPUTS_UNMATCHED = "tool_outputs_unmatched"
-    """The outputs in the input are not exactly those that the tool calls before it wait for."""
+    """The tool outputs in the input do not match the open tool calls of the previous turn."""
     TOOL_OUTPUTS_UNSUPPORTED = "tool_outputs_unsupported"
-    """The model takes no tool outputs on a chain."""
+    """The model accepts no tool outputs in a chained call."""
     PROVIDER_CUT_HISTORY = "provider_cut_history"
     """The provider had silently left out a part of the chained history."""
     WINDOW_FULL = "window_full"
     """The chain and the input together may exceed the model's window."""
     CHAIN_REFUSED = "chain_refused"
-    """The provider refused the chained turn for what its chain holds."""
+    """The provider refused the contents of the chained history."""
     CHAIN_TOO_LONG = "chain_too_long"
-    """The provider refused the chained turn as too long."""
+    """The provider refused the chained history as too long."""
     FAILOVER = "failover"
-    """The account of the chained turn failed, and the turn went on at another one."""
+    """The account of the chained turn failed, and another account continued it."""
 
     @property
     def continuation(self) -> Continuation:
@@ -116,7 +116,7 @@ def decide(
         return ContinuationReason.RESPONSE_ID_EXPIRED
     if parent.binding != target.binding:
         return ContinuationReason.OTHER_ACCOUNT
-    # A chain is sent something.
+    # A chained call needs input.
     if not new:
         return ContinuationReason.NO_INPUT
     # One system message at most, and first: a chain has no place for another.
@@ -132,7 +132,7 @@ def decide(
     # The provider has cut this history already: it is sent again.
     if parent.context.cut:
         return ContinuationReason.PROVIDER_CUT_HISTORY
-    # A longer chain would be cut by the provider without a word: cut it ourselves, and say so.
+    # The provider would cut a longer chain silently: cut it here, and report it.
     if parent.context.tokens + sum(item.tokens for item in new) > target.abilities.token_budget:
         return ContinuationReason.WINDOW_FULL
     return ContinuationReason.LIVE_RESPONSE_ID

@@ -58,7 +58,7 @@ FAILURES: tuple[tuple[str, str, dict[str, Any]], ...] = (
      "message": "The model failed."}),
     ("A very long story", "qwen-flash", {"kind": "incomplete", "reason": "max_output_tokens"}),
 )  # fmt: skip
-"""Turns that the provider does not answer as asked: title, model, and the fault of the emulator."""
+"""Turns that fail or end early: title, model, and the fault of the emulator."""
 
 
 class CannotShow(Exception):

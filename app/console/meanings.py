@@ -1,4 +1,4 @@
-"""Meanings of failures in plain words: a title, what happened, and what to do next.
+"""Meanings of failures in plain words: a title, an explanation, and the next step.
 
 A code of the service has its own meaning. A code of the provider has the meaning that the service itself acts on:
 `app/provider/error_table.py`.
@@ -18,16 +18,15 @@ class Meaning:
 
 
 INTERRUPTED = Meaning(
-    "Cut off",
+    "Interrupted",
     "The process that ran the turn ended, or the provider's stream broke off.",
     "Retry the turn. An incomplete turn keeps its output, and the thread can continue from it. If it repeats, look in "
     "the service's log for restarts.",
 )
 OUTPUT_LIMIT = Meaning(
     "Output limit reached",
-    "The model used all tokens that it may write, and stopped in the middle.",
-    "Ask the model to go on, or raise max_output_tokens. A model that thinks spends them on its thoughts too: lower "
-    "reasoning.effort.",
+    "The model used all its output tokens and stopped in the middle.",
+    "Ask the model to continue, or raise max_output_tokens. Reasoning uses them too: lower reasoning.effort.",
 )
 INPUT_BLOCKED = Meaning(
     "Input blocked by the content filter",
@@ -38,11 +37,11 @@ INPUT_BLOCKED = Meaning(
 OUTPUT_BLOCKED = Meaning(
     "Answer blocked by the content filter",
     "The provider's content inspection stopped the model's own answer.",
-    "Retry, or ask in other words. The output that had come so far is kept.",
+    "Retry, or rephrase the message. The output so far is kept.",
 )
 RATE_LIMITED = Meaning(
     "Rate limit reached",
-    "The provider refused the calls because there were too many in a short time. They had been repeated.",
+    "The provider refused the calls because there were too many in a short time. Retries were refused too.",
     "Wait a minute and retry. If it repeats, spread the load over more accounts, or ask the provider for a higher "
     "limit.",
 )
@@ -54,7 +53,7 @@ QUOTA = Meaning(
 )
 UNAVAILABLE = Meaning(
     "Provider unavailable",
-    "The provider could not be reached, or answered with an error of its own. The calls had been repeated.",
+    "The provider could not be reached, or answered with an internal error. Retries failed too.",
     "Retry in a minute. If it repeats, look at the provider's status page, or add an account in another region.",
 )
 TIMEOUT = Meaning(
@@ -82,11 +81,11 @@ ACCOUNT = Meaning(
 REDIRECTED = Meaning(
     "Provider redirected the call",
     "The provider's address answered with a redirect, which is not followed.",
-    "Correct the base URL of the account. DASHSCOPE_BASE_URL is the one of the environment.",
+    "Correct the base URL of the account. That of the environment is DASHSCOPE_BASE_URL.",
 )
 TOO_LONG = Meaning(
     "Conversation too long",
-    "The input has more tokens than the model reads.",
+    "The input has more tokens than the model accepts.",
     "Compact the thread, send truncation: auto, or choose a model with a larger window.",
 )
 UNKNOWN_MODEL = Meaning(
@@ -142,7 +141,7 @@ UNREADABLE = Meaning(
 INTERNAL = Meaning(
     "Service failed",
     "The service itself failed on this turn.",
-    "Retry. If it repeats, give the turn's id and the service's log to whoever runs the service.",
+    "Retry. If it repeats, give the turn's id and the service's log to the operator of the service.",
 )
 
 OF_SERVICE: dict[str, Meaning] = {

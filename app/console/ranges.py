@@ -24,7 +24,7 @@ MOST_HOURLY = 3 * DAY
 
 OWN = ("range", "from", "to")
 CURSORS = ("after", "before")
-"""Positions in a list mean nothing in another range."""
+"""Cursors, which are invalid in another range."""
 
 _MINUTE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}")
 
@@ -70,14 +70,14 @@ class Range:
 
     @property
     def query(self) -> dict[str, str]:
-        """The parameters that choose this range on another page."""
+        """Query parameters that select this range on another page."""
         if self.name != CUSTOM:
             return {"range": self.name}
         return {"range": CUSTOM, "from": minute(self.since), "to": minute(self.until)}
 
     @property
     def api(self) -> dict[str, int]:
-        """The parameters of the public API."""
+        """Query parameters of the public API."""
         return {"since": self.since, "until": self.until}
 
     @property
@@ -87,7 +87,7 @@ class Range:
 
     @property
     def step(self) -> int:
-        """The seconds of a point of a chart: an hour, or a day."""
+        """Seconds between two points of a chart: an hour or a day."""
         return HOUR if self.until - self.since <= MOST_HOURLY else DAY
 
     def times(self) -> range:
@@ -109,7 +109,7 @@ def _moment(entered: str, name: str, wrong: dict[str, str]) -> int | None:
     if _MINUTE.fullmatch(entered):
         try:
             found = datetime.strptime(entered, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
-        except ValueError:  # There is no such day or hour.
+        except ValueError:  # No such day or hour exists.
             pass
         else:
             if FIRST_YEAR <= found.year <= LAST_YEAR:

@@ -100,7 +100,7 @@ async def sign_out(request: Request) -> Response:
 
 
 def to_sign_in(request: Request) -> Response:
-    """Redirect a request without a session to the sign-in page. A script gets 401: its page shows that, and stays."""
+    """Redirect a request without a session to the sign-in page. Scripts get 401, which their page shows."""
     if "hx-request" in request.headers:
         return Response(status_code=401)
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")

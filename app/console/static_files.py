@@ -17,8 +17,8 @@ HERE = Path(__file__).parent
 FOLDERS = ("assets", "vendor")
 
 COMPRESSED = Middleware(GZipMiddleware, minimum_size=1000, compresslevel=5)
-"""A page's secret, its CSRF token, does not become guessable by its compressed length: the session's cookie is
-`SameSite=Strict`, so no other site can request pages with it."""
+"""Compression does not reveal a page's CSRF token by its length: the session's cookie is `SameSite=Strict`, so no other
+site can request pages with it."""
 
 
 def _version() -> str:
@@ -38,7 +38,7 @@ STATIC = f"{PATH}/static/{VERSION}"
 class _Versioned(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        # In a rolling upgrade a page of another release asks here: it gets the file, but does not keep it.
+        # In a rolling upgrade, a page of another release gets the file but must not keep it.
         is_ours = scope["path_params"]["version"] == VERSION
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_ours else "no-cache"
         return response

@@ -67,7 +67,7 @@ def _machine(seconds: float) -> str:
 
 
 def _ago(seconds: float, t: Words) -> str:
-    """Return how long ago a moment was, or how far ahead it is; its day, if that is a week or more."""
+    """Return a time relative to now; its date if it is a week or more away."""
     passed = int(time.time() - seconds)
     if abs(passed) >= 7 * DAY:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
@@ -78,7 +78,7 @@ def _ago(seconds: float, t: Words) -> str:
 
 
 def _hue(name: str) -> int:
-    """Return the number of the colour that a name always has."""
+    """Return the number of a name's colour, which is always the same."""
     return zlib.crc32(name.encode()) % HUES
 
 

@@ -11,12 +11,12 @@ WHERE t.project_id = :project_id AND t.status IN ('failed', 'incomplete') AND t.
 ORDER BY t.completed_at DESC, t.id DESC
 
 -- _sealed --
--- A document that has to be opened, unless it is too large to be one of this service's.
+-- A sealed document, unless it is larger than any that this service writes.
 CASE WHEN json_typeof({1}) = 'array' AND pg_column_size({1}) < 65536 THEN {1} END
 
 -- _looked_at --
--- The next failures, as many as are looked at, with their threads. What is made of a row's documents is left to the
--- statement around this, which needs it of the rows that are asked for alone.
+-- The next failures that one request may check, with their threads. The outer statement reads documents, and only those
+-- of the rows that match.
 SELECT t.bucket, t.id, t.thread_id, t.status, t.continuation, t.model, t.binding, t.error_status, t.created_at,
     t.completed_at, t.error, t.incomplete_details, th.user_id, th.title, th.name, th.last_seq = t.seq AS is_last,
     row_number() OVER (ORDER BY t.completed_at DESC, t.id DESC)::int AS place
@@ -31,7 +31,7 @@ CROSS JOIN LATERAL (
 left(coalesce(f.error->>'code', f.incomplete_details->>'reason'), 200)
 
 -- _asked_for --
--- The account is compared as `provider/account.py` shows it. A failure whose code is sealed is let through.
+-- The account is compared as `provider/account.py` shows it. Sealed codes are compared after they are opened.
 (:status::text IS NULL OR f.status = :status) AND (:model::text IS NULL OR f.model = :model)
     AND (:user_id::text IS NULL OR f.user_id = :user_id) AND (:thread_id::uuid IS NULL OR f.thread_id = :thread_id)
     AND (:account::text IS NULL OR :account = regexp_replace(
@@ -40,7 +40,7 @@ left(coalesce(f.error->>'code', f.incomplete_details->>'reason'), 200)
     AND (:code::text IS NULL OR {_code} = :code OR json_typeof(coalesce(f.error, f.incomplete_details)) = 'array')
 
 -- page -> FailureRow --
--- The failures that are asked for among the next ones.
+-- The matching failures among the next ones.
 SELECT f.bucket, f.id, f.thread_id, f.status, f.continuation, f.model, f.binding, f.error_status, f.created_at,
     f.completed_at, f.user_id, f.title, f.name, f.is_last, f.place, {_code} AS code,
     left(f.error->>'message', 4000) AS message,
@@ -48,17 +48,17 @@ SELECT f.bucket, f.id, f.thread_id, f.status, f.continuation, f.model, f.binding
 FROM ({_looked_at}) f WHERE {_asked_for} ORDER BY f.completed_at DESC, f.id DESC LIMIT :limit
 
 -- counted -> CountedRow --
--- The same without their texts, to be counted.
+-- The same without their texts, for counts.
 SELECT f.id, f.completed_at, f.status, f.model, f.binding, f.user_id, {_code} AS code,
     {_sealed | f.error} AS error, {_sealed | f.incomplete_details} AS incomplete_details
 FROM ({_looked_at}) f WHERE {_asked_for}
 
 -- nth --
--- The failure before which so many others come, and the one behind it.
+-- The failure at an offset, and the one after it.
 SELECT t.id, t.completed_at {_later_than} LIMIT 2 OFFSET :before
 
 -- place --
--- The place of a failure in their order.
+-- The place of a failure in the order.
 SELECT completed_at FROM turns
 WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id AND status IN ('failed', 'incomplete')
 

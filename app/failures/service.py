@@ -1,4 +1,4 @@
-"""Pages of a project's failures, and their counts."""
+"""Pages and counts of a project's failures."""
 
 import time
 from collections import Counter
@@ -27,17 +27,17 @@ MOST_BUCKETS = 62
 
 DAY = 86_400
 STEPS = (60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, DAY)
-"""Lengths of a bucket in seconds. A longer one has whole days."""
+"""Lengths of a bucket in seconds. Longer buckets are whole days."""
 
 TOP = 20
-"""Values of a field that a summary names."""
+"""Maximum number of values of a field in a summary."""
 
 
 class FailureObject(TypedDict):
     """A turn that has failed, or whose answer is incomplete."""
 
     id: str
-    """The turn's."""
+    """Id of the turn."""
     object: Literal["failure"]
     thread_id: str
     thread_title: str | None
@@ -45,7 +45,7 @@ class FailureObject(TypedDict):
     user: str | None
     model: str
     account: str | None
-    """The provider account that was asked last."""
+    """The provider account that was called last."""
     status: Status
     code: str | None
     """The code of the turn's error; of an incomplete turn, the reason."""
@@ -53,17 +53,17 @@ class FailureObject(TypedDict):
     """None for an incomplete turn."""
     continuation: Literal["new", "chained", "rebuilt"] | None
     error_status: int | None
-    """The HTTP status that the request was answered with; None if an answer had begun."""
+    """The HTTP status of the response to the client; None if its answer had already begun."""
     provider_status: int | None
-    """The HTTP status of the last call to the provider; None if there was none, or no answer to it."""
+    """The HTTP status of the last call to the provider; None without a call or without an answer."""
     attempts: int
-    """Calls to the provider."""
+    """Number of calls to the provider."""
     is_last: bool
     """True if the thread has no later turn."""
     created_at: int
     completed_at: int
     unreadable: NotRequired[list[str]]
-    """The fields that cannot be opened. Left out where there are none."""
+    """The fields that cannot be decrypted. Left out if there are none."""
 
 
 class FailurePage(TypedDict):
@@ -71,37 +71,37 @@ class FailurePage(TypedDict):
     data: list[FailureObject]
     first_id: str | None
     last_id: str | None
-    """The cursor of the next page. On a page that looked at many failures for few entries, it is the last of those."""
+    """The cursor of the next page: the last failure that was checked, which may not be in `data`."""
     has_more: bool
 
 
 class FailuresOfValue(TypedDict):
-    """The failures that have one value of a field."""
+    """Number of failures with one value of a field."""
 
     value: str | None
     failures: int
 
 
 class FailuresByValue(TypedDict):
-    """The failures by the values of a field, the most frequent first."""
+    """Numbers of failures by the values of a field, the most frequent first."""
 
     data: list[FailuresOfValue]
     other: int
-    """Failures with any other value."""
+    """Number of failures with other values."""
 
 
 class FailuresOfTime(TypedDict):
-    """The failures of a part of a range, by their codes."""
+    """Numbers of failures in one bucket of the range, by code."""
 
     start: int
     failures: int
     codes: list[FailuresOfValue]
     other: int
-    """Failures with a code that the summary does not name."""
+    """Number of failures with codes that the summary does not name."""
 
 
 class FailuresSummary(TypedDict):
-    """The failures of a time range, counted."""
+    """Counts of the failures of a time range."""
 
     object: Literal["failures.summary"]
     since: int
@@ -131,7 +131,7 @@ class Failures:
         """Return a page of failures, the latest first.
 
         Raises:
-            BadRequest: the cursor is none of these turns.
+            BadRequest: the cursor is not the id of a failure.
         """
         place = None
         if after is not None:
@@ -180,7 +180,7 @@ class Failures:
 
 
 def bucket_seconds(since: int, until: int) -> int:
-    """Return the length of a range's buckets, which begin at its multiples."""
+    """Return the length of a range's buckets. Buckets begin at multiples of it."""
     for seconds in STEPS:
         if (until - 1) // seconds - since // seconds < MOST_BUCKETS:
             return seconds

@@ -1,8 +1,7 @@
 """Failed and incomplete turns of a project, read from Postgres.
 
-A project that encrypts its contents has its errors sealed, and their codes with them: those are compared and counted
-here, after they have been opened. So that a request costs the same in each project, it looks at a bounded number of
-failures, however few of them are asked for.
+In an encrypted project, errors and their codes are sealed; they are compared and counted here after decryption. A
+request checks a bounded number of failures, even if few of them match, so that its cost is bounded.
 """
 
 import asyncio
@@ -22,13 +21,13 @@ from app.sealing.columns import TITLES, rows_of
 from app.turns.tables import Turn
 
 MOST_LOOKED_AT = 10_000
-"""Failures that a page, or a summary, looks at."""
+"""Failures that a page or a summary checks."""
 
 LONGEST_CODE = 200
 LONGEST_MESSAGE = 4000
 
 AT_ONCE = 500
-"""Failures that are read for a code that may be sealed, and that are counted before other requests get their turn."""
+"""Failures that are read at once for a code that may be sealed, and that are counted between two yields to the loop."""
 
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 
@@ -61,7 +60,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The place of a failure in the order: by its end."""
+    """Place of a failure in the order by end."""
 
     completed_at: datetime
     turn_id: UUID
@@ -92,7 +91,7 @@ class FailureRow(CountedRow):
     created_at: datetime
     message: str | None
     place: int
-    """Its number among those that are looked at."""
+    """Its number among the failures that are checked."""
     attempts: NotRequired[int]
     provider_status: NotRequired[int | None]
     """The HTTP status of the last attempt."""
@@ -107,9 +106,9 @@ class Counts:
     of_account: Counter[str | None] = field(default_factory=Counter)
     of_user: Counter[str | None] = field(default_factory=Counter)
     over_time: Counter[tuple[Hashable, str | None]] = field(default_factory=Counter)
-    """By the bucket of time, and the code."""
+    """By bucket of time and code."""
     since: datetime | None = None
-    """The end of the earliest failure that is counted, if earlier ones are not; None if all of them are."""
+    """End of the earliest failure that is counted; None if all are counted."""
 
 
 def account_of(binding: str | None) -> str | None:
@@ -126,9 +125,9 @@ async def place_of(database: Database, project_id: UUID, turn_id: UUID) -> Place
 async def page(
     database: Database, project_id: UUID, filters: Filters, after: Place | None, limit: int
 ) -> tuple[list[FailureRow], UUID | None]:
-    """Return the next failures, the latest first, and the turn after which the page behind them begins.
+    """Return the next failures, the latest first, and the cursor of the next page; None on the last page.
 
-    That turn is None on the last page. It is the last that was looked at if those that are asked for are rare.
+    The cursor is the last failure that was checked, which may not match.
     """
     found: list[FailureRow] = []
     left = MOST_LOOKED_AT
@@ -157,7 +156,7 @@ async def page(
 async def count(
     database: Database, project_id: UUID, filters: Filters, bucket: Callable[[datetime], Hashable]
 ) -> Counts:
-    """Count the latest failures of a range. Args: bucket: the bucket of a moment on the time axis."""
+    """Count the latest failures of a range. Args: bucket: maps a time to its bucket."""
     asked = _range(project_id, filters, None)
     rows: list[CountedRow] = await database.fetch(*SQL.counted(**asked, **filters.in_sql(), looked_at=MOST_LOOKED_AT))
     behind = await database.fetch(*SQL.nth(**asked, before=MOST_LOOKED_AT - 1))

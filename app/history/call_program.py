@@ -17,7 +17,7 @@ FIELDS = (
 """Fields that every release of the client takes as arguments. All others go in `extra_body`."""
 
 DEEPEST = 80
-"""Levels of a value that is written as a literal. Python's parser accepts 200 brackets inside one another."""
+"""Nesting of a value that is written as a literal. Python's parser accepts 200 nested brackets."""
 
 MOST_VALUES = 2_000_000
 
@@ -27,7 +27,7 @@ _NAMES = {"true": "True", "false": "False", "null": "None"}
 
 
 def as_python(row: Mapping[str, Any]) -> str:
-    """Return the program for a call. The key stays out of it: the environment has it."""
+    """Return the program for a call. It reads the key from the environment."""
     if row["body"] is None:
         return f"{ERASED}\n"
     fields: dict[str, Any] = orjson.loads(row["body"])
@@ -50,9 +50,9 @@ def as_python(row: Mapping[str, Any]) -> str:
 
 
 def _literal(value: Any, margin: int = 0) -> str:
-    """Return a JSON value as a Python expression, over several lines.
+    """Return a JSON value as a Python expression on several lines.
 
-    orjson writes strings that mean the same in Python: it escapes quotes, backslashes and control characters alone.
+    Strings that orjson writes mean the same in Python: it escapes only quotes, backslashes and control characters.
     """
     if excess(orjson.dumps(value), values=MOST_VALUES, levels=DEEPEST):
         return f"json.loads({_literal(orjson.dumps(value).decode())})"
@@ -66,5 +66,5 @@ def _in_python(found: re.Match[str]) -> str:
 
 
 def _visible(character: str) -> str:
-    """Return a character that reads as what it is: those that hide or turn text become escapes."""
+    """Return a character, escaped if it is invisible or changes the direction of text."""
     return character if character.isprintable() else f"\\U{ord(character):08x}"

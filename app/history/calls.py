@@ -16,7 +16,7 @@ from app.items.shapes import fields_of
 from app.items.unreadable import marked
 from app.provider.account import account
 
-ERASED = "# Something of what was sent was erased: this call cannot be sent again."
+ERASED = "# Part of this call was erased: it cannot be sent again."
 
 
 class CallObject(TypedDict):
@@ -106,12 +106,12 @@ def as_curl(row: Mapping[str, Any]) -> str:
 
 
 def sent_body(row: Mapping[str, Any]) -> str:
-    """Return the body in the very bytes that were sent.
+    """Return the body exactly as it was sent.
 
     Raises:
-        NotFound: something of it was erased.
+        NotFound: part of it was erased.
     """
     if row["body"] is None:
-        raise NotFound("Something of what this call sent was erased.", param="call_id", code="call_body_erased")
+        raise NotFound("Part of this call's body was erased.", param="call_id", code="call_body_erased")
     body: str = row["body"]
     return body

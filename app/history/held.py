@@ -79,7 +79,7 @@ class Source:
     """Columns that are shown. Digests, salts and keys are not."""
 
     def opened(self, project_id: UUID, row: asyncpg.Record) -> dict[str, Any]:
-        """Return the columns of a kept row, with the sealed ones opened. Columns newer than the row are null."""
+        """Return the columns of a kept row, with the sealed ones opened. Newer columns are null."""
         data: dict[str, Any] = row["data"]
         key = {name: _key(name, data[name]) for name in self.rows.bound_by}
         opened: dict[str, Any] = self.rows.opened(project_id, {**{name: data.get(name) for name in self.shown}, **key})

@@ -179,7 +179,7 @@ WHERE project_id = :project_id AND bucket = :bucket AND parent_id = :parent_id A
 ORDER BY seq LIMIT :limit
 
 -- roots --
--- The turns of a thread that continue nothing, in their order.
+-- The turns of a thread without a parent, in their order.
 SELECT id, status, continuation, model, created_at FROM turns
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id AND parent_id IS NULL
     AND deleted_at IS NULL

@@ -36,15 +36,15 @@ class Tempo:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Turns of a branch, counted from its first."""
+    """Range of a branch's turns, counted from the first."""
 
     skip: int = 0
     limit: int | None = None
-    """None for all that follow."""
+    """None for all remaining turns."""
 
 
 async def play(store: TurnStore, project_id: UUID, last: UUID | None, tempo: Tempo, part: Part) -> AsyncIterator[bytes]:
-    """The events of a part of a branch, up to the turn `last`, as server-sent events.
+    """Yield the events of a part of a branch, up to the turn `last`, as server-sent events.
 
     Each says when it happened, `at`. Before those of each turn stands a `thread.turn` with its input; at the end,
     `thread.replayed` with the number of turns of the whole branch and its last turn.

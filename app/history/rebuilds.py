@@ -1,4 +1,4 @@
-"""The input that a rebuild of a turn would send now: to compare with what was sent. Nothing is sent or stored."""
+"""Input that a rebuild of a turn would send now, for comparison with the sent input. Nothing is sent or stored."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -29,16 +29,16 @@ class RebuiltInput(TypedDict):
     turn_id: str
     model: str
     account: str
-    """The account that would be asked first."""
+    """The account that would be called first."""
     tokens: int
-    """Weight of the input: counted, or estimated on the high side."""
+    """Tokens of the input: counted, or an estimate that is rather too high."""
     dropped_items: int
-    """The history's oldest items that it leaves out."""
+    """Number of the oldest items of the history that are left out."""
     compaction: str | None
-    """The summary that stands for the beginning of the conversation."""
+    """Id of the summary that replaces the beginning of the conversation."""
     reduced: ReducedObject | None
     input: list[Any]
-    """Items as a model is sent them."""
+    """Items as they would be sent to the model."""
 
 
 class Rebuilds:
@@ -53,7 +53,7 @@ class Rebuilds:
         """Return the input that would be sent now for a turn: the history up to its parent, and its own input.
 
         Raises:
-            APIError: there is no such turn, no account serves its model, or something of it cannot be opened.
+            APIError: there is no such turn, no account serves its model, or part of it cannot be decrypted.
         """
         row = await self._turns.row(caller, address, turn_id)
         project_id, params = caller.project_id, row["params"]

@@ -112,7 +112,7 @@ async def call(
         Literal["json", "curl", "python", "body"],
         Query(
             description="`curl`: a command that sends the same body. `python`: a program with the openai client. "
-            "`body`: the very bytes."
+            "`body`: the body, byte for byte."
         ),
     ] = "json",
 ) -> Response:
@@ -136,10 +136,8 @@ async def play(
     until: Until = None,
     speed: Annotated[float, Query(ge=0, le=1000, description="1: as it was; 10: ten times as fast; 0: at once.")] = 1,
     longest_pause: Annotated[float, Query(ge=0, le=86_400, description="Seconds, between turns too.")] = 3,
-    skip: Annotated[int, Query(ge=0, le=2**31 - 1, description="The number of turns to leave out at first.")] = 0,
-    limit: Annotated[
-        int | None, Query(ge=1, le=1000, description="The number of turns to replay. Default: all.")
-    ] = None,
+    skip: Annotated[int, Query(ge=0, le=2**31 - 1, description="Number of turns to skip.")] = 0,
+    limit: Annotated[int | None, Query(ge=1, le=1000, description="Number of turns to replay. Default: all.")] = None,
 ) -> Response:
     """Replay the conversation, or a part of it, as a stream of events."""
     frames = await history.play(caller, address, until, Tempo(speed, longest_pause), Part(skip, limit))
@@ -198,7 +196,7 @@ async def chain(
     address: Addressed,
     page: PagedTurns,
     until: Until = None,
-    all_branches: Annotated[bool, Query(description="The turns of all branches, by their numbers.")] = False,
+    all_branches: Annotated[bool, Query(description="List the turns of all branches, by number.")] = False,
 ) -> Response:
     """List how each turn reached the model, and whether it can still be chained."""
     if all_branches and until is not None:

@@ -50,7 +50,7 @@ from app.turns.service import Turns
 from app.turns.store import TurnStore
 
 MOST_SIBLINGS = 100
-"""Turns with the same parent that are listed."""
+"""Maximum number of turns in a list of siblings."""
 
 SQL = statements_of(__file__)
 
@@ -79,7 +79,7 @@ class LinkObject(TypedDict):
     """Id of the turn."""
     object: Literal["chain.link"]
     number: int
-    """The turn's number in the thread that it was made in."""
+    """Number of the turn in the thread that created it."""
     parent_id: str | None
     created_at: int
     status: str
@@ -95,7 +95,7 @@ class LinkObject(TypedDict):
     response_expires_at: int | None
     live: bool
     preview: NotRequired[str | None]
-    """The beginning of its last input message; null if there is none, or a long one. Present with `all_branches`."""
+    """Beginning of its last input message; null if it has none, or a long one. Present with `all_branches`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ class History:
     async def play(
         self, caller: Caller, address: ThreadAddress, until: str | None, tempo: Tempo, part: Part
     ) -> AsyncIterator[bytes]:
-        """The events of a branch as they happened, up to its head or to another turn; or those of a part of it."""
+        """Return the events of a branch or of a part of it as they happened, up to its head or to another turn."""
         _, last = await self._branch(caller, address, until)
         return play(self._store, caller.project_id, last, tempo, part)
 
@@ -290,7 +290,7 @@ class History:
         return list_object(rows, lambda row: self._link(row, bindings), has_more=found.has_more)
 
     async def all_links(self, caller: Caller, address: ThreadAddress, page: Page) -> dict[str, Any]:
-        """Return the same for the turns of all branches, each with the beginning of its input."""
+        """Return the links of the turns of all branches, each with the beginning of its input."""
         thread = await self._store.thread(caller.project_id, address)
         rows, more = await self._store.links(caller.project_id, thread["id"], page)
         previews = await self._store.previews(caller.project_id, [row["id"] for row in rows])

@@ -1,7 +1,7 @@
--- Reads how much of each limit is used. Takes nothing.
+-- Return the used amount of each limit. Takes nothing.
 --
--- KEYS: one for each limit. ARGV: for each limit its kind and how much it is, as in admit.lua.
--- Returns: for each limit the used amount, -1 where it is unknown, and the ms until all of a bucket is free again.
+-- KEYS: one for each limit. ARGV: the kind and the amount of each limit, as in admit.lua.
+-- Returns: for each limit the used amount, -1 if unknown, and the ms until all of a bucket is free again.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answer = {}

@@ -1,4 +1,4 @@
-"""Levels of limits: how much of each is used, for people who look at them. Nothing is taken or refused."""
+"""Levels of limits: the used amount of each, for display only. Nothing is taken or refused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ OF_A_MONTH = ("tokens_per_month", "cost_per_month")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Holder:
-    """A project, a key or an end user, whose limits are looked at."""
+    """Holder of limits: a project, a key or an end user."""
 
     whose: Whose
     settings: ProjectSettings
@@ -36,7 +36,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One limit, and how much of it is used."""
+    """One limit with its used amount."""
 
     holder: Holder
     name: str
@@ -45,7 +45,7 @@ class Level:
     used: float | None
     """None if it is unknown."""
     resets_at: float | None
-    """Unix time at which all of it is free again, if nothing is used meanwhile. None if that is no matter of time."""
+    """Unix time at which all of it is free again if nothing else is used; None if it does not become free with time."""
     currency: str | None = None
 
     @property
@@ -56,9 +56,9 @@ class Level:
 async def levels(
     cache: Cache, project_id: UUID, holders: Sequence[Holder], currencies: Sequence[str], now: datetime
 ) -> list[Level]:
-    """Return the levels of all limits of calls that are set for some holders, by one command.
+    """Return the levels of all limits of calls that are set for holders, by one Redis command.
 
-    A limit of a month is unknown until the first request that meets it.
+    A monthly limit is unknown until the first request that counts towards it.
 
     Raises:
         RedisError, OSError: Redis is unavailable.
@@ -75,7 +75,7 @@ async def levels(
 def unknown_levels(
     project_id: UUID, holders: Sequence[Holder], running: Mapping[Holder, int], now: datetime
 ) -> list[Level]:
-    """Return what is known of the same limits without Redis.
+    """Return the levels of the same limits that are known without Redis.
 
     Args:
         running: the number of turns in progress of each holder.

@@ -464,8 +464,8 @@ class RateLimits(Background):
                     raise _reached(whose, "stored_bytes", limits.stored_bytes)
 
     def last_counts(self, project_id: UUID) -> list[tuple[str | None, str, int]]:
-        """Return the users, None for the project itself, whose threads or bytes this worker has counted, with the name
-        of the limit and the last count."""
+        """Return this worker's last counts of threads and bytes as user (None for the project), name of the limit and
+        count."""
         return [(user, name, count) for (of, user, name), (_, count) in self._counts.items() if of == project_id]
 
     async def _counted(self, project_id: UUID, user: str | None, name: str, limit: int, count: Count) -> int:

@@ -7,9 +7,9 @@ WHERE t.project_id = :project_id AND t.status = 'in_progress' AND (:of_user::tex
 ORDER BY t.id DESC LIMIT :limit
 
 -- now -> NowRow --
--- What a project is doing: its settings and keys, its running turns with their threads, the users of the threads that
--- were active last, who waits for busy threads, and what is still to be delivered, purged and compacted. Each list and
--- each count ends at :most.
+-- Present state of a project: settings and keys, running turns with their threads, users of the threads that were active
+-- last, requests that wait for busy threads, pending deliveries, purges and compactions. Each list and each count ends
+-- at :most.
 SELECT p.settings, p.operates, keys.found AS keys, turns.found AS turns, active.found AS users, waiting.found AS waiting,
     deliveries.pending AS deliveries, deliveries.retried, deliveries.oldest AS deliveries_since,
     purges.unfinished AS purges, purges.oldest AS purges_since, compactions.running AS compactions

@@ -1,7 +1,7 @@
 """A project's present state: running turns, queues, throttled accounts, and limits near their bound.
 
-Each worker reads a project's state once a second at most, by one statement and one command, however many look at it,
-and not at all while nobody does. What other workers alone know arrives as their reports (worker_reports.py).
+Each worker reads a watched project's state at most once a second, by one SQL statement and one Redis command, for all
+viewers together. Facts that only other workers know arrive in their reports (worker_reports.py).
 """
 
 import asyncio
@@ -48,19 +48,19 @@ from app.provider.models import Models
 log = structlog.get_logger()
 
 SECONDS = 1.0
-"""The least time between two reads of a project's state."""
+"""Minimum time between two reads of a project's state."""
 
 AWAY_SECONDS = 2.0
 
 KEPT_SECONDS = 10.0
-"""Time after the last look for which the other workers' reports are still taken."""
+"""Time after the last view for which a project stays watched."""
 
 MOST_TURNS = 100
 """Running turns in a snapshot, those that run longest."""
 
 MOST_KEYS = 100
 MOST_ACTIVE = 100
-"""Keys, and threads that were active last, whose limits are looked at: those of the threads' users."""
+"""Number of keys, and of the threads that were active last and whose users' limits are read."""
 
 MOST_VIEWERS = 100
 """Streams of one project in one worker."""
@@ -82,11 +82,11 @@ class _State:
     own_ids: frozenset[str | None]
     """Ids of those that are its own."""
     shown: dict[tuple[UUID, bool], NowObject] = field(default_factory=dict)
-    """The state as each kind of caller sees it."""
+    """The state as callers see it, by key and admin scope."""
 
 
 class _Watched:
-    """A project that is being looked at."""
+    """A project with viewers."""
 
     def __init__(self) -> None:
         self.viewers = 0
@@ -110,7 +110,7 @@ class Now:
         worker_id: UUID,
         closing: threading.Event,
     ) -> None:
-        """Args: closing: set when the process takes no more requests: streams end."""
+        """Args: closing: set when the process accepts no more requests; streams then end."""
         self._database = database
         self._cache = cache
         self._accounts = accounts
@@ -124,7 +124,7 @@ class Now:
         self._currencies = sorted({currency_of(price) for price in prices} | {NO_CURRENCY})
 
     async def snapshot(self, caller: Caller) -> NowObject:
-        """Return the state of the caller's project, a second old at most.
+        """Return the state of the caller's project, at most a second old.
 
         Raises:
             DatabaseUnavailable: Postgres is unavailable.
@@ -133,16 +133,15 @@ class Now:
         return self._shown(await self._fresh(caller.project_id, watched), caller)
 
     def frames(self, caller: Caller) -> AsyncIterator[bytes]:
-        """Return a stream of snapshots: the first at once, and another one when something has changed.
+        """Return a stream of snapshots: the first at once, another one after each change.
 
         Raises:
-            TooManyRequests: the project has as many streams in this worker as it may have.
+            TooManyRequests: the project has the maximum number of streams in this worker.
         """
         watched = self._watch(caller.project_id)
         if watched.viewers >= MOST_VIEWERS:
             raise TooManyRequests(
-                f"This project follows what happens now with {MOST_VIEWERS} streams in this worker, as many as it may "
-                "have. Close some of them.",
+                f"This project has {MOST_VIEWERS} streams of /v1/now/events in this worker, the maximum. Close some.",
                 code="too_many_streams",
                 headers={"Retry-After": "10"},
             )
@@ -185,14 +184,14 @@ class Now:
         return watched
 
     async def _keep(self, project_id: UUID, watched: _Watched) -> None:
-        """Read a project's state each second while it has streams; forget it when nobody has looked for a while."""
+        """Read a project's state each second while it has streams. Stop watching it some time after the last view."""
         try:
             while not self._closing.is_set() and (watched.viewers or time.monotonic() < watched.until):
                 if watched.viewers:
                     try:
                         await self._fresh(project_id, watched)
                     except DatabaseUnavailable:
-                        log.warning("Postgres is unavailable; what happens now is shown when it is back")
+                        log.warning("Postgres is unavailable; streams of /v1/now/events continue when it is back")
                         await asyncio.sleep(AWAY_SECONDS)
                     except NotFound:
                         break  # The project was deleted: its keys have ended, too.
@@ -207,7 +206,7 @@ class Now:
                 del self._watched[project_id]
 
     async def _fresh(self, project_id: UUID, watched: _Watched) -> _State:
-        """Return the state, read by one of those who ask at the same time."""
+        """Return the state. Concurrent callers share one read."""
         state = watched.state
         if state is not None and time.time() - SECONDS * 0.9 < state.at <= time.time():
             return state
@@ -222,7 +221,7 @@ class Now:
         watched.reading = None
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # Whoever waits for it gets it. Perhaps nobody does any more.
+            task.exception()  # Mark it as retrieved: perhaps no caller waits any more.
 
     async def _read(self, project_id: UUID) -> _State:
         row: NowRow | None
@@ -247,7 +246,7 @@ class Now:
         return _State(time.time(), row, reports, found, unknown, frozenset(used), frozenset(own))
 
     async def _levels(self, project_id: UUID, row: NowRow, reports: dict[UUID, Report]) -> tuple[list[Level], bool]:
-        """Return the levels of all limits that are looked at, and False if Redis is unavailable."""
+        """Return the levels of the limits of all holders, and False if Redis is unavailable."""
         settings: ProjectSettings = parse_settings(ProjectSettings, row["settings"])
         holders = [Holder("project", settings)]
         for each in row["keys"]:
@@ -265,7 +264,7 @@ class Now:
         return [*_without_unused_currencies(found), *_stored(holders, reports)], known
 
     def _shown(self, state: _State, caller: Caller) -> NowObject:
-        """Return what a caller may see of a state: made once for all callers of a kind."""
+        """Return the part of a state that a caller may see, built once for each kind of caller."""
         grant = caller.grant
         kind = (grant.key_id, "admin" in grant.scopes)
         if kind not in state.shown:
@@ -292,10 +291,10 @@ class Now:
         }
 
     def _throttled(self, state: _State, caller: Caller) -> list[NowThrottled]:
-        """Return the breakers of the project's accounts that are not closed, those of all workers together.
+        """Return the open breakers of the project's accounts, those of all workers together.
 
-        Other projects use the service's accounts, too: of these, only listed models are shown, because clients write
-        the names of the others.
+        Other projects use the service's accounts too. Of these accounts, only listed models are shown, because other
+        model names were written by clients of those projects.
         """
         found: dict[tuple[str | None, str], list[OpenBreaker]] = {}
         listed, settings = {self._models.default, *self._models.named()}, caller.grant.settings
@@ -309,7 +308,7 @@ class Now:
 
 
 def _running_of(holders: Sequence[Holder], row: NowRow) -> dict[Holder, int]:
-    """Return the number of running turns of each holder, by Postgres."""
+    """Return the number of running turns of each holder, as Postgres counts them."""
     keys = Counter(turn["api_key_id"] for turn in row["turns"])
     users = Counter(turn["user_id"] for turn in row["turns"])
     counts = {"project": len(row["turns"])}
@@ -320,7 +319,7 @@ def _running_of(holders: Sequence[Holder], row: NowRow) -> dict[Holder, int]:
 
 
 def _without_unused_currencies(found: Sequence[Level]) -> list[Level]:
-    """Leave out the limits of costs in currencies in which nothing was spent, except for one of each holder."""
+    """Leave out cost limits in unused currencies, but keep one for each holder."""
     kept: list[Level] = []
     shown: set[Holder] = set()
     # Known ones first: an unknown one is shown only where none is known.
@@ -334,7 +333,7 @@ def _without_unused_currencies(found: Sequence[Level]) -> list[Level]:
 
 
 def _stored(holders: Sequence[Holder], reports: dict[UUID, Report]) -> list[Level]:
-    """Return the levels of the limits of threads and stored bytes, as workers have counted them last."""
+    """Return the levels of the limits of threads and stored bytes, from the last counts of workers."""
     counts: dict[tuple[str, str], int] = {}
     for report in reports.values():
         for who, name, count in report["counts"]:

@@ -1,4 +1,4 @@
-"""The forms in which a project's present state is shown: its running turns, queues, throttled accounts and limits."""
+"""API objects of a project's present state: running turns, queues, throttled accounts and limits."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from app.projects.keys import key_id
 from app.sealing.columns import TITLES
 
 MOST_COUNTED = 1001
-"""The bound of each list that is read; a count that reaches it is shown as more than a thousand."""
+"""Bound of each list that is read. A count that reaches it is shown as more than a thousand."""
 
 MOST_NEAR = 20
-"""Limits of keys and of users in a snapshot, those that are used most."""
+"""Maximum number of keys' and of users' limits in a snapshot: the most used ones."""
 
 NEAR = 0.8
-"""Share of a limit from which on it is near its bound."""
+"""Used share from which a limit is near its bound."""
 
 LONGEST_TITLE = 200
 
@@ -45,15 +45,15 @@ class NowRow(TypedDict):
 
 
 class Reported(TypedDict):
-    """The fields of a turn that only its worker knows, and reports."""
+    """Fields of a turn that only its worker knows and reports."""
 
     account: str | None
-    """The provider account that was asked last; null before that, or where its worker has not reported."""
+    """The provider account that was called last; null before the first call, or if its worker has not reported."""
     state: TurnState
-    """`running` where its worker has not reported; `lost` where its worker has died."""
+    """`running`: its worker has not reported. `lost`: its worker has died."""
     background: bool | None
     calls: int | None
-    """Calls to the provider that have ended without the answer."""
+    """Number of calls to the provider that ended without an answer."""
     first_word_ms: int | None
     streamed_chars: int | None
 
@@ -66,13 +66,13 @@ class NowTurn(Reported):
     user: str | None
     model: str
     key_id: str | None
-    """For a key without the scope `admin`, the own one only."""
+    """Null for other keys' turns if the caller lacks the scope `admin`."""
     since: float
     """Unix seconds."""
     beside: bool
     cancelling: bool
     waiting: int
-    """Requests that wait for its thread."""
+    """Number of requests that wait for its thread."""
     worker: str | None
 
 
@@ -80,26 +80,26 @@ class NowQueue(TypedDict):
     name: Literal["threads", "webhooks", "purges", "compactions", "closings"]
     waiting: int
     more: bool
-    """True if there are more than are counted."""
+    """True if there are more than `waiting`."""
     retried: int | None
     since: float | None
-    """When the oldest entry was added, where that is known."""
+    """Time at which the oldest entry was added; null if unknown."""
 
 
 class NowThrottled(TypedDict):
     account_id: str | None
-    """Null for the account of the service's settings."""
+    """Null for the account of the environment."""
     account: str
-    """Its name; `settings` for that account."""
+    """Its name; `settings` for the account of the environment."""
     endpoint: str
     """The account as turns name it."""
     model: str
     state: Literal["open", "half_open"]
-    """`open`: it is left alone. `half_open`: the next turn tries it."""
+    """`open`: no turn uses it before `retry_at`. `half_open`: the next turn uses it."""
     reason: str | None
     retry_at: float
     workers: int
-    """The number of workers that leave it alone."""
+    """Number of workers that report it."""
 
 
 class NowLimit(TypedDict):
@@ -134,16 +134,16 @@ class NowObject(TypedDict):
     """Null for a key without the scope `admin`."""
     limits: list[NowLimit]
     workers: int
-    """Workers whose reports are in it."""
+    """Number of workers whose reports are included."""
     unknown: list[Unknown]
     """Parts that could not be read because Redis is unavailable."""
 
 
 def running_turns(project_id: UUID, row: NowRow, reports: dict[UUID, Report], only_key: UUID | None) -> list[NowTurn]:
-    """Return the running turns, those that have run longest first.
+    """Return the running turns, the longest-running first.
 
     Args:
-        only_key: the one key that is named; None for all.
+        only_key: the only key whose id is shown; None for all.
     """
     reported = {turn["id"]: (worker, turn) for worker, report in reports.items() for turn in report["turns"]}
     waiting = Counter(row["waiting"])
@@ -215,7 +215,7 @@ def _queue(name: Any, waiting: int, retried: int | None = None, since: float | N
 
 
 def throttled(breakers: Sequence[OpenBreaker]) -> NowThrottled:
-    """Return what several workers tell of one account and model."""
+    """Combine the reports of several workers on one account and model."""
     last = max(breakers, key=lambda each: each["until"])
     return {
         "account_id": None if last["account_id"] is None else f"acct_{last['account_id']}",
@@ -233,7 +233,7 @@ def shown_limits(levels: Sequence[Level], row: NowRow, only_key: UUID | None) ->
     """Return all limits of the project, and those of keys and users that are near their bound.
 
     Args:
-        only_key: the one key whose limits are shown; None for all.
+        only_key: the only key whose limits are shown; None for all.
     """
     found = [level for level in levels if level.holder.whose == "project"]
     near = sorted((level for level in levels if (level.share or 0) >= NEAR), key=lambda level: -(level.share or 0))

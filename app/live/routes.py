@@ -1,4 +1,4 @@
-"""GET /v1/events, the live list of threads, and GET /v1/now, what a project is doing."""
+"""GET /v1/events, the live list of threads, and GET /v1/now, the present state of a project."""
 
 from typing import Annotated
 
@@ -59,11 +59,11 @@ async def get_now(caller: Authenticated, now: Annotated[Now, serving(Now)]) -> R
 @router.get(
     "/now/events",
     response_class=Response,
-    responses={**AS_EVENTS, 429: error("The project follows it with as many streams as it may have.")},
+    responses={**AS_EVENTS, 429: error("The project has the maximum number of these streams.")},
     openapi_extra={"parameters": [HEARTBEAT]},
 )
 async def follow_now(request: Request, caller: Authenticated, now: Annotated[Now, serving(Now)]) -> Response:
-    """Stream the same: a snapshot, and another one when something has changed, once a second at most."""
+    """Stream snapshots of GET /v1/now: one at once, and one after each change, at most once a second."""
     return EventStream(
         now.frames(caller),
         listening(request, caller),

@@ -1,7 +1,8 @@
-"""Reports of workers: what each of them alone knows about a project, exchanged over Redis while somebody looks.
+"""Reports of workers: facts about a project that only each worker knows, exchanged over Redis.
 
-A worker that needs them asks on a channel, and every worker answers there. Nothing is stored in Redis, and nothing is
-sent while nobody looks. A report has ids and numbers, account and model names, and no user, title or text.
+A worker whose project has viewers requests reports on one channel, and all workers publish theirs on another. Nothing
+is stored in Redis, and nothing is sent without viewers. A report has ids, numbers, account and model names, and no
+user, title or text.
 """
 
 import asyncio
@@ -27,21 +28,21 @@ ASK = "everthread:now:ask"
 ANSWER = "everthread:now:report"
 
 ANSWER_SECONDS = 0.5
-"""The least time between two reports of a project. Several workers may ask for them."""
+"""Minimum time between two reports of a project. Several workers may request them."""
 
 FRESH_SECONDS = 4.0
-"""The age at which a report is dropped: its worker has ended, or is cut off."""
+"""Age at which a report is dropped: its worker has ended or is cut off."""
 
 FIRST_SECONDS = 0.5
-"""The longest wait for the other workers' first reports."""
+"""Maximum wait for the other workers' first reports."""
 
 MOST_TURNS = 500
 MOST_BREAKERS = 500
 MOST_COUNTS = 200
-"""Entries of each list in a report."""
+"""Maximum lengths of the lists in a report."""
 
 PROBED_SECONDS = 300.0
-"""Time for which a breaker whose pause is over is shown. If no turn has asked the account since, nothing is known."""
+"""Time for which a breaker is shown after its pause. Its state is unknown until a turn uses the account."""
 
 QUIET_SECONDS = 30.0
 """A connection on which nothing has arrived for so long is checked with a PING."""
@@ -50,7 +51,7 @@ AWAY_SECONDS = 1.0
 
 
 class RunningTurn(TypedDict):
-    """A turn, as far as only its worker knows it. Ids are 32 digits."""
+    """Facts about a turn that only its worker knows. Ids are 32 digits."""
 
     id: str
     thread: str
@@ -68,7 +69,7 @@ class RunningTurn(TypedDict):
 
 class OpenBreaker(TypedDict):
     account_id: str | None
-    """None for the account of the service's settings."""
+    """None for the account of the environment."""
     account: str
     shown: str
     model: str
@@ -83,7 +84,7 @@ class Report(TypedDict):
     counts: list[tuple[str, str, int]]
     """Hash of the user, empty for the project; name of the limit; the last count."""
     closings: list[str]
-    """Ids of turns whose closings are on the disk."""
+    """Ids of turns whose closings are on this worker's disk."""
 
 
 class WorkerReports(Background):
@@ -103,7 +104,7 @@ class WorkerReports(Background):
         self._of_others: dict[UUID, dict[UUID, tuple[float, Report]]] = {}
         """Reports by project and worker, each with the time of its arrival. The projects are those that are watched."""
         self._new: set[UUID] = set()
-        """Projects whose reports were not waited for yet."""
+        """Watched projects whose first reports were not requested yet."""
         self._arrived = asyncio.Event()
 
     def watch(self, project_id: UUID) -> None:
@@ -112,14 +113,14 @@ class WorkerReports(Background):
         self._new.add(project_id)
 
     def leave(self, project_id: UUID) -> None:
-        """Keep them no longer."""
+        """Stop keeping the reports of a project."""
         del self._of_others[project_id]
         self._new.discard(project_id)
 
     async def collect(self, project_id: UUID) -> dict[UUID, Report] | None:
-        """Ask the other workers for reports, and return those that are fresh. None while Redis is unavailable.
+        """Request reports from the other workers, and return the fresh ones. None while Redis is unavailable.
 
-        The first time, it waits a moment for the answers; after that, it returns what has arrived since the last time.
+        The first call waits a moment for answers. Later calls return the reports that have arrived since.
         """
         kept, first = self._of_others[project_id], project_id in self._new
         self._new.discard(project_id)

@@ -52,7 +52,7 @@ class RefreshingCache(Generic[K, V]):
         return known[1]
 
     def peek(self, key: K) -> V | None:
-        """Return the value that was given last, which may be old; None if there is none."""
+        """Return the last value, even if it is old, without loading it; None if there is none."""
         known = self._known.get(key)
         return None if known is None else known[1]
 

@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 from app.db.sql import statements_of
 
 MOST_TURNS = 10_000
-"""Threads and turns of a user that a preview looks at. Of a user with more, the counts are lower bounds."""
+"""Threads and turns of a user that a preview reads. If there are more, the counts are lower bounds."""
 
 MOST_ROWS = 100_000
-"""Rows of a kind that belong to these turns."""
+"""Rows of each kind that a preview counts."""
 
 SQL = statements_of(__file__)
 
@@ -32,7 +32,7 @@ class PurgeCounts(TypedDict):
     calls: int
     media: int
     turns_of_forks: int
-    """Turns that threads of other users share, or have copied: their contents are deleted, too."""
+    """Turns that other users' threads share or have copied. Their contents are deleted too."""
 
 
 class Remaining(TypedDict):
@@ -47,19 +47,19 @@ class PurgePreview(TypedDict):
     user: str
     at: int
     exact: bool
-    """False if the user has more than is counted: the counts are lower bounds."""
+    """False if the counts are lower bounds, because there is more than was counted."""
     counts: PurgeCounts
     bytes: int
     """Size of items and media."""
     feedback: int
     shares: int
     running_turns: int
-    """Turns that are cancelled."""
+    """Running turns that the purge cancels."""
     provider_copies: int
     forks: int
     """Threads of other users that lose contents. The threads remain, with their own turns."""
     refused: Refusal | None
-    """Code of the error with which the purge is refused; null if it is not. Keys without the scope audit get null."""
+    """Error code with which the purge would be refused, or null. Always null for keys without the scope audit."""
     remains: list[Remaining]
 
 
@@ -76,7 +76,7 @@ class Counted(TypedDict):
 
 
 async def snapshot(session: AsyncSession) -> None:
-    """Let all later statements of the transaction see the database as of one moment."""
+    """Make all statements of the transaction read one snapshot of the database."""
     await session.execute(SQL.begin_snapshot.clause)
 
 
@@ -125,7 +125,7 @@ async def counted(session: AsyncSession, project_id: UUID, user: str) -> Counted
 
 
 def _shared(turns: Sequence[Row[Any]], last: Sequence[UUID]) -> set[UUID]:
-    """Return the turns that are in the history of others' threads: those that these continue from, and all before."""
+    """Return the turns in the history of other users' threads: those that they continue from, and their ancestors."""
     parents = {each.id: each.parent_id for each in turns}
     shared: set[UUID] = set()
     for turn_id in last:
@@ -137,7 +137,7 @@ def _shared(turns: Sequence[Row[Any]], last: Sequence[UUID]) -> set[UUID]:
 
 
 def remaining(found: Mapping[str, Any]) -> Remaining:
-    """Return something that remains as the preview shows it."""
+    """Return an entry of `remains` in the form of the preview."""
     until = found.get("until")
     return {
         "what": found["what"],

@@ -123,7 +123,7 @@ WHERE project_id = :project_id AND keep_until > now()
     AND (user_id = :user_id::text OR bucket = :bucket::smallint AND thread_id = :thread_id::uuid)
 
 -- begin_snapshot --
--- Lets all later statements of the transaction see the database as of one moment.
+-- Makes all statements of the transaction read one snapshot of the database.
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY
 
 -- threads_of_user --

@@ -1,4 +1,4 @@
-"""Threads and turns, found by an id of theirs, of a call, of an item, or of the provider's response."""
+"""Lookup of threads and turns by the id of a thread, turn, call, item or response of the provider."""
 
 import re
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from app.db.sql import statements_of
 SQL = statements_of(__file__)
 
 MOST_OF_RESPONSE = 100
-"""Turns with the same response id that are looked at."""
+"""Turns with the same response id that are read."""
 
 _CALL = re.compile(r"call_([0-9a-f]{32})_([0-9]{1,6})")
 
@@ -35,7 +35,7 @@ class PlaceRow(TypedDict):
 
 
 async def find(database: Database, project_id: UUID, text: str) -> PlaceObject | None:
-    """Return where an id leads. An id of ours comes before a provider's of the same form."""
+    """Return the place of an id. Ids of this service take precedence over those of the provider."""
     for kind, asked in _looked_up(project_id, text):
         row: Any = await database.fetchrow(*asked)
         if row is not None:

@@ -26,7 +26,7 @@ Role = Literal["user", "assistant", "title"]
 
 @for_users
 @reads("results of a search", of="project")
-@router.get("/search", response_model=ListObject[HitObject | ThreadHitsObject])
+@router.get("/search", response_model=ListObject[HitObject] | ListObject[ThreadHitsObject])
 async def search(
     caller: Authenticated,
     found: Annotated[Search, serving(Search)],
@@ -67,5 +67,5 @@ async def find(
     found: Annotated[Search, serving(Search)],
     id: Annotated[str, Query(min_length=1, max_length=256, description="Of a thread, turn, call, item or response.")],
 ) -> Response:
-    """Find the thread and the turn of an id, also of the provider's response id."""
+    """Find the thread and the turn of any id, also of the provider's response id."""
     return json_response(await found.find(caller, id))

@@ -64,7 +64,7 @@ WHERE i.project_id = :project_id AND i.item_id = :item_id AND t.deleted_at IS NU
 
 -- response -> PlaceRow --
 -- A turn that has a provider's response id, which need not be unique. The hash is indexed: an id may be of any length.
--- Of the copies that forks have, the original is the first.
+-- The original precedes the copies of forks.
 SELECT thread_id, turn_id FROM (
     SELECT thread_id, id AS turn_id, copied_from_id FROM turns
     WHERE project_id = :project_id AND hashtext(response_id) = hashtext(:response_id) AND response_id = :response_id

@@ -34,7 +34,7 @@ from app.threads.service import Threads
 TITLE_WEIGHT = 2.0
 
 HITS_OF_THREAD = 3
-"""Hits of a thread that are shown."""
+"""Hits that are shown for each thread."""
 
 GROUP = "thread"
 """The role in the cursor of a thread."""
@@ -76,7 +76,7 @@ class Hit:
 
 class HitObject(TypedDict):
     id: str
-    """A cursor; nothing else."""
+    """A cursor, not an id of anything."""
     object: Literal["search.result"]
     thread_id: str
     thread_name: str | None
@@ -94,7 +94,7 @@ class ThreadHitsObject(TypedDict):
     """A thread with its hits."""
 
     id: str
-    """A cursor; nothing else."""
+    """A cursor, not an id of anything."""
     object: Literal["search.thread"]
     thread: ThreadObject
     score: float
@@ -136,7 +136,7 @@ class Search:
     async def threads(
         self, caller: Caller, asked: str, filters: Filters, after: str | None, limit: int
     ) -> dict[str, Any]:
-        """One page of the threads that have hits, each with its best ones. The thread with the best hit is the first.
+        """Return a page of the threads with hits, each with its best hits. The thread with the best hit comes first.
 
         Raises:
             BadRequest: as `search`.
@@ -144,7 +144,7 @@ class Search:
         terms = _terms(asked)
         cursor = None if after is None else _cursor(after)
         bound = await store.now(self._database) if cursor is None else cursor.bound
-        # Also on the first page: a newer hit would move its thread, which the next page would then show again.
+        # On the first page too: a newer hit would move its thread, and the next page would repeat it.
         seen = replace(filters, here_before=bound)
         hits = await self._reads.read(lambda database: _hits(database, caller.project_id, terms, seen))
         of_turns = await store.threads_of_turns(
@@ -173,14 +173,14 @@ class Search:
         return list_object(found, lambda group: group, has_more=len(page) > limit)
 
     async def find(self, caller: Caller, text: str) -> PlaceObject:
-        """Return the thread, and the turn, that an id names.
+        """Return the thread and the turn that an id names.
 
         Raises:
-            NotFound: it is the id of nothing in the project.
+            NotFound: nothing in the project has this id.
         """
         found = await places.find(self._database, caller.project_id, text)
         if found is None:
-            raise NotFound(f"Nothing here has the id {text[:80]!r}.", param="id")
+            raise NotFound(f"Nothing in this project has the id {text[:80]!r}.", param="id")
         return found
 
     async def _shown(
@@ -215,7 +215,7 @@ def _terms(asked: str) -> list[lexemes.Term]:
     """Return the words and phrases of a query.
 
     Raises:
-        BadRequest: nothing of what is asked can be searched for, or it has too many words.
+        BadRequest: the query has no word to search for, or too many words.
     """
     terms = lexemes.terms(asked)
     if len(terms) > MOST_TERMS or sum(len(lexemes.asked(run)) for term in terms for run in term.runs) > MOST_WORDS:

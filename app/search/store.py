@@ -22,7 +22,8 @@ CANDIDATES = 2000
 """Number of the newest candidates that are checked. It limits the cost of a word that occurs everywhere."""
 
 LOOKED_AT = 10_000
-"""Number of the newest candidates whose threads are checked against filters. It limits the cost of a rare match."""
+"""Number of the newest candidates whose threads are checked against filters. It limits the cost of filters that rarely
+match."""
 
 MOST_CHARACTERS = 16_000_000
 """... and no more than so many characters of it: of as many words as `WORDS_AT_ONCE`, fewer in proportion for more."""

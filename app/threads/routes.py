@@ -35,8 +35,8 @@ async def list_threads(
 ) -> Response:
     """List threads, the latest first.
 
-    With `last_turn` or `model`, a page ends after 10,000 threads that were looked at, also if it has fewer rows than
-    `limit`. Its `last_id` is the last of those threads.
+    With `last_turn` or `model`, a page ends after 10,000 threads were checked, even if it has fewer entries than
+    `limit`. Its `last_id` is the last thread that was checked.
     """
     ordered = replace(of_caller(caller, filters), by=order_by)
     return json_response(await threads.list_page(caller, ordered, page))

@@ -134,7 +134,7 @@ class ThreadObject(TypedDict):
     status: Status
     """Status that tells whether a turn is in progress."""
     last_turn: LastTurn | None
-    """The status of the last turn; None if the thread has none of its own."""
+    """Status of the thread's last turn; None if it has no turn of its own."""
     last_message: LastMessage | None
     head_id: str | None
     forked_turn_id: str | None

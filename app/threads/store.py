@@ -86,7 +86,7 @@ class Filters:
     """Order of the list: by creation in this database, or by the last turn."""
 
     def as_json(self) -> str:
-        """Return the filters that are given, as SQL functions read them: see migrations/schema.sql."""
+        """Return the filters that are set, in the form of the SQL functions in migrations/schema.sql."""
         sealer = at_rest.sealer()
         given = {
             "user": self.user,
@@ -109,7 +109,7 @@ class Filters:
 
 
 def _beginning(text: str | None) -> str | None:
-    """Return the pattern of LIKE for what begins with a text."""
+    """Return the LIKE pattern for texts that begin with a text."""
     return None if text is None else re.sub(r"([\\%_])", r"\\\1", text) + "%"
 
 
@@ -164,7 +164,7 @@ async def of_ids(session: AsyncSession, project_id: UUID, thread_ids: Sequence[U
 
 
 LAST_TURNS_LOOKED_AT = 10_000
-"""Threads of a list whose last turns are looked at in one request, because no index answers such a filter."""
+"""Threads whose last turns one request checks: no index serves filters on them."""
 
 LAST_MESSAGE_LENGTH = 280
 """Characters that are shown of it."""
@@ -314,10 +314,7 @@ async def record_change(
 async def list_page(
     session: AsyncSession, project_id: UUID, filters: Filters, page: Page, horizon: ReadHorizon
 ) -> tuple[Sequence[Thread], bool, UUID | None]:
-    """One page, and whether more rows follow it.
-
-    Returns:
-        Its threads, True if more may follow, and the last thread that was looked at if that ended the page.
+    """Return a page: its threads, True if more may follow, and the last thread that was checked if that ended the page.
 
     Raises:
         BadRequest: the cursor is the id of no thread that was ever in the project.

@@ -33,8 +33,8 @@ class Attempt:
     threshold: int | None
     """The tokens from which on the conversation is compacted; None for never."""
     reason: ContinuationReason | None = None
-    """The reason for its continuation; None before that is decided. It changes only with the continuation: a rebuilt
-    history that is sent again, with less or to another account, keeps its reason."""
+    """Reason for the continuation; None before the decision. It changes only with the continuation: a rebuilt history
+    that is sent again, with less or to another account, keeps its reason."""
     live: LiveId | None = None
     """The response id that the turn was chained on first."""
     context: Context = UNKNOWN

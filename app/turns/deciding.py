@@ -164,7 +164,7 @@ class Decisions:
         """Return the attempt that sends the whole conversation.
 
         Args:
-            reason: why it is not chained any more, if it was.
+            reason: the reason to rebuild, if the turn was chained.
             token_budget: the size of its input; None for what the model takes.
 
         Raises:
@@ -330,7 +330,7 @@ def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput, reason: C
     """Return the attempt that sends a rebuilt input, with what it leaves out.
 
     Args:
-        reason: why it is not chained any more, if it was.
+        reason: the reason to rebuild, if the turn was chained.
     """
     envelope = attempt.envelope
     weight = rebuilt.tokens + envelope.overhead_tokens

@@ -78,7 +78,7 @@ def turn_headers(running: Running) -> dict[str, str]:
     turn = running.turn
     headers = {**opened_headers(running), "Everthread-Continuation": running.continuation.value}
     if running.reason is not None and turn.request.origin.user is None:
-        headers["Everthread-Continuation-Reason"] = running.reason  # It tells of accounts, which users do not see.
+        headers["Everthread-Continuation-Reason"] = running.reason  # It reveals accounts, which end users do not see.
     family, context = turn.request.family, running.context
     if turn.request.ignored:
         headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)

@@ -86,7 +86,7 @@ class LinkRow(TypedDict):
 
 
 class ParentRow(TypedDict):
-    """A turn's response id; where `lost` has the reason why there is none, the other columns may be null."""
+    """A turn's response id. If `lost` has the reason why it has none, the other columns may be null."""
 
     lost: str | None
     response_id: str

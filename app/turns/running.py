@@ -75,7 +75,7 @@ class Running:
 
     @property
     def reason(self) -> ContinuationReason | None:
-        """The reason for its continuation; None before that is decided."""
+        """Reason for the continuation; None before the decision."""
         return None if self.attempt is None else self.attempt.reason
 
     @property

@@ -237,7 +237,7 @@ def decoded(content: bytes) -> tuple[Closable, Closing]:
         closing["context"],
         closing["replaced_model"],
         closing["cost"],
-        closing.get("continuation_reason"),  # The release before writes none, and ignores it.
+        closing.get("continuation_reason"),  # The previous release does not write it.
     )
 
 

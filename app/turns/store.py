@@ -62,10 +62,10 @@ BRIEF_WAIT_SECONDS = 0.25
 """Time that background work waits for a locked thread before it continues with others and returns later."""
 
 PREVIEW = 100
-"""Characters of a message that a preview has."""
+"""Characters of a preview."""
 
 LONGEST_PREVIEWED = 20_000
-"""Bytes of the largest message of which there is a preview: no more is read for a hundred characters."""
+"""Bytes of the largest message that gets a preview."""
 
 SQL = statements_of(__file__)
 
@@ -88,7 +88,7 @@ class Opened:
     request: TurnRequest
     salt: bytes
     parent_lost: ContinuationReason | None = None
-    """Why the parent's response id is of no use any more, whatever Redis says."""
+    """Reason why the parent's response id cannot be used, whatever Redis says."""
     sealer: at_rest.ContentCipher = at_rest.PLAIN
 
     @property
@@ -542,7 +542,7 @@ class TurnStore:
         await self._database.fetchrow(*SQL.leave_queue(**_of(project_id, thread_id), ticket=ticket))
 
     async def parent(self, project_id: UUID, turn_id: UUID) -> LiveId | ContinuationReason:
-        """Return a turn's response id with all that decides whether it is live; or the reason why there is none."""
+        """Return a turn's response id with the facts that decide if it is live; or the reason why there is none."""
         node = self._nodes.of(ids.bucket_of(turn_id))
         row: ParentRow | None = await node.fetchrow(*SQL.parent(**_at(project_id, turn_id), call_types=CALLS))
         if row is None:
@@ -661,7 +661,7 @@ class TurnStore:
         return [found[turn_id] for turn_id in turn_ids if turn_id in found]
 
     async def links(self, project_id: UUID, thread_id: UUID, page: Page) -> tuple[Sequence[LinkRow], bool]:
-        """Return how the turns of a thread reached the model, on every branch, and whether more follow the page.
+        """Return a page of the links of a thread's turns, on every branch, and True if more follow.
 
         Raises:
             BadRequest: the cursor is the id of no turn.
@@ -713,7 +713,7 @@ class TurnStore:
         return {row["id"]: TURNS.opened(project_id, row) for row in found}
 
     async def calls(self, project_id: UUID, turn_id: UUID, *, bodies: bool = True) -> list[dict[str, Any]]:
-        """Every attempt at the provider, with the exact body sent: None where something of it was erased.
+        """Return every call to the provider, with the exact body sent; None if part of it was erased.
 
         Args:
             bodies: False to leave all bodies out.

@@ -57,7 +57,7 @@ class Turn(Base):
     continuation: Mapped[str | None] = mapped_column(Text)
     """None until the turn is closed, and for items that were added outside any call to the model."""
     continuation_reason: Mapped[str | None] = mapped_column(Text)
-    """Why: see `chain/continuation.py`. None as well for turns of releases that stored no reason."""
+    """Reason: see `chain/continuation.py`. None also for turns of releases that stored no reason."""
     model: Mapped[str] = mapped_column(Text)
     params: Mapped[dict[str, Any]] = mapped_column(SEALED)
     """The request as the client sent it, without its input and metadata."""
@@ -113,7 +113,7 @@ class Turn(Base):
     response_unknown_at: Mapped[datetime | None]
     """Since when the id is of no use: the provider does not know it, or the history that it stands for was changed."""
     response_unknown_reason: Mapped[str | None] = mapped_column(Text)
-    """Why, as the `continuation_reason` of the turns that continue from it."""
+    """Reason, as the `continuation_reason` of the turns that continue from it."""
 
     __table_args__ = (
         ForeignKeyConstraint(

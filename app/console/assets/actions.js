@@ -1,9 +1,9 @@
 // Buttons and forms that call the API:
 //   data-call="METHOD /path" with data-body (JSON), or the fields of a form
-//   data-confirm: a question that is asked before; data-typed: what must be typed to confirm
-//   data-open: the page that opens then, with the id of what was made; data-then: a page; data-shows: a field that is shown once
-//   data-changed: what is said of the change, which the page shows without being loaded again; data-undo="METHOD /path {…}"
-//   data-event: the event that lets the page load what has changed, "changed" if it is left out
+//   data-confirm: the question to confirm first; data-typed: the text to type as confirmation
+//   data-open: the page to open afterwards, followed by the new object's id; data-then: the same without the id; data-shows: a field of the answer to show once
+//   data-changed: the message after a change that the page shows without a reload; data-undo="METHOD /path {…}"
+//   data-event: the event that makes the page reload its changed parts; default "changed"
 //   data-dialog: the id of a dialog that a button opens
 import { call, explained, report, request } from "./api.js";
 import { confirmed } from "./confirm.js";
@@ -53,7 +53,7 @@ async function undone(what) {
   changes(document.body);
 }
 
-/** Lets what the page shows be loaded again where it may have changed. */
+/** Reloads the parts of the page that may have changed. */
 function changes(origin) {
   window.htmx?.trigger(document.body, origin.dataset.event ?? "changed");
 }
@@ -68,7 +68,7 @@ async function perform(origin, body) {
   if (origin.ariaBusy) return;
   const [method, path] = origin.dataset.call.split(" ");
   forgetErrors(origin.closest("dialog") ?? origin);
-  origin.ariaBusy = "true"; // Not `disabled`: that would take the focus away.
+  origin.ariaBusy = "true"; // Not `disabled`: a disabled button loses the focus.
   try {
     await done(origin, await request(method, path, body));
   } catch (error) {
@@ -78,7 +78,7 @@ async function perform(origin, body) {
   }
 }
 
-/** Shows an error at the field that it is about, or in the dialog. Returns false if there is neither. */
+/** Shows an error at its field, or in the dialog. Returns false if there is neither. */
 function refused(origin, error) {
   const name = error.field?.split(/[.[]/)[0];
   const field = name && origin.tagName === "FORM" ? origin.querySelector(`[name="${CSS.escape(name)}"], [data-pairs="${CSS.escape(name)}"] input`) : null;
@@ -128,7 +128,7 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-// Pairs of a name and a value, as many as the API takes.
+// Pairs of a key and a value, up to the API's maximum.
 function rows(pairs) {
   return [...pairs.querySelectorAll(".pair")].map((row) => row.querySelectorAll("input"));
 }

@@ -1,11 +1,11 @@
-// The public API, by the session's own door. What goes wrong is said in the page.
+// Client of the public API through the console's session. Errors are shown in the page.
 import { bar, takeAway, toast } from "./toast.js";
 import { t } from "./words.js";
 
-// What a request that changes something sends along, as a proof that a page of the session's has made it.
+// CSRF token of the session, which every changing request must send.
 export const PROOF = { "X-CSRF-Token": document.querySelector("meta[name=csrf-token]").content };
 
-/** An answer that is an error. `field` is the name of the parameter that it is about, if there is one. */
+/** An error answer. `field` is the name of the wrong parameter, if there is one. */
 export class Refused extends Error {
   constructor(status, error, wait) {
     super(error?.message ?? `HTTP ${status}`);
@@ -28,7 +28,7 @@ export async function request(method, path, body, headers = {}) {
   return said;
 }
 
-/** The same; null after an error, which is shown. `retry` repeats what the caller does, where that is possible. */
+/** Sends a request to the API. Shows an error and returns null if it fails. `retry` repeats the caller's action, if given. */
 export async function call(method, path, body, retry = null) {
   try {
     return await request(method, path, body);
@@ -38,7 +38,7 @@ export async function call(method, path, body, retry = null) {
   }
 }
 
-const tags = new Map(); // The ETags of fragments that are fetched again and again, by path.
+const tags = new Map(); // ETags of polled fragments, by path.
 
 /** Returns the HTML of a page or a fragment; null after an error, which is shown unless `quiet`. A quiet request repeats
  * an earlier one: it returns null also if nothing has changed since. */
@@ -56,7 +56,7 @@ export async function fetchHtml(path, quiet = false) {
   return null;
 }
 
-/** Returns what to say of an error, and the page that helps. */
+/** Returns the message for an error, and a link to the page that helps. */
 export function explained(error) {
   if (error instanceof TypeError) {
     return { text: navigator.onLine ? t("The service did not answer. Nothing that you typed is lost.") : t("You are offline. Nothing that you typed is lost.") };
@@ -73,7 +73,7 @@ export function explained(error) {
   return { text: error.status >= 500 ? `${t("The service could not do this.")} ${error.message}` : error.message };
 }
 
-/** Shows an error: what has happened, and what can be done. */
+/** Shows an error and the possible next step. */
 export function report(error, retry = null) {
   const { text, link } = explained(error);
   if (link) bar("signed-out", text, link);

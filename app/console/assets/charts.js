@@ -1,4 +1,4 @@
-// Charts over time. Their numbers stand in a table of the page, so that nothing is fetched, and who sees no chart reads them.
+// Charts over time. Their numbers come from tables in the page, so nothing is fetched and screen readers can read them.
 import uPlot from "../vendor/uPlot.esm.js";
 
 const HEIGHT = 220;
@@ -22,7 +22,7 @@ function amount(value, unit, format = exact) {
   return unit ? `${format.format(value)} ${unit}` : format.format(value);
 }
 
-// Points at equal distances: a missing one is null, which no line crosses.
+// Fills in missing points with null, so that lines break there.
 function regular(times, series, step) {
   const count = times.length ? Math.round((times.at(-1) - times[0]) / step) + 1 : 0;
   if (count <= times.length || count > MOST_POINTS) return [times, series.map((each) => each.values)];
@@ -36,14 +36,14 @@ function regular(times, series, step) {
   return [all, series.map((each) => spread(each.values))];
 }
 
-// Points without a neighbour, which no line would show.
+// Finds points without neighbours, which a line would not show.
 function alone(values) {
   const absent = (value) => value === null || value === undefined;
   return values.flatMap((value, index) => (!absent(value) && absent(values[index - 1]) && absent(values[index + 1]) ? [index] : []));
 }
 
-// Draw into an element of the page.
-//   times: Unix seconds, ascending. series: [{label, values, colour}], colour being the name of a token.
+// Draws a chart into an element of the page.
+//   times: Unix seconds, ascending. series: [{label, values, colour}], colour is the name of a token.
 //   stacked: bars upon each other. bars: false for lines. unit: "", "ms" or a currency.
 //   since, until: the time that the chart spans. select(since, until): a time that somebody has marked.
 export function timeSeries(place, { times, series, stacked = false, bars = stacked, unit = "", step = 3600, since = null, until = null, select = null }) {
@@ -87,7 +87,7 @@ export function timeSeries(place, { times, series, stacked = false, bars = stack
       }],
     },
   };
-  if (raw.flat().every((value) => value === null || Number.isInteger(value))) options.axes[1].incrs = WHOLE; // No half failures.
+  if (raw.flat().every((value) => value === null || Number.isInteger(value))) options.axes[1].incrs = WHOLE; // Whole numbers get whole ticks.
 
   function told(chart) {
     const { idx, left: x } = chart.cursor;
@@ -118,7 +118,7 @@ export function timeSeries(place, { times, series, stacked = false, bars = stack
   return chart;
 }
 
-// The numbers of a chart's table: `data-series` at the heads, `data-time` at the rows, `data-value` at the cells.
+// Reads the numbers of a chart's table: `data-series` at the heads, `data-time` at the rows, `data-value` at the cells.
 export function numbers(table) {
   const rows = [...table.tBodies[0].rows];
   const value = (cell) => (cell.dataset.value === "" ? null : Number(cell.dataset.value));
@@ -130,7 +130,7 @@ export function numbers(table) {
   return { times: rows.map((row) => Number(row.dataset.time)), series };
 }
 
-// A time marked in a chart becomes the page's range, where the page has one.
+// Makes the time selected in a chart the page's range.
 function choose(since, until) {
   const place = document.querySelector("[data-range]").dataset.range;
   const minute = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16);

@@ -1,4 +1,4 @@
-// What is said in a thread: messages, edits, other answers, retries.
+// Sending in a thread: messages, edits, regenerated answers and retries.
 import { report, request } from "./api.js";
 import { draft, keep, keepsDraft } from "./drafts.js";
 import { toast } from "./toast.js";
@@ -8,7 +8,7 @@ import { element, t } from "./words.js";
 const turns = document.querySelector("#turns");
 
 /**
- * Asks for a turn. One that was sent twice, after a lost answer, is made once.
+ * Creates a turn. A request that is repeated after a lost answer creates it once.
  *
  * @returns {Promise<boolean>} true if the service has confirmed it.
  */
@@ -36,9 +36,9 @@ function once() {
 async function send(form, thread, draftKey, body) {
   if (form.ariaBusy) return;
   const text = form.input.value;
-  // The same text again is the same turn, until one was made of it.
+  // The same text keeps its idempotency key until its turn exists.
   if (form.dataset.sentText !== text || !form.dataset.key) Object.assign(form.dataset, { key: once(), sentText: text });
-  form.ariaBusy = "true"; // Its button is not disabled: that would take the focus away.
+  form.ariaBusy = "true"; // Not `disabled`: a disabled button loses the focus.
   const sent = await speak(thread, body, { key: form.dataset.key, retry: () => form.requestSubmit() });
   form.ariaBusy = null;
   if (!sent) return;
@@ -108,7 +108,7 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-// data-replaces: another answer. data-retry: the same, of a turn that has failed, in this thread or in that of data-thread.
+// data-replaces: regenerates an answer. data-retry: retries a failed turn of this thread, or of the thread in data-thread.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-replaces], button[data-retry], button[data-edits]");
   if (!button) return;

@@ -1,11 +1,11 @@
-// Questions before something is destroyed, in a dialog: the platform keeps the focus in it, and Escape answers no.
+// Confirmation dialogs. The browser keeps the focus inside, and Escape cancels.
 import { element, t } from "./words.js";
 
 /**
  * Asks for a confirmation.
  *
- * @param {string} question names what is destroyed.
- * @param {{label: string, typed?: string}} options label: of the button that confirms. typed: what must be typed before.
+ * @param {string} question naming the objects that are deleted.
+ * @param {{label: string, typed?: string}} options label: of the confirming button. typed: the text that must be typed first.
  * @returns {Promise<boolean>}
  */
 export function confirmed(question, { label, typed = "" }) {

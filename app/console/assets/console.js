@@ -1,4 +1,4 @@
-// What the pages do by themselves: the rest is htmx and plain links.
+// Start of the pages' scripts. Everything else is htmx and plain links.
 import "./actions.js";
 import "./composer.js";
 import "./keyboard.js";
@@ -10,7 +10,7 @@ import { verify } from "./verify.js";
 
 for (const list of document.querySelectorAll("[data-live]")) if (list.checkVisibility()) liveList(list);
 
-// A conversation is read from its end; what comes in above does not move what is being read.
+// A conversation opens at its end. Earlier turns that load above do not move the visible ones.
 const turns = document.querySelector("#turns");
 if (turns) {
   document.querySelector("#end")?.scrollIntoView({ block: "end" });

@@ -1,5 +1,5 @@
-// Texts that are typed and not sent yet, kept in the tab until the service has confirmed the turn. They belong to who typed
-// them: signing out deletes them, and so does a page that somebody else has opened.
+// Drafts: typed texts, kept in the browser's tab until the service has confirmed their turn. A draft belongs to the signed-in
+// key or person: signing out, or in as somebody else, deletes it.
 const OWNER = document.querySelector("meta[name=person]")?.content ?? "";
 const PREFIX = "draft:";
 const mine = (key) => `${PREFIX}${OWNER}:${key}`;
@@ -22,7 +22,7 @@ export function keep(key, text) {
   else sessionStorage.removeItem(mine(key));
 }
 
-/** Keeps what is typed into a field, and puts back what was. */
+/** Saves a field's text while it is typed, and restores the saved text. */
 export function keepsDraft(field, key) {
   const former = draft(key);
   if (former !== null) field.value = former;

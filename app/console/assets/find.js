@@ -1,4 +1,4 @@
-// The page of all threads: what is polled follows the search box and the filters, and the popover of filters closes.
+// The page of all threads: its live list follows the search and the filters, and applying filters closes their popover.
 const list = document.querySelector("#list");
 const popover = document.querySelector(".more-filters");
 
@@ -18,7 +18,7 @@ document.addEventListener("keydown", (event) => {
   popover.querySelector("summary").focus();
 });
 
-// What comes in place of a button that had the focus takes it.
+// Content that replaces a focused button takes over the focus.
 let before = null;
 document.addEventListener("htmx:beforeSwap", (event) => {
   const more = event.target;

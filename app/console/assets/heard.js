@@ -1,4 +1,4 @@
-// What screen readers hear of an answer that streams in: whole sentences, at most every few seconds, and then its end.
+// Announcements of a streamed answer for screen readers: whole sentences, at most every few seconds, and its end.
 import { t } from "./words.js";
 
 const PAUSE_MILLISECONDS = 4000;

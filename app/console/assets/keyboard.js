@@ -1,4 +1,4 @@
-// Shortcuts of one key, and their help. They do nothing in fields, with Ctrl, Alt or Cmd, or once they are turned off.
+// Single-key shortcuts and their help. They do nothing in fields, with Ctrl, Alt or Cmd, or when turned off.
 import { element, t } from "./words.js";
 
 const OFF = "shortcuts-off";
@@ -16,7 +16,7 @@ function search() {
 }
 if (location.hash === "#q") search();
 
-/** Moves the focus to the next or the former row. The row that had it is remembered. */
+/** Moves the focus to the next or the previous row. */
 function move(step) {
   const all = [...document.querySelectorAll(ROWS)].filter((row) => row.offsetParent !== null);
   if (!all.length) return;
@@ -105,7 +105,7 @@ function help() {
   const dialog = element(
     "dialog",
     { className: "help", onclose: () => dialog.remove() },
-    element("form", { method: "dialog" }, title, list, element("label", { className: "switch" }, turn, ` ${t("Shortcuts of one key")}`), element("div", { className: "actions" }, close)),
+    element("form", { method: "dialog" }, title, list, element("label", { className: "switch" }, turn, ` ${t("Single-key shortcuts")}`), element("div", { className: "actions" }, close)),
   );
   dialog.setAttribute("aria-labelledby", "help-title");
   document.body.append(dialog);

@@ -7,7 +7,7 @@ const AGAIN_MILLISECONDS = 3000;
 // requests always find one.
 const STREAMS = 4;
 
-// Wait for a place among these. Returns the function that gives it back; null if the signal ends the wait.
+// Waits for one of these places. Returns the function that releases it; null if the signal aborts.
 function place(signal) {
   if (!navigator.locks) return () => {};
   const others = new AbortController();
@@ -25,8 +25,8 @@ function place(signal) {
   });
 }
 
-// events: functions by the types of the events. tell: is called with connecting, waiting (for other tabs), live,
-// reconnecting, paused or signed-out.
+// Opens a stream. events: handlers by event type. tell: called with each state: connecting, waiting (other tabs have all
+// places), live, reconnecting, paused or signed-out.
 export function live(path, events, tell = () => {}) {
   let source = null;
   let opening = null;
@@ -63,7 +63,7 @@ export function live(path, events, tell = () => {}) {
   async function lost(event) {
     if (event.data) return events.error?.(JSON.parse(event.data)); // An event of the stream.
     tell("reconnecting");
-    if (source?.readyState !== EventSource.CLOSED) return; // The browser tries again by itself.
+    if (source?.readyState !== EventSource.CLOSED) return; // The browser reconnects by itself.
     close();
     const answer = await fetch("/console/api/project").catch(() => null);
     if (answer?.status === 401) {
@@ -106,7 +106,7 @@ export function live(path, events, tell = () => {}) {
   };
 }
 
-// Show the state of a stream in an element that has a text for each state.
+// Shows the state of a stream in an element that has a text for each state.
 export function indicator(element) {
   return (state) => {
     if (!element) return;
@@ -117,7 +117,7 @@ export function indicator(element) {
   };
 }
 
-// Change an element's content into a server-rendered one. What has focus keeps it, and what is the same is not touched.
+// Replaces an element's content by server-rendered HTML. Unchanged parts stay, and the focused element keeps the focus.
 export function renew(element, html) {
   window.Idiomorph.morph(element, html, { morphStyle: "innerHTML", ignoreActiveValue: true });
   window.htmx?.process(element);

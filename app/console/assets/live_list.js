@@ -1,4 +1,4 @@
-// A list of threads that is renewed when the API reports a change: its first page, as long as nobody has read on.
+// A list of threads that is reloaded when the API reports a change: its first page, unless more was loaded.
 import { fetchHtml } from "./api.js";
 import { live, renew } from "./live.js";
 
@@ -15,7 +15,7 @@ export function liveList(list, tell) {
     timer = 0;
     const search = document.querySelector("#q");
     if (search?.value || list.querySelectorAll("ul").length > 1 || list.querySelector(".htmx-request, .skeleton")) return;
-    if (list.contains(document.activeElement)) return; // What somebody reads or is about to open does not move.
+    if (list.contains(document.activeElement)) return; // Rows do not move while one of them has the focus.
     renewed = Date.now();
     const html = await fetchHtml(list.dataset.live, true);
     if (html === null) return;

@@ -1,4 +1,4 @@
-// A conversation that goes on while it is looked at: turns that are made anywhere appear, and speak as they come.
+// A live conversation: turns from any client appear and stream in.
 import { announcer } from "./heard.js";
 import { indicator, live } from "./live.js";
 import { nearEnd, showTurn, toEnd } from "./turns.js";
@@ -22,7 +22,7 @@ export function liveThread(turns) {
   async function created({ turn }) {
     const there = document.getElementById(turn.id);
     if (there) {
-      there.querySelector(".stream")?.replaceChildren(); // The stream says again all that the turn has said.
+      there.querySelector(".stream")?.replaceChildren(); // The stream repeats the whole output.
       return;
     }
     const shown = turns.querySelectorAll("article");
@@ -67,7 +67,7 @@ export function liveThread(turns) {
   const stream = live(`/threads/${thread}/events`, {
     "snapshot": ({ running }) => {
       const now = new Set(running.map((each) => each.turn_id));
-      // A turn that has ended while the stream was closed.
+      // The turn ended while the stream was closed.
       for (const article of turns.querySelectorAll("[data-running]")) if (!now.has(article.id)) ended({ turn_id: article.id });
     },
     "thread.turn.created": created,

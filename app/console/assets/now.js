@@ -1,4 +1,4 @@
-// The page of what happens now: each event of the stream renews it, and durations go on in between.
+// The Now page: each event of the stream reloads its content, and durations count on in between.
 import { indicator, live, renew } from "./live.js";
 
 const NEWS_MILLISECONDS = 10000;
@@ -30,7 +30,7 @@ async function update() {
   }
 }
 
-// Screen readers are told the counts, when they have changed, and not more often than every ten seconds.
+// Changed counts are announced to screen readers, at most every ten seconds.
 function tell() {
   const summary = now.querySelector("#summary").textContent;
   if (summary === told || Date.now() < toldAt + NEWS_MILLISECONDS) return;

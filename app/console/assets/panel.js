@@ -46,7 +46,7 @@ function close({ push = true } = {}) {
   live.textContent = closed;
 }
 
-// The conversation's page has a place beside it; a turn's own page has none.
+// A conversation's page has room for the panel; a turn's own page is the panel.
 const beside = Boolean(document.querySelector("#turns"));
 
 document.addEventListener("click", async (event) => {
@@ -66,7 +66,7 @@ document.addEventListener("click", async (event) => {
   }
 });
 
-// What is copied may be megabytes, so it is asked for when somebody wants it.
+// Copied texts may be megabytes, so they are fetched on demand.
 async function copy(link) {
   const answer = await fetch(link.dataset.copyFrom);
   if (!answer.ok) return location.assign(link.href);
@@ -92,7 +92,7 @@ window.addEventListener("popstate", () => {
   else close({ push: false });
 });
 
-// A tab that was chosen keeps the focus, though the panel is a new one.
+// The chosen tab keeps the focus when the panel is replaced.
 let tab = false;
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   tab = Boolean(event.target.closest?.("#panel .tabs, #panel .choices"));
@@ -119,7 +119,7 @@ document.addEventListener("submit", async (event) => {
   });
 });
 
-// A turn that has ended meanwhile is shown as it is now.
+// The panel of a turn that has ended is reloaded.
 document.addEventListener("turn-ended", (event) => {
   if (panel()?.dataset.turn === event.target.id) open(event.target.id, { push: false });
 });

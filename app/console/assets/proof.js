@@ -1,4 +1,4 @@
-// What proofs are made of: hashes, canonical JSON, paths in the Merkle tree, and the signature of a checkpoint.
+// Parts of proofs: hashes, canonical JSON, paths in the Merkle tree, and signatures of checkpoints.
 export const HEX = (bytes) => [...new Uint8Array(bytes)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 export const BYTES = (hex) => new Uint8Array(hex.match(/../g).map((pair) => parseInt(pair, 16)));
 export const TEXT = new TextEncoder();
@@ -13,7 +13,7 @@ export async function sha256(...parts) {
   return new Uint8Array(await crypto.subtle.digest("SHA-256", whole));
 }
 
-// RFC 8785, of what a record has: its keys sorted, no spaces.
+// Returns canonical JSON (RFC 8785) of a record: keys sorted, no spaces.
 export function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (value !== null && typeof value === "object") {
@@ -28,7 +28,7 @@ export async function leafHash(leaf, chain) {
   return sha256(new Uint8Array([0]), BYTES(chain), seq, BYTES(leaf.hash));
 }
 
-// RFC 9162: the root that a leaf's path leads to.
+// Returns the root that a leaf's path leads to (RFC 9162).
 export async function rootOf(hash, position, size, path) {
   let [at, last, root] = [position, size - 1, hash];
   for (const beside of path) {
@@ -45,7 +45,7 @@ export async function rootOf(hash, position, size, path) {
   return last === 0 ? HEX(root) : "";
 }
 
-// Returns if a checkpoint has the signature of a key. What is signed: see app/audit/signing.py.
+// Returns true if a checkpoint has the signature of a key. app/audit/signing.py describes the signed text.
 export async function isSigned(checkpoint, key) {
   const signer = await crypto.subtle.importKey("raw", BYTES(key), { name: "Ed25519" }, false, ["verify"]);
   const { at, object, project, root, size } = checkpoint;

@@ -1,5 +1,5 @@
-// A conversation as it happened. Its turns come page by page, shortly before they are played, and those far from the
-// position are dropped again, so that a conversation of any length plays at once and fits into memory.
+// Replay of a conversation. Turns are loaded page by page shortly before they are played, and dropped when they are far from
+// the position. So a conversation of any length plays at once and fits into memory.
 const TURNS = 20; // of a page
 const AHEAD = 5; // turns before the end of a page at which the next is requested
 const KEPT = 3; // pages in memory
@@ -16,7 +16,7 @@ export function play(player) {
   let until = player.dataset.until;
   let total = 0;
   let at = 0; // turns that are shown whole
-  let run = 0; // what was begun by an earlier run stops when it sees another
+  let run = 0; // an earlier run stops when this number changes
   let playing = false;
   let settling = null;
 
@@ -26,7 +26,7 @@ export function play(player) {
     if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
     const { turns, end } = parsed(await answer.text());
     if (!end) throw new Error(state.dataset.cut);
-    if (end.last_id) until = end.last_id; // Turns that are added meanwhile do not move those that are played.
+    if (end.last_id) until = end.last_id; // Turns that are added meanwhile are not played.
     total = end.turns;
     return turns;
   }
@@ -41,7 +41,7 @@ export function play(player) {
     return pages.get(page).turns;
   }
 
-  // Drop the pages that are not near one, and stop loading them.
+  // Drops pages far from this one, and stops loading them.
   function keep(page) {
     for (const [other, { abort }] of pages) {
       if (Math.abs(other - page) * 2 < KEPT) continue;
@@ -69,7 +69,7 @@ export function play(player) {
     stage.setAttribute("aria-busy", String(text === state.dataset.loading));
   }
 
-  // Runs until its end, or until another begins. An error is shown, and the position stays.
+  // Plays until the end, or until another run begins. After an error, the position stays.
   async function begin(work) {
     run += 1;
     const mine = run;
@@ -111,7 +111,7 @@ export function play(player) {
     }
   }
 
-  // Show the turns before a position.
+  // Shows the turns before a position.
   const seek = (number) =>
     begin(async (over) => {
       const shown = [];
@@ -138,7 +138,7 @@ export function play(player) {
         const next = await turn(at);
         if (over()) return;
         if (!next) break; // Turns were deleted meanwhile.
-        stage.querySelectorAll(`[data-turn="${next.id}"]`).forEach((each) => each.remove()); // A turn that was paused begins again.
+        stage.querySelectorAll(`[data-turn="${next.id}"]`).forEach((each) => each.remove()); // A paused turn starts over.
         for (const moment of next.moments) {
           const pause = before === null ? 0 : Math.min(Math.max(moment.at - before, 0), LONGEST_PAUSE);
           if (pause) await new Promise((done) => { setTimeout(done, (pause * 1000) / Number(speed.value)); });
@@ -178,7 +178,7 @@ export function play(player) {
   seek(0);
 }
 
-// The turns of a page, each with the moments at which something was said, and its last event.
+// Returns the turns of a page, each with the times of its deltas and its last event.
 function parsed(text) {
   const turns = [];
   let at = 0;

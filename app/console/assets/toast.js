@@ -1,4 +1,4 @@
-// Short messages at the foot of the page, and bars above it for what lasts. Both are read out by screen readers.
+// Short messages at the bottom of the page, and bars at the top for lasting states. Screen readers announce both.
 import { element, t } from "./words.js";
 
 const MILLISECONDS = 6000;
@@ -6,8 +6,8 @@ const WITH_ACTION_MILLISECONDS = 12000;
 const MOST = 4;
 
 /**
- * Shows a message. Errors stay until they are dismissed; others go after a while, but not while they hold the focus or the
- * pointer.
+ * Shows a message. Errors stay until they are dismissed; others disappear after a while, but not while they have the focus or
+ * the pointer.
  *
  * @param {string} text
  * @param {{bad?: boolean, action?: {label: string, run: () => void}}} options
@@ -43,7 +43,7 @@ export function toast(text, { bad = false, action = null } = {}) {
 }
 
 /**
- * Shows a bar above the page that stays until it is taken away.
+ * Shows a bar above the page until it is removed.
  *
  * @param {string} name of the bar: there is one of each.
  */

@@ -1,4 +1,4 @@
-// The proof of one turn: the digests of its contents, its records, their path to the signed root, and the signature.
+// Verification of one turn's proof: digests of its contents, records, their path to the signed root, and the signature.
 import { BYTES, HEX, TEXT, canonical, isSigned, leafHash, rootOf, sha256 } from "./proof.js";
 
 const REMEMBERED = "everthread-audit-key";
@@ -51,7 +51,7 @@ export async function prove(form) {
   if (!given) verdict.append(make("code", { textContent: checkpoint.public_key }));
 }
 
-// Returns what is found of a part: `same`, `unsigned`, the reason why it cannot be compared, or with `bad` what is wrong.
+// Checks a part. Returns `same`, `unsigned`, the reason why it cannot be compared, or `bad` with the problem.
 async function check(part, proof, shown) {
   const records = new Map(proof.records.map((record) => [record.seq, record]));
   const record = proof.records.find((each) => each.id === part.record);
@@ -77,7 +77,7 @@ async function check(part, proof, shown) {
   return found;
 }
 
-// A part is claimed by a record of its own kind: a digest of a call must not stand for the answer.
+// Only a record of the part's own kind counts: the digest of a call must not prove the answer.
 function belongs(part, action) {
   const actions = {
     opened: ["turn.opened"], closed: ["turn.closed"], compacted: ["compaction.made"],
@@ -92,13 +92,13 @@ async function isWhole(record) {
   return HEX(await sha256(TEXT.encode(canonical(rest)))) === hash;
 }
 
-// The values of a text by their names: they stand behind its kind and its version.
+// Returns the values of a text by name. They follow its kind and version.
 const named = ({ texts, fields }, number = 0) => {
   const values = JSON.parse(texts[number]).slice(2);
   return Object.fromEntries(fields[number].map((name, place) => [name, values[place]]));
 };
 
-// Returns if the turn that the page shows holds what was recorded. An item is shown with its id, which has a field of its own.
+// Returns true if the turn in the page has the recorded contents. A shown item includes its id, which is recorded separately.
 function isShown(part, shown) {
   const same = (one, other) => canonical(one) === canonical(other);
   const recorded = named(part);
@@ -130,7 +130,7 @@ function draw({ part, record, state, bad }, texts) {
   return box;
 }
 
-// JSON documents lie in the digest as texts: they are shown set out.
+// JSON documents are texts in the digest. They are shown indented.
 function readable(value) {
   if (typeof value !== "string" || !/^[[{]/.test(value)) return value;
   try {

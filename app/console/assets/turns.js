@@ -1,4 +1,4 @@
-// Turns of the page: each is fetched as the server renders it, and put at the end or in the place of what was there.
+// Turns of the page: each is fetched as rendered by the server, and appended or put in the place of its former state.
 import { fetchHtml } from "./api.js";
 
 const NEAR_PIXELS = 160;
@@ -15,7 +15,7 @@ export function toEnd() {
 
 const fetching = new Map();
 
-// Show a turn as it is now. Several requests for the same turn at the same time are one.
+// Shows the present state of a turn. Concurrent requests for the same turn are merged.
 export function showTurn(thread, turn) {
   if (!fetching.has(turn)) fetching.set(turn, show(thread, turn).finally(() => fetching.delete(turn)));
   return fetching.get(turn);
@@ -32,7 +32,7 @@ async function show(thread, turn) {
   const branches = instead?.querySelector(".branches");
   if (branches) article.querySelector("footer").append(branches);
   if (instead) {
-    // A turn that still runs keeps what it has said.
+    // A running turn keeps its streamed output.
     const said = article.dataset.running && instead.querySelector(".stream");
     if (said) article.querySelector(".stream").replaceWith(said);
     const focused = instead.contains(document.activeElement);

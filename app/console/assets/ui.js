@@ -1,6 +1,6 @@
-// The components' behaviour: relative times, copying, tooltips and menus.
+// Behaviour of the components: relative times, copying, tooltips and menus.
 
-// Times say how long ago they were.
+// Relative times.
 const language = document.documentElement.lang;
 const relative = new Intl.RelativeTimeFormat(language, { style: "narrow" });
 const present = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(0, "second");
@@ -24,7 +24,7 @@ tell(document);
 setInterval(() => document.hidden || tell(document), 30000);
 document.addEventListener("htmx:load", (event) => tell(event.target.parentElement ?? document));
 
-// The list beside a thread marks the thread that is open, and the hit that led to it.
+// The list beside a thread marks the open thread and the hit that led to it.
 function mark() {
   const until = (address) => new URL(address).searchParams.get("until");
   for (const link of document.querySelectorAll(".list-column .threads a")) {
@@ -35,7 +35,7 @@ function mark() {
 }
 document.addEventListener("htmx:afterSettle", mark);
 
-// A button copies what it holds.
+// Copy buttons.
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copy]");
   if (!button) return;
@@ -43,7 +43,7 @@ document.addEventListener("click", async (event) => {
   show(button, button.dataset.copied);
 });
 
-// One tooltip for all: on hover and on focus, gone with Escape.
+// One tooltip for all elements: shown on hover and focus, hidden by Escape.
 const tip = Object.assign(document.createElement("div"), { id: "tip", role: "tooltip", hidden: true });
 tip.setAttribute("role", "tooltip");
 document.body.append(tip);
@@ -80,7 +80,7 @@ for (const kind of ["mouseover", "focusin"]) {
 document.addEventListener("focusout", hide);
 document.addEventListener("scroll", hide, true);
 
-// Menus: one is open at a time, and none is cut off by what scrolls around it.
+// Menus: one is open at a time, and scrolling containers do not clip them.
 function place(menu) {
   const items = menu.querySelector(".menu-items");
   const at = menu.getBoundingClientRect();

@@ -1,10 +1,10 @@
-// The proof of a trail, a thread's or the whole project's, checked here: each record's hash, its chain, its path to the signed root, the signature.
+// Verification of the trail of a thread or a project in the browser: each record's hash, its chain, its path to the signed root, the signature.
 import { PROOF } from "./api.js";
 import { HEX, TEXT, canonical, isSigned, leafHash, rootOf, sha256 } from "./proof.js";
 
 const MOST_DRAWN = 500;
 
-// RFC 6962: the tree, by the roots of its full subtrees.
+// Merkle tree (RFC 6962), kept as the roots of its full subtrees.
 class Tree {
   size = 0;
   #full = [];
@@ -86,7 +86,7 @@ export async function verify(form) {
   draw(verdict, records, leaves, checkpoint);
 }
 
-// Where the page is neither https nor localhost, a browser has no WebCrypto: the server looks, and that is said.
+// Pages that are neither https nor localhost have no WebCrypto: the server verifies, and the page says so.
 async function onServer(exported, key) {
   const answer = await fetch("/console/verify", {
     method: "POST",

@@ -1,4 +1,4 @@
-// Texts of scripts, in the page's language. The page has the translations: an English one has none.
+// Texts of scripts in the page's language. A Chinese page contains their translations.
 const TRANSLATIONS = JSON.parse(document.querySelector("meta[name=words]").content);
 
 export function t(text, filled = {}) {

@@ -1,4 +1,4 @@
-"""Page of a thread's chain: each turn's continuation, and the life of its response id."""
+"""Page of a thread's chain: each turn's continuation, and the lifetime of its response id."""
 
 import time
 from typing import Any

@@ -1,4 +1,4 @@
-"""Failures page: what failed in a time range, by code, model, account and user, and each failure with its turn."""
+"""Failures page: failures of a time range by code, model, account and user, each with its turn."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -14,12 +14,12 @@ ROWS = 50
 FILTERS = {
     "status": "State", "code": "Code", "model": "Model", "account": "Account", "user": "User", "thread": "Thread",
 }  # fmt: skip
-"""The filters of the API, and what the page calls them."""
+"""Filters of the API with their labels."""
 
 TOPS = {"code": "By code", "model": "By model", "account": "By account", "user": "By user"}
 
 SHOWN = 6
-"""Values in each of the lists beside the chart, and codes with a colour in it."""
+"""Values in each list below the chart, and codes with a colour of their own."""
 
 COLOURS = ("hue-0", "hue-1", "hue-6", "hue-4", "hue-7", "hue-2")
 
@@ -62,7 +62,7 @@ def _top(summary: dict[str, Any], name: str, address: Any) -> dict[str, Any]:
 
 
 def _series(view: View, summary: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the codes of the chart. The other codes are one of them."""
+    """Return the codes of the chart, one of which stands for all others."""
     codes = [entry["value"] for entry in summary["by_code"]["data"]]
     shown = [
         {"name": f"code-{number}", "label": code or view.t("none"), "colour": COLOURS[number]}
@@ -86,7 +86,7 @@ def _over_time(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _failure(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table, with its meaning and the address of its turn."""
+    """Return a row of the table with its meaning and the address of its turn."""
     place = {"turn": row["id"]} if row["is_last"] else {"until": row["id"], "turn": row["id"]}
     return {
         **row,

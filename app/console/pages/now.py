@@ -1,4 +1,4 @@
-"""Now page: running turns, throttled accounts, limits and queues. A script renews it when the stream has an event."""
+"""Now page: running turns, throttled accounts, limits and queues. A script reloads it at each event of the stream."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ async def page(view: View) -> Response:
 
 
 async def part(view: View) -> Response:
-    """The page's content as it is by now."""
+    """Return the present content of the page."""
     return view.page("_now.html", **await _shown(view))
 
 

@@ -1,4 +1,4 @@
-"""Pages over the links of a chain: which turns are shown, out of how many, and where the others are."""
+"""Pages over the links of a chain: the numbers of the shown turns, their total, and links to the pages beside."""
 
 from typing import Any
 from urllib.parse import urlencode

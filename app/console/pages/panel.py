@@ -1,4 +1,4 @@
-"""The panel of one turn: what was sent and what came back, its cost and times, its proof, and comparisons.
+"""Panel of one turn: sent and received contents, cost and times, proof, and comparisons.
 
 The same contents are a fragment beside the conversation and a page of their own.
 """
@@ -19,7 +19,7 @@ from app.items.shapes import fields_of, objects, string, text_of
 from app.process.killable import Killable, LimitExceeded
 
 SHOWN = 40_000
-"""Characters of a document that are shown; the rest is behind a link."""
+"""Characters of a document that are shown. A link shows all of it."""
 
 MOST_SHOWN = 200_000
 """Characters of all items of an answer that are shown."""
@@ -58,7 +58,7 @@ async def calls(view: View) -> Response:
 
 
 async def beside(view: View) -> Shown:
-    """Return the panel that the address of a thread's page asks for; nothing if there is no such turn."""
+    """Return the panel that is in the address of a thread's page; nothing if there is no such turn."""
     turn_id = view.asked("turn")
     if not turn_id:
         return {"panel": False}
@@ -71,7 +71,7 @@ async def beside(view: View) -> Shown:
 
 
 async def contents(view: View, turn_id: str) -> Shown:
-    """Return what the panel shows of a turn: the contents of one of its tabs."""
+    """Return the contents of one tab of the panel."""
     thread_id = view.request.path_params["thread_id"]
     tabs = [(name, label) for name, label, scope in TABS if view.may(scope)]
     tab = view.asked("tab") if view.asked("tab") in dict(tabs) else "overview"
@@ -116,7 +116,7 @@ def _times(turn: dict[str, Any], made: list[dict[str, Any]]) -> list[tuple[str, 
     begun = turn["created_at"]
     times: list[tuple[str, str, float, float]] = []
     first = max(0.0, (made[0]["started_at"] - begun) * 1000)
-    if first >= 1000:  # The moment of a turn is a whole second: less than that says nothing.
+    if first >= 1000:  # Turns are stamped with whole seconds: shorter waits are not measurable.
         times.append(("Before the first attempt", "wait", 0.0, first))
     at = first if times else 0.0
     zero = made[0]["started_at"] * 1000 - at
@@ -212,7 +212,7 @@ def _without_ids(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _as_text(items: Any) -> str:
-    """Return items as people read them: the texts of messages, and other items as JSON."""
+    """Return items as readable text: messages as their texts, other items as JSON."""
     if not isinstance(items, list):
         return _set_out(items) or ""
     return "\n\n".join(
@@ -231,7 +231,7 @@ def _document(text: str | None, most: int = SHOWN) -> Shown | None:
 
 
 async def _difference(view: View, before: str, now: str) -> list[tuple[str, str]] | None:
-    """Return the lines that differ; None where comparing them takes too long."""
+    """Return the lines that differ; None if the comparison takes too long."""
     try:
         found: list[tuple[str, str]] = await services(view.request)[Killable].run(
             view.grant.project_id, DIFFERENCE, before, now

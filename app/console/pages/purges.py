@@ -21,7 +21,7 @@ async def progress(view: View) -> Response:
 
 
 async def state(view: View) -> Response:
-    """Show the progress of a purge by now. Each time, the browser waits longer before it asks again."""
+    """Show the present progress of a purge. The browser waits longer before each next request."""
     waited = view.asked("waited")
     wait = int(waited[:2]) * 2 if waited.isascii() and waited.isdecimal() else FIRST_WAIT_SECONDS
     return await _shown(view, "_purge.html", max(FIRST_WAIT_SECONDS, min(wait, LONGEST_WAIT_SECONDS)))

@@ -6,7 +6,7 @@ from app.console.view import View
 
 LIMITS = {
     "requests_per_minute": "Requests per minute", "tokens_per_minute": "Tokens per minute",
-    "turns_at_once": "Turns at once", "tokens_per_month": "Tokens per month", "cost_per_month": "Cost per month",
+    "turns_at_once": "Concurrent turns", "tokens_per_month": "Tokens per month", "cost_per_month": "Cost per month",
     "threads": "Most threads", "stored_bytes": "Bytes stored", "body_bytes": "Bytes of a request",
     "input_items": "Items of an input",
 }  # fmt: skip
@@ -15,7 +15,7 @@ LIMITS = {
 async def page(view: View) -> Response:
     if not view.may("admin"):
         return view.page(
-            "refused.html", status=403, message=view.t("This key has not the scope '{scope}'.", scope="admin")
+            "refused.html", status=403, message=view.t("This key does not have the scope '{scope}'.", scope="admin")
         )
     projects = (await view.api.get("/admin/projects", limit=100))["data"]
     own = await view.api.get("/project")

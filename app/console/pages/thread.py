@@ -43,7 +43,7 @@ async def page(view: View) -> Response:
     )
     last = until
     if not found["data"] and last is None:
-        last = thread["head_id"]  # All that a new fork has is another thread's.
+        last = thread["head_id"]  # A new fork has no turns of its own.
     if last is not None and all(turn["id"] != last for turn in found["data"]):
         shown = await _upwards(view, thread_id, last)
     else:
@@ -154,7 +154,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
 
 
 def notice(turn: dict[str, Any]) -> dict[str, Any] | None:
-    """Return why a turn has no complete answer; None for any other turn."""
+    """Return the reason why a turn has no complete answer; None for other turns."""
     if turn["status"] not in ("failed", "incomplete", "cancelled"):
         return None
     error = fields_of(turn["error"])

@@ -1,4 +1,4 @@
-"""All threads: listed, filtered, and found by an id, a name, a user or words."""
+"""Page of all threads: listed, filtered, and found by id, name, user or words."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ from app.console.view import View
 ROWS = 30
 FOUND = 20
 BESIDE = 5
-"""Threads that are shown for their name or their user, above those with the words."""
+"""Threads found by name or user, shown above those found by their texts."""
 
 FIELDS = ("q", "user", "name", "status", "model", "metadata", "range", "from", "to", "archived", "order_by", "thread")
 """Query parameters of the list, in the order of its filters."""
@@ -35,7 +35,7 @@ async def page(view: View) -> Response:
 
 
 async def rows(view: View) -> Response:
-    """Results for the page of all threads, for the column beside a thread, and the next rows of either."""
+    """Show results on the page of all threads or in the column beside a thread, and further rows of either."""
     headers = view.request.headers
     on_page = urlsplit(headers.get("hx-current-url", "")).path == PAGE
     results = await _results(view)
@@ -92,7 +92,7 @@ async def _listed(view: View, asked: dict[str, str], filters: dict[str, Any]) ->
 
 
 async def _found(view: View, asked: dict[str, str], filters: dict[str, Any], chosen: Range | None) -> dict[str, Any]:
-    """Return the thread of an id, the threads of a name or a user, and those with the words."""
+    """Return the thread of an id, the threads of a name or a user, and the threads with the words."""
     q = asked["q"]
     of_hits = {name: value for name, value in filters.items() if not name.startswith("active_")}
     of_hits |= {} if chosen is None else chosen.api
@@ -127,7 +127,7 @@ async def _found(view: View, asked: dict[str, str], filters: dict[str, Any], cho
 
 
 async def _place(view: View, q: str) -> dict[str, Any] | None:
-    """Return the place that an id leads to, with its thread; None if the words are no id here."""
+    """Return the place that an id leads to, with its thread; None if the query is not an id."""
     place = await view.api.find("/find", id=q) if _ID.fullmatch(q) else None
     thread = None if place is None else await view.api.find(f"/threads/{place['thread_id']}")
     return None if place is None or thread is None else {**place, "thread": thread}
@@ -141,7 +141,7 @@ async def _threads(view: View, filters: dict[str, Any] | None) -> dict[str, Any]
 
 
 def _and_more(view: View, found: dict[str, Any] | None, filters: dict[str, str]) -> tuple[list[Any], str | None]:
-    """Return threads, and the address of the list of all of them; None for it if these are all."""
+    """Return threads, and the address of the full list; None if these are all."""
     if found is None:
         return [], None
     kept = {name: value for name, value in view.request.query_params.items() if name in FIELDS and name != "q"}
@@ -155,7 +155,7 @@ def _within(view: View, group: dict[str, Any]) -> str:
 
 
 def _count(view: View, shown: int, found: dict[str, Any]) -> str:
-    """Return how many results there are, as the page says it."""
+    """Return the number of results as text."""
     if "after" in view.request.query_params:
         return view.t("{n} more results", n=shown)
     if found["has_more"]:

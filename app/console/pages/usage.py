@@ -16,7 +16,7 @@ SORTS = ("cost", "turns")
 FILTERS = ("user", "model")
 
 TOP = 8
-"""Rows of a table on the overview."""
+"""Rows of each table on the overview."""
 
 ROWS = 50
 """Rows of a page of a table."""
@@ -53,7 +53,7 @@ async def page(view: View) -> Response:
 
 
 async def top(view: View) -> Response:
-    """The first rows of a table, loaded by the overview: each table costs as much as the rest of it."""
+    """Show the first rows of a table. The overview loads each table by itself, because each is slow."""
     group, found, shared = await _table(view, TOP)
     return view.page(
         "_usage_top.html", group=group, rows=_rows(group, found, shared["sort"]), more=found["has_more"], **shared
@@ -61,7 +61,7 @@ async def top(view: View) -> Response:
 
 
 async def table(view: View) -> Response:
-    """One table, page by page."""
+    """Show one table, page by page."""
     group, found, shared = await _table(view, ROWS)
     return view.page(
         "usage_table.html",
@@ -76,7 +76,7 @@ async def table(view: View) -> Response:
 
 
 async def _table(view: View, limit: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return a page's group, a page of its rows, and what it shares with the overview."""
+    """Return the group of a table, a page of its rows, and the values that it shares with the overview."""
     group = view.request.path_params["group"]
     if group not in GROUPS:
         raise Refused(404, f"There is no usage by {group[:80]!r}.")
@@ -88,14 +88,14 @@ async def _table(view: View, limit: int) -> tuple[str, dict[str, Any], dict[str,
 
 
 def _asked(view: View) -> tuple[Range, dict[str, str], str]:
-    """Return the page's time range, the user and the model that it is restricted to, and its order."""
+    """Return the page's time range, its user and model filters, and its order."""
     only = {name: value for name in FILTERS if (value := view.asked(name))}
     sort = view.asked("sort")
     return Range.of(view, default="7d"), only, sort if sort in SORTS else SORTS[0]
 
 
 def _shared(span: Range, only: dict[str, str], sort: str) -> dict[str, Any]:
-    """Return what both pages show, with the queries of pages and files of the same time and order."""
+    """Return the values that both pages show, with the queries of pages and files of the same range and order."""
 
     def query_of(**changes: str | None) -> str:
         query = {**span.query, **only, "sort": sort, **changes}

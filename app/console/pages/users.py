@@ -1,4 +1,4 @@
-"""Page of an end user, and the preview of a purge of everything that the user has said."""
+"""Page of an end user, and the preview of a purge of the user's data."""
 
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ ROWS = 20
 
 
 async def page(view: View) -> Response:
-    """Show a user's threads, and what can be done with the user's data."""
+    """Show a user's threads, and actions on the user's data."""
     user = view.asked("user")
     found = await view.api.get("/threads", user=user, limit=ROWS, order_by="activity") if user else None
     threads = [] if found is None else found["data"]
@@ -20,7 +20,7 @@ async def page(view: View) -> Response:
 
 
 async def preview(view: View) -> Response:
-    """Show what the purge of a user's data would delete."""
+    """Show the preview of a purge."""
     user = view.asked("user")
     found = await view.api.get(f"{address(user)}/preview")
     return view.page("purge_preview.html", user=user, address=address(user), preview=found)

@@ -348,14 +348,16 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** Search the text of titles, users' messages and the model's answers. */
+        /**
+         * Search the text of titles, users' messages and the model's answers.
+         * @description The filters of the list of threads apply to the threads of the hits, `since` and `until` to the hits.
+         */
         get: {
             parameters: {
                 query: {
                     /** @description Words; "words in a row"; -without. */
                     q: string;
                     role?: ("user" | "assistant" | "title") | null;
-                    user?: string | null;
                     thread?: string | null;
                     /** @description Unix seconds. */
                     since?: number | null;
@@ -364,6 +366,31 @@ export interface paths {
                     limit?: number;
                     /** @description The last_id of the page before. */
                     after?: string | null;
+                    /** @description `thread`: pages of threads, each with its best hits. */
+                    group_by?: "thread" | null;
+                    user?: string | null;
+                    /** @description The beginning of the user. */
+                    user_prefix?: string | null;
+                    /** @description The beginning of the name. */
+                    name?: string | null;
+                    archived?: boolean | null;
+                    status?: ("idle" | "busy") | null;
+                    /** @description The status of the thread's last turn. */
+                    last_turn?: ("in_progress" | "completed" | "incomplete" | "failed" | "cancelled") | null;
+                    /** @description The model of the thread's last turn. */
+                    model?: string | null;
+                    /** @description Unix seconds. */
+                    created_after?: number | null;
+                    /** @description Unix seconds. */
+                    created_before?: number | null;
+                    /** @description Unix seconds. */
+                    updated_after?: number | null;
+                    /** @description Unix seconds. */
+                    updated_before?: number | null;
+                    /** @description Unix seconds. */
+                    active_after?: number | null;
+                    /** @description Unix seconds. */
+                    active_before?: number | null;
                 };
                 header?: never;
                 path?: never;
@@ -377,7 +404,7 @@ export interface paths {
                         [name: string]: unknown;
                     };
                     content: {
-                        "application/json": components["schemas"]["HitList"];
+                        "application/json": components["schemas"]["HitList"] | components["schemas"]["ThreadHitsList"];
                     };
                 };
             };
@@ -518,15 +545,27 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** List threads, the latest first. */
+        /**
+         * List threads, the latest first.
+         * @description With `last_turn` or `model`, a page ends after 10,000 threads were checked, even if it has fewer entries than
+         *     `limit`. Its `last_id` is the last thread that was checked.
+         */
         get: {
             parameters: {
                 query?: {
+                    /** @description `activity`: by when it was last spoken in. */
+                    order_by?: "created" | "activity";
                     user?: string | null;
+                    /** @description The beginning of the user. */
+                    user_prefix?: string | null;
                     /** @description The beginning of the name. */
                     name?: string | null;
                     archived?: boolean | null;
                     status?: ("idle" | "busy") | null;
+                    /** @description The status of the thread's last turn. */
+                    last_turn?: ("in_progress" | "completed" | "incomplete" | "failed" | "cancelled") | null;
+                    /** @description The model of the thread's last turn. */
+                    model?: string | null;
                     /** @description Unix seconds. */
                     created_after?: number | null;
                     /** @description Unix seconds. */
@@ -535,8 +574,10 @@ export interface paths {
                     updated_after?: number | null;
                     /** @description Unix seconds. */
                     updated_before?: number | null;
-                    /** @description `activity`: by when it was last spoken in. */
-                    order_by?: "created" | "activity";
+                    /** @description Unix seconds. */
+                    active_after?: number | null;
+                    /** @description Unix seconds. */
+                    active_before?: number | null;
                     /** @description Rows on a page. */
                     limit?: number;
                     /** @description By the time of creation. */
@@ -776,10 +817,16 @@ export interface paths {
             parameters: {
                 query?: {
                     user?: string | null;
+                    /** @description The beginning of the user. */
+                    user_prefix?: string | null;
                     /** @description The beginning of the name. */
                     name?: string | null;
                     archived?: boolean | null;
                     status?: ("idle" | "busy") | null;
+                    /** @description The status of the thread's last turn. */
+                    last_turn?: ("in_progress" | "completed" | "incomplete" | "failed" | "cancelled") | null;
+                    /** @description The model of the thread's last turn. */
+                    model?: string | null;
                     /** @description Unix seconds. */
                     created_after?: number | null;
                     /** @description Unix seconds. */
@@ -788,8 +835,10 @@ export interface paths {
                     updated_after?: number | null;
                     /** @description Unix seconds. */
                     updated_before?: number | null;
-                    /** @description `activity`: by when it was last spoken in. */
-                    order_by?: "created" | "activity";
+                    /** @description Unix seconds. */
+                    active_after?: number | null;
+                    /** @description Unix seconds. */
+                    active_before?: number | null;
                     /** @description `metadata[key]=value`: threads that have all of these. */
                     metadata?: {
                         [key: string]: string;
@@ -1670,17 +1719,16 @@ export interface components {
             reduced: components["schemas"]["Reduced"] | null;
             cut_by_provider: boolean;
         };
-        /**
-         * ContinuationReason
-         * @description The reason why a turn is new, chained or rebuilt. docs/history.md lists them for readers of the API.
-         * @enum {string}
-         */
-        ContinuationReason: "first_turn" | "live_response_id" | "items_added" | "parent_unfinished" | "no_response_id" | "response_id_expired" | "response_id_unknown" | "response_id_dropped" | "history_changed" | "compacted" | "other_model" | "other_account" | "no_input" | "system_message" | "tool_outputs_unmatched" | "tool_outputs_unsupported" | "provider_cut_history" | "window_full" | "chain_refused" | "chain_too_long" | "failover";
         ContextManagement: {
             /** @constant */
             type: "compaction";
             compact_threshold?: number | null;
         };
+        /**
+         * @description The reason why a turn is new, chained or rebuilt. docs/history.md lists them for readers of the API.
+         * @enum {string}
+         */
+        ContinuationReason: "first_turn" | "live_response_id" | "items_added" | "parent_unfinished" | "no_response_id" | "response_id_expired" | "response_id_unknown" | "response_id_dropped" | "history_changed" | "compacted" | "other_model" | "other_account" | "no_input" | "system_message" | "tool_outputs_unmatched" | "tool_outputs_unsupported" | "provider_cut_history" | "window_full" | "chain_refused" | "chain_too_long" | "failover";
         Conversation: {
             id: string;
             /** @constant */
@@ -1904,6 +1952,7 @@ export interface components {
             ttl_seconds: number | null;
             /** @enum {string} */
             status: "idle" | "busy";
+            last_turn: ("in_progress" | "completed" | "incomplete" | "failed" | "cancelled") | null;
             last_message: components["schemas"]["LastMessage"] | null;
             head_id: string | null;
             forked_turn_id: string | null;
@@ -2023,6 +2072,7 @@ export interface components {
             ttl_seconds: number | null;
             /** @enum {string} */
             status: "idle" | "busy";
+            last_turn: ("in_progress" | "completed" | "incomplete" | "failed" | "cancelled") | null;
             last_message: components["schemas"]["LastMessage"] | null;
             head_id: string | null;
             forked_turn_id: string | null;
@@ -2135,6 +2185,24 @@ export interface components {
             preset?: components["schemas"]["UserPreset"] | null;
             name?: string | null;
             turn_id?: string | null;
+        };
+        /** @description A thread with its hits. */
+        ThreadHits: {
+            id: string;
+            /** @constant */
+            object: "search.thread";
+            thread: components["schemas"]["Thread"];
+            score: number;
+            hit_count: number;
+            hits: components["schemas"]["Hit"][];
+        };
+        ThreadHitsList: {
+            /** @constant */
+            object: "list";
+            data: components["schemas"]["ThreadHits"][];
+            first_id: string | null;
+            last_id: string | null;
+            has_more: boolean;
         };
         ThreadList: {
             /** @constant */

@@ -45,6 +45,7 @@ class Thread(TypedDict):
     metadata: dict[str, str]
     ttl_seconds: int | None
     status: Literal["idle", "busy"]
+    last_turn: TurnStatus | None
     last_message: LastMessage | None
     head_id: str | None
     forked_turn_id: str | None
@@ -95,15 +96,20 @@ class ThreadFork(ThreadFields, total=False):
 
 class ThreadFilters(TypedDict, total=False):
     user: str
+    user_prefix: str
     name: str
     metadata: dict[str, str]
     archived: bool
     status: Literal["idle", "busy"]
+    last_turn: TurnStatus
+    model: str
     order_by: Literal["created", "activity"]
     created_after: int
     created_before: int
     updated_after: int
     updated_before: int
+    active_after: int
+    active_before: int
 
 
 class Paging(TypedDict, total=False):
