@@ -43,9 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LONGEST = (
-    "stopping", "leaving", "long_memory", "console", "documents", "openapi", "durability", "serve", "audit",
-    "sealed_contents", "encryption", "http11", "rolling_upgrade", "faults", "outages", "kept_answers", "limits",
-    "bounds", "accounts", "transfer", "postgres_forms", "command_line", "examples",
+    "stopping", "leaving", "long_memory", "console", "console_panel", "console_acting", "console_now", "documents",
+    "openapi", "durability", "serve", "audit", "sealed_contents", "encryption", "http11", "rolling_upgrade", "faults",
+    "outages", "kept_answers", "limits", "bounds", "accounts", "transfer", "postgres_forms", "command_line", "examples",
+    "console_failures", "console_usage",
 )  # fmt: skip
 """Test files that begin first, so that no worker ends with one of them while the others have nothing left."""
 

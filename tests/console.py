@@ -4,12 +4,13 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx2
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
+from app.db import ids
 from tests.databases import migrated_database
 from tests.service import Emulator, Service
 
@@ -92,6 +93,42 @@ class Console:
         for text in texts:
             assert self.http.post(f"/threads/{thread}/turns", json={"input": text}).status_code == 200
         return thread
+
+    def long_thread(self, turns: int, *, last: str = "The last message", **fields: Any) -> str:
+        """Import a thread of many turns, two seconds apart, each answered with `<b>one</b>`. Return its id.
+
+        Args:
+            last: the input of the last turn.
+        """
+        record = self.http.get(f"/threads/{self.thread('Echo: <b>one</b>', **fields)}/export").json()
+        self.http.delete(f"/threads/{record['id']}").raise_for_status()
+        (first,) = record["turns"]
+        bucket = ids.bucket_of(UUID(first["id"].removeprefix("turn_")))
+        made = [ids.turn_id(ids.new_id(bucket)) for _ in range(turns)]
+        record["turns"] = [
+            {
+                **first, "id": id_, "parent_id": made[number - 1] if number else None,
+                "response_id": f"{first['response_id'][:-8]}{number:08x}",
+                **{moment: first[moment] + 2 * (number - turns) for moment in ("created_at", "completed_at")},
+                "items": [
+                    _copied(item, number, last if number == turns - 1 else f"Message {number + 1}")
+                    for item in first["items"]
+                ],
+            }
+            for number, id_ in enumerate(made)
+        ]  # fmt: skip
+        taken = self.http.post("/threads/import", json={**record, "head_id": made[-1]})
+        assert taken.status_code == 201, taken.text
+        thread: str = taken.json()["id"]
+        return thread
+
+
+def _copied(item: dict[str, Any], number: int, said: str) -> dict[str, Any]:
+    """Return an exported item with an id of its own, and with another text if it is an input."""
+    item_id = f"{item['item_id'][:-8]}{number:08x}"
+    changed = {"id": item_id} if "id" in item["data"] else {}
+    changed |= {"content": said} if item["origin"] == "input" else {}
+    return {**item, "item_id": item_id, "data": {**item["data"], **changed}}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The console's Now page, and threads that go on while somebody looks at them: by clicks, in a real browser."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,10 +78,11 @@ def test_task_4_see_what_runs_what_is_throttled_and_which_limit_is_near(
         expect(row.get_by_role("link")).to_be_focused()
         page.get_by_role("button", name="Pause").click()
         expect(state(page)).to_have_text("Paused")
+        expect(page.locator("#pause use")).to_have_attribute("href", re.compile(r"^/console/static/.+#play$"))
     expect(page.locator("#row-" + turn)).to_be_visible()
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("#running")).to_contain_text("Nothing is running")
-    expect(page.locator("#news")).to_contain_text("0 turns run")  # A screen reader is told the counts.
+    expect(page.locator("#heard")).to_contain_text("0 turns run")  # A screen reader is told the counts.
 
 
 def test_task_5_watch_a_conversation_go_on_that_is_held_elsewhere(console: Console, emulator: Emulator) -> None:
@@ -93,7 +95,7 @@ def test_task_5_watch_a_conversation_go_on_that_is_held_elsewhere(console: Conso
         article = page.locator(f"#{turn}")
         expect(article.locator(".stream")).to_contain_text("word word word")
         expect(article).to_be_in_viewport()
-        expect(page.locator("#news")).to_have_text("A new turn was added.")
+        expect(page.locator("#heard")).to_have_text("A new turn was added.")
         page.reload()  # The text before is there, once.
         expect(article.locator(".stream")).to_contain_text("word word word word word word")
         assert article.locator(".stream").inner_text().startswith("word word")

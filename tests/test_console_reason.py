@@ -1,42 +1,14 @@
 """Console pages of a thread's chain and tree: why turns were rebuilt, and pages of long threads."""
 
 import json
-from uuid import UUID
 
 from playwright.sync_api import expect
 
-from app.db import ids
 from tests.console import Console, needs_chromium
 
 pytestmark = needs_chromium
 
 HOSTILE = "<img src=x onerror=alert(1)> & more"
-
-
-def imported(console: Console, turns: int) -> str:
-    """Import a thread with so many turns, of which the last is hostile. Return its id."""
-    record = console.http.get(f"/threads/{console.thread('Hello')}/export").json()
-    (first,) = record["turns"]
-    bucket = ids.bucket_of(UUID(first["id"].removeprefix("turn_")))
-    made = [ids.turn_id(ids.new_id(bucket)) for _ in range(turns)]
-    message = {"type": "message", "role": "user"}
-    record["turns"] = [
-        {
-            **first, "id": id_, "parent_id": None if number == 0 else made[number - 1],
-            "items": [{
-                "origin": "input", "item_id": f"msg_{id_}",
-                "data": {**message, "content": HOSTILE if id_ == made[-1] else f"Message {number + 1}"},
-            }],
-            "continuation": "new" if number == 0 else "rebuilt",
-            "continuation_reason": "first_turn" if number == 0 else "other_model",
-        }
-        for number, id_ in enumerate(made)
-    ]  # fmt: skip
-    console.http.delete(f"/threads/{record['id']}").raise_for_status()
-    taken = console.http.post("/threads/import", json={**record, "head_id": made[-1]})
-    assert taken.status_code == 201, taken.text
-    thread: str = taken.json()["id"]
-    return thread
 
 
 def test_a_support_engineer_reads_why_a_turn_was_rebuilt(console: Console) -> None:
@@ -59,7 +31,7 @@ def test_a_support_engineer_reads_why_a_turn_was_rebuilt(console: Console) -> No
 
 
 def test_a_long_chain_and_its_tree_say_which_part_they_show(console: Console) -> None:
-    thread = imported(console, 230)
+    thread = console.long_thread(230, last=HOSTILE)
     for place, rows in (("chain", "tbody tr"), ("tree", ".tree li")):
         page = console.open(f"/threads/{thread}/{place}")
         expect(page.locator(rows)).to_have_count(100)

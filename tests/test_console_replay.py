@@ -2,7 +2,6 @@
 
 import json
 import re
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from playwright.sync_api import Route, expect
@@ -27,12 +26,7 @@ def test_a_conversation_is_played_paused_and_gone_through(console: Console) -> N
 
 
 def test_a_long_conversation_loads_as_it_plays_and_keeps_what_is_near(console: Console) -> None:
-    thread = console.http.post("/threads", json={}).json()["id"]
-    assert console.http.post(f"/threads/{thread}/turns", json={"input": "Echo: <b>one</b>"}).status_code == 200
-    record = console.http.get(f"/threads/{thread}/export").json()
-    long = many_turns(record, 90)
-    assert console.http.delete(f"/threads/{thread}").status_code == 200
-    assert console.http.post("/threads/import", json=long).status_code == 201
+    thread = console.long_thread(90)
     page, asked = console.page, list[tuple[int, int]]()
 
     def watched(route: Route) -> None:
@@ -72,21 +66,3 @@ def test_a_long_conversation_loads_as_it_plays_and_keeps_what_is_near(console: C
     page.keyboard.press("End")
     expect(page.locator("#turn")).to_have_text("90 / 90")
     console.wrong = [each for each in console.wrong if "503" not in each]
-
-
-def many_turns(record: dict[str, Any], count: int) -> dict[str, Any]:
-    """Return an export with a branch of copies of its turn, two seconds apart."""
-    turns: list[dict[str, Any]] = []
-    for number in range(count):
-        turn = json.loads(json.dumps(record["turns"][0]))
-        turn["id"] = f"{turn['id'][:-11]}{number:08x}{turn['id'][-3:]}"
-        turn["parent_id"] = turns[-1]["id"] if turns else None
-        turn["response_id"] = f"{turn['response_id'][:-8]}{number:08x}"
-        for moment in ("created_at", "completed_at"):
-            turn[moment] += number * 2 - count * 2
-        for item in turn["items"]:
-            item["item_id"] = f"{item['item_id'][:-8]}{number:08x}"
-            if "id" in item["data"]:
-                item["data"]["id"] = item["item_id"]
-        turns.append(turn)
-    return {**record, "turns": turns, "head_id": turns[-1]["id"]}

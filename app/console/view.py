@@ -104,7 +104,6 @@ _templates.filters |= {
     "hue": _hue,
     "initials": _initials,
     "filesize": _filesize,
-    "money": lambda costs, digits=4: money(costs, digits),
 }  # fmt: skip
 
 
@@ -239,9 +238,10 @@ def _html(request: Request, template: str, t: Words, language: str, status: int,
     return HTMLResponse(text, status_code=status, headers=headers)
 
 
-def money(costs: Mapping[str, float], digits: int) -> str:
-    """Return amounts as a page shows them, each with its currency where that has a name."""
+def money(costs: Mapping[str, float]) -> str:
+    """Return amounts with as many digits as their size needs, each with its currency where that has a name."""
     return ", ".join(
-        f"{amount:,.{digits}f}" if currency == NO_CURRENCY else f"{amount:,.{digits}f} {currency}"
-        for currency, amount in sorted(costs.items())
+        f"{cost:,.{2 if cost >= 1000 or not cost else 4 if cost >= 1 else 6}f}"
+        + ("" if currency == NO_CURRENCY else f" {currency}")
+        for currency, cost in costs.items()
     )

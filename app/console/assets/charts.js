@@ -1,5 +1,6 @@
 // Charts over time. Their numbers come from tables in the page, so nothing is fetched and screen readers can read them.
 import uPlot from "../vendor/uPlot.esm.js";
+import { element } from "./words.js";
 
 const HEIGHT = 220;
 const DAY = 86_400;
@@ -55,7 +56,7 @@ export function timeSeries(place, { times, series, stacked = false, bars = stack
   if (stacked) order.reverse(); // The highest bar lies behind the others.
   const left = since === null ? xs[0] ?? 0 : Math.min(since, xs[0] ?? since);
   const right = Math.max(until ?? 0, (xs.at(-1) ?? 0) + (bars ? step : 0), left + step);
-  const tooltip = Object.assign(document.createElement("div"), { className: "tooltip", hidden: true });
+  const tooltip = element("div", { className: "tooltip", hidden: true });
   const axis = { stroke: () => colour("quiet"), font: "12px system-ui, sans-serif", grid: { stroke: () => colour("line"), width: 1 }, ticks: { show: false } };
   const options = {
     width: Math.max(place.clientWidth, 120),
@@ -93,12 +94,12 @@ export function timeSeries(place, { times, series, stacked = false, bars = stack
     const { idx, left: x } = chart.cursor;
     tooltip.hidden = idx === null || idx === undefined || x < 0;
     if (tooltip.hidden) return;
-    const head = Object.assign(document.createElement("strong"), { textContent: (step >= DAY ? date : moment).format(xs[idx] * 1000) });
-    const lines = document.createElement("dl");
+    const head = element("strong", { textContent: (step >= DAY ? date : moment).format(xs[idx] * 1000) });
+    const lines = element("dl");
     series.forEach((each, index) => {
       lines.append(
-        Object.assign(document.createElement("dt"), { className: each.colour, textContent: each.label }),
-        Object.assign(document.createElement("dd"), { textContent: amount(raw[index][idx], unit) }),
+        element("dt", { className: each.colour, textContent: each.label }),
+        element("dd", { textContent: amount(raw[index][idx], unit) }),
       );
     });
     tooltip.replaceChildren(head, lines);

@@ -1,10 +1,15 @@
-// Announcements of a streamed answer for screen readers: whole sentences, at most every few seconds, and its end.
+// Announcements for screen readers: changes in the page, and a streamed answer in whole sentences, at most every few
+// seconds, with its end.
 import { t } from "./words.js";
 
 const PAUSE_MILLISECONDS = 4000;
 const SENTENCE = /^.*[.!?。！？\n](?=\s|$|[^\s.!?])/s;
 
 const heard = document.querySelector("#heard");
+
+export function hear(text) {
+  heard.textContent = text;
+}
 
 export function announcer() {
   let rest = "";
@@ -14,12 +19,12 @@ export function announcer() {
       rest += text;
       const [sentences] = rest.match(SENTENCE) ?? [""];
       if (!sentences || Date.now() - last < PAUSE_MILLISECONDS) return;
-      heard.textContent = sentences;
+      hear(sentences);
       rest = rest.slice(sentences.length);
       last = Date.now();
     },
     end() {
-      heard.textContent = `${rest} ${t("The answer has ended.")}`;
+      hear(`${rest} ${t("The answer has ended.")}`);
     },
   };
 }

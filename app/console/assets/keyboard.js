@@ -4,7 +4,7 @@ import { element, t } from "./words.js";
 const OFF = "shortcuts-off";
 const PAGES = { t: "threads", f: "failures", n: "now", u: "usage", a: "audit", s: "settings" };
 const SECOND_KEY_MILLISECONDS = 1500;
-const ROWS = "#turns article, main .threads li > a, main [data-row], main table.data tbody tr";
+const ROWS = "#turns article, main .threads li > a, main table.data tbody tr";
 
 let after = "";
 let timer = 0;
@@ -24,7 +24,7 @@ function move(step) {
   const conversation = all[0].matches("article");
   const first = step > 0 && !conversation ? 0 : all.length - 1;
   const row = all[at < 0 ? first : Math.max(0, Math.min(all.length - 1, at + step))];
-  const target = row.matches("tr, [data-row]") ? (row.querySelector("a") ?? row) : row;
+  const target = row.matches("tr") ? (row.querySelector("a") ?? row) : row;
   if (!target.matches("a, button")) target.tabIndex = -1;
   target.focus();
   row.scrollIntoView({ block: "nearest" });
@@ -48,7 +48,7 @@ const KEYS = {
   e: () => document.querySelector("[data-dialog=edit-thread]")?.click(),
   "[": () => branch("before"),
   "]": () => branch("after"),
-  Enter: () => document.activeElement.matches("article") && document.activeElement.querySelector("[data-panel]")?.click(),
+  Enter: () => document.activeElement.matches("article") && document.activeElement.querySelector("[data-details]")?.click(),
   "?": help,
 };
 

@@ -53,6 +53,7 @@ export function live(path, events, tell = () => {}) {
     source.addEventListener("open", () => tell("live"));
     source.addEventListener("error", lost);
     for (const [kind, handle] of Object.entries(events)) {
+      if (kind === "error") continue; // See lost(): a connection that breaks off has no data.
       source.addEventListener(kind, (event) => {
         if (event.lastEventId) last = event.lastEventId;
         handle(JSON.parse(event.data));

@@ -1,18 +1,13 @@
 // A live conversation: turns from any client appear and stream in.
-import { announcer } from "./heard.js";
+import { announcer, hear } from "./heard.js";
 import { indicator, live } from "./live.js";
 import { nearEnd, showTurn, toEnd } from "./turns.js";
 
 export function liveThread(turns) {
   const thread = turns.dataset.thread;
-  const news = document.querySelector("#news");
   const below = document.querySelector("#below");
   const announcers = new Map(); // By turn.
   let unread = 0;
-
-  function say(text) {
-    if (news) news.textContent = text;
-  }
 
   function read() {
     unread = 0;
@@ -34,7 +29,7 @@ export function liveThread(turns) {
     const follows = nearEnd();
     const before = turns.lastElementChild;
     if (!(await showTurn(thread, turn.id)) || turns.lastElementChild === before) return;
-    say(turns.dataset.newTurn);
+    hear(turns.dataset.newTurn);
     if (follows) return toEnd();
     unread += 1;
     below.querySelector("span").textContent = unread === 1 ? turns.dataset.newBelow : turns.dataset.moreBelow.replace("{n}", unread);
@@ -80,8 +75,9 @@ export function liveThread(turns) {
     "thread.updated": () => window.htmx?.trigger(document.body, "changed"),
     "thread.deleted": () => {
       stream.stop();
-      document.querySelector("#gone").hidden = false;
-      say(document.querySelector("#gone").textContent.trim());
+      const gone = document.querySelector("#gone");
+      gone.hidden = false;
+      hear(gone.textContent.trim());
     },
   }, indicator(document.querySelector("#live")));
 }

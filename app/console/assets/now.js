@@ -1,10 +1,11 @@
 // The Now page: each event of the stream reloads its content, and durations count on in between.
+import { fetchHtml } from "./api.js";
+import { hear } from "./heard.js";
 import { indicator, live, renew } from "./live.js";
 
 const NEWS_MILLISECONDS = 10000;
 
 const now = document.querySelector("#now");
-const news = document.querySelector("#news");
 const pause = document.querySelector("#pause");
 let fetching = false;
 let again = false;
@@ -17,9 +18,9 @@ async function update() {
     return;
   }
   fetching = true;
-  const answer = await fetch(now.dataset.part, { headers: { "HX-Request": "true" } }).catch(() => null);
-  if (answer?.ok) {
-    renew(now, await answer.text());
+  const html = await fetchHtml(now.dataset.part, true);
+  if (html !== null) {
+    renew(now, html);
     tick();
     tell();
   }
@@ -36,7 +37,7 @@ function tell() {
   if (summary === told || Date.now() < toldAt + NEWS_MILLISECONDS) return;
   told = summary;
   toldAt = Date.now();
-  news.textContent = summary;
+  hear(summary);
 }
 
 function tick() {
@@ -68,5 +69,6 @@ pause.addEventListener("click", () => {
     stream.resume();
   }
   pause.querySelector("span").textContent = paused ? pause.dataset.resume : pause.dataset.pause;
-  pause.querySelector("use").setAttribute("href", `/console/vendor/icons.svg#${paused ? "play" : "pause"}`);
+  const icon = pause.querySelector("use");
+  icon.setAttribute("href", icon.getAttribute("href").replace(/#.*/, paused ? "#play" : "#pause"));
 });

@@ -1,11 +1,9 @@
 // The panel of a turn beside its conversation: opened by its links, named in the address, closed by Escape.
+import { hear } from "./heard.js";
 import { prepare, prove } from "./turn_proof.js";
 
 const side = document.querySelector("#side");
 const phone = window.matchMedia("(max-width: 44.99rem)");
-const live = Object.assign(document.createElement("div"), { className: "hidden" });
-live.setAttribute("role", "status");
-document.body.append(live);
 let opener = null;
 
 const panel = () => side?.querySelector("#panel");
@@ -22,17 +20,16 @@ function select(turn) {
   for (const article of document.querySelectorAll("article.turn")) article.classList.toggle("selected", article.id === turn);
 }
 
-async function open(turn, { push = true, tab = "" } = {}) {
+async function open(turn, { push = true } = {}) {
   const thread = location.pathname.split("/")[3];
-  const place = `/console/threads/${thread}/turns/${turn}/panel`;
   if (push) history.pushState({}, "", addressed(turn));
   select(turn);
   side.setAttribute("aria-busy", "true");
-  await window.htmx.ajax("GET", tab ? `${place}?tab=${tab}` : place, { target: "#side", swap: "innerHTML" });
+  await window.htmx.ajax("GET", `/console/threads/${thread}/turns/${turn}/panel`, { target: "#side", swap: "innerHTML" });
   side.removeAttribute("aria-busy");
   if (!panel()) return;
   panel().querySelector("#panel-title").focus({ preventScroll: true });
-  live.textContent = panel().dataset.opened;
+  hear(panel().dataset.opened);
 }
 
 function close({ push = true } = {}) {
@@ -43,7 +40,7 @@ function close({ push = true } = {}) {
   if (push) history.pushState({}, "", addressed(null));
   const back = opener?.isConnected ? opener : document.querySelector(`[data-details="${CSS.escape(turn)}"]`);
   (back ?? document.querySelector("#content")).focus();
-  live.textContent = closed;
+  hear(closed);
 }
 
 // A conversation's page has room for the panel; a turn's own page is the panel.
@@ -74,7 +71,7 @@ async function copy(link) {
   const label = link.querySelector("span") ?? link;
   link.dataset.label ??= label.textContent;
   label.textContent = link.dataset.copied;
-  live.textContent = link.dataset.copied;
+  hear(link.dataset.copied);
   setTimeout(() => {
     label.textContent = link.dataset.label;
   }, 2000);

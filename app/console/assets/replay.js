@@ -1,5 +1,7 @@
 // Replay of a conversation. Turns are loaded page by page shortly before they are played, and dropped when they are far from
 // the position. So a conversation of any length plays at once and fits into memory.
+import { element } from "./words.js";
+
 const TURNS = 20; // of a page
 const AHEAD = 5; // turns before the end of a page at which the next is requested
 const KEPT = 3; // pages in memory
@@ -85,12 +87,10 @@ export function play(player) {
   function put(shown, moment) {
     let last = stage.lastElementChild;
     if (moment.whole || last?.dataset.turn !== shown.id || last.dataset.who !== moment.who) {
-      last = document.createElement("div");
-      last.className = `message ${moment.who === "you" ? "user" : "assistant"}`;
-      Object.assign(last.dataset, { turn: shown.id, who: moment.who });
-      const who = Object.assign(document.createElement("span"), { className: "who", textContent: stage.dataset[moment.who] });
-      const text = Object.assign(document.createElement("div"), { className: "text plain", dir: "auto" });
-      last.append(who, text);
+      const who = element("span", { className: "who", textContent: stage.dataset[moment.who] });
+      const text = element("div", { className: "text plain", dir: "auto" });
+      const className = `message ${moment.who === "you" ? "user" : "assistant"}`;
+      last = element("div", { className, data: { turn: shown.id, who: moment.who } }, who, text);
       stage.append(last);
     }
     last.lastElementChild.append(moment.said);

@@ -1,15 +1,9 @@
 // Verification of one turn's proof: digests of its contents, records, their path to the signed root, and the signature.
 import { BYTES, HEX, TEXT, canonical, isSigned, leafHash, rootOf, sha256 } from "./proof.js";
+import { element, fill } from "./words.js";
 
 const REMEMBERED = "everthread-audit-key";
 const MOST_SHOWN = 20000;
-
-const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-const make = (name, fields = {}, ...children) => {
-  const element = Object.assign(document.createElement(name), fields);
-  element.append(...children);
-  return element;
-};
 
 export function prepare(form) {
   form.key.value = localStorage.getItem(REMEMBERED) ?? "";
@@ -23,7 +17,7 @@ export async function prove(form) {
   list.replaceChildren();
   const say = (kind, ...lines) => {
     verdict.className = `verdict ${kind}`;
-    verdict.replaceChildren(...lines.map((line) => make("p", { textContent: line })));
+    verdict.replaceChildren(...lines.map((line) => element("p", { textContent: line })));
   };
   if (!window.isSecureContext || !crypto.subtle) return say("warn", texts.insecure);
   const given = form.key.value.trim().toLowerCase();
@@ -48,7 +42,7 @@ export async function prove(form) {
   if (!compared.length) return say("warn", texts.nothing);
   const recorded = compared.map((each) => each.record.at).sort().at(-1);
   say(given ? "good" : "stated", fill(texts.good, { recorded: moment(recorded), signed: moment(checkpoint.at) }), given ? texts.trusted : texts.stated);
-  if (!given) verdict.append(make("code", { textContent: checkpoint.public_key }));
+  if (!given) verdict.append(element("code", { textContent: checkpoint.public_key }));
 }
 
 // Checks a part. Returns `same`, `unsigned`, the reason why it cannot be compared, or `bad` with the problem.
@@ -63,7 +57,7 @@ async function check(part, proof, shown) {
   for (const text of part.texts) digest = await sha256(digest, TEXT.encode(text));
   if (HEX(digest) !== record.content) return wrong("differs");
   if (!isShown(part, shown)) return wrong("shown");
-  if (part.leaf === null) return { ...found, state: (await isWhole(record)) ? "unsigned" : "chain", bad: !(await isWhole(record)) };
+  if (part.leaf === null) return (await isWhole(record)) ? { ...found, state: "unsigned" } : wrong("chain");
   if (part.problem) return { ...found, state: part.problem };
   const leaf = proof.leaves.find((each) => each.position === part.leaf);
   for (let seq = record.seq; seq <= leaf.seq; seq += 1) {
@@ -113,17 +107,16 @@ function isShown(part, shown) {
 function draw({ part, record, state, bad }, texts) {
   const [kind, number] = part.part.split(" ");
   const name = fill(texts[kind] ?? part.part, { n: number });
-  const box = make("section", { className: `proved ${bad ? "bad" : state === "same" ? "good" : "warn"}` });
-  box.dataset.part = part.part;
-  box.append(make("h3", { textContent: `${bad ? "✗" : state === "same" ? "✓" : "–"} ${name}` }), make("p", { textContent: texts[state] }));
-  if (record) box.append(make("p", { className: "quiet-text small" }, `${record.action} · ${moment(record.at)} · `, make("code", { textContent: `${(record.content ?? "").slice(0, 16)}…` })));
+  const box = element("section", { className: `proved ${bad ? "bad" : state === "same" ? "good" : "warn"}`, data: { part: part.part } });
+  box.append(element("h3", { textContent: `${bad ? "✗" : state === "same" ? "✓" : "–"} ${name}` }), element("p", { textContent: texts[state] }));
+  if (record) box.append(element("p", { className: "quiet-text small" }, `${record.action} · ${moment(record.at)} · `, element("code", { textContent: `${(record.content ?? "").slice(0, 16)}…` })));
   if (part.texts.length) {
-    const contents = make("details", { className: "part" }, make("summary", { textContent: texts.contents }));
+    const contents = element("details", { className: "part" }, element("summary", { textContent: texts.contents }));
     contents.addEventListener("toggle", () => {
       if (contents.querySelector("pre")) return;
       const whole = JSON.stringify(named(part), (_, value) => readable(value), 2);
-      contents.append(make("pre", { tabIndex: 0, textContent: whole.slice(0, MOST_SHOWN) }));
-      if (whole.length > MOST_SHOWN) contents.append(make("p", { className: "note", textContent: texts.cut }));
+      contents.append(element("pre", { tabIndex: 0, textContent: whole.slice(0, MOST_SHOWN) }));
+      if (whole.length > MOST_SHOWN) contents.append(element("p", { className: "note", textContent: texts.cut }));
     });
     box.append(contents);
   }

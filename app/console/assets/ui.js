@@ -1,12 +1,14 @@
 // Behaviour of the components: relative times, copying, tooltips and menus.
 
+import { element } from "./words.js";
+
 // Relative times.
 const language = document.documentElement.lang;
 const relative = new Intl.RelativeTimeFormat(language, { style: "narrow" });
 const present = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(0, "second");
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
 
-export function ago(date) {
+function ago(date) {
   const passed = (Date.now() - date) / 1000;
   if (Math.abs(passed) >= 7 * 86400) return null;
   const [unit, seconds] = UNITS.find(([, each]) => Math.abs(passed) >= each) ?? [];
@@ -44,8 +46,7 @@ document.addEventListener("click", async (event) => {
 });
 
 // One tooltip for all elements: shown on hover and focus, hidden by Escape.
-const tip = Object.assign(document.createElement("div"), { id: "tip", role: "tooltip", hidden: true });
-tip.setAttribute("role", "tooltip");
+const tip = element("div", { id: "tip", role: "tooltip", hidden: true });
 document.body.append(tip);
 let shownFor = null;
 

@@ -1,6 +1,7 @@
 // Verification of the trail of a thread or a project in the browser: each record's hash, its chain, its path to the signed root, the signature.
 import { PROOF } from "./api.js";
 import { HEX, TEXT, canonical, isSigned, leafHash, rootOf, sha256 } from "./proof.js";
+import { element } from "./words.js";
 
 const MOST_DRAWN = 500;
 
@@ -98,12 +99,10 @@ async function onServer(exported, key) {
 }
 
 function draw(verdict, records, leaves, checkpoint) {
-  const list = document.createElement("ol");
-  list.className = "proof";
+  const list = element("ol", { className: "proof" });
   for (const record of records.slice(0, MOST_DRAWN)) {
     const leaf = leaves.find((each) => each.thread === record.thread && each.seq === record.seq);
-    const item = document.createElement("li");
-    item.append(`${record.action} · ${record.hash.slice(0, 12)}…`);
+    const item = element("li", {}, `${record.action} · ${record.hash.slice(0, 12)}…`);
     if (leaf) {
       const path = (leaf.proof ?? []).map((each) => `${each.slice(0, 6)}…`);
       item.append(` → leaf ${leaf.position} → ${[...path, `${checkpoint.root.slice(0, 12)}…`].join(" → ")}`);

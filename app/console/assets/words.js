@@ -2,10 +2,11 @@
 const TRANSLATIONS = JSON.parse(document.querySelector("meta[name=words]").content);
 
 export function t(text, filled = {}) {
-  return Object.entries(filled).reduce(
-    (said, [name, value]) => said.replaceAll(`{${name}}`, () => String(value)),
-    TRANSLATIONS[text] ?? text,
-  );
+  return fill(TRANSLATIONS[text] ?? text, filled);
+}
+
+export function fill(text, filled) {
+  return text.replace(/\{(\w+)\}/g, (place, name) => filled[name] ?? place);
 }
 
 export function element(tag, properties = {}, ...children) {

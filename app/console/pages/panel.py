@@ -95,7 +95,6 @@ async def _overview(view: View, path: str, turn: dict[str, Any]) -> Shown:
     usage, context = fields_of(turn["usage"]), fields_of(turn["context"])
     return {
         "link": link,
-        "attempts": made["data"],
         "feedback": [] if feedback is None else feedback["data"][:MOST_FEEDBACK],
         "usage": {
             "input": usage.get("input_tokens"),
@@ -103,7 +102,7 @@ async def _overview(view: View, path: str, turn: dict[str, Any]) -> Shown:
             "output": usage.get("output_tokens"),
             "reasoning": fields_of(usage.get("output_tokens_details")).get("reasoning_tokens") or 0,
         },
-        "cost": money({turn["cost"]["currency"]: turn["cost"]["amount"]}, 6) if turn["cost"] else None,
+        "cost": money({turn["cost"]["currency"]: turn["cost"]["amount"]}) if turn["cost"] else None,
         "context": context,
         "times": _times(turn, made["data"]),
     }

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from app.console.meanings import meaning_of
 from app.console.pages.panel import beside
-from app.console.view import View, money
+from app.console.view import View
 from app.http.nesting import excess
 from app.http.services import services
 from app.items.media import is_data, source_of
@@ -126,7 +126,6 @@ def _leaf(turn_id: str, siblings: dict[str | None, list[str]]) -> tuple[str, str
 
 def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> dict[str, Any]:
     """A turn as a page shows it. Args: beside: the turns that have the same parent, with their branches' ends."""
-    usage = fields_of(turn["usage"])
     place = next((number for number, (id_, _) in enumerate(beside) if id_ == turn["id"]), 0)
     return {
         "id": turn["id"],
@@ -134,13 +133,9 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
         "continuation": turn["continuation"] or "added",
         "reason": turn["continuation_reason"] or "",
         "model": turn["model"],
-        "account": turn["account"],
         "created_at": turn["created_at"],
         "seconds": None if turn["completed_at"] is None else turn["completed_at"] - turn["created_at"],
-        "first_word": turn["first_word_ms"],
-        "tokens": usage.get("total_tokens"),
-        "cached": fields_of(usage.get("input_tokens_details")).get("cached_tokens") or 0,
-        "cost": money({turn["cost"]["currency"]: turn["cost"]["amount"]}, 6) if turn["cost"] else None,
+        "tokens": fields_of(turn["usage"]).get("total_tokens"),
         **left_out(turn),
         "notice": notice(turn),
         "input": [part(item) for item in turn["input"]],
@@ -192,7 +187,7 @@ def part(item: dict[str, Any]) -> dict[str, Any]:
         output = item.get("output")
         media = list(map(_medium, media_of(output)))
         said_ = "".join(string(each.get("text")) for each in objects(output)) if isinstance(output, list) else output
-        return {"form": "output", "name": type_, "text": _pretty(said_), "media": media}
+        return {"form": "output", "text": _pretty(said_), "media": media}
     details = {name: value for name, value in item.items() if name not in ("id", "type", "status", "call_id")}
     action = fields_of(details.get("action"))
     sources = [found for each in objects(action.get("sources")) if (found := _source(each)) is not None]

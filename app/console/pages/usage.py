@@ -108,19 +108,11 @@ def _shared(span: Range, only: dict[str, str], sort: str) -> dict[str, Any]:
     return {"span": span, "only": only, "sort": sort, "query_of": query_of, "csv_query": csv_query}
 
 
-def amounts(costs: dict[str, float]) -> str:
-    """Return costs with as many digits as their size needs."""
-    return ", ".join(
-        money({currency: cost}, 2 if cost >= 1000 or not cost else 4 if cost >= 1 else 6)
-        for currency, cost in costs.items()
-    )
-
-
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "tokens": row["input_tokens"] + row["output_tokens"],
-        "money": amounts(row["costs"]),
+        "money": money(row["costs"]),
         "is_whole": not row["unpriced_turns"],
     }
 
@@ -157,7 +149,7 @@ def _tiles(now: dict[str, Any], before: dict[str, Any]) -> dict[str, dict[str, A
         if now[name] is not None and before[name] is not None and before["currency"] in (None, now["currency"]):
             tiles[name] = tile(now[name], before[name])
             tiles[name]["money"] = {
-                row: amounts({now["currency"] or "": tiles[name][row]}) for row in ("value", "before")
+                row: money({now["currency"] or "": tiles[name][row]}) for row in ("value", "before")
             }
     return tiles
 
