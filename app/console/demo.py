@@ -3,7 +3,7 @@
 import base64
 import random
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 
 SEED = 7
 THREADS = 100
+SOME = 7
+"""Conversations after which one with a failure is mixed in."""
 EXPIRY_DAYS = 8.0
 """Between two halves of the demo: response ids live seven days."""
 
@@ -52,7 +54,7 @@ FAILURES: tuple[tuple[str, str, dict[str, Any]], ...] = (
      "message": "Input data may contain inappropriate content."}),
     ("Summarize 400 pages", "qwen-flash", {"kind": "status", "status": 400, "code": "InvalidParameter",
      "message": "Range of input length should be [1, 98304]"}),
-    ("A poem about the sea", "qwen3-coder-plus", {"kind": "status", "status": 403, "code": "Model.AccessDenied",
+    ("A poem about the sea", "qwen3-max", {"kind": "status", "status": 403, "code": "Model.AccessDenied",
      "message": "Model access denied."}),
     ("Minutes of the meeting", "qwen3.5-plus", {"kind": "failed", "code": "server_error",
      "message": "The model failed."}),
@@ -86,9 +88,14 @@ def run(url: str, key: str, emulator: str, report: Callable[[str], object]) -> i
             raise CannotShow(f"The service does not ask the emulator at {emulator}: say --emulator")
         report(f"{THREADS} conversations have begun.")
         demo.move(EXPIRY_DAYS)
-        for thread, script, filled in threads:
-            demo.go_on(thread, script, filled)
         demo.specials()
+        failures = demo.failures()
+        for number, (thread, script, filled) in enumerate(threads):
+            demo.go_on(thread, script, filled)
+            if (THREADS - number) % SOME == 3:
+                next(failures, None)
+        for _ in failures:
+            pass
         demo.move(-EXPIRY_DAYS)
     return THREADS
 
@@ -175,15 +182,17 @@ class _Demo:
                 thread, {"input": f"Ticket {number + 1}: how is it?", "model": "qwen-flash"},
                 [_message(f"Ticket {number + 1} is {'solved' if number % 3 else 'with a colleague'}.")],
             )  # fmt: skip
-        self._fail()
 
-    def _fail(self) -> None:
-        """Create conversations whose last turn has failed or ended early."""
-        for number, (title, model, fault) in enumerate(FAILURES):
-            for name in NAMES[number : 2 * number + 1]:
-                thread = self._sent("POST", "/threads", {"title": title, "user": f"{name.lower()}@example.com"})["id"]
-                self._told(fault)
-                self._http.post(f"/threads/{thread}/turns", json={"input": f"{title}, please.", "model": model})
+    def failures(self) -> Iterator[str]:
+        """Create conversations whose last turn has failed or ended early, one at each step."""
+        kinds = [kind for number, kind in enumerate(FAILURES) for _ in range(number + 1)]
+        self._chance.shuffle(kinds)
+        for number, (title, model, fault) in enumerate(kinds):
+            user = f"{NAMES[number * 5 % len(NAMES)].lower()}@example.com"
+            thread: str = self._sent("POST", "/threads", {"title": title, "user": user})["id"]
+            self._told(fault)
+            self._http.post(f"/threads/{thread}/turns", json={"input": f"{title}, please.", "model": model})
+            yield thread
 
     def _say(self, thread: str, script: Script, asked: str, answered: str, filled: dict[str, str]) -> dict[str, Any]:
         body = {"input": asked.format(**filled), "model": script.model}

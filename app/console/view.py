@@ -72,7 +72,7 @@ def _ago(seconds: float, t: Words) -> str:
     if abs(passed) >= 7 * DAY:
         return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
     if abs(passed) < 60:
-        return t("now")
+        return t("just now")
     past, ahead, unit = next(each for each in UNITS if abs(passed) >= each[2])
     return t(past if passed > 0 else ahead, n=abs(passed) // unit)
 

@@ -1,11 +1,11 @@
 // Behaviour of the components: relative times, copying, tooltips and menus.
 
-import { element } from "./words.js";
+import { element, t } from "./words.js";
 
 // Relative times.
 const language = document.documentElement.lang;
 const relative = new Intl.RelativeTimeFormat(language, { style: "narrow" });
-const present = new Intl.RelativeTimeFormat(language, { numeric: "auto" }).format(0, "second");
+const present = t("just now");
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
 
 function ago(date) {

@@ -130,7 +130,7 @@ def _turn(view: View, turn: dict[str, Any], beside: list[tuple[str, str]]) -> di
     return {
         "id": turn["id"],
         "status": turn["status"],
-        "continuation": turn["continuation"] or "added",
+        "continuation": turn["continuation"] or ("" if turn["model"] else "added"),
         "reason": turn["continuation_reason"] or "",
         "model": turn["model"],
         "created_at": turn["created_at"],

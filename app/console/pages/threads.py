@@ -158,6 +158,8 @@ def _count(view: View, shown: int, found: dict[str, Any]) -> str:
     """Return the number of results as text."""
     if "after" in view.request.query_params:
         return view.t("{n} more results", n=shown)
+    if not any(view.asked(name) for name in FIELDS):
+        return ""
     if found["has_more"]:
         return view.t("{n} results, and more", n=shown) if shown else view.t("No results so far")
     return view.t("1 result") if shown == 1 else view.t("{n} results", n=shown)
