@@ -491,12 +491,26 @@ def test_what_changes_something_is_taken_from_the_consoles_own_pages_alone(conso
     assert console.http.put("/threads/by-name/100%25").status_code == 201
     named = httpx2.get(f"{console.service.url}/console/api/threads/by-name/100%25", cookies=cookies)
     assert named.json()["name"] == "100%"
-    for next_ in ("https://evil.example", "//evil.example", "/console/\\evil", "/v1/threads"):
+    for next_ in ("https://evil.example", "//evil.example", "/console/\\evil", "/v1/threads", "/console/../v1/usage"):
         answer = httpx2.post(
             f"{console.service.url}/console/sign-in",
             data={"key": console.http.headers["authorization"][7:], "next": next_},
         )
         assert answer.headers["location"] == "/console/threads"
+
+
+def test_what_is_no_id_makes_no_other_request_of_a_page(console: Console) -> None:
+    thread = console.thread(title="Mine")
+    cookies = {cookie["name"]: cookie["value"] for cookie in console.context.cookies()}
+    for place in (
+        f"/threads/{thread}%3Flimit=1", f"/threads/{thread}%23", f"/threads/{thread}%3F/chain", "/threads/count/about",
+        f"/threads/{thread}?until=%1b", f"/threads/{thread}/earlier?last=../turns", "/settings?project=%1b",
+        "/purges/x%0a", "/purges/..%2Fthreads",
+    ):  # fmt: skip
+        answer = httpx2.get(f"{console.service.url}/console{place}", cookies=cookies)
+        assert answer.status_code == 404, place
+    rows = f"{console.service.url}/console/threads/rows"
+    assert httpx2.get(rows, cookies=cookies, headers={"HX-Current-URL": "http://["}).status_code == 200
 
 
 def test_a_key_sees_the_pages_that_its_scopes_open(

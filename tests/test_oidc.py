@@ -419,7 +419,8 @@ def test_a_used_answer_begins_no_other_session(running: Service, front: Front) -
 @pytest.mark.parametrize(
     "next_",
     ["https://evil.example", "//evil.example", "/console/\\evil.example", "/console//evil.example", "/v1/threads",
-     "/console/\n", "/console/" + "x" * 1000, "javascript:alert(1)"],
+     "/console/\n", "/console/%2e%2e/v1/usage", "/console/../v1/usage", "/console/" + "x" * 1000,
+     "javascript:alert(1)"],
 )  # fmt: skip
 def test_the_sign_in_leads_to_pages_of_the_console_alone(running: Service, front: Front, next_: str) -> None:
     visitor = Visitor(running, front, groups=["admins"])

@@ -68,7 +68,9 @@ def test_every_route_takes_one_scope_and_no_other_opens_it(service: Service, ser
             for scope, http in clients.items():
                 with http.stream(method, place) as answer:
                     refused = answer.status_code == 403 and b"missing_scope" in answer.read()
-                assert refused == (scope != scope_of(method, path)), (method, path, scope)
+                # The proof of a turn has its contents: it needs `audit` and `read` at once.
+                opens = scope == scope_of(method, path) and not path.endswith("/proof")
+                assert refused != opens, (method, path, scope)
             looked_at += 1
     assert looked_at > 90
 

@@ -91,7 +91,7 @@ def test_a_turn_is_proved_with_its_contents_and_one_changed_byte_is_noticed(
         assert part or wrong(project.call("GET", here), key) == []
 
 
-def test_the_proof_of_a_turn_opens_for_auditors_of_its_project_alone(
+def test_the_proof_of_a_turn_opens_for_auditors_of_its_project_who_may_read_it(
     service: Service, project: Project, service_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     thread = project.call("POST", "/threads", json={"user": "ada"})["id"]
@@ -99,7 +99,8 @@ def test_the_proof_of_a_turn_opens_for_auditors_of_its_project_alone(
     here = f"/threads/{thread}/turns/{turn}/proof"
     reader = new_key(service_env["DATABASE_URL"], project.name, scopes=["read", "write", "admin"])
     token = project.call("POST", "/user_tokens", json={"user": "ada"})["token"]
-    for key in (reader, token):
+    auditor = new_key(service_env["DATABASE_URL"], project.name, scopes=["audit"])
+    for key in (reader, token, auditor):
         refused = project.http.get(here, headers={"Authorization": f"Bearer {key}"})
         assert refused.status_code == 403
         assert "Ada" not in refused.text

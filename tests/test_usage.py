@@ -330,7 +330,7 @@ def test_a_report_names_the_models_without_a_price(tenant: Tenant) -> None:
 
 
 def test_no_cell_of_a_csv_file_is_a_formula(tenant: Tenant) -> None:
-    users = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\uff1d1", 'a",=1', "plain", "李"]
+    users = ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\uff1d1", 'a",=1', "x;=1+1", "plain", "李"]
     for user in users:
         thread = tenant.http.post("/threads", json={"user": user})
         if thread.status_code == 201:
@@ -339,6 +339,7 @@ def test_no_cell_of_a_csv_file_is_a_formula(tenant: Tenant) -> None:
     lines = list(csv.DictReader(io.StringIO(text, newline="")))
     found = {line["user"] for line in lines}
     assert {"'=1+1", "'+1", "'-1", "'@x", "'\uff1d1", 'a",=1', "plain", "李"} <= found
+    assert '\n"x;=1+1",' in text
     assert [user for user in found if user.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
     assert (lines[0]["unpriced_turns"], lines[0]["unpriced"]) == ("1", f"{UNPRICED} (1)")
     assert tenant.http.get("/usage", params={"limit": 1001}).json()["error"]["param"] == "limit"

@@ -18,7 +18,7 @@ from app.http.bodies import json_response
 from app.http.describing import AS_LINES, AS_TEXT, NDJSON, UNCHANGED
 from app.http.pages import ListObject, Paged, Seconds, moment
 from app.http.services import serving
-from app.projects.auth import Auditing
+from app.projects.auth import Auditing, Caller
 from app.projects.authorized_stream import Export
 from app.projects.credential_watch import listening
 from app.projects.reads import RecordedRoute, reads
@@ -114,12 +114,23 @@ async def export_thread(request: Request, caller: Auditing, audit: Service, addr
     return Export(await audit.export_thread(caller, address), listening(request, caller))
 
 
+async def _reading(caller: Auditing) -> Caller:
+    caller.check("read")
+    return caller
+
+
 @reads("proof of a turn")
 @at(router.get, "/turns/{turn_id}/proof", response_model=TurnProofObject)
 async def prove_turn(
-    caller: Auditing, proofs: Annotated[TurnProofs, serving(TurnProofs)], address: Audited, turn_id: str
+    caller: Annotated[Caller, Depends(_reading)],
+    proofs: Annotated[TurnProofs, serving(TurnProofs)],
+    address: Audited,
+    turn_id: str,
 ) -> Response:
-    """Return the proof of a turn with its contents: its records, and their path to the signed checkpoint."""
+    """Return the proof of a turn with its contents: its records, and their path to the signed checkpoint.
+
+    The contents need the scope `read`, too.
+    """
     return json_response(await proofs.of_turn(caller, address, turn_id))
 
 

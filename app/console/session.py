@@ -4,6 +4,7 @@
 """
 
 import hmac
+import re
 from urllib.parse import parse_qs, quote
 
 from starlette.requests import HTTPConnection, Request
@@ -28,6 +29,9 @@ TOO_MANY = "Too many attempts. Wait a minute."
 NO_KEYS = "API keys are not accepted here. Sign in with your account."
 
 PROOF = "x-csrf-token"
+
+_PAGE = re.compile(rf"{PATH}/[\w/-]+(\?[^\\]*)?", re.ASCII)
+"""A page's address. Its path has no dots: `..` leads out of the console."""
 
 
 def cookie_of(request: HTTPConnection) -> str:
@@ -109,5 +113,4 @@ def to_sign_in(request: Request) -> Response:
 
 def next_page(given: str) -> str:
     """Return the page to open after the sign-in: a page of the console's, and nothing else."""
-    is_page = given.startswith(f"{PATH}/") and "\\" not in given and "//" not in given and given.isprintable()
-    return given if is_page else f"{PATH}/threads"
+    return given if _PAGE.fullmatch(given) and "//" not in given and given.isprintable() else f"{PATH}/threads"

@@ -144,6 +144,20 @@ class View:
         )
 
 
+_ID = re.compile(r"[a-z]+_[0-9a-f]{32}")
+
+IDS = ("until", "last", "project")
+"""Fields of a query that pages put into the path of a request to the API, like the ids in their own paths."""
+
+
+def _check_ids(view: View) -> None:
+    """Raise Refused for an id that would make another request of the one that it is put into."""
+    ids = [value for name, value in view.request.path_params.items() if name != "group"]
+    ids += [value for name in IDS if (value := view.asked(name))]
+    if not all(map(_ID.fullmatch, ids)):
+        raise Refused(404, view.t("Nothing has this id."))
+
+
 Handler = Callable[[View], Awaitable[Response]]
 
 
@@ -158,6 +172,7 @@ def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         language = language_of(request.headers.get("accept-language", ""))
         view = View(request, Api(request.app, request, grant), grant, words(language), language)
         try:
+            _check_ids(view)
             return await handler(view)
         except Refused as refused:
             return view.page("refused.html", status=refused.status, message=str(refused))

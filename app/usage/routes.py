@@ -224,7 +224,8 @@ def _sums(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _csv(group_by: Group, rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # All texts are quoted: a semicolon in one is no separator either, after which a formula could begin.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     columns = [group_by, *COUNTED, *COSTS, "currency"]
     writer.writerow([*columns, "costs", "unpriced_turns", "unpriced"])
     for row in rows:

@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -37,7 +37,7 @@ async def page(view: View) -> Response:
 async def rows(view: View) -> Response:
     """Show results on the page of all threads or in the column beside a thread, and further rows of either."""
     headers = view.request.headers
-    on_page = urlsplit(headers.get("hx-current-url", "")).path == PAGE
+    on_page = headers.get("hx-current-url", "").partition("?")[0].partition("#")[0].endswith(PAGE)
     results = await _results(view)
     answer = view.page("_results.html", counted=on_page and "hx-target" in headers, **results)
     if on_page and headers.get("hx-target") == RESULTS:
