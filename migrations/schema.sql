@@ -538,8 +538,10 @@ CREATE INDEX turns_copied_idx ON turns (copied_from_id, project_id) WHERE copied
 CREATE INDEX turns_failed_idx ON turns (project_id, completed_at, id)
     WHERE status IN ('failed', 'incomplete') AND copied_from_id IS NULL AND deleted_at IS NULL;
 CREATE INDEX turns_child_idx ON turns (project_id, bucket, parent_id) WHERE parent_id IS NOT NULL;
--- A provider's id may be of any length and need not be unique: its hash is indexed.
-CREATE INDEX turns_response_idx ON turns (hashtext(response_id), project_id) WHERE response_id IS NOT NULL;
+-- A provider's id may be of any length and need not be unique: its hash is indexed. By the day first: entries of the same
+-- time lie together. At random places, each would add a page to the WAL after each checkpoint.
+CREATE INDEX turns_response_idx ON turns
+    (project_id, ((arrived_at AT TIME ZONE 'UTC')::date), hashtext(response_id)) WHERE response_id IS NOT NULL;
 CREATE UNIQUE INDEX turns_seq_key ON turns (project_id, bucket, thread_id, seq);
 -- At most one running turn that will move the head of its thread, and any number beside it.
 CREATE UNIQUE INDEX turns_one_active_per_thread ON turns (project_id, bucket, thread_id, beside)
@@ -2596,12 +2598,15 @@ END
 $function$;
 
 -- Return the conditions that filters set on a thread `th` of the project $1. $2: the filters. Only those given are
--- conditions, so that each combination gets its own plan. Each condition begins with AND.
+-- conditions, so that each combination gets its own plan. Each condition begins with AND. `name_of_each`, if it is set: the
+-- name of each thread is compared, and no index is used.
 CREATE FUNCTION thread_conditions_v1(filters jsonb) RETURNS text LANGUAGE sql IMMUTABLE RETURN concat(
     CASE WHEN filters ? 'user' THEN $$ AND th.user_id = $2->>'user'$$ END,
     CASE WHEN filters ? 'user_begins' THEN $$ AND th.user_id LIKE $2->>'user_begins'$$ END,
     CASE WHEN filters ? 'name_begins' THEN
-        $$ AND th.name LIKE $2->>'name_begins' AND (th.bucket, th.id) IN (SELECT bucket_of(thread_id), thread_id
+        $$ AND th.name LIKE $2->>'name_begins'$$ END,
+    CASE WHEN filters ? 'name_begins' AND NOT filters ? 'name_of_each' THEN
+        $$ AND (th.bucket, th.id) IN (SELECT bucket_of(thread_id), thread_id
             FROM thread_names WHERE project_id = $1 AND name LIKE $2->>'name_begins')$$ END,
     -- Threads have the pairs as they are, or sealed.
     CASE WHEN filters ? 'pairs' THEN $$ AND th.metadata <> '{}' AND (th.metadata @> ($2->'pairs')$$ END,
@@ -2619,11 +2624,12 @@ CREATE FUNCTION thread_conditions_v1(filters jsonb) RETURNS text LANGUAGE sql IM
     CASE WHEN filters ? 'updated_before' THEN $$ AND th.updated_at < ($2->>'updated_before')::timestamptz$$ END
 );
 
--- Return the condition that filters set on the last turn of a thread `th`, or NULL.
+-- Return the condition that filters set on the last turn of a thread `th`, or NULL. By its order and limit, the turn
+-- is looked up in the index on its number, though a new project looks as if its turns were few.
 CREATE FUNCTION last_turn_condition_v1(filters jsonb) RETURNS text LANGUAGE sql IMMUTABLE RETURN
     CASE WHEN filters ?| ARRAY['last_turn', 'model'] THEN concat(
-        'EXISTS (SELECT FROM turns l WHERE l.project_id = $1 AND l.bucket = th.bucket AND l.thread_id = th.id',
-        ' AND l.seq = th.last_seq',
+        'EXISTS (SELECT FROM (SELECT status, model FROM turns WHERE project_id = $1 AND bucket = th.bucket',
+        ' AND thread_id = th.id AND seq >= th.last_seq ORDER BY seq LIMIT 1) l WHERE true',
         CASE WHEN filters ? 'last_turn' THEN $$ AND l.status = $2->>'last_turn'$$ END,
         CASE WHEN filters ? 'model' THEN $$ AND l.model = $2->>'model'$$ END,
         ')'
@@ -2635,13 +2641,13 @@ CREATE FUNCTION activity_conditions_v1(filters jsonb) RETURNS text LANGUAGE sql 
     CASE WHEN filters ? 'active_before' THEN $$ AND a.active_at < ($2->>'active_before')::timestamptz$$ END
 );
 
--- Return all conditions that filters set on a thread `th` of the project $1.
+-- Return all conditions that filters set on a thread `th` of the project $1 that something else has found.
 CREATE FUNCTION all_thread_conditions_v1(filters jsonb) RETURNS text LANGUAGE sql IMMUTABLE RETURN concat(
-    thread_conditions_v1(filters),
+    thread_conditions_v1(filters || '{"name_of_each": true}'),
     CASE WHEN activity_conditions_v1(filters) <> '' THEN concat(
         ' AND EXISTS (SELECT FROM thread_activity a',
         ' WHERE a.project_id = $1 AND a.bucket = th.bucket AND a.thread_id = th.id',
-        activity_conditions_v1(filters), ')') END,
+        activity_conditions_v1(filters), ' OFFSET 0)') END,
     ' AND ' || last_turn_condition_v1(filters)
 );
 
@@ -2673,8 +2679,10 @@ DECLARE
 BEGIN
     RETURN QUERY EXECUTE CASE WHEN conditions = '' THEN newest || '$9' ELSE concat(
         'SELECT i.bucket, i.turn_id, i.position, i.size FROM (', newest, '$10) i',
-        ' JOIN turns t ON t.project_id = $1 AND t.bucket = i.bucket AND t.id = i.turn_id',
-        ' JOIN threads th ON th.project_id = $1 AND th.bucket = i.bucket AND th.id = t.thread_id',
+        ' CROSS JOIN LATERAL (SELECT thread_id, created_at, arrived_at FROM turns',
+        ' WHERE project_id = $1 AND bucket = i.bucket AND id = i.turn_id OFFSET 0) t',
+        ' CROSS JOIN LATERAL (SELECT th.* FROM threads th',
+        ' WHERE th.project_id = $1 AND th.bucket = i.bucket AND th.id = t.thread_id OFFSET 0) th',
         ' WHERE true', conditions, ' ORDER BY i.turn_id DESC, i.position DESC LIMIT $9'
     ) END USING project, filters, asked, here_before, since, until, thread, older_than, most, looked_at;
 END
@@ -2721,18 +2729,49 @@ DECLARE
     moment text := split_part(place, ',', 1);
     last_turn text := last_turn_condition_v1(filters);
     way text := CASE downwards WHEN true THEN ' DESC' ELSE '' END;
-    threads_in_order text := concat(
-        'SELECT th.bucket, th.id, th.last_seq, ', moment, ' AS moment FROM threads th ',
-        CASE WHEN by_activity OR activity_conditions_v1(filters) <> '' THEN
-            'JOIN thread_activity a ON a.project_id = $1 AND a.bucket = th.bucket AND a.thread_id = th.id ' END,
-        'WHERE th.project_id = $1', thread_conditions_v1(filters), activity_conditions_v1(filters),
+    with_activity boolean := by_activity OR activity_conditions_v1(filters) <> '';
+    little integer := CASE WHEN last_turn IS NULL THEN 5000 ELSE looked_at END;  -- Rows that are read at once, and sorted.
+    of_threads text;
+    of_activity text := 'FROM thread_activity a WHERE a.project_id = $1' || activity_conditions_v1(filters);
+    narrow text;  -- What the filters find without the order of the list.
+    threads_in_order text;
+    found integer;
+BEGIN
+    -- Where that is little, the list begins with it, else with its order. The other table is looked up by its key for each
+    -- row. Statistics would tell what is little, but not of a new project.
+    IF filters ? 'name_begins' THEN
+        SELECT count(*) INTO found FROM (
+            SELECT FROM thread_names n WHERE n.project_id = project AND n.name LIKE filters->>'name_begins' LIMIT little + 1
+        ) s;
+        filters := CASE WHEN found > little THEN filters || '{"name_of_each": true}' ELSE filters END;
+    END IF;
+    of_threads := 'FROM threads th WHERE th.project_id = $1' || thread_conditions_v1(filters);
+    IF by_activity AND thread_conditions_v1(filters) <> '' THEN
+        narrow := of_threads;
+    ELSIF with_activity AND NOT by_activity THEN
+        narrow := of_activity;
+    END IF;
+    found := NULL;
+    IF narrow IS NOT NULL THEN
+        EXECUTE format('SELECT count(*) FROM (SELECT %s LIMIT %s) s', narrow, little + 1) INTO found
+            USING project, filters;
+    END IF;
+    threads_in_order := concat(
+        'SELECT th.bucket, th.id, th.last_seq, ', moment, ' AS moment ',
+        CASE WHEN NOT with_activity THEN of_threads
+            WHEN by_activity = coalesce(found <= little, false) THEN concat(
+                'FROM threads th CROSS JOIN LATERAL (SELECT a.thread_id, a.active_at ', of_activity,
+                ' AND a.bucket = th.bucket AND a.thread_id = th.id OFFSET 0) a WHERE th.project_id = $1',
+                thread_conditions_v1(filters))
+            ELSE concat(
+                'FROM thread_activity a CROSS JOIN LATERAL (SELECT th.bucket, th.id, th.last_seq, th.arrived_at ', of_threads,
+                ' AND th.bucket = a.bucket AND th.id = a.thread_id OFFSET 0) th WHERE a.project_id = $1',
+                activity_conditions_v1(filters)) END,
         CASE WHEN from_moment IS NOT NULL THEN
             format(' AND (%s) %s ($3, $4)', place, CASE WHEN downwards THEN '<' ELSE '>' END) END,
         CASE WHEN until IS NOT NULL THEN format(' AND %s < $5', moment) END,
         CASE WHEN downwards IS NOT NULL THEN format(' ORDER BY %s%s', replace(place, ',', way || ','), way) END
     );
-    found integer;
-BEGIN
     IF last_turn IS NULL THEN
         RETURN QUERY EXECUTE format('SELECT s.bucket, s.id, true FROM (%s LIMIT $6) s', threads_in_order)
             USING project, filters, from_moment, from_id, until, most;

@@ -126,7 +126,9 @@ def test_hits_come_by_thread_in_pages_that_repeat_none_while_turns_are_made(serv
     assert all(hit["thread_id"] == group["thread"]["id"] for group in groups for hit in group["hits"])
 
 
-def test_an_id_of_any_kind_finds_its_thread_and_turn_and_no_other_project_does(service: Service) -> None:
+def test_an_id_of_any_kind_finds_its_thread_and_turn_and_no_other_project_does(
+    service: Service, service_env: dict[str, str]
+) -> None:
     tenant, stranger = Tenant(service), Tenant(service)
     thread = tenant.thread()
     turn = tenant.turn(thread, "Hello")
@@ -147,6 +149,10 @@ def test_an_id_of_any_kind_finds_its_thread_and_turn_and_no_other_project_does(s
         refused, unknown = (stranger.http.get("/find", params={"id": each}) for each in (text, f"{text}0"))
         assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_found")
         assert refused.json()["error"]["message"] == unknown.json()["error"]["message"].replace(f"{text}0", text)
+    # Response ids are looked up day by day, from the project's first turn on.
+    earlier = f"UPDATE turns SET arrived_at = arrived_at - interval '40 days' WHERE id = '{UUID(turn['id'][5:])}'"
+    query(service_env["DATABASE_URL"], "SET session_replication_role = replica", earlier)
+    assert tenant.http.get("/find", params={"id": response}).json()["turn_id"] == turn["id"]
     # A fork has a copy of the turn: its response id leads to the original. What is deleted is found no more.
     assert tenant.http.post(f"/threads/{thread}/fork", json={}).status_code == 201
     assert tenant.http.get("/find", params={"id": response}).json()["thread_id"] == thread
@@ -244,7 +250,8 @@ def test_a_page_ends_after_as_many_threads_as_one_request_looks_at(
     oldest = tenant.thread()
     tenant.turn(oldest, "Hello", model="qwen-plus")
     made = MANY.format(project=UUID(tenant.id[5:]), digits=uuid4().hex[:20])
-    query(service_env["DATABASE_URL"], made, "ANALYZE threads", "ANALYZE thread_activity")
+    # The statistics are of a time at which the project had hardly any threads.
+    query(service_env["DATABASE_URL"], "ANALYZE threads", "ANALYZE thread_activity", made)
     asked = {"last_turn": "completed", "model": "qwen-plus", "order_by": order_by}
     first = tenant.http.get("/threads", params=asked).json()
     assert (first["data"], first["has_more"]) == ([], True)

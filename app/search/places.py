@@ -1,6 +1,7 @@
 """Lookup of threads and turns by the id of a thread, turn, call, item or response of the provider."""
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
@@ -39,18 +40,30 @@ async def find(database: Database, project_id: UUID, text: str) -> PlaceObject |
     for kind, asked in _looked_up(project_id, text):
         row: Any = await database.fetchrow(*asked)
         if row is not None:
-            return {
-                "id": text,
-                "object": "place",
-                "kind": kind,
-                "thread_id": ids.thread_id(row["thread_id"]),
-                "turn_id": ids.optional_turn_id(row["turn_id"]),
-            }
-    return None
+            return _place(text, kind, row)
+    row = await database.fetchrow(*SQL.first_turn(project_id=project_id))
+    if row is None:
+        return None
+    first = row["arrived_at"].astimezone(UTC).date()
+    # One more than until today: the database's clock may be ahead.
+    days = [first + timedelta(days=n) for n in range((datetime.now(UTC).date() - first).days + 2)]
+    asked = SQL.response(project_id=project_id, days=days, response_id=text, most=MOST_OF_RESPONSE)
+    row = await database.fetchrow(*asked)
+    return None if row is None else _place(text, "response", row)
+
+
+def _place(text: str, kind: Kind, row: PlaceRow) -> PlaceObject:
+    return {
+        "id": text,
+        "object": "place",
+        "kind": kind,
+        "thread_id": ids.thread_id(row["thread_id"]),
+        "turn_id": ids.optional_turn_id(row["turn_id"]),
+    }
 
 
 def _looked_up(project_id: UUID, text: str) -> list[tuple[Kind, tuple[Any, ...]]]:
-    """Return the statements that look an id up, in their order."""
+    """Return the statements that look an id of ours up, in their order."""
     found: list[tuple[Kind, tuple[Any, ...]]] = []
     if (thread_id := ids.parse(text, ids.THREAD_PREFIXES)) is not None:
         found.append(("thread", SQL.thread(**_at(project_id, thread_id))))
@@ -59,7 +72,6 @@ def _looked_up(project_id: UUID, text: str) -> list[tuple[Kind, tuple[Any, ...]]
     if call := _CALL.fullmatch(text):
         found.append(("call", SQL.call(**_at(project_id, UUID(call[1])), attempt=int(call[2]))))
     found.append(("item", SQL.item(project_id=project_id, item_id=text)))
-    found.append(("response", SQL.response(project_id=project_id, response_id=text, most=MOST_OF_RESPONSE)))
     return found
 
 

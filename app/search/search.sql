@@ -62,12 +62,17 @@ SELECT t.thread_id, t.id AS turn_id FROM items i
 JOIN turns t ON t.project_id = i.project_id AND t.bucket = i.bucket AND t.id = i.turn_id
 WHERE i.project_id = :project_id AND i.item_id = :item_id AND t.deleted_at IS NULL LIMIT 1
 
+-- first_turn --
+-- The time of a project's first turn.
+SELECT arrived_at FROM turns WHERE project_id = :project_id AND arrived_at IS NOT NULL ORDER BY arrived_at LIMIT 1
+
 -- response -> PlaceRow --
--- A turn that has a provider's response id, which need not be unique. The hash is indexed: an id may be of any length.
--- The original precedes the copies of forks.
+-- A turn that has a provider's response id, which need not be unique. The hash is indexed, by day: an id may be of any
+-- length. The original precedes the copies of forks.
 SELECT thread_id, turn_id FROM (
     SELECT thread_id, id AS turn_id, copied_from_id FROM turns
-    WHERE project_id = :project_id AND hashtext(response_id) = hashtext(:response_id) AND response_id = :response_id
+    WHERE project_id = :project_id AND (arrived_at AT TIME ZONE 'UTC')::date = ANY(:days::date[])
+        AND hashtext(response_id) = hashtext(:response_id) AND response_id = :response_id
         AND deleted_at IS NULL LIMIT :most
 ) t ORDER BY copied_from_id IS NOT NULL, turn_id LIMIT 1
 

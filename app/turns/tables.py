@@ -141,8 +141,9 @@ class Turn(Base):
         Index("turns_child_idx", "project_id", "bucket", "parent_id", postgresql_where=text("parent_id IS NOT NULL")),
         Index(
             "turns_response_idx",
-            text("hashtext(response_id)"),
             "project_id",
+            text("((arrived_at AT TIME ZONE 'UTC')::date)"),
+            text("hashtext(response_id)"),
             postgresql_where=text("response_id IS NOT NULL"),
         ),
         Index("turns_seq_key", "project_id", "bucket", "thread_id", "seq", unique=True),

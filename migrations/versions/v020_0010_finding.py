@@ -29,7 +29,8 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         op.execute("""
             CREATE INDEX CONCURRENTLY IF NOT EXISTS turns_response_idx
-                ON turns (hashtext(response_id), project_id) WHERE response_id IS NOT NULL
+                ON turns (project_id, ((arrived_at AT TIME ZONE 'UTC')::date), hashtext(response_id))
+                WHERE response_id IS NOT NULL
         """)
         op.execute("""
             CREATE INDEX CONCURRENTLY IF NOT EXISTS threads_of_user_idx
