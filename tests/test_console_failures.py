@@ -87,7 +87,8 @@ def test_task_2_why_a_turn_failed_and_what_was_tried_is_said_in_its_thread(
     body = {"input": "Tell me a long story.", "stream": True}
     with console.http.stream("POST", f"/threads/{thread}/turns", json=body) as answer:
         answer.read()
-    page = console.open("/failures")
+    page = console.open("")
+    page.get_by_role("link", name="Failures").click()
     row = page.locator(f"#row-{failed}")
     expect(row.locator(".num")).to_have_text(["3", "500"])  # Calls, and the HTTP status of the last.
     row.get_by_role("link", name="Provider unavailable").click()
@@ -99,8 +100,10 @@ def test_task_2_why_a_turn_failed_and_what_was_tried_is_said_in_its_thread(
         expect(notice).to_contain_text(text)
     expect(notice.get_by_role("button", name="Retry")).to_have_attribute("data-retry", failed)
     expect(notice.get_by_role("link", name="Details")).to_have_attribute("data-details", failed)
+    page.locator("#panel .tabs").get_by_role("link", name="Sent").click()
+    expect(page.locator("#panel section.call .badge.bad")).to_have_text(["HTTP 500"] * 3)  # What was tried.
     # A turn with a part of its answer shows both. It is the thread's last, so its row opens the thread as it is.
-    page = console.open("/failures")
+    page.get_by_role("link", name="Failures").click()
     page.get_by_role("link", name="Interrupted", exact=True).click()
     assert "until" not in parse_qs(urlsplit(page.url).query)
     last = page.locator("article").last

@@ -25,7 +25,7 @@ def test_task_1_the_conversation_of_a_quoted_phrase_is_found_with_filters_and_sh
     )  # fmt: skip
     for user in ("ada@example.org", "bob@example.com"):
         console.thread("My parcel fell into the river", user=user, title=f"A parcel of {user}")
-    page = console.open("/threads")
+    page = console.open("")
     page.fill("#q", '"parcel fell into"')
     expect(page.locator(".groups > li")).to_have_count(3)
     expect(page.locator("#count")).to_have_text("3 results")
@@ -63,7 +63,7 @@ def test_task_1_an_id_of_a_thread_a_turn_or_a_response_leads_there(console: Cons
         for turn in console.http.get(f"/threads/{thread}/chain").json()["data"]
         if turn["id"] == first
     )
-    page = console.open("/threads")
+    page = console.open("")
     for asked, said in (
         (thread, "Thread with this id"),
         (first.replace("turn_", "resp_"), "Turn with this id"),

@@ -72,14 +72,15 @@ def test_task_4_see_what_runs_what_is_throttled_and_which_limit_is_near(
         before = lasted.inner_text()
         expect(lasted).not_to_have_text(before)
         # A pause keeps what is shown, and a link keeps its focus while the table is renewed.
-        row.get_by_role("link").focus()
+        row.get_by_role("link").first.focus()
         said = row.locator("td.num").nth(2).inner_text()
         expect(row.locator("td.num").nth(2)).not_to_have_text(said)
-        expect(row.get_by_role("link")).to_be_focused()
+        expect(row.get_by_role("link").first).to_be_focused()
         page.get_by_role("button", name="Pause").click()
         expect(state(page)).to_have_text("Paused")
         expect(page.locator("#pause use")).to_have_attribute("href", re.compile(r"^/console/static/.+#play$"))
     expect(page.locator("#row-" + turn)).to_be_visible()
+    expect(page.locator("#pause use")).to_have_attribute("href", re.compile(r"/static/\w+/vendor/icons\.svg#play$"))
     page.get_by_role("button", name="Resume").click()
     expect(page.locator("#running")).to_contain_text("Nothing is running")
     expect(page.locator("#heard")).to_contain_text("0 turns run")  # A screen reader is told the counts.
@@ -88,7 +89,7 @@ def test_task_4_see_what_runs_what_is_throttled_and_which_limit_is_near(
 def test_task_5_watch_a_conversation_go_on_that_is_held_elsewhere(console: Console, emulator: Emulator) -> None:
     filler = "Echo: " + "A line that takes some room. " * 60
     thread = console.thread(filler, filler, filler, title="Watched")
-    page = console.open("/threads")
+    page = console.open("")
     page.get_by_role("link", name="Watched").first.click()
     expect(page.locator("article")).to_have_count(3)
     with slow_turn(console, emulator, thread) as turn:
@@ -118,6 +119,35 @@ def test_task_5_watch_a_conversation_go_on_that_is_held_elsewhere(console: Conso
     expect(page.get_by_text("The conversation goes on in another branch.")).to_be_visible()
     console.http.delete(f"/threads/{thread}").raise_for_status()
     expect(page.locator("#gone")).to_be_visible()
+
+
+def test_what_somebody_fills_in_stays_when_others_change_the_thread(console: Console) -> None:
+    thread = console.thread("Echo: one", title="Shared")
+    page = console.open(f"/threads/{thread}")
+    expect(state(page)).to_have_text("Live")
+    page.get_by_role("button", name="Edit", exact=True).first.click()
+    page.fill("#edit-title", "Half a title")
+    console.http.patch(f"/threads/{thread}", json={"metadata": {"plan": "pro"}}).raise_for_status()
+    console.http.post(f"/threads/{thread}/turns", json={"input": "Echo: two"}).raise_for_status()
+    expect(page.locator("article")).to_have_count(2)  # The change before it has arrived as well.
+    expect(page.locator("#edit-title")).to_have_value("Half a title")
+    page.keyboard.press("Escape")
+    expect(page.locator(".thread-about")).to_contain_text("plan: pro")
+    console.http.patch(f"/threads/{thread}", json={"title": "Renamed"}).raise_for_status()
+    expect(page).to_have_title("Renamed · Everthread")
+
+
+def test_a_stream_that_breaks_off_goes_on_without_an_error_of_the_page(console: Console) -> None:
+    thread = console.thread("Echo: one")
+    console.context.route("**/events*", lambda route: route.abort())
+    page = console.open(f"/threads/{thread}")
+    expect(page.get_by_text("Reconnecting")).to_be_visible()
+    console.context.unroute("**/events*")
+    console.http.post(f"/threads/{thread}/turns", json={"input": "Echo: two"}).raise_for_status()
+    expect(state(page)).to_have_text("Live")
+    console.http.post(f"/threads/{thread}/turns", json={"input": "Echo: three"}).raise_for_status()
+    expect(page.locator("article").last).to_contain_text("three")
+    console.wrong = [each for each in console.wrong if "ERR_FAILED" not in each]
 
 
 def test_a_message_that_is_sent_here_is_shown_once(console: Console) -> None:
@@ -172,5 +202,6 @@ def test_a_page_says_that_its_session_has_ended(browser: Browser, console_servic
     (own,) = console.http.get(f"/admin/projects/{project}/keys").json()["data"]
     console_service.http.delete(f"/admin/projects/{project}/keys/{own['id']}").raise_for_status()
     expect(state(page)).to_have_text("Signed out")
-    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+    again = page.get_by_role("alert").get_by_role("link", name="Sign in again")
+    expect(again).to_have_attribute("href", "/console/sign-in?next=%2Fconsole%2Fnow")
     context.close()

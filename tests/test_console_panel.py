@@ -79,6 +79,41 @@ def test_task_7_see_exactly_what_was_sent_and_came_back_and_copy_it(console: Con
     assert page.evaluate("window.hacked") is None
 
 
+def test_the_panel_leaves_the_focus_to_who_writes_and_says_when_it_cannot_be_loaded(
+    console: Console, emulator: Emulator
+) -> None:
+    thread = console.thread("Echo: one", title="Written in")
+    page = opened(console, "Written in")
+    panel = page.locator("#panel")
+    page.locator("a.skip[href='#say']").press("Enter")
+    expect(page.locator("#say")).to_be_focused()
+    emulator.fault("slow", seconds=0.05)
+    body = {"input": "Echo: " + "word " * 40, "background": True}
+    turn = console.http.post(f"/threads/{thread}/turns", json=body).json()["id"]
+    running = page.locator(f"#{turn}")
+    running.hover()
+    running.get_by_role("link", name="Details").click()
+    expect(panel).to_have_attribute("data-turn", turn)
+    tab(page, "Received")
+    expect(panel.locator(".tabs [aria-current=page]")).to_be_focused()
+    page.locator("#say").focus()
+    expect(running.locator(".stream")).to_have_count(0)
+    expect(panel.locator("details.part").first).to_contain_text("word word")  # The same tab, renewed.
+    expect(page.locator("#say")).to_be_focused()
+    console.context.set_offline(True)
+    first = page.locator("#turns article").first
+    first.hover()
+    first.get_by_role("link", name="Details").click()
+    said = page.locator("#said")
+    expect(said).to_contain_text("You are offline.")
+    expect(page.locator("#side")).not_to_have_attribute("aria-busy", "true")
+    console.context.set_offline(False)
+    said.get_by_role("button", name="Retry").click()
+    expect(panel).to_have_attribute("data-turn", str(first.get_attribute("id")))
+    told = ("ERR_INTERNET_DISCONNECTED", "htmx:")
+    console.wrong = [each for each in console.wrong if not any(text in each for text in told)]
+
+
 def test_task_8_compare_a_turn_with_another_branch_and_with_what_a_rebuild_would_send(console: Console) -> None:
     thread = console.thread("My name is Ada.", "Echo: first", title="Compared")
     first = console.http.get(f"/threads/{thread}").json()["head_id"]

@@ -11,12 +11,10 @@ pytestmark = needs_chromium
 HOSTILE = "<img src=x onerror=alert(1)> & more"
 
 
-def test_a_support_engineer_reads_why_a_turn_was_rebuilt(console: Console) -> None:
-    """Task 8, its first half."""
+def test_task_8_say_why_a_turn_was_rebuilt(console: Console) -> None:
     thread = console.thread("My name is Ada.", "Hello")
     console.http.post(f"/threads/{thread}/turns", json={"input": "Hi", "model": "qwen-plus"}).raise_for_status()
-    console.open("/threads")
-    page = console.page
+    page = console.open("")
     page.locator(f'a[href^="/console/threads/{thread}"]').first.click()
     page.get_by_role("link", name="Chain").click()
     row = page.locator("tbody tr").nth(2)

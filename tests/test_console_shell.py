@@ -16,7 +16,8 @@ def test_badges_explain_themselves_to_the_keyboard_and_menus_close_with_escape(
     page.keyboard.press("Tab")  # From now on, focus is shown.
     page.locator("article").nth(1).locator(".badge").focus()
     expect(page.get_by_role("tooltip")).to_have_text(
-        "Only the new input was sent, with the id of the previous response. The response id of the turn before it was live."
+        "Only the new input was sent, with the id of the previous response."
+        " The response id of the turn before it was live."
     )
     page.keyboard.press("Escape")
     expect(page.get_by_role("tooltip")).to_be_hidden()
@@ -24,6 +25,12 @@ def test_badges_explain_themselves_to_the_keyboard_and_menus_close_with_escape(
     expect(page.get_by_role("button", name="Delete")).to_be_in_viewport()
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Delete")).to_be_hidden()
+    expect(page.get_by_label("More actions")).to_be_focused()
+    # A question that a menu led to gives the focus back to the menu.
+    page.get_by_label("More actions").click()
+    page.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
     expect(page.get_by_label("More actions")).to_be_focused()
 
 

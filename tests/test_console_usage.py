@@ -32,7 +32,7 @@ def lines(page: Page, card: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(download.value.path().read_text())))
 
 
-def test_what_a_user_and_a_model_cost_in_a_week_is_said_with_the_reason_where_unknown_and_taken_as_csv(
+def test_task_6_what_a_user_and_a_model_cost_in_a_week_is_said_with_the_reason_where_unknown_and_taken_as_csv(
     console: Console, emulator: Emulator
 ) -> None:
     ada = console.thread("Echo: one", "Echo: two", user="ada")

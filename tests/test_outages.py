@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from tests.breakable import Servers
-from tests.service import Emulator, Service, eventually, read_events, said
+from tests.service import KEY, Emulator, Service, eventually, read_events, said
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -47,7 +47,15 @@ def test_a_request_without_postgres_is_a_503_that_can_be_retried(own_servers: Se
     service = Service(env=own_env)
     thread = service.thread()
     service.turn(thread, "My name is Ada.")
+    browser = httpx2.Client(base_url=f"{service.url}/console", timeout=60)
+    assert browser.post("/sign-in", data={"key": KEY}).headers["location"] == "/console/threads"
     own_servers.stop_postgres()
+    page = browser.get("/threads?user=ada")  # A person reads a page with a way on, and a page's script JSON.
+    assert (page.status_code, "<h1>Not available at the moment</h1>" in page.text) == (503, True)
+    assert 'href="/console/threads?user=ada"' in page.text
+    part = browser.get("/threads/rows", headers={"HX-Request": "true"})
+    assert (part.status_code, part.json()["error"]["code"]) == (503, "database_unavailable")
+    browser.close()
     for answer in (
         service.http.post(f"/threads/{thread}/turns", json={"input": "Hi"}),
         service.http.get("/threads"),

@@ -32,6 +32,8 @@ PROOF = "x-csrf-token"
 
 _PAGE = re.compile(rf"{PATH}/[\w/-]+(\?[^\\]*)?", re.ASCII)
 """A page's address. Its path has no dots: `..` leads out of the console."""
+IS_SCRIPT = "hx-request"
+"""A header of the requests that a page's scripts send for HTML."""
 
 
 def cookie_of(request: HTTPConnection) -> str:
@@ -105,7 +107,7 @@ async def sign_out(request: Request) -> Response:
 
 def to_sign_in(request: Request) -> Response:
     """Redirect a request without a session to the sign-in page. Scripts get 401, which their page shows."""
-    if "hx-request" in request.headers:
+    if IS_SCRIPT in request.headers:
         return Response(status_code=401)
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return RedirectResponse(f"{SIGN_IN}?next={quote(wanted)}", status_code=303)

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from app.console import session
 from app.console.api import Api, Refused
@@ -23,6 +23,7 @@ from app.console.oidc import UNAVAILABLE, Oidc, SignedIn, SignInFailed
 from app.console.reasons import REASONS
 from app.console.static_files import STATIC
 from app.console.words import SCRIPT_WORDS, Words, language_of, words
+from app.http.errors import APIError
 from app.http.services import services
 from app.limits.spent import NO_CURRENCY
 from app.projects.auth import Grant
@@ -164,7 +165,7 @@ Handler = Callable[[View], Awaitable[Response]]
 def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
     """A route for who is signed in. What the API refuses is shown as a page."""
 
-    @functools.wraps(handler)
+    @readable
     async def answer(request: Request) -> Response:
         grant = await session.grant_of(request)
         if grant is None:
@@ -175,11 +176,33 @@ def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             _check_ids(view)
             return await handler(view)
         except Refused as refused:
-            return view.page("refused.html", status=refused.status, message=str(refused))
+            if session.IS_SCRIPT in request.headers:
+                return JSONResponse({"error": {"message": refused.message}}, refused.status, headers=SECURITY)
+            return view.page("refused.html", status=refused.status, message=refused.message)
 
     return answer
 
 
+def readable(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """Show errors of the service as a page. Scripts get them as JSON: their page stays, and says what has happened."""
+
+    @functools.wraps(handler)
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except APIError as error:
+            if session.IS_SCRIPT in request.headers:
+                raise
+            language = language_of(request.headers.get("accept-language", ""))
+            return _html(
+                request, "refused.html", words(language), language, error.status,
+                message=error.message, person="", may=lambda _: False,
+            )  # fmt: skip
+
+    return answer
+
+
+@readable
 async def sign_in_page(request: Request) -> Response:
     wrong: str | None = None
     if request.method == "POST":
@@ -189,6 +212,7 @@ async def sign_in_page(request: Request) -> Response:
     return _sign_in_form(request, wrong)
 
 
+@readable
 async def oidc_page(request: Request) -> Response:
     """Send the browser to the identity provider."""
     asked = request.query_params
@@ -198,6 +222,7 @@ async def oidc_page(request: Request) -> Response:
         return _sign_in_form(request, failed.message, **failed.filled)
 
 
+@readable
 async def oidc_callback_page(request: Request) -> Response:
     """Begin the session of a person whom the identity provider has sent back.
 
@@ -230,6 +255,7 @@ def _sign_in_form(request: Request, wrong: str | None, **filled: str) -> Respons
     )  # fmt: skip
 
 
+@readable
 async def sign_out_page(request: Request) -> Response:
     return await session.sign_out(request) if session.from_here(request) else session.to_sign_in(request)
 

@@ -61,7 +61,7 @@ function changes(origin) {
 async function act(origin, body) {
   const question = origin.dataset.confirm;
   const { label = origin.textContent.trim(), typed } = origin.dataset;
-  if (!question || (await confirmed(question, { label, typed }))) await perform(origin, body);
+  if (!question || (await confirmed(question, { label, typed, opener: origin }))) await perform(origin, body);
 }
 
 async function perform(origin, body) {

@@ -49,7 +49,8 @@ export async function fetchHtml(path, quiet = false) {
     if (answer.status === 304) return null;
     if (quiet && answer.ok) tags.set(path, answer.headers.get("ETag"));
     if (answer.ok) return await answer.text();
-    if (!quiet || answer.status === 401) report(new Refused(answer.status, null, answer.headers.get("Retry-After")));
+    const said = await answer.json().catch(() => null);
+    if (!quiet || answer.status === 401) report(new Refused(answer.status, said?.error, answer.headers.get("Retry-After")));
   } catch (error) {
     if (!quiet || !(error instanceof TypeError)) report(error);
   }
@@ -66,6 +67,9 @@ export function explained(error) {
     const here = encodeURIComponent(location.pathname + location.search);
     return { text: t("You are signed out. Nothing that you typed is lost."), link: { label: t("Sign in again"), href: `/console/sign-in?next=${here}` } };
   }
+  if (error.code === "csrf") {
+    return { text: t("You have signed in again since this page was loaded. Nothing that you typed is lost."), link: { label: t("Load the page again"), href: location.href } };
+  }
   if (error.status === 429) {
     const said = error.wait ? t("Too many requests. Try again in {n} seconds.", { n: error.wait }) : t("Too many requests. Try again later.");
     return { text: `${said} ${error.message}` };
@@ -76,8 +80,10 @@ export function explained(error) {
 /** Shows an error and the possible next step. */
 export function report(error, retry = null) {
   const { text, link } = explained(error);
-  if (link) bar("signed-out", text, link);
-  else {
+  if (link) {
+    takeAway("signed-out");
+    bar("signed-out", text, link);
+  } else {
     const mayPass = !error.status || error.status === 429 || error.status >= 500;
     toast(text, { bad: true, action: retry && mayPass ? { label: t("Retry"), run: retry } : null });
   }
@@ -96,10 +102,17 @@ document.addEventListener("htmx:configRequest", (event) => {
 });
 
 function again({ elt, target, pathInfo }) {
-  return () => window.htmx.ajax("GET", pathInfo.finalRequestPath ?? pathInfo.requestPath, { source: elt, target, swap: elt.getAttribute("hx-swap") ?? "innerHTML" });
+  return () => window.htmx.ajax("GET", pathInfo.finalRequestPath ?? pathInfo.requestPath, { source: elt, target, swap: elt.getAttribute("hx-swap") ?? "innerHTML" }).catch(() => null); // Reported below.
+}
+function errorOf(text) {
+  try {
+    return JSON.parse(text).error;
+  } catch {
+    return null; // Of a proxy before the service.
+  }
 }
 document.addEventListener("htmx:responseError", ({ detail }) => {
-  report(new Refused(detail.xhr.status, null, detail.xhr.getResponseHeader("Retry-After")), again(detail));
+  report(new Refused(detail.xhr.status, errorOf(detail.xhr.responseText), detail.xhr.getResponseHeader("Retry-After")), again(detail));
 });
 for (const kind of ["htmx:sendError", "htmx:timeout"]) {
   document.addEventListener(kind, ({ detail }) => report(new TypeError(kind), again(detail)));

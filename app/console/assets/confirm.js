@@ -5,10 +5,11 @@ import { element, t } from "./words.js";
  * Asks for a confirmation.
  *
  * @param {string} question naming the objects that are deleted.
- * @param {{label: string, typed?: string}} options label: of the confirming button. typed: the text that must be typed first.
+ * @param {{label: string, typed?: string, opener: Element}} options label: of the confirming button. typed: the text that must
+ *   be typed first. opener: gets the focus back; if it is in a menu, which has closed, the menu does.
  * @returns {Promise<boolean>}
  */
-export function confirmed(question, { label, typed = "" }) {
+export function confirmed(question, { label, typed = "", opener }) {
   const dialog = element("dialog", { className: "confirm" });
   dialog.setAttribute("aria-labelledby", "question");
   const yes = element("button", { type: "submit", value: "yes", className: "danger", textContent: label });
@@ -27,6 +28,7 @@ export function confirmed(question, { label, typed = "" }) {
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();
+      if (document.activeElement === document.body) (opener.closest("details.menu")?.querySelector("summary") ?? opener).focus();
       resolve(dialog.returnValue === "yes");
     });
     dialog.showModal();

@@ -18,13 +18,17 @@ document.addEventListener("keydown", (event) => {
   popover.querySelector("summary").focus();
 });
 
-// Content that replaces a focused button takes over the focus.
+// Content that replaces a focused button or link takes over the focus.
 let before = null;
+let held = null;
 document.addEventListener("htmx:beforeSwap", (event) => {
   const more = event.target;
+  held = more === list && list.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   before = more.matches(".more") && more.contains(document.activeElement) ? more.previousElementSibling : null;
 });
 document.addEventListener("htmx:afterSettle", () => {
   before?.nextElementSibling?.querySelector("a")?.focus();
   before = null;
+  if (held) list.querySelector(`a[href="${CSS.escape(held)}"]`)?.focus();
+  held = null;
 });

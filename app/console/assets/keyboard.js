@@ -49,6 +49,7 @@ const KEYS = {
   "[": () => branch("before"),
   "]": () => branch("after"),
   Enter: () => document.activeElement.matches("article") && document.activeElement.querySelector("[data-details]")?.click(),
+  z: () => [...document.querySelectorAll("#said .toast button:not(.quiet)")].at(-1)?.click(),
   "?": help,
 };
 
@@ -91,6 +92,7 @@ function help() {
     [["Ctrl", "Enter"], t("Send the message")],
     [["e"], t("Edit title, name, user and metadata")],
     [["[", "]"], t("Previous and next branch")],
+    [["z"], t("Undo or retry, as the last message offers")],
     [["?"], t("Show this help")],
   ];
   const list = element("dl", { className: "facts" });

@@ -1,5 +1,7 @@
 // A page's stream of events from the public API. It closes while the tab is hidden, resumes where it was when the tab
 // is seen again, and reports its state.
+import { Refused, report } from "./api.js";
+
 const HIDDEN_MILLISECONDS = 5000;
 const AGAIN_MILLISECONDS = 3000;
 
@@ -70,6 +72,7 @@ export function live(path, events, tell = () => {}) {
     if (answer?.status === 401) {
       stopped = true;
       tell("signed-out");
+      report(new Refused(401));
     } else again = setTimeout(open, AGAIN_MILLISECONDS);
   }
 
@@ -112,9 +115,7 @@ export function indicator(element) {
   return (state) => {
     if (!element) return;
     element.dataset.state = state;
-    element.querySelector("span:last-of-type").textContent = element.getAttribute(`data-said-${state}`);
-    const link = element.querySelector("a");
-    if (link) link.hidden = state !== "signed-out";
+    element.querySelector("span:last-child").textContent = element.getAttribute(`data-said-${state}`);
   };
 }
 

@@ -1,7 +1,10 @@
 // A live conversation: turns from any client appear and stream in.
+import { request } from "./api.js";
 import { announcer, hear } from "./heard.js";
 import { indicator, live } from "./live.js";
 import { nearEnd, showTurn, toEnd } from "./turns.js";
+
+const MOST_MISSED = 20;
 
 export function liveThread(turns) {
   const thread = turns.dataset.thread;
@@ -14,6 +17,20 @@ export function liveThread(turns) {
     if (below) below.hidden = true;
   }
 
+  // Return the turns between the last one shown and a new one, as a stream that broke off may have missed some; null if the
+  // new one is of another branch.
+  async function between(end, turn) {
+    if (end === null || turn.parent_id === end) return [];
+    const found = await request("GET", `/threads/${thread}/turns?limit=${MOST_MISSED}`).catch(() => null);
+    const parents = new Map(found?.data.map((each) => [each.id, each.parent_id]));
+    const missed = [];
+    for (let at = turn.parent_id; at !== end; at = parents.get(at)) {
+      if (!parents.has(at)) return null;
+      missed.unshift(at);
+    }
+    return missed;
+  }
+
   async function created({ turn }) {
     const there = document.getElementById(turn.id);
     if (there) {
@@ -22,12 +39,14 @@ export function liveThread(turns) {
     }
     const shown = turns.querySelectorAll("article");
     const end = shown[shown.length - 1]?.id ?? null;
-    if (turns.dataset.until !== undefined || (turn.parent_id !== end && shown.length > 0)) {
+    const missed = turns.dataset.until === undefined ? await between(end, turn) : null;
+    if (missed === null) {
       document.querySelector("#elsewhere").hidden = false;
       return;
     }
     const follows = nearEnd();
     const before = turns.lastElementChild;
+    for (const each of missed) await showTurn(thread, each);
     if (!(await showTurn(thread, turn.id)) || turns.lastElementChild === before) return;
     hear(turns.dataset.newTurn);
     if (follows) return toEnd();
@@ -53,6 +72,13 @@ export function liveThread(turns) {
     if (article?.dataset.running) article.dispatchEvent(new CustomEvent("turn-ended", { bubbles: true }));
   }
 
+  // The title and its actions are loaded again, but not under what somebody fills in or is about to choose.
+  function changed() {
+    const used = document.querySelector("#about dialog[open], #about details[open]");
+    if (used) used.addEventListener(used.matches("dialog") ? "close" : "toggle", changed, { once: true });
+    else window.htmx?.trigger(document.body, "changed");
+  }
+
   below?.addEventListener("click", () => {
     toEnd();
     read();
@@ -72,7 +98,7 @@ export function liveThread(turns) {
     "response.failed": ended,
     "error": ended,
     "thread.turn.deleted": ({ turn_id }) => document.getElementById(turn_id)?.remove(),
-    "thread.updated": () => window.htmx?.trigger(document.body, "changed"),
+    "thread.updated": changed,
     "thread.deleted": () => {
       stream.stop();
       const gone = document.querySelector("#gone");

@@ -1,4 +1,5 @@
 // The panel of a turn beside its conversation: opened by its links, named in the address, closed by Escape.
+import { report } from "./api.js";
 import { hear } from "./heard.js";
 import { prepare, prove } from "./turn_proof.js";
 
@@ -20,14 +21,17 @@ function select(turn) {
   for (const article of document.querySelectorAll("article.turn")) article.classList.toggle("selected", article.id === turn);
 }
 
-async function open(turn, { push = true } = {}) {
+// Opens the panel of a turn. focus: it takes the focus, as somebody has opened it.
+async function open(turn, { push = true, tab = "", focus = true } = {}) {
   const thread = location.pathname.split("/")[3];
   if (push) history.pushState({}, "", addressed(turn));
   select(turn);
   side.setAttribute("aria-busy", "true");
-  await window.htmx.ajax("GET", `/console/threads/${thread}/turns/${turn}/panel`, { target: "#side", swap: "innerHTML" });
+  const place = `/console/threads/${thread}/turns/${turn}/panel`;
+  // Without an answer, api.js shows the error.
+  await window.htmx.ajax("GET", tab ? `${place}?tab=${tab}` : place, { target: "#side", swap: "innerHTML" }).catch(() => null);
   side.removeAttribute("aria-busy");
-  if (!panel()) return;
+  if (!panel() || !focus) return;
   panel().querySelector("#panel-title").focus({ preventScroll: true });
   hear(panel().dataset.opened);
 }
@@ -65,7 +69,8 @@ document.addEventListener("click", async (event) => {
 
 // Copied texts may be megabytes, so they are fetched on demand.
 async function copy(link) {
-  const answer = await fetch(link.dataset.copyFrom);
+  const answer = await fetch(link.dataset.copyFrom).catch(report);
+  if (!answer) return;
   if (!answer.ok) return location.assign(link.href);
   await navigator.clipboard.writeText(await answer.text());
   const label = link.querySelector("span") ?? link;
@@ -84,19 +89,19 @@ document.addEventListener("keydown", (event) => {
 });
 
 window.addEventListener("popstate", () => {
-  if (!beside) return;
+  if (!beside || (named() ?? undefined) === panel()?.dataset.turn) return; // A link within the page is such a step, too.
   if (named()) open(named(), { push: false });
   else close({ push: false });
 });
 
-// The chosen tab keeps the focus when the panel is replaced.
+// The chosen tab keeps the focus when the panel is replaced, unless the focus has moved on.
 let tab = false;
 document.body.addEventListener("htmx:beforeRequest", (event) => {
   tab = Boolean(event.target.closest?.("#panel .tabs, #panel .choices"));
 });
 document.body.addEventListener("htmx:afterSettle", (event) => {
   if (event.detail?.target !== side) return;
-  if (tab) panel()?.querySelector(".choices [aria-current], .tabs [aria-current]")?.focus({ preventScroll: true });
+  if (tab && document.activeElement === document.body) panel()?.querySelector(".choices [aria-current], .tabs [aria-current]")?.focus({ preventScroll: true });
   tab = false;
   ready();
 });
@@ -111,14 +116,15 @@ document.addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.target.querySelector("button");
   button.disabled = true;
-  await prove(event.target).finally(() => {
-    button.disabled = false;
-  });
+  await prove(event.target).catch(report);
+  button.disabled = false;
 });
 
 // The panel of a turn that has ended is reloaded.
 document.addEventListener("turn-ended", (event) => {
-  if (panel()?.dataset.turn === event.target.id) open(event.target.id, { push: false });
+  if (panel()?.dataset.turn !== event.target.id) return;
+  const held = side.contains(document.activeElement);
+  open(event.target.id, { push: false, tab: panel().dataset.tab, focus: held });
 });
 
 if (beside && panel()) select(panel().dataset.turn);

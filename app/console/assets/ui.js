@@ -41,9 +41,20 @@ document.addEventListener("htmx:afterSettle", mark);
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-copy]");
   if (!button) return;
-  await navigator.clipboard.writeText(button.dataset.copy);
+  if (navigator.clipboard) await navigator.clipboard.writeText(button.dataset.copy);
+  else copyFrom(button); // Neither https nor localhost.
   show(button, button.dataset.copied);
 });
+
+// Copies without the clipboard API. The field stands beside the button, because a dialog makes everything outside inert.
+function copyFrom(button) {
+  const field = element("textarea", { value: button.dataset.copy, className: "hidden" });
+  button.after(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+  button.focus();
+}
 
 // One tooltip for all elements: shown on hover and focus, hidden by Escape.
 const tip = element("div", { id: "tip", role: "tooltip", hidden: true });

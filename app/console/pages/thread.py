@@ -49,6 +49,13 @@ async def page(view: View) -> Response:
     else:
         shown = _shown(view, found["data"], until)
     await _render(view, shown["turns"])
+    newest = found["data"][0] if found["data"] else None
+    if (
+        newest is not None
+        and until == newest["id"]
+        and (newest["status"] == "in_progress" or until == thread["head_id"])
+    ):
+        until = None  # It is the thread as it is: after an edit, another answer or a retry.
     return view.page(
         "thread.html", until=until, thread=thread, **{"thread_id": thread_id, **shown, **await beside(view)}
     )
