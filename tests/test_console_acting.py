@@ -299,9 +299,7 @@ def test_the_keyboard_alone_finds_reads_and_answers(console: Console) -> None:
 
 def test_a_streamed_answer_is_read_out_in_sentences(console: Console, emulator: Emulator) -> None:
     thread = console.thread(title="A story")
-    emulator.fault("slow", seconds=0.05)
     said = "First sentence. " + "and so on " * 8
-    console.http.post(f"/threads/{thread}/turns", json={"input": f"Echo: {said}", "background": True})
     page = console.page
     page.add_init_script(
         "window.heard = []; document.addEventListener('DOMContentLoaded', () => new MutationObserver(() =>"
@@ -309,9 +307,12 @@ def test_a_streamed_answer_is_read_out_in_sentences(console: Console, emulator: 
         " { childList: true }))"
     )
     console.open(f"/threads/{thread}")
+    expect(page.locator("#live")).to_have_attribute("data-state", "live")
+    emulator.fault("slow", seconds=0.05)
+    console.http.post(f"/threads/{thread}/turns", json={"input": f"Echo: {said}", "background": True})
     expect(page.locator("#heard")).to_contain_text("The answer has ended.")
     heard: list[Any] = page.evaluate("window.heard")
-    assert len(heard) <= 3  # Not each word.
+    assert len(heard) <= 4  # The new turn, a sentence, the end; not each word.
     assert page.locator("article [aria-live]").count() == 0
 
 

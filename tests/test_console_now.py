@@ -164,10 +164,10 @@ def test_a_message_that_is_sent_here_is_shown_once(console: Console) -> None:
 def test_the_list_of_threads_is_live_and_keeps_its_filter_and_the_focus(console: Console) -> None:
     console.thread("Echo: hi", title="Old", user="ann")
     page = console.open("/threads?user=ann")
-    expect(page.locator("#list li")).to_have_count(1)
+    expect(page.locator("#list .threads li")).to_have_count(1)
     console.thread("Echo: hi", title="Of another", user="bob")
     mine = console.thread(title="New", user="ann")
-    expect(page.locator("#list li")).to_have_count(2)
+    expect(page.locator("#list .threads li")).to_have_count(2)
     expect(page.locator("#list")).not_to_contain_text("Of another")
     page.locator("#list a").first.focus()
     console.http.patch(f"/threads/{mine}", json={"title": "Renamed"}).raise_for_status()

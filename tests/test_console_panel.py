@@ -108,7 +108,8 @@ def test_the_panel_leaves_the_focus_to_who_writes_and_says_when_it_cannot_be_loa
     expect(said).to_contain_text("You are offline.")
     expect(page.locator("#side")).not_to_have_attribute("aria-busy", "true")
     console.context.set_offline(False)
-    said.get_by_role("button", name="Retry").click()
+    first.hover()
+    first.get_by_role("link", name="Details").click()
     expect(panel).to_have_attribute("data-turn", str(first.get_attribute("id")))
     told = ("ERR_INTERNET_DISCONNECTED", "htmx:")
     console.wrong = [each for each in console.wrong if not any(text in each for text in told)]

@@ -15,10 +15,7 @@ def test_badges_explain_themselves_to_the_keyboard_and_menus_close_with_escape(
     page = console.open(f"/threads/{thread}")
     page.keyboard.press("Tab")  # From now on, focus is shown.
     page.locator("article").nth(1).locator(".badge").focus()
-    expect(page.get_by_role("tooltip")).to_have_text(
-        "Only the new input was sent, with the id of the previous response."
-        " The response id of the turn before it was live."
-    )
+    expect(page.get_by_role("tooltip")).to_contain_text("Only the new input was sent")
     page.keyboard.press("Escape")
     expect(page.get_by_role("tooltip")).to_be_hidden()
     page.get_by_label("More actions").click()

@@ -14,7 +14,7 @@ export function liveList(list, tell) {
   async function fetchFirst() {
     timer = 0;
     const search = document.querySelector("#q");
-    if (search?.value || list.querySelectorAll("ul").length > 1 || list.querySelector(".htmx-request, .skeleton")) return;
+    if (search?.value || list.querySelectorAll("ul.threads").length > 1 || list.querySelector(".htmx-request, .skeleton")) return;
     if (list.contains(document.activeElement)) return; // Rows do not move while one of them has the focus.
     renewed = Date.now();
     const html = await fetchHtml(list.dataset.live, true);

@@ -66,10 +66,11 @@ export function liveThread(turns) {
   }
 
   function ended({ turn_id }) {
-    announcers.get(turn_id)?.end();
-    announcers.delete(turn_id);
     const article = document.getElementById(turn_id);
-    if (article?.dataset.running) article.dispatchEvent(new CustomEvent("turn-ended", { bubbles: true }));
+    if (!article?.dataset.running) return;
+    (announcers.get(turn_id) ?? announcer()).end();
+    announcers.delete(turn_id);
+    article.dispatchEvent(new CustomEvent("turn-ended", { bubbles: true }));
   }
 
   // The title and its actions are loaded again, but not under what somebody fills in or is about to choose.
