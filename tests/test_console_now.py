@@ -103,7 +103,7 @@ def test_task_5_watch_a_conversation_go_on_that_is_held_elsewhere(console: Conso
     expect(article.locator(".stream")).to_have_count(0)
     expect(article).to_contain_text("cancelled")
     expect(article).to_contain_text("word word")
-    # Who reads further up stays there, and is told of what comes below.
+    # A reader further up stays there, and a button reports turns below.
     at_top(page)
     for number in (1, 2):
         console.http.post(f"/threads/{thread}/turns", json={"input": f"Echo: number {number}"}).raise_for_status()

@@ -120,7 +120,7 @@ def test_a_turn_before_that_the_provider_has_no_response_of(tenant: Tenant, emul
     tenant.turn(added, "Hi", parent_id=failed.headers["Everthread-Turn"])
     assert why(tenant, added) == [None, "items_added", "no_response_id", "live_response_id", "parent_unfinished"]
     assert tenant.turn(added, "Hi", parent_id=kept["id"])["continuation_reason"] == "live_response_id"
-    # What is imported keeps its reasons, and has no live id.
+    # Imported turns keep their reasons, and have no live id.
     record = answered(tenant.http.get(f"/threads/{added}/export"))
     tenant.http.delete(f"/threads/{added}").raise_for_status()
     wrong = {**record, "turns": [*record["turns"][:-1], {**record["turns"][-1], "continuation_reason": "failover"}]}

@@ -108,8 +108,10 @@ sum(turns) AS turns, sum(failed_turns) AS failed_turns, sum(input_tokens) AS inp
 -- the range covers in part, turns are read instead of sums.
 WITH lines AS (
     SELECT turns.*, '' AS kind FROM (
+        -- The thread of a sum exists: it is read only for its user.
         SELECT {_line | s | th} FROM usage_sums s
-        JOIN threads th ON th.project_id = :project_id AND th.bucket = s.bucket AND th.id = s.thread_id
+        LEFT JOIN threads th ON (:group_by::text = 'user' OR :user_id::text IS NOT NULL)
+            AND th.project_id = :project_id AND th.bucket = s.bucket AND th.id = s.thread_id
         WHERE s.project_id = :project_id AND s.at >= :since AND s.at < :until
             AND s.at <> ALL(:partial::timestamptz[])
         UNION ALL
