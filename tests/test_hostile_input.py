@@ -302,9 +302,9 @@ def test_two_calls_that_are_made_to_be_expensive_to_compare_are_not_compared(
         browser.post("/console/sign-in", data={"key": attacked.key}, headers={"Sec-Fetch-Site": "same-origin"})
 
         def attack() -> None:
-            page = browser.get(f"/console/threads/{thread}/turns/{turn['id']}/calls")
+            page = browser.get(f"/console/threads/{thread}/turns/{turn['id']}/details?tab=sent")
             assert page.status_code == 200
-            assert "What was sent" in page.text
+            assert "Copy as curl" in page.text
 
         expect_no_wait(attacked, attack)
 

@@ -224,15 +224,17 @@ def _sums(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _csv(group_by: Group, rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
-    # All texts are quoted: a semicolon in one is no separator either, after which a formula could begin.
-    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    writer = csv.writer(text, lineterminator="\n")
+    # For spreadsheets that separate cells by semicolons, where a formula could begin after one.
+    quoting = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     columns = [group_by, *COUNTED, *COSTS, "currency"]
     writer.writerow([*columns, "costs", "unpriced_turns", "unpriced"])
     for row in rows:
         amounts = "; ".join(f"{amount} {currency}" for currency, amount in row["costs"].items())
         unpriced = "; ".join(f"{each['model']} ({each['turns']})" for each in row["unpriced"])
         cells = [*(row[name] for name in columns), amounts, row["unpriced_turns"], unpriced]
-        writer.writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+        is_split = any(isinstance(cell, str) and ";" in cell for cell in cells)
+        (quoting if is_split else writer).writerow([_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 
