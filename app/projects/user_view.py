@@ -80,8 +80,8 @@ def _within(names: str) -> Shown:
 _usage = _within("input_tokens output_tokens total_tokens input_tokens_details output_tokens_details")
 
 _THREAD = _plain(
-    "id object name title user metadata ttl_seconds status head_id forked_turn_id turn_count context archived "
-    "created_at updated_at unreadable"
+    "id object name title user metadata ttl_seconds status head_id forked_turn_id turn_count last_turn context "
+    "archived created_at updated_at unreadable"
 ) | {"last_message": _last_message}
 
 _RESPONSE = _plain(
