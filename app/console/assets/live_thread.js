@@ -79,6 +79,11 @@ export function liveThread(turns) {
     if (used) used.addEventListener(used.matches("dialog") ? "close" : "toggle", changed, { once: true });
     else window.htmx?.trigger(document.body, "changed");
   }
+  document.body.addEventListener("htmx:beforeSwap", ({ detail }) => {
+    if (detail.target.id !== "about" || !detail.target.querySelector("dialog[open], details[open]")) return;
+    detail.shouldSwap = false; // A menu was opened while the title was on its way.
+    changed();
+  });
 
   below?.addEventListener("click", () => {
     toEnd();
