@@ -34,7 +34,11 @@ def main() -> None:
     with TemporaryDirectory() as directory:
         port = free_port()
         service = Service(
-            "--data-dir", directory, "--emulator-port", str(port), env={"EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "1"}
+            "--data-dir",
+            directory,
+            "--emulator-port",
+            str(port),
+            env={"EVERTHREAD_AUDIT_CHECKPOINT_SECONDS": "1", "EVERTHREAD_DRAIN_SECONDS": "1"},
         )
         demo = Process(
             "demo", "--emulator", f"http://127.0.0.1:{port}",
