@@ -59,6 +59,10 @@ _templates = Environment(
 )
 
 
+def _language(request: Request) -> str:
+    return language_of(request.headers.get("accept-language", ""))
+
+
 def _moment(seconds: float | None) -> str:
     return "" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
@@ -170,7 +174,7 @@ def page(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
         grant = await session.grant_of(request)
         if grant is None:
             return session.to_sign_in(request)
-        language = language_of(request.headers.get("accept-language", ""))
+        language = _language(request)
         view = View(request, Api(request.app, request, grant), grant, words(language), language)
         try:
             _check_ids(view)
@@ -193,7 +197,7 @@ def readable(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Req
         except APIError as error:
             if session.IS_SCRIPT in request.headers:
                 raise
-            language = language_of(request.headers.get("accept-language", ""))
+            language = _language(request)
             return _html(
                 request, "refused.html", words(language), language, error.status,
                 message=error.message, person="", may=lambda _: False,
@@ -231,7 +235,7 @@ async def oidc_callback_page(request: Request) -> Response:
     oidc = services(request)[Oidc]
     if oidc.config is None:
         return RedirectResponse(session.SIGN_IN, status_code=303)
-    language = language_of(request.headers.get("accept-language", ""))
+    language = _language(request)
     try:
         done = await oidc.finish(request)
     except SignInFailed as failed:
@@ -245,7 +249,7 @@ async def oidc_callback_page(request: Request) -> Response:
 
 
 def _sign_in_form(request: Request, wrong: str | None, **filled: str) -> Response:
-    language = language_of(request.headers.get("accept-language", ""))
+    language = _language(request)
     t = words(language)
     status = 200 if wrong is None else STATUSES.get(wrong, 403)
     return _html(

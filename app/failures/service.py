@@ -158,9 +158,10 @@ class Failures:
                 database,
                 project_id,
                 replace(filters, since=moment(begin), until=moment(end)),
-                lambda at: int(at.timestamp()) // seconds * seconds,
+                lambda at: _seconds(at) // seconds * seconds,
             )
         )
+        by_code = _top(counts.of_code)
         return {
             "object": "failures.summary",
             "since": begin,
@@ -169,13 +170,13 @@ class Failures:
             "failed": counts.of_status["failed"],
             "incomplete": counts.of_status["incomplete"],
             "truncated": counts.since is not None,
-            "counted_since": begin if counts.since is None else int(counts.since.timestamp()),
-            "by_code": _top(counts.of_code),
+            "counted_since": begin if counts.since is None else _seconds(counts.since),
+            "by_code": by_code,
             "by_model": _top(counts.of_model),
             "by_account": _top(counts.of_account),
             "by_user": _top(counts.of_user),
             "bucket_seconds": seconds,
-            "series": _series(counts, begin, end, seconds),
+            "series": _series(counts, by_code, begin, end, seconds),
         }
 
 
@@ -187,8 +188,8 @@ def bucket_seconds(since: int, until: int) -> int:
     return DAY * -(-(until - since) // (DAY * (MOST_BUCKETS - 1)))
 
 
-def _series(counts: Counts, since: int, until: int, seconds: int) -> list[FailuresOfTime]:
-    named = {entry["value"] for entry in _top(counts.of_code)["data"]}
+def _series(counts: Counts, by_code: FailuresByValue, since: int, until: int, seconds: int) -> list[FailuresOfTime]:
+    named = {entry["value"] for entry in by_code["data"]}
     series: list[FailuresOfTime] = []
     by_start: dict[Any, Counter[str | None]] = {}
     for (start, code), number in counts.over_time.items():

@@ -42,10 +42,7 @@ class Remaining(TypedDict):
     hold: str | None
 
 
-class PurgePreview(TypedDict):
-    object: Literal["user.purge.preview"]
-    user: str
-    at: int
+class PurgeNumbers(TypedDict):
     exact: bool
     """False if the counts are lower bounds, because there is more than was counted."""
     counts: PurgeCounts
@@ -58,21 +55,19 @@ class PurgePreview(TypedDict):
     provider_copies: int
     forks: int
     """Threads of other users that lose contents. The threads remain, with their own turns."""
+
+
+class PurgePreview(PurgeNumbers):
+    object: Literal["user.purge.preview"]
+    user: str
+    at: int
     refused: Refusal | None
     """Error code with which the purge would be refused, or null. Always null for keys without the scope audit."""
     remains: list[Remaining]
 
 
-class Counted(TypedDict):
+class Counted(PurgeNumbers):
     at: datetime
-    exact: bool
-    counts: PurgeCounts
-    bytes: int
-    feedback: int
-    shares: int
-    running_turns: int
-    provider_copies: int
-    forks: int
 
 
 async def snapshot(session: AsyncSession) -> None:
