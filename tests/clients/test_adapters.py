@@ -1,7 +1,6 @@
 """The adapters for the AI SDK and for assistant-ui, with the real packages in a real browser."""
 
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
 from tests.clients.npm import run, workspace
+from tests.console import needs_chromium
 from tests.service import Emulator, Service, eventually, free_port
 from tests.tenants import Tenant
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PIXEL = "data:image/png;base64," + (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
@@ -33,17 +32,8 @@ WEATHER = {
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed"),
-    pytest.mark.skipif(CHROMIUM is None and "CI" not in os.environ, reason="Chromium is not installed"),
+    needs_chromium,
 ]
-
-
-@pytest.fixture(scope="module")
-def browser(running_service: Service) -> Iterator[Browser]:
-    """Started after the service, because no other event loop may start while its own runs."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Files(SimpleHTTPRequestHandler):
