@@ -1,6 +1,7 @@
 """Everthread processes forked from one that has imported everything: importing takes most of the time of a start.
 
-A forked process runs `app.cli` as `__main__` and differs from `python -m app.cli` only in its command line in `ps`.
+A forked process runs `app.cli` as `__main__` and differs from `python -m app.cli` in its command line in `ps`, and in
+its end: its modules are not taken apart, which would take as long as its start (see `_Ending`).
 What an interpreter reads once, when it starts, must come from a real start: see `forkable`.
 """
 
@@ -256,8 +257,36 @@ def _prepare() -> None:
     sys.modules["app.items.vocabulary"].text_tokens("")
 
 
+class _Ending:
+    """Ends the process once its threads have ended and all other exit handlers have run, as an interpreter does, but
+    leaves its memory to the system. Made before any module that registers a handler: the last to run is the first one
+    registered."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        """None for a process that ends as interpreters do."""
+        atexit.register(self._end)
+
+    def run(self) -> None:
+        """Run `app.cli`, and note how it ends."""
+        try:
+            runpy.run_module("app.cli", run_name="__main__", alter_sys=True)
+            self.code = 0
+        except SystemExit as ended:
+            # One with a sentence is left to the interpreter, which prints it.
+            self.code = 0 if ended.code is None else ended.code if isinstance(ended.code, int) else None
+            raise
+
+    def _end(self) -> None:
+        if self.code is not None:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code & 255)
+
+
 def _main(path: str) -> None:
-    """Serve forks; in a forked process, run the command and end as an interpreter ends."""
+    """Serve forks; in a forked process, run the command and end."""
+    ending = _Ending()
     _prepare()
     assert threading.active_count() == 1, "A process with threads must not be forked."
     gc.collect()
@@ -266,7 +295,7 @@ def _main(path: str) -> None:
     if arguments is not None:
         sys.argv[1:] = arguments
         del sys.modules["app.cli"]
-        runpy.run_module("app.cli", run_name="__main__", alter_sys=True)
+        ending.run()
 
 
 if __name__ == "__main__":
