@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import httpx2
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
 from app.db import ids
@@ -61,10 +62,18 @@ def new_key(
     return key
 
 
+def violations(page: Page, *, context: Any = None, options: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return what axe finds wrong in a page, without a list of what it finds right, which takes as long again."""
+    ran = Axe().run(page, context=context, options={**(options or {}), "resultTypes": ["violations"]})
+    found: list[dict[str, Any]] = ran.response["violations"]
+    return found
+
+
 class Console:
     """A browser that is signed in, and the errors that its pages have reported."""
 
-    def __init__(self, context: BrowserContext, service: Service, key: str) -> None:
+    def __init__(self, context: BrowserContext, service: Service, key: str, *, by_form: bool = False) -> None:
+        """Sign in: in the page if `by_form`, else by the request that its form makes, with a page that is blank."""
         self.context = context
         self.service = service
         self.wrong: list[str] = []
@@ -74,10 +83,14 @@ class Console:
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("dialog", lambda dialog: dialog.accept())
         self.http = httpx2.Client(base_url=f"{service.url}/v1", headers={"Authorization": f"Bearer {key}"}, timeout=60)
-        self.open("")
-        self.page.fill("#key", key)
-        self.page.click("main button")
-        self.page.wait_for_url("**/console/threads")
+        if by_form:
+            self.open("")
+            self.page.fill("#key", key)
+            self.page.click("main button")
+            self.page.wait_for_url("**/console/threads")
+        else:
+            sent = context.request.post(f"{service.url}/console/sign-in", form={"key": key}, max_redirects=0)
+            assert sent.status == 303
 
     def _told(self, message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 import httpx2
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, expect
 from starlette.routing import Route
 
@@ -22,7 +21,7 @@ from app.console.reasons import REASONS
 from app.console.routes import routes
 from app.console.words import CHINESE, language_of
 from app.projects.settings import Limits
-from tests.console import Console, needs_chromium, new_key
+from tests.console import Console, needs_chromium, new_key, violations
 from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.wire import Proxy
 
@@ -439,7 +438,7 @@ def test_nobody_is_read_more_than_a_key_before_he_is_known(console_service: Serv
 
 def test_signing_out_ends_it(browser: Browser, console_service: Service) -> None:
     with browser.new_context(locale="en-US") as context:
-        console = Console(context, console_service, console_service.key)
+        console = Console(context, console_service, console_service.key, by_form=True)
         console.page.click("text=Sign out")
         console.open("/threads")
         assert "/console/sign-in" in console.page.url
@@ -479,7 +478,7 @@ def guess(http: httpx2.Client, service: Service, number: int) -> int:
 def test_what_changes_something_is_taken_from_the_consoles_own_pages_alone(console: Console) -> None:
     thread = console.thread(title="Mine")
     cookies = {cookie["name"]: cookie["value"] for cookie in console.context.cookies()}
-    proof = console.page.locator("meta[name=csrf-token]").get_attribute("content") or ""
+    proof = console.open("/threads").locator("meta[name=csrf-token]").get_attribute("content") or ""
     place = f"{console.service.url}/console/api/threads/{thread}"
     for headers in ({}, {"X-CSRF-Token": "0" * 64}, {"X-CSRF-Token": proof, "Sec-Fetch-Site": "cross-site"}):
         refused = httpx2.request("DELETE", place, cookies=cookies, headers=headers)
@@ -518,7 +517,7 @@ def test_a_key_sees_the_pages_that_its_scopes_open(
 ) -> None:
     key = new_key(console_service, scopes=["read"])
     with browser.new_context(locale="en-US") as context:
-        console = Console(context, console_service, key)
+        console = Console(context, console_service, key, by_form=True)
         expect(console.page.locator("header nav a")).to_have_text(["Threads", "Failures", "Now", "Usage"])
         console.open("/settings")
         expect(console.page.locator("[role=alert]")).to_have_text("This key does not have the scope 'admin'.")
@@ -593,16 +592,16 @@ def test_axe_finds_nothing_on_any_page_and_none_is_wider_than_a_phone(
         for path in ("/sign-in", *PAGES):
             page = console.open(path.format(thread=thread, turn=turn))
             page.wait_for_load_state("networkidle") if path != "/threads" else page.wait_for_timeout(300)
-            results = Axe().run(page, options=AXE)
-            found |= {f"{path} {each['id']}": each["nodes"][0]["html"] for each in results.response["violations"]}
+            results = violations(page, options=AXE)
+            found |= {f"{path} {each['id']}": each["nodes"][0]["html"] for each in results}
             assert page.evaluate("document.documentElement.scrollWidth") <= 375, path
             uses = page.evaluate("[...document.querySelectorAll('use')].map((use) => use.href.baseVal.split('#')[1])")
             assert set(uses) <= icons, path
         page.set_viewport_size({"width": 1440, "height": 900})
         console.open(f"/threads/{thread}")
         expect(page.locator(".list-column .threads a[aria-current]")).to_be_visible()
-        results = Axe().run(page, options=AXE)
-        found |= {f"wide {each['id']}": each["nodes"][0]["html"] for each in results.response["violations"]}
+        results = violations(page, options=AXE)
+        found |= {f"wide {each['id']}": each["nodes"][0]["html"] for each in results}
         assert found == {}
         assert console.wrong == []
 
@@ -611,7 +610,7 @@ def test_it_speaks_chinese_with_who_would_rather_read_that(
     browser: Browser, console_service: Service, console_env: dict[str, str]
 ) -> None:
     with browser.new_context(locale="zh-CN") as context:
-        console = Console(context, console_service, new_key(console_service))
+        console = Console(context, console_service, new_key(console_service), by_form=True)
         expect(console.page.locator("h1")).to_have_text("会话")
         assert console.page.locator("html").get_attribute("lang") == "zh-CN"
 

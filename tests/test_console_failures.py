@@ -4,14 +4,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from app.console import meanings
 from app.console.meanings import OF_CAUSE, OF_KIND, OF_SERVICE, Meaning, meaning_of
 from app.console.words import CHINESE
 from app.provider.error_table import Cause, Kind
-from tests.console import Console, needs_chromium
+from tests.console import Console, needs_chromium, violations
 from tests.service import Emulator
 
 HOSTILE = "<img src=x onerror='window.hacked = 1'>"
@@ -153,8 +152,8 @@ def test_failures_are_accessible_and_fit_a_phone(console: Console, emulator: Emu
             page = console.open(path)
             if "code=" in path:
                 expect(page.locator("#over-time [data-drawn]")).to_be_visible()
-            results = Axe().run(page)
-            assert [(each["id"], each["nodes"][0]["html"]) for each in results.response["violations"]] == [], path
+            results = violations(page)
+            assert [(each["id"], each["nodes"][0]["html"]) for each in results] == [], path
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
 
 

@@ -9,10 +9,9 @@ from urllib.parse import urlencode
 
 import asyncpg
 import httpx2
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.console import Console, needs_chromium, new_key
+from tests.console import Console, needs_chromium, new_key, violations
 from tests.service import Emulator, Process, Service, eventually
 
 pytestmark = needs_chromium
@@ -206,7 +205,7 @@ def test_the_panel_is_a_page_on_phones_and_without_scripts(
 ) -> None:
     for options in ({"viewport": {"width": 375, "height": 720}}, {"java_script_enabled": False}):
         with browser.new_context(locale="en-US", **options) as context:
-            console = Console(context, console_service, new_key(console_service))
+            console = Console(context, console_service, new_key(console_service), by_form=True)
             console.thread("Echo: one", title="Small")
             page = console.open("")
             page.locator(".threads li a", has_text="Small").first.click()
@@ -230,8 +229,8 @@ def test_the_panel_is_accessible_and_bounded_and_shows_the_proof_to_auditors_alo
         found: dict[str, str] = {}
         for name in ("overview", "sent", "compare&with=rebuilt"):
             page = console.open(f"/threads/{thread}?turn={turn}&tab={name}")
-            results = Axe().run(page, context={"include": [["#side"]]})
-            found |= {f"{name} {each['id']}": each["nodes"][0]["html"] for each in results.response["violations"]}
+            results = violations(page, context={"include": [["#side"]]})
+            found |= {f"{name} {each['id']}": each["nodes"][0]["html"] for each in results}
             assert len(page.locator("#side").inner_text()) < 100_000
         assert found == {}
         expect(page.locator("#panel .tabs a")).to_have_text(["Overview", "Sent", "Received", "Compare"])

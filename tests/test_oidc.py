@@ -21,7 +21,6 @@ import asyncpg
 import httpx2
 import jwt
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from cryptography.hazmat.primitives.asymmetric import rsa
 from playwright.sync_api import expect, sync_playwright
 
@@ -30,6 +29,7 @@ from app.console.identity_provider import IdentityProvider, ProviderFailed
 from app.console.oidc_config import BadOidc, oidc_config
 from app.console.words import CHINESE
 from app.settings import Settings
+from tests.console import violations
 from tests.databases import migrated_database
 from tests.oidc_front import CLIENT, SECRET, Forgery, Front, expired, oidc_front
 from tests.projects import Project, new_key
@@ -162,7 +162,7 @@ def test_a_person_signs_in_in_a_browser_is_named_in_the_trail_and_signs_out(
         page.route("https://**", lambda route: route.abort())  # The provider's page has a style sheet elsewhere.
         console = running.url.replace("127.0.0.1", "localhost") + "/console"
         page.goto(f"{console}/usage?model=qwen")
-        assert Axe().run(page).response["violations"] == []
+        assert violations(page) == []
         page.get_by_role("link", name="Sign in with 127.0.0.1").click(no_wait_after=True)
         page.locator("input[name=sub]").fill(subject)
         page.get_by_role("button", name="Authorize").click(no_wait_after=True)
