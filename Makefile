@@ -53,9 +53,13 @@ docs: .venv/ready-docs
 	@! grep -rlE --include='*.html' '<(script|link|img|iframe)[^>]*(src|href)="?(https?:)?//' build/site
 	@echo "To read and search the pages: $(PYTHON) -m http.server --directory build/site"
 
-check: .venv/ready-dev
+check: lint types
+
+lint: .venv/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/ready-dev
 	$(BIN)/mypy
 
 # Adds the hash of a new migration. One that is in the file does not change any more.
@@ -63,7 +67,7 @@ migrations-lock:
 	@cd migrations/versions && for f in *.py *.sql; do \
 		[ ! -e "$$f" ] || grep -q "  $$f$$" ../hashes.lock || sha256sum "$$f" >> ../hashes.lock; done
 
-PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check $(PIP_FLAGS)
 
 .venv/ready: requirements.lock requirements-build.lock pyproject.toml
 	@echo "Installing Everthread into .venv. The first time takes about a minute."
@@ -92,4 +96,4 @@ lock: .venv/ready-dev
 	$(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/generated/requirements.in -o tests/clients/generated/requirements.lock
 	for each in openai2 openai3; do $(UV) pip compile -q --universal --generate-hashes --no-header --python-version 3.11 tests/clients/others/$$each.in -o tests/clients/others/$$each.lock; done
 
-.PHONY: serve compiled quick test test-all clients screenshots icons docs check migrations-lock lock
+.PHONY: serve compiled quick test test-all clients screenshots icons docs check lint types migrations-lock lock

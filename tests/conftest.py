@@ -4,7 +4,9 @@ import os
 import random
 from collections.abc import Iterator
 from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import httpcore2
 import psutil
@@ -13,7 +15,6 @@ from hypothesis import HealthCheck, settings
 
 from tests.breakable import Servers
 from tests.databases import migrated_database, new_database
-from tests.in_process import InProcessEmulator, InProcessService, kept_database, kept_servers
 from tests.projects import Project
 from tests.servers import servers
 from tests.service import Emulator, Process, Service, end_all
@@ -46,7 +47,7 @@ LONGEST = (
     "stopping", "leaving", "long_memory", "console", "console_panel", "console_acting", "console_now", "documents",
     "openapi", "durability", "serve", "audit", "sealed_contents", "encryption", "http11", "rolling_upgrade", "faults",
     "outages", "kept_answers", "limits", "bounds", "accounts", "transfer", "postgres_forms", "command_line", "examples",
-    "console_failures", "console_usage",
+    "console_failures", "console_usage", "live", "stream_tickets", "witnesses",
 )  # fmt: skip
 """Test files that begin first, so that no worker ends with one of them while the others have nothing left."""
 
@@ -121,6 +122,11 @@ def quick(pytestconfig: pytest.Config) -> bool:
     return bool(pytestconfig.getoption("--quick"))
 
 
+def in_process() -> Any:
+    """Return tests.in_process. It imports the service, which the process that hands out the tests does not need."""
+    return import_module("tests.in_process")
+
+
 @pytest.fixture(scope="session")
 def server_urls(
     quick: bool, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
@@ -128,14 +134,15 @@ def server_urls(
     kept = pytestconfig.rootpath / ".pytest_cache" / "quick"
     if quick:
         kept.mkdir(parents=True, exist_ok=True)
-    with kept_servers(kept) if quick else servers(tmp_path_factory.mktemp("servers")) as urls:
+    with in_process().kept_servers(kept) if quick else servers(tmp_path_factory.mktemp("servers")) as urls:
         yield urls
 
 
 @pytest.fixture(scope="session")
 def database_url(quick: bool, server_urls: tuple[str, str]) -> str:
     """A migrated database."""
-    return kept_database(server_urls[0]) if quick else migrated_database(server_urls[0])
+    url: str = in_process().kept_database(server_urls[0]) if quick else migrated_database(server_urls[0])
+    return url
 
 
 @pytest.fixture
@@ -162,7 +169,7 @@ def redis_url(server_urls: tuple[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def running_emulator(quick: bool) -> Iterator[Emulator]:
-    emulator = InProcessEmulator() if quick else Emulator()
+    emulator: Emulator = in_process().InProcessEmulator() if quick else Emulator()
     yield emulator
     emulator.stop()
 
@@ -195,7 +202,7 @@ def service_env(database_url: str, redis_url: str, running_emulator: Emulator) -
 
 @pytest.fixture(scope="session")
 def running_service(quick: bool, service_env: dict[str, str]) -> Iterator[Service]:
-    service = InProcessService(service_env) if quick else Service(env=service_env)
+    service: Service = in_process().InProcessService(service_env) if quick else Service(env=service_env)
     yield service
     code = service.stop()
     print("\n".join(line for line in service.process.lines if "exception" in line))  # noqa: T201

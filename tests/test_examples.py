@@ -1,7 +1,6 @@
 """The chat apps of examples/, each started as its README says and clicked through in a real browser."""
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,6 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import (
     APIResponse,
     Browser,
@@ -22,8 +20,8 @@ from playwright.sync_api import (
     expect,
 )
 
-from tests.clients.npm import workspace
-from tests.console import MILLISECONDS, needs_chromium
+from tests.clients import npm
+from tests.console import MILLISECONDS, needs_chromium, violations
 from tests.service import Emulator, Process, Service, eventually, free_port
 from tests.tenants import Tenant
 from tests.tools import needs
@@ -104,14 +102,7 @@ def one_page(browser: Browser, emulator: Emulator, one_page_url: str) -> Iterato
 @pytest.fixture(scope="module")
 def react_url(tenant: Tenant) -> Iterator[str]:
     """The address of the React app, built with the packages of clients/typescript."""
-    workspace()
-    folder = EXAMPLES / "react"
-    # The workspace has many of the same packages: npm has just read what is known about them.
-    install = ["npm", "ci", "--no-audit", "--no-fund", "--silent", "--prefer-offline"]
-    for command in (install, ["npm", "run", "--silent", "build"]):
-        ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-        assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
-    with running(["node", "server.mjs"], folder, tenant) as url:
+    with running(["node", "server.mjs"], npm.react(), tenant) as url:
         yield url
 
 
@@ -144,7 +135,7 @@ def test_one_page_streams_an_answer_and_continues_the_conversation(one_page: Vis
     page.locator("nav li button").click()
     expect(page.locator("article")).to_have_count(4)
     assert newest(tenant)["user"].startswith("guest-")
-    assert Axe().run(page).violations_count == 0
+    assert violations(page) == []
 
 
 def test_one_page_resumes_after_a_reload_and_stops(one_page: Visitor, emulator: Emulator, tenant: Tenant) -> None:
@@ -266,11 +257,11 @@ def test_react_streams_answers_and_lists_conversations(react: Visitor, tenant: T
     answered(page, 2)
     assert page.evaluate("window.hacked") is None
     assert {urlsplit(url).hostname for url in react.requested} == {"127.0.0.1"}
-    assert Axe().run(page).violations_count == 0
+    assert violations(page) == []
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 700})
     page.get_by_role("button", name="Conversations").click()
-    assert Axe().run(page).violations_count == 0
+    assert violations(page) == []
     page.locator("nav li a", has_text="bold").click()
     expect(page.locator("h1")).to_contain_text("bold")
 
