@@ -18,7 +18,10 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 COLOURS = {
     "everthread": "#0b7285",
-    "passthrough": "#868e96",
+    "aiohttp": "#868e96",
+    "httpx": "#adb5bd",
+    "ogx": "#2b8a3e",
+    "open-responses": "#c2255c",
     "litellm": "#e8590c",
     "langgraph": "#7048e8",
     "direct": "#ced4da",

@@ -67,17 +67,19 @@ class Load:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    async def run(self, request: Request, count: int, *, apart: float = 0.0) -> Measured:
+    async def run(self, request: Request, count: int, *, apart: float = 0.0, rate: float | None = None) -> Measured:
         """Send `count` requests, so many at once. Client n sends requests n, n + at_once, …, one after the other.
 
         Args:
             apart: seconds between the first requests of two clients: streams that all begin in the same
                 millisecond wait for each other.
+            rate: requests per second at most, evenly spread.
         """
         measured = Measured()
         began = time.perf_counter()
         clients = [
-            self._client(request, range(n, count, self._at_once), measured, n * apart) for n in range(self._at_once)
+            self._client(request, range(n, count, self._at_once), measured, n * apart, rate)
+            for n in range(self._at_once)
         ]
         await asyncio.gather(*clients)
         measured.seconds = time.perf_counter() - began
@@ -94,10 +96,15 @@ class Load:
         async with self._session.get(path) as answer:
             return await answer.read()
 
-    async def _client(self, request: Request, numbers: range, measured: Measured, later: float) -> None:
+    async def _client(
+        self, request: Request, numbers: range, measured: Measured, later: float, rate: float | None
+    ) -> None:
+        start = time.perf_counter()
         if later:
             await asyncio.sleep(later)
         for number in numbers:
+            if rate is not None and (early := start + number / rate - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
             method, path, body = request(number)
             data = None if body is None else orjson.dumps(body)
             began = time.perf_counter()

@@ -51,6 +51,15 @@ class Tree:
         times = [process.cpu_times() for process in self.processes()]
         return Used(sum(t.user for t in times), sum(t.system for t in times))
 
+    def each_cpu(self) -> dict[int, float]:
+        """Seconds of CPU by process id."""
+        return {p.pid: (t := p.cpu_times()).user + t.system for p in self.processes()}
+
+    def pin(self, cores: list[int]) -> None:
+        """Let the processes run on these cores only. What they start later stays there too."""
+        for process in self.processes():
+            process.cpu_affinity(cores)
+
     def memory(self) -> int:
         """Bytes that are the processes' own."""
         total = 0

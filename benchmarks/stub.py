@@ -4,7 +4,7 @@
 
 What it answers is read off the request: `deltas=N` in its input asks for a stream of N deltas, `pause=MS` for
 that many milliseconds before each; `say=N` for a plain answer of N characters, another one each time. Without pauses
-the deltas are written one by one all the same.
+the deltas are written one by one all the same. Servers that ask for chat completions get the same words that way.
 """
 
 import asyncio
@@ -54,6 +54,27 @@ def response(number: int, text: str, status: str = "completed") -> dict[str, obj
     }
 
 
+def completion(number: int, text: str) -> dict[str, object]:
+    """A Chat Completions answer with the same words."""
+    return {
+        "id": f"chatcmpl-stub_{number}",
+        "object": "chat.completion",
+        "created": 1_800_000_000,
+        "model": "qwen3.5-plus",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 20, "total_tokens": 40},
+    }
+
+
+def chunk(number: int, delta: dict[str, object], *, finished: bool = False) -> bytes:
+    """An event of a streamed Chat Completions answer."""
+    whole = completion(number, "")
+    choice = {"index": 0, "delta": delta, "finish_reason": "stop" if finished else None}
+    usage = {"usage": whole["usage"]} if finished else {}
+    event = {**whole, "object": "chat.completion.chunk", "choices": [choice], "usage": None, **usage}
+    return b"data: %b\n\n" % orjson.dumps(event)
+
+
 def frame(number: int, event: dict[str, object]) -> bytes:
     data = orjson.dumps({**event, "sequence_number": number})
     return b"id:%d\nevent:%b\n:HTTP_STATUS/200\ndata:%b\n\n" % (number, str(event["type"]).encode(), data)
@@ -75,24 +96,26 @@ class Provider(asyncio.Protocol):
             length = int(found[1]) if found else 0
             if len(self.received) < end + 4 + length:
                 return
+            chat = b"/chat/completions" in self.received[: self.received.find(b"\r\n")]
             body = self.received[end + 4 : end + 4 + length]
             self.received = self.received[end + 4 + length :]
-            self.answer(body)
+            self.answer(body, chat=chat)
 
-    def answer(self, body: bytes) -> None:
+    def answer(self, body: bytes, *, chat: bool) -> None:
         Provider.number += 1
         number = Provider.number
         deltas = _DELTAS.search(body)
         if b'"stream":true' not in body.replace(b" ", b""):
             said = _SAY.search(body)
             words = WORD * 20 if said is None else text(int(said[1]), random.Random(number))  # noqa: S311
-            answer = orjson.dumps(response(number, words))
+            answer = orjson.dumps(completion(number, words) if chat else response(number, words))
             self.transport.write(self.plain_head % len(answer) + answer)
             return
         pause = _PAUSE.search(body)
         count = int(deltas[1]) if deltas else 20
         self.transport.write(self.stream_head)
-        asyncio.get_running_loop().create_task(self.stream(number, count, int(pause[1]) / 1000 if pause else 0))
+        stream = self.chat_stream if chat else self.stream
+        asyncio.get_running_loop().create_task(stream(number, count, int(pause[1]) / 1000 if pause else 0))
 
     async def stream(self, number: int, count: int, pause: float) -> None:
         at = {"item_id": f"msg_{number}", "output_index": 0, "content_index": 0}
@@ -124,6 +147,16 @@ class Provider(asyncio.Protocol):
         for event in closing:
             self.send(frame(place, event))
             place += 1
+        self.transport.write(b"0\r\n\r\n")
+
+    async def chat_stream(self, number: int, count: int, pause: float) -> None:
+        self.send(chunk(number, {"role": "assistant", "content": ""}))
+        for _ in range(count):
+            if pause:
+                await asyncio.sleep(pause)
+            self.send(chunk(number, {"content": WORD}))
+        self.send(chunk(number, {}, finished=True))
+        self.send(b"data: [DONE]\n\n")
         self.transport.write(b"0\r\n\r\n")
 
     def send(self, data: bytes) -> None:

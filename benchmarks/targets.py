@@ -20,8 +20,11 @@ KEY = "et_the_key_of_the_benchmarks_0123456789"
 MODEL = "qwen3.5-plus"
 PEERS = Path(__file__).parent / "peers"
 
-PASSTHROUGH_PACKAGES = ("starlette", "httpx", "uvicorn", "uvloop", "httptools")
+AIOHTTP_PACKAGES = ("aiohttp", "uvloop")
+HTTPX_PACKAGES = ("starlette", "httpx", "uvicorn", "uvloop", "httptools")
 LITELLM_PACKAGES = ("litellm[proxy]",)
+OGX_PACKAGES = ("ogx", "faiss-cpu", "aiosqlite", "sqlalchemy[asyncio]", "tiktoken", "chardet", "pypdf")
+OPEN_RESPONSES_PACKAGES = ("open-responses-server",)
 LANGGRAPH_PACKAGES = ("langgraph-cli[inmem]", "httpx")
 
 Api = Literal["responses", "threads", "runs"]
@@ -38,6 +41,12 @@ class Target:
     stores: Tree | None = None
     """Its database and cache, if it has any."""
     api: Api = "responses"
+    path: str = "/v1/responses"
+    model: str = MODEL
+    plain: bool = True
+    """Whether it answers without streaming."""
+    streams: bool = True
+    """Whether its streams are the provider's events."""
 
 
 class Skipped(Exception):
@@ -59,21 +68,21 @@ def servers(work: Path) -> Iterator[tuple[str, str, Tree]]:
     with ExitStack() as stack:
         database_url = stack.enter_context(embedded_postgres.running(work / "postgres"))
         redis_url = stack.enter_context(embedded_redis.running(work / "redis"))
-        yield database_url, redis_url, _Stores()
+        yield database_url, redis_url, _Stores(work)
 
 
 class _Stores(Tree):
-    """Every Postgres and Redis process that this run has started."""
+    """The Postgres and Redis whose data is in a directory, with their processes."""
 
-    def __init__(self) -> None:
-        self._me = psutil.Process()
+    def __init__(self, place: Path) -> None:
+        self._place = str(place)
 
     def processes(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter(["name", "cmdline"]):
-            name = process.info["name"] or ""
-            if name.startswith(("postgres", "redis-server")):
-                found.append(process)
+            name, command = process.info["name"] or "", process.info["cmdline"] or []
+            if name.startswith(("postgres", "redis-server")) and any(self._place in part for part in command):
+                found += [process, *process.children(recursive=True)]
         return found
 
 
@@ -105,12 +114,26 @@ def everthread(
 
 
 @contextmanager
-def passthrough(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
-    python = venv(venvs / "passthrough", PASSTHROUGH_PACKAGES)
+def passthrough_aiohttp(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    with _passthrough("passthrough_aiohttp", AIOHTTP_PACKAGES, work, upstream, venvs) as started:
+        yield started
+
+
+@contextmanager
+def passthrough_httpx(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    with _passthrough("passthrough_httpx", HTTPX_PACKAGES, work, upstream, venvs) as started:
+        yield started
+
+
+@contextmanager
+def _passthrough(
+    name: str, packages: tuple[str, ...], work: Path, upstream: str, venvs: Path
+) -> Iterator[tuple[str, Tree]]:
+    python = venv(venvs / name, packages)
     port = free_port()
-    command = [str(python), str(PEERS / "passthrough.py"), str(port), f"{upstream}/compatible-mode/v1"]
+    command = [str(python), str(PEERS / f"{name}.py"), str(port), f"{upstream}/compatible-mode/v1"]
     url = f"http://127.0.0.1:{port}"
-    with running(command, ready=answers(f"{url}/ready"), log=work / "passthrough.log") as tree:
+    with running(command, ready=answers(f"{url}/ready"), log=work / f"{name}.log") as tree:
         yield url, tree
 
 
@@ -137,6 +160,53 @@ def litellm(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]
         yield url, tree
 
 
+OGX_MODEL = f"stub/{MODEL}"
+
+
+@contextmanager
+def ogx(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    """It asks its provider for chat completions, and keeps responses in SQLite, as its own starter does."""
+    python = venv(venvs / "ogx", OGX_PACKAGES, at_least=(3, 12))
+    port = free_port()
+    place = work / "ogx"
+    place.mkdir()
+    env = {
+        "UPSTREAM": f"{upstream}/v1",
+        "PLACE": str(place),
+        # Its vocabulary would be loaded from the network. LiteLLM's package has the same file.
+        "TIKTOKEN_CACHE_DIR": str(_package(venv(venvs / "litellm", LITELLM_PACKAGES), "litellm") / TOKENIZERS),
+        "OGX_LOGGING": "all=error",
+    }
+    command = [str(python.parent / "ogx"), "run", str(PEERS / "ogx.yaml"), "--port", str(port), "--insecure"]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, env=env, cwd=place, ready=answers(f"{url}/v1/models"), log=work / "ogx.log") as tree:
+        yield url, tree
+
+
+TOKENIZERS = "litellm_core_utils/tokenizers"
+
+
+def _package(python: Path, name: str) -> Path:
+    """The directory of a package that a Python has installed."""
+    code = f"import importlib.util; print(importlib.util.find_spec({name!r}).submodule_search_locations[0])"
+    found = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
+    return Path(found.stdout.strip())
+
+
+@contextmanager
+def open_responses(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
+    """It asks its provider for streamed chat completions, and answers streamed requests only."""
+    python = venv(venvs / "open-responses", OPEN_RESPONSES_PACKAGES)
+    port = free_port()
+    place = work / "open-responses"
+    place.mkdir()
+    app = "open_responses_server.server_entrypoint:app"
+    command = [str(python), "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    env = {"OPENAI_BASE_URL_INTERNAL": upstream, "OPENAI_API_KEY": "sk-benchmark"}
+    with running(command, env=env, cwd=place, ready=listens(port), log=work / "open-responses.log") as tree:
+        yield f"http://127.0.0.1:{port}", tree
+
+
 @contextmanager
 def langgraph(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
     """Its development server, which keeps threads in memory: the one with a database needs a licence and Docker."""
@@ -155,7 +225,7 @@ def langgraph(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tre
         yield url, tree
 
 
-def venv(path: Path, packages: tuple[str, ...]) -> Path:
+def venv(path: Path, packages: tuple[str, ...], *, at_least: tuple[int, int] = (3, 11)) -> Path:
     """The Python of a virtual environment with these packages, made if it is not there.
 
     Raises:
@@ -163,10 +233,21 @@ def venv(path: Path, packages: tuple[str, ...]) -> Path:
     """
     python = path / "bin" / "python"
     if not (path / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(path)], check=True)
+        subprocess.run([_interpreter(at_least), "-m", "venv", "--clear", str(path)], check=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
         installed = subprocess.run(pip, capture_output=True, text=True, check=False)
         if installed.returncode != 0:
             raise Skipped(f"pip could not install {' '.join(packages)}: {installed.stderr.strip()[-300:]}")
         (path / "ready").touch()
     return python
+
+
+def _interpreter(at_least: tuple[int, int]) -> str:
+    """This Python, or the newest one on the PATH where this one is too old."""
+    if sys.version_info[:2] >= at_least:
+        return sys.executable
+    for minor in range(14, at_least[1] - 1, -1):
+        found = shutil.which(f"python3.{minor}")
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+            return found
+    raise Skipped(f"it needs Python {at_least[0]}.{at_least[1]}, which is not installed here")

@@ -1,8 +1,11 @@
 """Requests side by side: what each target adds to the same calls to the same provider."""
 
 import asyncio
+import os
 import statistics
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +14,48 @@ import uvloop
 from app import schema
 from benchmarks import targets
 from benchmarks.load import Load, Measured, Request, median
-from benchmarks.targets import KEY, MODEL, Skipped, Target
+from benchmarks.processes import Tree
+from benchmarks.targets import KEY, MODEL, Api, Skipped, Target
 
-ROUNDS = 3
+ROUNDS = 5
 
-PLAIN = {1: 300, 16: 960, 64: 1920}
+PLAIN = {1: 1000, 16: 1920, 64: 1920}
 """Requests a round, by how many are under way at once."""
 
-SLOW_TARGETS = {"litellm": 0.15, "langgraph": 0.05}
-"""The share of the requests that a slow target gets: it is measured long enough all the same."""
+YARDSTICK = "aiohttp"
+"""Target whose CPU the others' is divided by, round by round."""
 
-PEERS = {"passthrough": targets.passthrough, "litellm": targets.litellm, "langgraph": targets.langgraph}
+Start = Callable[[Path, str, Path], AbstractContextManager[tuple[str, Tree]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A server beside Everthread."""
+
+    start: Start
+    share: float = 1.0
+    """Share of the requests that it gets: a slow one is measured long enough all the same."""
+    api: Api = "responses"
+    path: str = "/v1/responses"
+    model: str = MODEL
+    plain: bool = True
+    streams: bool = True
+
+
+PEERS = {
+    YARDSTICK: Peer(targets.passthrough_aiohttp),
+    "httpx": Peer(targets.passthrough_httpx),
+    "litellm": Peer(targets.litellm, share=0.1),
+    "langgraph": Peer(targets.langgraph, share=0.02, api="runs", streams=False),
+    "ogx": Peer(targets.ogx, share=0.05, model=targets.OGX_MODEL),
+    "open-responses": Peer(targets.open_responses, share=0.1, path="/responses", plain=False),
+}
+
+RATE = 250
+"""Turns a second on which workers are compared: a third or so of what one carries."""
+
+WORDS = "lorem " * 20
+"""The stand-in's plain answer."""
 
 Row = dict[str, Any]
 
@@ -36,18 +70,18 @@ def run(work: Path, venvs: Path, *, skip: frozenset[str], say: Any) -> dict[str,
         asyncio.run(schema.migrate(database_url))
         url, tree = stack.enter_context(targets.everthread(work, upstream, database_url, redis_url))
         compared = [Target("direct", upstream, stub_tree), Target("everthread", url, tree, stores, "threads")]
-        for name, start in PEERS.items():
+        for name, peer in PEERS.items():
             if name in skip:
                 results["skipped"][name] = "left out on the command line"
                 continue
             try:
-                url, tree = stack.enter_context(start(work, upstream, venvs))
-                compared.append(Target(name, url, tree, api="runs" if name == "langgraph" else "responses"))
+                url, tree = stack.enter_context(peer.start(work, upstream, venvs))
+                target = Target(name, url, tree, None, peer.api, peer.path, peer.model, peer.plain, peer.streams)
+                compared.append(target)
             except (Skipped, RuntimeError) as error:
                 results["skipped"][name] = str(error)
-        results["plain"] = uvloop.run(_plain(compared, say))
-        # LangGraph streams events of its own, which are not the provider's.
-        compared = [target for target in compared if target.api != "runs"]
+        results["plain"] = uvloop.run(_plain([target for target in compared if target.plain], say))
+        compared = [target for target in compared if target.streams]
         results["stream"] = uvloop.run(_streams(compared, say))
         results["conversation"] = uvloop.run(_conversations(compared, say))
         results["open streams"] = uvloop.run(_open_streams(compared, say))
@@ -78,10 +112,12 @@ async def _compare(
     """One workload at each target, in turns."""
     measured: dict[str, list[Row]] = {target.name: [] for target in compared}
     for number in range(ROUNDS):
-        for target in compared:
-            some = max(at_once, int(count * SLOW_TARGETS.get(target.name, 1)))
+        for target in compared if number % 2 == 0 else reversed(compared):
+            peer = PEERS.get(target.name)
+            some = max(at_once, int(count * (peer.share if peer else 1)))
             async with Load(target.url, KEY, at_once) as load:
                 request = await requests(load, target, at_once, body)
+                await _check_words(load, target, request)
                 await load.run(request, at_once * (2 if number else 4), apart=apart)
                 row = await _measure(load, target, request, some, apart)
             measured[target.name].append(row)
@@ -89,17 +125,38 @@ async def _compare(
     for name, runs in measured.items():
         row = {"workload": label, "target": name}
         row |= {field: statistics.median(run[field] for run in runs) for field in runs[0]}
+        if yardstick := measured.get(YARDSTICK):
+            ratios = [run["cpu_ms"] / of["cpu_ms"] for run, of in zip(runs, yardstick, strict=True)]
+            row["of_yardstick"] = statistics.median(ratios)
+        if "deltas" in row and row["deltas"] != _deltas_of(body):
+            raise RuntimeError(f"{name}: {row['deltas']} deltas were heard, and {_deltas_of(body)} sent")
         rows.append(row)
         say(_line(row))
     return rows
 
 
+def _deltas_of(body: Row) -> int:
+    """The deltas that a stream's input asks for."""
+    return int(str(body["input"]).split()[0].removeprefix("deltas="))
+
+
+async def _check_words(load: Load, target: Target, request: Request) -> None:
+    """Raise if a target's plain answer does not have the provider's words."""
+    method, path, body = request(0)
+    if target.api == "runs" or body is None or body.get("stream"):
+        return
+    output = (await load.ask(method, path, body))["output"]
+    said = [part["text"] for item in output for part in item["content"]]
+    if said != [WORDS]:
+        raise RuntimeError(f"{target.name}: it answered {said}")
+
+
 async def requests(load: Load, target: Target, at_once: int, body: Row) -> Request:
     """Return a function that sends the requests of a target's clients, on its own threads where it has any."""
-    sent = {"model": MODEL, **body}
+    sent = {"model": target.model, **body}
     match target.api:
         case "responses":
-            return lambda number: ("POST", "/v1/responses", sent)
+            return lambda number: ("POST", target.path, sent)
         case "threads":
             paths = [f"/v1/threads/{(await load.ask('POST', '/v1/threads', {}))['id']}/turns" for _ in range(at_once)]
             return lambda number: ("POST", paths[number % at_once], sent)
@@ -114,9 +171,11 @@ async def requests(load: Load, target: Target, at_once: int, body: Row) -> Reque
             return lambda number: ("POST", runs[number % at_once], run)
 
 
-async def _measure(load: Load, target: Target, request: Request, count: int, apart: float) -> Row:
+async def _measure(
+    load: Load, target: Target, request: Request, count: int, apart: float, rate: float | None = None
+) -> Row:
     before, stores_before = target.service.cpu(), target.stores.cpu() if target.stores else None
-    measured = await load.run(request, count, apart=apart)
+    measured = await load.run(request, count, apart=apart, rate=rate)
     used = (target.service.cpu() - before).total
     of_stores = (target.stores.cpu() - stores_before).total if target.stores and stores_before else 0.0
     if measured.failed:
@@ -142,7 +201,7 @@ async def _conversations(compared: list[Target], say: Any) -> list[Row]:
     rows = []
     turns, at_once = 50, 8
     for target in compared:
-        if target.name not in ("everthread", "passthrough"):
+        if target.name not in ("everthread", YARDSTICK, "httpx"):
             continue
         async with Load(target.url, KEY, at_once) as load:
             place = await requests(load, target, at_once, {})
@@ -181,7 +240,7 @@ async def _open_streams(compared: list[Target], say: Any) -> list[Row]:
     rows = []
     count, deltas = 1000, 15
     for target in compared:
-        if target.name == "direct" or target.name == "litellm":
+        if target.name not in ("everthread", YARDSTICK, "httpx"):
             continue
         async with Load(target.url, KEY, count) as load:
             request = await requests(load, target, count, {"input": f"deltas={deltas} pause=1000", "stream": True})
@@ -204,34 +263,52 @@ async def _open_streams(compared: list[Target], say: Any) -> list[Row]:
 
 
 def _workers(work: Path, say: Any) -> list[Row]:
-    """The same load on one worker and on two."""
+    """The same load at a fixed rate on one worker and on two, the load and the stand-in on a core of their own.
+
+    Two cores cannot hold a load and two busy workers. So the rate is one that a worker carries with ease, and
+    `busiest_cpu_ms` says how much the busiest worker uses for each turn of the whole load: what it uses decides how
+    many turns a second there can be where every worker has a core.
+    """
     rows = []
+    cores = sorted(os.sched_getaffinity(0))
+    of_load, of_service = cores[:1], cores[1:] or cores
     for workers in (1, 2):
         place = work / f"workers{workers}"
         place.mkdir()
         with ExitStack() as stack:
-            upstream, _ = stack.enter_context(targets.stub(place))
+            upstream, stub = stack.enter_context(targets.stub(place))
             database_url, redis_url, stores = stack.enter_context(targets.servers(place))
             asyncio.run(schema.migrate(database_url))
             url, tree = stack.enter_context(
                 targets.everthread(place, upstream, database_url, redis_url, workers=workers)
             )
-            target = Target("everthread", url, tree, stores, "threads")
-
-            async def measure(target: Target = target) -> Row:
-                async with Load(target.url, KEY, 32) as load:
-                    request = await requests(load, target, 32, {"input": "Hello"})
-                    await load.run(request, 320)
-                    await asyncio.sleep(2)
-                    runs = [await _measure(load, target, request, 960, 0.0) for _ in range(ROUNDS)]
-                return {field: statistics.median(run[field] for run in runs) for field in runs[0]}
-
+            tree.pin(of_service)
+            stores.pin(of_service)
+            stub.pin(of_load)
+            os.sched_setaffinity(0, of_load)
+            stack.callback(os.sched_setaffinity, 0, cores)
             rows.append(
-                {"workload": f"plain turn, 32 at once, --workers {workers}", "target": "everthread"}
-                | uvloop.run(measure())
+                {"workload": f"plain turn, {RATE} a second, --workers {workers}", "target": "everthread"}
+                | uvloop.run(_at_a_rate(Target("everthread", url, tree, stores, "threads")))
             )
             say(_line(rows[-1]))
     return rows
+
+
+async def _at_a_rate(target: Target) -> Row:
+    clients, count = 64, RATE * 8
+    async with Load(target.url, KEY, clients) as load:
+        request = await requests(load, target, clients, {"input": "Hello"})
+        await load.run(request, 5 * clients)
+        await asyncio.sleep(2)
+        runs = []
+        for _ in range(ROUNDS):
+            before = target.service.each_cpu()
+            row = await _measure(load, target, request, count, 0.0, RATE)
+            used = target.service.each_cpu()
+            row["busiest_cpu_ms"] = max(used[pid] - before[pid] for pid in before) / count * 1000
+            runs.append(row)
+    return {field: statistics.median(run[field] for run in runs) for field in runs[0]}
 
 
 def _line(row: Row) -> str:

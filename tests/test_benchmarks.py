@@ -72,8 +72,10 @@ def test_the_report_says_which_targets_are_met() -> None:
     rows = [
         {"workload": f"plain turn, {n} at once", "target": target, **turn}
         for n in (1, 16, 64)
-        for target in ("direct", "everthread", "passthrough")
+        for target in ("direct", "everthread", "httpx")
     ]
+    rows[1] |= {"of_yardstick": 3.5}
+    rows[4] |= {"of_yardstick": 3.6}
     streams = [{"workload": stream, "target": row["target"], **turn, "first_delta_ms": 3.0} for row in rows[:3]]
     text = report(
         {
@@ -83,7 +85,7 @@ def test_the_report_says_which_targets_are_met() -> None:
                 "stream": streams,
                 "conversation": [],
                 "open streams": [{"workload": "open", "target": "everthread", "kib_per_stream": 120.0}],
-                "workers": [{"workload": "w", **turn}, {"workload": "w", **turn}],
+                "workers": [{"workload": "w", **turn, "busiest_cpu_ms": used} for used in (1.0, 0.5)],
                 "skipped": {"litellm": "no room"},
             },
             "scale": {
@@ -95,8 +97,11 @@ def test_the_report_says_which_targets_are_met() -> None:
             },
         }
     )
-    assert "| CPU of a plain turn, 16 at once, of passthrough's: at most 1 | 1.00 | yes |" in text
-    assert f"| CPU of a {stream}, of passthrough's: at most 0.5 | 1.00 | **no** |" in text
+    assert "| CPU of a plain turn, 1 at once, of the aiohttp pass-through's: at most 3.5 | 3.50 | yes |" in text
+    assert "| CPU of a plain turn, 16 at once, of the aiohttp pass-through's: at most 3.5 | 3.60 | **no** |" in text
+    assert "| CPU of a plain turn, 16 at once, of httpx's: at most 1 | 1.00 | yes |" in text
+    assert f"| CPU of a {stream}, of httpx's: at most 0.5 | 1.00 | **no** |" in text
+    assert "two workers for one: at least 1.5 times | 2.00 | yes |" in text
     assert "| memory per open stream: under 100 KiB | 120.00 KiB | **no** |" in text
     assert "| get by name, 1 to 2 threads: p50 within 1.5 times | 2.00 | **no** |" in text
     assert "*litellm* was skipped: no room" in text

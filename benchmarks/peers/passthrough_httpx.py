@@ -1,6 +1,6 @@
 """Proxy in Python that does nothing else: Starlette and httpx, storing nothing. Run in a venv of its own.
 
-python passthrough.py PORT UPSTREAM
+python passthrough_httpx.py PORT UPSTREAM
 """
 
 import sys
