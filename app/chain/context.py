@@ -1,7 +1,7 @@
 """State of a chain: how much the model is sent with the next turn, and what was left out of it, since when."""
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from app.db import ids
 from app.items import media
 from app.items.shapes import fields_of, string
 from app.items.weights import count
+from app.process.values import value
 
 LONGEST_TARGET = 2 * TARGET_BYTES
 COUNTS = (
@@ -37,7 +38,7 @@ class ContextObject(TypedDict):
     cut_by_provider: bool
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Context:
     """A turn's. Kept with it, and beside the live id of its response."""
 

@@ -1,7 +1,6 @@
 """Choice of a turn's continuation: `new`, `chained` on its parent's live id, or `rebuilt`; and the reason for it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
@@ -9,6 +8,7 @@ from app.chain.live_ids import LiveId
 from app.chain.rebuild import Abilities
 from app.items.input_item import InputItem
 from app.items.pairs import answers
+from app.process.values import value
 
 
 class Continuation(StrEnum):
@@ -74,7 +74,7 @@ _NOT_REBUILT = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Target:
     """Destination of the next call, as far as a chain depends on it."""
 

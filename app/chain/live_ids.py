@@ -8,7 +8,6 @@ does not hold. Without Redis every read is a miss, and Postgres answers.
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +18,13 @@ from redis.exceptions import RedisError
 from app.cache.client import Cache, reason
 from app.cache.value_mac import ValueMac
 from app.chain.context import Context
+from app.process.values import value
 from app.telemetry import metrics
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LiveId:
     """A response id, and all that decides whether it can be chained on."""
 

@@ -45,6 +45,7 @@ from app.items.shapes import (
     words,
 )
 from app.items.weights import tokens
+from app.process.values import value
 
 STEP_SHARE = 0.1
 """Share of the budget by which the oldest items are dropped."""
@@ -53,7 +54,7 @@ NO_USER_MESSAGE = "[No message of the user]"
 """The provider refuses an input without a user message."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Abilities:
     """Abilities of a model that matter for its input."""
 

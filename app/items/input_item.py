@@ -1,14 +1,14 @@
 """Items of a client's input with the facts that the way to the model asks for, each computed once."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from app.items.kinds import Kind, is_encrypted_reasoning, is_system, kind_of, media_in, type_of
 from app.items.shapes import Item, Modality, modality_of, text_of
 from app.items.weights import tokens
+from app.process.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class InputItem:
     data: Item
     """As it came through the door."""

@@ -1,7 +1,6 @@
 """Items as they are kept: under which type and id, whatever they are themselves."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -13,11 +12,12 @@ from app.items.input_item import InputItem
 from app.items.kinds import MALFORMED, Kind, kind_of, type_of
 from app.items.shapes import Item
 from app.items.unreadable import is_unreadable
+from app.process.values import value
 
 NEUTRAL: Item = {"type": MALFORMED}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StoredItem:
     type: str
     """`malformed` where the item has not the shape of its own type: what looks into it looks at `item`."""

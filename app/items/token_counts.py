@@ -1,14 +1,15 @@
 """Usage of an answer, as reported by the provider for a Response or a Chat Completion."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from app.items.shapes import fields_of
 from app.items.weights import count
+from app.process.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     """Counts of tokens, and of calls of the provider's built-in tools."""
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from app.process.values import value
 from app.projects.auth import Caller
 from app.projects.settings import KeyLimits, ProjectSettings, Rates
 from app.projects.user_tokens import user_hash
@@ -21,7 +22,7 @@ MICRO = 1_000_000
 """Money is counted in millionths."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asks:
     """Caller of a model, and the size of the request."""
 

@@ -1,10 +1,10 @@
 """Cost of an answer, by the price of its day."""
 
-from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 from app.items.token_counts import Usage
+from app.process.values import value
 from app.provider.prices import Price
 
 NO_CURRENCY = "XXX"
@@ -14,7 +14,7 @@ DIGITS = 9
 """Decimal places of a stored amount."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Cost:
     """Cost of one or more answers, in one currency."""
 

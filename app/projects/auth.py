@@ -18,6 +18,7 @@ from app.db.sql import statements_of
 from app.http.errors import APIError, Forbidden, Unauthorized
 from app.http.services import services
 from app.process.refreshing_cache import RefreshingCache
+from app.process.values import value
 from app.projects.cutoffs import Cutoffs
 from app.projects.identity_tokens import IdentityTokens
 from app.projects.keys import Scope, hash_key
@@ -95,7 +96,7 @@ class Grant:
     """The project's setting: see `Project.record_reads`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     grant: Grant
     address: str | None = None

@@ -9,11 +9,12 @@ import base64
 import binascii
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from app.process.values import value
 
 NUMBER_BYTES = 2
 NONCE_BYTES = 12
@@ -31,7 +32,7 @@ class KeyDestroyed(CannotOpen):
         super().__init__("the project's key was destroyed")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """The place of a value: a row of a table, or a file or a Redis entry of a turn."""
 

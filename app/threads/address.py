@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from app.db import ids
 from app.http.errors import APIError, BadRequest, Forbidden, NotFound
 from app.http.services import services
+from app.process.values import value
 from app.projects.auth import Auditing, Authenticated, Caller
 from app.projects.reads import THREAD
 from app.threads.names import Names
@@ -24,7 +25,7 @@ SAFE_IN_USERS = "@+.-_~!$&'()*,;= "
 """Characters of a user that stand in a name as they are."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ById:
     id: UUID
     user: str | None = None

@@ -5,7 +5,6 @@ built again from the columns, to show and to verify. Neither trusts the other.
 """
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID
@@ -14,6 +13,7 @@ import orjson
 from typing_extensions import TypedDict
 
 from app.db import ids
+from app.process.values import value
 
 Action = Literal[
     "thread.created", "thread.changed", "thread.forked", "thread.imported", "thread.exported", "thread.deleted",
@@ -71,7 +71,7 @@ class RecordObject(TypedDict):
     hash: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Actor:
     """Actor of a change. Without a key: the service itself, or a command on its host."""
 

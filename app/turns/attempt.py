@@ -1,7 +1,7 @@
 """One attempt at a turn: which account is asked, how the turn continues its history, and the bytes that are sent."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from app.accounts.pool import ProviderAccount
 from app.chain.context import UNKNOWN, Context
@@ -9,10 +9,11 @@ from app.chain.continuation import Continuation, ContinuationReason, Target
 from app.chain.live_ids import LiveId
 from app.chain.reduction import Reduction, target_of
 from app.items.shapes import Item
+from app.process.values import value
 from app.turns.pieces import Body, Envelope, Piece, Pieces, write_body
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Sent:
     """The size of what the model is sent, in tokens."""
 
@@ -26,7 +27,7 @@ class Sent:
     """The tokens of instructions and tools alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attempt:
     account: ProviderAccount
     target: Target

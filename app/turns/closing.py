@@ -1,12 +1,13 @@
 """The end of a turn: the row that is stored, and the event that ends its stream."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
 
 from app.http.errors import APIError, Conflict, DatabaseUnavailable
 from app.items.stored import StoredItem, stored_output
+from app.process.values import value
 from app.provider.events import own_frame
 from app.turns.pieces import Body, Piece
 from app.turns.streamed import output_of
@@ -25,7 +26,7 @@ OF_THEIR_OWN = ("status", "output", "usage", "error", "incomplete_details")
 """The fields of a Response that are kept beside it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallRecord:
     continuation: str
     account: str
@@ -41,7 +42,7 @@ class CallRecord:
     continuation_reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Closing:
     """The values that a turn is closed with."""
 

@@ -16,6 +16,7 @@ import orjson
 from app.items.media import LARGE, StoredMedium, large_in
 from app.items.shapes import Item
 from app.items.weights import BYTES_PER_TOKEN
+from app.process.values import value
 
 DIGEST_BYTES = 16
 
@@ -39,7 +40,7 @@ class Piece:
     """The large medium to which it refers, instead of `data`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Envelope:
     """A body around its input items: model, instructions, tools and sampling parameters."""
 
@@ -52,7 +53,7 @@ class Envelope:
         return len(self.tail) // BYTES_PER_TOKEN
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Body:
     sent: bytes
     """The very bytes."""
@@ -212,5 +213,5 @@ def _parts(item: Item, data: bytes) -> Iterator[tuple[bytes, UUID | None]]:
 
 def _own_media(position: int, item: Item) -> Iterator[tuple[int, bytes]]:
     """Yield the second number of the reference and the JSON of each large medium in an item of the own input."""
-    for place, value in large_in(item).items():
-        yield (1 + position) * MOST_PLACES + place, orjson.dumps(value)
+    for place, medium in large_in(item).items():
+        yield (1 + position) * MOST_PLACES + place, orjson.dumps(medium)

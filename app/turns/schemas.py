@@ -1,7 +1,7 @@
 """Requests that open a turn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -18,6 +18,7 @@ from app.items.kinds import CONFIGURATION
 from app.items.shapes import Item
 from app.limits.room import check_count
 from app.limits.rules import user_of
+from app.process.values import value
 from app.projects.presets import NO_PRESETS, Presets
 from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings
 from app.provider import structured
@@ -159,7 +160,7 @@ class TurnCreate(BaseModel):
     """The action when the requesting client disconnects; the turn continues if left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Origin:
     """The request that a turn came with."""
 
@@ -185,7 +186,7 @@ class Origin:
         return Actor(self.api_key_id, self.address)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TurnRequest:
     """A turn that is about to be opened."""
 

@@ -6,7 +6,7 @@ Each statement names the bucket, which the ids of threads and turns carry: it ru
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, assert_never
 from uuid import UUID
@@ -29,6 +29,7 @@ from app.items.shapes import Item, text_of
 from app.items.stored import columns, stored_input
 from app.items.unreadable import is_unreadable
 from app.media import store as media
+from app.process.values import value
 from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
@@ -76,7 +77,7 @@ DOCUMENT = SealedDocument()
 TURNS, CALLS_MADE, PIECES, THREADS = map(rows_of, (Turn, Call, SentPiece, Thread))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Opened:
     """A turn that is in progress in Postgres."""
 
@@ -99,7 +100,7 @@ class Opened:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Closable:
     """The fields of a turn that are needed to close it."""
 
