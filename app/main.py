@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import structlog
-from fastapi import APIRouter, FastAPI, Request, params
+from fastapi import APIRouter, Request, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import iter_route_contexts
@@ -54,12 +54,13 @@ from app.history.service import History
 from app.history.shares import Shares
 from app.holds import routes as holds_routes
 from app.holds.service import Holds
+from app.http.application import Application
 from app.http.bodies import json_response, wrong_field
 from app.http.door import closing
 from app.http.errors import APIError, BadRequest, DatabaseUnavailable, MethodNotAllowed, NotFound
 from app.http.pages import PAGE_BYTES
 from app.http.request_target import RequestTarget
-from app.http.services import Services, provide
+from app.http.services import Services
 from app.limits.charges import Charges
 from app.limits.room import AT_ADMIN_RATE
 from app.limits.service import RateLimits
@@ -163,7 +164,7 @@ GARBAGE_AT_ONCE = 10_000
 """Objects that are made before the collector looks at them: a turn makes some hundred, and few of them are in rings."""
 
 
-def create_app() -> FastAPI:
+def create_app() -> Application:
     """The service for the environment's settings: what uvicorn's workers are given."""
     settings = Connected()
     configure(settings.log_level)
@@ -172,8 +173,10 @@ def create_app() -> FastAPI:
     return app
 
 
-def build(settings: Connected) -> FastAPI:
-    app = FastAPI(
+def build(settings: Connected) -> Application:
+    models = Models(settings.models_file, default=settings.default_model, window_tokens=settings.context_window_tokens)
+    app = Application(
+        Services(settings, models),
         generate_unique_id_function=openapi.operation_id,
         title="Everthread",
         summary="Named threads over the Responses API, whose conversations do not expire.",
@@ -183,8 +186,6 @@ def build(settings: Connected) -> FastAPI:
         openapi_url=None,
         redirect_slashes=False,
     )
-    models = Models(settings.models_file, default=settings.default_model, window_tokens=settings.context_window_tokens)
-    provide(app, Services(settings, models))
     _include(app, health.router)
     _include(app, threads_routes.router, prefix="/v1")
     _include(app, turns_routes.router, prefix="/v1")
@@ -208,7 +209,7 @@ def build(settings: Connected) -> FastAPI:
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
         _include(app, responses.router, prefix=prefix, documented=documented)
-        app.router.routes[:0] = responses.hot_routes(prefix)
+        app.add_hot_routes(responses.hot_routes(prefix))
         _include(app, contexts.router, prefix=prefix, documented=documented)
         _include(app, models_routes.router, prefix=prefix, documented=documented)
         _include(app, conversations.router, prefix=prefix, documented=documented)
@@ -217,7 +218,7 @@ def build(settings: Connected) -> FastAPI:
     sockets = [route for prefix in ("/v1", *PROVIDER_PATHS) for route in responses_socket.routes(prefix)]
     app.router.routes[:0] = [*sockets, WebSocketRoute("/{path:path}", _refuse_socket)]
     # Before all others, and without FastAPI's reading of the request: these are asked for a thousand times as often.
-    app.router.routes[:0] = turns_routes.hot_routes("/v1")
+    app.add_hot_routes(turns_routes.hot_routes("/v1"))
     if settings.console:
         app.router.routes.extend(console.routes(app))
     app.add_middleware(UserView)
@@ -234,14 +235,15 @@ def build(settings: Connected) -> FastAPI:
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: Application) -> AsyncIterator[None]:
+    app.begin()
     async with Started(stopping.LAST_SECONDS) as started:
         runner = await _start(app, started)
         if runner is None:
             yield
             return
         closed = asyncio.Event()
-        drain_seconds = app.state.services[Connected].drain_seconds
+        drain_seconds = app.services[Connected].drain_seconds
         ending = asyncio.create_task(_end_turns(runner, drain_seconds, closed), name="ending")
         try:
             yield
@@ -252,9 +254,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             await runner.end()  # What a request has begun since then.
 
 
-async def _start(app: FastAPI, started: Started) -> Runner | None:
+async def _start(app: Application, started: Started) -> Runner | None:
     """Build the parts in the order in which they need each other. Each is stopped before those that it needs."""
-    settings: Connected = app.state.services[Connected]
+    settings: Connected = app.services[Connected]
     if spans.tracer is not None:
         started.to_stop(partial(asyncio.to_thread, spans.tracer.close))
     database = configured.connect(settings, settings.database_url)
@@ -288,7 +290,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
     spool = Spool(settings.data_dir / "spool", content_keys)
     accounts = connect_accounts(settings, database, cipher)
     started.to_stop(accounts.close)
-    models, observations = app.state.services[Models], ModelObservations(database)
+    models, observations = app.services[Models], ModelObservations(database)
     memory = MemoryStore(
         database,
         nodes,
@@ -421,7 +423,7 @@ async def _start(app: FastAPI, started: Started) -> Runner | None:
         oidc,
         sums,
     )  # fmt: skip
-    provide(app, served)
+    app.services = served
     # What is there by now stays: the garbage collector need not look through it again and again.
     gc.collect()
     gc.freeze()
@@ -556,7 +558,7 @@ async def _refuse_socket(socket: WebSocket) -> None:
 
 
 def _include(
-    app: FastAPI,
+    app: Application,
     router: APIRouter,
     *,
     prefix: str = "",

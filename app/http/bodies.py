@@ -13,6 +13,8 @@ from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from app.http.errors import BadRequest, BodyTooLarge, BodyTooSlow, UnsupportedEncoding
+from app.http.exchange import Exchange, exchange_of
+from app.http.fields import field_of, fields_of
 from app.http.nesting import Excess, excess
 from app.http.services import services
 from app.settings import Connected
@@ -79,8 +81,30 @@ PAUSES = 10
 """Time limit of a whole body, as a multiple of the longest pause."""
 
 
-def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, headers, JSON_TYPE)
+class JSONAnswer(Response):
+    """Response in JSON. Its header list is made only where something asks for it."""
+
+    media_type = JSON_TYPE
+
+    def __init__(self, body: bytes, status: int, headers: dict[str, str]) -> None:
+        self.status_code = status
+        self.body = body
+        self.background = None
+        self._given: dict[str, str] = headers
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "raw_headers":
+            raise AttributeError(name)
+        self.init_headers(self._given)
+        return self.raw_headers
+
+    def write(self, exchange: Exchange) -> None:
+        """Write the answer at once. See `Exchange.respond`."""
+        exchange.respond(self.status_code, self._given, JSON_TYPE, bytes(self.body))
+
+
+def json_response(content: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> JSONAnswer:
+    return JSONAnswer(orjson.dumps(content), status, headers or {})
 
 
 def checked(model: type[Model], body: dict[str, Any]) -> Model:
@@ -115,13 +139,19 @@ async def body_of(request: Request, most: int | None = None) -> bytes:
     Raises:
         BodyTooLarge: over that, whether or not Content-Length said so.
     """
-    settings = services(request)[Connected]
+    return await _body_of(request, services(request)[Connected], most)
+
+
+async def _body_of(request: Request, settings: Connected, most: int | None) -> bytes:
     most = settings.max_body_bytes if most is None else min(most, settings.max_body_bytes)
-    return _unpacked(
-        await _read(request, most, settings.body_pause_seconds),
-        request.headers.get("content-encoding", "identity").strip().lower(),
-        most,
-    )
+    exchange = exchange_of(request.receive)
+    raw = None if exchange is None else exchange.whole_body()
+    if raw is None:
+        raw = await _read(request, most, settings.body_pause_seconds)
+    elif len(raw) > most:
+        raise too_large(most)
+    encoding = field_of(request.scope, b"content-encoding")
+    return raw if encoding is None else _unpacked(raw, encoding.strip().lower(), most)
 
 
 async def json_object(request: Request, *, limited: bool = True) -> dict[str, Any]:
@@ -134,12 +164,12 @@ async def json_object(request: Request, *, limited: bool = True) -> dict[str, An
         BodyTooLarge: over `max_body_bytes`, or the project's limit.
         BadRequest: not UTF-8, not JSON, not an object, nested too deep, of too many values, or with a NUL character.
     """
-    raw = await body_of(request, getattr(request.state, "most_bytes", None) if limited else None)
+    settings, state = services(request)[Connected], request.scope.setdefault("state", {})
+    raw = await _body_of(request, settings, state.get("most_bytes") if limited else None)
     if not raw:
         raise BadRequest("The request has no body. Send a JSON object.", code="invalid_json")
-    settings = services(request)[Connected]
     measure = asyncio.to_thread(_measured, raw, settings) if len(raw) > LARGE_BYTES else None
-    request.state.body_hash = _measured(raw, settings) if measure is None else await measure
+    state["body_hash"] = _measured(raw, settings) if measure is None else await measure
     return _object(raw)
 
 
@@ -199,8 +229,8 @@ class BodyReader(Generic[Model]):
     limited: bool
 
     async def __call__(self, request: Request) -> Model:
-        headers = request.headers
-        if self.optional and headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        fields = fields_of(request.scope)
+        if self.optional and fields.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in fields:
             return checked(self.model, {})
         return checked(self.model, await json_object(request, limited=self.limited))
 
@@ -231,7 +261,7 @@ SentUnlimited = Annotated[Model, _Read(limited=False)]
 
 
 async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:
-    declared = request.headers.get("content-length", "")
+    declared = field_of(request.scope, b"content-length") or ""
     if len(declared) > LONGEST_LENGTH or (declared.isdecimal() and int(declared) > limit):
         raise too_large(limit)
     chunks: list[bytes] = []

@@ -16,14 +16,19 @@ from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import count
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
+import httptools
 import orjson
 from structlog.contextvars import bind_contextvars
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
 from app.http import capacity
+from app.http.exchange import Exchange
+from app.http.fields import fields_of
 from app.settings import Settings
 from app.telemetry import metrics
 
@@ -99,6 +104,20 @@ class _Stopped(Exception):
     """Raised within a callback of the parser to end its work."""
 
 
+def _written(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Return uvicorn's headers of every answer, and those of `SECURITY_HEADERS`, as they are written.
+
+    uvicorn makes a new list each second, for the date.
+    """
+    global _standing
+    if _standing[0] is not headers:
+        _standing = headers, b"".join([b"%b: %b\r\n" % field for field in (*headers, *SECURITY_HEADERS)])
+    return _standing[1]
+
+
+_standing: tuple[list[tuple[bytes, bytes]], bytes] = [], b""
+
+
 class HttpDoor(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -150,6 +169,8 @@ class HttpDoor(HttpToolsProtocol):
         self._body_bytes = self._chunks = 0
         self._ended = False
         super().data_received(data)
+        if self._body_bytes and self.cycle is not None and self.cycle.more_body:
+            self.cycle.message_event.set()  # A body that is complete is told of by `on_message_complete`.
         if self._refused:
             return
         if self._ended:
@@ -206,47 +227,71 @@ class HttpDoor(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count_field(len(url))
-        super().on_url(url)
+        self._field_bytes += len(url)
+        if self._field_bytes > LARGEST_HEAD_BYTES:
+            self._stop(TOO_LARGE)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
-        self._count_field(len(name) + len(value) + 4)
-        if self._in_head:
-            super().on_header(name, value)
-
-    def _count_field(self, size: int) -> None:
-        self._field_bytes += size
+        self._field_bytes += len(name) + len(value) + 4
         if self._field_bytes > LARGEST_HEAD_BYTES or self._fields > MOST_FIELDS:
             self._stop(TOO_LARGE)
+        if self._in_head:
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        given = self._checked_head()
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        fields = self._checked_head(version)
         self._in_head = self._begun = False
-        self._be_patient()
+        if self._patience is not None:
+            self._be_patient()
+        given = fields.get(REQUEST_ID)
         request_id = given if given is not None and _GOOD_ID.fullmatch(given) else _new_id()
         # What is logged for this request, and by the turn that it begins, names it.
         bind_contextvars(request_id=request_id.decode())
-        before = self.cycle
-        super().on_headers_complete()
-        if self.cycle is not None and self.cycle is not before:  # Not a WebSocket, whose protocol reads the head again.
-            self.cycle.default_headers = [*self.cycle.default_headers, *SECURITY_HEADERS, (REQUEST_ID, request_id)]
+        scope["method"] = parser.get_method().decode()
+        scope["http_version"] = version
+        if parser.should_upgrade() and self._should_upgrade():
+            return  # A WebSocket, whose protocol reads the head again.
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + url.path
+        scope["query_string"] = url.query or b""
+        before, defaults = self.cycle, self.server_state.default_headers
+        self.cycle = cycle = Exchange(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=[*defaults, *SECURITY_HEADERS, (REQUEST_ID, request_id)],
+            message_event=asyncio.Event(),
+            expect_100_continue=b"100-continue" in [each.lower() for each in self._values(fields, b"expect")],
+            keep_alive=version != "1.0" and parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        cycle.standing = b"%b%b: %b\r\n" % (_written(defaults), REQUEST_ID, request_id)
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
-    def _checked_head(self) -> bytes | None:
-        """Return the X-Request-ID field. Stop the connection if the head breaks a rule of RFC 9112."""
-        version, hosts, codings = self.parser.get_http_version(), [], []
-        request_id: bytes | None = None
-        for place, (name, value) in enumerate(self.headers):
-            if name == b"host":
-                hosts.append(value)
-            elif name == b"cookie" and b'"' in value:
-                # FastAPI parses the cookies of each request. For a quoted value, Python takes quadratic time: half a
-                # minute for 60 kB.
-                self.headers[place] = (name, value.replace(b'"', b""))
-            elif name == b"transfer-encoding":
-                codings.append(value.lower())
-            elif name == REQUEST_ID and request_id is None:
-                request_id = value
+    def _checked_head(self, version: str) -> dict[bytes, bytes]:
+        """Return the fields of the head. Stop the connection if the head breaks a rule of RFC 9112."""
+        scope: Any = self.scope
+        if b"cookie" in fields_of(scope):
+            # FastAPI parses the cookies of each request. For a quoted value, Python takes quadratic time: half a
+            # minute for 60 kB.
+            self.headers = scope["headers"] = [
+                (name, value.replace(b'"', b"") if name == b"cookie" else value) for name, value in self.headers
+            ]
+        fields = fields_of(scope)
+        hosts, codings = self._values(fields, b"host"), self._values(fields, b"transfer-encoding")
         if len(self.url) > LONGEST_PATH_BYTES and len(self.url.partition(b"?")[0]) > LONGEST_PATH_BYTES:
             message = f"The path of the request is longer than {LONGEST_PATH_BYTES} bytes. Shorten it."
             self._stop(Refused(414, message, "request_head_too_large"))
@@ -261,25 +306,39 @@ class HttpDoor(HttpToolsProtocol):
         if codings and version == "1.0":
             message = "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1). Send a Content-Length."
             self._stop(Refused(400, message, "invalid_http"))
-        if codings and codings != [b"chunked"]:
+        if codings and [each.lower() for each in codings] != [b"chunked"]:
             message = "The only supported Transfer-Encoding is 'chunked'. Compress the body with Content-Encoding."
             self._stop(Refused(501, message, "unsupported_encoding"))
         if len(self.pipeline) >= MOST_PIPELINED:
             message = f"More than {MOST_PIPELINED} requests of this connection wait. Read their answers first."
             self._stop(Refused(429, message, "rate_limit_exceeded"))
-        return request_id
+        return fields
+
+    def _values(self, fields: dict[bytes, bytes], name: bytes) -> list[bytes]:
+        """Return the values of all fields with a name."""
+        if name not in fields:
+            return []
+        if len(fields) == len(self.headers):
+            return [fields[name]]
+        return [value for each, value in self.headers if each == name]
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if (self.parser.should_upgrade() and self._should_upgrade()) or cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         self._in_head = self._ended = True
         self._field_bytes = self._fields = 0
-        self._be_patient()
+        if self._patience is not None:
+            self._be_patient()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.http.describing import EVENTS, HEARTBEAT_HEADER
 from app.http.errors import APIError, BadRequest
+from app.http.fields import fields_of
 from app.http.services import services
 from app.settings import Connected
 from app.telemetry import metrics
@@ -21,6 +22,8 @@ from app.telemetry import metrics
 COMMENT = b": keep-alive\n"
 """One line. Once it has seen an `id:` line, the `openai` client in Python takes a blank line behind a comment for an
 event without data, and fails on it."""
+
+_HEARTBEAT = HEARTBEAT_HEADER.lower().encode()
 
 UNBUFFERED = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 """Headers that keep proxies from holding a stream back, or from compressing it in blocks."""
@@ -32,10 +35,10 @@ def heartbeat_seconds(request: HTTPConnection) -> float:
     Raises:
         BadRequest: the header `Everthread-Heartbeat` is neither `on` nor `off`.
     """
-    asked = request.headers.get(HEARTBEAT_HEADER, "on")
-    if asked not in ("on", "off"):
+    asked = fields_of(request.scope).get(_HEARTBEAT, b"on")
+    if asked not in (b"on", b"off"):
         raise BadRequest(f"'{HEARTBEAT_HEADER}' must be 'on' or 'off'.", param=HEARTBEAT_HEADER)
-    return services(request)[Connected].stream_heartbeat_seconds if asked == "on" else 0.0
+    return services(request)[Connected].stream_heartbeat_seconds if asked == b"on" else 0.0
 
 
 class Heartbeats:

@@ -1,28 +1,24 @@
 """Registry of the services that routes use: one of each type."""
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
 T = TypeVar("T")
 
 
-class Services:
+class Services(dict[type, Any]):
     def __init__(self, *services: object) -> None:
-        self._by_type = {type(service): service for service in services}
+        super().__init__((type(service), service) for service in services)
 
-    def __getitem__(self, kind: type[T]) -> T:
-        found: Any = self._by_type[kind]
-        return found  # type: ignore[no-any-return]
+    if TYPE_CHECKING:
 
-
-def provide(app: FastAPI, services: Services) -> None:
-    app.state.services = services
+        def __getitem__(self, kind: type[T]) -> T: ...
 
 
 def services(request: HTTPConnection) -> Services:
-    found: Services = request.app.state.services
+    found: Services = request.scope["app"].services
     return found
 
 

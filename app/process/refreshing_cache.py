@@ -51,6 +51,11 @@ class RefreshingCache(Generic[K, V]):
             renewing.add_done_callback(lambda _: self._renewing.pop(key, None))
         return known[1]
 
+    def fresh(self, key: K) -> V | None:
+        """Return a value that need not be looked up again yet; None if there is none."""
+        known = self._known.get(key)
+        return known[1] if known is not None and time.monotonic() < known[0] + self._renewed_after else None
+
     def peek(self, key: K) -> V | None:
         """Return the last value, even if it is old, without loading it; None if there is none."""
         known = self._known.get(key)

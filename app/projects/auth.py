@@ -15,7 +15,9 @@ from structlog.contextvars import bind_contextvars
 from app.db import ids
 from app.db.engine import Database
 from app.db.sql import statements_of
+from app.http.application import OF_USER
 from app.http.errors import APIError, Forbidden, Unauthorized
+from app.http.fields import fields_of
 from app.http.services import services
 from app.process.refreshing_cache import RefreshingCache
 from app.process.values import value
@@ -26,7 +28,6 @@ from app.projects.sessions import Session
 from app.projects.settings import KeyLimits, ProjectSettings, RecordReads, least, parse_settings
 from app.projects.stream_tickets import StreamTickets, ticket_of
 from app.projects.user_tokens import UserToken, UserTokens, is_for_users, is_own, is_token
-from app.projects.user_view import OF_USER
 from app.sealing import at_rest
 from app.sealing.at_rest import PLAIN, ContentCipher
 from app.sealing.ciphertext import CannotOpen
@@ -160,6 +161,9 @@ class KeyRing:
         if is_token(key):
             return await self._of_token(key, address)
         hashed = hash_key(key)
+        grant = self._known.fresh(hashed)
+        if grant is not None:
+            return grant
         return await self._known.get(hashed, lambda: self._looked_up(SQL.key_by_hash(key_hash=hashed), address))
 
     async def of_session(self, session: Session, address: str | None) -> Grant | None:
@@ -260,22 +264,25 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
         Unauthorized: no key, or one that is unknown, revoked or expired.
         Forbidden: the key may not do this.
     """
-    address = None if request.client is None else request.client.host
-    grant: Grant = request.scope.get(SIGNED_IN) or await _bearer(request, address)
-    caller = Caller(grant, address)
-    setattr(request.state, CALLER, caller)
+    about = request.scope
+    client, method = about.get("client"), about.get("method")
+    address = None if client is None else client[0]
+    grant: Grant = about.get(SIGNED_IN) or await _bearer(request, address)
+    state = about.setdefault("state", {})
+    caller = state[CALLER] = Caller(grant, address)
     if grant.user is not None:
-        setattr(request.state, OF_USER, True)
-    if grant.user is not None and not is_for_users(request.scope.get("endpoint")):
-        raise Forbidden("User tokens cannot call this route. Call it from a server, with a key.", code="not_for_users")
-    request.state.origins = grant.settings.origins
+        state[OF_USER] = True
+        if not is_for_users(about.get("endpoint")):
+            message = "User tokens cannot call this route. Call it from a server, with a key."
+            raise Forbidden(message, code="not_for_users")
+    state["origins"] = grant.settings.origins
     # A tenant's limits do not hold on the admin routes, where they can be taken back.
-    request.state.most_bytes = None if scope == "admin" else grant.most_bytes
-    caller.check(scope or ("read" if request.scope.get("method") in READING else "write"))
+    state["most_bytes"] = None if scope == "admin" else grant.most_bytes
+    caller.check(scope or ("read" if method in READING else "write"))
     bind_contextvars(project=ids.project_id(grant.project_id))
     if grant.sealer is not None:
         at_rest.begin_with(grant.sealer)
-    elif request.scope.get("method") != "DELETE":  # Deleting contents takes no key.
+    elif method != "DELETE":  # Deleting contents takes no key.
         raise ContentsSealed
     return caller
 
@@ -301,7 +308,7 @@ async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
 
 def bearer_of(request: HTTPConnection) -> str | None:
     """Return the key or token in a request's header."""
-    kind, _, key = request.headers.get("authorization", "").partition(" ")
+    kind, _, key = fields_of(request.scope).get(b"authorization", b"").decode("latin-1").partition(" ")
     key = key.strip()
     return key if kind.lower() == "bearer" and key else None
 

@@ -7,7 +7,6 @@ send a token.
 
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -93,9 +92,8 @@ async def _answer_preflight(scope: Scope, origin: str, send: Send) -> None:
 
 
 def _origins(scope: Scope) -> Origins:
-    found: Any = scope["app"].state.services[Origins]
-    origins: Origins = found
-    return origins
+    found: Origins = scope["app"].services[Origins]
+    return found
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

@@ -15,14 +15,12 @@ import orjson
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.http.application import OF_USER
 from app.http.bodies import JSON_TYPE
 from app.http.describing import EVENTS
 from app.http.errors import APIError, ProviderFailure
 from app.items.shapes import fields_of
 from app.items.user_items import is_for_users, shown_to_users
-
-OF_USER = "of_user"
-"""Key of a request's state that is True once the caller is known to have a user token."""
 
 MARKDOWN = "text/markdown"
 """The one other media type. Its route renders only the items that users may see."""

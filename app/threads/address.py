@@ -193,7 +193,7 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
             thread still has it.
     """
     found = owned(caller, await _found(request, caller, cached=cached))
-    setattr(request.state, THREAD, found.id)
+    request.scope["state"][THREAD] = found.id
     return found
 
 

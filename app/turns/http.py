@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection
 from app.db import ids
 from app.http.bodies import json_response
 from app.http.errors import APIError, BadRequest
+from app.http.fields import field_of, fields_of
 from app.http.heartbeat import AwaitedStream, heartbeat_seconds
 from app.http.services import services
 from app.items import media
@@ -44,7 +45,7 @@ ShowStored = Callable[[TurnRow, list[ItemRow]], dict[str, Any]]
 
 LONGEST_KEY = 255
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_NUMBER = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 CLIENT_TIMEOUT_SECONDS = 600.0
 """The `openai` clients' time-out, where they do not say."""
 
@@ -54,12 +55,13 @@ CLIENT_BACKOFF_SECONDS = 8.0
 LONGEST_RETRY_SECONDS = 24 * 3600.0
 """However often, and however long, a client says that it tries."""
 
-PASSED_ON = (SESSION_CACHE,)
-"""The request headers that go to the provider. Others of its own name workspaces, or ask for what is not a turn."""
+PASSED_ON = SESSION_CACHE.lower().encode()
+"""The request header that goes to the provider. Others of its own name workspaces, or ask for what is not a turn."""
 
 
 def provider_headers(request: HTTPConnection) -> dict[str, str]:
-    return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    session_cache = field_of(request.scope, PASSED_ON)
+    return {} if session_cache is None else {SESSION_CACHE: session_cache}
 
 
 def opened_headers(running: Running) -> dict[str, str]:
@@ -114,8 +116,9 @@ def origin(request: Request, caller: Caller) -> Origin:
     Raises:
         BadRequest: the Idempotency-Key is empty or too long.
     """
-    headers = request.headers
-    key = headers.get("idempotency-key")
+    fields = fields_of(request.scope)
+    given = fields.get(b"idempotency-key")
+    key = None if given is None else given.decode("latin-1")
     if key is not None and not 0 < len(key) <= LONGEST_KEY:
         raise BadRequest(
             f"'Idempotency-Key' must have 1 to {LONGEST_KEY} characters.", param="Idempotency-Key", code="invalid_value"
@@ -123,14 +126,16 @@ def origin(request: Request, caller: Caller) -> Origin:
     if key is not None and caller.grant.user is not None:
         # Two users' keys are not one key, though they are the same word: no user gets another's turn.
         key = f"user:{user_hash(caller.grant.user)}:{key}"
-    retries = int(_number(headers.get("x-stainless-retry-count")) or 0)
-    timeout = _number(headers.get("x-stainless-read-timeout")) or _number(headers.get("x-stainless-timeout"))
-    longest = min(retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS), LONGEST_RETRY_SECONDS)
-    retried = longest if retries else None
+    retries = int(_number(fields.get(b"x-stainless-retry-count")) or 0)
+    retried = None
+    if retries:
+        timeout = _number(fields.get(b"x-stainless-read-timeout")) or _number(fields.get(b"x-stainless-timeout"))
+        longest = retries * ((timeout or CLIENT_TIMEOUT_SECONDS) + CLIENT_BACKOFF_SECONDS)
+        retried = min(longest, LONGEST_RETRY_SECONDS)
     return Origin(
         caller.grant.key_id,
         caller.address,
-        at_rest.sealer().digest(request.state.body_hash),
+        at_rest.sealer().digest(request.scope["state"]["body_hash"]),
         key,
         retried,
         caller.grant.session_cache,
@@ -140,7 +145,7 @@ def origin(request: Request, caller: Caller) -> Origin:
     )
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: bytes | None) -> float | None:
     """Return the number of a header; None if it is not a plausible number."""
     return float(text) if text is not None and _NUMBER.fullmatch(text) else None
 
@@ -257,7 +262,7 @@ def first_event(starting_after: int | None, request: Request) -> int:
     Raises:
         BadRequest: the header is not the number of an event.
     """
-    last = request.headers.get("last-event-id")
+    last = field_of(request.scope, b"last-event-id")
     if last is not None and not _WHOLE_NUMBER.fullmatch(last):
         raise BadRequest("'Last-Event-ID' must be the number of an event.", param="Last-Event-ID")
     if starting_after is not None:
