@@ -209,7 +209,7 @@ def build(settings: Connected) -> Application:
     for prefix in ("/v1", *PROVIDER_PATHS):
         documented = prefix == "/v1"
         _include(app, responses.router, prefix=prefix, documented=documented)
-        app.add_hot_routes(responses.hot_routes(prefix))
+        app.add_hot_routes([*responses.hot_routes(prefix), *chat.hot_routes(prefix)])
         _include(app, contexts.router, prefix=prefix, documented=documented)
         _include(app, models_routes.router, prefix=prefix, documented=documented)
         _include(app, conversations.router, prefix=prefix, documented=documented)

@@ -284,13 +284,14 @@ class HttpDoor(HttpToolsProtocol):
     def _checked_head(self, version: str) -> dict[bytes, bytes]:
         """Return the fields of the head. Stop the connection if the head breaks a rule of RFC 9112."""
         scope: Any = self.scope
-        if b"cookie" in fields_of(scope):
+        fields = fields_of(scope)
+        if b"cookie" in fields:
             # FastAPI parses the cookies of each request. For a quoted value, Python takes quadratic time: half a
             # minute for 60 kB.
             self.headers = scope["headers"] = [
                 (name, value.replace(b'"', b"") if name == b"cookie" else value) for name, value in self.headers
             ]
-        fields = fields_of(scope)
+            fields = fields_of(scope)
         hosts, codings = self._values(fields, b"host"), self._values(fields, b"transfer-encoding")
         if len(self.url) > LONGEST_PATH_BYTES and len(self.url.partition(b"?")[0]) > LONGEST_PATH_BYTES:
             message = f"The path of the request is longer than {LONGEST_PATH_BYTES} bytes. Shorten it."

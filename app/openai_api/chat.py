@@ -4,28 +4,29 @@ what it cost."""
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from app.accounts.pool import Accounts, ProviderAccount
-from app.http.bodies import JSON_TYPE, ListOf, checked, json_object
+from app.http.bodies import JSONAnswer, ListOf, checked, json_object
 from app.http.describing import AS_EVENTS, EVENTS, HEARTBEAT, OF_A_MODEL, request_body
 from app.http.errors import APIError
 from app.http.heartbeat import UNBUFFERED, AwaitedStream, heartbeat_seconds
-from app.http.services import services, serving
+from app.http.services import services
 from app.items.shapes import fields_of
 from app.items.token_counts import Usage, usage_of_chat
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.room import check_items
 from app.limits.rules import asks_of, user_of
 from app.limits.service import Admission, RateLimits
-from app.projects.auth import Authenticated
+from app.projects.auth import authenticate
 from app.projects.authorized_stream import AuthorizedStream
 from app.projects.credential_watch import Listener, answer_of, listening
 from app.provider.client import ProviderError
@@ -61,16 +62,20 @@ class ChatCompletion(TypedDict):
     choices: list[dict[str, Any]]
 
 
+def hot_routes(prefix: str) -> list[Route]:
+    """The way to a chat completion."""
+    return [Route(f"{prefix}/chat/completions", complete, methods=["POST"])]
+
+
 @router.post(
     "/chat/completions",
     response_model=ChatCompletion,
     responses={**AS_EVENTS, **OF_A_MODEL},
     openapi_extra={"requestBody": request_body(ChatCreate, required=True), "parameters": [HEARTBEAT]},
 )
-async def complete(
-    request: Request, caller: Authenticated, accounts: Annotated[Accounts, serving(Accounts)]
-) -> Response:
+async def complete(request: Request) -> Response:
     """Pass a Chat Completions request on to the provider. Only its usage is stored."""
+    caller, here = await authenticate(request), services(request)
     body = await json_object(request)
     given = checked(ChatCreate, body)
     check_items(caller, len(given.messages), "messages")
@@ -78,7 +83,7 @@ async def complete(
     streams, shows_usage = body.get("stream") is True, _shows_usage(body)
     if streams:
         _ask_for_usage(body)
-    sent, headers, here = orjson.dumps(body), provider_headers(request), services(request)
+    sent, headers, accounts = orjson.dumps(body), provider_headers(request), here[Accounts]
     weight, heartbeat = len(sent) // BYTES_PER_TOKEN, heartbeat_seconds(request)
     admission = await here[RateLimits].admit(
         asks_of(caller, weight, user_of(body), model=model, output=_most_output(body))
@@ -87,7 +92,7 @@ async def complete(
     listener = listening(request, caller, admitted=True)
     if streams:
         return _AwaitedChat(accounts, spending, listener, sent, headers, heartbeat, shows_usage=shows_usage)
-    return Response(await answer_of(listener, _answered(accounts, spending, sent, headers)), media_type=JSON_TYPE)
+    return JSONAnswer(await answer_of(listener, _answered(accounts, spending, sent, headers)), 200, {})
 
 
 @dataclass(slots=True)
