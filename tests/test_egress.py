@@ -247,6 +247,7 @@ def test_every_client_that_calls_out_is_known() -> None:
     commands = {"httpx2"}  # Run by the operator, who names the service's own URL.
     assert found == {
         "http/egress.py": {"aiohttp"},
+        "http/origin.py": {"aiohttp"},  # Its connections are opened by the connector that it is given.
         "provider/client.py": {"aiohttp", "urllib.request"},  # getproxies.
         "provider_check/runner.py": {"aiohttp"},
         "webhooks/deliveries.py": {"aiohttp"},

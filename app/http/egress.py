@@ -62,6 +62,10 @@ class PrivateAddress(OSError):
     """A connection to an address that is not public was refused."""
 
 
+class InvalidAnswer(OSError):
+    """An answer that is not valid HTTP."""
+
+
 def url_fault(url: str, *, private: bool) -> str | None:
     """Return what is wrong with a tenant's URL, as the end of a sentence; None if nothing is.
 
@@ -216,7 +220,7 @@ def reason(error: Exception) -> str:
             return "the TLS handshake failed"
         case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
             return "no connection could be made to its host"
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | InvalidAnswer():
             return "the answer is not valid HTTP"
         case aiohttp.InvalidURL():
             return "its URL is not valid"

@@ -1,13 +1,14 @@
 """The provider over HTTP.
 
 Turns pass as bytes: the body that is sent is the body that the call's record keeps, and no answer is made into
-anybody's models (0.13 ms of CPU a call over aiohttp, against 0.65 through the `openai` client's raw bytes and 1.4
-through its models; to load that client costs 0.35 s of each start).
+anybody's models (0.13 ms of CPU a call over aiohttp's session, against 0.65 through the `openai` client's raw bytes and
+1.4 through its models; to load that client costs 0.35 s of each start). Over app/http/origin.py it is a quarter of that.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -16,6 +17,7 @@ import structlog
 from yarl import URL
 
 from app.http import egress
+from app.http.origin import FRAMED_SHARE, Answer, Origin, TooLarge
 from app.provider import account as accounts
 from app.provider import failure
 from app.provider.failure import Failure
@@ -33,9 +35,6 @@ SESSION_CACHE = "x-dashscope-session-cache"
 """The header that asks for a cached context: `enable`."""
 
 LOOKUP_SECONDS = 10.0
-
-FRAMED_SHARE = 2
-"""The size of an answer as it is sent, in chunks, as a multiple of its content."""
 
 SPEECH = b"response.output_text.delta"
 
@@ -71,35 +70,41 @@ class Provider:
         self._stall_seconds = stall_seconds
         self._max_answer_bytes = max_answer_bytes
         self._gather_milliseconds = gather_milliseconds
-        self._streamed = aiohttp.ClientTimeout(
-            total=None, sock_connect=connect_timeout_seconds, sock_read=stall_seconds
+        # Not compressed: text is small, and unpacking it costs more than sending it.
+        headers = {
+            "Authorization": f"Bearer {api_key}",
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+        }
+        # A proxy would look up the name by itself, so that the address could not be checked here.
+        proxy = None if public_only else proxy_of(base_url)
+        connector = egress.Connector(
+            public_only=public_only, answer_bytes=FRAMED_SHARE * max_answer_bytes, limit=0, keepalive_timeout=30
         )
+        self._origin = Origin(
+            connector,
+            base_url,
+            headers,
+            proxy=proxy,
+            connect_seconds=connect_timeout_seconds,
+            most_bytes=max_answer_bytes,
+        )
+        # For look-ups and deletions; turns go over the origin, which costs a third.
         self._session = aiohttp.ClientSession(
-            # Not compressed: text is small, and unpacking it costs more than sending it.
-            headers={
-                "Authorization": f"Bearer {api_key}",
-                "Content-Type": "application/json",
-                "Accept-Encoding": "identity",
-            },
-            connector=egress.Connector(
-                public_only=public_only,
-                answer_bytes=FRAMED_SHARE * max_answer_bytes,
-                limit=0,
-                keepalive_timeout=30,
-            ),
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=connect_timeout_seconds),
+            headers=headers,
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=LOOKUP_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
-            # A proxy would look up the name by itself, so that the address could not be checked here.
-            proxy=None if public_only else proxy_of(base_url),
+            proxy=proxy,
         )
 
-    async def respond(self, permit: Permit, body: bytes, headers: dict[str, str]) -> bytes:
+    def respond(self, permit: Permit, body: bytes, headers: dict[str, str]) -> Coroutine[Any, Any, bytes]:
         """Ask for a whole answer.
 
         Raises:
             ProviderError: there is none.
         """
-        return await self._post(permit, PATH, body, headers)
+        return self._post(permit, PATH, body, headers)
 
     def stream(
         self, permit: Permit, body: bytes, headers: dict[str, str]
@@ -111,13 +116,13 @@ class Provider:
         """
         return self._streaming(permit, PATH, body, headers)
 
-    async def chat(self, permit: Permit, body: bytes, headers: dict[str, str]) -> bytes:
+    def chat(self, permit: Permit, body: bytes, headers: dict[str, str]) -> Coroutine[Any, Any, bytes]:
         """A Chat Completions request, passed on.
 
         Raises:
             ProviderError: it was refused, or there is no answer.
         """
-        return await self._post(permit, CHAT_PATH, body, headers)
+        return self._post(permit, CHAT_PATH, body, headers)
 
     async def open_chat_stream(self, permit: Permit, body: bytes, headers: dict[str, str]) -> AsyncIterator[bytes]:
         """A streamed Chat Completions request, passed on. What is returned has begun.
@@ -137,13 +142,16 @@ class Provider:
 
     async def _post(self, permit: Permit, path: str, body: bytes, headers: dict[str, str]) -> bytes:
         permit.check()
+        if spans.tracer is not None:
+            headers = {**headers, **spans.headers()}
         try:
-            async with self._session.post(
-                self._base_url + path, data=body, headers={**headers, **spans.headers()}, allow_redirects=False
-            ) as answer:
-                content = self._secret.hidden(await self._whole(answer))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ProviderError(_failure(error, self._timeout_seconds)) from error
+            answer = await self._origin.send(path, body, headers, seconds=self._timeout_seconds)
+            try:
+                content = self._secret.hidden(await answer.whole())
+            finally:
+                answer.end()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProviderError(self._failure(error, self._timeout_seconds)) from error
         _check(answer, content)
         return content
 
@@ -152,38 +160,31 @@ class Provider:
         self, permit: Permit, path: str, body: bytes, headers: dict[str, str]
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         permit.check()
+        if spans.tracer is not None:
+            headers = {**headers, **spans.headers()}
+        silence = self._stall_seconds
         try:
-            request = self._session.post(
-                self._base_url + path,
-                data=body,
-                headers={**headers, **spans.headers()},
-                timeout=self._streamed,
-                allow_redirects=False,
-            )
-            async with asyncio.timeout(self._stall_seconds):  # Interim answers (1xx) are no sign of life.
-                answer = await request
-            async with answer:
+            answer = await self._origin.send(path, body, headers, seconds=silence, silence=silence)
+            try:
+                await answer.head()
                 if answer.status != 200:
-                    _check(answer, self._secret.hidden(await self._whole(answer)))
-                yield self._secret.hidden_in(self._bounded(_gathered(answer, self._gather_milliseconds)))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ProviderError(_failure(error, self._stall_seconds)) from error
+                    _check(answer, self._secret.hidden(await answer.whole()))
+                yield self._secret.hidden_in(_gathered(answer, self._gather_milliseconds))
+            finally:
+                answer.end()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ProviderError(self._failure(error, silence)) from error
 
-    async def _whole(self, answer: aiohttp.ClientResponse) -> bytes:
-        return b"".join([chunk async for chunk in self._bounded(answer.content.iter_any())])
-
-    async def _bounded(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """An answer's bytes, unpacked, as far as one may be long.
-
-        Raises:
-            ProviderError: it is longer.
-        """
-        size = 0
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > self._max_answer_bytes:
-                raise ProviderError(failure.too_large(self._max_answer_bytes))
-            yield chunk
+    def _failure(self, error: Exception, seconds: float) -> Failure:
+        """Return the failure that an exception means: it depends on whether the model can have been called."""
+        if isinstance(error, TooLarge):
+            return failure.too_large(self._max_answer_bytes)
+        log.warning("a request to the provider failed", error=type(error).__name__)
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            return failure.no_connection(egress.reason(error))
+        if isinstance(error, TimeoutError):
+            return failure.timed_out(seconds)
+        return failure.broken(egress.reason(error))
 
     async def delete(self, response_id: str) -> bool:
         """Delete the provider's copy of a response. False if it has to be tried again later."""
@@ -210,15 +211,20 @@ class Provider:
         """Ask for a response, or for its end: the answer's status, its body, and when to come again."""
         # As it is: a dot or a slash in an id leads nowhere else.
         url = URL(f"{self.url}/{quote(response_id, safe='').replace('.', '%2E')}", encoded=True)
-        timeout = aiohttp.ClientTimeout(total=LOOKUP_SECONDS)
-        async with self._session.request(method, url, timeout=timeout, allow_redirects=False) as answer:
-            return answer.status, self._secret.hidden(await self._whole(answer)), answer.headers.get("retry-after")
+        async with self._session.request(method, url, allow_redirects=False) as answer:
+            content = b""
+            async for chunk in answer.content.iter_any():
+                content += chunk
+                if len(content) > self._max_answer_bytes:
+                    raise ProviderError(failure.too_large(self._max_answer_bytes))
+            return answer.status, self._secret.hidden(content), answer.headers.get("retry-after")
 
     async def close(self) -> None:
+        self._origin.close()
         await self._session.close()
 
 
-async def _gathered(answer: aiohttp.ClientResponse, milliseconds: int) -> AsyncIterator[bytes]:
+async def _gathered(answer: Answer, milliseconds: int) -> AsyncIterator[bytes]:
     """A stream's bytes as they arrive. Once text deltas arrive fast, they are read in intervals of `milliseconds`.
 
     A wake-up and a read cost as much as fifty events: the kernel gathers what comes meanwhile, and all streams of
@@ -226,23 +232,17 @@ async def _gathered(answer: aiohttp.ClientResponse, milliseconds: int) -> AsyncI
     """
     loop = asyncio.get_running_loop()
     speaks, resumed = False, 0.0
-    while chunk := await answer.content.readany():
-        # Of what comes after a pause, aiohttp gives the first piece and keeps the rest.
-        while more := answer.content.read_nowait():
-            chunk += more
+    while chunk := await answer.read():
         yield chunk
         speaks = speaks or SPEECH in chunk
         now = loop.time() * 1000
-        if speaks and now - resumed < milliseconds:
-            protocol = answer.connection.protocol if answer.connection is not None else None
-            if protocol is not None:
-                protocol.pause_reading()
+        if speaks and now - resumed < milliseconds and not answer.complete:
+            answer.pause()
             # Not asyncio.sleep, which asks the system for the process's number each time (Python 3.11).
             tick: asyncio.Future[None] = loop.create_future()
             loop.call_later((milliseconds - round(now) % milliseconds) / 1000, _pass, tick)
             await tick
-            if protocol is not None and answer.connection is not None:
-                protocol.resume_reading()
+            answer.resume()
         resumed = loop.time() * 1000
 
 
@@ -259,17 +259,9 @@ def proxy_of(url: str) -> str | None:
     return getproxies().get(parts.scheme)
 
 
-def _check(answer: aiohttp.ClientResponse, content: bytes) -> None:
+def _check(answer: Answer, content: bytes) -> None:
     """Raises `ProviderError` if an answer is an HTTP error."""
     if answer.status >= 300:
-        raise ProviderError(failure.from_http(answer.status, content, answer.headers.get("retry-after")))
-
-
-def _failure(error: Exception, seconds: float) -> Failure:
-    """Return the failure that an exception means: it depends on whether the model can have been called."""
-    log.warning("a request to the provider failed", error=type(error).__name__)
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
-        return failure.no_connection(egress.reason(error))
-    if isinstance(error, TimeoutError):
-        return failure.timed_out(seconds)
-    return failure.broken(egress.reason(error))
+        retry_after = answer.fields.get(b"retry-after")
+        text = None if retry_after is None else retry_after.decode("latin-1").strip()
+        raise ProviderError(failure.from_http(answer.status, content, text))
