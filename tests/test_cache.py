@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.cache.client import Cache
@@ -239,6 +239,116 @@ class TurnExecution:
         self._server.close()
         for task in self._tasks:
             task.cancel()
+
+
+class Meddler:
+    """A way to a Redis that changes what the server says, or closes the connection instead if that is None."""
+
+    def __init__(self, port: int, meddle: Callable[[bytes], bytes | None]) -> None:
+        self._to = port
+        self._meddle = meddle
+        self.connections = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def cache(self) -> Cache:
+        self._server = await asyncio.start_server(self._carry, "127.0.0.1", 0)
+        return cache_at(f"redis://:s3cret@127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0", 1)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        self._tasks.add(asyncio.create_task(self._pass_on(reader, to_writer, lambda data: data)))
+        self._tasks.add(asyncio.create_task(self._pass_on(to_reader, writer, self._meddle)))
+
+    async def _pass_on(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, meddle: Callable[[bytes], bytes | None]
+    ) -> None:
+        with suppress(OSError):
+            while (data := await source.read(65_536)) and (said := meddle(data)) is not None:
+                target.write(said)
+                await target.drain()
+        target.close()
+
+    async def close(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+
+
+@pytest.mark.parametrize("breaks", [1, 2])
+async def test_a_connection_that_breaks_amid_answers_is_replaced_once(
+    guarded: tuple[int, "subprocess.Popen[bytes]"], breaks: int
+) -> None:
+    left = breaks
+
+    def breaking(said: bytes) -> bytes | None:
+        nonlocal left
+        if b"+OK\r\n$5\r\nfirst\r\n" not in said:
+            return said
+        left -= 1
+        return said if left < 0 else None
+
+    way = Meddler(guarded[0], breaking)
+    cache = await way.cache()
+    await cache.execute(("DEL", "cache:broken"))
+    asked = [
+        asyncio.create_task(cache.execute(*commands))
+        for commands in (
+            [("SET", "cache:broken", "first"), ("GET", "cache:broken")],
+            [("GET", "cache:broken"), ("GET", "cache:nothing")],
+            [("ECHO", "last")],
+        )
+    ]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    if breaks == 1:
+        assert answers == [b"first", None, b"last"]
+    else:
+        assert all(isinstance(answer, RedisConnectionError) for answer in answers)
+        assert await cache.execute(("ECHO", "again")) == b"again"
+    assert way.connections == breaks + 1
+    await cache.close()
+    await way.close()
+
+
+async def test_an_answer_to_nothing_is_never_taken_for_that_to_something_else(
+    guarded: tuple[int, "subprocess.Popen[bytes]"],
+) -> None:
+    way = Meddler(guarded[0], lambda said: said.replace(b"$3\r\none\r\n", b"$3\r\none\r\n$5\r\nstray\r\n"))
+    cache = await way.cache()
+    assert await cache.execute(("ECHO", "one")) == b"one"
+    assert await cache.execute(("ECHO", "two")) == b"two"
+    assert way.connections == 2
+    await cache.close()
+    await way.close()
+
+
+async def test_what_a_server_says_of_itself_is_no_answer(guarded: tuple[int, "subprocess.Popen[bytes]"]) -> None:
+    """Servers push messages to connections of RESP3 at any time."""
+    pushed = b">2\r\n+invalidate\r\n*0\r\n"
+    way = Meddler(guarded[0], lambda said: pushed + said + pushed if b"echoed" in said else said)
+    cache = await way.cache()
+    assert [await cache.execute(("ECHO", f"echoed {number}")) for number in range(3)] == [
+        b"echoed %d" % number for number in range(3)
+    ]
+    assert way.connections == 1
+    await cache.close()
+    await way.close()
+
+
+async def test_a_command_that_cannot_be_sent_is_its_askers_own_error(cache: Cache) -> None:
+    other = asyncio.create_task(cache.execute(("ECHO", "other")))
+    for words in (("SET", "cache:bad", object()), ("SET", "cache:bad", "\ud800")):
+        with pytest.raises((TypeError, ValueError)):
+            await cache.execute(words)
+    assert await other == b"other"
+
+
+async def test_a_refused_batch_leaves_a_connection_that_answers_the_next(cache: Cache) -> None:
+    asked = [cache.execute(("EVALSHA", "0" * 40, 0)), cache.execute(("NO", "such")), cache.execute(("ECHO", "here"))]
+    missing, unknown, here = await asyncio.gather(*asked, return_exceptions=True)
+    assert isinstance(missing, NoScriptError)
+    assert isinstance(unknown, ResponseError)
+    assert here == b"here"
 
 
 async def test_a_master_that_was_demoted_is_left_for_the_one_its_name_leads_to(tmp_path: Path) -> None:

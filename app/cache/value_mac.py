@@ -12,14 +12,14 @@ MAC_BYTES = 16
 
 class ValueMac:
     def __init__(self, key: bytes) -> None:
-        self._key = key
+        self._keyed = blake2b(key=key, digest_size=MAC_BYTES)
 
     def mac(self, name: str, *parts: bytes) -> bytes:
         """The MAC of a value's parts under a key of Redis."""
-        digest = blake2b(name.encode(), key=self._key, digest_size=MAC_BYTES)
+        digest = self._keyed.copy()
+        digest.update(name.encode())
         for part in parts:
-            digest.update(b"%d:" % len(part))
-            digest.update(part)
+            digest.update(b"%d:%b" % (len(part), part))
         return digest.digest()
 
     def holds(self, mac: object, name: str, *parts: bytes) -> bool:

@@ -103,7 +103,7 @@ def _fields(live: LiveId) -> dict[str, Any]:
 
 
 def _key(project_id: UUID, thread_id: UUID) -> str:
-    return f"everthread:{project_id.hex}:live:{thread_id.hex}"
+    return f"everthread:{project_id.int:032x}:live:{thread_id.int:032x}"
 
 
 def _decode(value: bytes | None) -> LiveId | None:
