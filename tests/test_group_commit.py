@@ -65,6 +65,53 @@ async def test_two_of_a_bucket_do_not_share_a_transaction(database: Database) ->
     assert [row["said"] for row in rows] == [f"{number}" for number in range(6)]
 
 
+async def test_what_has_changed_since_it_was_prepared_is_prepared_again(database: Database) -> None:
+    async def read(bucket: int) -> dict[str, int]:
+        statement = "SELECT * FROM counted WHERE bucket = $1::int"
+        return dict(await database.fetchrow_in_group(bucket, 1, statement, bucket))
+
+    async def read_all() -> list[dict[str, int]]:
+        return [await read(0), *await asyncio.gather(*(read(bucket) for bucket in range(1, 9)))]
+
+    assert await read_all() == [{"bucket": bucket, "n": 0} for bucket in range(9)]
+    await database.fetchrow("ALTER TABLE counted ADD COLUMN more int NOT NULL DEFAULT 7")
+    assert await read_all() == [{"bucket": bucket, "n": 0, "more": 7} for bucket in range(9)]
+    await database.fetchrow("ALTER TABLE counted DROP COLUMN n")
+    rows = await asyncio.gather(*(read(bucket) for bucket in range(9)))
+    assert rows == [{"bucket": bucket, "more": 7} for bucket in range(9)]
+
+
+async def test_a_hot_statement_stays_prepared_and_keeps_the_time_limit(empty_database_url: str) -> None:
+    """It goes to asyncpg's protocol past its public methods: the protocol must do the same."""
+    database = Database(empty_database_url, pool_size=3, timeout_seconds=0.5)
+    prepared = "SELECT $1::int AS one, (SELECT array_agg(name ORDER BY name) FROM pg_prepared_statements) AS names"
+    first = await database.fetchrow_in_group(1, 1, prepared, 1)
+    second = await database.fetchrow_in_group(1, 1, prepared, 2)
+    assert (first["one"], second["one"]) == (1, 2)
+    assert first["names"] == second["names"]
+    assert len(second["names"]) >= 1
+    assert await database.fetchrow_in_group(1, 1, "SELECT 1 WHERE $1::int = 0", 1) is None
+    slow = "SELECT pg_sleep($1::float8)"
+    assert await database.fetchrow_in_group(1, 1, slow, 0.0) is not None
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetchrow_in_group(1, 1, slow, 30.0)
+    assert time.monotonic() - began < 10
+    assert (await database.fetchrow_in_group(1, 1, prepared, 3))["one"] == 3
+    await database.close()
+
+
+async def test_one_that_waits_for_its_turn_too_long_is_told_so(database: Database) -> None:
+    slow = "SELECT $1::int AS one, pg_sleep(2)"
+    first = asyncio.create_task(database.fetchrow_in_group(1, 1, slow, 1))
+    await asyncio.sleep(0.1)
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        await database.fetchrow_in_group(1, 1, slow, 1, wait_seconds=0.1)
+    assert time.monotonic() - began < 1.5
+    assert (await first)["one"] == 1
+
+
 async def test_one_that_writes_much_holds_up_nobody(database: Database) -> None:
     much = "x" * (MOST_CHARACTERS + 1)
     rows = await asyncio.gather(*(say(database, bucket, much if bucket == 3 else None) for bucket in range(8)))

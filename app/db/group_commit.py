@@ -91,7 +91,7 @@ class Waiting:
     _timer: asyncio.TimerHandle | None = None
 
     def wait(self) -> None:
-        """Fail at `until`, unless the statement has begun before."""
+        """Fail at `until`, unless the statement has begun before: in a lane. A line looks at the time itself."""
         if self._timer is None:
             self._timer = self.row.get_loop().call_at(self.until, self.fail, None)
 
@@ -161,21 +161,29 @@ class GroupCommit:
         line = self._lines.get(statement)
         if line is None:
             line = self._lines[statement] = _Line(statement, self)
-        if self.is_held_up(key):
+        if self._held_up and key in self._held_up:
             waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
             self.hold_up(waiting)
             return await waiting.row
-        if bucket not in self.busy and (by_itself or not line.running or not self.shares):
-            try:
-                return await line.at_once(bucket, arguments, paced=not by_itself, key=key)
-            except DatabaseUnavailable as error:
-                if not _another_try(error):
-                    raise
-            waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
-            self.hold_up(waiting)
-        else:
+        if bucket in self.busy or (line.running and self.shares and not by_itself):
             waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
             line.wait(waiting)
+            return await waiting.row
+        self.busy.add(bucket)
+        line.running += not by_itself
+        try:
+            return await self.alone(statement, *arguments)
+        except DatabaseUnavailable as error:
+            if not _another_try(error):
+                raise
+            self.mark_held_up(key)  # Before others with this key begin.
+        finally:
+            line.running -= not by_itself
+            self.busy.discard(bucket)
+            line.begin()
+            self.freed()
+        waiting = self._waiting(bucket, statement, arguments, key, by_itself, wait_seconds)
+        self.hold_up(waiting)
         return await waiting.row
 
     @property
@@ -220,7 +228,8 @@ class GroupCommit:
     def freed(self) -> None:
         """Begin what has waited for a bucket that is not busy any more."""
         for line in self._lines.values():
-            line.go_on()
+            if line.waiting:
+                line.go_on()
 
     def _waiting(
         self,
@@ -243,48 +252,30 @@ class _Line:
     def __init__(self, statement: str, group_commit: GroupCommit) -> None:
         self._statement = statement
         self._of = group_commit
-        self._waiting: list[Waiting] = []
+        self.waiting: list[Waiting] = []
         self._timer: asyncio.TimerHandle | None = None
         self.running = 0
         """Number of shared transactions that are under way."""
         self.tasks: set[asyncio.Task[Any]] = set()
 
-    async def at_once(self, bucket: int, arguments: tuple[Any, ...], *, paced: bool, key: Hashable) -> Any:
-        """Run a statement in a transaction of its own, now."""
-        self._of.busy.add(bucket)
-        self.running += paced
-        try:
-            return await self._of.alone(self._statement, *arguments)
-        except DatabaseUnavailable as error:
-            if _another_try(error):
-                self._of.mark_held_up(key)  # Before others with this key begin.
-            raise
-        finally:
-            self.running -= paced
-            self._of.busy.discard(bucket)
-            self._begin()
-            self._of.freed()
-
     def wait(self, waiting: Waiting) -> None:
-        waiting.wait()
-        self._waiting.append(waiting)
+        self.waiting.append(waiting)
         self._start_timer(PATIENCE_SECONDS)
 
     def go_on(self) -> None:
         """Begin what waits for nothing any more."""
-        while self._waiting and (not self._of.shares or not self.running) and self._begin():
+        while self.waiting and (not self._of.shares or not self.running) and self.begin():
             pass
 
-    def _begin(self) -> bool:
+    def begin(self) -> bool:
         """Begin a transaction with the statements that have waited longest. False if there are none."""
-        if not self._waiting or (self._of.shares and self.running >= MOST_TRANSACTIONS):
+        if not self.waiting or (self._of.shares and self.running >= MOST_TRANSACTIONS):
             return False
         group = self._taken()
         if not group:
             return False
         self.running += 1
         for each in group:
-            each.begin()
             self._of.busy.add(each.bucket)
         first = group[0]
         if len(group) == 1:
@@ -300,7 +291,7 @@ class _Line:
         taken: dict[int, Waiting] = {}
         left: list[Waiting] = []
         most = self._of.most
-        for waiting in self._waiting:
+        for waiting in self.waiting:
             if waiting.row.done():
                 continue  # Nobody waits for it any more.
             if self._of.is_held_up(waiting.key):
@@ -314,7 +305,7 @@ class _Line:
             else:
                 taken[waiting.bucket] = waiting
                 most = 1
-        self._waiting = left
+        self.waiting = left
         return [taken[bucket] for bucket in sorted(taken)]
 
     def _start_timer(self, seconds: float) -> None:
@@ -323,12 +314,17 @@ class _Line:
 
     def _out_of_patience(self) -> None:
         self._timer = None
-        if not self._waiting:
+        now = asyncio.get_running_loop().time()
+        late = [each for each in self.waiting if each.until <= now]
+        self.waiting = [each for each in self.waiting if each.until > now]
+        for each in late:
+            each.fail(None)
+        if not self.waiting:
             return
-        left = self._waiting[0].since + PATIENCE_SECONDS - asyncio.get_running_loop().time()
+        left = self.waiting[0].since + PATIENCE_SECONDS - now
         if left <= 0:
-            self._begin()
-        if self._waiting:
+            self.begin()
+        if self.waiting:
             self._start_timer(left if left > 0 else PATIENCE_SECONDS)
 
     def _ended(self, group: list[Waiting], task: asyncio.Task[Any]) -> None:
@@ -343,8 +339,7 @@ class _Line:
         elif again:
             for each in group:
                 each.by_itself = True
-                each.wait()
-            self._waiting[:0] = group
+            self.waiting[:0] = group
             self._start_timer(PATIENCE_SECONDS)
         elif failed is not None:
             for each in group:
@@ -356,7 +351,7 @@ class _Line:
             for each, row in zip(group, [task.result()] if len(group) == 1 else task.result(), strict=True):
                 each.give(row)
         self._of.busy.difference_update(each.bucket for each in group)
-        while self._begin() and again:
+        while self.begin() and again:
             pass
         self._of.freed()
 

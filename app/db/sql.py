@@ -52,7 +52,7 @@ class Statement:
         if len(arguments) != len(self.names):
             raise TypeError(f"The statement takes {self.names}, not {tuple(arguments)}.")
         try:
-            return (self.sql, *[arguments[name] for name in self.names])
+            return (self.sql, *map(arguments.__getitem__, self.names))
         except KeyError as error:
             raise TypeError(f"The statement takes {self.names}, not {tuple(arguments)}.") from error
 
