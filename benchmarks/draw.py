@@ -21,7 +21,6 @@ COLOURS = {
     "aiohttp": "#868e96",
     "httpx": "#adb5bd",
     "ogx": "#2b8a3e",
-    "open-responses": "#c2255c",
     "litellm": "#e8590c",
     "langgraph": "#7048e8",
     "direct": "#ced4da",

@@ -58,8 +58,6 @@ def report(results: Results) -> str:
         "(`benchmarks/peers/langgraph_agent.py`). Plain turns only: its streams are not the provider's events.",
         "- **ogx**: OGX (formerly Llama Stack), one process, which keeps responses in SQLite and asks its provider for "
         "chat completions (`benchmarks/peers/ogx.yaml`). It needs Python 3.12.",
-        "- **open-responses**: open-responses-server, which keeps responses in memory and asks its provider for chat "
-        "completions. Streams only: it answers nothing else.",
         "",
         "CPU is user + system time of the server's whole process tree. Postgres and Redis are counted apart.",
         "Streams are begun evenly spread, as they would be by clients that know nothing of each other.",
@@ -67,7 +65,8 @@ def report(results: Results) -> str:
         "",
         "Not compared: Letta, whose last server on PyPI (0.16.8; later releases are an agent for the terminal) puts "
         "a prompt and tools of its own around each message; Aegra, whose server (0.6.0) needs the extension uuid-ossp, "
-        "which the embedded Postgres does not have; the package `open-responses`, which starts containers.",
+        "which the embedded Postgres does not have; open-responses-server (0.4.1), which passes on nothing of an input "
+        "that is a text, and answers streams only; the package `open-responses`, which starts containers.",
         "",
         "![CPU of a plain turn](plots/plain.svg)",
         "",

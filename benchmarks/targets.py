@@ -24,7 +24,6 @@ AIOHTTP_PACKAGES = ("aiohttp", "uvloop")
 HTTPX_PACKAGES = ("starlette", "httpx", "uvicorn", "uvloop", "httptools")
 LITELLM_PACKAGES = ("litellm[proxy]",)
 OGX_PACKAGES = ("ogx", "faiss-cpu", "aiosqlite", "sqlalchemy[asyncio]", "tiktoken", "chardet", "pypdf")
-OPEN_RESPONSES_PACKAGES = ("open-responses-server",)
 LANGGRAPH_PACKAGES = ("langgraph-cli[inmem]", "httpx")
 
 Api = Literal["responses", "threads", "runs"]
@@ -41,10 +40,7 @@ class Target:
     stores: Tree | None = None
     """Its database and cache, if it has any."""
     api: Api = "responses"
-    path: str = "/v1/responses"
     model: str = MODEL
-    plain: bool = True
-    """Whether it answers without streaming."""
     streams: bool = True
     """Whether its streams are the provider's events."""
 
@@ -191,20 +187,6 @@ def _package(python: Path, name: str) -> Path:
     code = f"import importlib.util; print(importlib.util.find_spec({name!r}).submodule_search_locations[0])"
     found = subprocess.run([str(python), "-c", code], check=True, capture_output=True, text=True)
     return Path(found.stdout.strip())
-
-
-@contextmanager
-def open_responses(work: Path, upstream: str, venvs: Path) -> Iterator[tuple[str, Tree]]:
-    """It asks its provider for streamed chat completions, and answers streamed requests only."""
-    python = venv(venvs / "open-responses", OPEN_RESPONSES_PACKAGES)
-    port = free_port()
-    place = work / "open-responses"
-    place.mkdir()
-    app = "open_responses_server.server_entrypoint:app"
-    command = [str(python), "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--no-access-log"]
-    env = {"OPENAI_BASE_URL_INTERNAL": upstream, "OPENAI_API_KEY": "sk-benchmark"}
-    with running(command, env=env, cwd=place, ready=listens(port), log=work / "open-responses.log") as tree:
-        yield f"http://127.0.0.1:{port}", tree
 
 
 @contextmanager

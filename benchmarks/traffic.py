@@ -36,9 +36,7 @@ class Peer:
     share: float = 1.0
     """Share of the requests that it gets: a slow one is measured long enough all the same."""
     api: Api = "responses"
-    path: str = "/v1/responses"
     model: str = MODEL
-    plain: bool = True
     streams: bool = True
 
 
@@ -48,7 +46,6 @@ PEERS = {
     "litellm": Peer(targets.litellm, share=0.1),
     "langgraph": Peer(targets.langgraph, share=0.02, api="runs", streams=False),
     "ogx": Peer(targets.ogx, share=0.05, model=targets.OGX_MODEL),
-    "open-responses": Peer(targets.open_responses, share=0.1, path="/responses", plain=False),
 }
 
 RATE = 250
@@ -76,11 +73,11 @@ def run(work: Path, venvs: Path, *, skip: frozenset[str], say: Any) -> dict[str,
                 continue
             try:
                 url, tree = stack.enter_context(peer.start(work, upstream, venvs))
-                target = Target(name, url, tree, None, peer.api, peer.path, peer.model, peer.plain, peer.streams)
+                target = Target(name, url, tree, None, peer.api, peer.model, peer.streams)
                 compared.append(target)
             except (Skipped, RuntimeError) as error:
                 results["skipped"][name] = str(error)
-        results["plain"] = uvloop.run(_plain([target for target in compared if target.plain], say))
+        results["plain"] = uvloop.run(_plain(compared, say))
         compared = [target for target in compared if target.streams]
         results["stream"] = uvloop.run(_streams(compared, say))
         results["conversation"] = uvloop.run(_conversations(compared, say))
@@ -156,7 +153,7 @@ async def requests(load: Load, target: Target, at_once: int, body: Row) -> Reque
     sent = {"model": target.model, **body}
     match target.api:
         case "responses":
-            return lambda number: ("POST", target.path, sent)
+            return lambda number: ("POST", "/v1/responses", sent)
         case "threads":
             paths = [f"/v1/threads/{(await load.ask('POST', '/v1/threads', {}))['id']}/turns" for _ in range(at_once)]
             return lambda number: ("POST", paths[number % at_once], sent)
