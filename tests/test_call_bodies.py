@@ -43,6 +43,15 @@ def test_a_body_is_its_pieces_put_together_and_no_piece_is_kept_twice(turns: lis
     assert len(set(kept.values())) == len(kept)
 
 
+@given(ITEMS, st.text(max_size=5), st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=3))
+def test_a_body_of_the_own_input_alone_is_the_one_that_is_put_together_item_by_item(
+    own: list[Any], model: str, rest: dict[str, str]
+) -> None:
+    envelope = Envelope(b'{"model":' + orjson.dumps(model) + b',"input":[', b"]," + orjson.dumps(rest)[1:])
+    sent = [dict(item) for item in own]
+    assert write_body(envelope, sent, own) == write_body(envelope, sent, own, [()] * len(sent), Pieces())
+
+
 def bytes_of(url: str, *tables: str) -> int:
     async def run() -> int:
         connection = await asyncpg.connect(url)

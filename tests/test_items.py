@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.chain.rebuild import Abilities, new_input, rebuild
@@ -15,8 +15,18 @@ from app.history import messages
 from app.http.errors import BadRequest
 from app.items.client_door import check_sendable, items_of
 from app.items.input_item import with_facts
-from app.items.kinds import CALLS, KINDS, MALFORMED
+from app.items.kinds import (
+    CALLS,
+    KINDS,
+    MALFORMED,
+    is_encrypted_reasoning,
+    is_system,
+    kind_of,
+    media_in,
+    type_of,
+)
 from app.items.pairs import answers, asked
+from app.items.shapes import modality_of, text_of
 from app.items.stored import StoredItem, columns, imported_type, stored_input, stored_item, stored_output
 from app.items.weights import IMAGE_TOKENS, count, tokens
 from app.provider.models import Models
@@ -47,6 +57,25 @@ loose_items = st.dictionaries(st.sampled_from(FIELDS), json_values | types | st.
 odd_items = st.one_of(
     json_values, loose_items, st.builds(lambda type_, item: {**item, "type": type_}, types, loose_items)
 )
+
+
+said = st.dictionaries(
+    st.sampled_from([*FIELDS, "pinned"]),
+    st.text(max_size=8) | st.sampled_from(["message", "system", "developer", "user", "reasoning"]) | json_values,
+)
+said_items = said | st.builds(lambda text, item: {**item, "content": text}, st.text(max_size=8), said)
+
+
+@given(said_items)
+@example({"role": "user", "content": "Look", "output": [{"type": "input_image", "image_url": PIXEL}]})
+@example({"role": "user", "content": [{"type": "input_image", "image_url": PIXEL}]})
+def test_the_facts_of_a_text_are_the_facts_of_any_item(item: Item) -> None:
+    (found,) = with_facts([item])
+    assert (found.data, found.type, found.kind) == (item, type_of(item), kind_of(item))
+    assert found.text == (text_of(item) if type_of(item) == "message" else "")
+    assert found.tokens == tokens(item)
+    assert (found.is_system, found.is_encrypted_reasoning) == (is_system(item), is_encrypted_reasoning(item))
+    assert found.modalities == {modality_of(part) for part in media_in(item)}
 
 
 def everything_works(kept: list[StoredItem]) -> None:

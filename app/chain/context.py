@@ -97,9 +97,7 @@ class Context:
     def to_json(self) -> dict[str, Any]:
         """As JSON, without what is as in any context."""
         return {
-            field.name: value.to_json() if isinstance(value, Reduction) else value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default
+            name: value for name, value, common in zip(_NAMES, self.values(), _COMMON, strict=True) if value != common
         }
 
     @classmethod
@@ -138,3 +136,4 @@ class Context:
 
 
 UNKNOWN = Context()
+_NAMES, _COMMON = tuple(field.name for field in dataclasses.fields(Context)), UNKNOWN.values()

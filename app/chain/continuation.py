@@ -17,6 +17,9 @@ class Continuation(StrEnum):
     REBUILT = "rebuilt"
 
 
+_NOT_REBUILT = {"first_turn": Continuation.NEW, "live_response_id": Continuation.CHAINED}
+
+
 class ContinuationReason(StrEnum):
     """The reason why a turn is new, chained or rebuilt. docs/history.md lists them for readers of the API."""
 
@@ -63,15 +66,8 @@ class ContinuationReason(StrEnum):
     FAILOVER = "failover"
     """The account of the chained turn failed, and another account continued it."""
 
-    @property
-    def continuation(self) -> Continuation:
-        return _NOT_REBUILT.get(self, Continuation.REBUILT)
-
-
-_NOT_REBUILT = {
-    ContinuationReason.FIRST_TURN: Continuation.NEW,
-    ContinuationReason.LIVE_RESPONSE_ID: Continuation.CHAINED,
-}
+    def __init__(self, value: str) -> None:
+        self.continuation = _NOT_REBUILT.get(value, Continuation.REBUILT)
 
 
 @value
@@ -119,11 +115,15 @@ def decide(
     # A chained call needs input.
     if not new:
         return ContinuationReason.NO_INPUT
-    # One system message at most, and first: a chain has no place for another.
-    if any(item.is_system for item in new):
-        return ContinuationReason.SYSTEM_MESSAGE
+    weight, pairs = 0, False
+    for item in new:
+        # One system message at most, and first: a chain has no place for another.
+        if item.is_system:
+            return ContinuationReason.SYSTEM_MESSAGE
+        weight += item.tokens
+        pairs = pairs or item.kind.pair is not None
     # The calls of the parent are answered, no less and no more: half a call is refused.
-    if parent.open_calls or any(item.kind.pair for item in new):
+    if parent.open_calls or pairs:
         answered = answers([item.data for item in new])
         if answered != set(parent.open_calls):
             return ContinuationReason.TOOL_OUTPUTS_UNMATCHED
@@ -133,7 +133,7 @@ def decide(
     if parent.context.cut:
         return ContinuationReason.PROVIDER_CUT_HISTORY
     # The provider would cut a longer chain silently: cut it here, and report it.
-    if parent.context.tokens + sum(item.tokens for item in new) > target.abilities.token_budget:
+    if parent.context.tokens + weight > target.abilities.token_budget:
         return ContinuationReason.WINDOW_FULL
     return ContinuationReason.LIVE_RESPONSE_ID
 

@@ -2,10 +2,22 @@
 
 from collections.abc import Iterable
 
-from app.items.kinds import Kind, is_encrypted_reasoning, is_system, kind_of, media_in, type_of
+from app.items.kinds import (
+    KINDS,
+    SYSTEM_ROLES,
+    Kind,
+    is_encrypted_reasoning,
+    is_system,
+    kind_of,
+    media_in,
+    type_of,
+)
 from app.items.shapes import Item, Modality, modality_of, text_of
-from app.items.weights import tokens
+from app.items.weights import text_tokens, tokens
 from app.process.values import value
+
+MESSAGE = KINDS["message"]
+NO_MODALITIES: frozenset[Modality] = frozenset()
 
 
 @value
@@ -26,16 +38,21 @@ class InputItem:
 
 def with_facts(items: Iterable[Item]) -> list[InputItem]:
     """Return items with their facts."""
-    return [
-        InputItem(
-            item,
-            type_ := type_of(item),
-            kind_of(item),
-            text_of(item) if type_ == "message" else "",
-            tokens(item),
-            is_system(item),
-            is_encrypted_reasoning(item),
-            frozenset(kind for part in media_in(item) if (kind := modality_of(part)) is not None),
-        )
-        for item in items
-    ]
+    return [_with_facts(item) for item in items]
+
+
+def _with_facts(item: Item) -> InputItem:
+    type_, content = type_of(item), item.get("content")
+    if type_ == "message" and isinstance(content, str) and "output" not in item:  # A text, as most items are.
+        weight = text_tokens(content)
+        return InputItem(item, type_, MESSAGE, content, weight, item.get("role") in SYSTEM_ROLES, False, NO_MODALITIES)
+    return InputItem(
+        item,
+        type_,
+        kind_of(item),
+        text_of(item) if type_ == "message" else "",
+        tokens(item),
+        is_system(item),
+        is_encrypted_reasoning(item),
+        frozenset(kind for part in media_in(item) if (kind := modality_of(part)) is not None),
+    )

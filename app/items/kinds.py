@@ -24,6 +24,8 @@ CONFIGURATION = "configuration_update"
 """OpenAI's item that changes effort or format of later responses. The provider documents no such item: it is stored and
 shown, and neither sent nor acted on."""
 
+SYSTEM_ROLES = ("system", "developer")
+
 Pair = Literal["call", "output"]
 
 
@@ -72,7 +74,7 @@ def sent_back(item: Item) -> Item:
 
 
 def is_system(item: Item) -> bool:
-    return type_of(item) == "message" and item.get("role") in ("system", "developer")
+    return type_of(item) == "message" and item.get("role") in SYSTEM_ROLES
 
 
 def _call(call_id: Any, name: str, arguments: str) -> list[Item]:

@@ -33,9 +33,15 @@ def tokens(item: Item) -> int:
     """An estimate for an item of any shape. Images count by their number, whatever their bytes are."""
     if type_of(item) == "message":
         media = sum(map(media_tokens, media_of(item.get("content"))))
-        return ITEM_TOKENS + len(text_of(item).encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1 + media
+        return text_tokens(text_of(item)) + media
     size, media = _weighed({name: value for name, value in item.items() if name != "encrypted_content"})
     return ITEM_TOKENS + size // BYTES_PER_TOKEN + media
+
+
+def text_tokens(text: str) -> int:
+    """Return an estimate for a message that has nothing but a text."""
+    size = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+    return ITEM_TOKENS + size // BYTES_PER_TOKEN + 1
 
 
 def media_tokens(part: Item) -> int:

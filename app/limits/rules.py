@@ -43,7 +43,12 @@ class Asks:
 
     @property
     def limits_money(self) -> bool:
-        return any(limits.cost_per_month is not None for _, limits in self.limits)
+        project, user = self.settings.limits, self.settings.user_limits
+        return (
+            project.cost_per_month is not None
+            or self.key_limits.cost_per_month is not None
+            or (self.user is not None and user.cost_per_month is not None)
+        )
 
     @property
     def limits(self) -> tuple[tuple[Whose, Rates], ...]:

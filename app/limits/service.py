@@ -141,6 +141,7 @@ class Admission(Permit):
     met: _Met | None
     """None where nothing limits it."""
     id: str
+    """Its name in Redis; empty where nothing limits it."""
     tokens: int
     """Tokens taken from buckets."""
     headers: dict[str, str]
@@ -222,9 +223,10 @@ class RateLimits(Background):
             Forbidden: a monthly cost limit applies, and the price of the model is unknown.
         """
         prices = await self._prices(asks) if asks.model and asks.limits_money else []
-        met, id_ = self._met_by(asks, prices, background=background), self._new_id()
+        met = self._met_by(asks, prices, background=background)
         if met is None:
-            return Admission(asks, self._models, None, id_, 0, {})
+            return Admission(asks, self._models, None, "", 0, {})
+        id_ = self._new_id()
         tokens = 0 if background or not met.places else asks.tokens()
         held = await self._held(asks, met, id_, tokens, prices)
         admission = Admission(asks, self._models, met, id_, tokens, held)
@@ -318,7 +320,7 @@ class RateLimits(Background):
 
     def _met_by(self, asks: Asks, prices: Sequence[Price], *, background: bool) -> _Met | None:
         """Return the rules for a caller's requests, made once; None if there are no limits."""
-        currencies = tuple(sorted({currency_of(price) for price in prices}))
+        currencies = tuple(sorted({currency_of(price) for price in prices})) if prices else ()
         caller: _Caller = (asks.project_id, asks.key_id, asks.user, background, currencies)
         month = self._this_month()
         met = self._met.get(caller)

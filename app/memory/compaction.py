@@ -419,8 +419,11 @@ def _unusable(error: BadSummary, model: str) -> failure.Failure:
 
 def threshold_of(params: dict[str, Any]) -> int | None:
     """The tokens from which on a request wants its conversation compacted (OpenAI's `context_management`)."""
-    wanted = [entry.get("compact_threshold") for entry in params.get("context_management") or ()]
-    return next((tokens for tokens in wanted if tokens is not None), None)
+    for entry in params.get("context_management") or ():
+        wanted: int | None = entry.get("compact_threshold")
+        if wanted is not None:
+            return wanted
+    return None
 
 
 def _parting_no_call(branch: Branch, covered: int) -> int:

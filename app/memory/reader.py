@@ -48,7 +48,7 @@ class Reader:
         """A model at an account, with what it can take."""
         observed = self.observations.at(binding)
         budget, enforces = observed.token_budget(family, model), observed.enforces_format(family, model)
-        taken = frozenset(kind for kind in MODALITIES if family.takes(kind))
+        taken = MODALITIES.intersection(family.modalities)
         return Target(binding, model, Abilities(budget, taken, family.tool_outputs, self._byte_budget), enforces)
 
     async def model_input(

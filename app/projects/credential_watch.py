@@ -62,25 +62,34 @@ class Listener:
         self._expires_at = grant.expires_at
         self._admitted = admitted
         self._callback: Callable[[], object] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     @contextmanager
     def calling(self, callback: Callable[[], object]) -> Iterator[None]:
         """Call `callback` when the credential ends while this context lasts; at once if it has ended before."""
+        self.begin(callback)
+        try:
+            yield
+        finally:
+            self.finish()
+
+    def begin(self, callback: Callable[[], object]) -> None:
+        """Call `callback` when the credential ends, until `finish`; at once if it has ended before."""
         self._callback = callback
-        timer: asyncio.TimerHandle | None = None
         self._watch.add(self)
         if self.end is not None:
             callback()
         elif self._expires_at is not None and not self._admitted:
             left = max(0.0, self._expires_at - time.time())
-            timer = asyncio.get_running_loop().call_later(left, self.ended, "credential_expired")
-        try:
-            yield
-        finally:
-            self._callback = None
-            self._watch.remove(self)
-            if timer is not None:
-                timer.cancel()
+            self._timer = asyncio.get_running_loop().call_later(left, self.ended, "credential_expired")
+
+    def finish(self) -> None:
+        """Call nothing any more."""
+        self._callback = None
+        self._watch.remove(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def ended(self, end: End) -> None:
         """Record why the credential ended. Expiry does not end the answer to a request that was admitted before."""

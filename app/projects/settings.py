@@ -195,7 +195,11 @@ def parse_settings(shape: Any, stored: Any) -> Any:
 
 def least(*bounds: int | None) -> int | None:
     """The tightest of bounds; None where none is set."""
-    return min((bound for bound in bounds if bound is not None), default=None)
+    tightest: int | None = None
+    for bound in bounds:
+        if bound is not None and (tightest is None or bound < tightest):
+            tightest = bound
+    return tightest
 
 
 NO_SETTINGS = ProjectSettings()

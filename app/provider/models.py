@@ -25,12 +25,12 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 """In ascending order."""
 
-IGNORED = (
+IGNORED = frozenset((
     "frequency_penalty", "include", "logit_bias", "logprobs", "max_tool_calls", "modalities", "moderation", "n",
     "parallel_tool_calls", "presence_penalty", "prompt", "prompt_cache_key", "prompt_cache_options",
     "prompt_cache_retention", "safety_identifier", "seed", "service_tier", "stop", "stream_options", "top_logprobs",
     "verbosity",
-)  # fmt: skip
+))  # fmt: skip
 """OpenAI's fields that the provider accepts and ignores (a probe, September 2026)."""
 
 
@@ -108,8 +108,8 @@ class Family(BaseModel):
     def adjusted(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the changes that make the model accept a request: the new values, by their paths on the wire."""
         changes: dict[str, Any] = {}
-        effort = _reasoning(params).get("effort")
-        if effort in EFFORTS and effort not in self.efforts:
+        effort = _reasoning(params).get("effort") if "reasoning" in params else None
+        if effort is not None and effort in EFFORTS and effort not in self.efforts:
             lower = [each for each in self.efforts if EFFORTS.index(each) < EFFORTS.index(effort)]
             changes["reasoning.effort"] = max(lower or self.efforts[:1], key=EFFORTS.index)
         limit = params.get("max_output_tokens")
@@ -123,8 +123,8 @@ class Family(BaseModel):
         for path, value in self.adjusted(params).items():
             field, _, inner = path.partition(".")
             fitted[field] = {**params[field], inner: value} if inner else value
-        if _has_effort(params):
-            fitted.pop("thinking_budget", None)
+        if "thinking_budget" in fitted and _has_effort(params):
+            del fitted["thinking_budget"]
         return fitted
 
     def without_thinking(self, params: Mapping[str, Any], answer_tokens: int) -> dict[str, Any]:
@@ -142,13 +142,14 @@ class Family(BaseModel):
 
     def ignored(self, params: Mapping[str, Any]) -> list[str]:
         """Return the fields of a request that the model ignores, by their names on the wire."""
-        found = [field for field in IGNORED if params.get(field)]
+        found = [field for field in IGNORED.intersection(params) if params[field]]
         if params.get("parallel_tool_calls") is False:
             found.append("parallel_tool_calls")
-        if not self.reasoning_summary and _reasoning(params).get("summary") is not None:
-            found.append("reasoning.summary")
-        if _has_effort(params) and params.get("thinking_budget") is not None:
-            found.append("thinking_budget")
+        if "reasoning" in params:
+            if not self.reasoning_summary and _reasoning(params).get("summary") is not None:
+                found.append("reasoning.summary")
+            if _has_effort(params) and params.get("thinking_budget") is not None:
+                found.append("thinking_budget")
         text = params.get("text")
         if isinstance(text, dict) and text.get("verbosity") is not None:
             found.append("text.verbosity")

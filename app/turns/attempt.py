@@ -1,7 +1,7 @@
 """One attempt at a turn: which account is asked, how the turn continues its history, and the bytes that are sent."""
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 
 from app.accounts.pool import ProviderAccount
 from app.chain.context import UNKNOWN, Context
@@ -27,6 +27,9 @@ class Sent:
     """The tokens of instructions and tools alone."""
 
 
+NO_BODY, NO_ENVELOPE, NOTHING_SENT = Body(b"", (), ()), Envelope(), Sent()
+
+
 @value
 class Attempt:
     account: ProviderAccount
@@ -40,9 +43,9 @@ class Attempt:
     """The response id that the turn was chained on first."""
     context: Context = UNKNOWN
     """The context of the continued history, with what is left out of it."""
-    body: Body = field(default_factory=lambda: Body(b"", (), ()))
+    body: Body = NO_BODY
     """Empty until it is written."""
-    envelope: Envelope = field(default_factory=Envelope)
+    envelope: Envelope = NO_ENVELOPE
     """The body around its input items."""
     input: Sequence[Item] = ()
     """These items."""
@@ -50,7 +53,7 @@ class Attempt:
     """For each of them, where the history is sent, the ids of the items that it was made of."""
     pieces: Pieces | None = None
     """The thread's, once they were read for a rebuilt history."""
-    sent: Sent = field(default_factory=Sent)
+    sent: Sent = NOTHING_SENT
     dropped_items: int = 0
     """The number of the history's oldest items that are left out."""
     reduction: Reduction | None = None

@@ -93,7 +93,7 @@ class Calls:
             finally:
                 running.calls.append(
                     CallRecord(
-                        attempt.continuation.value,
+                        attempt.continuation,
                         provider.account,
                         provider.url,
                         attempt.body,

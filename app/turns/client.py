@@ -1,13 +1,13 @@
 """The client that asked for a turn: tells whether it, or its right to the answer, has gone before the first byte."""
 
 import asyncio
-from contextlib import ExitStack
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from app.projects.credential_watch import Listener
+from app.turns.answerable import Answerable
 from app.turns.running import Running
 
 WATCH_AFTER_SECONDS = 0.2
@@ -25,7 +25,6 @@ class Client:
         """Args: listener: of the credential that the request came with."""
         self._receive = receive
         self._listener = listener
-        self._listening = ExitStack()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -35,19 +34,20 @@ class Client:
         """The turn that it waits for, once that is open in this worker."""
 
     def __enter__(self) -> "Client":
-        self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)
         if self._listener is not None:
-            self._listening.enter_context(self._listener.calling(self._wake))
+            self._listener.begin(self._wake)
+        self._timer = self._loop.call_later(WATCH_AFTER_SECONDS, self._begin_to_watch)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listening.close()
+        if self._listener is not None:
+            self._listener.finish()
         if self._timer is not None:
             self._timer.cancel()
         if self._watching is not None:
             self._watching.cancel()
 
-    async def wait_for(self, answerable: "asyncio.Future[Any]") -> None:
+    async def wait_for(self, answerable: "Answerable | asyncio.Future[Any]") -> None:
         """Wait until there is something to answer with. What is waited for goes on whoever leaves.
 
         Raises:

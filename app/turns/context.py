@@ -4,7 +4,7 @@ from typing import Any
 
 from app.chain.context import Context
 from app.chain.continuation import Continuation
-from app.items import media, vocabulary
+from app.items import vocabulary
 from app.items.token_counts import usage_of
 from app.memory.observations import SMALLEST_CUT, ModelObservations
 from app.turns.attempt import Attempt, Sent
@@ -98,7 +98,10 @@ async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObse
         dropped_items=before.dropped_items,
         since=before.since,
         compaction=before.compaction,
-        **{name: getattr(before, name) for name in media.COUNTED.values()},
+        images_in_words=before.images_in_words,
+        videos_in_words=before.videos_in_words,
+        audio_in_words=before.audio_in_words,
+        files_in_words=before.files_in_words,
         reduced=before.reduced,
         reasoning_left_out=before.reasoning_left_out,
         reasoning_refused=before.reasoning_refused,

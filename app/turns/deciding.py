@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,8 @@ log = structlog.get_logger()
 OURS = ("background", "context_management", OF_CONVERSATION, "truncation")
 """Parameters that the provider does not know, and the service acts on."""
 
+TOKENS = attrgetter("tokens")
+
 SMALLER_SHARE = 0.8
 """The share of an input refused as too long that is sent next, if the provider did not state its limit."""
 
@@ -66,7 +69,12 @@ class Decisions:
         home = parent.binding if isinstance(parent, LiveId) else None
         account = await self._accounts.first(turn.project_id, turn.request.model, home)
         running.attempt = attempt = self.at(turn, account)
-        if isinstance(parent, LiveId) and await self._is_shorter_now(turn, parent, attempt.threshold):
+        if (
+            isinstance(parent, LiveId)
+            and attempt.threshold is not None
+            and parent.context.tokens >= attempt.threshold
+            and await self._is_shorter_now(turn, parent)
+        ):
             parent = ContinuationReason.COMPACTED
         reason = continuation.decide(
             parent,
@@ -75,10 +83,10 @@ class Decisions:
             now=time.time(),
             margin_seconds=self._settings.response_id_margin_seconds,
         )
-        running.attempt = attempt = replace(attempt, reason=reason)
         if reason is ContinuationReason.LIVE_RESPONSE_ID:
             assert isinstance(parent, LiveId)
             return _chained(turn, attempt, parent)
+        running.attempt = attempt = replace(attempt, reason=reason)
         attempt = await self._rebuilt(running, attempt, reason)
         if home not in (None, account.binding):
             metrics.MOVED_TOKENS.inc(attempt.sent.weight)
@@ -148,13 +156,12 @@ class Decisions:
         metrics.of(metrics.LIVE_ID_LOOKUPS, "miss").inc()
         return await self._store.parent(turn.project_id, turn.parent_id)
 
-    async def _is_shorter_now(self, turn: Opened, live: LiveId, threshold: int | None) -> bool:
+    async def _is_shorter_now(self, turn: Opened, live: LiveId) -> bool:
         """Return True if a compaction has become ready since the chain began, and is worth beginning another."""
         reduced = live.context.reduced
         if reduced is not None and reduced.step is Step.LEFT_OUT:
             return False  # The summary was refused.
-        if threshold is None or live.context.tokens < threshold or turn.parent_id is None:
-            return False
+        assert turn.parent_id is not None
         nearest = await self._reader.store.nearest(turn.project_id, turn.parent_id)
         return nearest is not None and nearest.hex != live.context.compaction
 
@@ -310,19 +317,23 @@ class Decisions:
 
 def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     """Return the attempt that sends the new input alone, on the parent's response id."""
-    items = turn.request.items
-    envelope = body_envelope(turn, attempt.target, live.response_id)
-    sent = new_input(items, attempt.target.abilities)
+    target, items = attempt.target, turn.request.items
+    envelope = body_envelope(turn, target, live.response_id)
+    sent = new_input(items, target.abilities)
     body = write_body(envelope, sent, turn.request.input)
     size = len(body.sent) - len(envelope.head) - len(envelope.tail)
-    return replace(
-        attempt,
-        live=live,
-        context=live.context,
-        body=body,
-        envelope=envelope,
-        input=sent,
-        sent=context.chained(live.context, size, sum(item.tokens for item in items), envelope.overhead_tokens),
+    weight = sum(map(TOKENS, items))
+    return Attempt(
+        attempt.account,
+        target,
+        attempt.threshold,
+        ContinuationReason.LIVE_RESPONSE_ID,
+        live,
+        live.context,
+        body,
+        envelope,
+        sent,
+        sent=context.chained(live.context, size, weight, envelope.overhead_tokens),
     )
 
 
@@ -387,11 +398,13 @@ def body_envelope(turn: Opened, target: Target, previous_response_id: str | None
     Instructions, tools and sampling go with every turn: a chain carries items only.
     """
     request = turn.request
-    rest = request.family.fitted(request.params)
-    if structured.is_prompted(rest, enforced=target.enforces_format, streamed=request.streamed):
+    rest = request.family.fitted(request.params) if request.params else {}
+    if "text" in rest and structured.is_prompted(rest, enforced=target.enforces_format, streamed=request.streamed):
         rest = structured.with_format_instructions(rest)
-    rest = structured.with_known_choice(rest)
-    rest = {name: value for name, value in rest.items() if name not in OURS}
+    if "tool_choice" in rest:
+        rest = structured.with_known_choice(rest)
+    for name in OURS:
+        rest.pop(name, None)
     if previous_response_id is not None:
         rest["previous_response_id"] = previous_response_id
     if request.streamed:

@@ -6,7 +6,6 @@ from typing import Any
 import structlog
 
 from app.chain.answer import Answer
-from app.db import ids
 from app.http.errors import DatabaseUnavailable, ServiceStopping
 from app.items.shapes import message
 from app.items.unreadable import ContentUnreadable
@@ -40,14 +39,14 @@ class TurnExecution:
         Args:
             prefetched: the answer to a look-up of the live id that was sent earlier.
         """
-        turn = running.turn
-        with spans.span(
-            "turn", {"everthread.turn": ids.turn_id(turn.id), "everthread.thread": ids.thread_id(turn.thread_id)}
-        ) as span:
+        names = running.names
+        with spans.span("turn", {"everthread.turn": names["turn"], "everthread.thread": names["thread"]}) as span:
             try:
                 await self._run_to_its_end(running, prefetched)
             except ServiceStopping as error:
                 await self._finish.leave(running, error)
+            if span is spans.NO_SPAN:
+                return
             span.add({"everthread.continuation": running.continuation.value})
             if running.reason is not None:
                 span.add({"everthread.continuation_reason": running.reason.value})

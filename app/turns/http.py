@@ -69,8 +69,8 @@ def opened_headers(running: Running) -> dict[str, str]:
     turn = running.turn
     return {
         **running.admission.headers,
-        "Everthread-Thread": ids.thread_id(turn.thread_id),
-        "Everthread-Turn": ids.turn_id(turn.id),
+        "Everthread-Thread": running.names["thread"],
+        "Everthread-Turn": running.names["turn"],
         "OpenAI-Processing-Ms": str(max(0, round((time.time() - turn.created_at.timestamp()) * 1000))),
     }
 
@@ -78,7 +78,7 @@ def opened_headers(running: Running) -> dict[str, str]:
 def turn_headers(running: Running) -> dict[str, str]:
     """Return what every other answer to a turn tells, streamed or not, good or bad."""
     turn = running.turn
-    headers = {**opened_headers(running), "Everthread-Continuation": running.continuation.value}
+    headers = {**opened_headers(running), "Everthread-Continuation": running.continuation}
     if running.reason is not None and turn.request.origin.user is None:
         headers["Everthread-Continuation-Reason"] = running.reason  # It reveals accounts, which end users do not see.
     family, context = turn.request.family, running.context

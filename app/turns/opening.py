@@ -78,7 +78,8 @@ class Opening:
         """
         if not request.stored:
             return await self._not_stored(project_id, address, request)
-        if (first := await self._first_attempt(project_id, address, request)) is not None:
+        within = request.origin.retry_within_seconds
+        if within is not None and (first := await self._first_attempt(project_id, address, request, within)):
             return first
         if request.approvals and isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
             return same
@@ -91,7 +92,9 @@ class Opening:
                 if self.ending:
                     raise ServiceStopping
                 try:
-                    answering = await self._with_approvals(project_id, address, request)
+                    answering = request
+                    if request.approvals:
+                        answering = await self._with_approvals(project_id, address, request)
                     return await self._store.open(project_id, address, answering, ticket)
                 except Busy as busy:
                     if isinstance(same := await self._same_key(project_id, address, request.origin), Joined):
@@ -121,8 +124,6 @@ class Opening:
         Raises:
             BadRequest: one of them answers none. While another turn runs that may ask for it, this is left open.
         """
-        if not request.approvals:
-            return request
         parent_id, rows = request.parent_id, []
         if not isinstance(address, New) and not request.root:
             thread = await self._store.thread(project_id, address)
@@ -142,7 +143,8 @@ class Opening:
         return same if isinstance(same, Joined) else None
 
     async def _not_stored(self, project_id: UUID, address: Address, request: TurnRequest) -> Opened:
-        request = await self._with_approvals(project_id, address, request)
+        if request.approvals:
+            request = await self._with_approvals(project_id, address, request)
         if isinstance(address, New):
             thread_id = address.id
         else:
@@ -153,13 +155,14 @@ class Opening:
             project_id, ids.new_id(bucket_at(address)), thread_id, request.parent_id, datetime.now(UTC), request, b""
         )
 
-    async def _first_attempt(self, project_id: UUID, address: Address, request: TurnRequest) -> "Joined | None":
+    async def _first_attempt(
+        self, project_id: UUID, address: Address, request: TurnRequest, within_seconds: float
+    ) -> "Joined | None":
         """The turn that a client's automatic retry repeats. A request that makes a thread repeats none for certain."""
-        origin = request.origin
-        if origin.retry_within_seconds is None or origin.idempotency_key is not None or isinstance(address, New):
+        if request.origin.idempotency_key is not None or isinstance(address, New):
             return None
         first = await self._store.claim_first_attempt(
-            project_id, address, request.parent_id, origin, origin.retry_within_seconds
+            project_id, address, request.parent_id, request.origin, within_seconds
         )
         return None if first is None else Joined(project_id, first)
 

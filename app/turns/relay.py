@@ -1,6 +1,5 @@
 """A provider's stream, passed on: each event as it came, where it is as the specification has it, under our numbers."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.provider.client import ProviderError
 from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.reading import NotJSON, read_object
 from app.turns import summaries
+from app.turns.answerable import Answerable
 from app.turns.closing import TERMINAL, gone_frame, last_event
 from app.turns.provider_call import ProviderCall
 from app.turns.recorder import Recorder
@@ -34,8 +34,7 @@ class Relay:
     def __init__(self, turn: Opened, recorder: Recorder) -> None:
         self._turn = turn
         self.recorder = recorder
-        self.answerable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the client can be answered: with the first event, or when the turn is closed."""
+        self.answerable = Answerable()
         self.opening: dict[str, Any] = {}
         """The response as the stream showed it first."""
         self._shown: set[str] = set()

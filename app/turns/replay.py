@@ -78,7 +78,7 @@ class Replay:
                 return stored
             running = self._runner.find(turn_id)
             if running is not None:
-                await asyncio.wait([running.ended], timeout=1)
+                await running.wait(1)
             else:
                 await asyncio.sleep(POLL_SECONDS)
 

@@ -48,7 +48,7 @@ def _show(running: Running, response: dict[str, Any]) -> dict[str, Any]:
     return turn_object(
         response,
         running.turn,
-        running.continuation.value,
+        running.continuation,
         running.reason,
         running.context if ended else None,
         attempt.account.provider.account if ended and attempt is not None else None,

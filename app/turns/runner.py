@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -87,10 +88,10 @@ class Runner:
             self._running[turn.id] = running
             metrics.RUNNING_TURNS.inc()
             # What is logged from here on, in this request and in the turn's own task, names the turn.
-            named = ids.in_logs(turn.project_id, turn.thread_id, turn.id)
-            bind_contextvars(**named)
-            running.task = asyncio.create_task(self._execution.run(running, prefetched), name=named["turn"])
-            running.task.add_done_callback(lambda task: self._ended(running, task))
+            bind_contextvars(**running.names)
+            loop = asyncio.get_running_loop()
+            running.task = loop.create_task(self._execution.run(running, prefetched), name=running.names["turn"])
+            running.task.add_done_callback(partial(self._ended, running))
         client.running = running
         if not request.background or request.stream:
             try:
@@ -105,7 +106,8 @@ class Runner:
     def _begun(self, turn: Opened, headers: dict[str, str], admission: Admission) -> Running:
         logs, seconds = turn.request.stored and turn.request.streamed, self._settings.event_log_flush_seconds
         recorder = Recorder(self._event_log, turn.project_id, turn.id, turn.sealer, logs=logs, flush_seconds=seconds)
-        return Running(turn, headers, Relay(turn, recorder), admission)
+        names = ids.in_logs(turn.project_id, turn.thread_id, turn.id)
+        return Running(turn, names, headers, Relay(turn, recorder), admission)
 
     async def client_left(self, project_id: UUID, turn_id: UUID, request: TurnRequest) -> None:
         """Write down that nobody was given a byte of a turn's answer, if a retry may claim it."""
@@ -138,7 +140,7 @@ class Runner:
         running = self._running.get(turn_id)
         if running is not None:
             self.stop(turn_id)
-            await asyncio.shield(running.ended)
+            await running.wait()
 
     @property
     def is_idle(self) -> bool:
@@ -178,6 +180,4 @@ class Runner:
             running.outcome = replace(outcome, error=failed)
             running.relay.publish_error(failed)
         running.relay.end()
-        if not running.ended.done():
-            running.ended.set_result(None)
         self._opening.free(turn.thread_id)

@@ -1,6 +1,7 @@
 """A turn that this worker runs, and its outcome."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -52,6 +53,8 @@ class Stage(IntEnum):
 @dataclass(eq=False, slots=True)
 class Running:
     turn: Opened
+    names: Mapping[str, str]
+    """The ids of its project, thread and turn, as they are shown."""
     headers: dict[str, str]
     """Passed on to the provider."""
     relay: Relay
@@ -63,7 +66,6 @@ class Running:
     outcome: Outcome = field(default_factory=Outcome)
     cancelled: bool = False
     stage: Stage = Stage.RUNNING
-    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     task: asyncio.Task[None] | None = None
 
     @property
@@ -72,7 +74,8 @@ class Running:
 
     @property
     def continuation(self) -> Continuation:
-        return Continuation.NEW if self.attempt is None else self.attempt.continuation
+        reason = None if self.attempt is None else self.attempt.reason
+        return Continuation.NEW if reason is None else reason.continuation
 
     @property
     def reason(self) -> ContinuationReason | None:
@@ -90,6 +93,11 @@ class Running:
     def binding(self) -> str | None:
         """The binding of the account that was asked last."""
         return None if self.attempt is None else self.attempt.target.binding
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Wait until it has ended, or so long."""
+        if self.task is not None:
+            await asyncio.wait((self.task,), timeout=seconds)
 
     def failed(self, error: dict[str, Any], status: int | None) -> Closing:
         """Return the closing of a turn on which the service has failed."""

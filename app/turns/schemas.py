@@ -1,8 +1,10 @@
 """Requests that open a turn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import field
 from enum import StrEnum
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -15,12 +17,12 @@ from app.items import media
 from app.items.client_door import COMPACTION, INPUT_SCHEMA, REFERENCE, check_sendable, items_of
 from app.items.input_item import InputItem, with_facts
 from app.items.kinds import CONFIGURATION
-from app.items.shapes import Item
+from app.items.shapes import Item, Modality
 from app.limits.room import check_count
 from app.limits.rules import user_of
 from app.process.values import value
 from app.projects.presets import NO_PRESETS, Presets
-from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings
+from app.projects.settings import NO_LIMITS, NO_SETTINGS, KeyLimits, ProjectSettings, least
 from app.provider import structured
 from app.provider.models import Family, Models
 from app.threads.schemas import TURN_ID, Metadata
@@ -32,6 +34,13 @@ OURS = ("input", "metadata", "parent_id", "replaces", "if_busy", "model", "on_di
 REPLACED = ("previous_response_id", "conversation")
 """The provider's own state: a thread's turns are continued by Everthread."""
 
+
+TO_RESOLVE = frozenset((REFERENCE, COMPACTION))
+"""Types of items that stand for others."""
+
+DATA, TYPE = attrgetter("data"), attrgetter("type")
+
+APPROVAL = "mcp_approval_response"
 
 OF_CONVERSATION = "conversation"
 """The parameter that is kept of a request that named a conversation, and no previous response: it is answered so."""
@@ -209,7 +218,7 @@ class TurnRequest:
     """The response that it continues from, if that is no stored turn."""
     background: bool = False
     if_busy: IfBusy = IfBusy.REJECT
-    origin: "Origin" = field(default_factory=lambda: Origin())
+    origin: Origin = Origin()
     replaced_id: UUID | None = None
     """The turn that an end user's request replaces."""
     root: bool = False
@@ -231,13 +240,17 @@ class TurnRequest:
     @property
     def output_limit(self) -> int | None:
         """The number of tokens after which the model stops, if it is known."""
-        limits = (self.params.get("max_output_tokens"), self.family.output_limit)
-        return min((limit for limit in limits if limit is not None), default=None)
+        return least(self.params.get("max_output_tokens"), self.family.output_limit)
 
     @property
     def input(self) -> list[Item]:
         """The items as they came through the door."""
-        return [item.data for item in self.items]
+        return list(map(DATA, self.items))
+
+    @property
+    def is_resolved(self) -> bool:
+        """False if the input names stored items, or holds compactions that must be opened."""
+        return TO_RESOLVE.isdisjoint(map(TYPE, self.items))
 
     @property
     def references(self) -> list[str]:
@@ -266,7 +279,7 @@ def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, root: 
                 "To continue an earlier turn, send its id as 'parent_id'.",
                 param=name,
             )
-    return replace(new_turn(body, models, origin), root=root)
+    return new_turn(body, models, origin, root=root)
 
 
 def new_turn(
@@ -278,12 +291,14 @@ def new_turn(
     stored: bool = True,
     if_busy: IfBusy = IfBusy.REJECT,
     needs_input: bool = True,
+    root: bool = False,
     shape: type[TurnCreate] = TurnCreate,
 ) -> TurnRequest:
     """Check the create parameters that both surfaces share.
 
     Args:
         shape: the surface's own.
+        root: it continues nothing, though the thread may have turns.
         parent_id: the turn to continue, where the body itself names none.
         needs_input: False where the conversation may hold already what is to be answered.
         if_busy: what to do where the body does not say.
@@ -313,8 +328,10 @@ def new_turn(
         )
     items = [] if sent.input is None else with_facts(items_of(sent.input, references=True))
     check_count(len(items), origin.settings, origin.key_limits, "input")
-    if items:
-        check_items(items, model, family)
+    types = check_items(items, model, family) if items else ()
+    ignored = family.ignored(body)
+    if CONFIGURATION in types:
+        ignored = sorted([*ignored, CONFIGURATION])
     return TurnRequest(
         items=items,
         model=model,
@@ -325,35 +342,41 @@ def new_turn(
         stream=bool(sent.stream),
         streamed=bool(sent.stream or sent.background),
         parent_id=parent_id or parse_parent(sent.parent_id),
-        ignored=sorted({*family.ignored(body), *(item.type for item in items if item.type == CONFIGURATION)}),
+        ignored=ignored,
         background=bool(sent.background),
         ends_with_client=sent.on_disconnect == "cancel" and not sent.background,
-        if_busy=IfBusy(sent.if_busy or if_busy),
+        if_busy=if_busy if sent.if_busy is None else IfBusy(sent.if_busy),
         origin=origin,
         stored=stored,
         user=origin.user or user_of(body),
-        approvals=_approvals(sent.input),
+        approvals=_approvals(sent.input) if APPROVAL in types else {},
+        root=root,
     )
 
 
-def _approvals(value: Any) -> dict[str, str]:
+def _approvals(value: Sequence[Item]) -> dict[str, str]:
     """The approval requests that a checked input answers, and for each the field that names it."""
     return {
         element["approval_request_id"]: f"input[{index}].approval_request_id"
-        for index, element in enumerate(value if isinstance(value, list) else ())
-        if element.get("type") == "mcp_approval_response"
+        for index, element in enumerate(value)
+        if element.get("type") == APPROVAL
     }
 
 
-def check_items(items: Sequence[InputItem], model: str, family: Family) -> None:
-    """Refuse an input that cannot be sent to this model.
+def check_items(items: Sequence[InputItem], model: str, family: Family) -> AbstractSet[str]:
+    """Refuse an input that cannot be sent to this model. Return the types of its items.
 
     Raises:
         BadRequest: saying what to do.
     """
-    if not any(item.type in (REFERENCE, COMPACTION) for item in items):
+    types: set[str] = set()
+    modalities: set[Modality] = set()
+    for item in items:
+        types.add(item.type)
+        modalities.update(item.modalities)
+    if types.isdisjoint(("message", *TO_RESOLVE)):
         check_sendable(items, "input")
-    for kind in sorted({kind for item in items for kind in item.modalities}):
+    for kind in sorted(modalities):
         if not family.takes(kind):
             name = media.NAMES[kind]
             raise BadRequest(
@@ -362,6 +385,7 @@ def check_items(items: Sequence[InputItem], model: str, family: Family) -> None:
                 param="input",
                 code="unsupported_content",
             )
+    return types
 
 
 def parse_parent(value: str | None) -> UUID | None:

@@ -49,8 +49,10 @@ class Turns:
     ) -> Running | Joined:
         if request.stored:
             await check_room(self._limits, caller, request.user, makes_thread=isinstance(address, New))
-        request = await self.with_references(caller, address, request)
-        request = await with_app_messages(self._store, caller.project_id, address, request)
+        if not request.is_resolved:
+            request = await self.with_references(caller, address, request)
+        if request.origin.user is not None:
+            request = await with_app_messages(self._store, caller.project_id, address, request)
         if not request.items:
             await self._check_waits_for_answer(caller, address)
         return await self._runner.start(caller.grant.project_id, address, request, headers, client)
