@@ -32,6 +32,7 @@ from app.items.weights import IMAGE_TOKENS, count, tokens
 from app.provider.models import Models
 from app.provider.reading import NotJSON, read_json
 from app.turns.replay import events_of
+from app.turns.schemas import Origin, turn_request
 from app.turns.show import output_text
 from tests.projects import Project
 from tests.service import Emulator, Service
@@ -76,6 +77,16 @@ def test_the_facts_of_a_text_are_the_facts_of_any_item(item: Item) -> None:
     assert found.tokens == tokens(item)
     assert (found.is_system, found.is_encrypted_reasoning) == (is_system(item), is_encrypted_reasoning(item))
     assert found.modalities == {modality_of(part) for part in media_in(item)}
+
+
+@given(st.text(min_size=1), st.booleans())
+def test_a_text_opens_the_turn_that_a_message_of_it_opens(text: str, stream: bool) -> None:
+    origin = Origin()
+    as_text, as_message = (
+        turn_request({"input": given, "stream": stream}, MODELS, origin)
+        for given in (text, [{"role": "user", "content": text}])
+    )
+    assert as_text == as_message
 
 
 def everything_works(kept: list[StoredItem]) -> None:
