@@ -6,9 +6,9 @@ from uuid import uuid4
 
 from app.items.pairs import asked
 from app.items.provider_door import usable_id
-from app.items.shapes import fields_of, text_of
+from app.items.shapes import text_of
 from app.items.stored import StoredItem, stored_output
-from app.items.weights import count
+from app.items.token_counts import NO_USAGE, Usage, usage_of
 from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.reading import NotJSON, read_object
@@ -23,6 +23,8 @@ class Answer:
     output: list[StoredItem]
     chainable: bool = True
     """True if the provider knows its id."""
+    usage: Usage = NO_USAGE
+    """The provider's counts for this answer alone, whatever is added to those in `response`."""
 
     @property
     def text(self) -> str:
@@ -42,9 +44,9 @@ class Answer:
         Such an answer has neither text nor a call. Its status can be `completed`, and its tokens can be uncounted
         (third parties' measurements of qwen4-max).
         """
-        said_something = self.text or any(item.type not in ("message", "reasoning") for item in self.output)
-        used = count(fields_of(self.response.get("usage")).get("output_tokens"))
-        if self.status == "completed" and not said_something and limit is not None and not 0 < used < limit:
+        if limit is None or self.status != "completed" or 0 < self.usage.output < limit or self.text:
+            return
+        if all(item.type in ("message", "reasoning") for item in self.output):
             self.response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
 
     @property
@@ -92,4 +94,4 @@ def from_response(response: Any, *, repaired: bool = False, streamed: list[dict[
     kept = stored_output(output)
     if streamed and not kept:
         kept = stored_output(streamed)
-    return Answer(response, kept, chainable=id_ is not None)
+    return Answer(response, kept, chainable=id_ is not None, usage=usage_of(response.get("usage")))

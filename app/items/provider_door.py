@@ -32,18 +32,29 @@ def items_of(output: Any) -> list[Item]:
 
 
 def without_nulls(item: Item) -> Item:
-    """An item, and its parts, without nulls where the specification has none: `logprobs`, `content`, `status` …"""
-    kept = {name: value for name, value in item.items() if value is not None or name in NULLABLE}
+    """An item, and its parts, without nulls where the specification has none: `logprobs`, `content`, `status` …
+
+    An item without such nulls is returned itself.
+    """
+    kept = item
+    if None in item.values():
+        kept = {name: value for name, value in item.items() if value is not None or name in NULLABLE}
     for field in ("content", "summary"):
         parts = kept.get(field)
-        if isinstance(parts, list):
-            kept[field] = [_without_null_fields(part) if isinstance(part, dict) else part for part in parts]
+        if not isinstance(parts, list):
+            continue
+        for part in parts:
+            if isinstance(part, dict) and None in part.values():
+                clean = [_without_null_fields(part) if isinstance(part, dict) else part for part in parts]
+                kept = {**kept, field: clean}
+                break
     return kept
 
 
 def stored_type(item: Item) -> str:
     """The type under which an item of the provider's is kept."""
-    return type_of(item) if type_of(item) and kind_of(item).fits(item) else MALFORMED
+    type_ = type_of(item)
+    return type_ if type_ and kind_of(item).fits(item) else MALFORMED
 
 
 def new_id(type_: str, digits: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
 
-from app.items.shapes import fields_of
+from app.items.shapes import Item, fields_of
 from app.items.weights import count
 from app.process.values import value
 
@@ -43,18 +43,23 @@ NO_USAGE = Usage()
 def usage_of(reported: Any) -> Usage:
     """Return the counts of a Response's usage. Missing and malformed counts are 0."""
     usage = fields_of(reported)
-    details = usage.get("x_details")
+    details, tools = usage.get("x_details"), usage.get("x_tools")
     first = fields_of(details[0]) if isinstance(details, list) and details else {}
     input_, output = count(usage.get("input_tokens")), count(usage.get("output_tokens"))
     return Usage(
         input=input_,
         output=output,
         total=count(usage.get("total_tokens")) or input_ + output,
-        cached=count(fields_of(usage.get("input_tokens_details")).get("cached_tokens")),
-        written=count(fields_of(first.get("prompt_tokens_details")).get("cache_creation_input_tokens")),
-        reasoning=count(fields_of(usage.get("output_tokens_details")).get("reasoning_tokens")),
-        tools={tool: count(fields_of(used).get("count")) for tool, used in fields_of(usage.get("x_tools")).items()},
+        cached=_detail(usage, "input_tokens_details", "cached_tokens"),
+        written=_detail(first, "prompt_tokens_details", "cache_creation_input_tokens") if first else 0,
+        reasoning=_detail(usage, "output_tokens_details", "reasoning_tokens"),
+        tools={tool: count(fields_of(used).get("count")) for tool, used in fields_of(tools).items()} if tools else {},
     )
+
+
+def _detail(usage: Item, details: str, name: str) -> int:
+    found = usage.get(details)
+    return count(found.get(name)) if isinstance(found, dict) else 0
 
 
 def usage_of_chat(reported: Any) -> Usage:

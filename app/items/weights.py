@@ -61,6 +61,8 @@ def is_medium(value: Item) -> bool:
 
 def count(value: Any) -> int:
     """A number of tokens that the provider has reported, whatever it is; 0 for what is no number."""
+    if type(value) is int and 0 <= value <= MOST_COUNTED:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         return 0
     return int(min(max(value, 0), MOST_COUNTED))

@@ -164,7 +164,8 @@ class Admission(Permit):
 
     @property
     def stored_cost(self) -> dict[str, Any] | None:
-        return None if self.cost is None else self.cost.stored()
+        cost = self.cost
+        return None if cost is None else cost.stored()
 
     def add(self, usage: Usage, model: str, binding: str | None) -> None:
         """Count an answer of the provider.

@@ -63,16 +63,16 @@ def cost_of(usage: Usage, price: Price | None, batch: bool) -> Cost | None:
     """
     if price is None:
         return None
-    thinking = usage.reasoning > 0
-    read = price.cost(input=usage.input, cached=usage.cached, written=usage.written, output=0, batch=batch)
-    all_tokens = price.cost(
+    read, all_tokens = price.costs(
         input=usage.input,
         cached=usage.cached,
         written=usage.written,
         output=usage.output,
-        thinking=thinking,
+        thinking=usage.reasoning > 0,
         batch=batch,
     )
-    saved = price.saved(input=usage.input, cached=usage.cached, written=usage.written, batch=batch)
-    amount = all_tokens + price.tool_cost(usage.tools)
+    saved = 0.0
+    if usage.cached or usage.written:
+        saved = price.saved(input=usage.input, cached=usage.cached, written=usage.written, batch=batch)
+    amount = all_tokens + price.tool_cost(usage.tools) if usage.tools else all_tokens
     return Cost(currency_of(price), price.as_of, amount, read + saved, all_tokens - read, saved)

@@ -21,7 +21,7 @@ from app.chain.answer import Answer, from_body
 from app.http.errors import DatabaseUnavailable, Forbidden, TooManyRequests
 from app.items.kinds import is_system
 from app.items.shapes import Item, message
-from app.items.token_counts import NO_USAGE, usage_of
+from app.items.token_counts import NO_USAGE
 from app.items.unreadable import ContentUnreadable
 from app.items.weights import tokens as weight
 from app.limits.rules import Asks
@@ -282,7 +282,7 @@ class Compactions(Background):
                 request, asked = transcript.request(summary, chunk.text, length), prompt
                 for attempts_left in reversed(range(ATTEMPTS)):
                     answer = await self._ask(account, admission, maker, asked, request, length, calls)
-                    reported = usage_of(answer.response.get("usage"))
+                    reported = answer.usage
                     used += reported
                     admission.add(reported, maker, account.binding)
                     for name, tokens in zip(SUMMED, (reported.input, reported.output, reported.total), strict=True):

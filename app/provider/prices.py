@@ -85,12 +85,21 @@ class Price(BaseModel):
 
     def tier(self, input: int) -> Tier:
         """Return the tier of a prompt's length in tokens."""
-        return next((tier for tier in self.tiers if tier.up_to is None or input <= tier.up_to), self.tiers[-1])
+        for tier in self.tiers:
+            if tier.up_to is None or input <= tier.up_to:
+                return tier
+        return self.tiers[-1]
 
     def cost(
         self, *, input: int, cached: int, written: int, output: int, thinking: bool = False, batch: bool = False
     ) -> float:
-        """Return the cost of the tokens of one call.
+        """Return the cost of the tokens of one call. Args: see `costs`."""
+        return self.costs(input=input, cached=cached, written=written, output=output, thinking=thinking, batch=batch)[1]
+
+    def costs(
+        self, *, input: int, cached: int, written: int, output: int, thinking: bool = False, batch: bool = False
+    ) -> tuple[float, float]:
+        """Return the cost of the prompt of one call, and that of prompt and output.
 
         Args:
             input: tokens of the prompt, including those that were read from (`cached`) or written to a cache.
@@ -99,11 +108,13 @@ class Price(BaseModel):
         """
         tier = self.tier(input)
         plain = max(0, input - cached - written)
-        read = plain * tier.input + cached * tier.cached_price + written * tier.written_price
-        return (read + output * tier.output_price(thinking=thinking)) * (self.batch if batch else 1) / MILLION
+        read, factor = plain * tier.input, self.batch if batch else 1
+        if cached or written:
+            read += cached * tier.cached_price + written * tier.written_price
+        return read * factor / MILLION, (read + output * tier.output_price(thinking=thinking)) * factor / MILLION
 
     def saved(self, *, cached: int, written: int, input: int = 0, batch: bool = False) -> float:
-        """Return the savings of a cache in one call, less the cost of writing to it. Args: see `cost`."""
+        """Return the savings of a cache in one call, less the cost of writing to it. Args: see `costs`."""
         tier = self.tier(max(input, cached + written))
         saved = cached * (tier.input - tier.cached_price) - written * (tier.written_price - tier.input)
         return saved * (self.batch if batch else 1) / MILLION

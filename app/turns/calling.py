@@ -7,7 +7,6 @@ from typing import Any
 from app.chain import answer as answers
 from app.chain.answer import Answer
 from app.items.provider_door import usable_id
-from app.items.token_counts import usage_of
 from app.provider import failure
 from app.provider.client import SESSION_CACHE, ProviderError
 from app.provider.error_table import tool_names
@@ -76,9 +75,8 @@ class Calls:
                     answer = answers.from_body(await provider.respond(running.admission, attempt.body.sent, headers))
                 answer.end_by_limit(request.output_limit)
                 response_id = answer.response["id"]
-                usage = usage_of(answer.response.get("usage"))
-                call.answered(answer.response, usage)
-                running.admission.add(usage, request.model, attempt.target.binding)
+                call.answered(answer.response, answer.usage)
+                running.admission.add(answer.usage, request.model, attempt.target.binding)
                 if account.breakers:
                     account.breaker(request.model).answered()
                 return answer

@@ -1,11 +1,9 @@
 """The context of a turn: the part of its conversation that the model has read, and the weight of its chain."""
 
-from typing import Any
-
 from app.chain.context import Context
 from app.chain.continuation import Continuation
 from app.items import vocabulary
-from app.items.token_counts import usage_of
+from app.items.token_counts import Usage
 from app.memory.observations import SMALLEST_CUT, ModelObservations
 from app.turns.attempt import Attempt, Sent
 from app.turns.store import Opened
@@ -60,16 +58,15 @@ def wants_cache(mode: str, context: Context, weight: int) -> bool:
     return weight >= SMALLEST_CACHED and context.quick >= PAYS_FROM
 
 
-async def after(turn: Opened, attempt: Attempt, usage: Any, learnt_of: ModelObservations, now: float) -> Context:
+async def after(turn: Opened, attempt: Attempt, counted: Usage, learnt_of: ModelObservations, now: float) -> Context:
     """The context of a turn that was answered. A cut of the provider's is seen here, and the window learnt from it.
 
     Args:
         attempt: the one that was answered.
-        usage: what the provider has counted for the answer.
+        counted: the provider's counts for the answer.
         now: Unix seconds.
     """
     request, sent, observations = turn.request, attempt.sent, learnt_of.at(attempt.target.binding)
-    counted = usage_of(usage)
     reported, spoken = counted.input, counted.output
     carried = max(0, spoken - counted.reasoning)
     # What hosted tools find is read, counted, and not carried on.

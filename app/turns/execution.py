@@ -58,8 +58,8 @@ class TurnExecution:
             if self.ending:
                 raise ProviderError(failure.stopped())
             attempt = await self._decisions.first(running, prefetched)
-            answer, counted = await self._fitting(running, await self._calls.answer(running, attempt))
-            await self._finish.complete(running, answer, counted)
+            answer = await self._fitting(running, await self._calls.answer(running, attempt))
+            await self._finish.complete(running, answer)
         except ProviderError as error:
             await self._finish.fail(running, error.failure)
         except (ContentUnreadable, DatabaseUnavailable) as error:
@@ -78,17 +78,14 @@ class TurnExecution:
                 status = None if running.relay.answerable.done() else 500
                 await self._finish.close(running, running.failed(internal, status))
 
-    async def _fitting(self, running: Running, answer: Answer) -> tuple[Answer, Any]:
+    async def _fitting(self, running: Running, answer: Answer) -> Answer:
         """Return an answer in the format that was asked for, as far as the model can be brought to it.
 
         Its response says whether it fits; a stream's has been said by now, and is only looked at.
-
-        Returns:
-            The answer, and the usage of the last call where there were several.
         """
-        request, counted = running.turn.request, None
+        request = running.turn.request
         if structured.asked_format(request.params) is None or not answer.text or answer.open_calls:
-            return answer, counted  # Words beside a tool call that waits for its output are not the answer.
+            return answer  # Words beside a tool call that waits for its output are not the answer.
         again = 0
         while True:
             check = await self._checked(running, answer)
@@ -102,7 +99,7 @@ class TurnExecution:
             again += 1
             words = structured.format_instructions(request.params) if running.attempt.target.enforces_format else ""
             talk = [message("assistant", answer.text), message("user", structured.ask_again(check.fault or "", words))]
-            usage = answer.response.get("usage")
+            before = answer
             try:
                 more = running.attempt.with_more(talk, request.input)
                 answer = await self._calls.answer(running, more, with_less=False)
@@ -112,9 +109,11 @@ class TurnExecution:
                 self._keep_on(running)
                 break
             counted = answer.response.get("usage")
-            answer.response["usage"] = added(usage, counted)
+            answer.response["usage"] = added(before.response.get("usage"), counted)
+            if not counted:
+                answer.usage = before.usage
         answer.response["format_check"] = {"fits": check.fits, "fault": check.fault, "asked_again": again}
-        return answer, counted
+        return answer
 
     async def _checked(self, running: Running, answer: Answer) -> structured.Check:
         """Check an answer. At the end of the process it is kept unchecked: the model has given it."""

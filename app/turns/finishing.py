@@ -62,12 +62,8 @@ class Finish:
         for direction in get_args(Direction):
             metrics.of(metrics.IMPLAUSIBLE_DATES, direction)  # Exported from zero on, so that rates can be computed.
 
-    async def complete(self, running: Running, answer: Answer, counted: Any) -> None:
-        """Close a turn that has been answered.
-
-        Args:
-            counted: the usage of the last of several answers; None for one.
-        """
+    async def complete(self, running: Running, answer: Answer) -> None:
+        """Close a turn that has been answered."""
         turn, request, response, attempt = running.turn, running.turn.request, answer.response, running.attempt
         assert attempt is not None
         running.stage = Stage.CLOSING  # The model has answered: the end of the process waits until that is kept.
@@ -81,15 +77,14 @@ class Finish:
             self._report_clock(attempt.account, direction)
         live = request.params.get("store") is not False and answer.chainable
         response["completed_at"] = int(now)
-        usage = response.get("usage")
-        own = await context.after(turn, attempt, counted or usage, self._observations, now)
+        own = await context.after(turn, attempt, answer.usage, self._observations, now)
         running.outcome = replace(running.outcome, context=own)
         status = answer.status
         closing = Closing(
             status,
             output=answer.output,
             response=response_document(response),
-            usage=usage,
+            usage=response.get("usage"),
             cost=running.admission.stored_cost,
             incomplete_details=response.get("incomplete_details") if status == "incomplete" else None,
             response_id=response["id"],

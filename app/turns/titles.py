@@ -15,7 +15,6 @@ from app.accounts.pool import Accounts
 from app.chain.answer import Answer, from_body
 from app.db.engine import Database
 from app.http.errors import APIError
-from app.items.token_counts import usage_of
 from app.items.weights import BYTES_PER_TOKEN
 from app.limits.rules import Asks
 from app.limits.service import Admission, RateLimits
@@ -141,9 +140,10 @@ class Titles:
         )
         account = await self._accounts.first(turn.project_id, model)
         made = from_body(await account.provider.respond(admission, orjson.dumps(body), {}))
-        usage = usage_of(made.response.get("usage"))
-        admission.add(usage, model, account.binding)
-        self._limits.record(admission, "title", model, account.binding, usage, admission.cost, thread_id=turn.thread_id)
+        admission.add(made.usage, model, account.binding)
+        self._limits.record(
+            admission, "title", model, account.binding, made.usage, admission.cost, thread_id=turn.thread_id
+        )
         title = title_in(made, said)
         if isinstance(title, Fault):
             _remember(self._failed, turn.thread_id)

@@ -75,9 +75,11 @@ class TurnHours(WriteBehind):
             milliseconds: how long it took; `first_word`, how long the first word of its stream.
         """
         kind = (project_id, int(time.time()) // 3600 * 3600, model, outcome)
-        if kind not in self._sums and len(self._sums) >= MOST_KINDS:
-            return
-        sums = self._sums.setdefault(kind, Sums())
+        sums = self._sums.get(kind)
+        if sums is None:
+            if len(self._sums) >= MOST_KINDS:
+                return
+            sums = self._sums[kind] = Sums()
         sums.turns += 1
         sums.durations[bisect_left(BOUNDS, milliseconds)] += 1
         if first_word is not None:
