@@ -53,7 +53,14 @@ def text_of(item: Item) -> str:
     content = item.get("content")
     if isinstance(content, str):
         return content
-    return "".join(string(part.get("text")) or string(part.get("refusal")) for part in objects(content))
+    if not isinstance(content, list):
+        return ""
+    texts: list[str] = []
+    for part in content:
+        if isinstance(part, dict):
+            text = part.get("text")
+            texts.append(text if isinstance(text, str) and text else string(part.get("refusal")))
+    return "".join(texts)
 
 
 def modality_of(part: Item) -> Modality | None:

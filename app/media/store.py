@@ -51,7 +51,7 @@ def extract(
         items: the same as objects.
         first: the position of the first item.
     """
-    if all(len(text) < media.LARGE for text in texts):
+    if max(map(len, texts), default=0) < media.LARGE:
         return texts, None
     left: list[str] = []
     found: list[dict[str, Any]] = []

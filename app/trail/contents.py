@@ -9,6 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Literal
 from uuid import UUID
 
@@ -77,6 +78,9 @@ TURN_DEFAULTS: dict[str, Any] = {
 DOCUMENTS = ("params", "response", "usage", "error", "incomplete_details", "pace", "context")
 """Columns of turns that are hashed as the text that lies in the table."""
 
+_VALUES = {key: itemgetter(*names) for key, names in FIELDS.items()}
+"""Functions that return the values of a content in the order of its list."""
+
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
 
 SALT_BYTES = 16
@@ -95,8 +99,7 @@ def covered(kind: Kind, values: Mapping[str, Any], version: int = VERSION) -> by
     Raises:
         KeyError: the version has no list for this kind, or a field is missing.
     """
-    said = [kind, version, *[values[name] for name in FIELDS[kind, version]]]
-    return orjson.dumps(said, _shown, _OPTIONS)
+    return orjson.dumps((kind, version, *_VALUES[kind, version](values)), _shown, _OPTIONS)
 
 
 def digest(kind: Kind, salt: bytes, values: Mapping[str, Any], version: int = VERSION) -> bytes:

@@ -22,7 +22,7 @@ TOO_LARGE = "answer_too_large"
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 """The events that end a stream."""
 
-OF_THEIR_OWN = ("status", "output", "usage", "error", "incomplete_details")
+OF_THEIR_OWN = frozenset(("status", "output", "usage", "error", "incomplete_details"))
 """The fields of a Response that are kept beside it."""
 
 

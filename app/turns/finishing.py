@@ -78,7 +78,7 @@ class Finish:
         live = request.params.get("store") is not False and answer.chainable
         response["completed_at"] = int(now)
         own = await context.after(turn, attempt, answer.usage, self._observations, now)
-        running.outcome = replace(running.outcome, context=own)
+        running.outcome.context = own
         status = answer.status
         closing = Closing(
             status,
@@ -91,13 +91,19 @@ class Finish:
             response_created_at=None if created is None else datetime.fromtimestamp(created, UTC),
             response_expires_at=datetime.fromtimestamp(ends, UTC) if live else None,
             context=own.to_json(),
-            **_attempt_fields(running),
+            continuation=str(attempt.continuation),
+            continuation_reason=attempt.reason,
+            calls=running.calls,
+            binding=attempt.target.binding,
+            pace=running.relay.recorder.pace.measured(),
+            pieces=attempt.new_pieces,
+            replaced_model=request.replaced_model,
         )
         kept = await self.close(running, closing)
         if kept is None:
             return
         shown = response_object(turn, kept.shown(response))
-        running.outcome = replace(running.outcome, response=shown)
+        running.outcome.response = shown
         running.relay.publish_end(shown, to_all=True)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
         if live and request.stored:
@@ -106,11 +112,9 @@ class Finish:
         await running.relay.recorder.end()
         threshold = self._decisions.at(turn, attempt.account).threshold if own.cut else attempt.threshold
         due = request.stored and threshold is not None and own.tokens >= threshold
-        running.outcome = replace(
-            running.outcome,
-            answer=answer,
-            compaction=CompactionJob(turn.project_id, turn.id, request.model) if due else None,
-        )
+        running.outcome.answer = answer
+        if due:
+            running.outcome.compaction = CompactionJob(turn.project_id, turn.id, request.model)
 
     async def fail(self, running: Running, found: Failure) -> None:
         """Close a turn that has no answer, or only the beginning of one."""
@@ -129,8 +133,7 @@ class Finish:
         if found.kind in CUT_SHORT and (relay.begun or running.cancelled) and weight:
             # The provider has read the input and begun to write, and charges for it.
             written = sum(tokens(item.item) for item in closing.output)
-            uncounted = {"input_tokens": weight, "output_tokens": written}
-            running.outcome = replace(running.outcome, uncounted=uncounted)
+            running.outcome.uncounted = {"input_tokens": weight, "output_tokens": written}
         await self._end(running, replace(closing, **_attempt_fields(running)), refused)
 
     async def refuse(self, running: Running, error: ContentUnreadable | DatabaseUnavailable) -> None:
@@ -146,16 +149,16 @@ class Finish:
             return
         shown = response_object(running.turn, kept.shown(relay.opening))
         if kept.status == "failed":
-            running.outcome = replace(running.outcome, error=error)
+            running.outcome.error = error
             relay.publish_end(with_status(shown, error), to_all=False)
         else:
-            running.outcome = replace(running.outcome, response=shown)
+            running.outcome.response = shown
             relay.publish_end(shown, to_all=True)
         await relay.recorder.end()
 
     async def leave(self, running: Running, error: ServiceStopping) -> None:
         """Leave a turn that Postgres has not taken before the end of the process: its closing is on disk."""
-        running.outcome = replace(running.outcome, error=error)
+        running.outcome.error = error
         await running.relay.recorder.leave()
         running.relay.publish_error(error)
 
@@ -178,7 +181,7 @@ class Finish:
                 running.stage = Stage.CLOSED
                 raise
         running.stage = Stage.CLOSED
-        metrics.of(metrics.TURNS, running.continuation.value, closing.status).inc()
+        metrics.of(metrics.TURNS, str(running.continuation), closing.status).inc()
         if closing.status == "failed":
             # Its message may quote contents.
             code = (closing.error or {}).get("code")
@@ -192,10 +195,10 @@ class Finish:
         log.warning("a turn was closed or deleted meanwhile")
         turn = running.turn
         why: APIError = closed_elsewhere()
-        running.outcome = replace(running.outcome, error=why)
+        running.outcome.error = why
         if not await running.relay.recorder.abandon(lambda: self._store.exists(turn.project_id, turn.id)):
             why = deleted()
-            running.outcome = replace(running.outcome, error=why)
+            running.outcome.error = why
         running.relay.publish_error(why)
 
     def _with_successor(self, model: str, found: Failure) -> Failure:

@@ -51,6 +51,8 @@ class Recorder:
 
     async def end(self) -> None:
         """Log what has not been logged: the turn's last event is among it."""
+        if not self._logs:
+            return
         self._stop_timer()
         await self._write(last=True)
 

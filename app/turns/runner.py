@@ -1,7 +1,6 @@
 """The turns that this worker runs. They belong to it, and not to the connections that asked for them."""
 
 import asyncio
-from dataclasses import replace
 from functools import partial
 from uuid import UUID
 
@@ -177,7 +176,7 @@ class Runner:
             failed = APIError(
                 "The service failed on this turn. Read the turn to see what was kept of it.", code="internal_error"
             )
-            running.outcome = replace(outcome, error=failed)
+            outcome.error = failed
             running.relay.publish_error(failed)
         running.relay.end()
         self._opening.free(turn.thread_id)

@@ -133,6 +133,8 @@ DEFAULTS: dict[str, Any] = {
 }
 """The value of a field that neither the client nor the provider has given."""
 
+NEVER_NULL = [(field, default) for field, default in DEFAULTS.items() if default is not None]
+
 
 def response_object(turn: Opened, provider: dict[str, Any]) -> dict[str, Any]:
     """The provider's Response under our ids, with what we keep and it does not."""
@@ -165,11 +167,10 @@ def _response(
     model: str,
 ) -> dict[str, Any]:
     shown = {**DEFAULTS, **provider}
-    for field, default in DEFAULTS.items():
-        if shown[field] is None and default is not None:
+    for field, default in NEVER_NULL:
+        if shown[field] is None:
             shown[field] = default
-        if field in params and params[field] is not None:
-            shown[field] = params[field]
+    shown |= {field: used for field, used in params.items() if used is not None and field in DEFAULTS}
     # The provider's may be what a schema was put into.
     shown["instructions"] = params.get("instructions")
     shown["id"] = ids.response_id(id_)
@@ -257,7 +258,7 @@ def _cost(stored: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def output_text(output: Sequence[Item]) -> str:
-    return "".join(text_of(item) for item in output if isinstance(item, dict) and item.get("type") == "message")
+    return "".join([text_of(item) for item in output if isinstance(item, dict) and item.get("type") == "message"])
 
 
 def stored_response(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:

@@ -283,15 +283,35 @@ class TurnStore:
         return closing if await self._close(turn, closing, wait_seconds) else None
 
     async def _close(self, turn: Closable, closing: Closing, wait_seconds: float | None) -> bool:
-        calls, seal, place = closing.calls, turn.sealer, TURNS.at(turn.project_id, turn.id)
+        seal, place = turn.sealer, TURNS.at(turn.project_id, turn.id)
         types, item_ids, data = columns(closing.output)
         stored, held = media.extract(
-            seal, turn.project_id, data, [item.data for item in closing.output], turn.input_items
+            seal, turn.project_id, data, (item.data for item in closing.output), turn.input_items
         )
         response, usage, error = _json(closing.response), _json(closing.usage), _json(closing.error)
         incomplete_details, pace, context = map(_json, (closing.incomplete_details, closing.pace, closing.context))
         records: list[tuple[str, str, bytes | None]] = []
-        for attempt, call in enumerate(calls, 1):
+        rows: list[tuple[Any, ...]] = []
+        frames: list[str] = []
+        refs: list[int] = []
+        for attempt, call in enumerate(closing.calls, 1):
+            failed, at = _json(call.error), CALLS_MADE.at(turn.project_id, turn.id, attempt)
+            frames += seal.texts(at, "frames", call.body.literals)
+            refs += call.body.refs
+            rows.append(
+                (
+                    call.continuation,
+                    call.continuation_reason,
+                    call.url,
+                    len(call.body.literals),
+                    call.dropped_items,
+                    call.status,
+                    call.response_id,
+                    seal.document(at, "error", failed),
+                    call.started_at,
+                    call.finished_at,
+                )
+            )
             said = contents.digest(
                 "called",
                 turn.salt,
@@ -303,7 +323,7 @@ class TurnStore:
                     "dropped_items": call.dropped_items,
                     "status": call.status,
                     "response_id": call.response_id,
-                    "error": _json(call.error),
+                    "error": failed,
                     "started_at": call.started_at,
                     "finished_at": call.finished_at,
                 },
@@ -337,12 +357,10 @@ class TurnStore:
             records.append(("turn.model_replaced", closing.replaced_model, None))
         records.append(("turn.closed", closing.status, closed))
         bucket = ids.bucket_of(turn.id)
-        made = [CALLS_MADE.at(turn.project_id, turn.id, attempt) for attempt in range(1, len(calls) + 1)]
-        frames = [
-            frame
-            for at, call in zip(made, calls, strict=True)
-            for frame in seal.texts(at, "frames", call.body.literals)
-        ]
+        actions, details, digests = zip(*records, strict=True)
+        continuations, reasons, urls, counts, dropped, statuses, response_ids, errors, began, ended = (
+            zip(*rows, strict=True) if rows else [()] * 10
+        )
         row = await self._nodes.of(bucket).fetchrow_in_group(
             bucket,
             sum(map(len, stored)) + len(held or "") + sum(map(len, frames)),
@@ -371,27 +389,27 @@ class TurnStore:
                 item_ids=item_ids,
                 data=seal.items(turn.project_id, turn.id, turn.input_items, closing.output, stored),
                 media=held,
-                continuations=[call.continuation for call in calls],
-                continuation_reasons=[call.continuation_reason for call in calls],
-                urls=[call.url for call in calls],
+                continuations=continuations,
+                continuation_reasons=reasons,
+                urls=urls,
                 frames=frames,
-                frame_counts=[len(call.body.literals) for call in calls],
-                refs=[ref for call in calls for ref in call.body.refs],
+                frame_counts=counts,
+                refs=refs,
                 piece_digests=[piece.digest for piece in closing.pieces],
                 piece_sources=[_dumps(piece.sources) for piece in closing.pieces],
                 piece_data=[_piece_data(turn, piece) for piece in closing.pieces],
                 piece_media=[piece.media_id for piece in closing.pieces],
-                dropped=[call.dropped_items for call in calls],
-                statuses=[call.status for call in calls],
-                response_ids=[call.response_id for call in calls],
-                errors=[seal.document(at, "error", _json(call.error)) for at, call in zip(made, calls, strict=True)],
-                began=[call.started_at for call in calls],
-                ended=[call.finished_at for call in calls],
+                dropped=dropped,
+                statuses=statuses,
+                response_ids=response_ids,
+                errors=errors,
+                began=began,
+                ended=ended,
                 api_key_id=turn.actor.key_id,
                 address=turn.actor.address,
-                actions=[action for action, _, _ in records],
-                details=[detail for _, detail, _ in records],
-                contents=[content for _, _, content in records],
+                actions=actions,
+                details=details,
+                contents=digests,
             ),
             key=turn.thread_id or turn.id,
             wait_seconds=wait_seconds,
@@ -955,7 +973,7 @@ def _of(project_id: UUID, thread_id: UUID) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str | None:
-    return None if value is None else _dumps(value)
+    return None if value is None else orjson.dumps(value).decode()
 
 
 def _dumps(value: Any) -> str:
