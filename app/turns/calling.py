@@ -91,7 +91,7 @@ class Calls:
             finally:
                 running.calls.append(
                     CallRecord(
-                        attempt.continuation,
+                        str(attempt.continuation),
                         provider.account,
                         provider.url,
                         attempt.body,

@@ -77,7 +77,9 @@ class ProviderCall:
             "input": usage.input, "cached": usage.cached, "output": usage.output, "reasoning": usage.reasoning,
         }  # fmt: skip
         for kind, number in counted.items():
-            metrics.of(metrics.TOKENS, kind, model, self._account).inc(number)
+            counter = metrics.of(metrics.TOKENS, kind, model, self._account)  # Exported from zero on.
+            if number:
+                counter.inc(number)
         if spans.tracer is None or self._span is None:
             return
         self._span.add(
