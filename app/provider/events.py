@@ -28,6 +28,11 @@ class SSEDecoder:
         self._begun = False
         self._after_cr = False
 
+    @property
+    def between_events(self) -> bool:
+        """True if the next byte begins an event."""
+        return self._begun and not (self._line or self._data or self._name or self._after_cr)
+
     def feed(self, chunk: bytes) -> list[RawEvent]:
         """The events that this chunk completes."""
         if not self._begun:

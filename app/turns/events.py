@@ -27,6 +27,10 @@ class Events:
     def __len__(self) -> int:
         return len(self._frames)
 
+    @property
+    def latest(self) -> bytes:
+        return self._frames[-1]
+
     def since(self, start: int) -> list[bytes]:
         return self._frames[start:]
 

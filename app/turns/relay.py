@@ -14,6 +14,7 @@ from app.provider import failure
 from app.provider.client import ProviderError
 from app.provider.events import RawEvent, SSEDecoder, frame, own_frame
 from app.provider.reading import NotJSON, read_object
+from app.provider.repeats import Repeats
 from app.turns import summaries
 from app.turns.answerable import Answerable
 from app.turns.closing import TERMINAL, gone_frame, last_event
@@ -56,9 +57,9 @@ class Relay:
         Raises:
             ProviderError: the stream has failed, or broken off.
         """
-        decoder = SSEDecoder()
+        decoder, repeats = SSEDecoder(), Repeats()
         async for chunk in chunks:
-            if (answer := self._read(decoder.feed(chunk), call)) is not None:
+            if (answer := self._read_chunk(chunk, decoder, repeats, call)) is not None:
                 return answer
         if (answer := self._read(decoder.end(), call)) is not None:
             return answer
@@ -90,27 +91,37 @@ class Relay:
         if not self.answerable.done():
             self.answerable.set_result(None)
 
+    def _read_chunk(self, chunk: bytes, decoder: SSEDecoder, repeats: Repeats, call: ProviderCall) -> Answer | None:
+        """Pass on what a chunk completes: repetitions of a delta as such, and every other event read."""
+        events, start = self.recorder.events, 0
+        while start < len(chunk):
+            if decoder.between_events:
+                start, frames, lengths = repeats.taken(chunk, start, len(events))
+                self.recorder.pace.chars += lengths
+                self._publish(frames)
+                if start == len(chunk):
+                    break
+            end = repeats.stop(chunk, start)
+            if (answer := self._read(decoder.feed(chunk[start:end]), call)) is not None:
+                return answer
+            if decoder.between_events and len(events):
+                repeats.learn(chunk, start, end, events.latest)
+            start = end
+        return None
+
     def _read(self, events: list[RawEvent], call: ProviderCall) -> Answer | None:
         """Pass events on. The one that ends the stream is not: its answer is returned, or its error raised."""
         frames: list[bytes] = []
-        first, pace = len(self.recorder.events), self.recorder.pace
+        first = len(self.recorder.events)
         try:
             for raw in events:
-                data = raw.data
-                if data == b"[DONE]":
+                if raw.data == b"[DONE]":
                     continue
                 try:
-                    event, repaired = read_object(data)
+                    event, repaired = read_object(raw.data)
                 except NotJSON as error:
                     raise ProviderError(failure.broken("an event is not JSON")) from error
                 type_ = event.get("type")
-                if type_ == DELTA and pace.chars and not repaired and _is_whole(event, first + len(frames), data):
-                    # A piece of text, as most events are: passed on as it came.
-                    pace.chars.append(len(event["delta"]))
-                    frames.append(
-                        b"id: %d\nevent: response.output_text.delta\ndata: %b\n\n" % (first + len(frames), data)
-                    )
-                    continue
                 if not isinstance(type_, str):
                     if raw.name == b"error" or failure.is_error(event):
                         raise ProviderError(failure.from_error(event))
@@ -191,16 +202,6 @@ class Relay:
         if frames:
             self.recorder.record(frames)
             self._release()
-
-
-def _is_whole(event: dict[str, Any], number: int, data: bytes) -> bool:
-    """Return True if a text event can be relayed unchanged."""
-    return (
-        event.get("sequence_number") == number
-        and isinstance(event.get("delta"), str)
-        and event.get("logprobs", ()) is not None
-        and b"\n" not in data
-    )
 
 
 def _without_nulls(event: dict[str, Any]) -> bool:
