@@ -219,3 +219,22 @@ async def test_a_place_that_only_looks_like_the_text_is_no_place(field: bytes) -
         with patch.object(repeats, "ATTEMPTS", 0):
             read = await passed_on([raw])
         assert await passed_on([raw]) == read
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b'{"x":{"delta":"%(text)b"},"sequence_number":%(number)d,"\\u0064elta":"a","type":"response.output_text.delta"}',
+        b'{"delta":"%(text)b","x":{"sequence_number":%(number)d},"type":"response.output_text.delta"}',
+        b'{"delta":"%(text)b","x":{"sequence_number":%(number)d},"sequence_number":0,"type":"response.output_text.delta"}',
+    ],
+)
+async def test_a_text_or_number_inside_another_value_is_not_taken_for_the_events_own(written: bytes) -> None:
+    texts = (b"a", b"", b"ab", b"abc")
+    raw = b"".join(
+        b"id:%d\ndata:%b\n\n" % (number, written % {b"text": text, b"number": number})
+        for number, text in enumerate(texts)
+    )
+    with patch.object(repeats, "ATTEMPTS", 0):
+        read = await passed_on([raw])
+    assert await passed_on([raw]) == read

@@ -17,6 +17,9 @@ from app.provider.reading import NotJSON, read_object
 LONGEST = 2000
 """Bytes of the longest event whose form is learned."""
 
+MOST = 10_000
+"""Repetitions that are taken together."""
+
 ATTEMPTS = 4
 """Forms without a repetition, one after the other, after which no more are learned."""
 
@@ -137,45 +140,44 @@ class _Form:
         if number_first:
             self._after %= ()
         self._sent = sent
-        self._id, self._theirs = id_, theirs
+        self._theirs = theirs
+        self._id_ahead = id_ - theirs
         self._number_first = number_first
         self.is_text = is_text
 
-    def taken(
-        self, chunk: bytes, start: int, number: int, most: int | None = None
-    ) -> tuple[int, list[bytes], list[int]]:
+    def taken(self, chunk: bytes, start: int, number: int, most: int = MOST) -> tuple[int, list[bytes], list[int]]:
         """Return the place behind the repetitions at a place, their frames, and the lengths of their texts."""
-        frames: list[bytes] = []
         texts: list[bytes] = []
-        place, id_, theirs, ours = start, self._id, self._theirs, number
-        number_first, starts, find = self._number_first, chunk.startswith, chunk.find
-        while most is None or len(texts) < most:
-            before = self._before % ((id_, theirs) if number_first else id_)
-            if not starts(before, place):
+        place, first = start, self._theirs
+        before, after, number_first, id_ahead = self._before, self._after, self._number_first, self._id_ahead
+        starts, find = chunk.startswith, chunk.find
+        for theirs in range(first, first + most):
+            head = before % ((theirs + id_ahead, theirs) if number_first else theirs + id_ahead)
+            if not starts(head, place):
                 break
-            begin = place + len(before)
-            after = self._after if number_first else self._after % theirs
-            end = find(b"\n", begin) + len(_END) - len(after)
-            if end < begin or not starts(after, end):
+            begin = place + len(head)
+            tail = after if number_first else after % theirs
+            end = find(b"\n", begin) + len(_END) - len(tail)
+            if end < begin or not starts(tail, end):
                 break
-            text = chunk[begin:end]
-            texts.append(text)
-            frames.append(self._sent % ((ours, ours, text) if number_first else (ours, text, ours)))
-            place = end + len(after)
-            id_, theirs, ours = id_ + 1, theirs + 1, ours + 1
+            texts.append(chunk[begin:end])
+            place = end + len(tail)
         lengths = _lengths(texts)
         if len(lengths) < len(texts):
             return self.taken(chunk, start, number, len(lengths))
-        self._id, self._theirs = id_, theirs
-        return place, frames, lengths
+        self._theirs += len(texts)
+        sent, numbers = self._sent, range(number, number + len(texts))
+        if number_first:
+            return place, [sent % (ours, ours, text) for ours, text in zip(numbers, texts, strict=True)], lengths
+        return place, [sent % (ours, text, ours) for ours, text in zip(numbers, texts, strict=True)], lengths
 
     def has_its_places(self, probe: bytes, theirs: int, ours: int) -> bool:
         """Return True if a repetition is read, and its frame shown, with just its own text and numbers in place."""
         if self._number_first:
-            block = self._before % (self._id, theirs) + probe + self._after
+            block = self._before % (theirs + self._id_ahead, theirs) + probe + self._after
             sent = self._sent % (ours, ours, probe)
         else:
-            block = self._before % self._id + probe + self._after % theirs
+            block = self._before % (theirs + self._id_ahead) + probe + self._after % theirs
             sent = self._sent % (ours, probe, ours)
         events = SSEDecoder().feed(block)
         try:
