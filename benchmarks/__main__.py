@@ -11,7 +11,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import memory, report, scale, store, tenants, traffic
+from benchmarks import growth, memory, report, scale, store, tenants, traffic
 from benchmarks.targets import venv
 
 HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--skip", action="append", default=[], choices=list(traffic.PEERS))
     parser.add_argument(
         "--only",
-        choices=["traffic", "scale", "store", "memory", "tenants", "report"],
+        choices=["traffic", "scale", "growth", "store", "memory", "tenants", "report"],
         help="the rest is taken from results.json",
     )
     given = parser.parse_args()
@@ -37,6 +37,9 @@ def main() -> None:
             results["traffic"] = traffic.run(work / "t", given.venvs, skip=frozenset(given.skip), say=_say)
         if given.only in (None, "scale"):
             results["scale"] = scale.run(work / "s", given.largest, _say)
+        if given.only in (None, "growth"):
+            grown = growth.run(work / "g", given.largest if given.only else min(given.largest, 10_000), _say)
+            results["growth"] = {"made on": _machine()["date"], **grown}
         if given.only in (None, "store"):
             results["store"] = store.run(work / "p", min(given.largest, 300_000), _say)
         if given.only in (None, "memory"):
@@ -52,6 +55,8 @@ def main() -> None:
     python = venv(given.venvs / "plots", ("matplotlib",))
     subprocess.run([str(python), str(HERE / "draw.py"), str(kept), str(given.out / "plots")], check=True)
     _say(f"The report is in {given.out / 'REPORT.md'}.")
+    if given.only in (None, "growth") and (above := results["growth"]["above"]):
+        sys.exit(f"These routes cost more than their class allows: {', '.join(above)}")
 
 
 def _machine() -> dict[str, object]:

@@ -110,6 +110,26 @@ def cache(rows: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+def growth(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw the cost of every route against the size of its project, by class."""
+    figure, axes = plt.subplots(figsize=(6, 3.6))
+    colours = {"constant": "#0b7285", "logarithmic": "#7048e8", "linear": "#e8590c"}
+    for row in rows:
+        costs = {int(name.replace(",", "")): cost for name, cost in row.items() if name[0].isdigit()}
+        totals = [max(sum(map(float, cost.split(" + "))), 0.05) for cost in costs.values()]
+        axes.plot(list(costs), totals, color=colours[row["class"]], alpha=1 if row["above"] else 0.35, linewidth=1)
+    for name, colour in colours.items():
+        axes.plot([], [], color=colour, label=name)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("threads, turns, records … of the project")
+    axes.set_title("CPU of a request to each route, service and Postgres (ms)", fontsize=10, loc="left")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, frameon=False)
+    save(figure, path)
+
+
 def save(figure: Any, path: Path) -> None:
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
@@ -124,6 +144,8 @@ def main(results: Results, directory: Path) -> None:
     if len(scale["search"]) > 1:
         lines(scale["search"], "turns", "Search among many turns (ms)", directory / "search.svg")
         lines(scale["audit"], "records", "Audit trail", directory / "audit.svg")
+    if "growth" in results:
+        growth(results["growth"]["rows"], directory / "growth.svg")
     if "memory" in results:
         growing(results["memory"]["growing"], directory / "memory.svg")
         cache(results["memory"]["cache"], directory / "cache.svg")

@@ -108,6 +108,8 @@ def report(results: Results) -> str:
             *_table(results["tenants"]["turns"]),
             "",
         ]
+    if "growth" in results:
+        parts += _growth(results["growth"])
     parts += ["## Cost against size", ""]
     for title, plot in (
         ("threads", "threads"), ("long threads", "long-threads"), ("search", "search"), ("audit", "audit"),
@@ -117,6 +119,25 @@ def report(results: Results) -> str:
         if plot is not None:
             parts += [f"![{title}](plots/{plot}.svg)", ""]
     return "\n".join(parts)
+
+
+def _growth(growth: Results) -> list[str]:
+    """The cost of each route against the size of its project."""
+    rows = [{k: v for k, v in row.items() if k != "above"} for row in growth["rows"]]
+    return [
+        "## Growth",
+        "",
+        f"Made on {growth['made on']}. CPU of the service + of Postgres for a request, in ms, in projects of ever more "
+        "threads, turns, audit records, keys, failures, feedback, shares, holds, purges, deliveries and sums of usage, "
+        "and a thread with as many turns (`benchmarks/growth.py`). *Exponent* is the larger of the slope over all "
+        "sizes and that between the two largest, on logarithmic axes; a constant route may have 0.2, a logarithmic one "
+        f"0.3, a linear one 1.2. Above their class: {', '.join(growth['above']) or 'none'}.",
+        "",
+        "![Exponents by class](plots/growth.svg)",
+        "",
+        *_table(rows),
+        "",
+    ]
 
 
 def _tables(rows: list[Row]) -> list[str]:

@@ -1,14 +1,18 @@
 """The benchmarks measure what they say: data as the service leaves it, a provider that speaks as the real one."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
+import pytest
 from openai import OpenAI
 
 from benchmarks.data import Filler
 from benchmarks.load import Load, Measured
 from benchmarks.report import report
+from benchmarks.routes import served, table
+from benchmarks.slopes import Growth, exceeds
 from benchmarks.targets import everthread, stub
 from tests.service import Service
 
@@ -105,3 +109,36 @@ def test_the_report_says_which_targets_are_met() -> None:
     assert "| memory per open stream: under 100 KiB | 120.00 KiB | **no** |" in text
     assert "| get by name, 1 to 2 threads: p50 within 1.5 times | 2.00 | **no** |" in text
     assert "*litellm* was skipped: no room" in text
+
+
+def test_every_route_has_a_class_of_cost_and_nothing_else_has() -> None:
+    assert served() == set(table())
+    for name, asked in table().items():
+        assert asked, name
+        if not isinstance(asked, str):
+            assert all(each.why for each in asked if each.growth is Growth.LINEAR), name
+
+
+SIZES = (100, 1_000, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("growth", "cost", "above"),
+    [
+        (Growth.CONSTANT, lambda size: 2.0, False),
+        (Growth.CONSTANT, lambda size: 2.0 * {100: 1.1, 1_000: 0.85, 10_000: 1.2}[size], False),
+        (Growth.CONSTANT, lambda size: 2.0 + size / 5_000, True),
+        (Growth.LOGARITHMIC, lambda size: 2.0 * len(str(size)), False),
+        (Growth.LOGARITHMIC, lambda size: 0.1 * size**0.5, True),
+        (Growth.LINEAR, lambda size: 2.0 + size / 100, False),
+        (Growth.LINEAR, lambda size: size * {100: 1.2, 1_000: 0.9, 10_000: 1.1}[size] / 100, False),
+        (Growth.LINEAR, lambda size: 2.0 + (size / 1_000) ** 2, True),
+    ],
+)
+def test_a_cost_above_its_class_is_told_from_noise(growth: Growth, cost: Callable[[int], float], above: bool) -> None:
+    assert exceeds(growth, SIZES, [cost(size) for size in SIZES]) is above
+
+
+def test_a_slope_needs_three_sizes() -> None:
+    with pytest.raises(ValueError, match="three sizes"):
+        exceeds(Growth.CONSTANT, (1, 10), (1.0, 1.0))

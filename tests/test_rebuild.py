@@ -1,15 +1,18 @@
 """The rebuilt history, for every history there can be."""
 
 from typing import Any
+from unittest import mock
 
+import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.chain.rebuild import Abilities, rebuild
+from app.chain.reduction import Step
 from app.emulator import validate
 from app.emulator.errors import ProviderError
 from app.items.kinds import is_system
-from app.items.shapes import text_of
+from app.items.shapes import MODALITIES, text_of
 from app.items.weights import tokens
 
 Item = dict[str, Any]
@@ -138,3 +141,34 @@ def test_an_output_in_the_new_input_finds_its_call_in_the_history(history: list[
     answer = {"type": "function_call_output", "call_id": "late", "output": "done"}
     rebuilt = rebuild([*history, open_call], [answer, *new], Abilities(0)).input
     assert rebuilt.index(open_call) < rebuilt.index(answer)
+
+
+parts = st.one_of(
+    st.builds(lambda type_, said: {"type": type_, "text": said}, st.sampled_from(["input_text", "output_text"]), text),
+    st.sampled_from([IMAGE, {"type": "refusal", "refusal": "No."}, {"type": "input_text"}, {"text": 1}, "words"]),
+)
+messages = st.builds(
+    lambda role, content, more: {"role": role, "content": content, **more},
+    st.sampled_from(["user", "assistant", "system"]),
+    st.one_of(text, st.lists(parts, max_size=2)),
+    st.sampled_from([{"type": "message"}, {}, {"type": "message", "pinned": True}, {"type": "message", "id": "msg_2"}]),
+)
+mixed = st.lists(st.one_of(messages, call, output, others), max_size=12)
+models = st.builds(
+    lambda budget, modalities, bytes_: Abilities(budget, modalities, byte_budget=bytes_),
+    budgets,
+    st.sampled_from([MODALITIES, frozenset({"image"}), frozenset()]),
+    st.one_of(st.none(), st.integers(0, 900)),
+)
+
+
+@given(mixed, new_input, models, st.sampled_from(Step), st.booleans(), st.data())
+def test_messages_of_text_alone_are_sent_as_the_general_way_sends_them(
+    history: list[Item], new: list[Item], model: Abilities, step: Step, counted: bool, data: st.DataObject
+) -> None:
+    counts = [data.draw(st.integers(0, 50)) for _ in [*history, *new]] if counted else None
+    reduced = data.draw(st.one_of(st.none(), st.integers(0, len(history))))
+    rebuilt = rebuild(history, new, model, counts, step=step, reduced_items=reduced)
+    with mock.patch("app.chain.rebuild.plain_text", return_value=None):
+        assert rebuilt == rebuild(history, new, model, counts, step=step, reduced_items=reduced)
+    assert b"[" + b"".join(rebuilt.encoded)[1:] + b"]" == orjson.dumps(rebuilt.input)

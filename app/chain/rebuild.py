@@ -20,8 +20,9 @@ Pure functions of the branch's items, the new input and what the model can do. T
   left out. A model that takes text only gets each message as one string.
 """
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -41,10 +42,11 @@ from app.items.shapes import (
     message,
     modality_of,
     objects,
+    plain_text,
     text_of,
     words,
 )
-from app.items.weights import tokens
+from app.items.weights import text_tokens, tokens
 from app.process.values import value
 
 STEP_SHARE = 0.1
@@ -70,6 +72,8 @@ class Abilities:
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
     input: list[Item]
+    encoded: list[bytes]
+    """The same items as JSON, each behind a comma."""
     dropped_items: int
     """Number of the history's oldest items that were left out to fit the budget."""
     sources: list[tuple[int, ...]]
@@ -86,6 +90,21 @@ class Rebuilt:
     """False where counted weights are those of items that were sent with less."""
 
 
+@dataclass(slots=True)
+class _Unit:
+    """A block as it is sent."""
+
+    items: Sequence[int]
+    """The places of its items."""
+    sent: Sequence[Item]
+    encoded: Sequence[bytes]
+    """The same as JSON, each behind a comma."""
+    tokens: int
+    """An estimate."""
+    plain: bool = False
+    """It is a message that has nothing but text."""
+
+
 def rebuild(
     history: Sequence[Item],
     new: Sequence[Item],
@@ -95,58 +114,146 @@ def rebuild(
     step: Step = Step.WHOLE,
     reduced_items: int | None = None,
 ) -> Rebuilt:
-    """The input array that carries a conversation on.
+    """The input array that carries a conversation on, see `Rebuilding`.
 
     Args:
+        counts: what each item of both counts in tokens, where that is known; else it is estimated.
+    """
+    return Rebuilding(history, new, model, step=step, reduced_items=reduced_items).fitted(counts)
+
+
+class Rebuilding:
+    """A history and the new input as the model takes them, before the oldest items are dropped."""
+
+    def __init__(
+        self,
+        history: Sequence[Item],
+        new: Sequence[Item],
+        model: Abilities,
+        *,
+        step: Step = Step.WHOLE,
+        reduced_items: int | None = None,
+    ) -> None:
+        """Args:
         history: the stored items from the branch's first turn to the parent, in order.
         new: the turn's own input; all of it is sent.
-        counts: what each item of both counts in tokens, where that is known; else it is estimated.
         step: how much less is sent of the history.
         reduced_items: how many of the history's first items the step covers; None for all of them.
-    """
-    whole = [*history, *new]
-    system = [text_of(item) for item in whole if is_system(item)]
-    places = [
-        place for place, item in enumerate(whole) if not is_system(item) and (place >= len(history) or _says(item))
-    ]
-    spoken = [whole[place] for place in places]
-    first_new = sum(place < len(history) for place in places)
-    first = [message("system", "\n\n".join(text for text in system if text))] if any(system) else []
-    reached = len(history) if reduced_items is None else min(reduced_items, len(history))
-    covered = 0 if step is Step.WHOLE else sum(place < reached for place in places)
-    pinned = {place for place, item in enumerate(spoken) if item.get("pinned") is True}
-    as_text = set(range(covered))
-    blocks = [(block, _sent(block, spoken, model, step, covered, as_text)) for block in arranged(spoken)]
-    blocks, dropped = _newest(blocks, step, covered, pinned)
-    limit = None if model.byte_budget is None else model.byte_budget - sum(map(_size, first))
-    too_many, replaced = _bytes_over(blocks, limit), Counter[Modality]()
-    if limit is not None and too_many > 0:
-        history_of = [place for block, _ in blocks for place in sorted(block.items) if place < first_new]
-        oldest_first = sorted(history_of, key=lambda place: place in pinned)
-        replaced = _replace_media(oldest_first, too_many, spoken, model, as_text)
-        blocks = [(block, _sent(block, spoken, model, step, covered, as_text)) for block, _ in blocks]
-        too_many = _bytes_over(blocks, limit)
-    sizes = [_weight(block, sent, places, counts, as_text) for block, sent in blocks]
-    weight = sum(sizes) + sum(map(tokens, first))
-    before, over = weight, _in_steps(weight - model.token_budget, model.token_budget)
-    kept: list[Item] = []
-    sources = [_of_history([place for place, item in enumerate(whole) if is_system(item)], len(history))] * len(first)
-    for (block, sent), size in zip(blocks, sizes, strict=True):
-        droppable = all(place < first_new and place not in pinned for place in block.items)
-        if droppable and (over > 0 or too_many > 0):
-            over -= size
-            too_many -= sum(map(_size, sent)) if too_many > 0 else 0
-            weight -= size
-            dropped += len(sent)
-        else:
-            kept.extend(sent)
+        """
+        self._model, self._step = model, step
+        self._length = len(history)
+        whole = [*history, *new]
+        self._system: list[int] = []
+        self._places: list[int] = []
+        self._spoken: list[Item] = []
+        self._plain: dict[int, str] = {}
+        """The texts of the messages that have nothing else."""
+        self._pinned: set[int] = set()
+        for place, item in enumerate(whole):
+            if (text := plain_text(item)) is not None:
+                self._plain[len(self._spoken)] = text
+            elif is_system(item):
+                self._system.append(place)
+                continue
+            elif place < self._length and not _says(item):
+                continue
+            if item.get("pinned") is True:
+                self._pinned.add(len(self._spoken))
+            self._places.append(place)
+            self._spoken.append(item)
+        self._first_new = bisect_left(self._places, self._length)
+        texts = [text for place in self._system if (text := text_of(whole[place]))]
+        self._first = [message("system", "\n\n".join(texts))] if texts else []
+        reached = self._length if reduced_items is None else min(reduced_items, self._length)
+        self._covered = 0 if step is Step.WHOLE else bisect_left(self._places, reached)
+        self._as_text = set(range(self._covered))
+        self._replaced = Counter[Modality]()
+        self._too_many = 0
+        blocks = arranged(self._spoken, self._plain)
+        self._units, self._left_out = _newest(list(map(self._unit, blocks)), step, self._covered, self._pinned)
+        if model.byte_budget is not None:
+            self._fit_bytes(blocks, model.byte_budget - sum(len(_encoded(item)) for item in self._first))
+
+    def fitted(self, counts: Sequence[int] | None = None) -> Rebuilt:
+        """Return the input, without the oldest items where it does not fit the budget.
+
+        Args:
+            counts: what each item of history and new input counts in tokens, where that is known.
+        """
+        model, first_new, pinned, length = self._model, self._first_new, self._pinned, self._length
+        sizes = [unit.tokens if counts is None else self._counted(unit, counts) for unit in self._units]
+        whole = weight = sum(sizes) + sum(map(tokens, self._first))
+        over, too_many = _in_steps(weight - model.token_budget, model.token_budget), self._too_many
+        dropped, replaced = self._left_out, Counter(self._replaced)
+        kept, encoded = list[Item](), list[bytes]()
+        sources: list[tuple[int, ...]] = []
+        for unit, size in zip(self._units, sizes, strict=True):
+            droppable = (over > 0 or too_many > 0) and all(
+                place < first_new and place not in pinned for place in unit.items
+            )
+            if droppable:
+                over -= size
+                too_many -= sum(map(len, unit.encoded)) if too_many > 0 else 0
+                weight -= size
+                dropped += len(unit.sent)
+                continue
+            kept += unit.sent
+            encoded += unit.encoded
+            if unit.plain:
+                place = self._places[unit.items[0]]
+                sources.append((place,) if place < length else ())
+                continue
+            sources += [_of_history([self._places[place] for place in unit.items], length)] * len(unit.sent)
             if model.modalities != MODALITIES:
-                replaced += _untaken([spoken[place] for place in block.items if covered <= place < first_new], model)
-            sources += [_of_history([places[place] for place in block.items], len(history))] * len(sent)
-    if not any(item["type"] == "message" and item["role"] == "user" for item in kept):
-        kept.insert(0, message("user", NO_USER_MESSAGE))
-        sources.insert(len(first), ())
-    return Rebuilt(first + kept, dropped, sources, weight, before, dict(replaced), exact=not as_text)
+                replaced += self._untaken(unit)
+        if not any(item["type"] == "message" and item["role"] == "user" for item in kept):
+            said = message("user", NO_USER_MESSAGE)
+            kept, encoded, sources = [said, *kept], [_encoded(said), *encoded], [(), *sources]
+        if self._first:
+            kept, encoded = [*self._first, *kept], [_encoded(self._first[0]), *encoded]
+            sources = [_of_history(self._system, length), *sources]
+        return Rebuilt(kept, encoded, dropped, sources, weight, whole, dict(replaced), exact=not self._as_text)
+
+    def _unit(self, block: Block) -> _Unit:
+        place = block.items[0]
+        if (text := self._plain.get(place)) is not None:
+            return _plain_unit(place, self._spoken[place], text, self._model)
+        sent = _sent(block, self._spoken, self._model, self._step, self._covered, self._as_text)
+        return _Unit(block.items, sent, list(map(_encoded, sent)), sum(map(tokens, sent)))
+
+    def _fit_bytes(self, blocks: Sequence[Block], limit: int) -> None:
+        """Replace media by text where the input has too many bytes, and note by how much it still has."""
+        self._too_many = _bytes_over(self._units, limit)
+        if self._too_many <= 0:
+            return
+        history = [place for unit in self._units if not unit.plain for place in sorted(unit.items)]
+        history = [place for place in history if place < self._first_new]
+        oldest_first = sorted(history, key=lambda place: place in self._pinned)
+        self._replaced = _replace_media(oldest_first, self._too_many, self._spoken, self._model, self._as_text)
+        by_first = {block.items[0]: block for block in blocks}
+        self._units = [self._unit(by_first[unit.items[0]]) for unit in self._units]
+        self._too_many = _bytes_over(self._units, limit)
+
+    def _counted(self, unit: _Unit, counts: Sequence[int]) -> int:
+        counted = sum([counts[self._places[place]] for place in unit.items])
+        return counted if self._as_text.isdisjoint(unit.items) else min(counted, unit.tokens)
+
+    def _untaken(self, unit: _Unit) -> Counter[Modality]:
+        """Count the media of a unit's items of the history that the model does not take."""
+        history = [self._spoken[place] for place in unit.items if self._covered <= place < self._first_new]
+        return Counter(
+            kind
+            for item in history
+            for part in media_in(item)
+            if (kind := modality_of(part)) is not None and kind not in self._model.modalities
+        )
+
+
+def _plain_unit(place: int, item: Item, text: str, model: Abilities) -> _Unit:
+    """Return the unit of a message with this text alone, as `_sent` makes it of any block."""
+    content = item["content"] if item["role"] == "user" and model.modalities else text
+    sent = message(item["role"], content)
+    return _Unit((place,), (sent,), (_encoded(sent),), text_tokens(text), plain=True)
 
 
 def _says(item: Item) -> bool:
@@ -163,41 +270,27 @@ def _in_steps(over: int, budget: int) -> int:
     return -(-over // step) * step
 
 
-def _newest(
-    blocks: Sequence[tuple[Block, list[Item]]], step: Step, covered: int, pinned: AbstractSet[int]
-) -> tuple[list[tuple[Block, list[Item]]], int]:
-    """Return the blocks that a step leaves, and how many items it leaves out."""
+def _newest(units: list[_Unit], step: Step, covered: int, pinned: AbstractSet[int]) -> tuple[list[_Unit], int]:
+    """Return the units that a step leaves, and how many items it leaves out."""
     if step.kept_share == 1:
-        return list(blocks), 0
-    reached = [all(place < covered and place not in pinned for place in block.items) for block, _ in blocks]
-    weights = [sum(map(tokens, sent)) if within else 0 for (_, sent), within in zip(blocks, reached, strict=True)]
-    left, keeps = sum(weights), step.kept_share * sum(weights)
-    kept: list[tuple[Block, list[Item]]] = []
+        return units, 0
+    reached = [all(place < covered and place not in pinned for place in unit.items) for unit in units]
+    left = sum(unit.tokens for unit, within in zip(units, reached, strict=True) if within)
+    keeps = step.kept_share * left
+    kept: list[_Unit] = []
     dropped = 0
-    for each, within, weight in zip(blocks, reached, weights, strict=True):
+    for unit, within in zip(units, reached, strict=True):
         if within and (left > keeps or step is Step.LEFT_OUT):
-            left -= weight
-            dropped += len(each[1])
+            left -= unit.tokens
+            dropped += len(unit.sent)
         else:
-            kept.append(each)
+            kept.append(unit)
     return kept, dropped
 
 
-def _bytes_over(blocks: Sequence[tuple[Block, list[Item]]], limit: int | None) -> int:
+def _bytes_over(units: Sequence[_Unit], limit: int) -> int:
     """Return by how many bytes an input is to become smaller."""
-    if limit is None:
-        return 0
-    return _in_steps(sum(_size(item) for _, sent in blocks for item in sent) - limit, limit)
-
-
-def _untaken(items: Iterable[Item], model: Abilities) -> Counter[Modality]:
-    """Count the media of items that the model does not take."""
-    return Counter(
-        kind
-        for item in items
-        for part in media_in(item)
-        if (kind := modality_of(part)) is not None and kind not in model.modalities
-    )
+    return _in_steps(sum([len(each) for unit in units for each in unit.encoded]) - limit, limit)
 
 
 def _replace_media(
@@ -221,31 +314,17 @@ def _replace_media(
         if found := [part for sent in carried for part in media_in(sent) if media.is_data(part)]:
             as_text.add(place)
             replaced.update(kind for part in found if (kind := modality_of(part)) is not None)
-            over -= sum(map(_size, found))
+            over -= sum(len(_encoded(part)) for part in found)
     return replaced
 
 
-def _weight(
-    block: Block,
-    sent: Sequence[Item],
-    places: Sequence[int],
-    counts: Sequence[int] | None,
-    as_text: AbstractSet[int],
-) -> int:
-    estimate = sum(map(tokens, sent))
-    if counts is None:
-        return estimate
-    counted = sum(counts[places[place]] for place in block.items)
-    return min(counted, estimate) if as_text & set(block.items) else counted
+def _encoded(item: Item) -> bytes:
+    """Return an item's JSON behind a comma."""
+    return b"," + orjson.dumps(item)
 
 
-def _size(item: Item) -> int:
-    """The bytes of an item, and of the comma behind it."""
-    return len(orjson.dumps(item)) + 1
-
-
-def _of_history(places: list[int], length: int) -> tuple[int, ...]:
-    return tuple(places) if all(place < length for place in places) else ()
+def _of_history(places: Sequence[int], length: int) -> tuple[int, ...]:
+    return tuple(places) if max(places) < length else ()
 
 
 def new_input(new: Sequence[InputItem], model: Abilities, *, reasoning: bool = True) -> list[Item]:

@@ -5,32 +5,42 @@ without a call, a call that was never answered), what comes out is pairs: each c
 """
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
 
 from app.items.kinds import Kind, kind_of
 from app.items.shapes import Item
 
+_NO_CALLS: dict[int, int | None] = {}
 
-@dataclass(slots=True)
+
 class Block:
     """Items that are sent together or not at all: one alone, or calls with their outputs."""
 
-    items: list[int]
-    """Their positions, in the order in which they are sent."""
-    calls: dict[int, int | None] = field(default_factory=dict)
-    """The output's position for each call's; None while there is none."""
-    answers_nothing: bool = False
-    """It is the output of a call that is not among the items."""
+    __slots__ = ("answers_nothing", "calls", "items")
+
+    def __init__(
+        self, items: list[int], calls: dict[int, int | None] | None = None, *, answers_nothing: bool = False
+    ) -> None:
+        self.items = items
+        """Their positions, in the order in which they are sent."""
+        self.calls = _NO_CALLS if calls is None else calls
+        """The output's position for each call's; None while there is none."""
+        self.answers_nothing = answers_nothing
+        """It is the output of a call that is not among the items."""
 
 
 _Waiting = tuple[Block, deque[int]]
 """A block, and those of its calls that may wait for an output of one id."""
 
 
-def arranged(items: Sequence[Item]) -> list[Block]:
-    """Items that are sent, as blocks, in order. Calls without an output, and what is never sent, are left out."""
-    return [whole for block in _paired(items) if (whole := _without_unanswered(block)).items]
+def arranged(items: Sequence[Item], alone: Container[int] = ()) -> list[Block]:
+    """Items that are sent, as blocks, in order. Calls without an output, and what is never sent, are left out.
+
+    Args:
+        alone: the positions of items that are known to be sent, and to be no half of a call.
+    """
+    blocks = [_without_unanswered(block) if block.calls else block for block in _paired(items, alone)]
+    return [block for block in blocks if block.items]
 
 
 def unanswered(items: Sequence[Item]) -> list[int]:
@@ -52,16 +62,20 @@ def asked(items: Sequence[Item]) -> list[str]:
     return [key for key in called if key not in answered]
 
 
-def _paired(items: Sequence[Item]) -> list[Block]:
+def _paired(items: Sequence[Item], alone: Container[int] = ()) -> list[Block]:
     """Return items as blocks, in order, with the calls that have no output."""
     blocks: list[Block] = []
     waiting: dict[str, list[_Waiting]] = {}
     tools: Block | None = None
     for place, item in enumerate(items):
+        if place in alone:
+            blocks.append(Block([place]))
+            tools = None
+            continue
         kind = kind_of(item)
         if kind.pair == "call":
             if tools is None:
-                tools = Block([])
+                tools = Block([], {})
                 blocks.append(tools)
             tools.items.append(place)
             tools.calls[place] = None
@@ -109,6 +123,4 @@ def _answered(waiting: list[_Waiting]) -> tuple[Block, int] | None:
 
 
 def _without_unanswered(block: Block) -> Block:
-    if not block.calls:
-        return block
     return Block([place for place in block.items if block.calls.get(place, place) is not None], block.calls)

@@ -63,6 +63,17 @@ def text_of(item: Item) -> str:
     return "".join(texts)
 
 
+def plain_text(item: Item) -> str | None:
+    """Return the text of a message of the user or the assistant that has nothing else; None for any other item."""
+    if item.get("type", "message") != "message" or item.get("role") not in ("user", "assistant"):
+        return None
+    content = item.get("content")
+    if type(content) is list and len(content) == 1 and type(content[0]) is dict:
+        part = content[0]
+        content = part.get("text") if part.get("type") in ("output_text", "input_text") else None
+    return content if content and type(content) is str else None
+
+
 def modality_of(part: Item) -> Modality | None:
     """Return the modality of a part; None for a text and for any other part."""
     type_ = part.get("type")

@@ -8,18 +8,20 @@
     | WHERE branch.compaction IS NULL}
 
 -- branch --
--- The items of a branch, from its nearest compaction on; and a row for the turn that this one ends with, and for each
--- without items. A branch of more than so many bytes is not read whole: `data` is NULL before the newest so many bytes of
--- long items, of short ones, and of those that are never dropped (system messages and pinned ones; a sealed message that
--- tells no role is a system message). Nor are media read but the newest so many bytes of them: `with_media`.
+-- A branch from its nearest compaction on, in one row: its turns and its items, each as a column of arrays in their order.
+-- `documents` are the items, one JSON after the other, with commas in between: a long branch is read, sent and parsed at
+-- the cost of its bytes, and not of its rows. `depths` are the numbers of the items' turns, counted from the last.
+-- A branch of more than so many bytes is not read whole: a document is null before the newest so many bytes of long items,
+-- of short ones, and of those that are never dropped (system messages and pinned ones; a sealed message that tells no role
+-- is a system message). Nor are media read but the newest so many bytes of them: `with_media`.
 {_path}, read AS (
-    SELECT branch.*, items.*, sum(items.size) OVER () AS total FROM branch LEFT JOIN LATERAL (
+    SELECT branch.depth, items.*, sum(items.size) OVER () AS total FROM branch CROSS JOIN LATERAL (
         SELECT type, item_id, data, tokens, position, size,
             {_media_bytes | x.bucket = :bucket AND x.turn_id = branch.id AND x.position = items.position} AS media
         FROM items
         WHERE project_id = :project_id AND bucket = :bucket AND turn_id = branch.id AND branch.compaction IS NULL
         OFFSET 0
-    ) items ON true
+    ) items
 ), sorted AS (
     SELECT read.*, CASE
         WHEN total <= :most_bytes::int THEN 'any'
@@ -28,13 +30,29 @@
         ) THEN 'kept'
         WHEN size <= 20000 THEN 'short' ELSE 'long' END AS sort
     FROM read
+), bounded AS (
+    SELECT depth, type, item_id, tokens, position, CASE
+        WHEN sort = 'any' OR sum(size) OVER (
+            PARTITION BY sort ORDER BY depth, position DESC ROWS UNBOUNDED PRECEDING
+        ) - size < :most_bytes THEN data END AS data,
+        sum(media) OVER (ORDER BY depth, position DESC ROWS UNBOUNDED PRECEDING) - media < :most_bytes AS with_media
+    FROM sorted
 )
-SELECT id AS turn_id, thread_id, binding, model, compaction, type, item_id, tokens, position, CASE
-    WHEN sort = 'any' OR sum(size) OVER (
-        PARTITION BY sort ORDER BY depth, position DESC ROWS UNBOUNDED PRECEDING
-    ) - size < :most_bytes THEN data END AS data,
-    sum(media) OVER (ORDER BY depth, position DESC ROWS UNBOUNDED PRECEDING) - media < :most_bytes AS with_media
-FROM sorted ORDER BY depth DESC, position
+SELECT turns.*, items.*, (SELECT compaction FROM branch WHERE compaction IS NOT NULL) AS compaction
+FROM (
+    SELECT array_agg(id ORDER BY depth DESC) AS turn_ids, array_agg(thread_id ORDER BY depth DESC) AS thread_ids,
+        array_agg(binding ORDER BY depth DESC) AS bindings, array_agg(model ORDER BY depth DESC) AS models
+    FROM branch WHERE compaction IS NULL
+) turns CROSS JOIN (
+    SELECT array_agg(type ORDER BY depth DESC, position) AS types,
+        array_agg(item_id ORDER BY depth DESC, position) AS item_ids,
+        array_agg(depth ORDER BY depth DESC, position) AS depths,
+        array_agg(position::integer ORDER BY depth DESC, position) AS positions,
+        array_agg(tokens ORDER BY depth DESC, position) AS tokens,
+        array_agg(with_media ORDER BY depth DESC, position) AS with_media,
+        convert_to(string_agg(coalesce(data::text, 'null'), ',' ORDER BY depth DESC, position), 'UTF8') AS documents
+    FROM bounded
+) items
 
 -- nearest --
 -- The nearest compaction on a branch.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from app.chain.continuation import Target
-from app.chain.rebuild import Abilities, rebuild
+from app.chain.rebuild import Abilities, Rebuilding
 from app.chain.reduction import Reduction, Step
 from app.items import vocabulary
 from app.items.kinds import is_encrypted_reasoning, sent_back
@@ -21,6 +21,8 @@ COUNTED_FROM = 0.5
 @dataclass(frozen=True, slots=True)
 class ModelInput:
     input: list[Item]
+    encoded: list[bytes]
+    """The same items as JSON, each behind a comma."""
     sources: list[list[str]]
     """For each of the input the ids of what it was made of, of the history alone."""
     dropped_items: int
@@ -76,11 +78,14 @@ class Reader:
         compacted = branch.compacted
         kept = [] if compacted is None else compacted.kept_items
         before = [*kept, *branch.items]
-        items = [_as_sent(item, target) if reasoning else item.stored.item for item in before]
+        items = [
+            item.stored.data if item.stored.type == "message" else _as_sent(item, target, reasoning=reasoning)
+            for item in before
+        ]
         counted_new = new
         if reasoning:
             new = [sent_back(item) if is_encrypted_reasoning(item) else item for item in new]
-        left_out = sum(map(is_encrypted_reasoning, [*items, *new]))
+        left_out = sum(item.get("type") == "reasoning" and is_encrypted_reasoning(item) for item in [*items, *new])
         item_ids = [item.stored.id for item in before]
         reached = _reached(branch, reduction)
         reduction = None if reached is None else reduction
@@ -91,17 +96,18 @@ class Reader:
             item_ids.insert(len(kept), summary.source)
         reduced_items = len(items) - len(branch.items) + (reached or 0)
         abilities, observations = target.abilities, self.observations.at(target.binding)
-        rebuilt = rebuild(items, new, abilities, step=step, reduced_items=reduced_items)
+        rebuilding = Rebuilding(items, new, abilities, step=step, reduced_items=reduced_items)
+        rebuilt = rebuilding.fitted()
         counted = counting or rebuilt.whole > COUNTED_FROM * abilities.token_budget
         if counted:
             counts = await self.store.count(project_id, before)
             if summary is not None:
                 counts.insert(len(kept), summary.tokens)
             counts += await vocabulary.counts(counted_new)
-            expected = observations.expected(target.model, counts)
-            rebuilt = rebuild(items, new, abilities, expected, step=step, reduced_items=reduced_items)
+            rebuilt = rebuilding.fitted(observations.expected(target.model, counts))
         return ModelInput(
             rebuilt.input,
+            rebuilt.encoded,
             [[item_ids[place] for place in places] for places in rebuilt.sources],
             rebuilt.dropped_items + branch.left_out,
             rebuilt.tokens,
@@ -123,9 +129,11 @@ def _reached(branch: Branch, reduction: Reduction | None) -> int | None:
     return sum(item.turn_id.hex in reached for item in branch.items)
 
 
-def _as_sent(branch_item: BranchItem, target: Target) -> Item:
+def _as_sent(branch_item: BranchItem, target: Target, *, reasoning: bool) -> Item:
     """The item; encrypted reasoning as what goes back unchanged, where this model at this account made it."""
     item = branch_item.stored.item
+    if not reasoning:
+        return item
     made_here = (branch_item.binding, branch_item.model) == (target.binding, target.model)
     return sent_back(item) if made_here and is_encrypted_reasoning(item) else item
 

@@ -17,6 +17,7 @@ from app.db.sql import Statement, statements_of
 from app.http.errors import NotFound
 from app.http.pages import PAGE_BYTES
 from app.items import vocabulary
+from app.items.media import EMPTY, lacks_large
 from app.items.shapes import Item, message
 from app.items.stored import StoredItem, stored_item
 from app.items.unreadable import ContentUnreadable, is_unreadable
@@ -129,27 +130,40 @@ class MemoryStore:
         Raises:
             ContentUnreadable: something of it cannot be opened. A model is sent all of a branch or nothing.
         """
-        branch = Branch()
-        nearest: UUID | None = None
         node = self._nodes.of(ids.bucket_of(turn_id))
-        rows = await node.fetch(*SQL.branch(**_at(project_id, turn_id), most_bytes=self._most_bytes))
-        items = iter(await _readable(node, project_id, [row for row in rows if row["data"] is not None]))
-        for row in rows:
-            if row["compaction"] is not None:
-                nearest = row["compaction"]
-                continue
-            if not branch.turns or branch.turns[-1].id != row["turn_id"]:
-                branch.turns.append(Turn(row["turn_id"], row["thread_id"]))
-            if row["item_id"] is not None and row["data"] is None:
-                branch.left_out += 1
-            elif row["item_id"] is not None:
-                stored = next(items)
-                branch.items.append(BranchItem(stored, row["turn_id"], row["tokens"], row["binding"], row["model"]))
-        if nearest is not None:
-            branch.compacted = await self._compacted(project_id, turn_id, nearest)
+        [row] = await node.fetch(*SQL.branch(**_at(project_id, turn_id), most_bytes=self._most_bytes))
+        branch = Branch(list(map(Turn, row["turn_ids"] or (), row["thread_ids"] or ())))
+        if row["documents"] is not None:
+            await self._add_items(node, project_id, branch, row)
+        if row["compaction"] is not None:
+            branch.compacted = await self._compacted(project_id, turn_id, row["compaction"])
             if branch.compacted is None:  # Deleted in this moment: once more, without it.
                 return await self.branch(project_id, turn_id)
         return branch
+
+    async def _add_items(self, node: media.Reads, project_id: UUID, branch: Branch, row: Any) -> None:
+        """Add the items of a branch's row, whole."""
+        documents = orjson.loads(b"[" + row["documents"] + b"]")
+        columns = (row["types"], row["item_ids"], row["depths"], row["positions"], row["tokens"], row["with_media"])
+        turn_ids, bindings, models = row["turn_ids"], row["bindings"], row["models"]
+        may_lack_media = EMPTY.encode() in row["documents"]
+        not_whole: dict[int, dict[str, Any]] = {}
+        for data, type_, item_id, depth, position, tokens, with_media in zip(documents, *columns, strict=True):
+            if data is None:
+                branch.left_out += 1
+                continue
+            turn = -1 - depth
+            if type(data) is not dict or (may_lack_media and lacks_large(data)):
+                not_whole[len(branch.items)] = {
+                    "turn_id": turn_ids[turn], "position": position, "type": type_, "item_id": item_id, "data": data,
+                    "with_media": with_media,
+                }  # fmt: skip
+            stored = StoredItem(type_, item_id, data)
+            branch.items.append(BranchItem(stored, turn_ids[turn], tokens, bindings[turn], models[turn]))
+        if not_whole:
+            whole = await _readable(node, project_id, list(not_whole.values()))
+            for place, stored in zip(not_whole, whole, strict=True):
+                branch.items[place].stored = stored
 
     async def _compacted(self, project_id: UUID, turn_id: UUID, id_: UUID) -> Compacted | None:
         here = {"project_id": project_id, "bucket": ids.bucket_of(turn_id)}

@@ -351,7 +351,7 @@ def _with_history(turn: Opened, attempt: Attempt, rebuilt: ModelInput, reason: C
     return replace(
         attempt,
         reason=reason if attempt.continuation is Continuation.CHAINED else attempt.reason,
-        body=write_body(envelope, rebuilt.input, turn.request.input, rebuilt.sources, attempt.pieces),
+        body=write_body(envelope, rebuilt.input, turn.request.input, rebuilt.sources, attempt.pieces, rebuilt.encoded),
         input=rebuilt.input,
         sources=rebuilt.sources,
         sent=Sent(weight, weight if rebuilt.counted else None, overhead_tokens=envelope.overhead_tokens),

@@ -161,6 +161,7 @@ def write_body(
     own: Sequence[Item],
     sources: Sequence[Sequence[str]] = (),
     pieces: Pieces | None = None,
+    encoded: Sequence[bytes] | None = None,
 ) -> Body:
     """Return the body whose input array holds these items.
 
@@ -169,6 +170,7 @@ def write_body(
         sources: for each item the ids of the history's items that it was made of, and of nothing else; none for one
             that has to do with the turn's own input.
         pieces: the thread's, where `sources` are given.
+        encoded: the same items as JSON, each behind a comma, where they are encoded by now.
     """
     if pieces is None and (body := _own_body(envelope, items, own)) is not None:
         return body
@@ -181,10 +183,11 @@ def write_body(
         if len(data) > LARGE:
             own_media |= {medium: key for key, medium in _own_media(position, item)}
     for place, item in enumerate(items):
-        data = orjson.dumps(item)
+        data = orjson.dumps(item) if encoded is None else encoded[place][1:]
         if pieces is not None and sources[place]:
-            data = b"," + data if place else data
-            for part, media_id in _parts(item, data):
+            if place:
+                data = b"," + data if encoded is None else encoded[place]
+            for part, media_id in _parts(item, data) if len(data) > LARGE else ((data, None),):
                 writer.piece(part, pieces.number(part, sources[place], media_id))
             continue
         if place:
@@ -215,12 +218,11 @@ def _own_body(envelope: Envelope, items: Sequence[Item], own: Sequence[Item]) ->
 
 def _parts(item: Item, data: bytes) -> Iterator[tuple[bytes, UUID | None]]:
     """Yield the bytes of an item of the history in parts: its large media with their ids, and the rest."""
-    if len(data) > LARGE:
-        for medium in large_in(item).values():
-            if isinstance(medium, StoredMedium):
-                before, stored, data = data.partition(orjson.dumps(medium))
-                yield before, None
-                yield stored, medium.id
+    for medium in large_in(item).values():
+        if isinstance(medium, StoredMedium):
+            before, stored, data = data.partition(orjson.dumps(medium))
+            yield before, None
+            yield stored, medium.id
     yield data, None
 
 

@@ -12,7 +12,6 @@ from app.chain.continuation import Continuation, ContinuationReason
 from app.http.errors import APIError
 from app.limits.service import Admission
 from app.memory.compaction import CompactionJob
-from app.process.values import value
 from app.turns.attempt import Attempt
 from app.turns.closing import CallRecord, Closing
 from app.turns.events import Events

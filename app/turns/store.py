@@ -590,8 +590,8 @@ class TurnStore:
 
     async def pieces(self, project_id: UUID, thread_id: UUID) -> dict[bytes, int]:
         """The pieces that calls of a thread can refer to: their numbers, by digest."""
-        rows = await self._database.fetch(*SQL.pieces(**_of(project_id, thread_id)))
-        return {row["digest"]: row["number"] for row in rows}
+        [row] = await self._database.fetch(*SQL.pieces(**_of(project_id, thread_id)))
+        return dict(zip(row["digests"] or (), row["numbers"] or (), strict=True))
 
     async def referenced(
         self, project_id: UUID, item_ids: Sequence[str], thread_id: UUID | None

@@ -63,8 +63,8 @@ FROM branch JOIN LATERAL (
 ORDER BY branch.depth DESC, items.position
 
 -- pieces --
--- The pieces that calls of a thread can refer to, by their digests.
-SELECT digest, number FROM pieces
+-- The pieces that calls of a thread can refer to, by their digests: in one row, since a long thread has many.
+SELECT array_agg(digest) AS digests, array_agg(number) AS numbers FROM pieces
 WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
     AND (data IS NOT NULL OR media_id IS NOT NULL)
 
