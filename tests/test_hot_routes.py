@@ -19,9 +19,11 @@ from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import REGISTRY
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from structlog.contextvars import bind_contextvars, get_contextvars
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
@@ -155,6 +157,19 @@ async def not_latin(request: Request) -> Response:
     return json_response({}, headers={"X-A": "日"})
 
 
+async def adds_headers(request: Request) -> Response:
+    response = json_response({})
+    response.headers["X-More"] = "1"
+    response.set_cookie("a", "b")
+    return response
+
+
+async def goes_on(request: Request) -> Response:
+    response = json_response({})
+    response.background = BackgroundTask(request.app.state.probe.ways.append, "behind it")
+    return response
+
+
 async def plain(request: Request) -> Response:
     return PlainTextResponse("as it is")
 
@@ -181,7 +196,8 @@ async def of_user(request: Request) -> Response:
 
 
 ENDPOINTS = [
-    echo, created, refuses, closes, fails, leaves, bad_header, bad_name, not_latin, plain, streams, breaks_off, of_user,
+    echo, created, refuses, closes, fails, leaves, bad_header, bad_name, not_latin, adds_headers, plain, streams,
+    breaks_off, of_user,
 ]  # fmt: skip
 
 
@@ -246,6 +262,20 @@ async def test_both_ways_read_the_same_bodies(data: bytes, pieces: int) -> None:
         assert short == general
         assert {*probe.ways[: len(probe.ways) // 2]} == {"short"}
         assert {*probe.ways[len(probe.ways) // 2 :]} == {"general"}
+
+
+async def test_what_is_to_be_done_behind_an_answer_is_done_on_both_ways() -> None:
+    async with probing(goes_on) as probe:
+        assert await probe.sent(posted()) == await probe.sent(posted("/v1/probe/x?by=router"))
+        assert probe.ways == ["short", "behind it", "general", "behind it"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_body_is_read_however_its_length_is_written(together: bool) -> None:
+    data = posted("/v1/probe/x", b'{"a": 1}', f"Content-Length: {8:030}")
+    async with probing(echo) as probe:
+        answer = await probe.sent(data, pieces=1 if together else len(data) // 4)
+        assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(
@@ -314,6 +344,19 @@ async def test_many_requests_of_one_connection_are_answered_in_their_order() -> 
         answer = await probe.sent(b"".join(posted("/v1/probe/x", b'{"n":%d}' % n) for n in range(8)))
         assert [int(n) for n in re.findall(rb'{"n":(\d+)}', answer)] == list(range(8))
         assert {*probe.ways} == {"short"}
+
+
+async def test_a_request_that_waits_for_another_is_logged_as_itself() -> None:
+    logged: list[dict[str, Any]] = []
+
+    async def logs(request: Request) -> Response:
+        logged.append(get_contextvars())
+        bind_contextvars(turn="of another request")
+        return json_response({})
+
+    async with probing(logs) as probe:
+        await probe.sent(b"".join(posted("/v1/probe/x", b"{}", f"X-Request-Id: {n}") for n in range(5)))
+        assert logged == [{"request_id": str(n)} for n in range(5)]
 
 
 async def test_a_body_that_is_cut_off_is_never_taken_for_a_whole_one() -> None:

@@ -1,10 +1,11 @@
-"""Value classes (`process/values.py`): read-only to the type checker, plain and fast at run time."""
+"""Value classes (`process/values.py`), plain and fast at run time; and values that are shared."""
 
 import copy
 from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
 
 import pytest
 
+from app.http.errors import Unauthorized
 from app.process.values import value
 
 
@@ -44,3 +45,10 @@ def test_it_behaves_as_a_frozen_dataclass_in_all_else() -> None:
 def test_its_init_sets_the_fields_directly() -> None:
     assert "__setattr__" in Frozen.__init__.__code__.co_names
     assert "__setattr__" not in Point.__init__.__code__.co_names
+
+
+def test_headers_of_one_error_are_not_given_to_the_next() -> None:
+    given = {"WWW-Authenticate": "Bearer"}
+    one = Unauthorized("No key.", headers=given).with_headers({"Everthread-Turn": "turn_1"})
+    assert one.headers == {"WWW-Authenticate": "Bearer", "Everthread-Turn": "turn_1"}
+    assert Unauthorized("No key.", headers=given).headers == {"WWW-Authenticate": "Bearer"}

@@ -66,7 +66,7 @@ class Application(FastAPI):
         for route in routes:
             route.app = _Resumed(route.app)
         self.router.routes[:0] = routes
-        self._hot += routes
+        self._hot[:0] = routes
 
     def begin(self) -> None:
         """Open the short way, unless each request has a span. Call it before the first request."""
@@ -81,7 +81,7 @@ class Application(FastAPI):
         try:
             response = result = await route.endpoint(Request(scope, receive, send))
             if OF_USER not in scope["state"]:
-                if type(response) is JSONAnswer and exchange.is_writable:
+                if type(response) is JSONAnswer and response.is_unchanged and exchange.is_writable:
                     response.write(exchange)
                 else:
                     await response(scope, receive, send)

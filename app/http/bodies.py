@@ -98,6 +98,11 @@ class JSONAnswer(Response):
         self.init_headers(self._given)
         return self.raw_headers
 
+    @property
+    def is_unchanged(self) -> bool:
+        """True if it has the headers that it was made with, and nothing to do behind it."""
+        return "raw_headers" not in self.__dict__ and self.background is None
+
     def write(self, exchange: Exchange) -> None:
         """Write the answer at once. See `Exchange.respond`."""
         exchange.respond(self.status_code, self._given, JSON_TYPE, bytes(self.body))
@@ -261,7 +266,7 @@ SentUnlimited = Annotated[Model, _Read(limited=False)]
 
 
 async def _read(request: Request, limit: int, pause_seconds: float) -> bytes:
-    declared = field_of(request.scope, b"content-length") or ""
+    declared = (field_of(request.scope, b"content-length") or "").lstrip("0")
     if len(declared) > LONGEST_LENGTH or (declared.isdecimal() and int(declared) > limit):
         raise too_large(limit)
     chunks: list[bytes] = []

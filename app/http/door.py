@@ -11,6 +11,7 @@ import secrets
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
@@ -279,6 +280,8 @@ class HttpDoor(HttpToolsProtocol):
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
+            # It begins while the request before it ends, and must not be logged as that one's.
+            cycle.context = copy_context()
             self.pipeline.appendleft((cycle, self.app))
 
     def _checked_head(self, version: str) -> dict[bytes, bytes]:
@@ -343,7 +346,11 @@ class HttpDoor(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        if self.pipeline:
+            waiting: Any = self.pipeline[-1][0]
+            waiting.context.run(super().on_response_complete)
+        else:
+            super().on_response_complete()
         if not self._in_head and self.cycle.response_complete and self._patience is None:
             # The answer did not need the whole body. What is left of it has a time limit, too.
             self._patience = self.loop.call_later(_bounds().head_seconds, self.transport.close)

@@ -30,7 +30,7 @@ class APIError(Exception):
         return str(self.code)
 
     def with_headers(self, headers: dict[str, str]) -> "APIError":
-        self.headers |= headers
+        self.headers = {**self.headers, **headers}
         return self
 
     def body(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One request of an HTTP connection and its answer: uvicorn's, with two shortcuts past the ASGI messages."""
 
+from contextvars import Context
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
@@ -8,6 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, ST
 class Exchange(RequestResponseCycle):
     standing = b""
     """`default_headers` as they are written."""
+    context: Context
+    """Context variables of a request that waits for the one before it."""
 
     def whole_body(self) -> bytes | None:
         """Take the body if it has arrived as a whole, None if it must be received. Most bodies come with their head."""
