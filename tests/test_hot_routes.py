@@ -165,8 +165,11 @@ async def adds_headers(request: Request) -> Response:
 
 
 async def goes_on(request: Request) -> Response:
+    async def behind_it() -> None:
+        request.app.state.probe.ways.append("behind it")
+
     response = json_response({})
-    response.background = BackgroundTask(request.app.state.probe.ways.append, "behind it")
+    response.background = BackgroundTask(behind_it)
     return response
 
 
@@ -344,6 +347,24 @@ async def test_many_requests_of_one_connection_are_answered_in_their_order() -> 
         answer = await probe.sent(b"".join(posted("/v1/probe/x", b'{"n":%d}' % n) for n in range(8)))
         assert [int(n) for n in re.findall(rb'{"n":(\d+)}', answer)] == list(range(8))
         assert {*probe.ways} == {"short"}
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+@pytest.mark.parametrize("framed", ["Content-Length", "Transfer-Encoding"])
+async def test_a_body_is_never_taken_for_the_next_request(protocol: str, framed: str) -> None:
+    hidden = posted("/v1/probe/hidden")
+    fields = [f"Content-Length: {len(hidden)}"] if framed == "Content-Length" else ["Transfer-Encoding: chunked"]
+    data = posted("/v1/probe/x", hidden, "Connection: Upgrade", f"Upgrade: {protocol}", *fields)
+    async with probing(echo) as probe:
+        reader, writer = await asyncio.open_connection("127.0.0.1", probe.port)
+        writer.write(data.removesuffix(hidden))
+        await asyncio.sleep(0.05)
+        writer.write(hidden)
+        answer = await asyncio.wait_for(reader.read(-1), 5)
+        writer.close()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert probe.ways == []
 
 
 async def test_a_request_that_waits_for_another_is_logged_as_itself() -> None:

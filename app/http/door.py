@@ -256,6 +256,10 @@ class HttpDoor(HttpToolsProtocol):
         scope["http_version"] = version
         if parser.should_upgrade() and self._should_upgrade():
             return  # A WebSocket, whose protocol reads the head again.
+        if parser.should_upgrade() and (b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"):
+            # The parser skips the body of such a request, and would take it for the next one.
+            message = "A request that asks for another protocol (Upgrade) cannot have a body. Leave out the Upgrade."
+            self._stop(Refused(400, message, "invalid_http"))
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
         scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
