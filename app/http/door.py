@@ -15,7 +15,7 @@ from contextvars import copy_context
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from itertools import count
+from itertools import chain, count
 from typing import Any, NoReturn
 from urllib.parse import unquote
 
@@ -235,14 +235,22 @@ class HttpDoor(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields += 1
-        self._field_bytes += len(name) + len(value) + 4
-        if self._field_bytes > LARGEST_HEAD_BYTES or self._fields > MOST_FIELDS:
+        if self._fields > MOST_FIELDS:
             self._stop(TOO_LARGE)
         if self._in_head:
-            self.headers.append((name.lower(), value))
+            self.headers.append((name.lower(), value))  # Their bytes are counted together: see `_check_bytes`.
+        else:
+            self._check_bytes(((name, value),))
+
+    def _check_bytes(self, fields: Sequence[tuple[bytes, bytes]]) -> None:
+        """Count fields. Stop the connection if those of the request are longer than they may be."""
+        self._field_bytes += sum(map(len, chain.from_iterable(fields))) + 4 * len(fields)
+        if self._field_bytes > LARGEST_HEAD_BYTES:
+            self._stop(TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         parser, scope = self.parser, self.scope
+        self._check_bytes(self.headers)
         version = parser.get_http_version()
         fields = self._checked_head(version)
         self._in_head = self._begun = False
@@ -263,7 +271,7 @@ class HttpDoor(HttpToolsProtocol):
         url = httptools.parse_url(self.url)
         path = url.path.decode("ascii")
         scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
-        scope["raw_path"] = self.root_path.encode("ascii") + url.path
+        scope["raw_path"] = self.root_path.encode("ascii") + url.path if self.root_path else url.path
         scope["query_string"] = url.query or b""
         before, defaults = self.cycle, self.server_state.default_headers
         self.cycle = cycle = Exchange(
@@ -275,7 +283,7 @@ class HttpDoor(HttpToolsProtocol):
             access_log=self.access_log,
             default_headers=[*defaults, *SECURITY_HEADERS, (REQUEST_ID, request_id)],
             message_event=asyncio.Event(),
-            expect_100_continue=b"100-continue" in [each.lower() for each in self._values(fields, b"expect")],
+            expect_100_continue=b"expect" in fields and self._expects_continue(fields),
             keep_alive=version != "1.0" and parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -299,7 +307,8 @@ class HttpDoor(HttpToolsProtocol):
                 (name, value.replace(b'"', b"") if name == b"cookie" else value) for name, value in self.headers
             ]
             fields = fields_of(scope)
-        hosts, codings = self._values(fields, b"host"), self._values(fields, b"transfer-encoding")
+        hosts = self._values(fields, b"host")
+        codings = self._values(fields, b"transfer-encoding") if b"transfer-encoding" in fields else []
         if len(self.url) > LONGEST_PATH_BYTES and len(self.url.partition(b"?")[0]) > LONGEST_PATH_BYTES:
             message = f"The path of the request is longer than {LONGEST_PATH_BYTES} bytes. Shorten it."
             self._stop(Refused(414, message, "request_head_too_large"))
@@ -329,6 +338,9 @@ class HttpDoor(HttpToolsProtocol):
         if len(fields) == len(self.headers):
             return [fields[name]]
         return [value for each, value in self.headers if each == name]
+
+    def _expects_continue(self, fields: dict[bytes, bytes]) -> bool:
+        return b"100-continue" in [each.lower() for each in self._values(fields, b"expect")]
 
     def on_chunk_header(self) -> None:
         self._chunks += 1

@@ -5,6 +5,9 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
 
+_valid_names: set[str] = set()
+"""Names of headers that were checked: all of them are the service's own."""
+
 
 class Exchange(RequestResponseCycle):
     standing = b""
@@ -45,8 +48,10 @@ class Exchange(RequestResponseCycle):
         own = "".join(lines).encode("latin-1")
         self.response_started = True
         self.waiting_for_100_continue = False
-        if HEADER_RE.search("".join(headers).encode("latin-1")):
-            raise RuntimeError("Invalid HTTP header name.")
+        if not _valid_names.issuperset(headers):
+            if HEADER_RE.search("".join(headers).encode("latin-1")):
+                raise RuntimeError("Invalid HTTP header name.")
+            _valid_names.update(headers)
         if HEADER_VALUE_RE.search("".join(headers.values()).encode("latin-1")):
             raise RuntimeError("Invalid HTTP header value.")
         self.response_complete = True

@@ -34,7 +34,7 @@ from app.threads.address import OfTurn, owned
 from app.threads.names import Names
 from app.threads.presets import presets_of
 from app.turns.events import EventStream
-from app.turns.http import answer, first_event, origin
+from app.turns.http import AwaitedTurn, first_event, origin
 from app.turns.show import ResponseObject, stored_response
 
 router = APIRouter(tags=["responses"], route_class=RecordedRoute)
@@ -79,7 +79,8 @@ async def create(request: Request) -> Response:
     if caller.grant.user is not None:
         came = replace(came, presets=await presets_of(request, caller, address))
     sent = response_request(body, here[Models], came, address)
-    return await answer(request, caller, address, sent, shown_response, stored_response)
+    turn = AwaitedTurn(request, caller, address, sent, shown_response, stored_response)
+    return turn if sent.stream else await turn.opened()
 
 
 @reads("responses", of="project")

@@ -156,14 +156,15 @@ class KeyRing:
             "keys", seconds=CACHE_SECONDS, renewed_after=RENEW_SECONDS
         )
 
+    def fresh(self, key: str) -> Grant | None:
+        """Return the same if the key was looked up a moment ago, else None."""
+        return None if is_token(key) else self._known.fresh(hash_key(key))
+
     async def grant(self, key: str, address: str | None) -> Grant | None:
         """Return the access that a key gives; None if it is unknown, revoked or expired, or its project is archived."""
         if is_token(key):
             return await self._of_token(key, address)
         hashed = hash_key(key)
-        grant = self._known.fresh(hashed)
-        if grant is not None:
-            return grant
         return await self._known.get(hashed, lambda: self._looked_up(SQL.key_by_hash(key_hash=hashed), address))
 
     async def of_session(self, session: Session, address: str | None) -> Grant | None:
@@ -267,7 +268,7 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     about = request.scope
     client, method = about.get("client"), about.get("method")
     address = None if client is None else client[0]
-    grant: Grant = about.get(SIGNED_IN) or await _bearer(request, address)
+    grant: Grant = about.get(SIGNED_IN) or _known(request) or await _bearer(request, address)
     state = about.setdefault("state", {})
     caller = state[CALLER] = Caller(grant, address)
     if grant.user is not None:
@@ -285,6 +286,12 @@ async def authenticate(request: HTTPConnection, scope: Scope | None = None) -> C
     elif method != "DELETE":  # Deleting contents takes no key.
         raise ContentsSealed
     return caller
+
+
+def _known(request: HTTPConnection) -> Grant | None:
+    """Return the access that a request's key gives, if it was good a moment ago."""
+    key = bearer_of(request)
+    return None if key is None else services(request)[KeyRing].fresh(key)
 
 
 async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
@@ -308,9 +315,11 @@ async def _bearer(request: HTTPConnection, address: str | None) -> Grant:
 
 def bearer_of(request: HTTPConnection) -> str | None:
     """Return the key or token in a request's header."""
-    kind, _, key = fields_of(request.scope).get(b"authorization", b"").decode("latin-1").partition(" ")
-    key = key.strip()
-    return key if kind.lower() == "bearer" and key else None
+    given = fields_of(request.scope).get(b"authorization")
+    if given is None:
+        return None
+    kind, _, key = given.decode("latin-1").partition(" ")
+    return key.strip() or None if kind == "Bearer" or kind.lower() == "bearer" else None
 
 
 def _authenticated(scope: Scope | None = None) -> Any:

@@ -74,11 +74,6 @@ def bucket_at(address: Address) -> int:
     return ids.bucket_of(address.turn if isinstance(address, OfTurn) else address.id)
 
 
-def known_id(address: Address) -> UUID | None:
-    """The thread's id, as far as the address tells it."""
-    return address.thread_id if isinstance(address, OfTurn) else address.id
-
-
 def unknown(address: Address) -> APIError:
     """The error for an address at which there is no thread."""
     match address:
@@ -192,31 +187,28 @@ async def addressed(request: Request, caller: Caller, *, cached: bool = False) -
         cached: whether a name may be taken for the thread that had it a moment ago: the caller sees to it that the
             thread still has it.
     """
-    found = owned(caller, await _found(request, caller, cached=cached))
+    given = request.scope["path_params"].get("thread_id")
+    by_id = None if given is None else ids.parse(given, ids.THREAD_PREFIXES)
+    here = ById(by_id) if by_id is not None else await _named(request, caller, cached=cached)
+    found = owned(caller, here)
     request.scope["state"][THREAD] = found.id
     return found
 
 
-async def _found(request: Request, caller: Caller, *, cached: bool) -> ThreadAddress:
+async def _named(request: Request, caller: Caller, *, cached: bool) -> ByName:
     name = request.path_params.get("name")
-    if name is not None:
-        called, name, names = name, name_of(caller, name), services(request)[Names]
-        thread_id = (names.known(caller.project_id, name) if cached else None) or await names.find(
-            caller.project_id, name
-        )
-        if thread_id is None:
-            raise unknown_name(called)
-        return ByName(thread_id, name)
-    given = request.path_params["thread_id"]
-    found = ids.parse(given, ids.THREAD_PREFIXES)
-    if found is None:
+    if name is None:
         raise NotFound(
-            f"There is no thread {given[:80]!r}: an id is thread_ and 32 hex digits. "
+            f"There is no thread {request.path_params['thread_id'][:80]!r}: an id is thread_ and 32 hex digits. "
             "By its name, a thread is reached as /v1/threads/by-name/NAME.",
             param="thread_id",
             code="thread_not_found",
         )
-    return ById(found)
+    called, name, names = name, name_of(caller, name), services(request)[Names]
+    thread_id = (names.known(caller.project_id, name) if cached else None) or await names.find(caller.project_id, name)
+    if thread_id is None:
+        raise unknown_name(called)
+    return ByName(thread_id, name)
 
 
 Addressed = Annotated[ThreadAddress, Depends(address)]

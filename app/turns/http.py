@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -13,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 
+from app.chain.continuation import Continuation
 from app.db import ids
 from app.http.bodies import json_response
 from app.http.errors import APIError, BadRequest
@@ -39,6 +41,9 @@ from app.turns.running import Running
 from app.turns.schemas import Origin, TurnRequest
 from app.turns.service import Turns
 from app.turns.show import response_object, with_status
+
+IN_WORDS = attrgetter(*media.COUNTED.values())
+"""Function that returns the numbers of a history's media that text replaces, by kind."""
 
 Show = Callable[[Running, dict[str, Any]], dict[str, Any]]
 ShowStored = Callable[[TurnRow, list[ItemRow]], dict[str, Any]]
@@ -77,26 +82,27 @@ def opened_headers(running: Running) -> dict[str, str]:
 
 def turn_headers(running: Running) -> dict[str, str]:
     """Return what every other answer to a turn tells, streamed or not, good or bad."""
-    turn = running.turn
-    headers = {**opened_headers(running), "Everthread-Continuation": running.continuation}
-    if running.reason is not None and turn.request.origin.user is None:
-        headers["Everthread-Continuation-Reason"] = running.reason  # It reveals accounts, which end users do not see.
-    family, context = turn.request.family, running.context
-    if turn.request.ignored:
-        headers["Everthread-Ignored"] = ", ".join(turn.request.ignored)
+    request, reason, context = running.turn.request, running.reason, running.context
+    family, params = request.family, request.params
+    headers = opened_headers(running)
+    headers["Everthread-Continuation"] = Continuation.NEW if reason is None else reason.continuation
+    if reason is not None and request.origin.user is None:
+        headers["Everthread-Continuation-Reason"] = reason  # It reveals accounts, which end users do not see.
+    if request.ignored:
+        headers["Everthread-Ignored"] = ", ".join(request.ignored)
     enforced = running.attempt is not None and running.attempt.target.enforces_format
-    if is_prompted(turn.request.params, enforced=enforced, streamed=turn.request.streamed):
+    if "text" in params and is_prompted(params, enforced=enforced, streamed=request.streamed):
         headers["Everthread-Prompted"] = "text.format"
     if not family.name:
-        headers["Everthread-Unlisted-Model"] = quote(turn.request.model)
-    if turn.request.replaced_model is not None:
-        headers["Everthread-Model"] = quote(turn.request.model)
-    adjusted = dict(family.adjusted(turn.request.params))
+        headers["Everthread-Unlisted-Model"] = quote(request.model)
+    if request.replaced_model is not None:
+        headers["Everthread-Model"] = quote(request.model)
+    adjusted = family.adjusted(params)
     if context.reduced is not None:
         adjusted["history"] = context.reduced.step.label
-    for counted in media.COUNTED.values():
-        if number := getattr(context, counted):
-            adjusted[f"history.{counted}"] = number
+    if any(numbers := IN_WORDS(context)):
+        counted = zip(media.COUNTED.values(), numbers, strict=True)
+        adjusted |= {f"history.{name}": number for name, number in counted if number}
     if context.reasoning_left_out:
         adjusted["reasoning_left_out"] = context.reasoning_left_out
     if adjusted:
@@ -150,25 +156,11 @@ def _number(text: bytes | None) -> float | None:
     return float(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
-async def answer(
-    request: Request, caller: Caller, address: Address, asked: TurnRequest, show: Show, show_stored: ShowStored
-) -> Response:
-    """Return the answer to a request for a turn, or to the repetition of such a request.
+class AwaitedTurn(AwaitedStream):
+    """A turn until its first event, or until its end where it is not streamed.
 
-    Args:
-        show: makes the body of a plain answer.
-        show_stored: the same, of a turn that is read back.
-
-    Raises:
-        APIError: the turn failed before anything of it was sent.
-        ClientLeft: nobody is there any more.
+    It is the answer to a request for a stream. Any other request, or the repetition of one, gets what `opened` returns.
     """
-    turn = _AwaitedTurn(request, caller, address, asked, show, show_stored)
-    return turn if asked.stream else await turn.opened()
-
-
-class _AwaitedTurn(AwaitedStream):
-    """A turn until its first event, or until its end where it is not streamed."""
 
     def __init__(
         self,
@@ -179,6 +171,11 @@ class _AwaitedTurn(AwaitedStream):
         show: Show,
         show_stored: ShowStored,
     ) -> None:
+        """
+        Args:
+            show: makes the body of a plain answer.
+            show_stored: the same, of a turn that is read back.
+        """
         super().__init__(heartbeat_seconds(request))
         self._request = request
         self._caller = caller
@@ -189,6 +186,12 @@ class _AwaitedTurn(AwaitedStream):
         self._client = Client(request.receive, listening(request, caller, admitted=True))
 
     async def opened(self) -> Response:
+        """Return the answer.
+
+        Raises:
+            APIError: the turn failed before anything of it was sent.
+            ClientLeft: nobody is there any more.
+        """
         turns, headers = services(self._request)[Turns], provider_headers(self._request)
         with self._client as client:
             outcome = await turns.create(self._caller, self._address, self._asked, headers, client)

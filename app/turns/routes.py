@@ -30,7 +30,7 @@ from app.provider.models import Models
 from app.threads.address import BY_ID, BY_NAME, Addressed, addressed, at
 from app.threads.presets import as_read, presets_of
 from app.turns.events import EventStream
-from app.turns.http import answer, first_event, origin
+from app.turns.http import AwaitedTurn, first_event, origin
 from app.turns.life import ThreadLife
 from app.turns.replay import Replay
 from app.turns.running import Running
@@ -86,7 +86,8 @@ async def create(request: Request) -> Response:
     sent = turn_request(body, models, came, root=root)
     if caller.grant.user is not None and replaced is not None:
         sent = replace(sent, replaced_id=ids.parse(replaced, ids.TURN_PREFIXES))
-    return await answer(request, caller, address, sent, _show, stored_turn)
+    turn = AwaitedTurn(request, caller, address, sent, _show, stored_turn)
+    return turn if sent.stream else await turn.opened()
 
 
 @for_users
