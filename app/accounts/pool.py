@@ -130,7 +130,7 @@ class Accounts:
         Raises:
             DatabaseUnavailable: Postgres is unreachable and the accounts are not cached.
         """
-        there = await self._of_project(project_id)
+        there = self._known.fresh(project_id) or await self._of_project(project_id)
         if there.has_own:
             return [each for each in there.usable if each.of_project]
         shared = there.usable

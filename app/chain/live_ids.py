@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from app.cache.client import Cache, reason
 from app.cache.value_mac import ValueMac
 from app.chain.context import Context
+from app.db import ids
 from app.process.values import value
 from app.telemetry import metrics
 
@@ -110,9 +111,9 @@ def _decode(value: bytes | None) -> LiveId | None:
     """A live id from an entry whose MAC is right; entries of other releases may have other fields."""
     try:
         fields: dict[str, Any] = orjson.loads(value or b"")
-        return LiveId(
-            **{**fields, "turn_id": UUID(fields["turn_id"]), "context": Context.from_values(*fields["context"])}
-        )
+        fields["turn_id"] = ids.uuid_of(int(fields["turn_id"], 16))
+        fields["context"] = Context.from_values(*fields["context"])
+        return LiveId(**fields)
     except (ValueError, TypeError, KeyError):
         log.warning("a live id in Redis is none of ours and is passed over")
         return None

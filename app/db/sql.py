@@ -12,8 +12,10 @@ it fills these in, as `{_name | first | second}`, or leaves them empty.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,13 @@ class Statement:
         """The statement for a session, which takes its arguments by their names."""
         return text(_CAST.sub(r"CAST(:\1 AS \2)", self.source).replace("::", "\\:\\:"))
 
+    @cached_property
+    def _values(self) -> Callable[[dict[str, Any]], Iterable[Any]]:
+        """The function that returns the values of arguments in their order."""
+        if len(self.names) > 1:
+            return itemgetter(*self.names)
+        return lambda arguments: [arguments[name] for name in self.names]
+
     def __call__(self, **arguments: Any) -> tuple[Any, ...]:
         """Return the statement and its arguments in their order, for `Database.fetch` and `fetchrow`.
 
@@ -52,7 +61,7 @@ class Statement:
         if len(arguments) != len(self.names):
             raise TypeError(f"The statement takes {self.names}, not {tuple(arguments)}.")
         try:
-            return (self.sql, *map(arguments.__getitem__, self.names))
+            return (self.sql, *self._values(arguments))
         except KeyError as error:
             raise TypeError(f"The statement takes {self.names}, not {tuple(arguments)}.") from error
 

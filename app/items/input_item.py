@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 
+import orjson
+
 from app.items.kinds import (
     KINDS,
     SYSTEM_ROLES,
@@ -24,6 +26,8 @@ NO_MODALITIES: frozenset[Modality] = frozenset()
 class InputItem:
     data: Item
     """As it came through the door."""
+    encoded: bytes
+    """The same as JSON."""
     type: str
     kind: Kind
     text: str
@@ -42,12 +46,13 @@ def with_facts(items: Iterable[Item]) -> list[InputItem]:
 
 
 def _with_facts(item: Item) -> InputItem:
-    type_, content = type_of(item), item.get("content")
-    if type_ == "message" and isinstance(content, str) and "output" not in item:  # A text, as most items are.
-        weight = text_tokens(content)
-        return InputItem(item, type_, MESSAGE, content, weight, item.get("role") in SYSTEM_ROLES, False, NO_MODALITIES)
+    type_, content, encoded = type_of(item), item.get("content"), orjson.dumps(item)
+    if type_ == "message" and type(content) is str and "output" not in item:  # A text, as most items are.
+        weight, is_of_system = text_tokens(content), item.get("role") in SYSTEM_ROLES
+        return InputItem(item, encoded, type_, MESSAGE, content, weight, is_of_system, False, NO_MODALITIES)
     return InputItem(
         item,
+        encoded,
         type_,
         kind_of(item),
         text_of(item) if type_ == "message" else "",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import orjson
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 from app.http.errors import BadRequest
 from app.items import client_door, provider_door

@@ -91,8 +91,7 @@ LONGEST_USER = 256
 def user_of(params: Mapping[str, Any]) -> str | None:
     """Return the end user that a request's parameters name, as OpenAI's clients name one."""
     for name in ("safety_identifier", "user"):
-        given = params.get(name)
-        if isinstance(given, str) and 0 < len(given) <= LONGEST_USER:
+        if name in params and isinstance(given := params[name], str) and 0 < len(given) <= LONGEST_USER:
             return given
     return None
 

@@ -55,6 +55,8 @@ class AccountObservations:
         self.unwritten: set[str] = set()
         self._without_format: set[str] = set()
         """Models with an answer that did not fit a format that the provider should have enforced."""
+        self.changes = 0
+        """Number of changes of what models can take."""
 
     def enforces_format(self, family: Family, model: str) -> bool:
         """Return True if the provider enforces a JSON schema, by documentation and observation."""
@@ -65,6 +67,7 @@ class AccountObservations:
         if model not in self._without_format:
             log.warning("the provider does not enforce a model's format; instructions ask for it now", model=model)
             self._without_format.add(model)
+            self.changes += 1
 
     def answered(self) -> list[str]:
         """Models that have shown something of themselves: they can be had."""
@@ -127,6 +130,7 @@ class AccountObservations:
         if window < self._windows.get(model, window + 1):
             log.warning("a model's window is smaller than was known", model=model, window_tokens=window)
             self._windows[model] = window
+            self.changes += 1
             self._write(model)
 
     def _write(self, model: str) -> None:
@@ -141,6 +145,7 @@ class AccountObservations:
         """Take over what another worker has learnt."""
         if window is not None:
             self._windows[model] = window
+            self.changes += 1
         if per_counted is not None:
             self._per_counted[model] = per_counted
 

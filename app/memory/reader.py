@@ -14,6 +14,9 @@ from app.memory.observations import ModelObservations
 from app.memory.store import Branch, BranchItem, MemoryStore
 from app.provider.models import Family
 
+MOST_TARGETS = 1000
+"""Largest number of targets that are remembered."""
+
 COUNTED_FROM = 0.5
 """From which share of the budget on an estimate is not enough, and items are counted."""
 
@@ -45,13 +48,22 @@ class Reader:
         self.store = store
         self.observations = observations
         self._byte_budget = byte_budget
+        self._targets: dict[tuple[str, str], tuple[int, Family, Target]] = {}
+        """The latest targets, each with the number of changes that it was made after, and with the family."""
 
     def target(self, binding: str, family: Family, model: str) -> Target:
         """A model at an account, with what it can take."""
         observed = self.observations.at(binding)
+        known = self._targets.get((binding, model))
+        if known is not None and known[0] == observed.changes and known[1] is family:
+            return known[2]
         budget, enforces = observed.token_budget(family, model), observed.enforces_format(family, model)
         taken = MODALITIES.intersection(family.modalities)
-        return Target(binding, model, Abilities(budget, taken, family.tool_outputs, self._byte_budget), enforces)
+        target = Target(binding, model, Abilities(budget, taken, family.tool_outputs, self._byte_budget), enforces)
+        if len(self._targets) >= MOST_TARGETS:
+            self._targets.clear()
+        self._targets[binding, model] = (observed.changes, family, target)
+        return target
 
     async def model_input(
         self,

@@ -33,6 +33,9 @@ IGNORED = frozenset((
 ))  # fmt: skip
 """OpenAI's fields that the provider accepts and ignores (a probe, September 2026)."""
 
+_LOOKED_AT = IGNORED | {"reasoning", "text", "tools"}
+"""Fields that are ignored, or a part of which may be."""
+
 
 TOOLS = (
     "code_interpreter", "file_search", "function", "image_search", "mcp", "web_extractor", "web_search",
@@ -142,6 +145,8 @@ class Family(BaseModel):
 
     def ignored(self, params: Mapping[str, Any]) -> list[str]:
         """Return the fields of a request that the model ignores, by their names on the wire."""
+        if _LOOKED_AT.isdisjoint(params):
+            return []
         found = [field for field in IGNORED.intersection(params) if params[field]]
         if params.get("parallel_tool_calls") is False:
             found.append("parallel_tool_calls")

@@ -31,7 +31,9 @@ ASK_FOR_JSON = "Answer with one JSON object only, with no words and no code fenc
 
 def asked_format(params: dict[str, Any]) -> dict[str, Any] | None:
     """The format that a request asks for, if it is not plain text."""
-    text = params.get("text")
+    if "text" not in params:
+        return None
+    text = params["text"]
     asked = text.get("format") if isinstance(text, dict) else None
     return asked if isinstance(asked, dict) and asked.get("type") in ("json_schema", "json_object") else None
 

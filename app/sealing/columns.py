@@ -268,6 +268,7 @@ class Rows:
         """Args: attributes: the columns by what a mapped class calls them."""
         self.table = table
         self.bound_by = bound_by
+        self._bound_by = len(bound_by)
         self.columns = columns
         self.attributes = {name: name for name in columns} if attributes is None else attributes
         self._opened = [(name, type_) for name, type_ in columns.items() if not isinstance(type_, SealedDigest)]
@@ -285,7 +286,7 @@ class Rows:
 
     def at(self, project_id: UUID, *key: UUID | int | bytes) -> Place:
         """Return a row as a place. Args: key: the values of `__bound_by__`."""
-        assert len(key) == len(self.bound_by)
+        assert len(key) == self._bound_by
         return Place(project_id, self.table, key)
 
     def opened(self, project_id: UUID, row: Any) -> Any:

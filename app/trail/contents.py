@@ -6,7 +6,7 @@ keep the list of theirs.
 """
 
 import hashlib
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
@@ -87,7 +87,7 @@ SALT_BYTES = 16
 
 
 def new_salt() -> bytes:
-    return secrets.token_bytes(SALT_BYTES)
+    return os.urandom(SALT_BYTES)
 
 
 def covered(kind: Kind, values: Mapping[str, Any], version: int = VERSION) -> bytes:

@@ -32,7 +32,7 @@ class TurnAdmission:
 
     def check_size(self, request: TurnRequest) -> None:
         """Refuse new input that makes the provider's request too large by itself: it is never changed."""
-        size = len(orjson.dumps(request.input)) + len(orjson.dumps(request.params))
+        size = sum(len(item.encoded) + 1 for item in request.items) + len(orjson.dumps(request.params))
         if size > self._most_bytes:
             raise BadRequest(
                 f"'input' makes a request of {size} bytes, with instructions and tools, and the provider takes "

@@ -33,7 +33,7 @@ from app.telemetry import metrics
 from app.turns import context
 from app.turns.attempt import Attempt, Sent
 from app.turns.collaborators import Collaborators
-from app.turns.pieces import Envelope, Pieces, write_body
+from app.turns.pieces import Envelope, Pieces, body_of_input, write_body
 from app.turns.running import Running
 from app.turns.schemas import OF_CONVERSATION
 from app.turns.store import Opened
@@ -66,14 +66,15 @@ class Decisions:
         """
         turn = running.turn
         parent = await self._parent(turn, prefetched)
-        home = parent.binding if isinstance(parent, LiveId) else None
+        live = parent if isinstance(parent, LiveId) else None
+        home = None if live is None else live.binding
         account = await self._accounts.first(turn.project_id, turn.request.model, home)
         running.attempt = attempt = self.at(turn, account)
         if (
-            isinstance(parent, LiveId)
+            live is not None
             and attempt.threshold is not None
-            and parent.context.tokens >= attempt.threshold
-            and await self._is_shorter_now(turn, parent)
+            and live.context.tokens >= attempt.threshold
+            and await self._is_shorter_now(turn, live)
         ):
             parent = ContinuationReason.COMPACTED
         reason = continuation.decide(
@@ -84,8 +85,8 @@ class Decisions:
             margin_seconds=self._settings.response_id_margin_seconds,
         )
         if reason is ContinuationReason.LIVE_RESPONSE_ID:
-            assert isinstance(parent, LiveId)
-            return _chained(turn, attempt, parent)
+            assert live is not None
+            return _chained(turn, attempt, live)
         running.attempt = attempt = replace(attempt, reason=reason)
         attempt = await self._rebuilt(running, attempt, reason)
         if home not in (None, account.binding):
@@ -320,7 +321,7 @@ def _chained(turn: Opened, attempt: Attempt, live: LiveId) -> Attempt:
     target, items = attempt.target, turn.request.items
     envelope = body_envelope(turn, target, live.response_id)
     sent = new_input(items, target.abilities)
-    body = write_body(envelope, sent, turn.request.input)
+    body = body_of_input(envelope, items, sent)
     size = len(body.sent) - len(envelope.head) - len(envelope.tail)
     weight = sum(map(TOKENS, items))
     return Attempt(

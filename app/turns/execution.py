@@ -1,6 +1,7 @@
 """A turn from its opening to its closing: decided (`deciding`), called (`calling`), finished (`finishing`)."""
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 import structlog
@@ -33,58 +34,61 @@ class TurnExecution:
         self.ending = False
         """True once running turns have had their time: no model is asked any more."""
 
-    async def run(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> None:
+    def run(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> Coroutine[Any, Any, None]:
         """Run a turn to its end.
 
         Args:
             prefetched: the answer to a look-up of the live id that was sent earlier.
         """
+        return (self._run if spans.tracer is None else self._traced)(running, prefetched)
+
+    async def _traced(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> None:
         names = running.names
         with spans.span("turn", {"everthread.turn": names["turn"], "everthread.thread": names["thread"]}) as span:
-            try:
-                await self._run_to_its_end(running, prefetched)
-            except ServiceStopping as error:
-                await self._finish.leave(running, error)
-            if span is spans.NO_SPAN:
-                return
+            await self._run(running, prefetched)
             span.add({"everthread.continuation": running.continuation.value})
             if running.reason is not None:
                 span.add({"everthread.continuation_reason": running.reason.value})
             if running.outcome.error is not None:
                 span.fail(running.outcome.error.meaning)
 
-    async def _run_to_its_end(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> None:
+    async def _run(self, running: Running, prefetched: "asyncio.Future[Any] | None") -> None:
         try:
-            if self.ending:
-                raise ProviderError(failure.stopped())
-            attempt = await self._decisions.first(running, prefetched)
-            answer = await self._fitting(running, await self._calls.answer(running, attempt))
-            await self._finish.complete(running, answer)
-        except ProviderError as error:
-            await self._finish.fail(running, error.failure)
-        except (ContentUnreadable, DatabaseUnavailable) as error:
-            await self._finish.refuse(running, error)
-        except asyncio.CancelledError:
-            if running.stage is not Stage.RUNNING:
-                running.stage = Stage.CLOSED  # The process ends while it is closed: what is on disk stays there.
-                raise
-            await self._finish.fail(running, failure.stopped())
-            if not running.cancelled:
-                raise
-        finally:
-            if running.stage is not Stage.CLOSED:
-                log.error("a turn ended in an unexpected way")
-                internal = {"code": "internal_error", "message": "The service failed on this turn."}
-                status = None if running.relay.answerable.done() else 500
-                await self._finish.close(running, running.failed(internal, status))
+            try:
+                if self.ending:
+                    raise ProviderError(failure.stopped())
+                attempt = await self._decisions.first(running, prefetched)
+                answer = await self._calls.answer(running, attempt)
+                if structured.asked_format(running.turn.request.params) is not None:
+                    answer = await self._fitting(running, answer)
+                await self._finish.complete(running, answer)
+            except ProviderError as error:
+                await self._finish.fail(running, error.failure)
+            except (ContentUnreadable, DatabaseUnavailable) as error:
+                await self._finish.refuse(running, error)
+            except asyncio.CancelledError:
+                if running.stage is not Stage.RUNNING:
+                    running.stage = Stage.CLOSED  # The process ends while it is closed: what is on disk stays there.
+                    raise
+                await self._finish.fail(running, failure.stopped())
+                if not running.cancelled:
+                    raise
+            finally:
+                if running.stage is not Stage.CLOSED:
+                    log.error("a turn ended in an unexpected way")
+                    internal = {"code": "internal_error", "message": "The service failed on this turn."}
+                    status = None if running.relay.answerable.done() else 500
+                    await self._finish.close(running, running.failed(internal, status))
+        except ServiceStopping as error:
+            await self._finish.leave(running, error)
 
     async def _fitting(self, running: Running, answer: Answer) -> Answer:
-        """Return an answer in the format that was asked for, as far as the model can be brought to it.
+        """Return an answer in the format that is asked for, as far as the model can be brought to it.
 
         Its response says whether it fits; a stream's has been said by now, and is only looked at.
         """
         request = running.turn.request
-        if structured.asked_format(request.params) is None or not answer.text or answer.open_calls:
+        if not answer.text or answer.open_calls:
             return answer  # Words beside a tool call that waits for its output are not the answer.
         again = 0
         while True:

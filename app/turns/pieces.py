@@ -9,10 +9,12 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import is_
 from uuid import UUID
 
 import orjson
 
+from app.items.input_item import InputItem
 from app.items.media import LARGE, StoredMedium, large_in
 from app.items.shapes import Item
 from app.items.weights import BYTES_PER_TOKEN
@@ -208,8 +210,27 @@ def write_body(
 def _own_body(envelope: Envelope, items: Sequence[Item], own: Sequence[Item]) -> Body | None:
     """Return the body whose items are the turn's own input as it is kept, as in most chained calls; None for others."""
     parts = list(map(orjson.dumps, own))
-    if not parts or parts != list(map(orjson.dumps, items)):
-        return None
+    return _body_of(envelope, parts) if parts and parts == list(map(orjson.dumps, items)) else None
+
+
+def body_of_input(envelope: Envelope, own: Sequence[InputItem], items: Sequence[Item]) -> Body:
+    """Return the same as `write_body` for a turn that sends its own input alone.
+
+    Items that are sent as they are kept, as most are, are not encoded again.
+    """
+    if own and len(items) == len(own) and all(map(_is_as_kept, items, own)):
+        return _body_of(envelope, [item.encoded for item in own])
+    return write_body(envelope, items, [item.data for item in own])
+
+
+def _is_as_kept(item: Item, own: InputItem) -> bool:
+    """Return True if an item has the fields of one of the own input: the very same values in the same order."""
+    kept = own.data
+    return [*item] == [*kept] and all(map(is_, item.values(), kept.values()))
+
+
+def _body_of(envelope: Envelope, parts: Sequence[bytes]) -> Body:
+    """Return the body whose items are the turn's own input, given as JSON."""
     refs = [OWN_INPUT] * 2 * len(parts)
     refs[1::2] = range(len(parts))
     literals = [envelope.head.decode(), *[","] * (len(parts) - 1), envelope.tail.decode()]

@@ -36,7 +36,7 @@ class Recorder:
         """The number of events that are in the event log, or on their way."""
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
+        self._lock: asyncio.Lock | None = None
 
     def record(self, frames: list[bytes]) -> None:
         """Take down events that are sent on now."""
@@ -70,7 +70,7 @@ class Recorder:
         """
         self._stop_timer()
         self._logs = False
-        async with self._writing:
+        async with self._writing():
             if await is_there():
                 return True
             await self._event_log.forget(self._project_id, [self._turn_id])
@@ -84,9 +84,15 @@ class Recorder:
         self._timer = None
         self._flushing = asyncio.create_task(self._write(last=False))
 
+    def _writing(self) -> asyncio.Lock:
+        """Return the lock of writing, which most turns do not need."""
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        return self._lock
+
     async def _write(self, *, last: bool) -> None:
         """Write the events that are not in the event log yet, in one batch."""
-        async with self._writing:
+        async with self._writing():
             if not self._logs:
                 return
             frames = self.events.since(self._logged)

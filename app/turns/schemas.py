@@ -169,6 +169,30 @@ class TurnCreate(BaseModel):
     """The action when the requesting client disconnects; the turn continues if left out."""
 
 
+class Short:
+    """The fields of `TurnCreate` that `new_turn` reads, of a body that has few and simple ones.
+
+    pydantic looks at each of the forty fields of a model, whether a body has them or not.
+    """
+
+    __slots__ = ("input", "stream")
+
+    FIELDS = frozenset(("input", "stream"))
+    model = metadata = background = parent_id = replaces = if_busy = on_disconnect = None
+
+    def __init__(self, input_: Any, stream: bool) -> None:
+        self.input = input_
+        self.stream = stream
+
+
+def _checked(shape: type[TurnCreate], body: dict[str, Any]) -> TurnCreate | Short:
+    """Return a body as its model has it. Raises `BadRequest`, naming the field at fault."""
+    stream = body.get("stream", False)
+    if type(stream) is bool and Short.FIELDS.issuperset(body):
+        return Short(body.get("input"), stream)
+    return checked(shape, body)
+
+
 @value
 class Origin:
     """The request that a turn came with."""
@@ -273,7 +297,7 @@ def turn_request(body: dict[str, Any], models: Models, origin: Origin, *, root: 
         BadRequest: naming the field at fault.
     """
     for name in REPLACED:
-        if body.get(name) is not None:
+        if name in body and body[name] is not None:
             raise BadRequest(
                 f"'{name}' is not taken here: the thread continues by itself. "
                 "To continue an earlier turn, send its id as 'parent_id'.",
@@ -303,7 +327,7 @@ def new_turn(
         needs_input: False where the conversation may hold already what is to be answered.
         if_busy: what to do where the body does not say.
     """
-    sent = checked(shape, body)
+    sent = _checked(shape, body)
     if sent.replaces is not None:
         raise BadRequest("'replaces' is taken by /v1/threads/{id}/turns only.", param="replaces")
     if sent.input is None and needs_input:
@@ -316,7 +340,7 @@ def new_turn(
     if origin.presets:
         origin.presets.check_input(sent.input, "input")
         body = origin.presets.applied(body, shape.model_fields, models.default, origin.settings.resolved)
-        sent = checked(shape, body)
+        sent = _checked(shape, body)
     requested = sent.model or models.default
     model = origin.settings.resolved(requested)
     family = models.of(model)
@@ -341,7 +365,7 @@ def new_turn(
         metadata=sent.metadata or {},
         stream=bool(sent.stream),
         streamed=bool(sent.stream or sent.background),
-        parent_id=parent_id or parse_parent(sent.parent_id),
+        parent_id=parent_id if sent.parent_id is None else parent_id or parse_parent(sent.parent_id),
         ignored=ignored,
         background=bool(sent.background),
         ends_with_client=sent.on_disconnect == "cancel" and not sent.background,
@@ -373,10 +397,10 @@ def check_items(items: Sequence[InputItem], model: str, family: Family) -> Abstr
     modalities: set[Modality] = set()
     for item in items:
         types.add(item.type)
-        modalities.update(item.modalities)
+        modalities |= item.modalities
     if types.isdisjoint(("message", *TO_RESOLVE)):
         check_sendable(items, "input")
-    for kind in sorted(modalities):
+    for kind in sorted(modalities) if modalities else ():
         if not family.takes(kind):
             name = media.NAMES[kind]
             raise BadRequest(

@@ -34,7 +34,7 @@ from app.sealing import at_rest
 from app.sealing.ciphertext import CannotOpen
 from app.sealing.columns import ITEMS, SealedDocument, rows_of
 from app.threads import store as threads
-from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, known_id, unknown
+from app.threads.address import Address, ById, ByName, New, OfTurn, bucket_at, unknown
 from app.threads.app_messages import lost_messages
 from app.threads.names import Names
 from app.threads.tables import Thread
@@ -170,9 +170,10 @@ class TurnStore:
         at, bucket = _address_arguments(address), bucket_at(address)
         turn_id, salt = ids.new_id(bucket), contents.new_salt()
         kept = stored_input(request.items)
-        types, item_ids, data = columns(kept)
-        stored, held = media.extract(at_rest.sealer(), project_id, data, [item.data for item in kept])
-        params, seal, place = _dumps(request.params), at_rest.sealer(), TURNS.at(project_id, turn_id)
+        types, item_ids = [item.type for item in kept], [item.id for item in kept]
+        data = [item.encoded.decode() for item in request.items]
+        seal, place, params = at_rest.sealer(), TURNS.at(project_id, turn_id), _dumps(request.params)
+        stored, held = media.extract(seal, project_id, data, [item.data for item in kept])
         created: bytes | None = None
         thread_salt: bytes | None = None
         trail_key: bytes | None = None
@@ -928,21 +929,22 @@ def _piece_data(turn: Closable, piece: Piece) -> str | None:
 
 def _address_arguments(address: Address) -> dict[str, Any]:
     """Return the arguments of `open_turn` that locate a thread."""
-    arguments = {
-        "thread_id": known_id(address), "after_turn": None, "name": None, "of_user": _user_of(address),
-        "new_thread": False,
-    }  # fmt: skip
+    thread_id: UUID | None
+    after_turn: UUID | None = None
+    name: str | None = None
     match address:
-        case OfTurn(turn=turn):
-            return {**arguments, "after_turn": turn}
-        case ByName(name=name):
-            return {**arguments, "name": name}
-        case New():
-            return {**arguments, "new_thread": True}
-        case ById():
-            return arguments
+        case ById() | New():
+            thread_id = address.id
+        case ByName():
+            thread_id, name = address.id, address.name
+        case OfTurn():
+            thread_id, after_turn = address.thread_id, address.turn
         case _:
             assert_never(address)
+    return {
+        "thread_id": thread_id, "after_turn": after_turn, "name": name, "of_user": _user_of(address),
+        "new_thread": isinstance(address, New),
+    }  # fmt: skip
 
 
 def _at(project_id: UUID, turn_id: UUID) -> dict[str, Any]:
