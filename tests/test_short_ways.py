@@ -90,7 +90,9 @@ def test_a_short_body_has_what_the_model_has_as_far_as_it_is_read() -> None:
     assert read(Short("Hello", stream=True)) == read(TurnCreate(input="Hello", stream=True))
 
 
-VALUES = st.one_of(st.text(max_size=3), st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False))
+VALUES = st.one_of(
+    st.text(max_size=3), st.integers(-9, 9), st.booleans(), st.floats(allow_nan=False, allow_infinity=False)
+)
 ITEM = st.dictionaries(st.sampled_from(["content", "role", "a"]), VALUES, max_size=3)
 
 
