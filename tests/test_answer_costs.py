@@ -11,6 +11,8 @@ from prometheus_client import REGISTRY
 from app.chain.answer import from_response
 from app.items.provider_door import without_nulls
 from app.items.token_counts import Usage, usage_of
+from app.limits import service as limits
+from app.limits.service import Admission
 from app.limits.spent import cost_of
 from app.provider.prices import Price
 from app.turns.provider_call import ProviderCall
@@ -69,3 +71,20 @@ def test_a_count_of_no_tokens_is_exported() -> None:
         call.answered({"id": "resp_1"}, Usage(input=3))
     assert REGISTRY.get_sample_value("everthread_tokens_total", labels) == 0
     assert REGISTRY.get_sample_value("everthread_tokens_total", {**labels, "kind": "input"}) == 3
+
+
+def test_the_stored_cost_follows_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices: list[Price | None] = [Price.model_validate(TIERED)] * 2 + [None]
+    monkeypatch.setattr(limits, "_price", lambda *_: (prices.pop(0), False))
+    parts: Any = None
+    admission = Admission(parts, parts, None, "", 0, {})
+    assert admission.stored_cost is None
+    for _ in range(2):
+        admission.add(Usage(500, 100, 600), "qwen", None)
+        assert admission.cost is not None
+        assert admission.stored_cost == admission.cost.stored()
+    assert admission.stored_cost == {
+        "currency": "CNY", "as_of": None, "amount": 0.00064, "input": 0.0004, "saved": 0.0,
+    }  # fmt: skip
+    admission.add(Usage(500, 100, 600), "unpriced", None)
+    assert admission.stored_cost is None

@@ -156,6 +156,8 @@ class Admission(Permit):
     """The kept turn, once there is one, and its thread."""
     history_tokens: int = 0
     """Size of the history that the next turn continues."""
+    _stored_cost: dict[str, Any] | None = None
+    """The stored form of `cost`, until there is another answer."""
 
     @property
     def cost(self) -> Cost | None:
@@ -164,8 +166,9 @@ class Admission(Permit):
 
     @property
     def stored_cost(self) -> dict[str, Any] | None:
-        cost = self.cost
-        return None if cost is None else cost.stored()
+        if self._stored_cost is None and (cost := self.cost) is not None:
+            self._stored_cost = cost.stored()
+        return self._stored_cost
 
     def add(self, usage: Usage, model: str, binding: str | None) -> None:
         """Count an answer of the provider.
@@ -174,6 +177,7 @@ class Admission(Permit):
             binding: of the account that was called.
         """
         cost = cost_of(usage, *_price(self.models, model, binding))
+        self._stored_cost = None
         self.usage = usage if self.usage is NO_USAGE else self.usage + usage
         self.history_tokens = usage.total
         if cost is None:

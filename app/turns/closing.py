@@ -75,10 +75,10 @@ class Closing:
         """The same, the output's items under ids of ours."""
         return replace(self, output=stored_output([item.data for item in self.output], own_ids=True))
 
-    def shown(self, response: dict[str, Any]) -> dict[str, Any]:
-        """The Response of the turn that was closed with this, made of the provider's as far as it has come."""
+    @property
+    def shown(self) -> dict[str, Any]:
+        """The fields of the turn's Response that this decides, whatever the provider's has."""
         return {
-            **response,
             "status": self.status,
             "output": [item.shown for item in self.output],
             "error": self.error,

@@ -102,7 +102,7 @@ class Finish:
         kept = await self.close(running, closing)
         if kept is None:
             return
-        shown = response_object(turn, kept.shown(response))
+        shown = response_object(turn, response, kept)
         running.outcome.response = shown
         running.relay.publish_end(shown, to_all=True)
         # Before anything is waited for: the thread's next turn may come at once, and looks for it.
@@ -147,7 +147,7 @@ class Finish:
         relay, kept = running.relay, await self.close(running, closing)
         if kept is None:
             return
-        shown = response_object(running.turn, kept.shown(relay.opening))
+        shown = response_object(running.turn, relay.opening, kept)
         if kept.status == "failed":
             running.outcome.error = error
             relay.publish_end(with_status(shown, error), to_all=False)

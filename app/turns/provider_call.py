@@ -85,15 +85,15 @@ class ProviderCall:
         self._span.add(
             {
                 "gen_ai.response.id": str(response["id"]),
-                "gen_ai.usage.input_tokens": counted["input"],
-                "gen_ai.usage.cache_read.input_tokens": counted["cached"],
-                "gen_ai.usage.output_tokens": counted["output"],
-                "gen_ai.usage.reasoning.output_tokens": counted["reasoning"],
+                "gen_ai.usage.input_tokens": usage.input,
+                "gen_ai.usage.cache_read.input_tokens": usage.cached,
+                "gen_ai.usage.output_tokens": usage.output,
+                "gen_ai.usage.reasoning.output_tokens": usage.reasoning,
             }
         )
         if isinstance(named := response.get("model"), str):
             self._span.add({"gen_ai.response.model": named})
-        spans.tracer.tokens({"input": counted["input"], "output": counted["output"]}, self._attributes)
+        spans.tracer.tokens({"input": usage.input, "output": usage.output}, self._attributes)
 
     def failed(self, kind: str) -> None:
         """Args: kind: what the failure means, see `provider.failure.Kind`."""

@@ -20,6 +20,7 @@ from app.items.shapes import Item, fields_of, text_of
 from app.items.stored import stored_item
 from app.items.unreadable import marked
 from app.provider.account import account as account_of
+from app.turns.closing import Closing
 from app.turns.rows import ItemRow, TurnRow
 from app.turns.schemas import OF_CONVERSATION
 from app.turns.store import Opened
@@ -136,11 +137,16 @@ DEFAULTS: dict[str, Any] = {
 NEVER_NULL = [(field, default) for field, default in DEFAULTS.items() if default is not None]
 
 
-def response_object(turn: Opened, provider: dict[str, Any]) -> dict[str, Any]:
-    """The provider's Response under our ids, with what we keep and it does not."""
+def response_object(turn: Opened, provider: dict[str, Any], ended: Closing | None = None) -> dict[str, Any]:
+    """The provider's Response under our ids, with what we keep and it does not.
+
+    Args:
+        ended: what the turn was closed with. Its fields stand for the provider's.
+    """
     request = turn.request
     return _response(
         provider,
+        {} if ended is None else ended.shown,
         request.params,
         turn.id,
         turn.thread_id,
@@ -158,6 +164,7 @@ def with_status(response: dict[str, Any], error: APIError) -> dict[str, Any]:
 
 def _response(
     provider: dict[str, Any],
+    ended: dict[str, Any],
     params: dict[str, Any],
     id_: UUID,
     thread_id: UUID,
@@ -166,7 +173,7 @@ def _response(
     metadata: dict[str, str],
     model: str,
 ) -> dict[str, Any]:
-    shown = {**DEFAULTS, **provider}
+    shown = {**DEFAULTS, **provider, **ended}
     for field, default in NEVER_NULL:
         if shown[field] is None:
             shown[field] = default
@@ -263,9 +270,9 @@ def output_text(output: Sequence[Item]) -> str:
 
 def stored_response(row: TurnRow, items: Sequence[ItemRow]) -> dict[str, Any]:
     """A response read back from Postgres."""
-    provider = {**(row["response"] or {}), "usage": row["usage"]}
     shown = _response(
-        provider,
+        row["response"] or {},
+        {"usage": row["usage"]},
         row["params"],
         row["id"],
         row["thread_id"],
