@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -138,7 +138,8 @@ WHOLE = {
     "in chunks": CHUNKED + b"1\r\no\r\n1;name=value\r\nk\r\n0\r\n\r\n",
     "in chunks with trailers": CHUNKED + b"2\r\nok\r\n0\r\nX-Checksum: 5\r\n\r\n",
     "after interim answers": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nLink: a\r\n\r\n" + PLAIN,
-    "packed": OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"ok"))
+    "after an interim answer with a body": b"HTTP/1.1 150 So far\r\nContent-Length: 3\r\n\r\nnot" + PLAIN,
+    "packed": OK + b"Content-Encoding: GZIP\r\nContent-Length: %d\r\n\r\n" % len(gzip.compress(b"ok"))
     + gzip.compress(b"ok"),
     "in lines without carriage returns": PLAIN.replace(b"\r\n", b"\n"),
 }  # fmt: skip
@@ -167,7 +168,15 @@ async def test_an_answer_is_read_whole_wherever_it_is_cut(how: str, step: int) -
         assert read == b"ok"
 
 
-@pytest.mark.parametrize("version", [b"HTTP/1.0 200 OK\r\n\r\n", OK + b"\r\n", OK + b"Connection: close\r\n\r\n"])
+@pytest.mark.parametrize(
+    "version",
+    [
+        b"HTTP/1.0 200 OK\r\n\r\n",
+        OK + b"\r\n",
+        OK + b"Connection: close\r\n\r\n",
+        OK + b"Transfer-Encoding: identity\r\n\r\n",
+    ],
+)
 async def test_a_body_without_a_length_ends_with_its_connection(version: bytes) -> None:
     server = Server(version + b"ok", closes=True)
     async with answering(server) as called:
@@ -273,6 +282,71 @@ async def test_an_answer_before_the_request_was_sent_whole_counts_and_its_connec
         for count in (1, 2):
             assert await whole(called, b"a" * 20_000_000) == (413, b"no")
             assert connections == count
+
+
+async def test_a_server_that_reads_no_request_keeps_no_connection_open() -> None:
+    """Neither after an early answer, nor for the end of the service."""
+    asked = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        cast(asyncio.ReadTransport, writer.transport).pause_reading()
+        asked += 1
+        if asked == 1:
+            writer.write(b"HTTP/1.1 413 Too large\r\nContent-Length: 2\r\n\r\nno")
+        await over.wait()
+        writer.close()
+
+    over = asyncio.Event()
+    async with answering(handle) as called:
+        try:
+            assert await whole(called, b"a" * 20_000_000) == (413, b"no")
+            await gone(called)
+            task = asyncio.ensure_future(whole(called, b"a" * 20_000_000))
+            await until(lambda: asked == 2)
+            called.close()
+            with pytest.raises(ConnectionAbortedError):
+                await task
+            await gone(called)
+        finally:
+            over.set()
+
+
+async def test_the_body_of_an_error_is_read_whole_and_within_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it fills the buffer of a stream before it is known that it is none."""
+    monkeypatch.setattr(origin, "UNREAD_BYTES", 1000)
+    head = b"HTTP/1.1 500 No\r\nContent-Length: 20000\r\n\r\n"
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(head + b"a" * 10_000)
+        await asyncio.sleep(0.1)
+        writer.write(b"a" * 10_000)
+        await reader.readuntil(b"{}")
+        writer.write(head)
+        while not writer.transport.is_closing():
+            writer.write(b"a")
+            await asyncio.sleep(0.02)
+
+    async with answering(handle) as called, asyncio.timeout(5):
+        async with stream(called, silence=2) as answer:
+            assert (answer.status, len(await answer.whole())) == (500, 20_000)
+        async with stream(called, silence=0.3) as answer:
+            with pytest.raises(TimeoutError):
+                await answer.whole()
+        await gone(called)
+
+
+async def test_what_follows_packed_content_is_not_kept() -> None:
+    """zlib would copy all of it again with each piece: minutes for 30 MB."""
+    packed = gzip.compress(b"ok")
+    async with answering(Server(OK + b"Content-Encoding: gzip\r\n\r\n" + packed)) as called, stream(called) as answer:
+        assert await answer.read() == b"ok"
+        for _ in range(10):
+            answer.received(b"a" * 1000)
+        assert answer._unpacked is not None
+        assert not answer._unpacked.unused_data
 
 
 FLOODS = {
@@ -458,6 +532,15 @@ async def test_a_header_field_cannot_end_its_line(value: str) -> None:
         with pytest.raises(ValueError, match="line break"):
             await whole(called, headers={"x-a": value})
     assert not server.requests
+    connector = egress.Connector(public_only=False, answer_bytes=MOST)
+    async with serving(server) as port:
+        url = f"http://127.0.0.1:{port}"
+        called = Origin(connector, url, {"x-a": value}, proxy=None, connect_seconds=5, most_bytes=MOST)
+        with pytest.raises(ValueError, match="line break"):
+            await whole(called)
+        assert not called.connections
+        called.close()
+    await connector.close()
 
 
 async def test_a_private_address_is_refused_and_a_name_that_is_none_too() -> None:

@@ -1,7 +1,7 @@
 """Deltas that repeat an earlier one are passed on by their bytes: just as they would be if each of them were read."""
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -195,6 +195,23 @@ async def test_a_stream_whose_deltas_never_repeat_is_soon_read_as_a_whole() -> N
         _, told, *_ = await passed_on([raw])
     assert len(told) == 50
     assert learned.call_count == repeats.ATTEMPTS
+
+
+async def test_repetitions_that_have_to_be_read_are_not_searched_again_and_again() -> None:
+    """Every second text holds a NUL. The time grows with the number of events, and not with its square."""
+    raw = b"".join(block(number, delta(number, ("a", "\0")[number % 2])) for number in range(1000))
+    searched = 0
+
+    def lengths(texts: Sequence[bytes]) -> list[int]:
+        nonlocal searched
+        searched += len(texts)
+        return found(texts)
+
+    found = repeats._lengths
+    with patch.object(repeats, "_lengths", side_effect=lengths):
+        _, told, *_ = await passed_on([raw])
+    assert [event["delta"] for event in told] == ["a", "\ufffd"] * 500
+    assert searched < 10 * 1000
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ class Answer:
         )
         self._silence = silence
         self._expires = expires
-        self._paused = self._is_full = False
+        self._paused = False
         self._timer = self._loop.call_at(expires, self._expire)
 
     async def head(self) -> None:
@@ -91,8 +91,11 @@ class Answer:
             await self._more()
 
     async def whole(self) -> bytes:
-        """Return the body, or what is left of it. Raises as `head` does."""
+        """Return the body, or what is left of it, which must come in the time that is left. Raises as `head` does."""
         self._whole = True
+        if self._paused:
+            self.resume()
+        self._silence = None
         while not self.complete:
             await self._more()
         return await self.read()
@@ -105,8 +108,7 @@ class Answer:
         content = blocks[0] if len(blocks) == 1 else b"".join(blocks)
         blocks.clear()
         self._unread = 0
-        if self._is_full:
-            self._is_full = False
+        if self._paused:
             self.resume()
         return content
 
@@ -129,16 +131,15 @@ class Answer:
         self._parser = None
         connection, transport = self._connection, self._connection.transport
         connection.answer = None
-        if not self.complete:
-            transport.abort()
-        elif (
-            self._keeps_alive
+        if (
+            self.complete
+            and self._keeps_alive
             and not (self._has_surplus or self._paused or transport.is_closing())
             and not transport.get_write_buffer_size()  # It answered before it was asked the whole.
         ):
             self._origin.keep(connection)
         else:
-            transport.close()
+            transport.abort()  # To close waits until the server has read the request, and it may never do so.
 
     def received(self, data: bytes) -> None:
         """Parse what the connection has received."""
@@ -155,7 +156,7 @@ class Answer:
         if self._left < 0:
             log.warning("an answer is longer than it may be; its connection is closed")
             self.fail(ConnectionAbortedError("the answer is longer than it may be"))
-        if self._pieces:
+        if self._pieces and self.status:
             self._collect()
         if self._has_ended:
             self._complete()
@@ -166,7 +167,8 @@ class Answer:
 
     def closed(self, error: Exception | None) -> None:
         """End with the connection: complete if neither a length nor chunks say where the body ends."""
-        if error is None and self.status and not self.fields.keys() & {b"content-length", b"transfer-encoding"}:
+        is_framed = b"content-length" in self.fields or b"chunked" in self.fields.get(b"transfer-encoding", b"").lower()
+        if error is None and self.status and not is_framed:
             self._complete()
         self.fail(error if isinstance(error, OSError) else ConnectionResetError("the connection was closed"))
 
@@ -185,11 +187,12 @@ class Answer:
             self._raw_fields.clear()
             return
         self.status = status
+        self._pieces.clear()  # They belong to an interim answer.
         self.fields = {name.lower(): value for name, value in self._raw_fields.items()}
         self._left += FRAMED_SHARE * self._origin.most_bytes
         if len(self.fields) > MOST_FIELDS:
             self.fail(InvalidAnswer("the answer has too many header fields"))
-        if self.fields.get(b"content-encoding") in (b"gzip", b"deflate"):  # It was asked for as it is.
+        if self.fields.get(b"content-encoding", b"").lower() in (b"gzip", b"deflate"):  # It was asked for as it is.
             self._unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32)
 
     def on_message_complete(self) -> None:
@@ -208,7 +211,7 @@ class Answer:
         left = self._origin.most_bytes - self._size
         if self._unpacked is not None:
             try:
-                block = self._unpacked.decompress(block, left + 1)
+                block = b"" if self._unpacked.eof else self._unpacked.decompress(block, left + 1)
             except zlib.error:
                 self.fail(InvalidAnswer("the answer is not packed as its head says"))
                 return
@@ -219,8 +222,7 @@ class Answer:
         if block:
             self._blocks.append(block)
         self._unread += len(block)
-        if self._unread > UNREAD_BYTES and not self._whole and not self._is_full:
-            self._is_full = True
+        if self._unread > UNREAD_BYTES and not (self._whole or self._paused):
             self.pause()
 
     def _complete(self) -> None:
@@ -281,7 +283,7 @@ class _Connection(asyncio.Protocol):
     def close(self) -> None:
         if self.answer is not None:
             self.answer.fail(ConnectionAbortedError("the connection was closed"))
-        self.transport.close()
+        self.transport.abort()
 
 
 class Origin:
@@ -369,6 +371,7 @@ class Origin:
         self._sweeper = self.loop.call_later(IDLE_SECONDS, self._sweep) if self._idle else None
 
     async def _connect(self, expires: float) -> _Connection:
+        _fields(self._headers)  # Raises before there is a connection.
         # Never sent: it says where to connect to, and which fields a request has.
         request = aiohttp.ClientRequest("POST", self._url(), headers=self._headers, proxy=self._proxy, loop=self.loop)
         async with asyncio.timeout_at(expires):

@@ -21,7 +21,9 @@ MOST = 10_000
 """Repetitions that are taken together."""
 
 ATTEMPTS = 4
-"""Forms without a repetition, one after the other, after which no more are learned."""
+"""Forms without a repetition, or with one that has to be read, one after the other, after which no more are learned.
+
+Repetitions are searched up to the end of a chunk, so that one that has to be read costs as much as all behind it."""
 
 _DELTA = b'.delta"'
 """The end of the type of every event that may have repetitions."""
@@ -90,7 +92,7 @@ class Repeats:
         if form is None:
             return start, [], []
         end, frames, lengths = form.taken(chunk, start, number)
-        if frames:
+        if frames and not form.is_spoilt:
             self._attempts = ATTEMPTS
         return end, frames, lengths if form.is_text else []
 
@@ -144,6 +146,8 @@ class _Form:
         self._id_ahead = id_ - theirs
         self._number_first = number_first
         self.is_text = is_text
+        self.is_spoilt = False
+        """A repetition's text is not stored as it is."""
 
     def taken(self, chunk: bytes, start: int, number: int, most: int = MOST) -> tuple[int, list[bytes], list[int]]:
         """Return the place behind the repetitions at a place, their frames, and the lengths of their texts."""
@@ -164,6 +168,7 @@ class _Form:
             place = end + len(tail)
         lengths = _lengths(texts)
         if len(lengths) < len(texts):
+            self.is_spoilt = True
             return self.taken(chunk, start, number, len(lengths))
         self._theirs += len(texts)
         sent, numbers = self._sent, range(number, number + len(texts))
