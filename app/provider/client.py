@@ -7,7 +7,7 @@ anybody's models (0.03 ms of CPU a call over app/http/origin.py, against 0.13 ov
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -114,7 +114,7 @@ class Provider:
         Raises:
             ProviderError: there is none, or it broke off, or it was silent for `stall_seconds`.
         """
-        return self._streaming(permit, PATH, body, headers)
+        return _Stream(self, permit, PATH, body, headers)
 
     def chat(self, permit: Permit, body: bytes, headers: dict[str, str]) -> Coroutine[Any, Any, bytes]:
         """A Chat Completions request, passed on.
@@ -131,7 +131,7 @@ class Provider:
             ProviderError: it was refused, or there is no answer; from what is returned, if it breaks off.
         """
         opened = AsyncExitStack()
-        chunks = await opened.enter_async_context(self._streaming(permit, CHAT_PATH, body, headers))
+        chunks = await opened.enter_async_context(_Stream(self, permit, CHAT_PATH, body, headers))
 
         async def passed_on() -> AsyncIterator[bytes]:
             async with opened:
@@ -155,10 +155,8 @@ class Provider:
         _check(answer, content)
         return content
 
-    @asynccontextmanager
-    async def _streaming(
-        self, permit: Permit, path: str, body: bytes, headers: dict[str, str]
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def begin(self, permit: Permit, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+        """Ask for a stream, and return its answer once that has begun. Raises as `stream` does."""
         permit.check()
         if spans.tracer is not None:
             headers = {**headers, **spans.headers()}
@@ -169,11 +167,20 @@ class Provider:
                 await answer.head()
                 if answer.status != 200:
                     _check(answer, self._secret.hidden(await answer.whole()))
-                yield self._secret.hidden_in(_gathered(answer, self._gather_milliseconds))
-            finally:
+            except BaseException:
                 answer.end()
+                raise
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderError(self._failure(error, silence)) from error
+            raise self.broken(error) from error
+        return answer
+
+    def read(self, answer: Answer) -> AsyncIterator[bytes]:
+        """Return the chunks of a stream that has begun."""
+        return self._secret.hidden_in(_Gathered(answer, self._gather_milliseconds))
+
+    def broken(self, error: Exception) -> ProviderError:
+        """Return the error of a stream that breaks off with an exception."""
+        return ProviderError(self._failure(error, self._stall_seconds))
 
     def _failure(self, error: Exception, seconds: float) -> Failure:
         """Return the failure that an exception means: it depends on whether the model can have been called."""
@@ -224,26 +231,65 @@ class Provider:
         await self._session.close()
 
 
-async def _gathered(answer: Answer, milliseconds: int) -> AsyncIterator[bytes]:
+class _Stream:
+    """A stream while its context lasts."""
+
+    def __init__(self, provider: Provider, permit: Permit, path: str, body: bytes, headers: dict[str, str]) -> None:
+        self._provider = provider
+        self._asked = permit, path, body, headers
+        self._answer: Answer | None = None
+
+    async def __aenter__(self) -> AsyncIterator[bytes]:
+        self._answer = await self._provider.begin(*self._asked)
+        return self._provider.read(self._answer)
+
+    async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if self._answer is not None:
+            self._answer.end()
+        if isinstance(error, aiohttp.ClientError | OSError):
+            raise self._provider.broken(error) from error
+
+
+class _Gathered:
     """A stream's bytes as they arrive. Once text deltas arrive fast, they are read in intervals of `milliseconds`.
 
     A wake-up and a read cost as much as fifty events: the kernel gathers what comes meanwhile, and all streams of
     the worker are read at the same ticks. A stream that is slower than that is not held up, nor is the first word.
+
+    An iterator and no generator: to register an asynchronous generator costs the event loop more than a read.
     """
-    loop = asyncio.get_running_loop()
-    speaks, resumed = False, 0.0
-    while chunk := await answer.read():
-        yield chunk
-        speaks = speaks or SPEECH in chunk
-        now = loop.time() * 1000
-        if speaks and now - resumed < milliseconds and not answer.complete:
-            answer.pause()
+
+    def __init__(self, answer: Answer, milliseconds: int) -> None:
+        self._answer = answer
+        self._milliseconds = milliseconds
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._speaks = False
+        self._resumed = 0.0
+
+    def __aiter__(self) -> "_Gathered":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._begun:
+            await self._pause()
+        self._begun = True
+        chunk = await self._answer.read()
+        if not chunk:
+            raise StopAsyncIteration
+        self._speaks = self._speaks or SPEECH in chunk
+        return chunk
+
+    async def _pause(self) -> None:
+        """Wait for the next tick, if the last chunk has come faster than that."""
+        now = self._loop.time() * 1000
+        if self._speaks and now - self._resumed < self._milliseconds and not self._answer.complete:
+            self._answer.pause()
             # Not asyncio.sleep, which asks the system for the process's number each time (Python 3.11).
-            tick: asyncio.Future[None] = loop.create_future()
-            loop.call_later((milliseconds - round(now) % milliseconds) / 1000, _pass, tick)
+            tick: asyncio.Future[None] = self._loop.create_future()
+            self._loop.call_later((self._milliseconds - round(now) % self._milliseconds) / 1000, _pass, tick)
             await tick
-            answer.resume()
-        resumed = loop.time() * 1000
+            self._answer.resume()
+        self._resumed = self._loop.time() * 1000
 
 
 def _pass(tick: "asyncio.Future[None]") -> None:

@@ -42,30 +42,47 @@ class Events:
         self._finished = True
         self._wake()
 
-    async def follow(self, start: int = 0) -> AsyncIterator[bytes]:
-        """The frames from position `start`, as many at a time as there are, until the turn's end."""
-        async for new in self.batches(start):
-            yield new[0] if len(new) == 1 else b"".join(new)
+    def follow(self, start: int = 0) -> AsyncIterator[bytes]:
+        """Return an iterator of the frames from a position on, as many at a time as there are, until the turn's end."""
+        return _Following(self, start)
 
     async def batches(self, start: int = 0) -> AsyncIterator[list[bytes]]:
-        """The same, frame by frame."""
-        while True:
-            if start < len(self._frames):
-                new = self._frames[start:]
-                start += len(new)
-                yield new
-            elif self._finished:
-                return
-            else:
-                future = self._loop.create_future()
-                self._waiting.append(future)
-                await future
+        """Yield the same, frame by frame."""
+        while new := await self.after(start):
+            start += len(new)
+            yield new
+
+    async def after(self, start: int) -> list[bytes]:
+        """Return the frames from a position on as soon as there is one; none if the turn has ended before."""
+        while len(self._frames) <= start and not self._finished:
+            future = self._loop.create_future()
+            self._waiting.append(future)
+            await future
+        return self._frames[start:]
 
     def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+class _Following:
+    """An iterator and no generator: to register an asynchronous generator costs the event loop more than a batch."""
+
+    def __init__(self, events: Events, start: int) -> None:
+        self._events = events
+        self._start = start
+
+    def __aiter__(self) -> "_Following":
+        return self
+
+    async def __anext__(self) -> bytes:
+        new = await self._events.after(self._start)
+        if not new:
+            raise StopAsyncIteration
+        self._start += len(new)
+        return new[0] if len(new) == 1 else b"".join(new)
 
 
 class EventStream(AuthorizedStream):
