@@ -4,12 +4,14 @@ A new parser, renderer, matcher or validator is a line of the table. What has no
 runs in a process that is killed: tests/test_hostile_input.py.
 """
 
+import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -29,8 +31,10 @@ from app.items.input_item import with_facts
 from app.memory.answer_text import without_reasoning
 from app.memory.summary_check import LONGEST_TEXT, fault_of
 from app.provider import failure
+from app.provider.client import ProviderError
 from app.provider.events import SSEDecoder
 from app.provider.reading import NotJSON, read_json
+from app.sealing.at_rest import PLAIN
 from app.search.fragments import fragments
 from app.search.matching import Matcher
 from app.settings import Connected
@@ -38,6 +42,8 @@ from app.threads.schemas import ThreadCreate
 from app.transfer.formats import _entries, _entry
 from app.transfer.schemas import ThreadRecord
 from app.turns.pace import deltas
+from app.turns.recorder import Recorder
+from app.turns.relay import Relay
 from app.turns.schemas import TurnCreate
 
 Work = Callable[[], Any]
@@ -47,6 +53,8 @@ MOST_RATIO = 8.0
 
 LEAST_SECONDS = 0.002
 """The least time that the smallest input takes. A quicker one is enlarged first: a ratio of nothing says nothing."""
+
+ID = UUID(int=1)
 
 LARGEST_FACTOR = 64
 TRIES = 4
@@ -87,6 +95,35 @@ def decode(chunks: list[bytes]) -> None:
     for chunk in chunks:
         decoder.feed(chunk)
     decoder.end()
+
+
+def pass_on(chunk: bytes) -> None:
+    turn = SimpleNamespace(request=SimpleNamespace(params={}, streamed=True))
+
+    async def whole() -> None:
+        passing = Relay(cast(Any, turn), Recorder(cast(Any, None), ID, ID, PLAIN, logs=False, flush_seconds=1.0))
+        with suppress(ProviderError):
+            await passing.pass_on(one(), cast(Any, SimpleNamespace(first_output=bool)))
+
+    async def one() -> AsyncIterator[bytes]:
+        yield chunk
+
+    asyncio.run(whole())
+
+
+def delta(number: int, text: str, more: str = "") -> bytes:
+    event = f'"type":"response.output_text.delta","delta":"{text}","item_id":"a"{more},"sequence_number":{number}'
+    return f"id:{number + 1}\nevent:response.output_text.delta\ndata:{{{event}}}\n\n".encode()
+
+
+def odd_deltas(text: str = "a", more: str = "") -> Callable[[int], Work]:
+    """Return what makes a stream in which every second delta repeats the one before it but for its text or its end."""
+
+    def make(n: int) -> Work:
+        chunk = b"".join(delta(i, text, more) if i % 2 else delta(i, "a") for i in range(n // 4))
+        return lambda: pass_on(chunk)
+
+    return make
 
 
 def user(text: Any) -> dict[str, Any]:
@@ -217,6 +254,9 @@ TABLE: dict[str, Callable[[int], Work]] = {
     },
     # The provider
     "provider: a long event": lambda n: (lambda chunks: lambda: decode(chunks))([b"data: x", *[b"y" * 10] * n]),
+    "provider: deltas, each other one with a half character": odd_deltas("\\ud83d"),
+    "provider: deltas, each other one of another form": odd_deltas(more=',"b":1'),
+    "provider: repeated deltas": odd_deltas(),
     "provider: empty lines": lambda n: (lambda chunks: lambda: decode(chunks))([b"\r\n" * 50] * (n // 10)),
     "provider: data lines": lambda n: (lambda chunks: lambda: decode(chunks))([b"data: a\n" * 50] * (n // 10)),
     "provider: JSON that is broken": lambda n: (lambda raw: lambda: read(raw))(

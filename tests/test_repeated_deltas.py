@@ -255,3 +255,44 @@ async def test_a_text_or_number_inside_another_value_is_not_taken_for_the_events
     with patch.object(repeats, "ATTEMPTS", 0):
         read = await passed_on([raw])
     assert await passed_on([raw]) == read
+
+
+@pytest.mark.parametrize("item", ["msg_1", "msg_%d", "msg_%%", "%"])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (b"", b""),
+        (b'"sequence_number":4', b'"sequence_number":5'),
+        (b'"sequence_number":4', b'"sequence_number":04'),
+        (b"id:5", b"id:6"),
+        (b'"delta":"4"', b'"delta":"\\ud83d"'),
+        (b'"delta":"4"', b'"delta":"\\uDE00x"'),
+        (b'"delta":"4"', b'"delta":"\\ud83d\\ude00"'),
+        (b'"delta":"4"', b'"delta":"\\u0000"'),
+        (b'"delta":"4"', b'"delta":"\x00"'),
+        (b'"delta":"4"', b'"delta":"%%d%b"'),
+        (b'"delta":"4"', b'"delta":"\\\\"'),
+    ],
+)
+async def test_one_odd_delta_among_repetitions_is_passed_on_as_if_it_were_read(
+    order: Order, item: str, was: bytes, becomes: bytes
+) -> None:
+    deltas = [block(number, order(delta(number, str(number), item))) for number in range(9)]
+    assert was in deltas[4]
+    deltas[4] = deltas[4].replace(was, becomes)
+    for chunks in ([b"".join(deltas)], [b"".join(deltas[:4]), b"".join(deltas[4:])], deltas):
+        with patch.object(repeats, "ATTEMPTS", 0):
+            read = await passed_on(chunks)
+        with patch.object(relay, "read_object", side_effect=read_object) as reads:
+            assert await passed_on(chunks) == read
+        assert reads.call_count <= 3  # The first, the odd one, and the one after it.
+
+
+async def test_half_characters_again_and_again_end_the_search_for_repetitions() -> None:
+    """The search behind a text that has to be read is in vain. It is not repeated for each such text."""
+    raw = b"".join(block(i, delta(i, "a")).replace(b'"a"', b'"\\ud83d"' if i % 2 else b'"a"') for i in range(60))
+    with patch.object(repeats, "_learned", side_effect=repeats._learned) as learned:
+        _, told, *_ = await passed_on([raw])
+    assert [event["delta"] for event in told] == ["a", "�"] * 30
+    assert learned.call_count <= repeats.ATTEMPTS
