@@ -19,6 +19,7 @@ import redis
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from redis.asyncio.cluster import ClusterPipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -194,6 +195,44 @@ async def test_something_that_is_no_redis_is_an_error() -> None:
         await cache.execute(("PING",))
     await cache.close()
     server.close()
+
+
+async def test_a_server_that_greets_in_another_way_leaves_nobody_waiting() -> None:
+    """redis-py takes the answer to HELLO for a mapping, and fails on any other with an error not its own."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while said := await reader.read(10_000):
+            writer.write(b"+OK\r\n" * said.count(b"*"))
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    cache = cache_at(f"redis://:s3cret@127.0.0.1:{server.sockets[0].getsockname()[1]}/0", 1)
+    async with asyncio.timeout(10):
+        for _ in range(2):
+            answers = await asyncio.gather(*(cache.execute(("PING",)) for _ in range(3)), return_exceptions=True)
+            assert [type(answer) for answer in answers] == [RedisConnectionError] * 3
+        await cache.close()
+    server.close()
+
+
+async def test_a_cluster_that_its_library_fails_on_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def failing(pipeline: Any, **_: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(0.05)
+        raise AttributeError("'bytes' object has no attribute 'get'")
+
+    monkeypatch.setattr(ClusterPipeline, "execute", failing)
+    cache = cache_at(f"redis+cluster://127.0.0.1:{free_port()}", 1)
+    async with asyncio.timeout(10):
+        first = asyncio.create_task(cache.execute(("PING",)))
+        await begun.wait()
+        answers = await asyncio.gather(first, cache.execute(("PING",)), return_exceptions=True)
+        assert [type(answer) for answer in answers] == [RedisConnectionError] * 2
+        with pytest.raises(RedisConnectionError):
+            await cache.execute(("PING",))
+        await cache.close()
 
 
 @pytest.mark.parametrize(

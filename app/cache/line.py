@@ -159,18 +159,17 @@ class Line:
             async with asyncio.timeout_at(self._unsent[0].until):
                 connection = self._pool.make_connection()
                 await self._pool.ensure_connection(connection)
+            self._wire = _Wire(connection, self._go_on, self._broken)
         except TimeoutError:
             self._give_up(self._waited(), RedisTimeoutError("Redis does not answer in time."))
         except UNAVAILABLE as error:
             self._give_up(self._waited(), error)
-        except asyncio.CancelledError:
-            self._give_up(self._waited(), RedisConnectionError("The service is stopping."))
-            raise
-        else:
-            self._wire, self._connecting = _Wire(connection, self._go_on, self._broken), None
-            self._go_on()
         finally:
             self._connecting = None
+            if self._wire is None:
+                # The service is stopping, or redis-py has failed on what the server says of itself.
+                self._give_up(self._waited(), RedisConnectionError("There is no connection to Redis."))
+        self._go_on()
 
     def _waited(self) -> list[Asked]:
         waited, self._unsent = self._unsent, []
@@ -256,16 +255,19 @@ class ClusterLine:
 
     async def close(self) -> None:
         if self._sending is not None:
-            await self._sending
+            await asyncio.wait([self._sending])
         await self._client.aclose()
 
     async def _send(self) -> None:
+        asked: list[Asked] = []
         try:
             while self._unsent:
                 asked, self._unsent = self._unsent, []
                 await self._exchange(asked)
         finally:
-            self._sending = None
+            # The service is stopping, or redis-py has failed on what a node says of itself.
+            asked, self._unsent, self._sending = asked + self._unsent, [], None
+            self._fail(asked, RedisConnectionError("There is no connection to Redis."))
 
     async def _exchange(self, asked: list[Asked]) -> None:
         pipeline = self._client.pipeline()
@@ -282,10 +284,6 @@ class ClusterLine:
             self._fail(asked, RedisTimeoutError("Redis does not answer in time."))
         except UNAVAILABLE as error:
             self._fail(asked, error)
-        except asyncio.CancelledError:
-            asked, self._unsent = asked + self._unsent, []
-            self._fail(asked, RedisConnectionError("The service is stopping."))
-            raise
         else:
             for each in asked:
                 for _ in each.commands:
