@@ -2,13 +2,13 @@
 
 import asyncio
 from typing import Any
-from uuid import UUID
 
 import asyncpg
 import orjson
 import pytest
 
 from app.db import ids
+from app.db.sql import Statement
 from app.http.pages import PAGE_BYTES
 from app.turns.store import SQL
 from tests.projects import Project
@@ -92,8 +92,18 @@ def test_a_page_reads_the_items_that_it_returns(project: Project, conversation: 
     for cursor in (None, upwards[5], upwards[len(upwards) // 2], upwards[-5]):
         read = asyncio.run(rows_read(project, conversation, cursor, 20, latest_first=latest_first))
         assert read["items"] <= 22, (cursor, read)  # And the cursor's, looked up by its id, once more.
-    newest = asyncio.run(rows_read(project, conversation, upwards[-1], 1, latest_first=True))
-    assert newest["turns"] <= 2
+
+
+@pytest.mark.parametrize("latest_first", [True, False])
+def test_a_page_behind_a_cursor_walks_the_turns_up_to_it(
+    project: Project, conversation: str, latest_first: bool
+) -> None:
+    upwards = pages(project, f"/conversations/{conversation}/items", order="asc")
+    limit = 1 if latest_first else 20
+    read = asyncio.run(rows_read(project, conversation, upwards[-1], limit, latest_first=latest_first))
+    assert read["turns"] <= 2
+    whole = asyncio.run(rows_read(project, conversation, upwards[0], 20, latest_first=latest_first))
+    assert whole["turns"] > len(upwards) // OF_A_TURN
 
 
 @pytest.fixture
@@ -154,6 +164,18 @@ def test_the_chain_and_the_messages_have_twenty_turns_by_default_and_refuse_fore
     assert refused["error"]["param"] == "order"
 
 
+def test_a_page_of_turns_behind_a_cursor_walks_the_branch_up_to_it(
+    project: Project, thread: tuple[str, list[str]]
+) -> None:
+    turns = thread[1]
+    head, cursor, foreign = (ids.parse(turn, ids.TURN_PREFIXES) for turn in (turns[-1], turns[-3], "turn_" + "0" * 32))
+    assert head is not None
+    asked = {"bucket": ids.bucket_of(head), "turn_id": head, "limit": 2}
+    for at, walked in ((cursor, 3), (None, len(turns)), (foreign, len(turns))):
+        plan = asyncio.run(plan_of(project, SQL.earliest_turns, cursor=at, **asked))
+        assert (rows_of(plan)["turns"], plan["Actual Rows"]) == (walked, 0 if at is foreign else 2)
+
+
 def test_a_page_of_markdown_names_the_next_one(project: Project, thread: tuple[str, list[str]]) -> None:
     path, texts = f"/threads/{thread[0]}/messages?format=markdown&limit=10", []
     while True:
@@ -169,25 +191,36 @@ def test_a_page_of_markdown_names_the_next_one(project: Project, thread: tuple[s
 async def rows_read(
     project: Project, conversation: str, cursor: str | None, limit: int, *, latest_first: bool
 ) -> dict[str, float]:
-    """Return the rows of each table that a page reads, as Postgres counts them."""
-    connection = await asyncpg.connect(project.env["DATABASE_URL"])
-    thread = ids.parse(conversation.replace("conv_", "thread_"), ids.THREAD_PREFIXES)
-    row = await connection.fetchrow("SELECT project_id, bucket, head_turn_id FROM threads WHERE id = $1", thread)
-    assert row is not None
+    """Return the rows of each table that a page of items reads, as Postgres counts them."""
+    thread = conversation.replace("conv_", "thread_")
+    head = ids.parse(project.call("GET", f"/threads/{thread}")["head_id"], ids.TURN_PREFIXES)
+    assert head is not None
+    asked = {"bucket": ids.bucket_of(head), "turn_id": head, "cursor": cursor, "input_only": False, "limit": limit}
     statement = SQL.latest_items if latest_first else SQL.earliest_items
-    project_id: UUID = row["project_id"]
-    sql, *arguments = statement(
-        project_id=project_id, bucket=row["bucket"], turn_id=row["head_turn_id"], cursor=cursor, input_only=False,
-        limit=limit, most_bytes=PAGE_BYTES,
-    )  # fmt: skip
+    return rows_of(await plan_of(project, statement, most_bytes=PAGE_BYTES, **asked))
+
+
+async def plan_of(project: Project, statement: Statement, **arguments: Any) -> dict[str, Any]:
+    """Return the plan of a statement that has run."""
+    connection = await asyncpg.connect(project.env["DATABASE_URL"])
+    project_id = await connection.fetchval(
+        "SELECT project_id FROM turns WHERE bucket = $1 AND id = $2", arguments["bucket"], arguments["turn_id"]
+    )
+    sql, *values = statement(project_id=project_id, **arguments)
     await connection.execute("ANALYZE items, turns")
     # Once the rows are counted, a table as small as this one is read or sorted as a whole. Large ones go by index.
     for method in ("seqscan", "bitmapscan", "sort"):
         await connection.execute(f"SET enable_{method} = off")
-    plan = orjson.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *arguments))
+    plan = orjson.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", *values))
     await connection.close()
+    found: dict[str, Any] = plan[0]["Plan"]
+    return found
+
+
+def rows_of(plan: dict[str, Any]) -> dict[str, float]:
+    """Return the rows of each table that a plan has read."""
     read: dict[str, float] = {"items": 0, "turns": 0, "item_media": 0, "media": 0}
-    nodes = [plan[0]["Plan"]]
+    nodes = [plan]
     while nodes:
         node = nodes.pop()
         nodes += node.get("Plans", [])

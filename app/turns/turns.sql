@@ -70,7 +70,7 @@ WHERE project_id = :project_id AND bucket = :bucket AND thread_id = :thread_id
 
 -- _page_of_items --
 -- The branch that items are paged over, or one turn's input, and where the page begins. `reached` is true from the
--- cursor's turn on, towards the root.
+-- cursor's turn on, towards the root. The argument is a condition on which the walk goes on.
 WITH RECURSIVE cursor AS (
     -- OFFSET 0: by the index of item ids, though a new table looks as if those of the bucket were few.
     SELECT turn_id, position FROM (
@@ -86,6 +86,7 @@ WITH RECURSIVE cursor AS (
         WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id AND NOT :input_only::boolean
         OFFSET 0
     ) t
+    {1}
 )
 
 -- _first_bytes --
@@ -116,8 +117,9 @@ FROM (
 ) items LIMIT :limit}
 
 -- earliest_items -> ItemRow --
--- The same, earliest first. All turns of the branch are walked; items are read until there are as many as asked for.
-{_page_of_items}
+-- The same, earliest first. Turns are walked up to the cursor's, without a cursor all of the branch; items are read until
+-- there are as many as asked for.
+{_page_of_items | WHERE :cursor::text IS NULL OR NOT branch.reached}
 {_first_bytes | SELECT walked.id AS turn_id, items.* FROM (
     SELECT id FROM branch
     WHERE :cursor::text IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
@@ -131,6 +133,8 @@ FROM (
 ) items LIMIT :limit}
 
 -- _page_of_turns --
+-- The branch that ends with a turn. `reached` is true from the cursor on, towards the root. The argument is a condition on
+-- which the walk goes on.
 WITH RECURSIVE branch AS (
     SELECT id, parent_id, 0 AS depth, :cursor::uuid IS NULL OR id = :cursor AS reached
     FROM turns WHERE project_id = :project_id AND bucket = :bucket AND id = :turn_id
@@ -140,6 +144,7 @@ WITH RECURSIVE branch AS (
         SELECT id, parent_id FROM turns
         WHERE project_id = :project_id AND bucket = :bucket AND id = branch.parent_id OFFSET 0
     ) t
+    {1}
 )
 
 -- latest_turns --
@@ -149,10 +154,9 @@ WITH RECURSIVE branch AS (
 SELECT id FROM branch WHERE reached LIMIT :limit
 
 -- earliest_turns --
--- The same, earliest first.
-{_page_of_turns}
-SELECT id FROM branch
-WHERE :cursor::uuid IS NULL OR depth <= (SELECT min(depth) FROM branch WHERE reached)
+-- The same, earliest first. Turns are walked up to the cursor, without one all of the branch.
+{_page_of_turns | WHERE :cursor::uuid IS NULL OR NOT branch.reached}
+SELECT id FROM branch WHERE EXISTS (SELECT FROM branch WHERE reached)
 ORDER BY depth DESC LIMIT :limit
 
 -- _links --
