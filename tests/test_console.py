@@ -503,8 +503,8 @@ def test_what_is_no_id_makes_no_other_request_of_a_page(console: Console) -> Non
     cookies = {cookie["name"]: cookie["value"] for cookie in console.context.cookies()}
     for place in (
         f"/threads/{thread}%3Flimit=1", f"/threads/{thread}%23", f"/threads/{thread}%3F/chain", "/threads/count/about",
-        f"/threads/{thread}?until=%1b", f"/threads/{thread}/earlier?last=../turns", "/settings?project=%1b",
-        "/purges/x%0a", "/purges/..%2Fthreads",
+        f"/threads/{thread}?until=%1b", f"/threads/{thread}/earlier?last=../turns", f"/threads/{thread}/earlier",
+        "/settings?project=%1b", "/purges/x%0a", "/purges/..%2Fthreads",
     ):  # fmt: skip
         answer = httpx2.get(f"{console.service.url}/console{place}", cookies=cookies)
         assert answer.status_code == 404, place

@@ -8,6 +8,7 @@ import orjson
 from markupsafe import Markup
 from starlette.responses import Response
 
+from app.console.api import Refused
 from app.console.meanings import meaning_of
 from app.console.pages.panel import beside
 from app.console.view import View
@@ -63,8 +64,10 @@ async def page(view: View) -> Response:
 
 async def earlier(view: View) -> Response:
     """Show the turns before the oldest one on the page."""
-    thread_id = view.request.path_params["thread_id"]
-    shown = await _upwards(view, thread_id, view.asked("last"))
+    thread_id, last = view.request.path_params["thread_id"], view.asked("last")
+    if not last:
+        raise Refused(404, view.t("There is no such turn."))
+    shown = await _upwards(view, thread_id, last)
     await _render(view, shown["turns"])
     return view.page("_turns.html", thread_id=thread_id, until=None, **shown)
 
