@@ -18,6 +18,7 @@ from app.audit.checkpoints import Checkpoints
 from app.audit.signing import signing_key
 from app.audit.verify import verify_project
 from app.db.engine import Database
+from app.trail.users import new_trail_key
 from benchmarks import targets
 from benchmarks.data import Filler
 from benchmarks.load import Load, median
@@ -226,7 +227,9 @@ async def _audit(place: Place, sizes: list[int]) -> list[Row]:
         _filler, connection, _ = await place.filler()
         name = f"audit-{size}"
         project_id: UUID = await connection.fetchval(
-            "INSERT INTO projects (project_id, name) VALUES (uuidv7(), $1) RETURNING project_id", name
+            "INSERT INTO projects (project_id, name, trail_key) VALUES (uuidv7(), $1, $2) RETURNING project_id",
+            name,
+            new_trail_key(),
         )
         began = time.perf_counter()
         await Filler(connection, project_id).records(size // PER_THREAD, PER_THREAD)
