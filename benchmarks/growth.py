@@ -78,6 +78,7 @@ FILLED = {
             SELECT jsonb_object_agg(attname, 0) AS row FROM pg_attribute
             WHERE attrelid = 'usage_sums'::regclass AND attnum > 0 AND NOT attisdropped
         ) zeros WHERE th.project_id = $1 AND $2::int > 0""",
+    "turns that are in a sum": "UPDATE threads SET counted_seq = last_seq WHERE project_id = $1::uuid AND $2::int > 0",
 }
 """The rows of a project, $2 of each kind; of keys no more than it may have."""
 

@@ -45,11 +45,10 @@ OF_THE_SERVICE = "no data of projects: a fixed answer"
 ASKS_FOR_SUMMARY = "its cost is that of the model calls for a summary: see the part on memory"
 OUTSIDE = "asks a server outside"
 
+REBUILT = "the turn was rebuilt: its call has the whole history; its records are found among all of the thread's"
 WALKED = "the first page is the oldest: the branch is walked from its head to its root"
-LEAVES = "the leaves of the trail are read"
-LINKS = "all links of a thread are in the answer"
 FAILED = "the failures of the range are counted, up to a bound"
-SUMS = "one sum a thread and day is added up"
+SUMS = "one sum a thread, quarter of an hour and model is added up"
 
 SAID = {"model": MODEL, "input": "Hello"}
 
@@ -65,17 +64,21 @@ OF_THREADS: Routes = {
     "GET /turns/{turn_id}/calls": PLAIN,
     "GET /turns/{turn_id}/siblings": PLAIN,
     "GET /turns/{turn_id}/rebuilt_input": (Asked(LINEAR, why="the answer is the whole history"),),
-    "GET /turns/{turn_id}/proof": (Asked(LINEAR, why=LEAVES),),
+    "GET /turns/{turn_id}/proof": (Asked(LINEAR, why=REBUILT),),
     "POST /turns/{turn_id}/feedback": (Asked(body={"score": 1}),),
     "GET /turns/{turn_id}/feedback": PAGE,
     "GET /events": STREAM,
     "POST /fork": (Asked(body={}, growth=LINEAR, why="a short history is copied"),),
     "GET /replay": (Asked(LINEAR, query="speed=0", why="the answer is the whole history"),),
     "GET /branches": (Asked(LINEAR, query="limit=20", why=WALKED),),
-    "GET /messages": (Asked(LINEAR, query="limit=20", why=WALKED), Asked(query="turns=20")),
-    "GET /chain": (Asked(LINEAR, query="limit=20", why=WALKED),),
+    "GET /messages": (
+        Asked(LINEAR, query="limit=20", why=WALKED),
+        Asked(query="limit=20&order=desc"),
+        Asked(query="turns=20"),
+    ),
+    "GET /chain": (Asked(LINEAR, query="limit=20", why=WALKED), Asked(query="limit=20&order=desc")),
     "POST /shares": (Asked(body={}),),
-    "GET /shares": (Asked(LINEAR, why=LINKS),),
+    "GET /shares": PAGE,
     "POST /compact": ASKS_FOR_SUMMARY,
     "GET /compactions": PLAIN,
     "GET /export": (Asked(LINEAR, why="the answer is the whole thread"),),
@@ -108,7 +111,7 @@ OF_V1: Routes = {
     "GET /audit": PAGE,
     "GET /audit/checkpoint": PLAIN,
     "GET /audit/checkpoints": PAGE,
-    "GET /audit/consistency": (Asked(LINEAR, query="from=1", why=LEAVES),),
+    "GET /audit/consistency": (Asked(query="from=1"),),
     "GET /audit/witnesses": PLAIN,
     "GET /audit/export": (Asked(LINEAR, why="the answer is the whole trail"),),
     "GET /audit/stream": (Asked(query="limit=20"),),
@@ -218,7 +221,7 @@ OF_CONSOLE: Routes = {
     "GET /threads/{thread_id}/chain": (Asked(LINEAR, why=WALKED),),
     "GET /threads/{thread_id}/earlier": (Asked(query="last={turn_id}"),),
     "GET /threads/{thread_id}/replay": PLAIN,
-    "GET /threads/{thread_id}/shares": (Asked(LINEAR, why=LINKS),),
+    "GET /threads/{thread_id}/shares": PLAIN,
     "GET /threads/{thread_id}/trail": PLAIN,
     "GET /threads/{thread_id}/tree": (Asked(LINEAR, why=WALKED),),
     "GET /threads/{thread_id}/turns/{turn_id}": PLAIN,

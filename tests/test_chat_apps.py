@@ -325,6 +325,24 @@ def test_a_link_shows_a_conversation_up_to_its_turn_until_it_is_taken_back(
     assert actions.count("thread.unshared") == 1
 
 
+def test_the_links_of_a_thread_are_listed_in_pages(project: Project) -> None:
+    thread = project.call("POST", "/threads")["id"]
+    project.call("POST", f"/threads/{thread}/turns", json={"input": "Hello"})
+    path = f"/threads/{thread}/shares"
+    links = [project.call("POST", path, json={})["id"] for _ in range(5)][::-1]
+    first = project.call("GET", path, params={"limit": 2})
+    assert ([link["id"] for link in first["data"]], first["has_more"]) == (links[:2], True)
+    project.call("DELETE", f"/shares/{links[1]}")  # The id of a link that is revoked is a good cursor.
+    last = project.call("GET", path, params={"limit": 3, "after": first["last_id"]})
+    assert ([link["id"] for link in last["data"]], last["has_more"]) == (links[2:], False)
+    back = project.call("GET", path, params={"limit": 1, "before": last["first_id"]})
+    assert ([link["id"] for link in back["data"]], back["has_more"]) == (links[:1], False)
+    upwards = project.call("GET", path, params={"order": "asc", "limit": 3})
+    assert ([link["id"] for link in upwards["data"]], upwards["has_more"]) == (links[:1:-1], True)
+    refused = project.call("GET", path, params={"after": thread})
+    assert (refused["error"]["code"], refused["error"]["param"]) == ("invalid_cursor", "after")
+
+
 def test_nothing_is_shared_of_a_thread_in_which_nothing_was_said(service: Service) -> None:
     refused = service.http.post(f"/threads/{service.thread(name=uuid4().hex)}/shares", json={})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "turn_id")

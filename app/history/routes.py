@@ -268,9 +268,9 @@ async def share(
 
 @for_users
 @at(router.get, "/shares", response_model=ListObject[ShareObject])
-async def list_shares(caller: Authenticated, shares: ShareService, address: Addressed) -> Response:
+async def list_shares(caller: Authenticated, shares: ShareService, address: Addressed, page: Paged) -> Response:
     """List the links to a thread."""
-    return json_response(await shares.listed(caller, address))
+    return json_response(await shares.listed(caller, address, page))
 
 
 @for_users

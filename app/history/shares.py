@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
 from pydantic import Field
-from sqlalchemy import and_, delete, func, insert, or_, select
+from sqlalchemy import delete, func, insert, or_, select
 from typing_extensions import TypedDict
 
 from app.db import ids
@@ -17,7 +17,7 @@ from app.history.tables import Share
 from app.http.bodies import WHOLE, Body, examples
 from app.http.describing import Deleted, ItemObject
 from app.http.errors import BadRequest, NotFound
-from app.http.pages import list_object
+from app.http.pages import Page, list_object
 from app.items.stored import stored_item
 from app.items.unreadable import is_unreadable, marked
 from app.items.user_items import is_for_users
@@ -110,16 +110,28 @@ class Shares:
             )  # fmt: skip
         return {**_shown(row), "path": f"/v1/shared/{id_.hex}.{secret}"}
 
-    async def listed(self, caller: Caller, address: ThreadAddress) -> dict[str, Any]:
+    async def listed(self, caller: Caller, address: ThreadAddress, page: Page) -> dict[str, Any]:
+        """Return a page of the links to a thread.
+
+        Raises:
+            BadRequest: the cursor is the id of no link.
+        """
         thread = await self._store.thread(caller.project_id, address)
-        mine = and_(
+        where = [
             Share.project_id == caller.project_id,
             Share.bucket == ids.bucket_of(thread["id"]),
             Share.thread_id == thread["id"],
-        )
+        ]
+        cursor, descending = page.scan()
+        if cursor is not None:
+            last = ids.parse(cursor, ("share",))
+            if last is None:
+                raise page.bad_cursor()
+            where.append(Share.id < last if descending else Share.id > last)
+        wanted = select(Share).where(*where).order_by(Share.id.desc() if descending else Share.id).limit(page.limit + 1)
         async with self._database.session() as session:
-            rows = (await session.scalars(select(Share).where(mine).order_by(Share.id.desc()))).all()
-        return list_object(rows, _shown, has_more=False)
+            rows, more = page.cut((await session.scalars(wanted)).all())
+        return list_object(rows, _shown, has_more=more)
 
     async def take_back(self, caller: Caller, given: str) -> Deleted:
         id_ = ids.parse(given, ("share",))

@@ -207,8 +207,8 @@ export class Shares extends Resource {
     return this.transport.json("POST", path`/threads/${threadId}/shares`, { ...options, body: params });
   }
 
-  list(threadId: string, options: RequestOptions = {}): List<t.Share> {
-    return list(this.transport, path`/threads/${threadId}/shares`, {}, options);
+  list(threadId: string, params: t.ShareListParams = {}, options: RequestOptions = {}): List<t.Share> {
+    return list(this.transport, path`/threads/${threadId}/shares`, params, options);
   }
 
   delete(shareId: string, options: RequestOptions = {}): Promise<t.Deleted> {

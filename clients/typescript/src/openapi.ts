@@ -1246,7 +1246,16 @@ export interface paths {
         /** List the links to a thread. */
         get: {
             parameters: {
-                query?: never;
+                query?: {
+                    /** @description Rows on a page. */
+                    limit?: number;
+                    /** @description By the time of creation. */
+                    order?: "asc" | "desc";
+                    /** @description The last_id of the page before this one. */
+                    after?: string | null;
+                    /** @description The first_id of the page after this one. */
+                    before?: string | null;
+                };
                 header?: never;
                 path: {
                     /** @description The id of a thread; on either surface, `thread_…` and `conv_…` are the same. */

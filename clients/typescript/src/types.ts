@@ -63,6 +63,7 @@ export type TurnParams = Omit<Schemas["TurnCreate"], "input" | "stream" | "tools
 export type ThreadListParams = Omit<QueryOf<"/v1/threads">, "metadata"> & { metadata?: Record<string, string> };
 export type ThreadCountParams = Omit<QueryOf<"/v1/threads/count">, "metadata"> & { metadata?: Record<string, string> };
 export type TurnListParams = QueryOf<"/v1/threads/{thread_id}/turns">;
+export type ShareListParams = QueryOf<"/v1/threads/{thread_id}/shares">;
 export type BranchListParams = QueryOf<"/v1/threads/{thread_id}/branches">;
 export type MessageListParams = Omit<QueryOf<"/v1/threads/{thread_id}/messages">, "format">;
 export type ItemListParams = QueryOf<"/v1/conversations/{conversation_id}/items">;
