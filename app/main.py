@@ -22,6 +22,7 @@ from app.accounts.service import ProjectAccounts
 from app.audit import routes as audit_routes
 from app.audit.checkpoints import Checkpoints
 from app.audit.cosigning import Cosigning
+from app.audit.paths import TreePaths
 from app.audit.positions import Positions
 from app.audit.service import Audit
 from app.audit.signing import signing_key
@@ -392,6 +393,7 @@ async def _start(app: Application, started: Started) -> Runner | None:
         accounts=accounts,
         margin_seconds=settings.response_id_margin_seconds,
     )
+    paths = TreePaths(database)
     served = Services(
         settings, models, observations, database, reads, cache, names, accounts, replay, turns, history, transfer,
         keys, limits, projects, presets, tokens, cutoffs, sessions, watch, Reads(database), Origins(database),
@@ -402,8 +404,8 @@ async def _start(app: Application, started: Started) -> Runner | None:
         ThreadEvents(database, feed, threads),
         now,
         StreamTickets(database),
-        Audit(database, reads, users, checkpoints, horizon, witnessed_by),
-        TurnProofs(database, turns, every_seconds=settings.audit_checkpoint_seconds),
+        Audit(database, reads, users, checkpoints, horizon, witnessed_by, paths),
+        TurnProofs(database, turns, paths, every_seconds=settings.audit_checkpoint_seconds),
         AuditStream(database, reads, Positions(database, horizon)),
         Search(database, reads, threads),
         Failures(database, reads),

@@ -9,8 +9,8 @@ import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from app.audit import paths
-from app.audit.merkle import leaf_data, root_of
+from app.audit import paths, store
+from app.audit.merkle import Tree, is_consistent, leaf_data, root_of
 from tests.projects import Project, new_key
 from tests.service import Emulator, Service
 
@@ -144,5 +144,10 @@ def test_paths_come_from_remembered_subtrees(project: Project, monkeypatch: pyte
             found = await tree.of(project_id, [leaf["position"], 0], size, root)
             data = leaf_data(leaf["chain_id"], leaf["seq"], leaf["hash"])
             assert root_of(data, leaf["position"], size, found[leaf["position"]]) == root
+        for older in range(size):
+            smaller = Tree()
+            found_, root_ = await store.consistency(database, project_id, smaller, older, size)
+            assert (await tree.consistency(project_id, older, size, root), root) == (found_, root_)
+            assert is_consistent(older, smaller.root(), size, root, found_)
 
     project.run(looked_at)

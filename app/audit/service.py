@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from app.audit import exported, store
 from app.audit.checkpoints import Checkpoints
 from app.audit.merkle import Tree
+from app.audit.paths import TreePaths
 from app.audit.store import Filters
 from app.audit.witnesses import Witness, witness_object
 from app.db import ids
@@ -39,6 +40,7 @@ class Audit:
         checkpoints: Checkpoints,
         horizon: ReadHorizon,
         witnesses: Sequence[Witness],
+        paths: TreePaths,
     ) -> None:
         self._database = database
         self._reads = reads
@@ -46,6 +48,7 @@ class Audit:
         self._horizon = horizon
         self._checkpoints = checkpoints
         self._witnesses = witnesses
+        self._paths = paths
 
     async def list_page(self, caller: Caller, filters: Filters, page: Page) -> dict[str, Any]:
         """One page of records. Those of a user who was purged cannot be told from others."""
@@ -91,7 +94,8 @@ class Audit:
         Raises:
             BadRequest: the sizes are not in order, or larger than what is signed.
         """
-        last = await store.last_size(self._database, caller.project_id)
+        checkpoint = await store.newest_checkpoint(self._database, caller.project_id)
+        last = 0 if checkpoint is None else checkpoint["size"]
         larger = last if larger is None else larger
         if not size <= larger <= last:
             raise BadRequest(
@@ -99,7 +103,9 @@ class Audit:
                 param="to",
             )
         path: list[bytes] = []
-        if size < larger:
+        if checkpoint is not None and size < larger == last:
+            path = await self._paths.consistency(caller.project_id, size, last, checkpoint["root"])
+        elif size < larger:
             path, _ = await store.consistency(self._database, caller.project_id, Tree(), size, larger)
         return {"object": "audit.consistency", "from": size, "to": larger, "proof": [each.hex() for each in path]}
 

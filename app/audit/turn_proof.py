@@ -80,10 +80,10 @@ class TurnProofObject(TypedDict):
 
 
 class TurnProofs:
-    def __init__(self, database: Database, turns: Turns, *, every_seconds: float) -> None:
+    def __init__(self, database: Database, turns: Turns, paths: TreePaths, *, every_seconds: float) -> None:
         self._database = database
         self._turns = turns
-        self._paths = TreePaths(database)
+        self._paths = paths
         self._every_seconds = every_seconds
 
     async def of_turn(self, caller: Caller, address: ThreadAddress, turn_id: str) -> TurnProofObject:
