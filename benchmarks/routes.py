@@ -18,7 +18,7 @@ from benchmarks.targets import MODEL
 CONSTANT, LINEAR = Growth.CONSTANT, Growth.LINEAR
 
 Made = Literal["thread", "key", "account", "webhook", "hold", "feedback", "share", "item", "response", "user"]
-"""What is created for each request before it is measured, because the request deletes or changes it."""
+"""Kinds of rows that are created before each request is measured, because the request deletes or changes them."""
 
 BY_ID, BY_NAME = "/v1/threads/{thread_id}", "/v1/threads/by-name/{name}"
 

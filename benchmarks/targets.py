@@ -42,7 +42,7 @@ class Target:
     api: Api = "responses"
     model: str = MODEL
     streams: bool = True
-    """Whether its streams are the provider's events."""
+    """True if its streams are the provider's events."""
 
 
 class Skipped(Exception):

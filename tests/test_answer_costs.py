@@ -1,4 +1,4 @@
-"""What is read from an answer once: its counts, its cost, and its items."""
+"""An answer is read once for its counts, its cost, and its items."""
 
 import random
 from copy import deepcopy

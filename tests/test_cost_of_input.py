@@ -117,7 +117,7 @@ def delta(number: int, text: str, more: str = "") -> bytes:
 
 
 def odd_deltas(text: str = "a", more: str = "") -> Callable[[int], Work]:
-    """Return what makes a stream in which every second delta repeats the one before it but for its text or its end."""
+    """Return what makes a stream in which every second delta repeats the one before it except its text or its end."""
 
     def make(n: int) -> Work:
         chunk = b"".join(delta(i, text, more) if i % 2 else delta(i, "a") for i in range(n // 4))

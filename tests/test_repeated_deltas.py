@@ -290,7 +290,7 @@ async def test_one_odd_delta_among_repetitions_is_passed_on_as_if_it_were_read(
 
 
 async def test_half_characters_again_and_again_end_the_search_for_repetitions() -> None:
-    """The search behind a text that has to be read is in vain. It is not repeated for each such text."""
+    """The search behind a text that has to be read is without success. It is not repeated for each such text."""
     raw = b"".join(block(i, delta(i, "a")).replace(b'"a"', b'"\\ud83d"' if i % 2 else b'"a"') for i in range(60))
     with patch.object(repeats, "_learned", side_effect=repeats._learned) as learned:
         _, told, *_ = await passed_on([raw])
