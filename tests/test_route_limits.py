@@ -107,7 +107,7 @@ def test_only_the_limits_make_permits_and_no_call_that_costs_goes_without_one() 
                 makers.add(path.relative_to(Path(app.__file__).parent).as_posix())
     assert makers == {"limits/service.py"}
     source = inspect.getsource(Provider)
-    assert source.count("self._session.post(") == source.count("permit.check()") == 2
+    assert source.count("self._origin.send(") == source.count("permit.check()") == 2
     for name in ("respond", "stream", "chat", "open_chat_stream"):
         assert list(inspect.signature(getattr(Provider, name)).parameters)[1] == "permit"
 
