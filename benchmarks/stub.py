@@ -150,7 +150,7 @@ class Provider(asyncio.Protocol):
         self.transport.write(b"0\r\n\r\n")
 
     async def chat_stream(self, number: int, count: int, pause: float) -> None:
-        self.send(chunk(number, {"role": "assistant", "content": ""}))
+        self.send(chunk(number, {"role": "assistant"}))
         for _ in range(count):
             if pause:
                 await asyncio.sleep(pause)

@@ -19,7 +19,7 @@ from benchmarks.targets import KEY, MODEL, Api, Skipped, Target
 
 ROUNDS = 5
 
-PLAIN = {1: 1000, 16: 1920, 64: 1920}
+PLAIN = {1: 600, 16: 1600, 64: 1920}
 """Requests a round, by how many are under way at once."""
 
 YARDSTICK = "aiohttp"
@@ -44,7 +44,7 @@ PEERS = {
     YARDSTICK: Peer(targets.passthrough_aiohttp),
     "httpx": Peer(targets.passthrough_httpx),
     "litellm": Peer(targets.litellm, share=0.1),
-    "langgraph": Peer(targets.langgraph, share=0.02, api="runs", streams=False),
+    "langgraph": Peer(targets.langgraph, share=0.01, api="runs", streams=False),
     "ogx": Peer(targets.ogx, share=0.05, model=targets.OGX_MODEL),
 }
 
