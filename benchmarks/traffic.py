@@ -45,7 +45,7 @@ PEERS = {
     "httpx": Peer(targets.passthrough_httpx),
     "litellm": Peer(targets.litellm, share=0.1),
     "langgraph": Peer(targets.langgraph, share=0.01, api="runs", streams=False),
-    "ogx": Peer(targets.ogx, share=0.05, model=targets.OGX_MODEL),
+    "ogx": Peer(targets.ogx, share=0.05, model=targets.OGX_MODEL, streams=False),
 }
 
 RATE = 250
