@@ -6,21 +6,18 @@ import gzip
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from app.http import egress, origin
 from app.http.origin import Answer, Origin, TooLarge
 from app.provider.client import Provider, ProviderError
 from app.provider.permit import Permit
+from tests.certificates import self_signed
 
 OK = b"HTTP/1.1 200 OK\r\n"
 PLAIN = OK + b"Content-Length: 2\r\n\r\nok"
@@ -567,25 +564,8 @@ async def test_an_answer_that_is_late_is_a_timeout_of_the_provider() -> None:
         await provider.close()
 
 
-def self_signed(path: Path) -> ssl.SSLContext:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + certificate.public_bytes(serialization.Encoding.PEM)
-    )
+def served(path: Path) -> ssl.SSLContext:
+    self_signed(path, x509.DNSName("localhost"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return context
@@ -612,7 +592,7 @@ async def test_tls_is_verified_with_and_without_a_proxy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxied: bool
 ) -> None:
     server = Server(PLAIN, PLAIN)
-    context = self_signed(tmp_path / "pem")
+    context = served(tmp_path / "pem")
     async with serving(server, context) as port, serving(tunnel) as proxy_port:
         url, proxy = f"https://localhost:{port}", f"http://127.0.0.1:{proxy_port}" if proxied else None
         async with calling(url, proxy=proxy) as called:

@@ -278,7 +278,7 @@ class ClusterLine:
             async with asyncio.timeout(self._timeout_seconds):
                 answers = iter(await pipeline.execute(raise_on_error=False))
         except (TimeoutError, RedisTimeoutError):
-            # Those that waited behind it have waited as long.
+            # Commands that waited behind it have waited as long.
             self._late()
             asked, self._unsent = asked + self._unsent, []
             self._fail(asked, RedisTimeoutError("Redis does not answer in time."))
